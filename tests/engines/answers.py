@@ -1,0 +1,53 @@
+"""What the scripted engine answers without generating: vectors, token ids, its models."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from typing import Any
+
+from engines.engine import Engine
+from engines.generation import message_text
+
+MAX_MODEL_LEN = 8192
+
+
+def embeddings(engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
+    """Vectors that depend on the words alone, so that equal texts are equal and a search can be tested."""
+    given = body["input"]
+    many = given if isinstance(given, list) and not (given and isinstance(given[0], int)) else [given]
+    size, rows, used = int(body.get("dimensions") or 8), [], 0
+    for index, one in enumerate(many):
+        ids = engine.vocabulary.encode(one) if isinstance(one, str) else one
+        vector: Any = [((sum(ids) + 1) * (axis + 1) % 17) / 17 for axis in range(size)]
+        if body.get("encoding_format") == "base64":
+            vector = base64.b64encode(struct.pack(f"<{size}f", *vector)).decode()
+        used += len(ids)
+        rows.append({"index": index, "object": "embedding", "embedding": vector})
+    engine.prompt_tokens += used
+    usage = {
+        "prompt_tokens": used,
+        "total_tokens": used,
+        "completion_tokens": 0,
+        "prompt_tokens_details": None,
+    }
+    return {"object": "list", "model": engine.resolve(body), "data": rows, "usage": usage}
+
+
+def tokenize(engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
+    text = body["prompt"] if "prompt" in body else message_text(body["messages"])
+    ids = engine.vocabulary.encode(text)
+    return {"count": len(ids), "max_model_len": MAX_MODEL_LEN, "tokens": ids, "token_strs": None}
+
+
+def detokenize(engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
+    return {"prompt": engine.vocabulary.decode(body["tokens"])}
+
+
+def list_models(engine: Engine, _: dict[str, Any]) -> dict[str, Any]:
+    rows = [
+        {"id": name, "object": "model", "created": engine.created, "owned_by": "vllm", "root": name}
+        | {"parent": None, "max_model_len": MAX_MODEL_LEN}
+        for name in engine.options.models or ("scripted",)
+    ]
+    return {"object": "list", "data": rows}

@@ -1,0 +1,59 @@
+"""A scripted engine: a process that answers like `vllm serve` without a model.
+
+Tests and benchmarks need an engine whose every answer, delay, queue and crash they can dictate, which costs
+next to no CPU (the cores belong to what is being measured) and whose bytes are those of the real one.
+
+    python tests/engines/scripted.py --port 8001 --model tiny --token-interval 5 --max-running 8
+
+A request may override the command line with the body field `x_script` (`generation.Script` lists what it may
+say). Never imported by the platform.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+import uvloop
+
+# Run by its path, so that nobody needs a PYTHONPATH to start it: the package's parent has to be found here.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engines.connection import Connection
+from engines.engine import Engine, Options
+
+
+def parse_options(arguments: list[str]) -> Options:
+    parser = argparse.ArgumentParser(description="an OpenAI-compatible engine that does what it is told")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--model", action="append", default=[], help="a served name; none given: every name")
+    parser.add_argument("--ready-after", type=float, default=0, metavar="S")
+    parser.add_argument("--token-interval", type=float, default=0, metavar="MS")
+    parser.add_argument("--tokens", type=int, default=16, help="length of an answer that sets no maximum")
+    parser.add_argument("--max-running", type=int, default=256)
+    parser.add_argument("--fail-load", action="store_true", help="exit 1 instead of becoming ready")
+    parser.add_argument(
+        "--crash-after-tokens", type=int, default=0, metavar="N", help="counted over all requests"
+    )
+    found = vars(parser.parse_args(arguments))
+    found |= {"models": tuple(found.pop("model")), "token_interval": found["token_interval"] / 1000}
+    return Options(**found)
+
+
+async def serve(options: Options) -> None:
+    """Listens at once, so that /health can say 503 while the load lasts."""
+    engine = Engine(options)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Connection(engine), "127.0.0.1", options.port
+    )
+    await asyncio.sleep(options.ready_after)
+    if options.fail_load:
+        sys.exit("RuntimeError: the weights could not be loaded (scripted)")
+    engine.ready = True
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(parse_options(sys.argv[1:])))
