@@ -1,0 +1,192 @@
+"""Which server, which key, which organisation and project a command uses, and where each was found.
+
+A key is only ever sent where it belongs. One that the context file holds together with an endpoint goes to
+that endpoint alone, and the administrator's key of this machine's own platform goes to this machine alone: a
+mistyped or foreign `--endpoint` must not collect either.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from llmariner.cli.failures import CommandError, ExitCode
+from llmariner.settings import HomeSettings, Secret
+
+__all__ = ["ContextFile", "Target", "checked_endpoint", "masked", "resolve", "same_server"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where requests go and as whom."""
+
+    endpoint: str
+    """Base URL with /v1, no slash at the end."""
+
+    endpoint_source: str
+
+    api_key: Secret
+
+    api_key_source: str | None
+    """In words, for messages; None when there is no key for this endpoint."""
+
+    organization: str
+    project: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the endpoint is on this machine."""
+        return _is_loopback(self.endpoint)
+
+
+class ContextFile:
+    """`$XDG_CONFIG_HOME/llmariner/config.yaml`: what `llma context set` remembers. 0600: it holds a key."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> ContextFile:
+        """The file that belongs to this environment, whether it exists or not."""
+        home = environment.get("XDG_CONFIG_HOME")
+        return cls((Path(home) if home else Path.home() / ".config") / "llmariner" / "config.yaml")
+
+    def read(self) -> dict[str, Any]:
+        """All that the file holds, unknown keys included; empty when there is none."""
+        import yaml
+
+        try:
+            with self.path.open(encoding="utf-8") as file:
+                self._warn_if_readable_by_others(os.fstat(file.fileno()).st_mode)
+                content = yaml.safe_load(file)
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise self._unusable(f"cannot be read: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise self._unusable("is not valid YAML") from error
+        if not isinstance(content or {}, dict):
+            raise self._unusable("is not a mapping of settings")
+        return dict(content or {})
+
+    def write(self, content: Mapping[str, Any]) -> None:
+        """Replace the file in one step, so that nobody reads half of it, and only its owner reads it."""
+        import yaml
+
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=".config-")  # mode 0600
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                yaml.safe_dump(dict(content), file, sort_keys=False, allow_unicode=True)
+            os.replace(name, self.path)
+        except OSError as error:
+            raise self._unusable(f"cannot be written: {error.strerror}") from error
+
+    def _warn_if_readable_by_others(self, mode: int) -> None:
+        if stat.S_IMODE(mode) & 0o077:
+            click.echo(f"Warning: {self.path} is open to other users; run `chmod 600 {self.path}`.", err=True)
+
+    def _unusable(self, why: str) -> CommandError:
+        return CommandError(
+            ExitCode.USAGE,
+            f"{self.path} {why}.",
+            next_step="mend or remove the file, then `llma context set`.",
+        )
+
+
+def resolve(environment: Mapping[str, str], *, endpoint: str | None = None) -> Target:
+    """The target: from `--endpoint`, else the environment, else the context file, else this machine."""
+    file = ContextFile.of(environment)
+    context = file.read()
+    home = _home(environment)
+    stored_endpoint = str(context.get("endpoint") or "")
+    chosen, source = next(
+        (value, source)
+        for value, source in (
+            (endpoint, "--endpoint"),
+            (environment.get("LLMARINER_BASE_URL"), "LLMARINER_BASE_URL"),
+            (stored_endpoint, str(file.path)),
+            (f"http://localhost:{home.port}/v1", "the default"),
+        )
+        if value
+    )
+    url = checked_endpoint(chosen, source)
+    key, key_source = _key(environment, context, url, home.root / "admin.key", file.path)
+    return Target(
+        endpoint=url,
+        endpoint_source=source,
+        api_key=key,
+        api_key_source=key_source,
+        organization=str(context.get("organization") or ""),
+        project=str(context.get("project") or ""),
+    )
+
+
+def masked(key: str) -> str:
+    """Enough of a key to tell it from another, too little to use it."""
+    return f"{key[:7]}…{key[-2:]}" if len(key) >= 20 else "*" * 8
+
+
+def same_server(one: str, other: str) -> bool:
+    """Whether two URLs have the same scheme, host and port, and so may see the same key."""
+    return _origin(one) == _origin(other)
+
+
+def _key(
+    environment: Mapping[str, str], context: Mapping[str, Any], endpoint: str, admin_key: Path, file: Path
+) -> tuple[Secret, str | None]:
+    if key := environment.get("LLMARINER_API_KEY"):
+        return Secret(key.strip()), "LLMARINER_API_KEY"
+    stored_endpoint = str(context.get("endpoint") or "")
+    if context.get("api_key") and (not stored_endpoint or same_server(stored_endpoint, endpoint)):
+        return Secret(str(context["api_key"])), str(file)
+    if _is_loopback(endpoint):
+        try:
+            return Secret(admin_key.read_text(encoding="utf-8").strip()), str(admin_key)
+        except OSError:
+            pass  # no platform of this user's on this machine, so no key of its administrator either
+    return Secret(""), None
+
+
+def _home(environment: Mapping[str, str]) -> HomeSettings:
+    try:
+        return HomeSettings.load(environment)
+    except ValueError as error:
+        raise CommandError(ExitCode.USAGE, str(error), next_step="correct or unset the variable.") from error
+
+
+def checked_endpoint(text: str, source: str) -> str:
+    """The URL without a slash at its end. CommandError when it is none; `source` says where it came from."""
+    url = text.strip().rstrip("/")
+    if _origin(url)[0] not in ("http", "https") or not _origin(url)[1]:
+        raise CommandError(
+            ExitCode.USAGE,
+            f"{text!r} (from {source}) is not an http or https URL.",
+            next_step="give one such as http://localhost:8080/v1.",
+        )
+    return url
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return "", "", None
+
+
+def _is_loopback(url: str) -> bool:
+    host = _origin(url)[1]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

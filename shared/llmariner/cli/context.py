@@ -1,0 +1,99 @@
+"""`llma context`: the endpoint, key, organisation and project that commands use unless told otherwise."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.session import Session
+
+__all__ = ["context"]
+
+
+@click.group(cls=Group)
+def context() -> None:
+    """The endpoint, key, organization and project in use."""
+
+
+@context.command("get")
+@pass_session
+def get_context(session: Session) -> None:
+    """Show what commands use now, and where each comes from."""
+    from llmariner.cli.configuration import masked
+
+    target = session.target()
+    key = masked(target.api_key.reveal()) if target.api_key_source else None
+    fields = {
+        "endpoint": target.endpoint,
+        "endpoint_source": target.endpoint_source,
+        "api_key": key,
+        "api_key_source": target.api_key_source,
+        "organization": target.organization or None,
+        "project": target.project or None,
+        "file": str(session.context_file().path),
+    }
+    session.printer.details(fields, fields)
+
+
+@context.command("set")
+@click.option("--endpoint", metavar="URL", help="Base URL of the API, /v1 included.")
+@click.option(
+    "--api-key",
+    metavar="KEY",
+    help="API key; `-` reads it from standard input, which keeps it out of the history.",
+)
+@click.option("--organization", metavar="ID", help="Organization id.")
+@click.option("--project", metavar="ID", help="Project id.")
+@pass_session
+def set_context(
+    session: Session, endpoint: str | None, api_key: str | None, organization: str | None, project: str | None
+) -> None:
+    """Store settings in the context file; an empty value removes one.
+
+    Without options it asks for each in turn.
+    """
+    file = session.context_file()
+    content = file.read()
+    given = {"endpoint": endpoint, "api_key": api_key, "organization": organization, "project": project}
+    if all(value is None for value in given.values()):
+        given = _ask(content)
+    if given["api_key"] == "-":
+        given["api_key"] = sys.stdin.readline().strip()
+    content = _changed(content, given)
+    file.write(content)
+    session.printer.message({"file": str(file.path), "settings": sorted(content)}, f"Stored in {file.path}.")
+
+
+def _changed(content: dict[str, Any], given: dict[str, str | None]) -> dict[str, Any]:
+    from llmariner.cli.configuration import checked_endpoint, same_server
+
+    changes = {name: value for name, value in given.items() if value is not None}
+    if endpoint := changes.get("endpoint"):
+        changes["endpoint"] = checked_endpoint(endpoint, "--endpoint")
+        moved = content.get("endpoint") and not same_server(str(content["endpoint"]), changes["endpoint"])
+        if moved and content.get("api_key") and "api_key" not in changes:
+            changes["api_key"] = ""
+            click.echo(
+                "The stored API key was for the former endpoint and is removed; set one with --api-key -.",
+                err=True,
+            )
+    return {name: value for name, value in {**content, **changes}.items() if value != ""}
+
+
+def _ask(content: dict[str, Any]) -> dict[str, str | None]:
+    """Each setting in turn, the present one as default. A key is not echoed, nor offered back."""
+    if not sys.stdin.isatty():
+        raise click.UsageError("Nothing to set: give --endpoint, --api-key, --organization or --project.")
+    answers: dict[str, str | None] = {
+        name: click.prompt(
+            name.capitalize(), default=str(content.get(name) or ""), show_default=bool(content.get(name))
+        )
+        for name in ("endpoint", "organization", "project")
+    }
+    key = click.prompt(
+        "API key (empty keeps the present one)", default="", hide_input=True, show_default=False
+    )
+    return {**answers, "api_key": key or None}

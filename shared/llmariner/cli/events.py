@@ -1,0 +1,48 @@
+"""`llma events`: the CloudEvents the platform sent, tries to send, or gave up on."""
+
+from __future__ import annotations
+
+import click
+
+from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.session import Session
+
+__all__ = ["events"]
+
+
+@click.group(cls=Group)
+def events() -> None:
+    """Events of the platform, and those that could not be delivered."""
+
+
+@events.command("list")
+@click.option(
+    "--state", type=click.Choice(["dead", "pending", "delivered"]), help="Only events in this state."
+)
+@pass_session
+def list_events(session: Session, state: str | None) -> None:
+    """List events. Dead ones were given up on and wait for a replay."""
+    from llmariner.cli.printing import Column, moment
+
+    document = session.api().all_pages("events", state=state)
+    columns = [
+        Column.of("id"),
+        Column.of("type"),
+        Column.of("subject"),
+        Column.of("state"),
+        Column.of("attempts"),
+        Column("TIME", lambda event: moment(event.get("time"))),
+        Column.of("last_error"),
+    ]
+    session.printer.records(document, document["data"], columns, empty="No events.")
+
+
+@events.command()
+@click.argument("event", metavar="ID")
+@pass_session
+def replay(session: Session, event: str) -> None:
+    """Deliver an event again. Consumers know an event by its id, so a second delivery does no harm."""
+    from llmariner.cli.api import path_of
+
+    answer = session.api().post(path_of("events", event) + ":replay")
+    session.printer.message(answer, f"Event {event} is delivered again.")

@@ -1,0 +1,68 @@
+"""The root of `llma`: registers the commands, and turns the way a command ended into an exit code.
+
+Members are import paths, not imports: a command loads what it needs and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from llmariner.cli.failures import CommandError, ExitCode
+from llmariner.cli.grammar import RootGroup
+
+__all__ = ["llma", "main"]
+
+_MEMBERS = {
+    "up": "llmariner.cli.platform:up",
+    "down": "llmariner.cli.platform:down",
+    "status": "llmariner.cli.status:status",
+    "doctor": "llmariner.cli.platform:doctor",
+    "logs": "llmariner.cli.platform:logs",
+    "auth": "llmariner.cli.auth:auth",
+    "models": "llmariner.cli.models:models",
+    "chat": "llmariner.cli.chat:chat",
+    "completions": "llmariner.cli.completions:completions",
+    "embeddings": "llmariner.cli.embeddings:embeddings",
+    "tokenize": "llmariner.cli.tokens:tokenize",
+    "detokenize": "llmariner.cli.tokens:detokenize",
+    "usage": "llmariner.cli.usage:usage",
+    "events": "llmariner.cli.events:events",
+    "context": "llmariner.cli.context:context",
+    "completion": "llmariner.cli.completion:completion",
+    "version": "llmariner.cli.version:version",
+}
+
+_EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code.value:>3}  {code.meaning}" for code in ExitCode)
+
+
+@click.group(
+    "llma",
+    cls=RootGroup,
+    members=_MEMBERS,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+def llma() -> None:
+    """Run and use LLMariner, the LLM platform that speaks OpenAI's API.
+
+    `llma up` starts a platform on this machine. Other commands talk to the one that --endpoint names, with the
+    key from LLMARINER_API_KEY, else from the context file, else (on this machine) the administrator's.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (default: the process's own) and return its exit code."""
+    try:
+        result = llma.main(arguments, prog_name="llma", standalone_mode=False)
+    except CommandError as failure:
+        failure.show()
+        return failure.code
+    except click.Abort:
+        return ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    # Commands return nothing; a number is click's own verdict, such as 0 after --help.
+    return result if isinstance(result, int) else ExitCode.OK

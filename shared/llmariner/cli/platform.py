@@ -1,0 +1,83 @@
+"""`llma up`, `down`, `doctor` and `logs`: the commands that act on this machine instead of on an endpoint.
+
+They are thin: the platform itself is `llmariner.local`, which is imported only when one of them runs, and
+which an installation made for talking to somebody else's platform does not need to have.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import click
+
+from llmariner.cli.failures import CommandError, ExitCode
+from llmariner.cli.grammar import Command, pass_session
+from llmariner.cli.session import Session
+
+__all__ = ["doctor", "down", "logs", "up"]
+
+
+@click.command(cls=Command)
+@click.option(
+    "--foreground", is_flag=True, help="Stay in this terminal and log to it; ctrl-C stops the platform."
+)
+def up(foreground: bool) -> None:
+    """Start the platform on this machine."""
+    _local("daemon").up(foreground=foreground)
+
+
+@click.command(cls=Command)
+@pass_session
+def down(session: Session) -> None:
+    """Stop the platform on this machine."""
+    stopped: bool = _local("daemon").down()
+    session.printer.message({"stopped": stopped}, "Stopped." if stopped else "It was not running.")
+
+
+@click.command(cls=Command)
+@pass_session
+def doctor(session: Session) -> None:
+    """Check what the platform needs on this machine, and say how to mend what is missing."""
+    from llmariner.cli.printing import Column
+
+    checks = [
+        {"check": check.name, "ok": check.ok, "detail": check.detail, "mend": "" if check.ok else check.mend}
+        for check in _local("doctor").checks()
+    ]
+    columns = [
+        Column.of("check"),
+        Column("RESULT", lambda check: "ok" if check["ok"] else "failed"),
+        Column.of("detail"),
+        Column.of("mend", "TO MEND IT"),
+    ]
+    session.printer.records({"checks": checks}, checks, columns, empty="Nothing to check.")
+    failed = [str(check["check"]) for check in checks if not check["ok"]]
+    if failed:
+        raise CommandError(
+            ExitCode.SERVER,
+            f"not as it should be: {', '.join(failed)}.",
+            next_step="do what the last column says.",
+        )
+
+
+@click.command(cls=Command)
+@click.argument("model", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on as lines are written.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Lines to begin with."
+)
+def logs(model: str | None, follow: bool, lines: int) -> None:
+    """Show the log of the platform on this machine, or of one MODEL's engine."""
+    _local("daemon").logs(model=model, follow=follow, lines=lines)
+
+
+def _local(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"llmariner.local.{module}")
+    except ModuleNotFoundError as error:
+        raise CommandError(
+            ExitCode.USAGE,
+            f"this installation cannot run a platform: the module {error.name} is missing.",
+            next_step="install it with `pip install 'llmariner-knative[local]'`.",
+        ) from error

@@ -1,0 +1,103 @@
+"""`llma status`: which models are up, what they do, and what they cost in memory."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmariner.cli.failures import CommandError, ExitCode
+from llmariner.cli.grammar import Command, pass_session
+from llmariner.cli.session import Session
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from llmariner.cli.api import Api
+    from llmariner.cli.printing import Column, Printer
+
+__all__ = ["status"]
+
+PATH = "inference/status"
+
+
+@click.command(cls=Command)
+@click.option(
+    "--watch/--no-watch", default=None, help="Keep the table up to date until ctrl-C. Default: on a terminal."
+)
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.2),
+    default=2.0,
+    show_default=True,
+    help="Seconds between updates.",
+)
+@pass_session
+def status(session: Session, watch: bool | None, interval: float) -> None:
+    """Show each model's phase, requests, speed and memory."""
+    printer = session.printer
+    if watch is None:
+        watch = sys.stdout.isatty()
+    if watch and printer.for_people:
+        _watch(session.api(), printer, interval)
+    document = session.api().get(PATH)
+    printer.records(document, _models(document), _columns(), empty="No models are being served.")
+
+
+def _watch(api: Api, printer: Printer, interval: float) -> None:
+    """Redraw until interrupted. A server that restarts does not end it; one that never answered does."""
+    from rich.live import Live
+
+    document = api.get(PATH)
+    with Live(_view(printer, document, ""), console=printer.console(), auto_refresh=False) as live:
+        while True:
+            time.sleep(interval)
+            trouble = ""
+            try:
+                document = api.get(PATH)
+            except CommandError as failure:
+                if failure.code not in (ExitCode.SERVER, ExitCode.UNREACHABLE):
+                    raise
+                trouble = f"{failure.message} Still trying."
+            live.update(_view(printer, document, trouble), refresh=True)
+
+
+def _view(printer: Printer, document: Mapping[str, Any], trouble: str) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    models = _models(document)
+    body = printer.table(models, _columns()) if models else Text("No models are being served.")
+    clock = time.strftime("%H:%M:%S")
+    footer = Text(trouble, style="red") if trouble else Text(f"{clock}  ctrl-C ends", style="dim")
+    return Group(body, Text(), footer)
+
+
+def _models(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One record per model and engine, with the name of its cluster."""
+    return [
+        {**model, "cluster": cluster.get("name") or cluster.get("id")}
+        for cluster in document.get("cluster_statuses") or []
+        for engine in cluster.get("engine_statuses") or []
+        for model in engine.get("models") or []
+    ]
+
+
+def _columns() -> list[Column]:
+    from llmariner.cli.failures import waiting_room
+    from llmariner.cli.printing import Column, byte_size, number
+
+    return [
+        Column.of("id", "MODEL"),
+        Column.of("cluster"),
+        Column(
+            "PHASE", lambda model: waiting_room(model) or ("ready" if model.get("is_ready") else "not ready")
+        ),
+        Column("RUNNING", lambda model: model.get("requests_running"), right=True),
+        Column("WAITING", lambda model: model.get("requests_waiting"), right=True),
+        Column("TOKENS/S", lambda model: number(model.get("tokens_per_second"), 1), right=True),
+        Column("MEMORY", lambda model: byte_size(model.get("memory_bytes")), right=True),
+    ]

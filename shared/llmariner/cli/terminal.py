@@ -1,0 +1,45 @@
+"""What may reach the user's terminal, and the one line on stderr that says what a command is waiting for.
+
+Text from a model or a server is not ours: an escape sequence in it could move the cursor, rewrite what stands
+above or set the clipboard. It loses its control characters before it is shown; what goes to a file or a pipe
+stays exact.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+__all__ = ["StatusLine", "printable"]
+
+_CONTROL = {code: None for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """The text without control characters, tabs and line breaks excepted."""
+    return text.translate(_CONTROL)
+
+
+class StatusLine:
+    """A line on stderr, rewritten in place on a terminal; elsewhere a line per change, to keep logs short."""
+
+    def __init__(self) -> None:
+        self._in_place = sys.stderr.isatty()
+        self._shown = ""
+
+    def show(self, text: str, *, key: str | None = None) -> None:
+        """Show `text`; off a terminal, only when `key` (default: the text) differs from the last one."""
+        text = printable(text)
+        if self._in_place:
+            click.echo(f"\r{text}\x1b[K", nl=False, err=True, color=True)
+            self._shown = text
+        elif (key or text) != self._shown:
+            click.echo(text, err=True)
+            self._shown = key or text
+
+    def clear(self) -> None:
+        """Take the line away again, before output proper begins."""
+        if self._in_place and self._shown:
+            click.echo("\r\x1b[K", nl=False, err=True, color=True)
+        self._shown = ""

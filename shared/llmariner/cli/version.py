@@ -1,0 +1,18 @@
+"""`llma version`."""
+
+from __future__ import annotations
+
+import click
+
+import llmariner
+from llmariner.cli.grammar import Command, pass_session
+from llmariner.cli.session import Session
+
+__all__ = ["version"]
+
+
+@click.command(cls=Command)
+@pass_session
+def version(session: Session) -> None:
+    """Print the version of this program."""
+    session.printer.message({"version": llmariner.__version__}, llmariner.__version__)
