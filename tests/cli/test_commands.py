@@ -1,0 +1,318 @@
+"""Every command once: what it asks the API, and what it shows of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+import pytest
+import yaml
+
+from llmariner.cli.main import llma as root
+
+if TYPE_CHECKING:
+    from cli.conftest import Llma, Platform
+
+MODEL = {
+    "id": "Qwen/Qwen2.5-0.5B",
+    "created": 1_760_000_000,
+    "object": "model",
+    "owned_by": "system",
+    "loading_status": "SUCCEEDED",
+    "source_repository": "HUGGING_FACE",
+    "loading_failure_reason": "",
+    "loading_status_message": "",
+    "formats": ["HUGGING_FACE"],
+    "is_base_model": True,
+    "base_model_id": "",
+    "activation_status": "ACTIVE",
+    "config": {
+        "runtime_config": {"resources": {"gpu": 1}, "replicas": 2, "extra_args": ["--max-model-len=4096"]},
+        "cluster_allocation_policy": {"enable_on_demand_allocation": True},
+    },
+    "serving": {
+        "phase": "loading",
+        "progress": 0.4,
+        "estimate_seconds": 12.2,
+        "wake_seconds": {"p50": 8.25, "p95": 14.0},
+        "last_request_at": 1_760_000_000,
+        "requests_running": 3,
+        "requests_waiting": 5,
+    },
+}
+KEY = {
+    "id": "key_1",
+    "object": "organization.project.api_key",
+    "name": "laptop",
+    "created_at": 1_760_000_000,
+    "prefix": "llmk_ab",
+    "scopes": ["api.model.read"],
+    "expires_at": 1_790_000_000,
+    "last_used_at": None,
+}
+KEYS = {"object": "list", "data": [KEY]}
+STATUS = {
+    "cluster_statuses": [
+        {
+            "id": "local",
+            "name": "this machine",
+            "engine_statuses": [
+                {
+                    "engine_id": "e1",
+                    "models": [
+                        {
+                            "id": "tiny",
+                            "is_ready": True,
+                            "phase": "ready",
+                            "requests_running": 4,
+                            "requests_waiting": 7,
+                            "tokens_per_second": 1234.56,
+                            "memory_bytes": 3_221_225_472,
+                        }
+                    ],
+                }
+            ],
+        }
+    ]
+}
+CHAT = {"object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant", "content": "Blue."}}]}
+SAMPLING = "--max-tokens 9 --temperature 0 --top-p 0.5 --stop A --stop B --presence-penalty -1 --frequency-penalty 1"
+SAMPLED = {
+    "max_tokens": 9,
+    "temperature": 0.0,
+    "top_p": 0.5,
+    "stop": ["A", "B"],
+    "presence_penalty": -1.0,
+    "frequency_penalty": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line, the request it must end in, the answer, and words of the output."""
+
+    line: str
+    route: str
+    answer: dict[str, Any]
+    shows: tuple[str, ...]
+    body: Any = None
+    query: dict[str, str] = field(default_factory=dict)
+    before: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+FIND_KEY = {"GET /api_keys": KEYS}
+CASES = [
+    Case("status", "GET /inference/status", STATUS, ("tiny", "this machine", "ready", "4", "7", "1,234.6", "3.0 GiB")),
+    Case(
+        "models list",
+        "GET /models",
+        {"object": "list", "data": [MODEL], "has_more": False, "total_items": 1},
+        ("Qwen/Qwen2.5-0.5B", "loading", "active", "hugging-face", "2025-10-09"),
+        query={"include_loading_models": "true"},
+    ),
+    Case(
+        "models get Qwen/Qwen2.5-0.5B",
+        "GET /models/Qwen/Qwen2.5-0.5B",
+        MODEL,
+        ("loading, 40%, about 12 s left", "p50 8.2 s, p95 14.0 s", "--max-model-len=4096", "active"),
+        query={"include_loading_model": "true"},
+    ),
+    Case("models delete a/b", "DELETE /models/a/b", {"id": "a/b", "deleted": True}, ("Deleted a/b.",)),
+    Case("models activate a/b", "POST /models/a/b:activate", {}, ("Activated a/b.",), body={}),
+    Case("models deactivate a/b", "POST /models/a/b:deactivate", {}, ("Deactivated a/b.",), body={}),
+    Case(
+        "models create base a/b --source-repository hugging-face --gpu 0 --disable-on-demand-allocation",
+        "POST /models",
+        {**MODEL, "id": "a/b"},
+        ("Registered a/b.",),
+        body={
+            "id": "a/b",
+            "source_repository": "HUGGING_FACE",
+            "config": {
+                "runtime_config": {"resources": {"gpu": 0}},
+                "cluster_allocation_policy": {"enable_on_demand_allocation": False},
+            },
+        },
+    ),
+    Case(
+        "models create fine-tuned --base-model-id a/b --suffix mine --source-repository object-store"
+        " --model-file-location s3://bucket/adapter",
+        "POST /models",
+        {**MODEL, "id": "ft:a/b:mine"},
+        ("Registered ft:a/b:mine.",),
+        body={
+            "is_fine_tuned_model": True,
+            "base_model_id": "a/b",
+            "suffix": "mine",
+            "source_repository": "OBJECT_STORE",
+            "model_file_location": "s3://bucket/adapter",
+        },
+    ),
+    Case(
+        "models update a/b --gpu 2 --replicas 3 --extra-args --enforce-eager --extra-args=--seed=1"
+        " --disable-on-demand-allocation",
+        "PATCH /models/a/b",
+        MODEL,
+        ("Updated a/b.",),
+        body={
+            "config": {
+                "runtime_config": {
+                    "resources": {"gpu": 2},
+                    "replicas": 3,
+                    "extra_args": ["--enforce-eager", "--seed=1"],
+                },
+                "cluster_allocation_policy": {"enable_on_demand_allocation": False},
+            },
+            "update_mask": "config.runtime_config.resources.gpu,config.runtime_config.replicas,"
+            "config.runtime_config.extra_args,config.cluster_allocation_policy.enable_on_demand_allocation",
+        },
+    ),
+    Case(
+        "models update a/b --clear-extra-args",
+        "PATCH /models/a/b",
+        MODEL,
+        ("Updated a/b.",),
+        body={"config": {"runtime_config": {"extra_args": []}}, "update_mask": "config.runtime_config.extra_args"},
+    ),
+    Case("models pull a/b", "GET /models/a/b", MODEL, ("a/b is loaded.",), query={"include_loading_model": "true"}),
+    Case("auth api-keys list", "GET /api_keys", KEYS, ("key_1", "laptop", "llmk_ab", "api.model.read", "never")),
+    Case(
+        "auth api-keys create ci --scope api.model.read --scope api.model.write",
+        "POST /api_keys",
+        {**KEY, "name": "ci", "secret": "llmk_new_secret"},
+        ("llmk_new_secret", "not shown again"),
+        body={"name": "ci", "scopes": ["api.model.read", "api.model.write"]},
+    ),
+    Case(
+        "auth api-keys delete laptop",
+        "DELETE /api_keys/key_1",
+        {"id": "key_1", "deleted": True},
+        ("Deleted API key laptop (key_1).",),
+        before=FIND_KEY,
+    ),
+    Case(
+        "auth api-keys update key_1 --new-name desk",
+        "PATCH /api_keys/key_1",
+        {**KEY, "name": "desk"},
+        ("Renamed API key laptop (key_1) to desk.",),
+        body={"name": "desk", "update_mask": "name"},
+        before=FIND_KEY,
+    ),
+    Case(
+        "auth api-keys rotate laptop --overlap 60",
+        "POST /api_keys/key_1:rotate",
+        {**KEY, "secret": "llmk_rotated_secret"},
+        ("llmk_rotated_secret", "not shown again"),
+        body={"overlap_seconds": 60},
+        before=FIND_KEY,
+    ),
+    Case(
+        f"chat completions create --model a/b --role user --completion Why? --nostream {SAMPLING}",
+        "POST /chat/completions",
+        CHAT,
+        ("Blue.",),
+        body={"model": "a/b", "messages": [{"role": "user", "content": "Why?"}], **SAMPLED},
+    ),
+    Case(
+        f"completions create --model a/b --prompt Once --nostream {SAMPLING}",
+        "POST /completions",
+        {"object": "text_completion", "choices": [{"index": 0, "text": " upon"}]},
+        (" upon",),
+        body={"model": "a/b", "prompt": "Once", **SAMPLED},
+    ),
+    Case(
+        "embeddings create --model e --input one --input two --dimensions 5",
+        "POST /embeddings",
+        {"data": [{"index": 0, "embedding": [0.5, -1, 0, 0, 9]}, {"index": 1, "embedding": [1, 2, 3, 4, 5]}]},
+        ("one", "two", "5", "+0.5000 -1.0000 +0.0000 +0.0000 …"),
+        body={"model": "e", "input": ["one", "two"], "dimensions": 5},
+    ),
+    Case(
+        "tokenize --model m --prompt hi",
+        "POST /tokenize",
+        {"count": 2, "max_model_len": 4096, "tokens": [11, 22]},
+        ("11 22", "2 tokens; the model takes 4096."),
+        body={"model": "m", "prompt": "hi"},
+    ),
+    Case(
+        "detokenize --model m 11 22",
+        "POST /detokenize",
+        {"prompt": "hi"},
+        ("hi",),
+        body={"model": "m", "tokens": [11, 22]},
+    ),
+    Case(
+        "usage list",
+        "GET /api_usages",
+        {"usages": [{"api_key_name": "laptop", "model_id": "a/b", "total_requests": "1200"}]},
+        ("laptop", "a/b", "1,200"),
+    ),
+    Case(
+        "events list --state dead",
+        "GET /events",
+        {"data": [{"id": "ev_1", "type": "ai.llmariner.model.loaded.v1", "state": "dead", "last_error": "500"}]},
+        ("ev_1", "ai.llmariner.model.loaded.v1", "dead", "500"),
+        query={"state": "dead"},
+    ),
+    Case("events replay ev_1", "POST /events/ev_1:replay", {}, ("ev_1",), body={}),
+]
+OFFLINE = {"auth token", "context get", "context set", "completion", "version", "up", "down", "doctor", "logs"}
+"""Commands that ask no API; tested in the modules of their own rooms."""
+
+
+def leaves(command: click.Command, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    """All commands that are no groups."""
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        child = command.get_command(context, name)
+        assert child is not None
+        yield from leaves(child, f"{path} {name}".strip())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.line[:60])
+def test_a_command_asks_the_api_and_shows_the_answer(case: Case, llma: Llma, platform: Platform, api_key: str) -> None:
+    for route, document in {**case.before, case.route: case.answer}.items():
+        platform.answer(route, document)
+    result = llma(*case.line.split())
+    assert (result.code, result.err.startswith("Error")) == (0, False), result.err
+    for words in case.shows:
+        assert words in result.out + result.err
+    asked = platform.requests[-1]
+    assert f"{asked.method} {asked.path}" == case.route
+    assert (asked.body, asked.query) == (case.body, case.query)
+    assert asked.headers["authorization"] == f"Bearer {api_key}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.line[:60])
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_json_and_yaml_are_the_answer_as_it_came(case: Case, form: str, llma: Llma, platform: Platform) -> None:
+    for route, document in {**case.before, case.route: case.answer}.items():
+        platform.answer(route, document)
+    result = llma(*case.line.split(), "--output", form)
+    assert result.code == 0, result.err
+    document = result.json if form == "json" else yaml.safe_load(result.out)
+    assert {**document, "has_more": None} == {**case.answer, "has_more": None}
+
+
+def test_the_table_holds_every_command_that_asks_the_api() -> None:
+    tested = {
+        path for path, _ in leaves(root) if any(case.line.startswith(path + " ") or case.line == path for case in CASES)
+    }
+    assert {path for path, _ in leaves(root)} - tested == OFFLINE
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.line[:60])
+def test_no_output_holds_the_callers_key(case: Case, llma: Llma, platform: Platform, api_key: str) -> None:
+    for route, document in {**case.before, case.route: case.answer}.items():
+        platform.answer(route, document)
+    answered = llma(*case.line.split())
+    for route in (*case.before, case.route):
+        platform.refuse(route, 401)
+    refused = llma(*case.line.split())
+    assert (answered.code, refused.code) == (0, 3)
+    assert api_key not in answered.out + answered.err + refused.out + refused.err
