@@ -1,0 +1,34 @@
+"""`python -m tests.bench`: measure, print the report, keep the figures as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from .environments import cache
+from .report import render
+from .results import Results
+from .run import Bounds, measure_proxies
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=420, help="no round starts after that long")
+    parser.add_argument("--json", type=Path, default=cache() / "last.json", help="where the figures go")
+    options = parser.parse_args()
+    bounds = Bounds(options.rounds, time.monotonic() + options.seconds)
+    results = Results()
+    with tempfile.TemporaryDirectory(prefix="llmariner-bench-") as folder:
+        measure_proxies(results, Path(folder), bounds)
+    print(render(results))
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps({"figures": results.figures, "skipped": results.skipped}, indent=1))
+    print(f"\nfigures: {options.json}")
+
+
+if __name__ == "__main__":
+    main()

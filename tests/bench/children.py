@@ -1,0 +1,86 @@
+"""Child processes of the benchmark: started with a log, waited for, ended by their own process ids."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from .accounting import tree
+
+
+class StartError(RuntimeError):
+    """A process ended, or stayed silent, before it answered."""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def spawn(command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Politely first; then whatever of its tree is left."""
+    members = tree(process.pid)
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        for member in members:
+            _kill(member)
+        process.wait(5)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, 9)
+    except ProcessLookupError:
+        return
+
+
+def wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path, seconds: float = 60) -> None:
+    """Poll the port finely: a cold start is measured by this loop, and a probe costs microseconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise StartError(last_words(process, log))
+        time.sleep(0.002)
+
+
+def last_words(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Why a process may have failed: its state and the last line it wrote."""
+    lines = log.read_text(errors="replace").strip().splitlines() or ["(silent)"]
+    state = "still silent" if process.poll() is None else f"ended with {process.returncode}"
+    return f"{Path(process.args[0]).name if isinstance(process.args, list) else ''} {state}: {lines[-1][:300]}"
+
+
+@contextmanager
+def running(
+    command: list[str], environment: Mapping[str, str], port: int, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that listens on its port for as long as the block lasts."""
+    process = spawn(command, environment, log)
+    try:
+        wait_until_listening(process, port, log)
+        yield process
+    finally:
+        stop(process)

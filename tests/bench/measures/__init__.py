@@ -1,0 +1,1 @@
+"""What is measured, one file each: the load, and how a figure is made from it."""

@@ -1,0 +1,88 @@
+"""The results as text for people (tables and bars) and as lines that a script can read (RATIO, MEMORY, SKIPPED)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .results import Results
+
+COLUMNS = (
+    ("µs/request", "request_cpu_us", "{:,.1f}"),
+    ("µs/token", "token_cpu_us", "{:,.1f}"),
+    ("req/s/core", "requests_per_core", "{:,.0f}"),
+    ("first +ms p50", "first_added_p50_ms", "{:.2f}"),
+    ("first +ms p99", "first_added_p99_ms", "{:.2f}"),
+    ("idle RSS", "idle_rss_mib", "{:.0f}"),
+    ("idle PSS", "idle_pss_mib", "{:.0f}"),
+    ("loaded RSS", "loaded_rss_mib", "{:.0f}"),
+    ("loaded PSS", "loaded_pss_mib", "{:.0f}"),
+)
+COLD_COLUMNS = (("wall ms", "cold_wall_ms", "{:,.0f}"), ("CPU ms", "cold_cpu_ms", "{:,.0f}"))
+BAR = 48
+
+GATEWAY, ENVOY, LITELLM = "gateway", "envoy", "litellm"
+CHAT, BARE = "chat_completions", "bare uvicorn"
+WAKE, PLAIN = "wake", "plain start"
+RATIOS = (
+    ("gateway_cpu_per_request_vs_envoy", "request_cpu_us", GATEWAY, ENVOY),
+    ("gateway_cpu_per_token_vs_envoy", "token_cpu_us", GATEWAY, ENVOY),
+    ("gateway_cpu_per_request_vs_nginx", "request_cpu_us", GATEWAY, "nginx"),
+    ("gateway_cpu_per_token_vs_nginx", "token_cpu_us", GATEWAY, "nginx"),
+    ("litellm_cpu_per_request_vs_gateway", "request_cpu_us", LITELLM, GATEWAY),
+    ("litellm_cpu_per_token_vs_gateway", "token_cpu_us", LITELLM, GATEWAY),
+    ("cold_start_chat_vs_bare_uvicorn", "cold_cpu_ms", CHAT, BARE),
+    ("cold_start_chat_wall_vs_bare_uvicorn", "cold_wall_ms", CHAT, BARE),
+    ("model_wake_vs_engine_start", "model_seconds", WAKE, PLAIN),
+)
+
+
+def table(results: Results, columns: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    """One row per subject, medians; a dash where there is no figure."""
+    subjects = results.subjects(*(measure for _, measure, _ in columns))
+    width = max((len(subject) for subject in subjects), default=0)
+    yield " ".join([" " * width, *(f"{title:>13}" for title, _, _ in columns)])
+    for subject in subjects:
+        cells = []
+        for _, measure, form in columns:
+            value = results.median(measure, subject)
+            cells.append(f"{'-' if value is None else form.format(value):>13}")
+        yield " ".join([f"{subject:{width}}", *cells])
+
+
+def bars(results: Results, title: str, measure: str) -> Iterator[str]:
+    """Bars of the medians; one that would burst the width is cut and says so."""
+    medians = {subject: results.median(measure, subject) or 0 for subject in results.subjects(measure)}
+    if not medians:
+        return
+    yield title
+    longest = 4 * sorted(medians.values())[len(medians) // 2]
+    for subject, value in sorted(medians.items(), key=lambda item: item[1]):
+        length = max(1, round(BAR * min(value, longest) / longest))
+        yield f"  {subject:18} {'█' * length}{' …' if value > longest else ''} {value:,.1f}"
+
+
+def lines(results: Results) -> Iterator[str]:
+    """What scripts read, one fact a line."""
+    for name, measure, above, below in RATIOS:
+        value = results.ratio(measure, above, below)
+        if value is not None:
+            yield f"RATIO {name} {value:.3f}"
+    for kind in ("rss", "pss"):
+        value = results.median(f"idle_{kind}_mib", GATEWAY)
+        if value is not None:
+            yield f"MEMORY chat_function_idle_{kind}_mib {value:.1f}"
+    for subject, reason in results.skipped.items():
+        yield f"SKIPPED {subject}: {reason}"
+
+
+def render(results: Results) -> str:
+    """The whole report; parts without a figure are left out."""
+    parts = [
+        list(table(results, COLUMNS)),
+        list(bars(results, "CPU µs per request", "request_cpu_us")),
+        list(bars(results, "CPU µs per streamed token", "token_cpu_us")),
+        list(table(results, COLD_COLUMNS)) if results.subjects("cold_wall_ms") else [],
+        list(bars(results, "Cold start, CPU ms to the first answer", "cold_cpu_ms")),
+        list(lines(results)),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part)

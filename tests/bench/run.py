@@ -1,0 +1,131 @@
+"""The benchmark: our chat function and its peers before one scripted engine, in interleaved paired rounds.
+
+Every round measures every peer once, starting with another one each time, so that whatever else the machine does
+falls on all of them alike. What can't be measured here is reported with its reason, never left out in silence.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .accounting import memory
+from .children import StartError, free_port, running
+from .environments import UnavailableError
+from .loading import LoadError
+from .measures import first_token, request_cost, token_cost
+from .peers import envoy, litellm, nginx
+from .results import Results
+from .target import Site, Started, Target
+
+ENGINE = Path(__file__).parents[1] / "engines" / "scripted.py"
+DIRECT = "direct"
+PEERS: dict[str, Callable[[Site], Target]] = {
+    "nginx": nginx.target,
+    "envoy": envoy.target,
+    "litellm": litellm.target,
+}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much is measured; no round starts after the deadline (monotonic seconds)."""
+
+    rounds: int
+    deadline: float
+
+    def each(self) -> Iterator[int]:
+        for number in range(self.rounds):
+            if number and time.monotonic() > self.deadline:
+                print(f"out of time after {number} of {self.rounds} rounds", file=sys.stderr)
+                return
+            yield number
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def engine(folder: Path) -> Iterator[Started]:
+    """The scripted engine that all of them stand before."""
+    port = free_port()
+    command = [sys.executable, str(ENGINE), "--port", str(port)]
+    with running(command, {}, port, folder / "engine.log") as process:
+        yield Started(DIRECT, port, process.pid, {})
+
+
+def start(stack: ExitStack, name: str, site: Site, results: Results) -> Started | None:
+    """Start one peer for as long as the stack lives, or note why it can't be."""
+    say(f"starting {name}")
+    try:
+        target = PEERS[name](site)
+        process = stack.enter_context(
+            running(target.command, target.environment, target.port, site.folder / f"{name}.log")
+        )
+    except (UnavailableError, StartError) as reason:
+        results.skipped[name] = str(reason)
+        return None
+    return Started(name, target.port, process.pid, target.headers)
+
+
+def measure_memory(results: Results, state: str, proxies: list[Started]) -> None:
+    for proxy in proxies:
+        used = memory(proxy.pid)
+        results.add(f"{state}_rss_mib", proxy.name, used.rss)
+        results.add(f"{state}_pss_mib", proxy.name, used.pss)
+
+
+def measure_costs(results: Results, proxies: list[Started], bounds: Bounds) -> None:
+    """Requests, then tokens, of every proxy in every round."""
+    for number in bounds.each():
+        say(f"round {number + 1} of {bounds.rounds}: cost of requests and tokens")
+        for proxy in rotated(proxies, number):
+            cost = request_cost.measure(proxy)
+            results.add("request_cpu_us", proxy.name, cost)
+            results.add("requests_per_core", proxy.name, 1e6 / cost)
+            results.add("token_cpu_us", proxy.name, token_cost.measure(proxy))
+
+
+def measure_first_tokens(results: Results, direct: Started, proxies: list[Started], bounds: Bounds) -> None:
+    """What each proxy adds to the engine's own time in the same round."""
+    for number in bounds.each():
+        say(f"round {number + 1} of {bounds.rounds}: time to first token")
+        own = first_token.measure(direct)
+        for proxy in rotated(proxies, number):
+            seen = first_token.measure(proxy)
+            for quantile in ("p50", "p99"):
+                results.add(f"first_added_{quantile}_ms", proxy.name, seen[quantile] - own[quantile])
+
+
+def rotated(proxies: list[Started], number: int) -> list[Started]:
+    turn = number % max(1, len(proxies))
+    return proxies[turn:] + proxies[:turn]
+
+
+def warm(results: Results, proxies: list[Started]) -> list[Started]:
+    """Those that answer at all; the others are noted with what they said."""
+    answering = []
+    for proxy in proxies:
+        try:
+            first_token.answers(proxy)
+            answering.append(proxy)
+        except LoadError as reason:
+            results.skipped[proxy.name] = str(reason)
+    return answering
+
+
+def measure_proxies(results: Results, folder: Path, bounds: Bounds) -> None:
+    with ExitStack() as stack:
+        direct = stack.enter_context(engine(folder))
+        site = Site(folder, direct.port)
+        found = [start(stack, name, site, results) for name in PEERS]
+        proxies = warm(results, [proxy for proxy in found if proxy is not None])
+        measure_memory(results, "idle", proxies)
+        measure_costs(results, proxies, bounds)
+        measure_first_tokens(results, direct, proxies, bounds)
+        measure_memory(results, "loaded", proxies)

@@ -1,0 +1,48 @@
+"""The load finds the cost of a process that is known to cost something, and never calls a failure a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .loading import Load, LoadError, drive
+from .run import engine
+from .target import Started
+
+
+@pytest.fixture(scope="module")
+def direct(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
+    with engine(tmp_path_factory.mktemp("bench")) as started:
+        yield started
+
+
+def test_a_phase_ends_at_its_count_and_reads_cost_and_latency(direct: Started) -> None:
+    phase = drive(Load(connections=4, seconds=30, warm=8, tokens=4, count=500), direct)
+    assert phase.completed == 500
+    assert 0 < phase.cpu / phase.completed < 0.001
+    assert 0 < phase.latency_ms["p50"] <= phase.latency_ms["p99"] < 1000
+
+
+def test_a_phase_ends_at_its_time(direct: Started) -> None:
+    phase = drive(Load(connections=2, seconds=0.3, warm=1, tokens=1), direct)
+    assert 0.3 <= phase.seconds < 2
+
+
+def test_a_stream_is_timed_at_its_first_token(direct: Started) -> None:
+    load = Load(connections=1, seconds=5, warm=1, tokens=10, stream=True, token_interval_ms=20, count=2)
+    phase = drive(load, direct)
+    assert phase.first_ms["p50"] < 100 < 180 < phase.latency_ms["p50"]
+
+
+def test_an_answer_that_is_no_success_is_an_error_with_what_was_said(
+    direct: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Load, "body", lambda _: {"messages": [], "x_script": {"fail_status": 418}})
+    with pytest.raises(LoadError, match="418"):
+        drive(Load(connections=1, seconds=1, warm=1, tokens=1), direct)
+
+
+def test_a_process_that_is_not_there_is_an_error(direct: Started) -> None:
+    with pytest.raises(LoadError, match="ended early"):
+        drive(Load(connections=1, seconds=1, warm=1, tokens=1), Started("nobody", 1, direct.pid, {}))
