@@ -97,9 +97,7 @@ def update(session: Session, key: str, new_name: str) -> None:
     api = session.api()
     found = _find(api, key)
     answer = api.patch(path_of("api_keys", found["id"]), {"name": new_name, "update_mask": "name"})
-    session.printer.message(
-        _without_secret(answer), f"Renamed API key {found['name']} ({found['id']}) to {new_name}."
-    )
+    session.printer.message(_without_secret(answer), f"Renamed API key {found['name']} ({found['id']}) to {new_name}.")
 
 
 @api_keys.command()
@@ -118,9 +116,7 @@ def rotate(session: Session, key: str, overlap: int) -> None:
 
     api = session.api()
     found = _find(api, key)
-    _show_secret(
-        session, api.post(path_of("api_keys", found["id"]) + ":rotate", {"overlap_seconds": overlap})
-    )
+    _show_secret(session, api.post(path_of("api_keys", found["id"]) + ":rotate", {"overlap_seconds": overlap}))
 
 
 def _find(api: Api, name_or_id: str) -> dict[str, Any]:

@@ -39,8 +39,6 @@ def token(session: Session, show: bool) -> None:
             next_step="set LLMARINER_API_KEY, or store one with `llma context set --api-key -`.",
         )
     key = target.api_key.reveal() if show else masked(target.api_key.reveal())
-    session.printer.message(
-        {"api_key": key, "source": target.api_key_source, "endpoint": target.endpoint}, key
-    )
+    session.printer.message({"api_key": key, "source": target.api_key_source, "endpoint": target.endpoint}, key)
     if session.printer.for_people and not show:
         click.echo(f"from {target.api_key_source}, for {target.endpoint}", err=True)

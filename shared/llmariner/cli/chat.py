@@ -27,9 +27,7 @@ def completions() -> None:
 
 @completions.command()
 @click.option("--model", required=True, help="Model id.")
-@click.option(
-    "--role", "roles", multiple=True, required=True, help="Role of a message (system, user, assistant)."
-)
+@click.option("--role", "roles", multiple=True, required=True, help="Role of a message (system, user, assistant).")
 @click.option(
     "--completion",
     "contents",
@@ -39,18 +37,14 @@ def completions() -> None:
 )
 @sampling_options
 @pass_session
-def create(
-    session: Session, /, model: str, roles: tuple[str, ...], contents: tuple[str, ...], **sampling: Any
-) -> None:
+def create(session: Session, /, model: str, roles: tuple[str, ...], contents: tuple[str, ...], **sampling: Any) -> None:
     """Send messages and show the answer as it is written.
 
     \b
     llma chat completions create --model MODEL --role user --completion "Why is the sky blue?"
     """
     if len(roles) != len(contents):
-        raise click.UsageError(
-            f"--role and --completion come in pairs: got {len(roles)} and {len(contents)}."
-        )
+        raise click.UsageError(f"--role and --completion come in pairs: got {len(roles)} and {len(contents)}.")
     messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
     generate(session, "chat/completions", {"model": model, "messages": messages}, sampling, text_of=_text)
 

@@ -93,7 +93,5 @@ def _ask(content: dict[str, Any]) -> dict[str, str | None]:
         )
         for name in ("endpoint", "organization", "project")
     }
-    key = click.prompt(
-        "API key (empty keeps the present one)", default="", hide_input=True, show_default=False
-    )
+    key = click.prompt("API key (empty keeps the present one)", default="", hide_input=True, show_default=False)
     return {**answers, "api_key": key or None}

@@ -12,13 +12,11 @@ __all__ = ["events"]
 
 @click.group(cls=Group)
 def events() -> None:
-    """Events of the platform, and those that could not be delivered."""
+    """Events: delivered, due, and given up on."""
 
 
 @events.command("list")
-@click.option(
-    "--state", type=click.Choice(["dead", "pending", "delivered"]), help="Only events in this state."
-)
+@click.option("--state", type=click.Choice(["dead", "pending", "delivered"]), help="Only events in this state.")
 @pass_session
 def list_events(session: Session, state: str | None) -> None:
     """List events. Dead ones were given up on and wait for a replay."""

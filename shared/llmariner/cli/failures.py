@@ -52,9 +52,7 @@ _MEANINGS = {
 class CommandError(Exception):
     """A command that did not do its work: what happened, and what to do next."""
 
-    def __init__(
-        self, code: ExitCode, message: str, *, next_step: str, request_id: str | None = None
-    ) -> None:
+    def __init__(self, code: ExitCode, message: str, *, next_step: str, request_id: str | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
@@ -84,9 +82,7 @@ class Refusal:
         """From OpenAI's error envelope where there is one, else from whatever the server in between sent."""
         error = _envelope(body)
         message = (
-            str(error.get("message") or "")
-            or _first_line(body)
-            or f"the server answered {status} and said nothing"
+            str(error.get("message") or "") or _first_line(body) or f"the server answered {status} and said nothing"
         )
         if progress := waiting_room(error):
             message = f"{message} ({progress})"

@@ -29,9 +29,7 @@ TextOf = Callable[[Mapping[str, Any]], str]
 
 _SAMPLING = (
     click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens to write."),
-    click.option(
-        "--temperature", type=click.FloatRange(0, 2), help="0 is the likeliest text; higher varies more."
-    ),
+    click.option("--temperature", type=click.FloatRange(0, 2), help="0 is the likeliest text; higher varies more."),
     click.option(
         "--top-p",
         type=click.FloatRange(0, 1),
@@ -140,9 +138,7 @@ def _broken_off(error: object) -> CommandError:
     return CommandError(
         ExitCode.REFUSED if theirs else ExitCode.SERVER,
         f"{facts.get('message', 'the stream ended with an error')}{code}",
-        next_step="change the request as the message says."
-        if theirs
-        else "`llma status` and `llma logs` tell more.",
+        next_step="change the request as the message says." if theirs else "`llma status` and `llma logs` tell more.",
     )
 
 

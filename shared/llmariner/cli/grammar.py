@@ -111,6 +111,4 @@ class RootGroup(Group):
             return super().resolve_command(ctx, args)
         except click.exceptions.NoSuchCommand as error:
             # click looks for similar names among the commands that are loaded; here that is none.
-            raise click.exceptions.NoSuchCommand(
-                error.command_name, possibilities=self._members, ctx=ctx
-            ) from None
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=self._members, ctx=ctx) from None

@@ -11,7 +11,7 @@ from llmariner.cli.session import Session
 
 __all__ = ["SOURCES", "create", "create_base", "update"]
 
-SOURCES = click.Choice(["hugging-face", "object-store", "ollama"], case_sensitive=False)
+SOURCES = click.Choice(["hugging-face", "object-store", "ollama", "local"], case_sensitive=False)
 
 
 @click.group(cls=Group)
@@ -25,9 +25,7 @@ def create() -> None:
 @click.option("--model-file-location", help="Path or URL of the weights, where the id does not say it.")
 @click.option("--gpu", type=click.IntRange(min=0), help="GPUs of a replica.")
 @click.option("--replicas", type=click.IntRange(min=1), help="Replicas.")
-@click.option(
-    "--disable-on-demand-allocation", is_flag=True, help="Serve only while activated; no request wakes it."
-)
+@click.option("--disable-on-demand-allocation", is_flag=True, help="Serve only while active: no request wakes it.")
 @pass_session
 def create_base(
     session: Session,
@@ -40,9 +38,7 @@ def create_base(
 ) -> None:
     """Register base model ID and begin to load it."""
     body = base_model(model, source_repository, model_file_location)
-    if config := _config(
-        gpu=gpu, replicas=replicas, on_demand=False if disable_on_demand_allocation else None
-    ):
+    if config := _config(gpu=gpu, replicas=replicas, on_demand=False if disable_on_demand_allocation else None):
         body["config"] = config
     _create(session, body)
 

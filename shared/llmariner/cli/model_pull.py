@@ -42,9 +42,7 @@ def pull(session: Session, model: str, source_repository: str, model_file_locati
     Interrupting the command does not stop the loading; run it again to go on watching.
     """
     api = session.api()
-    document = _find(api, model) or api.post(
-        "models", base_model(model, source_repository, model_file_location)
-    )
+    document = _find(api, model) or api.post("models", base_model(model, source_repository, model_file_location))
     with _display(session) as display:
         while not _is_over(document):
             display.show(document)
@@ -93,9 +91,7 @@ class _Lines:
         self._line = StatusLine()
 
     def show(self, model: Mapping[str, Any]) -> None:
-        self._line.show(
-            _stage(model), key=str(model.get("loading_status_message") or model.get("loading_status"))
-        )
+        self._line.show(_stage(model), key=str(model.get("loading_status_message") or model.get("loading_status")))
 
 
 class _Bar:

@@ -40,9 +40,7 @@ def list_models(session: Session) -> None:
         Column.of("owned_by"),
         Column("CREATED", lambda model: moment(model.get("created"))),
     ]
-    session.printer.records(
-        document, document["data"], columns, empty="No models; `llma models pull ID` adds one."
-    )
+    session.printer.records(document, document["data"], columns, empty="No models; `llma models pull ID` adds one.")
 
 
 @models.command()
@@ -53,9 +51,7 @@ def get(session: Session, model: str) -> None:
     from llmariner.cli.api import path_of
 
     document = session.api().get(path_of("models", model), include_loading_model="true")
-    session.printer.details(
-        document, {**_identity(document), **_configuration(document), **_serving(document)}
-    )
+    session.printer.details(document, {**_identity(document), **_configuration(document), **_serving(document)})
 
 
 @models.command()
@@ -73,7 +69,7 @@ def delete(session: Session, model: str) -> None:
 @click.argument("model", metavar="ID")
 @pass_session
 def activate(session: Session, model: str) -> None:
-    """Let a model serve requests."""
+    """Keep a model awake, ready for requests at once."""
     _switch(session, model, "activate", "Activated")
 
 
@@ -81,7 +77,7 @@ def activate(session: Session, model: str) -> None:
 @click.argument("model", metavar="ID")
 @pass_session
 def deactivate(session: Session, model: str) -> None:
-    """Take a model out of service; it stays registered."""
+    """Let a model sleep; a request wakes it where on-demand allocation is enabled."""
     _switch(session, model, "deactivate", "Deactivated")
 
 
@@ -132,9 +128,7 @@ def _serving(model: Mapping[str, Any]) -> dict[str, str | int | None]:
 
     serving = model.get("serving") or {}
     wake = serving.get("wake_seconds") or {}
-    wakes = [
-        f"{name} {wake[name]:.1f} s" for name in ("p50", "p95") if isinstance(wake.get(name), int | float)
-    ]
+    wakes = [f"{name} {wake[name]:.1f} s" for name in ("p50", "p95") if isinstance(wake.get(name), int | float)]
     return {
         "phase": waiting_room(serving),
         "wakes in": ", ".join(wakes),

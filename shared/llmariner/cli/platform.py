@@ -19,9 +19,7 @@ __all__ = ["doctor", "down", "logs", "up"]
 
 
 @click.command(cls=Command)
-@click.option(
-    "--foreground", is_flag=True, help="Stay in this terminal and log to it; ctrl-C stops the platform."
-)
+@click.option("--foreground", is_flag=True, help="Stay in this terminal and log to it; ctrl-C stops the platform.")
 def up(foreground: bool) -> None:
     """Start the platform on this machine."""
     _local("daemon").up(foreground=foreground)
@@ -38,7 +36,7 @@ def down(session: Session) -> None:
 @click.command(cls=Command)
 @pass_session
 def doctor(session: Session) -> None:
-    """Check what the platform needs on this machine, and say how to mend what is missing."""
+    """Check what this machine lacks, and say how to mend it."""
     from llmariner.cli.printing import Column
 
     checks = [
@@ -64,11 +62,9 @@ def doctor(session: Session) -> None:
 @click.command(cls=Command)
 @click.argument("model", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines are written.")
-@click.option(
-    "-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Lines to begin with."
-)
+@click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Lines to begin with.")
 def logs(model: str | None, follow: bool, lines: int) -> None:
-    """Show the log of the platform on this machine, or of one MODEL's engine."""
+    """Show the platform's log, or that of one MODEL's engine."""
     _local("daemon").logs(model=model, follow=follow, lines=lines)
 
 

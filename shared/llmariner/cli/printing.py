@@ -69,9 +69,7 @@ class Printer:
         """Whether the output is a table, so that words around it disturb no parser."""
         return self.output == "table"
 
-    def records(
-        self, document: Record, records: Iterable[Record], columns: Sequence[Column], *, empty: str
-    ) -> None:
+    def records(self, document: Record, records: Iterable[Record], columns: Sequence[Column], *, empty: str) -> None:
         """Many records; `empty` is said on stderr when there are none."""
         if not self.for_people:
             self._document(document)
@@ -98,9 +96,7 @@ class Printer:
         else:
             self._document(document)
 
-    def table(
-        self, records: Iterable[Record], columns: Sequence[Column], *, header: bool = True
-    ) -> RenderableType:
+    def table(self, records: Iterable[Record], columns: Sequence[Column], *, header: bool = True) -> RenderableType:
         """Columns without rules: the eye follows alignment, and the output stays easy to cut."""
         from rich.table import Table
         from rich.text import Text

@@ -93,9 +93,7 @@ def _columns() -> list[Column]:
     return [
         Column.of("id", "MODEL"),
         Column.of("cluster"),
-        Column(
-            "PHASE", lambda model: waiting_room(model) or ("ready" if model.get("is_ready") else "not ready")
-        ),
+        Column("PHASE", lambda model: waiting_room(model) or ("ready" if model.get("is_ready") else "not ready")),
         Column("RUNNING", lambda model: model.get("requests_running"), right=True),
         Column("WAITING", lambda model: model.get("requests_waiting"), right=True),
         Column("TOKENS/S", lambda model: number(model.get("tokens_per_second"), 1), right=True),

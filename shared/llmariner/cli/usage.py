@@ -20,9 +20,7 @@ def usage() -> None:
 
 
 @usage.command("list")
-@click.option(
-    "--days", type=click.IntRange(min=1), help="How far back to look; the server's default is a month."
-)
+@click.option("--days", type=click.IntRange(min=1), help="How far back to look; the server's default is a month.")
 @pass_session
 def list_usage(session: Session, days: int | None) -> None:
     """Show usage by key, model and day."""
@@ -41,6 +39,4 @@ def list_usage(session: Session, days: int | None) -> None:
         Column("FIRST TOKEN MS", lambda row: number(row.get("avg_time_to_first_token_ms")), right=True),
         Column("LATENCY MS", lambda row: number(row.get("avg_latency_ms")), right=True),
     ]
-    session.printer.records(
-        document, document.get("usages", []), columns, empty="Nothing was used in that time."
-    )
+    session.printer.records(document, document.get("usages", []), columns, empty="Nothing was used in that time.")
