@@ -93,7 +93,10 @@ class Schemas:
         if served not in versions:
             raise LookupError(f"{group} {name} is served as {', '.join(versions)}, not {served}")
         schema: dict[str, Any] = versions[served]
-        schema["properties"]["metadata"] = {"$ref": f"#/$defs/{OBJECT_META}"}
+        # A server knows these three of every kind, and of metadata no more than of core kinds.
+        text = {"type": "string"}
+        always = {"apiVersion": text, "kind": text, "metadata": {"$ref": f"#/$defs/{OBJECT_META}"}}
+        schema["properties"] = {**schema["properties"], **always}
         return schema
 
     def _of_core(self, group: str, served: str, name: str) -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""The objects that an installation has once, and the names by which all others refer to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "BROKER",
+    "GATEWAY",
+    "HOST",
+    "LABELS",
+    "LOCAL_GATEWAY",
+    "NAMESPACE",
+    "SECRETS",
+    "SETTINGS",
+    "Object",
+    "gateway",
+    "namespace",
+    "reference_grant",
+    "settings",
+]
+
+Object = dict[str, Any]
+"""A Kubernetes object as YAML writes it."""
+
+NAMESPACE = "llmariner"
+SETTINGS = "llmariner-settings"
+"""ConfigMap of settings; its keys are the names of environment variables."""
+SECRETS = "llmariner-secrets"
+"""Secret with the keys that functions refer to. Made by the installer: no manifest holds a value of it."""
+BROKER = "llmariner"
+GATEWAY = "llmariner"
+HOST = "api.llmariner.example"
+"""The one public host. An overlay says its own at the Gateway; components/edge copies it to every route."""
+LOCAL_GATEWAY = ("kourier-internal", "kourier-system")
+"""Service and namespace of Knative's local gateway, which knows every function by its Host header."""
+LABELS = {"app.kubernetes.io/part-of": "llmariner"}
+
+CONTROL = "internal-gateway"
+"""The function that owns the database and the serving port for the functions on the token path."""
+
+
+def namespace() -> Object:
+    """The namespace of all functions, with the strictest pod security that Kubernetes knows."""
+    enforced = {"pod-security.kubernetes.io/enforce": "restricted"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": NAMESPACE, "labels": {**LABELS, **enforced}},
+    }
+
+
+def settings() -> Object:
+    """What all functions are told alike; an overlay adds its own keys."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": SETTINGS, "namespace": NAMESPACE, "labels": LABELS},
+        "data": {"LLMARINER_CONTROL_URL": f"http://{CONTROL}.{NAMESPACE}.svc.cluster.local"},
+    }
+
+
+def gateway() -> Object:
+    """The only door: TLS for one host, routes of this namespace alone."""
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": GATEWAY, "namespace": NAMESPACE, "labels": LABELS},
+        "spec": {
+            "gatewayClassName": "contour",
+            "listeners": [
+                {
+                    "name": "api",
+                    "hostname": HOST,
+                    "port": 443,
+                    "protocol": "HTTPS",
+                    "tls": {"mode": "Terminate", "certificateRefs": [{"name": "llmariner-tls"}]},
+                    "allowedRoutes": {"namespaces": {"from": "Same"}},
+                }
+            ],
+        },
+    }
+
+
+def reference_grant() -> Object:
+    """Lets our routes point at Knative's local gateway, which lives in a namespace of its own."""
+    service, there = LOCAL_GATEWAY
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "ReferenceGrant",
+        "metadata": {"name": "llmariner", "namespace": there, "labels": LABELS},
+        "spec": {
+            "from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": NAMESPACE}],
+            "to": [{"group": "", "kind": "Service", "name": service}],
+        },
+    }
