@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from .cold_starts import measure_cold_starts
 from .environments import cache
 from .report import render
 from .results import Results
@@ -23,7 +24,10 @@ def main() -> None:
     bounds = Bounds(options.rounds, time.monotonic() + options.seconds)
     results = Results()
     with tempfile.TemporaryDirectory(prefix="llmariner-bench-") as folder:
-        measure_proxies(results, Path(folder), bounds)
+        for measure in (measure_proxies, measure_cold_starts):
+            place = Path(folder, measure.__name__)
+            place.mkdir()
+            measure(results, place, bounds)
     print(render(results))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps({"figures": results.figures, "skipped": results.skipped}, indent=1))

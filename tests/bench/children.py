@@ -7,10 +7,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from .accounting import tree
+from .target import Started, Target
 
 
 class StartError(RuntimeError):
@@ -74,13 +75,15 @@ def last_words(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 @contextmanager
-def running(
-    command: list[str], environment: Mapping[str, str], port: int, log: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that listens on its port for as long as the block lasts."""
-    process = spawn(command, environment, log)
-    try:
-        wait_until_listening(process, port, log)
-        yield process
-    finally:
-        stop(process)
+def running(target: Target, folder: Path) -> Iterator[Started]:
+    """A target that listens on its port for as long as the block lasts, its companions before it."""
+    with ExitStack() as companions:
+        for companion in target.companions:
+            companions.enter_context(running(companion, folder))
+        log = folder / f"{target.name}.log"
+        process = spawn(target.command, target.environment, log)
+        try:
+            wait_until_listening(process, target.port, log)
+            yield Started(target.name, target.port, process.pid, target.headers)
+        finally:
+            stop(process)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .accounting import memory
@@ -18,13 +18,14 @@ from .children import StartError, free_port, running
 from .environments import UnavailableError
 from .loading import LoadError
 from .measures import first_token, request_cost, token_cost
-from .peers import envoy, litellm, nginx
+from .peers import envoy, gateway, litellm, nginx
 from .results import Results
 from .target import Site, Started, Target
 
 ENGINE = Path(__file__).parents[1] / "engines" / "scripted.py"
 DIRECT = "direct"
 PEERS: dict[str, Callable[[Site], Target]] = {
+    "gateway": gateway.target,
     "nginx": nginx.target,
     "envoy": envoy.target,
     "litellm": litellm.target,
@@ -50,27 +51,31 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-@contextmanager
-def engine(folder: Path) -> Iterator[Started]:
+def engine() -> Target:
     """The scripted engine that all of them stand before."""
     port = free_port()
-    command = [sys.executable, str(ENGINE), "--port", str(port)]
-    with running(command, {}, port, folder / "engine.log") as process:
-        yield Started(DIRECT, port, process.pid, {})
+    return Target(DIRECT, [sys.executable, str(ENGINE), "--port", str(port)], port)
 
 
-def start(stack: ExitStack, name: str, site: Site, results: Results) -> Started | None:
-    """Start one peer for as long as the stack lives, or note why it can't be."""
-    say(f"starting {name}")
+def configured(name: str, site: Site, results: Results) -> Target | None:
+    """A peer ready to be started, or a note why it can't be."""
+    say(f"preparing {name}")
     try:
-        target = PEERS[name](site)
-        process = stack.enter_context(
-            running(target.command, target.environment, target.port, site.folder / f"{name}.log")
-        )
-    except (UnavailableError, StartError) as reason:
+        return replace(PEERS[name](site), name=name)
+    except UnavailableError as reason:
         results.skipped[name] = str(reason)
         return None
-    return Started(name, target.port, process.pid, target.headers)
+
+
+def start(stack: ExitStack, target: Target, site: Site, results: Results) -> Started | None:
+    """Start one peer for as long as the stack lives; one that never answers is noted with what it said."""
+    try:
+        started = stack.enter_context(running(target, site.folder))
+        first_token.answers(started)
+    except (StartError, LoadError) as reason:
+        results.skipped[target.name] = str(reason)
+        return None
+    return started
 
 
 def measure_memory(results: Results, state: str, proxies: list[Started]) -> None:
@@ -107,24 +112,14 @@ def rotated(proxies: list[Started], number: int) -> list[Started]:
     return proxies[turn:] + proxies[:turn]
 
 
-def warm(results: Results, proxies: list[Started]) -> list[Started]:
-    """Those that answer at all; the others are noted with what they said."""
-    answering = []
-    for proxy in proxies:
-        try:
-            first_token.answers(proxy)
-            answering.append(proxy)
-        except LoadError as reason:
-            results.skipped[proxy.name] = str(reason)
-    return answering
-
-
 def measure_proxies(results: Results, folder: Path, bounds: Bounds) -> None:
+    """Everything that is measured of proxies that run."""
     with ExitStack() as stack:
-        direct = stack.enter_context(engine(folder))
+        direct = stack.enter_context(running(engine(), folder))
         site = Site(folder, direct.port)
-        found = [start(stack, name, site, results) for name in PEERS]
-        proxies = warm(results, [proxy for proxy in found if proxy is not None])
+        targets = [configured(name, site, results) for name in PEERS]
+        found = [start(stack, target, site, results) for target in targets if target is not None]
+        proxies = [proxy for proxy in found if proxy is not None]
         measure_memory(results, "idle", proxies)
         measure_costs(results, proxies, bounds)
         measure_first_tokens(results, direct, proxies, bounds)

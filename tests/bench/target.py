@@ -13,13 +13,14 @@ MESSAGES = [{"role": "user", "content": "Say in a few words where the river bend
 
 @dataclass(frozen=True)
 class Target:
-    """How to start a peer and how to speak to it."""
+    """How to start a peer and how to speak to it. `companions` run beside it and are not measured."""
 
     name: str
     command: list[str]
     port: int
     environment: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    companions: tuple[Target, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from .children import running
 from .loading import Load, LoadError, drive
 from .run import engine
 from .target import Started
@@ -13,7 +14,7 @@ from .target import Started
 
 @pytest.fixture(scope="module")
 def direct(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
-    with engine(tmp_path_factory.mktemp("bench")) as started:
+    with running(engine(), tmp_path_factory.mktemp("bench")) as started:
         yield started
 
 
