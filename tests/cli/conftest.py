@@ -67,6 +67,10 @@ class Platform:
         """Script a route (`GET /models`): one document after the other, the last one for ever."""
         self._answers[route] = [Answer(document) for document in documents]
 
+    def then(self, route: str, *documents: dict[str, Any]) -> None:
+        """Script what follows the answers that a route has already."""
+        self._answers[route] += [Answer(document) for document in documents]
+
     def say(self, route: str, **answer: Any) -> None:
         """Script a route with an answer that is no plain document; the fields of `Answer`."""
         self._answers[route] = [Answer(**answer)]

@@ -92,7 +92,10 @@ def update(
     clear_extra_args: bool,
     on_demand: bool | None,
 ) -> None:
-    """Change how a model is served; what is not named stays as it is."""
+    """Change how a model is served.
+
+    What is not named stays as it is. Changes take effect when the model wakes next.
+    """
     from llmariner.cli.api import path_of
 
     if extra_args and clear_extra_args:

@@ -91,7 +91,9 @@ class _Lines:
         self._line = StatusLine()
 
     def show(self, model: Mapping[str, Any]) -> None:
-        self._line.show(_stage(model), key=str(model.get("loading_status_message") or model.get("loading_status")))
+        share = _share(model)
+        text = _stage(model) if share in (None, 1.0) else f"{_stage(model)}, {share:.0%}"
+        self._line.show(text, key=str(model.get("loading_status_message") or model.get("loading_status")))
 
 
 class _Bar:
@@ -139,4 +141,4 @@ def _share(model: Mapping[str, Any]) -> float | None:
 def _stage(model: Mapping[str, Any]) -> str:
     status = str(model.get("loading_status") or "unknown").lower()
     message = model.get("loading_status_message")
-    return f"{model.get('id')}: {status}" + (f", {message}" if message else "")
+    return ": ".join((str(model.get("id")), ", ".join(part for part in (status, message) if part)))

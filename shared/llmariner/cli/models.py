@@ -47,7 +47,7 @@ def list_models(session: Session) -> None:
 @click.argument("model", metavar="ID")
 @pass_session
 def get(session: Session, model: str) -> None:
-    """Show one model: how it is configured, how it is doing, how long it takes to wake."""
+    """Show one model's configuration, state and wake times."""
     from llmariner.cli.api import path_of
 
     document = session.api().get(path_of("models", model), include_loading_model="true")
@@ -77,7 +77,10 @@ def activate(session: Session, model: str) -> None:
 @click.argument("model", metavar="ID")
 @pass_session
 def deactivate(session: Session, model: str) -> None:
-    """Let a model sleep; a request wakes it where on-demand allocation is enabled."""
+    """Let a model sleep when it is idle.
+
+    A request wakes it again where on-demand allocation is enabled.
+    """
     _switch(session, model, "deactivate", "Deactivated")
 
 

@@ -1,0 +1,67 @@
+"""`llma models pull` follows a model from its absence to its last state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cli.conftest import Llma, Platform
+
+GET = "GET /models/a/b"
+
+
+def model(status: str, message: str = "", progress: float | None = None, **more: Any) -> dict[str, Any]:
+    return {
+        "id": "a/b",
+        "loading_status": status,
+        "loading_status_message": message,
+        "serving": {"progress": progress},
+        **more,
+    }
+
+
+def test_a_model_that_is_absent_is_registered_and_followed(llma: Llma, platform: Platform) -> None:
+    platform.refuse(GET, 404, code="model_not_found")
+    platform.answer("POST /models", model("REQUESTED"))
+    platform.then(
+        GET,
+        model("LOADING", "downloading", 0.25),
+        model("LOADING", "downloading", 0.75),
+        model("LOADING", "checking"),
+        model("SUCCEEDED"),
+    )
+    result = llma("models", "pull", "a/b", "--source-repository", "ollama", "--model-file-location", "x")
+    assert (result.code, result.out) == (0, "a/b is loaded.\n")
+    body = {"id": "a/b", "source_repository": "OLLAMA", "model_file_location": "x"}
+    assert [request.body for request in platform.requests if request.method == "POST"] == [body]
+    assert result.err.splitlines() == [
+        "a/b: requested",
+        "a/b: loading, downloading, 25%",
+        "a/b: loading, checking",
+        "a/b: succeeded",
+    ]
+
+
+def test_a_model_that_is_there_is_not_registered_again(llma: Llma, platform: Platform) -> None:
+    platform.answer(GET, model("LOADING"), model("SUCCEEDED"))
+    assert llma("models", "pull", "a/b").code == 0
+    assert {request.method for request in platform.requests} == {"GET"}
+
+
+def test_a_load_that_fails_is_a_failure_with_its_reason(llma: Llma, platform: Platform) -> None:
+    platform.answer(GET, model("LOADING"), model("FAILED", loading_failure_reason="disk full"))
+    result = llma("models", "pull", "a/b")
+    assert (result.code, result.out) == (5, "")
+    assert "loading a/b failed: disk full." in result.err
+    assert "llma models delete a/b" in result.err
+
+
+def test_a_refusal_other_than_absence_registers_nothing(llma: Llma, platform: Platform) -> None:
+    platform.refuse(GET, 403)
+    assert llma("models", "pull", "a/b").code == 3
+    assert len(platform.requests) == 1
+
+
+def test_json_is_the_model_as_it_is_in_the_end(llma: Llma, platform: Platform) -> None:
+    platform.answer(GET, model("LOADING"), model("SUCCEEDED"))
+    assert llma("models", "pull", "a/b", "-o", "json").json == model("SUCCEEDED")

@@ -1,0 +1,140 @@
+"""Tables for people, documents for programs, and what a terminal gets that a pipe does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmariner.cli.printing import Column, Printer, byte_size, moment, number
+from llmariner.cli.terminal import printable
+
+if TYPE_CHECKING:
+    from cli.conftest import Llma, Platform
+
+LONG = "organisation/" + "a-model-with-a-very-long-name-" * 8
+
+
+def serve(platform: Platform, *models: dict[str, Any]) -> None:
+    platform.answer("GET /models", {"object": "list", "data": list(models), "has_more": False})
+
+
+def test_off_a_terminal_a_record_is_a_line_without_colour(llma: Llma, platform: Platform) -> None:
+    serve(platform, {"id": LONG, "activation_status": "ACTIVE"}, {"id": "b\nc"})
+    header, first, second = llma("models", "list").out.splitlines()
+    assert header.split() == ["ID", "PHASE", "STATUS", "LOADING", "SOURCE", "OWNED", "BY", "CREATED"]
+    assert first.split() == [LONG, "-", "active", "-", "-", "-", "-"]
+    assert second.split()[:2] == ["b", "c"]
+
+
+def test_color_always_colours_and_never_does_not(llma: Llma, platform: Platform) -> None:
+    serve(platform, {"id": "a", "activation_status": "ACTIVE"})
+    assert "\x1b[32mactive" in llma("models", "list", "--color", "always").out
+    assert "\x1b" not in llma("models", "list", "--color", "never").out
+
+
+def test_cells_are_text_and_no_markup_nor_escape_sequences(llma: Llma, platform: Platform) -> None:
+    serve(platform, {"id": "[red]a[/red] :smile: \x1b[2Jb"})
+    assert "[red]a[/red] :smile: [2Jb" in llma("models", "list").out
+
+
+def test_an_empty_table_says_so_on_stderr(llma: Llma, platform: Platform) -> None:
+    serve(platform)
+    result = llma("models", "list")
+    assert (result.code, result.out) == (0, "")
+    assert result.err.startswith("No models")
+    assert llma("models", "list", "-o", "json").json["data"] == []
+
+
+def test_a_list_is_followed_to_its_last_page(llma: Llma, platform: Platform) -> None:
+    pages: list[dict[str, Any]] = [
+        {"object": "list", "data": [{"id": "a"}, {"id": "b"}], "has_more": True, "total_items": 4},
+        {"object": "list", "data": [{"id": "c"}], "last_id": "cursor", "has_more": True, "total_items": 4},
+        {"object": "list", "data": [{"id": "d"}], "has_more": False, "total_items": 4},
+    ]
+    platform.answer("GET /models", *pages)
+    document = llma("models", "list", "-o", "json").json
+    assert [model["id"] for model in document["data"]] == ["a", "b", "c", "d"]
+    assert (document["has_more"], document["total_items"]) == (False, 4)
+    assert [request.query.get("after") for request in platform.requests] == [None, "b", "cursor"]
+
+
+def test_an_empty_page_that_claims_more_ends_the_list(llma: Llma, platform: Platform) -> None:
+    platform.answer("GET /models", {"data": [], "has_more": True})
+    assert llma("models", "list", "-o", "json").json["data"] == []
+    assert len(platform.requests) == 1
+
+
+def test_listed_keys_show_no_secret_even_if_the_server_sends_it(llma: Llma, platform: Platform) -> None:
+    platform.answer("GET /api_keys", {"data": [{"id": "key_1", "name": "ci", "secret": "llmk_leaked"}]})
+    platform.answer("PATCH /api_keys/key_1", {"id": "key_1", "name": "x", "secret": "llmk_leaked"})
+    for form in ("table", "json", "yaml"):
+        assert "llmk_leaked" not in llma("auth", "api-keys", "list", "-o", form).out
+        assert "llmk_leaked" not in llma("auth", "api-keys", "update", "ci", "--new-name", "x", "-o", form).out
+
+
+def test_a_new_secret_stands_alone_on_stdout(llma: Llma, platform: Platform) -> None:
+    platform.answer("POST /api_keys", {"id": "key_1", "name": "ci", "secret": "llmk_new"})
+    result = llma("auth", "api-keys", "create", "ci")
+    assert result.out == "llmk_new\n"
+    assert "llmk_new" not in result.err
+
+
+def test_text_of_other_alphabets_stays_itself_in_json_and_yaml(llma: Llma, platform: Platform) -> None:
+    serve(platform, {"id": "modèle-模型"})
+    assert "modèle-模型" in llma("models", "list", "-o", "json").out
+    assert "modèle-模型" in llma("models", "list", "-o", "yaml").out
+
+
+IDS = [
+    ("a/b", "/models/a/b"),
+    ("a b?c#d", "/models/a%20b%3Fc%23d"),
+    ("ft:base/x:mine", "/models/ft%3Abase/x%3Amine"),
+    ("100%", "/models/100%25"),
+    ("模", "/models/%E6%A8%A1"),
+]
+
+
+@pytest.mark.parametrize(("model", "path"), IDS)
+def test_an_id_keeps_its_slashes_and_nothing_else_that_means_something_in_a_url(
+    model: str, path: str, llma: Llma, platform: Platform
+) -> None:
+    platform.answer(f"GET {path}", {"id": model})
+    assert llma("models", "get", model).code == 0
+    assert platform.requests[0].path == path
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1.5 * 1024**3, "1.5 GiB"),
+        (1024**5, "1024.0 TiB"),
+        (None, None),
+    ],
+)
+def test_sizes_are_binary(value: float | None, shown: str | None) -> None:
+    assert byte_size(value) == shown
+
+
+def test_numbers_come_as_numbers_or_as_text() -> None:
+    assert (number("1234567"), number(1.25, 1), number(None), number("x")) == ("1,234,567", "1.2", None, None)
+
+
+def test_moments_come_as_seconds_or_as_iso_text(home: object) -> None:
+    assert moment(0) is None
+    assert moment(None) is None
+    assert moment("soon") == "soon"
+    assert moment("2026-11-24T10:00:00+00:00") == moment(1_795_514_400) == moment("1795514400")
+
+
+def test_control_characters_go_and_line_breaks_stay() -> None:
+    assert printable("a\x1b[31m\x00\x07b\r\n\tc\x9b\u2028") == "a[31mb\n\tc\u2028"
+
+
+def test_a_column_of_a_field_titles_itself() -> None:
+    assert (Column.of("owned_by").title, Column.of("model_id", "MODEL").title) == ("OWNED BY", "MODEL")
+    assert Printer("table", "auto").for_people
+    assert not Printer("yaml", "auto").for_people

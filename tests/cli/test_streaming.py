@@ -1,0 +1,161 @@
+"""Answers that appear while a model writes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cli.conftest import Llma, Platform
+
+CHAT = ("chat", "completions", "create", "--model", "m", "--role", "user", "--completion", "hi")
+ROUTE = "POST /chat/completions"
+DONE = b"data: [DONE]\n\n"
+
+
+def chunk(content: str | None = None, finish: str | None = None, **delta: Any) -> bytes:
+    choice = {"index": 0, "delta": {"content": content, **delta}, "finish_reason": finish}
+    return f"data: {json.dumps({'choices': [choice]})}\n\n".encode()
+
+
+def comment(**facts: Any) -> bytes:
+    return f": {json.dumps(facts)}\n\n".encode()
+
+
+WAITING = [
+    comment(phase="queued", progress=None, estimate_seconds=None),
+    b": ping\n\n",
+    comment(phase="loading", progress=0.1, estimate_seconds=20),
+    comment(phase="loading", progress=0.6, estimate_seconds=9.4),
+]
+
+
+def test_text_goes_to_stdout_as_it_comes_and_nothing_else(llma: Llma, platform: Platform) -> None:
+    usage = b'data: {"choices": [], "usage": {"total_tokens": 4}}\n\n'
+    platform.say(
+        ROUTE, chunks=[chunk("", role="assistant"), chunk("Hel"), chunk("lo."), chunk(finish="stop"), usage, DONE]
+    )
+    result = llma(*CHAT)
+    assert (result.code, result.out, result.err) == (0, "Hello.\n", "")
+    assert platform.requests[0].body["stream"] is True
+    assert platform.requests[0].headers["accept"] == "text/event-stream"
+
+
+def test_completions_stream_too(llma: Llma, platform: Platform) -> None:
+    chunks = [b'data: {"choices": [{"text": " upon"}]}\n\n', b'data: {"choices": [{"text": " a\\n"}]}\n\n', DONE]
+    platform.say("POST /completions", chunks=chunks)
+    assert llma("completions", "create", "--model", "m", "--prompt", "Once").out == " upon a\n"
+
+
+def test_the_waiting_rooms_facts_appear_on_stderr_once_a_phase(llma: Llma, platform: Platform) -> None:
+    platform.say(ROUTE, chunks=[*WAITING, chunk("Hi."), comment(phase="ready"), DONE])
+    result = llma(*CHAT)
+    assert result.out == "Hi.\n"
+    assert result.err.splitlines() == [
+        "waiting for the model: queued",
+        "waiting for the model: loading, 10%, about 20 s left",
+    ]
+
+
+def test_an_answer_cut_at_its_limit_is_named(llma: Llma, platform: Platform) -> None:
+    platform.say(ROUTE, chunks=[chunk("Well"), chunk(finish="length"), DONE])
+    result = llma(*CHAT)
+    assert (result.code, result.out) == (0, "Well\n")
+    assert "--max-tokens" in result.err
+
+
+ENDINGS = [
+    (
+        "the engine's error",
+        b'data: {"error": {"message": "Out of memory.", "type": "server_error"}}\n\n',
+        5,
+        "Out of memory.",
+    ),
+    (
+        "the caller's error",
+        b'data: {"error": {"message": "Too long.", "type": "invalid_request_error"}}\n\n',
+        1,
+        "Too long.",
+    ),
+    ("an error as text", b'data: {"error": "boom"}\n\n', 5, "boom"),
+    ("no end", b"", 5, "broke off before its end"),
+]
+
+
+@pytest.mark.parametrize(("last", "code", "words"), [case[1:] for case in ENDINGS], ids=[case[0] for case in ENDINGS])
+def test_a_stream_that_does_not_end_well_fails_and_keeps_the_text(
+    last: bytes, code: int, words: str, llma: Llma, platform: Platform
+) -> None:
+    platform.say(ROUTE, chunks=[chunk("Half"), last])
+    result = llma(*CHAT)
+    assert (result.code, result.out) == (code, "Half\n")
+    assert words in result.err
+
+
+def test_a_stream_refused_at_once_is_an_error_like_any_other(llma: Llma, platform: Platform) -> None:
+    platform.refuse(ROUTE, 429, message="Slow down.", headers={"retry-after": "3"})
+    result = llma(*CHAT)
+    assert (result.code, result.out) == (1, "")
+    assert "again in 3 s" in result.err
+    assert "req_42" in result.err
+
+
+def test_an_answer_that_is_no_stream_is_named(llma: Llma, platform: Platform) -> None:
+    platform.answer(ROUTE, {"choices": []})
+    result = llma(*CHAT)
+    assert result.code == 5
+    assert "did not answer with an event stream" in result.err
+
+
+def test_json_output_asks_for_one_document(llma: Llma, platform: Platform) -> None:
+    document = {"choices": [{"message": {"content": "Hi."}}]}
+    platform.answer(ROUTE, document)
+    assert llma(*CHAT, "-o", "json").json == document
+    assert "stream" not in platform.requests[0].body
+
+
+def test_messages_keep_their_order_and_roles(llma: Llma, platform: Platform) -> None:
+    platform.say(ROUTE, chunks=[DONE])
+    llma(*CHAT[:5], "--role", "system", "--completion", "Be kind.", "--role", "user", "--completion", "Hi")
+    assert platform.requests[0].body == {
+        "model": "m",
+        "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}],
+        "stream": True,
+    }
+
+
+def test_a_message_that_calls_tools_shows_the_calls(llma: Llma, platform: Platform) -> None:
+    calls = [{"id": "c1", "function": {"name": "now", "arguments": "{}"}}]
+    platform.answer(ROUTE, {"choices": [{"message": {"content": None, "tool_calls": calls}}]})
+    assert json.loads(llma(*CHAT, "--nostream").out) == calls
+
+
+def test_ctrl_c_closes_the_request_and_exits_with_130(platform: Platform, program: list[str], home: Path) -> None:
+    written = threading.Event()
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield chunk("token ")
+            written.wait(0.01)
+
+    platform.say(ROUTE, chunks=endless())
+    environment = {**os.environ, "LLMARINER_BASE_URL": platform.url}
+    with subprocess.Popen(
+        [*program, *CHAT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(6) == b"token "
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 130
+        assert b"Traceback" not in process.stderr.read()
+    assert platform.hung_up.wait(timeout=10)

@@ -1,0 +1,164 @@
+"""What a terminal shows: a table that redraws itself, a bar that fills, a waiting line that goes away.
+
+Each command runs in a process of its own on a pseudo-terminal, since all this depends on being one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cli.conftest import Platform
+
+
+class Terminal:
+    """A command on a pseudo-terminal of 120 columns, and all it has written."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self._master, slave = pty.openpty()
+        size = {"COLUMNS": "120", "LINES": "30", "TERM": "xterm"}
+        self.process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, env={**environment, **size}, start_new_session=True
+        )
+        os.close(slave)
+        self.written = ""
+
+    def wait_for(self, words: str, seconds: float = 20) -> None:
+        """Until the words have been written."""
+        until = time.monotonic() + seconds
+        while words not in self.written:
+            assert time.monotonic() < until, f"{words!r} did not appear in {self.written!r}"
+            if not self._read():
+                assert words in self.written, f"ended with {self.written!r}"
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def end(self) -> int:
+        """The exit code, with all output read."""
+        while self._read():
+            pass
+        return self.process.wait(timeout=10)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+    def _read(self) -> bool:
+        if not select.select([self._master], [], [], 1)[0]:
+            return True
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # EIO: the other side is closed
+            return False
+        self.written += data.decode("utf-8", "replace")
+        return bool(data)
+
+
+Open = Callable[..., Terminal]
+
+
+@pytest.fixture
+def terminal(platform: Platform, program: list[str], home: Path) -> Iterator[Open]:
+    """Run a command line on a terminal."""
+    opened: list[Terminal] = []
+
+    def run(*arguments: str) -> Terminal:
+        opened.append(Terminal([*program, *arguments], {**os.environ, "LLMARINER_BASE_URL": platform.url}))
+        return opened[-1]
+
+    yield run
+    for one in opened:
+        one.close()
+
+
+def status(phase: str, memory: int = 0) -> dict[str, object]:
+    models = [{"id": "tiny", "phase": phase, "requests_running": 1, "memory_bytes": memory}]
+    return {"cluster_statuses": [{"name": "here", "engine_statuses": [{"models": models}]}]}
+
+
+def test_status_follows_what_happens_until_ctrl_c(terminal: Open, platform: Platform) -> None:
+    platform.answer("GET /inference/status", status("loading"), status("ready"))
+    shown = terminal("status", "--interval", "0.2")
+    shown.wait_for("loading")
+    shown.wait_for("ready")
+    shown.process.send_signal(signal.SIGINT)
+    assert shown.end() == 130
+    assert "Traceback" not in shown.written
+
+
+def test_status_outlives_a_server_in_trouble_and_recovers(terminal: Open, platform: Platform) -> None:
+    platform.answer("GET /inference/status", status("loading"))
+    shown = terminal("status", "--interval", "0.2")
+    shown.wait_for("loading")
+    platform.refuse("GET /inference/status", 500, message="Restarting.")
+    shown.wait_for("Still trying")
+    platform.answer("GET /inference/status", status("ready"))
+    shown.wait_for("ready")
+
+
+def test_status_shows_once_what_is_wanted_once(terminal: Open, platform: Platform) -> None:
+    platform.answer("GET /inference/status", status("ready", memory=1024**3))
+    shown = terminal("status", "--no-watch")
+    assert shown.end() == 0
+    assert "1.0 GiB" in shown.written
+    assert "\x1b[32mready" in shown.written
+
+
+def test_a_pull_fills_a_bar(terminal: Open, platform: Platform) -> None:
+    loading = {"id": "m", "loading_status": "LOADING", "serving": {"progress": 0.5}}
+    platform.answer("GET /models/m", loading, loading, {**loading, "loading_status": "SUCCEEDED"})
+    shown = terminal("models", "pull", "m")
+    assert shown.end() == 0
+    assert "50%" in shown.written
+    assert "100%" in shown.written
+    assert "m is loaded." in shown.written
+
+
+def test_the_waiting_line_is_gone_when_text_begins(terminal: Open, platform: Platform) -> None:
+    text = {"choices": [{"delta": {"content": "Hi \x1b[31mthere"}}]}
+    facts = {"phase": "loading", "progress": 0.5, "estimate_seconds": 3}
+    chunks = [f": {json.dumps(facts)}\n\n".encode(), f"data: {json.dumps(text)}\n\n".encode(), b"data: [DONE]\n\n"]
+    platform.say("POST /chat/completions", chunks=chunks)
+    shown = terminal("chat", "completions", "create", "--model", "m", "--role", "user", "--completion", "x")
+    assert shown.end() == 0
+    assert "\rwaiting for the model: loading, 50%, about 3 s left\x1b[K\r\x1b[KHi [31mthere\r\n" in shown.written
+
+
+def test_a_narrow_terminal_folds_long_ids_instead_of_cutting_them(terminal: Open, platform: Platform) -> None:
+    name = "organisation/" + "x" * 150
+    platform.answer("GET /models", {"data": [{"id": name}]})
+    shown = terminal("models", "list", "--color", "never")
+    assert shown.end() == 0
+    pieces = [line.split()[0] for line in shown.written.splitlines()[1:] if line.split()]
+    assert "".join(pieces) == name
+
+
+def test_context_set_asks_for_each_setting_and_echoes_no_key(terminal: Open, home: Path) -> None:
+    shown = terminal("context", "set")
+    for question, reply in (
+        ("Endpoint", "http://h/v1"),
+        ("Organization", ""),
+        ("Project", "p"),
+        ("API key", "sk-typed"),
+    ):
+        shown.wait_for(question)
+        time.sleep(0.2)  # the prompt is written before echo is switched off
+        shown.type(f"{reply}\n")
+    assert shown.end() == 0
+    assert "sk-typed" not in shown.written
+    stored = (home / ".config/llmariner/config.yaml").read_text()
+    assert stored == "endpoint: http://h/v1\nproject: p\napi_key: sk-typed\n"
