@@ -121,7 +121,5 @@ class Engine:
             ("prompt_tokens_total", "counter", self.prompt_tokens),
             ("generation_tokens_total", "counter", self.generation_tokens),
         )
-        lines = [
-            f"# TYPE vllm:{name} {kind}\nvllm:{name}{labels} {value:.1f}\n" for name, kind, value in rows
-        ]
+        lines = [f"# TYPE vllm:{name} {kind}\nvllm:{name}{labels} {value:.1f}\n" for name, kind, value in rows]
         return "".join(lines).encode()

@@ -17,9 +17,7 @@ from engines.engine import Engine, RefusedError, Request
 
 FINGERPRINT = "vllm-0.32.0-scripted"
 WORDS = ("the", "river", "bends", "where", "old", "stones", "keep", "its", "name", "and", "wait")
-CHUNKED = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
-)
+CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 NUMBERS = itertools.count(1)
 
 
@@ -84,9 +82,7 @@ class Generation:
             raise RefusedError(400, "BadRequestError", message, "stream_options")
         self.include_usage = bool(options.get("include_usage"))
         self.continuous = self.include_usage and bool(options.get("continuous_usage_stats"))
-        self.wanted = int(
-            body.get("max_completion_tokens") or body.get("max_tokens") or engine.options.tokens
-        )
+        self.wanted = int(body.get("max_completion_tokens") or body.get("max_tokens") or engine.options.tokens)
         self.prompt = prompt_length(body)
         interval = self.script.token_interval_ms
         self.interval = engine.options.token_interval if interval is None else interval / 1000
@@ -160,9 +156,7 @@ class Generation:
         return f',"usage":{{{counts}{details}}}'.encode()
 
     def _write_role(self) -> None:
-        choice = (
-            b'{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
-        )
+        choice = b'{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
         usage = self._usage(0) if self.continuous else b""
         self._event(choice + usage + b',"prompt_token_ids":null,"prompt_text":null}')
 
@@ -172,9 +166,7 @@ class Generation:
         reason = b'"length"' if last else b"null"
         if self.chat:
             stop = b',"stop_reason":null' if last else b""
-            choice = (
-                b'{"index":0,"delta":{"content":%b},"logprobs":null,"finish_reason":%b%b,"token_ids":null}]'
-            )
+            choice = b'{"index":0,"delta":{"content":%b},"logprobs":null,"finish_reason":%b%b,"token_ids":null}]'
             piece = choice % (text, reason, stop)
         else:
             choice = (
@@ -203,20 +195,27 @@ class Generation:
 
     def _answer(self) -> dict[str, Any]:
         text = "".join(self._text(i) for i in range(self.made))
-        message = {"role": "assistant", "content": text, "refusal": None, "reasoning": None}
-        choice: dict[str, Any] = {"index": 0, "message": message} if self.chat else {"index": 0, "text": text}
+        choice: dict[str, Any] = {"index": 0}
+        if self.chat:
+            nothing = dict.fromkeys(("refusal", "annotations", "audio", "function_call", "reasoning"))
+            choice["message"] = {"role": "assistant", "content": text, **nothing}
+        else:
+            choice["text"] = text
         choice |= {"logprobs": None, "finish_reason": "length", "stop_reason": None, "token_ids": None}
+        usage = {
+            "prompt_tokens": self.prompt,
+            "total_tokens": self.prompt + self.made,
+            "completion_tokens": self.made,
+            "prompt_tokens_details": None,
+            "completion_tokens_details": None,
+        }
         return {
             **self.identity,
             "choices": [choice],
             "service_tier": None,
             "system_fingerprint": FINGERPRINT,
-            "usage": {
-                "prompt_tokens": self.prompt,
-                "total_tokens": self.prompt + self.made,
-                "completion_tokens": self.made,
-                "prompt_tokens_details": None,
-            },
+            "usage": usage,
+            "kv_transfer_params": None,
             "x_received": self.request.raw.decode(),
             "x_received_headers": self.request.headers,
         }

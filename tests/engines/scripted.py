@@ -34,9 +34,7 @@ def parse_options(arguments: list[str]) -> Options:
     parser.add_argument("--tokens", type=int, default=16, help="length of an answer that sets no maximum")
     parser.add_argument("--max-running", type=int, default=256)
     parser.add_argument("--fail-load", action="store_true", help="exit 1 instead of becoming ready")
-    parser.add_argument(
-        "--crash-after-tokens", type=int, default=0, metavar="N", help="counted over all requests"
-    )
+    parser.add_argument("--crash-after-tokens", type=int, default=0, metavar="N", help="counted over all requests")
     found = vars(parser.parse_args(arguments))
     found |= {"models": tuple(found.pop("model")), "token_interval": found["token_interval"] / 1000}
     return Options(**found)
@@ -45,9 +43,7 @@ def parse_options(arguments: list[str]) -> Options:
 async def serve(options: Options) -> None:
     """Listens at once, so that /health can say 503 while the load lasts."""
     engine = Engine(options)
-    server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(engine), "127.0.0.1", options.port
-    )
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(engine), "127.0.0.1", options.port)
     await asyncio.sleep(options.ready_after)
     if options.fail_load:
         sys.exit("RuntimeError: the weights could not be loaded (scripted)")

@@ -149,12 +149,24 @@ def test_include_usage_adds_one_last_chunk_without_choices(tiny: Running) -> Non
     assert not any(b'"usage"' in event for event in events[:-2])
 
 
-def test_continuous_usage_ends_every_token_chunk_in_the_bytes_of_vllm(tiny: Running) -> None:
+def test_a_stream_with_continuous_usage_is_written_byte_for_byte_as_vllm_writes_it(tiny: Running) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
-    events = tiny.events("/v1/chat/completions", {**HELLO, "stream_options": options})
-    for made, event in enumerate(events[1:4], start=1):
-        counts = b'"prompt_tokens":3,"total_tokens":%d,"completion_tokens":%d' % (3 + made, made)
-        assert event.endswith(b',"usage":{' + counts + b',"completion_tokens_details":null}}')
+    events = tiny.events("/v1/chat/completions", {**HELLO, "max_tokens": 2, "stream_options": options})
+    head = events[0].partition(b"[")[0]
+    assert head.startswith(b'{"id":"chatcmpl-')
+    assert [event.removeprefix(head) for event in events] == [
+        b'[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"usage":'
+        b'{"prompt_tokens":3,"total_tokens":3,"completion_tokens":0,"completion_tokens_details":null},'
+        b'"prompt_token_ids":null,"prompt_text":null}',
+        b'[{"index":0,"delta":{"content":" the"},"logprobs":null,"finish_reason":null,"token_ids":null}],"usage":'
+        b'{"prompt_tokens":3,"total_tokens":4,"completion_tokens":1,"completion_tokens_details":null}}',
+        b'[{"index":0,"delta":{"content":" river"},"logprobs":null,"finish_reason":"length","stop_reason":null,'
+        b'"token_ids":null}],"usage":'
+        b'{"prompt_tokens":3,"total_tokens":5,"completion_tokens":2,"completion_tokens_details":null}}',
+        b'[],"usage":{"prompt_tokens":3,"total_tokens":5,"completion_tokens":2},'
+        b'"system_fingerprint":"vllm-0.32.0-scripted"}',
+        b"[DONE]",
+    ]
     plain = tiny.events("/v1/completions", {"model": "tiny", "prompt": "a b", "stream_options": options})
     assert plain[0].endswith(b',"usage":{"prompt_tokens":2,"total_tokens":3,"completion_tokens":1}}')
 
