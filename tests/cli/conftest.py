@@ -54,7 +54,7 @@ class Platform:
         self._answers: dict[str, list[Answer]] = {}
         self.requests: list[Request] = []
         self.hung_up = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"platform": self}))
         self._server.daemon_threads = False
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
@@ -96,52 +96,50 @@ def _refusal(status: int, error: Mapping[str, Any], headers: Mapping[str, str]) 
     return Answer(envelope, status=status, headers={"x-request-id": "req_42", **headers})
 
 
-def _handler(platform: Platform) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        timeout = 20
+class _Handler(BaseHTTPRequestHandler):
+    platform: Platform
+    protocol_version = "HTTP/1.1"
+    timeout = 20
 
-        def _serve(self) -> None:
-            parts = urlsplit(self.path)
-            length = int(self.headers.get("content-length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
-            path = parts.path.removeprefix("/v1")
-            query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            platform.requests.append(Request(self.command, path, query, headers, body))
-            self._say(platform.next_answer(f"{self.command} {path}"))
+    def _serve(self) -> None:
+        parts = urlsplit(self.path)
+        length = int(self.headers.get("content-length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else None
+        path = parts.path.removeprefix("/v1")
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.platform.requests.append(Request(self.command, path, query, headers, body))
+        self._say(self.platform.next_answer(f"{self.command} {path}"))
 
-        do_GET = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815 - http.server's names
+    do_GET = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815 - http.server's names
 
-        def _say(self, answer: Answer) -> None:
-            if answer.drop:
-                self.close_connection = True
-            elif answer.chunks is not None:
-                self._stream(answer)
-            else:
-                raw = json.dumps(answer.document).encode() if answer.raw is None else answer.raw
-                self._head(answer, {"content-type": "application/json", "content-length": str(len(raw))})
-                self.wfile.write(raw)
-
-        def _stream(self, answer: Answer) -> None:
-            self._head(answer, {"content-type": "text/event-stream", "connection": "close"})
+    def _say(self, answer: Answer) -> None:
+        if answer.drop:
             self.close_connection = True
-            try:
-                for chunk in answer.chunks or ():
-                    self.wfile.write(chunk)
-            except OSError:
-                platform.hung_up.set()
+        elif answer.chunks is not None:
+            self._stream(answer)
+        else:
+            raw = json.dumps(answer.document).encode() if answer.raw is None else answer.raw
+            self._head(answer, {"content-type": "application/json", "content-length": str(len(raw))})
+            self.wfile.write(raw)
 
-        def _head(self, answer: Answer, defaults: Mapping[str, str]) -> None:
-            self.send_response(answer.status)
-            for name, value in {**defaults, **answer.headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
+    def _stream(self, answer: Answer) -> None:
+        self._head(answer, {"content-type": "text/event-stream", "connection": "close"})
+        self.close_connection = True
+        try:
+            for chunk in answer.chunks or ():
+                self.wfile.write(chunk)
+        except OSError:
+            self.platform.hung_up.set()
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Tests read `requests` instead."""
+    def _head(self, answer: Answer, defaults: Mapping[str, str]) -> None:
+        self.send_response(answer.status)
+        for name, value in {**defaults, **answer.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
 
-    return Handler
+    def log_message(self, format: str, *args: object) -> None:
+        """Tests read `requests` instead."""
 
 
 @dataclass(frozen=True)

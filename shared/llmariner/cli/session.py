@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmariner.settings import environment
-
 if TYPE_CHECKING:
     from llmariner.cli.api import Api
     from llmariner.cli.configuration import ContextFile, Target
@@ -36,6 +34,7 @@ class Session:
     def target(self) -> Target:
         """Where requests go. CommandError when the configuration is unusable."""
         from llmariner.cli.configuration import resolve
+        from llmariner.settings import environment
 
         if self._target is None:
             self._target = resolve(environment(), endpoint=self.endpoint)
@@ -44,6 +43,7 @@ class Session:
     def context_file(self) -> ContextFile:
         """What `llma context` reads and writes."""
         from llmariner.cli.configuration import ContextFile
+        from llmariner.settings import environment
 
         return ContextFile.of(environment())
 
