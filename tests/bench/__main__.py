@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .cold_starts import measure_cold_starts
 from .environments import cache
+from .model_wakes import measure_model_wakes
 from .report import render
 from .results import Results
 from .run import Bounds, measure_proxies
@@ -24,7 +25,7 @@ def main() -> None:
     bounds = Bounds(options.rounds, time.monotonic() + options.seconds)
     results = Results()
     with tempfile.TemporaryDirectory(prefix="llmariner-bench-") as folder:
-        for measure in (measure_proxies, measure_cold_starts):
+        for measure in (measure_proxies, measure_cold_starts, measure_model_wakes):
             place = Path(folder, measure.__name__)
             place.mkdir()
             measure(results, place, bounds)

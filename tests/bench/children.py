@@ -55,7 +55,7 @@ def _kill(pid: int) -> None:
         return
 
 
-def wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path, seconds: float = 60) -> None:
+def wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path, seconds: float) -> None:
     """Poll the port finely: a cold start is measured by this loop, and a probe costs microseconds."""
     deadline = time.monotonic() + seconds
     while True:
@@ -75,7 +75,7 @@ def last_words(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 @contextmanager
-def running(target: Target, folder: Path) -> Iterator[Started]:
+def running(target: Target, folder: Path, seconds: float = 60) -> Iterator[Started]:
     """A target that listens on its port for as long as the block lasts, its companions before it."""
     with ExitStack() as companions:
         for companion in target.companions:
@@ -83,7 +83,7 @@ def running(target: Target, folder: Path) -> Iterator[Started]:
         log = folder / f"{target.name}.log"
         process = spawn(target.command, target.environment, log)
         try:
-            wait_until_listening(process, target.port, log)
+            wait_until_listening(process, target.port, log, seconds)
             yield Started(target.name, target.port, process.pid, target.headers)
         finally:
             stop(process)

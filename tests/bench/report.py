@@ -18,6 +18,7 @@ COLUMNS = (
     ("loaded PSS", "loaded_pss_mib", "{:.0f}"),
 )
 COLD_COLUMNS = (("wall ms", "cold_wall_ms", "{:,.0f}"), ("CPU ms", "cold_cpu_ms", "{:,.0f}"))
+WAKE_COLUMNS = (("seconds", "model_seconds", "{:.1f}"),)
 BAR = 48
 
 GATEWAY, ENVOY, LITELLM = "gateway", "envoy", "litellm"
@@ -83,6 +84,7 @@ def render(results: Results) -> str:
         list(bars(results, "CPU µs per streamed token", "token_cpu_us")),
         list(table(results, COLD_COLUMNS)) if results.subjects("cold_wall_ms") else [],
         list(bars(results, "Cold start, CPU ms to the first answer", "cold_cpu_ms")),
+        list(table(results, WAKE_COLUMNS)) if results.subjects("model_seconds") else [],
         list(lines(results)),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)
