@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -41,3 +44,66 @@ def schemas(crds: Path) -> Schemas:
     """The validator over them; one for the session, since it reads each schema once."""
     validator: Schemas = sys.modules["kubernetes_schemas"].Schemas(crds)
     return validator
+
+
+Declare = Callable[..., None]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout without functions: what stands below `manifests/` by hand, and the engines' runtimes."""
+    for folder in ("manifests/overlays", "manifests/components/edge", "kserve"):
+        shutil.copytree(CHECKOUT / folder, tmp_path / folder)
+    return tmp_path
+
+
+@pytest.fixture
+def function(checkout: Path) -> Declare:
+    """Declares a function: `function("models", "GET /v1/models", timeout_seconds="5")`."""
+
+    def declare(folder: str, *routes: str, run: Any = None, options: Any = None, **said: str) -> None:
+        annotations = {f"llmariner.ai/{key.replace('_', '-')}": value for key, value in said.items()}
+        body = {
+            "specVersion": "0.36.0",
+            "name": folder.replace("_", "-"),
+            "runtime": "python",
+            "created": "2026-11-24T00:00:00Z",
+            "invoke": "http",
+            "run": run or {},
+            "deploy": {
+                "options": options or {},
+                "healthEndpoints": {"liveness": "/health/live", "readiness": "/health/ready"},
+                "annotations": {"llmariner.ai/routes": "\n".join(routes), **annotations},
+            },
+        }
+        _write(checkout / "functions" / folder / "func.yaml", body)
+
+    return declare
+
+
+@pytest.fixture
+def consumer(checkout: Path) -> Declare:
+    """Declares an event consumer: `consumer("usage_sweep", "dev.knative.sources.ping", schedule="0 * * * *")`."""
+
+    def declare(folder: str, event_type: str, broker: str = "llmariner", **said: str) -> None:
+        name = folder.replace("_", "-")
+        subscriber = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": name}
+        annotations = {f"llmariner.ai/{key.replace('_', '-')}": value for key, value in said.items()}
+        body = {
+            "apiVersion": "eventing.knative.dev/v1",
+            "kind": "Trigger",
+            "metadata": {"name": name, **({"annotations": annotations} if annotations else {})},
+            "spec": {
+                "broker": broker,
+                "filter": {"attributes": {"type": event_type}},
+                "subscriber": {"ref": subscriber},
+            },
+        }
+        _write(checkout / "eventing" / folder / "trigger.yaml", body)
+
+    return declare
+
+
+def _write(path: Path, body: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(body))

@@ -3,14 +3,14 @@
 A literal path is an Exact match, a path with parameters a PathPrefix on what stands before the first of them; the
 function itself answers 404 and 405 for the rest, in OpenAI's envelope. Only where two functions share a prefix do
 regular expressions tell them apart. How a Gateway ranks those against prefixes is its own affair (Gateway API,
-HTTPRouteMatch), so around them prefixes become regular expressions too, and the longer expression wins everywhere.
+HTTPRouteMatch), so no prefix above or below one stays a prefix: among expressions the longest wins everywhere.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llmariner.manifests.declarations import DeclarationError, Function, Route
@@ -26,7 +26,7 @@ class Match:
 
     type: str
     value: str
-    method: str | None = None
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,46 +59,57 @@ class _Claim:
 def matches(functions: Iterable[Function]) -> dict[str, list[Match]]:
     """Function name → its matches. DeclarationError where two functions claim the same requests."""
     claims = [_Claim(function.name, route) for function in functions for route in function.routes]
-    contested = _contested(claims)
+    shared = _shared(claims)
+    spoken = _expressions(claims, shared)
     by_path: dict[tuple[str, str], list[_Claim]] = defaultdict(list)
     for claim in claims:
-        by_path[_place(claim, contested)].append(claim)
+        by_path[_place(claim, shared, spoken)].append(claim)
     found: dict[str, set[Match]] = defaultdict(set)
     for (kind, value), rivals in by_path.items():
-        for claim, method in _by_method(kind, rivals):
-            found[claim.function].add(Match(kind, value, method))
+        _refuse_twins(rivals)
+        alone = len({claim.function for claim in rivals}) == 1
+        for claim in rivals:
+            # Where the path alone does not decide, a wrong method is the Gateway's to answer.
+            decided = alone and (claim.literal or claim.prefix not in shared)
+            found[claim.function].add(Match(kind, value, "" if decided else claim.route.method))
     return {name: sorted(each) for name, each in found.items()}
 
 
-def _contested(claims: list[_Claim]) -> frozenset[str]:
-    """Prefixes below which several functions have parameters, and all prefixes that contain one of these."""
+def _shared(claims: list[_Claim]) -> set[str]:
+    """Prefixes below which several functions have parameters."""
     owners: dict[str, set[str]] = defaultdict(set)
     for claim in claims:
         if not claim.literal:
             owners[claim.prefix].add(claim.function)
-    shared = {prefix for prefix, names in owners.items() if len(names) > 1}
-    return frozenset(prefix for prefix in owners if any(_contains(prefix, each) for each in shared))
+    return {prefix for prefix, names in owners.items() if len(names) > 1}
+
+
+def _expressions(claims: list[_Claim], shared: set[str]) -> set[str]:
+    """Prefixes that must be regular expressions: the shared ones, and all that may meet one of those in a path."""
+    prefixes, spoken = {claim.prefix for claim in claims if not claim.literal}, set(shared)
+    while more := {each for each in prefixes - spoken if any(_contains(each, s) or _contains(s, each) for s in spoken)}:
+        spoken |= more
+    return spoken
 
 
 def _contains(prefix: str, path: str) -> bool:
     return f"{path}/".startswith(f"{prefix.rstrip('/')}/")
 
 
-def _place(claim: _Claim, contested: frozenset[str]) -> tuple[str, str]:
+def _place(claim: _Claim, shared: set[str], spoken: set[str]) -> tuple[str, str]:
     if claim.literal:
         return "Exact", claim.route.path
-    if claim.prefix in contested:
+    if claim.prefix in shared:
         return "RegularExpression", claim.expression
+    if claim.prefix in spoken:
+        return "RegularExpression", f"{re.escape(claim.prefix.rstrip('/'))}/.*"
     return "PathPrefix", claim.prefix
 
 
-def _by_method(kind: str, rivals: list[_Claim]) -> Iterator[tuple[_Claim, str | None]]:
-    """Methods matter only where a path alone does not decide: there a wrong one is the Gateway's to answer."""
-    decided = len({claim.function for claim in rivals}) == 1 and kind != "RegularExpression"
+def _refuse_twins(rivals: list[_Claim]) -> None:
     taken: dict[str, _Claim] = {}
     for claim in rivals:
         twin = taken.setdefault(claim.route.method, claim)
         if twin.function != claim.function:
             ours, theirs = f"{claim.route.path} of {claim.function}", f"{twin.route.path} of {twin.function}"
             raise DeclarationError(f"{claim.route.method} {ours} and {theirs} cannot be told apart")
-        yield claim, None if decided else claim.route.method

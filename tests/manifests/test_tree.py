@@ -1,0 +1,101 @@
+"""A change of a declaration shows in the files, and files that say something else are found out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmariner.manifests.__main__ import main
+from llmariner.manifests.tree import generate, stale, write
+
+Declare = Callable[..., None]
+
+
+@pytest.fixture
+def written(checkout: Path, function: Declare, consumer: Declare) -> Path:
+    function("models", "GET /v1/models", timeout_seconds="3600")
+    function("internal_gateway", "POST /internal/key", visibility="cluster-local")
+    consumer("usage_sweep", "dev.knative.sources.ping")
+    list(write(checkout))
+    return checkout
+
+
+def kinds(checkout: Path, name: str) -> list[str]:
+    text = (checkout / "manifests/base" / name).read_text()
+    return [body["kind"] for body in yaml.safe_load_all(text)]
+
+
+def test_a_workload_has_one_file_with_all_that_is_its_own(written: Path) -> None:
+    assert kinds(written, "functions/models.yaml") == ["ServiceAccount", "Service", "HTTPRoute"]
+    assert kinds(written, "functions/internal-gateway.yaml") == ["ServiceAccount", "Service"]
+    assert kinds(written, "eventing/usage-sweep.yaml") == ["ServiceAccount", "Service", "Trigger", "PingSource"]
+
+
+def test_a_file_names_the_declaration_that_it_comes_from(written: Path) -> None:
+    text = (written / "manifests/base/functions/models.yaml").read_text()
+    assert text.startswith("# Written from functions/models/func.yaml by `make manifests`.")
+
+
+def test_the_longest_timeout_is_asked_of_the_cluster(written: Path) -> None:
+    body = yaml.safe_load((written / "manifests/prerequisites/config-defaults.yaml").read_text())
+    assert body["data"] == {"max-revision-timeout-seconds": "3600"}
+
+
+def test_writing_twice_changes_nothing(written: Path) -> None:
+    assert list(stale(written)) == []
+    assert list(write(written)) == []
+
+
+def test_a_changed_declaration_makes_its_file_stale(written: Path, function: Declare) -> None:
+    function("models", "GET /v1/models", timeout_seconds="3599")
+    assert list(stale(written)) == [
+        "manifests/prerequisites/config-defaults.yaml does not say what its declaration says",
+        "manifests/base/functions/models.yaml does not say what its declaration says",
+    ]
+
+
+def test_an_edited_a_missing_and_an_orphaned_file_are_stale(written: Path) -> None:
+    base = written / "manifests/base"
+    (base / "broker.yaml").write_text("kind: Broker\n")
+    (base / "settings.yaml").unlink()
+    (base / "functions/batches.yaml").write_text("kind: Service\n")
+    assert set(stale(written)) == {
+        "manifests/base/broker.yaml does not say what its declaration says",
+        "manifests/base/settings.yaml is missing",
+        "manifests/base/functions/batches.yaml has no declaration any more",
+    }
+
+
+def test_writing_mends_them_and_leaves_files_made_by_hand_alone(written: Path) -> None:
+    overlay = written / "manifests/overlays/test/kustomization.yaml"
+    before = overlay.read_text()
+    (written / "manifests/base/broker.yaml").unlink()
+    (written / "manifests/base/functions/batches.yaml").write_text("kind: Service\n")
+    assert set(write(written)) == {"manifests/base/broker.yaml", "manifests/base/functions/batches.yaml"}
+    assert list(stale(written)) == []
+    assert overlay.read_text() == before
+
+
+def test_check_names_each_stale_file_and_how_to_mend_it(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check", "--checkout", str(written)]) == 0
+    (written / "manifests/base/broker.yaml").unlink()
+    assert main(["--check", "--checkout", str(written)]) == 1
+    told = capsys.readouterr().err
+    assert "manifests/base/broker.yaml is missing" in told
+    assert "make manifests" in told
+    assert not (written / "manifests/base/broker.yaml").exists()
+
+
+def test_a_wrong_declaration_ends_with_its_name_and_no_traceback(
+    written: Path, function: Declare, capsys: pytest.CaptureFixture[str]
+) -> None:
+    function("models", "v1/models")
+    assert main(["--checkout", str(written)]) == 1
+    assert "functions/models/func.yaml" in capsys.readouterr().err
+
+
+def test_no_file_has_yaml_anchors(written: Path) -> None:
+    assert not [name for name, text in generate(written).items() if "&id" in text]
