@@ -123,6 +123,14 @@ def test_json_output_asks_for_one_document(llma: Llma, platform: Platform) -> No
     assert "stream" not in platform.requests[0].body
 
 
+def test_off_a_terminal_text_stays_exact_but_encodable(llma: Llma, platform: Platform) -> None:
+    platform.say(ROUTE, chunks=[chunk("\x1b[1mé\ud83d"), DONE])
+    assert llma(*CHAT).out == "\x1b[1mé?\n"
+    platform.answer(ROUTE, {"choices": [{"message": {"content": "\x1b[1mé\ud83d"}}]})
+    assert llma(*CHAT, "--nostream").out == "\x1b[1mé?\n"
+    assert llma(*CHAT, "-o", "json").json["choices"][0]["message"]["content"] == "\x1b[1mé?"
+
+
 def test_messages_keep_their_order_and_roles(llma: Llma, platform: Platform) -> None:
     platform.say(ROUTE, chunks=[DONE])
     llma(*CHAT[:5], "--role", "system", "--completion", "Be kind.", "--role", "user", "--completion", "Hi")

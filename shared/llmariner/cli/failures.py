@@ -97,7 +97,7 @@ class Refusal:
 
 def refused(refusal: Refusal, *, key_source: str | None) -> CommandError:
     """The error that an answer means. `key_source` says where the key came from; None: none was sent."""
-    note = f"{refusal.status}, {refusal.code}" if refusal.code else str(refusal.status)
+    note = ", ".join(dict.fromkeys(part for part in (str(refusal.status), refusal.code) if part))
     return CommandError(
         _exit_code(refusal.status),
         f"{refusal.message.rstrip()} [{note}]",

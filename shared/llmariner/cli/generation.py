@@ -7,14 +7,13 @@ answer.txt` holds the answer and nothing else.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from llmariner.cli.failures import CommandError, ExitCode, waiting_room
-from llmariner.cli.terminal import StatusLine, printable
+from llmariner.cli.terminal import StatusLine, write
 
 if TYPE_CHECKING:
     from llmariner.cli.frames import Frame
@@ -92,7 +91,6 @@ class _Screen:
 
     def __init__(self, status: StatusLine) -> None:
         self._status = status
-        self._sanitise = printable if sys.stdout.isatty() else str
         self._last = ""
         self.finish_reason = ""
 
@@ -126,7 +124,7 @@ class _Screen:
     def _write(self, text: str) -> None:
         if text:
             self._status.clear()
-            click.echo(self._sanitise(text), nl=False)
+            write(text, end="")
             self._last = text
 
 

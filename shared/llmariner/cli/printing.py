@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmariner.cli.terminal import printable
+from llmariner.cli.terminal import printable, write
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -92,7 +92,7 @@ class Printer:
     def message(self, document: Record, text: str) -> None:
         """A sentence for people, the document for programs."""
         if self.for_people:
-            click.echo(printable(text))
+            write(text)
         else:
             self._document(document)
 
@@ -127,11 +127,11 @@ class Printer:
 
     def _document(self, document: Record) -> None:
         if self.output == "json":
-            click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+            write(json.dumps(document, indent=2, ensure_ascii=False))
         else:
             import yaml
 
-            click.echo(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True), nl=False)
+            write(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True), end="")
 
 
 def moment(value: Any) -> str | None:

@@ -11,7 +11,7 @@ import sys
 
 import click
 
-__all__ = ["StatusLine", "printable"]
+__all__ = ["StatusLine", "printable", "write"]
 
 _CONTROL = {code: None for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if chr(code) not in "\n\t"}
 
@@ -19,6 +19,13 @@ _CONTROL = {code: None for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if c
 def printable(text: str) -> str:
     """The text without control characters, tabs and line breaks excepted."""
     return text.translate(_CONTROL)
+
+
+def write(text: str, *, end: str = "\n") -> None:
+    """Put text on stdout: printable on a terminal, exact elsewhere."""
+    text = text.encode("utf-8", "replace").decode()  # JSON may hold half of a surrogate pair, which no output can
+    text = printable(text) if sys.stdout.isatty() else text
+    click.echo(text + end, nl=False, color=True)  # True: click would take escape sequences out of files too
 
 
 class StatusLine:
