@@ -6,11 +6,14 @@ import importlib.util
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
+from llmariner.manifests.tree import write
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -51,57 +54,78 @@ Declare = Callable[..., None]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout without functions: what stands below `manifests/` by hand, and the engines' runtimes."""
-    for folder in ("manifests/overlays", "manifests/components/edge", "kserve"):
-        shutil.copytree(CHECKOUT / folder, tmp_path / folder)
-    return tmp_path
+    """A checkout without functions."""
+    return _empty(tmp_path)
 
 
 @pytest.fixture
 def function(checkout: Path) -> Declare:
     """Declares a function: `function("models", "GET /v1/models", timeout_seconds="5")`."""
-
-    def declare(folder: str, *routes: str, run: Any = None, options: Any = None, **said: str) -> None:
-        annotations = {f"llmariner.ai/{key.replace('_', '-')}": value for key, value in said.items()}
-        body = {
-            "specVersion": "0.36.0",
-            "name": folder.replace("_", "-"),
-            "runtime": "python",
-            "created": "2026-11-24T00:00:00Z",
-            "invoke": "http",
-            "run": run or {},
-            "deploy": {
-                "options": options or {},
-                "healthEndpoints": {"liveness": "/health/live", "readiness": "/health/ready"},
-                "annotations": {"llmariner.ai/routes": "\n".join(routes), **annotations},
-            },
-        }
-        _write(checkout / "functions" / folder / "func.yaml", body)
-
-    return declare
+    return partial(_function, checkout)
 
 
 @pytest.fixture
 def consumer(checkout: Path) -> Declare:
     """Declares an event consumer: `consumer("usage_sweep", "dev.knative.sources.ping", schedule="0 * * * *")`."""
+    return partial(_consumer, checkout)
 
-    def declare(folder: str, event_type: str, broker: str = "llmariner", **said: str) -> None:
-        name = folder.replace("_", "-")
-        subscriber = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": name}
-        annotations = {f"llmariner.ai/{key.replace('_', '-')}": value for key, value in said.items()}
-        body = {
-            "apiVersion": "eventing.knative.dev/v1",
-            "kind": "Trigger",
-            "metadata": {"name": name, **({"annotations": annotations} if annotations else {})},
-            "spec": {
-                "broker": broker,
-                "filter": {"attributes": {"type": event_type}},
-                "subscriber": {"ref": subscriber},
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A platform of three functions and two consumers, its manifests written. Not to be changed."""
+    place = _empty(tmp_path_factory.mktemp("miniature"))
+    _function(place, "chat_completions", "POST /v1/chat/completions", timeout_seconds="3600")
+    _function(place, "models", "GET /v1/models", "GET /v1/models/{id:path}", extras="api,database")
+    _function(place, "internal_gateway", "POST /internal/key", visibility="cluster-local", extras="database")
+    _consumer(place, "model_status", "ai.llmariner.model.ready")
+    _consumer(place, "usage_sweep", "dev.knative.sources.ping")
+    list(write(place))
+    return place
+
+
+def _empty(place: Path) -> Path:
+    """What stands below `manifests/` by hand, and the engines' runtimes."""
+    for folder in ("manifests/overlays", "manifests/components/edge", "kserve"):
+        shutil.copytree(CHECKOUT / folder, place / folder)
+    return place
+
+
+def _function(place: Path, folder: str, *routes: str, run: Any = None, options: Any = None, **said: str) -> None:
+    body = {
+        "specVersion": "0.36.0",
+        "name": folder.replace("_", "-"),
+        "runtime": "python",
+        "created": "2026-11-24T00:00:00Z",
+        "invoke": "http",
+        "run": run or {},
+        "deploy": {
+            "options": options or {},
+            "healthEndpoints": {"liveness": "/health/live", "readiness": "/health/ready"},
+            "annotations": {"llmariner.ai/routes": "\n".join(routes), **_annotations(said)},
+        },
+    }
+    _write(place / "functions" / folder / "func.yaml", body)
+
+
+def _consumer(place: Path, folder: str, event_type: str, broker: str = "llmariner", **said: str) -> None:
+    name = folder.replace("_", "-")
+    body = {
+        "apiVersion": "eventing.knative.dev/v1",
+        "kind": "Trigger",
+        "metadata": {"name": name, "annotations": _annotations(said)},
+        "spec": {
+            "broker": broker,
+            "filter": {"attributes": {"type": event_type}},
+            "subscriber": {
+                "ref": {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": name},
             },
-        }
-        _write(checkout / "eventing" / folder / "trigger.yaml", body)
+        },
+    }
+    _write(place / "eventing" / folder / "trigger.yaml", body)
 
-    return declare
+
+def _annotations(said: dict[str, str]) -> dict[str, str]:
+    return {f"llmariner.ai/{key.replace('_', '-')}": value for key, value in said.items()}
 
 
 def _write(path: Path, body: Any) -> None:

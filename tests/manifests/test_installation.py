@@ -5,19 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
-from llmariner.manifests.tree import stale, write
+from llmariner.manifests.tree import stale
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
 
-Declare = Callable[..., None]
 CHECKOUT = Path(__file__).parents[2]
 KUBECTL = Path(sys.executable).with_name("kubectl")
 
@@ -47,22 +45,10 @@ def containers(rendered: Rendered) -> list[dict[str, Any]]:
     return [c for s in rendered.services() for c in s["spec"]["template"]["spec"]["containers"]]
 
 
-@pytest.fixture
-def miniature(checkout: Path, function: Declare, consumer: Declare) -> Path:
-    """A platform of three functions and two consumers, written."""
-    function("chat_completions", "POST /v1/chat/completions", timeout_seconds="3600")
-    function("models", "GET /v1/models", "GET /v1/models/{id:path}", extras="api,database")
-    function("internal_gateway", "POST /internal/key", visibility="cluster-local", extras="database")
-    consumer("model_status", "ai.llmariner.model.ready")
-    consumer("usage_sweep", "dev.knative.sources.ping")
-    list(write(checkout))
-    return checkout
-
-
-@pytest.fixture(params=["in miniature", "of this checkout"])
-def installed(request: pytest.FixtureRequest) -> Rendered:
+@pytest.fixture(scope="module", params=["in miniature", "of this checkout"])
+def installed(request: pytest.FixtureRequest, miniature: Path) -> Rendered:
     """The overlay for test clusters, of a platform in miniature and of this one."""
-    place: Path = request.getfixturevalue("miniature") if request.param == "in miniature" else CHECKOUT
+    place = miniature if request.param == "in miniature" else CHECKOUT
     return Rendered(place / "manifests/overlays/test")
 
 
