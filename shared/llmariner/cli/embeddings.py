@@ -25,6 +25,7 @@ def embeddings() -> None:
 @click.option("--input", "texts", required=True, multiple=True, help="Text to embed; repeat for several.")
 @click.option(
     "--dimensions",
+    metavar="N",
     type=click.IntRange(min=1),
     help="Length of the vectors, for models that can shorten them.",
 )

@@ -27,18 +27,26 @@ TextOf = Callable[[Mapping[str, Any]], str]
 """The text in one choice of an answer or of a chunk."""
 
 _SAMPLING = (
-    click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens to write."),
-    click.option("--temperature", type=click.FloatRange(0, 2), help="0 is the likeliest text; higher varies more."),
+    click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Most tokens to write."),
+    click.option(
+        "--temperature", metavar="N", type=click.FloatRange(0, 2), help="0 is the likeliest text; higher varies more."
+    ),
     click.option(
         "--top-p",
+        metavar="N",
         type=click.FloatRange(0, 1),
         help="Sample from the likeliest tokens of this total probability.",
     ),
     click.option("--stop", multiple=True, help="Text that ends the answer; repeat for several."),
     click.option(
-        "--presence-penalty", type=click.FloatRange(-2, 2), help="Above 0: favour what was not yet mentioned."
+        "--presence-penalty",
+        metavar="N",
+        type=click.FloatRange(-2, 2),
+        help="Above 0: favour what was not yet mentioned.",
     ),
-    click.option("--frequency-penalty", type=click.FloatRange(-2, 2), help="Above 0: avoid repeating words."),
+    click.option(
+        "--frequency-penalty", metavar="N", type=click.FloatRange(-2, 2), help="Above 0: avoid repeating words."
+    ),
     click.option("--nostream", is_flag=True, help="Print the answer when it is complete."),
 )
 

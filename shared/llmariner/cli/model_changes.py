@@ -23,8 +23,8 @@ def create() -> None:
 @click.argument("model", metavar="ID")
 @click.option("--source-repository", type=SOURCES, required=True, help="Where its weights are.")
 @click.option("--model-file-location", help="Path or URL of the weights, where the id does not say it.")
-@click.option("--gpu", type=click.IntRange(min=0), help="GPUs of a replica.")
-@click.option("--replicas", type=click.IntRange(min=1), help="Replicas.")
+@click.option("--gpu", metavar="N", type=click.IntRange(min=0), help="GPUs of a replica.")
+@click.option("--replicas", metavar="N", type=click.IntRange(min=1), help="Replicas.")
 @click.option("--disable-on-demand-allocation", is_flag=True, help="Serve only while active: no request wakes it.")
 @pass_session
 def create_base(
@@ -67,8 +67,8 @@ def create_fine_tuned(
 
 @click.command(cls=Command)
 @click.argument("model", metavar="ID")
-@click.option("--gpu", type=click.IntRange(min=0), help="GPUs of a replica.")
-@click.option("--replicas", type=click.IntRange(min=1), help="Replicas.")
+@click.option("--gpu", metavar="N", type=click.IntRange(min=0), help="GPUs of a replica.")
+@click.option("--replicas", metavar="N", type=click.IntRange(min=1), help="Replicas.")
 @click.option(
     "--extra-args",
     metavar="ARG",

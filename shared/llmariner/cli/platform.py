@@ -62,7 +62,15 @@ def doctor(session: Session) -> None:
 @click.command(cls=Command)
 @click.argument("model", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines are written.")
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Lines to begin with.")
+@click.option(
+    "-n",
+    "--lines",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Lines to begin with.",
+)
 def logs(model: str | None, follow: bool, lines: int) -> None:
     """Show the platform's log, or that of one MODEL's engine."""
     _local("daemon").logs(model=model, follow=follow, lines=lines)

@@ -106,7 +106,7 @@ class Printer:
             table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
         for record in records:
             cells = [_text(column.cell(record)) for column in columns]
-            table.add_row(*(Text(cell, style=_STYLES.get(cell.lower(), "")) for cell in cells))
+            table.add_row(*(Text(cell, style=_STYLES.get(cell.partition(",")[0].lower(), "")) for cell in cells))
         return table
 
     def console(self, *, stderr: bool = False) -> Console:

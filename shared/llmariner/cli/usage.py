@@ -20,7 +20,9 @@ def usage() -> None:
 
 
 @usage.command("list")
-@click.option("--days", type=click.IntRange(min=1), help="How far back to look; the server's default is a month.")
+@click.option(
+    "--days", metavar="N", type=click.IntRange(min=1), help="How far back to look; the server's default is a month."
+)
 @pass_session
 def list_usage(session: Session, days: int | None) -> None:
     """Show usage by key, model and day."""
