@@ -30,6 +30,7 @@ PATH = "inference/status"
 )
 @click.option(
     "--interval",
+    metavar="SECONDS",
     type=click.FloatRange(min=0.2),
     default=2.0,
     show_default=True,

@@ -1,0 +1,29 @@
+"""Brings the weights of a model that was registered."""
+
+from llmariner.context import Context
+from llmariner.errors import ModelNotFound
+from llmariner.http.function import consumer
+from llmariner.models.weights import WeightsUnavailable
+from llmariner.platform.events.wire import Event
+
+
+def consume(context: Context, event: Event) -> None:
+    """Idempotent by nature: what is loaded stays, what is deleted meanwhile is left alone."""
+    model_id = str(event.data["id"])
+    try:
+        model = context.registry.get(model_id)
+        if model.loaded:
+            return
+        fetched = context.weights.fetch(
+            model, lambda progress, message: context.registry.loading(model_id, progress=progress, message=message)
+        )
+        context.registry.loaded(
+            model_id, folder=fetched.folder, size_bytes=fetched.size_bytes, task=fetched.task or model.task
+        )
+    except ModelNotFound:
+        return
+    except WeightsUnavailable as error:
+        context.registry.failed(model_id, str(error))
+
+
+handle = consumer(consume)

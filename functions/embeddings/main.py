@@ -1,0 +1,14 @@
+"""POST /v1/embeddings: on the token path."""
+
+from llmariner.context import Context
+from llmariner.gateway.app import RouteApp
+from llmariner.gateway.fields import EMBEDDINGS
+from llmariner.http.function import function
+
+
+def build(context: Context) -> RouteApp:
+    """The route's application."""
+    return RouteApp(context.gateway, EMBEDDINGS)
+
+
+handle = function(build)

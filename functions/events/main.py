@@ -1,0 +1,66 @@
+"""/v1/events: what happened, to whom it was delivered, and sending dead letters again."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Query, Request
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of, requires
+from llmariner.http.function import Application, function
+from llmariner.platform.events.deliveries import Delivery
+from llmariner.tenancy.keys import ApiKey
+
+Reader = Annotated[ApiKey, requires("api.events.read")]
+Writer = Annotated[ApiKey, requires("api.events.write")]
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("events", context)
+    app.get("/v1/events")(list_events)
+    app.post("/v1/events/{event_id}:replay")(replay_event)
+    return app
+
+
+def list_events(
+    request: Request,
+    key: Reader,
+    state: Literal["pending", "delivered", "dead"] | None = None,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> dict[str, Any]:
+    """Deliveries, newest first; `after` is the `cursor` of the last one seen."""
+    if after is not None and not after.isdigit():
+        raise InvalidRequest("'after' must be the 'cursor' of an earlier answer.", param="after")
+    found = context_of(request).deliveries.page(
+        key.owner.project_id, state, after=int(after) if after else None, limit=limit + 1
+    )
+    page = found[:limit]
+    return {"object": "list", "data": [_rendered(delivery) for delivery in page], "has_more": len(found) > limit}
+
+
+def replay_event(request: Request, key: Writer, event_id: str) -> dict[str, Any]:
+    """Deliver a dead letter again."""
+    return {"id": event_id, "object": "event", "replayed": context_of(request).deliveries.replay(key.owner.project_id, event_id)}
+
+
+def _rendered(delivery: Delivery) -> dict[str, Any]:
+    event = delivery.event
+    return {
+        "id": event.id,
+        "object": "event",
+        "cursor": str(delivery.sequence),
+        "type": event.type,
+        "subject": event.subject,
+        "time": event.time,
+        "data": event.data,
+        "consumer": delivery.consumer,
+        "state": delivery.state,
+        "attempts": delivery.attempts,
+        "last_error": delivery.last_error,
+    }
+
+
+handle = function(build)

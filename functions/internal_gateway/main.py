@@ -1,0 +1,98 @@
+"""/internal/gateway: the control port over HTTP, for functions on the token path. Cluster-local; signed calls only."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import Request
+
+from llmariner.context import Context
+from llmariner.control import InProcessControl
+from llmariner.errors import ModelNotFound, UnknownUrl
+from llmariner.gateway.remote_control import AUDIENCE, key_to_wire
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of
+from llmariner.http.function import Application, function
+from llmariner.http.service_calls import verified
+
+Operation = Callable[[Context, dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+def build(context: Context) -> Application:
+    """The route: one path per operation of the port."""
+    app = api("internal_gateway", context)
+    app.post("/internal/gateway/{operation}")(call)
+    return app
+
+
+async def call(request: Request, operation: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Do one operation of the control or serving port."""
+    context = context_of(request)
+    verified(request, context.secrets.service, audience=AUDIENCE)
+    if operation not in _OPERATIONS:
+        raise UnknownUrl("POST", request.url.path)
+    return await _OPERATIONS[operation](context, body)
+
+
+def _control(context: Context) -> InProcessControl:
+    return context.in_process_control
+
+
+async def _key(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    key = await _control(context).key(str(body["digest"]))
+    return {"key": key_to_wire(key) if key else None}
+
+
+async def _model(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    state = await _control(context).known_model(str(body["model"]))
+    return {"model": {name: getattr(state, name) for name in state.__slots__} if state else None}
+
+
+async def _wake(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    await context.serving.wake(str(body["model"]))
+    return {}
+
+
+async def _sleep(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    await context.serving.sleep(str(body["model"]))
+    return {}
+
+
+async def _status(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"status": (await context.serving.status(str(body["model"]))).shown()}
+    except ModelNotFound:
+        return {"status": None}
+
+
+async def _statuses(context: Context, _body: dict[str, Any]) -> dict[str, Any]:
+    return {"statuses": {name: status.shown() for name, status in (await context.serving.statuses()).items()}}
+
+
+async def _changes(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    changes = await _control(context).changes(str(body["cursor"]))
+    return {"cursor": changes.cursor, "keys": list(changes.keys), "models": list(changes.models)}
+
+
+async def _record(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    await _control(context).record(body["events"])
+    return {}
+
+
+async def _used(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    await _control(context).used(body["last_used"])
+    return {}
+
+
+_OPERATIONS: dict[str, Operation] = {
+    "key": _key,
+    "model": _model,
+    "wake": _wake,
+    "sleep": _sleep,
+    "status": _status,
+    "statuses": _statuses,
+    "changes": _changes,
+    "record": _record,
+    "used": _used,
+}
+
+handle = function(build)

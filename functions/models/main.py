@@ -1,0 +1,150 @@
+"""/v1/models: the registry, in OpenAI's shape with LLMariner's fields."""
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import Query, Request
+from pydantic import BaseModel, ConfigDict
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of, requires
+from llmariner.http.function import Application, function
+from llmariner.models.model import ActivationStatus, ModelConfig, NewModel, SourceRepository
+from llmariner.models.rendering import config_paths, rendered
+from llmariner.platform.serving import Status
+from llmariner.tenancy.keys import ApiKey
+
+READ, WRITE = requires("api.model.read"), requires("api.model.write")
+Reader = Annotated[ApiKey, READ]
+Writer = Annotated[ApiKey, WRITE]
+
+
+class CreateModel(BaseModel):
+    """POST /v1/models."""
+
+    model_config = ConfigDict(strict=True)
+
+    id: str = ""
+    source_repository: str
+    model_file_location: str = ""
+    is_fine_tuned_model: bool = False
+    base_model_id: str = ""
+    suffix: str = ""
+    is_project_scoped: bool = False
+    config: dict[str, Any] | None = None
+
+
+class UpdateModel(BaseModel):
+    """PATCH /v1/models/{id}."""
+
+    model_config = ConfigDict(strict=True)
+
+    config: dict[str, Any] = {}
+    update_mask: str = ""
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("models", context)
+    app.get("/v1/models")(list_models)
+    app.post("/v1/models")(create_model)
+    app.post("/v1/models/{model_id:path}:activate")(activate_model)
+    app.post("/v1/models/{model_id:path}:deactivate")(deactivate_model)
+    app.get("/v1/models/{model_id:path}")(get_model)
+    app.patch("/v1/models/{model_id:path}")(update_model)
+    app.delete("/v1/models/{model_id:path}")(delete_model)
+    return app
+
+
+async def list_models(
+    request: Request,
+    key: Reader,
+    include_loading_models: bool = False,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=0, le=500)] = 100,
+) -> dict[str, Any]:
+    """One page; `limit` 0 asks for the default."""
+    context = context_of(request)
+    seen = {"project_id": key.owner.project_id, "include_loading": include_loading_models}
+    page = await asyncio.to_thread(context.registry.page, **seen, after=after, limit=(limit or 100) + 1)
+    total = await asyncio.to_thread(context.registry.count, **seen)
+    statuses = await context.serving.statuses()
+    wanted = page[: limit or 100]
+    data = [rendered(model, statuses.get(model.base_model_id or model.id, Status())) for model in wanted]
+    return {"object": "list", "data": data, "has_more": len(page) > len(wanted), "total_items": total}
+
+
+def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, Any]:
+    """Register a model; its weights are fetched in the background."""
+    context = context_of(request)
+    try:
+        source = SourceRepository(body.source_repository.upper().replace("-", "_"))
+    except ValueError:
+        known = ", ".join(source.value for source in SourceRepository)
+        raise InvalidRequest(f"'source_repository' must be one of {known}.", param="source_repository") from None
+    model_id = body.id
+    if body.is_fine_tuned_model:
+        if not (body.base_model_id and body.model_file_location):
+            raise InvalidRequest("A fine-tuned model needs 'base_model_id' and 'model_file_location'.", param="base_model_id")
+        model_id = body.id or NewModel.fine_tuned_id(body.base_model_id, body.suffix)
+    new = NewModel(
+        id=model_id,
+        source_repository=source,
+        model_file_location=body.model_file_location or body.id,
+        base_model_id=body.base_model_id if body.is_fine_tuned_model else None,
+        project_id=key.owner.project_id if body.is_project_scoped or body.is_fine_tuned_model else None,
+        config=ModelConfig.read(body.config),
+    )
+    return rendered(context.registry.create(new), Status())
+
+
+async def get_model(
+    request: Request, key: Reader, model_id: str, include_loading_model: bool = False
+) -> dict[str, Any]:
+    """One model, with its serving state, measured wakes and last request."""
+    context = context_of(request)
+    model = await asyncio.to_thread(context.registry.get, model_id, project_id=key.owner.project_id)
+    status = await context.serving.status(model_id) if model.loaded else Status()
+    wakes = await asyncio.to_thread(context.registry.wakes, model.base_model_id or model_id)
+    last = await asyncio.to_thread(context.ledger.last_request, model_id)
+    return rendered(model, status, wakes=wakes, last_request_at=last)
+
+
+def update_model(
+    request: Request, key: Writer, model_id: str, body: UpdateModel, update_mask: str = ""
+) -> dict[str, Any]:
+    """Change how it runs; takes effect at its next wake."""
+    context = context_of(request)
+    model = context.registry.get(model_id, project_id=key.owner.project_id)
+    paths = config_paths(update_mask or body.update_mask)
+    config = model.config.patched(body.config, paths=paths)
+    return rendered(context.registry.configure(model_id, config, project_id=key.owner.project_id), Status())
+
+
+def delete_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
+    """Remove it; its engine ends and weights that we fetched are removed."""
+    context_of(request).registry.delete(model_id, project_id=key.owner.project_id)
+    return {"id": model_id, "object": "model", "deleted": True}
+
+
+async def activate_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
+    """Keep it awake, from now on."""
+    context = context_of(request)
+    active = ActivationStatus.ACTIVE
+    await asyncio.to_thread(context.registry.activate, model_id, active, project_id=key.owner.project_id)
+    await context.serving.wake(model_id)
+    return {}
+
+
+async def deactivate_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
+    """Put it to sleep; the next request wakes it where on-demand allocation is enabled."""
+    context = context_of(request)
+    inactive = ActivationStatus.INACTIVE
+    await asyncio.to_thread(context.registry.activate, model_id, inactive, project_id=key.owner.project_id)
+    await context.serving.sleep(model_id)
+    return {}
+
+
+handle = function(build)

@@ -1,0 +1,38 @@
+"""The token path as ASGI applications, one per route. Raw ASGI: a web framework here would cost more than the work."""
+
+from __future__ import annotations
+
+from llmariner.errors import MethodNotAllowed, UnknownUrl
+from llmariner.gateway.answers import Receive, Scope, Send, send_error, send_head, send_json
+from llmariner.gateway.exchange import Exchange
+from llmariner.gateway.fields import Route
+from llmariner.gateway.gateway import Gateway
+
+__all__ = ["RouteApp"]
+
+
+class RouteApp:
+    """One route of the token path, with the probes and metrics that every function answers."""
+
+    def __init__(self, gateway: Gateway, route: Route) -> None:
+        self._gateway = gateway
+        self._route = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        method, path = scope["method"], scope["path"]
+        if path == self._route.path:
+            if method == "POST":
+                await Exchange(self._gateway, self._route, scope, receive, send).run()
+            else:
+                await send_error(send, MethodNotAllowed(method, path, "POST"), [])
+        elif path in ("/health/live", "/health/ready"):
+            await send_json(send, 200, b'{"status":"ok"}', [])
+        elif path == "/metrics" and method == "GET":
+            text = self._gateway.text().encode()
+            await send_head(send, 200, b"text/plain; version=0.0.4; charset=utf-8", [], len(text))
+            await send({"type": "http.response.body", "body": text})
+        else:
+            await send_error(send, UnknownUrl(method, path), [])

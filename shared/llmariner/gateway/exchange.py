@@ -1,0 +1,281 @@
+"""One request on the token path, from its head to the last byte of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+from llmariner.client import ConnectionFailed, Response, ResponseBroken
+from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, ModelNotFound, PlatformError
+from llmariner.gateway import sse
+from llmariner.gateway.answers import Receive, Scope, Send, engine_error, send_error, send_head, send_json
+from llmariner.gateway.control import Key, ModelState
+from llmariner.gateway.fields import Route
+from llmariner.gateway.gateway import Gateway, not_ready
+from llmariner.gateway.meter import Metered
+from llmariner.gateway.parsing import ModelRequest, parse
+from llmariner.gateway.room import Room
+
+__all__ = ["Exchange"]
+
+_log = logging.getLogger(__name__)
+_SCOPE = "api.model.write"
+_ATTEMPTS = 2
+_JSON = [(b"content-type", b"application/json")]
+
+
+class CallerGone(Exception):
+    """The caller hung up; nobody is left to be told anything."""
+
+
+class Exchange:
+    """A request and its answer. `run` never raises but for the server's own cancellation."""
+
+    def __init__(self, gateway: Gateway, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+        self._gateway = gateway
+        self._route = route
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._began = time.perf_counter()
+        self._request_id = "req_" + os.urandom(12).hex()
+        self._headers = [(b"x-request-id", self._request_id.encode()), (b"openai-version", b"2020-10-01")]
+        self._opened = False
+        self._caller_gone = False
+        self._status = 0
+
+    async def run(self) -> None:
+        """Answer the request."""
+        try:
+            await self._gateway.begin()
+            await self._handle()
+        except PlatformError as error:
+            await self._fail(error)
+        except CallerGone:
+            pass
+        except Exception:
+            _log.exception("request %s failed", self._request_id)
+            await self._fail(PlatformError("Something broke on our side. Try again; the request id helps to find it."))
+
+    async def _handle(self) -> None:
+        head = dict(self._scope["headers"])
+        key = await self._gateway.keyring.authenticate(head.get(b"authorization"), _SCOPE)
+        self._headers.append((b"openai-organization", key.organization_id.encode()))
+        request = parse(self._route, head.get(b"content-type", b""), await self._body(head))
+        budget = self._budget(head.get(b"prefer"), stream=request.stream)
+        self._headers += self._gateway.limits.admit(key.id, unlimited=key.unlimited)
+        state = await self._usable(request.model, key)
+        metered = self._gateway.meter.admit(self._request_id, key, request.model, self._route.name)
+        outcome = "failed"
+        watcher = asyncio.ensure_future(self._receive())
+        task = asyncio.current_task()
+        assert task is not None
+        watcher.add_done_callback(lambda done: self._hung_up(done, task))
+        try:
+            await self._serve(request, state, key, metered, budget)
+            outcome = "succeeded" if self._status < 400 else "rejected"
+        except PlatformError as error:
+            self._status = error.status
+            outcome = "rejected" if error.status < 500 else "failed"
+            raise
+        except asyncio.CancelledError:
+            outcome, self._status = "cancelled", 499
+            if not self._caller_gone:
+                raise  # the server is shutting down
+            task.uncancel()
+            raise CallerGone from None
+        finally:
+            watcher.cancel()
+            self._close(metered, outcome, key)
+
+    def _close(self, metered: Metered, outcome: str, key: Key) -> None:
+        event = self._gateway.meter.close(metered, outcome, self._status)
+        self._gateway.metrics.closed(event)
+        self._gateway.limits.charge(key.id, event["prompt_tokens"] + event["completion_tokens"])
+
+    def _hung_up(self, watcher: asyncio.Future[object], task: asyncio.Task[None]) -> None:
+        # Cancelled: the answer is whole, and nobody needs to watch the caller any more.
+        if not watcher.cancelled() and not task.done() and self._status == 0:
+            self._caller_gone = True
+            task.cancel()
+
+    async def _body(self, head: dict[bytes, bytes]) -> bytes:
+        limit = self._gateway.settings.body_limit
+        length = head.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > limit:
+            raise BodyTooLarge(f"The body is over the limit of {limit} bytes.")
+        message = await self._receive()
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body"):
+            return body
+        parts, size = [body], len(body)
+        while message.get("more_body"):
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise CallerGone
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise BodyTooLarge(f"The body is over the limit of {limit} bytes.")
+        return b"".join(parts)
+
+    def _budget(self, prefer: bytes | None, *, stream: bool) -> float:
+        """Seconds this request may wait: the caller's `Prefer: wait=N` (RFC 7240), else the platform's."""
+        settings = self._gateway.settings
+        for part in (prefer or b"").split(b","):
+            name, _, value = part.strip().partition(b"=")
+            if name.lower() == b"wait":
+                if not value.isdigit():
+                    raise InvalidRequest("The header 'Prefer: wait=N' takes whole seconds.", param="Prefer")
+                return min(float(value), settings.wait_limit)
+        return settings.wait_limit if stream else settings.wait_budget
+
+    async def _usable(self, model_id: str, key: Key) -> ModelState:
+        state = await self._gateway.state(model_id)
+        if not state.loaded or (state.project_id is not None and state.project_id != key.project_id):
+            raise ModelNotFound(model_id)
+        if self._route.task is not None and state.task != self._route.task:
+            fits = "embeddings" if state.task == "embed" else "chat and completions"
+            raise InvalidRequest(
+                f"The model `{model_id}` does not serve {self._route.path}; it is for {fits}.",
+                param="model",
+                code="unsupported_model",
+            )
+        if not state.ready and not state.on_demand:
+            raise InvalidRequest(
+                f"The model `{model_id}` is inactive and not woken by requests. "
+                f"Activate it: POST /v1/models/{model_id}:activate.",
+                param="model",
+                code="model_not_active",
+            )
+        return state
+
+    async def _serve(
+        self, request: ModelRequest, state: ModelState, key: Key, metered: Metered, budget: float
+    ) -> None:
+        """Get a place, send the request to the engine, relay the answer; once more if no byte of an answer came."""
+        room = self._gateway.room(request.model)
+        deadline = time.monotonic() + budget
+        for attempt in range(1, _ATTEMPTS + 1):
+            if not (state.ready and room.try_enter()):
+                await self._wait(room, request, key.project_id, deadline)
+            if attempt == 1:
+                metered.waited_seconds = time.perf_counter() - self._began
+            try:
+                state = await self._gateway.state(request.model)
+                if await self._attempt(request, state, metered, last=attempt == _ATTEMPTS):
+                    return
+            finally:
+                room.leave_engine()
+            self._gateway.forget(request.model)
+            state = await self._gateway.state(request.model)
+
+    async def _attempt(self, request: ModelRequest, state: ModelState, metered: Metered, *, last: bool) -> bool:
+        """One try at an engine; False when another may be made."""
+        if state.endpoint is None:
+            if last:
+                raise not_ready(state, "The model went to sleep as it was asked")
+            return False
+        headers = [*_JSON, (b"x-request-id", self._request_id.encode())]
+        try:
+            response = await self._gateway.client.request(
+                state.endpoint, "POST", self._route.engine_path, headers=headers, body=request.body
+            )
+        except ConnectionFailed as error:
+            if last:
+                raise EngineFailed("The engine hung up before it answered, twice. See `llma logs`.") from error
+            return False
+        try:
+            if response.status >= 500 and not last:
+                return False
+            await self._relay(response, request, metered)
+        except ResponseBroken as error:
+            if not last and not self._opened:
+                return False
+            raise EngineFailed("The engine broke off in the middle of its answer. Try again.") from error
+        finally:
+            response.close()
+        return True
+
+    async def _wait(self, room: Room, request: ModelRequest, tenant: str, deadline: float) -> None:
+        """Wait in the room until admitted. ModelNotReady when the deadline comes first."""
+        heartbeat = self._gateway.settings.heartbeat if request.stream else float("inf")
+        waiter = room.join(tenant)
+        admitted = False
+        try:
+            self._gateway.tend(request.model)
+            while not waiter.admitted.done():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise not_ready(self._gateway.known(request.model), "The model was not ready within the wait")
+                if request.stream:
+                    await self._open_stream()
+                    await self._send_part(sse.comment(self._facts(request.model, room)))
+                await asyncio.wait({waiter.admitted}, timeout=min(left, heartbeat))
+            waiter.admitted.result()
+            admitted = True
+        finally:
+            if not admitted:
+                room.leave_room(waiter)
+
+    def _facts(self, model_id: str, room: Room) -> dict[str, object]:
+        state = self._gateway.known(model_id)
+        return {
+            "phase": state.phase if state else "unknown",
+            "progress": state.progress if state else 0.0,
+            "estimate_seconds": state.estimate_seconds if state else None,
+            "message": state.message if state else "",
+            "waiting": room.waiting,
+        }
+
+    async def _relay(self, response: Response, request: ModelRequest, metered: Metered) -> None:
+        if response.status >= 400:
+            raise engine_error(response.status, await response.read(), request.model)
+        if request.stream:
+            await self._relay_stream(response, request, metered)
+            return
+        body = await response.read()
+        metered.usage = body[max(0, body.rfind(b'"usage":')) :]
+        metered.first_token_seconds = time.perf_counter() - self._began
+        self._status = response.status
+        await send_json(self._send, response.status, body, self._timed())
+
+    async def _relay_stream(self, response: Response, request: ModelRequest, metered: Metered) -> None:
+        cutter = sse.EventCutter()
+        hider = sse.UsageHider(include=request.include_usage, continuous=request.continuous_usage)
+        await self._open_stream()
+        block = b""
+        while chunk := await response.chunk():
+            if not (whole := cutter.feed(chunk)):
+                continue
+            block = whole
+            seen = hider.pass_on(block)
+            metered.usage = hider.usage
+            if metered.first_token_seconds is None:
+                metered.first_token_seconds = time.perf_counter() - self._began
+            if seen:
+                await self._send({"type": "http.response.body", "body": seen, "more_body": True})
+        if not block.endswith(sse.DONE):
+            raise ResponseBroken("the stream ended without [DONE]")
+        self._status = 200
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _open_stream(self) -> None:
+        if not self._opened:
+            self._opened = True
+            await send_head(self._send, 200, b"text/event-stream; charset=utf-8", self._timed(), None)
+
+    async def _send_part(self, body: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _fail(self, error: PlatformError) -> None:
+        if self._opened:
+            await self._send({"type": "http.response.body", "body": sse.data(error.body())})
+        else:
+            await send_error(self._send, error, self._timed())
+
+    def _timed(self) -> list[tuple[bytes, bytes]]:
+        spent = int((time.perf_counter() - self._began) * 1000)
+        return [*self._headers, (b"openai-processing-ms", b"%d" % spent)]

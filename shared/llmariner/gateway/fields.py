@@ -1,0 +1,238 @@
+"""Which fields each route checks. Everything else goes to the engine untouched, unknown fields included.
+
+Only what would be wrong for every engine is refused here, so that a plain mistake never wakes a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmariner.errors import InvalidRequest
+
+__all__ = ["CHAT_COMPLETIONS", "COMPLETIONS", "DETOKENIZE", "EMBEDDINGS", "TOKENIZE", "Route", "check"]
+
+Check = Callable[[Any, str], None]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route of the token path: its public path, the engine's path, and what is checked."""
+
+    name: str
+    path: str
+    engine_path: str
+    task: str | None
+    required: tuple[str, ...]
+    checks: Mapping[str, Check]
+    streams: bool = False
+
+
+def check(route: Route, body: Mapping[str, Any]) -> None:
+    """InvalidRequest for the first field that is missing or of the wrong type."""
+    for name in route.required:
+        if body.get(name) is None:
+            raise InvalidRequest(
+                f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
+            )
+    for name, value in body.items():
+        rule = route.checks.get(name)
+        if rule is not None and value is not None:
+            rule(value, name)
+
+
+def _wrong(param: str, expected: str, value: Any) -> InvalidRequest:
+    kinds = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "an integer"}
+    kinds |= {float: "a decimal number", type(None): "null"}
+    return InvalidRequest(
+        f"Invalid type for '{param}': expected {expected}, but got {kinds[type(value)]} instead.",
+        param=param,
+        code="invalid_type",
+    )
+
+
+def _string(value: Any, param: str) -> None:
+    if not isinstance(value, str):
+        raise _wrong(param, "a string", value)
+
+
+def _filled(value: Any, param: str) -> None:
+    _string(value, param)
+    if not value:
+        raise InvalidRequest(f"'{param}' must not be empty.", param=param, code="invalid_value")
+
+
+def _boolean(value: Any, param: str) -> None:
+    if not isinstance(value, bool):
+        raise _wrong(param, "a boolean", value)
+
+
+def _object(value: Any, param: str) -> None:
+    if not isinstance(value, dict):
+        raise _wrong(param, "an object", value)
+
+
+def _array(value: Any, param: str) -> None:
+    if not isinstance(value, list):
+        raise _wrong(param, "an array", value)
+
+
+def _number(least: float, most: float) -> Check:
+    def rule(value: Any, param: str) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _wrong(param, "a number", value)
+        _within(value, least, most, param)
+
+    return rule
+
+
+def _integer(least: int, most: int) -> Check:
+    def rule(value: Any, param: str) -> None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _wrong(param, "an integer", value)
+        _within(value, least, most, param)
+
+    return rule
+
+
+def _within(value: float, least: float, most: float, param: str) -> None:
+    if not least <= value <= most:
+        raise InvalidRequest(
+            f"Invalid '{param}': expected a value from {least} to {most}, but got {value} instead.",
+            param=param,
+            code="invalid_value",
+        )
+
+
+def _messages(value: Any, param: str) -> None:
+    _array(value, param)
+    if not value:
+        raise InvalidRequest(f"Invalid '{param}': expected at least one message.", param=param, code="empty_array")
+    for index, message in enumerate(value):
+        where = f"{param}[{index}]"
+        _object(message, where)
+        role = message.get("role")
+        if role is None:
+            raise InvalidRequest(
+                f"Missing required parameter: '{where}.role'.", param=f"{where}.role", code="missing_required_parameter"
+            )
+        _filled(role, f"{where}.role")
+        content = message.get("content")
+        if content is not None and not isinstance(content, str | list):
+            raise _wrong(f"{where}.content", "a string or an array", content)
+
+
+def _text_or_tokens(value: Any, param: str) -> None:
+    if isinstance(value, str):
+        return
+    if not isinstance(value, list):
+        raise _wrong(param, "a string or an array", value)
+    if not value:
+        raise InvalidRequest(f"'{param}' must not be an empty array.", param=param, code="empty_array")
+    for index, item in enumerate(value):
+        if isinstance(item, bool) or not isinstance(item, str | int | list):
+            raise _wrong(f"{param}[{index}]", "a string, an integer or an array of integers", item)
+
+
+def _stop(value: Any, param: str) -> None:
+    if isinstance(value, str):
+        return
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _wrong(param, "a string or an array of strings", value)
+
+
+def _tool_choice(value: Any, param: str) -> None:
+    if isinstance(value, str):
+        if value not in ("auto", "none", "required"):
+            raise InvalidRequest(
+                f"Invalid '{param}': expected 'auto', 'none', 'required' or an object.",
+                param=param,
+                code="invalid_value",
+            )
+    elif not isinstance(value, dict):
+        raise _wrong(param, "a string or an object", value)
+
+
+_MOST_TOKENS = 2**31 - 1
+_SAMPLING: dict[str, Check] = {
+    "model": _filled,
+    "stream": _boolean,
+    "stream_options": _object,
+    "temperature": _number(0, 2),
+    "top_p": _number(0, 1),
+    "frequency_penalty": _number(-2, 2),
+    "presence_penalty": _number(-2, 2),
+    "max_tokens": _integer(0, _MOST_TOKENS),
+    "n": _integer(1, 128),
+    "seed": _integer(-(2**63), 2**63 - 1),
+    "stop": _stop,
+    "logit_bias": _object,
+    "user": _string,
+}
+
+CHAT_COMPLETIONS = Route(
+    name="chat_completions",
+    path="/v1/chat/completions",
+    engine_path="/v1/chat/completions",
+    task="generate",
+    required=("model", "messages"),
+    checks={
+        **_SAMPLING,
+        "messages": _messages,
+        "max_completion_tokens": _integer(0, _MOST_TOKENS),
+        "logprobs": _boolean,
+        "top_logprobs": _integer(0, 20),
+        "response_format": _object,
+        "tools": _array,
+        "tool_choice": _tool_choice,
+        "parallel_tool_calls": _boolean,
+    },
+    streams=True,
+)
+COMPLETIONS = Route(
+    name="completions",
+    path="/v1/completions",
+    engine_path="/v1/completions",
+    task="generate",
+    required=("model", "prompt"),
+    checks={
+        **_SAMPLING,
+        "prompt": _text_or_tokens,
+        "best_of": _integer(1, 20),
+        "echo": _boolean,
+        "logprobs": _integer(0, 20),
+        "suffix": _string,
+    },
+    streams=True,
+)
+EMBEDDINGS = Route(
+    name="embeddings",
+    path="/v1/embeddings",
+    engine_path="/v1/embeddings",
+    task="embed",
+    required=("model", "input"),
+    checks={
+        "model": _filled,
+        "input": _text_or_tokens,
+        "encoding_format": _string,
+        "dimensions": _integer(1, 65536),
+        "user": _string,
+    },
+)
+TOKENIZE = Route(
+    name="tokenize",
+    path="/v1/tokenize",
+    engine_path="/tokenize",
+    task=None,
+    required=("model",),
+    checks={"model": _filled, "prompt": _string, "messages": _messages, "add_special_tokens": _boolean},
+)
+DETOKENIZE = Route(
+    name="detokenize",
+    path="/v1/detokenize",
+    engine_path="/detokenize",
+    task=None,
+    required=("model", "tokens"),
+    checks={"model": _filled, "tokens": _array},
+)

@@ -1,0 +1,176 @@
+"""The state that requests of one process share: keys, limits, models, rooms, the meter; and the tasks that tend it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from llmariner.client import Client
+from llmariner.errors import ModelNotReady, PlatformError, Unavailable
+from llmariner.gateway.control import Control, ModelState
+from llmariner.gateway.keyring import Keyring
+from llmariner.gateway.limits import Limits
+from llmariner.gateway.meter import Meter
+from llmariner.gateway.metrics import Metrics
+from llmariner.gateway.room import Room
+from llmariner.settings import GatewaySettings, Secret
+
+__all__ = ["Gateway", "not_ready"]
+
+_POLL_SECONDS = 2.0
+_STALE_SECONDS = 4.0
+_IDLE_SECONDS = 60.0
+_USED_SECONDS = 30.0
+# How long keys known to this process stay good while nobody can say what changed.
+_TRUST_SECONDS = 600.0
+_KEEPER_SECONDS = 0.1
+_WISH_SECONDS = 0.5
+
+
+class Gateway:
+    """One per process; begins its tasks with the first request, in that request's loop."""
+
+    def __init__(self, control: Control, settings: GatewaySettings, pepper: Secret) -> None:
+        self.control = control
+        self.settings = settings
+        self.client = Client()
+        self.keyring = Keyring(control, pepper.reveal())
+        self.limits = Limits(settings.requests_per_minute, settings.tokens_per_minute)
+        self.meter = Meter(control)
+        self.metrics = Metrics()
+        self._states: dict[str, ModelState] = {}
+        self._rooms: dict[str, Room] = {}
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._cursor = ""
+        self._polled_at = self._tried_at = float("-inf")
+        self._polling = asyncio.Lock()
+        self._last_request = 0.0
+
+    async def begin(self) -> None:
+        """To be called first by every request: starts the tasks, and makes sure that what is known is not stale."""
+        self._last_request = now = time.monotonic()
+        if not self._tasks:
+            self._tasks = [asyncio.create_task(self.meter.run()), asyncio.create_task(self._poll())]
+        if now - self._tried_at > _STALE_SECONDS:
+            async with self._polling:
+                if now - self._tried_at > _STALE_SECONDS:
+                    await self._ask_for_changes()
+
+    async def state(self, model_id: str) -> ModelState:
+        """How a model is: from memory while it is ready, else asked. ModelNotFound, Unavailable."""
+        state = self._states.get(model_id)
+        return state if state is not None and state.ready else await self._asked(model_id)
+
+    def room(self, model_id: str) -> Room:
+        """The room of a model; made when first asked for."""
+        room = self._rooms.get(model_id)
+        if room is None:
+            room = self._rooms[model_id] = Room(self.settings.room_per_model, self.settings.room_per_tenant)
+            if state := self._states.get(model_id):
+                room.update(state)
+        return room
+
+    def known(self, model_id: str) -> ModelState | None:
+        """What was last heard of a model."""
+        return self._states.get(model_id)
+
+    def forget(self, model_id: str) -> None:
+        """Its endpoint did not answer, or something changed: ask again. Whoever waits is looked after at once."""
+        self._states.pop(model_id, None)
+        if (room := self._rooms.get(model_id)) and room.waiting:
+            self.tend(model_id)
+
+    def tend(self, model_id: str) -> None:
+        """See to it that somebody wakes the model and lets the waiting in, as long as anybody waits."""
+        if model_id not in self._keepers:
+            self._keepers[model_id] = asyncio.create_task(self._keep(model_id))
+
+    def text(self) -> str:
+        """The metrics."""
+        return self.metrics.text((name, room.running, room.waiting) for name, room in self._rooms.items())
+
+    async def close(self) -> None:
+        """End the tasks; give away what the meter holds."""
+        tasks = [*self._tasks, *self._keepers.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.meter.flush()
+        self.client.close()
+
+    async def _asked(self, model_id: str) -> ModelState:
+        state = self._states[model_id] = await self.control.model(model_id)
+        if room := self._rooms.get(model_id):
+            room.update(state)
+        return state
+
+    async def _keep(self, model_id: str) -> None:
+        """Wake the model, watch it come, let the waiting in as it has room; until nobody waits."""
+        room, wished_at = self.room(model_id), 0.0
+        try:
+            while True:
+                try:
+                    state = await self._asked(model_id)
+                    if state.phase == "failed" and wished_at:
+                        room.fail(not_ready(state, "The model could not be started"))
+                    elif not state.ready and time.monotonic() - wished_at > _WISH_SECONDS:
+                        await self.control.wake(model_id)
+                        wished_at = time.monotonic()
+                except Unavailable:
+                    await asyncio.sleep(_WISH_SECONDS)  # each waiter has a limit of its own
+                except PlatformError as error:
+                    room.fail(error)
+                # Looked at last: a caller who would not wait at all still wakes the model.
+                if not room.waiting:
+                    return
+                await asyncio.sleep(_KEEPER_SECONDS)
+        finally:
+            self._keepers.pop(model_id, None)
+
+    async def _poll(self) -> None:
+        used_at = 0.0
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            now = time.monotonic()
+            if now - self._last_request < _IDLE_SECONDS:
+                async with self._polling:
+                    await self._ask_for_changes()
+            if self.keyring.last_used and now - used_at > _USED_SECONDS:
+                used_at, used = now, self.keyring.last_used
+                self.keyring.last_used = {}
+                with contextlib.suppress(PlatformError):
+                    await self.control.used(used)
+
+    async def _ask_for_changes(self) -> None:
+        self._tried_at = time.monotonic()
+        try:
+            changes = await self.control.changes(self._cursor)
+        except Unavailable:
+            if time.monotonic() - self._polled_at > _TRUST_SECONDS:
+                self.keyring.forget_all()
+            return
+        self._cursor = changes.cursor
+        self._polled_at = time.monotonic()
+        if changes.keys:
+            self.keyring.forget(changes.keys)
+        for model_id in changes.models:
+            self.forget(model_id)
+
+
+def not_ready(state: ModelState | None, sentence: str) -> ModelNotReady:
+    """The error of a wait that ended without the model: with phase, progress and estimate, and when to try again."""
+    phase = state.phase if state else "unknown"
+    estimate = state.estimate_seconds if state else None
+    cause = f": {state.message}" if state and state.message else "."
+    return ModelNotReady(
+        f"{sentence}{cause}",
+        param="model",
+        headers={"retry-after": str(max(1, min(60, int(estimate or 5) + 1)))},
+        details={
+            "phase": phase,
+            "progress": state.progress if state else 0.0,
+            "estimate_seconds": estimate,
+        },
+    )

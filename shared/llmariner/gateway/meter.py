@@ -1,0 +1,121 @@
+"""What each request used, told to the ledger in batches: admitted, every second a checkpoint, closed.
+
+Nothing of this touches a database on the way of a request: events gather here and leave every half second. What a crash
+can lose is what was not given away yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Any
+
+from llmariner.errors import PlatformError
+from llmariner.gateway import sse
+from llmariner.gateway.control import Control, Key
+
+__all__ = ["Meter", "Metered"]
+
+_FLUSH_SECONDS = 0.5
+_CHECKPOINT_SECONDS = 1.0
+_SIGN_OF_LIFE_SECONDS = 15.0
+_BATCH = 500
+_MOST_KEPT = 200_000
+# The closing event's place in its request's sequence: after any checkpoint.
+_LAST = 2**31 - 1
+
+
+class Metered:
+    """A request under way. `usage`: bytes of the last usage object seen, looked into only when somebody asks."""
+
+    __slots__ = ("_base", "_told", "_told_at", "admitted_at", "first_token_seconds", "sequence", "usage", "waited_seconds")
+
+    def __init__(self, request_id: str, key: Key, model: str, route: str) -> None:
+        self.admitted_at = time.time()
+        self.usage = b""
+        self.sequence = 0
+        self.waited_seconds: float | None = None
+        self.first_token_seconds: float | None = None
+        self._told: dict[str, int] = {}
+        self._told_at = self.admitted_at
+        self._base = {
+            "request_id": request_id,
+            "organization_id": key.organization_id,
+            "project_id": key.project_id,
+            "user_id": key.user_id,
+            "key_id": key.id,
+            "model": model,
+            "route": route,
+            "admitted_at": self.admitted_at,
+        }
+
+    def event(self, kind: str, *, outcome: str = "open", status: int = 0) -> dict[str, Any]:
+        """The ledger event for now."""
+        self._told, self._told_at = sse.tokens(self.usage), time.time()
+        sequence = _LAST if kind == "closed" else self.sequence
+        self.sequence += 1
+        return {
+            **self._base,
+            **self._told,
+            "sequence": sequence,
+            "kind": kind,
+            "at": self._told_at,
+            "outcome": outcome,
+            "status": status,
+            "waited_seconds": self.waited_seconds,
+            "first_token_seconds": self.first_token_seconds,
+        }
+
+    def due(self, now: float) -> bool:
+        """Whether a checkpoint would say something new, or a sign of life is due."""
+        silent = now - self._told_at
+        if silent >= _SIGN_OF_LIFE_SECONDS:
+            return True
+        return silent >= _CHECKPOINT_SECONDS and sse.tokens(self.usage) != self._told
+
+
+class Meter:
+    """Gathers ledger events and gives them to the control port."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._open: set[Metered] = set()
+        self._events: list[dict[str, Any]] = []
+        self._flushing = asyncio.Lock()
+
+    def admit(self, request_id: str, key: Key, model: str, route: str) -> Metered:
+        """Begin to count a request."""
+        metered = Metered(request_id, key, model, route)
+        self._events.append(metered.event("admitted"))
+        self._open.add(metered)
+        return metered
+
+    def close(self, metered: Metered, outcome: str, status: int) -> dict[str, Any]:
+        """End the count; returns the closing event."""
+        self._open.discard(metered)
+        event = metered.event("closed", outcome=outcome, status=status)
+        self._events.append(event)
+        return event
+
+    async def run(self) -> None:
+        """Give events away until cancelled."""
+        while True:
+            await asyncio.sleep(_FLUSH_SECONDS)
+            now = time.time()
+            for metered in self._open:
+                if metered.due(now):
+                    self._events.append(metered.event("checkpoint"))
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Give away what has gathered; what is refused is kept and tried again, up to a bound."""
+        async with self._flushing:
+            while self._events:
+                batch = self._events[:_BATCH]
+                with contextlib.suppress(PlatformError):
+                    await self._control.record(batch)
+                    del self._events[: len(batch)]
+                    continue
+                del self._events[: max(0, len(self._events) - _MOST_KEPT)]
+                return

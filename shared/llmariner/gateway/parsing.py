@@ -1,0 +1,116 @@
+"""From the bytes of a body to what the token path must know of it, and back to the bytes that the engine gets.
+
+The body is parsed once, to check it; what goes on is the caller's own bytes, so that unknown fields and the written form
+of numbers reach the engine as they came. Only `stream_options` is set on the caller's behalf, by splicing.
+"""
+
+from __future__ import annotations
+
+import json
+import json.decoder
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from llmariner.errors import InvalidRequest, UnsupportedMedia
+from llmariner.gateway.fields import Route, check
+
+__all__ = ["ModelRequest", "parse"]
+
+_DEEPEST = 100
+_USAGE_ON = b'"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """A checked request. `body`: the bytes for the engine; the two flags: what the caller asked to see of usage."""
+
+    model: str
+    stream: bool
+    include_usage: bool
+    continuous_usage: bool
+    body: bytes
+
+
+def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
+    """Check a body. InvalidRequest and UnsupportedMedia say what is wrong and where."""
+    if content_type and not content_type.lower().startswith(b"application/json"):
+        raise UnsupportedMedia("Send the body as JSON, with the header 'content-type: application/json'.")
+    fields = _decoded(body)
+    check(route, fields)
+    stream = bool(fields.get("stream")) and route.streams
+    options = fields.get("stream_options")
+    if options is not None and not stream:
+        raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
+    options = options or {}
+    return ModelRequest(
+        model=fields["model"],
+        stream=stream,
+        include_usage=options.get("include_usage") is True,
+        continuous_usage=options.get("continuous_usage_stats") is True,
+        body=_asking_for_usage(body, "stream_options" in fields) if stream else body,
+    )
+
+
+def _decoded(body: bytes) -> dict[str, Any]:
+    if body.count(b"[") + body.count(b"{") > _DEEPEST:
+        _check_depth(body)
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(
+            f"The body is not valid JSON: {error}. Check quotes, commas and that it is UTF-8.", code="invalid_json"
+        ) from error
+    if not isinstance(fields, dict):
+        raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    return fields
+
+
+def _check_depth(body: bytes) -> None:
+    """Brackets outside of strings; a body that is no JSON is left to the parser."""
+    depth, inside, escaped = 0, False, False
+    for byte in body:
+        if inside:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                inside = False
+        elif byte == 0x22:
+            inside = True
+        elif byte in b"[{":
+            depth += 1
+            if depth > _DEEPEST:
+                raise InvalidRequest(f"The body is nested more than {_DEEPEST} levels deep.", code="nesting_too_deep")
+        elif byte in b"]}":
+            depth -= 1
+
+
+def _asking_for_usage(body: bytes, has_options: bool) -> bytes:
+    if has_options:
+        body = _without_member(body, "stream_options")
+    head = body[: body.rindex(b"}")].rstrip()
+    comma = b"" if head.endswith(b"{") else b","
+    return head + comma + _USAGE_ON + b"}"
+
+
+def _without_member(body: bytes, name: str) -> bytes:
+    """The object without one of its members, every other byte kept. The body is known to be a valid object."""
+    text = body.decode()
+    decoder = json.decoder.JSONDecoder()
+    skip = json.decoder.WHITESPACE.match  # type: ignore[attr-defined]
+    kept = []
+    at = skip(text, text.index("{") + 1).end()
+    while text[at] != "}":
+        start = at
+        key, at = decoder.raw_decode(text, at)
+        at = skip(text, skip(text, at).end() + 1).end()
+        _, at = decoder.raw_decode(text, at)
+        if key != name:
+            kept.append(text[start:at])
+        at = skip(text, at).end()
+        if text[at] == ",":
+            at = skip(text, at + 1).end()
+    return ("{" + ",".join(kept) + "}").encode()

@@ -1,0 +1,85 @@
+"""The control port over HTTP, for functions that hold no database: they ask the `internal_gateway` function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from llmariner.client import Client, ConnectionFailed, ResponseBroken
+from llmariner.errors import ModelNotFound, Unavailable
+from llmariner.gateway.control import Changes, Key, ModelState
+from llmariner.gateway.service_token import ServiceTokens
+from llmariner.settings import ControlSettings, Secret
+
+__all__ = ["AUDIENCE", "RemoteControl", "key_from_wire", "key_to_wire"]
+
+AUDIENCE = "internal_gateway"
+_ROOT = "/internal/gateway"
+
+
+class RemoteControl:
+    """See `control.Control`."""
+
+    def __init__(self, settings: ControlSettings, secret: Secret, *, issuer: str) -> None:
+        self._url = settings.url
+        self._client = Client()
+        self._tokens = ServiceTokens(secret.reveal(), issuer=issuer, audience=AUDIENCE)
+
+    async def key(self, digest: str) -> Key | None:
+        """See the port."""
+        found = await self.call("key", {"digest": digest})
+        return key_from_wire(found["key"]) if found["key"] else None
+
+    async def model(self, model_id: str) -> ModelState:
+        """See the port."""
+        found = await self.call("model", {"model": model_id})
+        if found["model"] is None:
+            raise ModelNotFound(model_id)
+        return ModelState(**found["model"])
+
+    async def wake(self, model_id: str) -> None:
+        """See the port."""
+        await self.call("wake", {"model": model_id})
+
+    async def changes(self, cursor: str) -> Changes:
+        """See the port."""
+        found = await self.call("changes", {"cursor": cursor})
+        return Changes(found["cursor"], tuple(found["keys"]), tuple(found["models"]))
+
+    async def record(self, events: Sequence[dict[str, Any]]) -> None:
+        """See the port."""
+        await self.call("record", {"events": list(events)})
+
+    async def used(self, last_used: dict[str, int]) -> None:
+        """See the port."""
+        await self.call("used", {"last_used": last_used})
+
+    async def call(self, operation: str, value: dict[str, Any]) -> dict[str, Any]:
+        """Post a JSON object to an operation of the control function. Unavailable when it does not answer 200."""
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"authorization", b"Bearer " + self._tokens.token().encode()),
+        ]
+        path, body = f"{_ROOT}/{operation}", orjson.dumps(value)
+        try:
+            response = await self._client.request(self._url, "POST", path, headers=headers, body=body)
+            answer = await response.read()
+        except (ConnectionFailed, ResponseBroken) as error:
+            raise Unavailable("The control function does not answer.", headers={"retry-after": "2"}) from error
+        if response.status != 200:
+            raise Unavailable(f"The control function answered {response.status}.", headers={"retry-after": "2"})
+        decoded: dict[str, Any] = orjson.loads(answer)
+        return decoded
+
+
+def key_to_wire(key: Key) -> dict[str, Any]:
+    """A key as a JSON object."""
+    return {**asdict(key), "scopes": sorted(key.scopes)}
+
+
+def key_from_wire(value: dict[str, Any]) -> Key:
+    """Back from `key_to_wire`."""
+    return Key(**{**value, "scopes": frozenset(value["scopes"])})

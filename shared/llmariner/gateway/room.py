@@ -1,0 +1,109 @@
+"""Admission to one engine, and the room where requests wait for it (contract: docs/waiting-room.md).
+
+A request enters at once when the engine is ready and has a place. Else it waits: first come, first served within a
+tenant, tenants in turn, so that none starves another. Places are given out as the engine has room for them, never to all
+at once. The room is bounded per model and per tenant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+
+from llmariner.errors import PlatformError, RoomFull
+from llmariner.gateway.control import ModelState
+
+__all__ = ["Room", "Waiter"]
+
+
+class Waiter:
+    """A request in the room. `admitted` completes with its admission, or with the error that it is told."""
+
+    __slots__ = ("admitted", "tenant")
+
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+        self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Room:
+    """The admission of one engine in this process."""
+
+    def __init__(self, per_model: int, per_tenant: int) -> None:
+        self._per_model = per_model
+        self._per_tenant = per_tenant
+        self._capacity = 0
+        self._engine_waiting = 0
+        self._queues: OrderedDict[str, deque[Waiter]] = OrderedDict()
+        self.running = 0
+        self.waiting = 0
+
+    def update(self, state: ModelState) -> None:
+        """Learn how the engine is, and let in whom it has room for."""
+        self._capacity = state.capacity if state.ready else 0
+        self._engine_waiting = state.engine_waiting
+        self._release()
+
+    def try_enter(self) -> bool:
+        """Take a place if there is one and nobody waits for it."""
+        if self.waiting == 0 and self._has_place():
+            self.running += 1
+            return True
+        return False
+
+    def join(self, tenant: str) -> Waiter:
+        """Wait for a place. RoomFull when the room, or the tenant's share of it, is full."""
+        queue = self._queues.get(tenant)
+        if self.waiting >= self._per_model or (queue is not None and len(queue) >= self._per_tenant):
+            raise RoomFull(
+                f"{self.waiting} requests wait for this model already, {len(queue) if queue else 0} of them yours. "
+                "Try again shortly.",
+                headers={"retry-after": "5"},
+            )
+        if queue is None:
+            queue = self._queues[tenant] = deque()
+        waiter = Waiter(tenant)
+        queue.append(waiter)
+        self.waiting += 1
+        self._release()
+        return waiter
+
+    def leave_room(self, waiter: Waiter) -> None:
+        """Stop waiting. If a place was given meanwhile, it goes to the next."""
+        if waiter.admitted.done():
+            if not waiter.admitted.cancelled() and waiter.admitted.exception() is None:
+                self.leave_engine()
+            return
+        waiter.admitted.cancel()
+        queue = self._queues[waiter.tenant]
+        queue.remove(waiter)
+        self.waiting -= 1
+        if not queue:
+            del self._queues[waiter.tenant]
+
+    def leave_engine(self) -> None:
+        """Give a place back."""
+        self.running -= 1
+        self._release()
+
+    def fail(self, error: PlatformError) -> None:
+        """Tell everybody in the room why the model does not come."""
+        queues, self._queues = self._queues, OrderedDict()
+        self.waiting = 0
+        for queue in queues.values():
+            for waiter in queue:
+                waiter.admitted.set_exception(error)
+
+    def _has_place(self) -> bool:
+        # What waits inside the engine was let in by others: leave it to settle, but never stand still for it.
+        return self.running < self._capacity and (self._engine_waiting == 0 or self.running == 0)
+
+    def _release(self) -> None:
+        while self._queues and self._has_place():
+            tenant, queue = self._queues.popitem(last=False)
+            waiter = queue.popleft()
+            if queue:
+                self._queues[tenant] = queue  # to the end of the line of tenants
+            self.waiting -= 1
+            self.running += 1
+            waiter.admitted.set_result(None)

@@ -1,0 +1,96 @@
+"""Server-sent events as bytes: cutting a stream at event boundaries, and hiding the usage that nobody asked for.
+
+Nothing here parses JSON. Inside a JSON string a quote is always written as \\", so the bytes ,"usage":{ can only be a
+member of an object; that is what makes it safe to cut it out by pattern.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+__all__ = ["DONE", "EventCutter", "UsageHider", "comment", "data", "tokens"]
+
+DONE = b"data: [DONE]\n\n"
+_USAGE = re.compile(rb',\s?"usage":\s?(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|null)')
+_NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
+_COUNTS = {
+    "prompt_tokens": re.compile(rb'"prompt_tokens":\s?(\d+)'),
+    "completion_tokens": re.compile(rb'"completion_tokens":\s?(\d+)'),
+    "cached_tokens": re.compile(rb'"cached_tokens":\s?(\d+)'),
+}
+
+
+def comment(facts: dict[str, Any]) -> bytes:
+    """A comment line, which SDKs skip and people can read."""
+    return b": " + json.dumps(facts, separators=(",", ":")).encode() + b"\n\n"
+
+
+def data(value: dict[str, Any]) -> bytes:
+    """One event."""
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
+
+
+def tokens(usage: bytes) -> dict[str, int]:
+    """The counts in the bytes of a usage object; those absent are 0."""
+    found = {name: pattern.search(usage) for name, pattern in _COUNTS.items()}
+    return {name: int(match[1]) if match else 0 for name, match in found.items()}
+
+
+class EventCutter:
+    """Cuts a stream of bytes into whole events: what is left over waits for the rest."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """All whole events up to here, as one block; may be empty."""
+        if chunk.endswith(b"\n\n") and not self._rest:
+            return chunk
+        block = self._rest + chunk
+        end = block.rfind(b"\n\n") + 2
+        if end == 1:
+            self._rest = block
+            return b""
+        self._rest = block[end:]
+        return block[:end]
+
+    @property
+    def rest(self) -> bytes:
+        """What came after the last whole event."""
+        return self._rest
+
+
+class UsageHider:
+    """Takes usage out of a stream's events, remembering the last one seen.
+
+    The engine is always asked for usage in every chunk. A caller who asked for nothing sees none of it and no usage-only
+    event; one who asked for `include_usage` sees the usage-only event; one who asked for it continuously sees all.
+    """
+
+    __slots__ = ("_continuous", "_include", "usage")
+
+    def __init__(self, *, include: bool, continuous: bool) -> None:
+        self._include = include
+        self._continuous = include and continuous
+        self.usage = b""
+
+    def pass_on(self, block: bytes) -> bytes:
+        """What the caller sees of a block of whole events."""
+        at = block.rfind(b'"usage":')
+        if at < 0:
+            return block
+        self.usage = block[at:]
+        if self._continuous:
+            return block
+        if _NO_CHOICES.search(block) is None:
+            return _USAGE.sub(b"", block)
+        return b"".join(self._seen(event + b"\n\n") for event in block.split(b"\n\n") if event)
+
+    def _seen(self, event: bytes) -> bytes:
+        if _NO_CHOICES.search(event) is None:
+            return _USAGE.sub(b"", event)
+        return event if self._include else b""

@@ -1,0 +1,38 @@
+"""The factory of functions that answer with JSON from a database: FastAPI, with our errors, limits and probes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from llmariner.context import Context
+from llmariner.http import rendering
+
+__all__ = ["api"]
+
+_BODY_LIMIT = 1024 * 1024
+
+
+def api(title: str, context: Context) -> FastAPI:
+    """An application without routes of its own: add them, return it. Answers /health/live and /health/ready."""
+    app = FastAPI(
+        title=title,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        max_body_size=_BODY_LIMIT,
+    )
+    app.state.context = context
+    rendering.install(app)
+
+    @app.get("/health/live")
+    def live() -> dict[str, Any]:
+        return {"status": "ok"}
+
+    @app.get("/health/ready")
+    def ready() -> dict[str, Any]:
+        return {"status": "ok"}
+
+    return app

@@ -1,0 +1,127 @@
+"""One `main.py`, three ways to run it: functions-framework, a lean server of our own (`boot`), the local home's router.
+
+functions-framework wants a plain function as its target, so `handle` is one; the application behind it is its attribute
+`app`. Nothing is built at import: the first request builds it, and with it what the route needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from llmariner.context import Context
+
+__all__ = ["Application", "LazyApplication", "application_of", "consumer", "function"]
+
+Message = MutableMapping[str, Any]
+Application = Callable[[MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+Build = Callable[[Context], Application]
+
+
+class LazyApplication:
+    """An ASGI application that is built when first called, or by `prepare`."""
+
+    def __init__(self, build: Build) -> None:
+        self._build = build
+        self._context: Context | None = None
+        self._application: Application | None = None
+
+    def use(self, context: Context) -> None:
+        """Share a process's parts; to be called before the first request."""
+        self._context = context
+
+    def prepare(self) -> Application:
+        """Build it now, so that a wrong setting ends the start and not a request."""
+        if self._application is None:
+            self._application = self._build(self._context or Context())
+        return self._application
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request."""
+        await self.prepare()(scope, receive, send)
+
+
+def function(build: Build) -> Callable[[Any], Awaitable[Any]]:
+    """The target of an HTTP function, from what builds its application."""
+    lazy = LazyApplication(build)
+
+    async def handle(_request: Any) -> Any:
+        return _delegate(lazy)
+
+    handle.app = lazy  # type: ignore[attr-defined]
+    # Imported only where functions-framework runs us: it costs more than a whole lean start.
+    if "functions_framework" in sys.modules:
+        from functions_framework import aio
+
+        aio.http(handle)
+    return handle
+
+
+def consumer(consume: Callable[[Context, Any], None]) -> Callable[[Any], Awaitable[None]]:
+    """The target of an event function: `consume` is called with the context and an `Event`, in a thread.
+
+    It raises PlatformError or anything else to be called again later, MalformedEvent when a retry would not help.
+    """
+    lazy = LazyApplication(lambda context: _event_application(context, consume))
+
+    async def handle(event: Any) -> None:
+        from llmariner.platform.events.wire import of_cloud_event
+
+        context = lazy._context or Context()
+        lazy.use(context)
+        await asyncio.to_thread(consume, context, of_cloud_event(event))
+
+    handle.app = lazy  # type: ignore[attr-defined]
+    if "functions_framework" in sys.modules:
+        from functions_framework import aio
+
+        aio.cloud_event(handle)
+    return handle
+
+
+def application_of(handle: Any) -> LazyApplication:
+    """The application behind a target made here."""
+    application = handle.app
+    assert isinstance(application, LazyApplication)
+    return application
+
+
+def _delegate(application: Application) -> Any:
+    from starlette.responses import Response
+
+    class Delegate(Response):
+        """A response that lets the application answer: functions-framework calls it with the request's own channels."""
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await application(scope, receive, send)
+
+    return Delegate()
+
+
+def _event_application(context: Context, consume: Callable[[Context, Any], None]) -> Application:
+    """The HTTP binding of a consumer: 200 took it, 400 never will (dead letter), 500 again later."""
+    import logging
+
+    from llmariner.platform.events.wire import MalformedEvent, from_http
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        parts = []
+        message: Message = {"more_body": True}
+        while message.get("more_body"):
+            message = await receive()
+            parts.append(message.get("body", b""))
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        try:
+            await asyncio.to_thread(consume, context, from_http(headers, b"".join(parts)))
+            status, answer = 200, b"OK"
+        except MalformedEvent as error:
+            status, answer = 400, str(error).encode()
+        except Exception as error:  # whatever it was, the event must not be lost
+            logging.getLogger(__name__).exception("a consumer failed")
+            status, answer = 500, f"{type(error).__name__}: {error}".encode()
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+        await send({"type": "http.response.body", "body": answer})
+
+    return application

@@ -1,0 +1,34 @@
+"""How the parts behind a function are."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sqlalchemy import text
+
+from llmariner.context import Context
+from llmariner.errors import PlatformError
+
+__all__ = ["degraded"]
+
+
+async def degraded(context: Context) -> dict[str, str | None]:
+    """Each part, and why it is degraded; None for one that is well."""
+    return {"database": await asyncio.to_thread(_database, context), "serving": await _serving(context)}
+
+
+def _database(context: Context) -> str | None:
+    try:
+        with context.database.read() as session:
+            session.value(text("SELECT 1"))
+    except PlatformError as error:
+        return error.message
+    return None
+
+
+async def _serving(context: Context) -> str | None:
+    try:
+        await context.serving.statuses()
+    except PlatformError as error:
+        return error.message
+    return None

@@ -1,0 +1,107 @@
+"""Errors of every origin in OpenAI's shape, and the headers that every answer carries."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from llmariner.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    MethodNotAllowed,
+    PlatformError,
+    UnknownUrl,
+    UnsupportedMedia,
+)
+
+__all__ = ["AnswerHeaders", "install", "render"]
+
+_log = logging.getLogger(__name__)
+
+
+def install(app: FastAPI) -> None:
+    """Make an app render every error as ours."""
+    app.add_exception_handler(PlatformError, lambda _, error: render(_platform(error)))
+    app.add_exception_handler(RequestValidationError, lambda _, error: render(_invalid(error)))
+    app.add_exception_handler(HTTPException, lambda request, error: render(_of_status(request, error)))
+    app.add_middleware(AnswerHeaders)
+
+
+def render(error: PlatformError) -> JSONResponse:
+    """The answer that an error becomes."""
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+
+
+def _platform(error: Exception) -> PlatformError:
+    assert isinstance(error, PlatformError)
+    return error
+
+
+def _invalid(error: Exception) -> PlatformError:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequest(f"The body is not valid JSON: {first['ctx']['error']}.", code="invalid_json")
+    param = ".".join(str(part) for part in first["loc"][1:])
+    if first["type"] == "missing":
+        return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+    if first["loc"] == ("body",):
+        return UnsupportedMedia("Send the body as a JSON object, with the header 'content-type: application/json'.")
+    return InvalidRequest(f"Invalid '{param}': {first['msg']}.", param=param, code="invalid_value")
+
+
+def _of_status(request: Request, error: Exception) -> PlatformError:
+    assert isinstance(error, HTTPException)
+    method, path = request.method, request.url.path
+    if error.status_code == 404:
+        return UnknownUrl(method, path)
+    if error.status_code == 405:
+        return MethodNotAllowed(method, path, (error.headers or {}).get("Allow", ""))
+    if error.status_code == 413:
+        return BodyTooLarge("The body is over this route's limit.")
+    return InvalidRequest("The body could not be read: send a JSON object in UTF-8.", code="invalid_json")
+
+
+class AnswerHeaders:
+    """Adds x-request-id and the processing time; turns what nobody caught into a 500 that tells nothing of the inside.
+
+    Pure ASGI, and outermost: an exception that left here would be answered by the server in plain text.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, request_id, started = time.perf_counter(), "req_" + os.urandom(12).hex(), False
+
+        async def sending(message: Any) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                spent = int((time.perf_counter() - began) * 1000)
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    (b"openai-processing-ms", b"%d" % spent),
+                    (b"openai-version", b"2020-10-01"),
+                ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception:
+            _log.exception("request %s failed", request_id)
+            if not started:
+                error = PlatformError("Something broke on our side. Try again; the request id helps to find it.")
+                await render(error)(scope, receive, sending)

@@ -1,0 +1,23 @@
+"""Identifiers of our objects: a prefix that names the kind, then random characters that sort by time of making."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+__all__ = ["new_id"]
+
+_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def new_id(prefix: str) -> str:
+    """`<prefix>_<10 characters of time><12 random ones>`, e.g. `key_0mb2k1r9xa4t…`; 62 bits of randomness."""
+    return f"{prefix}_{_base36(time.time_ns() // 1000, 10)}{_base36(secrets.randbits(62), 12)}"
+
+
+def _base36(number: int, width: int) -> str:
+    digits = []
+    for _ in range(width):
+        number, digit = divmod(number, 36)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))

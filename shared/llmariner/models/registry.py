@@ -1,0 +1,263 @@
+"""The registry of models: create, find, change, delete; each change raises the revision and tells of itself."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, case, delete, func, or_, select, update
+
+from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
+from llmariner.models.model import (
+    ActivationStatus,
+    LoadingStatus,
+    Model,
+    ModelConfig,
+    NewModel,
+    SourceRepository,
+    Task,
+)
+from llmariner.models.tables import model_wakes, models
+from llmariner.platform.database import Database, Duplicate, ReadSession, WriteSession
+from llmariner.platform.database.revisions import next_revision
+from llmariner.platform.events import outbox
+
+__all__ = ["Registry"]
+
+CREATED = "ai.llmariner.model.created.v1"
+LOADED = "ai.llmariner.model.loaded.v1"
+FAILED = "ai.llmariner.model.failed.v1"
+UPDATED = "ai.llmariner.model.updated.v1"
+DELETED = "ai.llmariner.model.deleted.v1"
+_WAKES_KEPT = 50
+
+
+class Registry:
+    """The models of one installation. `project_id` in a call: whose eyes it is seen with; None sees all."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, new: NewModel) -> Model:
+        """Register a model; its weights are fetched by whoever the event wakes. Conflict when the id is taken."""
+        with self._database.write() as session:
+            task = new.task or Task.GENERATE
+            if new.base_model_id is not None:
+                task = self._base(session, new).task
+            session.run(delete(models).where(models.c.id == new.id, models.c.deleted))
+            try:
+                session.add(models, **_new_row(new, task), revision=next_revision(session, "models"))
+            except Duplicate as error:
+                raise Conflict(f"A model with id '{new.id}' exists already.", param="id") from error
+            outbox.add(session, CREATED, f"models/{new.id}", _told(new.id, new.project_id))
+        return self.get(new.id)
+
+    def get(self, model_id: str, *, project_id: str | None = None) -> Model:
+        """One model. ModelNotFound for an unknown id, and for another project's."""
+        with self._database.read() as session:
+            return _one(session, model_id, project_id)
+
+    def list(
+        self, *, project_id: str | None, include_loading: bool, after: str | None, limit: int
+    ) -> list[Model]:
+        """Models in LLMariner's order: active first, base before fine-tuned, then by age and id."""
+        query = select(models).where(_visible(project_id)).order_by(*_ORDER)
+        if not include_loading:
+            query = query.where(models.c.loading_status == LoadingStatus.SUCCEEDED)
+        with self._database.read() as session:
+            found = [_model(row) for row in session.rows(query)]
+        start = 0
+        if after is not None:
+            ids = [model.id for model in found]
+            if after not in ids:
+                raise InvalidRequest(f"'after' names no model: '{after}'.", param="after")
+            start = ids.index(after) + 1
+        return found[start : start + limit]
+
+    def count(self, *, project_id: str | None, include_loading: bool) -> int:
+        """How many `page` would go through."""
+        query = select(func.count()).select_from(models).where(_visible(project_id))
+        if not include_loading:
+            query = query.where(models.c.loading_status == LoadingStatus.SUCCEEDED)
+        with self._database.read() as session:
+            return int(session.value(query))
+
+    def configure(self, model_id: str, config: ModelConfig, *, project_id: str | None) -> Model:
+        """Set how it runs; takes effect at its next wake."""
+        with self._database.write() as session:
+            model = _one(session, model_id, project_id)
+            _change(session, model, config=json.dumps(config.shown()))
+            outbox.add(session, UPDATED, f"models/{model_id}", _told(model_id, model.project_id))
+        return self.get(model_id)
+
+    def activate(self, model_id: str, status: ActivationStatus, *, project_id: str | None) -> Model:
+        """Keep it awake, or let it sleep. ModelNotFound before its weights are here."""
+        with self._database.write() as session:
+            model = _one(session, model_id, project_id)
+            if not model.loaded:
+                raise ModelNotFound(model_id)
+            _change(session, model, activation_status=status)
+            outbox.add(session, UPDATED, f"models/{model_id}", _told(model_id, model.project_id))
+        return self.get(model_id)
+
+    def delete(self, model_id: str, *, project_id: str | None) -> None:
+        """Remove it. InvalidRequest while it is active or the base of another."""
+        with self._database.write() as session:
+            model = _one(session, model_id, project_id)
+            if model.activation_status is ActivationStatus.ACTIVE:
+                raise InvalidRequest(
+                    f"Model '{model_id}' is active. Deactivate it first: POST /v1/models/{model_id}:deactivate.",
+                    param="model",
+                )
+            tuned = session.first(
+                select(models.c.id).where(models.c.base_model_id == model_id, models.c.deleted.is_(False))
+            )
+            if tuned is not None:
+                raise InvalidRequest(
+                    f"Model '{model_id}' is the base of '{tuned.id}'; delete that first.", param="model"
+                )
+            _change(session, model, deleted=True)
+            outbox.add(
+                session,
+                DELETED,
+                f"models/{model_id}",
+                {**_told(model_id, model.project_id), "folder": model.folder},
+            )
+
+    def loading(self, model_id: str, *, progress: float, message: str) -> None:
+        """Note how far the fetching of weights is: progress from 0 to 1."""
+        with self._database.write() as session:
+            values = {
+                "loading_status": LoadingStatus.LOADING,
+                "loading_progress": progress,
+                "loading_message": message,
+            }
+            _change(session, _one(session, model_id, None), **values)
+
+    def loaded(self, model_id: str, *, folder: str, size_bytes: int, task: Task) -> None:
+        """Note that the weights are here."""
+        with self._database.write() as session:
+            model = _one(session, model_id, None)
+            _change(
+                session,
+                model,
+                loading_status=LoadingStatus.SUCCEEDED,
+                loading_progress=1.0,
+                loading_message="",
+                loading_failure_reason="",
+                folder=folder,
+                size_bytes=size_bytes,
+                task=task,
+            )
+            outbox.add(session, LOADED, f"models/{model_id}", _told(model_id, model.project_id))
+
+    def failed(self, model_id: str, reason: str) -> None:
+        """Note that the weights could not be had, and why."""
+        with self._database.write() as session:
+            model = _one(session, model_id, None)
+            _change(session, model, loading_status=LoadingStatus.FAILED, loading_failure_reason=reason)
+            outbox.add(
+                session, FAILED, f"models/{model_id}", {**_told(model_id, model.project_id), "reason": reason}
+            )
+
+    def woke(self, model_id: str, seconds: float) -> None:
+        """Note how long a wake took; the newest fifty are kept."""
+        recent = (
+            select(model_wakes.c.at)
+            .where(model_wakes.c.model_id == model_id)
+            .order_by(model_wakes.c.at.desc())
+            .limit(_WAKES_KEPT)
+        )
+        with self._database.write() as session:
+            session.add(model_wakes, model_id=model_id, at=time.time(), seconds=seconds)
+            session.run(
+                delete(model_wakes).where(model_wakes.c.model_id == model_id, model_wakes.c.at.not_in(recent))
+            )
+
+    def wakes(self, model_id: str) -> list[float]:
+        """The durations of the newest wakes in seconds, shortest first."""
+        query = select(model_wakes.c.seconds).where(model_wakes.c.model_id == model_id)
+        with self._database.read() as session:
+            return sorted(row.seconds for row in session.rows(query))
+
+    def changed_since(self, revision: int) -> tuple[int, list[str]]:
+        """The newest revision, and the ids of models changed or deleted after `revision`."""
+        with self._database.read() as session:
+            rows = session.rows(select(models.c.id, models.c.revision).where(models.c.revision > revision))
+        return max([revision, *(row.revision for row in rows)]), [row.id for row in rows]
+
+    def _base(self, session: ReadSession, new: NewModel) -> Model:
+        base = _one(session, new.base_model_id or "", new.project_id)
+        if base.base_model_id is not None:
+            raise InvalidRequest(
+                f"'{base.id}' is fine-tuned itself; name its base model.", param="base_model_id"
+            )
+        return base
+
+
+_ORDER = (
+    case((models.c.activation_status == ActivationStatus.ACTIVE, 0), else_=1),
+    case((models.c.base_model_id.is_(None), 0), else_=1),
+    models.c.created_at,
+    models.c.id,
+)
+
+
+def _visible(project_id: str | None) -> ColumnElement[bool]:
+    present = models.c.deleted.is_(False)
+    if project_id is None:
+        return present
+    return and_(present, or_(models.c.project_id.is_(None), models.c.project_id == project_id))
+
+
+def _one(session: ReadSession, model_id: str, project_id: str | None) -> Model:
+    row = session.first(select(models).where(models.c.id == model_id, _visible(project_id)))
+    if row is None:
+        raise ModelNotFound(model_id)
+    return _model(row)
+
+
+def _change(session: WriteSession, model: Model, **values: Any) -> None:
+    revision = next_revision(session, "models")
+    session.run(update(models).where(models.c.id == model.id).values(revision=revision, **values))
+
+
+def _new_row(new: NewModel, task: Task) -> dict[str, Any]:
+    return {
+        "id": new.id,
+        "created_at": int(time.time()),
+        "project_id": new.project_id,
+        "owned_by": "user" if new.base_model_id else "system",
+        "source_repository": new.source_repository,
+        "model_file_location": new.model_file_location,
+        "format": "HUGGING_FACE",
+        "task": task,
+        "base_model_id": new.base_model_id,
+        "loading_status": LoadingStatus.REQUESTED,
+        "loading_progress": 0.0,
+        "loading_message": "",
+        "loading_failure_reason": "",
+        "activation_status": ActivationStatus.INACTIVE,
+        "folder": "",
+        "size_bytes": 0,
+        "config": json.dumps(new.config.shown()),
+        "deleted": False,
+    }
+
+
+def _model(row: Row[Any]) -> Model:
+    values = dict(row._mapping)
+    del values["deleted"]
+    values.update(
+        source_repository=SourceRepository(row.source_repository),
+        task=Task(row.task),
+        loading_status=LoadingStatus(row.loading_status),
+        activation_status=ActivationStatus(row.activation_status),
+        config=ModelConfig.read(json.loads(row.config)),
+    )
+    return Model(**values)
+
+
+def _told(model_id: str, project_id: str | None) -> dict[str, Any]:
+    return {"id": model_id, "project_id": project_id}

@@ -1,0 +1,66 @@
+"""A model on the wire: OpenAI's four fields, LLMariner's, and how it is served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmariner.errors import InvalidRequest
+from llmariner.models.model import CONFIG_PATHS, Model
+from llmariner.platform.serving import Status
+
+__all__ = ["config_paths", "rendered"]
+
+
+def rendered(
+    model: Model, status: Status, *, wakes: list[float] | None = None, last_request_at: float | None = None
+) -> dict[str, Any]:
+    """The model object. `wakes`: durations of the newest wakes in seconds, shortest first."""
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": model.created_at,
+        "owned_by": model.owned_by,
+        "loading_status": model.loading_status,
+        "loading_progress": model.loading_progress,
+        "loading_status_message": model.loading_message,
+        "loading_failure_reason": model.loading_failure_reason,
+        "source_repository": model.source_repository,
+        "formats": [model.format],
+        "task": model.task,
+        "size_bytes": model.size_bytes,
+        "is_base_model": model.base_model_id is None,
+        "base_model_id": model.base_model_id or "",
+        "parent": model.base_model_id,
+        "activation_status": model.activation_status,
+        "config": model.config.shown(),
+        "serving": {
+            "phase": status.phase,
+            "progress": status.progress,
+            "estimate_seconds": status.estimate_seconds,
+            "message": status.message,
+            "requests_running": status.requests_running,
+            "requests_waiting": status.requests_waiting,
+            "memory_bytes": status.memory_bytes,
+            "wake_seconds": {"p50": _quantile(wakes, 0.5), "p95": _quantile(wakes, 0.95), "count": len(wakes or ())},
+            "last_request_at": last_request_at,
+        },
+    }
+
+
+def config_paths(mask: str) -> frozenset[str] | None:
+    """The paths of an update mask below `config`; None for the whole of it. InvalidRequest for any other field."""
+    paths = [path.strip() for path in mask.split(",") if path.strip()]
+    if not paths:
+        raise InvalidRequest("'update_mask' is required: name the fields that change, e.g. 'config'.", param="update_mask")
+    for path in paths:
+        if path != "config" and path.removeprefix("config.") not in CONFIG_PATHS:
+            raise InvalidRequest(f"'{path}' can't be changed; only 'config' and what is below it.", param="update_mask")
+    if "config" in paths:
+        return None
+    return frozenset(path.removeprefix("config.") for path in paths)
+
+
+def _quantile(ordered: list[float] | None, share: float) -> float | None:
+    if not ordered:
+        return None
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 2)

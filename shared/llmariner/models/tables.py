@@ -1,0 +1,43 @@
+"""Tables of models. Times are seconds since 1970."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, String, Table, Text
+
+from llmariner.platform.database import metadata
+
+__all__ = ["model_wakes", "models"]
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", String(256), primary_key=True),
+    Column("created_at", Integer, nullable=False),
+    # None: every project of the installation may use it.
+    Column("project_id", String(64), index=True),
+    Column("owned_by", String(16), nullable=False),
+    Column("source_repository", String(16), nullable=False),
+    Column("model_file_location", String(1024), nullable=False),
+    Column("format", String(16), nullable=False),
+    Column("task", String(16), nullable=False),
+    Column("base_model_id", String(256)),
+    Column("loading_status", String(16), nullable=False),
+    Column("loading_progress", Float, nullable=False),
+    Column("loading_message", Text, nullable=False),
+    Column("loading_failure_reason", Text, nullable=False),
+    Column("activation_status", String(16), nullable=False),
+    Column("folder", String(1024), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("config", Text, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    Column("revision", BigInteger, nullable=False, index=True),
+)
+
+model_wakes = Table(
+    "model_wakes",
+    metadata,
+    Column("model_id", String(256), primary_key=True),
+    Column("at", Float, primary_key=True),
+    Column("seconds", Float, nullable=False),
+    Index("ix_model_wakes_recent", "model_id", "at"),
+)

@@ -1,0 +1,145 @@
+"""The database port: short transactions on SQLite or PostgreSQL, by SQLAlchemy Core.
+
+Reading and writing are different types, so that a function which only reads cannot write. One `with` block is one
+transaction; leaving it by an exception rolls back. Nouns declare their tables on `metadata` and write statements; no
+ORM, since its import alone would double the cold start of a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Executable, MetaData, Row, Table, create_engine, event, insert
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from llmariner.errors import Unavailable
+from llmariner.settings import DatabaseSettings
+
+__all__ = ["Database", "Duplicate", "ReadSession", "WriteSession", "metadata"]
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Duplicate(Exception):
+    """A row with that key exists already, or the row refers to one that does not."""
+
+
+class ReadSession:
+    """Statements inside one transaction that only reads."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def rows(self, statement: Executable) -> Sequence[Row[Any]]:
+        """All rows."""
+        return self._connection.execute(statement).all()
+
+    def first(self, statement: Executable) -> Row[Any] | None:
+        """The first row, or None."""
+        return self._connection.execute(statement).first()
+
+    def value(self, statement: Executable) -> Any:
+        """The first column of the first row, or None."""
+        return self._connection.execute(statement).scalar()
+
+
+class WriteSession(ReadSession):
+    """Statements inside one transaction that may write."""
+
+    def run(self, statement: Executable) -> int:
+        """Execute; returns the number of rows touched. Duplicate when a key is taken."""
+        try:
+            return self._connection.execute(statement).rowcount
+        except IntegrityError as error:
+            raise Duplicate(str(error.orig)) from error
+
+    def insert_new(self, table: Table, rows: Sequence[dict[str, Any]]) -> int:
+        """Insert the rows whose primary key is not there yet; returns how many were new."""
+        # Both dialects speak ON CONFLICT, but SQLAlchemy has no insert for the two in common.
+        insert_or_ignore: sqlite.Insert | postgresql.Insert
+        if self._connection.dialect.name == "sqlite":
+            insert_or_ignore = sqlite.insert(table).on_conflict_do_nothing()
+        else:
+            insert_or_ignore = postgresql.insert(table).on_conflict_do_nothing()
+        return sum(self.run(insert_or_ignore.values(row)) for row in rows)
+
+    def add(self, table: Table, **values: Any) -> None:
+        """Insert one row. Duplicate when its key is taken."""
+        self.run(insert(table).values(**values))
+
+
+class Database:
+    """A database of one URL; connections are made when first needed. Safe to share between threads."""
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self.url = settings.url
+        self.engine = _engine(settings)
+
+    @contextmanager
+    def read(self) -> Iterator[ReadSession]:
+        """One reading transaction. Unavailable when the database does not answer."""
+        with self._connection() as connection, connection.begin():
+            yield ReadSession(connection)
+
+    @contextmanager
+    def write(self) -> Iterator[WriteSession]:
+        """One writing transaction, committed when the block ends well."""
+        with self._connection() as connection:
+            connection = connection.execution_options(writing=True)
+            with connection.begin():
+                yield WriteSession(connection)
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        except OperationalError as error:
+            raise Unavailable(
+                "The database does not answer. Nothing was changed; try again shortly.",
+                headers={"retry-after": "2"},
+            ) from error
+
+
+def _engine(settings: DatabaseSettings) -> Engine:
+    if settings.url.startswith("sqlite"):
+        engine = create_engine(settings.url, connect_args={"timeout": 30, "check_same_thread": False})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(
+        settings.url,
+        pool_size=settings.pool_size,
+        max_overflow=2,
+        pool_pre_ping=True,
+        # PgBouncer in transaction mode gives each transaction another server connection.
+        connect_args={"prepare_threshold": None},
+    )
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # The driver's own implicit BEGIN comes too late for IMMEDIATE; `_begin_sqlite` issues ours.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A writer that began as a reader fails at its first write when another wrote in between: take the lock at once.
+    writing = connection.get_execution_options().get("writing")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

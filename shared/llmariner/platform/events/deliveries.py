@@ -1,0 +1,147 @@
+"""What was delivered to whom: retries with backoff, order within a subject, dead letters kept and replayable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, exists, or_, select, update
+
+from llmariner.errors import Conflict, NotFound
+from llmariner.platform.database import Database
+from llmariner.platform.events.outbox import event_of
+from llmariner.platform.events.tables import deliveries, events
+from llmariner.platform.events.wire import Event
+
+__all__ = ["ATTEMPTS", "Deliveries", "Delivery", "Subscription", "backoff"]
+
+ATTEMPTS = 8
+_FIRST_DELAY = 0.5
+_PENDING, _DELIVERED, _DEAD = "pending", "delivered", "dead"
+
+
+def backoff(attempts: int) -> float:
+    """Seconds to wait after that many failed attempts: 0.5, 1, 2 … 32. A Broker's exponential policy does the same."""
+    return float(_FIRST_DELAY * 2 ** (attempts - 1))
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """A consumer and the one event type that wakes it."""
+
+    consumer: str
+    type: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One event on its way to one consumer."""
+
+    sequence: int
+    consumer: str
+    state: str
+    attempts: int
+    last_error: str | None
+    event: Event
+
+
+class Deliveries:
+    """The book of deliveries of the one-machine home."""
+
+    def __init__(self, database: Database, subscriptions: Iterable[Subscription]) -> None:
+        self._database = database
+        self._subscriptions = tuple(subscriptions)
+
+    def fan_out(self, limit: int = 200) -> int:
+        """Turn events that are not published yet into one delivery per subscriber; returns how many events."""
+        unpublished = (
+            select(events).where(events.c.published.is_(False)).order_by(events.c.sequence).limit(limit)
+        )
+        with self._database.write() as session:
+            rows = session.rows(unpublished)
+            for row in rows:
+                due = {"sequence": row.sequence, "state": _PENDING, "attempts": 0, "due_at": 0.0}
+                takers = [s.consumer for s in self._subscriptions if s.type == row.type]
+                session.insert_new(deliveries, [{**due, "consumer": consumer} for consumer in takers])
+                session.run(update(events).where(events.c.sequence == row.sequence).values(published=True))
+        return len(rows)
+
+    def due(self, limit: int = 50) -> list[Delivery]:
+        """Deliveries to attempt now, oldest first. One waits while an older event of its subject is pending."""
+        older, older_event = deliveries.alias(), events.alias()
+        held_up = exists(
+            select(older.c.sequence)
+            .join(older_event, older.c.sequence == older_event.c.sequence)
+            .where(
+                older.c.consumer == deliveries.c.consumer,
+                older.c.state == _PENDING,
+                older.c.sequence < deliveries.c.sequence,
+                older_event.c.subject == events.c.subject,
+            )
+        )
+        ready = and_(deliveries.c.state == _PENDING, deliveries.c.due_at <= time.time(), ~held_up)
+        with self._database.read() as session:
+            rows = session.rows(_JOINED.where(ready).order_by(deliveries.c.sequence).limit(limit))
+        return [_delivery(row) for row in rows]
+
+    def succeeded(self, delivery: Delivery) -> None:
+        """The consumer took it."""
+        self._set(delivery, state=_DELIVERED, attempts=delivery.attempts + 1, last_error=None)
+
+    def failed(self, delivery: Delivery, reason: str, *, final: bool) -> None:
+        """The consumer refused it. `final`: a retry would not help (4xx); else it is due again until attempts end."""
+        attempts = delivery.attempts + 1
+        if final or attempts >= ATTEMPTS:
+            self._set(delivery, state=_DEAD, attempts=attempts, last_error=reason)
+        else:
+            self._set(delivery, attempts=attempts, due_at=time.time() + backoff(attempts), last_error=reason)
+
+    def page(self, project_id: str, state: str | None, *, after: int | None, limit: int) -> list[Delivery]:
+        """Deliveries of the project's and the installation's events, newest first, older than the sequence `after`."""
+        query = _JOINED.where(_visible(project_id)).order_by(deliveries.c.sequence.desc(), deliveries.c.consumer)
+        query = query.limit(limit)
+        if state is not None:
+            query = query.where(deliveries.c.state == state)
+        if after is not None:
+            query = query.where(deliveries.c.sequence < after)
+        with self._database.read() as session:
+            return [_delivery(row) for row in session.rows(query)]
+
+    def replay(self, project_id: str, event_id: str) -> int:
+        """Make the dead deliveries of an event due again; returns how many. NotFound, or Conflict when none is dead."""
+        with self._database.write() as session:
+            sequence = session.value(select(events.c.sequence).where(events.c.id == event_id, _visible(project_id)))
+            if sequence is None:
+                raise NotFound(f"No event with id '{event_id}'. List them with GET /v1/events.", param="id")
+            dead = and_(deliveries.c.sequence == sequence, deliveries.c.state == _DEAD)
+            revived = session.run(
+                update(deliveries).where(dead).values(state=_PENDING, attempts=0, due_at=0.0)
+            )
+        if not revived:
+            raise Conflict(f"Event '{event_id}' has no dead delivery; there is nothing to replay.")
+        return revived
+
+    def _set(self, delivery: Delivery, **values: Any) -> None:
+        row = and_(deliveries.c.sequence == delivery.sequence, deliveries.c.consumer == delivery.consumer)
+        with self._database.write() as session:
+            session.run(update(deliveries).where(row).values(**values))
+
+
+_JOINED = select(
+    deliveries.c.sequence.label("number"),
+    deliveries.c.consumer,
+    deliveries.c.state,
+    deliveries.c.attempts,
+    deliveries.c.last_error,
+    events,
+).join(events, deliveries.c.sequence == events.c.sequence)
+
+
+def _visible(project_id: str) -> ColumnElement[bool]:
+    return or_(events.c.project_id.is_(None), events.c.project_id == project_id)
+
+
+def _delivery(row: Row[Any]) -> Delivery:
+    return Delivery(row.number, row.consumer, row.state, row.attempts, row.last_error, event_of(row))

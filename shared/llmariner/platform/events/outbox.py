@@ -1,0 +1,47 @@
+"""Writing events in the transaction of the change that they tell of: both are there, or neither."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from sqlalchemy import Row
+
+from llmariner.identifiers import new_id
+from llmariner.platform.database import WriteSession
+from llmariner.platform.events.tables import consumed_events, events
+from llmariner.platform.events.wire import Event
+
+__all__ = ["add", "event_of", "first_time"]
+
+
+def add(session: WriteSession, type_: str, subject: str, data: dict[str, Any]) -> None:
+    """Note that something happened. `type_` is `ai.llmariner.<noun>.<past tense>.v<n>`, listed in eventing/events.md.
+
+    `project_id` in the data says whose event it is; without one it is the installation's.
+    """
+    session.add(
+        events,
+        id=new_id("evt"),
+        type=type_,
+        subject=subject,
+        project_id=data.get("project_id"),
+        time=time.time(),
+        data=json.dumps(data, separators=(",", ":")),
+        published=False,
+    )
+
+
+def first_time(session: WriteSession, consumer: str, event_id: str) -> bool:
+    """Whether this consumer meets the event for the first time; to be asked in the transaction of what it does about it.
+
+    Delivery is at least once, so a consumer whose work is not idempotent by nature asks here and stops at False.
+    """
+    row = {"consumer": consumer, "event_id": event_id, "at": time.time()}
+    return session.insert_new(consumed_events, [row]) == 1
+
+
+def event_of(row: Row[Any]) -> Event:
+    """The event that a row of the outbox holds."""
+    return Event(id=row.id, type=row.type, subject=row.subject, time=row.time, data=json.loads(row.data))

@@ -1,0 +1,75 @@
+"""CloudEvents on the wire: the only module that knows the SDK.
+
+functions-framework pins cloudevents below 1.13, whose interface the SDK's second version replaced; when that pin
+loosens, this file changes and no other. Specification: CloudEvents 1.0, HTTP protocol binding, binary mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+__all__ = ["SOURCE", "Event", "MalformedEvent", "from_http", "of_cloud_event", "to_http"]
+
+SOURCE = "/llmariner"
+
+
+class MalformedEvent(ValueError):
+    """The request holds no CloudEvent that we can read; a retry does not help."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened. `time` in seconds since 1970; `data` a JSON object."""
+
+    id: str
+    type: str
+    subject: str
+    time: float
+    data: dict[str, Any]
+
+
+def to_http(event: Event) -> tuple[dict[str, str], bytes]:
+    """Headers and body of a POST in binary mode."""
+    from cloudevents.conversion import to_binary
+    from cloudevents.http import CloudEvent
+
+    attributes = {
+        "id": event.id,
+        "source": SOURCE,
+        "type": event.type,
+        "subject": event.subject,
+        "time": datetime.fromtimestamp(event.time, UTC).isoformat(),
+        "datacontenttype": "application/json",
+    }
+    headers, body = to_binary(CloudEvent(attributes, event.data))
+    return dict(headers), bytes(body)
+
+
+def from_http(headers: Mapping[str, str], body: bytes) -> Event:
+    """Read a request in binary or structured mode. MalformedEvent when it holds no event of ours."""
+    from cloudevents.exceptions import GenericException
+    from cloudevents.http import from_http as read
+
+    try:
+        return of_cloud_event(read(dict(headers), body))
+    except (GenericException, ValueError) as error:
+        raise MalformedEvent(f"Not a CloudEvent: {error}") from error
+
+
+def of_cloud_event(event: Any) -> Event:
+    """Our value from the SDK's. MalformedEvent when its data is not a JSON object."""
+    data = event.get_data()
+    if not isinstance(data, dict):
+        raise MalformedEvent("The data of an event must be a JSON object.")
+    when = event.get("time")
+    moment = datetime.fromisoformat(str(when)) if when else datetime.now(UTC)
+    return Event(
+        id=str(event["id"]),
+        type=str(event["type"]),
+        subject=str(event.get("subject") or ""),
+        time=moment.timestamp(),
+        data=data,
+    )

@@ -1,0 +1,88 @@
+"""The serving port: models awake and asleep. One writer per transition; whoever asks only sees and wishes.
+
+Adapters: `processes` (engines as child processes of one machine), `static` (engines that somebody else runs at fixed
+URLs), `remote` (another process's port, over HTTP). On a cluster an engine is a KServe InferenceService.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+__all__ = ["EngineModel", "Phase", "Serving", "Status"]
+
+
+class Phase(StrEnum):
+    """Where a model is between asleep and ready; what a waiting caller is told."""
+
+    ASLEEP = "asleep"
+    QUEUED = "queued"
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class EngineModel:
+    """What a serving adapter must know of a model. An adapter (`base`) is served by its base's engine."""
+
+    id: str
+    folder: str
+    task: str
+    size_bytes: int
+    extra_args: tuple[str, ...] = ()
+    base: str | None = None
+    keep_awake: bool = False
+    typical_wake_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """A model's state. `progress` 0 to 1; `endpoint` and `capacity` (requests at once) only when ready."""
+
+    phase: Phase = Phase.ASLEEP
+    progress: float = 0.0
+    estimate_seconds: float | None = None
+    message: str = ""
+    endpoint: str | None = None
+    capacity: int = 0
+    requests_running: int = 0
+    requests_waiting: int = 0
+    generation_tokens: int = 0
+    tokens_per_second: float = 0.0
+    memory_bytes: int = 0
+
+    def shown(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, value: dict[str, Any]) -> Status:
+        """Back from `shown`."""
+        return cls(**{**value, "phase": Phase(value["phase"])})
+
+
+class Serving(Protocol):
+    """Wake models, put them to sleep, tell how they are. Unknown models raise ModelNotFound."""
+
+    async def status(self, model_id: str) -> Status:
+        """How the model is now; cheap, asked many times a second while somebody waits."""
+
+    async def statuses(self) -> dict[str, Status]:
+        """Every model that is not asleep."""
+
+    async def wake(self, model_id: str) -> None:
+        """Wish it awake; returns at once. Idempotent; the load goes on whether or not anybody waits."""
+
+    async def sleep(self, model_id: str) -> None:
+        """End its engine. Idempotent."""
+
+    def watch(self, observer: Callable[[str, Status], None]) -> None:
+        """Call `observer` at each change of a phase, in the loop's thread."""
+
+    async def close(self) -> None:
+        """End what this adapter started."""

@@ -1,0 +1,164 @@
+"""One engine as a child process: start, wait until it answers, watch it, end it. It has one owner, `processes`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmariner.client import Client, ConnectionFailed, ResponseBroken
+from llmariner.platform.serving import EngineModel, Phase, Status
+from llmariner.platform.serving.command import CAPACITY, engine_arguments
+from llmariner.platform.serving.engine_metrics import EngineMetrics
+from llmariner.platform.serving.launcher_process import Launcher
+
+__all__ = ["Engine", "EngineDied"]
+
+_POLL = 0.05
+_GRACE = 10.0
+_SILENCE = 120.0
+_PATIENCE = 180.0
+_BYTES_PER_SECOND = 50 * 1024 * 1024
+_FIRST_GUESS = 20.0
+_LOADING_MARKS = ("Starting to load model", "Loading safetensors", "Loading weights took", "init engine")
+
+
+class EngineDied(Exception):
+    """The engine ended or gave no sign before it was ready; the message holds its last lines."""
+
+
+@dataclass
+class Engine:
+    """The state of one engine. `pid` and `endpoint` from its start on; `metrics` as last read."""
+
+    model: EngineModel
+    log: Path
+    phase: Phase = Phase.QUEUED
+    message: str = ""
+    pid: int | None = None
+    endpoint: str = ""
+    began: float = 0.0
+    ready_at: float = 0.0
+    last_busy: float = 0.0
+    memory_bytes: int = 0
+    metrics: EngineMetrics = EngineMetrics()
+    tokens_per_second: float = 0.0
+    read_at: float = 0.0
+    adapters: frozenset[str] = frozenset()
+    ended: asyncio.Event | None = None
+
+    async def start(self, launcher: Launcher, client: Client, changed: Callable[[], None]) -> float:
+        """Start the process and wait until it answers; returns how many seconds it took. EngineDied says why not."""
+        self.began = time.monotonic()
+        self.ended = asyncio.Event()
+        self.log.write_bytes(b"")
+        self._enter(Phase.STARTING, changed)
+        port = _free_port()
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.pid = await launcher.start_engine(self.model.id, engine_arguments(self.model, port), self.log)
+        await self._wait_until_ready(client, changed)
+        self.ready_at = self.last_busy = time.monotonic()
+        self._enter(Phase.READY, changed)
+        return self.ready_at - self.began
+
+    async def stop(self, launcher: Launcher, changed: Callable[[], None]) -> None:
+        """End the process and wait until it is gone."""
+        if self.pid is None or self.ended is None or self.ended.is_set():
+            return
+        self._enter(Phase.STOPPING, changed)
+        await launcher.stop_engine(self.pid, _GRACE)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE + 5):
+                await self.ended.wait()
+
+    def status(self) -> Status:
+        """How it is now."""
+        return Status(
+            phase=self.phase,
+            progress=self._progress(),
+            estimate_seconds=self._estimate(),
+            message=self.message,
+            endpoint=self.endpoint if self.phase is Phase.READY else None,
+            capacity=CAPACITY if self.phase is Phase.READY else 0,
+            requests_running=self.metrics.running,
+            requests_waiting=self.metrics.waiting,
+            generation_tokens=self.metrics.generation_tokens,
+            tokens_per_second=self.tokens_per_second,
+            memory_bytes=self.memory_bytes,
+        )
+
+    def heard(self, metrics: EngineMetrics) -> None:
+        """Take its counts as just read."""
+        now = time.monotonic()
+        made = metrics.generation_tokens - self.metrics.generation_tokens
+        if self.read_at:
+            self.tokens_per_second = round(made / max(0.001, now - self.read_at), 1)
+        if metrics.busy or metrics != self.metrics:
+            self.last_busy = now
+        self.metrics, self.read_at = metrics, now
+
+    def last_lines(self, count: int = 12) -> str:
+        """The end of its log, for whoever asks why."""
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        errors = [line for line in lines if "Error" in line or "error:" in line]
+        return "\n".join((errors[-2:] if errors else []) + lines[-count:])
+
+    def _enter(self, phase: Phase, changed: Callable[[], None]) -> None:
+        self.phase = phase
+        changed()
+
+    def _typical(self) -> float:
+        return self.model.typical_wake_seconds or _FIRST_GUESS
+
+    def _progress(self) -> float:
+        if self.phase in (Phase.READY, Phase.STOPPING):
+            return 1.0
+        if not self.began:
+            return 0.0
+        return round(min(0.97, (time.monotonic() - self.began) / self._typical()), 3)
+
+    def _estimate(self) -> float | None:
+        if self.phase is Phase.READY:
+            return 0.0
+        if self.phase in (Phase.STARTING, Phase.LOADING):
+            return round(max(0.5, self._typical() - (time.monotonic() - self.began)), 1)
+        return round(self._typical(), 1) if self.phase is Phase.QUEUED else None
+
+    async def _wait_until_ready(self, client: Client, changed: Callable[[], None]) -> None:
+        """The deadline comes from the size of the weights, and moves on as long as the log grows."""
+        assert self.ended is not None
+        written, since = 0, time.monotonic()
+        deadline = since + _PATIENCE + self.model.size_bytes / _BYTES_PER_SECOND
+        while not await _answers(client, self.endpoint):
+            if self.ended.is_set():
+                raise EngineDied(f"The engine ended while loading.\n{self.last_lines()}")
+            now = time.monotonic()
+            if (size := self.log.stat().st_size) != written:
+                written, since = size, now
+                if self.phase is Phase.STARTING and any(m in self.log.read_text(errors="replace") for m in _LOADING_MARKS):
+                    self._enter(Phase.LOADING, changed)
+            if now > deadline and now - since > _SILENCE:
+                raise EngineDied(f"The engine said nothing for {_SILENCE:.0f} s while loading.\n{self.last_lines()}")
+            await asyncio.sleep(_POLL)
+
+
+async def _answers(client: Client, endpoint: str) -> bool:
+    try:
+        response = await client.request(endpoint, "GET", "/health")
+        await response.read()
+    except (ConnectionFailed, ResponseBroken):
+        return False
+    return response.status == 200
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

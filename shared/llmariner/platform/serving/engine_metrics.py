@@ -1,0 +1,46 @@
+"""What an engine says of itself: requests running and waiting, tokens so far. Read from vLLM's /metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmariner.client import Client, ConnectionFailed, ResponseBroken
+
+__all__ = ["EngineMetrics", "read_metrics"]
+
+_NAMES = {
+    "vllm:num_requests_running": "running",
+    "vllm:num_requests_waiting": "waiting",
+    "vllm:generation_tokens_total": "generation_tokens",
+    "vllm:prompt_tokens_total": "prompt_tokens",
+}
+
+
+@dataclass(frozen=True)
+class EngineMetrics:
+    """Counts of one engine: requests now, tokens since its start."""
+
+    running: int = 0
+    waiting: int = 0
+    generation_tokens: int = 0
+    prompt_tokens: int = 0
+
+    @property
+    def busy(self) -> bool:
+        """Something is in flight."""
+        return self.running + self.waiting > 0
+
+
+async def read_metrics(client: Client, endpoint: str) -> EngineMetrics | None:
+    """The counts now; None when the engine does not answer."""
+    try:
+        response = await client.request(endpoint, "GET", "/metrics")
+        text = (await response.read()).decode()
+    except (ConnectionFailed, ResponseBroken):
+        return None
+    values = dict.fromkeys(_NAMES.values(), 0)
+    for line in text.splitlines():
+        name = line.partition("{")[0].partition(" ")[0]
+        if name in _NAMES:
+            values[_NAMES[name]] += int(float(line.rpartition(" ")[2]))
+    return EngineMetrics(**values)

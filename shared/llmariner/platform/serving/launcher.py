@@ -1,0 +1,212 @@
+"""Starts engines, in the engine environment: a process that has imported vLLM once and forks a child per engine.
+
+Nearly all of vLLM's start on a CPU is importing Python, so a fork of a warm parent is ready in seconds where a plain
+`vllm serve` takes half a minute. Run by the engine environment's interpreter, standard library and vLLM only:
+
+    python launcher.py [--plain]
+
+It speaks JSON, one object a line. In: {"op": "start", "model", "argv", "environment", "log"}, {"op": "stop", "pid",
+"grace"}. Out: {"event": "ready", "warm", "seconds", "reason"}, {"event": "started", "model", "pid"}, {"event": "exited",
+"pid", "status"}. When its input ends (the platform is gone, however it went) it ends every engine, then itself.
+
+vLLM's names used here are private ones; where one is missing the launcher says so and starts engines plainly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+from typing import Any, NoReturn
+
+_PR_SET_PDEATHSIG = 1
+_GRACE = 5.0
+
+# Everything an engine imports on its way to ready. A missing one costs time in the child, not correctness.
+_MODULES = ["vllm.entrypoints.cli.main", "vllm.entrypoints.cli.serve", "vllm.entrypoints.openai.api_server", "vllm.entrypoints.launchers.api_server.entry", "vllm.v1.engine.core", "vllm.v1.engine.async_llm", "vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner", "vllm.v1.executor.uniproc_executor", "vllm.model_executor.models.llama", "vllm.model_executor.models.bert", "vllm.lora.worker_manager", "vllm.lora.request", "vllm.v1.structured_output.backend_xgrammar", "xgrammar", "transformers"]
+_CONTEXT_USERS = (
+    "vllm.utils.system_utils",
+    "vllm.v1.engine.utils",
+    "vllm.v1.engine.coordinator",
+    "vllm.v1.executor.multiproc_executor",
+)
+
+
+class Launcher:
+    """The loop between the platform's pipe and the children."""
+
+    def __init__(self, out: int) -> None:
+        self._out = out
+        self._children: set[int] = set()
+        self._deadlines: dict[int, float] = {}
+        self._warm = False
+
+    def warm_up(self) -> None:
+        """Import vLLM and make its processes fork; on any trouble stay plain and say why."""
+        began = time.monotonic()
+        try:
+            _import_everything()
+            _fork_instead_of_spawn()
+            gc.collect()
+            gc.freeze()
+            self._warm, reason = True, None
+        except Exception as error:  # any version of vLLM may differ anywhere in here
+            reason = f"{type(error).__name__}: {error}"
+        self._say(event="ready", warm=self._warm, seconds=round(time.monotonic() - began, 2), reason=reason)
+
+    def plain(self) -> None:
+        """Start engines without a warm parent."""
+        self._say(event="ready", warm=False, seconds=0.0, reason="asked for")
+
+    def run(self) -> None:
+        """Serve commands until the input ends; then end every engine."""
+        woken, waker = os.pipe()
+        os.set_blocking(waker, False)
+        signal.set_wakeup_fd(waker)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        pending = b""
+        try:
+            while True:
+                readable, _, _ = select.select([0, woken], [], [], 0.5)
+                if woken in readable:
+                    os.read(woken, 4096)
+                self._reap()
+                if 0 in readable:
+                    data = os.read(0, 65536)
+                    if not data:
+                        return
+                    *lines, pending = (pending + data).split(b"\n")
+                    for line in lines:
+                        self._command(json.loads(line))
+        finally:
+            self._end_all()
+
+    def _command(self, command: dict[str, Any]) -> None:
+        if command["op"] == "start":
+            pid = self._fork(command)
+            self._children.add(pid)
+            self._say(event="started", model=command["model"], pid=pid)
+        elif command["op"] == "stop" and command["pid"] in self._children:
+            _kill_group(command["pid"], signal.SIGTERM)
+            self._deadlines[command["pid"]] = time.monotonic() + command["grace"]
+
+    def _fork(self, command: dict[str, Any]) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            null = os.open(os.devnull, os.O_RDONLY)
+            for source, target in ((null, 0), (log, 1), (log, 2)):
+                os.dup2(source, target)
+            os.environ.update(command["environment"])
+            self._become_engine(command["argv"])
+        except BaseException as error:
+            print(f"engine could not start: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(70)
+
+    def _become_engine(self, argv: list[str]) -> NoReturn:
+        if not self._warm:
+            command = os.path.join(os.path.dirname(sys.executable), "vllm")
+            os.execv(command, [command, *argv])
+        from vllm.entrypoints.cli.main import main
+
+        sys.argv = ["vllm", *argv]
+        try:
+            main()
+        except SystemExit as end:
+            os._exit(end.code if isinstance(end.code, int) else 1)
+        os._exit(0)
+
+    def _reap(self) -> None:
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            # What the engine left behind in its group (its core process) goes with it.
+            _kill_group(pid, signal.SIGKILL)
+            self._children.discard(pid)
+            self._deadlines.pop(pid, None)
+            self._say(event="exited", pid=pid, status=os.waitstatus_to_exitcode(status))
+        now = time.monotonic()
+        for pid in [pid for pid, deadline in self._deadlines.items() if deadline < now]:
+            _kill_group(pid, signal.SIGKILL)
+
+    def _end_all(self) -> None:
+        for pid in self._children:
+            _kill_group(pid, signal.SIGTERM)
+        deadline = time.monotonic() + _GRACE
+        while self._children and time.monotonic() < deadline:
+            self._reap()
+            time.sleep(0.05)
+        for pid in self._children:
+            _kill_group(pid, signal.SIGKILL)
+
+    def _say(self, **event: Any) -> None:
+        try:
+            os.write(self._out, json.dumps(event).encode() + b"\n")
+        except BrokenPipeError:
+            pass  # the platform is gone; the end of our input says so too
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _import_everything() -> None:
+    for name in _MODULES:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if name.startswith("vllm.entrypoints.cli"):
+                raise
+            print(f"not imported ahead: {name}: {error}", file=sys.stderr)
+
+
+def _fork_instead_of_spawn() -> None:
+    import multiprocessing
+
+    def forking() -> Any:
+        return multiprocessing.get_context("fork")
+
+    for name in _CONTEXT_USERS:
+        module = importlib.import_module(name)
+        if not hasattr(module, "get_mp_context"):
+            raise RuntimeError(f"{name} has no get_mp_context")
+        setattr(module, "get_mp_context", forking)  # noqa: B010 - a module's attribute, unknown to type checkers
+
+
+def _kill_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def main() -> None:
+    """Keep the protocol on its own descriptor: imports may print to standard output."""
+    out = os.dup(1)
+    os.dup2(2, 1)
+    # In every generation: an engine's core process must not outlive a killed engine, nor an engine a killed launcher.
+    os.register_at_fork(after_in_child=_die_with_parent)
+    launcher = Launcher(out)
+    if "--plain" in sys.argv[1:]:
+        launcher.plain()
+    else:
+        launcher.warm_up()
+    launcher.run()
+
+
+if __name__ == "__main__":
+    main()

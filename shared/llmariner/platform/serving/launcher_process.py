@@ -1,0 +1,145 @@
+"""The platform's end of the launcher: starts it, speaks with it, notices when it or an engine ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Launcher", "LauncherGone", "end_orphans"]
+
+_SCRIPT = Path(__file__).with_name("launcher.py")
+_MARK = "LLMARINER_ENGINES_OF"
+
+
+class LauncherGone(Exception):
+    """The launcher ended; its engines ended with it."""
+
+
+class Launcher:
+    """One launcher process, started when first needed or ahead of it, and again after it ended."""
+
+    def __init__(
+        self, python: Path, environment: dict[str, str], logs: Path, on_exit: Callable[[int, int], None], *, warm: bool = True
+    ) -> None:
+        self._python = python
+        self._environment = environment
+        self._logs = logs
+        self._on_exit = on_exit
+        self._warm_wanted = warm
+        self._process: Process | None = None
+        self._ready: asyncio.Event = asyncio.Event()
+        self._starting = asyncio.Lock()
+        self._pids: dict[str, asyncio.Future[int]] = {}
+        self._engines: set[int] = set()
+        self._reader: asyncio.Task[None] | None = None
+        self.warm = False
+        self.reason: str | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The launcher's own process id, while it lives."""
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def start(self) -> None:
+        """Start it unless it lives, and wait until it is warm (or has said why it can't be)."""
+        async with self._starting:
+            if self.pid is None:
+                await self._spawn()
+        await self._ready.wait()
+        if self.pid is None:
+            raise LauncherGone(f"The engine launcher ended at its start; see {self._logs / 'launcher.log'}.")
+
+    async def start_engine(self, model: str, arguments: list[str], log: Path) -> int:
+        """Fork an engine; returns its process id. LauncherGone when the launcher is no more."""
+        await self.start()
+        waiter = self._pids[model] = asyncio.get_running_loop().create_future()
+        await self._send({"op": "start", "model": model, "argv": arguments, "environment": {}, "log": str(log)})
+        return await waiter
+
+    async def stop_engine(self, pid: int, grace: float) -> None:
+        """Ask an engine to end, and kill it after `grace` seconds."""
+        if self.pid is not None:
+            await self._send({"op": "stop", "pid": pid, "grace": grace})
+
+    async def close(self) -> None:
+        """End the launcher and with it every engine."""
+        if self._process is None or self._process.stdin is None:
+            return
+        self._process.stdin.close()
+        try:
+            async with asyncio.timeout(12):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+        if self._reader is not None:
+            await self._reader
+
+    async def _spawn(self) -> None:
+        self._ready.clear()
+        arguments = [str(self._python), str(_SCRIPT), *([] if self._warm_wanted else ["--plain"])]
+        with (self._logs / "launcher.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *arguments, stdin=PIPE, stdout=PIPE, stderr=log, env=self._marked(), start_new_session=True
+            )
+        self._reader = asyncio.create_task(self._read(self._process))
+
+    def _marked(self) -> dict[str, str]:
+        passed = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LD_PRELOAD") if name in os.environ}
+        return {**passed, **self._environment, _MARK: str(self._logs)}
+
+    async def _send(self, command: dict[str, Any]) -> None:
+        process = self._process
+        if process is None or process.stdin is None or process.returncode is not None:
+            raise LauncherGone("The engine launcher is gone.")
+        try:
+            process.stdin.write(json.dumps(command).encode() + b"\n")
+            await process.stdin.drain()
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise LauncherGone("The engine launcher is gone.") from error
+
+    async def _read(self, process: Process) -> None:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            self._heard(json.loads(line))
+        await process.wait()
+        self._ready.set()
+        for waiter in self._pids.values():
+            if not waiter.done():
+                waiter.set_exception(LauncherGone("The engine launcher ended."))
+        self._pids.clear()
+        for pid in list(self._engines):
+            self._engines.discard(pid)
+            self._on_exit(pid, -signal.SIGKILL)
+
+    def _heard(self, event: dict[str, Any]) -> None:
+        if event["event"] == "ready":
+            self.warm, self.reason = event["warm"], event["reason"]
+            self._ready.set()
+        elif event["event"] == "started":
+            self._engines.add(event["pid"])
+            waiter = self._pids.pop(event["model"])
+            if not waiter.done():
+                waiter.set_result(event["pid"])
+        elif event["event"] == "exited":
+            self._engines.discard(event["pid"])
+            self._on_exit(event["pid"], event["status"])
+
+
+def end_orphans(logs: Path) -> int:
+    """Kill what an earlier platform of the same home left behind; returns how many processes."""
+    mark = f"{_MARK}={logs}".encode()
+    ended = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
+                ended += 1
+        except (OSError, ValueError):
+            continue  # gone meanwhile, or not ours to see
+    return ended

@@ -1,0 +1,257 @@
+"""Serving adapter for one machine: an engine per base model, forked from a warm parent, within a memory budget.
+
+Who may change what: each engine has one task that starts it, tends it and ends it; `wake` and `sleep` only wish. To make
+room, the engine longest without a request is ended, if nothing is in flight in it. An engine that dies is not started
+again by itself: the next request starts it, after a pause that doubles with every death in a row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llmariner.client import Client
+from llmariner.platform.serving import EngineModel, Phase, Status, memory
+from llmariner.platform.serving.command import memory_needed
+from llmariner.platform.serving.engine import Engine, EngineDied
+from llmariner.platform.serving.engine_metrics import read_metrics
+from llmariner.platform.serving.launcher_process import Launcher, LauncherGone
+
+__all__ = ["ProcessServing", "ProcessSettings"]
+
+_TEND = 2.0
+_FIRST_PAUSE = 2.0
+_LONGEST_PAUSE = 120.0
+_KEEP_FREE = 0.75
+
+
+@dataclass(frozen=True)
+class ProcessSettings:
+    """Where engines run and what they may take. `budget` in bytes, 0: three quarters of what is free at start;
+    `idle_seconds` until a model sleeps, 0: never; `warm`: keep a warm parent to fork from."""
+
+    python: Path
+    logs: Path
+    environment: dict[str, str]
+    budget: int = 0
+    idle_seconds: float = 300.0
+    warm: bool = True
+
+
+class ProcessServing:
+    """See the module. `find` gives what is known of a model or raises ModelNotFound; `woke` is told of each wake."""
+
+    def __init__(
+        self,
+        settings: ProcessSettings,
+        find: Callable[[str], Awaitable[EngineModel]],
+        woke: Callable[[str, float], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._find = find
+        self._woke = woke
+        self._client = Client()
+        self._launcher = Launcher(
+            settings.python, settings.environment, settings.logs, self._exited, warm=settings.warm
+        )
+        self._budget = settings.budget or int(memory.available() * _KEEP_FREE)
+        self._engines: dict[str, Engine] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._wishes_to_sleep: set[str] = set()
+        self._deaths: dict[str, tuple[int, float]] = {}
+        self._failures: dict[str, str] = {}
+        self._observers: list[Callable[[str, Status], None]] = []
+        self._room = asyncio.Condition()
+        self._warming: asyncio.Task[None] | None = None
+
+    @property
+    def launcher(self) -> Launcher:
+        """The warm parent, for those who ask how it is."""
+        return self._launcher
+
+    def warm_up(self) -> None:
+        """Start the warm parent ahead of the first wake, in the background."""
+        self._warming = asyncio.create_task(self._start_launcher())
+
+    async def status(self, model_id: str) -> Status:
+        """See the port. An adapter has its base's state."""
+        model = await self._find(model_id)
+        engine = self._engines.get(model.base or model.id)
+        if engine is None:
+            return self._without_engine(model.base or model.id, model)
+        if model.base and engine.phase is Phase.READY and model.id not in engine.adapters:
+            phase = Phase.FAILED if model.id in self._failures else Phase.LOADING
+            message = self._failures.get(model.id, "loading the adapter")
+            return replace(engine.status(), phase=phase, message=message, endpoint=None, capacity=0, progress=0.9)
+        return engine.status()
+
+    async def statuses(self) -> dict[str, Status]:
+        """See the port."""
+        return {name: engine.status() for name, engine in self._engines.items()}
+
+    async def wake(self, model_id: str) -> None:
+        """See the port."""
+        model = await self._find(model_id)
+        name = model.base or model.id
+        if name not in self._tasks:
+            base = await self._find(name) if model.base else model
+            if name not in self._tasks:  # somebody else may have come first while we asked
+                self._wishes_to_sleep.discard(name)
+                self._engines[name] = Engine(base, self._settings.logs / f"engine-{_file_name(name)}.log")
+                self._tasks[name] = asyncio.create_task(self._live(self._engines[name]))
+        if model.base:
+            await self._load_adapter(self._engines[name], model)
+
+    async def sleep(self, model_id: str) -> None:
+        """See the port."""
+        model = await self._find(model_id)
+        await self._end(model.base or model.id)
+
+    def watch(self, observer: Callable[[str, Status], None]) -> None:
+        """See the port."""
+        self._observers.append(observer)
+
+    async def close(self) -> None:
+        """See the port."""
+        tasks = [*self._tasks.values(), *([self._warming] if self._warming else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._launcher.close()
+        self._client.close()
+
+    async def _start_launcher(self) -> None:
+        with contextlib.suppress(LauncherGone):
+            await self._launcher.start()
+
+    async def _live(self, engine: Engine) -> None:
+        """The one task that may change this engine, from the first wish to its end."""
+        name = engine.model.id
+        try:
+            await self._take_room(engine)
+            await self._pause_after_deaths(engine)
+            seconds = await engine.start(self._launcher, self._client, lambda: self._changed(engine))
+            await self._woke(name, seconds)
+            await self._tend(engine)
+            self._deaths.pop(name, None)
+            self._failures.pop(name, None)
+        except (EngineDied, LauncherGone, OSError) as error:
+            deaths, _ = self._deaths.get(name, (0, 0.0))
+            self._deaths[name] = (deaths + 1, time.monotonic())
+            self._failures[name] = str(error)
+        finally:
+            await engine.stop(self._launcher, lambda: self._changed(engine))
+            self._engines.pop(name, None)
+            self._tasks.pop(name, None)
+            self._wishes_to_sleep.discard(name)
+            self._tell(name, self._without_engine(name, engine.model))
+            async with self._room:
+                self._room.notify_all()
+
+    async def _tend(self, engine: Engine) -> None:
+        """Until it shall sleep: read its counts, note when it was busy. EngineDied when it ends by itself."""
+        assert engine.ended is not None
+        name = engine.model.id
+        while name not in self._wishes_to_sleep:
+            metrics = await read_metrics(self._client, engine.endpoint)
+            if metrics is not None:
+                engine.heard(metrics)
+                idle = self._settings.idle_seconds
+                if idle and not engine.model.keep_awake and time.monotonic() - engine.last_busy > idle:
+                    return
+            if engine.pid is not None:
+                engine.memory_bytes = await asyncio.to_thread(memory.held, engine.pid)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TEND):
+                    await engine.ended.wait()
+                raise EngineDied(f"The engine ended unexpectedly.\n{engine.last_lines()}")
+
+    async def _end(self, name: str) -> None:
+        self._wishes_to_sleep.add(name)
+        task, engine = self._tasks.get(name), self._engines.get(name)
+        if task is None or engine is None:
+            self._wishes_to_sleep.discard(name)
+            return
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def _take_room(self, engine: Engine) -> None:
+        """Wait until the budget holds this engine too; end idle ones for it, longest idle first."""
+        needed = memory_needed(engine.model)
+        if needed > self._budget:
+            raise EngineDied(
+                f"The model needs about {needed >> 20} MiB and the budget for all engines is {self._budget >> 20} MiB; "
+                "raise LLMARINER_MEMORY_GIB or choose a smaller model."
+            )
+        while self._taken(but=engine) + needed > self._budget:
+            victim = await self._longest_idle(but=engine)
+            if victim is not None:
+                await self._end(victim.model.id)
+                continue
+            engine.message = "waiting for memory that busy models hold"
+            async with self._room:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        await self._room.wait()
+        engine.message = ""
+
+    def _taken(self, *, but: Engine) -> int:
+        started = [e for e in self._engines.values() if e is not but and e.phase is not Phase.QUEUED]
+        return sum(max(memory_needed(e.model), e.memory_bytes) for e in started)
+
+    async def _longest_idle(self, *, but: Engine) -> Engine | None:
+        ready = [e for e in self._engines.values() if e is not but and e.phase is Phase.READY and not e.model.keep_awake]
+        for engine in sorted(ready, key=lambda e: e.last_busy):
+            metrics = await read_metrics(self._client, engine.endpoint)
+            if metrics is not None and not metrics.busy:
+                return engine
+        return None
+
+    async def _pause_after_deaths(self, engine: Engine) -> None:
+        deaths, last = self._deaths.get(engine.model.id, (0, 0.0))
+        if deaths > 1:
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (deaths - 2))
+            left = max(0.0, last + pause - time.monotonic())
+            engine.message = f"{deaths} starts failed; the next is in {left:.0f} s. {self._failures[engine.model.id]}"
+            await asyncio.sleep(left)
+            engine.message = ""
+
+    async def _load_adapter(self, engine: Engine, model: EngineModel) -> None:
+        if engine.phase is not Phase.READY or model.id in engine.adapters:
+            return  # wished again by whoever waits, when the base is ready
+        self._failures.pop(model.id, None)
+        body = json.dumps({"lora_name": model.id, "lora_path": model.folder}).encode()
+        headers = [(b"content-type", b"application/json")]
+        response = await self._client.request(engine.endpoint, "POST", "/v1/load_lora_adapter", headers=headers, body=body)
+        text = (await response.read()).decode(errors="replace")
+        if response.status == 200 or "already been loaded" in text:
+            engine.adapters |= {model.id}
+        else:
+            self._failures[model.id] = f"The engine refused the adapter: {text[:500]}"
+
+    def _without_engine(self, name: str, model: EngineModel) -> Status:
+        failure = self._failures.get(name) or self._failures.get(model.id)
+        if failure is None:
+            return Status(estimate_seconds=model.typical_wake_seconds)
+        return Status(Phase.FAILED, message=failure)
+
+    def _exited(self, pid: int, _status: int) -> None:
+        for engine in self._engines.values():
+            if engine.pid == pid and engine.ended is not None:
+                engine.ended.set()
+
+    def _changed(self, engine: Engine) -> None:
+        self._tell(engine.model.id, engine.status())
+
+    def _tell(self, name: str, status: Status) -> None:
+        for observer in self._observers:
+            observer(name, status)
+
+
+def _file_name(model_id: str) -> str:
+    return "".join(c if c.isalnum() or c in "-._" else "_" for c in model_id)

@@ -1,0 +1,47 @@
+"""Serving adapter for engines that somebody else runs: always awake at a fixed URL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from llmariner.errors import ModelNotFound
+from llmariner.platform.serving import Phase, Status
+
+__all__ = ["StaticServing"]
+
+_CAPACITY = 256
+
+
+class StaticServing:
+    """`text`: a JSON object, model id → base URL. ValueError when it is none."""
+
+    def __init__(self, text: str) -> None:
+        value = json.loads(text)
+        if not isinstance(value, dict) or not all(isinstance(url, str) for url in value.values()):
+            raise ValueError("LLMARINER_SERVING_STATIC must be a JSON object of model ids and URLs.")
+        self._urls = {model: url.rstrip("/") for model, url in value.items()}
+
+    async def status(self, model_id: str) -> Status:
+        """Ready, for a model of the list."""
+        if model_id not in self._urls:
+            raise ModelNotFound(model_id)
+        return Status(Phase.READY, progress=1.0, endpoint=self._urls[model_id], capacity=_CAPACITY)
+
+    async def statuses(self) -> dict[str, Status]:
+        """Every model of the list."""
+        return {model: await self.status(model) for model in self._urls}
+
+    async def wake(self, model_id: str) -> None:
+        """Nothing to do: it is awake."""
+        await self.status(model_id)
+
+    async def sleep(self, model_id: str) -> None:
+        """Not ours to end."""
+        await self.status(model_id)
+
+    def watch(self, observer: Callable[[str, Status], None]) -> None:
+        """Phases never change."""
+
+    async def close(self) -> None:
+        """Nothing was started."""

@@ -1,0 +1,253 @@
+"""Settings, read from the environment in this module and nowhere else.
+
+Each concern is one frozen dataclass, built whole from a mapping (tests pass a dict) and validated at once, so that a
+wrong value ends the start with a sentence and not a request with a traceback. Secrets hide in a repr.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = [
+    "ControlSettings",
+    "DatabaseSettings",
+    "GatewaySettings",
+    "HomeSettings",
+    "Secret",
+    "SecretSettings",
+    "ServingSettings",
+    "environment",
+]
+
+Environment = Mapping[str, str]
+
+
+def environment() -> Environment:
+    """The process environment; the one place that reads it."""
+    return os.environ
+
+
+class Secret:
+    """A string that does not show itself in a repr or a log line."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The string itself."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(**)"
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+
+def _secret(env: Environment, name: str) -> Secret:
+    """`NAME`, or the content of the file that `NAME_FILE` points to (how Kubernetes mounts secrets)."""
+    if path := env.get(f"{name}_FILE"):
+        return Secret(Path(path).read_text().strip())
+    return Secret(env.get(name, ""))
+
+
+def _number(env: Environment, name: str, default: float, *, least: float = 0) -> float:
+    text = env.get(name, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{name} must be a number, not {text!r}.") from None
+    if value < least:
+        raise ValueError(f"{name} must be at least {least:g}, not {text}.")
+    return value
+
+
+@dataclass(frozen=True)
+class HomeSettings:
+    """Where the one-machine platform lives and listens."""
+
+    root: Path = Path.home() / ".llmariner"
+    """`LLMARINER_HOME`: database, secrets, logs, model registry. Default `~/.llmariner`."""
+
+    cache: Path = Path.home() / ".cache" / "llmariner"
+    """`LLMARINER_CACHE`: engine environments and model weights, keyed by a hash of their pins; safe to delete."""
+
+    host: str = "127.0.0.1"
+    """`LLMARINER_HOST`: address to listen on. The platform speaks plain HTTP: leave it on loopback."""
+
+    port: int = 8080
+    """`LLMARINER_PORT`."""
+
+    @classmethod
+    def load(cls, env: Environment) -> HomeSettings:
+        """Read from a mapping. ValueError says which variable is wrong."""
+        cache_home = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        port = int(_number(env, "LLMARINER_PORT", 8080, least=1))
+        if port > 65535:
+            raise ValueError(f"LLMARINER_PORT must be at most 65535, not {port}.")
+        return cls(
+            root=Path(env.get("LLMARINER_HOME") or Path.home() / ".llmariner").expanduser().absolute(),
+            cache=Path(env.get("LLMARINER_CACHE") or cache_home / "llmariner").expanduser().absolute(),
+            host=env.get("LLMARINER_HOST") or "127.0.0.1",
+            port=port,
+        )
+
+
+@dataclass(frozen=True)
+class DatabaseSettings:
+    """Which database, and how many connections this process may hold."""
+
+    url: str
+    """`LLMARINER_DATABASE_URL`: `sqlite:///path` or `postgresql+psycopg://user@host/name`."""
+
+    pool_size: int = 5
+    """`LLMARINER_DATABASE_POOL`: connections kept open. Functions are many and short-lived, so few each."""
+
+    @classmethod
+    def load(cls, env: Environment) -> DatabaseSettings:
+        """Read from a mapping. ValueError when no database is named."""
+        url = env.get("LLMARINER_DATABASE_URL", "")
+        if not url:
+            raise ValueError(
+                "LLMARINER_DATABASE_URL is not set: sqlite:///path or postgresql+psycopg://user@host/name."
+            )
+        return cls(url=url, pool_size=int(_number(env, "LLMARINER_DATABASE_POOL", 5, least=1)))
+
+
+@dataclass(frozen=True)
+class SecretSettings:
+    """Secrets that every function of one installation shares."""
+
+    pepper: Secret = field(default_factory=lambda: Secret(""))
+    """`LLMARINER_PEPPER` or `LLMARINER_PEPPER_FILE`: keys the hash under which API keys are stored."""
+
+    service: Secret = field(default_factory=lambda: Secret(""))
+    """`LLMARINER_SERVICE_SECRET` or `…_FILE`: signs calls between functions."""
+
+    @classmethod
+    def load(cls, env: Environment) -> SecretSettings:
+        """Read from a mapping. ValueError when one is missing or too short to be a secret."""
+        loaded = cls(
+            pepper=_secret(env, "LLMARINER_PEPPER"), service=_secret(env, "LLMARINER_SERVICE_SECRET")
+        )
+        for name, value in (
+            ("LLMARINER_PEPPER", loaded.pepper),
+            ("LLMARINER_SERVICE_SECRET", loaded.service),
+        ):
+            if len(value.reveal()) < 32:
+                raise ValueError(
+                    f"{name} (or {name}_FILE) must hold at least 32 characters; make one with `openssl rand -hex 32`."
+                )
+        return loaded
+
+    @staticmethod
+    def generate() -> str:
+        """A new secret of 256 random bits."""
+        return secrets.token_hex(32)
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """How a function on the token path reaches the control function."""
+
+    url: str = ""
+    """`LLMARINER_CONTROL_URL`: base URL of `internal_gateway`."""
+
+    @classmethod
+    def load(cls, env: Environment) -> ControlSettings:
+        """Read from a mapping. ValueError when it is not an http URL."""
+        url = env.get("LLMARINER_CONTROL_URL", "").rstrip("/")
+        if not url.startswith("http://"):
+            raise ValueError(
+                "LLMARINER_CONTROL_URL must be the http:// URL of the internal_gateway function."
+            )
+        return cls(url=url)
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """Bounds of the token path."""
+
+    body_limit: int = 8 * 1024 * 1024
+    """`LLMARINER_BODY_LIMIT`: bytes of a request body. Default 8 MiB."""
+
+    wait_budget: float = 60.0
+    """`LLMARINER_WAIT_SECONDS`: how long a request that does not stream waits for a sleeping model."""
+
+    wait_limit: float = 900.0
+    """`LLMARINER_WAIT_LIMIT_SECONDS`: the longest wait a caller may ask for, and the longest a stream waits."""
+
+    heartbeat: float = 5.0
+    """`LLMARINER_HEARTBEAT_SECONDS`: seconds between comments in a stream that waits."""
+
+    room_per_model: int = 2000
+    """`LLMARINER_ROOM_PER_MODEL`: requests that may wait for one model in this process."""
+
+    room_per_tenant: int = 1000
+    """`LLMARINER_ROOM_PER_TENANT`: of these, how many of one project."""
+
+    requests_per_minute: int = 6000
+    """`LLMARINER_REQUESTS_PER_MINUTE`: of one key, in this process."""
+
+    tokens_per_minute: int = 10_000_000
+    """`LLMARINER_TOKENS_PER_MINUTE`: of one key, in this process."""
+
+    @classmethod
+    def load(cls, env: Environment) -> GatewaySettings:
+        """Read from a mapping. ValueError says which variable is wrong."""
+        return cls(
+            body_limit=int(_number(env, "LLMARINER_BODY_LIMIT", cls.body_limit, least=1024)),
+            wait_budget=_number(env, "LLMARINER_WAIT_SECONDS", cls.wait_budget),
+            wait_limit=_number(env, "LLMARINER_WAIT_LIMIT_SECONDS", cls.wait_limit),
+            heartbeat=_number(env, "LLMARINER_HEARTBEAT_SECONDS", cls.heartbeat, least=0.05),
+            room_per_model=int(_number(env, "LLMARINER_ROOM_PER_MODEL", cls.room_per_model, least=1)),
+            room_per_tenant=int(_number(env, "LLMARINER_ROOM_PER_TENANT", cls.room_per_tenant, least=1)),
+            requests_per_minute=int(
+                _number(env, "LLMARINER_REQUESTS_PER_MINUTE", cls.requests_per_minute, least=1)
+            ),
+            tokens_per_minute=int(
+                _number(env, "LLMARINER_TOKENS_PER_MINUTE", cls.tokens_per_minute, least=1)
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class ServingSettings:
+    """Which serving adapter, and the one-machine adapter's bounds."""
+
+    adapter: str = "remote"
+    """`LLMARINER_SERVING`: `processes` (engines as child processes), `static` (engines at fixed URLs), `remote`."""
+
+    static: str = "{}"
+    """`LLMARINER_SERVING_STATIC`: JSON object, model id → engine base URL."""
+
+    memory_bytes: int = 0
+    """`LLMARINER_MEMORY_GIB`: budget for all engines and their warm parent. 0: three quarters of what is free at start."""
+
+    idle_seconds: float = 300.0
+    """`LLMARINER_IDLE_SECONDS`: a model without requests for that long goes to sleep. 0: never."""
+
+    threads: int = 0
+    """`LLMARINER_ENGINE_THREADS`: OpenMP threads of an engine. 0: the number of cores, at most 8."""
+
+    @classmethod
+    def load(cls, env: Environment) -> ServingSettings:
+        """Read from a mapping. ValueError says which variable is wrong."""
+        adapter = env.get("LLMARINER_SERVING") or cls.adapter
+        if adapter not in ("processes", "static", "remote"):
+            raise ValueError(f"LLMARINER_SERVING must be processes, static or remote, not {adapter!r}.")
+        return cls(
+            adapter=adapter,
+            static=env.get("LLMARINER_SERVING_STATIC") or cls.static,
+            memory_bytes=int(_number(env, "LLMARINER_MEMORY_GIB", 0) * 1024**3),
+            idle_seconds=_number(env, "LLMARINER_IDLE_SECONDS", cls.idle_seconds),
+            threads=int(_number(env, "LLMARINER_ENGINE_THREADS", 0)),
+        )

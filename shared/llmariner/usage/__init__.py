@@ -1,0 +1,1 @@
+"""Usage: one ledger of what each request on the token path used."""
