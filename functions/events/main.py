@@ -43,7 +43,11 @@ def list_events(
 
 def replay_event(request: Request, key: Writer, event_id: str) -> dict[str, Any]:
     """Deliver a dead letter again."""
-    return {"id": event_id, "object": "event", "replayed": context_of(request).deliveries.replay(key.owner.project_id, event_id)}
+    return {
+        "id": event_id,
+        "object": "event",
+        "replayed": context_of(request).deliveries.replay(key.owner.project_id, event_id),
+    }
 
 
 def _rendered(delivery: Delivery) -> dict[str, Any]:

@@ -23,7 +23,10 @@ async def health(request: Request) -> JSONResponse:
     """200 when all parts answer, else 503; each part with what is wrong, and nothing of the inside."""
     parts: dict[str, Any] = await degraded(context_of(request))
     status = "ok" if not any(parts.values()) else "degraded"
-    body = {"status": status, "parts": {name: {"status": "degraded" if why else "ok", "reason": why} for name, why in parts.items()}}
+    body = {
+        "status": status,
+        "parts": {name: {"status": "degraded" if why else "ok", "reason": why} for name, why in parts.items()},
+    }
     return JSONResponse(body, status_code=200 if status == "ok" else 503)
 
 

@@ -67,9 +67,11 @@ async def list_models(
 ) -> dict[str, Any]:
     """One page; `limit` 0 asks for the default."""
     context = context_of(request)
-    seen = {"project_id": key.owner.project_id, "include_loading": include_loading_models}
-    page = await asyncio.to_thread(context.registry.page, **seen, after=after, limit=(limit or 100) + 1)
-    total = await asyncio.to_thread(context.registry.count, **seen)
+    project, loading = key.owner.project_id, include_loading_models
+    page = await asyncio.to_thread(
+        context.registry.page, project_id=project, include_loading=loading, after=after, limit=(limit or 100) + 1
+    )
+    total = await asyncio.to_thread(context.registry.count, project_id=project, include_loading=loading)
     statuses = await context.serving.statuses()
     wanted = page[: limit or 100]
     data = [rendered(model, statuses.get(model.base_model_id or model.id, Status())) for model in wanted]
@@ -87,7 +89,9 @@ def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, 
     model_id = body.id
     if body.is_fine_tuned_model:
         if not (body.base_model_id and body.model_file_location):
-            raise InvalidRequest("A fine-tuned model needs 'base_model_id' and 'model_file_location'.", param="base_model_id")
+            raise InvalidRequest(
+                "A fine-tuned model needs 'base_model_id' and 'model_file_location'.", param="base_model_id"
+            )
         model_id = body.id or NewModel.fine_tuned_id(body.base_model_id, body.suffix)
     new = NewModel(
         id=model_id,

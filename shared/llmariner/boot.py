@@ -52,7 +52,8 @@ def main(arguments: list[str]) -> None:
         log_level="warning",
         timeout_graceful_shutdown=30,
     )
-    asyncio.run(uvicorn.Server(config).serve(), loop_factory=config.get_loop_factory())
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(uvicorn.Server(config).serve())
 
 
 if __name__ == "__main__":

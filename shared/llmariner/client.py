@@ -112,7 +112,7 @@ class Client:
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(self, origin), parts.hostname, parts.port or 80
+                    lambda: _Connection(self, origin), parts.hostname or "", parts.port or 80
                 )
         except (OSError, TimeoutError) as error:
             raise ConnectionFailed(f"{origin}: {error or 'timed out'}") from error

@@ -96,7 +96,9 @@ class Context:
 
             return StaticServing(settings.static)
         if settings.adapter == "processes":
-            raise ValueError("LLMARINER_SERVING=processes is for `llma up`; a function on its own uses remote or static.")
+            raise ValueError(
+                "LLMARINER_SERVING=processes is for `llma up`; a function on its own uses remote or static."
+            )
         from llmariner.platform.serving.remote import RemoteServing
 
         return RemoteServing(self.remote_control)

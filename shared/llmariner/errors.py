@@ -138,9 +138,7 @@ class UnknownUrl(NotFound):
     code = "unknown_url"
 
     def __init__(self, method: str, path: str) -> None:
-        super().__init__(
-            f"Unknown request URL: {method} {path}. Check the URL for typos, or see the documentation."
-        )
+        super().__init__(f"Unknown request URL: {method} {path}. Check the URL for typos, or see the documentation.")
 
 
 class MethodNotAllowed(PlatformError):
@@ -151,9 +149,7 @@ class MethodNotAllowed(PlatformError):
     code = "method_not_supported"
 
     def __init__(self, method: str, path: str, allowed: str) -> None:
-        super().__init__(
-            f"Method {method} is not allowed on {path}. Allowed: {allowed}.", headers={"allow": allowed}
-        )
+        super().__init__(f"Method {method} is not allowed on {path}. Allowed: {allowed}.", headers={"allow": allowed})
 
 
 class Conflict(PlatformError):

@@ -135,9 +135,7 @@ class SecretSettings:
     @classmethod
     def load(cls, env: Environment) -> SecretSettings:
         """Read from a mapping. ValueError when one is missing or too short to be a secret."""
-        loaded = cls(
-            pepper=_secret(env, "LLMARINER_PEPPER"), service=_secret(env, "LLMARINER_SERVICE_SECRET")
-        )
+        loaded = cls(pepper=_secret(env, "LLMARINER_PEPPER"), service=_secret(env, "LLMARINER_SERVICE_SECRET"))
         for name, value in (
             ("LLMARINER_PEPPER", loaded.pepper),
             ("LLMARINER_SERVICE_SECRET", loaded.service),
@@ -166,9 +164,7 @@ class ControlSettings:
         """Read from a mapping. ValueError when it is not an http URL."""
         url = env.get("LLMARINER_CONTROL_URL", "").rstrip("/")
         if not url.startswith("http://"):
-            raise ValueError(
-                "LLMARINER_CONTROL_URL must be the http:// URL of the internal_gateway function."
-            )
+            raise ValueError("LLMARINER_CONTROL_URL must be the http:// URL of the internal_gateway function.")
         return cls(url=url)
 
 
@@ -210,12 +206,8 @@ class GatewaySettings:
             heartbeat=_number(env, "LLMARINER_HEARTBEAT_SECONDS", cls.heartbeat, least=0.05),
             room_per_model=int(_number(env, "LLMARINER_ROOM_PER_MODEL", cls.room_per_model, least=1)),
             room_per_tenant=int(_number(env, "LLMARINER_ROOM_PER_TENANT", cls.room_per_tenant, least=1)),
-            requests_per_minute=int(
-                _number(env, "LLMARINER_REQUESTS_PER_MINUTE", cls.requests_per_minute, least=1)
-            ),
-            tokens_per_minute=int(
-                _number(env, "LLMARINER_TOKENS_PER_MINUTE", cls.tokens_per_minute, least=1)
-            ),
+            requests_per_minute=int(_number(env, "LLMARINER_REQUESTS_PER_MINUTE", cls.requests_per_minute, least=1)),
+            tokens_per_minute=int(_number(env, "LLMARINER_TOKENS_PER_MINUTE", cls.tokens_per_minute, least=1)),
         )
 
 
@@ -230,13 +222,16 @@ class ServingSettings:
     """`LLMARINER_SERVING_STATIC`: JSON object, model id → engine base URL."""
 
     memory_bytes: int = 0
-    """`LLMARINER_MEMORY_GIB`: budget for all engines and their warm parent. 0: three quarters of what is free at start."""
+    """`LLMARINER_MEMORY_GIB`: budget for all engines and their warm parent. 0: 3/4 of what is free at start."""
 
     idle_seconds: float = 300.0
     """`LLMARINER_IDLE_SECONDS`: a model without requests for that long goes to sleep. 0: never."""
 
     threads: int = 0
     """`LLMARINER_ENGINE_THREADS`: OpenMP threads of an engine. 0: the number of cores, at most 8."""
+
+    warm: bool = True
+    """`LLMARINER_WARM_PARENT`: keep vLLM imported in a process from which engines are forked. 0: plain starts."""
 
     @classmethod
     def load(cls, env: Environment) -> ServingSettings:
@@ -250,4 +245,5 @@ class ServingSettings:
             memory_bytes=int(_number(env, "LLMARINER_MEMORY_GIB", 0) * 1024**3),
             idle_seconds=_number(env, "LLMARINER_IDLE_SECONDS", cls.idle_seconds),
             threads=int(_number(env, "LLMARINER_ENGINE_THREADS", 0)),
+            warm=env.get("LLMARINER_WARM_PARENT", "1") != "0",
         )

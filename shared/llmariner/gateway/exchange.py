@@ -10,7 +10,7 @@ import time
 from llmariner.client import ConnectionFailed, Response, ResponseBroken
 from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, ModelNotFound, PlatformError
 from llmariner.gateway import sse
-from llmariner.gateway.answers import Receive, Scope, Send, engine_error, send_error, send_head, send_json
+from llmariner.gateway.answers import Message, Receive, Scope, Send, engine_error, send_error, send_head, send_json
 from llmariner.gateway.control import Key, ModelState
 from llmariner.gateway.fields import Route
 from llmariner.gateway.gateway import Gateway, not_ready
@@ -95,7 +95,7 @@ class Exchange:
         self._gateway.metrics.closed(event)
         self._gateway.limits.charge(key.id, event["prompt_tokens"] + event["completion_tokens"])
 
-    def _hung_up(self, watcher: asyncio.Future[object], task: asyncio.Task[None]) -> None:
+    def _hung_up(self, watcher: asyncio.Future[Message], task: asyncio.Task[None]) -> None:
         # Cancelled: the answer is whole, and nobody needs to watch the caller any more.
         if not watcher.cancelled() and not task.done() and self._status == 0:
             self._caller_gone = True
@@ -152,9 +152,7 @@ class Exchange:
             )
         return state
 
-    async def _serve(
-        self, request: ModelRequest, state: ModelState, key: Key, metered: Metered, budget: float
-    ) -> None:
+    async def _serve(self, request: ModelRequest, state: ModelState, key: Key, metered: Metered, budget: float) -> None:
         """Get a place, send the request to the engine, relay the answer; once more if no byte of an answer came."""
         room = self._gateway.room(request.model)
         deadline = time.monotonic() + budget

@@ -29,7 +29,16 @@ _LAST = 2**31 - 1
 class Metered:
     """A request under way. `usage`: bytes of the last usage object seen, looked into only when somebody asks."""
 
-    __slots__ = ("_base", "_told", "_told_at", "admitted_at", "first_token_seconds", "sequence", "usage", "waited_seconds")
+    __slots__ = (
+        "_base",
+        "_told",
+        "_told_at",
+        "admitted_at",
+        "first_token_seconds",
+        "sequence",
+        "usage",
+        "waited_seconds",
+    )
 
     def __init__(self, request_id: str, key: Key, model: str, route: str) -> None:
         self.admitted_at = time.time()

@@ -46,5 +46,3 @@ def requires(scope: str) -> Any:
 def _superseded(key: ApiKey, digest: str, now: float) -> bool:
     """The secret before the last rotation, after its overlap."""
     return digest == key.previous_digest and (key.previous_expires_at or 0) <= now
-
-

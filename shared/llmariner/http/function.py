@@ -16,7 +16,9 @@ from llmariner.context import Context
 __all__ = ["Application", "LazyApplication", "application_of", "consumer", "function"]
 
 Message = MutableMapping[str, Any]
-Application = Callable[[MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+Application = Callable[
+    [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
 Build = Callable[[Context], Application]
 
 

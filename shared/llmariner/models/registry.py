@@ -58,9 +58,7 @@ class Registry:
         with self._database.read() as session:
             return _one(session, model_id, project_id)
 
-    def list(
-        self, *, project_id: str | None, include_loading: bool, after: str | None, limit: int
-    ) -> list[Model]:
+    def page(self, *, project_id: str | None, include_loading: bool, after: str | None, limit: int) -> list[Model]:
         """Models in LLMariner's order: active first, base before fine-tuned, then by age and id."""
         query = select(models).where(_visible(project_id)).order_by(*_ORDER)
         if not include_loading:
@@ -157,9 +155,7 @@ class Registry:
         with self._database.write() as session:
             model = _one(session, model_id, None)
             _change(session, model, loading_status=LoadingStatus.FAILED, loading_failure_reason=reason)
-            outbox.add(
-                session, FAILED, f"models/{model_id}", {**_told(model_id, model.project_id), "reason": reason}
-            )
+            outbox.add(session, FAILED, f"models/{model_id}", {**_told(model_id, model.project_id), "reason": reason})
 
     def woke(self, model_id: str, seconds: float) -> None:
         """Note how long a wake took; the newest fifty are kept."""
@@ -171,9 +167,7 @@ class Registry:
         )
         with self._database.write() as session:
             session.add(model_wakes, model_id=model_id, at=time.time(), seconds=seconds)
-            session.run(
-                delete(model_wakes).where(model_wakes.c.model_id == model_id, model_wakes.c.at.not_in(recent))
-            )
+            session.run(delete(model_wakes).where(model_wakes.c.model_id == model_id, model_wakes.c.at.not_in(recent)))
 
     def wakes(self, model_id: str) -> list[float]:
         """The durations of the newest wakes in seconds, shortest first."""
@@ -190,9 +184,7 @@ class Registry:
     def _base(self, session: ReadSession, new: NewModel) -> Model:
         base = _one(session, new.base_model_id or "", new.project_id)
         if base.base_model_id is not None:
-            raise InvalidRequest(
-                f"'{base.id}' is fine-tuned itself; name its base model.", param="base_model_id"
-            )
+            raise InvalidRequest(f"'{base.id}' is fine-tuned itself; name its base model.", param="base_model_id")
         return base
 
 

@@ -51,7 +51,9 @@ def config_paths(mask: str) -> frozenset[str] | None:
     """The paths of an update mask below `config`; None for the whole of it. InvalidRequest for any other field."""
     paths = [path.strip() for path in mask.split(",") if path.strip()]
     if not paths:
-        raise InvalidRequest("'update_mask' is required: name the fields that change, e.g. 'config'.", param="update_mask")
+        raise InvalidRequest(
+            "'update_mask' is required: name the fields that change, e.g. 'config'.", param="update_mask"
+        )
     for path in paths:
         if path != "config" and path.removeprefix("config.") not in CONFIG_PATHS:
             raise InvalidRequest(f"'{path}' can't be changed; only 'config' and what is below it.", param="update_mask")

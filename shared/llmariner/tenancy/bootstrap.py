@@ -24,9 +24,7 @@ def first_owner(database: Database) -> Owner:
         organization = session.value(select(organizations.c.id).where(organizations.c.is_default))
         if organization is None:
             organization = new_id("org")
-            session.add(
-                organizations, id=organization, title="Default Organization", is_default=True, created_at=now
-            )
+            session.add(organizations, id=organization, title="Default Organization", is_default=True, created_at=now)
         project = session.value(select(projects.c.id).where(projects.c.is_default))
         if project is None:
             project = new_id("proj")

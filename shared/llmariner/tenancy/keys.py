@@ -1,4 +1,4 @@
-"""API keys: making, finding, changing, rotating and revoking them. Every change raises the revision and tells of itself."""
+"""API keys: making, finding, changing, rotating, revoking. Every change raises the revision and tells of itself."""
 
 from __future__ import annotations
 
@@ -87,9 +87,7 @@ class Keys:
         key_id = new_id("key")
         with self._database.write() as session:
             if _named(session, owner, new.name):
-                raise Conflict(
-                    f"You have a key named '{new.name}' already; choose another name.", param="name"
-                )
+                raise Conflict(f"You have a key named '{new.name}' already; choose another name.", param="name")
             session.add(
                 api_keys,
                 id=key_id,
@@ -112,9 +110,7 @@ class Keys:
         """The live keys of the owner's project, newest first."""
         live = and_(api_keys.c.project_id == owner.project_id, api_keys.c.revoked_at.is_(None))
         with self._database.read() as session:
-            rows = session.rows(
-                _KEYS.where(live).order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc())
-            )
+            rows = session.rows(_KEYS.where(live).order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()))
         return [_key(row) for row in rows]
 
     def get(self, owner: Owner, key_id: str) -> ApiKey:
@@ -142,9 +138,7 @@ class Keys:
     def rotate(self, owner: Owner, key_id: str, *, overlap: int) -> tuple[ApiKey, str]:
         """Give a key a new secret, returned this once; the old one works for `overlap` more seconds."""
         if not 0 <= overlap <= _LONGEST_OVERLAP:
-            raise InvalidRequest(
-                f"'overlap_seconds' must be 0 to {_LONGEST_OVERLAP}.", param="overlap_seconds"
-            )
+            raise InvalidRequest(f"'overlap_seconds' must be 0 to {_LONGEST_OVERLAP}.", param="overlap_seconds")
         secret = secrets.new_secret()
         with self._database.write() as session:
             key = _live(session, owner, key_id)
@@ -169,9 +163,7 @@ class Keys:
     def by_digest(self, digest: str) -> ApiKey | None:
         """The key whose present or previous secret has that digest; expiry is for the caller to look at."""
         with self._database.read() as session:
-            row = session.first(
-                _KEYS.where(or_(api_keys.c.digest == digest, api_keys.c.previous_digest == digest))
-            )
+            row = session.first(_KEYS.where(or_(api_keys.c.digest == digest, api_keys.c.previous_digest == digest)))
         return _key(row) if row else None
 
     def by_secret(self, secret: str) -> ApiKey | None:
@@ -181,9 +173,7 @@ class Keys:
     def changed_since(self, revision: int) -> tuple[int, list[str]]:
         """The newest revision, and the ids of the keys changed after `revision`."""
         with self._database.read() as session:
-            rows = session.rows(
-                select(api_keys.c.id, api_keys.c.revision).where(api_keys.c.revision > revision)
-            )
+            rows = session.rows(select(api_keys.c.id, api_keys.c.revision).where(api_keys.c.revision > revision))
         return max([revision, *(row.revision for row in rows)]), [row.id for row in rows]
 
     def used(self, last_used: dict[str, int]) -> None:

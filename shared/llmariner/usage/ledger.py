@@ -66,11 +66,7 @@ class Ledger:
     def interrupt(self, *, unseen_for: float) -> int:
         """Close as interrupted what is open and gave no sign for that many seconds; returns how many."""
         gone = (ledger_requests.c.outcome == OPEN) & (ledger_requests.c.seen_at <= time.time() - unseen_for)
-        closing = (
-            update(ledger_requests)
-            .where(gone)
-            .values(outcome=_INTERRUPTED, closed_at=ledger_requests.c.seen_at)
-        )
+        closing = update(ledger_requests).where(gone).values(outcome=_INTERRUPTED, closed_at=ledger_requests.c.seen_at)
         with self._database.write() as session:
             return session.run(closing)
 
@@ -83,9 +79,7 @@ class Ledger:
             select(
                 *groups,
                 func.count().label("requests"),
-                func.sum(case((ledger_requests.c.outcome == "succeeded", 1), else_=0)).label(
-                    "successful_requests"
-                ),
+                func.sum(case((ledger_requests.c.outcome == "succeeded", 1), else_=0)).label("successful_requests"),
                 *(func.sum(ledger_requests.c[name]).label(name) for name in _TOKENS),
             )
             .where(

@@ -96,9 +96,9 @@ class Database:
     def write(self) -> Iterator[WriteSession]:
         """One writing transaction, committed when the block ends well."""
         with self._connection() as connection:
-            connection = connection.execution_options(writing=True)
-            with connection.begin():
-                yield WriteSession(connection)
+            writing = connection.execution_options(writing=True)
+            with writing.begin():
+                yield WriteSession(writing)
 
     def close(self) -> None:
         """Close every pooled connection."""

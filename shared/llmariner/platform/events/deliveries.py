@@ -56,9 +56,7 @@ class Deliveries:
 
     def fan_out(self, limit: int = 200) -> int:
         """Turn events that are not published yet into one delivery per subscriber; returns how many events."""
-        unpublished = (
-            select(events).where(events.c.published.is_(False)).order_by(events.c.sequence).limit(limit)
-        )
+        unpublished = select(events).where(events.c.published.is_(False)).order_by(events.c.sequence).limit(limit)
         with self._database.write() as session:
             rows = session.rows(unpublished)
             for row in rows:
@@ -116,9 +114,7 @@ class Deliveries:
             if sequence is None:
                 raise NotFound(f"No event with id '{event_id}'. List them with GET /v1/events.", param="id")
             dead = and_(deliveries.c.sequence == sequence, deliveries.c.state == _DEAD)
-            revived = session.run(
-                update(deliveries).where(dead).values(state=_PENDING, attempts=0, due_at=0.0)
-            )
+            revived = session.run(update(deliveries).where(dead).values(state=_PENDING, attempts=0, due_at=0.0))
         if not revived:
             raise Conflict(f"Event '{event_id}' has no dead delivery; there is nothing to replay.")
         return revived

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmariner.client import Client, ConnectionFailed, ResponseBroken
@@ -45,7 +45,7 @@ class Engine:
     ready_at: float = 0.0
     last_busy: float = 0.0
     memory_bytes: int = 0
-    metrics: EngineMetrics = EngineMetrics()
+    metrics: EngineMetrics = field(default_factory=EngineMetrics)
     tokens_per_second: float = 0.0
     read_at: float = 0.0
     adapters: frozenset[str] = frozenset()
@@ -142,7 +142,9 @@ class Engine:
             now = time.monotonic()
             if (size := self.log.stat().st_size) != written:
                 written, since = size, now
-                if self.phase is Phase.STARTING and any(m in self.log.read_text(errors="replace") for m in _LOADING_MARKS):
+                if self.phase is Phase.STARTING and any(
+                    m in self.log.read_text(errors="replace") for m in _LOADING_MARKS
+                ):
                     self._enter(Phase.LOADING, changed)
             if now > deadline and now - since > _SILENCE:
                 raise EngineDied(f"The engine said nothing for {_SILENCE:.0f} s while loading.\n{self.last_lines()}")

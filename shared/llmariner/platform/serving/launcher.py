@@ -14,6 +14,7 @@ vLLM's names used here are private ones; where one is missing the launcher says 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -29,7 +30,24 @@ _PR_SET_PDEATHSIG = 1
 _GRACE = 5.0
 
 # Everything an engine imports on its way to ready. A missing one costs time in the child, not correctness.
-_MODULES = ["vllm.entrypoints.cli.main", "vllm.entrypoints.cli.serve", "vllm.entrypoints.openai.api_server", "vllm.entrypoints.launchers.api_server.entry", "vllm.v1.engine.core", "vllm.v1.engine.async_llm", "vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner", "vllm.v1.executor.uniproc_executor", "vllm.model_executor.models.llama", "vllm.model_executor.models.bert", "vllm.lora.worker_manager", "vllm.lora.request", "vllm.v1.structured_output.backend_xgrammar", "xgrammar", "transformers"]
+_MODULES = [
+    "vllm.entrypoints.cli.main",
+    "vllm.entrypoints.cli.serve",
+    "vllm.entrypoints.openai.api_server",
+    "vllm.entrypoints.launchers.api_server.entry",
+    "vllm.v1.engine.core",
+    "vllm.v1.engine.async_llm",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.v1.worker.cpu_model_runner",
+    "vllm.v1.executor.uniproc_executor",
+    "vllm.model_executor.models.llama",
+    "vllm.model_executor.models.bert",
+    "vllm.lora.worker_manager",
+    "vllm.lora.request",
+    "vllm.v1.structured_output.backend_xgrammar",
+    "xgrammar",
+    "transformers",
+]
 _CONTEXT_USERS = (
     "vllm.utils.system_utils",
     "vllm.v1.engine.utils",
@@ -154,10 +172,9 @@ class Launcher:
             _kill_group(pid, signal.SIGKILL)
 
     def _say(self, **event: Any) -> None:
-        try:
+        # A broken pipe: the platform is gone, and the end of our input says so too.
+        with contextlib.suppress(BrokenPipeError):
             os.write(self._out, json.dumps(event).encode() + b"\n")
-        except BrokenPipeError:
-            pass  # the platform is gone; the end of our input says so too
 
 
 def _die_with_parent() -> None:
@@ -188,10 +205,8 @@ def _fork_instead_of_spawn() -> None:
 
 
 def _kill_group(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def main() -> None:

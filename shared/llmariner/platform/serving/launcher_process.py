@@ -25,7 +25,13 @@ class Launcher:
     """One launcher process, started when first needed or ahead of it, and again after it ended."""
 
     def __init__(
-        self, python: Path, environment: dict[str, str], logs: Path, on_exit: Callable[[int, int], None], *, warm: bool = True
+        self,
+        python: Path,
+        environment: dict[str, str],
+        logs: Path,
+        on_exit: Callable[[int, int], None],
+        *,
+        warm: bool = True,
     ) -> None:
         self._python = python
         self._environment = environment
@@ -60,7 +66,8 @@ class Launcher:
         await self.start()
         waiter = self._pids[model] = asyncio.get_running_loop().create_future()
         await self._send({"op": "start", "model": model, "argv": arguments, "environment": {}, "log": str(log)})
-        return await waiter
+        pid: int = await waiter
+        return pid
 
     async def stop_engine(self, pid: int, grace: float) -> None:
         """Ask an engine to end, and kill it after `grace` seconds."""

@@ -205,7 +205,9 @@ class ProcessServing:
         return sum(max(memory_needed(e.model), e.memory_bytes) for e in started)
 
     async def _longest_idle(self, *, but: Engine) -> Engine | None:
-        ready = [e for e in self._engines.values() if e is not but and e.phase is Phase.READY and not e.model.keep_awake]
+        ready = [
+            e for e in self._engines.values() if e is not but and e.phase is Phase.READY and not e.model.keep_awake
+        ]
         for engine in sorted(ready, key=lambda e: e.last_busy):
             metrics = await read_metrics(self._client, engine.endpoint)
             if metrics is not None and not metrics.busy:
@@ -227,7 +229,9 @@ class ProcessServing:
         self._failures.pop(model.id, None)
         body = json.dumps({"lora_name": model.id, "lora_path": model.folder}).encode()
         headers = [(b"content-type", b"application/json")]
-        response = await self._client.request(engine.endpoint, "POST", "/v1/load_lora_adapter", headers=headers, body=body)
+        response = await self._client.request(
+            engine.endpoint, "POST", "/v1/load_lora_adapter", headers=headers, body=body
+        )
         text = (await response.read()).decode(errors="replace")
         if response.status == 200 or "already been loaded" in text:
             engine.adapters |= {model.id}

@@ -1,0 +1,1 @@
+"""The one-machine home: the same functions in one process, SQLite, engines as child processes."""

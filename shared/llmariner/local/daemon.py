@@ -1,0 +1,209 @@
+"""`llma up`, `down`, `logs`: sets up what is missing, starts the platform as a process of its own, ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmariner.local.engine.environment import EngineEnvironment
+from llmariner.local.home import Home, Layout, checkout
+from llmariner.local.progress import Step
+from llmariner.local.rehearsal import rehearse
+from llmariner.local.setup import set_up
+from llmariner.settings import HomeSettings, environment
+
+__all__ = ["NotStarted", "base_url", "down", "engine_environment_of", "logs", "running", "serve", "up"]
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 40.0
+
+
+class NotStarted(Exception):
+    """The platform did not come up; the message says why, and what to do."""
+
+
+def base_url(settings: HomeSettings) -> str:
+    """Where the platform answers."""
+    return f"http://{settings.host}:{settings.port}"
+
+
+def engine_environment_of(settings: HomeSettings) -> EngineEnvironment:
+    """The engine environment that this checkout's lock asks for."""
+    return EngineEnvironment(settings.cache, checkout() / "locks" / "engine.lock")
+
+
+def running(settings: HomeSettings) -> int | None:
+    """The platform's process id, while it runs."""
+    try:
+        state = json.loads((settings.root / "platform.json").read_text())
+        os.kill(state["pid"], 0)
+        return int(state["pid"]) if _lock_is_held(settings.root) else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def up(*, foreground: bool) -> None:
+    """Set up what is missing, start the platform, say how to use it. NotStarted says why it could not."""
+    settings = HomeSettings.load(environment())
+    began = time.monotonic()
+    if running(settings):
+        print(f"The platform runs already at {base_url(settings)}.")
+        _say_how(settings, new_key=False)
+        return
+    engines = engine_environment_of(settings)
+    set_up(settings, engines)
+    had_key = Layout(settings.root).admin_key.exists()
+    if foreground:
+        asyncio.run(serve(settings))
+        return
+    _spawn(settings)
+    rehearse(base_url(settings), Layout(settings.root).admin_key.read_text(), engines)
+    print(f"The platform is up at {base_url(settings)} after {time.monotonic() - began:.1f} s; its models sleep.")
+    _say_how(settings, new_key=not had_key)
+
+
+def down() -> bool:
+    """End the platform and its engines; False when it was not running."""
+    settings = HomeSettings.load(environment())
+    pid = running(settings)
+    if pid is None:
+        return False
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_SECONDS
+    with Step("stopping the platform"):
+        while running(settings) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if running(settings):
+            os.kill(pid, signal.SIGKILL)
+    return True
+
+
+def logs(model: str | None, *, follow: bool, lines: int) -> None:
+    """Print the end of the platform's log, or of a model's engine's."""
+    folder = Layout(HomeSettings.load(environment()).root).logs
+    name = "platform.log" if model is None else f"engine-{_file_name(model)}.log"
+    file = folder / name
+    if not file.exists():
+        known = ", ".join(sorted(path.name for path in folder.glob("*.log"))) or "none yet"
+        raise NotStarted(f"There is no log {name} in {folder}. There are: {known}.")
+    arguments = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(file)]
+    subprocess.run(arguments, check=False)
+
+
+async def serve(settings: HomeSettings) -> None:
+    """Run the platform in this process until it is told to end."""
+    import uvicorn
+
+    with _lock(settings.root):
+        home = Home(settings, environment(), engine_environment_of(settings))
+        home.prepare()
+        router: Any = await home.start()
+        config = uvicorn.Config(
+            router,
+            host=settings.host,
+            port=settings.port,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_level="warning",
+            timeout_graceful_shutdown=5,
+        )
+        state = {"pid": os.getpid(), "host": settings.host, "port": settings.port, "started": time.time()}
+        (settings.root / "platform.json").write_text(json.dumps(state))
+        try:
+            await uvicorn.Server(config).serve()
+        finally:
+            await home.stop()
+            (settings.root / "platform.json").unlink(missing_ok=True)
+
+
+def _spawn(settings: HomeSettings) -> None:
+    log = Layout(settings.root).logs / "platform.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "llmariner.local.daemon"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _START_SECONDS
+    with Step("starting the platform"):
+        while not _answers(settings):
+            if process.poll() is not None or time.monotonic() > deadline:
+                tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+                raise NotStarted(f"The platform did not start. The end of {log}:\n{tail}")
+            time.sleep(0.05)
+
+
+def _answers(settings: HomeSettings) -> bool:
+    # The port may answer for somebody else: only a platform that holds our lock counts.
+    if not running(settings):
+        return False
+    try:
+        with urllib.request.urlopen(f"{base_url(settings)}/health/live", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _say_how(settings: HomeSettings, *, new_key: bool) -> None:
+    key_file = Layout(settings.root).admin_key
+    secret = key_file.read_text() if new_key else f"$(cat {key_file})"
+    if new_key:
+        print(f"\nYour administrator's API key, shown this once (llma reads it from {key_file}):\n\n  {secret}")
+    print(f"\nBase URL for OpenAI SDKs:\n\n  {base_url(settings)}/v1\n\nTry it:\n")
+    body: dict[str, Any] = {
+        "model": "smollm2-135m-instruct",
+        "temperature": 0,
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    }
+    print(f"  curl {base_url(settings)}/v1/chat/completions \\")
+    print(f'    -H "Authorization: Bearer {secret}" -H "Content-Type: application/json" \\')
+    print(f"    -d '{json.dumps(body)}'\n")
+
+
+def _file_name(model_id: str) -> str:
+    return "".join(c if c.isalnum() or c in "-._" else "_" for c in model_id)
+
+
+@contextlib.contextmanager
+def _lock(root: Path) -> Iterator[None]:
+    """One platform per home folder: a second one would fight over engines and ledger."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise NotStarted(f"Another platform runs in {root}; end it with `llma down`.") from None
+        yield
+
+
+def _lock_is_held(root: Path) -> bool:
+    with contextlib.suppress(OSError), (root / "lock").open("r") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(file, fcntl.LOCK_UN)
+    return False
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(HomeSettings.load(environment())))

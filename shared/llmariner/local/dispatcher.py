@@ -1,0 +1,107 @@
+"""Carries events from the outbox to the consumers in `eventing/`, as a Broker does on a cluster.
+
+Same HTTP binding, same reading of answers: 2xx took it, 4xx (but 404, 408, 409, 429) never will, anything else again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmariner.errors import PlatformError
+from llmariner.platform.events.deliveries import Deliveries, Delivery, Subscription
+from llmariner.platform.events.wire import to_http
+
+__all__ = ["Dispatcher", "subscriptions"]
+
+_log = logging.getLogger(__name__)
+_EVERY_SECONDS = 0.25
+_AGAIN = frozenset({404, 408, 409, 429})
+Consumers = dict[str, Callable[[Any, Any, Any], Awaitable[None]]]
+
+
+def subscriptions(eventing: Path) -> list[Subscription]:
+    """Who takes what, from each consumer's trigger.yaml."""
+    found = []
+    for file in sorted(eventing.glob("*/trigger.yaml")):
+        trigger = yaml.safe_load(file.read_text())
+        found.append(Subscription(file.parent.name, trigger["spec"]["filter"]["attributes"]["type"]))
+    return found
+
+
+class Dispatcher:
+    """Delivers until it is closed. `consumers`: each one's application, by folder name."""
+
+    def __init__(self, deliveries: Deliveries, consumers: Consumers) -> None:
+        self._deliveries = deliveries
+        self._consumers = consumers
+        self._under_way: dict[tuple[int, str], asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Deliver what is due, again and again."""
+        while True:
+            try:
+                await self.step()
+            except PlatformError as error:
+                _log.warning("events wait: %s", error.message)
+            await asyncio.sleep(_EVERY_SECONDS)
+
+    async def step(self) -> None:
+        """Start every delivery that is due and not under way."""
+        while await asyncio.to_thread(self._deliveries.fan_out):
+            pass
+        for delivery in await asyncio.to_thread(self._deliveries.due):
+            key = (delivery.sequence, delivery.consumer)
+            if key not in self._under_way:
+                self._under_way[key] = asyncio.create_task(self._deliver(delivery))
+
+    async def settle(self) -> None:
+        """Wait for the deliveries under way."""
+        await asyncio.gather(*self._under_way.values())
+
+    async def close(self) -> None:
+        """Break off the deliveries under way; they are due again at the next start."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        try:
+            status, answer = await self._post(delivery)
+            if 200 <= status < 300:
+                await asyncio.to_thread(self._deliveries.succeeded, delivery)
+            else:
+                final = 400 <= status < 500 and status not in _AGAIN
+                reason = f"{status}: {answer.decode(errors='replace')[:1000]}"
+                await asyncio.to_thread(self._deliveries.failed, delivery, reason, final=final)
+        finally:
+            self._under_way.pop((delivery.sequence, delivery.consumer), None)
+
+    async def _post(self, delivery: Delivery) -> tuple[int, bytes]:
+        """One POST of the CloudEvents HTTP binding, to an application in this process."""
+        headers, body = to_http(delivery.event)
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/",
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        }
+        answer: dict[str, Any] = {"status": 500, "body": b""}
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                answer["status"] = message["status"]
+            else:
+                answer["body"] += message.get("body", b"")
+
+        await self._consumers[delivery.consumer](scope, receive, send)
+        return int(answer["status"]), bytes(answer["body"])

