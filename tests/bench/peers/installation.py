@@ -10,11 +10,11 @@ from pathlib import Path
 
 import yaml
 
-from llmariner.platform.database import Database
+from llmariner.context import Context
+from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database.migrate import upgrade
-from llmariner.settings import DatabaseSettings, Secret, SecretSettings
+from llmariner.settings import SecretSettings
 from llmariner.tenancy.bootstrap import first_owner, make_admin_key
-from llmariner.tenancy.keys import Keys
 
 from ..children import free_port
 from ..target import MODEL, Site, Target
@@ -44,22 +44,23 @@ class Installation:
 
 def install(site: Site) -> Installation:
     """A database in the site's folder, an administrator, a key, and one model: the scripted engine."""
-    pepper, service = SecretSettings.generate(), SecretSettings.generate()
-    url = f"sqlite:///{site.folder}/platform.db"
-    database = Database(DatabaseSettings(url))
-    upgrade(database)
-    _, key = make_admin_key(Keys(database, Secret(pepper)), first_owner(database), "bench")
-    database.close()
     port = free_port()
     environment = {
-        "LLMARINER_DATABASE_URL": url,
-        "LLMARINER_PEPPER": pepper,
-        "LLMARINER_SERVICE_SECRET": service,
+        "LLMARINER_DATABASE_URL": f"sqlite:///{site.folder}/platform.db",
+        "LLMARINER_PEPPER": SecretSettings.generate(),
+        "LLMARINER_SERVICE_SECRET": SecretSettings.generate(),
         "LLMARINER_CONTROL_URL": f"http://127.0.0.1:{port}",
+        "HOST": "127.0.0.1",
         "LLMARINER_SERVING": "static",
         "LLMARINER_SERVING_STATIC": json.dumps({MODEL: f"http://127.0.0.1:{site.engine_port}"}),
         **UNLIMITED,
     }
+    context = Context(environment)
+    upgrade(context.database)
+    _, key = make_admin_key(context.keys, first_owner(context.database), "bench")
+    context.registry.create(NewModel(MODEL, SourceRepository.LOCAL, "scripted"))
+    context.registry.loaded(MODEL, folder="", size_bytes=0, task=Task.GENERATE)
+    context.database.close()
     return Installation(environment, {"authorization": f"Bearer {key}"}, port)
 
 
