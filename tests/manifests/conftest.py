@@ -66,19 +66,20 @@ def function(checkout: Path) -> Declare:
 
 @pytest.fixture
 def consumer(checkout: Path) -> Declare:
-    """Declares an event consumer: `consumer("usage_sweep", "dev.knative.sources.ping", schedule="0 * * * *")`."""
+    """Declares an event consumer: `consumer("sweep", "ai.llmariner.platform.tick.v1", every_minutes="1")`."""
     return partial(_consumer, checkout)
 
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A platform of three functions and two consumers, its manifests written. Not to be changed."""
+    """A platform of four functions and two consumers, its manifests written. Not to be changed."""
     place = _empty(tmp_path_factory.mktemp("miniature"))
     _function(place, "chat_completions", "POST /v1/chat/completions", timeout_seconds="3600")
     _function(place, "models", "GET /v1/models", "GET /v1/models/{id:path}", extras="api,database")
     _function(place, "internal_gateway", "POST /internal/key", visibility="cluster-local", extras="database")
+    _function(place, "health", "GET /health")
     _consumer(place, "model_status", "ai.llmariner.model.ready")
-    _consumer(place, "usage_sweep", "dev.knative.sources.ping")
+    _consumer(place, "sweep", "ai.llmariner.platform.tick.v1")
     list(write(place))
     return place
 
@@ -107,7 +108,7 @@ def _function(place: Path, folder: str, *routes: str, run: Any = None, options: 
     _write(place / "functions" / folder / "func.yaml", body)
 
 
-def _consumer(place: Path, folder: str, event_type: str, broker: str = "llmariner", **said: str) -> None:
+def _consumer(place: Path, folder: str, event_type: str, broker: str = "default", **said: str) -> None:
     name = folder.replace("_", "-")
     body = {
         "apiVersion": "eventing.knative.dev/v1",

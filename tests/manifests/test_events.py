@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,13 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llmariner.manifests.declarations import Consumer, DeclarationError, read
-from llmariner.manifests.events import broker, ping, trigger
+from llmariner.manifests.events import TICK, broker, clock, trigger
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
 
 Declare = Callable[..., None]
-PING = "dev.knative.sources.ping"
+CHECKOUT = Path(__file__).parents[2]
 
 
 def only(checkout: Path) -> Consumer:
@@ -33,8 +34,8 @@ def test_a_trigger_is_declared_once_and_only_placed_here(checkout: Path, consume
 
 
 def test_a_trigger_of_another_broker_would_never_fire_and_is_refused(checkout: Path, consumer: Declare) -> None:
-    consumer("model_status", "x", broker="default")
-    with pytest.raises(DeclarationError, match="must be llmariner"):
+    consumer("model_status", "x", broker="llmariner")
+    with pytest.raises(DeclarationError, match="must be default"):
         trigger(only(checkout))
 
 
@@ -45,14 +46,25 @@ def test_the_broker_keeps_and_repeats_events(schemas: Schemas) -> None:
     assert built["spec"]["delivery"]["retry"] > 0
 
 
-def test_a_sweep_has_a_clock(checkout: Path, consumer: Declare, schemas: Schemas) -> None:
-    consumer("usage_sweep", PING, schedule="*/5 * * * *")
-    (clock,) = ping(only(checkout))
-    assert schemas.faults(clock) == []
-    assert clock["spec"]["schedule"] == "*/5 * * * *"
-    assert clock["spec"]["sink"]["ref"]["name"] == broker()["metadata"]["name"]
+def test_a_consumer_of_the_tick_has_a_clock_whose_events_it_gets(
+    checkout: Path, consumer: Declare, schemas: Schemas
+) -> None:
+    consumer("sweep", TICK, every_minutes="2")
+    (built,) = clock(only(checkout))
+    assert schemas.faults(built) == []
+    assert built["spec"]["schedule"] == "*/2 * * * *"
+    assert json.loads(built["spec"]["data"]) == {"every_seconds": 120}
+    assert built["spec"]["sink"]["ref"]["name"] == broker()["metadata"]["name"]
+    assert trigger(only(checkout))["spec"]["filter"]["attributes"] == {
+        "type": "dev.knative.sources.ping",
+        "source": "/apis/v1/namespaces/llmariner/pingsources/sweep",
+    }
 
 
 def test_another_consumer_has_none(checkout: Path, consumer: Declare) -> None:
     consumer("model_status", "ai.llmariner.model.ready")
-    assert list(ping(only(checkout))) == []
+    assert list(clock(only(checkout))) == []
+
+
+def test_the_tick_is_an_event_of_ours() -> None:
+    assert f"## {TICK}\n" in (CHECKOUT / "eventing/events.md").read_text()

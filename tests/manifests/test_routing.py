@@ -26,9 +26,9 @@ RANKINGS = {
 }
 
 
-def http_routes(checkout: Path) -> list[dict[str, Any]]:
+def http_routes(checkout: Path, fallback: str | None = None) -> list[dict[str, Any]]:
     public = [each for each in read(checkout)[0] if each.public]
-    ways = matches(public)
+    ways = matches(public, fallback)
     return [http_route(each, ways[each.name]) for each in public]
 
 
@@ -61,7 +61,7 @@ def example(path: str) -> list[str]:
 
 
 def misrouted(checkout: Path, ranking: Iterable[str]) -> list[tuple[str, str, str | None]]:
-    routes = http_routes(checkout)
+    routes = http_routes(checkout, "health")
     return [
         (route.method, path, got)
         for function in read(checkout)[0]
@@ -87,7 +87,7 @@ def platform(function: Declare) -> None:
     function("api_keys", "POST /v1/organizations/{organization_id}/projects/{project_id}/api_keys")
     function("files", "GET /v1/files", "GET /v1/files/{file_id}", "GET /v1/files/{file_id}/content")
     function("files_upload", "POST /v1/files")
-    function("unknown", "GET /{path:path}", "POST /{path:path}")
+    function("health", "GET /health")
     function("internal_gateway", "POST /internal/key", visibility="cluster-local")
 
 
@@ -111,7 +111,7 @@ def test_http_routes_are_accepted(checkout: Path, schemas: Schemas) -> None:
 @pytest.mark.usefixtures("platform")
 def test_a_cluster_local_function_has_no_route(checkout: Path) -> None:
     assert "internal-gateway" not in {route["metadata"]["name"] for route in http_routes(checkout)}
-    assert reached(http_routes(checkout), RANKINGS["prefixes first"], "POST", "/internal/key") == "unknown"
+    assert reached(http_routes(checkout), RANKINGS["prefixes first"], "POST", "/internal/key") is None
 
 
 @pytest.mark.usefixtures("platform")
@@ -136,6 +136,15 @@ def test_a_function_alone_below_a_prefix_needs_no_expression(checkout: Path, fun
     function("models", "GET /v1/models/{id:path}", "POST /v1/models/{id:path}:activate")
     (route,) = http_routes(checkout)
     assert route["spec"]["rules"][0]["matches"] == [{"path": {"type": "PathPrefix", "value": "/v1/models"}}]
+
+
+@pytest.mark.usefixtures("platform")
+@pytest.mark.parametrize("request_line", ["GET /", "GET /v2/models", "POST /v1/chat", "PUT /internal/key"])
+def test_what_nobody_claims_reaches_the_fallback(request_line: str, checkout: Path) -> None:
+    method, path = request_line.split()
+    for place in (checkout, CHECKOUT):
+        for ranking in RANKINGS.values():
+            assert reached(http_routes(place, "health"), ranking, method, path) == "health"
 
 
 def test_two_functions_cannot_claim_the_same_requests(checkout: Path, function: Declare) -> None:

@@ -84,9 +84,15 @@ def test_readiness_is_left_to_the_fast_probe_of_knative(chat: Workload) -> None:
     assert container(chat)["readinessProbe"].keys() == {"httpGet"}
 
 
-def test_resources_are_asked_for_and_bounded(chat: Workload) -> None:
-    resources = container(chat)["resources"]
-    assert resources["requests"].keys() == resources["limits"].keys() == {"cpu", "memory"}
+def test_resources_are_asked_for_and_bounded_even_where_a_declaration_says_one_only(
+    checkout: Path, function: Declare
+) -> None:
+    function("models", "GET /v1/models", options={"resources": {"limits": {"memory": "1Gi"}}})
+    (found,), _ = read(checkout)
+    assert container(found)["resources"] == {
+        "requests": {"cpu": "50m", "memory": "128Mi"},
+        "limits": {"cpu": "1", "memory": "1Gi"},
+    }
 
 
 def test_the_function_in_its_folder_is_booted(chat: Workload) -> None:

@@ -18,7 +18,7 @@ Declare = Callable[..., None]
 def written(checkout: Path, function: Declare, consumer: Declare) -> Path:
     function("models", "GET /v1/models", timeout_seconds="3600")
     function("internal_gateway", "POST /internal/key", visibility="cluster-local")
-    consumer("usage_sweep", "dev.knative.sources.ping")
+    consumer("sweep", "ai.llmariner.platform.tick.v1")
     list(write(checkout))
     return checkout
 
@@ -31,7 +31,7 @@ def kinds(checkout: Path, name: str) -> list[str]:
 def test_a_workload_has_one_file_with_all_that_is_its_own(written: Path) -> None:
     assert kinds(written, "functions/models.yaml") == ["ServiceAccount", "Service", "HTTPRoute"]
     assert kinds(written, "functions/internal-gateway.yaml") == ["ServiceAccount", "Service"]
-    assert kinds(written, "eventing/usage-sweep.yaml") == ["ServiceAccount", "Service", "Trigger", "PingSource"]
+    assert kinds(written, "eventing/sweep.yaml") == ["ServiceAccount", "Service", "Trigger", "PingSource"]
 
 
 def test_a_file_names_the_declaration_that_it_comes_from(written: Path) -> None:

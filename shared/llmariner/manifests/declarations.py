@@ -25,6 +25,10 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 NAME_LIMIT = 63 - len("-00001")
 
+# A function is one Python thread that waits most of the time. What is not said of a resource is said here.
+REQUESTS = {"cpu": "50m", "memory": "128Mi"}
+LIMITS = {"cpu": "1", "memory": "256Mi"}
+
 
 class DeclarationError(ValueError):
     """A declaration is wrong; the message names the file and what to change."""
@@ -63,8 +67,8 @@ class Workload:
     scale: Scale = Scale()
     concurrency: int = 100
     """Requests that one copy takes at a time."""
-    requests: Mapping[str, str] = field(default_factory=lambda: {"cpu": "50m", "memory": "128Mi"})
-    limits: Mapping[str, str] = field(default_factory=lambda: {"cpu": "1", "memory": "256Mi"})
+    requests: Mapping[str, str] = field(default_factory=lambda: REQUESTS)
+    limits: Mapping[str, str] = field(default_factory=lambda: LIMITS)
     variables: tuple[Variable, ...] = ()
     readiness: str = "/health/ready"
     liveness: str = "/health/live"
@@ -89,8 +93,8 @@ class Consumer(Workload):
 
     trigger: Mapping[str, Any]
     """The Trigger as declared, without our annotations."""
-    schedule: str
-    """Cron expression of the event that wakes it, for a consumer of PingSource's type."""
+    every_minutes: int
+    """How often a consumer of the clock's event is woken."""
 
 
 W = TypeVar("W", bound=Workload)
@@ -133,7 +137,6 @@ def _function(body: Any, source: str) -> Function:
     resources, scale = options.get("resources", {}), options.get("scale", {})
     limits = dict(resources.get("limits", {}))
     chosen: dict[str, Any] = {"concurrency": limits.pop("concurrency", None)}
-    chosen |= {"requests": resources.get("requests"), "limits": limits}
     health = deploy.get("healthEndpoints", {})
     chosen |= {"readiness": health.get("readiness"), "liveness": health.get("liveness")}
     return Function(
@@ -144,6 +147,8 @@ def _function(body: Any, source: str) -> Function:
         timeout_seconds=int(said.get("timeout-seconds", "60")),
         extras=_extras(said),
         scale=Scale(**scale),
+        requests={**REQUESTS, **resources.get("requests", {})},
+        limits={**LIMITS, **limits},
         variables=variables(body.get("run", {}).get("envs", [])),
         **{key: value for key, value in chosen.items() if value},
     )
@@ -151,7 +156,7 @@ def _function(body: Any, source: str) -> Function:
 
 def _consumer(body: Any, source: str) -> Consumer:
     metadata = body["metadata"]
-    mine = {"timeout-seconds", "extras", "max-scale", "concurrency", "schedule"}
+    mine = {"timeout-seconds", "extras", "max-scale", "concurrency", "every-minutes"}
     said = _annotations(metadata.get("annotations", {}), mine)
     subscriber = body["spec"]["subscriber"]["ref"]
     if (subscriber["kind"], subscriber["name"]) != ("Service", metadata["name"]):
@@ -162,9 +167,9 @@ def _consumer(body: Any, source: str) -> Consumer:
         name=metadata["name"],
         source=source,
         trigger={**body, "metadata": {**bare, **({"annotations": others} if others else {})}},
-        schedule=said.get("schedule", "* * * * *"),
+        every_minutes=int(said.get("every-minutes", "5")),
         timeout_seconds=int(said.get("timeout-seconds", "60")),
-        extras=_extras(said, "database"),
+        extras=_extras(said, "database,functions"),
         scale=Scale(max=int(said.get("max-scale", "3"))),
         concurrency=int(said.get("concurrency", "10")),
     )

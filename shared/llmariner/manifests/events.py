@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from llmariner.manifests.declarations import Consumer, DeclarationError
 from llmariner.manifests.installation import BROKER, LABELS, NAMESPACE, Object
 
-__all__ = ["broker", "ping", "trigger"]
+__all__ = ["TICK", "broker", "clock", "trigger"]
+
+TICK = "ai.llmariner.platform.tick.v1"
+"""The event that says that time passed (eventing/events.md)."""
 
 PING = "dev.knative.sources.ping"
-"""The type of every event that a PingSource sends; it cannot send another."""
+"""The type of every event of a PingSource, which cannot send another."""
 
 
 def broker() -> Object:
@@ -40,18 +44,22 @@ def broker() -> Object:
 
 
 def trigger(consumer: Consumer) -> Object:
-    """The Trigger as its folder declares it, in our namespace."""
+    """The Trigger as its folder declares it, in our namespace. One for the tick asks for its clock's events."""
     declared = dict(consumer.trigger)
     if declared["spec"].get("broker") != BROKER:
         raise DeclarationError(f"{consumer.source}: spec.broker must be {BROKER}, the only one there is")
     metadata = declared["metadata"]
     labels = {**LABELS, "app.kubernetes.io/name": consumer.name, **metadata.get("labels", {})}
-    return {**declared, "metadata": {**metadata, "namespace": NAMESPACE, "labels": labels}}
+    spec = declared["spec"]
+    if _ticks(consumer):
+        source = f"/apis/v1/namespaces/{NAMESPACE}/pingsources/{consumer.name}"
+        spec = {**spec, "filter": {"attributes": {"type": PING, "source": source}}}
+    return {**declared, "metadata": {**metadata, "namespace": NAMESPACE, "labels": labels}, "spec": spec}
 
 
-def ping(consumer: Consumer) -> Iterable[Object]:
-    """The clock of a consumer that waits for one: a PingSource of its name, or nothing."""
-    if _event_type(consumer) == PING:
+def clock(consumer: Consumer) -> Iterable[Object]:
+    """The PingSource of a consumer of the tick; of another, nothing."""
+    if _ticks(consumer):
         yield {
             "apiVersion": "sources.knative.dev/v1",
             "kind": "PingSource",
@@ -61,14 +69,14 @@ def ping(consumer: Consumer) -> Iterable[Object]:
                 "labels": {**LABELS, "app.kubernetes.io/name": consumer.name},
             },
             "spec": {
-                "schedule": consumer.schedule,
+                "schedule": f"*/{consumer.every_minutes} * * * *",
                 "contentType": "application/json",
-                "data": "{}",
+                "data": json.dumps({"every_seconds": 60 * consumer.every_minutes}),
                 "sink": {"ref": {"apiVersion": "eventing.knative.dev/v1", "kind": "Broker", "name": BROKER}},
             },
         }
 
 
-def _event_type(consumer: Consumer) -> str | None:
-    found: str | None = consumer.trigger["spec"].get("filter", {}).get("attributes", {}).get("type")
-    return found
+def _ticks(consumer: Consumer) -> bool:
+    wanted: bool = consumer.trigger["spec"].get("filter", {}).get("attributes", {}).get("type") == TICK
+    return wanted

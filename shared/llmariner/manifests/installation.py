@@ -28,7 +28,7 @@ SETTINGS = "llmariner-settings"
 """ConfigMap of settings; its keys are the names of environment variables."""
 SECRETS = "llmariner-secrets"
 """Secret with the keys that functions refer to. Made by the installer: no manifest holds a value of it."""
-BROKER = "llmariner"
+BROKER = "default"
 GATEWAY = "llmariner"
 HOST = "api.llmariner.example"
 """The one public host. An overlay says its own at the Gateway; components/edge copies it to every route."""
@@ -56,7 +56,12 @@ def settings() -> Object:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": SETTINGS, "namespace": NAMESPACE, "labels": LABELS},
-        "data": {"LLMARINER_CONTROL_URL": f"http://{CONTROL}.{NAMESPACE}.svc.cluster.local"},
+        "data": {
+            "LLMARINER_CONTROL_URL": f"http://{CONTROL}.{NAMESPACE}.svc.cluster.local",
+            # Said, since unsaid it means: ask the control function; and that one would ask itself.
+            "LLMARINER_SERVING": "static",
+            "LLMARINER_SERVING_STATIC": "{}",
+        },
     }
 
 

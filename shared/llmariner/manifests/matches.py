@@ -56,9 +56,14 @@ class _Claim:
         return "".join([*parts, re.escape(self.route.path[end:])])
 
 
-def matches(functions: Iterable[Function]) -> dict[str, list[Match]]:
-    """Function name → its matches. DeclarationError where two functions claim the same requests."""
+def matches(functions: Iterable[Function], fallback: str | None = None) -> dict[str, list[Match]]:
+    """Function name → its matches. `fallback` names the function that also gets what nobody claims.
+
+    DeclarationError where two functions claim the same requests.
+    """
     claims = [_Claim(function.name, route) for function in functions for route in function.routes]
+    if fallback is not None:
+        claims.append(_Claim(fallback, Route("", "/{path:path}")))
     shared = _shared(claims)
     spoken = _expressions(claims, shared)
     by_path: dict[tuple[str, str], list[_Claim]] = defaultdict(list)

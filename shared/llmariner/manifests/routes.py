@@ -12,7 +12,10 @@ from llmariner.manifests.declarations import DeclarationError, Function
 from llmariner.manifests.installation import GATEWAY, HOST, LABELS, LOCAL_GATEWAY, NAMESPACE, Object
 from llmariner.manifests.matches import Match
 
-__all__ = ["http_route"]
+__all__ = ["FALLBACK", "http_route"]
+
+FALLBACK = "health"
+"""The function that is given what no other asks for, so that an unknown URL is answered in our own envelope."""
 
 # One route per function has one rule, far from the 16 that a route may have; a rule may have so many matches.
 MATCHES_PER_RULE = 64

@@ -10,11 +10,11 @@ import yaml
 
 from llmariner.manifests import installation
 from llmariner.manifests.declarations import Consumer, Function, Workload, read
-from llmariner.manifests.events import broker, ping, trigger
+from llmariner.manifests.events import broker, clock, trigger
 from llmariner.manifests.installation import Object
 from llmariner.manifests.matches import matches
 from llmariner.manifests.prerequisites import config_defaults
-from llmariner.manifests.routes import http_route
+from llmariner.manifests.routes import FALLBACK, http_route
 from llmariner.manifests.services import account, image, service
 
 __all__ = ["Tree", "generate", "stale", "write"]
@@ -36,7 +36,8 @@ class _Dumper(yaml.SafeDumper):
 def generate(checkout: Path) -> Tree:
     """Every generated file. DeclarationError where a declaration is wrong."""
     functions, consumers = read(checkout)
-    ways = matches(function for function in functions if function.public)
+    public = [function for function in functions if function.public]
+    ways = matches(public, fallback=next((each.name for each in public if each.name == FALLBACK), None))
     files = {
         "base/namespace.yaml": _file("", installation.namespace()),
         "base/settings.yaml": _file("", installation.settings()),
@@ -49,7 +50,7 @@ def generate(checkout: Path) -> Tree:
         routed = [http_route(function, ways[function.name])] if function.public else []
         files[f"base/functions/{function.name}.yaml"] = _workload_file(function, *routed)
     for consumer in consumers:
-        woken = (trigger(consumer), *ping(consumer))
+        woken = (trigger(consumer), *clock(consumer))
         files[f"base/eventing/{consumer.name}.yaml"] = _workload_file(consumer, *woken)
     files["base/kustomization.yaml"] = _file("", _kustomization(files))
     return files
