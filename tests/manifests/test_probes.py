@@ -62,7 +62,7 @@ def cases() -> Iterator[Any]:
         yield pytest.param(source, marks=[owed] if isinstance(workload, Consumer) else [])
 
 
-@pytest.mark.parametrize("source", cases())
+@pytest.mark.parametrize("source", list(cases()))
 def test_a_workload_answers_its_probes(source: str) -> None:
     workload = WORKLOADS[source]
     application = load(CHECKOUT / workload.folder)
