@@ -59,6 +59,13 @@ def test_a_consumer_is_what_the_annotations_of_its_trigger_say(checkout: Path, c
     assert "annotations" not in found.trigger["metadata"]
 
 
+UNKNOWN_SCALE = """
+name: models
+deploy:
+  annotations: {llmariner.ai/routes: GET /v1/models}
+  options: {scale: {least: 1}}
+"""
+
 WRONG: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "a route without a method": (("/v1/models",), {}, "is no METHOD /path"),
     "a method of no standard": (("FETCH /v1/models",), {}, "is no METHOD /path"),
@@ -111,6 +118,14 @@ def test_a_missing_field_is_named(checkout: Path, function: Declare) -> None:
     path = checkout / "functions/models/func.yaml"
     path.write_text(path.read_text().replace("llmariner.ai/routes", "other/routes"))
     with pytest.raises(DeclarationError, match=r"functions/models/func\.yaml: routes is missing"):
+        read(checkout)
+
+
+@pytest.mark.parametrize("text", ["deploy: [", "", UNKNOWN_SCALE])
+def test_a_file_that_is_no_declaration_is_named(text: str, checkout: Path, function: Declare) -> None:
+    function("models", "GET /v1/models")
+    (checkout / "functions/models/func.yaml").write_text(text)
+    with pytest.raises(DeclarationError, match=r"functions/models/func\.yaml: "):
         read(checkout)
 
 

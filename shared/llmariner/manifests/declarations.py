@@ -118,7 +118,7 @@ def _checked(read_one: Callable[[Any, str], W], path: Path, checkout: Path) -> W
         workload = read_one(yaml.safe_load(path.read_text()), source)
     except KeyError as error:
         raise DeclarationError(f"{source}: {error.args[0]} is missing") from error
-    except ValueError as error:
+    except (TypeError, ValueError, yaml.YAMLError) as error:
         raise DeclarationError(f"{source}: {error}") from error
     wanted = path.parent.name.replace("_", "-")
     if workload.name != wanted:

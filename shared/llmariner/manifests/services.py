@@ -134,17 +134,14 @@ def _whole_objects(workload: Workload) -> Iterator[Object]:
 
 
 def _environment(workload: Workload) -> Iterator[Object]:
-    """What is declared, or the secrets that a function of these extras needs: no more, so that none leaks far."""
-    for each in workload.variables or _default_secrets(workload):
-        if each.name is not None:
-            yield _entry(each)
-
-
-def _default_secrets(workload: Workload) -> tuple[Variable, ...]:
-    keys = ["LLMARINER_PEPPER", "LLMARINER_SERVICE_SECRET"]
+    """The secrets that a function of these extras needs, and no other, so that none leaks far; then what it declares."""
+    declared = [each for each in workload.variables if each.name is not None]
+    names = {each.name for each in declared}
+    needed = ["LLMARINER_PEPPER", "LLMARINER_SERVICE_SECRET"]
     if "database" in workload.extras:
-        keys.append("LLMARINER_DATABASE_URL")
-    return tuple(Variable(key, kind="secret", of=SECRETS, key=key) for key in keys)
+        needed.append("LLMARINER_DATABASE_URL")
+    secrets = [Variable(key, kind="secret", of=SECRETS, key=key) for key in needed if key not in names]
+    yield from (_entry(each) for each in (*secrets, *declared))
 
 
 def _entry(variable: Variable) -> Object:
