@@ -15,7 +15,7 @@ def model(status: str, message: str = "", progress: float | None = None, **more:
         "id": "a/b",
         "loading_status": status,
         "loading_status_message": message,
-        "serving": {"progress": progress},
+        "loading_progress": progress,
         **more,
     }
 

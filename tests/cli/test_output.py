@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -63,6 +64,70 @@ def test_an_empty_page_that_claims_more_ends_the_list(llma: Llma, platform: Plat
     platform.answer("GET /models", {"data": [], "has_more": True})
     assert llma("models", "list", "-o", "json").json["data"] == []
     assert len(platform.requests) == 1
+
+
+def test_events_are_listed_from_the_newest_as_far_as_asked(llma: Llma, platform: Platform) -> None:
+    def page(first: int, count: int) -> dict[str, Any]:
+        events = [{"id": "same", "cursor": str(number)} for number in range(first, first - count, -1)]
+        return {"data": events, "has_more": True}
+
+    platform.answer("GET /events", page(300, 100), page(200, 100))
+    document = llma("events", "list", "--limit", "130", "-o", "json").json
+    assert [event["cursor"] for event in document["data"]] == [str(number) for number in range(300, 170, -1)]
+    assert document["has_more"] is True
+    queries = [(request.query["limit"], request.query.get("after")) for request in platform.requests]
+    assert queries == [("100", None), ("100", "201")]
+    platform.answer("GET /events", page(300, 20))
+    assert len(llma("events", "list", "--limit", "20", "-o", "json").json["data"]) == 20
+    assert len(platform.requests) == 3
+
+
+def test_usage_looks_back_as_many_days_as_asked_and_sums_as_asked(llma: Llma, platform: Platform) -> None:
+    platform.answer("GET /api_usages", {"data": [{"model": "a/b", "prompt_tokens": 1234}]})
+    header, row = llma("usage", "list", "--days", "7", "--by", "model").out.splitlines()
+    assert header.startswith("MODEL   REQUESTS")
+    assert row.split() == ["a/b", "-", "-", "1,234", "-", "-"]
+    asked = platform.requests[0].query
+    assert time.time() - 7 * 86_400 - 10 < int(asked["start_time"]) <= time.time() - 7 * 86_400
+    assert asked["group_by"] == "model"
+    assert len(platform.requests) == 1, "key names are of no use here"
+
+
+def test_usage_shows_key_ids_to_a_caller_who_may_not_list_keys(llma: Llma, platform: Platform) -> None:
+    platform.answer("GET /api_usages", {"data": [{"key": "key_1", "model": "m", "day": 0}]})
+    platform.refuse("GET /api_keys", 403)
+    result = llma("usage", "list")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines()[1].split()[:3] == ["1970-01-01", "key_1", "m"]
+
+
+def test_many_scopes_are_counted(llma: Llma, platform: Platform) -> None:
+    scopes = [f"api.thing{number}.read" for number in range(22)]
+    platform.answer("GET /api_keys", {"data": [{"id": "key_1", "name": "admin", "scopes": scopes}]})
+    result = llma("auth", "api-keys", "list")
+    assert "22 scopes" in result.out
+    assert "thing0" not in result.out
+
+
+@pytest.mark.parametrize(("days", "seconds"), [("2", 172_800), ("0.5", 43_200), ("0.000001", 1)])
+def test_a_key_expires_in_days(days: str, seconds: int, llma: Llma, platform: Platform) -> None:
+    platform.answer("POST /api_keys", {"id": "key_1", "secret": "s"})
+    llma("auth", "api-keys", "create", "ci", "--expires-in", days)
+    assert platform.requests[0].body == {"name": "ci", "expires_in_seconds": seconds}
+
+
+def test_status_gives_a_failed_models_reason(llma: Llma, platform: Platform) -> None:
+    details = {"status_message": "out of memory"}
+    models = [
+        {"id": "a", "phase": "failed", "progress": 0.5, "status_details": details},
+        {"id": "b", "phase": "asleep", "progress": 0.0, "estimate_seconds": 4},
+    ]
+    platform.answer("GET /inference/status", {"cluster_statuses": [{"engine_statuses": [{"models": models}]}]})
+    header, failed, asleep = llma("status").out.splitlines()
+    assert header.split()[-1] == "MESSAGE"
+    assert failed.split()[2] == "failed"
+    assert failed.rstrip().endswith("out of memory")
+    assert asleep.split()[1:4] == ["-", "asleep", "-"]
 
 
 def test_listed_keys_show_no_secret_even_if_the_server_sends_it(llma: Llma, platform: Platform) -> None:

@@ -119,7 +119,7 @@ def test_status_shows_once_what_is_wanted_once(terminal: Open, platform: Platfor
 
 
 def test_a_pull_fills_a_bar(terminal: Open, platform: Platform) -> None:
-    loading = {"id": "m", "loading_status": "LOADING", "serving": {"progress": 0.5}}
+    loading = {"id": "m", "loading_status": "LOADING", "loading_progress": 0.5}
     platform.answer("GET /models/m", loading, loading, {**loading, "loading_status": "SUCCEEDED"})
     shown = terminal("models", "pull", "m")
     assert shown.end() == 0

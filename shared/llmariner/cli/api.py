@@ -82,15 +82,15 @@ class Api:
         """The answer to a POST that may wait for a model to wake and to write."""
         return self._send("POST", path, body=body, seconds=GENERATION_SECONDS)
 
-    def all_pages(self, path: str, **query: str | int | None) -> dict[str, Any]:
-        """One list object with the records of every page."""
+    def all_pages(self, path: str, *, most: int | None = None, **query: str | int | None) -> dict[str, Any]:
+        """One list object with the records of every page, or of as many pages as hold the `most` first ones."""
         document = self.get(path, **query)
         records = list(_records(document))
-        while document.get("has_more") and _records(document):
-            last = document.get("last_id") or _records(document)[-1]["id"]
-            document = self.get(path, **query, after=last)
+        while document.get("has_more") and _records(document) and (most is None or len(records) < most):
+            document = self.get(path, **query, after=_cursor(document))
             records += _records(document)
-        return {**document, "data": records, "has_more": False}
+        left = bool(document.get("has_more")) or (most is not None and len(records) > most)
+        return {**document, "data": records[:most], "has_more": left and most is not None}
 
     @contextmanager
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Iterator[Frame]]:
@@ -214,6 +214,12 @@ def path_of(*segments: str) -> str:
 def _records(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     data = document.get("data")
     return data if isinstance(data, list) else []
+
+
+def _cursor(document: Mapping[str, Any]) -> str:
+    """What `after` takes: OpenAI's last_id, a record's own cursor where ids repeat, else its id."""
+    last = _records(document)[-1]
+    return str(document.get("last_id") or last.get("cursor") or last["id"])
 
 
 def _sendable(headers: dict[str, str]) -> dict[str, str]:

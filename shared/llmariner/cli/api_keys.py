@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["api_keys"]
 
 DAY_SECONDS = 86_400
+_SCOPES_SHOWN = 2
+"""More are counted instead: an administrator's key has two dozen."""
 
 
 @click.group("api-keys", cls=Group)
@@ -43,7 +44,7 @@ def create(session: Session, name: str, expires_in: float | None, scopes: tuple[
     target = session.target()
     body: dict[str, Any] = {"name": name}
     if expires_in is not None:
-        body["expires_at"] = int(time.time() + expires_in * DAY_SECONDS)
+        body["expires_in_seconds"] = max(1, round(expires_in * DAY_SECONDS))
     if scopes:
         body["scopes"] = list(scopes)
     if target.organization:
@@ -65,7 +66,7 @@ def list_keys(session: Session) -> None:
         Column.of("id"),
         Column.of("name"),
         Column.of("prefix"),
-        Column("SCOPES", lambda key: ", ".join(key.get("scopes") or []) or "all"),
+        Column("SCOPES", _scopes),
         Column("CREATED", lambda key: moment(key.get("created_at"))),
         Column("EXPIRES", lambda key: moment(key.get("expires_at")) or "never"),
         Column("LAST USED", lambda key: moment(key.get("last_used_at")) or "never"),
@@ -139,6 +140,11 @@ def _find(api: Api, name_or_id: str) -> dict[str, Any]:
             next_step=f"give the id: {ids}.",
         )
     return dict(named[0])
+
+
+def _scopes(key: Mapping[str, Any]) -> str:
+    scopes = key.get("scopes") or []
+    return ", ".join(scopes) if len(scopes) <= _SCOPES_SHOWN else f"{len(scopes)} scopes"
 
 
 def _show_secret(session: Session, key: Mapping[str, Any]) -> None:

@@ -9,6 +9,9 @@ from llmariner.cli.session import Session
 
 __all__ = ["events"]
 
+PAGE = 100
+"""The most that the API gives at once."""
+
 
 @click.group(cls=Group)
 def events() -> None:
@@ -17,16 +20,21 @@ def events() -> None:
 
 @events.command("list")
 @click.option("--state", type=click.Choice(["dead", "pending", "delivered"]), help="Only events in this state.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=50, show_default=True, help="Newest N.")
 @pass_session
-def list_events(session: Session, state: str | None) -> None:
-    """List events. Dead ones were given up on and wait for a replay."""
+def list_events(session: Session, state: str | None, limit: int) -> None:
+    """List deliveries of events, newest first.
+
+    An event appears once for each of its consumers. Dead deliveries were given up on and wait for a replay.
+    """
     from llmariner.cli.printing import Column, moment
 
-    document = session.api().all_pages("events", state=state)
+    document = session.api().all_pages("events", most=limit, limit=min(limit, PAGE), state=state)
     columns = [
         Column.of("id"),
         Column.of("type"),
         Column.of("subject"),
+        Column.of("consumer"),
         Column.of("state"),
         Column.of("attempts"),
         Column("TIME", lambda event: moment(event.get("time"))),

@@ -108,9 +108,12 @@ def refused(refusal: Refusal, *, key_source: str | None) -> CommandError:
 
 def waiting_room(facts: Mapping[str, Any]) -> str:
     """`loading, 45%, about 12 s left`, from what a sleeping model's answers carry; empty without facts."""
-    parts = [str(facts["phase"])] if facts.get("phase") else []
+    phase = str(facts.get("phase") or "")
+    parts = [phase] if phase else []
+    if phase in ("asleep", "ready", "failed"):  # nothing is under way, whatever the numbers say
+        return phase
     progress, estimate = facts.get("progress"), facts.get("estimate_seconds")
-    if isinstance(progress, int | float):
+    if isinstance(progress, int | float) and progress:
         parts.append(f"{progress:.0%}")
     if isinstance(estimate, int | float):
         parts.append(f"about {max(estimate, 0):.0f} s left")

@@ -134,8 +134,8 @@ def _share(model: Mapping[str, Any]) -> float | None:
     """Loaded part, 0 to 1. None: unknown."""
     if model.get("loading_status") == "SUCCEEDED":
         return 1.0
-    share = (model.get("serving") or {}).get("progress")
-    return min(max(float(share), 0.0), 1.0) if isinstance(share, int | float) else None
+    share = model.get("loading_progress")
+    return min(max(float(share), 0.0), 1.0) if isinstance(share, int | float) and share else None
 
 
 def _stage(model: Mapping[str, Any]) -> str:

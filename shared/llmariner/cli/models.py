@@ -134,6 +134,7 @@ def _serving(model: Mapping[str, Any]) -> dict[str, str | int | None]:
     wakes = [f"{name} {wake[name]:.1f} s" for name in ("p50", "p95") if isinstance(wake.get(name), int | float)]
     return {
         "phase": waiting_room(serving),
+        "message": serving.get("message"),
         "wakes in": ", ".join(wakes),
         "last request": moment(serving.get("last_request_at")),
         "requests running": serving.get("requests_running"),

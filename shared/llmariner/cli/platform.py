@@ -7,6 +7,8 @@ which an installation made for talking to somebody else's platform does not need
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 import click
@@ -22,14 +24,16 @@ __all__ = ["doctor", "down", "logs", "up"]
 @click.option("--foreground", is_flag=True, help="Stay in this terminal and log to it; ctrl-C stops the platform.")
 def up(foreground: bool) -> None:
     """Start the platform on this machine."""
-    _local("daemon").up(foreground=foreground)
+    with _told() as daemon:
+        daemon.up(foreground=foreground)
 
 
 @click.command(cls=Command)
 @pass_session
 def down(session: Session) -> None:
     """Stop the platform on this machine."""
-    stopped: bool = _local("daemon").down()
+    with _told() as daemon:
+        stopped: bool = daemon.down()
     session.printer.message({"stopped": stopped}, "Stopped." if stopped else "It was not running.")
 
 
@@ -73,7 +77,23 @@ def doctor(session: Session) -> None:
 )
 def logs(model: str | None, follow: bool, lines: int) -> None:
     """Show the platform's log, or that of one MODEL's engine."""
-    _local("daemon").logs(model=model, follow=follow, lines=lines)
+    with _told() as daemon:
+        daemon.logs(model, follow=follow, lines=lines)
+
+
+@contextmanager
+def _told() -> Iterator[ModuleType]:
+    """The daemon module; what stops it from doing its work is told as a failure of the command."""
+    daemon = _local("daemon")
+    next_step = "`llma doctor` checks each part of the platform and says how to mend it."
+    try:
+        yield daemon
+    except daemon.NotStarted as error:
+        raise CommandError(ExitCode.SERVER, str(error), next_step=next_step) from error
+    except ValueError as error:  # a setting in the environment
+        raise CommandError(ExitCode.USAGE, str(error), next_step="correct or unset the variable.") from error
+    except OSError as error:  # a full disk, a network that is away, a port that is taken
+        raise CommandError(ExitCode.SERVER, str(error), next_step=next_step) from error
 
 
 def _local(module: str) -> ModuleType:

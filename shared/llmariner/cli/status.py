@@ -45,7 +45,8 @@ def status(session: Session, watch: bool | None, interval: float) -> None:
     if watch and printer.for_people:
         _watch(session.api(), printer, interval)
     document = session.api().get(PATH)
-    printer.records(document, _models(document), _columns(), empty="No models are being served.")
+    models = _models(document)
+    printer.records(document, models, _columns(models), empty="No models are being served.")
 
 
 def _watch(api: Api, printer: Printer, interval: float) -> None:
@@ -71,7 +72,7 @@ def _view(printer: Printer, document: Mapping[str, Any], trouble: str) -> Render
     from rich.text import Text
 
     models = _models(document)
-    body = printer.table(models, _columns()) if models else Text("No models are being served.")
+    body = printer.table(models, _columns(models)) if models else Text("No models are being served.")
     clock = time.strftime("%H:%M:%S")
     footer = Text(trouble, style="red") if trouble else Text(f"{clock}  ctrl-C ends", style="dim")
     return Group(body, Text(), footer)
@@ -87,11 +88,11 @@ def _models(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _columns() -> list[Column]:
+def _columns(models: list[dict[str, Any]]) -> list[Column]:
     from llmariner.cli.failures import waiting_room
     from llmariner.cli.printing import Column, byte_size, number
 
-    return [
+    columns = [
         Column.of("id", "MODEL"),
         Column.of("cluster"),
         Column("PHASE", lambda model: waiting_room(model) or ("ready" if model.get("is_ready") else "not ready")),
@@ -100,3 +101,9 @@ def _columns() -> list[Column]:
         Column("TOKENS/S", lambda model: number(model.get("tokens_per_second"), 1), right=True),
         Column("MEMORY", lambda model: byte_size(model.get("memory_bytes")), right=True),
     ]
+    # Only a model in trouble or in a queue has something to say.
+    return [*columns, Column("MESSAGE", _message)] if any(map(_message, models)) else columns
+
+
+def _message(model: Mapping[str, Any]) -> str | None:
+    return (model.get("status_details") or {}).get("status_message")

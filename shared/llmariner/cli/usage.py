@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmariner.cli.failures import CommandError
 from llmariner.cli.grammar import Group, pass_session
 from llmariner.cli.session import Session
 
+if TYPE_CHECKING:
+    from llmariner.cli.api import Api
+
 __all__ = ["usage"]
 
-DAY_NANOSECONDS = 86_400 * 10**9
+DAY_SECONDS = 86_400
+COUNTS = ("requests", "successful_requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 
 
 @click.group(cls=Group)
@@ -21,24 +29,51 @@ def usage() -> None:
 
 @usage.command("list")
 @click.option(
-    "--days", metavar="N", type=click.IntRange(min=1), help="How far back to look; the server's default is a month."
+    "--days", metavar="N", type=click.IntRange(min=1), default=30, show_default=True, help="How far back to look."
+)
+@click.option(
+    "--by",
+    "groups",
+    type=click.Choice(["key", "model", "day"]),
+    multiple=True,
+    default=["key", "model", "day"],
+    help="Sum by this; repeat for several. Default: all three.",
 )
 @pass_session
-def list_usage(session: Session, days: int | None) -> None:
+def list_usage(session: Session, days: int, groups: tuple[str, ...]) -> None:
     """Show usage by key, model and day."""
-    from llmariner.cli.printing import Column, number
+    from llmariner.cli.printing import Column
 
-    now = time.time_ns()
-    span = {"start_time": now - days * DAY_NANOSECONDS, "end_time": now} if days else {}
-    document = session.api().get("api_usages", **span)
+    api = session.api()
+    names = _key_names(api) if "key" in groups and session.printer.for_people else {}
+    start = int(time.time()) - days * DAY_SECONDS
+    document = api.get("api_usages", start_time=start, group_by=",".join(groups))
+    identity = {
+        "day": Column("DAY", _day),
+        "key": Column("KEY", lambda row: names.get(row["key"], row["key"])),
+        "model": Column.of("model"),
+    }
     columns = [
-        Column.of("day"),
-        Column("KEY", lambda row: row.get("api_key_name") or row.get("api_key_id")),
-        Column.of("model_id", "MODEL"),
-        Column("REQUESTS", lambda row: number(row.get("total_requests")), right=True),
-        Column("PROMPT TOKENS", lambda row: number(row.get("total_prompt_tokens")), right=True),
-        Column("COMPLETION TOKENS", lambda row: number(row.get("total_completion_tokens")), right=True),
-        Column("FIRST TOKEN MS", lambda row: number(row.get("avg_time_to_first_token_ms")), right=True),
-        Column("LATENCY MS", lambda row: number(row.get("avg_latency_ms")), right=True),
+        *(column for name, column in identity.items() if name in groups),
+        *(Column(field.upper().replace("_", " "), partial(_count, field), right=True) for field in COUNTS),
     ]
-    session.printer.records(document, document.get("usages", []), columns, empty="Nothing was used in that time.")
+    session.printer.records(document, document["data"], columns, empty="Nothing was used in that time.")
+
+
+def _key_names(api: Api) -> dict[str, str]:
+    """Key ids as their names; empty for a caller who may not list keys, and ids are shown instead."""
+    try:
+        return {key["id"]: key["name"] for key in api.all_pages("api_keys")["data"]}
+    except CommandError:
+        return {}
+
+
+def _count(field: str, row: Mapping[str, Any]) -> str | None:
+    from llmariner.cli.printing import number
+
+    return number(row.get(field))
+
+
+def _day(row: Mapping[str, Any]) -> str:
+    # Days are UTC's, whatever the user's own zone.
+    return time.strftime("%Y-%m-%d", time.gmtime(row["day"]))
