@@ -10,6 +10,7 @@ COLUMNS = (
     ("µs/request", "request_cpu_us", "{:,.1f}"),
     ("µs/token", "token_cpu_us", "{:,.1f}"),
     ("req/s/core", "requests_per_core", "{:,.0f}"),
+    ("conns/request", "connections_per_request", "{:.2f}"),
     ("first +ms p50", "first_added_p50_ms", "{:.2f}"),
     ("first +ms p99", "first_added_p99_ms", "{:.2f}"),
     ("idle RSS", "idle_rss_mib", "{:.0f}"),

@@ -17,7 +17,7 @@ from .accounting import memory
 from .children import StartError, free_port, running
 from .environments import UnavailableError
 from .loading import LoadError
-from .measures import first_token, request_cost, token_cost
+from .measures import first_token, request_cost, reuse, token_cost
 from .peers import envoy, gateway, litellm, nginx
 from .results import Results
 from .target import Site, Started, Target
@@ -124,3 +124,5 @@ def measure_proxies(results: Results, folder: Path, bounds: Bounds) -> None:
         measure_costs(results, proxies, bounds)
         measure_first_tokens(results, direct, proxies, bounds)
         measure_memory(results, "loaded", proxies)
+        for proxy in proxies:
+            results.add("connections_per_request", proxy.name, reuse.measure(direct, proxy))

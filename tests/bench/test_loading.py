@@ -8,6 +8,7 @@ import pytest
 
 from .children import running
 from .loading import Load, LoadError, drive
+from .measures import request_cost, reuse
 from .run import engine
 from .target import Started
 
@@ -42,6 +43,10 @@ def test_an_answer_that_is_no_success_is_an_error_with_what_was_said(
     monkeypatch.setattr(Load, "body", lambda _: {"messages": [], "x_script": {"fail_status": 418}})
     with pytest.raises(LoadError, match="418"):
         drive(Load(connections=1, seconds=1, warm=1, tokens=1), direct)
+
+
+def test_callers_that_keep_their_connections_open_hardly_any(direct: Started) -> None:
+    assert 0 < reuse.measure(direct, direct) <= 2 * request_cost.LOAD.connections / reuse.COUNT
 
 
 def test_a_process_that_is_not_there_is_an_error(direct: Started) -> None:

@@ -36,6 +36,7 @@ class Connection(asyncio.Protocol):
         self.generation: Generation | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.engine.connections += 1
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -79,6 +79,7 @@ class Engine:
         self.waiting: deque[Generating] = deque()
         self.prompt_tokens = 0
         self.generation_tokens = 0
+        self.connections = 0
 
     def submit(self, generation: Generating) -> None:
         self.waiting.append(generation)
@@ -116,10 +117,12 @@ class Engine:
     def metrics(self) -> bytes:
         labels = f'{{engine="0",model_name="{(self.options.models or ("scripted",))[0]}"}}'
         rows = (
-            ("num_requests_running", "gauge", len(self.running)),
-            ("num_requests_waiting", "gauge", len(self.waiting)),
-            ("prompt_tokens_total", "counter", self.prompt_tokens),
-            ("generation_tokens_total", "counter", self.generation_tokens),
+            ("vllm:num_requests_running", "gauge", len(self.running)),
+            ("vllm:num_requests_waiting", "gauge", len(self.waiting)),
+            ("vllm:prompt_tokens_total", "counter", self.prompt_tokens),
+            ("vllm:generation_tokens_total", "counter", self.generation_tokens),
+            # Not of vLLM: whether a proxy keeps its connections alive.
+            ("scripted:connections_total", "counter", self.connections),
         )
-        lines = [f"# TYPE vllm:{name} {kind}\nvllm:{name}{labels} {value:.1f}\n" for name, kind, value in rows]
+        lines = [f"# TYPE {name} {kind}\n{name}{labels} {value:.1f}\n" for name, kind, value in rows]
         return "".join(lines).encode()

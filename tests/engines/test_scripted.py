@@ -57,7 +57,7 @@ class Running:
 
     def metric(self, name: str) -> float:
         rows = self.call("/metrics")[1].decode().splitlines()
-        return float(next(row.rpartition(" ")[2] for row in rows if row.startswith(f"vllm:{name}{{")))
+        return float(next(row.rpartition(" ")[2] for row in rows if row.startswith(f"{name}{{")))
 
     def eventually(self, fact: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 5
@@ -201,42 +201,52 @@ def test_detokenize_undoes_tokenize(tiny: Running) -> None:
 
 
 def test_the_counters_count_and_a_full_batch_makes_requests_wait(tiny: Running) -> None:
-    made, read = tiny.metric("generation_tokens_total"), tiny.metric("prompt_tokens_total")
+    made, read = tiny.metric("vllm:generation_tokens_total"), tiny.metric("vllm:prompt_tokens_total")
     slow = {**HELLO, "max_tokens": 5, "x_script": {"delay_ms": 300}}
     first, second = tiny.open("/v1/chat/completions", slow), tiny.open("/v1/chat/completions", HELLO)
-    tiny.eventually(lambda: tiny.metric("num_requests_waiting") == 1)
-    assert tiny.metric("num_requests_running") == 1
+    tiny.eventually(lambda: tiny.metric("vllm:num_requests_waiting") == 1)
+    assert tiny.metric("vllm:num_requests_running") == 1
     for connection in (first, second):
         assert connection.getresponse().status == 200
         connection.close()
-    assert (tiny.metric("num_requests_running"), tiny.metric("num_requests_waiting")) == (0, 0)
-    assert tiny.metric("generation_tokens_total") - made == 8
-    assert tiny.metric("prompt_tokens_total") - read == 6
+    assert (tiny.metric("vllm:num_requests_running"), tiny.metric("vllm:num_requests_waiting")) == (0, 0)
+    assert tiny.metric("vllm:generation_tokens_total") - made == 8
+    assert tiny.metric("vllm:prompt_tokens_total") - read == 6
+
+
+def test_connections_are_counted_so_that_a_proxys_reuse_of_them_can_be_proved(tiny: Running) -> None:
+    before = tiny.metric("scripted:connections_total")
+    connection = tiny.open("/v1/chat/completions", HELLO)
+    for _ in range(3):
+        connection.getresponse().read()
+        connection.request("GET", "/health")
+    connection.close()
+    assert tiny.metric("scripted:connections_total") - before == 2  # this one, and the one that asks
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_callers_disconnect_aborts_at_once_and_lets_the_next_one_in(tiny: Running, stream: bool) -> None:
     endless = {**HELLO, "stream": stream, "max_tokens": 10**6, "x_script": {"token_interval_ms": 5}}
     leaving, staying = tiny.open("/v1/chat/completions", endless), tiny.open("/v1/chat/completions", HELLO)
-    tiny.eventually(lambda: tiny.metric("num_requests_waiting") == 1)
+    tiny.eventually(lambda: tiny.metric("vllm:num_requests_waiting") == 1)
     leaving.close()
     assert staying.getresponse().status == 200
     staying.close()
-    made = tiny.metric("generation_tokens_total")
+    made = tiny.metric("vllm:generation_tokens_total")
     time.sleep(0.05)
-    assert tiny.metric("generation_tokens_total") == made
+    assert tiny.metric("vllm:generation_tokens_total") == made
 
 
 def test_a_reader_that_stops_reading_stops_the_tokens(tiny: Running) -> None:
     flood = {**HELLO, "stream": True, "max_tokens": 10**6, "x_script": {"huge_chunk_bytes": 8 << 20}}
     connection = tiny.open("/v1/chat/completions", flood)
-    tiny.eventually(lambda: tiny.metric("num_requests_running") == 1)
+    tiny.eventually(lambda: tiny.metric("vllm:num_requests_running") == 1)
     time.sleep(0.2)
-    made = tiny.metric("generation_tokens_total")
+    made = tiny.metric("vllm:generation_tokens_total")
     time.sleep(0.1)
-    assert tiny.metric("generation_tokens_total") == made
+    assert tiny.metric("vllm:generation_tokens_total") == made
     connection.close()
-    tiny.eventually(lambda: tiny.metric("num_requests_running") == 0)
+    tiny.eventually(lambda: tiny.metric("vllm:num_requests_running") == 0)
 
 
 def test_a_script_sets_the_pace_and_the_size(tiny: Running) -> None:
