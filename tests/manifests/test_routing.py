@@ -87,6 +87,8 @@ def platform(function: Declare) -> None:
     function("api_keys", "POST /v1/organizations/{organization_id}/projects/{project_id}/api_keys")
     function("files", "GET /v1/files", "GET /v1/files/{file_id}", "GET /v1/files/{file_id}/content")
     function("files_upload", "POST /v1/files")
+    function("batches", "GET /v1/batches/{batch_id}")
+    function("batch_results", "GET /v1/batches/{batch_id}/results")
     function("health", "GET /health")
     function("internal_gateway", "POST /internal/key", visibility="cluster-local")
 
@@ -122,6 +124,7 @@ def test_a_function_answers_itself_for_a_wrong_method_or_id_where_it_alone_owns_
     for ranking in RANKINGS.values():
         assert reached(routes, ranking, "GET", "/v1/chat/completions") == "chat-completions"
         assert reached(routes, ranking, "PATCH", "/v1/files/x1/unheard-of") == "files"
+        assert reached(routes, ranking, "PATCH", "/v1/batches/x1/results") == "batch-results"
 
 
 @pytest.mark.usefixtures("platform")

@@ -75,8 +75,7 @@ def matches(functions: Iterable[Function], fallback: str | None = None) -> dict[
         alone = len({claim.function for claim in rivals}) == 1
         for claim in rivals:
             # Where the path alone does not decide, a wrong method is the Gateway's to answer.
-            decided = alone and (claim.literal or claim.prefix not in shared)
-            found[claim.function].add(Match(kind, value, "" if decided else claim.route.method))
+            found[claim.function].add(Match(kind, value, "" if alone else claim.route.method))
     return {name: sorted(each) for name, each in found.items()}
 
 
