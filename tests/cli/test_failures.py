@@ -63,6 +63,12 @@ def test_a_model_that_wakes_says_how_far_it_is(llma: Llma, platform: Platform) -
     assert "Error: It sleeps. (loading, 25%, about 30 s left) [503]" in result.err
 
 
+@pytest.mark.parametrize("phase", ["asleep", "ready", "stopping", "failed"])
+def test_a_phase_in_which_nothing_loads_has_no_progress(phase: str, llma: Llma, platform: Platform) -> None:
+    platform.refuse("GET /models", 503, message="No.", phase=phase, progress=0.5, estimate_seconds=3)
+    assert f"Error: No. ({phase}) [503]" in llma("models", "list").err
+
+
 def test_without_a_key_a_401_says_how_to_give_one(
     bare_llma: Llma, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

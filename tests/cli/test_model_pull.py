@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cli.conftest import Llma, Platform
 
 GET = "GET /models/a/b"
@@ -27,7 +31,7 @@ def test_a_model_that_is_absent_is_registered_and_followed(llma: Llma, platform:
         GET,
         model("LOADING", "downloading", 0.25),
         model("LOADING", "downloading", 0.75),
-        model("LOADING", "checking"),
+        model("LOADING", "downloading", 0.79),
         model("SUCCEEDED"),
     )
     result = llma("models", "pull", "a/b", "--source-repository", "ollama", "--model-file-location", "x")
@@ -37,9 +41,22 @@ def test_a_model_that_is_absent_is_registered_and_followed(llma: Llma, platform:
     assert result.err.splitlines() == [
         "a/b: requested",
         "a/b: loading, downloading, 25%",
-        "a/b: loading, checking",
+        "a/b: loading, downloading, 75%",
         "a/b: succeeded",
     ]
+
+
+def test_a_local_folder_may_be_named_from_here(
+    llma: Llma, platform: Platform, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    platform.answer("POST /models", model("REQUESTED"))
+    for given, sent in (("w", f"{home}/w"), ("~/w/", f"{home}/w"), ("/a/w", "/a/w"), ("s3://b/w", "s3://b/w")):
+        line = ("models", "create", "base", "m", "--source-repository", "local", "--model-file-location", given)
+        assert llma(*line).code == 0
+        assert platform.requests[-1].body["model_file_location"] == sent
+    llma("models", "create", "base", "m", "--source-repository", "hugging-face", "--model-file-location", "org/w")
+    assert platform.requests[-1].body["model_file_location"] == "org/w"
 
 
 def test_a_model_that_is_there_is_not_registered_again(llma: Llma, platform: Platform) -> None:
@@ -49,7 +66,7 @@ def test_a_model_that_is_there_is_not_registered_again(llma: Llma, platform: Pla
 
 
 def test_a_load_that_fails_is_a_failure_with_its_reason(llma: Llma, platform: Platform) -> None:
-    platform.answer(GET, model("LOADING"), model("FAILED", loading_failure_reason="disk full"))
+    platform.answer(GET, model("LOADING"), model("FAILED", loading_failure_reason="disk full."))
     result = llma("models", "pull", "a/b")
     assert (result.code, result.out) == (5, "")
     assert "loading a/b failed: disk full." in result.err

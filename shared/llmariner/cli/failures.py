@@ -110,7 +110,7 @@ def waiting_room(facts: Mapping[str, Any]) -> str:
     """`loading, 45%, about 12 s left`, from what a sleeping model's answers carry; empty without facts."""
     phase = str(facts.get("phase") or "")
     parts = [phase] if phase else []
-    if phase in ("asleep", "ready", "failed"):  # nothing is under way, whatever the numbers say
+    if phase in ("asleep", "ready", "stopping", "failed"):  # nothing is under way, whatever the numbers say
         return phase
     progress, estimate = facts.get("progress"), facts.get("estimate_seconds")
     if isinstance(progress, int | float) and progress:
@@ -158,7 +158,7 @@ _BY_CODE = {
 
 _BY_STATUS = {
     403: "ask for a key with the scope this needs (`llma auth api-keys create NAME --scope SCOPE`).",
-    404: "list what there is (`llma models list`, `llma auth api-keys list`) and check the id.",
+    404: "check the id; the `list` command beside this one shows what there is.",
     405: "this server does not offer that; compare `llma version` with the server's.",
     409: "list what exists already, or choose another name.",
     413: "send less in one request.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -110,8 +111,10 @@ def update(
 
 
 def base_model(model: str, source: str, location: str | None) -> dict[str, Any]:
-    """The body that registers a base model."""
+    """The body that registers a base model. A local folder may be named relative to the current one."""
     body: dict[str, Any] = {"id": model, "source_repository": api_name(source)}
+    if location and source == "local" and "://" not in location:
+        location = os.path.abspath(os.path.expanduser(location))
     if location:
         body["model_file_location"] = location
     return body

@@ -50,7 +50,7 @@ def pull(session: Session, model: str, source_repository: str, model_file_locati
             document = _get(api, model)
         display.show(document)
     if document.get("loading_status") == "FAILED":
-        reason = document.get("loading_failure_reason") or "the server gives no reason"
+        reason = str(document.get("loading_failure_reason") or "the server gives no reason").rstrip(".")
         raise CommandError(
             ExitCode.SERVER,
             f"loading {model} failed: {reason}.",
@@ -85,7 +85,7 @@ class _Display(Protocol):
 
 
 class _Lines:
-    """Off a terminal: a line whenever the phase changes."""
+    """Off a terminal: a line whenever the status changes or another tenth is there."""
 
     def __init__(self) -> None:
         self._line = StatusLine()
@@ -93,7 +93,7 @@ class _Lines:
     def show(self, model: Mapping[str, Any]) -> None:
         share = _share(model)
         text = _stage(model) if share in (None, 1.0) else f"{_stage(model)}, {share:.0%}"
-        self._line.show(text, key=str(model.get("loading_status_message") or model.get("loading_status")))
+        self._line.show(text, key=f"{model.get('loading_status')} {int((share or 0) * 10)}")
 
 
 class _Bar:

@@ -99,7 +99,7 @@ def _columns(models: list[dict[str, Any]]) -> list[Column]:
         Column("RUNNING", lambda model: model.get("requests_running"), right=True),
         Column("WAITING", lambda model: model.get("requests_waiting"), right=True),
         Column("TOKENS/S", lambda model: number(model.get("tokens_per_second"), 1), right=True),
-        Column("MEMORY", lambda model: byte_size(model.get("memory_bytes")), right=True),
+        Column("MEMORY", lambda model: byte_size(model.get("memory_bytes") or None), right=True),
     ]
     # Only a model in trouble or in a queue has something to say.
     return [*columns, Column("MESSAGE", _message)] if any(map(_message, models)) else columns
