@@ -1,0 +1,63 @@
+# `make up` and `make test` need Python 3.11 to 3.13 with venv, a C compiler, make; each makes what it lacks.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made-from-$(shell cat locks/platform.lock pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
+ENGINE_TESTS := tests/serving tests/e2e
+
+.PHONY: help up down test test-fast check lock manifests bench e2e clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
+
+up: $(STAMP)  ## set up what is missing and start the platform, with a real model answering
+	@$(BIN)/llma up
+
+down: $(STAMP)  ## stop the platform and its engines
+	@$(BIN)/llma down
+
+test: $(STAMP) check  ## set up what is missing and run every test, real engine included
+	@$(BIN)/python -m pytest -q tests
+
+test-fast: $(STAMP)  ## the tests that need no engine
+	@$(BIN)/python -m pytest -q -m "not engine" tests
+
+check: $(STAMP)  ## format, lint, types, architecture, generated files
+	@$(BIN)/ruff format --quiet --check shared functions eventing tests
+	@$(BIN)/ruff check --quiet shared functions eventing tests
+	@$(BIN)/mypy shared functions eventing tests
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m llmariner.manifests --check
+
+manifests: $(STAMP)  ## write manifests/ from functions/ and eventing/
+	@$(BIN)/python -m llmariner.manifests
+
+e2e: $(STAMP)  ## the tests against a running platform and real clients
+	@$(BIN)/python -m pytest -q $(ENGINE_TESTS)
+
+bench: $(STAMP)  ## measure against nginx, Envoy, LiteLLM and a bare server; prints RATIO lines
+	@$(BIN)/python -m tests.bench
+
+lock: $(STAMP)  ## make the locks anew from their inputs
+	@rm -f locks/platform.lock locks/engine.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
+	  --extra dev -o locks/platform.lock pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
+	  --override locks/engine-overrides.txt -o locks/engine.lock locks/engine.in
+
+clean:  ## remove what was made in this folder (not the caches, not the platform's data)
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# The stamp is written last: an interrupted making is made again.
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12 up"; exit 1; }
+	@echo "  platform environment ($(VENV)): making it, about half a minute"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r locks/platform.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@rm -f $(VENV)/.made-from-*
+	@touch $@
