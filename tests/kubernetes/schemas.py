@@ -29,9 +29,7 @@ CORE = "kubernetes/v1.34.0/_definitions.json"
 OBJECT_META = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
 
 # JSON Schema's words that mean the same in OpenAPI; formats and descriptions are left out on purpose.
-SAME_WORDS = re.compile(
-    r"\$ref|const|enum|multipleOf|pattern|required|uniqueItems|(exclusive)?(min|max)[A-Za-z]+"
-)
+SAME_WORDS = re.compile(r"\$ref|const|enum|multipleOf|pattern|required|uniqueItems|(exclusive)?(min|max)[A-Za-z]+")
 
 SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 LABEL_KEY = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
