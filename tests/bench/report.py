@@ -39,9 +39,11 @@ RATIOS = (
 
 
 def table(results: Results, columns: Sequence[tuple[str, str, str]]) -> Iterator[str]:
-    """One row per subject, medians; a dash where there is no figure."""
+    """One row per subject, medians; a dash where there is no figure; nothing when nobody has one."""
     subjects = results.subjects(*(measure for _, measure, _ in columns))
-    width = max((len(subject) for subject in subjects), default=0)
+    if not subjects:
+        return
+    width = max(len(subject) for subject in subjects)
     yield " ".join([" " * width, *(f"{title:>13}" for title, _, _ in columns)])
     for subject in subjects:
         cells = []
@@ -83,9 +85,9 @@ def render(results: Results) -> str:
         list(table(results, COLUMNS)),
         list(bars(results, "CPU µs per request", "request_cpu_us")),
         list(bars(results, "CPU µs per streamed token", "token_cpu_us")),
-        list(table(results, COLD_COLUMNS)) if results.subjects("cold_wall_ms") else [],
+        list(table(results, COLD_COLUMNS)),
         list(bars(results, "Cold start, CPU ms to the first answer", "cold_cpu_ms")),
-        list(table(results, WAKE_COLUMNS)) if results.subjects("model_seconds") else [],
+        list(table(results, WAKE_COLUMNS)),
         list(lines(results)),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)

@@ -70,11 +70,11 @@ def running_platform() -> Service:
 
 
 def chosen_model(service: Service) -> str:
-    """LLMARINER_BENCH_MODEL, or the first listed model that is not named an embedder."""
+    """LLMARINER_BENCH_MODEL, or the first listed model that generates."""
     if name := os.environ.get("LLMARINER_BENCH_MODEL"):
         return name
     for row in service.call("GET", "/v1/models")["data"]:
-        if "embed" not in row["id"].lower() and "minilm" not in row["id"].lower():
+        if row["task"] == "generate":
             return str(row["id"])
     raise UnavailableError("the platform lists no model that chats")
 
@@ -143,7 +143,7 @@ def _launchers() -> Iterator[tuple[Path, Path]]:
 def left_as_found(service: Service, model: str) -> Iterator[None]:
     """Activate the model again afterwards when it was active."""
     path = f"/v1/models/{quote(model, safe='')}"
-    active = service.call("GET", path).get("activation_status", "").endswith("_ACTIVE")
+    active = service.call("GET", path)["activation_status"] == "ACTIVE"
     try:
         yield
     finally:
