@@ -1,4 +1,4 @@
-"""A function's lean server: `python -m llmariner.boot functions/<name>` serves its `main.py` by uvicorn alone.
+"""A function's lean server: `python -m llmariner.boot functions/<name>` serves its `main.py` by our own server.
 
 The same `main.py` as under functions-framework, at a third of its cold start; what function images run.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmariner.http.function import LazyApplication, application_of
+from llmariner.server import Server
 
 __all__ = ["load", "main"]
 
@@ -36,24 +37,21 @@ def main(arguments: list[str]) -> None:
     """Serve the folder named by the first argument on `HOST` and `PORT` (default 0.0.0.0 and 8080, as Knative expects)."""
     if len(arguments) != 1:
         sys.exit("usage: python -m llmariner.boot FOLDER")
-    import uvicorn
-
     application: Any = load(Path(arguments[0]))
     application.prepare()
-    config = uvicorn.Config(
-        application,
-        host=os.environ.get("HOST", "0.0.0.0"),  # noqa: S104 - a container's only address; pods are cluster-local
-        port=int(os.environ.get("PORT", "8080")),
-        http="httptools",
-        loop="uvloop",
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_level="warning",
-        timeout_graceful_shutdown=30,
-    )
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(uvicorn.Server(config).serve())
+    # Knative's contract: every address, the port it names. Pods are cluster-local.
+    serve(application, host=os.environ.get("HOST", "0.0.0.0"), port=int(os.environ.get("PORT", "8080")))  # noqa: S104
+
+
+def serve(application: Any, *, host: str, port: int) -> None:
+    """Serve an application in this process until it is told to end."""
+    import uvloop
+
+    async def run() -> None:
+        await Server(application, host=host, port=port).serve()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
 
 
 if __name__ == "__main__":

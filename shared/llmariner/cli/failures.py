@@ -115,8 +115,8 @@ def waiting_room(facts: Mapping[str, Any]) -> str:
     progress, estimate = facts.get("progress"), facts.get("estimate_seconds")
     if isinstance(progress, int | float) and progress:
         parts.append(f"{progress:.0%}")
-    if isinstance(estimate, int | float):
-        parts.append(f"about {max(estimate, 0):.0f} s left")
+    if isinstance(estimate, int | float) and estimate >= 1:
+        parts.append(f"about {estimate:.0f} s left")
     return ", ".join(parts)
 
 

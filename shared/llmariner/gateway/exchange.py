@@ -6,11 +6,13 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable
+from typing import cast
 
 from llmariner.client import ConnectionFailed, Response, ResponseBroken
 from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, ModelNotFound, PlatformError
 from llmariner.gateway import sse
-from llmariner.gateway.answers import Message, Receive, Scope, Send, engine_error, send_error, send_head, send_json
+from llmariner.gateway.answers import Receive, Scope, Send, engine_error, send_error, send_head, send_json
 from llmariner.gateway.control import Key, ModelState
 from llmariner.gateway.fields import Route
 from llmariner.gateway.gateway import Gateway, not_ready
@@ -69,10 +71,8 @@ class Exchange:
         state = await self._usable(request.model, key)
         metered = self._gateway.meter.admit(self._request_id, key, request.model, self._route.name)
         outcome = "failed"
-        watcher = asyncio.ensure_future(self._receive())
-        task = asyncio.current_task()
-        assert task is not None
-        watcher.add_done_callback(lambda done: self._hung_up(done, task))
+        task = cast(asyncio.Task[None], asyncio.current_task())
+        stop_watching = self._watch(task)
         try:
             await self._serve(request, state, key, metered, budget)
             outcome = "succeeded" if self._status < 400 else "rejected"
@@ -87,7 +87,7 @@ class Exchange:
             task.uncancel()
             raise CallerGone from None
         finally:
-            watcher.cancel()
+            stop_watching()
             self._close(metered, outcome, key)
 
     def _close(self, metered: Metered, outcome: str, key: Key) -> None:
@@ -95,9 +95,19 @@ class Exchange:
         self._gateway.metrics.closed(event)
         self._gateway.limits.charge(key.id, event["prompt_tokens"] + event["completion_tokens"])
 
-    def _hung_up(self, watcher: asyncio.Future[Message], task: asyncio.Task[None]) -> None:
-        # Cancelled: the answer is whole, and nobody needs to watch the caller any more.
-        if not watcher.cancelled() and not task.done() and self._status == 0:
+    def _watch(self, task: asyncio.Task[None]) -> Callable[[], object]:
+        """Cancel the task when the caller hangs up; returns what ends the watch."""
+        on_disconnect = self._scope.get("extensions", {}).get("llmariner.on_disconnect")
+        if on_disconnect is not None:
+            on_disconnect(lambda: self._hung_up(task))
+            return lambda: None
+        # A server without that extension: wait for its message.
+        watcher = asyncio.ensure_future(self._receive())
+        watcher.add_done_callback(lambda done: None if done.cancelled() else self._hung_up(task))
+        return watcher.cancel
+
+    def _hung_up(self, task: asyncio.Task[None]) -> None:
+        if not task.done() and self._status == 0:
             self._caller_gone = True
             task.cancel()
 

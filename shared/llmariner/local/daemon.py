@@ -21,6 +21,7 @@ from llmariner.local.home import Home, Layout, checkout
 from llmariner.local.progress import Step
 from llmariner.local.rehearsal import rehearse
 from llmariner.local.setup import set_up
+from llmariner.server import Server
 from llmariner.settings import HomeSettings, environment
 
 __all__ = ["NotStarted", "base_url", "down", "engine_environment_of", "logs", "running", "serve", "up"]
@@ -103,27 +104,15 @@ def logs(model: str | None, *, follow: bool, lines: int) -> None:
 
 async def serve(settings: HomeSettings) -> None:
     """Run the platform in this process until it is told to end."""
-    import uvicorn
-
     with _lock(settings.root):
         home = Home(settings, environment(), engine_environment_of(settings))
         home.prepare()
-        router: Any = await home.start()
-        config = uvicorn.Config(
-            router,
-            host=settings.host,
-            port=settings.port,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_level="warning",
-            timeout_graceful_shutdown=5,
-        )
+        router = await home.start()
+        server = Server(router, host=settings.host, port=settings.port, grace=5)
         state = {"pid": os.getpid(), "host": settings.host, "port": settings.port, "started": time.time()}
         (settings.root / "platform.json").write_text(json.dumps(state))
         try:
-            await uvicorn.Server(config).serve()
+            await server.serve()
         finally:
             await home.stop()
             (settings.root / "platform.json").unlink(missing_ok=True)
