@@ -147,6 +147,7 @@ class _Connection(asyncio.Protocol):
         self._size = 0
         self._headed = False
         self._complete = False
+        self._kept_alive = False
         self._busy = False
         self._paused = False
         self._failure: str | None = None
@@ -189,7 +190,7 @@ class _Connection(asyncio.Protocol):
         if not self._busy:
             return
         self._busy = False
-        if self._complete and self.open and self._parser.should_keep_alive():
+        if self._complete and self.open and self._kept_alive:
             self._client.keep(self)
         else:
             self.abort()
@@ -260,3 +261,5 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._headed:
             self._complete = True
+            # Only now: the parser forgets how the message was framed when this returns.
+            self._kept_alive = bool(self._parser.should_keep_alive())
