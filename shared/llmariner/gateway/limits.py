@@ -39,8 +39,8 @@ class Limits:
         """Count one request; returns the x-ratelimit headers. RateLimited says when to come again."""
         if unlimited:
             return []
-        now = time.monotonic()
         requests, tokens = self._of(key_id)
+        now = time.monotonic()
         requests.refill(now)
         tokens.refill(now)
         if requests.value < 1 or tokens.value <= 0:
