@@ -1,0 +1,41 @@
+"""Platforms with scripted engines: one for most tests, one with narrow limits, and the database they start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmariner.platform.database import Database
+from llmariner.platform.database.migrate import upgrade
+from llmariner.settings import DatabaseSettings
+
+from .running import Platform, running
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with the schema and nothing else, to be copied."""
+    file = tmp_path_factory.mktemp("schema") / "platform.db"
+    made = Database(DatabaseSettings(url=f"sqlite:///{file}"))
+    upgrade(made)
+    with made.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    made.close()
+    return file
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[Platform]:
+    """The platform of most tests; each registers models of its own."""
+    with running(tmp_path_factory.mktemp("platform"), database) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def narrow(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[Platform]:
+    """A platform with a small waiting room, small limits and a short wait."""
+    bounds = {"ROOM_PER_MODEL": "6", "ROOM_PER_TENANT": "3", "REQUESTS_PER_MINUTE": "6", "WAIT_SECONDS": "1"}
+    with running(tmp_path_factory.mktemp("narrow"), database, **bounds) as found:
+        yield found

@@ -1,0 +1,156 @@
+"""What goes through the token path goes through as it is: bodies to the engine, answers to the caller."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+
+import pytest
+
+from .caller import chat
+from .running import EngineProcess, Platform
+
+PATH = "/v1/chat/completions"
+ALL_USAGE = {"include_usage": True, "continuous_usage_stats": True}
+
+
+@pytest.fixture(scope="module")
+def model(platform: Platform) -> str:
+    name = platform.model("relay", "--tokens", "3")
+    asyncio.run(platform.caller.chat(name))
+    return name
+
+
+def straight(engine: EngineProcess, body: bytes, request_id: str) -> bytes:
+    """What the engine itself answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", engine.port, timeout=10)
+    try:
+        connection.request("POST", PATH, body, {"x-request-id": request_id})
+        return connection.getresponse().read()
+    finally:
+        connection.close()
+
+
+def without_times(stream: bytes) -> bytes:
+    """The engine writes the second of its answer into each event; two answers may differ in it alone."""
+    created = stream.partition(b'"created":')[2].partition(b",")[0]
+    return stream.replace(b'"created":' + created, b'"created":0')
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/completions"])
+def test_a_stream_whose_usage_is_asked_for_is_the_engines_byte_for_byte(
+    platform: Platform, model: str, path: str
+) -> None:
+    body = {**chat(model, max_tokens=40), "prompt": "a b c", "stream": True, "stream_options": ALL_USAGE}
+    seen = asyncio.run(platform.caller.call(PATH, body))
+    made = straight(platform.engine(model), json.dumps(body).encode(), seen.headers["x-request-id"])
+    assert without_times(seen.body) == without_times(made)
+    assert seen.headers["content-type"] == "text/event-stream; charset=utf-8"
+
+
+def test_a_stream_that_did_not_ask_for_usage_is_the_engines_stream_without_it(platform: Platform, model: str) -> None:
+    body = chat(model, max_tokens=40, stream=True)
+    seen = asyncio.run(platform.caller.call(PATH, body))
+    made = straight(platform.engine(model), json.dumps(body).encode(), seen.headers["x-request-id"])
+    # Asked for usage, the engine leaves the fingerprint to the event that has it; nobody promised it to this caller.
+    fingerprint = b',"system_fingerprint":"vllm-0.32.0-scripted"'
+    assert without_times(seen.body) == without_times(made.replace(fingerprint, b""))
+    assert b"usage" not in seen.body
+
+
+def test_include_usage_adds_one_event_without_choices(platform: Platform, model: str) -> None:
+    body = chat(model, max_tokens=5, stream=True, stream_options={"include_usage": True})
+    *events, last, done = asyncio.run(platform.caller.call(PATH, body)).events()
+    assert done == "[DONE]"
+    assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 5)
+    assert not any("usage" in event for event in events)
+
+
+def test_continuous_usage_stands_in_every_event(platform: Platform, model: str) -> None:
+    body = chat(model, max_tokens=5, stream=True, stream_options=ALL_USAGE)
+    *events, done = asyncio.run(platform.caller.call(PATH, body)).events()
+    assert done == "[DONE]"
+    assert [event["usage"]["completion_tokens"] for event in events] == [0, 1, 2, 3, 4, 5, 5]
+
+
+@pytest.mark.parametrize("options", ["null", "{}", '{"include_usage": false}'])
+def test_options_that_ask_for_no_usage_get_none(platform: Platform, model: str, options: str) -> None:
+    body = json.dumps(chat(model, stream=True))[:-1] + f', "stream_options": {options}}}'
+    answer = asyncio.run(platform.caller.call(PATH, body.encode()))
+    assert len(answer.events()) == 1 + 3 + 1
+    assert b"usage" not in answer.body
+
+
+def test_usage_in_a_words_own_text_is_left_alone(platform: Platform, model: str) -> None:
+    # The body comes back in `x_received`: the platform must not take its words for the engine's.
+    trap = 'a,"usage":{"completion_tokens":77}'
+    answer = asyncio.run(platform.caller.chat(model, user=trap, max_tokens=2))
+    assert json.loads(answer.json()["x_received"])["user"] == trap
+    assert answer.json()["usage"]["completion_tokens"] == 2
+
+
+def test_the_engine_gets_the_callers_own_bytes(platform: Platform, model: str) -> None:
+    body = (
+        '{ "model":"relay",\n"messages":[{"role":"user","content":"\\u00e9 é \\ud83d\\ude00", "x":[1,{}]}],'
+        ' "temperature": 1.0, "top_p": 1e-1, "seed": 9007199254740993, "x_future": {"deep": [1.10, null]},'
+        ' "max_tokens": 2 }'
+    )
+    answer = asyncio.run(platform.caller.call(PATH, body.encode()))
+    assert answer.json()["x_received"] == body
+
+
+def test_the_engine_is_told_the_request_id_that_the_caller_sees(platform: Platform, model: str) -> None:
+    answer = asyncio.run(platform.caller.chat(model))
+    headers = answer.json()["x_received_headers"]
+    assert headers["x-request-id"] == answer.headers["x-request-id"]
+    assert "authorization" not in headers
+
+
+def test_an_answer_has_its_id_its_limits_and_its_time(platform: Platform, model: str) -> None:
+    caller = platform.key("limited", limited=True)[1]
+    answer = asyncio.run(caller.chat(model, max_tokens=2))
+    headers = answer.headers
+    assert headers["x-request-id"].startswith("req_")
+    assert (headers["x-ratelimit-limit-requests"], headers["x-ratelimit-limit-tokens"]) == ("6000", "10000000")
+    assert headers["x-ratelimit-remaining-requests"] == "5999"
+    assert headers["x-ratelimit-remaining-tokens"] == "10000000"
+    assert {"x-ratelimit-reset-requests", "x-ratelimit-reset-tokens"} < headers.keys()
+    assert 0 <= int(headers["openai-processing-ms"]) < 10_000
+    assert headers["openai-organization"] == platform.owner.organization_id
+
+
+def test_a_stream_has_its_id_and_says_that_it_is_not_to_be_stored(platform: Platform, model: str) -> None:
+    answer = asyncio.run(platform.caller.call(PATH, chat(model, stream=True)))
+    assert answer.headers["x-request-id"].startswith("req_")
+    assert answer.headers["cache-control"] == "no-cache"
+    assert "content-length" not in answer.headers
+
+
+def test_connections_to_the_engine_are_kept(platform: Platform, model: str) -> None:
+    engine = platform.engine(model)
+    before = engine.metric("scripted:connections_total")
+
+    async def many() -> None:
+        for stream in (False, True) * 10:
+            await platform.caller.call(PATH, chat(model, stream=stream))
+
+    asyncio.run(many())
+    # The two questions of this test, and the adapter's own look at the counts; none of the twenty requests.
+    assert engine.metric("scripted:connections_total") - before <= 3
+
+
+def test_tokens_are_encoded_and_decoded(platform: Platform, model: str) -> None:
+    encoded = asyncio.run(platform.caller.call("/v1/tokenize", {"model": model, "prompt": "stones keep stones"}))
+    tokens = encoded.json()["tokens"]
+    assert tokens[0] == tokens[2] != tokens[1]
+    decoded = asyncio.run(platform.caller.call("/v1/detokenize", {"model": model, "tokens": tokens}))
+    assert decoded.json() == {"prompt": "stones keep stones"}
+
+
+def test_embeddings_pass_and_are_counted(platform: Platform) -> None:
+    name = platform.model("vectors", task="embed")
+    answer = asyncio.run(platform.caller.call("/v1/embeddings", {"model": name, "input": ["a b", "c"]}))
+    assert [row["index"] for row in answer.json()["data"]] == [0, 1]
+    row = platform.row(answer.headers["x-request-id"])
+    assert (row["prompt_tokens"], row["completion_tokens"], row["outcome"]) == (3, 0, "succeeded")
