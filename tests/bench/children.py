@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .accounting import tree
@@ -37,26 +38,23 @@ def spawn(command: list[str], environment: Mapping[str, str], log: Path) -> subp
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Politely first; then whatever of its tree is left."""
+    """Politely first; then whatever of its tree is left, also what its root leaves behind."""
     members = tree(process.pid)
     process.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(5)
-    except subprocess.TimeoutExpired:
-        for member in members:
-            _kill(member)
-        process.wait(5)
+    for member in members if process.returncode is None else members[1:]:
+        _kill(member)
+    process.wait(5)
 
 
 def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, 9)
-    except ProcessLookupError:
-        return
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path, seconds: float) -> None:
-    """Poll the port finely: a cold start is measured by this loop, and a probe costs microseconds."""
+    """StartError when the process ends, or stays silent for so many seconds, before it listens."""
     deadline = time.monotonic() + seconds
     while True:
         with socket.socket() as probe:

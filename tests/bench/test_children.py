@@ -1,0 +1,35 @@
+"""What the benchmark starts, it ends: the root of a tree and what the root would leave behind."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .accounting import PROC, tree
+from .children import StartError, free_port, running, spawn, stop
+from .target import Target
+
+# Ends at once when asked to, and leaves a child that would sleep on.
+PARENT = "import subprocess; subprocess.run(['sleep', '60'])"
+
+
+def test_a_child_that_its_root_leaves_behind_is_ended_too(tmp_path: Path) -> None:
+    process = spawn([sys.executable, "-c", PARENT], {}, tmp_path / "log")
+    while len(members := tree(process.pid)) < 2:
+        time.sleep(0.01)
+    stop(process)
+    assert process.returncode is not None
+    state = PROC / str(members[1]) / "stat"
+    deadline = time.monotonic() + 5
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline, "the child lives on"
+        time.sleep(0.01)
+
+
+def test_a_process_that_ends_before_it_listens_is_quoted(tmp_path: Path) -> None:
+    target = Target("broken", [sys.executable, "-c", "raise SystemExit('no such option')"], free_port())
+    with pytest.raises(StartError, match="ended with 1: no such option"), running(target, tmp_path):
+        pass
