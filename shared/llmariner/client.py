@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ import httptools
 
 __all__ = ["Client", "ConnectionFailed", "Headers", "Response", "ResponseBroken"]
 
+Sink = Callable[[bytes], "asyncio.Future[None] | None"]
 Headers = Iterable[tuple[bytes, bytes]]
 _HIGH_WATER = 256 * 1024
 _IDLE_KEPT = 128
@@ -48,6 +49,14 @@ class Response:
     async def chunk(self) -> bytes:
         """All bytes that are there, at least one; empty at the end. ResponseBroken when it breaks off."""
         return await self._connection.chunk()
+
+    async def pipe(self, sink: Sink) -> None:
+        """Call `sink` with what arrives, as it arrives, to the end. ResponseBroken when it breaks off.
+
+        A token takes one pass of the event loop this way, where `chunk` takes two. A future returned by `sink` stops
+        the reading until it is done.
+        """
+        await self._connection.pipe(sink)
 
     async def read(self, limit: int = 64 * 1024 * 1024) -> bytes:
         """The rest of the body. ResponseBroken when it is over `limit` bytes."""
@@ -150,6 +159,7 @@ class _Connection(asyncio.Protocol):
         self._kept_alive = False
         self._busy = False
         self._paused = False
+        self._sink: Sink | None = None
         self._failure: str | None = None
 
     async def exchange(self, message: bytes) -> Response:
@@ -177,13 +187,36 @@ class _Connection(asyncio.Protocol):
             if self._failure is not None:
                 raise ResponseBroken(f"{self.origin}: {self._failure}")
             await self._wait()
+        self._resume()
+        return self._taken()
+
+    async def pipe(self, sink: Sink) -> None:
+        """See `Response.pipe`."""
+        self._sink = sink
+        self._resume()
+        self._drain_into(sink)
+        while not self._complete:
+            if self._failure is not None:
+                raise ResponseBroken(f"{self.origin}: {self._failure}")
+            await self._wait()
+
+    def _taken(self) -> bytes:
         chunks = self._chunks
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._chunks, self._size = [], 0
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _drain_into(self, sink: Sink) -> None:
+        if self._chunks:
+            drained = sink(self._taken())
+            if drained is not None and not self._paused and self._transport is not None:
+                self._paused = True
+                self._transport.pause_reading()
+                drained.add_done_callback(lambda _: self._resume())
+
+    def _resume(self) -> None:
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
-        return data
 
     def release(self) -> None:
         """See `Response.close`."""
@@ -232,6 +265,11 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._failure = f"not HTTP: {error}"
             self.abort()
+        if self._sink is not None:
+            self._drain_into(self._sink)
+            if self._complete or self._failure is not None:
+                self._wake()
+            return
         if self._size > _HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()

@@ -4,8 +4,9 @@ uvicorn does the same with more around it, at twice the CPU per request and per 
 with back-pressure, keep-alive, pipelined requests in order, `Expect: 100-continue`, bounds on heads and on idle and slow
 connections, a graceful end. What is left out: websockets, lifespan, TLS, HTTP/2 (the Gateway before us speaks those).
 
-An application may ask for `scope["extensions"]["llmariner.on_disconnect"]`: a callable that takes a callback for the
-caller's hang-up, which costs less than a task that waits for `http.disconnect`.
+Two extensions in `scope["extensions"]`, for the token path. `llmariner.on_disconnect` takes a callback for the caller's
+hang-up, which costs less than a task that waits for `http.disconnect`. `llmariner.write` writes a part of a body at once;
+it returns None, or a future to wait for before more is written.
 """
 
 from __future__ import annotations
@@ -100,9 +101,19 @@ class _Connection(asyncio.Protocol):
     """A caller's connection: reads requests, runs them one after another."""
 
     __slots__ = (
-        "_head_size", "_headers", "_loop", "_parser", "_queue", "_reading", "_server", "_url",
-        "current", "drained", "quiet_since", "transport",
-    )  # fmt: skip
+        "_head_size",
+        "_headers",
+        "_loop",
+        "_parser",
+        "_queue",
+        "_reading",
+        "_server",
+        "_url",
+        "current",
+        "drained",
+        "quiet_since",
+        "transport",
+    )
 
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         self._server = server
@@ -245,9 +256,24 @@ class _Cycle:
     """One request and its answer."""
 
     __slots__ = (
-        "_body", "_chunked", "_connection", "_disconnected", "_given", "_hang_up_callbacks", "_head_only", "_keep_alive",
-        "_more", "_scope", "_sent", "_server", "_started", "_waiter", "_wants_continue", "task",
-    )  # fmt: skip
+        "_body",
+        "_chunked",
+        "_connection",
+        "_disconnected",
+        "_given",
+        "_hang_up_callbacks",
+        "_head",
+        "_head_only",
+        "_keep_alive",
+        "_more",
+        "_scope",
+        "_sent",
+        "_server",
+        "_started",
+        "_waiter",
+        "_wants_continue",
+        "task",
+    )
 
     def __init__(self, connection: _Connection, server: Server, scope: Message, keep_alive: bool) -> None:
         self._connection = connection
@@ -260,9 +286,11 @@ class _Cycle:
         self._started = self._sent = self._chunked = self._disconnected = self._given = False
         self._head_only = scope["method"] == "HEAD"
         self._wants_continue = any(n == b"expect" and v.lower() == b"100-continue" for n, v in scope["headers"])
+        self._head = b""
         self._hang_up_callbacks: list[Callable[[], None]] = []
         self.task: asyncio.Task[None] | None = None
         scope["extensions"]["llmariner.on_disconnect"] = self._hang_up_callbacks.append
+        scope["extensions"]["llmariner.write"] = self._write_now
 
     async def run(self) -> None:
         """Let the application answer; whatever it does, the connection ends up in a known state."""
@@ -340,6 +368,11 @@ class _Cycle:
         if drained is not None:
             await drained
 
+    def _write_now(self, body: bytes) -> asyncio.Future[None] | None:
+        if not self._disconnected:
+            self._write_body(body, more=True)
+        return self._connection.drained
+
     def _write_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._started = True
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, self._server.date]
@@ -356,17 +389,20 @@ class _Cycle:
         if not self._keep_alive:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
-        self._connection.transport.write(b"".join(lines))
+        # Leaves with the first part of the body: one system call less per answer.
+        self._head = b"".join(lines)
 
     def _write_body(self, body: bytes, *, more: bool) -> None:
-        write = self._connection.transport.write
         if self._head_only:
-            pass
-        elif not self._chunked:
+            body = b""
+        elif self._chunked:
             if body:
-                write(body)
-        elif body:
-            write(b"%x\r\n%b\r\n" % (len(body), body) if more else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
-        elif not more:
-            write(b"0\r\n\r\n")
+                body = b"%x\r\n%b\r\n" % (len(body), body)
+            if not more:
+                body += b"0\r\n\r\n"
+        if self._head:
+            body = self._head + body
+            self._head = b""
+        if body:
+            self._connection.transport.write(body)
         self._sent = not more

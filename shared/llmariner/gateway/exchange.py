@@ -19,6 +19,7 @@ from llmariner.gateway.gateway import Gateway, not_ready
 from llmariner.gateway.meter import Metered
 from llmariner.gateway.parsing import ModelRequest, parse
 from llmariner.gateway.room import Room
+from llmariner.gateway.stream import StreamRelay
 
 __all__ = ["Exchange"]
 
@@ -194,6 +195,7 @@ class Exchange:
         except ConnectionFailed as error:
             if last:
                 raise EngineFailed("The engine hung up before it answered, twice. See `llma logs`.") from error
+            await self._gateway.gone(request.model, state.endpoint)
             return False
         try:
             if response.status >= 500 and not last:
@@ -251,21 +253,16 @@ class Exchange:
         await send_json(self._send, response.status, body, self._timed())
 
     async def _relay_stream(self, response: Response, request: ModelRequest, metered: Metered) -> None:
-        cutter = sse.EventCutter()
-        hider = sse.UsageHider(include=request.include_usage, continuous=request.continuous_usage)
         await self._open_stream()
-        block = b""
-        while chunk := await response.chunk():
-            if not (whole := cutter.feed(chunk)):
-                continue
-            block = whole
-            seen = hider.pass_on(block)
-            metered.usage = hider.usage
-            if metered.first_token_seconds is None:
-                metered.first_token_seconds = time.perf_counter() - self._began
-            if seen:
-                await self._send({"type": "http.response.body", "body": seen, "more_body": True})
-        if not block.endswith(sse.DONE):
+        stream = StreamRelay(request, metered, self._began)
+        write = self._scope.get("extensions", {}).get("llmariner.write")
+        if write is not None:
+            await response.pipe(lambda chunk: write(seen) if (seen := stream.pass_on(chunk)) else None)
+        else:
+            while chunk := await response.chunk():
+                if seen := stream.pass_on(chunk):
+                    await self._send_part(seen)
+        if not stream.done:
             raise ResponseBroken("the stream ended without [DONE]")
         self._status = 200
         await self._send({"type": "http.response.body", "body": b""})

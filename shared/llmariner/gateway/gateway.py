@@ -26,6 +26,7 @@ _USED_SECONDS = 30.0
 _TRUST_SECONDS = 600.0
 _KEEPER_SECONDS = 0.1
 _WISH_SECONDS = 0.5
+_NOTICE_SECONDS = 2.0
 
 
 class Gateway:
@@ -81,6 +82,14 @@ class Gateway:
         self._states.pop(model_id, None)
         if (room := self._rooms.get(model_id)) and room.waiting:
             self.tend(model_id)
+
+    async def gone(self, model_id: str, endpoint: str) -> None:
+        """Nothing answers at that endpoint: give those who look after it a moment to notice, before it is tried again."""
+        deadline = time.monotonic() + _NOTICE_SECONDS
+        self.forget(model_id)
+        while (await self.state(model_id)).endpoint == endpoint and time.monotonic() < deadline:
+            await asyncio.sleep(_KEEPER_SECONDS)
+            self.forget(model_id)
 
     def tend(self, model_id: str) -> None:
         """See to it that somebody wakes the model and lets the waiting in, as long as anybody waits."""

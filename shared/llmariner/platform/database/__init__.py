@@ -14,9 +14,9 @@ from typing import Any
 from sqlalchemy import Connection, Executable, MetaData, Row, Table, create_engine, event, insert
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
-from llmariner.errors import Unavailable
+from llmariner.errors import InvalidRequest, Unavailable
 from llmariner.settings import DatabaseSettings
 
 __all__ = ["Database", "Duplicate", "ReadSession", "WriteSession", "metadata"]
@@ -72,7 +72,9 @@ class WriteSession(ReadSession):
             insert_or_ignore = sqlite.insert(table).on_conflict_do_nothing()
         else:
             insert_or_ignore = postgresql.insert(table).on_conflict_do_nothing()
-        return sum(self.run(insert_or_ignore.values(row)) for row in rows)
+        # psycopg's inserts say -1 unless the count is asked for.
+        counted = insert_or_ignore.execution_options(preserve_rowcount=True)
+        return sum(self.run(counted.values(row)) for row in rows)
 
     def add(self, table: Table, **values: Any) -> None:
         """Insert one row. Duplicate when its key is taken."""
@@ -113,6 +115,10 @@ class Database:
             raise Unavailable(
                 "The database does not answer. Nothing was changed; try again shortly.",
                 headers={"retry-after": "2"},
+            ) from error
+        except (DataError, OverflowError) as error:
+            raise InvalidRequest(
+                "A value can't be stored: a number is out of range, or a text is too long or holds a NUL character."
             ) from error
 
 
