@@ -1,0 +1,117 @@
+"""The schema: made, undone and made again by the migrations, and equal to what the code declares."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, select, text
+
+from llmariner.models.model import NewModel, SourceRepository
+from llmariner.models.registry import Registry
+from llmariner.platform.database import Database, metadata
+from llmariner.platform.database.migrate import current, downgrade, head, upgrade
+from llmariner.platform.database.revisions import revisions
+from llmariner.settings import DatabaseSettings, Secret
+from llmariner.tenancy.bootstrap import first_owner, make_admin_key
+from llmariner.tenancy.keys import Keys
+
+NewDatabase = Callable[[], Database]
+# Installers are processes: Alembic keeps the migration under way in its module.
+INSTALLER = """
+import sys
+from llmariner.platform.database import Database
+from llmariner.platform.database.migrate import upgrade
+from llmariner.settings import DatabaseSettings
+upgrade(Database(DatabaseSettings(sys.argv[1])))
+"""
+
+
+def tables(database: Database) -> set[str]:
+    """The tables there are, Alembic's own left out."""
+    return set(inspect(database.engine).get_table_names()) - {"alembic_version"}
+
+
+def fill(database: Database) -> None:
+    """Rows in most tables."""
+    owner = first_owner(database)
+    make_admin_key(Keys(database, Secret("p" * 32)), owner, "admin")
+    Registry(database).create(NewModel("org/model", SourceRepository.LOCAL, "/models/x"))
+
+
+def test_an_empty_database_has_no_revision(new_database: NewDatabase) -> None:
+    assert current(new_database()) is None
+
+
+def test_an_upgrade_from_nothing_arrives_at_the_head(new_database: NewDatabase) -> None:
+    database = new_database()
+    upgrade(database)
+    assert current(database) == head()
+    assert tables(database) == set(metadata.tables)
+
+
+def test_an_upgrade_of_what_is_up_to_date_keeps_the_data(new_database: NewDatabase) -> None:
+    database = new_database()
+    upgrade(database)
+    fill(database)
+    upgrade(database)
+    assert [model.id for model in all_models(database)] == ["org/model"]
+
+
+def test_a_downgrade_to_the_base_leaves_no_table_and_can_be_upgraded_again(new_database: NewDatabase) -> None:
+    database = new_database()
+    upgrade(database)
+    fill(database)
+    downgrade(database, "base")
+    assert tables(database) == set()
+    assert current(database) is None
+    upgrade(database)
+    assert all_models(database) == []
+    fill(database)
+    assert [model.id for model in all_models(database)] == ["org/model"]
+
+
+def test_the_schema_of_the_code_is_the_schema_of_the_migrations(installed: Database) -> None:
+    with installed.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_two_upgrades_at_once_both_end_well(new_url: Callable[[], str]) -> None:
+    url = new_url()
+    command = [sys.executable, "-c", INSTALLER, url]
+    installers = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
+    ended = [(installer.communicate(timeout=60)[1], installer.returncode) for installer in installers]
+    assert ended == [(b"", 0), (b"", 0)]
+    database = Database(DatabaseSettings(url))
+    assert current(database) == head()
+    assert tables(database) == set(metadata.tables)
+    database.close()
+
+
+def test_a_failing_migration_leaves_nothing_behind(new_database: NewDatabase) -> None:
+    database = new_database()
+    with database.write() as session:
+        session.run(text("CREATE TABLE ledger_events (request_id VARCHAR(64))"))
+    with pytest.raises(Exception, match=r"ledger_events"):
+        upgrade(database)
+    assert tables(database) == {"ledger_events"}
+    assert current(database) is None
+
+
+def all_models(database: Database) -> list[Any]:
+    return Registry(database).page(project_id=None, include_loading=True, after=None, limit=10)
+
+
+def test_revisions_are_one_row_per_kind_of_thing(new_database: NewDatabase) -> None:
+    database = new_database()
+    upgrade(database)
+    fill(database)
+    with database.read() as session:
+        found = {row.name for row in session.rows(select(revisions))}
+    assert found == {"api_keys", "models"}
