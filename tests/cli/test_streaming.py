@@ -36,6 +36,7 @@ WAITING = [
     b": ping\n\n",
     comment(phase="loading", progress=0.1, estimate_seconds=20),
     comment(phase="loading", progress=0.6, estimate_seconds=9.4),
+    comment(phase="starting", progress=0.99, estimate_seconds=0.2),
 ]
 
 
@@ -63,6 +64,7 @@ def test_the_waiting_rooms_facts_appear_on_stderr_once_a_phase(llma: Llma, platf
     assert result.err.splitlines() == [
         "waiting for the model: queued",
         "waiting for the model: loading, 10%, about 20 s left",
+        "waiting for the model: starting, 99%",
     ]
 
 

@@ -43,9 +43,11 @@ def doctor(session: Session) -> None:
     """Check what this machine lacks, and say how to mend it."""
     from llmariner.cli.printing import Column
 
+    with _told():
+        found = _local("doctor").checks()
     checks = [
         {"check": check.name, "ok": check.ok, "detail": check.detail, "mend": "" if check.ok else check.mend}
-        for check in _local("doctor").checks()
+        for check in found
     ]
     columns = [
         Column.of("check"),

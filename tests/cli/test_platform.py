@@ -1,0 +1,98 @@
+"""The commands for this machine, with the real `llmariner.local`, in homes where nothing heavy has to start."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from cli.conftest import Llma
+
+SECRET = "sk-admin-abcdefghijklmnopqrstuvw"
+
+
+@pytest.fixture
+def empty_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    cache = home / "cache"
+    monkeypatch.setenv("LLMARINER_CACHE", str(cache))
+    return cache
+
+
+@pytest.fixture
+def platform_home(home: Path) -> Iterator[Path]:
+    """A home whose platform seems to run: this process holds its lock."""
+    root = home / ".llmariner"
+    (root / "logs").mkdir(parents=True)
+    (root / "admin.key").write_text(SECRET)
+    (root / "logs/platform.log").write_text("".join(f"line {number}\n" for number in range(9)))
+    (root / "logs/engine-org_tiny.log").write_text("engine line\n")
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (root / "platform.json").write_text(json.dumps({"pid": os.getpid()}))
+        yield root
+
+
+def test_down_says_when_there_was_nothing_to_stop(bare_llma: Llma) -> None:
+    result = bare_llma("down")
+    assert (result.code, result.out) == (0, "It was not running.\n")
+    assert bare_llma("down", "-o", "json").json == {"stopped": False}
+
+
+def test_up_says_when_the_platform_runs_already_and_shows_no_key(platform_home: Path, bare_llma: Llma) -> None:
+    result = bare_llma("up")
+    assert result.code == 0
+    assert "runs already at http://127.0.0.1:8080" in result.out
+    assert SECRET not in result.out + result.err
+
+
+def test_logs_end_with_as_many_lines_as_asked(platform_home: Path, program: list[str]) -> None:
+    """In a process of its own: the log is printed by `tail`, which no capture of this process's stdout sees."""
+
+    def shown(*arguments: str) -> str:
+        return subprocess.run([*program, "logs", *arguments], capture_output=True, text=True, check=True).stdout
+
+    assert shown("-n", "2") == "line 7\nline 8\n"
+    assert shown("org/tiny") == "engine line\n"
+
+
+def test_logs_of_a_model_without_any_name_those_there_are(platform_home: Path, bare_llma: Llma) -> None:
+    result = bare_llma("logs", "other")
+    assert result.code == 5
+    assert "platform.log" in result.err
+    assert "llma doctor" in result.err
+
+
+def test_doctor_says_how_to_mend_what_is_missing(bare_llma: Llma, empty_cache: Path) -> None:
+    shown = bare_llma("doctor")
+    assert shown.code == 5
+    assert shown.out.splitlines()[0].split() == ["CHECK", "RESULT", "DETAIL", "TO", "MEND", "IT"]
+    assert "`llma up`" in shown.out
+    assert "engine environment" in shown.err
+    checks = {check["check"]: check for check in bare_llma("doctor", "-o", "json").json["checks"]}
+    assert checks["python"]["ok"]
+    assert checks["python"]["mend"] == ""
+    assert not checks["engine environment"]["ok"]
+
+
+@pytest.mark.parametrize("line", [("up",), ("down",), ("logs",), ("doctor",)], ids=lambda line: line[0])
+def test_a_wrong_setting_is_named(line: tuple[str, ...], bare_llma: Llma, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMARINER_PORT", "70000")
+    result = bare_llma(*line)
+    assert result.code == 2
+    assert "LLMARINER_PORT must be at most 65535" in result.err
+
+
+def test_a_home_that_cannot_be_made_is_the_machines_trouble(
+    bare_llma: Llma, home: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty_cache.write_text("a file where a folder should be")
+    result = bare_llma("up")
+    assert result.code == 5
+    assert str(empty_cache) in result.err
