@@ -39,3 +39,12 @@ def narrow(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator
     bounds = {"ROOM_PER_MODEL": "6", "ROOM_PER_TENANT": "3", "REQUESTS_PER_MINUTE": "6", "WAIT_SECONDS": "1"}
     with running(tmp_path_factory.mktemp("narrow"), database, **bounds) as found:
         yield found
+
+
+@pytest.fixture(scope="session", params=["own", "uvicorn"])
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, database: Path
+) -> Iterator[Platform]:
+    """A platform behind each of the servers that it may run on."""
+    with running(tmp_path_factory.mktemp("served"), database, server=request.param) as found:
+        yield found

@@ -1,9 +1,9 @@
 """The platform as a process of its own, with scripted engines: what `llma up` starts, but for who runs the engines.
 
-    python platform_program.py FOLDER PORT
+    python platform_program.py FOLDER PORT [uvicorn]
 
 The functions are the checkout's own, behind the local home's router; database, secrets and limits come from the
-environment as they do for any function; the server is set up as the local home's is.
+environment as they do for any function. It is served by the home's own server, or by uvicorn, as functions-framework is.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from gateway.scripted_serving import ScriptedServing
 from llmariner.context import Context
 from llmariner.local.home import checkout
 from llmariner.local.router import Router
+from llmariner.server import Server
 
 
-async def serve(folder: Path, port: int) -> None:
+async def serve(folder: Path, port: int, *, by_uvicorn: bool) -> None:
     context = Context()
     serving = ScriptedServing(folder)
     context.serving = serving
@@ -33,8 +34,17 @@ async def serve(folder: Path, port: int) -> None:
     context.ledger.interrupt(unseen_for=0)
     serving.watch(lambda model_id, _: context.gateway.forget(model_id))
     router: Any = Router(checkout() / "functions", context)
+    try:
+        await (_uvicorn(router, port) if by_uvicorn else Server(router, host="127.0.0.1", port=port, grace=5)).serve()
+    finally:
+        await context.gateway.close()
+        await serving.close()
+        context.database.close()
+
+
+def _uvicorn(application: Any, port: int) -> uvicorn.Server:
     config = uvicorn.Config(
-        router,
+        application,
         host="127.0.0.1",
         port=port,
         http="httptools",
@@ -44,14 +54,9 @@ async def serve(folder: Path, port: int) -> None:
         log_level="warning",
         timeout_graceful_shutdown=5,
     )
-    try:
-        await uvicorn.Server(config).serve()
-    finally:
-        await context.gateway.close()
-        await serving.close()
-        context.database.close()
+    return uvicorn.Server(config)
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(Path(sys.argv[1]), int(sys.argv[2])))
+        runner.run(serve(Path(sys.argv[1]), int(sys.argv[2]), by_uvicorn="uvicorn" in sys.argv[3:]))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -30,7 +33,7 @@ from llmariner.usage.tables import ledger_requests
 
 from .caller import Caller
 
-__all__ = ["EngineProcess", "Platform", "eventually", "free_port", "resident", "running"]
+__all__ = ["EngineProcess", "Platform", "eventually", "free_port", "resident", "running", "soon"]
 
 _PROGRAM = Path(__file__).with_name("platform_program.py")
 _SCRIPTED = Path(__file__).parents[1] / "engines" / "scripted.py"
@@ -38,10 +41,12 @@ _START_SECONDS = 60
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port below those that outgoing connections take: a process may need seconds until it listens on it."""
+    while True:
+        port = random.randrange(12_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def eventually(fact: Callable[[], object], *, seconds: float = 10, what: str = "it") -> float:
@@ -51,6 +56,16 @@ def eventually(fact: Callable[[], object], *, seconds: float = 10, what: str = "
         assert time.monotonic() - began < seconds, f"{what} did not come true within {seconds} s"
         time.sleep(0.02)
     return time.monotonic() - began
+
+
+async def soon(fact: Callable[[], object], *, seconds: float = 20) -> None:
+    """As `eventually`, for those who have other things under way."""
+    deadline = time.monotonic() + seconds
+    for pause in itertools.repeat(0.02):
+        if fact():
+            return
+        assert time.monotonic() < deadline, f"it did not come true within {seconds} s"
+        await asyncio.sleep(pause)
 
 
 def resident(pid: int) -> int:
@@ -99,9 +114,10 @@ class EngineProcess:
 class Platform:
     """The process, its folder, and its own database seen from outside by the same nouns."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], database: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], database: Path, server: str = "own") -> None:
         self.folder = folder
         self.port = free_port()
+        self.server = server
         self.environment = {
             "LLMARINER_DATABASE_URL": f"sqlite:///{folder / 'platform.db'}",
             "LLMARINER_PEPPER": "p" * 64,
@@ -121,11 +137,16 @@ class Platform:
 
     def start(self) -> None:
         with (self.folder / "platform.log").open("ab") as log:
-            command = [sys.executable, str(_PROGRAM), str(self.folder), str(self.port)]
+            command = [sys.executable, str(_PROGRAM), str(self.folder), str(self.port), self.server]
             self.process = subprocess.Popen(
                 command, env={**os.environ, **self.environment}, stdout=log, stderr=log, cwd=self.folder
             )
-        eventually(lambda: _listens(self.port), seconds=_START_SECONDS, what=f"the start ({self.folder}/platform.log)")
+        eventually(self._started, seconds=_START_SECONDS, what="the platform's start")
+
+    def _started(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "platform.log").read_text()
+        return _listens(self.port)
 
     def stop(self) -> None:
         """End the platform, then whatever engines are left."""
@@ -236,10 +257,10 @@ class Platform:
 
 
 @contextmanager
-def running(folder: Path, database: Path, **environment: str) -> Iterator[Platform]:
+def running(folder: Path, database: Path, *, server: str = "own", **environment: str) -> Iterator[Platform]:
     """A platform for as long as the block lasts; `environment` as `NAME="value"` without the prefix."""
     named = {f"LLMARINER_{name}": value for name, value in environment.items()}
-    platform = Platform(folder, named, database)
+    platform = Platform(folder, named, database, server)
     try:
         platform.start()
         yield platform

@@ -8,7 +8,9 @@ platform was killed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import random
 import socket
 import sys
 import time
@@ -155,6 +157,9 @@ class ScriptedServing:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Below those that outgoing connections take: the engine listens on it only after a while."""
+    while True:
+        port = random.randrange(12_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
