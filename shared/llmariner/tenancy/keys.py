@@ -86,6 +86,8 @@ class Keys:
         now = int(time.time())
         key_id = new_id("key")
         with self._database.write() as session:
+            # Taken before the look at the names: whoever holds the revision's row is the only one who gives out names.
+            revision = next_revision(session, "api_keys")
             if _named(session, owner, new.name):
                 raise Conflict(f"You have a key named '{new.name}' already; choose another name.", param="name")
             session.add(
@@ -101,7 +103,7 @@ class Keys:
                 expires_at=now + new.expires_in if new.expires_in else None,
                 excluded_from_rate_limiting=new.excluded_from_rate_limiting,
                 digest=secrets.digest(self._pepper, secret),
-                revision=next_revision(session, "api_keys"),
+                revision=revision,
             )
             outbox.add(session, _CREATED, f"api_keys/{key_id}", _told(owner, key_id, new.name))
         return self.get(owner, key_id), secret
@@ -128,6 +130,8 @@ class Keys:
         if excluded is not None:
             values["excluded_from_rate_limiting"] = excluded
         with self._database.write() as session:
+            if name is not None:
+                next_revision(session, "api_keys")  # as in `create`
             key = _live(session, owner, key_id)
             if name is not None and name != key.name and _named(session, key.owner, name):
                 raise Conflict(f"A key named '{name}' exists already; choose another name.", param="name")
