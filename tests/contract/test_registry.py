@@ -1,0 +1,256 @@
+"""The registry of models: who sees what, in which order, and what each change does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
+from llmariner.models.model import ActivationStatus, LoadingStatus, Model, ModelConfig, NewModel, SourceRepository, Task
+from llmariner.models.registry import Registry
+from llmariner.models.tables import model_wakes
+from llmariner.platform.database import Database
+from llmariner.platform.events.tables import events
+
+AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
+ACTIVE, INACTIVE = ActivationStatus.ACTIVE, ActivationStatus.INACTIVE
+
+
+def new(model_id: str = "org/model", **values: Any) -> NewModel:
+    return NewModel(model_id, SourceRepository.LOCAL, "/models/x", **values)
+
+
+def loaded(registry: Registry, model_id: str = "org/model", **values: Any) -> Model:
+    registry.create(new(model_id, **values))
+    registry.loaded(model_id, folder="/weights", size_bytes=10, task=Task.GENERATE)
+    return registry.get(model_id)
+
+
+def page(registry: Registry, *, project_id: str | None = None, after: str | None = None, limit: int = 100) -> list[str]:
+    found = registry.page(project_id=project_id, include_loading=True, after=after, limit=limit)
+    return [model.id for model in found]
+
+
+def told(database: Database) -> list[str]:
+    with database.read() as session:
+        rows = session.rows(select(events.c.type).order_by(events.c.sequence))
+    return [row.type.removeprefix("ai.llmariner.model.") for row in rows]
+
+
+def test_a_new_model_waits_for_its_weights(registry: Registry) -> None:
+    model = registry.create(new(project_id="proj_1", config=ModelConfig(gpu=2, extra_args=("--x",))))
+    assert model == registry.get("org/model")
+    assert (model.loading_status, model.loaded, model.activation_status) == (LoadingStatus.REQUESTED, False, INACTIVE)
+    assert (model.project_id, model.owned_by, model.base_model_id) == ("proj_1", "system", None)
+    assert (model.config.gpu, model.config.extra_args) == (2, ("--x",))
+    assert abs(model.created_at - time.time()) < 5
+
+
+def test_an_id_is_taken_once(registry: Registry, database: Database) -> None:
+    registry.create(new())
+    with pytest.raises(Conflict):
+        registry.create(new())
+    assert told(database) == ["created.v1"]
+
+
+def test_an_id_is_taken_once_for_all_projects_together(registry: Registry) -> None:
+    registry.create(new(project_id="proj_1"))
+    with pytest.raises(Conflict):
+        registry.create(new(project_id="proj_2"))
+
+
+def test_of_many_who_take_an_id_at_once_one_gets_it(registry: Registry, at_once: AtOnce) -> None:
+    found = at_once([lambda: registry.create(new())] * 4)
+    assert sorted(type(result).__name__ for result in found) == ["Conflict", "Conflict", "Conflict", "Model"]
+
+
+def test_the_id_of_a_deleted_model_is_free_again(registry: Registry) -> None:
+    first = loaded(registry)
+    registry.delete("org/model", project_id=None)
+    again = registry.create(new())
+    assert not again.loaded
+    assert again.revision > first.revision
+
+
+def test_models_come_active_first_then_base_models_then_by_age_and_id(registry: Registry) -> None:
+    for name in ("b", "a", "c"):
+        loaded(registry, name)
+    loaded(registry, "ft:a:x", base_model_id="a")
+    registry.activate("c", ACTIVE, project_id=None)
+    assert page(registry) == ["c", "a", "b", "ft:a:x"]
+
+
+def test_pages_follow_one_another_without_gap_or_overlap(registry: Registry) -> None:
+    for number in range(7):
+        registry.create(new(f"m{number}"))
+    whole, met, after = page(registry), [], None
+    while part := page(registry, after=after, limit=3):
+        met += part
+        after = part[-1]
+    assert met == whole == [f"m{number}" for number in range(7)]
+
+
+def test_a_page_after_the_last_is_empty(registry: Registry) -> None:
+    registry.create(new())
+    assert page(registry, after="org/model") == []
+
+
+@pytest.mark.parametrize("after", ["nobody", "theirs", ""])
+def test_after_must_name_a_model_that_one_sees(registry: Registry, after: str) -> None:
+    registry.create(new())
+    registry.create(new("theirs", project_id="proj_2"))
+    with pytest.raises(InvalidRequest) as refused:
+        page(registry, project_id="proj_1", after=after)
+    assert refused.value.param == "after"
+
+
+def test_models_that_are_loading_are_left_out_unless_asked_for(registry: Registry) -> None:
+    registry.create(new("a"))
+    loaded(registry, "b")
+    shown = registry.page(project_id=None, include_loading=False, after=None, limit=10)
+    assert [model.id for model in shown] == ["b"]
+    assert registry.count(project_id=None, include_loading=False) == 1
+    assert registry.count(project_id=None, include_loading=True) == 2
+
+
+def test_a_project_sees_its_own_models_and_everybodys(registry: Registry) -> None:
+    registry.create(new("all"))
+    registry.create(new("mine", project_id="proj_1"))
+    registry.create(new("theirs", project_id="proj_2"))
+    assert page(registry, project_id="proj_1") == ["all", "mine"]
+    assert registry.count(project_id="proj_1", include_loading=True) == 2
+    assert page(registry) == ["all", "mine", "theirs"]
+
+
+@pytest.mark.parametrize("model_id", ["nobody", "theirs", "gone"])
+def test_a_model_that_is_not_there_for_you_is_not_found(registry: Registry, model_id: str) -> None:
+    loaded(registry, "theirs", project_id="proj_2")
+    loaded(registry, "gone")
+    registry.delete("gone", project_id=None)
+    attempts: list[Callable[[], object]] = [
+        lambda: registry.get(model_id, project_id="proj_1"),
+        lambda: registry.configure(model_id, ModelConfig(), project_id="proj_1"),
+        lambda: registry.activate(model_id, ACTIVE, project_id="proj_1"),
+        lambda: registry.delete(model_id, project_id="proj_1"),
+        lambda: registry.create(new("ft:x:y", base_model_id=model_id, project_id="proj_1")),
+    ]
+    for attempt in attempts:
+        with pytest.raises(ModelNotFound):
+            attempt()
+
+
+def test_a_configuration_is_kept_whole(registry: Registry, database: Database) -> None:
+    registry.create(new())
+    config = ModelConfig(gpu=0, replicas=3, extra_args=("--max-model-len", "ä"), on_demand=False)
+    assert registry.configure("org/model", config, project_id=None).config == config
+    assert registry.get("org/model").config == config
+    assert told(database) == ["created.v1", "updated.v1"]
+
+
+def test_a_model_is_not_activated_before_its_weights_are_here(registry: Registry) -> None:
+    registry.create(new())
+    registry.loading("org/model", progress=0.5, message="half")
+    with pytest.raises(ModelNotFound):
+        registry.activate("org/model", ACTIVE, project_id=None)
+    registry.loaded("org/model", folder="/weights", size_bytes=10, task=Task.GENERATE)
+    assert registry.activate("org/model", ACTIVE, project_id=None).activation_status is ACTIVE
+    assert registry.activate("org/model", INACTIVE, project_id=None).activation_status is INACTIVE
+
+
+def test_loading_goes_through_its_states(registry: Registry, database: Database) -> None:
+    registry.create(new())
+    registry.loading("org/model", progress=0.25, message="a quarter")
+    model = registry.get("org/model")
+    assert (model.loading_status, model.loading_progress) == (LoadingStatus.LOADING, 0.25)
+    registry.failed("org/model", "no space left")
+    model = registry.get("org/model")
+    assert (model.loading_status, model.loading_failure_reason) == (LoadingStatus.FAILED, "no space left")
+    registry.loaded("org/model", folder="/weights", size_bytes=2**40, task=Task.EMBED)
+    model = registry.get("org/model")
+    assert (model.loaded, model.loading_failure_reason, model.loading_message) == (True, "", "")
+    assert (model.folder, model.size_bytes, model.task) == ("/weights", 2**40, Task.EMBED)
+    assert told(database) == ["created.v1", "failed.v1", "loaded.v1"]
+
+
+def test_an_active_model_is_not_deleted(registry: Registry, database: Database) -> None:
+    loaded(registry)
+    registry.activate("org/model", ACTIVE, project_id=None)
+    with pytest.raises(InvalidRequest, match="deactivate"):
+        registry.delete("org/model", project_id=None)
+    registry.activate("org/model", INACTIVE, project_id=None)
+    registry.delete("org/model", project_id=None)
+    assert page(registry) == []
+    assert told(database)[-1] == "deleted.v1"
+
+
+def test_the_base_of_another_model_is_not_deleted(registry: Registry) -> None:
+    loaded(registry, "base")
+    loaded(registry, "ft:base:x", base_model_id="base")
+    with pytest.raises(InvalidRequest, match="ft:base:x"):
+        registry.delete("base", project_id=None)
+    registry.delete("ft:base:x", project_id=None)
+    registry.delete("base", project_id=None)
+
+
+def test_a_fine_tuned_model_has_its_bases_task_and_a_user_for_owner(registry: Registry) -> None:
+    registry.create(new("base"))
+    registry.loaded("base", folder="/weights", size_bytes=1, task=Task.EMBED)
+    tuned = registry.create(new("ft:base:x", base_model_id="base", project_id="proj_1"))
+    assert (tuned.task, tuned.owned_by, tuned.base_model_id) == (Task.EMBED, "user", "base")
+
+
+def test_a_fine_tuned_model_is_no_base(registry: Registry) -> None:
+    loaded(registry, "base")
+    loaded(registry, "ft:base:x", base_model_id="base")
+    with pytest.raises(InvalidRequest) as refused:
+        registry.create(new("ft:x:y", base_model_id="ft:base:x"))
+    assert refused.value.param == "base_model_id"
+
+
+def test_the_newest_fifty_wakes_are_kept(registry: Registry, database: Database) -> None:
+    with database.write() as session:
+        session.insert_new(model_wakes, [{"model_id": "m", "at": at, "seconds": 1000.0} for at in range(60)])
+        session.insert_new(model_wakes, [{"model_id": "other", "at": at, "seconds": 7.0} for at in range(3)])
+    registry.woke("m", 2.5)
+    assert registry.wakes("m") == [2.5] + [1000.0] * 49
+    assert registry.wakes("other") == [7.0] * 3
+    assert registry.wakes("nobody") == []
+
+
+def test_wakes_are_told_shortest_first(registry: Registry) -> None:
+    for seconds in (3.0, 1.0, 2.0):
+        registry.woke("m", seconds)
+    assert registry.wakes("m") == [1.0, 2.0, 3.0]
+
+
+def test_changes_since_a_revision_are_the_models_changed_or_deleted_after_it(registry: Registry) -> None:
+    assert registry.changed_since(0) == (0, [])
+    loaded(registry, "a")
+    loaded(registry, "b")
+    newest, changed = registry.changed_since(0)
+    assert (newest, set(changed)) == (registry.get("b").revision, {"a", "b"})
+    registry.delete("a", project_id=None)
+    newest, changed = registry.changed_since(newest)
+    assert changed == ["a"]
+    assert registry.changed_since(newest) == (newest, [])
+
+
+def test_whoever_follows_the_revisions_misses_no_writer(registry: Registry, at_once: AtOnce) -> None:
+    met: list[str] = []
+
+    def write(name: str) -> None:
+        for number in range(8):
+            registry.create(new(f"{name}{number}"))
+
+    def follow() -> None:
+        cursor, deadline = 0, time.monotonic() + 30
+        while len(met) < 24 and time.monotonic() < deadline:
+            cursor, changed = registry.changed_since(cursor)
+            met.extend(changed)
+
+    assert at_once([lambda: write("a"), lambda: write("b"), lambda: write("c"), follow]) == [None] * 4
+    assert sorted(met) == sorted(page(registry))
