@@ -6,6 +6,7 @@ The same `main.py` as under functions-framework, at a third of its cold start; w
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import os
 import sys
@@ -37,8 +38,10 @@ def main(arguments: list[str]) -> None:
     """Serve the folder named by the first argument on `HOST` and `PORT` (default 0.0.0.0 and 8080, as Knative expects)."""
     if len(arguments) != 1:
         sys.exit("usage: python -m llmariner.boot FOLDER")
-    application: Any = load(Path(arguments[0]))
-    application.prepare()
+    application = load(Path(arguments[0])).prepare()
+    # What is alive now stays; what requests make dies young and without cycles, so look for garbage less often.
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
     # Knative's contract: every address, the port it names. Pods are cluster-local.
     serve(application, host=os.environ.get("HOST", "0.0.0.0"), port=int(os.environ.get("PORT", "8080")))  # noqa: S104
 

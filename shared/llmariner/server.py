@@ -101,6 +101,7 @@ class _Connection(asyncio.Protocol):
     """A caller's connection: reads requests, runs them one after another."""
 
     __slots__ = (
+        "_addresses",
         "_head_size",
         "_headers",
         "_loop",
@@ -124,6 +125,7 @@ class _Connection(asyncio.Protocol):
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_size = 0
+        self._addresses: tuple[Any, Any] = (None, None)
         self.current: _Cycle | None = None
         self.drained: asyncio.Future[None] | None = None
         self.quiet_since = time.monotonic()
@@ -132,6 +134,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self._server.connections.add(self)
+        self._addresses = (transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
@@ -246,8 +249,8 @@ class _Connection(asyncio.Protocol):
             "query_string": url.query or b"",
             "root_path": "",
             "headers": self._headers,
-            "client": self.transport.get_extra_info("peername"),
-            "server": self.transport.get_extra_info("sockname"),
+            "client": self._addresses[0],
+            "server": self._addresses[1],
             "extensions": {},
         }
 
@@ -289,7 +292,7 @@ class _Cycle:
         self._head = b""
         self._hang_up_callbacks: list[Callable[[], None]] = []
         self.task: asyncio.Task[None] | None = None
-        scope["extensions"]["llmariner.on_disconnect"] = self._hang_up_callbacks.append
+        scope["extensions"]["llmariner.on_disconnect"] = self._on_disconnect
         scope["extensions"]["llmariner.write"] = self._write_now
 
     async def run(self) -> None:
@@ -323,6 +326,12 @@ class _Cycle:
     def last_one(self) -> None:
         """Close the connection after this answer."""
         self._keep_alive = False
+
+    def _on_disconnect(self, callback: Callable[[], None]) -> None:
+        if self._disconnected:
+            self._connection._loop.call_soon(callback)  # the caller was gone before anybody asked
+        else:
+            self._hang_up_callbacks.append(callback)
 
     def hung_up(self) -> None:
         """The caller is gone."""

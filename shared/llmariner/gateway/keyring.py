@@ -17,6 +17,7 @@ __all__ = ["Keyring", "bearer_token"]
 
 _UNKNOWN_SECONDS = 2.0
 _MOST_UNKNOWN = 10_000
+_MOST_KNOWN = 50_000
 
 
 def bearer_token(authorization: bytes | None) -> str:
@@ -38,15 +39,16 @@ class Keyring:
     def __init__(self, control: Control, pepper: str) -> None:
         self._control = control
         self._pepper = pepper.encode()
-        self._known: dict[str, Key] = {}
+        self._known: dict[bytes, Key] = {}
         self._unknown: dict[str, float] = {}
         self.last_used: dict[str, int] = {}
 
     async def authenticate(self, authorization: bytes | None, scope: str) -> Key:
         """The key of a request. AuthenticationFailed, PermissionDenied, or Unavailable when nobody can check it."""
-        token = bearer_token(authorization)
-        digest = hmac.digest(self._pepper, token.encode(), hashlib.sha256).hex()
-        key = self._known.get(digest) or await self._asked(digest)
+        # By the header as it came: hashing it again for every request would cost more than the rest of the decision.
+        key = self._known.get(authorization or b"")
+        if key is None:
+            key = await self._asked(authorization, bearer_token(authorization))
         now = time.time()
         if key is None or (key.expires_at is not None and key.expires_at <= now):
             raise AuthenticationFailed(
@@ -60,8 +62,8 @@ class Keyring:
     def forget(self, key_ids: tuple[str, ...]) -> None:
         """Ask again about these keys when they next come."""
         gone = set(key_ids)
-        for digest in [digest for digest, key in self._known.items() if key.id in gone]:
-            del self._known[digest]
+        for header in [header for header, key in self._known.items() if key.id in gone]:
+            del self._known[header]
         self._unknown.clear()
 
     def forget_all(self) -> None:
@@ -69,14 +71,17 @@ class Keyring:
         self._known.clear()
         self._unknown.clear()
 
-    async def _asked(self, digest: str) -> Key | None:
+    async def _asked(self, authorization: bytes | None, token: str) -> Key | None:
+        digest = hmac.digest(self._pepper, token.encode(), hashlib.sha256).hex()
         asked_at = self._unknown.get(digest)
         now = time.monotonic()
         if asked_at is not None and now - asked_at < _UNKNOWN_SECONDS:
             return None
         key = await self._control.key(digest)
-        if key is not None:
-            self._known[digest] = key
+        if key is not None and authorization is not None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[authorization] = key
             return key
         if len(self._unknown) >= _MOST_UNKNOWN:
             self._unknown.clear()

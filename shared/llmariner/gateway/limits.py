@@ -12,12 +12,13 @@ _MOST_KEYS = 50_000
 
 
 class _Bucket:
-    __slots__ = ("at", "rate", "size", "value")
+    __slots__ = ("at", "rate", "size", "text", "value")
 
     def __init__(self, per_minute: int) -> None:
         self.size = float(per_minute)
         self.rate = per_minute / 60.0
         self.value = self.size
+        self.text = b"%d" % per_minute
         self.at = time.monotonic()
 
     def refill(self, now: float) -> None:
@@ -47,7 +48,7 @@ class Limits:
             short, what = (requests, "requests") if requests.value < 1 else (tokens, "tokens")
             wait = short.seconds_until(1)
             raise RateLimited(
-                f"Rate limit reached for {what}: {short.size:.0f} per minute. Try again in {_duration(wait)}.",
+                f"Rate limit reached for {what}: {short.size:.0f} per minute. Try again in {_duration(wait).decode()}.",
                 headers={
                     "retry-after": str(int(wait) + 1),
                     "retry-after-ms": str(int(wait * 1000) + 1),
@@ -74,19 +75,19 @@ class Limits:
     @staticmethod
     def _headers(requests: _Bucket, tokens: _Bucket) -> list[tuple[bytes, bytes]]:
         return [
-            (b"x-ratelimit-limit-requests", b"%d" % requests.size),
-            (b"x-ratelimit-limit-tokens", b"%d" % tokens.size),
+            (b"x-ratelimit-limit-requests", requests.text),
+            (b"x-ratelimit-limit-tokens", tokens.text),
             (b"x-ratelimit-remaining-requests", b"%d" % max(0, requests.value)),
             (b"x-ratelimit-remaining-tokens", b"%d" % max(0, tokens.value)),
-            (b"x-ratelimit-reset-requests", _duration(requests.seconds_until(requests.size)).encode()),
-            (b"x-ratelimit-reset-tokens", _duration(tokens.seconds_until(tokens.size)).encode()),
+            (b"x-ratelimit-reset-requests", _duration((requests.size - requests.value) / requests.rate)),
+            (b"x-ratelimit-reset-tokens", _duration((tokens.size - tokens.value) / tokens.rate)),
         ]
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float) -> bytes:
     """As OpenAI writes it: 120ms, 1.5s, 1m30s."""
     if seconds < 1:
-        return f"{int(seconds * 1000)}ms"
+        return b"%dms" % (seconds * 1000)
     if seconds < 60:
-        return f"{seconds:.3g}s"
-    return f"{int(seconds // 60)}m{int(seconds % 60)}s"
+        return b"%.3gs" % seconds
+    return b"%dm%ds" % (seconds // 60, seconds % 60)

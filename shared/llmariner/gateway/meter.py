@@ -27,7 +27,11 @@ _LAST = 2**31 - 1
 
 
 class Metered:
-    """A request under way. `usage`: bytes of the last usage object seen, looked into only when somebody asks."""
+    """A request under way. `usage`: bytes of the last usage object seen, looked into only when somebody asks.
+
+    `told`: the ledger knows of it. One that ends before it is told leaves as its closing event alone, which says when it
+    was admitted too.
+    """
 
     __slots__ = (
         "_base",
@@ -36,6 +40,7 @@ class Metered:
         "admitted_at",
         "first_token_seconds",
         "sequence",
+        "told",
         "usage",
         "waited_seconds",
     )
@@ -43,6 +48,7 @@ class Metered:
     def __init__(self, request_id: str, key: Key, model: str, route: str) -> None:
         self.admitted_at = time.time()
         self.usage = b""
+        self.told = False
         self.sequence = 0
         self.waited_seconds: float | None = None
         self.first_token_seconds: float | None = None
@@ -96,7 +102,6 @@ class Meter:
     def admit(self, request_id: str, key: Key, model: str, route: str) -> Metered:
         """Begin to count a request."""
         metered = Metered(request_id, key, model, route)
-        self._events.append(metered.event("admitted"))
         self._open.add(metered)
         return metered
 
@@ -113,7 +118,10 @@ class Meter:
             await asyncio.sleep(_FLUSH_SECONDS)
             now = time.time()
             for metered in self._open:
-                if metered.due(now):
+                if not metered.told:
+                    metered.told = True
+                    self._events.append(metered.event("admitted"))
+                elif metered.due(now):
                     self._events.append(metered.event("checkpoint"))
             await self.flush()
 

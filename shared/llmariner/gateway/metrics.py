@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = ["Metrics"]
 
@@ -19,70 +20,101 @@ _PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0
 Labels = tuple[tuple[str, str], ...]
 
 
+class _Series:
+    """One labelled series of a histogram."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
 class _Histogram:
     def __init__(self, name: str, help_: str, bounds: tuple[float, ...]) -> None:
         self.name, self.help, self.bounds = name, help_, bounds
-        self._series: dict[Labels, tuple[list[int], list[float]]] = {}
+        self._series: dict[Labels, _Series] = {}
 
-    def observe(self, labels: Labels, value: float) -> None:
-        series = self._series.get(labels)
-        if series is None:
-            series = self._series[labels] = ([0] * (len(self.bounds) + 1), [0.0])
-        series[0][bisect_left(self.bounds, value)] += 1
-        series[1][0] += value
+    def series(self, labels: Labels) -> _Series:
+        return self._series.setdefault(labels, _Series(self.bounds))
 
     def lines(self) -> Iterable[str]:
         yield f"# HELP {self.name} {self.help}"
         yield f"# TYPE {self.name} histogram"
-        for labels, (counts, total) in self._series.items():
+        for labels, series in self._series.items():
             running = 0
-            for bound, count in zip((*self.bounds, float("inf")), counts, strict=True):
+            for bound, count in zip((*self.bounds, float("inf")), series.counts, strict=True):
                 running += count
                 le = "+Inf" if bound == float("inf") else f"{bound:g}"
                 yield f"{self.name}_bucket{_text((*labels, ('le', le)))} {running}"
-            yield f"{self.name}_sum{_text(labels)} {total[0]:.9g}"
+            yield f"{self.name}_sum{_text(labels)} {series.total:.9g}"
             yield f"{self.name}_count{_text(labels)} {running}"
+
+
+class _OfModel:
+    """The series of one model on one route, found once."""
+
+    __slots__ = ("duration", "first", "input", "labels", "output", "per_token")
+
+    def __init__(self, labels: Labels, metrics: Metrics) -> None:
+        self.labels = labels
+        self.duration = metrics.duration.series(labels)
+        self.first = metrics.first.series(labels)
+        self.per_token = metrics.per_token.series(labels)
+        self.input = metrics.usage.series((*labels, ("gen_ai_token_type", "input")))
+        self.output = metrics.usage.series((*labels, ("gen_ai_token_type", "output")))
 
 
 class Metrics:
     """The metrics of one process."""
 
     def __init__(self) -> None:
-        self._requests: dict[Labels, int] = {}
-        self._duration = _Histogram(
+        self._requests: dict[tuple[str, str, str, int], int] = {}
+        self._of_model: dict[tuple[str, str], _OfModel] = {}
+        self.duration = _Histogram(
             "gen_ai_server_request_duration_seconds", "Time from a request to the end of its answer.", _SECONDS
         )
-        self._first = _Histogram(
+        self.first = _Histogram(
             "gen_ai_server_time_to_first_token_seconds", "Time from a request to its first token.", _FIRST_TOKEN
         )
-        self._per = _Histogram(
+        self.per_token = _Histogram(
             "gen_ai_server_time_per_output_token_seconds", "Time per token after the first.", _PER_TOKEN
         )
-        self._usage = _Histogram("gen_ai_client_token_usage_tokens", "Tokens used per request, by kind.", _TOKENS)
+        self.usage = _Histogram("gen_ai_client_token_usage_tokens", "Tokens used per request, by kind.", _TOKENS)
 
-    def closed(self, event: dict[str, object]) -> None:
+    def closed(self, event: dict[str, Any]) -> None:
         """Count a request by its closing ledger event."""
-        model, route = str(event["model"]), str(event["route"])
-        outcome = str(event["outcome"])
-        labels: Labels = (("gen_ai_operation_name", route), ("gen_ai_request_model", model))
-        key: Labels = (*labels, ("outcome", outcome), ("status", str(event["status"])))
+        model, route = event["model"], event["route"]
+        of_model = self._of_model.get((model, route))
+        if of_model is None:
+            labels = (("gen_ai_operation_name", route), ("gen_ai_request_model", model))
+            of_model = self._of_model[model, route] = _OfModel(labels, self)
+        key = (model, route, event["outcome"], event["status"])
         self._requests[key] = self._requests.get(key, 0) + 1
-        duration = float(event["at"]) - float(event["admitted_at"])  # type: ignore[arg-type]
-        self._duration.observe(labels, duration)
-        first, completion = event["first_token_seconds"], int(event["completion_tokens"])  # type: ignore[call-overload]
-        if isinstance(first, float):
-            self._first.observe(labels, first)
+        duration = event["at"] - event["admitted_at"]
+        of_model.duration.observe(duration)
+        first, completion = event["first_token_seconds"], event["completion_tokens"]
+        if first is not None:
+            of_model.first.observe(first)
             if completion > 1:
-                self._per.observe(labels, (duration - first) / (completion - 1))
-        for kind, count in (("input", event["prompt_tokens"]), ("output", completion)):
-            if count:
-                self._usage.observe((*labels, ("gen_ai_token_type", kind)), float(count))  # type: ignore[arg-type]
+                of_model.per_token.observe(max(0.0, duration - first) / (completion - 1))
+        if event["prompt_tokens"]:
+            of_model.input.observe(event["prompt_tokens"])
+        if completion:
+            of_model.output.observe(completion)
 
     def text(self, rooms: Iterable[tuple[str, int, int]]) -> str:
         """All metrics; `rooms`: engine, requests running, requests waiting."""
         lines = ["# HELP llmariner_requests_total Requests by outcome.", "# TYPE llmariner_requests_total counter"]
-        lines += [f"llmariner_requests_total{_text(labels)} {count}" for labels, count in self._requests.items()]
-        for histogram in (self._duration, self._first, self._per, self._usage):
+        for (model, route, outcome, status), count in self._requests.items():
+            labels = (*self._of_model[model, route].labels, ("outcome", outcome), ("status", str(status)))
+            lines.append(f"llmariner_requests_total{_text(labels)} {count}")
+        for histogram in (self.duration, self.first, self.per_token, self.usage):
             lines += histogram.lines()
         rooms = list(rooms)
         for name, help_, column in (

@@ -21,6 +21,8 @@ _COUNTS = {
     "cached_tokens": re.compile(rb'"cached_tokens":\s?(\d+)'),
 }
 
+_NOTHING = dict.fromkeys(_COUNTS, 0)
+
 
 def comment(facts: dict[str, Any]) -> bytes:
     """A comment line, which SDKs skip and people can read."""
@@ -34,6 +36,8 @@ def data(value: dict[str, Any]) -> bytes:
 
 def tokens(usage: bytes) -> dict[str, int]:
     """The counts in the bytes of a usage object; those absent are 0."""
+    if not usage:
+        return dict(_NOTHING)
     found = {name: pattern.search(usage) for name, pattern in _COUNTS.items()}
     return {name: int(match[1]) if match else 0 for name, match in found.items()}
 
