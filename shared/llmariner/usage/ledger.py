@@ -74,7 +74,7 @@ class Ledger:
         """Requests and tokens of a project, summed by the query's groups, newest day first."""
         day = (func.floor(ledger_requests.c.admitted_at / _DAY) * _DAY).label("day")
         columns = {**{name: column.label(name) for name, column in _GROUPS.items()}, "day": day}
-        groups = [columns[name] for name in query.group_by]
+        groups = [columns[name] for name in dict.fromkeys(query.group_by)]
         statement = (
             select(
                 *groups,
@@ -126,5 +126,5 @@ def _greater(column: Any, value: Any) -> Any:
 
 
 def _whole(row: Mapping[str, Any]) -> dict[str, Any]:
-    # PostgreSQL sums to Decimal.
-    return {name: value if isinstance(value, str) else int(value) for name, value in row.items()}
+    # PostgreSQL sums to Decimal; the sum of nothing is NULL.
+    return {name: value if isinstance(value, str) else int(value or 0) for name, value in row.items()}
