@@ -1,0 +1,262 @@
+"""Events: written with what they tell of, carried to each subscriber in order, tried again, kept when dead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from llmariner.errors import Conflict, NotFound
+from llmariner.platform.database import Database
+from llmariner.platform.events import outbox, tables
+from llmariner.platform.events.deliveries import ATTEMPTS, Deliveries, Delivery, Subscription, backoff
+
+AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
+MADE, GONE = "ai.llmariner.thing.made.v1", "ai.llmariner.thing.gone.v1"
+
+
+@pytest.fixture
+def book(database: Database) -> Deliveries:
+    """Two consumers of one type, one of another."""
+    pairs = (("a", MADE), ("b", MADE), ("c", GONE))
+    return Deliveries(database, [Subscription(consumer, type_) for consumer, type_ in pairs])
+
+
+def emit(database: Database, *subjects: str, type_: str = MADE, project: str | None = None) -> None:
+    """One event per subject, in this order."""
+    for number, subject in enumerate(subjects):
+        with database.write() as session:
+            outbox.add(session, type_, subject, {"number": number, "project_id": project})
+
+
+def due(book: Deliveries, consumer: str) -> list[str]:
+    return [delivery.event.subject for delivery in book.due() if delivery.consumer == consumer]
+
+
+def one(book: Deliveries, consumer: str = "a") -> Delivery:
+    """The first delivery that is due to a consumer."""
+    return next(delivery for delivery in book.due() if delivery.consumer == consumer)
+
+
+def make_due(database: Database) -> None:
+    """As if the time of waiting were over."""
+    with database.write() as session:
+        session.run(update(tables.deliveries).values(due_at=0.0))
+
+
+def state(book: Deliveries, consumer: str = "a") -> tuple[str, int, str | None]:
+    found = next(d for d in book.page("proj_1", None, after=None, limit=100) if d.consumer == consumer)
+    return found.state, found.attempts, found.last_error
+
+
+def test_an_event_of_a_transaction_that_fails_never_was(database: Database, book: Deliveries) -> None:
+    def emit_and_fail() -> None:
+        with database.write() as session:
+            outbox.add(session, MADE, "x", {})
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        emit_and_fail()
+    assert book.fan_out() == 0
+
+
+def test_an_event_holds_what_it_was_told(database: Database, book: Deliveries) -> None:
+    before = time.time()
+    with database.write() as session:
+        outbox.add(session, MADE, "things/1", {"project_id": "proj_1", "name": "ä", "list": [1, None]})
+    book.fan_out()
+    event = one(book).event
+    assert (event.type, event.subject) == (MADE, "things/1")
+    assert event.data == {"project_id": "proj_1", "name": "ä", "list": [1, None]}
+    assert before <= event.time <= time.time()
+    assert event.id.startswith("evt_")
+
+
+def test_each_subscriber_of_a_type_gets_its_events_once(database: Database, book: Deliveries) -> None:
+    emit(database, "x", "y")
+    emit(database, "z", type_=GONE)
+    emit(database, "w", type_="ai.llmariner.thing.ignored.v1")
+    assert book.fan_out() == 4
+    assert book.fan_out() == 0
+    assert [due(book, consumer) for consumer in "abc"] == [["x", "y"], ["x", "y"], ["z"]]
+
+
+def test_a_fan_out_takes_no_more_than_its_limit(database: Database, book: Deliveries) -> None:
+    emit(database, "x", "y", "z")
+    assert [book.fan_out(limit=2), book.fan_out(limit=2), book.fan_out(limit=2)] == [2, 1, 0]
+
+
+def test_many_who_fan_out_at_once_make_one_delivery_each(database: Database, book: Deliveries, at_once: AtOnce) -> None:
+    emit(database, *"uvwxyz")
+    results = at_once([book.fan_out] * 3)
+    assert all(isinstance(result, int) for result in results), results
+    assert due(book, "a") == list("uvwxyz")
+
+
+def test_events_of_one_subject_come_one_after_the_other(database: Database, book: Deliveries) -> None:
+    emit(database, "x", "x", "y")
+    book.fan_out()
+    assert due(book, "a") == ["x", "y"]
+    book.succeeded(one(book))
+    assert due(book, "a") == ["x", "y"]
+    assert [delivery.event.data["number"] for delivery in book.due() if delivery.consumer == "a"] == [1, 2]
+    assert due(book, "b") == ["x", "y"]
+
+
+def test_what_waits_for_its_next_attempt_holds_up_its_subject_only(database: Database, book: Deliveries) -> None:
+    emit(database, "x", "x", "y")
+    book.fan_out()
+    book.failed(one(book), "500", final=False)
+    assert due(book, "a") == ["y"]
+    make_due(database)
+    assert due(book, "a") == ["x", "y"]
+
+
+def test_what_is_dead_holds_up_nothing(database: Database, book: Deliveries) -> None:
+    emit(database, "x", "x")
+    book.fan_out()
+    book.failed(one(book), "400", final=True)
+    assert [delivery.event.data["number"] for delivery in book.due() if delivery.consumer == "a"] == [1]
+
+
+def test_the_wait_doubles_from_half_a_second(database: Database) -> None:
+    assert [backoff(n) for n in range(1, ATTEMPTS)] == [0.5, 1, 2, 4, 8, 16, 32]
+
+
+def test_a_failed_delivery_is_due_after_its_wait(database: Database, book: Deliveries) -> None:
+    emit(database, "x")
+    book.fan_out()
+    before = time.time()
+    book.failed(one(book), "500: oh", final=False)
+    assert state(book) == ("pending", 1, "500: oh")
+    with database.read() as session:
+        at = session.value(select(tables.deliveries.c.due_at).where(tables.deliveries.c.consumer == "a"))
+    assert before + 0.5 <= at <= time.time() + 0.5
+
+
+def test_a_delivery_is_dead_after_its_last_attempt(database: Database, book: Deliveries) -> None:
+    emit(database, "x")
+    book.fan_out()
+    for attempt in range(1, ATTEMPTS + 1):
+        book.failed(one(book), f"no {attempt}", final=False)
+        assert state(book) == ("pending" if attempt < ATTEMPTS else "dead", attempt, f"no {attempt}")
+        make_due(database)
+    assert due(book, "a") == []
+    assert due(book, "b") == ["x"]
+
+
+def test_what_will_never_be_taken_is_dead_at_once(database: Database, book: Deliveries) -> None:
+    emit(database, "x")
+    book.fan_out()
+    book.failed(one(book), "400: no", final=True)
+    assert state(book) == ("dead", 1, "400: no")
+
+
+def test_a_delivery_that_succeeds_at_last_forgets_its_error(database: Database, book: Deliveries) -> None:
+    emit(database, "x")
+    book.fan_out()
+    book.failed(one(book), "500", final=False)
+    make_due(database)
+    book.succeeded(one(book))
+    assert state(book) == ("delivered", 2, None)
+
+
+def test_a_replay_makes_the_dead_deliveries_due_again(database: Database, book: Deliveries) -> None:
+    emit(database, "x")
+    book.fan_out()
+    first, second = one(book, "a"), one(book, "b")
+    book.failed(first, "400", final=True)
+    book.succeeded(second)
+    assert book.replay("proj_1", first.event.id) == 1
+    assert due(book, "a") == ["x"]
+    assert due(book, "b") == []
+    assert one(book).attempts == 0
+
+
+def test_there_is_nothing_to_replay_where_nothing_is_dead(database: Database, book: Deliveries) -> None:
+    emit(database, "x")
+    book.fan_out()
+    with pytest.raises(Conflict):
+        book.replay("proj_1", one(book).event.id)
+    with pytest.raises(NotFound):
+        book.replay("proj_1", "evt_nobody")
+
+
+def test_another_projects_event_is_not_there(database: Database, book: Deliveries) -> None:
+    emit(database, "mine", project="proj_1")
+    emit(database, "theirs", project="proj_2")
+    emit(database, "everybodys")
+    book.fan_out()
+    theirs = next(d for d in book.due() if d.event.subject == "theirs")
+    book.failed(theirs, "400", final=True)
+    seen = {d.event.subject for d in book.page("proj_1", None, after=None, limit=100)}
+    assert seen == {"mine", "everybodys"}
+    assert book.page("proj_1", "dead", after=None, limit=100) == []
+    with pytest.raises(NotFound):
+        book.replay("proj_1", theirs.event.id)
+    assert book.replay("proj_2", theirs.event.id) == 1
+
+
+def test_a_page_is_newest_first_and_of_one_state(database: Database, book: Deliveries) -> None:
+    emit(database, "x", "y", "z", type_=GONE)
+    book.fan_out()
+    book.failed(one(book, "c"), "400", final=True)
+    pages = {name: book.page("proj_1", name, after=None, limit=10) for name in ("pending", "dead", "delivered", None)}
+    subjects = {name: [d.event.subject for d in found] for name, found in pages.items()}
+    assert subjects == {"pending": ["z", "y"], "dead": ["x"], "delivered": [], None: ["z", "y", "x"]}
+
+
+def test_pages_follow_one_another_where_a_type_has_one_consumer(database: Database, book: Deliveries) -> None:
+    emit(database, *"uvwxyz", type_=GONE)
+    book.fan_out()
+    met: list[str] = []
+    after: int | None = None
+    while part := book.page("proj_1", None, after=after, limit=4):
+        met += [delivery.event.subject for delivery in part]
+        after = part[-1].sequence
+    assert met == list("zyxwvu")
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the cursor is the event's number: a page that ends between two deliveries of one event loses the second",
+)
+def test_pages_follow_one_another_where_a_type_has_two_consumers(database: Database, book: Deliveries) -> None:
+    emit(database, "x", "y")
+    book.fan_out()
+    met: list[tuple[str, str]] = []
+    after: int | None = None
+    while part := book.page("proj_1", None, after=after, limit=1):
+        met += [(delivery.event.subject, delivery.consumer) for delivery in part]
+        after = part[-1].sequence
+    assert met == [("y", "a"), ("y", "b"), ("x", "a"), ("x", "b")]
+
+
+def test_a_consumer_meets_an_event_for_the_first_time_once(database: Database) -> None:
+    def meet(consumer: str, event_id: str) -> bool:
+        with database.write() as session:
+            return outbox.first_time(session, consumer, event_id)
+
+    assert [meet("a", "e1"), meet("a", "e1"), meet("b", "e1"), meet("a", "e2")] == [True, False, True, True]
+
+
+def test_what_a_consumer_did_not_finish_it_meets_again(database: Database) -> None:
+    def begin_and_fail() -> None:
+        with database.write() as session:
+            assert outbox.first_time(session, "a", "e1")
+            raise RuntimeError
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            begin_and_fail()
+
+
+def test_of_many_who_meet_an_event_at_once_one_does_the_work(database: Database, at_once: AtOnce) -> None:
+    def meet() -> bool:
+        with database.write() as session:
+            return outbox.first_time(session, "a", "e1")
+
+    assert sorted(at_once([meet] * 4)) == [False, False, False, True]
