@@ -39,6 +39,7 @@ _BODY_HIGH_WATER = 256 * 1024
 _IDLE_SECONDS = 75.0
 _HEAD_SECONDS = 30.0
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in http.HTTPStatus}
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -152,6 +153,9 @@ class _Connection(asyncio.Protocol):
             # An offer we need not take (h2c, say): the request itself is answered, then the parser is of no more use.
             if self.current is not None:
                 self.current.last_one()
+        except httptools.HttpParserCallbackError:
+            _log.exception("reading a request failed")
+            self.refuse(500, "Something broke on our side.")
         except httptools.HttpParserError:
             self.refuse(400, "This is not a valid HTTP/1.1 request.")
         else:
@@ -240,7 +244,7 @@ class _Connection(asyncio.Protocol):
         path = unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path
         return {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "asgi": _ASGI,
             "http_version": self._parser.get_http_version(),
             "method": self._parser.get_method().decode("ascii"),
             "scheme": "http",
@@ -251,7 +255,6 @@ class _Connection(asyncio.Protocol):
             "headers": self._headers,
             "client": self._addresses[0],
             "server": self._addresses[1],
-            "extensions": {},
         }
 
 
@@ -292,8 +295,10 @@ class _Cycle:
         self._head = b""
         self._hang_up_callbacks: list[Callable[[], None]] = []
         self.task: asyncio.Task[None] | None = None
-        scope["extensions"]["llmariner.on_disconnect"] = self._on_disconnect
-        scope["extensions"]["llmariner.write"] = self._write_now
+        scope["extensions"] = {
+            "llmariner.on_disconnect": self._on_disconnect,
+            "llmariner.write": self._write_now,
+        }
 
     async def run(self) -> None:
         """Let the application answer; whatever it does, the connection ends up in a known state."""
@@ -384,11 +389,8 @@ class _Cycle:
 
     def _write_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._started = True
-        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, self._server.date]
-        framed = False
-        for name, value in headers:
-            framed = framed or name == b"content-length"
-            lines += (name, b": ", value, b"\r\n")
+        lines = [b"%b: %b\r\n" % pair for pair in headers]
+        framed = any(name == b"content-length" for name, _ in headers)
         if not framed and status not in (204, 304):
             if self._scope["http_version"] == "1.1":
                 self._chunked = True
@@ -397,9 +399,9 @@ class _Cycle:
                 self._keep_alive = False
         if not self._keep_alive:
             lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
+        status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         # Leaves with the first part of the body: one system call less per answer.
-        self._head = b"".join(lines)
+        self._head = b"%b%b%b\r\n" % (status_line, self._server.date, b"".join(lines))
 
     def _write_body(self, body: bytes, *, more: bool) -> None:
         if self._head_only:

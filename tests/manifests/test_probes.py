@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from llmariner.boot import load
 from llmariner.context import Context
-from llmariner.manifests.declarations import Consumer, Workload, read
+from llmariner.manifests.declarations import Workload, read
 from llmariner.manifests.services import service
 
 CHECKOUT = Path(__file__).parents[2]
@@ -56,13 +55,7 @@ async def status(application: Any, path: str) -> int:
     return next(int(message["status"]) for message in sent if "status" in message)
 
 
-def cases() -> Iterator[Any]:
-    for source, workload in WORKLOADS.items():
-        owed = pytest.mark.xfail(strict=True, reason="http.function.consumer takes a probe for a broken event")
-        yield pytest.param(source, marks=[owed] if isinstance(workload, Consumer) else [])
-
-
-@pytest.mark.parametrize("source", list(cases()))
+@pytest.mark.parametrize("source", list(WORKLOADS))
 def test_a_workload_answers_its_probes(source: str) -> None:
     workload = WORKLOADS[source]
     application = load(CHECKOUT / workload.folder)

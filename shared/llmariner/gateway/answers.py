@@ -17,15 +17,15 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
+_STREAM = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
 async def send_head(send: Send, status: int, content_type: bytes, headers: RawHeaders, length: int | None) -> None:
     """The head of an answer; `length` None for a stream."""
-    framing = [(b"content-type", content_type)]
     if length is not None:
-        framing.append((b"content-length", b"%d" % length))
+        framing = [(b"content-length", b"%d" % length), (b"content-type", content_type)]
     else:
-        framing += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+        framing = [(b"content-type", content_type), *_STREAM]
     await send({"type": "http.response.start", "status": status, "headers": framing + headers})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable
 from typing import cast
@@ -18,6 +17,7 @@ from llmariner.gateway.fields import Route
 from llmariner.gateway.gateway import Gateway, not_ready
 from llmariner.gateway.meter import Metered
 from llmariner.gateway.parsing import ModelRequest, parse
+from llmariner.gateway.request_ids import new_request_id
 from llmariner.gateway.room import Room
 from llmariner.gateway.stream import StreamRelay
 
@@ -43,7 +43,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._began = time.perf_counter()
-        self._request_id = "req_" + os.urandom(12).hex()
+        self._request_id = new_request_id()
         self._headers = [(b"x-request-id", self._request_id.encode()), (b"openai-version", b"2020-10-01")]
         self._opened = False
         self._caller_gone = False
@@ -52,7 +52,8 @@ class Exchange:
     async def run(self) -> None:
         """Answer the request."""
         try:
-            await self._gateway.begin()
+            if not self._gateway.fresh():
+                await self._gateway.refresh()
             await self._handle()
         except PlatformError as error:
             await self._fail(error)
@@ -64,12 +65,15 @@ class Exchange:
 
     async def _handle(self) -> None:
         head = dict(self._scope["headers"])
-        key = await self._gateway.keyring.authenticate(head.get(b"authorization"), _SCOPE)
+        keyring, authorization = self._gateway.keyring, head.get(b"authorization")
+        # What is known is decided without a coroutine: three of them would cost a twentieth of the whole request.
+        key = keyring.known(authorization, _SCOPE) or await keyring.authenticate(authorization, _SCOPE)
         self._headers.append((b"openai-organization", key.organization_id.encode()))
         request = parse(self._route, head.get(b"content-type", b""), await self._body(head))
         budget = self._budget(head.get(b"prefer"), stream=request.stream)
         self._headers += self._gateway.limits.admit(key.id, unlimited=key.unlimited)
-        state = await self._usable(request.model, key)
+        state = self._gateway.ready_state(request.model) or await self._gateway.state(request.model)
+        self._check_usable(state, key)
         metered = self._gateway.meter.admit(self._request_id, key, request.model, self._route.name)
         outcome = "failed"
         task = cast(asyncio.Task[None], asyncio.current_task())
@@ -143,8 +147,8 @@ class Exchange:
                 return min(float(value), settings.wait_limit)
         return settings.wait_limit if stream else settings.wait_budget
 
-    async def _usable(self, model_id: str, key: Key) -> ModelState:
-        state = await self._gateway.state(model_id)
+    def _check_usable(self, state: ModelState, key: Key) -> None:
+        model_id = state.id
         if not state.loaded or (state.project_id is not None and state.project_id != key.project_id):
             raise ModelNotFound(model_id)
         if self._route.task is not None and state.task != self._route.task:
@@ -161,7 +165,6 @@ class Exchange:
                 param="model",
                 code="model_not_active",
             )
-        return state
 
     async def _serve(self, request: ModelRequest, state: ModelState, key: Key, metered: Metered, budget: float) -> None:
         """Get a place, send the request to the engine, relay the answer; once more if no byte of an answer came."""
@@ -173,7 +176,7 @@ class Exchange:
             if attempt == 1:
                 metered.waited_seconds = time.perf_counter() - self._began
             try:
-                state = await self._gateway.state(request.model)
+                state = self._gateway.ready_state(request.model) or await self._gateway.state(request.model)
                 if await self._attempt(request, state, metered, last=attempt == _ATTEMPTS):
                     return
             finally:

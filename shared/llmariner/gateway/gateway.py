@@ -49,15 +49,23 @@ class Gateway:
         self._polling = asyncio.Lock()
         self._last_request = 0.0
 
-    async def begin(self) -> None:
-        """To be called first by every request: starts the tasks, and makes sure that what is known is not stale."""
+    def fresh(self) -> bool:
+        """To be asked first by every request: whether what is known may be relied on; else `refresh`."""
         self._last_request = now = time.monotonic()
+        return now - self._tried_at <= _STALE_SECONDS
+
+    async def refresh(self) -> None:
+        """Start the tasks, if they don't run yet, and ask what changed."""
         if not self._tasks:
             self._tasks = [asyncio.create_task(self.meter.run()), asyncio.create_task(self._poll())]
-        if now - self._tried_at > _STALE_SECONDS:
-            async with self._polling:
-                if now - self._tried_at > _STALE_SECONDS:
-                    await self._ask_for_changes()
+        async with self._polling:
+            if not self.fresh():
+                await self._ask_for_changes()
+
+    def ready_state(self, model_id: str) -> ModelState | None:
+        """The state of a model that is known to be ready."""
+        state = self._states.get(model_id)
+        return state if state is not None and state.endpoint is not None else None
 
     async def state(self, model_id: str) -> ModelState:
         """How a model is: from memory while it is ready, else asked. ModelNotFound, Unavailable."""

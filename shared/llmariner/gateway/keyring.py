@@ -43,9 +43,20 @@ class Keyring:
         self._unknown: dict[str, float] = {}
         self.last_used: dict[str, int] = {}
 
+    def known(self, authorization: bytes | None, scope: str) -> Key | None:
+        """The key of a request if this process knows it and it may do this; None says: ask `authenticate`."""
+        # By the header as it came: hashing it again for every request would cost more than the rest of the decision.
+        key = self._known.get(authorization or b"")
+        if key is None or scope not in key.scopes:
+            return None
+        now = time.time()
+        if key.expires_at is not None and key.expires_at <= now:
+            return None
+        self.last_used[key.id] = int(now)
+        return key
+
     async def authenticate(self, authorization: bytes | None, scope: str) -> Key:
         """The key of a request. AuthenticationFailed, PermissionDenied, or Unavailable when nobody can check it."""
-        # By the header as it came: hashing it again for every request would cost more than the rest of the decision.
         key = self._known.get(authorization or b"")
         if key is None:
             key = await self._asked(authorization, bearer_token(authorization))

@@ -11,76 +11,81 @@ __all__ = ["Limits"]
 _MOST_KEYS = 50_000
 
 
-class _Bucket:
-    __slots__ = ("at", "rate", "size", "text", "value")
+class _Allowance:
+    """What a key has left of both, at a time of the monotonic clock."""
 
-    def __init__(self, per_minute: int) -> None:
-        self.size = float(per_minute)
-        self.rate = per_minute / 60.0
-        self.value = self.size
-        self.text = b"%d" % per_minute
-        self.at = time.monotonic()
+    __slots__ = ("at", "requests", "tokens")
 
-    def refill(self, now: float) -> None:
-        self.value = min(self.size, self.value + (now - self.at) * self.rate)
-        self.at = now
-
-    def seconds_until(self, amount: float) -> float:
-        return max(0.0, (amount - self.value) / self.rate)
+    def __init__(self, requests: float, tokens: float, at: float) -> None:
+        self.requests = requests
+        self.tokens = tokens
+        self.at = at
 
 
 class Limits:
-    """Buckets by key id. Tokens are charged after the fact, so a bucket may be overdrawn by what was in flight."""
+    """Allowances by key id. Tokens are charged after the fact, so a bucket may be overdrawn by what was in flight."""
 
     def __init__(self, requests_per_minute: int, tokens_per_minute: int) -> None:
-        self._per_minute = (requests_per_minute, tokens_per_minute)
-        self._buckets: dict[str, tuple[_Bucket, _Bucket]] = {}
+        self._most_requests, self._most_tokens = float(requests_per_minute), float(tokens_per_minute)
+        self._requests_rate, self._tokens_rate = requests_per_minute / 60, tokens_per_minute / 60
+        self._constant = [
+            (b"x-ratelimit-limit-requests", b"%d" % requests_per_minute),
+            (b"x-ratelimit-limit-tokens", b"%d" % tokens_per_minute),
+        ]
+        self._allowances: dict[str, _Allowance] = {}
 
     def admit(self, key_id: str, *, unlimited: bool) -> list[tuple[bytes, bytes]]:
         """Count one request; returns the x-ratelimit headers. RateLimited says when to come again."""
         if unlimited:
             return []
-        requests, tokens = self._of(key_id)
-        now = time.monotonic()
-        requests.refill(now)
-        tokens.refill(now)
-        if requests.value < 1 or tokens.value <= 0:
-            short, what = (requests, "requests") if requests.value < 1 else (tokens, "tokens")
-            wait = short.seconds_until(1)
-            raise RateLimited(
-                f"Rate limit reached for {what}: {short.size:.0f} per minute. Try again in {_duration(wait).decode()}.",
-                headers={
-                    "retry-after": str(int(wait) + 1),
-                    "retry-after-ms": str(int(wait * 1000) + 1),
-                    **{name.decode(): value.decode() for name, value in self._headers(requests, tokens)},
-                },
-            )
-        requests.value -= 1
-        return self._headers(requests, tokens)
+        left = self._refilled(key_id)
+        if left.requests < 1 or left.tokens <= 0:
+            raise self._exceeded(left)
+        left.requests -= 1
+        return self._headers(left)
 
     def charge(self, key_id: str, tokens: int) -> None:
         """Take tokens that were used."""
-        buckets = self._buckets.get(key_id)
-        if buckets is not None:
-            buckets[1].value -= tokens
+        allowance = self._allowances.get(key_id)
+        if allowance is not None:
+            allowance.tokens -= tokens
 
-    def _of(self, key_id: str) -> tuple[_Bucket, _Bucket]:
-        buckets = self._buckets.get(key_id)
-        if buckets is None:
-            if len(self._buckets) >= _MOST_KEYS:
-                del self._buckets[next(iter(self._buckets))]  # the one made first
-            buckets = self._buckets[key_id] = (_Bucket(self._per_minute[0]), _Bucket(self._per_minute[1]))
-        return buckets
+    def _refilled(self, key_id: str) -> _Allowance:
+        now = time.monotonic()
+        left = self._allowances.get(key_id)
+        if left is None:
+            if len(self._allowances) >= _MOST_KEYS:
+                del self._allowances[next(iter(self._allowances))]  # the one made first
+            left = self._allowances[key_id] = _Allowance(self._most_requests, self._most_tokens, now)
+            return left
+        seconds = now - left.at
+        left.at = now
+        left.requests = min(self._most_requests, left.requests + seconds * self._requests_rate)
+        left.tokens = min(self._most_tokens, left.tokens + seconds * self._tokens_rate)
+        return left
 
-    @staticmethod
-    def _headers(requests: _Bucket, tokens: _Bucket) -> list[tuple[bytes, bytes]]:
+    def _exceeded(self, left: _Allowance) -> RateLimited:
+        if left.requests < 1:
+            what, most, wait = "requests", self._most_requests, (1 - left.requests) / self._requests_rate
+        else:
+            what, most, wait = "tokens", self._most_tokens, (1 - left.tokens) / self._tokens_rate
+        return RateLimited(
+            f"Rate limit reached for {what}: {most:.0f} per minute. Try again in {_duration(wait).decode()}.",
+            headers={
+                "retry-after": str(int(wait) + 1),
+                "retry-after-ms": str(int(wait * 1000) + 1),
+                **{name.decode(): value.decode() for name, value in self._headers(left)},
+            },
+        )
+
+    def _headers(self, left: _Allowance) -> list[tuple[bytes, bytes]]:
+        requests, tokens = left.requests, left.tokens
         return [
-            (b"x-ratelimit-limit-requests", requests.text),
-            (b"x-ratelimit-limit-tokens", tokens.text),
-            (b"x-ratelimit-remaining-requests", b"%d" % max(0, requests.value)),
-            (b"x-ratelimit-remaining-tokens", b"%d" % max(0, tokens.value)),
-            (b"x-ratelimit-reset-requests", _duration((requests.size - requests.value) / requests.rate)),
-            (b"x-ratelimit-reset-tokens", _duration((tokens.size - tokens.value) / tokens.rate)),
+            *self._constant,
+            (b"x-ratelimit-remaining-requests", b"%d" % requests),
+            (b"x-ratelimit-remaining-tokens", b"%d" % (tokens if tokens > 0 else 0)),
+            (b"x-ratelimit-reset-requests", _duration((self._most_requests - requests) / self._requests_rate)),
+            (b"x-ratelimit-reset-tokens", _duration((self._most_tokens - tokens) / self._tokens_rate)),
         ]
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import json.decoder
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -22,8 +21,7 @@ _DEEPEST = 100
 _USAGE_ON = b'"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRequest:
+class ModelRequest(NamedTuple):
     """A checked request. `body`: the bytes for the engine; the two flags: what the caller asked to see of usage."""
 
     model: str

@@ -19,6 +19,7 @@ Message = MutableMapping[str, Any]
 Application = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
+_PROBES = ("/health/live", "/health/ready")
 Build = Callable[[Context], Application]
 
 
@@ -109,6 +110,10 @@ def _event_application(context: Context, consume: Callable[[Context, Any], None]
     from llmariner.platform.events.wire import MalformedEvent, from_http
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "GET" and scope["path"] in _PROBES:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"OK"})
+            return
         parts = []
         message: Message = {"more_body": True}
         while message.get("more_body"):

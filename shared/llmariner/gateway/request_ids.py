@@ -1,0 +1,16 @@
+"""Request ids: unique among processes by random bits drawn once, within one by counting."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+__all__ = ["new_request_id"]
+
+_process = f"req_{os.urandom(10).hex()}"
+_counter = itertools.count(1)
+
+
+def new_request_id() -> str:
+    """`req_<80 random bits of this process><number>`, in hexadecimal digits."""
+    return f"{_process}{next(_counter):08x}"
