@@ -166,6 +166,6 @@ def test_ctrl_c_closes_the_request_and_exits_with_130(platform: Platform, progra
         assert process.stderr is not None
         assert process.stdout.read(6) == b"token "
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == 130
-        assert b"Traceback" not in process.stderr.read()
-    assert platform.hung_up.wait(timeout=10)
+        code, complaint = process.wait(timeout=30), process.stderr.read().decode()
+    assert (code, complaint.strip()) == (130, "")
+    assert platform.hung_up.wait(timeout=30)
