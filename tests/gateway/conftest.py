@@ -36,8 +36,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterat
 @pytest.fixture(scope="session")
 def narrow(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[Platform]:
     """A platform with a small waiting room, small limits and a short wait."""
-    bounds = {"ROOM_PER_MODEL": "6", "ROOM_PER_TENANT": "3", "REQUESTS_PER_MINUTE": "6", "WAIT_SECONDS": "1"}
-    with running(tmp_path_factory.mktemp("narrow"), database, **bounds) as found:
+    bounds = {"ROOM_PER_MODEL": "6", "ROOM_PER_TENANT": "3", "REQUESTS_PER_MINUTE": "6", "TOKENS_PER_MINUTE": "1000"}
+    with running(tmp_path_factory.mktemp("narrow"), database, WAIT_SECONDS="1", **bounds) as found:
         yield found
 
 

@@ -33,7 +33,7 @@ from llmariner.usage.tables import ledger_requests
 
 from .caller import Caller
 
-__all__ = ["EngineProcess", "Platform", "eventually", "free_port", "resident", "running", "soon"]
+__all__ = ["EngineProcess", "Platform", "eventually", "free_port", "listens", "resident", "running", "soon"]
 
 _PROGRAM = Path(__file__).with_name("platform_program.py")
 _SCRIPTED = Path(__file__).parents[1] / "engines" / "scripted.py"
@@ -79,6 +79,7 @@ class EngineProcess:
     def __init__(self, pid: int, port: int) -> None:
         self.pid = pid
         self.port = port
+        self._process: subprocess.Popen[bytes] | None = None
 
     def metric(self, name: str) -> int:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
@@ -100,21 +101,24 @@ class EngineProcess:
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait(10)
 
     @classmethod
-    def start(cls, *arguments: str) -> subprocess.Popen[bytes]:
-        """A scripted engine that no platform owns; the caller ends it. Its port is its third argument."""
-        command = [sys.executable, str(_SCRIPTED), "--port", str(free_port()), *arguments]
-        process = subprocess.Popen(command)
-        port = int(command[3])
-        eventually(lambda: _listens(port), what="the engine's start")
-        return process
+    def start(cls, *arguments: str) -> EngineProcess:
+        """A scripted engine that no platform owns; whoever starts it kills it."""
+        port = free_port()
+        process = subprocess.Popen([sys.executable, str(_SCRIPTED), "--port", str(port), *arguments])
+        eventually(lambda: listens(port), what="the engine's start")
+        engine = cls(process.pid, port)
+        engine._process = process
+        return engine
 
 
 class Platform:
     """The process, its folder, and its own database seen from outside by the same nouns."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], database: Path, server: str = "own") -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], database: Path, server: str = "uvicorn") -> None:
         self.folder = folder
         self.port = free_port()
         self.server = server
@@ -146,7 +150,7 @@ class Platform:
     def _started(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, (self.folder / "platform.log").read_text()
-        return _listens(self.port)
+        return listens(self.port)
 
     def stop(self) -> None:
         """End the platform, then whatever engines are left."""
@@ -257,7 +261,7 @@ class Platform:
 
 
 @contextmanager
-def running(folder: Path, database: Path, *, server: str = "own", **environment: str) -> Iterator[Platform]:
+def running(folder: Path, database: Path, *, server: str = "uvicorn", **environment: str) -> Iterator[Platform]:
     """A platform for as long as the block lasts; `environment` as `NAME="value"` without the prefix."""
     named = {f"LLMARINER_{name}": value for name, value in environment.items()}
     platform = Platform(folder, named, database, server)
@@ -268,7 +272,7 @@ def running(folder: Path, database: Path, *, server: str = "own", **environment:
         platform.stop()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

@@ -1,0 +1,125 @@
+"""A function on the token path alone, its control function elsewhere: what goes on when nobody can be asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from llmariner.local.home import checkout
+
+from .caller import Answer, Caller
+from .running import EngineProcess, Platform, eventually, free_port, listens
+
+PATH = "/v1/chat/completions"
+
+
+@contextmanager
+def booted(function: str, port: int, environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A function as its image runs it."""
+    command = [sys.executable, "-m", "llmariner.boot", str(checkout() / "functions" / function)]
+    served = {**os.environ, **environment, "PORT": str(port), "HOST": "127.0.0.1"}
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, env=served, stdout=output, stderr=output)
+    try:
+        eventually(lambda: process.poll() is not None or listens(port), seconds=60, what="the function's start")
+        assert process.poll() is None, log.read_text()
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+class Functions:
+    """The two functions' settings, and the database seen from outside."""
+
+    def __init__(self, folder: Path, database: Path, engine_port: int) -> None:
+        self.home = Platform(folder, {}, database)
+        self.home.model("static")
+        self.log = folder / "functions.log"
+        self.control_port, self.port = free_port(), free_port()
+        serving = {"static": f"http://127.0.0.1:{engine_port}"}
+        self.control = {
+            **self.home.environment,
+            "LLMARINER_SERVING": "static",
+            "LLMARINER_SERVING_STATIC": json.dumps(serving),
+        }
+        secrets = ("LLMARINER_PEPPER", "LLMARINER_SERVICE_SECRET")
+        self.gateway = {name: self.home.environment[name] for name in secrets}
+        self.gateway["LLMARINER_CONTROL_URL"] = f"http://127.0.0.1:{self.control_port}"
+        self.key_id, caller = self.home.key("known")
+        self.known = Caller(self.port, caller.secret)
+        self.unknown = Caller(self.port, self.home.key("unknown")[1].secret)
+
+
+@pytest.fixture
+def functions(tmp_path: Path, database: Path) -> Iterator[Functions]:
+    engine = EngineProcess.start("--model", "static", "--tokens", "3")
+    try:
+        found = Functions(tmp_path, database, engine.port)
+        with booted("chat_completions", found.port, found.gateway, found.log):
+            yield found
+        found.home.context.database.close()
+    finally:
+        engine.kill()
+
+
+def test_without_its_control_function_known_keys_go_on_and_nothing_is_lost(functions: Functions) -> None:
+    known, unknown = functions.known, functions.unknown
+    with booted("internal_gateway", functions.control_port, functions.control, functions.log):
+        assert asyncio.run(known.chat("static")).status == 200
+
+    async def alone() -> tuple[Answer, Answer, Answer]:
+        stranger = Caller(functions.port, "sk-never-made")
+        return await known.chat("static"), await unknown.chat("static"), await stranger.chat("static")
+
+    served, unsure, stranger = asyncio.run(alone())
+    assert served.status == 200
+    for answer in (unsure, stranger):
+        assert (answer.status, answer.error()["code"]) == (503, "service_unavailable")
+        assert int(answer.headers["retry-after"]) >= 1
+    time.sleep(1)
+    assert functions.home.context.ledger.request(served.headers["x-request-id"]) is None
+    with booted("internal_gateway", functions.control_port, functions.control, functions.log):
+        row = functions.home.row(served.headers["x-request-id"])
+        assert (row["outcome"], row["completion_tokens"]) == ("succeeded", 3)
+        assert asyncio.run(unknown.chat("static")).status == 200
+        revoked_within(functions.home, functions.key_id, known)
+
+
+def revoked_within(home: Platform, key_id: str, caller: Caller) -> None:
+    home.context.keys.revoke(home.owner, key_id)
+    took = eventually(lambda: asyncio.run(caller.chat("static")).status == 401, what="the refusal of a revoked key")
+    print(f"\nrefused {took:.1f} s after the revocation")
+    assert took < 5
+
+
+def test_a_revoked_key_is_refused_within_five_seconds(platform: Platform) -> None:
+    platform.model("static")
+    key_id, caller = platform.key("short-lived")
+    assert asyncio.run(caller.chat("static")).status == 200
+    revoked_within(platform, key_id, caller)
+
+
+def test_a_rotated_secret_is_refused_within_five_seconds_and_the_new_one_taken_at_once(platform: Platform) -> None:
+    key_id, caller = platform.key("rotated")
+    model = platform.model("for-rotation")
+    assert asyncio.run(caller.chat(model)).status == 200
+    _, secret = platform.context.keys.rotate(platform.owner, key_id, overlap=0)
+    assert asyncio.run(Caller(platform.port, secret).chat(model)).status == 200
+    assert eventually(lambda: asyncio.run(caller.chat(model)).status == 401, what="the refusal") < 5
+
+
+def test_the_control_function_takes_no_unsigned_calls(functions: Functions) -> None:
+    with booted("internal_gateway", functions.control_port, functions.control, functions.log):
+        stranger = Caller(functions.control_port, functions.unknown.secret)
+        answer = asyncio.run(stranger.call("/internal/gateway/key", {"digest": "x"}))
+    assert (answer.status, answer.error()["code"]) == (401, "invalid_api_key")
