@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 def declared_paths(folder: Path) -> list[str]:
     """The paths of a function's func.yaml; none for one that only other functions call."""
     annotations = yaml.safe_load((folder / "func.yaml").read_text())["deploy"]["annotations"]
+    if annotations.get("llmariner.ai/visibility", "public") != "public":
+        return []
     routes = [line.split() for line in annotations["llmariner.ai/routes"].splitlines() if line.strip()]
     return list(dict.fromkeys(path for _, path in routes))
 
@@ -59,7 +62,9 @@ class Router:
         path = scope["path"]
         application = self._literal.get(path) or self._matching(path)
         if application is None:
-            await send_error(send, UnknownUrl(scope["method"], path), [])
+            request_id = b"req_" + os.urandom(12).hex().encode()
+            headers = [(b"x-request-id", request_id), (b"openai-version", b"2020-10-01")]
+            await send_error(send, UnknownUrl(scope["method"], path), headers)
         else:
             await application(scope, receive, send)
 
