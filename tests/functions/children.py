@@ -1,0 +1,85 @@
+"""Functions as child processes, the two ways they are deployed; nothing of this process's environment but the path."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["CHECKOUT", "boot", "engine", "framework", "process"]
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+_SECONDS = 60
+
+
+def framework(folder: Path) -> list[str]:
+    """The command of a function under functions-framework."""
+    program = str(Path(sys.executable).with_name("functions-framework"))
+    return [program, "--target", "handle", "--source", str(folder / "main.py")]
+
+
+def boot(folder: Path) -> list[str]:
+    """The command of a function in its image."""
+    return [sys.executable, "-m", "llmariner.boot", str(folder)]
+
+
+@contextmanager
+def process(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[int]:
+    """A server for as long as the block lasts; yields its port. It is told of it by `PORT`, as Knative does."""
+    port = _free_port()
+    with _listening([part.replace("$PORT", str(port)) for part in command], port, environment, log):
+        yield port
+
+
+def engine() -> list[str]:
+    """The command of a scripted engine that serves every name."""
+    return [sys.executable, str(CHECKOUT / "tests/engines/scripted.py"), "--port", "$PORT"]
+
+
+@contextmanager
+def _listening(command: list[str], port: int, environment: Mapping[str, str], log: Path) -> Iterator[None]:
+    said = {"PATH": os.environ["PATH"], "PORT": str(port), "HOST": "127.0.0.1", **environment}
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            command, env=said, cwd=CHECKOUT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        _wait(child, port, log)
+        yield
+    finally:
+        child.terminate()
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # workers that it left; the group is the child's own
+
+
+def _wait(child: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if child.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"{child.args!r} does not listen: {log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.02)
+
+
+def _free_port() -> int:
+    """Below the ports that outgoing connections take: the child may need seconds until it listens."""
+    while True:
+        port = random.randrange(12_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -1,0 +1,109 @@
+"""One installation for a session: database, secrets, keys, models and an engine, as environment variables say it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import update
+
+from llmariner.boot import load
+from llmariner.context import Context
+from llmariner.gateway.service_token import ServiceTokens
+from llmariner.models.model import NewModel, SourceRepository, Task
+from llmariner.platform.database.migrate import upgrade
+from llmariner.tenancy.bootstrap import first_owner, make_admin_key
+from llmariner.tenancy.keys import NewKey, Owner
+from llmariner.tenancy.tables import api_keys, organizations, projects, users
+
+from .children import CHECKOUT
+
+__all__ = ["SERVICE_SECRET", "Installation", "Keyring"]
+
+_PEPPER = "0123456789abcdef" * 4
+SERVICE_SECRET = "fedcba9876543210" * 4
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """Secrets of keys: one with all scopes, one without any, one of another project, three that are no good."""
+
+    admin: str
+    scopeless: str
+    stranger: str
+    expired: str
+    revoked: str
+    superseded: str
+
+
+class Installation:
+    """What functions find in their environment, and applications over it in this process."""
+
+    def __init__(self, folder: Path, engine: str) -> None:
+        self.environment = {
+            "LLMARINER_DATABASE_URL": f"sqlite:///{folder / 'platform.db'}",
+            "LLMARINER_PEPPER": _PEPPER,
+            "LLMARINER_SERVICE_SECRET": SERVICE_SECRET,
+            "LLMARINER_SERVING": "static",
+            "LLMARINER_SERVING_STATIC": f'{{"tiny": "{engine}", "vectors": "{engine}"}}',
+        }
+        self.context = Context(self.environment)
+        upgrade(self.context.database)
+        self.owner = first_owner(self.context.database)
+        self.keys = self._make_keys()
+        for name, task in (("tiny", Task.GENERATE), ("vectors", Task.EMBED)):
+            self.register(name, task=task)
+        self.register("theirs", project_id="proj_2")
+        self._applications: dict[str, Any] = {}
+
+    def token_path(self, control: str) -> dict[str, str]:
+        """The environment of a function on the token path: no database, no engines."""
+        said = {name: self.environment[name] for name in ("LLMARINER_PEPPER", "LLMARINER_SERVICE_SECRET")}
+        return {**said, "LLMARINER_CONTROL_URL": control}
+
+    def application(self, name: str) -> Any:
+        """A function on its own, in this process."""
+        if name not in self._applications:
+            application = self._applications[name] = load(CHECKOUT / "functions" / name)
+            application.use(self.context)
+        return self._applications[name]
+
+    def register(self, name: str, *, task: Task = Task.GENERATE, project_id: str | None = None) -> None:
+        """A model whose weights are here."""
+        location = f"/weights/{name}"
+        self.context.registry.create(NewModel(name, SourceRepository.LOCAL, location, project_id=project_id))
+        self.context.registry.loaded(name, folder=location, size_bytes=1, task=task)
+
+    @cached_property
+    def service_token(self) -> str:
+        """A token of a function on the token path, for the control function."""
+        return ServiceTokens(SERVICE_SECRET, issuer="function", audience="internal_gateway").token()
+
+    @cached_property
+    def stranger(self) -> Owner:
+        """Somebody of another organisation."""
+        with self.context.database.write() as session:
+            session.add(users, id="user_2", email="eve@example.org", created_at=1)
+            session.add(organizations, id="org_2", title="Others", is_default=False, created_at=1)
+            row = {"id": "proj_2", "organization_id": "org_2", "title": "Theirs"}
+            session.add(projects, **row, is_default=False, created_at=1)
+        return Owner("user_2", "proj_2", "org_2")
+
+    def _make_keys(self) -> Keyring:
+        keys = self.context.keys
+        _, admin = make_admin_key(keys, self.owner, "admin")
+        _, scopeless = keys.create(self.owner, NewKey("scopeless", frozenset()))
+        _, stranger = make_admin_key(keys, self.stranger, "theirs")
+        expired_key, expired = make_admin_key(keys, self.owner, "expired")
+        rotated, superseded = make_admin_key(keys, self.owner, "rotated")
+        keys.rotate(self.owner, rotated.id, overlap=60)
+        revoked_key, revoked = make_admin_key(keys, self.owner, "revoked")
+        keys.revoke(self.owner, revoked_key.id)
+        past = int(time.time()) - 60
+        with self.context.database.write() as session:  # as if that time were over
+            session.run(update(api_keys).where(api_keys.c.id == expired_key.id).values(expires_at=past))
+            session.run(update(api_keys).where(api_keys.c.id == rotated.id).values(previous_expires_at=past))
+        return Keyring(admin, scopeless, stranger, expired, revoked, superseded)

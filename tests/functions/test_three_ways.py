@@ -1,0 +1,93 @@
+"""Each function answers the same under functions-framework, under its image's server, and in the local home."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .asking import Answer, InProcess, Question, over_http
+from .children import CHECKOUT, boot, framework, process
+from .declared import FUNCTIONS, TOKEN_PATH
+from .installation import Installation
+
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "say it"}], "max_tokens": 3}
+REAL = {
+    "api_keys": Question("GET", "/v1/api_keys"),
+    "api_usages": Question("GET", "/v1/api_usages", query="start_time=0&end_time=10"),
+    "chat_completions": Question("POST", "/v1/chat/completions", CHAT),
+    "completions": Question("POST", "/v1/completions", {"model": "tiny", "prompt": "say it", "max_tokens": 3}),
+    "detokenize": Question("POST", "/v1/detokenize", {"model": "tiny", "tokens": []}),
+    "embeddings": Question("POST", "/v1/embeddings", {"model": "vectors", "input": "a text"}),
+    "events": Question("GET", "/v1/events"),
+    "health": Question("GET", "/health"),
+    "inference_status": Question("GET", "/v1/inference/status"),
+    "internal_gateway": Question("POST", "/internal/gateway/changes", {"cursor": ""}),
+    "models": Question("GET", "/v1/models"),
+    "tokenize": Question("POST", "/v1/tokenize", {"model": "tiny", "prompt": "say it"}),
+}
+VOLATILE = {"id", "created", "last_used_at"}
+OF_THE_SERVER = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
+
+
+def stable(value: Any) -> Any:
+    """Without what differs between two answers to the same question."""
+    if isinstance(value, dict):
+        return {name: stable(item) for name, item in value.items() if name not in VOLATILE}
+    return [stable(item) for item in value] if isinstance(value, list) else value
+
+
+def seen(question: Question, answer: Answer) -> Any:
+    """What a caller must find the same wherever a function runs."""
+    # Probes and unknown paths are answered by whoever comes first: the function, or the router before it.
+    shared = question.path.startswith("/health/") or answer.status == 404
+    names = [] if shared else sorted(set(answer.headers) - OF_THE_SERVER)
+    return answer.status, answer.headers.get("content-type"), names, stable(answer.json)
+
+
+def questions(name: str, installation: Installation) -> list[tuple[int, Question]]:
+    """Of each function: is it alive, a real request, the same without a key and to an unknown path."""
+    real = REAL[name]
+    secret = installation.service_token if name == "internal_gateway" else installation.keys.admin
+    headers = {"authorization": f"Bearer {secret}"}
+    asked = [
+        (200, Question("GET", "/health/live")),
+        (200, Question(real.method, real.path, real.body, headers, real.query)),
+        (404, Question("GET", real.path + "/no/such/thing", None, headers)),
+    ]
+    if name != "models":  # there a path below is a model's id
+        asked.append((405, Question("PUT", real.path, real.body, headers)))
+    if name != "health":
+        asked.append((401, Question(real.method, real.path, real.body, {}, real.query)))
+    return asked
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_answers_the_same_wherever_it_runs(
+    name: str, installation: Installation, in_process: InProcess, router: Any, control: int, tmp_path: Path
+) -> None:
+    folder, environment = CHECKOUT / "functions" / name, installation.environment
+    if name in TOKEN_PATH:
+        environment = installation.token_path(f"http://127.0.0.1:{control}")
+    with ExitStack() as children:
+        ports = {
+            way: children.enter_context(process(command(folder), environment, tmp_path / way))
+            for way, command in (("framework", framework), ("boot", boot))
+        }
+        for status, question in questions(name, installation):
+            answers = {way: over_http(port, question) for way, port in ports.items()}
+            if name != "internal_gateway" or question.path == "/health/live":
+                answers["router"] = in_process.ask(router, question)
+            assert [answer.status for answer in answers.values()] == [status] * len(answers), (question, answers)
+            first, *others = [seen(question, answer) for answer in answers.values()]
+            assert others == [first] * len(others), question
+
+
+def test_the_local_home_does_not_serve_what_only_functions_call(
+    installation: Installation, in_process: InProcess, router: Any
+) -> None:
+    headers = {"authorization": f"Bearer {installation.service_token}"}
+    answer = in_process.ask(router, Question("POST", "/internal/gateway/changes", {"cursor": ""}, headers))
+    assert (answer.status, answer.error["code"]) == (404, "unknown_url")
