@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 from fastapi import Query, Request
 
 from llmariner.context import Context
-from llmariner.errors import InvalidRequest
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
@@ -32,11 +31,7 @@ def list_events(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> dict[str, Any]:
     """Deliveries, newest first; `after` is the `cursor` of the last one seen."""
-    if after is not None and not after.isdigit():
-        raise InvalidRequest("'after' must be the 'cursor' of an earlier answer.", param="after")
-    found = context_of(request).deliveries.page(
-        key.owner.project_id, state, after=int(after) if after else None, limit=limit + 1
-    )
+    found = context_of(request).deliveries.page(key.owner.project_id, state, after=after or None, limit=limit + 1)
     page = found[:limit]
     return {"object": "list", "data": [_rendered(delivery) for delivery in page], "has_more": len(found) > limit}
 
@@ -55,7 +50,7 @@ def _rendered(delivery: Delivery) -> dict[str, Any]:
     return {
         "id": event.id,
         "object": "event",
-        "cursor": str(delivery.sequence),
+        "cursor": delivery.cursor,
         "type": event.type,
         "subject": event.subject,
         "time": event.time,

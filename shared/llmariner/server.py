@@ -16,6 +16,7 @@ import contextlib
 import http
 import json
 import logging
+import os
 import signal
 import time
 from collections import deque
@@ -214,7 +215,8 @@ class _Connection(asyncio.Protocol):
         """Answer what is no request, and hang up."""
         error = {"message": sentence, "type": "invalid_request_error", "param": None, "code": "bad_request"}
         body = json.dumps({"error": error}).encode()
-        head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+        head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n" % len(body)
+        head += b"x-request-id: req_%b\r\n\r\n" % os.urandom(12).hex().encode()
         if self.current is None and not self.transport.is_closing():
             self.transport.write(_STATUS_LINES[status] + head + body)
         self.transport.close()

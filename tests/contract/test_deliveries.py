@@ -213,25 +213,21 @@ def test_pages_follow_one_another_where_a_type_has_one_consumer(database: Databa
     emit(database, *"uvwxyz", type_=GONE)
     book.fan_out()
     met: list[str] = []
-    after: int | None = None
+    after: str | None = None
     while part := book.page("proj_1", None, after=after, limit=4):
         met += [delivery.event.subject for delivery in part]
-        after = part[-1].sequence
+        after = part[-1].cursor
     assert met == list("zyxwvu")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the cursor is the event's number: a page that ends between two deliveries of one event loses the second",
-)
 def test_pages_follow_one_another_where_a_type_has_two_consumers(database: Database, book: Deliveries) -> None:
     emit(database, "x", "y")
     book.fan_out()
     met: list[tuple[str, str]] = []
-    after: int | None = None
+    after: str | None = None
     while part := book.page("proj_1", None, after=after, limit=1):
         met += [(delivery.event.subject, delivery.consumer) for delivery in part]
-        after = part[-1].sequence
+        after = part[-1].cursor
     assert met == [("y", "a"), ("y", "b"), ("x", "a"), ("x", "b")]
 
 

@@ -9,8 +9,19 @@ from typing import Any
 import orjson
 
 from llmariner.errors import EngineFailed, InvalidRequest, ModelNotFound, PlatformError, Unavailable
+from llmariner.gateway.request_ids import new_request_id
 
-__all__ = ["Message", "Receive", "Scope", "Send", "engine_error", "send_error", "send_head", "send_json"]
+__all__ = [
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "answer_headers",
+    "engine_error",
+    "send_error",
+    "send_head",
+    "send_json",
+]
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -18,6 +29,15 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
 _STREAM = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+def answer_headers() -> RawHeaders:
+    """The headers of an answer that no further work went into."""
+    return [
+        (b"x-request-id", new_request_id().encode()),
+        (b"openai-version", b"2020-10-01"),
+        (b"openai-processing-ms", b"0"),
+    ]
 
 
 async def send_head(send: Send, status: int, content_type: bytes, headers: RawHeaders, length: int | None) -> None:

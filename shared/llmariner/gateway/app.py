@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmariner.errors import MethodNotAllowed, UnknownUrl
-from llmariner.gateway.answers import Receive, Scope, Send, send_error, send_head, send_json
+from llmariner.gateway.answers import Receive, Scope, Send, answer_headers, send_error, send_head, send_json
 from llmariner.gateway.exchange import Exchange
 from llmariner.gateway.fields import Route
 from llmariner.gateway.gateway import Gateway
@@ -27,7 +27,7 @@ class RouteApp:
             if method == "POST":
                 await Exchange(self._gateway, self._route, scope, receive, send).run()
             else:
-                await send_error(send, MethodNotAllowed(method, path, "POST"), [])
+                await send_error(send, MethodNotAllowed(method, path, "POST"), answer_headers())
         elif path in ("/health/live", "/health/ready"):
             await send_json(send, 200, b'{"status":"ok"}', [])
         elif path == "/metrics" and method == "GET":
@@ -35,4 +35,4 @@ class RouteApp:
             await send_head(send, 200, b"text/plain; version=0.0.4; charset=utf-8", [], len(text))
             await send({"type": "http.response.body", "body": text})
         else:
-            await send_error(send, UnknownUrl(method, path), [])
+            await send_error(send, UnknownUrl(method, path), answer_headers())

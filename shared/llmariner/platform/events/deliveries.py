@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, exists, or_, select, update
 
-from llmariner.errors import Conflict, NotFound
+from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.platform.database import Database
 from llmariner.platform.events.outbox import event_of
 from llmariner.platform.events.tables import deliveries, events
@@ -45,6 +45,11 @@ class Delivery:
     attempts: int
     last_error: str | None
     event: Event
+
+    @property
+    def cursor(self) -> str:
+        """Its place in the order of `Deliveries.page`."""
+        return f"{self.sequence}:{self.consumer}"
 
 
 class Deliveries:
@@ -96,14 +101,18 @@ class Deliveries:
         else:
             self._set(delivery, attempts=attempts, due_at=time.time() + backoff(attempts), last_error=reason)
 
-    def page(self, project_id: str, state: str | None, *, after: int | None, limit: int) -> list[Delivery]:
-        """Deliveries of the project's and the installation's events, newest first, older than the sequence `after`."""
+    def page(self, project_id: str, state: str | None, *, after: str | None, limit: int) -> list[Delivery]:
+        """Deliveries of the project's and the installation's events, newest first; `after`: the cursor of one of them."""
         query = _JOINED.where(_visible(project_id)).order_by(deliveries.c.sequence.desc(), deliveries.c.consumer)
         query = query.limit(limit)
         if state is not None:
             query = query.where(deliveries.c.state == state)
         if after is not None:
-            query = query.where(deliveries.c.sequence < after)
+            sequence, _, consumer = after.partition(":")
+            if not sequence.isdigit():
+                raise InvalidRequest("'after' must be the 'cursor' of an earlier answer.", param="after")
+            here, later = deliveries.c.sequence == int(sequence), deliveries.c.consumer > consumer
+            query = query.where(or_(deliveries.c.sequence < int(sequence), and_(here, later)))
         with self._database.read() as session:
             return [_delivery(row) for row in session.rows(query)]
 
