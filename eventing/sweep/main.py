@@ -1,4 +1,4 @@
-"""What must happen without anybody asking: closes ledger entries whose process is gone."""
+"""What must happen without anybody asking: closes ledger entries whose process is gone, forgets old events."""
 
 from llmariner.context import Context
 from llmariner.http.function import consumer
@@ -6,11 +6,14 @@ from llmariner.platform.events.wire import Event
 
 # A request under way gives a sign of life every 15 s.
 _UNSEEN_SECONDS = 60.0
+# Long enough for a consumer that was down over a weekend, and for people who ask what happened.
+_KEPT_SECONDS = 7 * 86400.0
 
 
 def consume(context: Context, _event: Event) -> None:
     """Idempotent by nature."""
     context.ledger.interrupt(unseen_for=_UNSEEN_SECONDS)
+    context.deliveries.prune(older_than=_KEPT_SECONDS)
 
 
 handle = consumer(consume)

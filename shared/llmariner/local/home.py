@@ -19,7 +19,7 @@ from llmariner.local.engine.packages import PACKAGED, PackagedModel
 from llmariner.local.router import Router
 from llmariner.local.weights import LocalWeights
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
-from llmariner.platform.database.migrate import upgrade
+from llmariner.platform.database.schema import is_current
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries
 from llmariner.platform.serving import EngineModel
@@ -99,7 +99,10 @@ class Home:
 
     def prepare(self) -> str | None:
         """Schema, first administrator, packaged models. Returns the admin's key when it was just made."""
-        upgrade(self.context.database)
+        if not is_current(self.context.database):
+            from llmariner.platform.database.migrate import upgrade
+
+            upgrade(self.context.database)
         owner = first_owner(self.context.database)
         # Only this process writes to the ledger: what is open at its start was interrupted by its end.
         self.context.ledger.interrupt(unseen_for=0)

@@ -7,18 +7,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, exists, or_, select, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.platform.database import Database
 from llmariner.platform.events.outbox import event_of
-from llmariner.platform.events.tables import deliveries, events
+from llmariner.platform.events.tables import consumed_events, deliveries, events
 from llmariner.platform.events.wire import Event
 
 __all__ = ["ATTEMPTS", "Deliveries", "Delivery", "Subscription", "backoff"]
 
 ATTEMPTS = 8
 _FIRST_DELAY = 0.5
+_PRUNED_AT_ONCE = 1000
 _PENDING, _DELIVERED, _DEAD = "pending", "delivered", "dead"
 
 
@@ -127,6 +128,18 @@ class Deliveries:
         if not revived:
             raise Conflict(f"Event '{event_id}' has no dead delivery; there is nothing to replay.")
         return revived
+
+    def prune(self, *, older_than: float) -> int:
+        """Forget events older than that many seconds, but for those with a delivery that is pending or dead."""
+        before = time.time() - older_than
+        open_ = select(deliveries.c.sequence).where(deliveries.c.state.in_((_PENDING, _DEAD)))
+        old = and_(events.c.time < before, events.c.published.is_(True), events.c.sequence.not_in(open_))
+        gone = select(events.c.sequence).where(old).limit(_PRUNED_AT_ONCE)
+        with self._database.write() as session:
+            sequences = [row.sequence for row in session.rows(gone)]
+            session.run(delete(deliveries).where(deliveries.c.sequence.in_(sequences)))
+            session.run(delete(consumed_events).where(consumed_events.c.at < before))
+            return session.run(delete(events).where(events.c.sequence.in_(sequences)))
 
     def _set(self, delivery: Delivery, **values: Any) -> None:
         row = and_(deliveries.c.sequence == delivery.sequence, deliveries.c.consumer == delivery.consumer)

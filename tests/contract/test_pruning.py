@@ -1,0 +1,30 @@
+"""Old events are forgotten, but never one that somebody still has to get or to look at."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import func, select, update
+
+from llmariner.platform.database import Database
+from llmariner.platform.events import outbox
+from llmariner.platform.events.deliveries import Deliveries, Subscription
+from llmariner.platform.events.tables import events
+
+
+def test_old_events_are_forgotten_unless_pending_or_dead(database: Database) -> None:
+    book = Deliveries(database, [Subscription("taker", "t")])
+    with database.write() as session:
+        for subject in ("delivered", "dead", "pending", "fresh"):
+            outbox.add(session, "t", subject, {})
+    book.fan_out()
+    by_subject = {delivery.event.subject: delivery for delivery in book.due()}
+    book.succeeded(by_subject["delivered"])
+    book.failed(by_subject["dead"], "no", final=True)
+    book.succeeded(by_subject["fresh"])
+    with database.write() as session:
+        session.run(update(events).where(events.c.subject != "fresh").values(time=time.time() - 100))
+    assert book.prune(older_than=50) == 1
+    with database.read() as session:
+        assert session.value(select(func.count()).select_from(events)) == 3
+        assert {row.subject for row in session.rows(select(events.c.subject))} == {"dead", "pending", "fresh"}
