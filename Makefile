@@ -19,6 +19,7 @@ down: $(STAMP)  ## stop the platform and its engines
 	@$(BIN)/llma down
 
 test: $(STAMP) check  ## set up what is missing and run every test, real engine included
+	@$(BIN)/python -m llmariner.local.setup
 	@$(BIN)/python -m pytest -q tests
 
 test-fast: $(STAMP)  ## the tests that need no engine
@@ -35,6 +36,7 @@ manifests: $(STAMP)  ## write manifests/ from functions/ and eventing/
 	@$(BIN)/python -m llmariner.manifests
 
 e2e: $(STAMP)  ## the tests against a running platform and real clients
+	@$(BIN)/python -m llmariner.local.setup
 	@$(BIN)/python -m pytest -q $(ENGINE_TESTS)
 
 bench: $(STAMP)  ## measure against nginx, Envoy, LiteLLM and a bare server; prints RATIO lines

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmariner.local.engine.environment import EngineEnvironment
-from llmariner.local.home import Home, Layout, checkout
+from llmariner.local.engine.environment import EngineEnvironment, engine_lock
+from llmariner.local.home import Home, Layout
 from llmariner.local.progress import Step
 from llmariner.local.rehearsal import rehearse
 from llmariner.local.setup import set_up
@@ -41,7 +41,7 @@ def base_url(settings: HomeSettings) -> str:
 
 def engine_environment_of(settings: HomeSettings) -> EngineEnvironment:
     """The engine environment that this checkout's lock asks for."""
-    return EngineEnvironment(settings.cache, checkout() / "locks" / "engine.lock")
+    return EngineEnvironment(settings.cache, engine_lock())
 
 
 def running(settings: HomeSettings) -> int | None:

