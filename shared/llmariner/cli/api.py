@@ -79,8 +79,12 @@ class Api:
         return self._send("DELETE", path)
 
     def generate(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to a POST that may wait for a model to wake and to write."""
-        return self._send("POST", path, body=body, seconds=GENERATION_SECONDS)
+        """The answer to a POST that waits for a model to wake and to write.
+
+        The server's own patience is a minute, for programs that retry; a person had rather wait than ask again.
+        """
+        wait = {"prefer": f"wait={GENERATION_SECONDS:.0f}"}  # RFC 7240
+        return self._send("POST", path, body=body, headers=wait, seconds=GENERATION_SECONDS)
 
     def all_pages(self, path: str, *, most: int | None = None, **query: str | int | None) -> dict[str, Any]:
         """One list object with the records of every page, or of as many pages as hold the `most` first ones."""
@@ -119,6 +123,7 @@ class Api:
         *,
         query: Mapping[str, str | int | None] | None = None,
         body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
         seconds: float = ANSWER_SECONDS,
     ) -> dict[str, Any]:
         with self._failures_told():
@@ -127,6 +132,7 @@ class Api:
                 self._url(path),
                 params={name: value for name, value in (query or {}).items() if value is not None} or None,
                 json=None if body is None else dict(body),
+                headers=dict(headers or {}),
                 timeout=self._timeout(seconds),
             )
         if not response.is_success:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["available", "held"]
+__all__ = ["available", "held", "held_alone"]
 
 
 def available() -> int:
@@ -20,7 +20,7 @@ def available() -> int:
 
 def held(root: int) -> int:
     """Bytes that a process and its descendants hold (proportional: shared pages count once among their users)."""
-    return sum(_proportional(pid) for pid in [root, *_descendants(root)])
+    return sum(held_alone(pid) for pid in [root, *_descendants(root)])
 
 
 def _descendants(root: int) -> list[int]:
@@ -37,7 +37,8 @@ def _descendants(root: int) -> list[int]:
     return found
 
 
-def _proportional(pid: int) -> int:
+def held_alone(pid: int) -> int:
+    """Bytes that one process holds, in the same measure; 0 when it is gone."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

@@ -201,8 +201,10 @@ class ProcessServing:
         engine.message = ""
 
     def _taken(self, *, but: Engine) -> int:
+        """Bytes of the budget that are taken: by started engines, and by the parent that they are forked from."""
+        parent = memory.held_alone(self._launcher.pid) if self._launcher.pid else 0
         started = [e for e in self._engines.values() if e is not but and e.phase is not Phase.QUEUED]
-        return sum(max(memory_needed(e.model), e.memory_bytes) for e in started)
+        return parent + sum(max(memory_needed(e.model), e.memory_bytes) for e in started)
 
     async def _longest_idle(self, *, but: Engine) -> Engine | None:
         ready = [
