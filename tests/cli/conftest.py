@@ -205,5 +205,14 @@ def llma(bare_llma: Llma, platform: Platform, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def program() -> list[str]:
-    """The start of a command line for a process of its own."""
-    return [sys.executable, "-c", "import sys; from llmariner.cli.main import main; sys.exit(main())"]
+    """The start of a command line for a process of its own.
+
+    It heeds SIGINT even where these tests run in a shell's background, which ignores it and bequeaths that.
+    """
+    code = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from llmariner.cli.main import main
+sys.exit(main())
+"""
+    return [sys.executable, "-c", code]

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import subprocess
-import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +125,12 @@ def test_json_output_asks_for_one_document(llma: Llma, platform: Platform) -> No
     assert "stream" not in platform.requests[0].body
 
 
+def test_a_request_that_does_not_stream_waits_for_the_model_to_wake(llma: Llma, platform: Platform) -> None:
+    platform.answer(ROUTE, {"choices": []})
+    llma(*CHAT, "--nostream")
+    assert platform.requests[0].headers["prefer"] == "wait=3600"
+
+
 def test_off_a_terminal_text_stays_exact_but_encodable(llma: Llma, platform: Platform) -> None:
     platform.say(ROUTE, chunks=[chunk("\x1b[1mé\ud83d"), DONE])
     assert llma(*CHAT).out == "\x1b[1mé?\n"
@@ -150,17 +156,18 @@ def test_a_message_that_calls_tools_shows_the_calls(llma: Llma, platform: Platfo
 
 
 def test_ctrl_c_closes_the_request_and_exits_with_130(platform: Platform, program: list[str], home: Path) -> None:
-    written = threading.Event()
-
     def endless() -> Iterator[bytes]:
         while True:
             yield chunk("token ")
-            written.wait(0.01)
+            time.sleep(0.01)
 
     platform.say(ROUTE, chunks=endless())
     environment = {**os.environ, "LLMARINER_BASE_URL": platform.url}
     with subprocess.Popen(
-        [*program, *CHAT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        [*program, *CHAT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

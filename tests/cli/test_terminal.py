@@ -77,7 +77,8 @@ def terminal(platform: Platform, program: list[str], home: Path) -> Iterator[Ope
     opened: list[Terminal] = []
 
     def run(*arguments: str) -> Terminal:
-        opened.append(Terminal([*program, *arguments], {**os.environ, "LLMARINER_BASE_URL": platform.url}))
+        environment = {**os.environ, "LLMARINER_BASE_URL": platform.url}
+        opened.append(Terminal([*program, *arguments], environment))
         return opened[-1]
 
     yield run
