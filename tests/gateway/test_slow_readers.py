@@ -11,7 +11,7 @@ from .running import EngineProcess, Platform, resident
 MIB = 1 << 20
 # An engine repeats the model's name in every event: with this one an event is half a kilobyte.
 LONG = "long-" + "x" * 190
-TOKENS = 110_000
+TOKENS = 125_000
 
 
 def settled(engine: EngineProcess) -> int:

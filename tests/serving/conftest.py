@@ -1,0 +1,110 @@
+"""Each adapter of the serving port, with one model, ready to be driven."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from llmariner.boot import load
+from llmariner.context import Context
+from llmariner.gateway.remote_control import RemoteControl
+from llmariner.local.home import checkout
+from llmariner.platform.serving.remote import RemoteServing
+from llmariner.platform.serving.static import StaticServing
+from llmariner.settings import ControlSettings, Secret
+
+from .driving import Driven, processes
+from .imitation import imitation, model
+
+SECRET = "s" * 64
+SCRIPTED = Path(__file__).parents[1] / "engines" / "scripted.py"
+
+
+@dataclass
+class Adapter:
+    """An adapter, the model it serves, and whether that can sleep."""
+
+    driven: Driven
+    model: str
+    sleeps: bool
+
+
+def free_port() -> int:
+    """Below those that outgoing connections take: the engine listens on it only after a while."""
+    while True:
+        port = random.randrange(12_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+@contextmanager
+def static(_: Path) -> Iterator[Adapter]:
+    port = free_port()
+    process = subprocess.Popen([sys.executable, str(SCRIPTED), "--port", str(port)])
+    try:
+        with asyncio.Runner() as runner:
+            driven = Driven(runner, StaticServing(json.dumps({"small": f"http://127.0.0.1:{port}/"})))
+            driven.pass_time(1)
+            yield Adapter(driven, "small", sleeps=False)
+            driven.client.close()
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@contextmanager
+def child_processes(folder: Path) -> Iterator[Adapter]:
+    with processes(imitation(folder), model(folder, "small", "--ready-after", "0.3")) as (driven, _):
+        yield Adapter(driven, "small", sleeps=True)
+
+
+@contextmanager
+def remote(folder: Path) -> Iterator[Adapter]:
+    """The same engines, behind the control function over HTTP."""
+    with processes(imitation(folder), model(folder, "small", "--ready-after", "0.3")) as (inner, serving):
+        context = Context({"LLMARINER_PEPPER": "p" * 64, "LLMARINER_SERVICE_SECRET": SECRET})
+        context.serving = serving
+        application: Any = load(checkout() / "functions" / "internal_gateway")
+        application.use(context)
+        config = uvicorn.Config(application, port=0, http="httptools", ws="none", lifespan="off", log_level="warning")
+        server = uvicorn.Server(config)
+
+        async def start() -> asyncio.Task[None]:
+            task = asyncio.create_task(server.serve())
+            for _ in range(500):
+                if server.started:
+                    break
+                await asyncio.sleep(0.01)
+            return task
+
+        task = inner.do(start())
+        port = server.servers[0].sockets[0].getsockname()[1]
+        control = RemoteControl(ControlSettings(url=f"http://127.0.0.1:{port}"), Secret(SECRET), issuer="test")
+        driven = Driven(inner.runner, RemoteServing(control))
+        yield Adapter(driven, "small", sleeps=True)
+        driven.client.close()
+        control._client.close()
+        server.should_exit = True
+        inner.do(asyncio.wait_for(task, 20))
+
+
+@pytest.fixture(params=["static", "processes", "remote"])
+def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Adapter]:
+    """Every adapter that needs no real engine."""
+    makers = {"static": static, "processes": child_processes, "remote": remote}
+    with makers[request.param](tmp_path) as made:
+        yield made

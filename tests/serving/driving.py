@@ -1,0 +1,120 @@
+"""A serving adapter in an event loop of its own, driven by tests that are plain functions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from llmariner.client import Client
+from llmariner.errors import ModelNotFound
+from llmariner.platform.serving import EngineModel, Phase, Serving, Status
+from llmariner.platform.serving.processes import ProcessServing, ProcessSettings
+
+__all__ = ["Driven", "processes"]
+
+T = TypeVar("T")
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
+
+
+class Driven:
+    """An adapter and what it is asked. Its tasks run only while a method of this runs."""
+
+    def __init__(self, runner: asyncio.Runner, serving: Serving) -> None:
+        self.runner = runner
+        self.serving = serving
+        self.client = Client()
+        self.phases: list[tuple[str, Phase]] = []
+        serving.watch(self._saw)
+
+    def _saw(self, model: str, status: Status) -> None:
+        if self.phases[-1:] != [(model, status.phase)]:
+            self.phases.append((model, status.phase))
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    def wake(self, model: str) -> None:
+        self.do(self.serving.wake(model))
+
+    def sleep(self, model: str) -> None:
+        self.do(self.serving.sleep(model))
+
+    def status(self, model: str) -> Status:
+        return self.do(self.serving.status(model))
+
+    def pass_time(self, seconds: float) -> None:
+        self.do(asyncio.sleep(seconds))
+
+    def until(self, fact: Callable[[Status], object], model: str, *, seconds: float = 20) -> Status:
+        """How the model is when the fact is true of it."""
+
+        async def watching() -> Status:
+            deadline = time.monotonic() + seconds
+            while not fact(status := await self.serving.status(model)):
+                assert time.monotonic() < deadline, f"after {seconds} s: {status}"
+                await asyncio.sleep(0.02)
+            return status
+
+        return self.do(watching())
+
+    def ready(self, model: str, *, seconds: float = 20) -> Status:
+        """Wake it, wait until it is ready."""
+        self.wake(model)
+
+        def fact(status: Status) -> bool:
+            assert status.phase is not Phase.FAILED, status.message
+            return status.phase is Phase.READY
+
+        return self.until(fact, model, seconds=seconds)
+
+    def ask(self, endpoint: str | None, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What an engine answers."""
+        assert endpoint is not None
+        found: dict[str, Any] = json.loads(self.do(self._asked(endpoint, path, body)))
+        return found
+
+    def chat(self, model: str, endpoint: str | None, **fields: Any) -> str:
+        answer = self.ask(endpoint, "/v1/chat/completions", {"model": model, **CHAT, **fields})
+        return str(answer["choices"][0]["message"]["content"])
+
+    async def _asked(self, endpoint: str, path: str, body: dict[str, Any] | None) -> bytes:
+        method, raw = ("GET", b"") if body is None else ("POST", json.dumps(body).encode())
+        headers = [(b"content-type", b"application/json")]
+        response = await self.client.request(endpoint, method, path, headers=headers, body=raw)
+        data = await response.read()
+        assert response.status == 200, data
+        return data
+
+
+@contextmanager
+def processes(
+    settings: ProcessSettings, *models: EngineModel, wakes: list[float] | None = None
+) -> Iterator[tuple[Driven, ProcessServing]]:
+    """The one-machine adapter with these models, its engines ended with the block."""
+    known = {model.id: model for model in models}
+
+    async def find(model_id: str) -> EngineModel:
+        if model_id not in known:
+            raise ModelNotFound(model_id)
+        return known[model_id]
+
+    async def woke(_: str, seconds: float) -> None:
+        if wakes is not None:
+            wakes.append(seconds)
+
+    with asyncio.Runner() as runner:
+
+        async def make() -> ProcessServing:
+            return ProcessServing(settings, find, woke)
+
+        serving = runner.run(make())
+        driven = Driven(runner, serving)
+        try:
+            yield driven, serving
+        finally:
+            driven.client.close()
+            runner.run(serving.close())

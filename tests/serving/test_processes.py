@@ -1,0 +1,271 @@
+"""The one-machine adapter: its budget, its patience, and what becomes of engines that end otherwise than asked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmariner.platform.serving import Phase
+from llmariner.platform.serving.launcher_process import end_orphans
+
+from .driving import CHAT, Driven, processes
+from .imitation import MEMORY, imitation, model, processes_with
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    # A child of somebody who has not looked yet is gone too.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def soon(fact: Any, seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def stream_of(driven: Driven, endpoint: str | None) -> Coroutine[Any, Any, None]:
+    """A request that lasts until it is cancelled."""
+
+    async def streaming() -> None:
+        assert endpoint is not None
+        body = b'{"messages":[{"role":"user","content":"a"}],"stream":true,"max_tokens":1000000}'
+        response = await driven.client.request(endpoint, "POST", "/v1/chat/completions", body=body)
+        try:
+            while await response.chunk():
+                pass
+        finally:
+            response.close()
+
+    return streaming()
+
+
+def test_phases_are_told_to_those_who_watch_in_order(tmp_path: Path) -> None:
+    wakes: list[float] = []
+    with processes(imitation(tmp_path), model(tmp_path, "a", "--ready-after", "0.5"), wakes=wakes) as (driven, _):
+        driven.ready("a")
+        driven.sleep("a")
+        told = [phase for _, phase in driven.phases]
+    assert told == [Phase.STARTING, Phase.LOADING, Phase.READY, Phase.STOPPING, Phase.ASLEEP]
+    assert 0.5 <= wakes[0] < 10
+
+
+def test_the_engine_longest_idle_makes_room_for_another(tmp_path: Path) -> None:
+    models = [model(tmp_path, name) for name in "abc"]
+    with processes(imitation(tmp_path, engines=2), *models) as (driven, _):
+        first = driven.ready("a")
+        driven.pass_time(0.5)
+        driven.ready("b")
+        driven.chat("a", first.endpoint)
+        driven.pass_time(2.5)  # its counts are read every two seconds
+        driven.ready("c")
+        assert {name: driven.status(name).phase for name in "abc"} == {
+            "a": Phase.READY,
+            "b": Phase.ASLEEP,
+            "c": Phase.READY,
+        }
+
+
+def test_a_busy_engine_is_left_alone_and_who_needs_its_memory_says_so(tmp_path: Path) -> None:
+    models = [model(tmp_path, "a", "--token-interval", "10"), model(tmp_path, "b")]
+    with processes(imitation(tmp_path, engines=1), *models) as (driven, _):
+        endpoint = driven.ready("a").endpoint
+
+        async def meanwhile() -> tuple[str, Phase]:
+            stream = asyncio.create_task(stream_of(driven, endpoint))
+            await asyncio.sleep(0.3)
+            await driven.serving.wake("b")
+            await asyncio.sleep(1.5)
+            status = await driven.serving.status("b")
+            other = (await driven.serving.status("a")).phase
+            stream.cancel()
+            await asyncio.gather(stream, return_exceptions=True)
+            return f"{status.phase}: {status.message}", other
+
+        said, other = driven.do(meanwhile())
+        assert said == "queued: waiting for memory that busy models hold"
+        assert other is Phase.READY
+        driven.until(lambda status: status.phase is Phase.READY, "b")
+        assert driven.status("a").phase is Phase.ASLEEP
+
+
+def test_a_model_to_be_kept_awake_makes_no_room(tmp_path: Path) -> None:
+    models = [model(tmp_path, "a", keep_awake=True), model(tmp_path, "b")]
+    with processes(imitation(tmp_path, engines=1), *models) as (driven, _):
+        driven.ready("a")
+        driven.wake("b")
+        driven.pass_time(1.5)
+        assert (driven.status("a").phase, driven.status("b").phase) == (Phase.READY, Phase.QUEUED)
+
+
+def test_a_model_over_the_whole_budget_fails_with_the_figures_and_the_way_out(tmp_path: Path) -> None:
+    with processes(imitation(tmp_path, engines=0.5), model(tmp_path, "a")) as (driven, _):
+        driven.wake("a")
+        status = driven.until(lambda status: status.phase is Phase.FAILED, "a")
+    assert f"needs about {MEMORY >> 20} MiB" in status.message
+    assert f"{MEMORY >> 21} MiB" in status.message
+    assert "LLMARINER_MEMORY_GIB" in status.message
+
+
+def test_an_idle_model_sleeps_and_a_busy_or_kept_one_does_not(tmp_path: Path) -> None:
+    models = [model(tmp_path, "idle"), model(tmp_path, "busy", "--token-interval", "10")]
+    models.append(model(tmp_path, "kept", keep_awake=True))
+    with processes(imitation(tmp_path, idle_seconds=1), *models) as (driven, _):
+        for name in ("idle", "kept", "busy"):
+            endpoint = driven.ready(name).endpoint
+
+        async def a_while() -> None:
+            stream = asyncio.create_task(stream_of(driven, endpoint))
+            await asyncio.sleep(5)
+            stream.cancel()
+            await asyncio.gather(stream, return_exceptions=True)
+
+        driven.do(a_while())
+        phases = {name: driven.status(name).phase for name in ("idle", "busy", "kept")}
+        assert phases == {"idle": Phase.ASLEEP, "busy": Phase.READY, "kept": Phase.READY}
+        driven.until(lambda status: status.phase is Phase.ASLEEP, "busy")
+
+
+def test_starts_that_fail_are_further_and_further_apart_and_say_why(tmp_path: Path) -> None:
+    def failed(driven: Driven) -> float:
+        began = time.monotonic()
+        driven.wake("a")
+        status = driven.until(lambda status: status.phase is Phase.FAILED, "a")
+        assert "the weights could not be loaded" in status.message
+        return time.monotonic() - began
+
+    with processes(imitation(tmp_path), model(tmp_path, "a", "--fail-load")) as (driven, _):
+        first, second = failed(driven), failed(driven)
+        driven.wake("a")
+        driven.pass_time(0.3)
+        status = driven.status("a")
+        assert status.phase is Phase.QUEUED
+        assert "2 starts failed" in status.message
+        assert "the weights could not be loaded" in status.message
+        third = failed(driven)
+        fourth = failed(driven)
+    assert third > 1.5  # and the three tenths that had passed
+    assert fourth > 4
+    assert max(first, second) < third
+
+
+def test_a_killed_engine_is_noticed_and_started_again_when_next_wished(tmp_path: Path) -> None:
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
+        first = driven.ready("a")
+        os.kill(serving._engines["a"].pid or 0, signal.SIGKILL)
+        status = driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=3)
+        assert "ended unexpectedly" in status.message
+        assert driven.ready("a").endpoint != first.endpoint
+
+
+def test_a_killed_launcher_takes_its_engines_along_and_is_started_again(tmp_path: Path) -> None:
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
+        driven.ready("a")
+        engine, launcher = serving._engines["a"].pid, serving.launcher.pid
+        assert engine is not None
+        assert launcher is not None
+        os.kill(launcher, signal.SIGKILL)
+        driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=3)
+        soon(lambda: gone(engine))
+        driven.ready("a")
+        assert serving.launcher.pid != launcher
+
+
+@pytest.mark.parametrize("pause", [0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4])
+def test_a_model_put_to_sleep_as_it_starts_leaves_no_process(tmp_path: Path, pause: float) -> None:
+    name = f"drowsy-{pause}"
+    with processes(imitation(tmp_path), model(tmp_path, name, "--ready-after", "0.2")) as (driven, serving):
+        driven.do(serving.launcher.start())
+        driven.wake(name)
+        driven.pass_time(pause)
+        driven.sleep(name)
+        assert driven.status(name).phase is Phase.ASLEEP
+        driven.pass_time(0.5)
+        assert processes_with(f"--model {name}") == []
+        driven.ready(name)
+
+
+def test_without_vllm_to_import_the_launcher_stays_plain_and_says_why(tmp_path: Path) -> None:
+    with processes(imitation(tmp_path, warm=True), model(tmp_path, "a")) as (driven, serving):
+
+        async def warm_up() -> None:
+            serving.warm_up()
+
+        driven.do(warm_up())
+        driven.ready("a")
+        assert serving.launcher.warm is False
+        assert "vllm" in (serving.launcher.reason or "")
+
+
+def test_closing_ends_every_process(tmp_path: Path) -> None:
+    with processes(imitation(tmp_path), model(tmp_path, "a"), model(tmp_path, "b")) as (driven, serving):
+        driven.ready("a")
+        driven.wake("b")
+        driven.pass_time(0.1)
+        pids = [serving.launcher.pid, *(engine.pid for engine in serving._engines.values())]
+    assert all(gone(pid) for pid in pids if pid)
+
+
+OWNER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from serving.driving import processes
+from serving.imitation import imitation, model
+folder = Path({folder!r})
+with processes(imitation(folder), model(folder, "a"), model(folder, "b", "--ready-after", "60")) as (driven, serving):
+    driven.ready("a")
+    driven.wake("b")
+    driven.until(lambda status: serving._engines["b"].pid, "b")
+    print(serving.launcher.pid, *(engine.pid for engine in serving._engines.values()), flush=True)
+    driven.pass_time(60)
+"""
+
+
+def test_a_killed_owner_leaves_no_orphan(tmp_path: Path) -> None:
+    program = OWNER.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        pids = [int(word) for word in owner.stdout.readline().split()]
+        assert len(pids) == 3
+        owner.kill()
+    soon(lambda: all(gone(pid) for pid in pids))
+
+
+def test_what_an_earlier_platform_of_this_home_left_behind_is_ended_and_nobody_elses(tmp_path: Path) -> None:
+    homes = [tmp_path / "mine", tmp_path / "mine-too"]
+    command = ["sleep", "60"]
+    mine, other = (subprocess.Popen(command, env={"LLMARINER_ENGINES_OF": str(home)}) for home in homes)
+    try:
+        assert end_orphans(homes[0]) == 1
+        assert mine.wait(5) == -signal.SIGKILL
+        assert other.poll() is None
+        assert end_orphans(homes[0]) == 0
+    finally:
+        for process in (mine, other):
+            process.kill()
+            process.wait(5)
+
+
+def test_a_question_is_as_good_as_the_engine_it_was_asked(tmp_path: Path) -> None:
+    with processes(imitation(tmp_path), model(tmp_path, "a", "--tokens", "4")) as (driven, _):
+        endpoint = driven.ready("a").endpoint
+        answer = driven.ask(endpoint, "/v1/chat/completions", CHAT)
+        driven.pass_time(2.5)
+        status = driven.status("a")
+    assert answer["usage"]["completion_tokens"] == 4
+    assert status.generation_tokens == 4
+    assert status.memory_bytes > 1 << 20
