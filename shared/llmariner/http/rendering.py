@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from llmariner.errors import (
     BodyTooLarge,
@@ -63,10 +64,16 @@ def _of_status(request: Request, error: Exception) -> PlatformError:
     if error.status_code == 404:
         return UnknownUrl(method, path)
     if error.status_code == 405:
-        return MethodNotAllowed(method, path, (error.headers or {}).get("Allow", ""))
+        return MethodNotAllowed(method, path, _allowed(request))
     if error.status_code == 413:
         return BodyTooLarge("The body is over this route's limit.")
     return InvalidRequest("The body could not be read: send a JSON object in UTF-8.", code="invalid_json")
+
+
+def _allowed(request: Request) -> str:
+    """All methods of the path; the framework names those of the first route that fits."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in routes for method in route.methods}))
 
 
 class AnswerHeaders:

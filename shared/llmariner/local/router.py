@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import yaml
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.errors import UnknownUrl
-from llmariner.gateway.answers import send_error
+from llmariner.gateway.answers import answer_headers, send_error
 from llmariner.http.function import LazyApplication
 
 __all__ = ["Router", "declared_paths", "path_pattern"]
@@ -62,9 +61,7 @@ class Router:
         path = scope["path"]
         application = self._literal.get(path) or self._matching(path)
         if application is None:
-            request_id = b"req_" + os.urandom(12).hex().encode()
-            headers = [(b"x-request-id", request_id), (b"openai-version", b"2020-10-01")]
-            await send_error(send, UnknownUrl(scope["method"], path), headers)
+            await send_error(send, UnknownUrl(scope["method"], path), answer_headers())
         else:
             await application(scope, receive, send)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ __all__ = ["ATTEMPTS", "Deliveries", "Delivery", "Subscription", "backoff"]
 
 ATTEMPTS = 8
 _FIRST_DELAY = 0.5
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _PRUNED_AT_ONCE = 1000
 _PENDING, _DELIVERED, _DEAD = "pending", "delivered", "dead"
 
@@ -110,7 +112,7 @@ class Deliveries:
             query = query.where(deliveries.c.state == state)
         if after is not None:
             sequence, _, consumer = after.partition(":")
-            if not sequence.isdigit():
+            if not _NUMBER.fullmatch(sequence):
                 raise InvalidRequest("'after' must be the 'cursor' of an earlier answer.", param="after")
             here, later = deliveries.c.sequence == int(sequence), deliveries.c.consumer > consumer
             query = query.where(or_(deliveries.c.sequence < int(sequence), and_(here, later)))
