@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from llmariner.errors import Conflict, NotFound
+from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.platform.database import Database
 from llmariner.platform.events import outbox, tables
 from llmariner.platform.events.deliveries import ATTEMPTS, Deliveries, Delivery, Subscription, backoff
@@ -229,6 +229,13 @@ def test_pages_follow_one_another_where_a_type_has_two_consumers(database: Datab
         met += [(delivery.event.subject, delivery.consumer) for delivery in part]
         after = part[-1].cursor
     assert met == [("y", "a"), ("y", "b"), ("x", "a"), ("x", "b")]
+
+
+@pytest.mark.parametrize("after", ["", "x", "-1", "1.5", "\N{SUPERSCRIPT TWO}", ":", "9" * 30, "9" * 5000, " 1", "1\n"])
+def test_what_was_never_a_cursor_is_refused(book: Deliveries, after: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        book.page("proj_1", None, after=after, limit=1)
+    assert refused.value.param == "after"
 
 
 def test_a_consumer_meets_an_event_for_the_first_time_once(database: Database) -> None:

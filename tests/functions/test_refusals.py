@@ -1,0 +1,128 @@
+"""What every route refuses alike, in OpenAI's shape: callers without rights, methods and paths that are not there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .asking import Answer, Question
+from .conftest import Ask
+from .declared import FUNCTIONS, KEYED, ROUTES, TOKEN_PATH, Declared
+from .installation import Installation
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+TYPES = {"invalid_request_error", "rate_limit_error", "server_error"}
+
+
+def check(answer: Answer, status: int, code: str | None) -> None:
+    """An error as every client reads it."""
+    assert (answer.status, answer.error.get("code")) == (status, code), answer.body
+    assert set(answer.json) == {"error"}
+    assert {"message", "type", "param", "code"} <= set(answer.error)
+    assert answer.error["type"] in TYPES
+    assert len(answer.error["message"]) > 20
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize("route", KEYED, ids=str)
+def test_a_route_refuses_a_caller_without_a_key(route: Declared, ask: Ask) -> None:
+    check(ask(route.function, valid(route, {})), 401, "invalid_api_key")
+
+
+@pytest.mark.parametrize("route", KEYED, ids=str)
+@pytest.mark.parametrize("which", ["unknown", "expired", "revoked", "superseded"])
+def test_a_route_refuses_a_key_that_is_no_good(
+    route: Declared, which: str, ask: Ask, installation: Installation
+) -> None:
+    secret = getattr(installation.keys, which, "sk-unknown")
+    check(ask(route.function, valid(route, {"authorization": f"Bearer {secret}"})), 401, "invalid_api_key")
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic YWRtaW46YWRtaW4=", "bearer\tx", "Bearer \xfc\xff"])
+@pytest.mark.parametrize("name", ["chat_completions", "models"])
+def test_an_authorization_that_cannot_be_read_is_refused(name: str, header: str, ask: Ask) -> None:
+    route = next(route for route in KEYED if route.function == name)
+    check(ask(name, valid(route, {"authorization": header})), 401, "invalid_api_key")
+
+
+@pytest.mark.parametrize("name", ["chat_completions", "models"])
+def test_the_scheme_is_read_in_any_case(name: str, ask: Ask, installation: Installation) -> None:
+    route = next(route for route in KEYED if route.function == name)
+    headers = {"authorization": f"bEARER   {installation.keys.admin} "}
+    assert ask(name, valid(route, headers)).status not in (401, 403)
+
+
+@pytest.mark.parametrize("route", KEYED, ids=str)
+def test_a_route_refuses_a_key_without_its_scope(route: Declared, ask: Ask, installation: Installation) -> None:
+    headers = {"authorization": f"Bearer {installation.keys.scopeless}"}
+    check(ask(route.function, valid(route, headers)), 403, "insufficient_permissions")
+
+
+def paths() -> list[tuple[str, str]]:
+    return sorted({(route.function, route.example) for route in ROUTES})
+
+
+@pytest.mark.parametrize(("name", "path"), paths())
+def test_a_path_refuses_a_method_that_it_has_not(name: str, path: str, ask: Ask, admin: dict[str, str]) -> None:
+    allowed = {route.method for route in ROUTES if route.function == name and route.pattern.fullmatch(path)}
+    for method in set(METHODS) - allowed:
+        answer = ask(name, Question(method, path, {}, admin))
+        check(answer, 405, "method_not_supported")
+        assert set(answer.headers["allow"].split(", ")) == allowed
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/health/nothing", "/v1//models", "/v1/%00", "/docs"])
+def test_an_unknown_path_is_not_found(name: str, path: str, ask: Ask, admin: dict[str, str]) -> None:
+    for method in METHODS:
+        check(ask(name, Question(method, path, None, admin)), 404, "unknown_url")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_slash_at_the_end_makes_another_path(name: str, ask: Ask, admin: dict[str, str]) -> None:
+    # Below /v1/models anything is a model's id.
+    routes = [route for route in ROUTES if route.function == name and not route.path.startswith("/v1/models")]
+    for route in routes:
+        check(ask(name, Question(route.method, route.example + "/", None, admin)), 404, "unknown_url")
+
+
+SERVICE_TOKENS = {
+    "missing": {},
+    "of a user": {"authorization": "Bearer sk-unknown"},
+    "of another scheme": {"authorization": "Basic x"},
+    "empty": {"authorization": "Bearer "},
+}
+
+
+@pytest.mark.parametrize("headers", SERVICE_TOKENS.values(), ids=SERVICE_TOKENS)
+def test_the_control_function_takes_calls_of_functions_only(headers: dict[str, str], ask: Ask) -> None:
+    for operation in ("key", "model", "wake", "sleep", "status", "statuses", "changes", "record", "used", "nothing"):
+        question = Question("POST", f"/internal/gateway/{operation}", {}, headers)
+        check(ask("internal_gateway", question), 401, "invalid_api_key")
+
+
+def test_the_control_function_does_not_take_an_administrators_key(ask: Ask, admin: dict[str, str]) -> None:
+    check(ask("internal_gateway", Question("POST", "/internal/gateway/changes", {}, admin)), 401, "invalid_api_key")
+
+
+def test_an_unknown_operation_is_not_found(ask: Ask, installation: Installation) -> None:
+    headers = {"authorization": f"Bearer {installation.service_token}"}
+    check(ask("internal_gateway", Question("POST", "/internal/gateway/nothing", {}, headers)), 404, "unknown_url")
+
+
+VALID: dict[str, Any] = {
+    "POST /v1/models": {"source_repository": "LOCAL", "id": "never-made"},
+    "PATCH /v1/models/{id:path}": {"config": {}, "update_mask": "config"},
+    "POST /v1/api_keys": {"name": "never made"},
+    "PATCH /v1/api_keys/{id}": {"name": "never made"},
+    "POST /v1/api_keys/{id}:rotate": {},
+}
+TOKEN_BODY = {"model": "unknown", "messages": [{"role": "user"}], "prompt": "x", "input": "x", "tokens": []}
+
+
+def valid(route: Declared, headers: dict[str, str]) -> Question:
+    """A request that would be served but for its caller."""
+    body = TOKEN_BODY if route.function in TOKEN_PATH else VALID.get(str(route))
+    return Question(route.method, route.example, body, headers)

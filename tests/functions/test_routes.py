@@ -1,0 +1,94 @@
+"""One list of routes, said three times: func.yaml, the functions' own tables, docs/api.md. They agree."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from .asking import Question
+from .children import CHECKOUT
+from .conftest import Ask
+from .declared import FUNCTIONS, ROUTES, TOKEN_PATH, Declared, anonymous
+from .installation import Installation
+
+Row = tuple[str, str, str, str]
+PROBES = {("GET", "/health/live"), ("GET", "/health/ready")}
+
+
+def documented() -> list[Row]:
+    """Method, path, scope, function of each row of the table."""
+    text = (CHECKOUT / "docs/api.md").read_text()
+    rows = re.findall(r"^\| ([A-Z]+) \| `([^`]+)` \| ([^|]+) \| `(\w+)`", text, re.MULTILINE)
+    return [(method, path, scope.strip().strip("`"), function) for method, path, scope, function in rows]
+
+
+def built(name: str, installation: Installation) -> list[tuple[str, str, str | None]]:
+    """Method, path and scope of each route that a function built; probes left out."""
+    found = []
+    for route in installation.application(name).prepare().routes:
+        scopes = [getattr(dependency.call, "scope", None) for dependency in route.dependant.dependencies]
+        found += [(method, anonymous(route.path), next(iter(scopes), None)) for method in sorted(route.methods)]
+    return [route for route in found if route[:2] not in PROBES]
+
+
+def declared(name: str) -> list[Declared]:
+    return [route for route in ROUTES if route.function == name and (route.method, route.path) not in PROBES]
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in TOKEN_PATH])
+def test_a_function_builds_the_routes_that_it_declares(name: str, installation: Installation) -> None:
+    found = sorted((method, path) for method, path, _ in built(name, installation))
+    assert found == sorted((route.method, anonymous(route.path)) for route in declared(name))
+
+
+@pytest.mark.parametrize("name", sorted(TOKEN_PATH))
+def test_a_function_of_the_token_path_answers_its_one_route(name: str, ask: Ask) -> None:
+    [route] = declared(name)
+    assert route.path == f"/v1/{name.replace('chat_', 'chat/')}"
+    assert ask(name, Question(route.method, route.path, {})).status == 401
+    assert ask(name, Question("GET", route.path)).status == 405
+
+
+def test_the_documentation_lists_every_route_once(installation: Installation) -> None:
+    found = [(method, path, function) for method, path, _, function in documented()]
+    assert sorted(found) == sorted((route.method, route.path, route.function) for route in ROUTES)
+
+
+def test_the_documentation_says_the_scope_that_a_route_asks_for(installation: Installation) -> None:
+    asked: dict[tuple[str, str], str | None] = {}
+    for name in set(FUNCTIONS) - TOKEN_PATH:
+        asked |= {(method, path): scope for method, path, scope in built(name, installation)}
+    for method, path, scope, function in documented():
+        if function in ("health", "internal_gateway"):
+            assert "api." not in scope
+        elif function in TOKEN_PATH:
+            assert scope == "api.model.write"
+        else:
+            assert scope == asked[method, anonymous(path)], path
+
+
+def test_every_folder_is_named_after_its_url() -> None:
+    for name in FUNCTIONS:
+        words = "/" + name.replace("_", "[_/]")
+        assert all(re.match(rf"(/v1)?{words}", route.path) for route in declared(name)), name
+
+
+def test_functions_share_no_route() -> None:
+    owners: dict[tuple[str, str], str] = {}
+    for route in ROUTES:
+        assert owners.setdefault((route.method, anonymous(route.path)), route.function) == route.function
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+def test_every_function_answers_the_probes_without_a_key(name: str, path: str, ask: Ask) -> None:
+    answer = ask(name, Question("GET", path))
+    assert (answer.status, answer.json) == (200, {"status": "ok"})
+
+
+def test_health_says_which_part_is_degraded(ask: Ask) -> None:
+    parts: dict[str, Any] = ask("health", Question("GET", "/health")).json
+    well = {"status": "ok", "reason": None}
+    assert parts == {"status": "ok", "parts": {"database": well, "serving": well}}
