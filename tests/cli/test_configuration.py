@@ -72,6 +72,14 @@ def test_the_environments_key_precedes_the_files_and_that_the_administrators(
     assert key_sent(platform) == "Bearer sk-environment"
 
 
+def test_an_empty_key_is_no_key(bare_llma: Llma, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_admin_key(home)
+    monkeypatch.setenv("LLMARINER_API_KEY", " ")
+    assert bare_llma("auth", "token", "-o", "json").json["source"] == str(home / ".llmariner/admin.key")
+    (home / ".llmariner/admin.key").write_text("\n")
+    assert bare_llma("auth", "token").code == 3
+
+
 def test_a_stored_key_goes_to_no_endpoint_but_its_own(bare_llma: Llma, home: Path, platform: Platform) -> None:
     write_context(home, endpoint="https://llm.example.com/v1", api_key=STORED)
     assert bare_llma("models", "list", "--endpoint", platform.url).code == 0

@@ -97,10 +97,21 @@ ENDINGS = [
 def test_a_stream_that_does_not_end_well_fails_and_keeps_the_text(
     last: bytes, code: int, words: str, llma: Llma, platform: Platform
 ) -> None:
-    platform.say(ROUTE, chunks=[chunk("Half"), last])
+    platform.say(ROUTE, chunks=[chunk("Half"), last], headers={"x-request-id": "req_7"})
     result = llma(*CHAT)
     assert (result.code, result.out) == (code, "Half\n")
     assert words in result.err
+    assert "Request: req_7" in result.err
+    assert "Next: " in result.err
+
+
+def test_a_connection_that_breaks_in_a_stream_is_named(llma: Llma, platform: Platform) -> None:
+    chunked = {"transfer-encoding": "chunked", "x-request-id": "req_7"}
+    platform.say(ROUTE, chunks=[b"%x\r\n%s\r\n" % (len(chunk("Half")), chunk("Half")), b"50\r\n"], headers=chunked)
+    result = llma(*CHAT)
+    assert (result.code, result.out) == (5, "Half\n")
+    assert "broke" in result.err
+    assert "Request: req_7" in result.err
 
 
 def test_a_stream_refused_at_once_is_an_error_like_any_other(llma: Llma, platform: Platform) -> None:

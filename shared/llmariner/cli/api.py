@@ -44,13 +44,14 @@ class Api:
             "openai-project": target.project,
             "authorization": f"Bearer {target.api_key.reveal()}" if target.api_key_source else "",
         }
+        plain_local = target.is_local and target.endpoint.startswith("http://")
         self._target = target
         self._client = httpx2.Client(
             headers=_sendable({name: value for name, value in headers.items() if value}),
             # A proxy for the outside world cannot reach this machine's own loopback address.
-            trust_env=not target.is_local,
+            trust_env=not plain_local,
             # Reading the system's certificates takes 0.1 s, a third of a short command, and plain HTTP shows none.
-            verify=not (target.is_local and target.endpoint.startswith("http://")),
+            verify=not plain_local,
             timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
         )
 
@@ -99,22 +100,31 @@ class Api:
     @contextmanager
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Iterator[Frame]]:
         """The frames of an event stream. Leaving the block, for whatever reason, closes the connection."""
-        with (
-            self._failures_told(),
-            self._client.stream(
-                "POST",
-                self._url(path),
-                json=dict(body),
-                headers={"accept": "text/event-stream"},
-                timeout=self._timeout(GENERATION_SECONDS),
-            ) as response,
-        ):
-            if not response.is_success:
-                response.read()
-                raise self._refused(response)
-            if "text/event-stream" not in response.headers.get("content-type", ""):
-                raise self._not_ours(response, "did not answer with an event stream")
-            yield frames(response.iter_bytes())
+        request_id: str | None = None
+        try:
+            with (
+                self._failures_told(),
+                self._client.stream(
+                    "POST",
+                    self._url(path),
+                    json=dict(body),
+                    headers={"accept": "text/event-stream"},
+                    timeout=self._timeout(GENERATION_SECONDS),
+                ) as response,
+            ):
+                request_id = response.headers.get("x-request-id")
+                self._check_stream(response)
+                yield frames(response.iter_bytes())
+        except CommandError as error:  # raised by the reader of the frames, too, which knows no headers
+            error.request_id = error.request_id or request_id
+            raise
+
+    def _check_stream(self, response: httpx2.Response) -> None:
+        if not response.is_success:
+            response.read()
+            raise self._refused(response)
+        if "text/event-stream" not in response.headers.get("content-type", ""):
+            raise self._not_ours(response, "did not answer with an event stream")
 
     def _send(
         self,

@@ -144,14 +144,15 @@ def same_server(one: str, other: str) -> bool:
 def _key(
     environment: Mapping[str, str], context: Mapping[str, Any], endpoint: str, admin_key: Path, file: Path
 ) -> tuple[Secret, str | None]:
-    if key := environment.get("LLMARINER_API_KEY"):
-        return Secret(key.strip()), "LLMARINER_API_KEY"
+    if key := environment.get("LLMARINER_API_KEY", "").strip():
+        return Secret(key), "LLMARINER_API_KEY"
     stored_endpoint = str(context.get("endpoint") or "")
     if context.get("api_key") and (not stored_endpoint or same_server(stored_endpoint, endpoint)):
         return Secret(str(context["api_key"])), str(file)
     if _is_loopback(endpoint):
         try:
-            return Secret(admin_key.read_text(encoding="utf-8").strip()), str(admin_key)
+            if key := admin_key.read_text(encoding="utf-8").strip():
+                return Secret(key), str(admin_key)
         except OSError:
             pass  # no platform of this user's on this machine, so no key of its administrator either
     return Secret(""), None
