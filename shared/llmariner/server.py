@@ -308,6 +308,12 @@ class _Cycle:
             await self._server.application(self._scope, self._receive, self._send)
         except Exception:
             _log.exception("the application failed on %s %s", self._scope["method"], self._scope["path"])
+        finally:
+            # Request, scope and task hold each other: undone by hand, since finding such rings takes the garbage
+            # collector an eighth of the time of a small request.
+            self._hang_up_callbacks.clear()
+            self._scope["extensions"] = {}
+            self.task = None
         if self._disconnected:
             return
         if not self._started:

@@ -183,12 +183,12 @@ class ProcessServing:
     async def _take_room(self, engine: Engine) -> None:
         """Wait until the budget holds this engine too; end idle ones for it, longest idle first."""
         needed = memory_needed(engine.model)
-        if needed > self._budget:
-            raise EngineDied(
-                f"The model needs about {needed >> 20} MiB and the budget for all engines is {self._budget >> 20} MiB; "
-                "raise LLMARINER_MEMORY_GIB or choose a smaller model."
-            )
         while self._taken(but=engine) + needed > self._budget:
+            if needed > self._budget or not self._started(but=engine):
+                raise EngineDied(
+                    f"The model needs about {needed >> 20} MiB, the budget for all engines and the parent they are forked "
+                    f"from is {self._budget >> 20} MiB; raise LLMARINER_MEMORY_GIB or choose a smaller model."
+                )
             victim = await self._longest_idle(but=engine)
             if victim is not None:
                 await self._end(victim.model.id)
@@ -203,8 +203,10 @@ class ProcessServing:
     def _taken(self, *, but: Engine) -> int:
         """Bytes of the budget that are taken: by started engines, and by the parent that they are forked from."""
         parent = memory.held_alone(self._launcher.pid) if self._launcher.pid else 0
-        started = [e for e in self._engines.values() if e is not but and e.phase is not Phase.QUEUED]
-        return parent + sum(max(memory_needed(e.model), e.memory_bytes) for e in started)
+        return parent + sum(max(memory_needed(e.model), e.memory_bytes) for e in self._started(but=but))
+
+    def _started(self, *, but: Engine) -> list[Engine]:
+        return [e for e in self._engines.values() if e is not but and e.phase is not Phase.QUEUED]
 
     async def _longest_idle(self, *, but: Engine) -> Engine | None:
         ready = [
