@@ -22,10 +22,9 @@ def api(title: str, context: Context) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        max_body_size=_BODY_LIMIT,
     )
     app.state.context = context
-    rendering.install(app)
+    rendering.install(app, body_limit=_BODY_LIMIT)
 
     @app.get("/health/live")
     def live() -> dict[str, Any]:

@@ -22,16 +22,17 @@ from llmariner.errors import (
     UnsupportedMedia,
 )
 
-__all__ = ["AnswerHeaders", "install", "render"]
+__all__ = ["AnswerHeaders", "BodyLimit", "install", "render"]
 
 _log = logging.getLogger(__name__)
 
 
-def install(app: FastAPI) -> None:
-    """Make an app render every error as ours."""
+def install(app: FastAPI, *, body_limit: int) -> None:
+    """Make an app render every error as ours, a body over `body_limit` bytes among them."""
     app.add_exception_handler(PlatformError, lambda _, error: render(_platform(error)))
-    app.add_exception_handler(RequestValidationError, lambda _, error: render(_invalid(error)))
+    app.add_exception_handler(RequestValidationError, lambda request, error: render(_invalid(request, error)))
     app.add_exception_handler(HTTPException, lambda request, error: render(_of_status(request, error)))
+    app.add_middleware(BodyLimit, most=body_limit)
     app.add_middleware(AnswerHeaders)
 
 
@@ -45,7 +46,7 @@ def _platform(error: Exception) -> PlatformError:
     return error
 
 
-def _invalid(error: Exception) -> PlatformError:
+def _invalid(request: Request, error: Exception) -> PlatformError:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
@@ -54,6 +55,8 @@ def _invalid(error: Exception) -> PlatformError:
     if first["type"] == "missing":
         return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
     if first["loc"] == ("body",):
+        if request.headers.get("content-type", "").lower().startswith("application/json"):
+            return InvalidRequest("The body must be a JSON object.", code="invalid_json")
         return UnsupportedMedia("Send the body as a JSON object, with the header 'content-type: application/json'.")
     return InvalidRequest(f"Invalid '{param}': {first['msg']}.", param=param, code="invalid_value")
 
@@ -74,6 +77,29 @@ def _allowed(request: Request) -> str:
     """All methods of the path; the framework names those of the first route that fits."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
     return ", ".join(sorted({method for route in routes for method in route.methods}))
+
+
+class BodyLimit:
+    """Ends the reading of a body over a number of bytes. The framework's own limit would answer in plain text."""
+
+    def __init__(self, app: Any, *, most: int) -> None:
+        self._app = app
+        self._most = most
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        length = dict(scope.get("headers", ())).get(b"content-length", b"0")
+        size = 0
+
+        async def receiving() -> Any:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._most or (length.isdigit() and int(length) > self._most):
+                raise HTTPException(413)
+            return message
+
+        await self._app(scope, receiving, send)
 
 
 class AnswerHeaders:
