@@ -1,0 +1,76 @@
+"""The pages' snippets run as they stand, and print what the pages say they print."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from .conftest import Platform, Variables, v1
+from .environments import node_modules, python
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+CHECKOUT = Path(__file__).parents[3]
+SNIPPET_SECONDS = 280
+# Which interpreter a page's snippets of a language run in.
+PYTHONS = {"openai-python": "openai-3", "langchain": "langchain-openai", "README": "openai-3"}
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A block of code and what it must print; `printed` None: that is not said."""
+
+    page: str
+    language: str
+    code: str
+    printed: str | None
+
+
+def snippets(page: Path) -> Iterator[Snippet]:
+    """The blocks of a page, each with the `text` block that follows it."""
+    blocks = FENCE.findall(page.read_text())
+    for (language, code), (next_language, output) in pairwise([*blocks, ("", "")]):
+        if language != "text":
+            yield Snippet(page.stem, language, code, output if next_language == "text" else None)
+
+
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs/clients").glob("*.md"))]
+ALL = [snippet for page in PAGES for snippet in snippets(page)]
+
+
+def command(snippet: Snippet, folder: Path) -> list[str]:
+    """How a snippet is run, by its language."""
+    if snippet.language == "python":
+        return [str(python(PYTHONS[snippet.page])), "-c", snippet.code]
+    if snippet.language == "js":
+        (folder / "node_modules").symlink_to(node_modules())
+        file = folder / "snippet.mjs"
+        file.write_text(snippet.code)
+        return ["node", str(file)]
+    assert snippet.language == "sh", f"no test runs {snippet.language}: indent what is not to be run"
+    return ["bash", "-euo", "pipefail", "-c", snippet.code]
+
+
+@pytest.mark.parametrize("snippet", ALL, ids=[f"{s.page}-{n}-{s.language}" for n, s in enumerate(ALL)])
+def test_a_snippet_prints_what_its_page_says(
+    snippet: Snippet, platform: Platform, variables: Callable[[], Variables], tmp_path: Path
+) -> None:
+    env = {**variables(), "LLMARINER_BASE_URL": v1(platform), "LLMARINER_API_KEY": platform.api_key}
+    run = command(snippet, tmp_path)
+    done = subprocess.run(
+        run, check=False, capture_output=True, text=True, timeout=SNIPPET_SECONDS, env=env, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    if snippet.printed is not None:
+        assert done.stdout.rstrip().splitlines() == snippet.printed.rstrip().splitlines()
+
+
+def test_every_client_has_a_page_with_snippets() -> None:
+    with_snippets = {snippet.page for snippet in ALL if snippet.printed is not None}
+    assert with_snippets >= {"openai-python", "openai-node", "langchain", "curl", "llma"}
