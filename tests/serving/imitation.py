@@ -14,10 +14,13 @@ from pathlib import Path
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.processes import ProcessSettings
 
-__all__ = ["MEMORY", "imitation", "model", "processes_with"]
+__all__ = ["MEMORY", "PARENT", "imitation", "model", "processes_with"]
 
 MEMORY = 1412 << 20
 """What the platform reckons for an engine of next to no weights: cache and overhead."""
+
+PARENT = 64 << 20
+"""More than the parent that engines are forked from holds here, where it imports nothing."""
 
 _SCRIPTED = Path(__file__).parents[1] / "engines" / "scripted.py"
 _PROGRAM = """#!{python}
@@ -52,7 +55,7 @@ def imitation(
         python=programs / "python",
         logs=folder / logs,
         environment={"PYTHONDONTWRITEBYTECODE": "1"},
-        budget=int(engines * (MEMORY + 1024)),
+        budget=int(engines * (MEMORY + 1024)) + PARENT,
         idle_seconds=idle_seconds,
         warm=warm,
     )

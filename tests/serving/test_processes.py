@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,21 @@ def test_a_model_to_be_kept_awake_makes_no_room(tmp_path: Path) -> None:
 
 
 def test_a_model_over_the_whole_budget_fails_with_the_figures_and_the_way_out(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path, engines=0.5), model(tmp_path, "a")) as (driven, _):
+    settings = imitation(tmp_path, engines=0.5)
+    with processes(settings, model(tmp_path, "a")) as (driven, _):
         driven.wake("a")
         status = driven.until(lambda status: status.phase is Phase.FAILED, "a")
-    assert f"needs about {MEMORY >> 20} MiB" in status.message
-    assert f"{MEMORY >> 21} MiB" in status.message
+    assert f"{MEMORY >> 20} MiB" in status.message
+    assert f"{settings.budget >> 20} MiB" in status.message
+    assert "LLMARINER_MEMORY_GIB" in status.message
+
+
+def test_a_model_that_does_not_fit_beside_the_parent_of_engines_fails_as_well(tmp_path: Path) -> None:
+    settings = replace(imitation(tmp_path), budget=MEMORY + (1 << 20))
+    with processes(settings, model(tmp_path, "a")) as (driven, serving):
+        driven.do(serving.launcher.start())
+        driven.wake("a")
+        status = driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=5)
     assert "LLMARINER_MEMORY_GIB" in status.message
 
 
@@ -184,7 +195,7 @@ def test_a_killed_launcher_takes_its_engines_along_and_is_started_again(tmp_path
         assert serving.launcher.pid != launcher
 
 
-@pytest.mark.parametrize("pause", [0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4])
+@pytest.mark.parametrize("pause", [0, 0.005, 0.02, 0.1, 0.4])
 def test_a_model_put_to_sleep_as_it_starts_leaves_no_process(tmp_path: Path, pause: float) -> None:
     name = f"drowsy-{pause}"
     with processes(imitation(tmp_path), model(tmp_path, name, "--ready-after", "0.2")) as (driven, serving):
@@ -193,9 +204,15 @@ def test_a_model_put_to_sleep_as_it_starts_leaves_no_process(tmp_path: Path, pau
         driven.pass_time(pause)
         driven.sleep(name)
         assert driven.status(name).phase is Phase.ASLEEP
-        driven.pass_time(0.5)
-        assert processes_with(f"--model {name}") == []
-        driven.ready(name)
+        soon(lambda: not processes_with(f"--model {name} "), 3)
+        # Nor does it stand in the way of the next start, however soon that comes.
+        for _ in range(3):
+            driven.wake(name)
+            driven.pass_time(pause)
+            driven.sleep(name)
+        endpoint = driven.ready(name).endpoint
+        assert driven.chat(name, endpoint)
+        soon(lambda: len(processes_with(f"--model {name} ")) == 1, 3)
 
 
 def test_without_vllm_to_import_the_launcher_stays_plain_and_says_why(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -66,8 +67,13 @@ class Launcher:
         await self.start()
         waiter = self._pids[model] = asyncio.get_running_loop().create_future()
         await self._send({"op": "start", "model": model, "argv": arguments, "environment": {}, "log": str(log)})
-        pid: int = await waiter
-        return pid
+        try:
+            return await asyncio.shield(waiter)
+        except asyncio.CancelledError:
+            # It is forked all the same: nobody else would ever end it.
+            with contextlib.suppress(LauncherGone):
+                await self.stop_engine(await waiter, 0.0)
+            raise
 
     async def stop_engine(self, pid: int, grace: float) -> None:
         """Ask an engine to end, and kill it after `grace` seconds."""
