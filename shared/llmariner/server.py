@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -154,9 +155,12 @@ class _Connection(asyncio.Protocol):
             # An offer we need not take (h2c, say): the request itself is answered, then the parser is of no more use.
             if self.current is not None:
                 self.current.last_one()
-        except httptools.HttpParserCallbackError:
-            _log.exception("reading a request failed")
-            self.refuse(500, "Something broke on our side.")
+        except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, httptools.HttpParserInvalidURLError):
+                self.refuse(400, "The request's target is not a valid URL.")
+            else:
+                _log.exception("reading a request failed")
+                self.refuse(500, "Something broke on our side.")
         except httptools.HttpParserError:
             self.refuse(400, "This is not a valid HTTP/1.1 request.")
         else:
@@ -241,23 +245,30 @@ class _Connection(asyncio.Protocol):
         cycle.task = self._loop.create_task(cycle.run())
 
     def _scope(self) -> Message:
-        url = httptools.parse_url(self._url)
-        raw_path = url.path or b"/"
-        path = unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path
+        path, raw_path, query = _parsed(self._url)
         return {
             "type": "http",
             "asgi": _ASGI,
             "http_version": self._parser.get_http_version(),
             "method": self._parser.get_method().decode("ascii"),
             "scheme": "http",
-            "path": path.decode("utf-8", "surrogateescape"),
+            "path": path,
             "raw_path": raw_path,
-            "query_string": url.query or b"",
+            "query_string": query,
             "root_path": "",
             "headers": self._headers,
             "client": self._addresses[0],
             "server": self._addresses[1],
         }
+
+
+@lru_cache(maxsize=1024)
+def _parsed(url: bytes) -> tuple[str, bytes, bytes]:
+    """Path, path as it came and query of a request's target; most requests ask for one of few."""
+    parts = httptools.parse_url(url)
+    raw_path = parts.path or b"/"
+    path = unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path
+    return path.decode("utf-8", "surrogateescape"), raw_path, parts.query or b""
 
 
 class _Cycle:

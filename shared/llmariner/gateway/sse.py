@@ -15,13 +15,9 @@ __all__ = ["DONE", "EventCutter", "UsageHider", "comment", "data", "tokens"]
 DONE = b"data: [DONE]\n\n"
 _USAGE = re.compile(rb',\s?"usage":\s?(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|null)')
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
-_COUNTS = {
-    "prompt_tokens": re.compile(rb'"prompt_tokens":\s?(\d+)'),
-    "completion_tokens": re.compile(rb'"completion_tokens":\s?(\d+)'),
-    "cached_tokens": re.compile(rb'"cached_tokens":\s?(\d+)'),
-}
-
-_NOTHING = dict.fromkeys(_COUNTS, 0)
+_COUNT = re.compile(rb'"(prompt_tokens|completion_tokens|cached_tokens)":\s?(\d+)')
+_NAMES = {name.encode(): name for name in ("prompt_tokens", "completion_tokens", "cached_tokens")}
+_NOTHING = dict.fromkeys(_NAMES.values(), 0)
 
 
 def comment(facts: dict[str, Any]) -> bytes:
@@ -36,10 +32,10 @@ def data(value: dict[str, Any]) -> bytes:
 
 def tokens(usage: bytes) -> dict[str, int]:
     """The counts in the bytes of a usage object; those absent are 0."""
-    if not usage:
-        return dict(_NOTHING)
-    found = {name: pattern.search(usage) for name, pattern in _COUNTS.items()}
-    return {name: int(match[1]) if match else 0 for name, match in found.items()}
+    counts = dict(_NOTHING)
+    for name, digits in _COUNT.findall(usage):
+        counts[_NAMES[name]] = int(digits)
+    return counts
 
 
 class EventCutter:

@@ -70,11 +70,16 @@ def consumer(consume: Callable[[Context, Any], None]) -> Callable[[Any], Awaitab
     lazy = LazyApplication(lambda context: _event_application(context, consume))
 
     async def handle(event: Any) -> None:
-        from llmariner.platform.events.wire import of_cloud_event
+        from starlette.exceptions import HTTPException
+
+        from llmariner.platform.events.wire import MalformedEvent, of_cloud_event
 
         context = lazy._context or Context()
         lazy.use(context)
-        await asyncio.to_thread(consume, context, of_cloud_event(event))
+        try:
+            await asyncio.to_thread(consume, context, of_cloud_event(event))
+        except MalformedEvent as error:
+            raise HTTPException(400, str(error)) from error  # anything else is a 500: again later
 
     handle.app = lazy  # type: ignore[attr-defined]
     if "functions_framework" in sys.modules:

@@ -60,12 +60,15 @@ def from_http(headers: Mapping[str, str], body: bytes) -> Event:
 
 
 def of_cloud_event(event: Any) -> Event:
-    """Our value from the SDK's. MalformedEvent when its data is not a JSON object."""
+    """Our value from the SDK's. MalformedEvent when its data is not a JSON object, or its time is none."""
     data = event.get_data()
     if not isinstance(data, dict):
         raise MalformedEvent("The data of an event must be a JSON object.")
     when = event.get("time")
-    moment = datetime.fromisoformat(str(when)) if when else datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(str(when)) if when else datetime.now(UTC)
+    except ValueError as error:
+        raise MalformedEvent(f"The time of an event must be as in RFC 3339, not {when!r}.") from error
     return Event(
         id=str(event["id"]),
         type=str(event["type"]),

@@ -1,0 +1,235 @@
+"""What our server owes to HTTP/1.1, seen by bytes on a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from .conftest import exchange, serving
+
+CLOSE = b"connection: close\r\n"
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with what it saw of the request."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    seen = {
+        "method": scope["method"],
+        "path": scope["path"],
+        "query": scope["query_string"].decode(),
+        "body": body.decode(),
+    }
+    answer = json.dumps(seen).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(answer))]})
+    await send({"type": "http.response.body", "body": answer})
+
+
+async def stream(_scope: Any, receive: Any, send: Any) -> None:
+    """Answers in two parts, of a length that is not said."""
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"one", "more_body": True})
+    await send({"type": "http.response.body", "body": b"two"})
+
+
+async def unread(_scope: Any, _receive: Any, send: Any) -> None:
+    """Answers without reading the body."""
+    await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def broken(_scope: Any, _receive: Any, _send: Any) -> None:
+    raise RuntimeError("on purpose")
+
+
+def body_of(answer: bytes) -> bytes:
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "seen"),
+    [
+        (b"GET /a%20b?c=d HTTP/1.1\r\nhost: x\r\n" + CLOSE + b"\r\n", {"path": "/a b", "query": "c=d", "body": ""}),
+        (b"POST / HTTP/1.1\r\nhost: x\r\n" + CLOSE + b"content-length: 3\r\n\r\nabc", {"body": "abc"}),
+        (
+            b"POST / HTTP/1.1\r\nhost: x\r\n"
+            + CLOSE
+            + b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
+            {"body": "abcde"},
+        ),
+        (b"GET / HTTP/1.0\r\n\r\n", {"path": "/"}),
+        (b"POST /up HTTP/1.1\r\nhost: x\r\nupgrade: h2c\r\nconnection: Upgrade\r\n\r\n", {"path": "/up"}),
+    ],
+    ids=["escaped path and query", "body by length", "chunked body", "HTTP/1.0", "an upgrade that is not taken"],
+)
+def test_a_request_is_read_as_it_was_meant(request_bytes: bytes, seen: dict[str, str]) -> None:
+    async def run() -> bytes:
+        async with serving(echo) as (_, port):
+            return await exchange(port, request_bytes)
+
+    answer = json.loads(body_of(asyncio.run(run())))
+    assert {name: answer[name] for name in seen} == seen
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET http://[ HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab", 400),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\nab", 400),
+        (b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000 + b"\r\n", 431),
+    ],
+    ids=["no HTTP", "broken URL", "two lengths", "length and chunks", "endless head"],
+)
+def test_what_is_no_request_is_refused_in_openai_s_shape(request_bytes: bytes, status: int) -> None:
+    async def run() -> bytes:
+        async with serving(echo) as (_, port):
+            return await exchange(port, request_bytes)
+
+    answer = asyncio.run(run())
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert b"x-request-id: req_" in answer
+    assert set(json.loads(body_of(answer))["error"]) == {"message", "type", "param", "code"}
+
+
+def test_requests_on_one_connection_are_answered_in_order() -> None:
+    async def run() -> bytes:
+        async with serving(echo) as (_, port):
+            requests = b"".join(b"GET /%d HTTP/1.1\r\nhost: x\r\n\r\n" % number for number in range(20))
+            return await exchange(port, requests + b"GET /end HTTP/1.1\r\nhost: x\r\n" + CLOSE + b"\r\n")
+
+    answer = asyncio.run(run())
+    places = [answer.index(b'"path": "/%d"' % number) for number in range(20)]
+    assert places == sorted(places)
+    assert answer.count(b"HTTP/1.1 200") == 21
+
+
+def test_an_answer_without_a_length_is_chunked_in_1_1_and_ends_with_the_connection_in_1_0() -> None:
+    async def run() -> tuple[bytes, bytes]:
+        async with serving(stream) as (_, port):
+            new = await exchange(port, b"GET / HTTP/1.1\r\nhost: x\r\n" + CLOSE + b"\r\n")
+            return new, await exchange(port, b"GET / HTTP/1.0\r\n\r\n")
+
+    new, old = asyncio.run(run())
+    assert body_of(new) == b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
+    assert body_of(old) == b"onetwo"
+
+
+def test_head_gets_no_body() -> None:
+    async def run() -> bytes:
+        async with serving(echo) as (_, port):
+            return await exchange(port, b"HEAD / HTTP/1.1\r\nhost: x\r\n" + CLOSE + b"\r\n")
+
+    answer = asyncio.run(run())
+    assert b"content-length: " in answer
+    assert body_of(answer) == b""
+
+
+def test_a_caller_that_waits_for_leave_to_send_its_body_gets_it() -> None:
+    async def run() -> bytes:
+        async with serving(echo) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(
+                b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 3\r\n" + CLOSE + b"\r\n"
+            )
+            leave = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 2)
+            writer.write(b"abc")
+            answer = await asyncio.wait_for(reader.read(), 2)
+            writer.close()
+            return leave + answer
+
+    answer = asyncio.run(run())
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200")
+    assert b'"body": "abc"' in answer
+
+
+def test_a_body_that_nobody_read_is_not_taken_for_the_next_request() -> None:
+    async def run() -> bytes:
+        async with serving(unread) as (_, port):
+            smuggled = b"GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n"
+            head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10000\r\n\r\n"
+            return await exchange(port, head + smuggled)
+
+    answer = asyncio.run(run())
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_application_that_fails_before_it_answers_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> bytes:
+        async with serving(broken) as (_, port):
+            return await exchange(port, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+
+    answer = asyncio.run(run())
+    assert answer.startswith(b"HTTP/1.1 500")
+    assert b"on purpose" not in answer
+    assert "on purpose" in caplog.text
+
+
+def test_the_end_waits_for_what_is_under_way() -> None:
+    entered = asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        entered.set()
+        await asyncio.sleep(0.3)
+        await stream(scope, receive, send)
+
+    async def run() -> bytes:
+        async with serving(slow) as (server, port):
+            asked = asyncio.create_task(exchange(port, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"))
+            await entered.wait()
+            server.end()
+            return await asked
+
+    assert body_of(asyncio.run(run())).endswith(b"0\r\n\r\n")
+
+
+def test_a_hang_up_is_told_to_the_application_in_both_ways() -> None:
+    told: list[str] = []
+
+    async def waiting(scope: Any, receive: Any, _send: Any) -> None:
+        scope["extensions"]["llmariner.on_disconnect"](lambda: told.append("callback"))
+        await receive()
+        told.append((await receive())["type"])
+
+    async def run() -> None:
+        async with serving(waiting) as (_, port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            await asyncio.sleep(0.1)
+            writer.close()
+            await asyncio.sleep(0.1)
+
+    asyncio.run(run())
+    assert sorted(told) == ["callback", "http.disconnect"]
+
+
+def test_a_reader_that_does_not_read_holds_the_writer_back() -> None:
+    written = 0
+
+    async def endless(_scope: Any, receive: Any, send: Any) -> None:
+        nonlocal written
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while written < 200_000_000:
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+            written += 65536
+
+    async def run() -> int:
+        async with serving(endless, grace=0.1) as (_, port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            await asyncio.sleep(0.5)
+            while_not_read = written
+            writer.transport.abort()
+            return while_not_read
+
+    assert 0 < asyncio.run(run()) < 50_000_000
