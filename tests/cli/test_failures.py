@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import socket
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llmariner.cli.api import Api
+from llmariner.cli.configuration import resolve
+from llmariner.cli.failures import CommandError, ExitCode
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cli.conftest import Llma, Platform
 
 
@@ -118,6 +126,22 @@ def test_an_answer_that_is_not_the_apis_is_named(
     assert result.code == code
     assert words in result.err
     assert "Next: " in result.err
+
+
+def test_a_server_that_does_not_answer_in_time_is_in_trouble(home: Path, platform: Platform) -> None:
+    answered = threading.Event()
+
+    def late() -> Iterator[bytes]:
+        answered.wait(5)
+        yield b"{}"
+
+    platform.say("GET /models", chunks=late())
+    target = resolve({"LLMARINER_BASE_URL": platform.url})
+    with Api(target, answer_seconds=0.2) as api, pytest.raises(CommandError) as caught:
+        api.get("models")
+    answered.set()
+    assert caught.value.code == ExitCode.SERVER
+    assert "did not answer in time" in caught.value.message
 
 
 USAGE = [

@@ -91,6 +91,8 @@ def test_usage_looks_back_as_many_days_as_asked_and_sums_as_asked(llma: Llma, pl
     assert time.time() - 7 * 86_400 - 10 < int(asked["start_time"]) <= time.time() - 7 * 86_400
     assert asked["group_by"] == "model"
     assert len(platform.requests) == 1, "key names are of no use here"
+    llma("usage", "list", "-o", "json")
+    assert abs(time.time() - 30 * 86_400 - int(platform.requests[-1].query["start_time"])) < 10
 
 
 def test_usage_shows_key_ids_to_a_caller_who_may_not_list_keys(llma: Llma, platform: Platform) -> None:
@@ -196,7 +198,8 @@ def test_moments_come_as_seconds_or_as_iso_text(home: object) -> None:
 
 
 def test_control_characters_go_and_line_breaks_stay() -> None:
-    assert printable("a\x1b[31m\x00\x07b\r\n\tc\x9b\u2028") == "a[31mb\n\tc\u2028"
+    assert printable("a\x1b[31m\x00\x07b\r\n\tc\x7f\x80\x9b\x9f\u2028") == "a[31mb\n\tc\u2028"
+    assert printable(" ~\xa0") == " ~\xa0"
 
 
 def test_a_column_of_a_field_titles_itself() -> None:

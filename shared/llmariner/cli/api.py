@@ -35,7 +35,7 @@ GENERATION_SECONDS = 3600.0
 class Api:
     """Requests to one target. Every failure leaves as `CommandError`."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, answer_seconds: float = ANSWER_SECONDS) -> None:
         import httpx2
 
         headers = {
@@ -52,7 +52,7 @@ class Api:
             trust_env=not plain_local,
             # Reading the system's certificates takes 0.1 s, a third of a short command, and plain HTTP shows none.
             verify=not plain_local,
-            timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+            timeout=httpx2.Timeout(answer_seconds, connect=CONNECT_SECONDS),
         )
 
     def __enter__(self) -> Api:
@@ -85,7 +85,7 @@ class Api:
         The server's own patience is a minute, for programs that retry; a person had rather wait than ask again.
         """
         wait = {"prefer": f"wait={GENERATION_SECONDS:.0f}"}  # RFC 7240
-        return self._send("POST", path, body=body, headers=wait, seconds=GENERATION_SECONDS)
+        return self._send("POST", path, body=body, headers=wait, timeout=_generation())
 
     def all_pages(self, path: str, *, most: int | None = None, **query: str | int | None) -> dict[str, Any]:
         """One list object with the records of every page, or of as many pages as hold the `most` first ones."""
@@ -109,7 +109,7 @@ class Api:
                     self._url(path),
                     json=dict(body),
                     headers={"accept": "text/event-stream"},
-                    timeout=self._timeout(GENERATION_SECONDS),
+                    timeout=_generation(),
                 ) as response,
             ):
                 request_id = response.headers.get("x-request-id")
@@ -134,7 +134,7 @@ class Api:
         query: Mapping[str, str | int | None] | None = None,
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-        seconds: float = ANSWER_SECONDS,
+        timeout: httpx2.Timeout | None = None,
     ) -> dict[str, Any]:
         with self._failures_told():
             response = self._client.request(
@@ -143,7 +143,7 @@ class Api:
                 params={name: value for name, value in (query or {}).items() if value is not None} or None,
                 json=None if body is None else dict(body),
                 headers=dict(headers or {}),
-                timeout=self._timeout(seconds),
+                timeout=timeout or self._client.timeout,
             )
         if not response.is_success:
             raise self._refused(response)
@@ -157,11 +157,6 @@ class Api:
 
     def _url(self, path: str) -> str:
         return f"{self._target.endpoint}/{path}"
-
-    def _timeout(self, seconds: float) -> httpx2.Timeout:
-        import httpx2
-
-        return httpx2.Timeout(seconds, connect=CONNECT_SECONDS)
 
     def _refused(self, response: httpx2.Response) -> CommandError:
         refusal = Refusal.read(response.status_code, response.headers, response.content)
@@ -217,6 +212,12 @@ class Api:
             f"cannot reach {self._target.endpoint} ({self._target.endpoint_source}): {error}.",
             next_step=next_step,
         )
+
+
+def _generation() -> httpx2.Timeout:
+    import httpx2
+
+    return httpx2.Timeout(GENERATION_SECONDS, connect=CONNECT_SECONDS)
 
 
 def path_of(*segments: str) -> str:
