@@ -12,7 +12,7 @@ COLUMNS = (
     ("req/s/core", "requests_per_core", "{:,.0f}"),
     ("conns/request", "connections_per_request", "{:.2f}"),
     ("first +ms p50", "first_added_p50_ms", "{:.2f}"),
-    ("first +ms p99", "first_added_p99_ms", "{:.2f}"),
+    ("first +ms p95", "first_added_p95_ms", "{:.2f}"),
     ("idle RSS", "idle_rss_mib", "{:.0f}"),
     ("idle PSS", "idle_pss_mib", "{:.0f}"),
     ("loaded RSS", "loaded_rss_mib", "{:.0f}"),
