@@ -1,0 +1,195 @@
+"""Event consumers as they are deployed: woken by one POST per event, which may come twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmariner.boot import load
+from llmariner.local.dispatcher import Dispatcher, subscriptions
+from llmariner.models.model import Model, NewModel, SourceRepository
+from llmariner.platform.events import outbox
+from llmariner.platform.events.deliveries import Deliveries, Subscription
+from llmariner.platform.events.wire import Event, to_http
+from llmariner.usage.ledger import Ledger
+
+from .asking import InProcess, Question, over_http
+from .children import CHECKOUT, boot, framework, process
+from .installation import Installation
+
+TYPES = {
+    "model_loader": "ai.llmariner.model.created.v1",
+    "model_retirement": "ai.llmariner.model.deleted.v1",
+    "sweep": "ai.llmariner.platform.tick.v1",
+}
+WAYS = {"framework": framework, "boot": boot}
+
+
+@pytest.fixture(scope="module")
+def ports(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, int]]]:
+    """Every consumer both ways: consumer, then way."""
+    logs = tmp_path_factory.mktemp("consumers")
+    environment = {name: value for name, value in installation.environment.items() if "SERVING" not in name}
+    with ExitStack() as children:
+        yield {
+            name: {
+                way: children.enter_context(
+                    process(command(CHECKOUT / "eventing" / name), environment, logs / f"{name}-{way}")
+                )
+                for way, command in WAYS.items()
+            }
+            for name in TYPES
+        }
+
+
+def posted(port: int, type_: str, data: dict[str, Any], **headers: str) -> tuple[int, bytes]:
+    event = Event(id="evt_1", type=type_, subject="models/x", time=1.5, data=data)
+    said, body = to_http(event)
+    answer = over_http(port, Question("POST", "/", body, {**said, **headers}))
+    return answer.status, answer.body
+
+
+def new_model(installation: Installation, name: str) -> Model:
+    location = "org/name"
+    return installation.context.registry.create(NewModel(name, SourceRepository.HUGGING_FACE, location))
+
+
+def test_there_is_a_test_for_every_consumer() -> None:
+    found = {subscription.consumer: subscription.type for subscription in subscriptions(CHECKOUT / "eventing")}
+    assert found == TYPES
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_loader_loads_a_model_once(way: str, ports: dict[str, dict[str, int]], installation: Installation) -> None:
+    port, name = ports["model_loader"][way], f"loaded-{way}"
+    new_model(installation, name)
+    assert posted(port, TYPES["model_loader"], {"id": name, "project_id": None}) == (200, b"OK")
+    model = installation.context.registry.get(name)
+    assert (model.loaded, model.folder) == (True, "hf://org/name")
+    assert posted(port, TYPES["model_loader"], {"id": name, "project_id": None}) == (200, b"OK")
+    assert installation.context.registry.get(name) == model
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_loader_leaves_a_model_alone_that_is_gone(way: str, ports: dict[str, dict[str, int]]) -> None:
+    port = ports["model_loader"][way]
+    assert posted(port, TYPES["model_loader"], {"id": "gone", "project_id": None}) == (200, b"OK")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_retirement_takes_a_deletion_as_often_as_it_comes(way: str, ports: dict[str, dict[str, int]]) -> None:
+    data = {"id": "gone", "project_id": None, "folder": "hf://org/name"}
+    taken = [posted(ports["model_retirement"][way], TYPES["model_retirement"], data) for _ in range(2)]
+    assert taken == [(200, b"OK")] * 2
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_sweep_closes_what_gives_no_sign_of_life(
+    way: str, ports: dict[str, dict[str, int]], installation: Installation
+) -> None:
+    ledger, now = installation.context.ledger, time.time()
+    admitted(ledger, f"gone-{way}", now - 100)
+    admitted(ledger, f"here-{way}", now)
+    for _ in range(2):
+        assert posted(ports["sweep"][way], TYPES["sweep"], {"every_seconds": 30}) == (200, b"OK")
+    gone, here = ledger.request(f"gone-{way}"), ledger.request(f"here-{way}")
+    assert gone is not None
+    assert here is not None
+    assert (gone["outcome"], here["outcome"]) == ("interrupted", "open")
+
+
+NO_EVENTS: dict[str, tuple[dict[str, str], bytes]] = {
+    "an empty request": ({}, b""),
+    "JSON without attributes": ({"content-type": "application/json"}, b"{}"),
+    "no id": ({"ce-specversion": "1.0", "ce-type": "x", "ce-source": "/x"}, b"{}"),
+    "no type": ({"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x"}, b"{}"),
+    "an unknown version": ({"ce-specversion": "9", "ce-type": "x", "ce-id": "1", "ce-source": "/x"}, b"{}"),
+    "data that is a list": ({"ce-specversion": "1.0", "ce-type": "x", "ce-id": "1", "ce-source": "/x"}, b"[]"),
+    "data that is no JSON": ({"ce-specversion": "1.0", "ce-type": "x", "ce-id": "1", "ce-source": "/x"}, b"{"),
+    "no data": ({"ce-specversion": "1.0", "ce-type": "x", "ce-id": "1", "ce-source": "/x"}, b""),
+    "a time that is none": (
+        {"ce-specversion": "1.0", "ce-type": "x", "ce-id": "1", "ce-source": "/x", "ce-time": "noon"},
+        b"{}",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NO_EVENTS)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_no_event_is_refused_for_good(way: str, what: str, ports: dict[str, dict[str, int]]) -> None:
+    headers, body = NO_EVENTS[what]
+    for name in TYPES:
+        said = {"content-type": "application/json", **headers}
+        assert over_http(ports[name][way], Question("POST", "/", body, said)).status == 400, name
+
+
+def test_a_structured_event_is_taken_too(ports: dict[str, dict[str, int]], installation: Installation) -> None:
+    new_model(installation, "structured")
+    whole = {"specversion": "1.0", "id": "1", "source": "/x", "type": TYPES["model_loader"]}
+    body = json.dumps({**whole, "data": {"id": "structured"}}).encode()
+    question = Question("POST", "/", body, {"content-type": "application/cloudevents+json"})
+    for port in ports["model_loader"].values():
+        assert over_http(port, question).status == 200
+    assert installation.context.registry.get("structured").loaded
+
+
+@pytest.mark.parametrize("name", ["model_loader", "sweep"])
+def test_an_event_is_not_lost_while_the_database_is_away(name: str, tmp_path: Path) -> None:
+    environment = {"LLMARINER_DATABASE_URL": f"sqlite:///{tmp_path}/nowhere/x.db", "LLMARINER_PEPPER": "p" * 32}
+    with process(boot(CHECKOUT / "eventing" / name), environment, tmp_path / "log") as port:
+        assert posted(port, TYPES[name], {"id": "x"})[0] == 500
+
+
+def test_the_dispatcher_carries_an_event_from_the_outbox_to_its_consumer(
+    installation: Installation, in_process: InProcess
+) -> None:
+    consumers: Any = {name: load(CHECKOUT / "eventing" / name) for name in TYPES}
+    for consumer in consumers.values():
+        consumer.use(installation.context)
+    new_model(installation, "dispatched")
+    book = Deliveries(installation.context.database, subscriptions(CHECKOUT / "eventing"))
+    dispatcher = Dispatcher(book, consumers)
+
+    async def carry() -> None:
+        while book.due() or not installation.context.registry.get("dispatched").loaded:
+            await dispatcher.step()
+            await dispatcher.settle()
+
+    in_process.runner.run(carry())
+    assert installation.context.registry.get("dispatched").loaded
+    assert book.page("proj_1", "dead", after=None, limit=10) == []
+
+
+def test_the_dispatcher_buries_what_a_consumer_will_never_take(
+    installation: Installation, in_process: InProcess
+) -> None:
+    async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 422, "headers": []})
+        await send({"type": "http.response.body", "body": b"never"})
+
+    type_ = "ai.llmariner.test.refused.v1"
+    with installation.context.database.write() as session:
+        outbox.add(session, type_, "x", {"project_id": "proj_7"})
+    book = Deliveries(installation.context.database, [Subscription("refuser", type_)])
+    dispatcher = Dispatcher(book, {"refuser": refuse})
+
+    async def carry() -> None:
+        await dispatcher.step()
+        await dispatcher.settle()
+
+    in_process.runner.run(carry())
+    [dead] = book.page("proj_7", "dead", after=None, limit=10)
+    assert (dead.consumer, dead.attempts, dead.last_error) == ("refuser", 1, "422: never")
+
+
+def admitted(ledger: Ledger, request_id: str, at: float) -> None:
+    identity = {"organization_id": "org_1", "project_id": "proj_1", "user_id": "user_1", "key_id": "key_1"}
+    counts = {"prompt_tokens": 1, "completion_tokens": 1, "cached_tokens": 0}
+    said = {"request_id": request_id, "model": "m", "route": "r", "sequence": 0, "kind": "admitted"}
+    ledger.record([{**identity, **counts, **said, "at": at, "admitted_at": at}])

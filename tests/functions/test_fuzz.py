@@ -1,0 +1,89 @@
+"""Whatever a body or query holds, no route answers 5xx, and every refusal is an error object."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from .asking import Question
+from .conftest import Ask
+from .declared import KEYED
+from .test_bodies import BODIES, WRONG
+
+FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+
+TEXT = st.text(max_size=20) | st.sampled_from(["", "\0", "\x7f", "é", "𝄞", "../..", "' OR 1=1", "a" * 3000])
+NUMBERS = st.integers() | st.sampled_from([2**31, 2**63, -(2**63) - 1, 10**40]) | st.floats(allow_nan=False)
+LEAVES = st.none() | st.booleans() | NUMBERS | TEXT
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=8
+)
+FIELDS: dict[str, list[str]] = {
+    "POST /v1/chat/completions": ["x_unknown", "user", "logit_bias", "response_format"],
+    "POST /v1/completions": ["suffix", "echo", "stream", "stream_options"],
+    "POST /v1/embeddings": ["model", "user"],
+    "POST /v1/models": ["base_model_id", "suffix", "model_file_location", "is_fine_tuned_model"],
+}
+PUBLIC = [route for route in BODIES if not route.startswith("POST /internal")]
+QUERY_NAMES = ["limit", "after", "state", "start_time", "end_time", "group_by", "update_mask", "include_loading_models"]
+
+
+def bodies(route: str) -> st.SearchStrategy[Any]:
+    """Around what is right: some fields changed, left out or added."""
+    right = BODIES[route][1]
+    known = sorted({*right, *FIELDS.get(route, ()), *WRONG.get(route, ())})
+    changed = st.dictionaries(st.sampled_from(known) | TEXT, VALUES, max_size=4).map(lambda some: {**right, **some})
+    without = st.sets(st.sampled_from(known))
+    fewer = st.tuples(changed, without).map(lambda two: {k: v for k, v in two[0].items() if k not in two[1]})
+    return changed | fewer | VALUES | st.binary(max_size=60)
+
+
+@pytest.mark.parametrize("route", PUBLIC)
+def test_no_body_breaks_a_route(route: str, ask: Ask, admin: dict[str, str]) -> None:
+    method, path = route.split()
+    allowed = {200, 400, 404, 409, 415}
+
+    @FUZZ
+    @given(bodies(route))
+    def holds(body: Any) -> None:
+        sent = b"null" if body is None else body
+        answer = ask(BODIES[route][0], Question(method, path, sent, admin))
+        assert answer.status in allowed, (answer.status, answer.body)
+        if answer.status >= 400:
+            assert answer.error["message"]
+
+    holds()
+
+
+@pytest.mark.parametrize("route", [route for route in KEYED if route.method == "GET"], ids=str)
+def test_no_query_breaks_a_route(route: Any, ask: Ask, admin: dict[str, str]) -> None:
+    values = TEXT | st.integers().map(str) | st.floats().map(str) | st.sampled_from(["²", "9" * 5000, "1e400", "null"])
+    pairs = st.lists(st.tuples(st.sampled_from(QUERY_NAMES) | TEXT, values), max_size=4)
+
+    @FUZZ
+    @given(pairs.map(urlencode) | st.text(st.characters(codec="ascii", exclude_characters="# "), max_size=30))
+    def holds(query: str) -> None:
+        answer = ask(route.function, Question("GET", route.example, None, admin, query))
+        assert answer.status in {200, 400, 404}, (answer.status, answer.body)
+
+    holds()
+
+
+@pytest.mark.parametrize("route", KEYED, ids=str)
+def test_no_id_and_no_header_breaks_a_route(route: Any, ask: Ask, admin: dict[str, str]) -> None:
+    header = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=20)
+
+    @settings(FUZZ, max_examples=30)
+    @given(TEXT, header, st.sampled_from(["content-type", "authorization", "prefer", "content-length", "x-request-id"]))
+    def holds(identifier: str, value: str, name: str) -> None:
+        path = route.example.replace("unknown", identifier or "x")
+        body: Any = {} if route.method in ("POST", "PATCH") else None
+        headers = {**admin, **({name: value} if name != "content-length" else {})}
+        answer = ask(route.function, Question(route.method, path, body, headers))
+        assert answer.status < 500, (answer.status, answer.body)
+
+    holds()

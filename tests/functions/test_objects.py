@@ -1,0 +1,190 @@
+"""Objects through the API: what is made is found, by whom it may be, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llmariner.models.model import NewModel, SourceRepository
+from llmariner.platform.events.deliveries import Deliveries, Subscription
+from llmariner.tenancy.scopes import OWNER_SCOPES
+
+from .asking import Answer, Question
+from .conftest import Ask
+from .installation import Installation
+from .test_refusals import check
+
+Call = Callable[..., Answer]
+
+
+@pytest.fixture
+def call(ask: Ask, admin: dict[str, str]) -> Call:
+    """`call("POST /v1/models", body)`, as the administrator unless `by` says the headers of another."""
+    functions = {"models": "models", "api_keys": "api_keys", "events": "events", "chat": "chat_completions"}
+
+    def called(route: str, body: Any = None, *, by: dict[str, str] | None = None, query: str = "") -> Answer:
+        method, path = route.split()
+        name = functions.get(path.split("/")[2], path.split("/")[2])
+        return ask(name, Question(method, path, body, admin if by is None else by, query))
+
+    return called
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {secret}"}
+
+
+def test_a_key_works_from_its_making_to_its_revocation(call: Call) -> None:
+    made = call("POST /v1/api_keys", {"name": "life", "scopes": ["api.model.read"]})
+    assert made.status == 200
+    key, secret = made.json, made.json["secret"]
+    assert call("GET /v1/models", by=bearer(secret)).status == 200
+    assert call("POST /v1/models", {"source_repository": "LOCAL"}, by=bearer(secret)).status == 403
+    rotated = call(f"POST /v1/api_keys/{key['id']}:rotate", {"overlap_seconds": 60}).json
+    assert [call("GET /v1/models", by=bearer(s)).status for s in (secret, rotated["secret"])] == [200, 200]
+    call(f"POST /v1/api_keys/{key['id']}:rotate", {})
+    assert call("GET /v1/models", by=bearer(rotated["secret"])).status == 401
+    assert call(f"DELETE /v1/api_keys/{key['id']}").json["deleted"] is True
+    check(call(f"DELETE /v1/api_keys/{key['id']}"), 404, "not_found")
+
+
+def test_a_secret_is_in_the_answer_that_makes_it_and_in_no_other(call: Call) -> None:
+    made = call("POST /v1/api_keys", {"name": "shown once"})
+    secret, key_id = made.json["secret"], made.json["id"]
+    renamed = call(f"PATCH /v1/api_keys/{key_id}", {"name": "shown once more"})
+    listed = call("GET /v1/api_keys")
+    for answer in (renamed, listed):
+        assert answer.status == 200
+        assert secret.encode() not in answer.body
+        assert secret[7:-2].encode() not in answer.body
+    [found] = [key for key in listed.json["data"] if key["id"] == key_id]
+    assert (found["name"], found["secret"], found["prefix"]) == (
+        "shown once more",
+        made.json["prefix"],
+        found["prefix"],
+    )
+
+
+def test_a_key_carries_no_scope_that_its_maker_lacks(call: Call) -> None:
+    scopes = ["api.organizations.projects.api_keys.write"]
+    small = call("POST /v1/api_keys", {"name": "small", "scopes": scopes}).json["secret"]
+    made = call("POST /v1/api_keys", {"name": "smaller"}, by=bearer(small))
+    assert made.json["scopes"] == scopes
+    refused = call("POST /v1/api_keys", {"name": "greater", "scopes": ["api.model.read"]}, by=bearer(small))
+    assert (refused.status, refused.error["param"]) == (400, "scopes[0]")
+
+
+def test_a_taken_name_is_a_conflict_that_no_client_retries(call: Call) -> None:
+    assert call("POST /v1/api_keys", {"name": "taken"}).status == 200
+    refused = call("POST /v1/api_keys", {"name": "taken"})
+    check(refused, 409, "conflict")
+    assert refused.headers["x-should-retry"] == "false"
+
+
+def test_the_administrator_holds_every_scope_of_an_owner(call: Call) -> None:
+    admin = next(key for key in call("GET /v1/api_keys").json["data"] if key["name"] == "admin")
+    assert admin["scopes"] == sorted(OWNER_SCOPES)
+
+
+KEY_CHANGES = {"PATCH": {"name": "stolen"}, "DELETE": None}
+
+
+def test_a_key_of_another_project_is_not_there(call: Call, stranger: dict[str, str]) -> None:
+    key_id = call("POST /v1/api_keys", {"name": "mine"}).json["id"]
+    for method, body in KEY_CHANGES.items():
+        check(call(f"{method} /v1/api_keys/{key_id}", body, by=stranger), 404, "not_found")
+    check(call(f"POST /v1/api_keys/{key_id}:rotate", {}, by=stranger), 404, "not_found")
+    assert key_id not in [key["id"] for key in call("GET /v1/api_keys", by=stranger).json["data"]]
+    assert key_id in [key["id"] for key in call("GET /v1/api_keys").json["data"]]
+
+
+@pytest.mark.parametrize("key_id", ["key_nobody", "%00", "a b", "x" * 500, "ä", "'; DROP TABLE api_keys; --"])
+def test_an_unknown_key_is_not_found(call: Call, ask: Ask, admin: dict[str, str], key_id: str) -> None:
+    for method, body in KEY_CHANGES.items():
+        check(ask("api_keys", Question(method, f"/v1/api_keys/{key_id}", body, admin)), 404, "not_found")
+
+
+@pytest.mark.parametrize("model_id", ["nobody", "org/nobody", "theirs", "a b", "ä", "x" * 500, "..", "org//x", ":x"])
+def test_a_model_that_is_not_there_for_you_is_not_found(ask: Ask, admin: dict[str, str], model_id: str) -> None:
+    path = f"/v1/models/{model_id}"
+    update = {"config": {}, "update_mask": "config"}
+    questions = [Question("GET", path), Question("PATCH", path, update), Question("DELETE", path)]
+    questions += [Question("POST", f"{path}:{verb}") for verb in ("activate", "deactivate")]
+    for question in questions:
+        asked = Question(question.method, question.path.replace(" ", "%20"), question.body, admin)
+        check(ask("models", asked), 404, "model_not_found")
+
+
+@pytest.mark.parametrize("model", ["nobody", "theirs"])
+def test_the_token_path_finds_no_model_that_is_not_there_for_you(call: Call, model: str) -> None:
+    answer = call("POST /v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": "x"}]})
+    check(answer, 404, "model_not_found")
+    assert answer.error["param"] == "model"
+
+
+def test_a_model_for_embeddings_does_not_chat(call: Call) -> None:
+    answer = call("POST /v1/chat/completions", {"model": "vectors", "messages": [{"role": "user", "content": "x"}]})
+    check(answer, 400, "unsupported_model")
+
+
+def test_a_model_is_made_found_changed_and_deleted(call: Call, installation: Installation) -> None:
+    made = call("POST /v1/models", {"id": "org/life", "source_repository": "hugging-face", "is_project_scoped": True})
+    assert (made.status, made.json["loading_status"]) == (200, "REQUESTED")
+    check(call("POST /v1/models", {"id": "org/life", "source_repository": "LOCAL"}), 409, "conflict")
+    assert call("GET /v1/models/org/life").json["id"] == "org/life"
+    ids = [model["id"] for model in call("GET /v1/models", query="limit=500").json["data"]]
+    assert "org/life" not in ids
+    loading = call("GET /v1/models", query="include_loading_models=true&limit=500").json["data"]
+    assert "org/life" in [model["id"] for model in loading]
+    change = {"config": {"runtime_config": {"extra_args": ["--x"]}}, "update_mask": "config.runtime_config.extra_args"}
+    changed = call("PATCH /v1/models/org/life", change).json
+    assert changed["config"]["runtime_config"] == {"resources": {"gpu": 1}, "replicas": 1, "extra_args": ["--x"]}
+    check(call("POST /v1/models/org/life:activate"), 404, "model_not_found")
+    assert call("DELETE /v1/models/org/life").json == {"id": "org/life", "object": "model", "deleted": True}
+    check(call("GET /v1/models/org/life"), 404, "model_not_found")
+
+
+def test_an_active_model_is_not_deleted(call: Call, installation: Installation) -> None:
+    assert call("POST /v1/models/tiny:activate").json == {}
+    assert call("GET /v1/models/tiny").json["activation_status"] == "ACTIVE"
+    refused = call("DELETE /v1/models/tiny")
+    assert (refused.status, refused.error["param"]) == (400, "model")
+    assert call("POST /v1/models/tiny:deactivate").json == {}
+    assert call("GET /v1/models/tiny").json["serving"]["phase"] == "ready"
+
+
+def test_pages_of_models_follow_one_another(call: Call) -> None:
+    whole = [model["id"] for model in call("GET /v1/models", query="limit=500").json["data"]]
+    first = call("GET /v1/models", query="limit=1").json
+    assert (first["has_more"], first["total_items"], len(first["data"])) == (True, len(whole), 1)
+    rest = call("GET /v1/models", query=f"limit=500&after={first['data'][0]['id']}").json
+    assert rest["has_more"] is False
+    assert [model["id"] for model in [*first["data"], *rest["data"]]] == whole
+
+
+def test_another_projects_events_are_not_there(
+    call: Call, stranger: dict[str, str], installation: Installation
+) -> None:
+    registry = installation.context.registry
+    registry.create(NewModel("evented", SourceRepository.LOCAL, "/x", project_id=installation.owner.project_id))
+    book = Deliveries(installation.context.database, [Subscription("nobody", "ai.llmariner.model.created.v1")])
+    while book.fan_out():
+        pass
+    [mine] = [d for d in book.page(installation.owner.project_id, None, after=None, limit=100) if names(d, "evented")]
+    book.failed(mine, "400", final=True)
+    event_id = mine.event.id
+    assert event_id not in [
+        event["id"] for event in call("GET /v1/events", query="limit=100", by=stranger).json["data"]
+    ]
+    check(call(f"POST /v1/events/{event_id}:replay", by=stranger), 404, "not_found")
+    [dead] = [e for e in call("GET /v1/events", query="state=dead&limit=100").json["data"] if e["id"] == event_id]
+    assert (dead["consumer"], dead["last_error"], dead["data"]["id"]) == ("nobody", "400", "evented")
+    assert call(f"POST /v1/events/{event_id}:replay").json["replayed"] == 1
+    check(call(f"POST /v1/events/{event_id}:replay"), 409, "conflict")
+    check(call("POST /v1/events/evt_nobody:replay"), 404, "not_found")
+
+
+def names(delivery: Any, model: str) -> bool:
+    return bool(delivery.event.data.get("id") == model)
