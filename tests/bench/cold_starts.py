@@ -28,7 +28,7 @@ def question(name: str, installation: Installation) -> Question:
     """A first request: for the chat function a whole answer of the model, for others their first route."""
     headers = {**JSON, **installation.headers}
     if name == CHAT_FUNCTION:
-        return Question("POST", CHAT, BODY, headers)
+        return Question("POST", CHAT, BODY, headers, must_succeed=True)
     method, path = first_route(name)
     return Question(method, path, None if method == "GET" else b"{}", headers)
 

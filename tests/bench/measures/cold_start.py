@@ -21,12 +21,13 @@ SECONDS = 60
 
 @dataclass(frozen=True)
 class Question:
-    """The first request; an answer of any status below 500 is an answer."""
+    """The first request. A refusal is an answer too, unless only success will do; a failure (5xx) never is."""
 
     method: str
     path: str
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    must_succeed: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def measure(target: Target, question: Question, folder: Path) -> Start:
     finally:
         connection.close()
         stop(process)
-    if answer.status >= 500:
+    if answer.status >= (300 if question.must_succeed else 500):
         raise StartError(f"{target.name} answered {answer.status}: {raw[:200].decode(errors='replace')}")
     return start
 
