@@ -1,0 +1,160 @@
+"""The real model behind the real platform: what it answers, and that every token of it is counted."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmariner.context import Context
+
+from .running import CHAT_MODEL, EMBEDDING_MODEL
+
+if TYPE_CHECKING:
+    from .running import Platform
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+PARIS = "What is the capital of France?"
+TOKENS = "vllm:generation_tokens_total"
+
+
+def ledger_row(platform: Platform, request_id: str) -> dict[str, Any]:
+    """A request in the ledger, as soon as it is closed there."""
+    context = Context({"LLMARINER_DATABASE_URL": f"sqlite:///{platform.home / 'platform.db'}"})
+    deadline = time.monotonic() + 15
+    while not ((row := context.ledger.request(request_id)) and row["outcome"] != "open"):
+        assert time.monotonic() < deadline, f"{request_id} is not closed: {row}"
+        time.sleep(0.1)
+    context.database.close()
+    return row
+
+
+def test_a_streamed_request_wakes_the_model_from_zero_and_is_counted_to_the_token(platform: Platform) -> None:
+    began = time.monotonic()
+    options = {"include_usage": True}
+    stream = platform.open("/v1/chat/completions", platform.chat_body(PARIS, stream=True, stream_options=options))
+    opened = time.monotonic() - began
+    first, text = 0.0, ""
+    usage: dict[str, int] = {}
+    for event in stream.events():
+        first = first or time.monotonic() - began
+        text += "".join(choice["delta"].get("content") or "" for choice in event["choices"])
+        usage = event.get("usage") or usage
+    stream.hang_up()
+    print(f"\nopened after {opened:.2f} s, first token after {first:.1f} s, phases {phases(stream.comments)}")
+    assert opened < 10
+    assert "Paris" in text
+    assert {"starting", "loading"} & set(phases(stream.comments))
+    row = ledger_row(platform, stream.request_id)
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
+    assert usage["completion_tokens"] == platform.engine_metric(TOKENS)
+    assert usage["prompt_tokens"] == platform.engine_metric("vllm:prompt_tokens_total")
+
+
+def phases(comments: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(str(comment["phase"]) for comment in comments))
+
+
+def test_a_whole_answer_is_counted_to_the_token(platform: Platform) -> None:
+    platform.chat(PARIS, max_tokens=1)
+    before = platform.engine_metric(TOKENS)
+    answer = platform.chat(PARIS)
+    assert "Paris" in answer["choices"][0]["message"]["content"]
+    row = ledger_row(platform, answer["request_id"])
+    assert row["completion_tokens"] == answer["usage"]["completion_tokens"]
+    assert row["prompt_tokens"] == answer["usage"]["prompt_tokens"]
+    assert platform.engine_metric(TOKENS) - before == answer["usage"]["completion_tokens"]
+
+
+def test_a_hang_up_reaches_the_engine(platform: Platform) -> None:
+    platform.chat(PARIS, max_tokens=1)
+    body = platform.chat_body("Tell a long story.", stream=True, max_tokens=3000, ignore_eos=True)
+    stream = platform.open("/v1/chat/completions", body)
+    seen = 0
+    for event in stream.events():
+        seen += sum(bool(choice["delta"].get("content")) for choice in event["choices"])
+        if seen >= 5:
+            break
+    assert platform.engine_metric("vllm:num_requests_running") == 1
+    stream.hang_up()
+    left = time.monotonic()
+    while platform.engine_metric("vllm:num_requests_running"):
+        assert time.monotonic() - left < 10
+        time.sleep(0.05)
+    took = time.monotonic() - left
+    print(f"\nthe engine was idle {took:.2f} s after the hang-up")
+    # A second is promised; the engine looks between two steps, each of which two busy cores may draw out.
+    assert took < 3
+    row = ledger_row(platform, stream.request_id)
+    assert row["outcome"] == "cancelled"
+    assert seen - 1 <= row["completion_tokens"] < 3000
+
+
+def cosine(one: list[float], other: list[float]) -> float:
+    product = sum(a * b for a, b in zip(one, other, strict=True))
+    return product / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other))
+
+
+def test_embeddings_of_like_meaning_are_alike(platform: Platform) -> None:
+    texts = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The parliament passed the budget."]
+    answer = platform.post("/v1/embeddings", {"model": EMBEDDING_MODEL, "input": texts})
+    cat, kitten, budget = (row["embedding"] for row in answer["data"])
+    assert len(cat) == 384
+    assert cosine(cat, kitten) > 0.5 > 0.3 > cosine(cat, budget)
+    row = ledger_row(platform, answer["request_id"])
+    assert row["prompt_tokens"] == answer["usage"]["prompt_tokens"] > 10
+    assert row["completion_tokens"] == 0
+
+
+def test_a_text_survives_tokenizing(platform: Platform) -> None:
+    text = "Ship’s log: 3 knots, 42°N — all well."
+    tokens = platform.post("/v1/tokenize", {"model": CHAT_MODEL, "prompt": text})["tokens"]
+    assert len(tokens) > 5
+    assert platform.post("/v1/detokenize", {"model": CHAT_MODEL, "tokens": tokens})["prompt"] == text
+
+
+def test_a_strict_schema_is_kept(platform: Platform) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "population": {"type": "integer"}},
+        "required": ["city", "population"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema, "strict": True}}
+    answer = platform.chat("Describe Paris as JSON.", response_format=form, max_tokens=200)
+    value = json.loads(answer["choices"][0]["message"]["content"])
+    assert value.keys() == {"city", "population"}
+    assert isinstance(value["city"], str)
+    assert isinstance(value["population"], int)
+
+
+def test_a_required_tool_is_called_with_arguments_of_its_schema(platform: Platform) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    function = {"name": "get_weather", "description": "Weather of a city", "parameters": parameters, "strict": True}
+    tools = [{"type": "function", "function": function}]
+    answer = platform.chat("How is the weather in Paris?", tools=tools, tool_choice="required", max_tokens=200)
+    (call, *_) = answer["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "get_weather"
+    arguments = json.loads(call["function"]["arguments"])
+    assert arguments.keys() == {"city"}
+    assert isinstance(arguments["city"], str)
+
+
+def test_log_probabilities_come_with_their_alternatives(platform: Platform) -> None:
+    answer = platform.chat(PARIS, logprobs=True, top_logprobs=3, max_tokens=8)
+    content = answer["choices"][0]["logprobs"]["content"]
+    assert len(content) == answer["usage"]["completion_tokens"]
+    for token in content:
+        assert token["logprob"] <= 0
+        assert len(token["top_logprobs"]) == 3
+        # At temperature 0 the chosen token is the likeliest.
+        assert token["top_logprobs"][0]["token"] == token["token"]
