@@ -6,6 +6,7 @@ wrong value ends the start with a sentence and not a request with a traceback. S
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -64,7 +65,9 @@ def _number(env: Environment, name: str, default: float, *, least: float = 0) ->
     try:
         value = float(text)
     except ValueError:
-        raise ValueError(f"{name} must be a number, not {text!r}.") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a number, not {text!r}.")
     if value < least:
         raise ValueError(f"{name} must be at least {least:g}, not {text}.")
     return value
