@@ -1,0 +1,180 @@
+"""Settings: defaults, bounds, and a sentence for each variable that is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmariner.settings import (
+    ControlSettings,
+    DatabaseSettings,
+    GatewaySettings,
+    HomeSettings,
+    Secret,
+    SecretSettings,
+    ServingSettings,
+    environment,
+)
+
+GOOD = {"LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32}
+
+
+def test_an_empty_environment_gives_the_documented_defaults() -> None:
+    home = HomeSettings.load({})
+    assert (home.host, home.port) == ("127.0.0.1", 8080)
+    assert home.root == Path.home() / ".llmariner"
+    assert home.cache == Path.home() / ".cache" / "llmariner"
+    gateway = GatewaySettings.load({})
+    assert gateway == GatewaySettings()
+    assert (gateway.body_limit, gateway.wait_budget, gateway.wait_limit) == (8 * 1024 * 1024, 60.0, 900.0)
+    assert ServingSettings.load({}) == ServingSettings()
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert GatewaySettings.load({"LLMARINER_BODY_LIMIT": ""}) == GatewaySettings()
+    assert HomeSettings.load({"LLMARINER_HOST": "", "LLMARINER_PORT": "", "LLMARINER_HOME": ""}) == HomeSettings.load(
+        {}
+    )
+    assert ServingSettings.load({"LLMARINER_SERVING": "", "LLMARINER_SERVING_STATIC": ""}) == ServingSettings()
+
+
+NUMBERS: list[tuple[Callable[[Any], Any], str, str, float]] = [
+    (HomeSettings.load, "LLMARINER_PORT", "port", 1),
+    (GatewaySettings.load, "LLMARINER_BODY_LIMIT", "body_limit", 1024),
+    (GatewaySettings.load, "LLMARINER_WAIT_SECONDS", "wait_budget", 0),
+    (GatewaySettings.load, "LLMARINER_WAIT_LIMIT_SECONDS", "wait_limit", 0),
+    (GatewaySettings.load, "LLMARINER_HEARTBEAT_SECONDS", "heartbeat", 0.05),
+    (GatewaySettings.load, "LLMARINER_ROOM_PER_MODEL", "room_per_model", 1),
+    (GatewaySettings.load, "LLMARINER_ROOM_PER_TENANT", "room_per_tenant", 1),
+    (GatewaySettings.load, "LLMARINER_REQUESTS_PER_MINUTE", "requests_per_minute", 1),
+    (GatewaySettings.load, "LLMARINER_TOKENS_PER_MINUTE", "tokens_per_minute", 1),
+    (ServingSettings.load, "LLMARINER_IDLE_SECONDS", "idle_seconds", 0),
+    (ServingSettings.load, "LLMARINER_ENGINE_THREADS", "threads", 0),
+]
+
+
+@pytest.mark.parametrize(("load", "name", "field", "least"), NUMBERS, ids=[row[1] for row in NUMBERS])
+def test_a_number_is_taken_from_its_least_value_on(
+    load: Callable[[Any], Any], name: str, field: str, least: float
+) -> None:
+    for value in (least, least + 3):
+        assert getattr(load({name: f"{value:g}"}), field) == value
+
+
+@pytest.mark.parametrize(("load", "name", "field", "least"), NUMBERS, ids=[row[1] for row in NUMBERS])
+def test_a_number_below_its_least_value_is_refused_by_name(
+    load: Callable[[Any], Any], name: str, field: str, least: float
+) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be at least {least:g}, not"):
+        load({name: f"{least - 0.5:g}"})
+
+
+@pytest.mark.parametrize(("load", "name", "field", "least"), NUMBERS, ids=[row[1] for row in NUMBERS])
+@pytest.mark.parametrize("text", ["many", "1,5", "0x10", "--"])
+def test_what_is_no_number_is_refused_by_name(
+    load: Callable[[Any], Any], name: str, field: str, least: float, text: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{name} must be a number, not {text!r}.")):
+        load({name: text})
+
+
+@pytest.mark.parametrize(("load", "name", "field", "least"), NUMBERS, ids=[row[1] for row in NUMBERS])
+@pytest.mark.parametrize("text", ["nan", "inf", "1e999"])
+def test_a_number_without_a_value_is_refused_by_name(
+    load: Callable[[Any], Any], name: str, field: str, least: float, text: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be"):
+        load({name: text})
+
+
+def test_the_memory_budget_is_in_gibibytes() -> None:
+    assert ServingSettings.load({"LLMARINER_MEMORY_GIB": "1.5"}).memory_bytes == 3 * 2**29
+    with pytest.raises(ValueError, match=r"^LLMARINER_MEMORY_GIB must be at least 0"):
+        ServingSettings.load({"LLMARINER_MEMORY_GIB": "-1"})
+
+
+def test_a_port_ends_at_65535() -> None:
+    assert HomeSettings.load({"LLMARINER_PORT": "65535"}).port == 65535
+    with pytest.raises(ValueError, match=r"^LLMARINER_PORT must be at most 65535, not 65536\.$"):
+        HomeSettings.load({"LLMARINER_PORT": "65536"})
+
+
+def test_folders_are_absolute_and_know_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    home = HomeSettings.load({"LLMARINER_HOME": "~/here", "LLMARINER_CACHE": "there"})
+    assert (home.root, home.cache) == (tmp_path / "here", tmp_path / "there")
+    assert HomeSettings.load({"XDG_CACHE_HOME": "/var/cache/me"}).cache == Path("/var/cache/me/llmariner")
+
+
+def test_a_database_must_be_named() -> None:
+    with pytest.raises(ValueError, match=r"^LLMARINER_DATABASE_URL is not set"):
+        DatabaseSettings.load({})
+    loaded = DatabaseSettings.load({"LLMARINER_DATABASE_URL": "sqlite:///x", "LLMARINER_DATABASE_POOL": "2"})
+    assert (loaded.url, loaded.pool_size) == ("sqlite:///x", 2)
+    with pytest.raises(ValueError, match=r"^LLMARINER_DATABASE_POOL must be at least 1"):
+        DatabaseSettings.load({"LLMARINER_DATABASE_URL": "sqlite:///x", "LLMARINER_DATABASE_POOL": "0"})
+
+
+@pytest.mark.parametrize("url", ["", "gateway", "https://gateway", "ftp://gateway"])
+def test_the_control_function_is_an_http_url(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^LLMARINER_CONTROL_URL must be the http:// URL"):
+        ControlSettings.load({"LLMARINER_CONTROL_URL": url})
+
+
+def test_the_control_functions_url_loses_its_last_slash() -> None:
+    assert ControlSettings.load({"LLMARINER_CONTROL_URL": "http://gateway/"}).url == "http://gateway"
+
+
+@pytest.mark.parametrize("adapter", ["remote", "static", "processes"])
+def test_a_serving_adapter_is_one_of_three(adapter: str) -> None:
+    assert ServingSettings.load({"LLMARINER_SERVING": adapter}).adapter == adapter
+    with pytest.raises(ValueError, match=r"^LLMARINER_SERVING must be processes, static or remote, not 'kserve'\.$"):
+        ServingSettings.load({"LLMARINER_SERVING": "kserve"})
+
+
+def test_only_nought_turns_the_warm_parent_off() -> None:
+    found = [ServingSettings.load({"LLMARINER_WARM_PARENT": text}).warm for text in ("0", "1", "")]
+    assert found == [False, True, True]
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("value", [None, "", "short", "x" * 31])
+def test_a_secret_that_is_missing_or_short_is_refused_by_name(name: str, value: str | None) -> None:
+    env = {key: text for key, text in {**GOOD, name: value}.items() if text is not None}
+    with pytest.raises(ValueError, match=rf"^{name} \(or {name}_FILE\) must hold at least 32 characters") as refused:
+        SecretSettings.load(env)
+    if value:
+        assert value not in str(refused.value)
+
+
+def test_a_secret_comes_from_a_file_where_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pepper").write_text("f" * 40 + "\n")
+    loaded = SecretSettings.load({**GOOD, "LLMARINER_PEPPER_FILE": str(tmp_path / "pepper")})
+    assert loaded.pepper.reveal() == "f" * 40
+    assert loaded.service.reveal() == "s" * 32
+
+
+def test_secrets_hide_wherever_settings_are_shown() -> None:
+    loaded = SecretSettings.load(GOOD)
+    for shown in (repr(loaded), str(loaded), f"{loaded.pepper}", f"{loaded.pepper!r}", "%s" % loaded.service):  # noqa: UP031
+        assert "ppp" not in shown
+        assert "sss" not in shown
+    assert bool(loaded.pepper)
+    assert not Secret("")
+
+
+def test_a_generated_secret_is_long_enough_and_new_each_time() -> None:
+    made = {SecretSettings.generate() for _ in range(10)}
+    assert len(made) == 10
+    assert all(len(secret) == 64 for secret in made)
+    SecretSettings.load({"LLMARINER_PEPPER": made.pop(), "LLMARINER_SERVICE_SECRET": made.pop()})
+
+
+def test_the_environment_is_the_processs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMARINER_PORT", "1234")
+    assert HomeSettings.load(environment()).port == 1234
