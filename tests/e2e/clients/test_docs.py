@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Platform, Variables, v1
+from .conftest import Platform, Variables
 from .environments import node_modules, python
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -61,7 +61,7 @@ def command(snippet: Snippet, folder: Path) -> list[str]:
 def test_a_snippet_prints_what_its_page_says(
     snippet: Snippet, platform: Platform, variables: Callable[[], Variables], tmp_path: Path
 ) -> None:
-    env = {**variables(), "LLMARINER_BASE_URL": v1(platform), "LLMARINER_API_KEY": platform.api_key}
+    env = {**variables(), "LLMARINER_BASE_URL": platform.base_url, "LLMARINER_API_KEY": platform.api_key}
     run = command(snippet, tmp_path)
     done = subprocess.run(
         run, check=False, capture_output=True, text=True, timeout=SNIPPET_SECONDS, env=env, cwd=tmp_path
