@@ -32,7 +32,7 @@ def comment(**facts: Any) -> bytes:
 
 
 WAITING = [
-    comment(phase="queued", progress=None, estimate_seconds=None),
+    comment(phase="queued", progress=0.0, estimate_seconds=None),
     b": ping\n\n",
     comment(phase="loading", progress=0.1, estimate_seconds=20),
     comment(phase="loading", progress=0.6, estimate_seconds=9.4),

@@ -120,11 +120,12 @@ def test_status_shows_once_what_is_wanted_once(terminal: Open, platform: Platfor
 
 
 def test_a_pull_fills_a_bar(terminal: Open, platform: Platform) -> None:
-    loading = {"id": "m", "loading_status": "LOADING", "loading_progress": 0.5}
+    loading = {"id": "m", "loading_status": "LOADING", "loading_progress": 0.5, "loading_status_message": "[b]x"}
     platform.answer("GET /models/m", loading, loading, {**loading, "loading_status": "SUCCEEDED"})
     shown = terminal("models", "pull", "m")
     assert shown.end() == 0
     assert "50%" in shown.written
+    assert "m: loading, [b]x" in shown.written
     assert "100%" in shown.written
     assert "m is loaded." in shown.written
 
