@@ -5,8 +5,9 @@ Imports stand inside the properties on purpose: a function pays only for what it
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from llmariner.settings import (
     ControlSettings,
@@ -33,6 +34,31 @@ if TYPE_CHECKING:
 
 __all__ = ["Context"]
 
+Part = TypeVar("Part")
+_making = threading.RLock()
+
+
+class _part(Generic[Part]):  # noqa: N801 - used as a decorator, as functools.cached_property is
+    """A part that is made once, even where threads ask for it at the same time (functools' own has no lock)."""
+
+    def __init__(self, make: Callable[[Context], Part]) -> None:
+        self._make = make
+        self._name = make.__name__
+        self.__doc__ = make.__doc__
+
+    @overload
+    def __get__(self, context: None, owner: Any = None) -> _part[Part]: ...
+    @overload
+    def __get__(self, context: Context, owner: Any = None) -> Part: ...
+    def __get__(self, context: Context | None, owner: Any = None) -> _part[Part] | Part:
+        if context is None:
+            return self
+        with _making:
+            if self._name not in context.__dict__:
+                context.__dict__[self._name] = self._make(context)
+        made: Part = context.__dict__[self._name]
+        return made
+
 
 class Context:
     """The parts of one process. The local home makes one for all its functions and sets what it has itself."""
@@ -40,54 +66,54 @@ class Context:
     def __init__(self, env: Environment | None = None) -> None:
         self.env = environment() if env is None else env
 
-    @cached_property
+    @_part
     def secrets(self) -> SecretSettings:
         """Pepper and service secret."""
         return SecretSettings.load(self.env)
 
-    @cached_property
+    @_part
     def database(self) -> Database:
         """The database of `LLMARINER_DATABASE_URL`."""
         from llmariner.platform.database import Database
 
         return Database(DatabaseSettings.load(self.env))
 
-    @cached_property
+    @_part
     def keys(self) -> Keys:
         """API keys."""
         from llmariner.tenancy.keys import Keys
 
         return Keys(self.database, self.secrets.pepper)
 
-    @cached_property
+    @_part
     def registry(self) -> Registry:
         """Models."""
         from llmariner.models.registry import Registry
 
         return Registry(self.database)
 
-    @cached_property
+    @_part
     def ledger(self) -> Ledger:
         """Usage."""
         from llmariner.usage.ledger import Ledger
 
         return Ledger(self.database)
 
-    @cached_property
+    @_part
     def deliveries(self) -> Deliveries:
         """Deliveries of events; subscribers matter only to who delivers, the local home's dispatcher."""
         from llmariner.platform.events.deliveries import Deliveries
 
         return Deliveries(self.database, ())
 
-    @cached_property
+    @_part
     def weights(self) -> Weights:
         """How weights are brought; the local home sets its own."""
         from llmariner.models.weights import StorageUriWeights
 
         return StorageUriWeights()
 
-    @cached_property
+    @_part
     def serving(self) -> Serving:
         """Models awake and asleep, by `LLMARINER_SERVING`. `processes` is set by the local home."""
         settings = ServingSettings.load(self.env)
@@ -103,26 +129,26 @@ class Context:
 
         return RemoteServing(self.remote_control)
 
-    @cached_property
+    @_part
     def remote_control(self) -> RemoteControl:
         """The control function at `LLMARINER_CONTROL_URL`."""
         from llmariner.gateway.remote_control import RemoteControl
 
         return RemoteControl(ControlSettings.load(self.env), self.secrets.service, issuer="function")
 
-    @cached_property
+    @_part
     def in_process_control(self) -> InProcessControl:
         """The control port on this process's own database and serving port."""
         from llmariner.control import InProcessControl
 
         return InProcessControl(self.keys, self.registry, self.serving, self.ledger)
 
-    @cached_property
+    @_part
     def control(self) -> Control:
         """What the token path asks: over HTTP where a control function is named, else in this process."""
         return self.remote_control if self.env.get("LLMARINER_CONTROL_URL") else self.in_process_control
 
-    @cached_property
+    @_part
     def gateway(self) -> Gateway:
         """The token path's state."""
         from llmariner.gateway.gateway import Gateway
