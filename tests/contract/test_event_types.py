@@ -1,0 +1,114 @@
+"""eventing/events.md lists every event with an example: both are what the code emits."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sqlalchemy import select
+
+from llmariner.local.engine.environment import EngineEnvironment, engine_lock
+from llmariner.local.home import Home
+from llmariner.models.model import ActivationStatus, ModelConfig, NewModel, SourceRepository, Task
+from llmariner.models.registry import Registry
+from llmariner.platform.database import Database
+from llmariner.platform.database.migrate import upgrade
+from llmariner.platform.events import tables
+from llmariner.settings import HomeSettings
+from llmariner.tenancy.keys import Keys, NewKey, Owner
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+TYPE = re.compile(r"ai\.llmariner\.[a-z_]+\.[a-z_]+\.v\d+")
+TICK = "ai.llmariner.platform.tick.v1"
+
+
+def listed() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Each type with its subject's template and its example."""
+    text = (CHECKOUT / "eventing/events.md").read_text()
+    sections = re.findall(r"^## (\S+)\n(.*?)```json\n(.*?)```", text, re.MULTILINE | re.DOTALL)
+    subjects = {type_: re.search(r"Subject `([^`]+)`", prose) for type_, prose, _ in sections}
+    assert all(subjects.values()), subjects
+    return {type_: (str(match[1]) if (match := subjects[type_]) else "", json.loads(ex)) for type_, _, ex in sections}
+
+
+def written() -> set[str]:
+    """Every type that stands in the code, the triggers and the manifests."""
+    folders = ("shared", "functions", "eventing", "manifests")
+    files = [file for folder in folders for file in (CHECKOUT / folder).rglob("*") if file.suffix in (".py", ".yaml")]
+    return {match for file in files for match in TYPE.findall(file.read_text())}
+
+
+def kinds(value: dict[str, Any]) -> dict[str, type]:
+    return {name: type(item) for name, item in value.items()}
+
+
+@pytest.fixture
+def emitted(database: Database, keys: Keys, registry: Registry, owner: Owner) -> dict[str, list[tuple[str, Any]]]:
+    """Everything that can happen, done once: by type, subject and data of each event."""
+    key, _ = keys.create(owner, NewKey("ci", frozenset()))
+    keys.update(owner, key.id, name="new", excluded=None)
+    keys.rotate(owner, key.id, overlap=0)
+    keys.revoke(owner, key.id)
+    for project in (None, owner.project_id):
+        name = f"org/{'everybodys' if project is None else 'mine'}"
+        registry.create(NewModel(name, SourceRepository.LOCAL, "/models/x", project_id=project))
+        registry.failed(name, "No config.json in /models/x.")
+        registry.loaded(name, folder="/models/x", size_bytes=1, task=Task.GENERATE)
+        registry.configure(name, ModelConfig(), project_id=None)
+        registry.activate(name, ActivationStatus.INACTIVE, project_id=None)
+        registry.delete(name, project_id=None)
+    found: dict[str, list[tuple[str, Any]]] = {}
+    with database.read() as session:
+        for row in session.rows(select(tables.events)):
+            found.setdefault(row.type, []).append((row.subject, json.loads(row.data)))
+    return found
+
+
+def test_every_type_in_the_code_is_listed_and_every_listed_one_is_in_the_code() -> None:
+    assert written() == set(listed())
+
+
+def test_every_listed_type_but_the_tick_happens_here(emitted: dict[str, list[tuple[str, Any]]]) -> None:
+    assert set(emitted) == set(listed()) - {TICK}
+
+
+def test_an_example_has_the_fields_that_are_emitted(emitted: dict[str, list[tuple[str, Any]]]) -> None:
+    for type_, events in emitted.items():
+        example = listed()[type_][1]
+        for _, data in events:
+            assert set(data) == set(example), type_
+        assert kinds(example) in [kinds(data) for _, data in events], type_
+
+
+def test_a_subject_is_of_the_form_that_is_listed(emitted: dict[str, list[tuple[str, Any]]]) -> None:
+    for type_, events in emitted.items():
+        template = listed()[type_][0]
+        for subject, data in events:
+            assert subject == template.replace("<id>", data["id"]), type_
+
+
+def test_whose_event_it_is_stands_beside_it(emitted: dict[str, list[tuple[str, Any]]], database: Database) -> None:
+    with database.read() as session:
+        rows = session.rows(select(tables.events.c.project_id, tables.events.c.data))
+    assert all(json.loads(row.data)["project_id"] == row.project_id for row in rows)
+
+
+def test_the_tick_of_one_machine_is_as_listed(tmp_path: Path) -> None:
+    home = Home(HomeSettings(root=tmp_path), {}, EngineEnvironment(tmp_path, engine_lock()))
+    upgrade(home.context.database)
+    home._tick_now()
+    with home.context.database.read() as session:
+        [row] = session.rows(select(tables.events))
+    home.context.database.close()
+    assert (row.type, row.subject) == (TICK, listed()[TICK][0])
+    assert json.loads(row.data) == listed()[TICK][1]
+
+
+def test_the_tick_of_a_cluster_is_as_listed() -> None:
+    documents = yaml.safe_load_all((CHECKOUT / "manifests/base/eventing/sweep.yaml").read_text())
+    [source] = [document for document in documents if document and document["kind"] == "PingSource"]
+    assert kinds(json.loads(source["spec"]["data"])) == kinds(listed()[TICK][1])

@@ -1,0 +1,173 @@
+"""Streams as bytes: whole events, and only the usage that was asked for."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmariner.gateway.sse import DONE, EventCutter, UsageHider, comment, data, tokens
+
+USAGE = {"prompt_tokens": 9, "total_tokens": 12, "completion_tokens": 3}
+
+
+def chunk(content: str, usage: Any = None, *, spaced: bool = False) -> bytes:
+    """An engine's event with a piece of text, and usage as it is asked to send."""
+    delta = {"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": None}], "id": "c", "usage": usage}
+    separators = (", ", ": ") if spaced else (",", ":")
+    return b"data: " + json.dumps(delta, separators=separators).encode() + b"\n\n"
+
+
+def last(usage: Any = USAGE) -> bytes:
+    """The usage-only event at the end."""
+    return data({"id": "c", "choices": [], "usage": usage})
+
+
+def events(stream: bytes) -> list[Any]:
+    """What a client reads: each event decoded; the end as it stands."""
+    parts = [part.removeprefix(b"data: ") for part in stream.split(b"\n\n") if part]
+    return [part if part == b"[DONE]" else json.loads(part) for part in parts]
+
+
+STREAM = chunk("he", USAGE) + chunk("llo", {**USAGE, "completion_tokens": 4}) + last() + DONE
+
+
+def hidden(stream: bytes, *, include: bool, continuous: bool) -> bytes:
+    return UsageHider(include=include, continuous=continuous).pass_on(stream)
+
+
+@pytest.mark.parametrize("at", range(len(STREAM) + 1))
+def test_a_stream_cut_anywhere_comes_out_whole(at: int) -> None:
+    cutter = EventCutter()
+    first = cutter.feed(STREAM[:at])
+    second = cutter.feed(STREAM[at:])
+    assert first + second == STREAM
+    assert first == b"" or first.endswith(b"\n\n")
+    assert len(STREAM[:at]) - len(first) < len(STREAM)
+    assert first == STREAM[: STREAM[:at].rfind(b"\n\n") + 2 if b"\n\n" in STREAM[:at] else 0]
+    assert cutter.rest == b""
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12))
+def test_a_stream_cut_in_many_places_comes_out_whole(places: list[int]) -> None:
+    cutter, out = EventCutter(), b""
+    borders = [0, *sorted(places), len(STREAM)]
+    for start, end in itertools.pairwise(borders):
+        block = cutter.feed(STREAM[start:end])
+        assert block == b"" or block.endswith(b"\n\n")
+        out += block
+    assert out == STREAM
+
+
+def test_what_never_ends_is_left_over() -> None:
+    cutter = EventCutter()
+    assert cutter.feed(b"data: {}\n\ndata: {") == b"data: {}\n\n"
+    assert cutter.rest == b"data: {"
+    assert cutter.feed(b"") == b""
+
+
+def test_who_asked_for_nothing_sees_no_usage() -> None:
+    seen = events(hidden(STREAM, include=False, continuous=False))
+    assert [event["choices"][0]["delta"]["content"] for event in seen[:-1]] == ["he", "llo"]
+    assert all("usage" not in event for event in seen[:-1])
+    assert seen[-1] == b"[DONE]"
+
+
+def test_who_asked_for_usage_sees_it_once_at_the_end() -> None:
+    seen = events(hidden(STREAM, include=True, continuous=False))
+    assert [("usage" in event) for event in seen[:-1]] == [False, False, True]
+    assert seen[2]["usage"] == USAGE
+
+
+def test_who_asked_for_it_continuously_sees_every_byte() -> None:
+    assert hidden(STREAM, include=True, continuous=True) == STREAM
+
+
+def test_continuous_usage_alone_shows_none() -> None:
+    assert hidden(STREAM, include=False, continuous=True) == hidden(STREAM, include=False, continuous=False)
+
+
+@pytest.mark.parametrize("include", [False, True])
+def test_event_by_event_or_in_one_block_a_caller_sees_the_same(include: bool) -> None:
+    hider = UsageHider(include=include, continuous=False)
+    parts = [hider.pass_on(part + b"\n\n") for part in STREAM.split(b"\n\n") if part]
+    assert b"".join(parts) == hidden(STREAM, include=include, continuous=False)
+
+
+@pytest.mark.parametrize("usage", [USAGE, {**USAGE, "prompt_tokens_details": {"cached_tokens": 5}}, None])
+@pytest.mark.parametrize("spaced", [False, True])
+def test_usage_of_every_shape_is_cut_out(usage: Any, spaced: bool) -> None:
+    [seen] = events(hidden(chunk("x", usage, spaced=spaced), include=False, continuous=False))
+    assert set(seen) == {"choices", "id"}
+
+
+LOOKALIKES = [
+    ',"usage":{"prompt_tokens":9}',
+    '"usage":null',
+    '"choices":[]',
+    ',"usage": {"a": {"b": 1}}, "choices": []',
+    "data: [DONE]\n\n",
+    '\\",\\"usage\\":{',
+    '}],"usage":{"prompt_tokens":1}}',
+]
+
+
+@pytest.mark.parametrize("content", LOOKALIKES)
+@pytest.mark.parametrize(("include", "continuous"), [(False, False), (True, False), (True, True)])
+def test_text_that_looks_like_usage_survives(content: str, include: bool, continuous: bool) -> None:
+    stream = chunk(content, USAGE) + last() + DONE
+    seen = events(hidden(stream, include=include, continuous=continuous))
+    assert seen[0]["choices"][0]["delta"]["content"] == content
+    assert ("usage" in seen[0]) is continuous
+    assert len(seen) == (3 if include else 2)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(LOOKALIKES), max_size=4), st.booleans()
+)
+def test_whatever_a_model_says_reaches_its_caller(contents: list[str], include: bool) -> None:
+    stream = b"".join(chunk(content, USAGE) for content in contents) + last() + DONE
+    seen = events(hidden(stream, include=include, continuous=False))
+    texts = [event["choices"][0]["delta"]["content"] for event in seen[:-1] if event["choices"]]
+    assert texts == contents
+    assert len(seen) == len(contents) + 1 + include
+
+
+def test_comments_and_the_end_pass_untouched() -> None:
+    for part in (comment({"phase": "loading"}), DONE, data({"error": {"message": "x"}})):
+        assert hidden(part, include=False, continuous=False) == part
+
+
+def test_the_last_usage_seen_is_remembered() -> None:
+    hider = UsageHider(include=False, continuous=False)
+    hider.pass_on(chunk("a", USAGE))
+    hider.pass_on(chunk("b", {**USAGE, "completion_tokens": 7}))
+    hider.pass_on(DONE)
+    assert tokens(hider.usage) == {"prompt_tokens": 9, "completion_tokens": 7, "cached_tokens": 0}
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (b"", (0, 0, 0)),
+        (b'"usage":null', (0, 0, 0)),
+        (b'"usage":{"prompt_tokens":5,"total_tokens":5}', (5, 0, 0)),
+        (b'"usage": {"prompt_tokens": 5, "completion_tokens": 6}', (5, 6, 0)),
+        (b'{"prompt_tokens":5,"completion_tokens":6,"prompt_tokens_details":{"cached_tokens":4}}', (5, 6, 4)),
+        (b'{"prompt_tokens":123456789012}', (123456789012, 0, 0)),
+        (b'{"prompt_tokens":null}', (0, 0, 0)),
+    ],
+)
+def test_counts_are_read_from_usage_and_those_absent_are_nought(usage: bytes, expected: tuple[int, int, int]) -> None:
+    assert tuple(tokens(usage).values()) == expected
+
+
+def test_an_event_and_a_comment_are_each_one_line() -> None:
+    assert data({"a": "b\nc"}) == b'data: {"a":"b\\nc"}\n\n'
+    assert comment({"a": None}) == b': {"a":null}\n\n'
