@@ -8,7 +8,7 @@ import pytest
 
 from .outcomes import SCRIPTS, Outcomes, declared
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 SCRIPT = "curl.sh"
 CAPABILITIES = declared(SCRIPT)
 

@@ -14,7 +14,7 @@ import pytest
 from .conftest import Platform, Variables
 from .environments import node_modules, python
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 CHECKOUT = Path(__file__).parents[3]
 SNIPPET_SECONDS = 280
 # Which interpreter a page's snippets of a language run in.

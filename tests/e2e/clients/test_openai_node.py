@@ -11,7 +11,7 @@ import pytest
 from .environments import node_modules
 from .outcomes import SCRIPTS, Outcomes, declared
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 SCRIPT = "openai_node.mjs"
 CAPABILITIES = declared(SCRIPT)
 

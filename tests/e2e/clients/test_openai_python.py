@@ -9,7 +9,7 @@ import pytest
 from .environments import python
 from .outcomes import SCRIPTS, Outcomes, declared
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 SCRIPT = "openai_python.py"
 CAPABILITIES = declared(SCRIPT)
 
