@@ -73,7 +73,7 @@ def last_words(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 @contextmanager
-def running(target: Target, folder: Path, seconds: float = 60) -> Iterator[Started]:
+def running(target: Target, folder: Path, seconds: float = 120) -> Iterator[Started]:
     """A target that listens on its port for as long as the block lasts, its companions before it."""
     with ExitStack() as companions:
         for companion in target.companions:
