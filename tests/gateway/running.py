@@ -118,7 +118,7 @@ class EngineProcess:
 class Platform:
     """The process, its folder, and its own database seen from outside by the same nouns."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], database: Path, server: str = "uvicorn") -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], database: Path, server: str = "own") -> None:
         self.folder = folder
         self.port = free_port()
         self.server = server
@@ -261,7 +261,7 @@ class Platform:
 
 
 @contextmanager
-def running(folder: Path, database: Path, *, server: str = "uvicorn", **environment: str) -> Iterator[Platform]:
+def running(folder: Path, database: Path, *, server: str = "own", **environment: str) -> Iterator[Platform]:
     """A platform for as long as the block lasts; `environment` as `NAME="value"` without the prefix."""
     named = {f"LLMARINER_{name}": value for name, value in environment.items()}
     platform = Platform(folder, named, database, server)

@@ -100,6 +100,8 @@ class Platform:
         cache = str(HomeSettings.load(environment()).cache)
         self.environment |= {"LLMARINER_HOME": str(home), "LLMARINER_CACHE": cache, "LLMARINER_PORT": str(self.port)}
         self.environment |= {"LLMARINER_BASE_URL": self.base_url, "XDG_CONFIG_HOME": str(home / "config")}
+        # More threads than free cores cost an engine most of its speed.
+        self.environment["LLMARINER_ENGINE_THREADS"] = "1"
 
     @property
     def api_key(self) -> str:

@@ -118,18 +118,21 @@ def test_a_text_survives_tokenizing(platform: Platform) -> None:
 
 
 def test_a_strict_schema_is_kept(platform: Platform) -> None:
+    # No numbers: nothing in a grammar ends one, and a model this small may count on for ever.
+    properties = {"city": {"type": "string"}, "is_capital": {"type": "boolean"}, "size": {"enum": ["small", "large"]}}
     schema = {
         "type": "object",
-        "properties": {"city": {"type": "string"}, "population": {"type": "integer"}},
-        "required": ["city", "population"],
+        "properties": properties,
+        "required": list(properties),
         "additionalProperties": False,
     }
     form = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema, "strict": True}}
     answer = platform.chat("Describe Paris as JSON.", response_format=form, max_tokens=200)
     value = json.loads(answer["choices"][0]["message"]["content"])
-    assert value.keys() == {"city", "population"}
+    assert value.keys() == properties.keys()
     assert isinstance(value["city"], str)
-    assert isinstance(value["population"], int)
+    assert isinstance(value["is_capital"], bool)
+    assert value["size"] in ("small", "large")
 
 
 def test_a_required_tool_is_called_with_arguments_of_its_schema(platform: Platform) -> None:
