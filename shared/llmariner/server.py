@@ -57,14 +57,18 @@ class Server:
         self._grace = grace
         self._end = asyncio.Event()
 
-    async def serve(self) -> None:
-        """Listen until SIGTERM or SIGINT; then let what is under way finish, up to the grace. OSError: port taken."""
+    async def serve(self, listening: Callable[[], None] = lambda: None) -> None:
+        """Listen until SIGTERM or SIGINT; then let what is under way finish, up to the grace. OSError: port taken.
+
+        `listening` is called once the port is ours.
+        """
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(lambda: _Connection(self, loop), *self._address, backlog=2048)
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread: somebody else ends us
                 loop.add_signal_handler(number, self.end)
         self._tick()
+        listening()
         sweeper = asyncio.create_task(self._sweep())
         try:
             await self._end.wait()

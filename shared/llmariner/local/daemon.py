@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -62,6 +63,7 @@ def up(*, foreground: bool) -> None:
         print(f"The platform runs already at {base_url(settings)}.")
         _say_how(settings, new_key=False)
         return
+    _check_port(settings)
     engines = engine_environment_of(settings)
     set_up(settings, engines)
     had_key = Layout(settings.root).admin_key.exists()
@@ -109,13 +111,31 @@ async def serve(settings: HomeSettings) -> None:
         home.prepare()
         router = await home.start()
         server = Server(router, host=settings.host, port=settings.port, grace=5)
+        state_file = settings.root / "platform.json"
         state = {"pid": os.getpid(), "host": settings.host, "port": settings.port, "started": time.time()}
-        (settings.root / "platform.json").write_text(json.dumps(state))
         try:
-            await server.serve()
+            # Written once the port is ours: somebody else may answer on it.
+            await server.serve(listening=lambda: _write(state_file, state))
         finally:
             await home.stop()
-            (settings.root / "platform.json").unlink(missing_ok=True)
+            state_file.unlink(missing_ok=True)
+
+
+def _check_port(settings: HomeSettings) -> None:
+    """Before minutes of setup: whether the platform could listen at all."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise NotStarted(
+                f"Port {settings.port} of {settings.host} can't be had: {error.strerror}. "
+                "Another platform or program may hold it; set LLMARINER_PORT to a free one."
+            ) from error
+
+
+def _write(file: Path, state: dict[str, Any]) -> None:
+    file.write_text(json.dumps(state))
 
 
 def _spawn(settings: HomeSettings) -> None:
