@@ -1,0 +1,51 @@
+"""A setting that is missing or wrong ends a function's start with a sentence, and not a request with a 500."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from llmariner.boot import load
+from llmariner.context import Context
+
+from .children import CHECKOUT, boot, framework
+from .declared import FUNCTIONS, TOKEN_PATH
+from .installation import SERVICE_SECRET
+
+COMPLETE = {
+    "LLMARINER_PEPPER": "p" * 32,
+    "LLMARINER_SERVICE_SECRET": SERVICE_SECRET,
+    "LLMARINER_CONTROL_URL": "http://internal-gateway",
+}
+LATE = pytest.mark.xfail(strict=True, reason="functions with a database read their settings at their first request")
+NAMES = [name if name in TOKEN_PATH else pytest.param(name, marks=LATE) for name in FUNCTIONS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_function_is_not_built_without_its_settings(name: str) -> None:
+    application = load(CHECKOUT / "functions" / name)
+    application.use(Context({}))
+    with pytest.raises(ValueError, match=r"^LLMARINER_\w+"):
+        application.prepare()
+
+
+@pytest.mark.parametrize("missing", ["LLMARINER_PEPPER", "LLMARINER_SERVICE_SECRET"])
+def test_a_function_of_the_token_path_says_at_its_start_what_is_missing(missing: str, tmp_path: Path) -> None:
+    said = {name: value for name, value in COMPLETE.items() if name != missing}
+    command = boot(CHECKOUT / "functions/chat_completions")
+    environment = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": "1", **said}
+    ended = subprocess.run(command, env=environment, cwd=CHECKOUT, capture_output=True, timeout=60, check=False)
+    assert ended.returncode != 0
+    assert missing in ended.stderr.decode().splitlines()[-1]
+
+
+@pytest.mark.parametrize("way", [boot, framework])
+def test_a_folder_without_a_function_does_not_start(way: object, tmp_path: Path) -> None:
+    command = boot(tmp_path) if way is boot else framework(tmp_path)
+    environment = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": "1"}
+    ended = subprocess.run(command, env=environment, cwd=CHECKOUT, capture_output=True, timeout=60, check=False)
+    assert ended.returncode != 0
+    assert "main.py" in ended.stderr.decode()
