@@ -42,12 +42,14 @@ class Registry:
     def create(self, new: NewModel) -> Model:
         """Register a model; its weights are fetched by whoever the event wakes. Conflict when the id is taken."""
         with self._database.write() as session:
+            # Taken before any look: who holds the revision's row is alone with the models until its transaction's end.
+            revision = next_revision(session, "models")
             task = new.task or Task.GENERATE
             if new.base_model_id is not None:
                 task = self._base(session, new).task
             session.run(delete(models).where(models.c.id == new.id, models.c.deleted))
             try:
-                session.add(models, **_new_row(new, task), revision=next_revision(session, "models"))
+                session.add(models, **_new_row(new, task), revision=revision)
             except Duplicate as error:
                 raise Conflict(f"A model with id '{new.id}' exists already.", param="id") from error
             outbox.add(session, CREATED, f"models/{new.id}", _told(new.id, new.project_id))
@@ -92,6 +94,7 @@ class Registry:
     def activate(self, model_id: str, status: ActivationStatus, *, project_id: str | None) -> Model:
         """Keep it awake, or let it sleep. ModelNotFound before its weights are here."""
         with self._database.write() as session:
+            next_revision(session, "models")  # as in `create`
             model = _one(session, model_id, project_id)
             if not model.loaded:
                 raise ModelNotFound(model_id)
@@ -102,6 +105,7 @@ class Registry:
     def delete(self, model_id: str, *, project_id: str | None) -> None:
         """Remove it. InvalidRequest while it is active or the base of another."""
         with self._database.write() as session:
+            next_revision(session, "models")  # as in `create`
             model = _one(session, model_id, project_id)
             if model.activation_status is ActivationStatus.ACTIVE:
                 raise InvalidRequest(
