@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,6 +15,7 @@ from llmariner.models.model import ActivationStatus, LoadingStatus, Model, Model
 from llmariner.models.registry import Registry
 from llmariner.models.tables import model_wakes
 from llmariner.platform.database import Database
+from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events.tables import events
 
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
@@ -194,6 +196,31 @@ def test_the_base_of_another_model_is_not_deleted(registry: Registry) -> None:
         registry.delete("base", project_id=None)
     registry.delete("ft:base:x", project_id=None)
     registry.delete("base", project_id=None)
+
+
+def test_a_base_is_not_deleted_while_a_model_of_it_is_made(
+    registry: Registry, database: Database, at_once: AtOnce
+) -> None:
+    loaded(registry, "base")
+    started = threading.Barrier(3)
+
+    def hold() -> None:
+        with database.write() as session:
+            next_revision(session, "models")
+            started.wait(30)
+            time.sleep(0.2)  # the others are at the same row by now
+
+    def delete() -> None:
+        started.wait(30)
+        registry.delete("base", project_id=None)
+
+    def create() -> None:
+        started.wait(30)
+        registry.create(new("ft:base:x", base_model_id="base"))
+
+    results = at_once([hold, delete, create])
+    assert [type(result).__name__ for result in results].count("NoneType") == 2, results
+    assert set(page(registry)) in (set(), {"base", "ft:base:x"})
 
 
 def test_a_fine_tuned_model_has_its_bases_task_and_a_user_for_owner(registry: Registry) -> None:
