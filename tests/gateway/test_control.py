@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from llmariner.local.home import checkout
+from llmariner.tenancy.keys import NewKey
+from llmariner.tenancy.scopes import OWNER_SCOPES
 
 from .caller import Answer, Caller
 from .running import EngineProcess, Platform, eventually, free_port, listens
@@ -116,6 +118,24 @@ def test_a_rotated_secret_is_refused_within_five_seconds_and_the_new_one_taken_a
     _, secret = platform.context.keys.rotate(platform.owner, key_id, overlap=0)
     assert asyncio.run(Caller(platform.port, secret).chat(model)).status == 200
     assert eventually(lambda: asyncio.run(caller.chat(model)).status == 401, what="the refusal") < 5
+
+
+def test_a_key_is_refused_when_its_time_is_over_whoever_remembers_it(platform: Platform) -> None:
+    model = platform.model("for-expiry")
+    new = NewKey(name="two-seconds", scopes=OWNER_SCOPES, expires_in=3)
+    _, secret = platform.context.keys.create(platform.owner, new)
+    caller = Caller(platform.port, secret)
+    began = time.monotonic()
+    assert asyncio.run(caller.chat(model, headers={"prefer": "wait=30"})).status == 200
+    eventually(lambda: asyncio.run(caller.chat(model)).status == 401, what="the refusal")
+    assert time.monotonic() - began < 4
+
+
+def test_a_key_without_the_scope_is_refused(platform: Platform) -> None:
+    new = NewKey(name="reader", scopes=frozenset({"api.model.read"}))
+    _, secret = platform.context.keys.create(platform.owner, new)
+    answer = asyncio.run(Caller(platform.port, secret).chat("for-expiry"))
+    assert (answer.status, answer.error()["code"]) == (403, "insufficient_permissions")
 
 
 def test_the_control_function_takes_no_unsigned_calls(functions: Functions) -> None:

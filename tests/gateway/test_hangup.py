@@ -118,3 +118,5 @@ def test_callers_who_left_while_the_model_slept_are_not_served_when_it_is_awake(
     time.sleep(2.5)
     assert served.engine(name).tokens == 0
     assert {row["outcome"] for row in served.ledger(name)} <= {"cancelled"}
+    eventually(lambda: f'llmariner_requests_waiting{{gen_ai_request_model="{name}"}} 0' in served.metrics())
+    assert f'llmariner_requests_running{{gen_ai_request_model="{name}"}} 0' in served.metrics()

@@ -52,8 +52,8 @@ def test_a_long_stream_is_in_the_ledger_while_it_runs(platform: Platform) -> Non
         return request_id, row["completion_tokens"]
 
     request_id, so_far = asyncio.run(scenario())
-    # A hundred tokens were seen, fifty a second: a checkpoint is at most a second and a half behind, on an idle machine.
-    assert 0 < so_far <= 100
+    # Fifty a second: what the ledger knows is some seventy-five tokens behind at most, on an idle machine.
+    assert 0 < so_far <= platform.engine(name).tokens
     assert platform.row(request_id)["completion_tokens"] >= 99
 
 
@@ -132,6 +132,9 @@ def test_a_thousand_mixed_requests_add_up(platform: Platform) -> None:
     outcomes = {"refused": "rejected", "failed": "failed", "cancelled": "cancelled"}
     assert all(rows[part.request_id]["outcome"] == outcomes.get(part.kind, "succeeded") for part in parts)
     in_flight(cut, rows, cut_engine)
+    for name in models.values():
+        for gauge in ("llmariner_requests_running", "llmariner_requests_waiting"):
+            assert series(platform.metrics(), gauge, gen_ai_request_model=name) == 0, "a place was never given back"
 
 
 def in_flight(cut: list[Part], rows: dict[str, dict[str, int]], engine: EngineProcess) -> None:

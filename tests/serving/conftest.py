@@ -9,6 +9,7 @@ import random
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,13 +22,17 @@ import uvicorn
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.gateway.remote_control import RemoteControl
+from llmariner.local.engine.environment import EngineEnvironment
 from llmariner.local.home import checkout
+from llmariner.platform.serving import EngineModel
+from llmariner.platform.serving.processes import ProcessServing, ProcessSettings
 from llmariner.platform.serving.remote import RemoteServing
 from llmariner.platform.serving.static import StaticServing
 from llmariner.settings import ControlSettings, Secret
 
 from .driving import Driven, processes
 from .imitation import imitation, model
+from .real import BASE, PATIENCE, engine_of_this_machine, models_of, settings_of
 
 SECRET = "s" * 64
 SCRIPTED = Path(__file__).parents[1] / "engines" / "scripted.py"
@@ -102,9 +107,48 @@ def remote(folder: Path) -> Iterator[Adapter]:
         inner.do(asyncio.wait_for(task, 20))
 
 
-@pytest.fixture(params=["static", "processes", "remote"])
+@pytest.fixture(scope="session")
+def engines() -> Iterator[EngineEnvironment]:
+    """This machine's engine environment, for this session alone."""
+    with engine_of_this_machine() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def settings(engines: EngineEnvironment, tmp_path_factory: pytest.TempPathFactory) -> ProcessSettings:
+    """Of an adapter with real engines and a warm parent."""
+    return settings_of(engines, tmp_path_factory.mktemp("logs"))
+
+
+@pytest.fixture(scope="session")
+def models(engines: EngineEnvironment, tmp_path_factory: pytest.TempPathFactory) -> list[EngineModel]:
+    """A base, an adapter of it, and a model that its engine refuses."""
+    return models_of(engines, tmp_path_factory.mktemp("adapter"))
+
+
+@pytest.fixture(scope="session")
+def warm(settings: ProcessSettings, models: list[EngineModel]) -> Iterator[tuple[Driven, ProcessServing]]:
+    """One adapter with the real engine, and its one warm parent, for every test that needs it."""
+    with processes(settings, *models) as both:
+        both[0].patience = PATIENCE
+        began = time.monotonic()
+        both[0].do(both[1].launcher.start())
+        print(f"\nthe parent of engines was warm after {time.monotonic() - began:.1f} s")
+        yield both
+
+
+REAL = pytest.param("real", marks=[pytest.mark.engine, pytest.mark.timeout(900)])
+
+
+@pytest.fixture(params=["static", "processes", "remote", REAL])
 def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Adapter]:
-    """Every adapter that needs no real engine."""
+    """Every adapter, the model asleep if it can be."""
+    if request.param == "real":
+        driven, _ = request.getfixturevalue("warm")
+        driven.sleep(BASE)
+        yield Adapter(driven, BASE, sleeps=True)
+        driven.sleep(BASE)
+        return
     makers = {"static": static, "processes": child_processes, "remote": remote}
     with makers[request.param](tmp_path) as made:
         yield made

@@ -25,6 +25,7 @@ class Driven:
 
     def __init__(self, runner: asyncio.Runner, serving: Serving) -> None:
         self.runner = runner
+        self.patience = 20.0
         self.serving = serving
         self.client = Client()
         self.phases: list[tuple[str, Phase]] = []
@@ -49,19 +50,20 @@ class Driven:
     def pass_time(self, seconds: float) -> None:
         self.do(asyncio.sleep(seconds))
 
-    def until(self, fact: Callable[[Status], object], model: str, *, seconds: float = 20) -> Status:
+    def until(self, fact: Callable[[Status], object], model: str, *, seconds: float | None = None) -> Status:
         """How the model is when the fact is true of it."""
+        limit = self.patience if seconds is None else seconds
 
         async def watching() -> Status:
-            deadline = time.monotonic() + seconds
+            deadline = time.monotonic() + limit
             while not fact(status := await self.serving.status(model)):
-                assert time.monotonic() < deadline, f"after {seconds} s: {status}"
+                assert time.monotonic() < deadline, f"after {limit} s: {status}"
                 await asyncio.sleep(0.02)
             return status
 
         return self.do(watching())
 
-    def ready(self, model: str, *, seconds: float = 20) -> Status:
+    def ready(self, model: str) -> Status:
         """Wake it, wait until it is ready."""
         self.wake(model)
 
@@ -69,7 +71,7 @@ class Driven:
             assert status.phase is not Phase.FAILED, status.message
             return status.phase is Phase.READY
 
-        return self.until(fact, model, seconds=seconds)
+        return self.until(fact, model)
 
     def ask(self, endpoint: str | None, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """What an engine answers."""
