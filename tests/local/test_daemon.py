@@ -15,7 +15,7 @@ def test_a_taken_port_is_told_before_the_setup(tmp_path: Path) -> None:
         holder.listen()
         port = holder.getsockname()[1]
         places = {"LLMARINER_HOME": str(tmp_path / "home"), "LLMARINER_CACHE": str(tmp_path / "cache")}
-        command = [sys.executable, "-c", "from llmariner.cli.main import main; main()", "up"]
+        command = [sys.executable, "-c", "from llmariner.cli.main import main; import sys; sys.exit(main())", "up"]
         done = subprocess.run(
             command,
             env={**os.environ, **places, "LLMARINER_PORT": str(port)},
