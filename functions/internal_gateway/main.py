@@ -1,19 +1,20 @@
 """/internal/gateway: the control port over HTTP, for functions on the token path. Cluster-local; signed calls only."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 
 from llmariner.context import Context
 from llmariner.control import InProcessControl
-from llmariner.errors import ModelNotFound, UnknownUrl
+from llmariner.errors import InvalidRequest, ModelNotFound, UnknownUrl
 from llmariner.gateway.remote_control import AUDIENCE, key_to_wire
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
 from llmariner.http.service_calls import verified
 
+Kind = TypeVar("Kind")
 Operation = Callable[[Context, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
@@ -33,33 +34,40 @@ async def call(request: Request, operation: str, body: dict[str, Any]) -> dict[s
     return await _OPERATIONS[operation](context, body)
 
 
+def _field(body: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
+    value = body.get(name)
+    if not isinstance(value, kind):
+        raise InvalidRequest(f"'{name}' must be of type {kind.__name__}.", param=name)
+    return value
+
+
 def _control(context: Context) -> InProcessControl:
     return context.in_process_control
 
 
 async def _key(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    key = await _control(context).key(str(body["digest"]))
+    key = await _control(context).key(_field(body, "digest", str))
     return {"key": key_to_wire(key) if key else None}
 
 
 async def _model(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    state = await _control(context).known_model(str(body["model"]))
+    state = await _control(context).known_model(_field(body, "model", str))
     return {"model": {name: getattr(state, name) for name in state.__slots__} if state else None}
 
 
 async def _wake(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    await context.serving.wake(str(body["model"]))
+    await context.serving.wake(_field(body, "model", str))
     return {}
 
 
 async def _sleep(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    await context.serving.sleep(str(body["model"]))
+    await context.serving.sleep(_field(body, "model", str))
     return {}
 
 
 async def _status(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     try:
-        return {"status": (await context.serving.status(str(body["model"]))).shown()}
+        return {"status": (await context.serving.status(_field(body, "model", str))).shown()}
     except ModelNotFound:
         return {"status": None}
 
@@ -69,17 +77,17 @@ async def _statuses(context: Context, _body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _changes(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    changes = await _control(context).changes(str(body["cursor"]))
+    changes = await _control(context).changes(_field(body, "cursor", str))
     return {"cursor": changes.cursor, "keys": list(changes.keys), "models": list(changes.models)}
 
 
 async def _record(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    await _control(context).record(body["events"])
+    await _control(context).record(_field(body, "events", list))
     return {}
 
 
 async def _used(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    await _control(context).used(body["last_used"])
+    await _control(context).used(_field(body, "last_used", dict))
     return {}
 
 

@@ -66,6 +66,14 @@ class Context:
     def __init__(self, env: Environment | None = None) -> None:
         self.env = environment() if env is None else env
 
+    def check_settings(self) -> None:
+        """Whether what every function with a database needs is there. ValueError says which variable is wrong.
+
+        Asked when such a function is built: a wrong setting ends its start and not its first request.
+        """
+        DatabaseSettings.load(self.env)
+        assert self.secrets
+
     @_part
     def secrets(self) -> SecretSettings:
         """Pepper and service secret."""

@@ -18,7 +18,7 @@ from .run import Bounds, measure_proxies
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=360, help="no round starts after that long")
     parser.add_argument("--json", type=Path, default=cache() / "last.json", help="where the figures go")
     options = parser.parse_args()

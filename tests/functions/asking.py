@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Answer", "InProcess", "Question", "over_http"]
+__all__ = ["Answer", "InProcess", "Question", "check", "over_http"]
 
 _SECONDS = 60
+_TYPES = {"invalid_request_error", "rate_limit_error", "server_error"}
 
 
 @dataclass(frozen=True)
@@ -118,3 +119,14 @@ def over_http(port: int, question: Question) -> Answer:
         return Answer(response.status, found, response.read())
     finally:
         connection.close()
+
+
+def check(answer: Answer, status: int, code: str | None) -> None:
+    """An error as every client reads it."""
+    assert (answer.status, answer.error.get("code")) == (status, code), answer.body
+    assert set(answer.json) == {"error"}
+    assert {"message", "type", "param", "code"} <= set(answer.error)
+    assert answer.error["type"] in _TYPES
+    assert len(answer.error["message"]) > 20
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"].startswith("req_")

@@ -58,6 +58,7 @@ class Installation:
             self.register(name, task=task)
         self.register("theirs", project_id="proj_2")
         self._applications: dict[str, Any] = {}
+        self._tokens = ServiceTokens(SERVICE_SECRET, issuer="function", audience="internal_gateway")
 
     def token_path(self, control: str) -> dict[str, str]:
         """The environment of a function on the token path: no database, no engines."""
@@ -77,10 +78,10 @@ class Installation:
         self.context.registry.create(NewModel(name, SourceRepository.LOCAL, location, project_id=project_id))
         self.context.registry.loaded(name, folder=location, size_bytes=1, task=task)
 
-    @cached_property
+    @property
     def service_token(self) -> str:
-        """A token of a function on the token path, for the control function."""
-        return ServiceTokens(SERVICE_SECRET, issuer="function", audience="internal_gateway").token()
+        """A token of a function on the token path, for the control function; good for half a minute at least."""
+        return self._tokens.token()
 
     @cached_property
     def stranger(self) -> Owner:

@@ -12,7 +12,7 @@ from llmariner.boot import load
 from llmariner.context import Context
 
 from .children import CHECKOUT, boot, framework
-from .declared import FUNCTIONS, TOKEN_PATH
+from .declared import FUNCTIONS
 from .installation import SERVICE_SECRET
 
 COMPLETE = {
@@ -20,11 +20,9 @@ COMPLETE = {
     "LLMARINER_SERVICE_SECRET": SERVICE_SECRET,
     "LLMARINER_CONTROL_URL": "http://internal-gateway",
 }
-LATE = pytest.mark.xfail(strict=True, reason="functions with a database read their settings at their first request")
-NAMES = [name if name in TOKEN_PATH else pytest.param(name, marks=LATE) for name in FUNCTIONS]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_is_not_built_without_its_settings(name: str) -> None:
     application = load(CHECKOUT / "functions" / name)
     application.use(Context({}))

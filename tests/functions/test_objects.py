@@ -11,10 +11,9 @@ from llmariner.models.model import NewModel, SourceRepository
 from llmariner.platform.events.deliveries import Deliveries, Subscription
 from llmariner.tenancy.scopes import OWNER_SCOPES
 
-from .asking import Answer, Question
+from .asking import Answer, Question, check
 from .conftest import Ask
 from .installation import Installation
-from .test_refusals import check
 
 Call = Callable[..., Answer]
 

@@ -6,24 +6,12 @@ from typing import Any
 
 import pytest
 
-from .asking import Answer, Question
+from .asking import Question, check
 from .conftest import Ask
 from .declared import FUNCTIONS, KEYED, ROUTES, TOKEN_PATH, Declared
 from .installation import Installation
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-TYPES = {"invalid_request_error", "rate_limit_error", "server_error"}
-
-
-def check(answer: Answer, status: int, code: str | None) -> None:
-    """An error as every client reads it."""
-    assert (answer.status, answer.error.get("code")) == (status, code), answer.body
-    assert set(answer.json) == {"error"}
-    assert {"message", "type", "param", "code"} <= set(answer.error)
-    assert answer.error["type"] in TYPES
-    assert len(answer.error["message"]) > 20
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["x-request-id"].startswith("req_")
 
 
 @pytest.mark.parametrize("route", KEYED, ids=str)

@@ -88,6 +88,13 @@ def test_every_function_answers_the_probes_without_a_key(name: str, path: str, a
     assert (answer.status, answer.json) == (200, {"status": "ok"})
 
 
+@pytest.mark.parametrize("name", sorted(TOKEN_PATH))
+def test_the_token_path_tells_its_metrics(name: str, ask: Ask) -> None:
+    answer = ask(name, Question("GET", "/metrics"))
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert b"# TYPE llmariner_requests_total counter\n" in answer.body
+
+
 def test_health_says_which_part_is_degraded(ask: Ask) -> None:
     parts: dict[str, Any] = ask("health", Question("GET", "/health")).json
     well = {"status": "ok", "reason": None}

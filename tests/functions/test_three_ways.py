@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,18 @@ def seen(question: Question, answer: Answer) -> Any:
     """What a caller must find the same wherever a function runs."""
     # Probes and unknown paths are answered by whoever comes first: the function, or the router before it.
     shared = question.path.startswith("/health/") or answer.status == 404
+    assert shared or answer.headers["x-request-id"].startswith("req_")
     names = [] if shared else sorted(set(answer.headers) - OF_THE_SERVER)
-    return answer.status, answer.headers.get("content-type"), names, stable(answer.json)
+    return answer.status, answer.headers["content-type"], names, stable(decoded(answer))
+
+
+def decoded(answer: Answer) -> Any:
+    """The body; of a stream its events, and how it ends."""
+    if not answer.headers["content-type"].startswith("text/event-stream"):
+        return answer.json
+    *events, end, rest = answer.body.split(b"\n\n")
+    assert (end, rest) == (b"data: [DONE]", b"")
+    return [json.loads(event.removeprefix(b"data: ")) for event in events]
 
 
 def questions(name: str, installation: Installation) -> list[tuple[int, Question]]:
@@ -59,6 +70,9 @@ def questions(name: str, installation: Installation) -> list[tuple[int, Question
     ]
     if name != "models":  # there a path below is a model's id
         asked.append((405, Question("PUT", real.path, real.body, headers)))
+    if name in ("chat_completions", "completions"):
+        stream = {**real.body, "stream": True, "stream_options": {"include_usage": True}}
+        asked.append((200, Question("POST", real.path, stream, headers)))
     if name != "health":
         asked.append((401, Question(real.method, real.path, real.body, {}, real.query)))
     return asked

@@ -182,6 +182,22 @@ def test_a_killed_engine_is_noticed_and_started_again_when_next_wished(tmp_path:
         assert driven.ready("a").endpoint != first.endpoint
 
 
+def test_a_model_that_failed_and_was_awake_since_sleeps_like_any_other(tmp_path: Path) -> None:
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
+        for _ in range(3):
+            driven.ready("a")
+            os.kill(serving._engines["a"].pid or 0, signal.SIGKILL)
+            driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=3)
+        driven.ready("a")
+        driven.sleep("a")
+        status = driven.status("a")
+        assert (status.phase, status.message) == (Phase.ASLEEP, "")
+        # What failed before that no longer counts.
+        began = time.monotonic()
+        driven.ready("a")
+        assert time.monotonic() - began < 2
+
+
 def test_a_killed_launcher_takes_its_engines_along_and_is_started_again(tmp_path: Path) -> None:
     with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
         driven.ready("a")

@@ -24,6 +24,8 @@ from llmariner.errors import (
     UnknownUrl,
 )
 from llmariner.gateway.answers import engine_error
+from llmariner.gateway.control import ModelState
+from llmariner.gateway.gateway import not_ready
 
 TYPES = {"invalid_request_error", "rate_limit_error", "server_error"}
 
@@ -171,3 +173,22 @@ def test_an_engine_that_speaks_no_json_is_quoted_in_bounds() -> None:
 
 def test_an_overloaded_engine_says_when_to_come_again() -> None:
     assert engine_error(503, b"{}", "m").headers == {"retry-after": "1"}
+
+
+def state(estimate: float | None, message: str = "") -> ModelState:
+    return ModelState("m", None, "generate", True, True, "loading", 0.25, estimate, message, None, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "again"), [(None, "6"), (0.0, "6"), (0.2, "1"), (7.9, "8"), (59.0, "60"), (1e6, "60")]
+)
+def test_a_model_that_is_not_ready_says_when_to_come_again(estimate: float | None, again: str) -> None:
+    error = not_ready(state(estimate), "Not yet")
+    assert error.headers == {"retry-after": again}
+    assert error.details == {"phase": "loading", "progress": 0.25, "estimate_seconds": estimate}
+    assert (error.status, error.param, error.message) == (503, "model", "Not yet.")
+
+
+def test_a_model_that_is_not_ready_says_why_where_it_is_known() -> None:
+    assert not_ready(state(1.0, "Not enough memory."), "It failed").message == "It failed: Not enough memory."
+    assert not_ready(None, "It failed").details["phase"] == "unknown"

@@ -26,6 +26,7 @@ __all__ = ["Exchange"]
 _log = logging.getLogger(__name__)
 _SCOPE = "api.model.write"
 _ATTEMPTS = 2
+Write = Callable[[bytes], "asyncio.Future[None] | None"]
 _JSON = [(b"content-type", b"application/json")]
 
 
@@ -260,7 +261,7 @@ class Exchange:
         stream = StreamRelay(request, metered, self._began)
         write = self._scope.get("extensions", {}).get("llmariner.write")
         if write is not None:
-            await response.pipe(lambda chunk: write(seen) if (seen := stream.pass_on(chunk)) else None)
+            await response.pipe(lambda chunk: self._passed(stream, write, chunk))
         else:
             while chunk := await response.chunk():
                 if seen := stream.pass_on(chunk):
@@ -269,6 +270,12 @@ class Exchange:
             raise ResponseBroken("the stream ended without [DONE]")
         self._status = 200
         await self._send({"type": "http.response.body", "body": b""})
+
+    def _passed(self, stream: StreamRelay, write: Write, chunk: bytes) -> asyncio.Future[None] | None:
+        seen = stream.pass_on(chunk)
+        if stream.done:
+            self._status = 200  # a caller that leaves after [DONE] has all of it, and has not hung up
+        return write(seen) if seen else None
 
     async def _open_stream(self) -> None:
         if not self._opened:

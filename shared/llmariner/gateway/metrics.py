@@ -50,7 +50,7 @@ class _Histogram:
             running = 0
             for bound, count in zip((*self.bounds, float("inf")), series.counts, strict=True):
                 running += count
-                le = "+Inf" if bound == float("inf") else f"{bound:g}"
+                le = "+Inf" if bound == float("inf") else f"{bound:.12g}"
                 yield f"{self.name}_bucket{_text((*labels, ('le', le)))} {running}"
             yield f"{self.name}_sum{_text(labels)} {series.total:.9g}"
             yield f"{self.name}_count{_text(labels)} {running}"

@@ -16,6 +16,7 @@ _BODY_LIMIT = 1024 * 1024
 
 def api(title: str, context: Context) -> FastAPI:
     """An application without routes of its own: add them, return it. Answers /health/live and /health/ready."""
+    context.check_settings()
     app = FastAPI(
         title=title,
         docs_url=None,

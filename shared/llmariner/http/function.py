@@ -114,6 +114,8 @@ def _event_application(context: Context, consume: Callable[[Context, Any], None]
 
     from llmariner.platform.events.wire import MalformedEvent, from_http
 
+    context.check_settings()
+
     async def application(scope: Any, receive: Any, send: Any) -> None:
         if scope["method"] == "GET" and scope["path"] in _PROBES:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})

@@ -136,10 +136,14 @@ class ProcessServing:
             await self._take_room(engine)
             await self._pause_after_deaths(engine)
             seconds = await engine.start(self._launcher, self._client, lambda: self._changed(engine))
+            self._failures.pop(name, None)
             await self._woke(name, seconds)
             await self._tend(engine)
             self._deaths.pop(name, None)
-            self._failures.pop(name, None)
+        except asyncio.CancelledError:
+            if engine.ready_at:
+                self._deaths.pop(name, None)  # it was put to sleep, it did not die
+            raise
         except (EngineDied, LauncherGone, OSError) as error:
             deaths, _ = self._deaths.get(name, (0, 0.0))
             self._deaths[name] = (deaths + 1, time.monotonic())
