@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 
 from llmariner.client import Client
 from llmariner.errors import ModelNotReady, PlatformError, Unavailable
@@ -87,7 +88,9 @@ class Gateway:
 
     def forget(self, model_id: str) -> None:
         """Its endpoint did not answer, or something changed: ask again. Whoever waits is looked after at once."""
-        self._states.pop(model_id, None)
+        if state := self._states.get(model_id):
+            # The rest stays: it is what those who wait are told until there is news.
+            self._states[model_id] = replace(state, endpoint=None, capacity=0)
         if (room := self._rooms.get(model_id)) and room.waiting:
             self.tend(model_id)
 

@@ -10,6 +10,9 @@ from llmariner.settings import Secret
 
 __all__ = ["verified"]
 
+# Clocks of two nodes are never quite the same.
+_LEEWAY_SECONDS = 5
+
 
 def verified(request: Request, secret: Secret, *, audience: str) -> str:
     """The calling function's name. AuthenticationFailed for a token that is missing, forged, expired or for another."""
@@ -20,6 +23,7 @@ def verified(request: Request, secret: Secret, *, audience: str) -> str:
             secret.reveal(),
             algorithms=["HS256"],
             audience=audience,
+            leeway=_LEEWAY_SECONDS,
             options={"require": ["exp", "iss", "aud"]},
         )
     except jwt.InvalidTokenError as error:

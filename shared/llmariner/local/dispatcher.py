@@ -85,6 +85,9 @@ class Dispatcher:
 
     async def _post(self, delivery: Delivery) -> tuple[int, bytes]:
         """One POST of the CloudEvents HTTP binding, to an application in this process."""
+        consumer = self._consumers.get(delivery.consumer)
+        if consumer is None:
+            return 410, b"No consumer of that name is installed any more."
         headers, body = to_http(delivery.event)
         scope = {
             "type": "http",
@@ -103,5 +106,5 @@ class Dispatcher:
             else:
                 answer["body"] += message.get("body", b"")
 
-        await self._consumers[delivery.consumer](scope, receive, send)
+        await consumer(scope, receive, send)
         return int(answer["status"]), bytes(answer["body"])
