@@ -141,7 +141,8 @@ def test_a_structured_event_is_taken_too(ports: dict[str, dict[str, int]], insta
 
 @pytest.mark.parametrize("name", ["model_loader", "sweep"])
 def test_an_event_is_not_lost_while_the_database_is_away(name: str, tmp_path: Path) -> None:
-    environment = {"LLMARINER_DATABASE_URL": f"sqlite:///{tmp_path}/nowhere/x.db", "LLMARINER_PEPPER": "p" * 32}
+    secrets = {"LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32}
+    environment = {"LLMARINER_DATABASE_URL": f"sqlite:///{tmp_path}/nowhere/x.db", **secrets}
     with process(boot(CHECKOUT / "eventing" / name), environment, tmp_path / "log") as port:
         assert posted(port, TYPES[name], {"id": "x"})[0] == 500
 
@@ -166,17 +167,26 @@ def test_the_dispatcher_carries_an_event_from_the_outbox_to_its_consumer(
     assert book.page("proj_1", "dead", after=None, limit=10) == []
 
 
-def test_the_dispatcher_buries_what_a_consumer_will_never_take(
-    installation: Installation, in_process: InProcess
-) -> None:
-    async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 422, "headers": []})
-        await send({"type": "http.response.body", "body": b"never"})
+async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 422, "headers": []})
+    await send({"type": "http.response.body", "body": b"never"})
 
-    type_ = "ai.llmariner.test.refused.v1"
+
+BURIED = {
+    "a refuser": ("refuser", "422: never"),
+    "one that is gone": ("gone", "410: No consumer of that name is installed any more."),
+}
+
+
+@pytest.mark.parametrize("which", BURIED)
+def test_the_dispatcher_buries_what_nobody_will_ever_take(
+    which: str, installation: Installation, in_process: InProcess
+) -> None:
+    consumer, reason = BURIED[which]
+    type_, project = f"ai.llmariner.test.{consumer}.v1", f"proj_{consumer}"
     with installation.context.database.write() as session:
-        outbox.add(session, type_, "x", {"project_id": "proj_7"})
-    book = Deliveries(installation.context.database, [Subscription("refuser", type_)])
+        outbox.add(session, type_, "x", {"project_id": project})
+    book = Deliveries(installation.context.database, [Subscription(consumer, type_)])
     dispatcher = Dispatcher(book, {"refuser": refuse})
 
     async def carry() -> None:
@@ -184,8 +194,8 @@ def test_the_dispatcher_buries_what_a_consumer_will_never_take(
         await dispatcher.settle()
 
     in_process.runner.run(carry())
-    [dead] = book.page("proj_7", "dead", after=None, limit=10)
-    assert (dead.consumer, dead.attempts, dead.last_error) == ("refuser", 1, "422: never")
+    dead = [d for d in book.page(project, "dead", after=None, limit=10) if d.consumer == consumer]
+    assert [(d.attempts, d.last_error) for d in dead] == [(1, reason)]
 
 
 def admitted(ledger: Ledger, request_id: str, at: float) -> None:

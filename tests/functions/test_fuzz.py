@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from .asking import Question
 from .conftest import Ask
 from .declared import KEYED
+from .installation import Installation
 from .test_bodies import BODIES, WRONG
 
 FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -85,5 +86,35 @@ def test_no_id_and_no_header_breaks_a_route(route: Any, ask: Ask, admin: dict[st
         headers = {**admin, **({name: value} if name != "content-length" else {})}
         answer = ask(route.function, Question(route.method, path, body, headers))
         assert answer.status < 500, (answer.status, answer.body)
+
+    holds()
+
+
+# What stands inside of `record` and `used` is trusted: only our own meter and keyring write it.
+OPERATIONS: dict[str, dict[str, Any]] = {
+    "key": {"digest": "0" * 64},
+    "model": {"model": "tiny"},
+    "wake": {"model": "tiny"},
+    "sleep": {"model": "tiny"},
+    "status": {"model": "tiny"},
+    "statuses": {},
+    "changes": {"cursor": "1.2.3"},
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_no_call_of_a_function_breaks_the_control_function(
+    operation: str, ask: Ask, installation: Installation
+) -> None:
+    right = OPERATIONS[operation]
+    known = st.sampled_from(sorted(right) or ["x"])
+
+    @FUZZ
+    @given(st.dictionaries(known, VALUES, max_size=1).map(lambda changed: {**right, **changed}) | VALUES)
+    def holds(body: Any) -> None:
+        headers = {"authorization": f"Bearer {installation.service_token}"}
+        sent = b"null" if body is None else body
+        answer = ask("internal_gateway", Question("POST", f"/internal/gateway/{operation}", sent, headers))
+        assert answer.status in {200, 400, 404, 415}, (answer.status, answer.body)
 
     holds()

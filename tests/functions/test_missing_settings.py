@@ -15,6 +15,7 @@ from .children import CHECKOUT, boot, framework
 from .declared import FUNCTIONS
 from .installation import SERVICE_SECRET
 
+CONSUMERS = sorted(path.parent.name for path in (CHECKOUT / "eventing").glob("*/trigger.yaml"))
 COMPLETE = {
     "LLMARINER_PEPPER": "p" * 32,
     "LLMARINER_SERVICE_SECRET": SERVICE_SECRET,
@@ -25,6 +26,14 @@ COMPLETE = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_is_not_built_without_its_settings(name: str) -> None:
     application = load(CHECKOUT / "functions" / name)
+    application.use(Context({}))
+    with pytest.raises(ValueError, match=r"^LLMARINER_\w+"):
+        application.prepare()
+
+
+@pytest.mark.parametrize("name", CONSUMERS)
+def test_a_consumer_is_not_built_without_its_settings(name: str) -> None:
+    application = load(CHECKOUT / "eventing" / name)
     application.use(Context({}))
     with pytest.raises(ValueError, match=r"^LLMARINER_\w+"):
         application.prepare()

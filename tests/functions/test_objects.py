@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llmariner.models.model import NewModel, SourceRepository
+from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries, Subscription
 from llmariner.tenancy.scopes import OWNER_SCOPES
 
@@ -183,6 +184,24 @@ def test_another_projects_events_are_not_there(
     assert call(f"POST /v1/events/{event_id}:replay").json["replayed"] == 1
     check(call(f"POST /v1/events/{event_id}:replay"), 409, "conflict")
     check(call("POST /v1/events/evt_nobody:replay"), 404, "not_found")
+
+
+def test_pages_of_deliveries_follow_one_another(call: Call, installation: Installation) -> None:
+    project = installation.owner.project_id
+    types = [Subscription(consumer, "ai.llmariner.test.paged.v1") for consumer in ("a", "b", "c")]
+    with installation.context.database.write() as session:
+        for number in range(3):
+            outbox.add(session, types[0].type, f"x/{number}", {"project_id": project})
+    Deliveries(installation.context.database, types).fan_out()
+    met: list[tuple[str, str]] = []
+    query = "limit=2&state=pending"
+    while True:
+        page = call("GET /v1/events", query=query).json
+        met += [(event["subject"], event["consumer"]) for event in page["data"] if event["type"] == types[0].type]
+        if not page["has_more"]:
+            break
+        query = f"limit=2&state=pending&after={page['data'][-1]['cursor']}"
+    assert met == [(f"x/{number}", consumer) for number in (2, 1, 0) for consumer in "abc"]
 
 
 def names(delivery: Any, model: str) -> bool:
