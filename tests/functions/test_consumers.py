@@ -164,7 +164,8 @@ def test_the_dispatcher_carries_an_event_from_the_outbox_to_its_consumer(
 
     in_process.runner.run(carry())
     assert installation.context.registry.get("dispatched").loaded
-    assert book.page("proj_1", "dead", after=None, limit=10) == []
+    delivered = book.page("proj_1", "delivered", after=None, limit=100)
+    assert ("dispatched", "model_loader") in [(d.event.data.get("id"), d.consumer) for d in delivered]
 
 
 async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
