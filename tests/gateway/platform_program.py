@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gateway.scripted_serving import ScriptedServing
 
+from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.local.home import checkout
 from llmariner.local.router import Router
@@ -33,13 +34,27 @@ async def serve(folder: Path, port: int, *, by_uvicorn: bool) -> None:
     # As the home does at its start: what is open in the ledger was interrupted by the end of the one before.
     context.ledger.interrupt(unseen_for=0)
     serving.watch(lambda model_id, _: context.gateway.forget(model_id))
-    router: Any = Router(checkout() / "functions", context)
+    application = _with_control(Router(checkout() / "functions", context), context)
     try:
-        await (_uvicorn(router, port) if by_uvicorn else Server(router, host="127.0.0.1", port=port, grace=5)).serve()
+        await (
+            _uvicorn(application, port) if by_uvicorn else Server(application, host="127.0.0.1", port=port, grace=5)
+        ).serve()
     finally:
         await context.gateway.close()
         await serving.close()
         context.database.close()
+
+
+def _with_control(router: Any, context: Context) -> Any:
+    """The home has no use for the control function; here, functions in processes of their own ask it."""
+    control = load(checkout() / "functions" / "internal_gateway")
+    control.use(context)
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        inner = control if scope.get("path", "").startswith("/internal/") else router
+        await inner(scope, receive, send)
+
+    return application
 
 
 def _uvicorn(application: Any, port: int) -> uvicorn.Server:

@@ -97,6 +97,31 @@ def test_without_its_control_function_known_keys_go_on_and_nothing_is_lost(funct
         revoked_within(functions.home, functions.key_id, known)
 
 
+def test_a_function_alone_wakes_models_and_waits_through_its_control_function(
+    platform: Platform, tmp_path: Path
+) -> None:
+    name = platform.model("far-away", "--ready-after", "1", "--tokens", "3")
+    secrets = ("LLMARINER_PEPPER", "LLMARINER_SERVICE_SECRET", "LLMARINER_HEARTBEAT_SECONDS")
+    environment = {variable: platform.environment[variable] for variable in secrets}
+    environment["LLMARINER_CONTROL_URL"] = f"http://127.0.0.1:{platform.port}"
+    caller = Caller(free_port(), platform.caller.secret)
+
+    async def scenario() -> tuple[Answer, Answer]:
+        told = await caller.chat(name, headers={"prefer": "wait=0"})
+        return told, await (await caller.stream(name)).read()
+
+    with booted("chat_completions", caller.port, environment, tmp_path / "log"):
+        told, answer = asyncio.run(scenario())
+        row = platform.row(answer.headers["x-request-id"])
+        unknown = asyncio.run(caller.chat("nowhere"))
+    assert (told.status, told.error()["code"]) == (503, "model_not_ready")
+    assert "starting" in {comment["phase"] for comment in answer.comments()}
+    assert answer.events()[-1] == "[DONE]"
+    assert len(platform.engines(name)) == 1
+    assert (row["outcome"], row["completion_tokens"]) == ("succeeded", 3)
+    assert (unknown.status, unknown.error()["code"]) == (404, "model_not_found")
+
+
 def revoked_within(home: Platform, key_id: str, caller: Caller) -> None:
     home.context.keys.revoke(home.owner, key_id)
     took = eventually(lambda: asyncio.run(caller.chat("static")).status == 401, what="the refusal of a revoked key")

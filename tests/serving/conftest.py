@@ -81,7 +81,14 @@ def child_processes(folder: Path) -> Iterator[Adapter]:
 def remote(folder: Path) -> Iterator[Adapter]:
     """The same engines, behind the control function over HTTP."""
     with processes(imitation(folder), model(folder, "small", "--ready-after", "0.3")) as (inner, serving):
-        context = Context({"LLMARINER_PEPPER": "p" * 64, "LLMARINER_SERVICE_SECRET": SECRET})
+        context = Context(
+            {
+                "LLMARINER_DATABASE_URL": f"sqlite:///{folder / 'platform.db'}",
+                "LLMARINER_PEPPER": "p" * 64,
+                "LLMARINER_SERVICE_SECRET": SECRET,
+                "LLMARINER_SERVING": "static",
+            }
+        )
         context.serving = serving
         application: Any = load(checkout() / "functions" / "internal_gateway")
         application.use(context)
