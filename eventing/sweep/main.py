@@ -1,4 +1,7 @@
-"""What must happen without anybody asking: closes ledger entries whose process is gone, forgets old events."""
+"""What must happen without anybody asking.
+
+Closes ledger entries whose process is gone, carries events that were left behind to the Broker, forgets old ones.
+"""
 
 from llmariner.context import Context
 from llmariner.http.function import consumer
@@ -13,6 +16,8 @@ _KEPT_SECONDS = 7 * 86400.0
 def consume(context: Context, _event: Event) -> None:
     """Idempotent by nature."""
     context.ledger.interrupt(unseen_for=_UNSEEN_SECONDS)
+    if context.publisher is not None:
+        context.publisher.publish()
     context.deliveries.prune(older_than=_KEPT_SECONDS)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from llmariner.settings import (
+    BrokerSettings,
     ControlSettings,
     DatabaseSettings,
     Environment,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from llmariner.models.registry import Registry
     from llmariner.models.weights import Weights
     from llmariner.platform.database import Database
+    from llmariner.platform.events.broker import Publisher
     from llmariner.platform.events.deliveries import Deliveries
     from llmariner.platform.serving import Serving
     from llmariner.tenancy.keys import Keys
@@ -72,6 +74,7 @@ class Context:
         Asked when such a function is built: a wrong setting ends its start and not its first request.
         """
         DatabaseSettings.load(self.env)
+        BrokerSettings.load(self.env)
         assert self.secrets
 
     @_part
@@ -113,6 +116,16 @@ class Context:
         from llmariner.platform.events.deliveries import Deliveries
 
         return Deliveries(self.database, ())
+
+    @_part
+    def publisher(self) -> Publisher | None:
+        """Carries events to the Broker of `LLMARINER_BROKER_URL`; None where there is none."""
+        url = BrokerSettings.load(self.env).url
+        if not url:
+            return None
+        from llmariner.platform.events.broker import Publisher
+
+        return Publisher(self.database, url)
 
     @_part
     def weights(self) -> Weights:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = [
+    "BrokerSettings",
     "ControlSettings",
     "DatabaseSettings",
     "GatewaySettings",
@@ -168,6 +169,22 @@ class ControlSettings:
         url = env.get("LLMARINER_CONTROL_URL", "").rstrip("/")
         if not url.startswith("http://"):
             raise ValueError("LLMARINER_CONTROL_URL must be the http:// URL of the internal_gateway function.")
+        return cls(url=url)
+
+
+@dataclass(frozen=True)
+class BrokerSettings:
+    """Where events go on a cluster."""
+
+    url: str = ""
+    """`LLMARINER_BROKER_URL`: ingress of the Knative Broker. Empty: the local home's dispatcher delivers."""
+
+    @classmethod
+    def load(cls, env: Environment) -> BrokerSettings:
+        """Read from a mapping. ValueError when it is not an http URL."""
+        url = env.get("LLMARINER_BROKER_URL", "")
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError("LLMARINER_BROKER_URL must be the http:// URL of the Broker's ingress.")
         return cls(url=url)
 
 

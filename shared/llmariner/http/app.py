@@ -26,6 +26,11 @@ def api(title: str, context: Context) -> FastAPI:
     )
     app.state.context = context
     rendering.install(app, body_limit=_BODY_LIMIT)
+    if context.env.get("LLMARINER_BROKER_URL"):
+        from llmariner.http.publishing import Publishing
+
+        # The publisher itself is made with the first change, and with it the connection to the database.
+        app.add_middleware(Publishing, publisher=lambda: context.publisher)
 
     @app.get("/health/live")
     def live() -> dict[str, Any]:

@@ -1,0 +1,56 @@
+"""Carries events from the outbox to a Knative Broker: right after the commit, and by the sweep what was left behind.
+
+At least once: an event whose acceptance we did not hear of is sent again. In order: the first that is refused ends the
+round, so that a later one of its subject never overtakes it.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+from sqlalchemy import select, update
+
+from llmariner.platform.database import Database
+from llmariner.platform.events.outbox import event_of
+from llmariner.platform.events.tables import events
+from llmariner.platform.events.wire import Event, to_http
+
+__all__ = ["Publisher"]
+
+_AT_ONCE = 100
+_SECONDS = 10.0
+
+
+class Publisher:
+    """Publishes to the ingress of one Broker. `url` as the Broker's status gives it."""
+
+    def __init__(self, database: Database, url: str) -> None:
+        self._database = database
+        self._url = url
+
+    def publish(self) -> int:
+        """Send what is not published yet; returns how many the Broker took. Never raises for a Broker that is away."""
+        taken = 0
+        while batch := self._unpublished():
+            for sequence, event in batch:
+                if not self._send(event):
+                    return taken
+                with self._database.write() as session:
+                    session.run(update(events).where(events.c.sequence == sequence).values(published=True))
+                taken += 1
+        return taken
+
+    def _unpublished(self) -> list[tuple[int, Event]]:
+        query = select(events).where(events.c.published.is_(False)).order_by(events.c.sequence).limit(_AT_ONCE)
+        with self._database.read() as session:
+            return [(row.sequence, event_of(row)) for row in session.rows(query)]
+
+    def _send(self, event: Event) -> bool:
+        headers, body = to_http(event)
+        request = urllib.request.Request(self._url, body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+                return bool(200 <= answer.status < 300)
+        except (OSError, urllib.error.HTTPError):
+            return False

@@ -1,0 +1,100 @@
+"""Events reach a Broker over HTTP: in order, at least once, and none is lost while it is away."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from sqlalchemy import func, select
+
+from llmariner.platform.database import Database
+from llmariner.platform.events import outbox
+from llmariner.platform.events.broker import Publisher
+from llmariner.platform.events.tables import events
+from llmariner.platform.events.wire import Event, from_http
+
+
+class Ingress(ThreadingHTTPServer):
+    """What a Broker's ingress is to a publisher: it takes an event, or says that it can't."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Taking)
+        self.taken: list[Event] = []
+        self.status = 202
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/ns/default"
+
+
+class Taking(BaseHTTPRequestHandler):
+    server: Ingress
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if self.server.status == 202:
+            self.server.taken.append(from_http(dict(self.headers), body))
+        self.send_response(self.server.status)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def ingress() -> Iterator[Ingress]:
+    server = Ingress()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def emit(database: Database, *subjects: str) -> None:
+    with database.write() as session:
+        for subject in subjects:
+            outbox.add(session, "t", subject, {"id": subject, "project_id": None})
+
+
+def left(database: Database) -> int:
+    with database.read() as session:
+        return int(session.value(select(func.count()).select_from(events).where(events.c.published.is_(False))))
+
+
+def test_events_arrive_in_order_with_their_attributes(database: Database, ingress: Ingress) -> None:
+    emit(database, *"abc")
+    assert Publisher(database, ingress.url).publish() == 3
+    assert [(event.type, event.subject, event.data["id"]) for event in ingress.taken] == [("t", s, s) for s in "abc"]
+    assert len({event.id for event in ingress.taken}) == 3
+    assert left(database) == 0
+
+
+def test_what_was_taken_is_not_sent_again(database: Database, ingress: Ingress) -> None:
+    publisher = Publisher(database, ingress.url)
+    emit(database, "a")
+    publisher.publish()
+    emit(database, "b")
+    assert publisher.publish() == 1
+    assert [event.subject for event in ingress.taken] == ["a", "b"]
+
+
+@pytest.mark.parametrize("status", [429, 503, 400])
+def test_a_broker_that_refuses_loses_nothing(database: Database, ingress: Ingress, status: int) -> None:
+    publisher = Publisher(database, ingress.url)
+    emit(database, *"ab")
+    ingress.status = status
+    assert publisher.publish() == 0
+    assert left(database) == 2
+    ingress.status = 202
+    assert publisher.publish() == 2
+    assert [event.subject for event in ingress.taken] == ["a", "b"]
+
+
+def test_a_broker_that_is_away_loses_nothing(database: Database) -> None:
+    emit(database, "a")
+    assert Publisher(database, "http://127.0.0.1:9/").publish() == 0
+    assert left(database) == 1
