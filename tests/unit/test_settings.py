@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+import llmariner.settings
 from llmariner.settings import (
+    BrokerSettings,
     ControlSettings,
     DatabaseSettings,
     GatewaySettings,
@@ -128,6 +130,22 @@ def test_the_control_function_is_an_http_url(url: str) -> None:
 
 def test_the_control_functions_url_loses_its_last_slash() -> None:
     assert ControlSettings.load({"LLMARINER_CONTROL_URL": "http://gateway/"}).url == "http://gateway"
+
+
+def test_a_broker_is_an_http_url_or_none() -> None:
+    assert BrokerSettings.load({}).url == ""
+    assert BrokerSettings.load({"LLMARINER_BROKER_URL": "http://broker/ns/default"}).url == "http://broker/ns/default"
+    for url in ("broker", "amqp://broker"):
+        with pytest.raises(ValueError, match=r"^LLMARINER_BROKER_URL must be the http:// URL"):
+            BrokerSettings.load({"LLMARINER_BROKER_URL": url})
+
+
+def test_every_variable_is_documented_where_it_is_read() -> None:
+    code = Path(llmariner.settings.__file__).read_text()
+    read = set(re.findall(r'env(?:\.get\(|, )"(LLMARINER_\w+)"', code))
+    documented = set(re.findall(r"`(LLMARINER_\w+)`", code))
+    assert len(read) > 20
+    assert read - documented == set()
 
 
 @pytest.mark.parametrize("adapter", ["remote", "static", "processes"])
