@@ -73,11 +73,14 @@ def _newest() -> Path | None:
 
 
 def _install() -> None:
-    command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "postgresql"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode:
-        raise NoPostgres(f"PostgreSQL is not installed, and apt-get failed: {done.stderr.strip()[-300:]}")
+    for words in (["update", "-q"], ["install", "-y", "-q", "--no-install-recommends", "postgresql"]):
+        command = ["apt-get", *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode:
+            raise NoPostgres(
+                f"PostgreSQL is not installed, and apt-get {words[0]} failed: {done.stderr.strip()[-300:]}"
+            )
 
 
 def _own(folder: Path) -> None:
