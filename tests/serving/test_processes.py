@@ -218,7 +218,9 @@ def test_a_model_put_to_sleep_as_it_starts_leaves_no_process(tmp_path: Path, pau
         driven.do(serving.launcher.start())
         driven.wake(name)
         driven.pass_time(pause)
+        began = time.monotonic()
         driven.sleep(name)
+        assert time.monotonic() - began < 5, "it had to be killed"
         assert driven.status(name).phase is Phase.ASLEEP
         soon(lambda: not processes_with(f"--model {name} "), 3)
         # Nor does it stand in the way of the next start, however soon that comes.

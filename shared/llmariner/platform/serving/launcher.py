@@ -116,14 +116,20 @@ class Launcher:
             self._deadlines[command["pid"]] = time.monotonic() + command["grace"]
 
     def _fork(self, command: dict[str, Any]) -> int:
+        # Whoever stops an engine a moment after its fork must find its group, and not our own handler in it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         pid = os.fork()
         if pid:
+            with contextlib.suppress(PermissionError, ProcessLookupError):  # it did so itself, or is gone
+                os.setpgid(pid, pid)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             return pid
         try:
-            os.setsid()
+            os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             null = os.open(os.devnull, os.O_RDONLY)
             for source, target in ((null, 0), (log, 1), (log, 2)):
