@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,11 +92,12 @@ def measure_costs(results: Results, proxies: list[Started], bounds: Bounds) -> N
     """Requests, then tokens, of every proxy in every round."""
     for number in bounds.each():
         say(f"round {number + 1} of {bounds.rounds}: cost of requests and tokens")
-        for proxy in taking_part(proxies, number):
-            cost = request_cost.measure(proxy)
-            results.add("request_cpu_us", proxy.name, cost)
-            results.add("requests_per_core", proxy.name, 1e6 / cost)
-            results.add("token_cpu_us", proxy.name, token_cost.measure(proxy))
+        for proxy in taking_part(results, proxies, number):
+            with noted(results, proxy):
+                request, token = request_cost.measure(proxy), token_cost.measure(proxy)
+                results.add("request_cpu_us", proxy.name, request)
+                results.add("requests_per_core", proxy.name, 1e6 / request)
+                results.add("token_cpu_us", proxy.name, token)
 
 
 def measure_first_tokens(results: Results, direct: Started, proxies: list[Started], bounds: Bounds) -> None:
@@ -104,17 +105,28 @@ def measure_first_tokens(results: Results, direct: Started, proxies: list[Starte
     for number in bounds.each():
         say(f"round {number + 1} of {bounds.rounds}: time to first token")
         own = first_token.measure(direct)
-        for proxy in taking_part(proxies, number):
-            seen = first_token.measure(proxy)
-            for quantile in ("p50", "p95"):
-                results.add(f"first_added_{quantile}_ms", proxy.name, seen[quantile] - own[quantile])
+        for proxy in taking_part(results, proxies, number):
+            with noted(results, proxy):
+                seen = first_token.measure(proxy)
+                for quantile in ("p50", "p95"):
+                    results.add(f"first_added_{quantile}_ms", proxy.name, seen[quantile] - own[quantile])
 
 
-def taking_part(proxies: list[Started], number: int) -> list[Started]:
+@contextmanager
+def noted(results: Results, proxy: Started) -> Iterator[None]:
+    """A proxy that fails under load is noted, and takes no further part: its rounds would no longer pair."""
+    try:
+        yield
+    except LoadError as reason:
+        results.skipped[proxy.name] = f"failed under load: {reason}"
+
+
+def taking_part(results: Results, proxies: list[Started], number: int) -> list[Started]:
     """Who is measured in a round, in which order."""
     turn = number % max(1, len(proxies))
     order = proxies[turn:] + proxies[:turn]
-    return [proxy for proxy in order if number < SLOW_ROUNDS or proxy.name not in SLOW]
+    late = SLOW if number >= SLOW_ROUNDS else set()
+    return [proxy for proxy in order if proxy.name not in late and proxy.name not in results.skipped]
 
 
 def measure_proxies(results: Results, folder: Path, bounds: Bounds) -> None:
@@ -129,5 +141,6 @@ def measure_proxies(results: Results, folder: Path, bounds: Bounds) -> None:
         measure_costs(results, proxies, bounds)
         measure_first_tokens(results, direct, proxies, bounds)
         measure_memory(results, "loaded", proxies)
-        for proxy in proxies:
-            results.add("connections_per_request", proxy.name, reuse.measure(direct, proxy))
+        for proxy in taking_part(results, proxies, 0):
+            with noted(results, proxy):
+                results.add("connections_per_request", proxy.name, reuse.measure(direct, proxy))

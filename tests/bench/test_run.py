@@ -1,0 +1,32 @@
+"""Rounds stay fair: everybody in turn, those far off only at first, and nobody who failed."""
+
+from __future__ import annotations
+
+from .loading import LoadError
+from .results import Results
+from .run import SLOW_ROUNDS, noted, taking_part
+from .target import Started
+
+PROXIES = [Started(name, 1, 1, {}) for name in ("gateway", "nginx", "litellm")]
+
+
+def names(results: Results, number: int) -> list[str]:
+    return [proxy.name for proxy in taking_part(results, PROXIES, number)]
+
+
+def test_each_round_begins_with_another_one() -> None:
+    assert {names(Results(), number)[0] for number in (0, 1)} == {"gateway", "nginx"}
+    assert set(names(Results(), 0)) == {"gateway", "nginx", "litellm"}
+
+
+def test_who_is_far_off_takes_part_in_the_first_rounds_only() -> None:
+    assert "litellm" in names(Results(), SLOW_ROUNDS - 1)
+    assert "litellm" not in names(Results(), SLOW_ROUNDS)
+
+
+def test_who_fails_under_load_is_noted_and_takes_no_further_part() -> None:
+    results = Results()
+    with noted(results, PROXIES[1]):
+        raise LoadError("502")
+    assert results.skipped == {"nginx": "failed under load: 502"}
+    assert "nginx" not in names(results, 0)
