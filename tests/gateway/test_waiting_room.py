@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from llmariner.models.model import ModelConfig
+
 from .caller import Answer, Caller, chat
 from .running import EngineProcess, Platform, eventually, soon
 
@@ -103,6 +105,17 @@ def test_a_wait_that_is_no_number_of_seconds_is_refused(platform: Platform, unwo
     answer = asyncio.run(platform.caller.chat(unwoken, headers={"prefer": f"wait={wait}"}))
     assert (answer.status, answer.error()["param"]) == (400, "Prefer")
     assert platform.engines(unwoken) == []
+
+
+def test_a_model_that_requests_may_not_wake_is_left_asleep(platform: Platform) -> None:
+    name = platform.model("by-hand")
+    platform.context.registry.configure(name, ModelConfig(on_demand=False), project_id=None)
+    refused = asyncio.run(platform.caller.chat(name))
+    assert (refused.status, refused.error()["code"]) == (400, "model_not_active")
+    assert f"POST /v1/models/{name}:activate" in refused.error()["message"]
+    assert platform.engines(name) == []
+    assert asyncio.run(platform.caller.call(f"/v1/models/{name}:activate", {})).status == 200
+    assert asyncio.run(platform.caller.chat(name)).status == 200
 
 
 def test_the_load_goes_on_when_everybody_has_left(platform: Platform) -> None:
