@@ -248,7 +248,7 @@ class ServingSettings:
     """`LLMARINER_IDLE_SECONDS`: a model without requests for that long goes to sleep. 0: never."""
 
     threads: int = 0
-    """`LLMARINER_ENGINE_THREADS`: OpenMP threads of an engine. 0: the number of cores, at most 8."""
+    """`LLMARINER_ENGINE_THREADS`: OpenMP threads of an engine. 0: half of the cores, at most 8."""
 
     warm: bool = True
     """`LLMARINER_WARM_PARENT`: keep vLLM imported in a process from which engines are forked. 0: plain starts."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,9 @@ def test_a_wrong_setting_is_named(line: tuple[str, ...], bare_llma: Llma, monkey
 def test_a_home_that_cannot_be_made_is_the_machines_trouble(
     bare_llma: Llma, home: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with socket.socket() as probe:  # the port is looked at before the folders
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("LLMARINER_PORT", str(probe.getsockname()[1]))
     empty_cache.write_text("a file where a folder should be")
     result = bare_llma("up")
     assert result.code == 5

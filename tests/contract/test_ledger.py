@@ -80,7 +80,7 @@ def test_events_that_come_twice_count_once(ledger: Ledger, database: Database) -
 def test_a_batch_that_fails_is_recorded_not_at_all(ledger: Ledger) -> None:
     broken = life("b", 1)
     del broken[2]["kind"]
-    with pytest.raises(KeyError):
+    with pytest.raises(InvalidRequest):
         ledger.record([*life("a", 1), *broken])
     assert ledger.request("a") is None
     assert ledger.request("b") is None

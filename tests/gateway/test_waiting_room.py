@@ -128,7 +128,7 @@ def test_the_load_goes_on_when_everybody_has_left(platform: Platform) -> None:
             answer.hang_up()
 
     asyncio.run(scenario())
-    eventually(lambda: healthy(platform.engine(name)), what="the load")
+    eventually(lambda: bool(platform.engines(name)) and healthy(platform.engine(name)), what="the load")
     assert asyncio.run(platform.caller.chat(name)).status == 200
     assert len(platform.engines(name)) == 1
 

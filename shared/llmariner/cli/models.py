@@ -77,7 +77,7 @@ def activate(session: Session, model: str) -> None:
 @click.argument("model", metavar="ID")
 @pass_session
 def deactivate(session: Session, model: str) -> None:
-    """Let a model sleep when it is idle.
+    """Put a model to sleep; a request may wake it again.
 
     A request wakes it again where on-demand allocation is enabled.
     """

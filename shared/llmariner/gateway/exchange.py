@@ -252,7 +252,6 @@ class Exchange:
             return
         body = await response.read()
         metered.usage = body[max(0, body.rfind(b'"usage":')) :]
-        metered.first_token_seconds = time.perf_counter() - self._began
         self._status = response.status
         await send_json(self._send, response.status, body, self._timed())
 

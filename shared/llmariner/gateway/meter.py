@@ -7,16 +7,17 @@ can lose is what was not given away yet.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import time
 from typing import Any
 
-from llmariner.errors import PlatformError
+from llmariner.errors import InvalidRequest, PlatformError
 from llmariner.gateway import sse
 from llmariner.gateway.control import Control, Key
 
 __all__ = ["Meter", "Metered"]
 
+_log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 0.5
 _CHECKPOINT_SECONDS = 1.0
 _SIGN_OF_LIFE_SECONDS = 15.0
@@ -130,9 +131,12 @@ class Meter:
         async with self._flushing:
             while self._events:
                 batch = self._events[:_BATCH]
-                with contextlib.suppress(PlatformError):
+                try:
                     await self._control.record(batch)
-                    del self._events[: len(batch)]
-                    continue
-                del self._events[: max(0, len(self._events) - _MOST_KEPT)]
-                return
+                except InvalidRequest as error:
+                    # Kept, it would hold up every event after it for ever.
+                    _log.error("the ledger refused %d events: %s", len(batch), error.message)
+                except PlatformError:
+                    del self._events[: max(0, len(self._events) - _MOST_KEPT)]
+                    return
+                del self._events[: len(batch)]

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from llmariner.client import Client, ConnectionFailed, ResponseBroken
-from llmariner.errors import ModelNotFound, Unavailable
+from llmariner.errors import InvalidRequest, ModelNotFound, Unavailable
 from llmariner.gateway.control import Changes, Key, ModelState
 from llmariner.gateway.service_token import ServiceTokens
 from llmariner.settings import ControlSettings, Secret
@@ -58,7 +58,10 @@ class RemoteControl:
         await self.call("used", {"last_used": last_used})
 
     async def call(self, operation: str, value: dict[str, Any]) -> dict[str, Any]:
-        """Post a JSON object to an operation of the control function. Unavailable when it does not answer 200."""
+        """Post a JSON object to an operation of the control function. Unavailable when it does not answer 200.
+
+        InvalidRequest when it answers that a retry would not help.
+        """
         headers = [
             (b"content-type", b"application/json"),
             (b"authorization", b"Bearer " + self._tokens.token().encode()),
@@ -69,6 +72,8 @@ class RemoteControl:
             answer = await response.read()
         except (ConnectionFailed, ResponseBroken) as error:
             raise Unavailable("The control function does not answer.", headers={"retry-after": "2"}) from error
+        if response.status == 400:
+            raise InvalidRequest(f"The control function refused '{operation}': {answer[:300].decode(errors='replace')}")
         if response.status != 200:
             raise Unavailable(f"The control function answered {response.status}.", headers={"retry-after": "2"})
         decoded: dict[str, Any] = orjson.loads(answer)

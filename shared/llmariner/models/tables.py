@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, String, Table, Text
 
 from llmariner.platform.database import metadata
 
@@ -12,7 +12,7 @@ models = Table(
     "models",
     metadata,
     Column("id", String(256), primary_key=True),
-    Column("created_at", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
     # None: every project of the installation may use it.
     Column("project_id", String(64), index=True),
     Column("owned_by", String(16), nullable=False),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, String, Table, Text
 
 from llmariner.platform.database import metadata
 
@@ -14,7 +14,7 @@ organizations = Table(
     Column("id", String(64), primary_key=True),
     Column("title", String(256), nullable=False, unique=True),
     Column("is_default", Boolean, nullable=False),
-    Column("created_at", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
 )
 
 projects = Table(
@@ -24,7 +24,7 @@ projects = Table(
     Column("organization_id", String(64), ForeignKey("organizations.id"), nullable=False),
     Column("title", String(256), nullable=False),
     Column("is_default", Boolean, nullable=False),
-    Column("created_at", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
 )
 
 users = Table(
@@ -32,7 +32,7 @@ users = Table(
     metadata,
     Column("id", String(64), primary_key=True),
     Column("email", String(320), nullable=False, unique=True),
-    Column("created_at", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
 )
 
 api_keys = Table(
@@ -45,9 +45,9 @@ api_keys = Table(
     Column("organization_id", String(64), ForeignKey("organizations.id"), nullable=False),
     Column("prefix", String(32), nullable=False),
     Column("scopes", Text, nullable=False),
-    Column("created_at", Integer, nullable=False),
-    Column("expires_at", Integer),
-    Column("last_used_at", Integer),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("last_used_at", BigInteger),
     Column("revoked_at", Float),
     Column("excluded_from_rate_limiting", Boolean, nullable=False),
     # The secret is never stored. Two digests, so that a rotated secret may overlap with its successor.

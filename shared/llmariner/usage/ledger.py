@@ -25,6 +25,10 @@ OPEN = "open"
 _INTERRUPTED = "interrupted"
 _IDENTITY = ("request_id", "organization_id", "project_id", "user_id", "key_id", "model", "route")
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
+_NEEDED = frozenset(
+    {*_IDENTITY, *_TOKENS, "sequence", "kind", "at", "admitted_at"}
+    | {"outcome", "status", "waited_seconds", "first_token_seconds"}
+)
 _DAY = 86400
 _GROUPS = {"key": ledger_requests.c.key_id, "model": ledger_requests.c.model}
 
@@ -57,7 +61,7 @@ class Ledger:
         new = 0
         with self._database.write() as session:
             for event in events:
-                row = {name: event[name] for name in ledger_events.c.keys()}  # noqa: SIM118 - columns, not a dict
+                row = _row(event)
                 if session.insert_new(ledger_events, [row]):
                     _fold(session, event)
                     new += 1
@@ -105,6 +109,12 @@ class Ledger:
         with self._database.read() as session:
             row = session.first(select(ledger_requests).where(ledger_requests.c.request_id == request_id))
         return dict(row._mapping) if row else None
+
+
+def _row(event: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(event, Mapping) or not event.keys() >= _NEEDED or event["kind"] not in KINDS:
+        raise InvalidRequest(f"A ledger event needs {', '.join(sorted(_NEEDED))}.", param="events")
+    return {column.name: event[column.name] for column in ledger_events.c}
 
 
 def _fold(session: WriteSession, event: Mapping[str, Any]) -> None:

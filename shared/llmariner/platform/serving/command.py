@@ -52,7 +52,8 @@ def engine_environment(threads: int) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        "OMP_NUM_THREADS": str(threads or min(8, os.cpu_count() or 1)),
+        # Half of the cores: two threads on cores that have other work wait for each other at every operation.
+        "OMP_NUM_THREADS": str(threads or max(1, min(8, (os.cpu_count() or 1) // 2))),
         # `--enforce-eager` alone still compiles a kernel at the first request for logprobs: half a minute.
         "TORCH_COMPILE_DISABLE": "1",
         # Without it the CPU platform turns `uni` back into a worker process of its own.

@@ -47,7 +47,7 @@ def _tenancy() -> None:
         sa.Column("id", sa.String(64), primary_key=True),
         sa.Column("title", sa.String(256), nullable=False, unique=True),
         sa.Column("is_default", sa.Boolean, nullable=False),
-        sa.Column("created_at", sa.Integer, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
     )
     op.create_table(
         "projects",
@@ -55,13 +55,13 @@ def _tenancy() -> None:
         sa.Column("organization_id", sa.String(64), sa.ForeignKey("organizations.id"), nullable=False),
         sa.Column("title", sa.String(256), nullable=False),
         sa.Column("is_default", sa.Boolean, nullable=False),
-        sa.Column("created_at", sa.Integer, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
     )
     op.create_table(
         "users",
         sa.Column("id", sa.String(64), primary_key=True),
         sa.Column("email", sa.String(320), nullable=False, unique=True),
-        sa.Column("created_at", sa.Integer, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
     )
     op.create_table(
         "api_keys",
@@ -72,9 +72,9 @@ def _tenancy() -> None:
         sa.Column("organization_id", sa.String(64), sa.ForeignKey("organizations.id"), nullable=False),
         sa.Column("prefix", sa.String(32), nullable=False),
         sa.Column("scopes", sa.Text, nullable=False),
-        sa.Column("created_at", sa.Integer, nullable=False),
-        sa.Column("expires_at", sa.Integer),
-        sa.Column("last_used_at", sa.Integer),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("expires_at", sa.BigInteger),
+        sa.Column("last_used_at", sa.BigInteger),
         sa.Column("revoked_at", sa.Float),
         sa.Column("excluded_from_rate_limiting", sa.Boolean, nullable=False),
         sa.Column("digest", sa.String(64), nullable=False, unique=True),
@@ -90,7 +90,7 @@ def _models() -> None:
     op.create_table(
         "models",
         sa.Column("id", sa.String(256), primary_key=True),
-        sa.Column("created_at", sa.Integer, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("project_id", sa.String(64)),
         sa.Column("owned_by", sa.String(16), nullable=False),
         sa.Column("source_repository", sa.String(16), nullable=False),
