@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import time
 from dataclasses import replace
 
@@ -19,6 +19,7 @@ from llmariner.settings import GatewaySettings, Secret
 
 __all__ = ["Gateway", "not_ready"]
 
+_log = logging.getLogger(__name__)
 _POLL_SECONDS = 2.0
 _STALE_SECONDS = 4.0
 _IDLE_SECONDS = 60.0
@@ -142,6 +143,9 @@ class Gateway:
                     await asyncio.sleep(_WISH_SECONDS)  # each waiter has a limit of its own
                 except PlatformError as error:
                     room.fail(error)
+                except Exception:
+                    _log.exception("waking %s failed", model_id)
+                    room.fail(PlatformError("The model could not be woken: something broke on our side."))
                 # Looked at last: a caller who would not wait at all still wakes the model.
                 if not room.waiting:
                     return
@@ -160,14 +164,18 @@ class Gateway:
             if self.keyring.last_used and now - used_at > _USED_SECONDS:
                 used_at, used = now, self.keyring.last_used
                 self.keyring.last_used = {}
-                with contextlib.suppress(PlatformError):
+                try:
                     await self.control.used(used)
+                except Exception:  # coarse on purpose, and not worth the end of this loop
+                    _log.warning("when keys were last used could not be noted", exc_info=True)
 
     async def _ask_for_changes(self) -> None:
         self._tried_at = time.monotonic()
         try:
             changes = await self.control.changes(self._cursor)
-        except Unavailable:
+        except Exception as error:  # whatever it was, known keys and models go on for a bounded time
+            if not isinstance(error, Unavailable):
+                _log.exception("what changed could not be asked")
             if time.monotonic() - self._polled_at > _TRUST_SECONDS:
                 self.keyring.forget_all()
             return

@@ -136,7 +136,9 @@ class Meter:
                 except InvalidRequest as error:
                     # Kept, it would hold up every event after it for ever.
                     _log.error("the ledger refused %d events: %s", len(batch), error.message)
-                except PlatformError:
+                except Exception as error:  # whatever it was: the events are kept, and this loop must go on
+                    if not isinstance(error, PlatformError):
+                        _log.exception("the ledger could not be written")
                     del self._events[: max(0, len(self._events) - _MOST_KEPT)]
                     return
                 del self._events[: len(batch)]

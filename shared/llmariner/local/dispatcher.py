@@ -49,6 +49,8 @@ class Dispatcher:
                 await self.step()
             except PlatformError as error:
                 _log.warning("events wait: %s", error.message)
+            except Exception:  # whatever it was, the next round must come
+                _log.exception("events wait")
             await asyncio.sleep(_EVERY_SECONDS)
 
     async def step(self) -> None:

@@ -205,8 +205,8 @@ class Home:
             await asyncio.sleep(_TICK_SECONDS)
             try:
                 await asyncio.to_thread(self._tick_now)
-            except PlatformError as error:
-                _log.warning("tick: %s", error.message)
+            except Exception:  # whatever it was, the next tick must come
+                _log.exception("no tick")
 
     def _tick_now(self) -> None:
         with self.context.database.write() as session:
