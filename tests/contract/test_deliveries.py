@@ -263,3 +263,12 @@ def test_of_many_who_meet_an_event_at_once_one_does_the_work(database: Database,
             return outbox.first_time(session, "a", "e1")
 
     assert sorted(at_once([meet] * 4)) == [False, False, False, True]
+
+
+def test_an_event_that_nobody_takes_is_listed_all_the_same(database: Database, book: Deliveries) -> None:
+    emit(database, "alone", type_="nobody.takes.this.v1")
+    assert [(d.event.subject, d.consumer, d.state) for d in book.page("proj_1", None, after=None, limit=9)] == [
+        ("alone", "", "pending")
+    ]
+    book.fan_out()
+    assert [d.state for d in book.page("proj_1", "delivered", after=None, limit=9)] == ["delivered"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, case, delete, exists, func, or_, select, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.platform.database import Database
@@ -105,17 +105,19 @@ class Deliveries:
             self._set(delivery, attempts=attempts, due_at=time.time() + backoff(attempts), last_error=reason)
 
     def page(self, project_id: str, state: str | None, *, after: str | None, limit: int) -> list[Delivery]:
-        """Deliveries of the project's and the installation's events, newest first; `after`: the cursor of one of them."""
-        query = _JOINED.where(_visible(project_id)).order_by(deliveries.c.sequence.desc(), deliveries.c.consumer)
-        query = query.limit(limit)
+        """Deliveries of the project's and the installation's events, newest first; `after`: the cursor of one of them.
+
+        An event that no consumer takes, or that a Broker delivers, stands there once, with an empty consumer.
+        """
+        query = _EVERY.where(_visible(project_id)).order_by(events.c.sequence.desc(), _CONSUMER).limit(limit)
         if state is not None:
-            query = query.where(deliveries.c.state == state)
+            query = query.where(_STATE.in_((state,)))
         if after is not None:
             sequence, _, consumer = after.partition(":")
             if not _NUMBER.fullmatch(sequence):
                 raise InvalidRequest("'after' must be the 'cursor' of an earlier answer.", param="after")
-            here, later = deliveries.c.sequence == int(sequence), deliveries.c.consumer > consumer
-            query = query.where(or_(deliveries.c.sequence < int(sequence), and_(here, later)))
+            here, later = events.c.sequence == int(sequence), consumer < _CONSUMER
+            query = query.where(or_(events.c.sequence < int(sequence), and_(here, later)))
         with self._database.read() as session:
             return [_delivery(row) for row in session.rows(query)]
 
@@ -157,6 +159,18 @@ _JOINED = select(
     deliveries.c.last_error,
     events,
 ).join(events, deliveries.c.sequence == events.c.sequence)
+
+
+_CONSUMER: ColumnElement[str] = func.coalesce(deliveries.c.consumer, "")
+_STATE: ColumnElement[str] = func.coalesce(deliveries.c.state, case((events.c.published, _DELIVERED), else_=_PENDING))
+_EVERY = select(
+    events.c.sequence.label("number"),
+    _CONSUMER.label("consumer"),
+    _STATE.label("state"),
+    func.coalesce(deliveries.c.attempts, 0).label("attempts"),
+    deliveries.c.last_error,
+    events,
+).select_from(events.outerjoin(deliveries, deliveries.c.sequence == events.c.sequence))
 
 
 def _visible(project_id: str) -> ColumnElement[bool]:
