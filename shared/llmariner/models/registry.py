@@ -196,6 +196,8 @@ _ORDER = (
     case((models.c.activation_status == ActivationStatus.ACTIVE, 0), else_=1),
     case((models.c.base_model_id.is_(None), 0), else_=1),
     models.c.created_at,
+    # Of one second: those that chat first.
+    case((models.c.task == Task.GENERATE, 0), else_=1),
     models.c.id,
 )
 

@@ -25,10 +25,8 @@ OPEN = "open"
 _INTERRUPTED = "interrupted"
 _IDENTITY = ("request_id", "organization_id", "project_id", "user_id", "key_id", "model", "route")
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
-_NEEDED = frozenset(
-    {*_IDENTITY, *_TOKENS, "sequence", "kind", "at", "admitted_at"}
-    | {"outcome", "status", "waited_seconds", "first_token_seconds"}
-)
+_NEEDED = frozenset({*_IDENTITY, *_TOKENS, "sequence", "kind", "at", "admitted_at"})
+_DETAILS = ("outcome", "status", "waited_seconds", "first_token_seconds")
 _DAY = 86400
 _GROUPS = {"key": ledger_requests.c.key_id, "model": ledger_requests.c.model}
 
@@ -112,8 +110,9 @@ class Ledger:
 
 
 def _row(event: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(event, Mapping) or not event.keys() >= _NEEDED or event["kind"] not in KINDS:
-        raise InvalidRequest(f"A ledger event needs {', '.join(sorted(_NEEDED))}.", param="events")
+    needed = _NEEDED | set(_DETAILS) if isinstance(event, Mapping) and event.get("kind") == "closed" else _NEEDED
+    if not isinstance(event, Mapping) or not event.keys() >= needed or event["kind"] not in KINDS:
+        raise InvalidRequest(f"A ledger event needs {', '.join(sorted(needed))}.", param="events")
     return {column.name: event[column.name] for column in ledger_events.c}
 
 
@@ -126,8 +125,7 @@ def _fold(session: WriteSession, event: Mapping[str, Any]) -> None:
     changes: dict[str, Any] = {name: _greater(table[name], event[name]) for name in _TOKENS}
     changes["seen_at"] = _greater(table.seen_at, at)
     if closing:
-        details = ("outcome", "status", "waited_seconds", "first_token_seconds")
-        changes.update({name: event[name] for name in details}, closed_at=at)
+        changes.update({name: event[name] for name in _DETAILS}, closed_at=at)
     session.run(update(ledger_requests).where(table.request_id == event["request_id"]).values(changes))
 
 

@@ -34,6 +34,8 @@ def ledger_row(platform: Platform, request_id: str) -> dict[str, Any]:
 
 
 def test_a_streamed_request_wakes_the_model_from_zero_and_is_counted_to_the_token(platform: Platform) -> None:
+    done = platform.llma("models", "deactivate", CHAT_MODEL)
+    assert done.returncode == 0, done.stderr
     began = time.monotonic()
     options = {"include_usage": True}
     stream = platform.open("/v1/chat/completions", platform.chat_body(PARIS, stream=True, stream_options=options))
