@@ -15,6 +15,7 @@ from llmariner.gateway.answers import Receive, Scope, Send, engine_error, send_e
 from llmariner.gateway.control import Key, ModelState
 from llmariner.gateway.fields import Route
 from llmariner.gateway.gateway import Gateway, not_ready
+from llmariner.gateway.heartbeat import Heartbeat
 from llmariner.gateway.meter import Metered
 from llmariner.gateway.parsing import ModelRequest, parse
 from llmariner.gateway.request_ids import new_request_id
@@ -215,7 +216,7 @@ class Exchange:
 
     async def _wait(self, room: Room, request: ModelRequest, tenant: str, deadline: float) -> None:
         """Wait in the room until admitted. ModelNotReady when the deadline comes first."""
-        heartbeat = self._gateway.settings.heartbeat if request.stream else float("inf")
+        heart = Heartbeat(self._gateway.settings.heartbeat) if request.stream else None
         waiter = room.join(tenant)
         admitted = False
         try:
@@ -224,10 +225,12 @@ class Exchange:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise not_ready(self._gateway.known(request.model), "The model was not ready within the wait")
-                if request.stream:
+                if heart is not None:
                     await self._open_stream()
-                    await self._send_part(sse.comment(self._facts(request.model, room)))
-                await asyncio.wait({waiter.admitted}, timeout=min(left, heartbeat))
+                    facts = self._facts(request.model, room)
+                    if heart.due(str(facts["phase"])):
+                        await self._send_part(sse.comment(facts))
+                await asyncio.wait({waiter.admitted}, timeout=min(left, heart.pause if heart else left))
             waiter.admitted.result()
             admitted = True
         finally:

@@ -50,7 +50,7 @@ def test_a_streamed_request_wakes_the_model_from_zero_and_is_counted_to_the_toke
     print(f"\nopened after {opened:.2f} s, first token after {first:.1f} s, phases {phases(stream.comments)}")
     assert opened < 10
     assert "Paris" in text
-    assert phases(stream.comments)[0] in ("asleep", "starting", "loading")
+    assert {"starting", "loading"} & set(phases(stream.comments))
     row = ledger_row(platform, stream.request_id)
     assert (row["prompt_tokens"], row["completion_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
     assert usage["completion_tokens"] == platform.engine_metric(TOKENS)

@@ -1,0 +1,26 @@
+"""A waiting stream hears of each phase once, and again after a silence."""
+
+from __future__ import annotations
+
+import time
+
+from llmariner.gateway.heartbeat import Heartbeat
+
+
+def test_each_phase_is_told_once() -> None:
+    heart = Heartbeat(60)
+    phases = ("asleep", "asleep", "starting", "loading", "loading", "starting")
+    assert [heart.due(phase) for phase in phases] == [True, False, True, True, False, True]
+
+
+def test_a_phase_that_lasts_is_told_again_after_the_silence() -> None:
+    heart = Heartbeat(0.05)
+    assert heart.due("loading")
+    assert not heart.due("loading")
+    time.sleep(0.06)
+    assert heart.due("loading")
+
+
+def test_nobody_looks_more_seldom_than_the_heart_beats() -> None:
+    assert Heartbeat(0.1).pause == 0.1
+    assert Heartbeat(60).pause < 1
