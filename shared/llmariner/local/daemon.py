@@ -22,6 +22,7 @@ from llmariner.local.home import Home, Layout
 from llmariner.local.progress import Step
 from llmariner.local.rehearsal import rehearse
 from llmariner.local.setup import set_up
+from llmariner.platform.serving.engine import log_name
 from llmariner.server import Server
 from llmariner.settings import HomeSettings, environment
 
@@ -95,7 +96,7 @@ def down() -> bool:
 def logs(model: str | None, *, follow: bool, lines: int) -> None:
     """Print the end of the platform's log, or of a model's engine's."""
     folder = Layout(HomeSettings.load(environment()).root).logs
-    name = "platform.log" if model is None else f"engine-{_file_name(model)}.log"
+    name = "platform.log" if model is None else log_name(model)
     file = folder / name
     if not file.exists():
         known = ", ".join(sorted(path.name for path in folder.glob("*.log"))) or "none yet"
@@ -183,10 +184,6 @@ def _say_how(settings: HomeSettings, *, new_key: bool) -> None:
     print(f"  curl {base_url(settings)}/v1/chat/completions \\")
     print(f'    -H "Authorization: Bearer {secret}" -H "Content-Type: application/json" \\')
     print(f"    -d '{json.dumps(body)}'\n")
-
-
-def _file_name(model_id: str) -> str:
-    return "".join(c if c.isalnum() or c in "-._" else "_" for c in model_id)
 
 
 @contextlib.contextmanager

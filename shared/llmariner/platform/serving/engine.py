@@ -16,7 +16,7 @@ from llmariner.platform.serving.command import CAPACITY, engine_arguments
 from llmariner.platform.serving.engine_metrics import EngineMetrics
 from llmariner.platform.serving.launcher_process import Launcher
 
-__all__ = ["Engine", "EngineDied"]
+__all__ = ["Engine", "EngineDied", "log_name"]
 
 _POLL = 0.05
 _GRACE = 10.0
@@ -149,6 +149,11 @@ class Engine:
             if now > deadline and now - since > _SILENCE:
                 raise EngineDied(f"The engine said nothing for {_SILENCE:.0f} s while loading.\n{self.last_lines()}")
             await asyncio.sleep(_POLL)
+
+
+def log_name(model_id: str) -> str:
+    """The file name of an engine's log: a model id may hold what a file name may not."""
+    return f"engine-{''.join(c if c.isalnum() or c in '-._' else '_' for c in model_id)}.log"
 
 
 async def _answers(client: Client, endpoint: str) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from llmariner.client import Client
 from llmariner.platform.serving import EngineModel, Phase, Status, memory
 from llmariner.platform.serving.command import memory_needed
-from llmariner.platform.serving.engine import Engine, EngineDied
+from llmariner.platform.serving.engine import Engine, EngineDied, log_name
 from llmariner.platform.serving.engine_metrics import read_metrics
 from llmariner.platform.serving.launcher_process import Launcher, LauncherGone
 
@@ -102,7 +102,7 @@ class ProcessServing:
             base = await self._find(name) if model.base else model
             if name not in self._tasks:  # somebody else may have come first while we asked
                 self._wishes_to_sleep.discard(name)
-                self._engines[name] = Engine(base, self._settings.logs / f"engine-{_file_name(name)}.log")
+                self._engines[name] = Engine(base, self._settings.logs / log_name(name))
                 self._tasks[name] = asyncio.create_task(self._live(self._engines[name]))
         if model.base:
             await self._load_adapter(self._engines[name], model)
@@ -263,7 +263,3 @@ class ProcessServing:
     def _tell(self, name: str, status: Status) -> None:
         for observer in self._observers:
             observer(name, status)
-
-
-def _file_name(model_id: str) -> str:
-    return "".join(c if c.isalnum() or c in "-._" else "_" for c in model_id)
