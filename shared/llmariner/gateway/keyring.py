@@ -13,7 +13,7 @@ import time
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.gateway.control import Control, Key
 
-__all__ = ["Keyring", "bearer_token"]
+__all__ = ["Keyring", "bad_key", "bearer_token", "lacking"]
 
 _UNKNOWN_SECONDS = 2.0
 _MOST_UNKNOWN = 10_000
@@ -31,6 +31,18 @@ def bearer_token(authorization: bytes | None) -> str:
     if scheme.lower() != "bearer" or not token.strip():
         raise AuthenticationFailed("The Authorization header must be 'Bearer YOUR_KEY'.")
     return token.strip()
+
+
+def bad_key() -> AuthenticationFailed:
+    """The refusal of a key; it does not say which of the three it is."""
+    return AuthenticationFailed(
+        "Incorrect API key provided: it is unknown, revoked or expired. Make one with `llma auth api-keys create`."
+    )
+
+
+def lacking(scope: str) -> PermissionDenied:
+    """The refusal of a good key that may not do this."""
+    return PermissionDenied(f"This API key lacks the scope '{scope}' that this request needs.")
 
 
 class Keyring:
@@ -62,11 +74,9 @@ class Keyring:
             key = await self._asked(authorization, bearer_token(authorization))
         now = time.time()
         if key is None or (key.expires_at is not None and key.expires_at <= now):
-            raise AuthenticationFailed(
-                "Incorrect API key provided: it is unknown, revoked or expired. Make one with `llma auth api-keys create`."
-            )
+            raise bad_key()
         if scope not in key.scopes:
-            raise PermissionDenied(f"This API key lacks the scope '{scope}' that this request needs.")
+            raise lacking(scope)
         self.last_used[key.id] = int(now)
         return key
 

@@ -8,8 +8,7 @@ from typing import Any
 from fastapi import Depends, Request
 
 from llmariner.context import Context
-from llmariner.errors import AuthenticationFailed, PermissionDenied
-from llmariner.gateway.keyring import bearer_token
+from llmariner.gateway.keyring import bad_key, bearer_token, lacking
 from llmariner.tenancy.keys import ApiKey
 
 __all__ = ["context_of", "requires"]
@@ -32,11 +31,9 @@ def requires(scope: str) -> Any:
         key = keys.by_secret(secret)
         now = time.time()
         if key is None or not key.usable(now) or _superseded(key, keys.digest(secret), now):
-            raise AuthenticationFailed(
-                "Incorrect API key provided: it is unknown, revoked or expired. Make one with `llma auth api-keys create`."
-            )
+            raise bad_key()
         if scope not in key.scopes:
-            raise PermissionDenied(f"This API key lacks the scope '{scope}' that this request needs.")
+            raise lacking(scope)
         return key
 
     authorised.scope = scope  # type: ignore[attr-defined]

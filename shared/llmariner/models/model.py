@@ -206,7 +206,3 @@ class Model:
     def loaded(self) -> bool:
         """The weights are here."""
         return self.loading_status is LoadingStatus.SUCCEEDED
-
-    def visible_to(self, project_id: str) -> bool:
-        """Of every project, or of this one."""
-        return self.project_id is None or self.project_id == project_id
