@@ -20,6 +20,7 @@ ANSWERS: dict[tuple[str, str], Callable[[Engine, dict[str, Any]], dict[str, Any]
     ("POST", "/tokenize"): tokenize,
     ("POST", "/detokenize"): detokenize,
 }
+USAGE = "/llmariner/usage/"
 GENERATES = {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}
 
 
@@ -34,6 +35,7 @@ class Connection(asyncio.Protocol):
         self.request = Request()
         self.pending: deque[Request] = deque()
         self.generation: Generation | None = None
+        self.telling: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.engine.connections += 1
@@ -113,6 +115,8 @@ class Connection(asyncio.Protocol):
             self._answer(request, 200, orjson.dumps(ANSWERS[route](self.engine, body)))
         elif route == ("GET", "/health"):
             self._answer(request, 200, b"")
+        elif request.path.startswith(USAGE):
+            self.telling = asyncio.ensure_future(self._tell_usage(request))
         elif route == ("GET", "/metrics"):
             self._answer(request, 200, self.engine.metrics(), "text/plain; version=0.0.4")
         else:
@@ -128,6 +132,16 @@ class Connection(asyncio.Protocol):
             raise RefusedError(generation.script.fail_status, "ScriptedError", "The script says so.")
         self.generation = generation
         self.engine.submit(generation)
+
+    async def _tell_usage(self, request: Request) -> None:
+        """As request_usage.py does inside vLLM: the sender may ask before this engine knows that it hung up."""
+        request_id = request.path.removeprefix(USAGE)
+        for _ in range(200):
+            if request_id in self.engine.aborted:
+                break
+            await asyncio.sleep(0.01)
+        used = self.engine.aborted.pop(request_id, None)
+        self._answer(request, 404 if used is None else 200, orjson.dumps(used))
 
     def _answer(self, request: Request, status: int, body: bytes, kind: str = "application/json") -> None:
         head = f"HTTP/1.1 {status} {REASONS.get(status, 'Scripted')}\r\ncontent-length: {len(body)}\r\n"

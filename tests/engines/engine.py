@@ -80,6 +80,7 @@ class Engine:
         self.prompt_tokens = 0
         self.generation_tokens = 0
         self.connections = 0
+        self.aborted: dict[str, dict[str, int]] = {}
 
     def submit(self, generation: Generating) -> None:
         self.waiting.append(generation)

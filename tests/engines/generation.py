@@ -109,8 +109,12 @@ class Generation:
         self._schedule(self.script.delay_ms / 1000 + self.interval)
 
     def abort(self) -> None:
+        """The caller is gone: what was used so far is kept for whoever asks, as our plugin in vLLM does."""
         if self.timer is not None:
             self.timer.cancel()
+        began = self in self.engine.running
+        used = {"prompt_tokens": self.prompt if began else 0, "completion_tokens": self.made}
+        self.engine.aborted[self.request.headers.get("x-request-id", "")] = used
         self.engine.leave(self)
 
     def pause(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from llmariner.client import ConnectionFailed, Response, ResponseBroken
@@ -50,6 +51,7 @@ class Exchange:
         self._opened = False
         self._caller_gone = False
         self._status = 0
+        self._endpoint: str | None = None
 
     async def run(self) -> None:
         """Answer the request."""
@@ -95,7 +97,11 @@ class Exchange:
             raise CallerGone from None
         finally:
             stop_watching()
-            self._close(metered, outcome, key)
+            if self._caller_gone and self._endpoint is not None:
+                close = partial(self._close, metered, outcome, key)
+                self._gateway.settlement.settle(metered, self._request_id, self._endpoint, close)
+            else:
+                self._close(metered, outcome, key)
 
     def _close(self, metered: Metered, outcome: str, key: Key) -> None:
         event = self._gateway.meter.close(metered, outcome, self._status)
@@ -192,6 +198,7 @@ class Exchange:
             if last:
                 raise not_ready(state, "The model went to sleep as it was asked")
             return False
+        self._endpoint = state.endpoint
         headers = [*_JSON, (b"x-request-id", self._request_id.encode())]
         try:
             response = await self._gateway.client.request(

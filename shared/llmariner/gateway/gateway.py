@@ -15,6 +15,7 @@ from llmariner.gateway.limits import Limits
 from llmariner.gateway.meter import Meter
 from llmariner.gateway.metrics import Metrics
 from llmariner.gateway.room import Room
+from llmariner.gateway.settlement import Settlement
 from llmariner.settings import GatewaySettings, Secret
 
 __all__ = ["Gateway", "not_ready"]
@@ -42,6 +43,7 @@ class Gateway:
         self.limits = Limits(settings.requests_per_minute, settings.tokens_per_minute)
         self.meter = Meter(control)
         self.metrics = Metrics()
+        self.settlement = Settlement(self.client)
         self._states: dict[str, ModelState] = {}
         self._rooms: dict[str, Room] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
@@ -118,6 +120,7 @@ class Gateway:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.settlement.close()
         await self.meter.flush()
         self.client.close()
 

@@ -131,10 +131,15 @@ class Platform:
 
     def open(self, path: str, body: dict[str, Any]) -> Stream:
         """Post a body; the answer's head has come."""
+        connection = self.send(path, body)
+        return Stream(connection, connection.getresponse())
+
+    def send(self, path: str, body: dict[str, Any]) -> http.client.HTTPConnection:
+        """Post a body, and wait for nothing."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=320)
         headers = {"authorization": f"Bearer {self.api_key}", "content-type": "application/json", **_WAIT}
         connection.request("POST", path, json.dumps(body), headers)
-        return Stream(connection, connection.getresponse())
+        return connection
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """A whole answer; the header's request id is put into it as `request_id`."""

@@ -8,8 +8,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import select
 
 from llmariner.context import Context
+from llmariner.usage.tables import ledger_requests
 
 from .running import CHAT_MODEL, EMBEDDING_MODEL
 
@@ -74,6 +76,7 @@ def test_a_whole_answer_is_counted_to_the_token(platform: Platform) -> None:
 
 def test_a_hang_up_reaches_the_engine(platform: Platform) -> None:
     platform.chat(PARIS, max_tokens=1)
+    before = platform.engine_metric(TOKENS)
     body = platform.chat_body("Tell a long story.", stream=True, max_tokens=3000, ignore_eos=True)
     stream = platform.open("/v1/chat/completions", body)
     seen = 0
@@ -93,7 +96,44 @@ def test_a_hang_up_reaches_the_engine(platform: Platform) -> None:
     assert took < 3
     row = ledger_row(platform, stream.request_id)
     assert row["outcome"] == "cancelled"
-    assert seen - 1 <= row["completion_tokens"] < 3000
+    assert seen - 1 <= row["completion_tokens"] == platform.engine_metric(TOKENS) - before < 3000
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_an_answer_nobody_waited_for_is_counted_to_the_token(platform: Platform, path: str) -> None:
+    platform.chat(PARIS, max_tokens=1)
+    names = {"completion_tokens": TOKENS, "prompt_tokens": "vllm:prompt_tokens_total"}
+    before = {column: platform.engine_metric(name) for column, name in names.items()}
+    began = time.time()
+    body = platform.chat_body("Tell a long story.", max_tokens=3000, ignore_eos=True)
+    body |= {"prompt": ["Once upon a time", "It was a dark night and"]} if path == "/v1/completions" else {}
+    connection = platform.send(path, body)
+    while platform.engine_metric(TOKENS) < before["completion_tokens"] + 10:
+        assert time.time() - began < 60
+        time.sleep(0.05)
+    connection.close()
+    row = cancelled_since(platform, began)
+    made = {column: platform.engine_metric(name) - before[column] for column, name in names.items()}
+    print(f"\nnobody waited for {made}")
+    assert {column: row[column] for column in names} == made
+    assert made["completion_tokens"] >= 10
+    assert made["prompt_tokens"] > 0
+
+
+def cancelled_since(platform: Platform, began: float) -> dict[str, Any]:
+    """The one request admitted since then, as soon as the ledger has it as cancelled."""
+    query = select(ledger_requests).where(ledger_requests.c.admitted_at >= began)
+    context = Context({"LLMARINER_DATABASE_URL": f"sqlite:///{platform.home / 'platform.db'}"})
+    deadline = time.monotonic() + 15
+    while True:
+        with context.database.read() as session:
+            rows = [dict(row._mapping) for row in session.rows(query)]
+        if rows and all(row["outcome"] == "cancelled" for row in rows):
+            context.database.close()
+            (row,) = rows
+            return row
+        assert time.monotonic() < deadline, rows
+        time.sleep(0.1)
 
 
 def cosine(one: list[float], other: list[float]) -> float:

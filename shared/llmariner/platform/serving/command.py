@@ -16,6 +16,7 @@ from llmariner.platform.serving import EngineModel
 __all__ = ["CAPACITY", "engine_arguments", "engine_environment", "memory_needed"]
 
 CAPACITY = 32
+_PLUGINS = Path(__file__).with_name("engine_plugins")
 _MIB = 1024 * 1024
 _KV_CACHE = {"generate": 512 * _MIB, "embed": 64 * _MIB}
 # Interpreter, libraries' own state and activations of one forked engine, measured on models of 135 M parameters.
@@ -37,7 +38,7 @@ def engine_arguments(model: EngineModel, port: int) -> list[str]:
         *("serve", model.folder, "--served-model-name", model.id, "--host", "127.0.0.1", "--port", str(port)),
         *("--enforce-eager", "--distributed-executor-backend", "uni"),
         *("--kv-cache-memory-bytes", str(_KV_CACHE[model.task]), "--max-num-seqs", str(CAPACITY)),
-        "--disable-uvicorn-access-log",
+        *("--disable-uvicorn-access-log", "--middleware", "request_usage.RequestUsage"),
     ]
     if model.task == "embed":
         return [*arguments, "--runner", "pooling", "--dtype", "float32", *model.extra_args]
@@ -49,6 +50,7 @@ def engine_arguments(model: EngineModel, port: int) -> list[str]:
 def engine_environment(threads: int) -> dict[str, str]:
     """Variables of the launcher and so of every engine."""
     return {
+        "PYTHONPATH": str(_PLUGINS),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

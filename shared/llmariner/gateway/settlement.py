@@ -1,0 +1,47 @@
+"""What a request had used whose caller hung up: asked from its engine, since no answer will tell.
+
+A stream's last chunk before the hang-up tells nearly all of it, an answer that comes whole tells nothing. The engine knows
+(`engine_plugins/request_usage.py`); where it can't be asked, what was seen stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from llmariner.client import Client, ConnectionFailed, ResponseBroken
+from llmariner.gateway.meter import Metered
+
+__all__ = ["Settlement"]
+
+_PATIENCE_SECONDS = 5.0
+
+
+class Settlement:
+    """Asks in the background; nobody waits for it but the closing of the request's count."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._asking: set[asyncio.Task[None]] = set()
+
+    def settle(self, metered: Metered, request_id: str, endpoint: str, close: Callable[[], None]) -> None:
+        """Ask `endpoint` what the request has used, then `close` its count, whatever the answer."""
+        task = asyncio.create_task(self._settle(metered, request_id, endpoint, close))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def close(self) -> None:
+        """Wait for the answers under way; each has its limit."""
+        await asyncio.gather(*self._asking, return_exceptions=True)
+
+    async def _settle(self, metered: Metered, request_id: str, endpoint: str, close: Callable[[], None]) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                response = await self._client.request(endpoint, "GET", f"/llmariner/usage/{request_id}")
+                told = await response.read()
+                if response.status == 200:
+                    metered.usage = told
+        except (ConnectionFailed, ResponseBroken, TimeoutError):
+            pass
+        finally:
+            close()

@@ -1,0 +1,125 @@
+"""Inside the engine: what a request has used, for whoever sent it and will see no answer.
+
+An engine reports usage in its answers alone, so a request whose caller hung up costs what nobody can tell. Here vLLM's own
+count is noted when a request ends or is aborted, and `GET /llmariner/usage/<request id>` tells it, where the id is the
+`x-request-id` that came with the request. Loaded by `--middleware request_usage.RequestUsage`; standard library and
+vLLM only. vLLM's names used here are private ones: where one is missing the route answers 501, and all else goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import re
+import sys
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+_PATH = "/llmariner/usage/"
+_KEPT = 4096
+# The sender asks right after it hung up; the engine learns of that a moment later.
+_PATIENCE_SECONDS = 2.0
+# vLLM's own ids: chatcmpl-<id>, cmpl-<id>-<prompt>, embd-<id>-<input>.
+_NAMED = re.compile(r"-(req_[0-9a-f]+)(?:-\d+)?$")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Accounts:
+    """Tokens by request id, of requests that are over; the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._used: OrderedDict[str, dict[str, int]] = OrderedDict()
+        self._asked: dict[str, asyncio.Event] = {}
+        self._states: dict[str, Any] = {}
+
+    def over(self, state: Any, under_way: dict[str, Any]) -> None:
+        """Add what one of vLLM's request states has used to its request; a request has one for each prompt and choice."""
+        self._states = under_way
+        request_id = _request_id(state)
+        if request_id is None:
+            return
+        used = self._used.setdefault(request_id, {"prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0})
+        if not state.is_prefilling:
+            used["prompt_tokens"] += state.prompt_len
+            used["cached_tokens"] += state.num_cached_tokens
+        if state.detokenizer is not None:
+            used["completion_tokens"] += state.detokenizer.num_output_tokens()
+        while len(self._used) > _KEPT:
+            self._used.popitem(last=False)
+        if request_id in self._asked and self._complete(request_id):
+            self._asked[request_id].set()
+
+    async def told(self, request_id: str) -> dict[str, int] | None:
+        """What a request has used, once all of it is over; None when it is not known here, or goes on."""
+        if not self._complete(request_id):
+            event = self._asked.setdefault(request_id, asyncio.Event())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(event.wait(), _PATIENCE_SECONDS)
+            self._asked.pop(request_id, None)
+        return self._used.pop(request_id, None) if self._complete(request_id) else None
+
+    def _complete(self, request_id: str) -> bool:
+        return request_id in self._used and all(_request_id(state) != request_id for state in self._states.values())
+
+
+def _request_id(state: Any) -> str | None:
+    named = _NAMED.search(state.external_req_id)
+    return named[1] if named else None
+
+
+def _watch(accounts: Accounts) -> None:
+    processor = importlib.import_module("vllm.v1.engine.output_processor").OutputProcessor
+    abort, finish = processor.abort_requests, processor._finish_request
+
+    def aborting(self: Any, request_ids: Iterable[str], internal: bool) -> Any:
+        before = dict(self.request_states)
+        done = abort(self, request_ids, internal)
+        for key in before.keys() - self.request_states.keys():
+            accounts.over(before[key], self.request_states)
+        return done
+
+    def finishing(self: Any, state: Any) -> None:
+        finish(self, state)
+        accounts.over(state, self.request_states)
+
+    processor.abort_requests, processor._finish_request = aborting, finishing
+
+
+class RequestUsage:
+    """ASGI middleware in front of the engine's own application."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._app = app
+        self._accounts = Accounts()
+        self._missing = ""
+        try:
+            _watch(self._accounts)
+        except (ImportError, AttributeError) as error:
+            self._missing = f"this vLLM has no {error}"
+            print(f"usage of aborted requests is not told: {self._missing}", file=sys.stderr, flush=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer our route; pass on everything else."""
+        if scope["type"] != "http" or not scope["path"].startswith(_PATH):
+            await self._app(scope, receive, send)
+            return
+        if self._missing:
+            await _answer(send, 501, {"error": {"message": self._missing}})
+            return
+        used = await self._accounts.told(scope["path"].removeprefix(_PATH))
+        if used is None:
+            await _answer(send, 404, {"error": {"message": "no request of this id ended here"}})
+        else:
+            await _answer(send, 200, used)
+
+
+async def _answer(send: Send, status: int, value: dict[str, Any]) -> None:
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(value).encode()})
