@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 
 __all__ = [
     "BrokerSettings",
+    "ClusterSettings",
     "ControlSettings",
     "DatabaseSettings",
     "GatewaySettings",
@@ -186,6 +188,30 @@ class BrokerSettings:
         if url and not url.startswith(("http://", "https://")):
             raise ValueError("LLMARINER_BROKER_URL must be the http:// URL of the Broker's ingress.")
         return cls(url=url)
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """Which Kubernetes cluster, and where in it our objects stand."""
+
+    kubeconfig: Path | None = None
+    """`LLMARINER_KUBECONFIG`: a kubeconfig, its current context. None: the pod's own ServiceAccount."""
+
+    namespace: str = "llmariner"
+    """`LLMARINER_NAMESPACE`: where the platform is installed."""
+
+    @classmethod
+    def load(cls, env: Environment) -> ClusterSettings:
+        """Read from a mapping. ValueError when the kubeconfig isn't there, or the namespace can't be one."""
+        kubeconfig = Path(env["LLMARINER_KUBECONFIG"]).expanduser() if env.get("LLMARINER_KUBECONFIG") else None
+        if kubeconfig is not None and not kubeconfig.is_file():
+            raise ValueError(f"LLMARINER_KUBECONFIG must name a kubeconfig file; there is none at {kubeconfig}.")
+        namespace = env.get("LLMARINER_NAMESPACE") or cls.namespace
+        if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", namespace):
+            raise ValueError(
+                f"LLMARINER_NAMESPACE must be the name of a namespace (a-z, 0-9, -; at most 63), not {namespace!r}."
+            )
+        return cls(kubeconfig, namespace)
 
 
 @dataclass(frozen=True)

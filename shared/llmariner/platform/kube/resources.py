@@ -1,0 +1,81 @@
+"""The kinds that the platform reads and writes, so that no discovery is asked at a cold start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+__all__ = [
+    "CLUSTER_QUEUES",
+    "CLUSTER_SERVING_RUNTIMES",
+    "CONFIG_MAPS",
+    "DEPLOYMENTS",
+    "EVENTS",
+    "INFERENCE_SERVICES",
+    "JOBS",
+    "LEASES",
+    "LOCAL_QUEUES",
+    "NAMESPACES",
+    "NODES",
+    "PODS",
+    "SCALED_OBJECTS",
+    "SECRETS",
+    "SERVICES",
+    "SERVING_RUNTIMES",
+    "WORKLOADS",
+    "Resource",
+    "resource_of",
+]
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One kind at one version, and where it stands in the API."""
+
+    api_version: str
+    kind: str
+    plural: str
+    namespaced: bool = True
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """The URL's path. `namespace` None: all of them. ValueError: one object of a namespaced kind needs its own."""
+        root = "api" if "/" not in self.api_version else "apis"
+        place = ["namespaces", namespace] if self.namespaced and namespace else []
+        if self.namespaced and name and not namespace:
+            raise ValueError(f"A {self.kind} stands in a namespace: name it.")
+        parts = [root, *self.api_version.split("/"), *place, self.plural, name, subresource]
+        return "/" + "/".join(quote(part, safe="") for part in parts if part)
+
+
+_KSERVE = "serving.kserve.io/v1"
+_KUEUE = "kueue.x-k8s.io/v1beta2"
+
+INFERENCE_SERVICES = Resource(f"{_KSERVE}beta1", "InferenceService", "inferenceservices")
+SERVING_RUNTIMES = Resource(f"{_KSERVE}alpha1", "ServingRuntime", "servingruntimes")
+CLUSTER_SERVING_RUNTIMES = Resource(f"{_KSERVE}alpha1", "ClusterServingRuntime", "clusterservingruntimes", False)
+DEPLOYMENTS = Resource("apps/v1", "Deployment", "deployments")
+JOBS = Resource("batch/v1", "Job", "jobs")
+PODS = Resource("v1", "Pod", "pods")
+EVENTS = Resource("v1", "Event", "events")
+NODES = Resource("v1", "Node", "nodes", False)
+NAMESPACES = Resource("v1", "Namespace", "namespaces", False)
+SERVICES = Resource("v1", "Service", "services")
+CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
+SECRETS = Resource("v1", "Secret", "secrets")
+LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
+SCALED_OBJECTS = Resource("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
+CLUSTER_QUEUES = Resource(_KUEUE, "ClusterQueue", "clusterqueues", False)
+LOCAL_QUEUES = Resource(_KUEUE, "LocalQueue", "localqueues")
+WORKLOADS = Resource(_KUEUE, "Workload", "workloads")
+
+_KNOWN = {(each.api_version, each.kind): each for each in list(globals().values()) if isinstance(each, Resource)}
+
+
+def resource_of(body: Mapping[str, Any]) -> Resource:
+    """The resource that `apiVersion` and `kind` of a body name. ValueError when it is none of ours."""
+    named = body.get("apiVersion"), body.get("kind")
+    if named not in _KNOWN:
+        raise ValueError(f"{named[1]} of {named[0]} is not in platform/kube/resources.py: add it there.")
+    return _KNOWN[named]
