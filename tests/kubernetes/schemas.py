@@ -31,6 +31,9 @@ OBJECT_META = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
 # JSON Schema's words that mean the same in OpenAPI; formats and descriptions are left out on purpose.
 SAME_WORDS = re.compile(r"\$ref|const|enum|multipleOf|pattern|required|uniqueItems|(exclusive)?(min|max)[A-Za-z]+")
 
+# What a server knows of every object inside another.
+EMBEDDED = ("apiVersion", "kind", "metadata")
+
 SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 LABEL_KEY = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
@@ -66,14 +69,36 @@ class Schemas:
         self._files = dict(_index(root))
         self._kinds: dict[tuple[str, str], _Kind] = {}
 
-    def faults(self, body: dict[str, Any]) -> list[str]:
-        """Every reason to refuse the creation of `body`, or none. LookupError: no such kind."""
+    def faults(self, body: dict[str, Any], old: dict[str, Any] | None = None) -> list[str]:
+        """Every reason to refuse the creation of `body`, or its taking the place of `old`; none: it is admitted.
+
+        LookupError: no such kind.
+        """
         kind = self._kind(body["apiVersion"], body["kind"])
         filled = copy.deepcopy(body)
         self._default(kind.schema, filled)
         broken = [f"{_dotted(e.instance_path)}: {e.message}" for e in kind.validator.iter_errors(filled)]
         # Rules rely on the types that the structure promises, so they are not asked of a body that breaks it.
-        return [*_metadata_faults(body["metadata"]), *(broken or self._rules(kind.schema, filled, []))]
+        return [*_metadata_faults(body["metadata"]), *(broken or self._rules(kind.schema, filled, old, []))]
+
+    def fill(self, body: dict[str, Any]) -> None:
+        """Set what the kind's schema defaults, in place. LookupError: no such kind."""
+        self._default(self._kind(body["apiVersion"], body["kind"]).schema, body)
+
+    def prune(self, body: dict[str, Any]) -> list[str]:
+        """Remove the fields that the schema doesn't know, in place; returns their paths. LookupError: no such kind."""
+        return list(self._pruned(self.schema(body), body, []))
+
+    def schema(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The schema of the kind that `body` names, as upstream wrote it. LookupError: no such kind."""
+        return self._kind(body["apiVersion"], body["kind"]).schema
+
+    def child(self, schema: dict[str, Any], key: Any) -> dict[str, Any]:
+        """The schema of a property, or (any key) of an item; an empty one where nothing is said."""
+        if "items" in schema:
+            return self.resolved(schema["items"])
+        described = schema.get("properties", {}).get(key, schema.get("additionalProperties"))
+        return self.resolved(described) if isinstance(described, dict) else {}
 
     def _kind(self, version: str, name: str) -> _Kind:
         if (version, name) not in self._kinds:
@@ -104,13 +129,14 @@ class Schemas:
                 return schema  # type: ignore[no-any-return]
         raise LookupError(f"no schema for {group}/{served} {name}")
 
-    def _resolved(self, schema: dict[str, Any]) -> dict[str, Any]:
+    def resolved(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """The schema itself, or the core definition that it refers to."""
         name: str = schema.get("$ref", "").rpartition("/")[2]
         return self._core[name] if name else schema
 
     def _default(self, schema: dict[str, Any], value: Any) -> None:
         """Fill absent properties in place; never into absent parents, as a server does it."""
-        schema = self._resolved(schema)
+        schema = self.resolved(schema)
         if isinstance(value, dict):
             for key, described in schema.get("properties", {}).items():
                 if key not in value and "default" in described:
@@ -118,21 +144,34 @@ class Schemas:
         for _, described, child in _children(schema, value):
             self._default(described, child)
 
-    def _rules(self, schema: dict[str, Any], value: Any, path: list[Any]) -> Iterator[str]:
-        """Faults that JSON Schema cannot express: keys of lists, and CEL."""
-        schema = self._resolved(schema)
+    def _pruned(self, schema: dict[str, Any], value: Any, path: list[Any]) -> Iterator[str]:
+        schema = self.resolved(schema)
+        named, open_ = schema.get("properties"), schema.get("x-kubernetes-preserve-unknown-fields")
+        if isinstance(value, dict) and named and not open_ and "additionalProperties" not in schema:
+            known = {*named, *(EMBEDDED if schema.get("x-kubernetes-embedded-resource") else ())}
+            for key in value.keys() - known:
+                del value[key]
+                yield _dotted([*path, key])
+        for key, described, child in _children(schema, value):
+            yield from self._pruned(described, child, [*path, key])
+
+    def _rules(self, schema: dict[str, Any], value: Any, old: Any, path: list[Any]) -> Iterator[str]:
+        """Faults that JSON Schema cannot express: keys of lists, and CEL. `old` None: there was nothing here before."""
+        schema = self.resolved(schema)
         if isinstance(value, list) and (twice := _duplicates(schema, value)):
             yield f"{_dotted(path)}: duplicate {twice}"
         for rule in schema.get("x-kubernetes-validations", []):
-            # Rules with oldSelf judge updates, and this is a creation.
-            if "oldSelf" not in rule["rule"] and (why := _broken(rule["rule"], self._for_cel(schema, value))):
+            # Rules with oldSelf judge updates only.
+            if "oldSelf" in rule["rule"] and old is None:
+                continue
+            if why := _broken(rule["rule"], self._for_cel(schema, value), self._for_cel(schema, old)):
                 yield f"{_dotted(path)}: {rule.get('message', rule['rule'])} ({why})"
         for key, described, child in _children(schema, value):
-            yield from self._rules(described, child, [*path, key])
+            yield from self._rules(described, child, _before(schema, old, key, child), [*path, key])
 
     def _for_cel(self, schema: dict[str, Any], value: Any) -> Any:
         """`value` as CEL sees it: property names escaped (map keys never), numbers as doubles."""
-        schema = self._resolved(schema)
+        schema = self.resolved(schema)
         if schema.get("type") == "number" and isinstance(value, int):
             return float(value)
         if not isinstance(value, dict | list):
@@ -219,10 +258,20 @@ def _duplicates(schema: dict[str, Any], items: list[Any]) -> str:
     return "item" if kind == "set" and len({json.dumps(item) for item in items}) < len(items) else ""
 
 
-def _broken(rule: str, value: Any) -> str:
+def _before(schema: dict[str, Any], old: Any, key: Any, child: Any) -> Any:
+    """What stood in the place of a child: found by name, in a list that is a map by its keys, in others not at all."""
+    if isinstance(old, dict):
+        return old.get(key)
+    keys: list[str] = schema.get("x-kubernetes-list-map-keys", [])
+    if isinstance(old, list) and keys and isinstance(child, dict):
+        return next((item for item in old if all(item.get(k) == child.get(k) for k in keys)), None)
+    return None
+
+
+def _broken(rule: str, value: Any, old: Any) -> str:
     """Why the rule does not hold; a rule that cannot be evaluated does not."""
     try:
-        held = _program(rule).execute(cel.Context({"self": value}, _FUNCTIONS))
+        held = _program(rule).execute(cel.Context({"self": value, "oldSelf": old}, _FUNCTIONS))
     except Exception as error:
         return str(error)
     return "" if held is True else "CEL"
