@@ -109,6 +109,6 @@ def test_the_tick_of_one_machine_is_as_listed(tmp_path: Path) -> None:
 
 
 def test_the_tick_of_a_cluster_is_as_listed() -> None:
-    documents = yaml.safe_load_all((CHECKOUT / "manifests/base/eventing/sweep.yaml").read_text())
+    documents = yaml.safe_load_all((CHECKOUT / "manifests/base/60-eventing/sweep.yaml").read_text())
     [source] = [document for document in documents if document and document["kind"] == "PingSource"]
     assert kinds(json.loads(source["spec"]["data"])) == kinds(listed()[TICK][1])

@@ -86,7 +86,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _empty(place: Path) -> Path:
     """What stands below `manifests/` by hand, and the engines' runtimes."""
-    for folder in ("manifests/overlays", "manifests/components/edge", "kserve"):
+    for folder in ("manifests/overlays", "manifests/components", "kserve"):
         shutil.copytree(CHECKOUT / folder, place / folder)
     return place
 

@@ -26,17 +26,17 @@ def only(checkout: Path) -> Consumer:
 
 def test_a_trigger_is_declared_once_and_only_placed_here(checkout: Path, consumer: Declare, schemas: Schemas) -> None:
     consumer("model_status", "ai.llmariner.model.ready", max_scale="2")
-    built = trigger(only(checkout))
+    built = trigger(only(checkout), buried=False)
     assert schemas.faults(built) == []
     assert built["metadata"]["namespace"] == "llmariner"
     assert "annotations" not in built["metadata"]
-    assert built["spec"] == only(checkout).trigger["spec"]
+    assert built["spec"] == {**only(checkout).trigger["spec"], "delivery": {"timeout": "PT60S"}}
 
 
 def test_a_trigger_of_another_broker_would_never_fire_and_is_refused(checkout: Path, consumer: Declare) -> None:
     consumer("model_status", "x", broker="llmariner")
     with pytest.raises(DeclarationError, match="must be default"):
-        trigger(only(checkout))
+        trigger(only(checkout), buried=False)
 
 
 def test_the_broker_keeps_and_repeats_events(schemas: Schemas) -> None:
@@ -55,7 +55,7 @@ def test_a_consumer_of_the_tick_has_a_clock_whose_events_it_gets(
     assert built["spec"]["schedule"] == "*/2 * * * *"
     assert json.loads(built["spec"]["data"]) == {"every_seconds": 120}
     assert built["spec"]["sink"]["ref"]["name"] == broker()["metadata"]["name"]
-    assert trigger(only(checkout))["spec"]["filter"]["attributes"] == {
+    assert trigger(only(checkout), buried=False)["spec"]["filter"]["attributes"] == {
         "type": "dev.knative.sources.ping",
         "source": "/apis/v1/namespaces/llmariner/pingsources/sweep",
     }

@@ -3,85 +3,102 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
+from llmariner.installation.secrets import make
+from llmariner.manifests import jobs
 from llmariner.manifests.tree import stale
+
+from .memory import MemorySecrets
+from .rendering import Object, Rendered, names
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
 
 CHECKOUT = Path(__file__).parents[2]
-KUBECTL = Path(sys.executable).with_name("kubectl")
+OVERLAYS = ("playground", "production", "test")
+# What settings.py reads, or components copy into objects; nothing else may stand in the settings.
+OF_OBJECTS = re.compile(r"fieldPath: data\.([A-Z_]+)")
+# Brought by the cluster or its administrator.
+BROUGHT = {"llmariner-tls", "llmariner-postgres"}
 
 
-class Rendered:
-    """The objects of one kustomization."""
-
-    def __init__(self, folder: Path) -> None:
-        shown = subprocess.run([KUBECTL, "kustomize", folder], check=True, capture_output=True, text=True)
-        self.objects: list[dict[str, Any]] = list(yaml.load_all(shown.stdout, Loader=yaml.CSafeLoader))
-
-    def of(self, group: str, kind: str) -> list[dict[str, Any]]:
-        return [o for o in self.objects if o["kind"] == kind and o["apiVersion"].rpartition("/")[0] == group]
-
-    def services(self) -> list[dict[str, Any]]:
-        return self.of("serving.knative.dev", "Service")
-
-    def routes(self) -> list[dict[str, Any]]:
-        return self.of("gateway.networking.k8s.io", "HTTPRoute")
-
-
-def names(objects: list[dict[str, Any]]) -> set[str]:
-    return {each["metadata"]["name"] for each in objects}
-
-
-def containers(rendered: Rendered) -> list[dict[str, Any]]:
-    return [c for s in rendered.services() for c in s["spec"]["template"]["spec"]["containers"]]
-
-
-@pytest.fixture(scope="module", params=["in miniature", "of this checkout"])
+@pytest.fixture(scope="module", params=["miniature", *OVERLAYS])
 def installed(request: pytest.FixtureRequest, miniature: Path) -> Rendered:
-    """The overlay for test clusters, of a platform in miniature and of this one."""
-    place = miniature if request.param == "in miniature" else CHECKOUT
-    return Rendered(place / "manifests/overlays/test")
+    """Every overlay, and that of test clusters of a platform in miniature."""
+    if request.param == "miniature":
+        return Rendered(miniature / "manifests/overlays/test")
+    return Rendered(CHECKOUT / "manifests/overlays" / request.param)
+
+
+@pytest.fixture(scope="module")
+def production() -> Rendered:
+    return Rendered(CHECKOUT / "manifests/overlays/production")
 
 
 def test_the_files_of_this_checkout_say_what_its_declarations_say() -> None:
     assert list(stale(CHECKOUT)) == []
 
 
-@pytest.mark.parametrize("folder", ["base", "overlays/test"])
-def test_every_object_of_this_checkout_is_admitted(folder: str, schemas: Schemas) -> None:
-    rendered = Rendered(CHECKOUT / "manifests" / folder)
-    assert {o["kind"]: schemas.faults(o) for o in rendered.objects if schemas.faults(o)} == {}
+def test_every_overlay_is_tested() -> None:
+    assert {path.name for path in (CHECKOUT / "manifests/overlays").iterdir()} == set(OVERLAYS)
 
 
-def test_every_object_of_the_miniature_is_admitted(miniature: Path, schemas: Schemas) -> None:
-    rendered = Rendered(miniature / "manifests/overlays/test")
-    kinds = {each["kind"] for each in rendered.objects}
-    assert {"Service", "HTTPRoute", "Trigger", "PingSource", "Broker", "ReferenceGrant", "Gateway"} <= kinds
-    assert {o["kind"]: schemas.faults(o) for o in rendered.objects if schemas.faults(o)} == {}
+def test_every_component_is_in_an_overlay() -> None:
+    components = CHECKOUT / "manifests/components"
+    used: set[Path] = set()
+    for overlay in OVERLAYS:
+        folder = CHECKOUT / "manifests/overlays" / overlay
+        listed = yaml.safe_load((folder / "kustomization.yaml").read_text())["components"]
+        used |= {(folder / each).resolve() for each in listed}
+    optional = {components / name for name in ("amd", "intel-gaudi", "kueue/amd", "kueue/intel-gaudi")}
+    assert {path.parent for path in components.rglob("kustomization.yaml")} == used | optional
 
 
-def test_the_prerequisites_are_admitted(schemas: Schemas) -> None:
-    body = yaml.safe_load((CHECKOUT / "manifests/prerequisites/config-defaults.yaml").read_text())
-    assert schemas.faults(body) == []
+def test_every_object_is_admitted(installed: Rendered, schemas: Schemas) -> None:
+    assert {(o["kind"], o["metadata"]["name"]): f for o in installed.objects if (f := schemas.faults(o))} == {}
 
 
-@pytest.mark.parametrize("place", ["in miniature", "of this checkout"])
-def test_knative_will_not_refuse_a_timeout(place: str, miniature: Path) -> None:
-    manifests = (miniature if place == "in miniature" else CHECKOUT) / "manifests"
-    limits = yaml.safe_load((manifests / "prerequisites/config-defaults.yaml").read_text())["data"]
-    asked = [
-        service["spec"]["template"]["spec"]["timeoutSeconds"] for service in Rendered(manifests / "base").services()
+@pytest.mark.parametrize(
+    "path", sorted((CHECKOUT / "manifests/prerequisites").iterdir()), ids=lambda path: str(path.stem)
+)
+def test_the_prerequisites_are_admitted(path: Path, schemas: Schemas) -> None:
+    assert schemas.faults(yaml.safe_load(path.read_text())) == []
+
+
+def test_no_object_is_there_twice(installed: Rendered) -> None:
+    seen = [
+        (o["apiVersion"], o["kind"], o["metadata"].get("namespace"), o["metadata"]["name"]) for o in installed.objects
     ]
+    assert len(seen) == len(set(seen))
+
+
+def test_namespaces_come_first_and_every_object_is_in_one_that_is_there(installed: Rendered) -> None:
+    made = names(installed.of("", "Namespace"))
+    assert [o["kind"] for o in installed.objects[: len(made)]] == ["Namespace"] * len(made)
+    used = {o["metadata"]["namespace"] for o in installed.objects if "namespace" in o["metadata"]}
+    # The grant lies beside the service that it lets us use.
+    assert used - made == {
+        o["metadata"]["namespace"] for o in installed.of("gateway.networking.k8s.io", "ReferenceGrant")
+    }
+
+
+@pytest.mark.parametrize("place", ["miniature", "checkout"])
+def test_knative_will_not_refuse_a_timeout(place: str, miniature: Path) -> None:
+    manifests = (miniature if place == "miniature" else CHECKOUT) / "manifests"
+    limits = yaml.safe_load((manifests / "prerequisites/config-defaults.yaml").read_text())["data"]
+    asked = [s["spec"]["template"]["spec"]["timeoutSeconds"] for s in Rendered(manifests / "base").services()]
     assert max(asked, default=0) <= int(limits["max-revision-timeout-seconds"])
+
+
+def test_a_stream_may_last_for_hours(production: Rendered) -> None:
+    asked = {s["metadata"]["name"]: s["spec"]["template"]["spec"]["timeoutSeconds"] for s in production.services()}
+    assert min(asked["chat-completions"], asked["completions"]) >= 2 * 3600
 
 
 def test_the_name_of_every_revision_is_a_dns_label(installed: Rendered) -> None:
@@ -90,40 +107,121 @@ def test_the_name_of_every_revision_is_a_dns_label(installed: Rendered) -> None:
         assert len(f"{name}-00001") <= 63
 
 
-def test_no_function_has_rights_in_the_cluster(installed: Rendered) -> None:
-    assert not [o for o in installed.objects if o["apiVersion"].startswith("rbac.")]
-    accounts = installed.of("", "ServiceAccount")
-    assert all(each["automountServiceAccountToken"] is False for each in accounts)
-    used = [s["spec"]["template"]["spec"]["serviceAccountName"] for s in installed.services()]
-    assert sorted(used) == sorted(names(accounts))
+def test_a_field_that_knative_refuses_by_default_is_asked_for_in_the_prerequisites(installed: Rendered) -> None:
+    """Fields of a revision's pod beside those that Knative always takes (its fieldmask.go)."""
+    always = {
+        "serviceAccountName",
+        "automountServiceAccountToken",
+        "enableServiceLinks",
+        "containerConcurrency",
+        "timeoutSeconds",
+        "responseStartTimeoutSeconds",
+        "idleTimeoutSeconds",
+        "containers",
+        "volumes",
+    }
+    prerequisites = (CHECKOUT / "manifests/prerequisites/config-features.yaml").read_text()
+    for service in installed.services():
+        spec = service["spec"]["template"]["spec"]
+        for field in spec.keys() - always:
+            assert f"kubernetes.podspec-{field.lower()}: enabled" in prerequisites, field
+        assert spec.get("automountServiceAccountToken") is not True
+
+
+def test_every_pod_is_confined(installed: Rendered) -> None:
+    for owner, pod in installed.pods():
+        for container in pod["spec"]["containers"]:
+            security = {**pod["spec"].get("securityContext", {}), **container["securityContext"]}
+            where = (owner["kind"], owner["metadata"]["name"])
+            assert security["runAsNonRoot"] is True, where
+            assert security["runAsUser"] > 0, where
+            assert security["readOnlyRootFilesystem"] is True, where
+            assert security["allowPrivilegeEscalation"] is False, where
+            assert security["capabilities"] == {"drop": ["ALL"]}, where
+            assert security["seccompProfile"] == {"type": "RuntimeDefault"}, where
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, where
+            assert container["resources"]["limits"].keys() == {"cpu", "memory"}, where
+
+
+def test_every_account_is_there_and_used(installed: Rendered) -> None:
+    here = names(installed.of("", "ServiceAccount"), "llmariner")
+    used = {pod["spec"]["serviceAccountName"] for _, pod in installed.pods()}
+    used |= {o["spec"]["serviceAccountName"] for o in installed.of("sources.knative.dev", "ApiServerSource")}
+    assert used == here
+
+
+def test_settings_and_scripts_that_a_pod_names_are_there(installed: Rendered) -> None:
+    here = names(installed.of("", "ConfigMap"), "llmariner")
+    assert {name for kind, name in referred(installed) if kind == "configMap"} <= here
+
+
+def test_every_secret_is_made_or_brought(installed: Rendered) -> None:
+    made = set(jobs.MADE)
+    assert {name for kind, name in referred(installed) if kind == "secret"} <= made | BROUGHT
+    (job,) = [o for o in installed.of("batch", "Job") if o["metadata"]["name"].startswith("secrets-")]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    kept = MemorySecrets(
+        {} if "--postgres=postgres" in container["command"] else {"llmariner-postgres": BROUGHT_POSTGRES}
+    )
+    make(kept, postgres_host="postgres")
+    for name, key in keys_referred(installed):
+        assert key in kept.values[name], f"nobody makes {key} of {name}"
+
+
+BROUGHT_POSTGRES = {"host": "h", "user": "u", "password": "p", "database": "d"}
+
+
+def referred(rendered: Rendered) -> Iterator[tuple[str, str]]:
+    """("secret" or "configMap", name) of everything that a pod reads."""
+    for _, pod in rendered.pods():
+        for volume in pod["spec"].get("volumes", []):
+            if "secret" in volume:
+                yield "secret", volume["secret"]["secretName"]
+            if "configMap" in volume:
+                yield "configMap", volume["configMap"]["name"]
+        for container in pod["spec"]["containers"]:
+            yield from (
+                (k.removesuffix("Ref"), v["name"]) for each in container.get("envFrom", []) for k, v in each.items()
+            )
+            for each in container.get("env", []):
+                yield from ((k.removesuffix("KeyRef"), v["name"]) for k, v in each.get("valueFrom", {}).items())
+
+
+def keys_referred(rendered: Rendered) -> Iterator[tuple[str, str]]:
+    for container in rendered.containers():
+        for each in container.get("env", []):
+            if reference := each.get("valueFrom", {}).get("secretKeyRef"):
+                yield reference["name"], reference["key"]
 
 
 def test_no_secret_is_written_down(installed: Rendered) -> None:
     assert installed.of("", "Secret") == []
-    (settings,) = installed.of("", "ConfigMap")
-    spelt = {**settings["data"]}
-    for container in containers(installed):
-        spelt |= {each["name"]: each["value"] for each in container["env"] if "value" in each}
+    spelt = dict(installed.settings())
+    for container in installed.containers():
+        spelt |= {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
     assert not [name for name in spelt if re.search("PEPPER|SECRET|PASSWORD|TOKEN|DATABASE_URL", name)]
 
 
-def test_secrets_and_settings_come_from_the_objects_that_are_documented(installed: Rendered) -> None:
-    for container in containers(installed):
-        referred = [each["valueFrom"] for each in container["env"] if "valueFrom" in each]
-        assert {ref["secretKeyRef"]["name"] for ref in referred if "secretKeyRef" in ref} <= {"llmariner-secrets"}
-        assert {"configMapRef": {"name": "llmariner-settings"}} in container["envFrom"]
-
-
-def test_every_setting_is_one_that_the_platform_reads(installed: Rendered) -> None:
+def test_every_setting_is_read_by_the_platform_or_copied_into_an_object(installed: Rendered) -> None:
     read = (CHECKOUT / "shared/llmariner/settings.py").read_text()
-    (settings,) = installed.of("", "ConfigMap")
-    assert [name for name in settings["data"] if f"`{name}`" not in read] == []
+    components = (CHECKOUT / "manifests/components").rglob("kustomization.yaml")
+    copied = {name for path in components for name in OF_OBJECTS.findall(path.read_text())}
+    assert [name for name in installed.settings() if f"`{name}`" not in read and name not in copied] == []
+
+
+def test_every_function_reads_the_settings(installed: Rendered) -> None:
+    assert all({"configMapRef": {"name": "llmariner-settings"}} in c["envFrom"] for c in installed.functions())
 
 
 def test_the_control_url_is_that_of_a_function(installed: Rendered) -> None:
-    (settings,) = installed.of("", "ConfigMap")
-    host = settings["data"]["LLMARINER_CONTROL_URL"].removeprefix("http://")
+    host = installed.settings()["LLMARINER_CONTROL_URL"].removeprefix("http://")
     assert host.split(".")[0] in names(installed.services())
+
+
+def test_models_are_made_where_functions_have_the_right_to(installed: Rendered) -> None:
+    there = installed.settings()["LLMARINER_MODELS_NAMESPACE"]
+    assert there in names(installed.of("", "Namespace"))
+    assert {"serving", "serving-read"} <= names(installed.of("rbac.authorization.k8s.io", "Role"), there)
 
 
 def test_a_route_leads_to_a_function_through_a_gateway_that_may_be_used(installed: Rendered) -> None:
@@ -131,6 +229,8 @@ def test_a_route_leads_to_a_function_through_a_gateway_that_may_be_used(installe
     (gateway,) = installed.of("gateway.networking.k8s.io", "Gateway")
     granted = (grant["spec"]["to"][0]["name"], grant["metadata"]["namespace"])
     host = gateway["spec"]["listeners"][0]["hostname"]
+    assert host == installed.settings()["PUBLIC_HOST"]
+    assert granted == tuple(installed.settings()[f"LOCAL_GATEWAY_{each}"] for each in ("SERVICE", "NAMESPACE"))
     for route in installed.routes():
         assert route["spec"]["parentRefs"] == [{"name": gateway["metadata"]["name"]}]
         assert route["spec"]["hostnames"] == [host]
@@ -139,6 +239,21 @@ def test_a_route_leads_to_a_function_through_a_gateway_that_may_be_used(installe
             assert (backend["name"], backend["namespace"]) == granted
             assert rewrite["urlRewrite"]["hostname"].split(".")[0] in names(installed.services())
             assert header["requestHeaderModifier"]["set"][0]["value"] == host
+            assert rule["timeouts"] == {"request": "0s"}
+
+
+def test_a_listener_has_a_certificate_or_says_that_it_has_none(installed: Rendered) -> None:
+    (gateway,) = installed.of("gateway.networking.k8s.io", "Gateway")
+    (listener,) = gateway["spec"]["listeners"]
+    assert (listener["protocol"], listener["port"], "tls" in listener) in (("HTTPS", 443, True), ("HTTP", 80, False))
+
+
+def test_production_speaks_tls_with_a_certificate_for_its_host(production: Rendered) -> None:
+    (gateway,) = production.of("gateway.networking.k8s.io", "Gateway")
+    (certificate,) = production.of("cert-manager.io", "Certificate")
+    (listener,) = gateway["spec"]["listeners"]
+    assert listener["tls"]["certificateRefs"] == [{"name": certificate["spec"]["secretName"]}]
+    assert certificate["spec"]["dnsNames"] == [listener["hostname"]]
 
 
 def test_a_trigger_leads_from_the_broker_to_a_function(installed: Rendered) -> None:
@@ -147,12 +262,44 @@ def test_a_trigger_leads_from_the_broker_to_a_function(installed: Rendered) -> N
         assert trigger["spec"]["broker"] in brokers
         assert "brokerRef" not in trigger["spec"]
         assert trigger["spec"]["subscriber"]["ref"]["name"] in names(installed.services())
+        if sink := trigger["spec"]["delivery"].get("deadLetterSink"):
+            assert sink["ref"]["name"] in names(installed.services())
 
 
-def test_a_test_cluster_pulls_no_image_of_ours(installed: Rendered) -> None:
-    assert [c["image"] for c in containers(installed) if not c["image"].startswith("dev.local/")] == []
+def test_what_no_consumer_takes_is_kept(production: Rendered) -> None:
+    kept = {
+        o["metadata"]["name"]: o["spec"]["delivery"].get("deadLetterSink", {}).get("uri")
+        for o in production.of("eventing.knative.dev", "Trigger")
+    }
+    ticked = names(production.of("sources.knative.dev", "PingSource"))
+    assert ticked
+    assert {name: uri for name, uri in kept.items() if name not in ticked} == {
+        name: f"/{name.replace('-', '_')}" for name in kept.keys() - ticked
+    }
+    assert {kept[name] for name in ticked} == {None}
 
 
-def test_every_kserve_object_of_ours_is_in_the_base() -> None:
-    rendered = Rendered(CHECKOUT / "manifests/base").of("serving.kserve.io", "ClusterServingRuntime")
-    assert names(rendered) == {path.stem for path in (CHECKOUT / "kserve").glob("vllm-*.yaml")}
+def test_a_test_cluster_pulls_no_image_of_ours() -> None:
+    images = [container["image"] for container in Rendered(CHECKOUT / "manifests/overlays/test").containers()]
+    assert [image for image in images if not image.startswith("dev.local/")] == []
+
+
+@pytest.mark.parametrize("overlay", ["playground", "production"])
+def test_our_images_come_from_the_registry_of_the_settings(overlay: str) -> None:
+    rendered = Rendered(CHECKOUT / "manifests/overlays" / overlay)
+    registry = rendered.settings()["IMAGE_REGISTRY"]
+    ours = [*rendered.functions(), *(c for o in rendered.of("batch", "Job") for c in containers_of(o))]
+    assert ours
+    assert [c["image"] for c in ours if not c["image"].startswith(f"{registry}/llmariner/function")] == []
+
+
+def containers_of(owner: Object) -> list[Any]:
+    found: list[Any] = owner["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def test_production_keeps_events_and_no_database_of_its_own(production: Rendered) -> None:
+    (broker,) = production.of("eventing.knative.dev", "Broker")
+    assert broker["metadata"]["annotations"]["eventing.knative.dev/broker.class"] == "Kafka"
+    assert broker["spec"]["config"]["name"].split("-")[0] in production.settings()["LLMARINER_BROKER_URL"]
+    assert production.of("apps", "StatefulSet") == []

@@ -1,4 +1,4 @@
-"""The engines' runtimes: one per hardware, pinned, bounded, metering, and never picked by chance."""
+"""The engines' runtimes: one per engine and hardware, pinned, bounded, and never picked by chance."""
 
 from __future__ import annotations
 
@@ -11,18 +11,34 @@ import yaml
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
 
-KSERVE = Path(__file__).parents[2] / "kserve"
-DEVICES = {
-    "vllm-cpu": None,
-    "vllm-nvidia": "nvidia.com/gpu",
-    "vllm-amd": "amd.com/gpu",
-    "vllm-gaudi": "habana.ai/gaudi",
+CHECKOUT = Path(__file__).parents[2]
+KSERVE = CHECKOUT / "kserve"
+DEVICES = {"cpu": None, "nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel-gaudi": "habana.ai/gaudi"}
+RUNTIMES = {
+    "vllm-cpu": "cpu",
+    "ollama-cpu": "cpu",
+    "vllm-nvidia": "nvidia",
+    "sglang-nvidia": "nvidia",
+    "triton-nvidia": "nvidia",
+    "nim-nvidia": "nvidia",
+    "vllm-amd": "amd",
+    "vllm-gaudi": "intel-gaudi",
 }
+VLLM = [name for name in RUNTIMES if name.startswith("vllm-")]
+FORMATS = {"vllm": "vLLM", "sglang": "SGLang", "triton": "triton", "nim": "nim", "ollama": "ollama"}
+
+
+def read(path: Path) -> dict[str, Any]:
+    body: dict[str, Any] = yaml.safe_load(path.read_text())
+    return body
 
 
 def load(name: str) -> dict[str, Any]:
-    body: dict[str, Any] = yaml.safe_load((KSERVE / f"{name}.yaml").read_text())
-    return body
+    return read(KSERVE / RUNTIMES[name] / f"{name}.yaml")
+
+
+def model() -> dict[str, Any]:
+    return read(KSERVE / "templates/inference-service.yaml")
 
 
 def engine(name: str) -> dict[str, Any]:
@@ -31,60 +47,92 @@ def engine(name: str) -> dict[str, Any]:
     return found
 
 
-def test_there_is_a_file_for_every_hardware_and_it_is_installed() -> None:
-    assert {path.stem for path in KSERVE.glob("vllm-*.yaml")} == DEVICES.keys()
-    assert set(load("kustomization")["resources"]) == {f"{name}.yaml" for name in DEVICES}
+def test_every_file_is_known_here() -> None:
+    assert {path.stem: path.parent.name for path in KSERVE.glob("*/*-*.yaml")} == {
+        **RUNTIMES,
+        "inference-service": "templates",
+        "scaled-object": "templates",
+        "horizontal-pod-autoscaler": "templates",
+    }
 
 
-@pytest.mark.parametrize("name", [*DEVICES, "templates/inference-service"])
-def test_the_object_is_accepted(name: str, schemas: Schemas) -> None:
+@pytest.mark.parametrize("hardware", DEVICES)
+def test_the_engines_of_a_hardware_are_installed_together_by_its_component(hardware: str) -> None:
+    here = [f"{name}.yaml" for name, of in RUNTIMES.items() if of == hardware]
+    assert read(KSERVE / hardware / "kustomization.yaml")["resources"] == sorted(here)
+    component = CHECKOUT / "manifests/components" / hardware
+    (installed,) = read(component / "kustomization.yaml")["resources"]
+    assert (component / installed).resolve() == KSERVE / hardware
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_the_runtime_is_accepted(name: str, schemas: Schemas) -> None:
     assert schemas.faults(load(name)) == []
 
 
-@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("path", sorted(KSERVE.glob("templates/*.yaml")), ids=lambda path: str(path.stem))
+def test_the_template_is_accepted(path: Path, schemas: Schemas) -> None:
+    assert schemas.faults(read(path)) == []
+
+
+@pytest.mark.parametrize("name", VLLM)
 def test_the_runtime_starts_vllm_serve_on_the_model_folder(name: str) -> None:
     assert engine(name)["command"] == ["vllm", "serve", "/mnt/models"]
     assert "--served-model-name={{.Name}}" in engine(name)["args"]
 
 
-@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_the_engine_answers_to_the_name_of_the_inference_service(name: str) -> None:
+    """Triton names its models by the folders of its repository."""
+    said = "{{.Name}}" in str([engine(name).get("args"), engine(name).get("env")])
+    assert said or name == "triton-nvidia"
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
 def test_the_runtime_has_the_name_of_its_file_and_is_only_chosen_by_it(name: str) -> None:
     assert load(name)["metadata"]["name"] == name
     (served,) = load(name)["spec"]["supportedModelFormats"]
-    assert served == {"name": "vLLM", "version": "1", "autoSelect": False}
+    assert served == {"name": FORMATS[name.partition("-")[0]], "version": "1", "autoSelect": False}
 
 
-@pytest.mark.parametrize("name", DEVICES)
-def test_the_image_is_pinned_to_one_version_for_all_hardware(name: str) -> None:
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_the_image_is_pinned(name: str) -> None:
+    version = engine(name)["image"].rpartition(":")[2]
+    assert version[-1].isalnum()
+    assert version.strip("v")[0].isdigit(), version
+
+
+@pytest.mark.parametrize("name", VLLM)
+def test_vllm_has_one_version_on_all_hardware(name: str) -> None:
     assert engine(name)["image"].rpartition(":")[2] == engine("vllm-nvidia")["image"].rpartition(":")[2]
-    assert engine(name)["image"].rpartition(":")[2].startswith("v0.")
 
 
-@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("name", RUNTIMES)
 def test_kserve_does_not_swap_the_image_for_another(name: str) -> None:
     """It does for a runtime that says, by this annotation or by upstream's name, that it is upstream's."""
     assert "serving.kserve.io/server-type" not in load(name)["metadata"].get("annotations", {})
 
 
-@pytest.mark.parametrize(("name", "device"), DEVICES.items())
-def test_the_engine_asks_for_its_device(name: str, device: str | None) -> None:
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_the_engine_asks_for_its_device(name: str) -> None:
+    device = DEVICES[RUNTIMES[name]]
     limits = engine(name)["resources"]["limits"]
     assert limits.keys() == {"cpu", "memory", *([device] if device else [])}
     assert engine(name)["resources"]["requests"].keys() == {"cpu", "memory"}
 
 
-@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("name", [*VLLM, "sglang-nvidia"])
 def test_the_engine_bounds_its_memory(name: str) -> None:
-    bounds = ("--kv-cache-memory-bytes=", "--gpu-memory-utilization=")
+    bounds = ("--kv-cache-memory-bytes=", "--gpu-memory-utilization=", "--mem-fraction-static=")
     assert [argument for argument in engine(name)["args"] if argument.startswith(bounds)]
 
 
-@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("name", VLLM)
 def test_every_stream_ends_with_its_usage(name: str) -> None:
     assert "--enable-force-include-usage" in engine(name)["args"]
 
 
-@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("name", RUNTIMES)
 def test_the_engine_has_no_privileges(name: str) -> None:
     security = engine(name)["securityContext"]
     assert security["allowPrivilegeEscalation"] is False
@@ -92,20 +140,38 @@ def test_the_engine_has_no_privileges(name: str) -> None:
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_an_engine_that_ends_leaves_its_last_words(name: str) -> None:
+    assert engine(name)["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_probe_asks_the_port_that_is_served(name: str) -> None:
+    (port,) = engine(name)["ports"]
+    asked = [each["httpGet"]["port"] for kind, each in engine(name).items() if "Probe" in kind and "httpGet" in each]
+    assert len(asked) >= 2
+    assert set(asked) == {port["containerPort"]}
+
+
 def test_a_model_is_cluster_local_and_says_its_runtime_resources_and_timeout() -> None:
-    model = load("templates/inference-service")
-    predictor = model["spec"]["predictor"]
-    assert model["metadata"]["labels"] == {"networking.kserve.io/visibility": "cluster-local"}
-    assert predictor["model"]["runtime"] in DEVICES
+    predictor = model()["spec"]["predictor"]
+    assert model()["metadata"]["labels"]["networking.kserve.io/visibility"] == "cluster-local"
+    assert predictor["model"]["runtime"] in RUNTIMES
     assert predictor["model"]["resources"].keys() == {"requests", "limits"}
     assert predictor["timeout"] >= 3600
 
 
-def test_a_model_is_given_longer_to_end_than_its_engine_takes() -> None:
-    grace = load("templates/inference-service")["spec"]["predictor"]["terminationGracePeriodSeconds"]
-    for name in DEVICES:
-        (drain,) = [each for each in engine(name)["args"] if each.startswith("--shutdown-timeout=")]
-        assert int(drain.partition("=")[2]) < grace
+def test_a_model_waits_in_a_queue_that_is_installed() -> None:
+    queue = model()["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
+    assert (CHECKOUT / "manifests/components/kueue" / queue).is_dir()
+    assert model()["metadata"]["namespace"] == "llmariner-models"
+
+
+@pytest.mark.parametrize("name", VLLM)
+def test_a_model_is_given_longer_to_end_than_its_engine_takes(name: str) -> None:
+    grace = model()["spec"]["predictor"]["terminationGracePeriodSeconds"]
+    (drain,) = [each for each in engine(name)["args"] if each.startswith("--shutdown-timeout=")]
+    assert int(drain.partition("=")[2]) < grace
 
 
 def test_nothing_here_can_shadow_the_package_kserve() -> None:

@@ -29,13 +29,13 @@ def kinds(checkout: Path, name: str) -> list[str]:
 
 
 def test_a_workload_has_one_file_with_all_that_is_its_own(written: Path) -> None:
-    assert kinds(written, "functions/models.yaml") == ["ServiceAccount", "Service", "HTTPRoute"]
-    assert kinds(written, "functions/internal-gateway.yaml") == ["ServiceAccount", "Service"]
-    assert kinds(written, "eventing/sweep.yaml") == ["ServiceAccount", "Service", "Trigger", "PingSource"]
+    assert kinds(written, "50-functions/models.yaml") == ["ServiceAccount", "Service", "HTTPRoute"]
+    assert kinds(written, "50-functions/internal-gateway.yaml") == ["ServiceAccount", "Service"]
+    assert kinds(written, "60-eventing/sweep.yaml") == ["ServiceAccount", "Service", "Trigger", "PingSource"]
 
 
 def test_a_file_names_the_declaration_that_it_comes_from(written: Path) -> None:
-    text = (written / "manifests/base/functions/models.yaml").read_text()
+    text = (written / "manifests/base/50-functions/models.yaml").read_text()
     assert text.startswith("# Written from functions/models/func.yaml by `make manifests`.")
 
 
@@ -53,40 +53,40 @@ def test_a_changed_declaration_makes_its_file_stale(written: Path, function: Dec
     function("models", "GET /v1/models", timeout_seconds="3599")
     assert list(stale(written)) == [
         "manifests/prerequisites/config-defaults.yaml does not say what its declaration says",
-        "manifests/base/functions/models.yaml does not say what its declaration says",
+        "manifests/base/50-functions/models.yaml does not say what its declaration says",
     ]
 
 
 def test_an_edited_a_missing_and_an_orphaned_file_are_stale(written: Path) -> None:
     base = written / "manifests/base"
-    (base / "broker.yaml").write_text("kind: Broker\n")
-    (base / "settings.yaml").unlink()
-    (base / "functions/batches.yaml").write_text("kind: Service\n")
+    (base / "40-broker.yaml").write_text("kind: Broker\n")
+    (base / "20-settings.yaml").unlink()
+    (base / "50-functions/batches.yaml").write_text("kind: Service\n")
     assert set(stale(written)) == {
-        "manifests/base/broker.yaml does not say what its declaration says",
-        "manifests/base/settings.yaml is missing",
-        "manifests/base/functions/batches.yaml has no declaration any more",
+        "manifests/base/40-broker.yaml does not say what its declaration says",
+        "manifests/base/20-settings.yaml is missing",
+        "manifests/base/50-functions/batches.yaml has no declaration any more",
     }
 
 
 def test_writing_mends_them_and_leaves_files_made_by_hand_alone(written: Path) -> None:
     overlay = written / "manifests/overlays/test/kustomization.yaml"
     before = overlay.read_text()
-    (written / "manifests/base/broker.yaml").unlink()
-    (written / "manifests/base/functions/batches.yaml").write_text("kind: Service\n")
-    assert set(write(written)) == {"manifests/base/broker.yaml", "manifests/base/functions/batches.yaml"}
+    (written / "manifests/base/40-broker.yaml").unlink()
+    (written / "manifests/base/50-functions/batches.yaml").write_text("kind: Service\n")
+    assert set(write(written)) == {"manifests/base/40-broker.yaml", "manifests/base/50-functions/batches.yaml"}
     assert list(stale(written)) == []
     assert overlay.read_text() == before
 
 
 def test_check_names_each_stale_file_and_how_to_mend_it(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check", "--checkout", str(written)]) == 0
-    (written / "manifests/base/broker.yaml").unlink()
+    (written / "manifests/base/40-broker.yaml").unlink()
     assert main(["--check", "--checkout", str(written)]) == 1
     told = capsys.readouterr().err
-    assert "manifests/base/broker.yaml is missing" in told
+    assert "manifests/base/40-broker.yaml is missing" in told
     assert "make manifests" in told
-    assert not (written / "manifests/base/broker.yaml").exists()
+    assert not (written / "manifests/base/40-broker.yaml").exists()
 
 
 def test_a_wrong_declaration_ends_with_its_name_and_no_traceback(

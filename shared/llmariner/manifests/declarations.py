@@ -19,11 +19,16 @@ from llmariner.manifests.environment import Variable, variables
 __all__ = ["Consumer", "DeclarationError", "Function", "Route", "Scale", "Workload", "read"]
 
 PREFIX = "llmariner.ai/"
+COMMON = frozenset({"timeout-seconds", "extras", "kubernetes"})
+"""Annotations that functions and consumers have in common."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # A Knative Service names its revisions <name>-00001, and both are DNS-1035 labels of at most 63 characters.
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 NAME_LIMIT = 63 - len("-00001")
+
+# What a function may be let do with models: change them, or look at them.
+RIGHTS = frozenset({"serving", "serving-read"})
 
 # A function is one Python thread that waits most of the time. What is not said of a resource is said here.
 REQUESTS = {"cpu": "50m", "memory": "128Mi"}
@@ -44,13 +49,15 @@ class Route:
 
 @dataclass(frozen=True)
 class Scale:
-    """How many copies run; `metric`, `target` and `utilization` are Knative's defaults where None."""
+    """How many copies run; what is None is Knative's default."""
 
     min: int = 0
     max: int = 10
     metric: str | None = None
     target: float | None = None
     utilization: float | None = None
+    burst: int | None = None
+    """Requests more that the copies must be able to take before the activator leaves the path; 0: it leaves at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +74,8 @@ class Workload:
     scale: Scale = Scale()
     concurrency: int = 100
     """Requests that one copy takes at a time."""
+    rights: str | None = None
+    """One of RIGHTS, in the namespace of the models; None: none anywhere."""
     requests: Mapping[str, str] = field(default_factory=lambda: REQUESTS)
     limits: Mapping[str, str] = field(default_factory=lambda: LIMITS)
     variables: tuple[Variable, ...] = ()
@@ -102,7 +111,8 @@ W = TypeVar("W", bound=Workload)
 
 def read(checkout: Path) -> tuple[list[Function], list[Consumer]]:
     """All declarations of a checkout, by name. DeclarationError where one is wrong or two share a name."""
-    functions = [_checked(_function, path, checkout) for path in sorted(checkout.glob("functions/*/func.yaml"))]
+    declared = (*checkout.glob("functions/*/func.yaml"), *checkout.glob("eventing/*/func.yaml"))
+    functions = [_checked(_function, path, checkout) for path in sorted(declared, key=lambda path: path.parent.name)]
     consumers = [_checked(_consumer, path, checkout) for path in sorted(checkout.glob("eventing/*/trigger.yaml"))]
     taken: dict[str, str] = {}
     for workload in (*functions, *consumers):
@@ -130,7 +140,7 @@ def _checked(read_one: Callable[[Any, str], W], path: Path, checkout: Path) -> W
 
 def _function(body: Any, source: str) -> Function:
     deploy, options = body["deploy"], body["deploy"].get("options", {})
-    said = _annotations(deploy["annotations"], {"routes", "visibility", "timeout-seconds", "extras"})
+    said = _annotations(deploy["annotations"], {"routes", "visibility", "burst-capacity", *COMMON})
     visibility = said.get("visibility", "public")
     if visibility not in ("public", "cluster-local"):
         raise ValueError(f"llmariner.ai/visibility must be public or cluster-local, not {visibility!r}")
@@ -146,7 +156,8 @@ def _function(body: Any, source: str) -> Function:
         routes=tuple(_route(line) for line in said["routes"].splitlines() if line.strip()),
         timeout_seconds=int(said.get("timeout-seconds", "60")),
         extras=_extras(said),
-        scale=Scale(**scale),
+        rights=_rights(said),
+        scale=Scale(**scale, burst=int(said["burst-capacity"]) if "burst-capacity" in said else None),
         requests={**REQUESTS, **resources.get("requests", {})},
         limits={**LIMITS, **limits},
         variables=variables(body.get("run", {}).get("envs", [])),
@@ -156,8 +167,7 @@ def _function(body: Any, source: str) -> Function:
 
 def _consumer(body: Any, source: str) -> Consumer:
     metadata = body["metadata"]
-    mine = {"timeout-seconds", "extras", "max-scale", "concurrency", "every-minutes"}
-    said = _annotations(metadata.get("annotations", {}), mine)
+    said = _annotations(metadata.get("annotations", {}), {"max-scale", "concurrency", "every-minutes", *COMMON})
     subscriber = body["spec"]["subscriber"]["ref"]
     if (subscriber["kind"], subscriber["name"]) != ("Service", metadata["name"]):
         raise ValueError(f"spec.subscriber.ref must be the Knative Service {metadata['name']}")
@@ -170,6 +180,7 @@ def _consumer(body: Any, source: str) -> Consumer:
         every_minutes=int(said.get("every-minutes", "5")),
         timeout_seconds=int(said.get("timeout-seconds", "60")),
         extras=_extras(said, "database,functions"),
+        rights=_rights(said),
         scale=Scale(max=int(said.get("max-scale", "3"))),
         concurrency=int(said.get("concurrency", "10")),
     )
@@ -185,6 +196,13 @@ def _annotations(found: Mapping[str, str], known: set[str]) -> dict[str, str]:
 
 def _extras(said: Mapping[str, str], default: str = "") -> tuple[str, ...]:
     return tuple(sorted(extra.strip() for extra in said.get("extras", default).split(",") if extra.strip()))
+
+
+def _rights(said: Mapping[str, str]) -> str | None:
+    rights = said.get("kubernetes")
+    if rights is not None and rights not in RIGHTS:
+        raise ValueError(f"llmariner.ai/kubernetes must be one of {', '.join(sorted(RIGHTS))}, not {rights!r}")
+    return rights
 
 
 def _route(line: str) -> Route:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "ADMIN_KEY",
     "BROKER",
+    "DATABASE",
     "GATEWAY",
     "HOST",
     "LABELS",
     "LOCAL_GATEWAY",
+    "MODELS_NAMESPACE",
     "NAMESPACE",
     "SECRETS",
     "SETTINGS",
     "Object",
     "gateway",
-    "namespace",
+    "namespaces",
     "reference_grant",
     "settings",
 ]
@@ -24,10 +27,16 @@ Object = dict[str, Any]
 """A Kubernetes object as YAML writes it."""
 
 NAMESPACE = "llmariner"
+MODELS_NAMESPACE = "llmariner-models"
+"""Where models run (docs/decisions/0007-a-namespace-for-models.md)."""
 SETTINGS = "llmariner-settings"
 """ConfigMap of settings; its keys are the names of environment variables."""
 SECRETS = "llmariner-secrets"
-"""Secret with the keys that functions refer to. Made by the installer: no manifest holds a value of it."""
+"""Secret with the keys that functions refer to. Made by components/secrets, or by hand: no manifest holds a value."""
+DATABASE = "llmariner-database"
+"""Secret with `LLMARINER_DATABASE_URL`; only functions with a database see it."""
+ADMIN_KEY = "llmariner-admin-key"
+"""Secret with the first API key of the administrator, who deletes it once it is noted."""
 BROKER = "default"
 GATEWAY = "llmariner"
 HOST = "api.llmariner.example"
@@ -40,13 +49,20 @@ CONTROL = "internal-gateway"
 """The function that owns the database and the serving port for the functions on the token path."""
 
 
-def namespace() -> Object:
-    """The namespace of all functions, with the strictest pod security that Kubernetes knows."""
-    enforced = {"pod-security.kubernetes.io/enforce": "restricted"}
+def namespaces() -> list[Object]:
+    """Functions under the strictest pod security that Kubernetes knows; models, whose images are others', under baseline."""
+    return [
+        _namespace(NAMESPACE, enforce="restricted"),
+        _namespace(MODELS_NAMESPACE, enforce="baseline", warn="restricted"),
+    ]
+
+
+def _namespace(name: str, **levels: str) -> Object:
+    security = {f"pod-security.kubernetes.io/{mode}": level for mode, level in levels.items()}
     return {
         "apiVersion": "v1",
         "kind": "Namespace",
-        "metadata": {"name": NAMESPACE, "labels": {**LABELS, **enforced}},
+        "metadata": {"name": name, "labels": {**LABELS, **security}},
     }
 
 
@@ -61,8 +77,8 @@ def settings() -> Object:
             "LLMARINER_BROKER_URL": f"http://kafka-broker-ingress.knative-eventing.svc.cluster.local/{NAMESPACE}/default",
             "LLMARINER_CONTROL_URL": f"http://{CONTROL}.{NAMESPACE}.svc.cluster.local",
             # Said, since unsaid it means: ask the control function; and that one would ask itself.
-            "LLMARINER_SERVING": "static",
-            "LLMARINER_SERVING_STATIC": "{}",
+            "LLMARINER_SERVING": "kserve",
+            "LLMARINER_MODELS_NAMESPACE": MODELS_NAMESPACE,
         },
     }
 

@@ -1,4 +1,4 @@
-"""A Knative Service for every function and consumer, and the account without rights under which it runs."""
+"""A Knative Service for every function and consumer, and the account under which it runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from llmariner import __version__
 from llmariner.manifests.declarations import Scale, Workload
 from llmariner.manifests.environment import Variable
-from llmariner.manifests.installation import LABELS, NAMESPACE, SECRETS, SETTINGS, Object
+from llmariner.manifests.installation import DATABASE, LABELS, NAMESPACE, SECRETS, SETTINGS, Object
 
-__all__ = ["account", "image", "service"]
+__all__ = ["SECURITY", "account", "image", "image_of", "service"]
 
 # The user of the image. Named here too: Kubernetes cannot tell that a user without a number is not root.
 USER = 65532
@@ -29,12 +29,12 @@ SECURITY: Object = {
 
 
 def account(workload: Workload) -> Object:
-    """An account per function, so that rights could be given to one alone. None has any, nor a token to try."""
+    """An account per function, so that rights are given to one alone. Without rights there is no token to try."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
         "metadata": _metadata(workload),
-        "automountServiceAccountToken": False,
+        "automountServiceAccountToken": workload.rights is not None,
     }
 
 
@@ -43,10 +43,11 @@ def service(workload: Workload) -> Object:
     metadata = _metadata(workload)
     metadata["labels"] = {**metadata["labels"], "networking.knative.dev/visibility": "cluster-local"}
     template = {
-        "metadata": {"labels": LABELS, "annotations": _autoscaling(workload.scale)},
+        "metadata": {"labels": _pod_labels(workload), "annotations": _autoscaling(workload.scale)},
         "spec": {
             "serviceAccountName": workload.name,
-            "automountServiceAccountToken": False,
+            # Knative takes this field to deny a token only; with rights, the account's own word counts.
+            **({} if workload.rights else {"automountServiceAccountToken": False}),
             "enableServiceLinks": False,
             "containerConcurrency": workload.concurrency,
             **_timeouts(workload.timeout_seconds),
@@ -64,7 +65,12 @@ def service(workload: Workload) -> Object:
 
 def image(workload: Workload) -> str:
     """One image per set of extras and not per function: nodes hold few images, and a cold start rarely pulls one."""
-    return f"llmariner/{'-'.join(('function', *workload.extras))}:{__version__}"
+    return image_of(*workload.extras)
+
+
+def image_of(*extras: str) -> str:
+    """The image that holds these extras, given in their order."""
+    return f"llmariner/{'-'.join(('function', *extras))}:{__version__}"
 
 
 def _metadata(workload: Workload) -> Object:
@@ -75,6 +81,11 @@ def _metadata(workload: Workload) -> Object:
     }
 
 
+def _pod_labels(workload: Workload) -> dict[str, str]:
+    """Network policies know by the second label who may speak to the API server."""
+    return {**LABELS, **({"llmariner.ai/kubernetes": workload.rights} if workload.rights else {})}
+
+
 def _autoscaling(scale: Scale) -> dict[str, str]:
     chosen = {
         "min-scale": scale.min,
@@ -82,6 +93,7 @@ def _autoscaling(scale: Scale) -> dict[str, str]:
         "metric": scale.metric,
         "target": scale.target,
         "target-utilization-percentage": scale.utilization,
+        "target-burst-capacity": scale.burst,
     }
     return {f"autoscaling.knative.dev/{key}": str(value) for key, value in chosen.items() if value is not None}
 
@@ -137,10 +149,10 @@ def _environment(workload: Workload) -> Iterator[Object]:
     """The secrets that a function of these extras needs, and no other, so that none leaks far; then what it declares."""
     declared = [each for each in workload.variables if each.name is not None]
     names = {each.name for each in declared}
-    needed = ["LLMARINER_PEPPER", "LLMARINER_SERVICE_SECRET"]
+    needed = {"LLMARINER_PEPPER": SECRETS, "LLMARINER_SERVICE_SECRET": SECRETS}
     if "database" in workload.extras:
-        needed.append("LLMARINER_DATABASE_URL")
-    secrets = [Variable(key, kind="secret", of=SECRETS, key=key) for key in needed if key not in names]
+        needed["LLMARINER_DATABASE_URL"] = DATABASE
+    secrets = [Variable(key, kind="secret", of=of, key=key) for key, of in needed.items() if key not in names]
     yield from (_entry(each) for each in (*secrets, *declared))
 
 

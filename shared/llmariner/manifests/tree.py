@@ -8,12 +8,13 @@ from typing import Any
 
 import yaml
 
-from llmariner.manifests import installation
+from llmariner.manifests import installation, jobs
 from llmariner.manifests.declarations import Consumer, Function, Workload, read
-from llmariner.manifests.events import broker, clock, trigger
+from llmariner.manifests.events import DEAD_LETTERS, broker, clock, kubernetes_changes, trigger
 from llmariner.manifests.installation import Object
 from llmariner.manifests.matches import matches
-from llmariner.manifests.prerequisites import config_defaults
+from llmariner.manifests.prerequisites import config_defaults, config_features
+from llmariner.manifests.rights import binding, roles
 from llmariner.manifests.routes import FALLBACK, http_route
 from llmariner.manifests.services import account, image, service
 
@@ -23,7 +24,7 @@ Tree = dict[str, str]
 """Path relative to `manifests/` → content."""
 
 # Folders of which every file is generated, so that one that nobody generates any more is stale too.
-OWNED = ("base", "components/local-images", "prerequisites")
+OWNED = ("base", "components/local-images", "components/migrations", "components/secrets", "prerequisites")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -36,22 +37,30 @@ class _Dumper(yaml.SafeDumper):
 def generate(checkout: Path) -> Tree:
     """Every generated file. DeclarationError where a declaration is wrong."""
     functions, consumers = read(checkout)
+    workloads: list[Workload] = [*functions, *consumers]
+    buried = any(each.name == DEAD_LETTERS for each in functions)
     public = [function for function in functions if function.public]
     ways = matches(public, fallback=next((each.name for each in public if each.name == FALLBACK), None))
     files = {
-        "base/namespace.yaml": _file("", installation.namespace()),
-        "base/settings.yaml": _file("", installation.settings()),
-        "base/gateway.yaml": _file("", installation.gateway(), installation.reference_grant()),
-        "base/broker.yaml": _file("", broker()),
-        "prerequisites/config-defaults.yaml": _file("", config_defaults([*functions, *consumers])),
-        "components/local-images/kustomization.yaml": _file("", _local_images([*functions, *consumers])),
+        "base/00-namespaces.yaml": _file("", *installation.namespaces()),
+        "base/10-rights.yaml": _file("", *roles(workloads)),
+        "base/20-settings.yaml": _file("", installation.settings()),
+        "base/30-gateway.yaml": _file("", installation.gateway(), installation.reference_grant()),
+        "base/40-broker.yaml": _file("", broker()),
+        "base/70-kubernetes-changes.yaml": _file("", *kubernetes_changes()),
+        "prerequisites/config-defaults.yaml": _file("", config_defaults(workloads)),
+        "prerequisites/config-features.yaml": _file("", config_features()),
+        "components/local-images/kustomization.yaml": _file("", _local_images(workloads)),
     }
+    for name, made in (("secrets", jobs.secrets()), ("migrations", jobs.migrations())):
+        files[f"components/{name}/{name}.yaml"] = _file("", *made)
+        files[f"components/{name}/kustomization.yaml"] = _file("", _component(f"{name}.yaml"))
     for function in functions:
         routed = [http_route(function, ways[function.name])] if function.public else []
-        files[f"base/functions/{function.name}.yaml"] = _workload_file(function, *routed)
+        files[f"base/50-functions/{function.name}.yaml"] = _workload_file(function, *routed)
     for consumer in consumers:
-        woken = (trigger(consumer), *clock(consumer))
-        files[f"base/eventing/{consumer.name}.yaml"] = _workload_file(consumer, *woken)
+        woken = (trigger(consumer, buried=buried), *clock(consumer))
+        files[f"base/60-eventing/{consumer.name}.yaml"] = _workload_file(consumer, *woken)
     files["base/kustomization.yaml"] = _file("", _kustomization(files))
     return files
 
@@ -90,7 +99,7 @@ def _present(manifests: Path) -> list[Path]:
 
 
 def _workload_file(workload: Function | Consumer, *others: Object) -> str:
-    return _file(workload.source, account(workload), service(workload), *others)
+    return _file(workload.source, account(workload), *binding(workload), service(workload), *others)
 
 
 def _file(source: str, *objects: Object) -> str:
@@ -104,13 +113,18 @@ def _kustomization(files: Tree) -> Object:
     return {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "resources": ["../../kserve", *base],
+        "resources": base,
     }
+
+
+def _component(*resources: str) -> Object:
+    return {"apiVersion": "kustomize.config.k8s.io/v1alpha1", "kind": "Component", "resources": list(resources)}
 
 
 def _local_images(workloads: list[Workload]) -> Object:
     """Names under dev.local, which Knative takes as they are, for nodes onto which the images were loaded."""
-    names = sorted({image(workload).rpartition(":")[0] for workload in workloads})
+    used = {*map(image, workloads), jobs.SECRETS_IMAGE, jobs.MIGRATIONS_IMAGE}
+    names = sorted(each.rpartition(":")[0] for each in used)
     return {
         "apiVersion": "kustomize.config.k8s.io/v1alpha1",
         "kind": "Component",

@@ -43,6 +43,6 @@ def first_owner(database: Database) -> Owner:
     return Owner(user_id=user, project_id=project, organization_id=organization)
 
 
-def make_admin_key(keys: Keys, owner: Owner, name: str) -> tuple[ApiKey, str]:
-    """A key of the administrator with every scope of an organisation's owner."""
-    return keys.create(owner, NewKey(name=name, scopes=OWNER_SCOPES))
+def make_admin_key(keys: Keys, owner: Owner, name: str, secret: str = "") -> tuple[ApiKey, str]:
+    """A key of the administrator with every scope of an organisation's owner; `secret` as in `Keys.create`."""
+    return keys.create(owner, NewKey(name=name, scopes=OWNER_SCOPES), secret)

@@ -78,11 +78,14 @@ class Keys:
         self._database = database
         self._pepper = pepper
 
-    def create(self, owner: Owner, new: NewKey) -> tuple[ApiKey, str]:
-        """Make a key; the secret is returned this once. Conflict when the owner has a live key of that name."""
+    def create(self, owner: Owner, new: NewKey, secret: str = "") -> tuple[ApiKey, str]:
+        """Make a key; the secret is returned this once. Conflict when the owner has a live key of that name.
+
+        `secret` only where it had to be known before there was a database.
+        """
         if not 1 <= len(new.name) <= 256:
             raise InvalidRequest("'name' must be 1 to 256 characters long.", param="name")
-        secret = secrets.new_secret()
+        secret = secret or secrets.new_secret()
         now = int(time.time())
         key_id = new_id("key")
         with self._database.write() as session:

@@ -1,0 +1,50 @@
+"""`python -m llmariner.installation secrets|migrations`: what the Jobs of an installation run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from llmariner.errors import PlatformError
+from llmariner.installation.steps import Waiting
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0: done. 1: not yet, or a setting is wrong; the message says what is missing, and the Job tries again."""
+    parser = argparse.ArgumentParser(prog="python -m llmariner.installation", description=__doc__)
+    steps = parser.add_subparsers(dest="step", required=True)
+    secrets = steps.add_parser("secrets", help="make the secrets that are missing")
+    secrets.add_argument("--postgres", default="", metavar="HOST", help="a PostgreSQL of ours, whose password is made")
+    migrations = steps.add_parser("migrations", help="bring the database up to this version")
+    migrations.add_argument(
+        "--first-key", type=Path, metavar="FILE", help="the administrator's, if there is no key yet"
+    )
+    chosen = parser.parse_args(arguments)
+    try:
+        for line in _secrets(chosen.postgres) if chosen.step == "secrets" else _migrations(chosen.first_key):
+            print(line, flush=True)
+    except (PlatformError, Waiting, OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+# Imported only when chosen: the image of the one step does not hold what the other needs.
+def _secrets(postgres_host: str) -> list[str]:
+    from llmariner.installation.secret_objects import in_cluster
+    from llmariner.installation.secrets import make
+
+    return make(in_cluster(), postgres_host=postgres_host)
+
+
+def _migrations(first_key: Path | None) -> list[str]:
+    from llmariner.context import Context
+    from llmariner.installation.migrations import migrate
+
+    secret = first_key.read_text().strip() if first_key is not None and first_key.is_file() else ""
+    return migrate(Context(), first_key=secret)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""What functions may do on the Kubernetes API: nothing, but for those that look at models, or change them.
+
+Rights end at the namespace of the models. None of them reaches a Secret, or an object of the platform itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from llmariner.manifests.declarations import Workload
+from llmariner.manifests.installation import LABELS, MODELS_NAMESPACE, NAMESPACE, Object
+
+__all__ = ["binding", "roles"]
+
+GROUP = "rbac.authorization.k8s.io"
+RUNTIMES = "llmariner-serving-runtimes"
+
+_LOOK = ("get", "list", "watch")
+_CHANGE = (*_LOOK, "create", "update", "patch", "delete")
+
+
+def _rule(group: str, resources: Sequence[str], verbs: Sequence[str]) -> Object:
+    return {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)}
+
+
+# Phases of a model and their causes: its own state, its pods', the scheduler's events, its place in the queue.
+_READING = (
+    _rule("serving.kserve.io", ["inferenceservices", "servingruntimes"], _LOOK),
+    _rule("apps", ["deployments"], _LOOK),
+    _rule("", ["pods", "services", "events"], _LOOK),
+    _rule("kueue.x-k8s.io", ["workloads", "localqueues"], _LOOK),
+    _rule("visibility.kueue.x-k8s.io", ["localqueues/pendingworkloads"], ["get"]),
+)
+_WRITING = (
+    _rule("serving.kserve.io", ["inferenceservices"], _CHANGE),
+    _rule("apps", ["deployments/scale"], ["get", "update", "patch"]),
+    # One sleeper at a time.
+    _rule("coordination.k8s.io", ["leases"], ["get", "create", "update", "patch"]),
+    _rule("keda.sh", ["scaledobjects"], _CHANGE),
+    _rule("autoscaling", ["horizontalpodautoscalers"], _CHANGE),
+)
+
+
+def roles(workloads: Sequence[Workload]) -> Iterator[Object]:
+    """Both roles in the models' namespace, and the one list of runtimes that is the whole cluster's."""
+    for name, rules in (("serving-read", _READING), ("serving", (*_READING, *_WRITING))):
+        yield {
+            "apiVersion": f"{GROUP}/v1",
+            "kind": "Role",
+            "metadata": {"name": name, "namespace": MODELS_NAMESPACE, "labels": LABELS},
+            "rules": list(rules),
+        }
+    yield {
+        "apiVersion": f"{GROUP}/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": RUNTIMES, "labels": LABELS},
+        "rules": [_rule("serving.kserve.io", ["clusterservingruntimes"], _LOOK)],
+    }
+    yield {
+        "apiVersion": f"{GROUP}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": RUNTIMES, "labels": LABELS},
+        "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": RUNTIMES},
+        "subjects": [_subject(workload) for workload in workloads if workload.rights],
+    }
+
+
+def binding(workload: Workload) -> Iterator[Object]:
+    """Gives a workload the role that it declares; nothing for one that declares none."""
+    if workload.rights:
+        yield {
+            "apiVersion": f"{GROUP}/v1",
+            "kind": "RoleBinding",
+            "metadata": {
+                "name": workload.name,
+                "namespace": MODELS_NAMESPACE,
+                "labels": {**LABELS, "app.kubernetes.io/name": workload.name},
+            },
+            "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": workload.rights},
+            "subjects": [_subject(workload)],
+        }
+
+
+def _subject(workload: Workload) -> Object:
+    return {"kind": "ServiceAccount", "name": workload.name, "namespace": NAMESPACE}

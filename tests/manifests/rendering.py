@@ -1,0 +1,55 @@
+"""One kustomization as kubectl renders it, with what refers to what."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["Object", "Rendered", "names"]
+
+Object = dict[str, Any]
+KUBECTL = Path(sys.executable).with_name("kubectl")
+
+
+class Rendered:
+    """The objects of one kustomization."""
+
+    def __init__(self, folder: Path) -> None:
+        shown = subprocess.run([KUBECTL, "kustomize", folder], check=True, capture_output=True, text=True)
+        self.objects: list[Object] = list(yaml.load_all(shown.stdout, Loader=yaml.CSafeLoader))
+
+    def of(self, group: str, kind: str) -> list[Object]:
+        return [o for o in self.objects if o["kind"] == kind and o["apiVersion"].rpartition("/")[0] == group]
+
+    def services(self) -> list[Object]:
+        return self.of("serving.knative.dev", "Service")
+
+    def routes(self) -> list[Object]:
+        return self.of("gateway.networking.k8s.io", "HTTPRoute")
+
+    def settings(self) -> dict[str, str]:
+        (found,) = [o for o in self.of("", "ConfigMap") if o["metadata"]["name"] == "llmariner-settings"]
+        data: dict[str, str] = found["data"]
+        return data
+
+    def pods(self) -> Iterator[tuple[Object, Object]]:
+        """(object, pod template) of everything that runs."""
+        for each in self.objects:
+            if each["kind"] in ("Deployment", "StatefulSet", "Job") or each in self.services():
+                yield each, each["spec"]["template"]
+
+    def containers(self) -> list[Object]:
+        return [container for _, pod in self.pods() for container in pod["spec"]["containers"]]
+
+    def functions(self) -> list[Object]:
+        return [container for s in self.services() for container in s["spec"]["template"]["spec"]["containers"]]
+
+
+def names(objects: list[Object], namespace: str = "") -> set[str]:
+    """Names of those in the namespace, or of all."""
+    return {o["metadata"]["name"] for o in objects if not namespace or o["metadata"].get("namespace") == namespace}
