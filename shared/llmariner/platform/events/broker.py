@@ -9,11 +9,11 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, delete, select, update
 
 from llmariner.platform.database import Database
 from llmariner.platform.events.outbox import event_of
-from llmariner.platform.events.tables import events
+from llmariner.platform.events.tables import deliveries, events
 from llmariner.platform.events.wire import Event, to_http
 
 __all__ = ["Publisher"]
@@ -30,8 +30,11 @@ class Publisher:
         self._url = url
 
     def publish(self) -> int:
-        """Send what is not published yet; returns how many the Broker took. Never raises for a Broker that is away."""
-        taken = 0
+        """Send what is not published yet; returns how many the Broker took. Never raises for a Broker that is away.
+
+        What is to be replayed is sent, too, to every consumer of its type: a Broker knows no other way.
+        """
+        taken = self._replay()
         while batch := self._unpublished():
             for sequence, event in batch:
                 if not self._send(event):
@@ -45,6 +48,20 @@ class Publisher:
         query = select(events).where(events.c.published.is_(False)).order_by(events.c.sequence).limit(_AT_ONCE)
         with self._database.read() as session:
             return [(row.sequence, event_of(row)) for row in session.rows(query)]
+
+    def _replay(self) -> int:
+        """A delivery is pending here only when a dead one was revived; the Broker has it from now on."""
+        query = select(events).join(deliveries, deliveries.c.sequence == events.c.sequence).distinct()
+        with self._database.read() as session:
+            revived = session.rows(query.where(deliveries.c.state == "pending").limit(_AT_ONCE))
+        taken = 0
+        for row in revived:
+            if self._send(event_of(row)):
+                theirs = and_(deliveries.c.sequence == row.sequence, deliveries.c.state == "pending")
+                with self._database.write() as session:
+                    session.run(delete(deliveries).where(theirs))
+                taken += 1
+        return taken
 
     def _send(self, event: Event) -> bool:
         headers, body = to_http(event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterable
@@ -56,7 +57,7 @@ class Delivery:
 
 
 class Deliveries:
-    """The book of deliveries of the one-machine home."""
+    """The book of deliveries: all of them on one machine, on a cluster those that a Broker gave up on."""
 
     def __init__(self, database: Database, subscriptions: Iterable[Subscription]) -> None:
         self._database = database
@@ -104,6 +105,26 @@ class Deliveries:
         else:
             self._set(delivery, attempts=attempts, due_at=time.time() + backoff(attempts), last_error=reason)
 
+    def bury(self, event: Event, consumer: str, reason: str) -> None:
+        """Keep an event that a Broker gave up on as that consumer's dead letter, once however often it is told."""
+        row = {
+            "id": event.id,
+            "type": event.type,
+            "subject": event.subject,
+            "project_id": event.data.get("project_id"),
+            "time": event.time,
+            "data": json.dumps(event.data, separators=(",", ":")),
+            "published": True,
+        }
+        with self._database.write() as session:
+            # It may be of a source of the cluster, or forgotten since.
+            session.insert_new(events, [row])
+            sequence = session.value(select(events.c.sequence).where(events.c.id == event.id))
+            dead = {"state": _DEAD, "attempts": ATTEMPTS, "due_at": 0.0, "last_error": reason}
+            if not session.insert_new(deliveries, [{"sequence": sequence, "consumer": consumer, **dead}]):
+                here = and_(deliveries.c.sequence == sequence, deliveries.c.consumer == consumer)
+                session.run(update(deliveries).where(here).values(**dead))
+
     def page(self, project_id: str, state: str | None, *, after: str | None, limit: int) -> list[Delivery]:
         """Deliveries of the project's and the installation's events, newest first; `after`: the cursor of one of them.
 
@@ -122,7 +143,10 @@ class Deliveries:
             return [_delivery(row) for row in session.rows(query)]
 
     def replay(self, project_id: str, event_id: str) -> int:
-        """Make the dead deliveries of an event due again; returns how many. NotFound, or Conflict when none is dead."""
+        """Make the dead deliveries of an event due again; returns how many. NotFound, or Conflict when none is dead.
+
+        On one machine the dispatcher attempts them, on a cluster the publisher gives the event to the Broker again.
+        """
         with self._database.write() as session:
             sequence = session.value(select(events.c.sequence).where(events.c.id == event_id, _visible(project_id)))
             if sequence is None:

@@ -1,0 +1,46 @@
+"""Keeps what a Broker could not deliver: `llma events list --state dead` shows it, `llma events replay` sends it again."""
+
+import base64
+import binascii
+from typing import Annotated
+
+from fastapi import Path, Request
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of
+from llmariner.http.function import Application, function
+from llmariner.platform.events.wire import MalformedEvent, from_http
+
+Consumer = Annotated[str, Path(pattern="^[a-z][a-z0-9_]{0,63}$")]
+
+
+def build(context: Context) -> Application:
+    """The route: a Trigger's dead letter sink names its consumer in the path."""
+    app = api("dead_letters", context)
+    app.post("/{consumer}")(bury)
+    return app
+
+
+async def bury(request: Request, consumer: Consumer) -> dict[str, str]:
+    """Note one event as this consumer's dead letter; as often as it comes, it is one."""
+    try:
+        event = from_http(request.headers, await request.body())
+    except MalformedEvent as error:
+        raise InvalidRequest(str(error)) from error
+    context_of(request).deliveries.bury(event, consumer, _reason(request))
+    return {"id": event.id, "object": "event", "consumer": consumer, "state": "dead"}
+
+
+def _reason(request: Request) -> str:
+    """What the consumer answered, as Knative's error attributes say it; their text is cut after 1,024 bytes."""
+    code = request.headers.get("ce-knativeerrorcode", "")
+    try:
+        text = base64.b64decode(request.headers.get("ce-knativeerrordata", "")).decode(errors="replace")
+    except binascii.Error:
+        text = ""
+    return ": ".join(part for part in (code, text) if part) or "The consumer did not take it."
+
+
+handle = function(build)
