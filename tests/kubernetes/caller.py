@@ -17,7 +17,7 @@ from kubernetes.config import load_kube_config
 
 from llmariner.platform.kube.resources import Resource
 
-__all__ = ["APPLY", "JSON", "JSON_PATCH", "MERGE", "STRATEGIC", "Body", "Caller", "until"]
+__all__ = ["APPLY", "JSON", "JSON_PATCH", "MERGE", "STRATEGIC", "Body", "Caller", "causes", "until"]
 
 Body = dict[str, Any]
 
@@ -64,6 +64,15 @@ class Caller:
         """Create an object, as it is stored."""
         return self.done("POST", resource.path(body["metadata"].get("namespace")), body, media=JSON, **query)
 
+    def apply(self, resource: Resource, body: Body, manager: str = "us", **query: str) -> tuple[int, Body]:
+        """(code, body) of a server-side apply."""
+        path = resource.path(body["metadata"]["namespace"], body["metadata"]["name"])
+        return self.request("PATCH", path, body, media=APPLY, fieldManager=manager, **query)
+
+    def patch(self, resource: Resource, namespace: str, name: str, patch: Any, media: str = MERGE) -> Body:
+        """The object after a patch. AssertionError: it wasn't taken."""
+        return self.done("PATCH", resource.path(namespace, name), patch, media=media)
+
     def set_status(self, resource: Resource, namespace: str | None, name: str, status: Body) -> Body:
         """What a controller does: merge into the object's status. A null removes."""
         return self.done("PATCH", resource.path(namespace, name, "status"), {"status": status}, media=MERGE)
@@ -90,6 +99,11 @@ class Caller:
             preload_content=False,
         )
         return sent
+
+
+def causes(status: Body) -> list[tuple[str, str]]:
+    """(field, reason) of each, in order."""
+    return sorted((cause["field"], cause["reason"]) for cause in status["details"]["causes"])
 
 
 def until(asked: Any, seconds: float = 20.0) -> Any:

@@ -66,7 +66,8 @@ class Taken(Exception):
 
     def _said(self, manager: Manager) -> str:
         through = f" with subresource {json.dumps(manager.subresource)}" if manager.subresource else ""
-        return f'conflict with "{manager.name}"{through} using {self.api_version}'
+        version = f" using {self.api_version}" if manager.operation == "Update" else ""
+        return f'conflict with "{manager.name}"{through}{version}'
 
 
 @dataclass

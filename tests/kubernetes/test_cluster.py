@@ -27,39 +27,9 @@ from llmariner.platform.kube.resources import (
 from llmariner.settings import ClusterSettings
 
 from .caller import until
+from .objects import config_map, deployment, inference_service
 from .schemas import Schemas
 from .server import ApiServer
-
-
-def config_map(
-    namespace: str, name: str = "settings", labels: dict[str, str] | None = None, **data: str
-) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"name": name, "namespace": namespace, **({"labels": labels} if labels else {})}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
-
-
-def inference_service(namespace: str, name: str = "tiny", **predictor: Any) -> dict[str, Any]:
-    model = {"modelFormat": {"name": "vLLM"}, "storageUri": "hf://meta/tiny"}
-    return {
-        "apiVersion": "serving.kserve.io/v1beta1",
-        "kind": "InferenceService",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {"predictor": {"minReplicas": 0, "model": model, **predictor}},
-    }
-
-
-def deployment(namespace: str, name: str = "engine") -> dict[str, Any]:
-    container = {"name": "engine", "image": "example.org/engine:1"}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "replicas": 0,
-            "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}},
-        },
-    }
 
 
 @pytest.fixture
