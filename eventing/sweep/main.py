@@ -1,7 +1,10 @@
 """What must happen without anybody asking.
 
-Closes ledger entries whose process is gone, carries events that were left behind to the Broker, forgets old ones.
+Closes ledger entries whose process is gone, carries events that were left behind to the Broker, forgets old ones, has
+idle models put to sleep.
 """
+
+import asyncio
 
 from llmariner.context import Context
 from llmariner.http.function import consumer
@@ -13,8 +16,13 @@ _UNSEEN_SECONDS = 60.0
 _KEPT_SECONDS = 7 * 86400.0
 
 
-def consume(context: Context, _event: Event) -> None:
+async def consume(context: Context, _event: Event) -> None:
     """Idempotent by nature."""
+    await asyncio.to_thread(_sweep, context)
+    await context.serving.tidy()
+
+
+def _sweep(context: Context) -> None:
     context.ledger.interrupt(unseen_for=_UNSEEN_SECONDS)
     if context.publisher is not None:
         context.publisher.publish()

@@ -65,6 +65,16 @@ async def _sleep(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+async def _remove(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    await context.serving.remove(_field(body, "model", str), _field(body, "folder", str))
+    return {}
+
+
+async def _tidy(context: Context, _body: dict[str, Any]) -> dict[str, Any]:
+    await context.serving.tidy()
+    return {}
+
+
 async def _status(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"status": (await context.serving.status(_field(body, "model", str))).shown()}
@@ -96,6 +106,8 @@ _OPERATIONS: dict[str, Operation] = {
     "model": _model,
     "wake": _wake,
     "sleep": _sleep,
+    "remove": _remove,
+    "tidy": _tidy,
     "status": _status,
     "statuses": _statuses,
     "changes": _changes,

@@ -86,6 +86,10 @@ def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, 
     except ValueError:
         known = ", ".join(source.value for source in SourceRepository)
         raise InvalidRequest(f"'source_repository' must be one of {known}.", param="source_repository") from None
+    if source is SourceRepository.KUBERNETES:
+        raise InvalidRequest(
+            "An InferenceService made with kubectl is found by itself, within a minute.", param="source_repository"
+        )
     model_id = body.id
     if body.is_fine_tuned_model:
         if not (body.base_model_id and body.model_file_location):

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from llmariner.settings import (
     BrokerSettings,
+    ClusterSettings,
     ControlSettings,
     DatabaseSettings,
     Environment,
     GatewaySettings,
+    KServeSettings,
     SecretSettings,
     ServingSettings,
     environment,
@@ -146,6 +148,14 @@ class Context:
             raise ValueError(
                 "LLMARINER_SERVING=processes is for `llma up`; a function on its own uses remote or static."
             )
+        if settings.adapter == "kserve":
+            from llmariner.models.directory import ModelDirectory
+            from llmariner.platform.kube import Cluster
+            from llmariner.platform.serving.kserve.adapter import KServeServing
+
+            cluster = Cluster(ClusterSettings.load(self.env))
+            directory = ModelDirectory(self.registry, self.ledger)
+            return KServeServing(cluster, KServeSettings.load(self.env), directory)
         from llmariner.platform.serving.remote import RemoteServing
 
         return RemoteServing(self.remote_control)

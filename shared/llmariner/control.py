@@ -66,9 +66,11 @@ class InProcessControl:
         numbers = [int(part) for part in parts] if len(parts) == 3 and cursor.replace(".", "").isdigit() else [0, 0, 0]
         key_revision, keys = await asyncio.to_thread(self._keys.changed_since, numbers[0])
         model_revision, models = await asyncio.to_thread(self._registry.changed_since, numbers[1])
+        # Where no task of ours watches the engines, asking is what makes a change be seen.
+        awake = await self._serving.statuses()
         moved = {name for number, name in self._phases if number > numbers[2]} if cursor else set()
         if numbers[2] > self._phase_number:
-            moved = set(await self._serving.statuses())
+            moved = set(awake)
         at = f"{key_revision}.{model_revision}.{self._phase_number}"
         return Changes(at, tuple(keys) if cursor else (), tuple({*models, *moved}) if cursor else ())
 

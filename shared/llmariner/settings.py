@@ -6,6 +6,7 @@ wrong value ends the start with a sentence and not a request with a traceback. S
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -21,6 +22,7 @@ __all__ = [
     "DatabaseSettings",
     "GatewaySettings",
     "HomeSettings",
+    "KServeSettings",
     "Secret",
     "SecretSettings",
     "ServingSettings",
@@ -262,7 +264,8 @@ class ServingSettings:
     """Which serving adapter, and the one-machine adapter's bounds."""
 
     adapter: str = "remote"
-    """`LLMARINER_SERVING`: `processes` (engines as child processes), `static` (engines at fixed URLs), `remote`."""
+    """`LLMARINER_SERVING`: `processes` (engines as child processes), `static` (engines at fixed URLs), `kserve`
+    (InferenceServices of a cluster), `remote`."""
 
     static: str = "{}"
     """`LLMARINER_SERVING_STATIC`: JSON object, model id → engine base URL."""
@@ -283,8 +286,8 @@ class ServingSettings:
     def load(cls, env: Environment) -> ServingSettings:
         """Read from a mapping. ValueError says which variable is wrong."""
         adapter = env.get("LLMARINER_SERVING") or cls.adapter
-        if adapter not in ("processes", "static", "remote"):
-            raise ValueError(f"LLMARINER_SERVING must be processes, static or remote, not {adapter!r}.")
+        if adapter not in ("processes", "static", "kserve", "remote"):
+            raise ValueError(f"LLMARINER_SERVING must be processes, static, kserve or remote, not {adapter!r}.")
         return cls(
             adapter=adapter,
             static=env.get("LLMARINER_SERVING_STATIC") or cls.static,
@@ -292,4 +295,52 @@ class ServingSettings:
             idle_seconds=_number(env, "LLMARINER_IDLE_SECONDS", cls.idle_seconds),
             threads=int(_number(env, "LLMARINER_ENGINE_THREADS", 0)),
             warm=env.get("LLMARINER_WARM_PARENT", "1") != "0",
+        )
+
+
+@dataclass(frozen=True)
+class KServeSettings:
+    """How models become InferenceServices."""
+
+    namespace: str = "llmariner-models"
+    """`LLMARINER_MODELS_NAMESPACE`: where they stand."""
+
+    accelerator: str = "cpu"
+    """`LLMARINER_ACCELERATOR`: `nvidia`, `amd`, `intel-gaudi` or `cpu`; a model with `gpu: 0` is served by the CPU."""
+
+    runtimes: Mapping[str, str] = field(default_factory=dict)
+    """`LLMARINER_RUNTIMES`: JSON object, hardware → ClusterServingRuntime, in place of ours (`kserve/`)."""
+
+    queue: str = ""
+    """`LLMARINER_QUEUE`: Kueue's LocalQueue that models wait in for quota. Empty: Kueue is not asked."""
+
+    cpu: str = "4"
+    """`LLMARINER_ENGINE_CPU`: of an engine's container."""
+
+    memory: str = "8Gi"
+    """`LLMARINER_ENGINE_MEMORY`: of an engine's container, where the size of the weights isn't known."""
+
+    idle_seconds: float = 300.0
+    """`LLMARINER_IDLE_SECONDS`, as on one machine."""
+
+    @classmethod
+    def load(cls, env: Environment) -> KServeSettings:
+        """Read from a mapping. ValueError says which variable is wrong."""
+        accelerator = env.get("LLMARINER_ACCELERATOR") or cls.accelerator
+        if accelerator not in ("cpu", "nvidia", "amd", "intel-gaudi"):
+            raise ValueError(f"LLMARINER_ACCELERATOR must be cpu, nvidia, amd or intel-gaudi, not {accelerator!r}.")
+        try:
+            runtimes = json.loads(env.get("LLMARINER_RUNTIMES") or "{}")
+        except ValueError:
+            runtimes = None
+        if not isinstance(runtimes, dict) or not all(isinstance(name, str) for name in runtimes.values()):
+            raise ValueError('LLMARINER_RUNTIMES must be a JSON object such as {"cpu": "vllm-cpu"}.')
+        return cls(
+            namespace=env.get("LLMARINER_MODELS_NAMESPACE") or cls.namespace,
+            accelerator=accelerator,
+            runtimes=runtimes,
+            queue=env.get("LLMARINER_QUEUE", ""),
+            cpu=env.get("LLMARINER_ENGINE_CPU") or cls.cpu,
+            memory=env.get("LLMARINER_ENGINE_MEMORY") or cls.memory,
+            idle_seconds=_number(env, "LLMARINER_IDLE_SECONDS", cls.idle_seconds),
         )

@@ -35,7 +35,7 @@ WAYS = {"framework": framework, "boot": boot}
 def ports(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, int]]]:
     """Every consumer both ways: consumer, then way."""
     logs = tmp_path_factory.mktemp("consumers")
-    environment = {name: value for name, value in installation.environment.items() if "SERVING" not in name}
+    environment = installation.environment
     with ExitStack() as children:
         yield {
             name: {

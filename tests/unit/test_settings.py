@@ -16,6 +16,7 @@ from llmariner.settings import (
     DatabaseSettings,
     GatewaySettings,
     HomeSettings,
+    KServeSettings,
     Secret,
     SecretSettings,
     ServingSettings,
@@ -148,11 +149,21 @@ def test_every_variable_is_documented_where_it_is_read() -> None:
     assert read - documented == set()
 
 
-@pytest.mark.parametrize("adapter", ["remote", "static", "processes"])
-def test_a_serving_adapter_is_one_of_three(adapter: str) -> None:
+@pytest.mark.parametrize("adapter", ["remote", "static", "kserve", "processes"])
+def test_a_serving_adapter_is_one_of_four(adapter: str) -> None:
     assert ServingSettings.load({"LLMARINER_SERVING": adapter}).adapter == adapter
-    with pytest.raises(ValueError, match=r"^LLMARINER_SERVING must be processes, static or remote, not 'kserve'\.$"):
-        ServingSettings.load({"LLMARINER_SERVING": "kserve"})
+    with pytest.raises(ValueError, match=r"^LLMARINER_SERVING must be .* or remote, not 'nomad'\.$"):
+        ServingSettings.load({"LLMARINER_SERVING": "nomad"})
+
+
+@pytest.mark.parametrize(
+    "env",
+    [{"LLMARINER_ACCELERATOR": "tpu"}, {"LLMARINER_RUNTIMES": "{"}, {"LLMARINER_RUNTIMES": "[]"}],
+)
+def test_how_models_become_objects_is_checked_at_the_start(env: dict[str, str]) -> None:
+    (name,) = env
+    with pytest.raises(ValueError, match=rf"^{name} must be "):
+        KServeSettings.load(env)
 
 
 def test_only_nought_turns_the_warm_parent_off() -> None:

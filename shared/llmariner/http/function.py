@@ -21,6 +21,7 @@ Application = Callable[
 ]
 _PROBES = ("/health/live", "/health/ready")
 Build = Callable[[Context], Application]
+Consume = Callable[[Context, Any], Awaitable[None] | None]
 
 
 class LazyApplication:
@@ -62,8 +63,10 @@ def function(build: Build) -> Callable[[Any], Awaitable[Any]]:
     return handle
 
 
-def consumer(consume: Callable[[Context, Any], None]) -> Callable[[Any], Awaitable[None]]:
-    """The target of an event function: `consume` is called with the context and an `Event`, in a thread.
+def consumer(consume: Consume) -> Callable[[Any], Awaitable[None]]:
+    """The target of an event function: `consume` is called with the context and an `Event`.
+
+    A plain function is called in a thread; a coroutine function, for those that ask the serving port, in the loop.
 
     It raises PlatformError or anything else to be called again later, MalformedEvent when a retry would not help.
     """
@@ -77,7 +80,7 @@ def consumer(consume: Callable[[Context, Any], None]) -> Callable[[Any], Awaitab
         context = lazy._context or Context()
         lazy.use(context)
         try:
-            await asyncio.to_thread(consume, context, of_cloud_event(event))
+            await _give(consume, context, of_cloud_event(event))
         except MalformedEvent as error:
             raise HTTPException(400, str(error)) from error  # anything else is a 500: again later
 
@@ -108,7 +111,14 @@ def _delegate(application: Application) -> Any:
     return Delegate()
 
 
-def _event_application(context: Context, consume: Callable[[Context, Any], None]) -> Application:
+async def _give(consume: Consume, context: Context, event: Any) -> None:
+    if asyncio.iscoroutinefunction(consume):
+        await consume(context, event)
+    else:
+        await asyncio.to_thread(consume, context, event)
+
+
+def _event_application(context: Context, consume: Consume) -> Application:
     """The HTTP binding of a consumer: 200 took it, 400 never will (dead letter), 500 again later."""
     import logging
 
@@ -128,7 +138,7 @@ def _event_application(context: Context, consume: Callable[[Context, Any], None]
             parts.append(message.get("body", b""))
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            await asyncio.to_thread(consume, context, from_http(headers, b"".join(parts)))
+            await _give(consume, context, from_http(headers, b"".join(parts)))
             status, answer = 200, b"OK"
         except MalformedEvent as error:
             status, answer = 400, str(error).encode()

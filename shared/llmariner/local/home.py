@@ -18,11 +18,11 @@ from llmariner.local.engine.environment import EngineEnvironment
 from llmariner.local.engine.packages import PACKAGED, PackagedModel
 from llmariner.local.router import Router
 from llmariner.local.weights import LocalWeights
+from llmariner.models.directory import ModelDirectory
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
 from llmariner.platform.database.schema import is_current
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries
-from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.command import engine_environment
 from llmariner.platform.serving.launcher_process import end_orphans
 from llmariner.platform.serving.processes import ProcessServing, ProcessSettings
@@ -170,28 +170,8 @@ class Home:
             idle_seconds=settings.idle_seconds,
             warm=settings.warm,
         )
-        return ProcessServing(process_settings, self._find, self._woke)
-
-    async def _find(self, model_id: str) -> EngineModel:
-        return await asyncio.to_thread(self._find_now, model_id)
-
-    def _find_now(self, model_id: str) -> EngineModel:
-        model = self.context.registry.get(model_id)
-        wakes = self.context.registry.wakes(model.base_model_id or model_id)
-        return EngineModel(
-            id=model.id,
-            folder=model.folder,
-            task=model.task,
-            size_bytes=model.size_bytes,
-            extra_args=model.config.extra_args,
-            base=model.base_model_id,
-            keep_awake=model.activation_status is ActivationStatus.ACTIVE,
-            typical_wake_seconds=wakes[len(wakes) // 2] if wakes else None,
-        )
-
-    async def _woke(self, model_id: str, seconds: float) -> None:
-        with contextlib.suppress(PlatformError):  # deleted meanwhile
-            await asyncio.to_thread(self.context.registry.woke, model_id, seconds)
+        directory = ModelDirectory(self.context.registry, self.context.ledger)
+        return ProcessServing(process_settings, directory.find, directory.woke)
 
     def _make_dispatcher(self, eventing: Path) -> Dispatcher:
         consumers: Any = {}

@@ -42,13 +42,14 @@ class ActivationStatus(StrEnum):
 
 
 class SourceRepository(StrEnum):
-    """Where weights come from."""
+    """Where weights come from. KUBERNETES: from an InferenceService that somebody made with kubectl."""
 
     OBJECT_STORE = "OBJECT_STORE"
     HUGGING_FACE = "HUGGING_FACE"
     OLLAMA = "OLLAMA"
     FINE_TUNING = "FINE_TUNING"
     LOCAL = "LOCAL"
+    KUBERNETES = "KUBERNETES"
 
 
 class Task(StrEnum):

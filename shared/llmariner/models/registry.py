@@ -179,6 +179,20 @@ class Registry:
         with self._database.read() as session:
             return sorted(row.seconds for row in session.rows(query))
 
+    def tuned_from(self, base_id: str) -> list[Model]:
+        """The models whose base it is, by id."""
+        query = select(models).where(models.c.base_model_id == base_id, models.c.deleted.is_(False))
+        with self._database.read() as session:
+            return [_model(row) for row in session.rows(query.order_by(models.c.id))]
+
+    def adopted(self) -> set[str]:
+        """The ids of models that somebody else made an InferenceService for."""
+        of_kubernetes = models.c.source_repository == SourceRepository.KUBERNETES
+        with self._database.read() as session:
+            return {
+                row.id for row in session.rows(select(models.c.id).where(of_kubernetes, models.c.deleted.is_(False)))
+            }
+
     def changed_since(self, revision: int) -> tuple[int, list[str]]:
         """The newest revision, and the ids of models changed or deleted after `revision`."""
         with self._database.read() as session:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from llmariner.models.model import Model, Task
+from llmariner.models.model import Model, SourceRepository, Task
+from llmariner.platform.serving import ADOPTED
 
 __all__ = ["FetchedWeights", "Report", "StorageUriWeights", "Weights", "WeightsUnavailable"]
 
@@ -43,6 +44,8 @@ class StorageUriWeights:
         """See the port."""
         report(1.0, "")
         location = model.model_file_location
+        if model.source_repository is SourceRepository.KUBERNETES:
+            return FetchedWeights(f"{ADOPTED}{location}", 0, None)
         return FetchedWeights(location if "://" in location else f"hf://{location}", model.size_bytes, None)
 
     def discard(self, model_id: str, folder: str) -> None:

@@ -8,7 +8,7 @@ interrupted, with what its last checkpoint said.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,15 @@ class Ledger:
         with self._database.read() as session:
             value = session.value(query)
         return None if value is None else float(value)
+
+    def idle_since(self, models: Sequence[str]) -> float | None:
+        """When the last request for any of these models ended; 0: there was none; None: one is under way."""
+        of_them = ledger_requests.c.model.in_(models)
+        with self._database.read() as session:
+            if session.value(select(func.count()).where(of_them, ledger_requests.c.outcome == OPEN)):
+                return None
+            newest = func.max(func.coalesce(ledger_requests.c.closed_at, ledger_requests.c.admitted_at))
+            return float(session.value(select(newest).where(of_them)) or 0.0)
 
     def request(self, request_id: str) -> dict[str, Any] | None:
         """One request as it stands folded."""

@@ -1,7 +1,7 @@
 """The serving port: models awake and asleep. One writer per transition; whoever asks only sees and wishes.
 
 Adapters: `processes` (engines as child processes of one machine), `static` (engines that somebody else runs at fixed
-URLs), `remote` (another process's port, over HTTP). On a cluster an engine is a KServe InferenceService.
+URLs), `kserve` (InferenceServices of a cluster), `remote` (another process's port, over HTTP).
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-__all__ = ["EngineModel", "Phase", "Serving", "Status"]
+__all__ = ["ADOPTED", "EngineModel", "Phase", "Serving", "Status"]
+
+ADOPTED = "kserve://"
+"""Begins the `folder` of a model that somebody else made an InferenceService for; its name follows."""
 
 
 class Phase(StrEnum):
@@ -28,7 +31,10 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class EngineModel:
-    """What a serving adapter must know of a model. An adapter (`base`) is served by its base's engine."""
+    """What a serving adapter must know of a model. An adapter (`base`) is served by its base's engine.
+
+    `folder`: a path, or on a cluster a storage URI. `gpus`, `replicas`, `queue` (of Kueue) are for clusters.
+    """
 
     id: str
     folder: str
@@ -38,6 +44,9 @@ class EngineModel:
     base: str | None = None
     keep_awake: bool = False
     typical_wake_seconds: float | None = None
+    gpus: int = 0
+    replicas: int = 1
+    queue: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,12 @@ class Serving(Protocol):
 
     async def sleep(self, model_id: str) -> None:
         """End its engine. Idempotent."""
+
+    async def remove(self, model_id: str, folder: str) -> None:
+        """End the engine of a model that was deleted, and forget it. Idempotent."""
+
+    async def tidy(self) -> None:
+        """Do what must happen without anybody asking, where no process of ours stays to do it; called every minute."""
 
     def watch(self, observer: Callable[[str, Status], None]) -> None:
         """Call `observer` at each change of a phase, in the loop's thread."""

@@ -112,6 +112,13 @@ class ProcessServing:
         model = await self._find(model_id)
         await self._end(model.base or model.id)
 
+    async def remove(self, model_id: str, folder: str) -> None:
+        """See the port."""
+        await self._end(model_id)
+
+    async def tidy(self) -> None:
+        """See the port: each engine's own task does it."""
+
     def watch(self, observer: Callable[[str, Status], None]) -> None:
         """See the port."""
         self._observers.append(observer)

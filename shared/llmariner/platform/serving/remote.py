@@ -44,6 +44,14 @@ class RemoteServing:
         """See the port."""
         await self._caller.call("sleep", {"model": model_id})
 
+    async def remove(self, model_id: str, folder: str) -> None:
+        """See the port."""
+        await self._caller.call("remove", {"model": model_id, "folder": folder})
+
+    async def tidy(self) -> None:
+        """See the port."""
+        await self._caller.call("tidy", {})
+
     def watch(self, observer: Callable[[str, Status], None]) -> None:
         """Phases change elsewhere; whoever wants to know asks."""
 

@@ -40,6 +40,12 @@ class StaticServing:
         """Not ours to end."""
         await self.status(model_id)
 
+    async def remove(self, model_id: str, folder: str) -> None:
+        """Not ours to end."""
+
+    async def tidy(self) -> None:
+        """Nothing was started."""
+
     def watch(self, observer: Callable[[str, Status], None]) -> None:
         """Phases never change."""
 

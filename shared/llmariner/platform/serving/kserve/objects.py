@@ -1,0 +1,140 @@
+"""A model of ours as an InferenceService: a plain dict for server-side apply, with the fields we own and no others."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+from llmariner.platform.serving import ADOPTED, EngineModel
+from llmariner.settings import KServeSettings
+
+__all__ = ["MODEL", "capacity", "deployment_of", "inference_service", "model_of", "object_name", "ours"]
+
+MODEL = "llmariner.ai/model"
+"""The annotation that holds a model's id, which may have characters that no object's name may have."""
+
+_OWNER = {"app.kubernetes.io/managed-by": "llmariner"}
+_QUEUE = "kueue.x-k8s.io/queue-name"
+_GPU = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel-gaudi": "habana.ai/gaudi"}
+_RUNTIMES = {"cpu": "vllm-cpu", "nvidia": "vllm-nvidia", "amd": "vllm-amd", "intel-gaudi": "vllm-gaudi"}
+_NAME_LIMIT = 40
+_GIB = 1 << 30
+# A CPU engine works on fewer requests at once; more of them would only make each wait longer.
+_CAPACITY = {"cpu": 32}
+_GPU_CAPACITY = 256
+_BASE_PATH, _ADAPTER_PATH = "/mnt/models", "/mnt/adapters"
+
+
+def object_name(model: EngineModel) -> str:
+    """The name of a model's InferenceService: its own where it was adopted, else made of the id and a hash of it."""
+    if model.folder.startswith(ADOPTED):
+        return model.folder.removeprefix(ADOPTED)
+    digest = hashlib.sha256(model.id.encode()).hexdigest()[:8]
+    # A host name is made of it, with parts around it; the hash tells apart what lower case and dashes make alike.
+    slug = re.sub(r"[^a-z0-9]+", "-", model.id.lower()).strip("-")[: _NAME_LIMIT - 11].strip("-")
+    return f"m-{slug}-{digest}"
+
+
+def deployment_of(name: str) -> str:
+    """The Deployment and the Service that KServe makes of an InferenceService in Standard mode."""
+    return f"{name}-predictor"
+
+
+def ours(service: dict[str, Any]) -> bool:
+    """Whether the platform made this InferenceService; others are woken and put to sleep, and never rewritten."""
+    labels = service["metadata"].get("labels", {})
+    return all(labels.get(name) == value for name, value in _OWNER.items())
+
+
+def model_of(service: dict[str, Any]) -> str:
+    """The id of an InferenceService's model: what its annotation says, else its name."""
+    metadata = service["metadata"]
+    return str(metadata.get("annotations", {}).get(MODEL) or metadata["name"])
+
+
+def capacity(settings: KServeSettings) -> int:
+    """Requests that one engine works on at once."""
+    return _CAPACITY.get(settings.accelerator, _GPU_CAPACITY)
+
+
+def inference_service(
+    model: EngineModel, adapters: tuple[EngineModel, ...], settings: KServeSettings
+) -> dict[str, Any]:
+    """The object, with the model's adapters beside it, so that a pod that is started again has them too."""
+    labels = {**_OWNER, "networking.kserve.io/visibility": "cluster-local"}
+    if settings.queue:
+        labels[_QUEUE] = model.queue or settings.queue
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {
+            "name": object_name(model),
+            "namespace": settings.namespace,
+            "labels": labels,
+            "annotations": {
+                MODEL: model.id,
+                # A Deployment, not a Knative revision: GPUs need node selectors and tolerations.
+                "serving.kserve.io/deploymentMode": "Standard",
+                # KServe leaves the number of replicas alone: we wake and put to sleep by the scale subresource.
+                "serving.kserve.io/autoscalerClass": "external",
+            },
+        },
+        "spec": {"predictor": _predictor(model, adapters, settings)},
+    }
+
+
+def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: KServeSettings) -> dict[str, Any]:
+    resources = _resources(model, settings)
+    predictor: dict[str, Any] = {
+        "minReplicas": 1,
+        "maxReplicas": max(1, model.replicas),
+        # Unsaid, KServe's own route cuts every stream after 60 seconds.
+        "timeout": 3600,
+        "automountServiceAccountToken": False,
+        # Longer than the runtime's --shutdown-timeout, so that streams under way may end.
+        "terminationGracePeriodSeconds": 75,
+        "model": {
+            "runtime": _runtime(model, settings),
+            "modelFormat": {"name": "vLLM", "version": "1"},
+            "args": _arguments(model, adapters, settings),
+            "resources": {"requests": resources, "limits": resources},
+        },
+    }
+    if adapters:
+        uris = [{"uri": model.folder, "mountPath": _BASE_PATH}]
+        uris += [{"uri": each.folder, "mountPath": _adapter_path(each)} for each in adapters]
+        predictor["storageUris"] = uris
+    else:
+        predictor["model"]["storageUri"] = model.folder
+    return predictor
+
+
+def _arguments(model: EngineModel, adapters: tuple[EngineModel, ...], settings: KServeSettings) -> list[str]:
+    """After the runtime's own; vLLM takes the last of each."""
+    arguments = [f"--served-model-name={model.id}", f"--max-num-seqs={capacity(settings)}"]
+    if model.task == "embed":
+        arguments += ["--runner=pooling", "--dtype=float32"]
+    if adapters:
+        arguments += ["--enable-lora", "--lora-modules"]
+        arguments += [f"{each.id}={_adapter_path(each)}" for each in adapters]
+    return [*arguments, *model.extra_args]
+
+
+def _runtime(model: EngineModel, settings: KServeSettings) -> str:
+    """On the installation's accelerator, unless the model asks for none; the installation may name its own runtimes."""
+    hardware = settings.accelerator if model.gpus else "cpu"
+    return settings.runtimes.get(hardware, _RUNTIMES[hardware])
+
+
+def _resources(model: EngineModel, settings: KServeSettings) -> dict[str, str]:
+    needed = model.size_bytes * 1.3 + 3 * _GIB if model.size_bytes else 0.0
+    memory = f"{-int(-needed // _GIB)}Gi" if needed else settings.memory
+    resources = {"cpu": settings.cpu, "memory": memory}
+    if model.gpus and settings.accelerator in _GPU:
+        resources[_GPU[settings.accelerator]] = str(model.gpus)
+    return resources
+
+
+def _adapter_path(adapter: EngineModel) -> str:
+    return f"{_ADAPTER_PATH}/{hashlib.sha256(adapter.id.encode()).hexdigest()[:12]}"

@@ -1,0 +1,193 @@
+"""What the cluster's objects say of a model: its phase, and the cause where something is in the way.
+
+Read from the Deployment, its pods and Kueue's workloads as they are; nothing is remembered here.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from llmariner.platform.serving import EngineModel, Phase, Status
+
+__all__ = ["Seen", "status_of"]
+
+Body = dict[str, Any]
+
+_FIRST_GUESS = 120.0
+_GATE = "kueue.x-k8s.io/admission"
+_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError")
+_WEIGHTS = "storage-initializer"
+# The kubelet needs a moment for each; less is no news.
+_UNSCHEDULABLE_FOR_GOOD = 600.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The objects of one model as they were read together; `workloads`: all of its queue, oldest first."""
+
+    service: Body | None = None
+    deployment: Body | None = None
+    pods: Sequence[Body] = ()
+    workloads: Sequence[Body] = field(default=())
+
+    @property
+    def replicas(self) -> int:
+        """How many are wanted."""
+        if self.service is None or self.deployment is None or _stopped(self.service):
+            return 0
+        return int(self.deployment["spec"].get("replicas", 1))
+
+    @property
+    def ready(self) -> list[Body]:
+        """Pods that answer."""
+        return [pod for pod in self.pods if _of_kind(pod, "Ready") == "True" and not _leaving(pod)]
+
+    @property
+    def ready_since(self) -> float:
+        """When the first of them began to answer, in seconds since 1970; 0 where nobody says."""
+        stamps = [
+            each.get("lastTransitionTime") for pod in self.ready for each in _conditions(pod) if each["type"] == "Ready"
+        ]
+        return min((_seconds(stamp, 0.0) for stamp in stamps), default=0.0)
+
+
+def status_of(seen: Seen, model: EngineModel, *, now: float) -> Status:
+    """The model's state. The endpoint and what its engines are doing are not in these objects: the adapter adds them."""
+    typical = model.typical_wake_seconds
+    if seen.replicas == 0:
+        if seen.service is not None and seen.deployment is None and not _stopped(seen.service):
+            return _without_deployment(seen.service, typical)
+        leaving = Phase.STOPPING if any(_leaving(pod) for pod in seen.pods) else Phase.ASLEEP
+        return Status(leaving, estimate_seconds=typical)
+    if seen.ready:
+        return Status(Phase.READY, progress=1.0, estimate_seconds=0.0)
+    coming = [pod for pod in seen.pods if not _leaving(pod)]
+    if not coming:
+        return Status(Phase.QUEUED, message=_refused(seen.deployment), estimate_seconds=typical)
+    newest = max(coming, key=lambda pod: pod["metadata"].get("creationTimestamp", ""))
+    status = _of_pod(newest, seen.workloads, now)
+    return status if status.phase is Phase.FAILED else _timed(status, newest, typical or _FIRST_GUESS, now)
+
+
+def _of_pod(pod: Body, workloads: Sequence[Body], now: float) -> Status:
+    if any(gate["name"] == _GATE for gate in pod["spec"].get("schedulingGates", ())):
+        return Status(Phase.QUEUED, message=_place(pod, workloads))
+    if _of_kind(pod, "PodScheduled") == "False":
+        return Status(Phase.QUEUED, message=_unscheduled(pod, now))
+    status = pod.get("status", {})
+    for container in status.get("initContainerStatuses", ()):
+        if fault := _fault(container):
+            what = "The weights could not be fetched" if container["name"] == _WEIGHTS else "A preparation failed"
+            return Status(Phase.FAILED, message=f"{what}: {fault}")
+        if "terminated" not in container.get("state", {}):
+            return Status(Phase.STARTING, message=_preparing(container))
+    for container in status.get("containerStatuses", ()):
+        if fault := _fault(container):
+            return Status(Phase.FAILED, message=f"The engine could not be started: {fault}")
+        if "running" in container.get("state", {}):
+            return Status(Phase.LOADING, message="the engine loads the model")
+    return Status(Phase.STARTING, message="the node pulls the image and makes the container")
+
+
+def _preparing(container: Body) -> str:
+    if "running" in container.get("state", {}) and container["name"] == _WEIGHTS:
+        return "the weights are being fetched"
+    return "the node pulls the image"
+
+
+def _fault(container: Body) -> str:
+    """Why a container does not start, with what to do; empty while nothing is wrong."""
+    waiting = container.get("state", {}).get("waiting", {})
+    reason, said = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in _IMAGE:
+        return f"image {container.get('image', '')}: {reason}: {said}. Check the image's name and the pull secret."
+    over = container.get("lastState", {}).get("terminated") or container.get("state", {}).get("terminated") or {}
+    if not over or over.get("exitCode") == 0:
+        return ""
+    if over.get("reason") == "OOMKilled":
+        return "out of memory. Give the model more memory, or choose a smaller one."
+    last = str(over.get("message", "")).strip()[-500:]
+    again = f", {container.get('restartCount', 0)} restarts" if container.get("restartCount") else ""
+    return f"exit status {over.get('exitCode')}{again}. {last}".strip()
+
+
+def _place(pod: Body, workloads: Sequence[Body]) -> str:
+    """Where in the queue a pod waits: before it are the workloads of its queue that came earlier."""
+    waiting = [each for each in workloads if _of_kind(each, "QuotaReserved") != "True" and not _finished(each)]
+    for place, workload in enumerate(waiting, 1):
+        if any(
+            owner.get("uid") == pod["metadata"].get("uid") for owner in workload["metadata"].get("ownerReferences", ())
+        ):
+            said = _said(workload, "QuotaReserved")
+            return f"waiting for quota, number {place} of {len(waiting)} in the queue" + (f": {said}" if said else "")
+    return "waiting for quota"
+
+
+def _unscheduled(pod: Body, now: float) -> str:
+    waited = now - _seconds(pod["metadata"].get("creationTimestamp"), now)
+    said = _said(pod, "PodScheduled") or "no node yet"
+    lasting = (
+        f" (for {waited / 60:.0f} minutes: add a node, or ask for less)" if waited > _UNSCHEDULABLE_FOR_GOOD else ""
+    )
+    return f"waiting for a node: {said}{lasting}"
+
+
+def _without_deployment(service: Body, typical: float | None) -> Status:
+    """KServe has not made one, or can't: it says why."""
+    info = service.get("status", {}).get("modelStatus", {}).get("lastFailureInfo", {})
+    if info.get("reason") in (
+        "InvalidPredictorSpec",
+        "RuntimeNotRecognized",
+        "RuntimeUnhealthy",
+        "NoSupportingRuntime",
+        "RuntimeDisabled",
+    ):
+        return Status(Phase.FAILED, message=f"KServe refuses the model: {info.get('message', info['reason'])}")
+    return Status(Phase.QUEUED, message="KServe has not made the engine's Deployment yet", estimate_seconds=typical)
+
+
+def _refused(deployment: Body | None) -> str:
+    said = _said(deployment or {}, "ReplicaFailure")
+    return f"the cluster refuses the pod: {said}" if said else "waiting for the pod"
+
+
+def _timed(status: Status, pod: Body, typical: float, now: float) -> Status:
+    passed = max(0.0, now - _seconds(pod["metadata"].get("creationTimestamp"), now))
+    if status.phase is Phase.QUEUED:
+        return replace(status, estimate_seconds=typical)
+    progress = round(min(0.97, passed / typical), 3)
+    return replace(status, progress=progress, estimate_seconds=round(max(1.0, typical - passed), 1))
+
+
+def _stopped(service: Body) -> bool:
+    return bool(service["metadata"].get("annotations", {}).get("serving.kserve.io/stop") == "true")
+
+
+def _leaving(pod: Body) -> bool:
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def _finished(workload: Body) -> bool:
+    return _of_kind(workload, "Finished") == "True"
+
+
+def _conditions(body: Body) -> Iterable[Body]:
+    found: Iterable[Body] = body.get("status", {}).get("conditions") or ()
+    return found
+
+
+def _of_kind(body: Body, kind: str) -> str:
+    return next((str(each.get("status")) for each in _conditions(body) if each.get("type") == kind), "")
+
+
+def _said(body: Body, kind: str) -> str:
+    return next((str(each.get("message", "")) for each in _conditions(body) if each.get("type") == kind), "")
+
+
+def _seconds(stamp: str | None, otherwise: float) -> float:
+    if not stamp:
+        return otherwise
+    return datetime.datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()

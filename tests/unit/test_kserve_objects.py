@@ -1,0 +1,73 @@
+"""A model of ours as an InferenceService. That its schema takes it is tested where the schemas are (tests/serving)."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from llmariner.platform.serving import ADOPTED, EngineModel
+from llmariner.platform.serving.kserve.objects import capacity, inference_service, object_name
+from llmariner.settings import KServeSettings
+
+CPU = KServeSettings()
+NVIDIA = KServeSettings(accelerator="nvidia", queue="models")
+
+
+def model(model_id: str = "tiny", **fields: object) -> EngineModel:
+    return EngineModel(**{"id": model_id, "folder": "hf://org/tiny", "task": "generate", "size_bytes": 0, **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("model_id", ["tiny", "meta/Llama-3.1:8B", "ft:base:suffix", "a" * 200, "9", "-", "x.y_z"])
+def test_every_id_has_a_name_that_makes_a_host_name(model_id: str) -> None:
+    name = object_name(model(model_id))
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
+    assert len(f"{name}-predictor") <= 50
+
+
+def test_ids_alike_have_names_apart() -> None:
+    assert len({object_name(model(each)) for each in ("a/b", "a-b", "A-B", "a.b")}) == 4
+
+
+def test_an_adopted_model_keeps_its_name() -> None:
+    assert object_name(model(folder=f"{ADOPTED}theirs")) == "theirs"
+
+
+def test_the_runtime_and_its_resources_follow_the_hardware() -> None:
+    on_cpu = inference_service(model(gpus=0), (), NVIDIA)["spec"]["predictor"]["model"]
+    assert on_cpu["runtime"] == "vllm-cpu"
+    assert on_cpu["resources"]["limits"] == {"cpu": "4", "memory": "8Gi"}
+    on_gpu = inference_service(model(gpus=2, size_bytes=10 << 30), (), NVIDIA)["spec"]["predictor"]["model"]
+    assert on_gpu["runtime"] == "vllm-nvidia"
+    assert on_gpu["resources"]["limits"] == {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "2"}
+    assert inference_service(model(gpus=2), (), CPU)["spec"]["predictor"]["model"]["runtime"] == "vllm-cpu"
+    named = KServeSettings(runtimes={"cpu": "house-cpu"})
+    assert inference_service(model(), (), named)["spec"]["predictor"]["model"]["runtime"] == "house-cpu"
+    assert (capacity(CPU), capacity(NVIDIA)) == (32, 256)
+
+
+def test_a_queue_is_a_label_that_kueue_reads() -> None:
+    assert inference_service(model(), (), NVIDIA)["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "models"
+    of_project = inference_service(model(queue="team-a"), (), NVIDIA)["metadata"]["labels"]
+    assert of_project["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert "kueue.x-k8s.io/queue-name" not in inference_service(model(), (), CPU)["metadata"]["labels"]
+
+
+def test_adapters_stand_beside_the_weights_so_that_a_new_pod_has_them() -> None:
+    tuned = model("ft:tiny:x", folder="s3://bucket/x", base="tiny")
+    predictor = inference_service(model(), (tuned,), CPU)["spec"]["predictor"]
+    base, adapter = predictor["storageUris"]
+    assert base == {"uri": "hf://org/tiny", "mountPath": "/mnt/models"}
+    assert adapter["uri"] == "s3://bucket/x"
+    assert "storageUri" not in predictor["model"]
+    assert predictor["model"]["args"][-2:] == ["--lora-modules", f"ft:tiny:x={adapter['mountPath']}"]
+
+
+def test_the_callers_own_arguments_come_last() -> None:
+    arguments = inference_service(model(extra_args=("--max-model-len=99",)), (), CPU)["spec"]["predictor"]["model"][
+        "args"
+    ]
+    assert arguments[0] == "--served-model-name=tiny"
+    assert arguments[-1] == "--max-model-len=99"
+    embedding = inference_service(model(task="embed"), (), CPU)["spec"]["predictor"]["model"]["args"]
+    assert "--runner=pooling" in embedding
