@@ -249,6 +249,8 @@ def _options(request: Request) -> Body:
 
 
 def _parsed(request: Request) -> Any:
+    if request.media.endswith("protobuf"):
+        raise refusals.unsupported(request.media)
     try:
         return json.loads(request.body)
     except ValueError:

@@ -1,7 +1,9 @@
 """A Kubernetes API server in the test process: HTTP around `api`, on a loopback port.
 
 What it isn't: no admission webhooks, no RBAC beyond `forbid`, no quota, no controllers but owner references (in one step),
-no conversion between versions of a kind, no defaults of core kinds but replicas, nothing graceful about a pod's end.
+no conversion between versions of a kind, no defaults of core kinds but replicas, nothing graceful about a pod's end, no
+protobuf (`kubectl create` speaks it for core kinds; `kubectl apply` doesn't). It is stricter in one thing: it refuses a
+null where a real server drops it.
 `test_contract.py` holds it to a real server where one is at hand.
 """
 

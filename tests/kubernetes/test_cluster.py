@@ -346,6 +346,19 @@ def test_outside_a_pod_a_kubeconfig_must_be_named(monkeypatch: pytest.MonkeyPatc
         Cluster(ClusterSettings())
 
 
+def test_the_settings_name_a_kubeconfig_and_a_namespace(tmp_path: Path) -> None:
+    assert ClusterSettings.load({}) == ClusterSettings(None, "llmariner")
+    assert ClusterSettings.load({"LLMARINER_KUBECONFIG": "", "LLMARINER_NAMESPACE": ""}) == ClusterSettings()
+    (tmp_path / "config").write_text("{}")
+    env = {"LLMARINER_KUBECONFIG": str(tmp_path / "config"), "LLMARINER_NAMESPACE": "models-2"}
+    assert ClusterSettings.load(env) == ClusterSettings(tmp_path / "config", "models-2")
+    with pytest.raises(ValueError, match=r"^LLMARINER_KUBECONFIG must name a kubeconfig file"):
+        ClusterSettings.load({"LLMARINER_KUBECONFIG": str(tmp_path / "none")})
+    for wrong in ("Models", "-a", "a_b", "a" * 64):
+        with pytest.raises(ValueError, match=r"^LLMARINER_NAMESPACE must be the name of a namespace"):
+            ClusterSettings.load({"LLMARINER_NAMESPACE": wrong})
+
+
 def test_a_body_must_say_what_and_where_it_is(alone: Cluster) -> None:
     with pytest.raises(ValueError, match=r"set metadata\.namespace"):
         alone.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}})
