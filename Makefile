@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-$(shell cat locks/platform.lock pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
 ENGINE_TESTS := tests/serving tests/e2e
 
-.PHONY: help up down test test-fast check lock manifests bench e2e clean
+.PHONY: help up down test test-fast check lock manifests images bench e2e clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ check: $(STAMP)  ## format, lint, types, architecture, generated files
 
 manifests: $(STAMP)  ## write manifests/ from functions/ and eventing/
 	@$(BIN)/python -m llmariner.manifests
+
+images: $(STAMP)  ## build every image with buildah and print what each weighs (ARCHIVES=DIR: write them there)
+	@$(BIN)/python -m images.build $(if $(ARCHIVES),--archives $(ARCHIVES))
 
 e2e: $(STAMP)  ## the tests against a running platform and real clients
 	@$(BIN)/python -m llmariner.local.setup

@@ -1,0 +1,117 @@
+"""Bases made on this machine, for where no container registry is reachable: Debian's Python and what it needs, no more.
+
+No shell, no package manager; no maintainer script has run: packages are fetched and checked by apt, then unpacked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from images.store import Missing, Store
+
+__all__ = ["BUILDER", "ENGINE", "RUNTIME", "Base", "make"]
+
+_SUITE = "bookworm"
+_SOURCES = (
+    f"deb http://deb.debian.org/debian {_SUITE} main",
+    f"deb http://deb.debian.org/debian {_SUITE}-updates main",
+    f"deb http://deb.debian.org/debian-security {_SUITE}-security main",
+)
+_PYTHON = ("python3.11-minimal", "libpython3.11-stdlib", "ca-certificates", "netbase", "tzdata")
+# Where a dependency brings what an image has no use for: documents, translations, the package manager's own.
+_UNUSED = (
+    "usr/share/doc/*/[!c]*",
+    "usr/share/doc/*/c[!o]*",
+    "usr/share/man",
+    "usr/share/info",
+    "usr/share/lintian",
+    "usr/share/locale",
+    "usr/share/perl5",
+    "usr/share/debconf",
+    "usr/lib/x86_64-linux-gnu/perl-base",
+    "usr/bin/dpkg*",
+    "usr/bin/debconf*",
+    "usr/bin/update-alternatives",
+    "usr/bin/openssl",
+    "usr/bin/c_rehash",
+    "usr/sbin/update-ca-certificates",
+    "var/lib/dpkg",
+    "etc/apt",
+    "etc/dpkg",
+    "etc/cron.daily",
+    "etc/logrotate.d",
+)
+_ACCOUNTS = {
+    "etc/passwd": "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/tmp:/sbin/nologin\n",
+    "etc/group": "root:x:0:\nnonroot:x:65532:\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+}
+_CONTAINERFILE = "FROM scratch\nCOPY root/ /\nENV PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 {environment}\n"
+
+
+@dataclass(frozen=True)
+class Base:
+    """An image of Debian packages; `environment` as a Containerfile's ENV takes it."""
+
+    name: str
+    packages: tuple[str, ...]
+    environment: str = ""
+
+    @property
+    def tag(self) -> str:
+        """Name with a tag that changes with the recipe."""
+        recipe = repr((self, _SUITE, _UNUSED, _ACCOUNTS, _CONTAINERFILE, Path(__file__).read_text()))
+        return f"localhost/{self.name}:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+
+
+RUNTIME = Base("python-base", _PYTHON)
+BUILDER = Base(
+    "python-builder",
+    (*_PYTHON, "python3-pip-whl"),
+    "PYTHONPATH=/usr/share/python-wheels/pip.whl",
+)
+# What vLLM's build for CPUs loads or calls at run time beside its own wheels.
+ENGINE = Base("engine-base", (*_PYTHON, "libgomp1", "libnuma1", "util-linux"))
+
+
+def make(base: Base, store: Store) -> None:
+    """Make a base unless it is here. Missing where the tool for it is not installed."""
+    if store.has(base.tag):
+        return
+    if shutil.which("mmdebstrap") is None:
+        raise Missing("mmdebstrap is not installed: apt-get install mmdebstrap (or name a base of your own: --base)")
+    work = store.folder / "tmp" / base.name
+    shutil.rmtree(work, ignore_errors=True)
+    root = work / "root"
+    work.mkdir(parents=True)
+    command = ["mmdebstrap", "--quiet", "--variant=extract", f"--include={','.join(base.packages)}"]
+    subprocess.run([*command, _SUITE, str(root), *_SOURCES], check=True)
+    _finish(root)
+    (work / "Containerfile").write_text(_CONTAINERFILE.format(environment=base.environment))
+    store.build(base.tag, work / "Containerfile", work, {})
+    shutil.rmtree(work)
+
+
+def _finish(root: Path) -> None:
+    """What maintainer scripts would have done and a function needs: accounts, certificates, names of Python, bytecode."""
+    for pattern in _UNUSED:
+        for path in root.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name, text in _ACCOUNTS.items():
+        (root / name).write_text(text)
+    authorities = root / "etc/ssl/certs/ca-certificates.crt"
+    authorities.parent.mkdir(parents=True, exist_ok=True)
+    found = sorted((root / "usr/share/ca-certificates").rglob("*.crt"))
+    authorities.write_text("".join(path.read_text() for path in found))
+    for wheel in root.glob("usr/share/python-wheels/pip-*.whl"):
+        wheel.with_name("pip.whl").symlink_to(wheel.name)
+    for name in ("python", "python3"):
+        link = root / "usr/bin" / name
+        link.unlink(missing_ok=True)
+        link.symlink_to("python3.11")
+    compiling = ["-m", "compileall", "-q", "-j2", "--invalidation-mode", "unchecked-hash", "/usr/lib/python3.11"]
+    subprocess.run(["chroot", str(root), "/usr/bin/python3.11", *compiling], check=True)

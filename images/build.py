@@ -1,0 +1,123 @@
+"""`python -m images.build`: build every image with buildah, print what each weighs, write them as archives.
+
+Images bear the names that manifests/components/local-images gives them. Their store is a folder of its own below the user's
+cache, so nothing of it mixes with other images; what was built from the same files is not built again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from images import base
+from images.plan import CHECKOUT, ENGINE, ENGINE_LOCAL, planned
+from images.store import Image, Missing, Store
+
+from llmariner.local.engine.environment import EngineEnvironment, engine_lock
+from llmariner.manifests.declarations import DeclarationError
+from llmariner.settings import HomeSettings, environment
+
+__all__ = ["PREFIX", "main", "store"]
+
+PREFIX = "dev.local/"
+"""Knative takes the tag of an image of this registry as it stands; of any other it asks the registry first."""
+
+_MB = 1_000_000
+
+
+def store() -> Store:
+    """The store of these pins."""
+    pins = (CHECKOUT / "locks/platform.lock").read_bytes()
+    return Store(_cache() / f"images-{hashlib.sha256(pins).hexdigest()[:16]}")
+
+
+def _cache() -> Path:
+    return HomeSettings.load(environment()).cache
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0: all is built. 1: it cannot be; standard error says why and what to do."""
+    parser = argparse.ArgumentParser(prog="python -m images.build", description=__doc__)
+    parser.add_argument("--base", help="image to build on (default: one made here of Debian packages)")
+    parser.add_argument("--builder", help="image with pip to build in (default: --base, or one made here)")
+    parser.add_argument(
+        "--engine-base", help="image with vLLM for the engine image (default: this machine's own, local)"
+    )
+    parser.add_argument("--archives", type=Path, metavar="DIR", help="write functions.tar and engine.tar there")
+    chosen = parser.parse_args(arguments)
+    try:
+        _build(store(), chosen)
+    except (Missing, DeclarationError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as error:
+        print(f"{error.cmd[0]} failed with status {error.returncode}; its own words stand above.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _build(into: Store, chosen: argparse.Namespace) -> None:
+    began = time.monotonic()
+    into.prepare()
+    plan = planned()
+    runtime, builder = _bases(into, chosen.base, chosen.builder)
+    mirror = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("PIP_INDEX_URL") or ""
+    for each in plan:
+        arguments = {"BASE": runtime, "BUILDER": builder, "INDEX": mirror, **each.arguments}
+        into.build(PREFIX + each.name, CHECKOUT / "Dockerfile", CHECKOUT, arguments)
+    engines = _engines(into, chosen.engine_base)
+    functions = [PREFIX + each.name for each in plan]
+    print(_table([into.image(name) for name in (*functions, *engines)]))
+    print(f"built in {time.monotonic() - began:.0f} s; store: {into.folder}")
+    if chosen.archives:
+        chosen.archives.mkdir(parents=True, exist_ok=True)
+        for name, images in (("functions", functions), ("engine", engines)):
+            target = chosen.archives / f"{name}.tar"
+            into.archive(images, target)
+            print(f"{target}: {target.stat().st_size / _MB:.0f} MB; load it with: ctr -n k8s.io images import {target}")
+
+
+def _bases(into: Store, chosen: str | None, builder: str | None) -> tuple[str, str]:
+    if chosen:
+        return chosen, builder or chosen
+    base.make(base.RUNTIME, into)
+    base.make(base.BUILDER, into)
+    return base.RUNTIME.tag, builder or base.BUILDER.tag
+
+
+def _engines(into: Store, vllm: str | None) -> list[str]:
+    """The engine image; on this machine's own vLLM image unless another is named."""
+    made = []
+    if vllm is None:
+        base.make(base.ENGINE, into)
+        folder = CHECKOUT / "images/engine-local"
+        vllm = PREFIX + ENGINE_LOCAL
+        engine = EngineEnvironment(_cache(), engine_lock()).folder
+        into.build(vllm, folder / "Dockerfile", folder, {"BASE": base.ENGINE.tag, "ENGINE": str(engine)})
+        made.append(vllm)
+    into.build(PREFIX + ENGINE, CHECKOUT / "images/engine/Dockerfile", CHECKOUT, {"BASE": vllm})
+    return [*made, PREFIX + ENGINE]
+
+
+def _table(images: list[Image]) -> str:
+    """Per image: bytes in all, and bytes of layers that no other image has."""
+    holders: dict[str, int] = {}
+    for image in images:
+        for digest in {digest for digest, _ in image.layers}:
+            holders[digest] = holders.get(digest, 0) + 1
+    lines = [f"{'image':<58}{'MB':>7}{'unique':>8}"]
+    for image in images:
+        alone = sum(size for digest, size in image.layers if holders[digest] == 1)
+        lines.append(f"{image.name:<58}{image.size / _MB:>7.1f}{alone / _MB:>8.1f}")
+    stored = {digest: size for image in images for digest, size in image.layers}
+    lines.append(f"{'all of them, each layer once':<58}{sum(stored.values()) / _MB:>7.1f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""A standby engine: imports vLLM ahead, and serves a model as soon as it is told which.
+
+Run by the engine image's interpreter, standard library only. It answers on CONTROL_PORT (8090):
+
+    GET  /live    200 while this process lives
+    GET  /ready   200 once vLLM is imported and no engine runs: a model can be taken
+    GET  /status  {"warm", "reason", "engine": null or {"model", "pid"}, "last": null or {"model", "status", "log"}}
+    POST /start   {"model": id, "argv": ["serve", folder, …]}: 202, and the engine answers /health when it is loaded
+    POST /stop    {"grace": seconds}: 202, the engine ends; the next model can come
+
+`argv` is what would follow `vllm`; it must name the port itself. One engine at a time: 409 while one runs. Both POSTs need
+`Authorization: Bearer` with the word in STANDBY_TOKEN, without which this program does not start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+_LAUNCHER = Path(__file__).with_name("launcher.py")
+_LONGEST_BODY = 65536
+_KEPT_LINES = 40
+
+
+class Refused(Exception):
+    """A request that cannot be done: HTTP status and a line."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Standby:
+    """The launcher, and what is known of its one engine."""
+
+    def __init__(self, folder: Path) -> None:
+        self._fifo = folder / f"engine-{os.getpid()}.log"
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._lock = threading.Lock()
+        self._ready: dict[str, Any] | None = None
+        self._engine: dict[str, Any] | None = None
+        self._last: dict[str, Any] | None = None
+        os.mkfifo(self._fifo, 0o600)
+        threading.Thread(target=self._copy_log, daemon=True).start()
+        self._launcher = subprocess.Popen(
+            [sys.executable, str(_LAUNCHER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+
+    @property
+    def free(self) -> bool:
+        """A model can be taken now."""
+        return self._ready is not None and self._engine is None
+
+    def status(self) -> dict[str, Any]:
+        """What `GET /status` answers."""
+        with self._lock:
+            ready = self._ready or {"warm": False, "reason": "still importing"}
+            return {"warm": ready["warm"], "reason": ready["reason"], "engine": self._engine, "last": self._last}
+
+    def start(self, body: dict[str, Any]) -> None:
+        """Fork an engine. Refused: 400 for what is no `vllm serve`, 409 while one runs, 503 before vLLM is imported."""
+        model, argv = body.get("model"), body.get("argv")
+        if not isinstance(model, str) or not isinstance(argv, list) or not all(isinstance(each, str) for each in argv):
+            raise Refused(400, 'the body must be {"model": "id", "argv": ["serve", "folder", …]}')
+        if argv[:1] != ["serve"]:
+            raise Refused(400, f"argv must begin with serve, not {argv[:1]}")
+        with self._lock:
+            if self._ready is None:
+                raise Refused(503, "vLLM is still being imported; GET /ready says when it is")
+            if self._engine is not None:
+                raise Refused(409, f"the model {self._engine['model']} is here; POST /stop first")
+            self._engine = {"model": model, "pid": None}
+            self._lines.clear()
+            self._send({"op": "start", "model": model, "argv": argv, "environment": {}, "log": str(self._fifo)})
+
+    def stop(self, body: dict[str, Any]) -> None:
+        """End the engine. Refused: 409 when there is none."""
+        grace = body.get("grace", 60)
+        if not isinstance(grace, int | float) or grace < 0:
+            raise Refused(400, "grace must be a number of seconds")
+        with self._lock:
+            if self._engine is None or self._engine["pid"] is None:
+                raise Refused(409, "no engine runs")
+            self._send({"op": "stop", "pid": self._engine["pid"], "grace": grace})
+
+    def listen(self) -> int:
+        """Hear the launcher until it ends; returns its exit status. Its engines end with it."""
+        assert self._launcher.stdout is not None
+        for line in self._launcher.stdout:
+            self._heard(json.loads(line))
+        return self._launcher.wait()
+
+    def close(self) -> None:
+        """End the launcher and so the engine."""
+        assert self._launcher.stdin is not None
+        with self._lock, contextlib.suppress(BrokenPipeError):
+            self._launcher.stdin.close()
+
+    def _heard(self, event: dict[str, Any]) -> None:
+        print(f"standby: {json.dumps(event)}", file=sys.stderr, flush=True)
+        with self._lock:
+            if event["event"] == "ready":
+                self._ready = event
+            elif event["event"] == "started" and self._engine is not None:
+                self._engine["pid"] = event["pid"]
+            elif event["event"] == "exited" and self._engine is not None:
+                ended = {"model": self._engine["model"], "status": event["status"], "log": list(self._lines)}
+                self._engine, self._last = None, ended
+
+    def _send(self, command: dict[str, Any]) -> None:
+        assert self._launcher.stdin is not None
+        try:
+            self._launcher.stdin.write(json.dumps(command).encode() + b"\n")
+            self._launcher.stdin.flush()
+        except (BrokenPipeError, ValueError) as error:
+            raise Refused(503, "the launcher is gone; the container ends and is started anew") from error
+
+    def _copy_log(self) -> None:
+        """The engine's output to ours. Opened for writing as well, so that it does not end with an engine."""
+        with os.fdopen(os.open(self._fifo, os.O_RDWR), encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                self._lines.append(line.rstrip("\n"))
+                print(line, end="", file=sys.stderr, flush=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    standby: Standby
+    token: str
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path == "/live":
+            self._answer(200, {})
+        elif self.path == "/ready":
+            self._answer(200 if self.standby.free else 503, {})
+        elif self.path == "/status":
+            self._answer(200, self.standby.status())
+        else:
+            self._answer(404, {"error": "GET /live, /ready or /status; POST /start or /stop"})
+
+    def do_POST(self) -> None:
+        actions = {"/start": self.standby.start, "/stop": self.standby.stop}
+        try:
+            body = self._body()
+            if self.path not in actions:
+                raise Refused(404, "POST /start or /stop")
+            actions[self.path](body)
+        except Refused as refusal:
+            self._answer(refusal.status, {"error": str(refusal)})
+        else:
+            self._answer(202, {})
+
+    def _body(self) -> dict[str, Any]:
+        """The JSON object of an authorised request, read whole so that the connection can go on."""
+        length = self.headers.get("Content-Length", "")
+        if not length.isdigit() or int(length) > _LONGEST_BODY:
+            self.close_connection = True
+            raise Refused(411, f"a Content-Length of at most {_LONGEST_BODY} is needed")
+        raw = self.rfile.read(int(length))
+        given = self.headers.get("Authorization", "").encode()
+        if not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
+            raise Refused(401, "Authorization: Bearer with the word of STANDBY_TOKEN is needed")
+        try:
+            body = json.loads(raw)
+        except ValueError as error:
+            raise Refused(400, f"the body is no JSON: {error}") from error
+        if not isinstance(body, dict):
+            raise Refused(400, "the body must be a JSON object")
+        return body
+
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        said = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Probes come every second: only what is done is worth a line, and the launcher's events say it."""
+
+
+def main() -> int:
+    """Serve until SIGTERM or the launcher's end; exit status 0, or 1 where the launcher ended by itself."""
+    token = os.environ.get("STANDBY_TOKEN")
+    if not token:
+        sys.exit("STANDBY_TOKEN is not set: without it anybody in the cluster could start engines here.")
+    standby = Standby(Path(os.environ.get("TMPDIR", "/tmp")))
+    handler = type("Handler", (_Handler,), {"standby": standby, "token": token})
+    # A pod's own address; who may call is said by NetworkPolicies and the token.
+    server = ThreadingHTTPServer(("0.0.0.0", int(os.environ.get("CONTROL_PORT", "8090"))), handler)  # noqa: S104
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    told = threading.Event()
+
+    def end(*_: object) -> None:
+        told.set()
+        threading.Thread(target=standby.close, daemon=True).start()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    standby.listen()
+    return 0 if told.is_set() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""Which images there are, and what each must not grow beyond."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmariner import __version__
+from llmariner.manifests.declarations import Workload, read
+from llmariner.manifests.services import image
+
+__all__ = ["CHECKOUT", "ENGINE", "ENGINE_LOCAL", "TOOLS", "Planned", "planned"]
+
+CHECKOUT = Path(__file__).parents[1]
+
+TOOLS = f"llmariner/tools:{__version__}"
+ENGINE = f"llmariner/engine:{__version__}"
+ENGINE_LOCAL = f"llmariner/vllm-cpu-local:{__version__}"
+
+# The command line and migrations of the database; for people and Jobs inside a cluster.
+_TOOLS_EXTRAS = ("cli", "database", "identity")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An image that the root's Dockerfile makes."""
+
+    name: str
+    """As manifests say it, without a registry."""
+    extras: tuple[str, ...]
+    folders: tuple[str, ...] = ()
+    """Functions and consumers that it serves."""
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """Arguments of the Dockerfile."""
+        return {"FUNCTION": self.folders[0]} if self.folders else {"EXTRAS": ",".join(self.extras)}
+
+
+def planned(checkout: Path = CHECKOUT) -> list[Planned]:
+    """One image per set of extras, then the tools. DeclarationError where a declaration is wrong."""
+    functions, consumers = read(checkout)
+    workloads: list[Workload] = [*functions, *consumers]
+    groups: dict[str, list[Workload]] = {}
+    for each in workloads:
+        groups.setdefault(image(each), []).append(each)
+    made = [Planned(name, group[0].extras, tuple(each.folder for each in group)) for name, group in groups.items()]
+    return [*sorted(made, key=lambda each: each.name), Planned(TOOLS, _TOOLS_EXTRAS)]

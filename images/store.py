@@ -1,0 +1,102 @@
+"""buildah with a store of its own: nothing of it mixes with images that the user keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Image", "Missing", "Store"]
+
+# Where distributions keep the certificates that this machine trusts; a registry's mirror may need one of its own.
+_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+_SETTINGS = '[storage]\ndriver = "overlay"\ngraphroot = "{root}/images"\nrunroot = "{root}/run"\n'
+
+
+class Missing(Exception):
+    """A tool or a right that building needs is not here; the message says how to get it."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of the store: its name, and its layers from the base up as (digest, bytes unpacked)."""
+
+    name: str
+    layers: tuple[tuple[str, int], ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its layers."""
+        return sum(size for _, size in self.layers)
+
+
+class Store:
+    """Images and build layers below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def prepare(self) -> None:
+        """Make the folder. Missing where buildah cannot work."""
+        if shutil.which("buildah") is None:
+            raise Missing("buildah is not installed: apt-get install buildah")
+        if os.geteuid() != 0:
+            raise Missing("images are built by root, or in a user namespace: buildah unshare make images")
+        for name in ("images", "run", "tmp", "wheels"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / "storage.conf").write_text(_SETTINGS.format(root=self.folder))
+
+    def run(self, *arguments: str) -> str:
+        """Output of a buildah command. CalledProcessError when it fails; what it complains of goes to our own output."""
+        done = subprocess.run(
+            ["buildah", *arguments], env=self._environment(), stdout=subprocess.PIPE, text=True, check=False
+        )
+        done.check_returncode()
+        return done.stdout
+
+    def build(self, name: str, dockerfile: Path, context: Path, arguments: Mapping[str, str]) -> None:
+        """Build and tag an image; steps that were run before with the same input are not run again."""
+        given = [part for key, value in arguments.items() for part in ("--build-arg", f"{key}={value}")]
+        volumes = [f"--volume={self.folder / 'wheels'}:/root/.cache"]
+        if _AUTHORITIES.is_file():
+            volumes.append(f"--volume={_AUTHORITIES}:{_AUTHORITIES}:ro")
+        self.run(
+            *("bud", "--quiet", "--layers", "--isolation", "chroot", "--timestamp", "0", *volumes),
+            *("--tag", name, "--file", str(dockerfile), *given, str(context)),
+        )
+
+    def has(self, name: str) -> bool:
+        """Whether an image of this name is here."""
+        return bool(self.run("images", "--quiet", "--filter", f"reference={name}").strip())
+
+    def image(self, name: str) -> Image:
+        """An image that was built. CalledProcessError when it was not."""
+        held = json.loads((self.folder / "images/overlay-images/images.json").read_text())
+        layers = {
+            each["id"]: each for each in json.loads((self.folder / "images/overlay-layers/layers.json").read_text())
+        }
+        layer = next(each["layer"] for each in held if name in each.get("names", ()))
+        chain: list[tuple[str, int]] = []
+        while layer:
+            chain.append((layers[layer]["diff-digest"], layers[layer].get("diff-size", 0)))
+            layer = layers[layer].get("parent", "")
+        return Image(name, tuple(reversed(chain)))
+
+    def archive(self, names: Iterable[str], target: Path) -> None:
+        """One OCI archive of several images, each layer in it once: `ctr images import` takes it."""
+        layout = self.folder / "tmp" / f"{target.name}.layout"
+        shutil.rmtree(layout, ignore_errors=True)
+        for name in names:
+            self.run("push", "--quiet", "--disable-compression", name, f"oci:{layout}:{name}")
+        part = target.with_name(target.name + ".part")
+        subprocess.run(["tar", "-C", str(layout), "-cf", str(part), "."], check=True)
+        part.replace(target)
+        shutil.rmtree(layout)
+
+    def _environment(self) -> dict[str, str]:
+        own = {"CONTAINERS_STORAGE_CONF": str(self.folder / "storage.conf"), "TMPDIR": str(self.folder / "tmp")}
+        return {**os.environ, **own}
