@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from llmariner.installation.secret_objects import SecretObjects
 from llmariner.manifests.tree import write
+from llmariner.platform.kube import Cluster
+from llmariner.settings import ClusterSettings
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -47,6 +51,23 @@ def schemas(crds: Path) -> Schemas:
     """The validator over them; one for the session, since it reads each schema once."""
     validator: Schemas = sys.modules["kubernetes_schemas"].Schemas(crds)
     return validator
+
+
+@pytest.fixture
+def api_server(schemas: Schemas, crds: Path) -> Iterator[Any]:
+    """A Kubernetes API server in this process (tests/kubernetes)."""
+    module = importlib.import_module("..kubernetes.server", __package__)
+    with module.ApiServer(schemas, crds) as running:
+        yield running
+
+
+@pytest.fixture
+def secret_objects(api_server: Any, tmp_path: Path) -> Iterator[SecretObjects]:
+    """The Secrets of the platform's namespace there."""
+    cluster = Cluster(ClusterSettings(api_server.kubeconfig(tmp_path / "kubeconfig")))
+    cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "llmariner"}})
+    yield SecretObjects(cluster, "llmariner")
+    cluster.close()
 
 
 Declare = Callable[..., None]

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from llmariner.installation.secret_objects import SecretObjects
 from llmariner.installation.secrets import make
 from llmariner.manifests import jobs
+from llmariner.manifests.declarations import read
+from llmariner.manifests.services import image
 from llmariner.manifests.tree import stale
 
-from .memory import MemorySecrets
 from .rendering import Object, Rendered, names
 
 if TYPE_CHECKING:
@@ -155,20 +157,19 @@ def test_settings_and_scripts_that_a_pod_names_are_there(installed: Rendered) ->
     assert {name for kind, name in referred(installed) if kind == "configMap"} <= here
 
 
-def test_every_secret_is_made_or_brought(installed: Rendered) -> None:
-    made = set(jobs.MADE)
-    assert {name for kind, name in referred(installed) if kind == "secret"} <= made | BROUGHT
+def test_every_secret_is_made_or_brought(installed: Rendered, secret_objects: SecretObjects) -> None:
+    assert {name for kind, name in referred(installed) if kind == "secret"} <= {*jobs.MADE, *BROUGHT}
     (job,) = [o for o in installed.of("batch", "Job") if o["metadata"]["name"].startswith("secrets-")]
-    (container,) = job["spec"]["template"]["spec"]["containers"]
-    kept = MemorySecrets(
-        {} if "--postgres=postgres" in container["command"] else {"llmariner-postgres": BROUGHT_POSTGRES}
-    )
-    make(kept, postgres_host="postgres")
+    (container,) = containers_of(job)
+    ours = [each for each in container["command"] if each.startswith("--postgres=")]
+    assert bool(ours) == bool(installed.of("apps", "StatefulSet"))
+    if not ours:
+        secret_objects.create("llmariner-postgres", {"host": "h", "user": "u", "password": "p", "database": "d"})
+    make(secret_objects, postgres_host=ours[0].partition("=")[2] if ours else "")
     for name, key in keys_referred(installed):
-        assert key in kept.values[name], f"nobody makes {key} of {name}"
-
-
-BROUGHT_POSTGRES = {"host": "h", "user": "u", "password": "p", "database": "d"}
+        made = secret_objects.get(name)
+        assert made is not None
+        assert key in made.values, f"nobody makes {key} of {name}"
 
 
 def referred(rendered: Rendered) -> Iterator[tuple[str, str]]:
@@ -203,10 +204,10 @@ def test_no_secret_is_written_down(installed: Rendered) -> None:
 
 
 def test_every_setting_is_read_by_the_platform_or_copied_into_an_object(installed: Rendered) -> None:
-    read = (CHECKOUT / "shared/llmariner/settings.py").read_text()
+    settings = (CHECKOUT / "shared/llmariner/settings.py").read_text()
     components = (CHECKOUT / "manifests/components").rglob("kustomization.yaml")
     copied = {name for path in components for name in OF_OBJECTS.findall(path.read_text())}
-    assert [name for name in installed.settings() if f"`{name}`" not in read and name not in copied] == []
+    assert [name for name in installed.settings() if f"`{name}`" not in settings and name not in copied] == []
 
 
 def test_every_function_reads_the_settings(installed: Rendered) -> None:
@@ -277,6 +278,16 @@ def test_what_no_consumer_takes_is_kept(production: Rendered) -> None:
         name: f"/{name.replace('-', '_')}" for name in kept.keys() - ticked
     }
     assert {kept[name] for name in ticked} == {None}
+
+
+def test_the_jobs_run_images_of_functions() -> None:
+    used = {image(each) for kind in read(CHECKOUT) for each in kind}
+    assert {jobs.SECRETS_IMAGE, jobs.MIGRATIONS_IMAGE} <= used
+
+
+def test_a_function_with_rights_has_the_client_that_uses_them() -> None:
+    for each in [each for kind in read(CHECKOUT) for each in kind]:
+        assert ("cluster" in each.extras) == (each.rights is not None), each.source
 
 
 def test_a_test_cluster_pulls_no_image_of_ours() -> None:

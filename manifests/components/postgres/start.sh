@@ -1,19 +1,18 @@
 # Starts PostgreSQL on an empty or a used volume; owner, password and database are always those of the Secret.
-# Asks of its image only PostgreSQL's own programs.
-data=/var/lib/postgresql/data/pgdata
+# Asks of its image only PostgreSQL's own programs. PGDATA, PGHOST and PGPORT mean what they mean to these.
 for programs in /usr/lib/postgresql/*/bin; do PATH="$programs:$PATH"; done
 
-if [ ! -s "$data/PG_VERSION" ]; then
+if [ ! -s "$PGDATA/PG_VERSION" ]; then
   # Made beside and moved, so that an interrupted start begins anew.
-  rm -rf "$data.new"
-  initdb -D "$data.new" -U postgres -E UTF8 --locale=C.UTF-8 --data-checksums \
+  rm -rf "$PGDATA.new"
+  initdb -D "$PGDATA.new" -U postgres -E UTF8 --locale=C.UTF-8 --data-checksums \
     --auth-local=trust --auth-host=scram-sha-256
-  echo 'host all all all scram-sha-256' >>"$data.new/pg_hba.conf"
-  mv "$data.new" "$data"
+  echo 'host all all all scram-sha-256' >>"$PGDATA.new/pg_hba.conf"
+  mv "$PGDATA.new" "$PGDATA"
 fi
 
-pg_ctl -D "$data" -w -t 120 -o "-c listen_addresses='' -k /tmp" start
-psql -h /tmp -U postgres -d postgres -v ON_ERROR_STOP=1 -q <<'SQL'
+pg_ctl -D "$PGDATA" -w -t 120 -o "-c listen_addresses='' -k '$PGHOST'" start
+psql -U postgres -d postgres -v ON_ERROR_STOP=1 -q <<'SQL'
 \getenv owner POSTGRES_OWNER
 \getenv password POSTGRES_PASSWORD
 \getenv database POSTGRES_DATABASE
@@ -23,6 +22,6 @@ SELECT format('ALTER ROLE %I PASSWORD %L', :'owner', :'password') \gexec
 SELECT format('CREATE DATABASE %I OWNER %I', :'database', :'owner')
  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database') \gexec
 SQL
-pg_ctl -D "$data" -w -m fast stop
+pg_ctl -D "$PGDATA" -w -m fast stop
 
-exec postgres -D "$data" -k /tmp -c listen_addresses='*' -c max_connections=100
+exec postgres -D "$PGDATA" -k "$PGHOST" -c listen_addresses='*' -c max_connections=100 "$@"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmariner.errors import PlatformError
 from llmariner.installation.steps import Waiting
+from llmariner.platform.kube.errors import ClusterError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for line in _secrets(chosen.postgres) if chosen.step == "secrets" else _migrations(chosen.first_key):
             print(line, flush=True)
-    except (PlatformError, Waiting, OSError, ValueError) as error:
+    except (ClusterError, PlatformError, Waiting, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -32,10 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 # Imported only when chosen: the image of the one step does not hold what the other needs.
 def _secrets(postgres_host: str) -> list[str]:
-    from llmariner.installation.secret_objects import in_cluster
+    from llmariner.installation.secret_objects import SecretObjects
     from llmariner.installation.secrets import make
+    from llmariner.platform.kube import Cluster
+    from llmariner.settings import ClusterSettings, environment
 
-    return make(in_cluster(), postgres_host=postgres_host)
+    settings = ClusterSettings.load(environment())
+    return make(SecretObjects(Cluster(settings), settings.namespace), postgres_host=postgres_host)
 
 
 def _migrations(first_key: Path | None) -> list[str]:

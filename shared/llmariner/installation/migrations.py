@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
 
 from llmariner.context import Context
 from llmariner.errors import Conflict
+from llmariner.installation.steps import Waiting
 from llmariner.platform.database import Duplicate
 from llmariner.platform.database.migrate import current, upgrade
 from llmariner.tenancy.bootstrap import first_owner, make_admin_key
@@ -15,8 +17,11 @@ __all__ = ["migrate"]
 
 
 def migrate(context: Context, *, first_key: str = "") -> list[str]:
-    """Returns what was done. Two at once are safe. OperationalError or Unavailable when the database does not answer."""
-    upgrade(context.database)
+    """Returns what was done. Two at once are safe. Waiting when the database does not answer."""
+    try:
+        upgrade(context.database)
+    except OperationalError as error:
+        raise Waiting(f"The database does not answer: {error.orig}") from error
     done = [f"The database is at revision {current(context.database)}."]
     return [*done, *_register(context, first_key)] if first_key else done
 

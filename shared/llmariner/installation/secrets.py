@@ -10,15 +10,14 @@ llmariner-database    URL that functions use, through PgBouncer     follows from
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 from urllib.parse import quote
 
-from llmariner.installation.secret_objects import Found
+from llmariner.installation.secret_objects import SecretObjects
 from llmariner.installation.steps import Waiting
 from llmariner.settings import SecretSettings
 from llmariner.tenancy.secrets import new_secret
 
-__all__ = ["SecretStore", "make"]
+__all__ = ["make"]
 
 _PGBOUNCER = "pgbouncer"
 _NEEDED = ("host", "user", "password", "database")
@@ -29,15 +28,7 @@ _BRING = (
 )
 
 
-class SecretStore(Protocol):
-    """Secrets by name."""
-
-    def get(self, name: str) -> Found | None: ...
-    def create(self, name: str, values: Mapping[str, str]) -> bool: ...
-    def replace(self, name: str, values: Mapping[str, str]) -> None: ...
-
-
-def make(secrets: SecretStore, *, postgres_host: str = "") -> list[str]:
+def make(secrets: SecretObjects, *, postgres_host: str = "") -> list[str]:
     """Make what is missing; returns what was done, no value in it. Two at once end with the same secrets.
 
     `postgres_host` names a PostgreSQL of our own, whose password is made here. Waiting when one must be brought.
@@ -61,7 +52,7 @@ def make(secrets: SecretStore, *, postgres_host: str = "") -> list[str]:
     return done or ["All secrets are there."]
 
 
-def _postgres(secrets: SecretStore, host: str) -> Mapping[str, str]:
+def _postgres(secrets: SecretObjects, host: str) -> Mapping[str, str]:
     if secrets.get("llmariner-postgres") is None and host:
         made = {"host": host, "port": "5432", "database": "llmariner", "user": "llmariner"}
         secrets.create("llmariner-postgres", {**made, "password": SecretSettings.generate()})
@@ -80,11 +71,11 @@ def _database(postgres: Mapping[str, str]) -> dict[str, str]:
 
 def _pgbouncer(postgres: Mapping[str, str]) -> dict[str, str]:
     """Its configuration and its users; a quote in a value is doubled, as its parser wants it."""
-    where = {"host": postgres["host"], "port": postgres.get("port", "5432"), "dbname": postgres["database"]}
+    where = {"host": postgres["host"], "port": postgres.get("port", "5432")}
     target = " ".join(f"{key}='{value.replace(chr(39), chr(39) * 2)}'" for key, value in where.items())
     user, password = (postgres[key].replace('"', '""') for key in ("user", "password"))
     configuration = f"""[databases]
-{_quoted(postgres["database"])} = {target}
+* = {target}
 
 [pgbouncer]
 listen_addr = *
@@ -101,7 +92,3 @@ reserve_pool_size = 5
 ignore_startup_parameters = extra_float_digits,options
 """
     return {"pgbouncer.ini": configuration, "userlist.txt": f'"{user}" "{password}"\n'}
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -13,14 +13,16 @@ from llmariner.manifests.services import SECURITY, image_of
 
 __all__ = ["MIGRATIONS_IMAGE", "SECRETS_IMAGE", "migrations", "secrets"]
 
-SECRETS_IMAGE = image_of()
+# Images of functions that are there anyway: a Job costs no image more.
+SECRETS_IMAGE = image_of("cluster", "database", "functions")
 MIGRATIONS_IMAGE = image_of("api", "database")
 
 # What the secrets Job may touch beside making new ones: a name cannot be part of the right to create.
 MADE = (ADMIN_KEY, DATABASE, "llmariner-pgbouncer", "llmariner-postgres", SECRETS)
 
 GROUP = "rbac.authorization.k8s.io"
-_WAIT_SECONDS = 600
+# A Secret that somebody brings later, a database that is being made: both are waited for.
+_WAIT_SECONDS = 3600
 _KEPT_SECONDS = 3600
 
 
@@ -41,7 +43,7 @@ def secrets() -> list[Object]:
             "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": "secrets"},
             "subjects": [{"kind": "ServiceAccount", "name": "secrets", "namespace": NAMESPACE}],
         },
-        _job("secrets", SECRETS_IMAGE, "64Mi", env=[], token=True),
+        _job("secrets", SECRETS_IMAGE, "128Mi", env=[], token=True),
     ]
 
 
@@ -93,7 +95,7 @@ def _job(name: str, image: str, memory: str, *, env: list[Object], token: bool) 
         "kind": "Job",
         "metadata": {**metadata, "name": f"{name}-{__version__.replace('.', '-')}"},
         "spec": {
-            "backoffLimit": 10,
+            "backoffLimit": 20,
             "activeDeadlineSeconds": _WAIT_SECONDS,
             # Long enough to be read, gone before the next installation.
             "ttlSecondsAfterFinished": _KEPT_SECONDS,

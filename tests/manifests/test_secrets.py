@@ -1,0 +1,140 @@
+"""The Job that makes secrets: random, once, and never over what an administrator made."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from llmariner.installation.__main__ import main
+from llmariner.installation.secret_objects import SecretObjects
+from llmariner.installation.secrets import make
+from llmariner.installation.steps import Waiting
+from llmariner.manifests.jobs import MADE
+from llmariner.platform.kube import Cluster
+from llmariner.platform.kube.resources import SECRETS
+from llmariner.settings import ClusterSettings, SecretSettings
+
+BROUGHT = {"host": "db.example", "user": "app", "password": "pa'ss\"@/word", "database": "llm"}
+
+
+def values(secrets: SecretObjects, name: str) -> dict[str, str]:
+    found = secrets.get(name)
+    assert found is not None, name
+    return dict(found.values)
+
+
+def test_all_that_is_missing_is_made(secret_objects: SecretObjects) -> None:
+    make(secret_objects, postgres_host="postgres")
+    assert all(secret_objects.get(name) for name in MADE)
+    SecretSettings.load(values(secret_objects, "llmariner-secrets"))
+    assert values(secret_objects, "llmariner-admin-key")["key"].startswith("sk-")
+    assert values(secret_objects, "llmariner-postgres")["host"] == "postgres"
+
+
+def test_two_installations_share_no_secret(secret_objects: SecretObjects, api_server: Any, tmp_path: Path) -> None:
+    make(secret_objects, postgres_host="postgres")
+    first = {name: values(secret_objects, name) for name in MADE}
+    cluster = Cluster(ClusterSettings(api_server.kubeconfig(tmp_path / "kubeconfig")))
+    for name in MADE:
+        cluster.delete(SECRETS, "llmariner", name)
+    cluster.close()
+    make(secret_objects, postgres_host="postgres")
+    random = {"llmariner-secrets": None, "llmariner-admin-key": None, "llmariner-postgres": "password"}
+    for name, key in random.items():
+        now = values(secret_objects, name)
+        for each in [key] if key else now:
+            assert now[each] != first[name][each]
+
+
+def test_a_second_run_changes_nothing(secret_objects: SecretObjects) -> None:
+    make(secret_objects, postgres_host="postgres")
+    before = {name: values(secret_objects, name) for name in MADE}
+    assert make(secret_objects, postgres_host="postgres") == ["All secrets are there."]
+    assert {name: values(secret_objects, name) for name in MADE} == before
+
+
+def test_two_at_once_end_with_the_same_secrets(secret_objects: SecretObjects) -> None:
+    failed: list[BaseException] = []
+    barrier = threading.Barrier(4)
+
+    def run() -> None:
+        try:
+            barrier.wait(10)
+            make(secret_objects, postgres_host="postgres")
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert failed == []
+    password = values(secret_objects, "llmariner-postgres")["password"]
+    assert password in values(secret_objects, "llmariner-database")["LLMARINER_DATABASE_URL"]
+    assert password in values(secret_objects, "llmariner-pgbouncer")["userlist.txt"]
+
+
+def test_a_key_that_was_noted_and_deleted_does_not_come_back(secret_objects: SecretObjects) -> None:
+    secret_objects.create("llmariner-secrets", {"LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32})
+    make(secret_objects, postgres_host="postgres")
+    assert secret_objects.get("llmariner-admin-key") is None
+
+
+def test_an_end_between_key_and_secrets_is_made_good(secret_objects: SecretObjects) -> None:
+    secret_objects.create("llmariner-admin-key", {"key": "sk-first"})
+    make(secret_objects, postgres_host="postgres")
+    assert values(secret_objects, "llmariner-admin-key") == {"key": "sk-first"}
+    assert secret_objects.get("llmariner-secrets") is not None
+
+
+def test_a_database_that_is_brought_is_asked_for(secret_objects: SecretObjects) -> None:
+    with pytest.raises(Waiting, match="kubectl -n llmariner create secret generic llmariner-postgres"):
+        make(secret_objects)
+    secret_objects.create("llmariner-postgres", {"host": "h", "user": ""})
+    with pytest.raises(Waiting, match="lacks user, password, database"):
+        make(secret_objects)
+
+
+def test_what_follows_from_the_database_follows_its_change(secret_objects: SecretObjects) -> None:
+    secret_objects.create("llmariner-postgres", BROUGHT)
+    make(secret_objects)
+    url = make_url(values(secret_objects, "llmariner-database")["LLMARINER_DATABASE_URL"])
+    assert (url.username, url.password, url.host, url.database) == ("app", BROUGHT["password"], "pgbouncer", "llm")
+    secret_objects.replace("llmariner-postgres", {**BROUGHT, "password": "other"})
+    make(secret_objects)
+    assert ":other@" in values(secret_objects, "llmariner-database")["LLMARINER_DATABASE_URL"]
+    assert values(secret_objects, "llmariner-pgbouncer")["userlist.txt"] == '"app" "other"\n'
+
+
+def test_no_value_is_told(secret_objects: SecretObjects) -> None:
+    told = " ".join(make(secret_objects, postgres_host="postgres"))
+    for name in MADE:
+        assert not [value for value in values(secret_objects, name).values() if len(value) > 20 and value in told]
+
+
+def test_the_job_says_what_is_missing_and_fails(
+    secret_objects: SecretObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLMARINER_KUBECONFIG", str(tmp_path / "kubeconfig"))
+    assert main(["secrets"]) == 1
+    assert "create secret generic llmariner-postgres" in capsys.readouterr().err
+    assert main(["secrets", "--postgres=postgres"]) == 0
+    assert "llmariner-database made." in capsys.readouterr().out
+
+
+def test_a_right_that_is_missing_is_told(
+    api_server: Any,
+    secret_objects: SecretObjects,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LLMARINER_KUBECONFIG", str(tmp_path / "kubeconfig"))
+    api_server.forbid("create secrets")
+    assert main(["secrets", "--postgres=postgres"]) == 1
+    assert "secrets" in capsys.readouterr().err
