@@ -93,6 +93,12 @@ class ScriptedServing:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
+    async def remove(self, model_id: str, folder: str) -> None:
+        await self.sleep(model_id)
+
+    async def tidy(self) -> None:
+        """Engines are the test's."""
+
     def watch(self, observer: Callable[[str, Status], None]) -> None:
         self._observers.append(observer)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
@@ -32,7 +32,11 @@ from llmariner.settings import ControlSettings, Secret
 
 from .driving import Driven, processes
 from .imitation import imitation, model
+from .kserve_cluster import clustered, upstream
 from .real import BASE, PATIENCE, engine_of_this_machine, models_of, settings_of
+
+if TYPE_CHECKING:
+    from kubernetes.schemas import Schemas
 
 SECRET = "s" * 64
 SCRIPTED = Path(__file__).parents[1] / "engines" / "scripted.py"
@@ -144,10 +148,26 @@ def warm(settings: ProcessSettings, models: list[EngineModel]) -> Iterator[tuple
         yield both
 
 
+@contextmanager
+def kserve(folder: Path, crds: Path, schemas: Schemas) -> Iterator[Adapter]:
+    """InferenceServices on a cluster in miniature."""
+    small = EngineModel("small", "hf://org/small", "generate", 0, typical_wake_seconds=1.0)
+    with clustered(folder, schemas, crds, free_port(), small) as made:
+        yield Adapter(made.driven, "small", sleeps=True)
+
+
+@pytest.fixture(scope="session")
+def upstream_schemas() -> tuple[Path, Schemas]:
+    """The folder of upstream's CRDs, and a validator over them."""
+    if (found := upstream()) is None:
+        pytest.skip("no upstream CRDs: set LLMARINER_CRDS to their folder")
+    return found
+
+
 REAL = pytest.param("real", marks=[pytest.mark.engine, pytest.mark.timeout(900)])
 
 
-@pytest.fixture(params=["static", "processes", "remote", REAL])
+@pytest.fixture(params=["static", "processes", "remote", "kserve", REAL])
 def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Adapter]:
     """Every adapter, the model asleep if it can be."""
     if request.param == "real":
@@ -155,6 +175,10 @@ def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Adapter]
         driven.sleep(BASE)
         yield Adapter(driven, BASE, sleeps=True)
         driven.sleep(BASE)
+        return
+    if request.param == "kserve":
+        with kserve(tmp_path, *request.getfixturevalue("upstream_schemas")) as made:
+            yield made
         return
     makers = {"static": static, "processes": child_processes, "remote": remote}
     with makers[request.param](tmp_path) as made:

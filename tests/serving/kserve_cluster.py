@@ -1,0 +1,233 @@
+"""A cluster in miniature: an API server in this process, and one thread that does what KServe, the Deployment controller
+and a kubelet do with a model. Its engines are scripted processes, so that what is READY answers.
+
+What it says of phases is what real ones say; that real ones do is shown on a real cluster (`tests/cluster`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import importlib
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmariner.errors import ModelNotFound
+from llmariner.platform.kube import Cluster
+from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES, NAMESPACES, PODS, SERVICES
+from llmariner.platform.serving import EngineModel
+from llmariner.platform.serving.kserve.adapter import KServeServing
+from llmariner.settings import ClusterSettings, KServeSettings
+
+from .driving import Driven
+
+if TYPE_CHECKING:
+    from kubernetes.caller import Body, Caller
+    from kubernetes.schemas import Schemas
+
+# By its place: the folder bears the name of Kubernetes' Python client, which an absolute import finds.
+_caller = importlib.import_module("..kubernetes.caller", __package__)
+_server = importlib.import_module("..kubernetes.server", __package__)
+_schemas = importlib.import_module("..kubernetes.schemas", __package__)
+
+NAMESPACE = "llmariner-models"
+SCRIPTED = Path(__file__).parents[1] / "engines" / "scripted.py"
+
+
+class Models:
+    """The directory of a test: models by id, what was told of them, and when each was last asked for."""
+
+    def __init__(self, *models: EngineModel) -> None:
+        self.known = {model.id: model for model in models}
+        self.wakes: list[tuple[str, float]] = []
+        self.last: dict[str, float | None] = {}
+        self.adopted: Mapping[str, str] = {}
+
+    async def find(self, model_id: str) -> EngineModel:
+        if model_id not in self.known:
+            raise ModelNotFound(model_id)
+        return self.known[model_id]
+
+    async def adapters(self, model_id: str) -> tuple[EngineModel, ...]:
+        return tuple(model for _, model in sorted(self.known.items()) if model.base == model_id)
+
+    async def woke(self, model_id: str, seconds: float) -> None:
+        self.wakes.append((model_id, seconds))
+
+    async def idle_since(self, model_id: str) -> float | None:
+        return self.last.get(model_id, 0.0)
+
+    async def adopt(self, services: Mapping[str, str]) -> None:
+        self.adopted = services
+
+
+class Controllers(threading.Thread):
+    """`stuck`: what a pod's status says instead of going on, from its making."""
+
+    def __init__(self, caller: Caller, port: int) -> None:
+        super().__init__(daemon=True)
+        self.caller = caller
+        self.port = port
+        self.stuck: Body | None = None
+        self.gates: list[Body] = []
+        self.done = threading.Event()
+        self.engines: dict[str, subprocess.Popen[bytes]] = {}
+
+    def run(self) -> None:
+        while not self.done.wait(0.03):
+            for service in self.listed(INFERENCE_SERVICES):
+                self.reconcile(service)
+        for engine in self.engines.values():
+            engine.kill()
+            engine.wait(10)
+
+    def listed(self, resource: Any) -> list[Body]:
+        found: list[Body] = self.caller.done("GET", resource.path(NAMESPACE))["items"]
+        return found
+
+    def reconcile(self, service: Body) -> None:
+        name = service["metadata"]["name"]
+        if service["metadata"].get("annotations", {}).get("serving.kserve.io/stop") == "true":
+            self.caller.request("DELETE", DEPLOYMENTS.path(NAMESPACE, f"{name}-predictor"))
+            self.end(name)
+            return
+        code, deployment = self.caller.request("GET", DEPLOYMENTS.path(NAMESPACE, f"{name}-predictor"))
+        if code == 404:
+            self.make(service)
+        elif deployment["spec"]["replicas"] == 0:
+            self.end(name)
+        else:
+            self.go_on(name, deployment)
+
+    def make(self, service: Body) -> None:
+        """What KServe makes of an InferenceService in Standard mode."""
+        metadata = service["metadata"]
+        name = f"{metadata['name']}-predictor"
+        owned: Body = {"namespace": NAMESPACE}
+        owner = {"apiVersion": service["apiVersion"], "kind": service["kind"], "name": metadata["name"]}
+        owned |= {"name": name, "ownerReferences": [{**owner, "uid": metadata["uid"]}]}
+        labels = {"serving.kserve.io/inferenceservice": metadata["name"]}
+        container = {"name": "kserve-container", "image": "engine", "ports": [{"containerPort": self.port}]}
+        template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
+        spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+        self.caller.make(DEPLOYMENTS, {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": owned, "spec": spec})
+        ports = [{"port": self.port, "targetPort": self.port}]
+        spec = {"clusterIP": "127.0.0.1", "ports": ports, "selector": labels}
+        body = {"apiVersion": "v1", "kind": "Service", "metadata": owned, "spec": spec}
+        self.caller.request("POST", SERVICES.path(NAMESPACE), body)
+
+    def go_on(self, name: str, deployment: Body) -> None:
+        """A pod, one step further on its way."""
+        pods = [pod for pod in self.listed(PODS) if pod["metadata"]["name"].startswith(f"{name}-predictor-")]
+        if not pods:
+            metadata = {**deployment["spec"]["template"]["metadata"], "generateName": f"{name}-predictor-"}
+            gates = {"schedulingGates": self.gates} if self.gates else {}
+            spec = {**deployment["spec"]["template"]["spec"], **gates}
+            body = {"apiVersion": "v1", "kind": "Pod", "metadata": {**metadata, "namespace": NAMESPACE}, "spec": spec}
+            self.caller.make(PODS, body)
+            return
+        (pod,) = pods
+        if any(each == ("Ready", "True") for each in _said(pod)):
+            return
+        self.caller.set_status(PODS, NAMESPACE, pod["metadata"]["name"], self.stuck or self.next(name, pod))
+
+    def next(self, name: str, pod: Body) -> Body:
+        if not pod.get("status"):
+            return _status([("PodScheduled", "True")], {"waiting": {"reason": "ContainerCreating"}})
+        if name not in self.engines:
+            command = [sys.executable, str(SCRIPTED), "--port", str(self.port), "--ready-after", "0.3"]
+            self.engines[name] = subprocess.Popen(command)
+        ready = "True" if self.answers() else "False"
+        return {**_status([("PodScheduled", "True"), ("Ready", ready)], {"running": {}}), "podIP": "127.0.0.1"}
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
+            return True
+        return False
+
+    def end(self, name: str) -> None:
+        for pod in self.listed(PODS):
+            if pod["metadata"]["name"].startswith(f"{name}-predictor-"):
+                self.caller.request("DELETE", PODS.path(NAMESPACE, pod["metadata"]["name"]))
+        if engine := self.engines.pop(name, None):
+            engine.kill()
+            engine.wait(10)
+
+
+def _said(pod: Body) -> list[tuple[str, str]]:
+    return [(each["type"], each["status"]) for each in pod.get("status", {}).get("conditions", ())]
+
+
+def _status(conditions: list[tuple[str, str]], state: Body) -> Body:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    said = [{"type": kind, "status": status, "lastTransitionTime": now} for kind, status in conditions]
+    container = {"name": "kserve-container", "image": "engine", "imageID": "", "ready": False, "restartCount": 0}
+    return {"phase": "Running", "conditions": said, "containerStatuses": [{**container, "state": state}]}
+
+
+class Clustered:
+    """The adapter on such a cluster, and everything around it that a test may turn."""
+
+    def __init__(
+        self,
+        driven: Driven,
+        serving: KServeServing,
+        caller: Caller,
+        controllers: Controllers,
+        models: Models,
+        forbid: Callable[..., None],
+    ) -> None:
+        self.driven = driven
+        self.serving = serving
+        self.caller = caller
+        self.controllers = controllers
+        self.models = models
+        self.forbid = forbid
+
+    def deployment(self, name: str) -> Body:
+        return self.caller.get(DEPLOYMENTS, NAMESPACE, f"{name}-predictor")
+
+
+@contextmanager
+def clustered(
+    folder: Path, schemas: Schemas, crds: Path, port: int, *models: EngineModel, **settings: Any
+) -> Iterator[Clustered]:
+    """An adapter with these models on a cluster of its own."""
+    with _server.ApiServer(schemas, crds) as server, asyncio.Runner() as runner:
+        kubeconfig = server.kubeconfig(folder / "kubeconfig")
+        caller = _caller.Caller(kubeconfig, agent="controllers")
+        caller.make(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        # The first object of a kind costs the reading of its schema, which no wake shall be measured by.
+        first: Body = {"apiVersion": INFERENCE_SERVICES.api_version, "kind": INFERENCE_SERVICES.kind}
+        first["metadata"] = {"name": "first", "namespace": NAMESPACE}
+        caller.request("POST", INFERENCE_SERVICES.path(NAMESPACE), {**first, "spec": {}}, dryRun="All")
+        controllers, known = Controllers(caller, port), Models(*models)
+        controllers.start()
+        cluster = Cluster(ClusterSettings(kubeconfig))
+
+        async def make() -> KServeServing:
+            return KServeServing(cluster, KServeSettings(**settings), known)
+
+        serving = runner.run(make())
+        driven = Driven(runner, serving)
+        driven.pass_time(0)
+        try:
+            yield Clustered(driven, serving, caller, controllers, known, server.forbid)
+        finally:
+            controllers.done.set()
+            controllers.join(20)
+            driven.client.close()
+            runner.run(serving.close())
+
+
+def upstream() -> tuple[Path, Schemas] | None:
+    """The folder of upstream's CRDs and the validator over them; None where there is no such folder."""
+    place: Path | None = _schemas.folder(Path(__file__).parents[2])
+    return None if place is None else (place, _schemas.Schemas(place))

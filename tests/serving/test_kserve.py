@@ -1,0 +1,208 @@
+"""What the KServe adapter says to a cluster, and takes from it. Every object is held to upstream's own schemas."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmariner.platform.kube.errors import Conflict
+from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES
+from llmariner.platform.serving import ADOPTED, EngineModel, Phase
+
+from .conftest import free_port
+from .kserve_cluster import NAMESPACE, Clustered, clustered
+
+if TYPE_CHECKING:
+    from kubernetes.schemas import Schemas
+
+SMALL = EngineModel("org/Small:1", "hf://org/small", "generate", 0, typical_wake_seconds=1.0)
+TUNED = EngineModel("ft:small:x", "s3://bucket/x", "generate", 0, base="org/Small:1")
+THEIRS = EngineModel("theirs", f"{ADOPTED}theirs", "generate", 0)
+
+
+@pytest.fixture
+def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[Clustered]:
+    crds, schemas = upstream_schemas
+    with clustered(tmp_path, schemas, crds, free_port(), SMALL, THEIRS, idle_seconds=30.0) as made:
+        yield made
+
+
+def the_service(cluster: Clustered) -> dict[str, Any]:
+    (found,) = cluster.controllers.listed(INFERENCE_SERVICES)
+    return found
+
+
+def theirs(cluster: Clustered, **annotations: str) -> None:
+    body = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": "theirs", "namespace": NAMESPACE, "annotations": annotations},
+        "spec": {"predictor": {"model": {"modelFormat": {"name": "vLLM"}, "storageUri": "hf://a/b"}}},
+    }
+    cluster.caller.make(INFERENCE_SERVICES, body)
+
+
+OURS_TO_SCALE = {"serving.kserve.io/deploymentMode": "Standard", "serving.kserve.io/autoscalerClass": "external"}
+
+
+def test_a_wake_is_noted_once_with_how_long_it_took(cluster: Clustered) -> None:
+    cluster.driven.ready(SMALL.id)
+    cluster.driven.ready(SMALL.id)
+    ((model, seconds),) = cluster.models.wakes
+    assert model == SMALL.id
+    assert 0.3 < seconds < 20
+
+
+def test_sleep_and_wake_move_replicas_and_leave_the_service(cluster: Clustered) -> None:
+    cluster.driven.ready(SMALL.id)
+    service = the_service(cluster)
+    cluster.driven.sleep(SMALL.id)
+    name = service["metadata"]["name"]
+    assert cluster.deployment(name)["spec"]["replicas"] == 0
+    cluster.driven.ready(SMALL.id)
+    assert cluster.deployment(name)["spec"]["replicas"] == 1
+    assert the_service(cluster)["metadata"]["generation"] == service["metadata"]["generation"]
+
+
+def test_a_wake_brings_what_was_configured_meanwhile(cluster: Clustered) -> None:
+    cluster.driven.ready(SMALL.id)
+    cluster.driven.sleep(SMALL.id)
+    cluster.models.known |= {
+        SMALL.id: EngineModel(SMALL.id, SMALL.folder, "generate", 0, extra_args=("--max-model-len=64",)),
+        TUNED.id: TUNED,
+    }
+    cluster.driven.wake(SMALL.id)
+    predictor = the_service(cluster)["spec"]["predictor"]
+    assert predictor["model"]["args"][-1] == "--max-model-len=64"
+    assert predictor["storageUris"][1]["uri"] == TUNED.folder
+    assert cluster.driven.ready(TUNED.id).endpoint == cluster.driven.status(SMALL.id).endpoint
+
+
+def test_fields_of_others_are_reported_and_not_taken(cluster: Clustered) -> None:
+    cluster.driven.ready(SMALL.id)
+    cluster.driven.sleep(SMALL.id)
+    service = the_service(cluster)
+    theirs_too = {"spec": {"predictor": {"timeout": 5}}}
+    path = INFERENCE_SERVICES.path(NAMESPACE, service["metadata"]["name"])
+    body = {key: service[key] for key in ("apiVersion", "kind")} | theirs_too
+    body["metadata"] = {"name": service["metadata"]["name"], "namespace": NAMESPACE}
+    media = "application/apply-patch+yaml"
+    cluster.caller.done("PATCH", path, body, media=media, fieldManager="kubectl", force="true")
+    cluster.driven.wake(SMALL.id)
+    status = cluster.driven.status(SMALL.id)
+    assert status.phase is Phase.FAILED
+    assert "spec.predictor.timeout (set by kubectl)" in status.message
+    assert the_service(cluster)["spec"]["predictor"]["timeout"] == 5
+
+
+def test_what_kubectl_made_is_made_known_woken_and_put_to_sleep_but_not_rewritten(cluster: Clustered) -> None:
+    theirs(cluster, **OURS_TO_SCALE)
+    cluster.driven.do(cluster.serving.tidy())
+    assert cluster.models.adopted == {"theirs": "theirs"}
+    cluster.driven.ready("theirs")
+    before = the_service(cluster)
+    cluster.driven.sleep("theirs")
+    assert cluster.driven.until(lambda status: status.phase is Phase.ASLEEP, "theirs")
+    cluster.driven.ready("theirs")
+    assert the_service(cluster)["spec"] == before["spec"]
+    assert the_service(cluster)["metadata"]["annotations"] == before["metadata"]["annotations"]
+
+
+def test_what_kserve_scales_itself_is_stopped_by_kserves_own_switch(cluster: Clustered) -> None:
+    theirs(cluster)
+    cluster.driven.until(lambda status: status.phase is Phase.READY, "theirs")
+    cluster.driven.sleep("theirs")
+    assert the_service(cluster)["metadata"]["annotations"] == {"serving.kserve.io/stop": "true"}
+    assert cluster.driven.status("theirs").phase is Phase.ASLEEP
+    cluster.driven.ready("theirs")
+
+
+def test_a_deleted_model_takes_its_service_along_and_no_others(cluster: Clustered) -> None:
+    cluster.driven.ready(SMALL.id)
+    theirs(cluster, **OURS_TO_SCALE)
+    cluster.driven.do(cluster.serving.remove(SMALL.id, SMALL.folder))
+    cluster.driven.do(cluster.serving.remove("theirs", THEIRS.folder))
+    assert the_service(cluster)["metadata"]["name"] == "theirs"
+
+
+def idle(cluster: Clustered, last: float | None) -> int:
+    cluster.models.last[SMALL.id] = last
+    cluster.driven.do(cluster.serving.tidy())
+    return int(cluster.deployment(the_service(cluster)["metadata"]["name"])["spec"]["replicas"])
+
+
+def test_the_sleeper_takes_a_model_that_nobody_asks_for(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> None:
+    crds, schemas = upstream_schemas
+    with clustered(tmp_path, schemas, crds, free_port(), SMALL, idle_seconds=1.0) as cluster:
+        cluster.driven.ready(SMALL.id)
+        assert idle(cluster, 0.0) == 1, "it has been ready for less than a second"
+        cluster.driven.pass_time(1.2)
+        assert idle(cluster, None) == 1, "a request is under way"
+        assert idle(cluster, time.time()) == 1, "it was asked for just now"
+        assert idle(cluster, time.time() - 5) == 0
+
+
+def test_the_sleeper_leaves_a_model_whose_engine_is_busy_or_that_is_kept_awake(
+    upstream_schemas: tuple[Path, Schemas], tmp_path: Path
+) -> None:
+    crds, schemas = upstream_schemas
+    with clustered(tmp_path, schemas, crds, free_port(), SMALL, idle_seconds=0.1) as cluster:
+        endpoint = cluster.driven.ready(SMALL.id).endpoint
+        cluster.driven.pass_time(1.2)
+
+        async def while_it_works() -> int:
+            script = {"token_interval_ms": 200}
+            asking = asyncio.create_task(asked(cluster, endpoint, max_tokens=20, x_script=script))
+            await asyncio.sleep(0.3)
+            await cluster.serving.tidy()
+            replicas = cluster.deployment(the_service(cluster)["metadata"]["name"])["spec"]["replicas"]
+            await asking
+            return int(replicas)
+
+        assert cluster.driven.do(while_it_works()) == 1
+        cluster.models.known[SMALL.id] = EngineModel(SMALL.id, SMALL.folder, "generate", 0, keep_awake=True)
+        assert idle(cluster, 0.0) == 1
+
+
+async def asked(cluster: Clustered, endpoint: str | None, **fields: Any) -> bytes:
+    assert endpoint is not None
+    return await cluster.driven._asked(endpoint, "/v1/chat/completions", {"messages": [], **fields})
+
+
+def test_a_sleeper_that_comes_second_changes_nothing(cluster: Clustered) -> None:
+    cluster.driven.ready(SMALL.id)
+    name = the_service(cluster)["metadata"]["name"]
+    seen = cluster.deployment(name)["metadata"]["resourceVersion"]
+    cluster.caller.done(
+        "PATCH",
+        DEPLOYMENTS.path(NAMESPACE, f"{name}-predictor"),
+        {"spec": {"replicas": 2}},
+        media="application/merge-patch+json",
+    )
+    with pytest.raises(Conflict):
+        cluster.serving._sleep(name, seen)
+    assert cluster.deployment(name)["spec"]["replicas"] == 2
+
+
+def test_what_the_pods_say_reaches_those_who_wait(cluster: Clustered) -> None:
+    cluster.controllers.gates = [{"name": "kueue.x-k8s.io/admission"}]
+    cluster.driven.wake(SMALL.id)
+    gated = cluster.driven.until(lambda status: "quota" in status.message, SMALL.id)
+    assert gated.phase is Phase.QUEUED
+
+
+def test_a_right_that_is_missing_is_told_to_those_who_wait(
+    upstream_schemas: tuple[Path, Schemas], tmp_path: Path
+) -> None:
+    crds, schemas = upstream_schemas
+    with clustered(tmp_path, schemas, crds, free_port(), SMALL) as cluster:
+        cluster.forbid("patch inferenceservices")
+        cluster.driven.wake(SMALL.id)
+        status = cluster.driven.status(SMALL.id)
+        assert status.phase is Phase.FAILED
+        assert status.message.startswith("The cluster refuses the model: ")
