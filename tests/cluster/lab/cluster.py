@@ -1,0 +1,51 @@
+"""Brings the test cluster up part by part, takes it down, and tells how it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from llmariner.local.progress import Step
+
+from . import control_plane, network
+from .building import build
+from .kubectl import apply
+from .parts import custom_resources
+from .places import Lab
+from .processes import running, stop
+from .waiting import LabError
+
+__all__ = ["bring_down", "bring_up", "status"]
+
+
+def bring_up(lab: Lab, *, rung: int) -> None:
+    """Bring the cluster to a rung: 1 is the API server with every CRD, 3 is all."""
+    if os.geteuid() != 0:
+        raise LabError("The test cluster makes network namespaces and control groups: start it as root")
+    build("kubernetes")
+    lab.folder.mkdir(parents=True, exist_ok=True)
+    network.make(lab)
+    control_plane.start_server(lab)
+    with Step("definitions of the custom resources"):
+        apply(lab, custom_resources())
+
+
+def bring_down(lab: Lab) -> None:
+    """End every process, take away mounts, networks and control groups, and delete the run folder."""
+    stop(lab, *reversed(list(running(lab))))
+    network.remove(lab)
+    shutil.rmtree(lab.folder, ignore_errors=True)
+
+
+def status(lab: Lab) -> str:
+    """A few lines for people: processes, addresses, the kubeconfig's place."""
+    parts = running(lab)
+    if "kube-apiserver" not in parts:
+        return "No test cluster is up; `make cluster` starts it."
+    lines = [
+        f"  processes   {', '.join(f'{name} ({pid})' for name, pid in parts.items())}",
+        f"  API server  {lab.server}",
+        f"  kubeconfig  {lab.kubeconfig}",
+        f"  logs        {lab.logs}",
+    ]
+    return "\n".join(lines)
