@@ -19,6 +19,7 @@ __all__ = [
     "not_allowed",
     "not_found",
     "unsupported",
+    "untyped",
 ]
 
 
@@ -86,6 +87,13 @@ def forbidden(kind: Kind, name: str, why: str) -> Refusal:
 def bad_request(why: str) -> Refusal:
     """The request can't be read."""
     return Refusal(400, "BadRequest", why)
+
+
+def untyped(kind: Kind, place: tuple[str, str], unknown: list[str]) -> Refusal:
+    """An apply of fields that the schema doesn't know: refused whatever fieldValidation says, with no code of its own."""
+    where = f"({'/'.join(place)}; {kind.api_version}, Kind={kind.name})"
+    said = ", ".join(f".{path}: field not declared in schema" for path in unknown)
+    return Refusal(500, "", f"failed to create typed patch object {where}: {said}")
 
 
 def expired(why: str) -> Refusal:

@@ -114,6 +114,8 @@ class Store:
             wanted = {
                 key: value for key, value in body.items() if key != "status" or write.subresource or not kind.status
             }
+            if unknown := self.schemas.prune(copy.deepcopy(wanted)):
+                raise refusals.untyped(kind, place, unknown)
             entry = self._entries[kind.store].get(place)
             if entry is None:
                 owners = Owners(self.schemas, self.schemas.schema(body))

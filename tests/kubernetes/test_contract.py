@@ -194,6 +194,8 @@ def test_status_is_apart(api: Caller, namespace: str, resource: Resource, make: 
     name = body["metadata"]["name"]
     made = api.make(resource, {**body, "status": {"observedGeneration": 7}})
     assert made.get("status", {}).get("observedGeneration") is None
+    early = api.patch(resource, namespace, name, {"status": {"observedGeneration": 2}})
+    assert early.get("status", {}).get("observedGeneration") is None
     told = api.set_status(resource, namespace, name, {"observedGeneration": 3})
     assert told["status"]["observedGeneration"] == 3
     path = resource.path(namespace, name)
@@ -389,6 +391,9 @@ def test_a_watch_goes_on_from_a_version(api: Caller, namespace: str) -> None:
     version = api.done("GET", path)["metadata"]["resourceVersion"]
     api.make(CONFIG_MAPS, config_map(namespace, "after", {"ours": "yes"}))
     api.make(CONFIG_MAPS, config_map(namespace, "foreign"))
+    other = deployment(namespace)
+    other["metadata"]["labels"] = {"ours": "yes"}
+    api.make(DEPLOYMENTS, other)
     api.patch(CONFIG_MAPS, namespace, "before", {"metadata": {"labels": {"ours": "no"}}})
     api.patch(CONFIG_MAPS, namespace, "after", {"data": {"x": "1"}})
     api.done("DELETE", f"{path}/after")
