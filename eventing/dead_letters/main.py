@@ -1,5 +1,6 @@
 """Keeps what a Broker could not deliver: `llma events list --state dead` shows it, `llma events replay` sends it again."""
 
+import asyncio
 import base64
 import binascii
 from typing import Annotated
@@ -29,7 +30,7 @@ async def bury(request: Request, consumer: Consumer) -> dict[str, str]:
         event = from_http(request.headers, await request.body())
     except MalformedEvent as error:
         raise InvalidRequest(str(error)) from error
-    context_of(request).deliveries.bury(event, consumer, _reason(request))
+    await asyncio.to_thread(context_of(request).deliveries.bury, event, consumer, _reason(request))
     return {"id": event.id, "object": "event", "consumer": consumer, "state": "dead"}
 
 

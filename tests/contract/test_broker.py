@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from llmariner.platform.database import Database
 from llmariner.platform.events import outbox
 from llmariner.platform.events.broker import Publisher
+from llmariner.platform.events.deliveries import Deliveries
 from llmariner.platform.events.tables import events
 from llmariner.platform.events.wire import Event, from_http
 
@@ -98,3 +99,24 @@ def test_a_broker_that_is_away_loses_nothing(database: Database) -> None:
     emit(database, "a")
     assert Publisher(database, "http://127.0.0.1:9/").publish() == 0
     assert left(database) == 1
+
+
+def test_a_dead_letter_that_is_replayed_goes_to_the_broker_again(database: Database, ingress: Ingress) -> None:
+    publisher, book = Publisher(database, ingress.url), Deliveries(database, ())
+    emit(database, "a")
+    publisher.publish()
+    (event,) = ingress.taken
+    book.bury(event, "consumer", "503: no")
+    assert publisher.publish() == 0
+    assert book.replay("proj_1", event.id) == 1
+    ingress.status = 503
+    assert publisher.publish() == 0
+    ingress.status = 202
+    assert publisher.publish() == 1
+    assert ingress.taken == [event, event]
+    assert publisher.publish() == 0
+    (shown,) = book.page("proj_1", None, after=None, limit=10)
+    assert (shown.event.id, shown.state) == (event.id, "delivered")
+    # It may die again.
+    book.bury(event, "consumer", "400: never")
+    assert [d.last_error for d in book.page("proj_1", "dead", after=None, limit=10)] == ["400: never"]

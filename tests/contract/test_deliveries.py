@@ -13,6 +13,7 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.platform.database import Database
 from llmariner.platform.events import outbox, tables
 from llmariner.platform.events.deliveries import ATTEMPTS, Deliveries, Delivery, Subscription, backoff
+from llmariner.platform.events.wire import Event
 
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 MADE, GONE = "ai.llmariner.thing.made.v1", "ai.llmariner.thing.gone.v1"
@@ -272,3 +273,30 @@ def test_an_event_that_nobody_takes_is_listed_all_the_same(database: Database, b
     ]
     book.fan_out()
     assert [d.state for d in book.page("proj_1", "delivered", after=None, limit=9)] == ["delivered"]
+
+
+def test_what_a_broker_gave_up_on_is_kept_once(database: Database, book: Deliveries) -> None:
+    emit(database, "x", project="proj_1")
+    event = one_event(book)
+    for reason in ("503: first", "503: again"):
+        book.bury(event, "a", reason)
+    book.bury(event, "b", "400: never")
+    dead = book.page("proj_1", "dead", after=None, limit=10)
+    assert [(d.consumer, d.attempts, d.last_error) for d in dead] == [("a", 8, "503: again"), ("b", 8, "400: never")]
+    assert book.page("proj_2", "dead", after=None, limit=10) == []
+
+
+@pytest.mark.parametrize("data", [{}, {"project_id": 7}, {"project_id": None}])
+def test_an_event_of_another_source_is_kept_for_all_projects(
+    database: Database, book: Deliveries, data: dict[str, Any]
+) -> None:
+    book.bury(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, data), "a", "503: no")
+    (dead,) = book.page("proj_1", "dead", after=None, limit=10)
+    assert (dead.event.type, dead.event.data) == ("dev.knative.apiserver.ref.add", data)
+    assert book.due() == []
+    assert book.replay("proj_1", "1") == 1
+
+
+def one_event(book: Deliveries) -> Event:
+    (shown,) = book.page("proj_1", None, after=None, limit=1)
+    return shown.event

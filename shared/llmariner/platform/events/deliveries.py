@@ -107,11 +107,12 @@ class Deliveries:
 
     def bury(self, event: Event, consumer: str, reason: str) -> None:
         """Keep an event that a Broker gave up on as that consumer's dead letter, once however often it is told."""
+        project = event.data.get("project_id")
         row = {
             "id": event.id,
             "type": event.type,
             "subject": event.subject,
-            "project_id": event.data.get("project_id"),
+            "project_id": project if isinstance(project, str) else None,
             "time": event.time,
             "data": json.dumps(event.data, separators=(",", ":")),
             "published": True,

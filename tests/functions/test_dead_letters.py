@@ -1,0 +1,101 @@
+"""What a Broker could not deliver reaches `dead_letters` as Knative sends it, and is kept under its consumer's name."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmariner.platform.events.wire import Event, to_http
+
+from .asking import Question, over_http
+from .children import CHECKOUT, boot, framework, process
+from .installation import Installation
+
+WAYS = {"framework": framework, "boot": boot}
+FOLDER = CHECKOUT / "eventing/dead_letters"
+
+
+@pytest.fixture(scope="module")
+def ports(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
+    """The function both ways."""
+    logs = tmp_path_factory.mktemp("dead_letters")
+    with ExitStack() as children:
+        yield {
+            way: children.enter_context(process(command(FOLDER), installation.environment, logs / way))
+            for way, command in WAYS.items()
+        }
+
+
+def sent(port: int, path: str, event: Event, **headers: str) -> Any:
+    said, body = to_http(event)
+    return over_http(port, Question("POST", path, body, {**said, **headers}))
+
+
+def letter(name: str) -> Event:
+    return Event(
+        id=f"evt_{name}", type="ai.llmariner.test.v1", subject="x", time=1.5, data={"project_id": f"proj_{name}"}
+    )
+
+
+def refused(code: str, text: str) -> dict[str, str]:
+    """Knative's error attributes."""
+    return {"ce-knativeerrorcode": code, "ce-knativeerrordata": base64.b64encode(text.encode()).decode()}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_letter_is_kept_with_its_consumer_and_reason(
+    way: str, ports: dict[str, int], installation: Installation
+) -> None:
+    event = letter(way)
+    for _ in range(2):
+        assert sent(ports[way], "/model_loader", event, **refused("500", "OSError: no")).status == 200
+    (dead,) = installation.context.deliveries.page(f"proj_{way}", "dead", after=None, limit=10)[:1]
+    assert (dead.consumer, dead.last_error, dead.event) == ("model_loader", "500: OSError: no", event)
+
+
+REASONS: dict[str, tuple[dict[str, str], str]] = {
+    "nothing": ({}, "The consumer did not take it."),
+    "no text": ({"ce-knativeerrorcode": "503"}, "503"),
+    "no base64": ({"ce-knativeerrorcode": "503", "ce-knativeerrordata": "?"}, "503"),
+    "a text that is not ASCII": (refused("400", "a é"), "400: a é"),
+}
+
+
+@pytest.mark.parametrize("what", REASONS)
+def test_a_reason_is_told_as_far_as_it_is_known(what: str, ports: dict[str, int], installation: Installation) -> None:
+    headers, reason = REASONS[what]
+    name = what.replace(" ", "_")
+    assert sent(ports["boot"], "/sweep", letter(name), **headers).status == 200
+    (dead,) = [
+        d
+        for d in installation.context.deliveries.page(f"proj_{name}", "dead", after=None, limit=50)
+        if d.event.id == f"evt_{name}"
+    ]
+    assert dead.last_error == reason
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("path", ["/Sweep", "/sweep/x", "/..", "/" + "a" * 65, "/a-b"])
+def test_a_path_that_names_no_consumer_is_refused_in_our_envelope(way: str, path: str, ports: dict[str, int]) -> None:
+    answer = sent(ports[way], path, letter("nobody"))
+    assert answer.status == (404 if "/" in path[1:] else 400)
+    assert answer.error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_no_event_is_refused_for_good(way: str, ports: dict[str, int]) -> None:
+    answer = over_http(ports[way], Question("POST", "/sweep", b"{}", {"content-type": "application/json"}))
+    assert answer.status == 400
+    assert answer.error["message"].startswith("Not a CloudEvent")
+
+
+def test_a_letter_is_not_lost_while_the_database_is_away(tmp_path: Path) -> None:
+    secrets = {"LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32}
+    environment = {"LLMARINER_DATABASE_URL": f"sqlite:///{tmp_path}/nowhere/x.db", **secrets}
+    with process(boot(FOLDER), environment, tmp_path / "log") as port:
+        assert sent(port, "/sweep", letter("later")).status == 503

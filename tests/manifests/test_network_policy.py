@@ -1,0 +1,184 @@
+"""Who may speak to whom: every policy selects pods that are there, and the doors are those that are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .rendering import Object, Rendered
+
+CHECKOUT = Path(__file__).parents[2]
+# Pods that others make in our namespaces, by the labels that their makers give them.
+MADE_BY_OTHERS: list[tuple[str, dict[str, str]]] = [
+    ("llmariner", {"eventing.knative.dev/sourceName": "kubernetes-changes"}),
+    ("llmariner-models", {"serving.kserve.io/inferenceservice": "tiny"}),
+]
+ELSEWHERE = {"knative-serving", "knative-eventing", "kourier-system", "kube-system"}
+
+
+@pytest.fixture(scope="module")
+def production() -> Rendered:
+    return Rendered(CHECKOUT / "manifests/overlays/production")
+
+
+def pods(rendered: Rendered) -> Iterator[tuple[str, dict[str, str]]]:
+    """(namespace, labels) of every pod; Knative adds the name of its Service."""
+    for owner, template in rendered.pods():
+        labels = dict(template["metadata"]["labels"])
+        if owner["apiVersion"].startswith("serving.knative.dev"):
+            labels["serving.knative.dev/service"] = owner["metadata"]["name"]
+        yield owner["metadata"]["namespace"], labels
+    yield from MADE_BY_OTHERS
+
+
+def selects(selector: Object, labels: dict[str, str]) -> bool:
+    for each in selector.get("matchExpressions", []):
+        assert each["operator"] in ("Exists", "In")
+        if each["key"] not in labels or labels[each["key"]] not in each.get("values", [labels[each["key"]]]):
+            return False
+    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
+
+
+def policies(rendered: Rendered) -> list[Object]:
+    return rendered.of("networking.k8s.io", "NetworkPolicy")
+
+
+def chosen(policy: Object, namespace: str, labels: dict[str, str]) -> bool:
+    return policy["metadata"]["namespace"] == namespace and selects(policy["spec"]["podSelector"], labels)
+
+
+def peers(policy: Object, direction: str) -> Iterator[tuple[Object, list[int]]]:
+    for rule in policy["spec"].get(direction, []):
+        ports = [each["port"] for each in rule.get("ports", [])]
+        yield from ((peer, ports) for peer in rule.get("from" if direction == "ingress" else "to", [{}]))
+
+
+def admits(rendered: Rendered, to: tuple[str, dict[str, str]], source: tuple[str, dict[str, str]], port: int) -> bool:
+    """Whether the pod `to` takes a connection of the pod `source`, by ingress policies alone."""
+    mine = [p for p in policies(rendered) if chosen(p, *to) and "Ingress" in p["spec"]["policyTypes"]]
+    assert mine, "a pod that no policy chooses is open to all"
+    return any(
+        (not ports or port in ports) and matches(peer, source, p["metadata"]["namespace"])
+        for p in mine
+        for peer, ports in peers(p, "ingress")
+    )
+
+
+def matches(peer: Object, pod: tuple[str, dict[str, str]], home: str) -> bool:
+    namespace, labels = pod
+    if "ipBlock" in peer:
+        return False
+    place = {"kubernetes.io/metadata.name": namespace}
+    here = selects(peer["namespaceSelector"], place) if "namespaceSelector" in peer else namespace == home
+    return here and selects(peer.get("podSelector", {}), labels)
+
+
+def test_every_pod_is_closed_but_for_what_is_said(production: Rendered) -> None:
+    for namespace, labels in pods(production):
+        for direction in ("Ingress", "Egress"):
+            assert [
+                p
+                for p in policies(production)
+                if chosen(p, namespace, labels) and direction in p["spec"]["policyTypes"]
+            ]
+
+
+def test_every_policy_and_peer_selects_a_pod(production: Rendered) -> None:
+    there = [
+        *pods(production),
+        ("llmariner", {"app.kubernetes.io/name": "postgres"}),
+        ("monitoring", {"app.kubernetes.io/name": "prometheus"}),
+    ]
+    there += [(place, {}) for place in ELSEWHERE]
+    for policy in policies(production):
+        assert any(chosen(policy, *pod) for pod in there), policy["metadata"]["name"]
+        for direction in ("ingress", "egress"):
+            for peer, _ in peers(policy, direction):
+                reached = not peer or "ipBlock" in peer
+                assert reached or any(matches(peer, pod, policy["metadata"]["namespace"]) for pod in there), peer
+
+
+FUNCTION = ("llmariner", {"serving.knative.dev/service": "chat-completions"})
+DOORS: dict[str, tuple[Any, Any, int, bool]] = {
+    "the activator to a function": (("knative-serving", {}), FUNCTION, 8012, True),
+    "the local gateway to a function": (("kourier-system", {}), FUNCTION, 8012, True),
+    "a stranger to a function": (("default", {}), FUNCTION, 8012, False),
+    "the activator past a function's sidecar": (("knative-serving", {}), FUNCTION, 8080, False),
+    "a model to a function": (("llmariner-models", {}), FUNCTION, 8012, False),
+    "a function to a model": (FUNCTION, ("llmariner-models", {}), 8080, True),
+    "a stranger to a model": (("default", {}), ("llmariner-models", {}), 8080, False),
+    "a stranger that calls itself a function": (("default", FUNCTION[1]), ("llmariner-models", {}), 8080, False),
+    "PgBouncer to a model": (
+        ("llmariner", {"app.kubernetes.io/name": "pgbouncer"}),
+        ("llmariner-models", {}),
+        8080,
+        False,
+    ),
+    "a function to PgBouncer": (FUNCTION, ("llmariner", {"app.kubernetes.io/name": "pgbouncer"}), 6432, True),
+    "migrations to PgBouncer": (
+        ("llmariner", {"app.kubernetes.io/name": "migrations"}),
+        ("llmariner", {"app.kubernetes.io/name": "pgbouncer"}),
+        6432,
+        True,
+    ),
+    "a function past PgBouncer": (FUNCTION, ("llmariner", {"app.kubernetes.io/name": "postgres"}), 5432, False),
+    "a model to PgBouncer": (
+        ("llmariner-models", {}),
+        ("llmariner", {"app.kubernetes.io/name": "pgbouncer"}),
+        6432,
+        False,
+    ),
+    "Prometheus to a function": (("monitoring", {"app.kubernetes.io/name": "prometheus"}), FUNCTION, 8080, True),
+    "Prometheus to a model": (
+        ("monitoring", {"app.kubernetes.io/name": "prometheus"}),
+        ("llmariner-models", {}),
+        8080,
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_door_is_open_or_shut(door: str, production: Rendered) -> None:
+    source, to, port, opened = DOORS[door]
+    assert admits(production, to, source, port) is opened
+
+
+def test_only_those_with_rights_and_the_secrets_job_reach_the_api_server(production: Rendered) -> None:
+    reaching = set()
+    for namespace, labels in pods(production):
+        for policy in policies(production):
+            if chosen(policy, namespace, labels) and namespace == "llmariner":
+                anywhere = [ports for peer, ports in peers(policy, "egress") if not peer]
+                if any(6443 in ports for ports in anywhere):
+                    reaching.add(
+                        labels.get("llmariner.ai/kubernetes") or labels.get("app.kubernetes.io/name") or "source"
+                    )
+    assert reaching == {"serving", "serving-read", "secrets", "source"}
+
+
+def test_an_engine_cannot_ask_its_node_for_credentials(production: Rendered) -> None:
+    (policy,) = [p for p in policies(production) if p["metadata"]["name"] == "models"]
+    blocks = [peer["ipBlock"] for peer, _ in peers(policy, "egress") if "ipBlock" in peer]
+    assert blocks
+    assert all("169.254.169.254/32" in block["except"] for block in blocks)
+
+
+def test_the_local_gateway_is_that_of_the_settings(tmp_path: Path) -> None:
+    import shutil
+
+    for folder in ("manifests", "kserve"):
+        shutil.copytree(CHECKOUT / folder, tmp_path / folder)
+    settings = tmp_path / "manifests/overlays/production/settings.env"
+    settings.write_text(
+        settings.read_text().replace(
+            "LOCAL_GATEWAY_NAMESPACE=kourier-system", "LOCAL_GATEWAY_NAMESPACE=contour-internal"
+        )
+    )
+    changed = Rendered(tmp_path / "manifests/overlays/production")
+    assert admits(changed, FUNCTION, ("contour-internal", {}), 8012)
+    assert not admits(changed, FUNCTION, ("kourier-system", {}), 8012)
+    assert "kourier-system" not in str(changed.objects)

@@ -1,0 +1,140 @@
+"""What accounts may do: nothing, but for those that declare it, and those end at the namespace of the models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmariner.manifests.declarations import DeclarationError, read
+from llmariner.platform.kube.resources import resource_of
+
+from .rendering import Object, Rendered, names
+
+Declare = Callable[..., None]
+CHECKOUT = Path(__file__).parents[2]
+RBAC = "rbac.authorization.k8s.io"
+MODELS = "llmariner-models"
+
+
+@pytest.fixture(scope="module", params=["playground", "production", "test"])
+def installed(request: pytest.FixtureRequest) -> Rendered:
+    return Rendered(CHECKOUT / "manifests/overlays" / request.param)
+
+
+def rules(rendered: Rendered, account: str) -> dict[tuple[str, str], set[str]]:
+    """(namespace or "" for the cluster, group/resource) → verbs that the account has."""
+    roles = {
+        (o["kind"], o["metadata"].get("namespace", ""), o["metadata"]["name"]): o["rules"]
+        for kind in ("Role", "ClusterRole")
+        for o in rendered.of(RBAC, kind)
+    }
+    found: dict[tuple[str, str], set[str]] = {}
+    for binding in [*rendered.of(RBAC, "RoleBinding"), *rendered.of(RBAC, "ClusterRoleBinding")]:
+        if account not in {each["name"] for each in binding["subjects"]}:
+            continue
+        place = binding["metadata"].get("namespace", "")
+        for rule in roles[binding["roleRef"]["kind"], place, binding["roleRef"]["name"]]:
+            for resource in rule["resources"]:
+                found.setdefault((place, f"{rule['apiGroups'][0]}/{resource}"), set()).update(rule["verbs"])
+    return found
+
+
+def test_every_binding_leads_from_a_role_to_accounts_that_are_there(installed: Rendered) -> None:
+    accounts = names(installed.of("", "ServiceAccount"))
+    for binding in [*installed.of(RBAC, "RoleBinding"), *installed.of(RBAC, "ClusterRoleBinding")]:
+        role = binding["roleRef"]
+        place = binding["metadata"].get("namespace", "")
+        assert role["name"] in names(installed.of(RBAC, role["kind"]), place)
+        for subject in binding["subjects"]:
+            assert (subject["kind"], subject["namespace"]) == ("ServiceAccount", "llmariner")
+            assert subject["name"] in accounts
+
+
+def test_who_declares_nothing_has_nothing_and_no_token_to_try(installed: Rendered) -> None:
+    workloads = [each for kind in read(CHECKOUT) for each in kind]
+    tokens = {
+        o["metadata"]["name"]: o["automountServiceAccountToken"]
+        for o in installed.of("", "ServiceAccount")
+        if "automountServiceAccountToken" in o
+    }
+    without = [each.name for each in workloads if each.rights is None]
+    assert len(without) >= 8
+    for name in without:
+        assert rules(installed, name) == {}
+        assert tokens[name] is False
+    for service in installed.services():
+        name, spec = service["metadata"]["name"], service["spec"]["template"]["spec"]
+        assert (spec.get("automountServiceAccountToken") is False) == (name in without), name
+
+
+def test_rights_of_functions_end_at_the_namespace_of_the_models(installed: Rendered) -> None:
+    for each in [each for kind in read(CHECKOUT) for each in kind if each.rights]:
+        given = rules(installed, each.name)
+        assert {place for place, _ in given} == {"", MODELS}
+        assert {what: verbs for (place, what), verbs in given.items() if not place} == {
+            "serving.kserve.io/clusterservingruntimes": {"get", "list", "watch"}
+        }
+
+
+def test_who_only_looks_changes_nothing(installed: Rendered) -> None:
+    for name in ("health", "inference-status"):
+        assert {verb for verbs in rules(installed, name).values() for verb in verbs} == {"get", "list", "watch"}
+
+
+def test_who_serves_may_wake_put_to_sleep_and_delete(installed: Rendered) -> None:
+    for name in ("internal-gateway", "models", "sweep", "model-loader", "model-retirement"):
+        given = rules(installed, name)
+        assert "patch" in given[MODELS, "apps/deployments/scale"]
+        assert {"create", "patch", "delete"} <= given[MODELS, "serving.kserve.io/inferenceservices"]
+
+
+def test_no_right_reaches_secrets_or_everything(installed: Rendered) -> None:
+    for role in [*installed.of(RBAC, "Role"), *installed.of(RBAC, "ClusterRole")]:
+        for rule in role["rules"]:
+            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+            assert "pods/exec" not in rule["resources"]
+            if "secrets" in rule["resources"]:
+                assert role["metadata"]["name"] == "secrets"
+                assert rule["verbs"] == ["create"] or rule["resourceNames"]
+
+
+def test_the_adapter_may_do_what_it_does(installed: Rendered) -> None:
+    """Every kind that the serving adapter reads is one that its functions may read."""
+    source = "\n".join(p.read_text() for p in (CHECKOUT / "shared/llmariner/platform/serving/kserve").glob("*.py"))
+    from llmariner.platform.kube import resources
+
+    given = rules(installed, "internal-gateway")
+    for name in resources.__all__:
+        kind: Any = getattr(resources, name)
+        if isinstance(kind, resources.Resource) and name in source:
+            group = kind.api_version.rpartition("/")[0]
+            where = MODELS if kind.namespaced else ""
+            assert "get" in given[where, f"{group}/{kind.plural}"], name
+
+
+def test_the_source_of_changes_may_watch_what_it_tells_of(installed: Rendered) -> None:
+    (source,) = installed.of("sources.knative.dev", "ApiServerSource")
+    given = rules(installed, source["spec"]["serviceAccountName"])
+    for each in source["spec"]["resources"]:
+        kind = resource_of(each)
+        assert given[MODELS, f"{kind.api_version.rpartition('/')[0]}/{kind.plural}"] == {"get", "list", "watch"}
+    assert source["spec"]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": MODELS}
+
+
+def test_a_right_of_another_name_is_refused(checkout: Path, function: Declare) -> None:
+    function("models", "GET /v1/models", kubernetes="admin")
+    with pytest.raises(DeclarationError, match="must be one of serving, serving-read, not 'admin'"):
+        read(checkout)
+
+
+def test_pods_of_both_namespaces_are_held_to_a_standard(installed: Rendered) -> None:
+    levels = {o["metadata"]["name"]: enforced(o) for o in installed.of("", "Namespace")}
+    assert levels == {"llmariner": "restricted", MODELS: "baseline"}
+
+
+def enforced(namespace: Object) -> str:
+    level: str = namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+    return level
