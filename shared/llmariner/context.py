@@ -122,12 +122,12 @@ class Context:
     @_part
     def publisher(self) -> Publisher | None:
         """Carries events to the Broker of `LLMARINER_BROKER_URL`; None where there is none."""
-        url = BrokerSettings.load(self.env).url
-        if not url:
+        settings = BrokerSettings.load(self.env)
+        if not settings.url:
             return None
         from llmariner.platform.events.broker import Publisher
 
-        return Publisher(self.database, url)
+        return Publisher(self.database, settings)
 
     @_part
     def weights(self) -> Weights:

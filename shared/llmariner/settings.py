@@ -183,13 +183,17 @@ class BrokerSettings:
     url: str = ""
     """`LLMARINER_BROKER_URL`: ingress of the Knative Broker. Empty: the local home's dispatcher delivers."""
 
+    token_file: Path | None = None
+    """`LLMARINER_BROKER_TOKEN_FILE`: who we are, to a Broker that asks: a token that Kubernetes keeps fresh."""
+
     @classmethod
     def load(cls, env: Environment) -> BrokerSettings:
         """Read from a mapping. ValueError when it is not an http URL."""
         url = env.get("LLMARINER_BROKER_URL", "")
         if url and not url.startswith(("http://", "https://")):
             raise ValueError("LLMARINER_BROKER_URL must be the http:// URL of the Broker's ingress.")
-        return cls(url=url)
+        token = env.get("LLMARINER_BROKER_TOKEN_FILE", "")
+        return cls(url=url, token_file=Path(token) if token else None)
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,9 @@ class ClusterSettings:
 
     namespace: str = "llmariner"
     """`LLMARINER_NAMESPACE`: where the platform is installed."""
+
+    context: str | None = None
+    """A context of the kubeconfig; None: its current one. An operator's option, no variable."""
 
     @classmethod
     def load(cls, env: Environment) -> ClusterSettings:

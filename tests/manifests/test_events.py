@@ -29,7 +29,7 @@ def test_a_trigger_is_declared_once_and_only_placed_here(checkout: Path, consume
     built = trigger(only(checkout), buried=False)
     assert schemas.faults(built) == []
     assert built["metadata"]["namespace"] == "llmariner"
-    assert "annotations" not in built["metadata"]
+    assert built["metadata"]["annotations"] == {"kafka.eventing.knative.dev/delivery.order": "ordered"}
     assert built["spec"] == {**only(checkout).trigger["spec"], "delivery": {"timeout": "PT60S"}}
 
 

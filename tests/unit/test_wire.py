@@ -23,6 +23,7 @@ def test_an_event_goes_out_in_binary_mode() -> None:
         "ce-source": SOURCE,
         "ce-type": "ai.llmariner.model.created.v1",
         "ce-subject": "models/org/name",
+        "ce-partitionkey": "models/org/name",
         "ce-time": "2023-11-14T22:13:20.250000+00:00",
         "content-type": "application/json",
     }

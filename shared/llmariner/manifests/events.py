@@ -57,6 +57,8 @@ def trigger(consumer: Consumer, *, buried: bool) -> Object:
     if declared["spec"].get("broker") != BROKER:
         raise DeclarationError(f"{consumer.source}: spec.broker must be {BROKER}, the only one there is")
     metadata = declared["metadata"]
+    # Kafka's dispatcher alone reads it: what has one key is delivered one after the other.
+    annotations = {"kafka.eventing.knative.dev/delivery.order": "ordered", **metadata.get("annotations", {})}
     labels = {**LABELS, "app.kubernetes.io/name": consumer.name, **metadata.get("labels", {})}
     delivery = {**declared["spec"].get("delivery", {}), "timeout": f"PT{consumer.timeout_seconds}S"}
     spec = {**declared["spec"], "delivery": delivery}
@@ -67,7 +69,8 @@ def trigger(consumer: Consumer, *, buried: bool) -> Object:
         # The path says whose letter it is, by the name under which the book of deliveries knows the consumer.
         folder = consumer.folder.rpartition("/")[2]
         delivery["deadLetterSink"] = {"ref": _knative_service(DEAD_LETTERS), "uri": f"/{folder}"}
-    return {**declared, "metadata": {**metadata, "namespace": NAMESPACE, "labels": labels}, "spec": spec}
+    placed = {**metadata, "namespace": NAMESPACE, "labels": labels, "annotations": annotations}
+    return {**declared, "metadata": placed, "spec": spec}
 
 
 def clock(consumer: Consumer) -> Iterable[Object]:

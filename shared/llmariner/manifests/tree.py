@@ -11,6 +11,7 @@ import yaml
 from llmariner.manifests import installation, jobs
 from llmariner.manifests.declarations import Consumer, Function, Workload, read
 from llmariner.manifests.events import DEAD_LETTERS, broker, clock, kubernetes_changes, trigger
+from llmariner.manifests.identity import event_identity, event_policy
 from llmariner.manifests.installation import Object
 from llmariner.manifests.matches import matches
 from llmariner.manifests.prerequisites import config_defaults, config_features
@@ -24,7 +25,14 @@ Tree = dict[str, str]
 """Path relative to `manifests/` → content."""
 
 # Folders of which every file is generated, so that one that nobody generates any more is stale too.
-OWNED = ("base", "components/local-images", "components/migrations", "components/secrets", "prerequisites")
+OWNED = (
+    "base",
+    "components/event-identity",
+    "components/local-images",
+    "components/migrations",
+    "components/secrets",
+    "prerequisites",
+)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -50,6 +58,8 @@ def generate(checkout: Path) -> Tree:
         "base/70-kubernetes-changes.yaml": _file("", *kubernetes_changes()),
         "prerequisites/config-defaults.yaml": _file("", config_defaults(workloads)),
         "prerequisites/config-features.yaml": _file("", config_features()),
+        "components/event-identity/kustomization.yaml": _file("", event_identity(workloads)),
+        "components/event-identity/event-policy.yaml": _file("", event_policy()),
         "components/local-images/kustomization.yaml": _file("", _local_images(workloads)),
     }
     for name, made in (("secrets", jobs.secrets()), ("migrations", jobs.migrations())):

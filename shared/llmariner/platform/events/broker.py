@@ -15,6 +15,7 @@ from llmariner.platform.database import Database
 from llmariner.platform.events.outbox import event_of
 from llmariner.platform.events.tables import deliveries, events
 from llmariner.platform.events.wire import Event, to_http
+from llmariner.settings import BrokerSettings
 
 __all__ = ["Publisher"]
 
@@ -23,11 +24,11 @@ _SECONDS = 10.0
 
 
 class Publisher:
-    """Publishes to the ingress of one Broker. `url` as the Broker's status gives it."""
+    """Publishes to the ingress of one Broker."""
 
-    def __init__(self, database: Database, url: str) -> None:
+    def __init__(self, database: Database, settings: BrokerSettings) -> None:
         self._database = database
-        self._url = url
+        self._settings = settings
 
     def publish(self) -> int:
         """Send what is not published yet; returns how many the Broker took. Never raises for a Broker that is away.
@@ -65,8 +66,11 @@ class Publisher:
 
     def _send(self, event: Event) -> bool:
         headers, body = to_http(event)
-        request = urllib.request.Request(self._url, body, headers)
         try:
+            if (token := self._settings.token_file) is not None:
+                # Read each time: it is replaced before it expires.
+                headers["Authorization"] = f"Bearer {token.read_text().strip()}"
+            request = urllib.request.Request(self._settings.url, body, headers)
             with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
                 return bool(200 <= answer.status < 300)
         except (OSError, urllib.error.HTTPError):

@@ -41,6 +41,8 @@ def to_http(event: Event) -> tuple[dict[str, str], bytes]:
         "source": SOURCE,
         "type": event.type,
         "subject": event.subject,
+        # Kafka keeps the order of what has the same key (CloudEvents extension Partitioning).
+        "partitionkey": event.subject,
         "time": datetime.fromtimestamp(event.time, UTC).isoformat(),
         "datacontenttype": "application/json",
     }

@@ -1,0 +1,68 @@
+"""Events with authentication: who publishes has a token for our Broker, and the Broker takes nobody else's."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from llmariner.manifests.declarations import read
+
+from .rendering import Rendered, names
+
+if TYPE_CHECKING:
+    from kubernetes.schemas import Schemas
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def identified(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    """The production overlay with the component added, as its administrator would."""
+    place = tmp_path_factory.mktemp("identified")
+    for folder in ("manifests", "kserve"):
+        shutil.copytree(CHECKOUT / folder, place / folder)
+    overlay = place / "manifests/overlays/production/kustomization.yaml"
+    body = yaml.safe_load(overlay.read_text())
+    body["components"].append("../../components/event-identity")
+    overlay.write_text(yaml.safe_dump(body))
+    return Rendered(overlay.parent)
+
+
+def test_every_object_is_admitted(identified: Rendered, schemas: Schemas) -> None:
+    assert {(o["kind"], o["metadata"]["name"]): f for o in identified.objects if (f := schemas.faults(o))} == {}
+
+
+def test_who_publishes_has_a_token_for_our_broker_and_no_other(identified: Rendered) -> None:
+    (broker,) = identified.of("eventing.knative.dev", "Broker")
+    where = broker["metadata"]
+    publishing = set()
+    for service in identified.services():
+        spec = service["spec"]["template"]["spec"]
+        (container,) = spec["containers"]
+        told = {each["name"]: each.get("value") for each in container["env"]}
+        for volume in [each for each in spec["volumes"] if "projected" in each]:
+            (source,) = volume["projected"]["sources"]
+            token = source["serviceAccountToken"]
+            assert token["audience"] == f"eventing.knative.dev/broker/{where['namespace']}/{where['name']}"
+            (mount,) = [each for each in container["volumeMounts"] if each["name"] == volume["name"]]
+            assert told["LLMARINER_BROKER_TOKEN_FILE"] == f"{mount['mountPath']}/{token['path']}"
+            publishing.add(service["metadata"]["name"])
+    workloads = [each for kind in read(CHECKOUT) for each in kind]
+    assert publishing == {each.name for each in workloads if "database" in each.extras}
+
+
+def test_the_broker_takes_events_of_our_accounts_alone(identified: Rendered) -> None:
+    (policy,) = identified.of("eventing.knative.dev", "EventPolicy")
+    (to,), (source,) = policy["spec"]["to"], policy["spec"]["from"]
+    assert to["ref"]["name"] in names(identified.of("eventing.knative.dev", "Broker"))
+    assert source == {"sub": "system:serviceaccount:llmariner:*"}
+    assert {o["metadata"]["namespace"] for o in identified.of("", "ServiceAccount")} == {"llmariner"}
+
+
+def test_nobody_has_a_token_where_nobody_asks() -> None:
+    production = Rendered(CHECKOUT / "manifests/overlays/production")
+    assert "projected" not in str(production.services())
