@@ -16,7 +16,7 @@ from .pins import PROJECTS, Project
 from .places import cache
 from .waiting import LabError, run
 
-__all__ = ["build", "module", "program"]
+__all__ = ["build", "build_tag", "module", "program"]
 
 _BUILD_SECONDS = 3600
 
@@ -71,8 +71,13 @@ def _build_one(project: Project, name: str, package: str, folder: Path) -> None:
         figures.write(f"{project.name} {name}: {time.monotonic() - began:.0f} s, {size:.0f} MB\n")
 
 
-def _built(project: Project) -> Path:
-    """Named by what the programs are made of, so that new pins make new programs."""
+def build_tag(project: Project) -> str:
+    """Twelve hexadecimal digits that tell what a project's programs are made of."""
     pins = b"".join((project.folder / name).read_bytes() for name in ("go.mod", "go.sum"))
     made_of = hashlib.sha256(pins + repr(sorted(project.commands.items())).encode()).hexdigest()
-    return cache() / "built" / f"{project.name}-{made_of[:12]}"
+    return made_of[:12]
+
+
+def _built(project: Project) -> Path:
+    """Named by what the programs are made of, so that new pins make new programs."""
+    return cache() / "built" / f"{project.name}-{build_tag(project)}"

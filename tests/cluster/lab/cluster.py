@@ -7,7 +7,7 @@ import shutil
 
 from llmariner.local.progress import Step
 
-from . import control_plane, network
+from . import control_plane, network, node
 from .building import build
 from .kubectl import apply
 from .parts import custom_resources
@@ -22,18 +22,26 @@ def bring_up(lab: Lab, *, rung: int) -> None:
     """Bring the cluster to a rung: 1 is the API server with every CRD, 3 is all."""
     if os.geteuid() != 0:
         raise LabError("The test cluster makes network namespaces and control groups: start it as root")
-    build("kubernetes")
+    build(*(() if rung == 3 else ("kubernetes",)))
     lab.folder.mkdir(parents=True, exist_ok=True)
     network.make(lab)
     control_plane.start_server(lab)
     with Step("definitions of the custom resources"):
         apply(lab, custom_resources())
+    if rung == 1:
+        return
+    control_plane.start_controllers(lab)
+    node.start_runtime(lab)
+    node.start_kubelet(lab)
 
 
 def bring_down(lab: Lab) -> None:
     """End every process, take away mounts, networks and control groups, and delete the run folder."""
-    stop(lab, *reversed(list(running(lab))))
+    stop(lab, "kubelet", "kube-proxy")
+    node.end_containers(lab)
+    stop(lab, *running(lab))
     network.remove(lab)
+    node.unmount(lab)
     shutil.rmtree(lab.folder, ignore_errors=True)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from .building import build_tag
 from .kubectl import kustomize
 from .pins import PROJECTS
 from .waiting import LabError
@@ -26,7 +27,7 @@ _BUILT_FROM = re.compile(r"ko://([\w./-]+)")
 
 def image(project: str, name: str) -> str:
     """The local image of one program."""
-    return f"localhost/lab/{project}-{name}:pinned"
+    return f"localhost/lab/{project}-{name}:{build_tag(PROJECTS[project])}"
 
 
 def read(*places: Path) -> list[Manifest]:
