@@ -28,7 +28,7 @@ def event_identity(workloads: Iterable[Workload]) -> Object:
         _add("containers/0/volumeMounts", {"name": "broker-token", "mountPath": _FOLDER, "readOnly": True}),
         _add("containers/0/env", {"name": "LLMARINER_BROKER_TOKEN_FILE", "value": f"{_FOLDER}/token"}),
     ]
-    target = {"group": "serving.knative.dev", "kind": "Service", "name": "|".join(publishing)}
+    target = {"group": "serving.knative.dev", "kind": "Service", "name": f"({'|'.join(publishing)})"}
     return {
         "apiVersion": "kustomize.config.k8s.io/v1alpha1",
         "kind": "Component",
