@@ -1,0 +1,130 @@
+"""The test overlay, fitted to this machine: engines from its own engine environment, models from its own folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from llmariner.local.daemon import engine_environment_of
+from llmariner.settings import HomeSettings, environment
+
+__all__ = ["CHECKOUT", "MODELS", "write"]
+
+CHECKOUT = Path(__file__).parents[3]
+MODELS = "models"
+"""The volume claim in the models' namespace that holds this machine's models."""
+
+Body = dict[str, Any]
+
+_NAMESPACE = "llmariner-models"
+_ENGINE = "dev.local/llmariner/vllm-cpu-local:0.1.0"
+
+
+def write(folder: Path) -> Path:
+    """Write the kustomization into a folder and give its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base = os.path.relpath(CHECKOUT / "manifests" / "overlays" / "test", folder)
+    (folder / "volumes.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": _volumes()}))
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [base, "volumes.json"],
+        "configMapGenerator": [
+            {
+                "name": "llmariner-settings",
+                "namespace": "llmariner",
+                "behavior": "merge",
+                "literals": [
+                    "LLMARINER_ENGINE_CPU=1",
+                    "LLMARINER_ENGINE_MEMORY=3Gi",
+                    "LLMARINER_IDLE_SECONDS=60",
+                ],
+                "options": {"disableNameSuffixHash": True},
+            }
+        ],
+        "patches": [
+            {
+                "target": {"kind": "ClusterServingRuntime", "name": "vllm-cpu"},
+                "patch": json.dumps(_engine_of_this_machine()),
+            },
+            # Whoever asks the node's address is answered: no name server of ours is asked outside the cluster.
+            {"target": {"kind": "Gateway"}, "patch": json.dumps([_remove("/spec/listeners/0/hostname")])},
+            {"target": {"kind": "HTTPRoute"}, "patch": json.dumps([_remove("/spec/hostnames")])},
+            {"target": {"kind": "StatefulSet", "name": "postgres"}, "patch": json.dumps(_known_user())},
+        ],
+    }
+    (folder / "kustomization.yaml").write_text(json.dumps(kustomization, indent=1))
+    return folder
+
+
+def _engine_of_this_machine() -> list[Body]:
+    """The runtime's container runs vLLM out of the engine environment, which is mounted at its own path."""
+    container, folders = "/spec/containers/0", _folders()
+    command = [f"{folders['engine']}/venv/bin/vllm", "serve", "/mnt/models"]
+    variables = {"TORCH_COMPILE_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    changes: list[Body] = [
+        {"op": "replace", "path": f"{container}/image", "value": _ENGINE},
+        {"op": "replace", "path": f"{container}/command", "value": command},
+        _added(f"{container}/args/-", "--enforce-eager"),
+        *(_added(f"{container}/env/-", {"name": name, "value": value}) for name, value in variables.items()),
+    ]
+    for name in ("engine", "python"):
+        mount = {"name": name, "mountPath": str(folders[name]), "readOnly": True}
+        claim = {"name": name, "persistentVolumeClaim": {"claimName": name, "readOnly": True}}
+        changes += [_added(f"{container}/volumeMounts/-", mount), _added("/spec/volumes/-", claim)]
+    return changes
+
+
+def _folders() -> dict[str, Path]:
+    """What engines need of this machine. As volumes, not as paths of the node, which the namespace's pods may not name."""
+    settings = HomeSettings.load(environment())
+    engine = engine_environment_of(settings)
+    # The environment's interpreter is a link to the one it was made with.
+    return {
+        MODELS: settings.cache / "models",
+        "engine": engine.folder,
+        "python": engine.python.resolve().parents[1],
+    }
+
+
+def _volumes() -> list[Body]:
+    """Each folder as a volume that is there already, and the claim on it."""
+    return [each for name, folder in _folders().items() for each in _volume(name, folder)]
+
+
+def _volume(name: str, folder: Path) -> list[Body]:
+    size = {"storage": "10Gi"}
+    common: Body = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
+    path = {"path": str(folder), "type": "Directory"}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": f"lab-{name}"},
+            "spec": {**common, "capacity": size, "hostPath": path},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name, "namespace": _NAMESPACE},
+            "spec": {**common, "volumeName": f"lab-{name}", "resources": {"requests": size}},
+        },
+    ]
+
+
+def _known_user() -> list[Body]:
+    """The image of this machine's PostgreSQL knows one user by name beside root."""
+    path = "/spec/template/spec/securityContext"
+    return [
+        {"op": "replace", "path": f"{path}/{name}", "value": 65532} for name in ("runAsUser", "runAsGroup", "fsGroup")
+    ]
+
+
+def _added(path: str, value: Any) -> Body:
+    return {"op": "add", "path": path, "value": value}
+
+
+def _remove(path: str) -> Body:
+    return {"op": "remove", "path": path}
