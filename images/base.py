@@ -75,7 +75,7 @@ BUILDER = Base(
     "PYTHONPATH=/usr/share/python-wheels/pip.whl",
 )
 # What vLLM's build for CPUs loads or calls at run time beside its own wheels.
-ENGINE = Base("engine-base", (*_PYTHON, "libgomp1", "libnuma1", "util-linux"))
+ENGINE = Base("engine-base", (*_PYTHON, "libgomp1", "libnuma1", "libstdc++6", "dash", "util-linux"))
 
 
 def make(base: Base, store: Store) -> None:

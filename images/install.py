@@ -27,6 +27,10 @@ PACKAGES = Path("app/packages")
 LOCK = Path("locks/platform.lock")
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 
+# `bin`: commands of packages, which nobody calls; their first lines name this stage's interpreter.
+# `kubernetes/aio`: a second client of 68 MB, for asyncio, that nothing imports by itself.
+UNUSED = ("bin", "kubernetes/aio")
+
 # Later groups stand on earlier ones: two images that agree on the first n groups share n layers.
 GROUPS = ("core", "database", "cluster", "api", "others")
 
@@ -137,8 +141,8 @@ def install_packages(group: str) -> None:
             *(str(TOOLS / "bin/uv"), "pip", "install", "--quiet", "--python", sys.executable, "--target", str(target)),
             *("--no-deps", "--require-hashes", "--link-mode", "copy", "-r", str(listed)),
         )
-        # Commands of packages: nobody calls them, and their first lines name this stage's interpreter.
-        shutil.rmtree(target / "bin", ignore_errors=True)
+        for unused in UNUSED:
+            shutil.rmtree(target / unused, ignore_errors=True)
         (target / ".lock").unlink(missing_ok=True)
     compile_below(target)
 
