@@ -38,6 +38,8 @@ def convert(source: Path, target: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(part)
     tokenizer.save_pretrained(part)
+    for path in part.iterdir():  # the weights are written for their owner alone; an engine may be another user
+        path.chmod(0o644)
     os.replace(part, target)
     say(4, 4, "done")
 
