@@ -224,7 +224,7 @@ def test_the_control_url_is_that_of_a_function(installed: Rendered) -> None:
 def test_models_are_made_where_functions_have_the_right_to(installed: Rendered) -> None:
     there = installed.settings()["LLMARINER_MODELS_NAMESPACE"]
     assert there in names(installed.of("", "Namespace"))
-    assert {"serving", "serving-read"} <= names(installed.of("rbac.authorization.k8s.io", "Role"), there)
+    assert {"serving"} <= names(installed.of("rbac.authorization.k8s.io", "Role"), there)
 
 
 def test_a_route_leads_to_a_function_through_a_gateway_that_may_be_used(installed: Rendered) -> None:

@@ -157,7 +157,7 @@ def test_only_those_with_rights_and_the_secrets_job_reach_the_api_server(product
                     reaching.add(
                         labels.get("llmariner.ai/kubernetes") or labels.get("app.kubernetes.io/name") or "source"
                     )
-    assert reaching == {"serving", "serving-read", "secrets", "source"}
+    assert reaching == {"serving", "secrets", "source"}
 
 
 def test_an_engine_cannot_ask_its_node_for_credentials(production: Rendered) -> None:

@@ -79,16 +79,18 @@ def test_rights_of_functions_end_at_the_namespace_of_the_models(installed: Rende
         }
 
 
-def test_who_only_looks_changes_nothing(installed: Rendered) -> None:
-    for name in ("health", "inference-status"):
-        assert {verb for verbs in rules(installed, name).values() for verb in verbs} == {"get", "list", "watch"}
-
-
 def test_who_serves_may_wake_put_to_sleep_and_delete(installed: Rendered) -> None:
-    for name in ("internal-gateway", "models", "sweep", "model-loader", "model-retirement"):
-        given = rules(installed, name)
-        assert "patch" in given[MODELS, "apps/deployments/scale"]
-        assert {"create", "patch", "delete"} <= given[MODELS, "serving.kserve.io/inferenceservices"]
+    given = rules(installed, "internal-gateway")
+    assert "patch" in given[MODELS, "apps/deployments/scale"]
+    assert {"create", "patch", "delete"} <= given[MODELS, "serving.kserve.io/inferenceservices"]
+
+
+def test_one_function_speaks_to_kubernetes_and_the_others_ask_it(installed: Rendered) -> None:
+    assert [each.name for kind in read(CHECKOUT) for each in kind if each.rights] == ["internal-gateway"]
+    assert installed.settings()["LLMARINER_SERVING"] == "remote"
+    (service,) = [each for each in installed.services() if each["metadata"]["name"] == "internal-gateway"]
+    (container,) = service["spec"]["template"]["spec"]["containers"]
+    assert {"name": "LLMARINER_SERVING", "value": "kserve"} in container["env"]
 
 
 def test_no_right_reaches_secrets_or_everything(installed: Rendered) -> None:
@@ -126,7 +128,7 @@ def test_the_source_of_changes_may_watch_what_it_tells_of(installed: Rendered) -
 
 def test_a_right_of_another_name_is_refused(checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models", kubernetes="admin")
-    with pytest.raises(DeclarationError, match="must be one of serving, serving-read, not 'admin'"):
+    with pytest.raises(DeclarationError, match="must be one of serving, not 'admin'"):
         read(checkout)
 
 

@@ -27,8 +27,8 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 NAME_LIMIT = 63 - len("-00001")
 
-# What a function may be let do with models: change them, or look at them.
-RIGHTS = frozenset({"serving", "serving-read"})
+# What a function may be let do on the Kubernetes API: wake models and put them to sleep.
+RIGHTS = frozenset({"serving"})
 
 # A function is one Python thread that waits most of the time. What is not said of a resource is said here.
 REQUESTS = {"cpu": "50m", "memory": "128Mi"}

@@ -76,8 +76,8 @@ def settings() -> Object:
             # The ingress of a Kafka class Broker; one of another class has another, which an overlay says.
             "LLMARINER_BROKER_URL": f"http://kafka-broker-ingress.knative-eventing.svc.cluster.local/{NAMESPACE}/default",
             "LLMARINER_CONTROL_URL": f"http://{CONTROL}.{NAMESPACE}.svc.cluster.local",
-            # Said, since unsaid it means: ask the control function; and that one would ask itself.
-            "LLMARINER_SERVING": "kserve",
+            # The control function alone says otherwise of itself.
+            "LLMARINER_SERVING": "remote",
             "LLMARINER_MODELS_NAMESPACE": MODELS_NAMESPACE,
         },
     }

@@ -1,4 +1,4 @@
-"""What functions may do on the Kubernetes API: nothing, but for those that look at models, or change them.
+"""What functions may do on the Kubernetes API: nothing, but for the one that serves models.
 
 Rights end at the namespace of the models. None of them reaches a Secret, or an object of the platform itself.
 """
@@ -34,22 +34,17 @@ _READING = (
 _WRITING = (
     _rule("serving.kserve.io", ["inferenceservices"], _CHANGE),
     _rule("apps", ["deployments/scale"], ["get", "update", "patch"]),
-    # One sleeper at a time.
-    _rule("coordination.k8s.io", ["leases"], ["get", "create", "update", "patch"]),
-    _rule("keda.sh", ["scaledobjects"], _CHANGE),
-    _rule("autoscaling", ["horizontalpodautoscalers"], _CHANGE),
 )
 
 
 def roles(workloads: Sequence[Workload]) -> Iterator[Object]:
-    """Both roles in the models' namespace, and the one list of runtimes that is the whole cluster's."""
-    for name, rules in (("serving-read", _READING), ("serving", (*_READING, *_WRITING))):
-        yield {
-            "apiVersion": f"{GROUP}/v1",
-            "kind": "Role",
-            "metadata": {"name": name, "namespace": MODELS_NAMESPACE, "labels": LABELS},
-            "rules": list(rules),
-        }
+    """The role in the models' namespace, and the one list of runtimes that is the whole cluster's."""
+    yield {
+        "apiVersion": f"{GROUP}/v1",
+        "kind": "Role",
+        "metadata": {"name": "serving", "namespace": MODELS_NAMESPACE, "labels": LABELS},
+        "rules": [*_READING, *_WRITING],
+    }
     yield {
         "apiVersion": f"{GROUP}/v1",
         "kind": "ClusterRole",
