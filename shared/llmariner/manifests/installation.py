@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from llmariner.platform import serving
+from llmariner.platform.serving.kserve.objects import PLUGINS
 
 __all__ = [
     "ADMIN_KEY",
@@ -17,6 +21,7 @@ __all__ = [
     "SECRETS",
     "SETTINGS",
     "Object",
+    "engine_plugins",
     "gateway",
     "namespaces",
     "reference_grant",
@@ -80,6 +85,17 @@ def settings() -> Object:
             "LLMARINER_SERVING": "remote",
             "LLMARINER_MODELS_NAMESPACE": MODELS_NAMESPACE,
         },
+    }
+
+
+def engine_plugins() -> Object:
+    """What our models' engines load beside vLLM, as the files of a folder on their Python path."""
+    files = sorted(Path(serving.__file__).with_name("engine_plugins").glob("*.py"))
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": PLUGINS, "namespace": MODELS_NAMESPACE, "labels": LABELS},
+        "data": {file.name: file.read_text() for file in files},
     }
 
 

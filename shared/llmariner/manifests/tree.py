@@ -53,6 +53,7 @@ def generate(checkout: Path) -> Tree:
         "base/00-namespaces.yaml": _file("", *installation.namespaces()),
         "base/10-rights.yaml": _file("", *roles(workloads)),
         "base/20-settings.yaml": _file("", installation.settings()),
+        "base/25-engine-plugins.yaml": _file("", installation.engine_plugins()),
         "base/30-gateway.yaml": _file("", installation.gateway(), installation.reference_grant()),
         "base/40-broker.yaml": _file("", broker()),
         "base/70-kubernetes-changes.yaml": _file("", *kubernetes_changes()),

@@ -9,8 +9,10 @@ from typing import Any
 from llmariner.platform.serving import ADOPTED, EngineModel
 from llmariner.settings import KServeSettings
 
-__all__ = ["MODEL", "capacity", "deployment_of", "inference_service", "model_of", "object_name", "ours"]
+__all__ = ["MODEL", "PLUGINS", "capacity", "deployment_of", "inference_service", "model_of", "object_name", "ours"]
 
+PLUGINS = "llmariner-engine-plugins"
+"""The ConfigMap with what engines load beside vLLM (`engine_plugins/`)."""
 MODEL = "llmariner.ai/model"
 """The annotation that holds a model's id, which may have characters that no object's name may have."""
 
@@ -23,6 +25,7 @@ _GIB = 1 << 30
 # A CPU engine works on fewer requests at once; more of them would only make each wait longer.
 _CAPACITY = {"cpu": 32}
 _GPU_CAPACITY = 256
+_PLUGINS_PATH = "/opt/llmariner"
 _BASE_PATH, _ADAPTER_PATH = "/mnt/models", "/mnt/adapters"
 
 
@@ -94,10 +97,13 @@ def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: 
         "automountServiceAccountToken": False,
         # Longer than the runtime's --shutdown-timeout, so that streams under way may end.
         "terminationGracePeriodSeconds": 75,
+        "volumes": [{"name": "plugins", "configMap": {"name": PLUGINS}}],
         "model": {
             "runtime": _runtime(model, settings),
             "modelFormat": {"name": "vLLM", "version": "1"},
             "args": _arguments(model, adapters, settings),
+            "env": [{"name": "PYTHONPATH", "value": _PLUGINS_PATH}],
+            "volumeMounts": [{"name": "plugins", "mountPath": _PLUGINS_PATH, "readOnly": True}],
             "resources": {"requests": resources, "limits": resources},
         },
     }
@@ -113,6 +119,7 @@ def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: 
 def _arguments(model: EngineModel, adapters: tuple[EngineModel, ...], settings: KServeSettings) -> list[str]:
     """After the runtime's own; vLLM takes the last of each."""
     arguments = [f"--served-model-name={model.id}", f"--max-num-seqs={capacity(settings)}"]
+    arguments += ["--middleware=request_usage.RequestUsage"]
     if model.task == "embed":
         arguments += ["--runner=pooling", "--dtype=float32"]
     if adapters:
