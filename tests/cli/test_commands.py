@@ -266,7 +266,19 @@ CASES = [
     ),
     Case("events replay ev_1", "POST /events/ev_1:replay", {}, ("ev_1",), body={}),
 ]
-OFFLINE = {"auth token", "context get", "context set", "completion", "version", "up", "down", "doctor", "logs"}
+OFFLINE = {
+    "cluster check",
+    "cluster status",
+    "auth token",
+    "context get",
+    "context set",
+    "completion",
+    "version",
+    "up",
+    "down",
+    "doctor",
+    "logs",
+}
 """Commands that ask no API; tested in the modules of their own rooms."""
 
 

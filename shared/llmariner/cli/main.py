@@ -20,6 +20,7 @@ _MEMBERS = {
     "status": "llmariner.cli.status:status",
     "doctor": "llmariner.cli.platform:doctor",
     "logs": "llmariner.cli.platform:logs",
+    "cluster": "llmariner.cli.cluster:cluster",
     "auth": "llmariner.cli.auth:auth",
     "models": "llmariner.cli.models:models",
     "chat": "llmariner.cli.chat:chat",

@@ -38,6 +38,10 @@ class Cluster:
 
         self._connection = Connection(settings)
 
+    def read(self, path: str) -> Body:
+        """What the server says at a path that is no object's: `/version`, `/apis/GROUP/VERSION`. NotFound."""
+        return self._connection.request("GET", path)
+
     def get(self, resource: Resource, namespace: str | None, name: str) -> Body | None:
         """The object, or None where it, its namespace or its kind isn't there."""
         try:

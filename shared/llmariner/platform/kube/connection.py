@@ -110,7 +110,9 @@ def _configuration(settings: ClusterSettings) -> Configuration:
     made = Configuration()
     try:
         if settings.kubeconfig is not None:
-            load_kube_config(str(settings.kubeconfig), client_configuration=made, persist_config=False)
+            load_kube_config(
+                str(settings.kubeconfig), settings.context, client_configuration=made, persist_config=False
+            )
         else:
             load_incluster_config(made)
     except ConfigException as error:
@@ -128,8 +130,11 @@ def _read(answer: urllib3.BaseHTTPResponse) -> dict[str, Any]:
         raise _away(error) from error
     try:
         value = json.loads(text)
-    except ValueError:
-        value = {"message": text.decode(errors="replace").strip()[:500]}
+    except ValueError as error:
+        shown = text.decode(errors="replace").strip()[:500]
+        if answer.status < 400:
+            raise _away(ValueError(f"it is no JSON that answered: {shown[:80]!r}")) from error
+        value = {"message": shown}
     if answer.status >= 400 or not isinstance(value, dict):
         refuse(answer.status, value if isinstance(value, dict) else {})
     return value

@@ -1,0 +1,147 @@
+"""Every check of a cluster, in the order in which one would mend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from llmariner.inspection import foundation, installation, knative, models
+from llmariner.inspection.controllers import CONTROLLERS, controllers
+from llmariner.inspection.finding import Finding, Result, Unreadable, failed
+from llmariner.inspection.kinds import (
+    API_SERVER_SOURCES,
+    BROKERS,
+    CLAIMS,
+    FUNCTIONS,
+    GATEWAY_CLASSES,
+    GATEWAYS,
+    PING_SOURCES,
+    PROJECTS,
+    ROUTES,
+    STATEFUL_SETS,
+    STORAGE_CLASSES,
+    TRIGGERS,
+)
+from llmariner.inspection.place import APPLY, Place
+from llmariner.inspection.reading import Reading
+from llmariner.platform.kube import Cluster, Resource
+from llmariner.platform.kube.resources import (
+    CLUSTER_QUEUES,
+    CLUSTER_SERVING_RUNTIMES,
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    JOBS,
+    LOCAL_QUEUES,
+    NAMESPACES,
+    NODES,
+    SECRETS,
+)
+from llmariner.settings import KServeSettings
+
+__all__ = ["checks", "place_of"]
+
+Check = Callable[[Place], Iterator[Finding]]
+
+_CLUSTER: dict[str, Check] = {
+    "Kubernetes": foundation.kubernetes,
+    "kinds": foundation.kinds,
+    "controllers": controllers,
+    "longest request": knative.longest_request,
+    "feature flags": knative.features,
+    "scale to zero": knative.scale_to_zero,
+    "ingress class": knative.ingress,
+    "local gateway": foundation.local_gateway,
+    "broker class": knative.broker_class,
+    "gateway class": foundation.gateway_class,
+    "KServe deployment mode": models.deployment_mode,
+    "KServe routes": models.route_timeouts,
+    "nodes": models.hardware,
+    "storage class": foundation.storage,
+    "queue": models.queues,
+}
+_INSTALLATION: dict[str, Check] = {
+    "namespaces": installation.namespaces,
+    "secrets": installation.secrets,
+    "database": installation.database,
+    "jobs": installation.jobs,
+    "functions": installation.functions,
+    "gateway": installation.gateway,
+    "routes": installation.routes,
+    "events": installation.events,
+    "runtimes": models.runtimes,
+}
+_WHOLE = (GATEWAY_CLASSES, STORAGE_CLASSES, NODES, NAMESPACES, CLUSTER_QUEUES, CLUSTER_SERVING_RUNTIMES)
+_OURS = (
+    STATEFUL_SETS,
+    FUNCTIONS,
+    BROKERS,
+    TRIGGERS,
+    PING_SOURCES,
+    API_SERVER_SOURCES,
+    GATEWAYS,
+    ROUTES,
+    SECRETS,
+    JOBS,
+    CLAIMS,
+    DEPLOYMENTS,
+)
+_SETTINGS = "llmariner-settings"
+
+
+def checks(cluster: Cluster, namespace: str, *, prerequisites: bool = False) -> list[Finding]:
+    """What is found; `prerequisites`: only what the cluster must bring, as if nothing of ours were installed.
+
+    Unavailable when the API server doesn't answer, or is none; Forbidden when it doesn't take the credentials.
+    """
+    reading = Reading(cluster)
+    try:
+        # Alone and first: a server that is away is waited for once.
+        cluster.read("/version")
+        place, findings = place_of(reading, namespace, installed=not prerequisites)
+        reading.ahead(_reads(place), [version for project in PROJECTS for version in project.kinds])
+        asked = _CLUSTER if prerequisites or not place.installed else {**_CLUSTER, **_INSTALLATION}
+        return [*(found for name, check in asked.items() for found in _told(name, check, place)), *findings]
+    finally:
+        reading.close()
+
+
+def place_of(reading: Reading, namespace: str, *, installed: bool = True) -> tuple[Place, list[Finding]]:
+    """The installation in a namespace as its settings describe it, and what is wrong with them."""
+    if not installed:
+        return Place(reading, namespace), []
+    try:
+        found = reading.get(CONFIG_MAPS, namespace, _SETTINGS)
+    except Unreadable as error:
+        return Place(reading, namespace, installed=True), [_unknown("settings", error)]
+    if found is None:
+        missing = f"there is no ConfigMap {_SETTINGS} in {namespace}: the platform is not installed"
+        mend = f"When all above is well: {APPLY}. To check a cluster before: llma cluster check --prerequisites"
+        return Place(reading, namespace), [failed("installation", missing, mend)]
+    settings = {key: str(value) for key, value in (found.get("data") or {}).items()}
+    try:
+        models_ = KServeSettings.load(settings)
+    except ValueError as error:
+        mend = f"Correct it in the overlay's settings.env, then {APPLY}."
+        return Place(reading, namespace, True, settings), [failed("settings", str(error), mend)]
+    return Place(reading, namespace, True, settings, models_), []
+
+
+def _reads(place: Place) -> list[tuple[Resource, str | None]]:
+    reads: list[tuple[Resource, str | None]] = [(each, None) for each in _WHOLE]
+    reads += [(DEPLOYMENTS, namespace) for namespace, _ in CONTROLLERS.values()]
+    reads += [(CONFIG_MAPS, knative.SERVING)]
+    if place.installed:
+        reads += [(each, place.namespace) for each in _OURS]
+        reads += [(each, place.models.namespace) for each in (LOCAL_QUEUES, INFERENCE_SERVICES)]
+    return reads
+
+
+def _told(name: str, check: Check, place: Place) -> Iterator[Finding]:
+    try:
+        yield from check(place)
+    except Unreadable as error:
+        yield _unknown(name, error)
+
+
+def _unknown(name: str, error: Unreadable) -> Finding:
+    return Finding(name, Result.UNKNOWN, str(error), error.mend)

@@ -1,0 +1,234 @@
+"""A cluster in which all is well, in the API server of this process: what others bring, and an installation of ours.
+
+The installation is what kubectl renders of `manifests/overlays/test`, the others' settings are upstream's own files; the
+statuses are those that controllers write when they are done.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["CHECKOUT", "Body", "Miniature", "rendered", "true"]
+
+Body = dict[str, Any]
+
+CHECKOUT = Path(__file__).parents[2]
+PREREQUISITES = CHECKOUT / "manifests/prerequisites"
+CONTROLLERS = {
+    "knative-serving": ["activator", "autoscaler", "controller", "webhook", "net-kourier-controller"],
+    "knative-eventing": [
+        "eventing-controller",
+        "eventing-webhook",
+        "mt-broker-controller",
+        "mt-broker-filter",
+        "mt-broker-ingress",
+        "imc-controller",
+        "imc-dispatcher",
+    ],
+    "kserve": ["kserve-controller-manager"],
+    "kueue-system": ["kueue-controller-manager"],
+}
+SECRETS = {
+    "llmariner-secrets": ["LLMARINER_PEPPER", "LLMARINER_SERVICE_SECRET"],
+    "llmariner-postgres": ["host", "port", "database", "user", "password"],
+    "llmariner-pgbouncer": ["pgbouncer.ini", "userlist.txt"],
+    "llmariner-database": ["LLMARINER_DATABASE_URL"],
+}
+
+# By its place: the folder of the API in the test process bears the name of a package that is installed.
+_folder = next(name for name in ("kubernetes_api", "kubernetes") if (CHECKOUT / "tests" / name / "server.py").is_file())
+_api, _kinds, _schemas, _server, _store = (
+    importlib.import_module(f"..{_folder}.{name}", __package__)
+    for name in ("api", "kinds", "schemas", "server", "store")
+)
+
+
+@functools.cache
+def rendered(overlay: str) -> list[Body]:
+    """The objects that `kubectl apply -k` would send; not to be changed."""
+    kubectl = Path(sys.executable).with_name("kubectl")
+    shown = subprocess.run(
+        [kubectl, "kustomize", CHECKOUT / "manifests/overlays" / overlay], check=True, capture_output=True, text=True
+    )
+    return list(yaml.load_all(shown.stdout, Loader=yaml.CSafeLoader))
+
+
+def true(*kinds: str, status: str = "True", reason: str = "Fine", message: str = "") -> Body:
+    """A status with these conditions."""
+    said = {"status": status, "reason": reason, "message": message, "lastTransitionTime": "2026-11-24T12:00:00Z"}
+    return {"conditions": [{"type": kind, **said} for kind in kinds]}
+
+
+class Miniature:
+    """One server whose objects are made anew by `fill`."""
+
+    def __init__(self) -> None:
+        crds = _schemas.folder(CHECKOUT)
+        assert crds is not None
+        self.crds: Path = crds
+        self._schemas = _schemas.Schemas(crds)
+        self.server = _server.ApiServer(self._schemas, crds)
+        self._all_kinds = list(self.server.api.kinds)
+
+    def empty(self, *, without: Callable[[Any], bool] = lambda kind: False) -> None:
+        """Nothing but the kinds of Kubernetes and of those projects that are not left out."""
+        self.server.store = _store.Store(self._schemas)
+        kinds = [kind for kind in self._all_kinds if not without(kind)]
+        self.server.api = _api.Api(self.server.store, kinds)
+
+    def fill(self, *, overlay: str = "test", without: Callable[[Any], bool] = lambda kind: False) -> None:
+        """All that a good cluster has; `overlay` empty: nothing of ours on it."""
+        self.empty(without=without)
+        for body in [*_brought(self.crds), *(_installed(overlay) if overlay else ())]:
+            self.make(body)
+
+    def make(self, body: Body) -> None:
+        """The object, status included; nothing where its kind was left out."""
+        kind = self._kind(body["apiVersion"], body["kind"])
+        if kind is None:
+            return
+        namespace, name = body["metadata"].get("namespace", ""), body["metadata"]["name"]
+        self.server.store.create(
+            kind, namespace, {k: v for k, v in body.items() if k != "status"}, _store.Write("test")
+        )
+        if "status" in body:
+            self._update(kind, (namespace, name), lambda old: {**old, "status": body["status"]}, "status")
+
+    def change(self, kind: str, place: str, change: Callable[[Body], object], *, status: bool = False) -> None:
+        """Change an object in place; `place`: `NAMESPACE/NAME`, or `NAME` of what stands in no namespace."""
+        namespace, _, name = place.rpartition("/")
+
+        def changed(old: Body) -> Body:
+            change(old["status"] if status else old)
+            return old
+
+        self._update(self._named(kind), (namespace, name), changed, "status" if status else "")
+
+    def set_status(self, kind: str, place: str, status: Body) -> None:
+        """Replace what a controller said."""
+        namespace, _, name = place.rpartition("/")
+        self._update(self._named(kind), (namespace, name), lambda old: {**old, "status": status}, "status")
+
+    def delete(self, kind: str, place: str) -> None:
+        """Delete an object."""
+        namespace, _, name = place.rpartition("/")
+        self.server.store.delete(self._named(kind), (namespace, name), {}, dry_run=False)
+
+    def _update(self, kind: Any, place: tuple[str, str], change: Callable[[Body], Body], subresource: str) -> None:
+        self.server.store.update(kind, place, change, _store.Write("test", subresource=subresource))
+
+    def _kind(self, api_version: str, name: str) -> Any:
+        found = (each for each in self.server.api.kinds if (each.api_version, each.name) == (api_version, name))
+        return next(found, None)
+
+    def _named(self, kind: str) -> Any:
+        """`Service` is Kubernetes', `Service.serving.knative.dev` is Knative's."""
+        name, _, group = kind.partition(".")
+        found = [each for each in self.server.api.kinds if each.name == name and (not group or each.group == group)]
+        return found[0]
+
+
+def _brought(crds: Path) -> Iterator[Body]:
+    """By the administrator of the cluster."""
+    for namespace in (*CONTROLLERS, "kourier-system"):
+        yield _object("v1", "Namespace", namespace)
+    for namespace, names in CONTROLLERS.items():
+        for name in names:
+            yield _deployment(namespace, name)
+    yield from _configured(crds)
+    yield _object("v1", "Service", "kourier-internal", "kourier-system", spec={"ports": [{"port": 80}]})
+    controller = {"controllerName": "projectcontour.io/gateway-controller"}
+    yield _object("gateway.networking.k8s.io/v1", "GatewayClass", "contour", spec=controller, status=true("Accepted"))
+    default = {"storageclass.kubernetes.io/is-default-class": "true"}
+    yield _object("storage.k8s.io/v1", "StorageClass", "local", annotations=default, provisioner="example.org/local")
+    yield _object("v1", "Node", "node-1", status=_node())
+
+
+def _node() -> Body:
+    offered = {"cpu": "7910m", "memory": "32Gi", "pods": "110"}
+    condition = {"type": "Ready", "status": "True"}
+    return {"allocatable": offered, "capacity": offered, "conditions": [condition]}
+
+
+def _configured(crds: Path) -> Iterator[Body]:
+    """The ConfigMaps of others: upstream's files, and what the prerequisites set in them."""
+    for file in sorted((crds / "knative-serving/config").glob("*.yaml")):
+        body = yaml.safe_load(file.read_text())
+        prerequisite = PREREQUISITES / f"{body['metadata']['name']}.yaml"
+        if prerequisite.is_file():
+            body["data"] |= yaml.safe_load(prerequisite.read_text())["data"]
+        if body["metadata"]["name"] == "config-network":
+            body["data"]["ingress-class"] = "kourier.ingress.networking.knative.dev"
+        yield body
+    yield yaml.safe_load((crds / "kserve/config/inferenceservice.yaml").read_text())
+    kueue = {"controller_manager_config.yaml": (crds / "kueue/config/controller_manager_config.yaml").read_text()}
+    yield _object("v1", "ConfigMap", "kueue-manager-config", "kueue-system", data=kueue)
+
+
+def _installed(overlay: str) -> Iterator[Body]:
+    """Ours, and what becomes of it."""
+    for body in rendered(overlay):
+        yield body | _status_of(body)
+    for name, keys in SECRETS.items():
+        yield _object("v1", "Secret", name, "llmariner", data=dict.fromkeys(keys, "eA=="))
+    for name in (each["metadata"]["name"] for each in rendered(overlay) if _is_function(each)):
+        found = {"serving.knative.dev/service": name}
+        yield _deployment("llmariner", f"{name}-00001-deployment", found)
+
+
+def _status_of(body: Body) -> Body:
+    kind, group = body["kind"], body["apiVersion"].partition("/")[0]
+    parents = [
+        {"controllerName": "a.example/b", "parentRef": {"name": "llmariner"}, **true("Accepted", "ResolvedRefs")}
+    ]
+    found: dict[str, Body] = {
+        "Gateway": true("Accepted", "Programmed") | {"addresses": [{"type": "IPAddress", "value": "192.0.2.7"}]},
+        "HTTPRoute": {"parents": parents},
+        "Broker": true("Ready"),
+        "Trigger": true("Ready"),
+        "PingSource": true("Ready"),
+        "ApiServerSource": true("Ready") | {"namespaces": ["llmariner-models"]},
+        "Job": true("Complete"),
+        "ClusterQueue": true("Active"),
+        "LocalQueue": true("Active"),
+        "Deployment": true("Available") | {"replicas": 1, "readyReplicas": 1},
+        "StatefulSet": {"replicas": 1, "readyReplicas": 1},
+    }
+    if _is_function(body):
+        return {"status": true("Ready") | {"latestReadyRevisionName": f"{body['metadata']['name']}-00001"}}
+    return {"status": found[kind]} if kind in found and group != "v1" else {}
+
+
+def _is_function(body: Body) -> bool:
+    return bool(body["kind"] == "Service" and body["apiVersion"].startswith("serving.knative.dev/"))
+
+
+def _deployment(namespace: str, name: str, labels: dict[str, str] | None = None) -> Body:
+    container = {"name": "main", "image": f"registry.example/{name}:v1.2.3"}
+    template = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}}
+    spec = {"replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": template}
+    status = true("Available") | {"replicas": 1, "readyReplicas": 1}
+    return _object("apps/v1", "Deployment", name, namespace, labels=labels, spec=spec, status=status)
+
+
+def _object(
+    api_version: str,
+    kind: str,
+    name: str,
+    namespace: str = "",
+    *,
+    labels: dict[str, str] | None = None,
+    annotations: dict[str, str] | None = None,
+    **parts: Any,
+) -> Body:
+    placed = {"namespace": namespace, "labels": labels, "annotations": annotations}
+    metadata = {"name": name, **{key: value for key, value in placed.items() if value}}
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **parts}

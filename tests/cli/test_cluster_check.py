@@ -1,0 +1,213 @@
+"""`llma cluster check` on a cluster in which all is well, and on the same one with a single fault at a time."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from llmariner.inspection.installation import SECRET_KEYS
+from llmariner.inspection.kinds import PROJECTS
+from llmariner.inspection.knative import FLAGS, LONGEST_SECONDS
+from llmariner.inspection.models import DEVICES, RUNTIMES
+from llmariner.installation import secrets
+
+if TYPE_CHECKING:
+    from cli.conftest import Llma, Result
+    from cli.miniature import Miniature
+
+_miniature = importlib.import_module(".miniature", __package__)
+_faults = importlib.import_module(".cluster_faults", __package__)
+CHECKOUT: Path = _miniature.CHECKOUT
+FAULTS = _faults.FAULTS
+
+Check = Callable[..., "Result"]
+PLATFORM, SERVICE = "llmariner", "Service.serving.knative.dev"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Miniature]:
+    """One for all tests of this file."""
+    made: Miniature = _miniature.Miniature()
+    with made.server:
+        yield made
+
+
+@pytest.fixture
+def good(server: Miniature) -> Miniature:
+    """All is well on it."""
+    server.fill()
+    return server
+
+
+@pytest.fixture
+def check(bare_llma: Llma, server: Miniature, tmp_path: Path) -> Check:
+    """Runs `llma cluster check` against it."""
+    kubeconfig = server.server.kubeconfig(tmp_path / "kubeconfig")
+    return lambda *words: bare_llma("cluster", "check", "--kubeconfig", str(kubeconfig), *words)
+
+
+def not_well(result: Result) -> list[dict[str, str]]:
+    """What a check found amiss; `result` is of `-o json`."""
+    return [each for each in result.json["checks"] if each["result"] in ("failed", "unknown")]
+
+
+def test_a_good_cluster_passes(good: Miniature, check: Check) -> None:
+    result = check("-o", "json")
+    assert (not_well(result), result.code, result.err) == ([], 0, "")
+    assert {each["mend"] for each in result.json["checks"] if each["result"] == "ok"} == {""}
+    assert len(result.json["checks"]) > 35
+    assert yaml.safe_load(check("-o", "yaml").out) == result.json
+
+
+def test_the_table_has_a_line_a_check_and_the_commands_below(good: Miniature, check: Check) -> None:
+    good.delete("ConfigMap", "knative-serving/config-defaults")
+    result = check()
+    table, mend, *_ = result.out.split("\n\n")
+    assert table.splitlines()[0].split() == ["CHECK", "RESULT", "DETAIL"]
+    (line,) = [line for line in table.splitlines() if "failed" in line]
+    assert line.startswith("longest request")
+    assert mend.splitlines()[0] == "To mend:"
+    assert "max-revision-timeout-seconds" in mend
+    assert result.code == 1
+    assert result.err.startswith("Error: not as it should be: longest request.\nNext: ")
+
+
+def test_a_prepared_cluster_passes_before_the_installation(server: Miniature, check: Check) -> None:
+    server.fill(overlay="")
+    result = check("--prerequisites", "-o", "json")
+    assert (not_well(result), result.code) == ([], 0)
+    (missing,) = not_well(check("-o", "json"))
+    assert missing["check"] == "installation"
+    assert "kubectl apply -k" in missing["mend"]
+
+
+def test_an_empty_cluster_lacks_everything_and_says_so_once_each(server: Miniature, check: Check) -> None:
+    server.empty(without=lambda kind: kind.custom)
+    result = check("-o", "json")
+    lacking = [each["check"] for each in not_well(result)]
+    required = [project.name for project in PROJECTS if not project.purpose]
+    assert lacking == [*required, "nodes", "storage class", "installation"]
+    assert all(each["mend"] for each in not_well(result))
+    assert result.code == 1
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_single_fault_is_named_with_its_mend(fault: str, good: Miniature, check: Check) -> None:
+    make, name, said, mend = FAULTS[fault]
+    make(good)
+    result = check("-o", "json")
+    found = not_well(result)
+    about = next((each for each in found if each["check"] == name and said in each["detail"]), None)
+    assert about is not None, found
+    assert mend in about["mend"]
+    assert all(each["mend"] for each in found)
+    assert result.code == 1
+    # What follows from it may be named, too; what doesn't may not.
+    assert len(found) <= 2
+
+
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
+def test_a_missing_project_is_named(project: Any, server: Miniature, check: Check) -> None:
+    groups = {version.partition("/")[0] for version in project.kinds}
+    server.fill(without=lambda kind: kind.group in groups and kind.name in sum(project.kinds.values(), ()))
+    found = {each["check"]: each for each in check("-o", "json").json["checks"]}[project.name]
+    needed = not project.purpose or project.name == "Kueue"  # the installation names a queue
+    assert found["result"] == ("failed" if needed else "optional")
+    assert project.guide in found["mend"]
+
+
+def test_a_version_that_is_too_old_is_told(server: Miniature, check: Check) -> None:
+    server.fill(without=lambda kind: kind.group == "kueue.x-k8s.io" and kind.version == "v1beta2")
+    (kueue,) = [each for each in not_well(check("-o", "json")) if each["check"] == "Kueue"]
+    assert kueue["detail"] == "kueue.x-k8s.io is there at v1beta1, not at v1beta2"
+
+
+def test_a_missing_kind_of_a_project_is_told(server: Miniature, check: Check) -> None:
+    server.fill(without=lambda kind: kind.name == "PingSource")
+    (eventing,) = [each for each in not_well(check("-o", "json")) if each["check"] == "Knative Eventing"]
+    assert eventing["detail"] == "sources.knative.dev/v1 lacks PingSource"
+
+
+def test_jobs_that_were_cleared_away_are_judged_by_what_they_did(good: Miniature, check: Check) -> None:
+    for job in ("secrets-0-1-0", "migrations-0-1-0"):
+        good.delete("Job", f"{PLATFORM}/{job}")
+    assert check().code == 0
+    good.set_status(SERVICE, f"{PLATFORM}/models", _miniature.true("Ready", status="Unknown"))
+    assert [each["check"] for each in not_well(check("-o", "json"))] == ["migrations job", "functions"]
+
+
+def test_an_accelerator_that_is_there_is_counted(good: Miniature, check: Check) -> None:
+    _faults.setting(f"{PLATFORM}/llmariner-settings", "LLMARINER_ACCELERATOR", "nvidia")(good)
+    good.change("Node", "node-1", lambda old: old["allocatable"].update({"nvidia.com/gpu": "8"}), status=True)
+    found = {each["check"]: each for each in check("-o", "json").json["checks"]}
+    assert found["accelerators"] | {"detail": ""} == {"check": "accelerators", "result": "ok", "detail": "", "mend": ""}
+    assert found["accelerators"]["detail"] == "8 nvidia.com/gpu"
+    assert found["runtimes"]["detail"] == "there is no ClusterServingRuntime vllm-nvidia"
+
+
+def test_the_administrators_key_is_to_be_noted_and_its_value_is_not_shown(good: Miniature, check: Check) -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "llmariner-admin-key", "namespace": PLATFORM}}
+    good.make({**secret, "data": {"key": "c2stc2VjcmV0"}})
+    result = check()
+    assert "delete secret llmariner-admin-key" in result.out
+    assert "c2stc2VjcmV0" not in result.out
+    assert result.code == 0
+
+
+def test_a_missing_right_is_told_and_the_rest_is_checked(good: Miniature, check: Check) -> None:
+    good.server.forbid("list secrets", "list nodes")
+    result = check("-o", "json")
+    found = {each["check"]: each for each in not_well(result)}
+    assert set(found) == {"nodes", "secrets"}
+    assert found["secrets"]["result"] == "unknown"
+    assert "cannot list resource 'secrets'" in found["secrets"]["detail"]
+    assert "kubectl auth can-i list secrets -n llmariner" in found["secrets"]["mend"]
+    assert result.code == 1
+
+
+def test_the_settings_need_a_right_too(good: Miniature, check: Check) -> None:
+    good.server.forbid("get configmaps")
+    result = check("-o", "json")
+    assert {"settings", "KServe deployment mode"} <= {each["check"] for each in not_well(result)}
+    assert result.code == 1
+
+
+def test_another_namespace_is_looked_at(good: Miniature, check: Check) -> None:
+    (missing,) = not_well(check("-n", "elsewhere", "-o", "json"))
+    assert "no ConfigMap llmariner-settings in elsewhere" in missing["detail"]
+    refused = check("-n", "No Namespace")
+    assert (refused.code, refused.out) == (2, "")
+    assert "must be the name of a namespace" in refused.err
+
+
+def test_what_we_expect_is_what_the_manifests_need() -> None:
+    prerequisites = CHECKOUT / "manifests/prerequisites"
+    defaults = yaml.safe_load((prerequisites / "config-defaults.yaml").read_text())["data"]
+    assert defaults == {"max-revision-timeout-seconds": str(LONGEST_SECONDS)}
+    features = yaml.safe_load((prerequisites / "config-features.yaml").read_text())["data"]
+    assert features == dict.fromkeys(FLAGS, "enabled")
+    known = {(version, kind) for project in PROJECTS for version, kinds in project.kinds.items() for kind in kinds}
+    for overlay in ("playground", "production", "test"):
+        custom = {(o["apiVersion"], o["kind"]) for o in _miniature.rendered(overlay) if "." in o["apiVersion"]}
+        assert {each for each in custom if not each[0].partition("/")[0].endswith(".k8s.io")} - known == set()
+        assert {each for each in custom if each[0].startswith(("kueue", "gateway"))} - known == set()
+
+
+def test_hardware_is_named_as_the_pools_and_the_runtimes_name_it() -> None:
+    for hardware, device in DEVICES.items():
+        pool = (CHECKOUT / f"manifests/components/kueue/{hardware}/pool.yaml").read_text()
+        assert device in pool
+    for hardware, runtime in RUNTIMES.items():
+        assert (CHECKOUT / f"kserve/{hardware}/{runtime}.yaml").is_file()
+
+
+def test_the_secrets_are_those_that_the_job_makes() -> None:
+    told = secrets.__doc__ or ""
+    assert set(SECRET_KEYS) == {line.split()[0] for line in told.splitlines() if line.startswith("llmariner-")} - {
+        "llmariner-admin-key"
+    }
