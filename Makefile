@@ -26,9 +26,9 @@ test-fast: $(STAMP)  ## the tests that need no engine
 	@$(BIN)/python -m pytest -q -m "not engine" tests
 
 check: $(STAMP)  ## format, lint, types, architecture, generated files
-	@$(BIN)/ruff format --quiet --check shared functions eventing tests
-	@$(BIN)/ruff check --quiet shared functions eventing tests
-	@$(BIN)/mypy shared functions eventing tests
+	@$(BIN)/ruff format --quiet --check shared functions eventing images tests
+	@$(BIN)/ruff check --quiet shared functions eventing images tests
+	@$(BIN)/mypy shared functions eventing images tests
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m llmariner.manifests --check
 

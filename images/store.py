@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +52,14 @@ class Store:
         (self.folder / "storage.conf").write_text(_SETTINGS.format(root=self.folder))
 
     def run(self, *arguments: str) -> str:
-        """Output of a buildah command. CalledProcessError when it fails; what it complains of goes to our own output."""
-        done = subprocess.run(
-            ["buildah", *arguments], env=self._environment(), stdout=subprocess.PIPE, text=True, check=False
-        )
+        """Output of a buildah command. CalledProcessError when it fails; its complaints go to standard error."""
+        command = ["buildah", *arguments]
+        for tries_left in (2, 1, 0):
+            done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, check=False)
+            # buildah 1.28 starts itself from a sealed copy in memory, and fails now and then to seal it.
+            if done.returncode == 0 or "sealing memfd" not in done.stderr or not tries_left:
+                break
+        sys.stderr.write(done.stderr)
         done.check_returncode()
         return done.stdout
 

@@ -30,9 +30,6 @@ ADAPTER = CHECKOUT / "shared/llmariner/http/function.py"
 # On a cluster the token path's control port is always another function; the choice is the context's own.
 ELSEWHERE = "in_process_control"
 
-# Declared ahead of the code that will use it.
-AHEAD = {("model-loader", "cluster")}
-
 
 @cache
 def closure(extras: tuple[str, ...]) -> frozenset[str]:
@@ -155,7 +152,7 @@ def test_extras_are_enough(workload: Workload, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("workload", "extra"),
-    [(each, extra) for each in WORKLOADS for extra in each.extras if (each.name, extra) not in AHEAD],
+    [(each, extra) for each in WORKLOADS for extra in each.extras],
     ids=lambda each: each if isinstance(each, str) else each.name,
 )
 def test_every_extra_has_a_use(workload: Workload, extra: str) -> None:
