@@ -96,6 +96,12 @@ def no_kafka(good: Miniature) -> None:
     good.change("Broker", f"{PLATFORM}/default", lambda old: old["metadata"]["annotations"].update(annotation))
 
 
+def events_asked_for_their_sender(good: Miniature) -> None:
+    metadata = {"name": "config-features", "namespace": "knative-eventing"}
+    data = {"authentication-oidc": "enabled"}
+    good.make({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+
+
 FAULTS: dict[str, tuple[Callable[[Miniature], None], str, str, str]] = {
     "request limit unset": (
         unset("config-defaults", "max-revision-timeout-seconds"),
@@ -231,7 +237,7 @@ FAULTS: dict[str, tuple[Callable[[Miniature], None], str, str, str]] = {
     "no default storage": (
         no_default_class,
         "storage class",
-        "none of local is the default",
+        "none of local is the default, and data-postgres-0 waits for it",
         "patch storageclass local",
     ),
     "volume not bound": (unbound_claim, "storage class", "data-postgres-0", "describe pvc data-postgres-0"),
@@ -324,6 +330,12 @@ FAULTS: dict[str, tuple[Callable[[Miniature], None], str, str, str]] = {
         "sources",
         "sweep is not ready",
         "describe pingsource sweep",
+    ),
+    "events without a sender": (
+        events_asked_for_their_sender,
+        "event identity",
+        "the Broker refuses what functions publish",
+        "List components/event-identity in the overlay",
     ),
     "runtime away": (
         gone("ClusterServingRuntime", "vllm-cpu"),

@@ -1,7 +1,7 @@
 """A cluster in which all is well, in the API server of this process: what others bring, and an installation of ours.
 
-The installation is what kubectl renders of `manifests/overlays/test`, the others' settings are upstream's own files; the
-statuses are those that controllers write when they are done.
+The installation is what kubectl renders of `manifests/overlays/playground`, the others' settings are upstream's own
+files; the statuses are those that controllers write when they are done.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ SECRETS = {
 
 # By its place: the folder of the API in the test process bears the name of a package that is installed.
 _folder = next(name for name in ("kubernetes_api", "kubernetes") if (CHECKOUT / "tests" / name / "server.py").is_file())
-_api, _kinds, _schemas, _server, _store = (
+_api, _refusals, _schemas, _server, _store = (
     importlib.import_module(f"..{_folder}.{name}", __package__)
-    for name in ("api", "kinds", "schemas", "server", "store")
+    for name in ("api", "refusals", "schemas", "server", "store")
 )
 
 
@@ -59,6 +59,12 @@ def rendered(overlay: str) -> list[Body]:
         [kubectl, "kustomize", CHECKOUT / "manifests/overlays" / overlay], check=True, capture_output=True, text=True
     )
     return list(yaml.load_all(shown.stdout, Loader=yaml.CSafeLoader))
+
+
+@functools.cache
+def _validator(crds: Path) -> Any:
+    """One for all, since it reads each schema once."""
+    return _schemas.Schemas(crds)
 
 
 def true(*kinds: str, status: str = "True", reason: str = "Fine", message: str = "") -> Body:
@@ -74,17 +80,38 @@ class Miniature:
         crds = _schemas.folder(CHECKOUT)
         assert crds is not None
         self.crds: Path = crds
-        self._schemas = _schemas.Schemas(crds)
+        self._schemas = _validator(crds)
         self.server = _server.ApiServer(self._schemas, crds)
         self._all_kinds = list(self.server.api.kinds)
+        self._filled = False
+        self._before: list[tuple[Any, tuple[str, str], Body | None]] = []
+
+    def good(self) -> None:
+        """As `fill` leaves it; what was changed since by the methods below is changed back, which is quicker."""
+        if not self._filled:
+            self.fill()
+            self._filled = True
+            self._before.clear()
+        for kind, (namespace, name), body in reversed(self._before):
+            if self._read(kind, (namespace, name)) is not None:
+                self.server.store.delete(kind, (namespace, name), {}, dry_run=False)
+            if body is not None:
+                kept = {
+                    k: v for k, v in body["metadata"].items() if k in ("name", "namespace", "labels", "annotations")
+                }
+                self._make(kind, {**body, "metadata": kept})
+        self._before.clear()
+        self.server.api.forbidden.clear()
 
     def empty(self, *, without: Callable[[Any], bool] = lambda kind: False) -> None:
         """Nothing but the kinds of Kubernetes and of those projects that are not left out."""
+        self._filled = False
+        self._before.clear()
         self.server.store = _store.Store(self._schemas)
         kinds = [kind for kind in self._all_kinds if not without(kind)]
         self.server.api = _api.Api(self.server.store, kinds)
 
-    def fill(self, *, overlay: str = "test", without: Callable[[Any], bool] = lambda kind: False) -> None:
+    def fill(self, *, overlay: str = "playground", without: Callable[[Any], bool] = lambda kind: False) -> None:
         """All that a good cluster has; `overlay` empty: nothing of ours on it."""
         self.empty(without=without)
         for body in [*_brought(self.crds), *(_installed(overlay) if overlay else ())]:
@@ -93,14 +120,9 @@ class Miniature:
     def make(self, body: Body) -> None:
         """The object, status included; nothing where its kind was left out."""
         kind = self._kind(body["apiVersion"], body["kind"])
-        if kind is None:
-            return
-        namespace, name = body["metadata"].get("namespace", ""), body["metadata"]["name"]
-        self.server.store.create(
-            kind, namespace, {k: v for k, v in body.items() if k != "status"}, _store.Write("test")
-        )
-        if "status" in body:
-            self._update(kind, (namespace, name), lambda old: {**old, "status": body["status"]}, "status")
+        if kind is not None:
+            self._note(kind, (body["metadata"].get("namespace", ""), body["metadata"]["name"]))
+            self._make(kind, body)
 
     def change(self, kind: str, place: str, change: Callable[[Body], object], *, status: bool = False) -> None:
         """Change an object in place; `place`: `NAMESPACE/NAME`, or `NAME` of what stands in no namespace."""
@@ -120,10 +142,31 @@ class Miniature:
     def delete(self, kind: str, place: str) -> None:
         """Delete an object."""
         namespace, _, name = place.rpartition("/")
+        self._note(self._named(kind), (namespace, name))
+        self._filled &= kind != "Namespace"  # all that stands in it goes, too
         self.server.store.delete(self._named(kind), (namespace, name), {}, dry_run=False)
 
+    def _make(self, kind: Any, body: Body) -> None:
+        place = body["metadata"].get("namespace", ""), body["metadata"]["name"]
+        bare = {key: value for key, value in body.items() if key != "status"}
+        self.server.store.create(kind, place[0], bare, _store.Write("test"))
+        if body.get("status"):
+            write = _store.Write("test", subresource="status")
+            self.server.store.update(kind, place, lambda old: {**old, "status": body["status"]}, write)
+
     def _update(self, kind: Any, place: tuple[str, str], change: Callable[[Body], Body], subresource: str) -> None:
+        self._note(kind, place)
         self.server.store.update(kind, place, change, _store.Write("test", subresource=subresource))
+
+    def _note(self, kind: Any, place: tuple[str, str]) -> None:
+        self._before.append((kind, place, self._read(kind, place)))
+
+    def _read(self, kind: Any, place: tuple[str, str]) -> Body | None:
+        try:
+            found: Body = self.server.store.read(kind, place)
+        except _refusals.Refusal:
+            return None
+        return found
 
     def _kind(self, api_version: str, name: str) -> Any:
         found = (each for each in self.server.api.kinds if (each.api_version, each.name) == (api_version, name))

@@ -68,6 +68,7 @@ _INSTALLATION: dict[str, Check] = {
     "gateway": installation.gateway,
     "routes": installation.routes,
     "events": installation.events,
+    "event identity": installation.identity,
     "runtimes": models.runtimes,
 }
 _WHOLE = (GATEWAY_CLASSES, STORAGE_CLASSES, NODES, NAMESPACES, CLUSTER_QUEUES, CLUSTER_SERVING_RUNTIMES)

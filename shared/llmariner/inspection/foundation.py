@@ -96,8 +96,9 @@ def local_gateway(place: Place) -> Iterator[Finding]:
     ]
     shown = [f"{name} in {namespace}" for namespace, name in there]
     if not place.installed:
-        install = "Install an ingress of Knative, such as Kourier: https://knative.dev/docs/install/"
-        yield ok("local gateway", named(shown)) if there else failed("local gateway", "none is known here", install)
+        name = "Name its Service in the overlay's settings.env: LOCAL_GATEWAY_SERVICE, LOCAL_GATEWAY_NAMESPACE."
+        unknown = optional("local gateway", "none of Kourier's, Contour's or Istio's", name)
+        yield ok("local gateway", named(shown)) if there else unknown
         return
     wanted = place.settings.get("LOCAL_GATEWAY_NAMESPACE", ""), place.settings.get("LOCAL_GATEWAY_SERVICE", "")
     if wanted in there or (all(wanted) and place.reading.get(SERVICES, *wanted) is not None):
@@ -132,13 +133,13 @@ def storage(place: Place) -> Iterator[Finding]:
         f"""kubectl patch storageclass {classes[0]["metadata"]["name"]} -p """
         f"""'{{"metadata":{{"annotations":{{"{_DEFAULT_CLASS}":"true"}}}}}}'"""
         if classes
-        else "Install a provisioner of volumes, or bring your own PostgreSQL (manifests/overlays/production)."
+        else "Install a provisioner of volumes, if PostgreSQL is to run here (components/postgres)."
     )
     detail = f"none of {names} is the default" if classes else "there is none"
-    if place.installed and not waiting:
-        yield optional("storage class", detail, mend)
+    if waiting:
+        yield failed("storage class", f"{detail}, and {named(waiting)} waits for it", mend)
     else:
-        yield failed("storage class", detail, mend)
+        yield optional("storage class", detail, mend)
 
 
 def _default(annotations: dict[str, str]) -> bool:

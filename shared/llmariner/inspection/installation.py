@@ -8,6 +8,7 @@ from llmariner.inspection.finding import Body, Finding, failed, named, ok, optio
 from llmariner.inspection.kinds import (
     API_SERVER_SOURCES,
     BROKERS,
+    EVENT_POLICIES,
     FUNCTIONS,
     GATEWAYS,
     PING_SOURCES,
@@ -18,9 +19,20 @@ from llmariner.inspection.kinds import (
 from llmariner.inspection.place import APPLY, Place
 from llmariner.inspection.reading import condition, labels, ready, spec, status
 from llmariner.platform.kube import Resource
-from llmariner.platform.kube.resources import DEPLOYMENTS, JOBS, NAMESPACES, SECRETS
+from llmariner.platform.kube.resources import CONFIG_MAPS, DEPLOYMENTS, JOBS, NAMESPACES, SECRETS
 
-__all__ = ["SECRET_KEYS", "database", "events", "functions", "gateway", "jobs", "namespaces", "routes", "secrets"]
+__all__ = [
+    "SECRET_KEYS",
+    "database",
+    "events",
+    "functions",
+    "gateway",
+    "identity",
+    "jobs",
+    "namespaces",
+    "routes",
+    "secrets",
+]
 
 SECRET_KEYS = {
     "llmariner-secrets": ("LLMARINER_PEPPER", "LLMARINER_SERVICE_SECRET"),
@@ -243,6 +255,21 @@ def events(place: Place) -> Iterator[Finding]:
         yield from _all_ready(place, "broker", BROKERS)
     yield from _all_ready(place, "triggers", TRIGGERS)
     yield from _all_ready(place, "sources", PING_SOURCES, API_SERVER_SOURCES)
+
+
+def identity(place: Place) -> Iterator[Finding]:
+    """Where Knative asks who sends an event, that our functions can tell."""
+    check, flag = "event identity", "authentication-oidc"
+    if not place.has("Knative Eventing"):
+        return
+    features = place.reading.get(CONFIG_MAPS, "knative-eventing", "config-features") or {}
+    if (features.get("data") or {}).get(flag, "disabled").lower() != "enabled":
+        yield ok(check, f"{flag} is off")
+    elif place.reading.one(EVENT_POLICIES, place.namespace, "broker") is not None:
+        yield ok(check, f"{flag} is on, and functions have their tokens")
+    else:
+        bring = f"List components/event-identity in the overlay, then {APPLY}."
+        yield failed(check, f"{flag} is on: the Broker refuses what functions publish", bring)
 
 
 def _all_ready(place: Place, check: str, *resources: Resource) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ __all__ = [
     "API_SERVER_SOURCES",
     "BROKERS",
     "CLAIMS",
+    "EVENT_POLICIES",
     "FUNCTIONS",
     "GATEWAYS",
     "GATEWAY_CLASSES",
@@ -30,6 +31,7 @@ BROKERS = Resource(_EVENTING, "Broker", "brokers")
 TRIGGERS = Resource(_EVENTING, "Trigger", "triggers")
 PING_SOURCES = Resource(_SOURCES, "PingSource", "pingsources")
 API_SERVER_SOURCES = Resource(_SOURCES, "ApiServerSource", "apiserversources")
+EVENT_POLICIES = Resource("eventing.knative.dev/v1alpha1", "EventPolicy", "eventpolicies")
 GATEWAY_CLASSES = Resource(_GATEWAY, "GatewayClass", "gatewayclasses", False)
 GATEWAYS = Resource(_GATEWAY, "Gateway", "gateways")
 ROUTES = Resource(_GATEWAY, "HTTPRoute", "httproutes")
