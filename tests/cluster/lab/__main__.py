@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from .building import build
 from .cluster import bring_down, bring_up, status
+from .images import load
 from .pins import PROJECTS
 from .places import Lab
 from .waiting import LabError
@@ -24,6 +26,8 @@ def main() -> int:
     commands.add_parser("status", help="what runs, where the kubeconfig is, how to reach the ingress")
     only = commands.add_parser("build", help="build the programs")
     only.add_argument("projects", nargs="*", choices=[*PROJECTS, []], help="default: all")
+    taken = commands.add_parser("load", help="bring the images of archives into the cluster")
+    taken.add_argument("archives", nargs="+", type=Path)
     words = parser.parse_args()
     lab, began = Lab(words.number), time.monotonic()
     try:
@@ -33,6 +37,9 @@ def main() -> int:
             case "up":
                 bring_up(lab, rung=words.rung)
                 print(f"The cluster is up after {time.monotonic() - began:.0f} s.\n{status(lab)}")
+            case "load":
+                for archive in words.archives:
+                    print("\n".join(load(lab, archive)))
             case "down":
                 bring_down(lab)
             case _:

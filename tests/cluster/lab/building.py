@@ -53,7 +53,8 @@ def build(*names: str) -> None:
 def _build_one(project: Project, name: str, package: str, folder: Path) -> None:
     """Build one program, gently: others work on the machine too."""
     part, began = folder / f"{name}.part", time.monotonic()
-    command = ["nice", "go", "-C", str(project.folder), "build", "-trimpath", "-ldflags", "-s -w", "-o", str(part)]
+    flags = f"-s -w {_version_flags(project)}"
+    command = ["nice", "go", "-C", str(project.folder), "build", "-trimpath", "-ldflags", flags, "-o", str(part)]
     with Step(f"build {project.name}: {name}"), (folder / "build.log").open("ab") as log:
         done = subprocess.run(
             [*command, package],
@@ -71,10 +72,20 @@ def _build_one(project: Project, name: str, package: str, folder: Path) -> None:
         figures.write(f"{project.name} {name}: {time.monotonic() - began:.0f} s, {size:.0f} MB\n")
 
 
+def _version_flags(project: Project) -> str:
+    """What the linker must write for the programs to tell their version."""
+    if not project.versioned:
+        return ""
+    version = run("go", "-C", project.folder, "list", "-m", "-f", "{{.Version}}", project.module).strip()
+    major, minor, _ = version.removeprefix("v").split(".", 2)
+    values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    return " ".join(f"-X {package}.{name}={value}" for package in project.versioned for name, value in values.items())
+
+
 def build_tag(project: Project) -> str:
     """Twelve hexadecimal digits that tell what a project's programs are made of."""
     pins = b"".join((project.folder / name).read_bytes() for name in ("go.mod", "go.sum"))
-    made_of = hashlib.sha256(pins + repr(sorted(project.commands.items())).encode()).hexdigest()
+    made_of = hashlib.sha256(pins + repr((sorted(project.commands.items()), project.versioned)).encode()).hexdigest()
     return made_of[:12]
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
-from llmariner.local.progress import Step
-
-from . import control_plane, network, node
+from . import control_plane, ingress, network, node
 from .building import build
-from .kubectl import apply
-from .parts import custom_resources
+from .installing import install, install_kinds
 from .places import Lab
-from .processes import running, stop
+from .processes import running, start, stop
 from .waiting import LabError
 
 __all__ = ["bring_down", "bring_up", "status"]
@@ -26,13 +25,22 @@ def bring_up(lab: Lab, *, rung: int) -> None:
     lab.folder.mkdir(parents=True, exist_ok=True)
     network.make(lab)
     control_plane.start_server(lab)
-    with Step("definitions of the custom resources"):
-        apply(lab, custom_resources())
     if rung == 1:
+        install_kinds(lab)
         return
     control_plane.start_controllers(lab)
     node.start_runtime(lab)
     node.start_kubelet(lab)
+    start(
+        lab,
+        "ingress",
+        sys.executable,
+        "-m",
+        ingress.__name__,
+        f"--number={lab.number}",
+        environment={"PYTHONPATH": str(Path(__file__).resolve().parents[3])},
+    )
+    install(lab)
 
 
 def bring_down(lab: Lab) -> None:

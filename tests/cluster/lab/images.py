@@ -14,19 +14,24 @@ from llmariner.local.progress import Step
 
 from .building import program
 from .manifests import image as image_name
-from .pins import PROJECTS
+from .pins import ENVOY, PROJECTS
 from .places import Lab, cache
 from .proxy import envoy_files
 from .waiting import run
 
-__all__ = ["Image", "load", "load_all", "present"]
+__all__ = ["BUSYBOX", "ENVOY_IMAGE", "PAUSE", "Image", "load", "load_all", "present"]
 
+BUSYBOX = "localhost/lab/busybox:1"
+ENVOY_IMAGE = f"localhost/lab/{ENVOY.replace('==', ':')}"
+PAUSE = "localhost/lab/pause:1"
+
+_APPLETS = ("busybox", "sh", "sleep", "wget", "nslookup", "httpd", "nc", "cat", "echo", "env")
 _USER = "65532"  # what distroless images call nonroot
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 # Where manifests expect the program; all others are in /ko-app, as their own builder puts them.
-_PLACES = {"kueue": "/manager", "manager": "/manager", "agent": "/agent", "contour": "/usr/local/bin/contour"}
+_PLACES = {"kueue": "/manager", "manager": "/manager", "agent": "/agent", "contour": "/bin/contour"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Image:
     files: Mapping[str, Path]
     entrypoint: str
     user: str = _USER
+    command: tuple[str, ...] = ()
 
     def write(self, archive: Path) -> None:
         """Write it as an OCI archive with one layer."""
@@ -51,6 +57,7 @@ class Image:
                 "config": {
                     "User": self.user,
                     "Entrypoint": [self.entrypoint],
+                    "Cmd": list(self.command),
                     "Env": ["PATH=/usr/local/bin:/usr/bin:/bin:/ko-app"],
                 },
                 "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer_digest}"]},
@@ -102,16 +109,20 @@ def load_all(lab: Lab) -> None:
 def _own_images() -> list[Image]:
     images = [
         Image(
-            "localhost/lab/pause:pinned",
-            {"/pause": Path("/usr/bin/busybox"), "/bin/sleep": Path("/usr/bin/busybox")},
+            PAUSE,
+            {"/bin/sleep": Path("/usr/bin/busybox")},
             "/bin/sleep",
+            command=("2147483647",),
         ),
         Image(
-            "localhost/lab/busybox:pinned",
-            {f"/bin/{name}": Path("/usr/bin/busybox") for name in ("busybox", "sh", "sleep", "wget", "nslookup")},
+            BUSYBOX,
+            {
+                f"/bin/{name}": Path("/usr/bin/busybox")
+                for name in ("busybox", "sh", "sleep", "wget", "nslookup", "httpd", "nc")
+            },
             "/bin/sh",
         ),
-        Image("localhost/lab/envoy:pinned", envoy_files(), "/usr/local/bin/envoy"),
+        Image(ENVOY_IMAGE, envoy_files(), "/usr/local/bin/envoy"),
     ]
     for project in PROJECTS.values():
         for name in project.commands if project.name != "kubernetes" else ():

@@ -44,7 +44,7 @@ def make(lab: Lab) -> None:
 
 def remove(lab: Lab) -> None:
     """Take it all away again; whatever still runs in the control groups is ended, by pid."""
-    for group in control_groups(lab):
+    for group in [*control_groups(lab), Path("/sys/fs/cgroup/unified") / lab.name]:
         _empty(group)
     if lab.namespace.exists():
         run("ip", "netns", "delete", lab.name)

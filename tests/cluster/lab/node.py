@@ -9,7 +9,7 @@ from typing import Any
 
 from .building import program
 from .control_plane import kubeconfig
-from .images import load_all
+from .images import PAUSE, load_all
 from .kubectl import get
 from .places import Lab, cache
 from .processes import alive, start
@@ -26,9 +26,10 @@ state = "{folder}/containerd"
 [debug]
   level = "warn"
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "localhost/lab/pause:pinned"
+  sandbox_image = "{pause}"
   # Without CAP_SYS_RESOURCE no process may make itself harder to kill.
   restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{folder}/cni"
@@ -45,7 +46,7 @@ def start_runtime(lab: Lab) -> None:
     """Start containerd and load the cluster's own images. Images outlive the cluster, in the cache."""
     config, network = lab.folder / "containerd.toml", lab.folder / "cni"
     root = cache() / f"containerd{lab.number}"
-    config.write_text(_CONTAINERD.format(root=root, folder=lab.folder, socket=lab.containerd))
+    config.write_text(_CONTAINERD.format(root=root, pause=PAUSE, folder=lab.folder, socket=lab.containerd))
     network.mkdir(exist_ok=True)
     (network / "10-lab.conflist").write_text(json.dumps(_pod_network(lab)))
     start(lab, "containerd", "containerd", "--config", config)
@@ -70,7 +71,8 @@ def start_kubelet(lab: Lab) -> None:
         f"--cert-dir={lab.folder}/kubelet-certificates",
     )
     proxy = lab.folder / "kube-proxy.json"
-    proxy.write_text(json.dumps(_proxy(lab)))
+    if not alive(lab, "kube-proxy"):  # which ends itself when its settings are written
+        proxy.write_text(json.dumps(_proxy(lab)))
     start(lab, "kube-proxy", program("kubernetes", "kube-proxy"), f"--config={proxy}")
     until("node", lambda: _node_not_ready(lab), seconds=180)
 

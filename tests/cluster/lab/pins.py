@@ -28,6 +28,8 @@ class Project:
     name: str
     module: str
     commands: dict[str, str]
+    # The packages that hold the version which its programs tell: those who ask an API server's version need a true one.
+    versioned: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -54,6 +56,7 @@ PROJECTS = {
                     )
                 },
             },
+            versioned=("k8s.io/component-base/version", "k8s.io/client-go/pkg/version"),
         ),
         Project("coredns", "github.com/coredns/coredns", {"coredns": "github.com/coredns/coredns"}),
         Project(

@@ -16,7 +16,7 @@ from .waiting import LabError
 __all__ = ["alive", "control_groups", "running", "start", "stop"]
 
 _GROUPS = Path("/sys/fs/cgroup")
-_END_SECONDS = 10
+_END_SECONDS = 4
 
 
 def control_groups(lab: Lab) -> list[Path]:
