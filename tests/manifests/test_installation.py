@@ -235,7 +235,8 @@ def test_a_route_leads_to_a_function_through_a_gateway_that_may_be_used(installe
     assert host == installed.settings()["PUBLIC_HOST"]
     assert granted == tuple(installed.settings()[f"LOCAL_GATEWAY_{each}"] for each in ("SERVICE", "NAMESPACE"))
     for route in installed.routes():
-        assert route["spec"]["parentRefs"] == [{"name": gateway["metadata"]["name"]}]
+        (parent,) = route["spec"]["parentRefs"]
+        assert parent == {name: gateway["metadata"][name] for name in ("name", "namespace")}
         assert route["spec"]["hostnames"] == [host]
         for rule in route["spec"]["rules"]:
             (backend,), (rewrite, header) = rule["backendRefs"], rule["filters"]
@@ -248,6 +249,8 @@ def test_a_route_leads_to_a_function_through_a_gateway_that_may_be_used(installe
 def test_a_listener_has_a_certificate_or_says_that_it_has_none(installed: Rendered) -> None:
     (gateway,) = installed.of("gateway.networking.k8s.io", "Gateway")
     (listener,) = gateway["spec"]["listeners"]
+    allowed = listener["allowedRoutes"]["namespaces"]["selector"]["matchLabels"]
+    assert {allowed["kubernetes.io/metadata.name"]} == {each["metadata"]["namespace"] for each in installed.routes()}
     assert (listener["protocol"], listener["port"], "tls" in listener) in (("HTTPS", 443, True), ("HTTP", 80, False))
 
 
@@ -257,6 +260,7 @@ def test_production_speaks_tls_with_a_certificate_for_its_host(production: Rende
     (listener,) = gateway["spec"]["listeners"]
     assert listener["tls"]["certificateRefs"] == [{"name": certificate["spec"]["secretName"]}]
     assert certificate["spec"]["dnsNames"] == [listener["hostname"]]
+    assert certificate["metadata"]["namespace"] == gateway["metadata"]["namespace"]
 
 
 def test_a_trigger_leads_from_the_broker_to_a_function(installed: Rendered) -> None:

@@ -77,7 +77,7 @@ def test_the_template_is_accepted(path: Path, schemas: Schemas) -> None:
 
 @pytest.mark.parametrize("name", VLLM)
 def test_the_runtime_starts_vllm_serve_on_the_model_folder(name: str) -> None:
-    assert engine(name)["command"] == ["vllm", "serve", "/mnt/models"]
+    assert engine(name)["command"] == ["python3", "-m", "vllm.entrypoints.cli.main", "serve", "/mnt/models"]
     assert "--served-model-name={{.Name}}" in engine(name)["args"]
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "BROKER",
     "DATABASE",
     "GATEWAY",
+    "GATEWAY_NAMESPACE",
     "HOST",
     "LABELS",
     "LOCAL_GATEWAY",
@@ -44,6 +45,8 @@ ADMIN_KEY = "llmariner-admin-key"
 """Secret with the first API key of the administrator, who deletes it once it is noted."""
 BROKER = "default"
 GATEWAY = "llmariner"
+GATEWAY_NAMESPACE = "llmariner-gateway"
+"""The Gateway's own: some implementations run their proxy beside it, which the functions' pod security would refuse."""
 HOST = "api.llmariner.example"
 """The one public host. An overlay says its own at the Gateway; components/edge copies it to every route."""
 LOCAL_GATEWAY = ("kourier-internal", "kourier-system")
@@ -55,10 +58,11 @@ CONTROL = "internal-gateway"
 
 
 def namespaces() -> list[Object]:
-    """Functions under the strictest pod security that Kubernetes knows; models, whose images are others', under baseline."""
+    """Functions under the strictest pod security that Kubernetes knows; what runs others' images under baseline."""
     return [
         _namespace(NAMESPACE, enforce="restricted"),
         _namespace(MODELS_NAMESPACE, enforce="baseline", warn="restricted"),
+        _namespace(GATEWAY_NAMESPACE, enforce="baseline"),
     ]
 
 
@@ -100,11 +104,12 @@ def engine_plugins() -> Object:
 
 
 def gateway() -> Object:
-    """The only door: TLS for one host, routes of this namespace alone."""
+    """The only door: TLS for one host, routes of the functions' namespace alone."""
+    routed = {"kubernetes.io/metadata.name": NAMESPACE}
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "Gateway",
-        "metadata": {"name": GATEWAY, "namespace": NAMESPACE, "labels": LABELS},
+        "metadata": {"name": GATEWAY, "namespace": GATEWAY_NAMESPACE, "labels": LABELS},
         "spec": {
             "gatewayClassName": "contour",
             "listeners": [
@@ -114,7 +119,7 @@ def gateway() -> Object:
                     "port": 443,
                     "protocol": "HTTPS",
                     "tls": {"mode": "Terminate", "certificateRefs": [{"name": "llmariner-tls"}]},
-                    "allowedRoutes": {"namespaces": {"from": "Same"}},
+                    "allowedRoutes": {"namespaces": {"from": "Selector", "selector": {"matchLabels": routed}}},
                 }
             ],
         },

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmariner.manifests.declarations import DeclarationError, Function
-from llmariner.manifests.installation import GATEWAY, HOST, LABELS, LOCAL_GATEWAY, NAMESPACE, Object
+from llmariner.manifests.installation import GATEWAY, GATEWAY_NAMESPACE, HOST, LABELS, LOCAL_GATEWAY, NAMESPACE, Object
 from llmariner.manifests.matches import Match
 
 __all__ = ["FALLBACK", "http_route"]
@@ -50,7 +50,11 @@ def http_route(function: Function, matches: Sequence[Match]) -> Object:
             "namespace": NAMESPACE,
             "labels": {**LABELS, "app.kubernetes.io/name": function.name},
         },
-        "spec": {"parentRefs": [{"name": GATEWAY}], "hostnames": [HOST], "rules": [rule]},
+        "spec": {
+            "parentRefs": [{"name": GATEWAY, "namespace": GATEWAY_NAMESPACE}],
+            "hostnames": [HOST],
+            "rules": [rule],
+        },
     }
 
 

@@ -62,7 +62,7 @@ def write(folder: Path) -> Path:
 def _engine_of_this_machine() -> list[Body]:
     """The runtime's container runs vLLM out of the engine environment, which is mounted at its own path."""
     container, folders = "/spec/containers/0", _folders()
-    command = [f"{folders['engine']}/venv/bin/vllm", "serve", "/mnt/models"]
+    command = [f"{folders['engine']}/venv/bin/python", "-m", "vllm.entrypoints.cli.main", "serve", "/mnt/models"]
     variables = {"TORCH_COMPILE_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     changes: list[Body] = [
         {"op": "replace", "path": f"{container}/image", "value": _ENGINE},

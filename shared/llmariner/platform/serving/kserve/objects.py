@@ -102,7 +102,8 @@ def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: 
             "runtime": _runtime(model, settings),
             "modelFormat": {"name": "vLLM", "version": "1"},
             "args": _arguments(model, adapters, settings),
-            "env": [{"name": "PYTHONPATH", "value": _PLUGINS_PATH}],
+            # Our runtimes run vLLM by `python -m`, which looks there; KServe takes no PYTHONPATH.
+            "workingDir": _PLUGINS_PATH,
             "volumeMounts": [{"name": "plugins", "mountPath": _PLUGINS_PATH, "readOnly": True}],
             "resources": {"requests": resources, "limits": resources},
         },
