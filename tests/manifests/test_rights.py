@@ -132,9 +132,9 @@ def test_a_right_of_another_name_is_refused(checkout: Path, function: Declare) -
         read(checkout)
 
 
-def test_pods_of_both_namespaces_are_held_to_a_standard(installed: Rendered) -> None:
+def test_pods_of_all_namespaces_are_held_to_a_standard(installed: Rendered) -> None:
     levels = {o["metadata"]["name"]: enforced(o) for o in installed.of("", "Namespace")}
-    assert levels == {"llmariner": "restricted", MODELS: "baseline"}
+    assert levels == {"llmariner": "restricted", MODELS: "baseline", "llmariner-gateway": "baseline"}
 
 
 def enforced(namespace: Object) -> str:
