@@ -18,6 +18,11 @@ _miniature = importlib.import_module(".miniature", __package__)
 true = _miniature.true
 
 PLATFORM, MODELS = "llmariner", "llmariner-models"
+GATEWAY: str = next(
+    f"{each['metadata']['namespace']}/{each['metadata']['name']}"
+    for each in _miniature.rendered("playground")
+    if each["kind"] == "Gateway"
+)
 
 
 def unset(config_map: str, key: str) -> Callable[[Miniature], None]:
@@ -78,7 +83,7 @@ def no_default_class(good: Miniature) -> None:
 def certificate_missing(good: Miniature) -> None:
     tls = {"mode": "Terminate", "certificateRefs": [{"name": "llmariner-tls"}]}
     listener = {"name": "api", "port": 443, "protocol": "HTTPS", "hostname": "api.llmariner.test", "tls": tls}
-    spec("Gateway", f"{PLATFORM}/llmariner", listeners=[listener])(good)
+    spec("Gateway", GATEWAY, listeners=[listener])(good)
 
 
 def route_not_accepted(good: Miniature) -> None:
@@ -298,15 +303,15 @@ FAULTS: dict[str, tuple[Callable[[Miniature], None], str, str, str]] = {
         "postgres: 0 of 1 ready",
         "describe statefulset postgres",
     ),
-    "Gateway away": (gone("Gateway", f"{PLATFORM}/llmariner"), "gateway", "no Gateway llmariner", "kubectl apply -k"),
+    "Gateway away": (gone("Gateway", GATEWAY), "gateway", "no Gateway llmariner in", "kubectl apply -k"),
     "Gateway without address": (
-        lambda good: good.set_status("Gateway", f"{PLATFORM}/llmariner", true("Accepted", "Programmed")),
+        lambda good: good.set_status("Gateway", GATEWAY, true("Accepted", "Programmed")),
         "gateway",
         "it has no address",
         "a load balancer",
     ),
     "Gateway refused": (
-        says("Gateway", f"{PLATFORM}/llmariner", "Accepted", "no class"),
+        says("Gateway", GATEWAY, "Accepted", "no class"),
         "gateway",
         "Broken: no class",
         "describe gateway llmariner",

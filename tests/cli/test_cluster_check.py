@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from llmariner.inspection.checks import check_names
 from llmariner.inspection.installation import SECRET_KEYS
 from llmariner.inspection.kinds import PROJECTS
 from llmariner.inspection.knative import FLAGS, LONGEST_SECONDS
@@ -61,6 +62,10 @@ def test_a_good_cluster_passes(good: Miniature, check: Check) -> None:
     assert (not_well(result), result.code, result.err) == ([], 0, "")
     assert {each["mend"] for each in result.json["checks"] if each["result"] == "ok"} == {""}
     assert len(result.json["checks"]) > 35
+    others = {f"namespace {name}" for name in (PLATFORM, f"{PLATFORM}-models", _faults.GATEWAY.partition("/")[0])}
+    others |= {project.name for project in PROJECTS}
+    others |= {f"{project.name} controllers" for project in PROJECTS}
+    assert {each["check"] for each in result.json["checks"]} - others - set(check_names()) == set()
     assert yaml.safe_load(check("-o", "yaml").out) == result.json
 
 
@@ -139,6 +144,14 @@ def test_jobs_that_were_cleared_away_are_judged_by_what_they_did(good: Miniature
     assert check().code == 0
     good.set_status(SERVICE, f"{PLATFORM}/models", _miniature.true("Ready", status="Unknown"))
     assert [each["check"] for each in not_well(check("-o", "json"))] == ["migrations job", "functions"]
+
+
+def test_routes_of_others_are_their_own_business(good: Miniature, check: Check) -> None:
+    metadata = {"name": "of-an-ingress", "namespace": PLATFORM}
+    parents = [{"name": "knative-local", "namespace": "elsewhere"}]
+    kind = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute"}
+    good.make({**kind, "metadata": metadata, "spec": {"parentRefs": parents}})
+    assert check().code == 0
 
 
 def test_an_accelerator_that_is_there_is_counted(good: Miniature, check: Check) -> None:

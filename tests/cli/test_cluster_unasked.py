@@ -180,3 +180,20 @@ sys.exit(" ".join({"kubernetes", "urllib3", "rich", "yaml", "llmariner.inspectio
 """
     result = subprocess.run([*program[:2], code], capture_output=True, text=True, check=False)
     assert result.stderr.split() == []
+
+
+def test_the_extras_that_are_named_are_enough(home: Path, program: list[str]) -> None:
+    """What a check of a whole cluster imports besides is in none of them."""
+    miniature: Miniature = _miniature.Miniature()
+    miniature.fill()
+    code = """
+import sys
+from llmariner.cli.main import main
+for command in ("check", "status"):
+    assert main(["cluster", command, "--kubeconfig", sys.argv[1]]) == 0
+sys.exit(" ".join({"sqlalchemy", "fastapi", "pydantic_settings", "cloudevents", "httptools"} & set(sys.modules)))
+"""
+    with miniature.server as server:
+        file = server.kubeconfig(home / "kubeconfig")
+        result = subprocess.run([*program[:2], code, file], capture_output=True, text=True, check=False)
+    assert result.stderr.split() == []

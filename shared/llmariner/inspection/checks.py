@@ -38,7 +38,7 @@ from llmariner.platform.kube.resources import (
 )
 from llmariner.settings import KServeSettings
 
-__all__ = ["checks", "place_of"]
+__all__ = ["check_names", "checks", "place_of"]
 
 Check = Callable[[Place], Iterator[Finding]]
 
@@ -71,7 +71,18 @@ _INSTALLATION: dict[str, Check] = {
     "event identity": installation.identity,
     "runtimes": models.runtimes,
 }
-_WHOLE = (GATEWAY_CLASSES, STORAGE_CLASSES, NODES, NAMESPACES, CLUSTER_QUEUES, CLUSTER_SERVING_RUNTIMES)
+# Found beside what they stand next to.
+_FINER = (
+    "accelerators",
+    "KServe routes",
+    "Kueue frameworks",
+    "secrets job",
+    "migrations job",
+    "broker",
+    "triggers",
+    "sources",
+)
+_WHOLE = (GATEWAY_CLASSES, GATEWAYS, STORAGE_CLASSES, NODES, NAMESPACES, CLUSTER_QUEUES, CLUSTER_SERVING_RUNTIMES)
 _OURS = (
     STATEFUL_SETS,
     FUNCTIONS,
@@ -79,7 +90,6 @@ _OURS = (
     TRIGGERS,
     PING_SOURCES,
     API_SERVER_SOURCES,
-    GATEWAYS,
     ROUTES,
     SECRETS,
     JOBS,
@@ -104,6 +114,11 @@ def checks(cluster: Cluster, namespace: str, *, prerequisites: bool = False) -> 
         return [*(found for name, check in asked.items() for found in _told(name, check, place)), *findings]
     finally:
         reading.close()
+
+
+def check_names() -> list[str]:
+    """What a finding may be called, but for namespaces and projects, which are called by their own names."""
+    return [*_CLUSTER, *_INSTALLATION, *_FINER]
 
 
 def place_of(reading: Reading, namespace: str, *, installed: bool = True) -> tuple[Place, list[Finding]]:

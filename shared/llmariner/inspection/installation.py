@@ -47,8 +47,9 @@ _PART_OF = {"app.kubernetes.io/part-of": "llmariner"}
 
 
 def namespaces(place: Place) -> Iterator[Finding]:
-    """Ours and that of the models; a namespace that goes takes no new objects."""
-    for name in (place.namespace, place.models.namespace):
+    """Ours, the models', the Gateway's; a namespace that goes takes no new objects."""
+    gateways = [namespace for namespace, _ in _gateways(place)]
+    for name in dict.fromkeys((place.namespace, place.models.namespace, *gateways)):
         found = place.reading.one(NAMESPACES, None, name)
         if found is None:
             yield failed(f"namespace {name}", "it is not there", f"Install: {APPLY}.")
@@ -68,12 +69,12 @@ def secrets(place: Place) -> Iterator[Finding]:
             well = False
             detail = f"{name} lacks {named(lacking)}" if name in there else f"there is no {name}"
             yield failed("secrets", detail, _mend(place, name))
-    for name in sorted(_certificates(place) - there.keys()):
-        well = False
-        bring = (
-            f"kubectl -n {place.namespace} create secret tls {name} --cert=FILE --key=FILE, or components/certificate"
-        )
-        yield failed("secrets", f"there is no {name}, the Gateway's certificate", bring)
+    for namespace, name in sorted(_certificates(place)):
+        if place.reading.get(SECRETS, namespace, name) is None:
+            well = False
+            detail = f"there is no {name} in {namespace}, the Gateway's certificate"
+            bring = f"kubectl -n {namespace} create secret tls {name} --cert=FILE --key=FILE, or components/certificate"
+            yield failed("secrets", detail, bring)
     if well:
         yield ok("secrets", named(SECRET_KEYS))
     if "llmariner-admin-key" in there:
@@ -91,17 +92,33 @@ def _mend(place: Place, name: str) -> str:
     return f"The Job `secrets` makes it: {again}"
 
 
-def _certificates(place: Place) -> set[str]:
-    """Secrets that our Gateway's listeners name."""
-    if not place.has("Gateway API"):
-        return set()
+def _certificates(place: Place) -> set[tuple[str, str]]:
+    """(namespace, name) of the Secrets that our Gateways' listeners name."""
     return {
-        str(reference.get("name"))
-        for gateway in place.reading.all(GATEWAYS, place.namespace)
+        (str(reference.get("namespace") or gateway["metadata"]["namespace"]), str(reference.get("name")))
+        for gateway in _gateways(place).values()
+        if gateway is not None
         for listener in spec(gateway).get("listeners") or ()
         for reference in (listener.get("tls") or {}).get("certificateRefs") or ()
-        if reference.get("namespace", place.namespace) == place.namespace
     }
+
+
+def _gateways(place: Place) -> dict[tuple[str, str], Body | None]:
+    """Those that our routes name as (namespace, name), and what is there of each."""
+    if not place.has("Gateway API"):
+        return {}
+    there = {(each["metadata"]["namespace"], each["metadata"]["name"]): each for each in place.reading.all(GATEWAYS)}
+    named_ = {
+        (str(parent.get("namespace") or place.namespace), str(parent.get("name")))
+        for route in _routes(place)
+        for parent in spec(route).get("parentRefs") or ()
+    }
+    return {key: there.get(key) for key in sorted(named_)}
+
+
+def _routes(place: Place) -> list[Body]:
+    """Ours: some ingresses of Knative put routes of their own beside them."""
+    return [each for each in place.reading.all(ROUTES, place.namespace) if labels(each).items() >= _PART_OF.items()]
 
 
 def jobs(place: Place) -> Iterator[Finding]:
@@ -191,7 +208,7 @@ def _referred(place: Place) -> set[str]:
     suffix = f".{place.namespace}.svc.cluster.local"
     found = set()
     if place.has("Gateway API"):
-        for route in place.reading.all(ROUTES, place.namespace):
+        for route in _routes(place):
             for rule in spec(route).get("rules") or ():
                 for each in rule.get("filters") or ():
                     host = str((each.get("urlRewrite") or {}).get("hostname", ""))
@@ -205,32 +222,32 @@ def _referred(place: Place) -> set[str]:
 
 
 def gateway(place: Place) -> Iterator[Finding]:
-    """Our Gateway, and the address that PUBLIC_HOST must lead to."""
-    if not place.has("Gateway API"):
-        return
-    found = place.reading.one(GATEWAYS, place.namespace, "llmariner")
-    if found is None:
-        yield failed("gateway", "there is no Gateway llmariner", f"Install: {APPLY}.")
-        return
-    describe = f"kubectl -n {place.namespace} describe gateway llmariner"
-    addresses = [str(each.get("value")) for each in status(found).get("addresses") or ()]
-    if why := ready(found, "Accepted") or ready(found, "Programmed"):
-        yield failed("gateway", why, describe)
-    elif not addresses:
-        yield failed("gateway", "it has no address", f"Give its Service an address (a load balancer). {describe}")
-    else:
-        yield ok("gateway", f"{place.settings.get('PUBLIC_HOST', '?')} must lead to {named(addresses)}")
+    """The Gateway of our routes, and the address that PUBLIC_HOST must lead to."""
+    for (namespace, name), found in _gateways(place).items():
+        describe = f"kubectl -n {namespace} describe gateway {name}"
+        if found is None:
+            yield failed("gateway", f"there is no Gateway {name} in {namespace}", f"Install: {APPLY}.")
+            continue
+        addresses = [str(each.get("value")) for each in status(found).get("addresses") or ()]
+        if why := ready(found, "Accepted") or ready(found, "Programmed"):
+            yield failed("gateway", why, describe)
+        elif not addresses:
+            yield failed("gateway", "it has no address", f"Give its Service an address (a load balancer). {describe}")
+        else:
+            yield ok("gateway", f"{place.settings.get('PUBLIC_HOST', '?')} must lead to {named(addresses)}")
 
 
 def routes(place: Place) -> Iterator[Finding]:
     """That the Gateway takes every route."""
     if not place.has("Gateway API"):
         return
-    there = place.reading.all(ROUTES, place.namespace)
+    there = _routes(place)
     faults = {each["metadata"]["name"]: why for each in there if (why := _refused(each))}
     for name, why in sorted(faults.items()):
         yield failed("routes", f"{name}: {why}", f"kubectl -n {place.namespace} describe httproute {name}")
-    if there and not faults:
+    if not there:
+        yield failed("routes", "there is none", f"Install: {APPLY}.")
+    elif not faults:
         yield ok("routes", f"{len(there)} accepted")
 
 
