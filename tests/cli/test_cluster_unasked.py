@@ -101,6 +101,7 @@ def test_what_answers_is_no_kubernetes(
 ) -> None:
     said = refused(bare_llma("cluster", command, "--kubeconfig", answering(body)))
     assert "Kubernetes API" in said
+    assert ("it is no JSON that answered" in said) == (not body.startswith((b"[", b"{", b"null")))
 
 
 @pytest.mark.parametrize(("code", "words"), [(500, "can't serve this now"), (503, "can't serve this now")])
