@@ -37,8 +37,9 @@ def write(folder: Path) -> Path:
                 "namespace": "llmariner",
                 "behavior": "merge",
                 "literals": [
+                    "CPU_POOL_MEMORY=8Gi",
                     "LLMARINER_ENGINE_CPU=1",
-                    "LLMARINER_ENGINE_MEMORY=3Gi",
+                    "LLMARINER_ENGINE_MEMORY=4Gi",
                     "LLMARINER_IDLE_SECONDS=60",
                 ],
                 "options": {"disableNameSuffixHash": True},
@@ -67,7 +68,7 @@ def _engine_of_this_machine() -> list[Body]:
     changes: list[Body] = [
         {"op": "replace", "path": f"{container}/image", "value": _ENGINE},
         {"op": "replace", "path": f"{container}/command", "value": command},
-        _added(f"{container}/args/-", "--enforce-eager"),
+        *(_added(f"{container}/args/-", each) for each in ("--enforce-eager", "--kv-cache-memory-bytes=268435456")),
         *(_added(f"{container}/env/-", {"name": name, "value": value}) for name, value in variables.items()),
     ]
     for name in ("engine", "python"):
