@@ -183,6 +183,15 @@ def test_a_missing_right_is_told_and_the_rest_is_checked(good: Miniature, check:
     assert result.code == 1
 
 
+def test_one_right_that_many_checks_need_is_asked_for_once(good: Miniature, check: Check) -> None:
+    good.server.forbid("list configmaps", "list services")
+    mends = check().out.split("To mend:\n")[1].splitlines()
+    (line,) = [line for line in mends if "-n knative-serving" in line]
+    assert line.startswith("  longest request, feature flags, scale to zero, ingress class: Ask for the right to list ")
+    # Knative's Services, not Kubernetes'.
+    assert any("kubectl auth can-i list services.serving.knative.dev -n llmariner" in line for line in mends)
+
+
 def test_the_settings_need_a_right_too(good: Miniature, check: Check) -> None:
     good.server.forbid("get configmaps")
     result = check("-o", "json")

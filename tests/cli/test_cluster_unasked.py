@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,13 @@ _miniature = importlib.import_module(".miniature", __package__)
 
 COMMANDS = ["check", "status"]
 Answers = Callable[[str], str]
+
+
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A caller that has heard enough hangs up."""
 
 
 def kubeconfig(place: Path, url: str, token: str = "") -> str:
@@ -41,7 +48,7 @@ def kubeconfig(place: Path, url: str, token: str = "") -> str:
 @pytest.fixture
 def answering(tmp_path: Path) -> Iterator[Callable[[bytes, int], str]]:
     """Starts a server that says the same to everything; gives a kubeconfig for it."""
-    servers: list[HTTPServer] = []
+    servers: list[ThreadingHTTPServer] = []
 
     def start(body: bytes, code: int = 200) -> str:
         class Handler(BaseHTTPRequestHandler):
@@ -54,7 +61,7 @@ def answering(tmp_path: Path) -> Iterator[Callable[[bytes, int], str]]:
             def log_message(self, format: str, *args: object) -> None:
                 """Silent."""
 
-        servers.append(HTTPServer(("127.0.0.1", 0), Handler))
+        servers.append(_Quiet(("127.0.0.1", 0), Handler))
         threading.Thread(target=servers[-1].serve_forever, args=(0.02,), daemon=True).start()
         return kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{servers[-1].server_port}")
 

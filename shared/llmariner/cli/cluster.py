@@ -84,9 +84,13 @@ def check(
 def _mends(records: Sequence[dict[str, str]]) -> None:
     """A line each, below the table: a command in a column would be broken where the column ends."""
     for title, results in (("To mend", ("failed", "unknown")), ("If wanted", ("optional",))):
-        lines = [f"  {each['check']}: {each['mend']}" for each in records if each["result"] in results]
+        checks: dict[str, list[str]] = {}
+        for each in records:
+            if each["result"] in results:
+                checks.setdefault(each["mend"], []).append(each["check"])
+        lines = [f"  {', '.join(dict.fromkeys(names))}: {mend}" for mend, names in checks.items()]
         if lines:
-            write(f"\n{title}:\n" + "\n".join(dict.fromkeys(lines)))
+            write(f"\n{title}:\n" + "\n".join(lines))
 
 
 @cluster.command(epilog=_CODES)

@@ -57,7 +57,7 @@ class Reading:
 
     def all(self, resource: Resource, namespace: str | None = None) -> list[Body]:
         """The objects of a kind; none where the cluster doesn't have the kind."""
-        found: list[Body] = _answer(self._list(resource, namespace), f"list {resource.plural}", namespace) or []
+        found: list[Body] = _answer(self._list(resource, namespace), f"list {_full(resource)}", namespace) or []
         return found
 
     def one(self, resource: Resource, namespace: str | None, name: str) -> Body | None:
@@ -68,7 +68,7 @@ class Reading:
         """An object alone, or None."""
         key = ("get", resource, namespace, name)
         found: Body | None = _answer(self._asked(key, lambda: self._got(resource, namespace, name)),
-                                     f"get {resource.plural}", namespace)  # fmt: skip
+                                     f"get {_full(resource)}", namespace)  # fmt: skip
         return found
 
     def close(self) -> None:
@@ -133,6 +133,12 @@ def ready(body: Body, kind: str = "Ready") -> str:
         return ""
     words = [str(found[key]) for key in ("reason", "message") if found.get(key)]
     return ": ".join(words) or ("not yet" if found else "no controller has looked at it")
+
+
+def _full(resource: Resource) -> str:
+    """As rights name it: `services.serving.knative.dev` is not `services`."""
+    group = resource.api_version.rpartition("/")[0]
+    return f"{resource.plural}.{group}" if group else resource.plural
 
 
 def _answer(asked: Future[Any], right: str, namespace: str | None) -> Any:
