@@ -11,7 +11,7 @@ from llmariner.errors import InvalidRequest
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
-from llmariner.models.model import ActivationStatus, ModelConfig, NewModel, SourceRepository
+from llmariner.models.model import ActivationStatus, ModelConfig, NewModel, SourceRepository, Task
 from llmariner.models.rendering import config_paths, rendered
 from llmariner.platform.serving import Status
 from llmariner.tenancy.keys import ApiKey
@@ -33,6 +33,7 @@ class CreateModel(BaseModel):
     base_model_id: str = ""
     suffix: str = ""
     is_project_scoped: bool = False
+    task: str = ""
     config: dict[str, Any] | None = None
 
 
@@ -97,6 +98,8 @@ def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, 
                 "A fine-tuned model needs 'base_model_id' and 'model_file_location'.", param="base_model_id"
             )
         model_id = body.id or NewModel.fine_tuned_id(body.base_model_id, body.suffix)
+    if body.task not in ("", *Task):
+        raise InvalidRequest(f"'task' must be one of {', '.join(Task)}, or absent.", param="task")
     new = NewModel(
         id=model_id,
         source_repository=source,
@@ -104,6 +107,7 @@ def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, 
         base_model_id=body.base_model_id if body.is_fine_tuned_model else None,
         project_id=key.owner.project_id if body.is_project_scoped or body.is_fine_tuned_model else None,
         config=ModelConfig.read(body.config),
+        task=Task(body.task) if body.task else None,
     )
     return rendered(context.registry.create(new), Status())
 

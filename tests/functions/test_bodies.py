@@ -147,6 +147,7 @@ WRONG: dict[str, dict[str, list[Any]]] = {
         "id": [7, "a b", "../etc", "a//b", "/a", "x" * 201, "a\0b"],
         "source_repository": [7, "", "GITHUB"],
         "is_project_scoped": ["yes", 1],
+        "task": [7, "chat"],
         "config": [7, "x", []],
     },
     "PATCH /v1/models/tiny": {"config": [7, None, []], "update_mask": [7, "", "name", "config.x", ","]},

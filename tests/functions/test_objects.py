@@ -146,6 +146,12 @@ def test_a_model_is_made_found_changed_and_deleted(call: Call, installation: Ins
     check(call("GET /v1/models/org/life"), 404, "model_not_found")
 
 
+def test_a_model_says_what_it_is_for_where_its_files_cannot(call: Call) -> None:
+    said = {"id": "org/vectors", "source_repository": "OBJECT_STORE", "task": "embed"}
+    assert call("POST /v1/models", said).json["task"] == "embed"
+    call("DELETE /v1/models/org/vectors")
+
+
 def test_an_active_model_is_not_deleted(call: Call, installation: Installation) -> None:
     assert call("POST /v1/models/tiny:activate").json == {}
     assert call("GET /v1/models/tiny").json["activation_status"] == "ACTIVE"

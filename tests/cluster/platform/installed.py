@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import base64
+import json
+import re
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmariner.local.progress import Step
+from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
+from llmariner.platform.serving.kserve.objects import model_of
+from llmariner.settings import HomeSettings, environment
 
 from ..lab.images import load, present
 from ..lab.kubectl import get, kubectl
 from ..lab.places import Lab, cache
 from ..lab.waiting import LabError, until
 from .database_images import pgbouncer, postgres
-from .overlay import CHECKOUT, write
+from .overlay import CHECKOUT, MODELS, write
 
-__all__ = ["NAMESPACE", "Installed", "install", "uninstall"]
+__all__ = ["TOKEN_PATH", "Installed", "install", "uninstall"]
 
-NAMESPACE = "llmariner"
+TOKEN_PATH = ("chat-completions", "completions", "embeddings", "tokenize", "detokenize")
 _IMAGE_SECONDS = 1800
 _READY_SECONDS = 600
 
@@ -32,9 +39,81 @@ class Installed:
     lab: Lab
 
     @property
+    def address(self) -> str:
+        """The Gateway's, as its status tells it."""
+        gateway = get(self.lab, "gateway.gateway.networking.k8s.io", "llmariner", "-n", "llmariner-gateway")
+        addresses = gateway.get("status", {}).get("addresses")
+        if not addresses:
+            raise LabError("The platform's Gateway has no address; `python -m tests.cluster.platform up` installs it")
+        return str(addresses[0]["value"])
+
+    @property
     def base_url(self) -> str:
-        """By the Gateway, on the node's address."""
-        return f"http://{self.lab.address}/v1"
+        """By the Gateway."""
+        return f"http://{self.address}/v1"
+
+    @property
+    def database_url(self) -> str:
+        """As functions have it, with the address of the Service in place of its name."""
+        secret = get(self.lab, "secret", "llmariner-database", "-n", NAMESPACE)
+        url = base64.b64decode(secret["data"]["LLMARINER_DATABASE_URL"]).decode()
+        service = get(self.lab, "service", "pgbouncer", "-n", NAMESPACE)
+        return re.sub(r"@pgbouncer[^:/]*", f"@{service['spec']['clusterIP']}", url)
+
+    def engine_url(self, model: str) -> str:
+        """One engine of a model that is awake."""
+        pods = self.engine_pods(model)
+        assert pods, f"{model} has no engine"
+        return f"http://{pods[0]['status']['podIP']}:8080"
+
+    def engine_pods(self, model: str) -> list[dict[str, Any]]:
+        """The pods of a model's engines that answer."""
+        services = get(self.lab, "inferenceservices", "-n", MODELS_NAMESPACE)["items"]
+        names = [s["metadata"]["name"] for s in services if model_of(s) == model]
+        pods = get(self.lab, "pods", "-n", MODELS_NAMESPACE)["items"]
+        of_it = [p for p in pods if p["metadata"]["labels"].get("serving.kserve.io/inferenceservice") in names]
+        return [p for p in of_it if _is(p, "Ready") and "deletionTimestamp" not in p["metadata"]]
+
+    def token_path_pods(self) -> list[dict[str, Any]]:
+        """Copies of the functions that relay tokens."""
+        selector = f"serving.knative.dev/service in ({','.join(TOKEN_PATH)})"
+        pods = get(self.lab, "pods", "-n", NAMESPACE, "-l", selector)["items"]
+        return [pod for pod in pods if _is(pod, "Ready")]
+
+    def call(self, method: str, path: str, body: Any = None, *, seconds: float = 120) -> tuple[int, Any]:
+        """(status, JSON) of a call to the API as the administrator."""
+        head = {"authorization": f"Bearer {self.api_key}", "content-type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.base_url}{path}", data, head, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=seconds) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read() or b"{}")
+
+    def register_models(self) -> None:
+        """This machine's models, under the ids that they have on one machine."""
+        for folder in sorted((HomeSettings.load(environment()).cache / "models").iterdir()):
+            self.register(folder.name.rpartition("-")[0], folder.name)
+
+    def register(self, model_id: str, folder: str) -> None:
+        """A model whose weights are in a folder of the models' volume; waits until it is there."""
+        task = "embed" if "minilm" in folder else "generate"
+        body = {
+            "id": model_id,
+            "source_repository": "OBJECT_STORE",
+            "model_file_location": f"pvc://{MODELS}/{folder}",
+            "task": task,
+            "config": {"runtime_config": {"resources": {"gpu": 0}}},
+        }
+        status, answer = self.call("POST", "/models", body)
+        assert status in (200, 409), answer
+        until(f"model {model_id}", lambda: self._not_loaded(model_id), seconds=180)
+
+    def _not_loaded(self, model_id: str) -> str | None:
+        status, answer = self.call("GET", f"/models/{model_id}?include_loading_model=true")
+        state = answer.get("loading_status", f"HTTP {status}")
+        return None if state == "SUCCEEDED" else str(state)
 
     @property
     def api_key(self) -> str:
@@ -96,6 +175,10 @@ def _job_left(lab: Lab, name: str) -> str | None:
         return "the Job is not there"
     status = jobs[-1].get("status", {})
     return None if status.get("succeeded") else f"failed {status.get('failed', 0)} times so far"
+
+
+def _is(body: dict[str, Any], kind: str) -> bool:
+    return any(c["type"] == kind and c["status"] == "True" for c in body.get("status", {}).get("conditions", ()))
 
 
 def _not_ready(lab: Lab, kind: str) -> str | None:

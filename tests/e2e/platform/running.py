@@ -94,7 +94,7 @@ class Platform:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.port = _free_port()
+        self.host, self.port = "127.0.0.1", _free_port()
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("LLMARINER_")}
         cache = str(HomeSettings.load(environment()).cache)
@@ -106,6 +106,10 @@ class Platform:
     @property
     def api_key(self) -> str:
         return (self.home / "admin.key").read_text().strip()
+
+    @property
+    def database_url(self) -> str:
+        return f"sqlite:///{self.home / 'platform.db'}"
 
     @property
     def pid(self) -> int:
@@ -136,7 +140,7 @@ class Platform:
 
     def send(self, path: str, body: dict[str, Any]) -> http.client.HTTPConnection:
         """Post a body, and wait for nothing."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=320)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=320)
         headers = {"authorization": f"Bearer {self.api_key}", "content-type": "application/json", **_WAIT}
         connection.request("POST", path, json.dumps(body), headers)
         return connection
@@ -166,10 +170,20 @@ class Platform:
 
     def engine_metric(self, name: str, model: str = CHAT_MODEL) -> int:
         """A count that the engine itself keeps."""
-        port = re.findall(r"http://127\.0\.0\.1:(\d+)", self.log(model))[-1]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+        with urllib.request.urlopen(f"{self.engine_url(model)}/metrics", timeout=20) as answer:
             rows = answer.read().decode().splitlines()
         return int(sum(float(row.rpartition(" ")[2]) for row in rows if row.startswith(f"{name}{{")))
+
+    def engine_url(self, model: str) -> str:
+        """Where the model's engine listens."""
+        port = re.findall(r"http://127\.0\.0\.1:(\d+)", self.log(model))[-1]
+        return f"http://127.0.0.1:{port}"
+
+    def gateway_metrics(self) -> str:
+        """What the functions of the token path count."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as answer:
+            text: str = answer.read().decode()
+        return text
 
     def processes(self) -> list[int]:
         """The launcher and engines of this home, found by the mark in their environment."""
@@ -197,6 +211,14 @@ def platform(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
     """The one platform of this session, whichever folders' tests ask for it; ended with the session."""
     if _THE_ONE in pytestconfig.stash:
         return pytestconfig.stash[_THE_ONE]
+    if os.environ.get("LLMARINER_E2E_CLUSTER") == "1":
+        # Imported where it is asked for: the test cluster is no part of a suite for one machine.
+        from .on_cluster import ClusterPlatform
+
+        made: Platform = ClusterPlatform(tmp_path_factory.mktemp("home"))
+        made.up()
+        pytestconfig.stash[_THE_ONE] = made
+        return made
     if available() < 4 << 30:
         pytest.skip("a real engine needs 4 GiB of free memory")
     ends = contextlib.ExitStack()

@@ -26,7 +26,7 @@ TOKENS = "vllm:generation_tokens_total"
 
 def ledger_row(platform: Platform, request_id: str) -> dict[str, Any]:
     """A request in the ledger, as soon as it is closed there."""
-    context = Context({"LLMARINER_DATABASE_URL": f"sqlite:///{platform.home / 'platform.db'}"})
+    context = Context({"LLMARINER_DATABASE_URL": platform.database_url})
     deadline = time.monotonic() + 15
     while not ((row := context.ledger.request(request_id)) and row["outcome"] != "open"):
         assert time.monotonic() < deadline, f"{request_id} is not closed: {row}"
@@ -123,7 +123,7 @@ def test_an_answer_nobody_waited_for_is_counted_to_the_token(platform: Platform,
 def cancelled_since(platform: Platform, began: float) -> dict[str, Any]:
     """The one request admitted since then, as soon as the ledger has it as cancelled."""
     query = select(ledger_requests).where(ledger_requests.c.admitted_at >= began)
-    context = Context({"LLMARINER_DATABASE_URL": f"sqlite:///{platform.home / 'platform.db'}"})
+    context = Context({"LLMARINER_DATABASE_URL": platform.database_url})
     deadline = time.monotonic() + 15
     while True:
         with context.database.read() as session:

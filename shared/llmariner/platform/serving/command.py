@@ -13,7 +13,7 @@ from typing import Any
 
 from llmariner.platform.serving import EngineModel
 
-__all__ = ["CAPACITY", "engine_arguments", "engine_environment", "memory_needed"]
+__all__ = ["CAPACITY", "FEATURES", "engine_arguments", "engine_environment", "memory_needed"]
 
 CAPACITY = 32
 _PLUGINS = Path(__file__).with_name("engine_plugins")
@@ -25,6 +25,13 @@ _LONGEST_CONTEXT = 4096
 _LORA = ("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2")
 # Without "any whitespace" a small model can write spaces until its tokens end.
 _STRUCTURED = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
+
+
+FEATURES = (
+    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--exclude-tools-when-tool-choice-none"),
+    *("--structured-outputs-config", _STRUCTURED),
+)
+"""What every engine that generates is started with, wherever it runs."""
 
 
 def memory_needed(model: EngineModel) -> int:
@@ -43,8 +50,7 @@ def engine_arguments(model: EngineModel, port: int) -> list[str]:
     if model.task == "embed":
         return [*arguments, "--runner", "pooling", "--dtype", "float32", *model.extra_args]
     arguments += ["--dtype", "bfloat16", "--max-model-len", str(_context(model.folder)), *_lora(model.folder)]
-    arguments += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--exclude-tools-when-tool-choice-none"]
-    return [*arguments, "--structured-outputs-config", _STRUCTURED, *model.extra_args]
+    return [*arguments, *FEATURES, *model.extra_args]
 
 
 def engine_environment(threads: int) -> dict[str, str]:

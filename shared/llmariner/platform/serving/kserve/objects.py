@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from llmariner.platform.serving import ADOPTED, EngineModel
+from llmariner.platform.serving.command import FEATURES
 from llmariner.settings import KServeSettings
 
 __all__ = ["MODEL", "PLUGINS", "capacity", "deployment_of", "inference_service", "model_of", "object_name", "ours"]
@@ -121,8 +122,7 @@ def _arguments(model: EngineModel, adapters: tuple[EngineModel, ...], settings: 
     """After the runtime's own; vLLM takes the last of each."""
     arguments = [f"--served-model-name={model.id}", f"--max-num-seqs={capacity(settings)}"]
     arguments += ["--middleware=request_usage.RequestUsage"]
-    if model.task == "embed":
-        arguments += ["--runner=pooling", "--dtype=float32"]
+    arguments += ["--runner=pooling", "--dtype=float32"] if model.task == "embed" else FEATURES
     if adapters:
         arguments += ["--enable-lora", "--lora-modules"]
         arguments += [f"{each.id}={_adapter_path(each)}" for each in adapters]
