@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-$(shell cat locks/platform.lock pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
 ENGINE_TESTS := tests/serving tests/e2e
 
-.PHONY: help up down test test-fast check lock manifests images bench e2e clean
+.PHONY: help up down test test-fast check lock manifests images cluster cluster-down bench e2e clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,12 @@ images: $(STAMP)  ## build every image with buildah and print what each weighs (
 e2e: $(STAMP)  ## the tests against a running platform and real clients
 	@$(BIN)/python -m llmariner.local.setup
 	@$(BIN)/python -m pytest -q $(ENGINE_TESTS)
+
+cluster: $(STAMP)  ## start a Kubernetes of the tests' own on this machine (as root; the first time it is built: half an hour)
+	@$(BIN)/python -m tests.cluster.lab up
+
+cluster-down: $(STAMP)  ## end it; nothing is left behind but caches
+	@$(BIN)/python -m tests.cluster.lab down
 
 bench: $(STAMP)  ## measure against nginx, Envoy, LiteLLM and a bare server; prints RATIO lines
 	@$(BIN)/python -m tests.bench
