@@ -33,7 +33,8 @@ def kubeconfig() -> str:
 def places(kubeconfig: str) -> Iterator[dict[str, str]]:
     """Namespaces of the test's own, in place of ours."""
     unique = uuid.uuid4().hex[:8]
-    made = {"llmariner": f"admission-{unique}", "llmariner-models": f"admission-models-{unique}"}
+    ours = ("llmariner", "llmariner-models", "llmariner-gateway")
+    made = {name: name.replace("llmariner", f"admission-{unique}") for name in ours}
     yield made
     kubectl(kubeconfig, "delete", "namespace", "--ignore-not-found", "--wait=false", *made.values())
 
