@@ -189,13 +189,6 @@ def test_the_generation_counts_wishes_only(api: Caller, namespace: str) -> None:
     assert status["metadata"]["generation"] == 2
 
 
-@pytest.fixture
-def untouched(api: Caller) -> None:
-    """For tests of objects that nobody else may write in between: an API server without the controllers of their kinds."""
-    if api.real and api.request("GET", DEPLOYMENTS.path("kserve", "kserve-controller-manager"))[0] == 200:
-        pytest.skip("the controllers of this cluster write the same objects")
-
-
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize(("resource", "make"), [(INFERENCE_SERVICES, inference_service), (DEPLOYMENTS, deployment)])
 def test_status_is_apart(api: Caller, namespace: str, resource: Resource, make: Any) -> None:
