@@ -145,8 +145,9 @@ def test_sources_speak_for_the_clock_and_for_the_api_server(lab: Lab, namespace:
 
 def test_quota_admits_what_fits_and_holds_the_rest(lab: Lab, namespace: str) -> None:
     group, flavor = "kueue.x-k8s.io/v1beta2", f"{namespace}-flavor"
-    quota = [{"name": flavor, "resources": [{"name": "cpu", "nominalQuota": "100m"}]}]
-    spec = {"namespaceSelector": {}, "resourceGroups": [{"coveredResources": ["cpu"], "flavors": quota}]}
+    amounts = [{"name": "cpu", "nominalQuota": "100m"}, {"name": "memory", "nominalQuota": "1Gi"}]
+    covered = {"coveredResources": ["cpu", "memory"], "flavors": [{"name": flavor, "resources": amounts}]}
+    spec = {"namespaceSelector": {}, "resourceGroups": [covered]}
     try:
         apply(
             lab,
