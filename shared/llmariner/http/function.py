@@ -83,6 +83,8 @@ def consumer(consume: Consume) -> Callable[[Any], Awaitable[None]]:
             await _give(consume, context, of_cloud_event(event))
         except MalformedEvent as error:
             raise HTTPException(400, str(error)) from error  # anything else is a 500: again later
+        # functions-framework would answer "OK", and Knative's Broker takes a body that is no event for a failure.
+        raise HTTPException(204)
 
     handle.app = lazy  # type: ignore[attr-defined]
     if "functions_framework" in sys.modules:
@@ -119,7 +121,10 @@ async def _give(consume: Consume, context: Context, event: Any) -> None:
 
 
 def _event_application(context: Context, consume: Consume) -> Application:
-    """The HTTP binding of a consumer: 200 took it, 400 never will (dead letter), 500 again later."""
+    """The HTTP binding of a consumer: 200 took it, 400 never will (dead letter), 500 again later.
+
+    200 has no body: a Broker takes one that is no CloudEvent for a failure, and calls again.
+    """
     import logging
 
     from llmariner.platform.events.wire import MalformedEvent, from_http
@@ -139,7 +144,7 @@ def _event_application(context: Context, consume: Consume) -> Application:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
             await _give(consume, context, from_http(headers, b"".join(parts)))
-            status, answer = 200, b"OK"
+            status, answer = 200, b""
         except MalformedEvent as error:
             status, answer = 400, str(error).encode()
         except Exception as error:  # whatever it was, the event must not be lost
