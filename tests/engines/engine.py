@@ -14,6 +14,7 @@ from typing import Any, Protocol
 class Options:
     """What the command line says; times in seconds."""
 
+    host: str
     port: int
     models: tuple[str, ...]
     ready_after: float
