@@ -28,11 +28,9 @@ TYPES = {
     "model_retirement": "ai.llmariner.model.deleted.v1",
     "sweep": "ai.llmariner.platform.tick.v1",
 }
-# A body would be taken for a failure by Knative's Broker.
-TAKEN = (204, b"")
 WAYS = {"framework": framework, "boot": boot}
-# functions-framework has words of its own; a Broker takes an answer with any body for a failure.
-TAKEN = {"framework": (200, b"OK"), "boot": (200, b"")}
+# A Broker takes an answer with a body that is no event for a failure.
+TAKEN = (204, b"")
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +137,7 @@ def test_a_structured_event_is_taken_too(ports: dict[str, dict[str, int]], insta
     body = json.dumps({**whole, "data": {"id": "structured"}}).encode()
     question = Question("POST", "/", body, {"content-type": "application/cloudevents+json"})
     for port in ports["model_loader"].values():
-        assert over_http(port, question).status == 200
+        assert over_http(port, question).status in (200, 204)
     assert installation.context.registry.get("structured").loaded
 
 

@@ -121,10 +121,7 @@ async def _give(consume: Consume, context: Context, event: Any) -> None:
 
 
 def _event_application(context: Context, consume: Consume) -> Application:
-    """The HTTP binding of a consumer: 200 took it, 400 never will (dead letter), 500 again later.
-
-    200 has no body: a Broker takes one that is no CloudEvent for a failure, and calls again.
-    """
+    """The HTTP binding of a consumer: 204 took it, 400 never will (dead letter), 500 again later."""
     import logging
 
     from llmariner.platform.events.wire import MalformedEvent, from_http
@@ -144,7 +141,7 @@ def _event_application(context: Context, consume: Consume) -> Application:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
             await _give(consume, context, from_http(headers, b"".join(parts)))
-            status, answer = 200, b""
+            status, answer = 204, b""
         except MalformedEvent as error:
             status, answer = 400, str(error).encode()
         except Exception as error:  # whatever it was, the event must not be lost
