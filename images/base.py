@@ -16,11 +16,6 @@ from images.store import Missing, Store
 __all__ = ["BUILDER", "ENGINE", "RUNTIME", "Base", "make"]
 
 _SUITE = "bookworm"
-_SOURCES = (
-    f"deb http://deb.debian.org/debian {_SUITE} main",
-    f"deb http://deb.debian.org/debian {_SUITE}-updates main",
-    f"deb http://deb.debian.org/debian-security {_SUITE}-security main",
-)
 _PYTHON = ("python3.11-minimal", "libpython3.11-stdlib", "ca-certificates", "netbase", "tzdata")
 # Where a dependency brings what an image has no use for: documents, translations, the package manager's own.
 _UNUSED = (
@@ -89,7 +84,7 @@ def make(base: Base, store: Store) -> None:
     root = work / "root"
     work.mkdir(parents=True)
     command = ["mmdebstrap", "--quiet", "--variant=extract", f"--include={','.join(base.packages)}"]
-    subprocess.run([*command, _SUITE, str(root), *_SOURCES], check=True)
+    subprocess.run([*command, _SUITE, str(root)], check=True)
     _finish(root)
     (work / "Containerfile").write_text(_CONTAINERFILE.format(environment=base.environment))
     store.build(base.tag, work / "Containerfile", work, {})
