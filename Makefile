@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-$(shell cat locks/platform.lock pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
 ENGINE_TESTS := tests/serving tests/e2e
 
-.PHONY: help up down test test-fast check lock manifests images cluster cluster-down bench e2e clean
+.PHONY: help up down test test-fast check lock manifests images cluster cluster-down e2e-cluster bench e2e clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,14 @@ cluster: $(STAMP)  ## start a Kubernetes of the tests' own on this machine (as r
 
 cluster-down: $(STAMP)  ## end it; nothing is left behind but caches
 	@$(BIN)/python -m tests.cluster.lab down
+
+e2e-cluster: $(STAMP)  ## start the test cluster, install the platform on it, run every scenario and the suite of one machine there
+	@$(BIN)/python -m llmariner.local.setup
+	@$(BIN)/python -m tests.cluster.lab up
+	@LLMARINER_TEST_KUBECONFIG=$$($(BIN)/python -c "from tests.cluster.lab.places import Lab; print(Lab().kubeconfig)") \
+	  $(BIN)/python -m pytest -q tests/kubernetes tests/manifests/test_admission.py
+	@$(BIN)/python -m tests.cluster.platform up
+	@LLMARINER_E2E_CLUSTER=1 $(BIN)/python -m pytest -q tests/cluster tests/e2e/platform/test_answers.py tests/e2e/clients
 
 bench: $(STAMP)  ## measure against nginx, Envoy, LiteLLM and a bare server; prints RATIO lines
 	@$(BIN)/python -m tests.bench
