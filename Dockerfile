@@ -4,7 +4,7 @@
 # same extras, since the manifests run one image per set of extras. `make images` builds all of them.
 #
 # BASE: any image with Python 3.11 to 3.13 as `python`. BUILDER: the same Python in the same place, with pip.
-ARG BASE=docker.io/library/python:3.11-slim-bookworm
+ARG BASE=python:3.11-slim-bookworm
 ARG BUILDER=${BASE}
 
 FROM ${BUILDER} AS tools

@@ -129,15 +129,23 @@ def pgbouncer(folder: Path, secret: Mapping[str, str], postgres_port: int) -> It
 
 
 def connected(port: int, secret: Mapping[str, str], password: str | None = None) -> psycopg.Connection[object]:
-    return psycopg.connect(
-        host="127.0.0.1",
-        port=port,
-        user=secret["user"],
-        password=password or secret["password"],
-        dbname=secret["database"],
-        prepare_threshold=None,
-        connect_timeout=10,
-    )
+    """A connection; the port is open a moment before the server lets anybody in."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            return psycopg.connect(
+                host="127.0.0.1",
+                port=port,
+                user=secret["user"],
+                password=password or secret["password"],
+                dbname=secret["database"],
+                prepare_threshold=None,
+                connect_timeout=10,
+            )
+        except psycopg.OperationalError as error:
+            if "starting up" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def test_the_manifest_gives_the_script_what_it_asks_for() -> None:
