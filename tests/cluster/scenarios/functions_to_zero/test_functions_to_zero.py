@@ -1,0 +1,236 @@
+"""Every function from zero to one, to more under load, and back to zero; what that and the way through Knative cost."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import os
+import socket
+import statistics
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from llmariner.gateway.remote_control import AUDIENCE
+from llmariner.gateway.service_token import ServiceTokens
+from llmariner.manifests.installation import NAMESPACE
+
+from ...lab.kubectl import get
+from ...lab.waiting import until
+from ...platform.installed import Installed
+from ..functions import Call, Functions
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+
+ROUNDS = int(os.environ.get("LLMARINER_COLD_STARTS", "3"))
+_ZERO_SECONDS = 400
+_SCALE_SECONDS = 150
+_LOOKS = 200
+# These answer before they have read a body, so that requests can't be held open: they are asked as fast as they answer.
+_ASKED_IN_LOOPS = {
+    "api-usages": "/v1/api_usages",
+    "events": "/v1/events",
+    "health": "/health",
+    "inference-status": "/v1/inference/status",
+}
+_NO_MODEL = {"model": "no-such-model"}
+_TOKEN_PATH = {
+    "chat-completions": ("/v1/chat/completions", {**_NO_MODEL, "messages": [{"role": "user", "content": "x"}]}),
+    "completions": ("/v1/completions", {**_NO_MODEL, "prompt": "x"}),
+    "detokenize": ("/v1/detokenize", {**_NO_MODEL, "tokens": [1]}),
+    "embeddings": ("/v1/embeddings", {**_NO_MODEL, "input": "x"}),
+    "tokenize": ("/v1/tokenize", {**_NO_MODEL, "prompt": "x"}),
+}
+_READ = {**_ASKED_IN_LOOPS, "api-keys": "/v1/api_keys", "models": "/v1/models"}
+
+
+@pytest.fixture(scope="module")
+def functions(installed: Installed) -> Functions:
+    return Functions(installed)
+
+
+def test_every_function_answers_from_zero(functions: Functions) -> None:
+    names = set(_expected(functions))
+    assert functions.services().keys() == names
+    answered: dict[str, float] = {}
+    for name in _as_they_reach_zero(functions, names):
+        call, status = _expected(functions)[name]
+        public = name in _READ or name in _TOKEN_PATH
+        answer = functions.ask_gateway(call) if public else functions.ask(name, call)
+        assert answer.status == status, f"{name}: {answer}"
+        answered[name] = answer.seconds
+    print("\nfirst answer from zero, with whatever else had to wake for it\n")
+    for name, seconds in sorted(answered.items()):
+        print(f"  {name:18} {seconds:6.2f} s")
+
+
+def test_cold_starts(functions: Functions) -> None:
+    found: dict[str, list[float]] = {name: [] for name in functions.services()}
+    for _ in range(ROUNDS):
+        for name in _as_they_reach_zero(functions, set(found)):
+            answer = functions.ask(name, Call())
+            assert answer.status == 200, f"{name}: {answer}"
+            found[name].append(answer.seconds)
+    print(f"\ncold start: activator, scheduling, container, imports, first answer; {ROUNDS} each\n")
+    print("  function            median    least     most")
+    for name, seconds in sorted(found.items()):
+        print(f"  {name:18} {statistics.median(seconds):6.2f} s {min(seconds):6.2f} s {max(seconds):6.2f} s")
+
+
+def test_every_function_has_more_than_one_copy_under_load_and_none_after_it(functions: Functions) -> None:
+    most: dict[str, int] = {}
+    expected = _expected(functions)
+    held = {name: call for name, (call, _) in expected.items() if name not in _ASKED_IN_LOOPS}
+    with contextlib.ExitStack() as stack:
+        for name, call in held.items():
+            stack.enter_context(_held(functions, name, call))
+        _watch(functions, set(held), most)
+    for name, path in _ASKED_IN_LOOPS.items():
+        with _loops(functions, name, path):
+            _watch(functions, {name}, most)
+    print(f"\nmost copies of each: {most}")
+    assert sorted(_as_they_reach_zero(functions, set(expected))) == sorted(expected)
+
+
+def test_what_the_way_through_knative_adds(functions: Functions) -> None:
+    print(f"\nwarm, one request after the other, {_LOOKS} each, GET /health/live\n")
+    print("  function           way                          median      p95")
+    for name in ("chat-completions", "health"):
+        assert functions.ask(name, Call()).status == 200
+        time.sleep(15)  # until the activator has left the way of those functions that it may leave
+        pod = str(functions.pod(name)["status"]["podIP"])
+        host = f"{name}.{NAMESPACE}.svc.cluster.local"
+        ways = {
+            "pod": (pod, 8080, host),
+            "queue-proxy, pod": (pod, 8012, host),
+            "local gateway, ..., pod": (functions.local_gateway, 80, host),
+        }
+        if name == "health":
+            ways["Gateway, local gateway, ..., pod"] = (functions.installed.address, 80, "api.llmariner.test")
+        taken = {way: _timed(*place) for way, place in ways.items()}
+        for way, times in taken.items():
+            median, late = statistics.median(times), statistics.quantiles(times, n=20)[-1]
+            print(f"  {name:18} {way:32} {median * 1e3:6.2f} ms {late * 1e3:6.2f} ms")
+        assert statistics.median(taken["pod"]) < statistics.median(taken["local gateway, ..., pod"]) < 0.1
+
+
+def _expected(functions: Functions) -> dict[str, tuple[Call, int]]:
+    """What each function is asked, and the status it answers with; good for a minute."""
+    asked = {name: (Call("GET", path), 200) for name, path in _READ.items()}
+    asked |= {name: (Call("POST", path, {}, body), 404) for name, (path, body) in _TOKEN_PATH.items()}
+    asked |= {
+        "dead-letters": (Call("POST", "/model_loader", {}, {}), 400),
+        "internal-gateway": (_signed(functions), 200),
+        "model-loader": (_event("ai.llmariner.model.created.v1", {"id": "no-such-model", "project_id": None}), 204),
+        "model-retirement": (
+            _event(
+                "ai.llmariner.model.deleted.v1", {"id": "no-such-model", "project_id": None, "folder": "hf://no/model"}
+            ),
+            204,
+        ),
+        "sweep": (_event("ai.llmariner.platform.tick.v1", {"every_seconds": 300}), 204),
+    }
+    return asked
+
+
+def _as_they_reach_zero(functions: Functions, names: set[str]) -> Iterator[str]:
+    """Each function once, at a moment when it has no pod. Fails with those that keep one."""
+    left, limit = set(names), time.monotonic() + _ZERO_SECONDS
+    while left:
+        assert time.monotonic() < limit, f"never at zero within {_ZERO_SECONDS} s: {sorted(left)}"
+        resting = left - functions.pods().keys()
+        if not resting:
+            time.sleep(1)
+            continue
+        # One at a time: two that start together would each take the other's CPU.
+        name = min(resting)
+        left.discard(name)
+        yield name
+
+
+def _watch(functions: Functions, names: set[str], most: dict[str, int]) -> None:
+    def missing() -> str | None:
+        for name, pods in functions.pods().items():
+            most[name] = max(most.get(name, 0), len(pods))
+        few = sorted(name for name in names if most.get(name, 0) < 2)
+        return f"more than one of {', '.join(few)}" if few else None
+
+    until("more copies", missing, seconds=_SCALE_SECONDS)
+
+
+@contextlib.contextmanager
+def _held(functions: Functions, name: str, call: Call) -> Iterator[None]:
+    """As many requests as one copy takes, whose bodies don't come: they cost no CPU."""
+    host = f"{name}.{NAMESPACE}.svc.cluster.local"
+    told = {"Authorization": f"Bearer {functions.installed.api_key}", **call.headers}
+    head = f"{call.method} {call.path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 64\r\n"
+    head += "".join(f"{key}: {value}\r\n" for key, value in told.items()) + "\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(_concurrency(functions, name)):
+            one = stack.enter_context(socket.create_connection((functions.local_gateway, 80), timeout=60))
+            one.sendall(head.encode())
+        yield
+
+
+@contextlib.contextmanager
+def _loops(functions: Functions, name: str, path: str) -> Iterator[None]:
+    """As many callers as one copy takes, each asking again as soon as it was answered."""
+    ended, bad = threading.Event(), list[int]()
+    headers = {"Authorization": f"Bearer {functions.installed.api_key}"}
+
+    def ask() -> None:
+        while not ended.is_set():
+            status = functions.ask(name, Call("GET", path, headers)).status
+            if status != 200:
+                bad.append(status)
+
+    threads = [threading.Thread(target=ask) for _ in range(_concurrency(functions, name))]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert not bad, f"{name} answered {bad[:5]} under load"
+
+
+def _concurrency(functions: Functions, name: str) -> int:
+    return int(functions.services()[name]["spec"]["template"]["spec"]["containerConcurrency"])
+
+
+def _timed(address: str, port: int, host: str) -> list[float]:
+    """Seconds of each answer over one connection, which a few requests have warmed."""
+    times = []
+    with contextlib.closing(http.client.HTTPConnection(address, port, timeout=30)) as connection:
+        for _ in range(_LOOKS + 20):
+            began = time.perf_counter()
+            connection.request("GET", "/health/live", headers={"Host": host})
+            response = connection.getresponse()
+            response.read()
+            assert response.status == 200
+            times.append(time.perf_counter() - began)
+    return times[20:]
+
+
+def _event(type_: str, data: dict[str, object]) -> Call:
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": f"evt_{uuid.uuid4().hex}",
+        "ce-source": "/llmariner",
+        "ce-type": type_,
+        "ce-subject": "scenarios",
+    }
+    return Call("POST", "/", headers, data)
+
+
+def _signed(functions: Functions) -> Call:
+    data = get(functions.lab, "secret", "llmariner-secrets", "-n", NAMESPACE)["data"]
+    secret = base64.b64decode(data["LLMARINER_SERVICE_SECRET"]).decode()
+    token = ServiceTokens(secret, issuer="scenarios", audience=AUDIENCE).token()
+    return Call("POST", "/internal/gateway/model", {"Authorization": f"Bearer {token}"}, {"model": "no-such-model"})
