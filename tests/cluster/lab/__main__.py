@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .building import build
 from .cluster import bring_down, bring_up, status
+from .diagnosis import diagnosis
 from .images import load
 from .pins import PROJECTS
 from .places import Lab
@@ -46,6 +47,8 @@ def main() -> int:
                 print(status(lab))
     except LabError as error:
         print(error, file=sys.stderr)
+        if words.command == "up" and lab.kubeconfig.exists():
+            print(diagnosis(lab), file=sys.stderr)
         return 1
     return 0
 

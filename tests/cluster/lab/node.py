@@ -59,9 +59,7 @@ def start_kubelet(lab: Lab) -> None:
     settings = lab.folder / "kubelet.json"
     settings.write_text(json.dumps(_kubelet(lab)))
     (lab.folder / "resolv.conf").write_text(f"nameserver {lab.service(10)}\n")
-    start(
-        lab,
-        "kubelet",
+    kubelet = [
         program("kubernetes", "kubelet"),
         f"--config={settings}",
         f"--kubeconfig={kubeconfig(lab, 'kubelet')}",
@@ -69,12 +67,12 @@ def start_kubelet(lab: Lab) -> None:
         f"--node-ip={lab.address}",
         f"--root-dir={lab.folder}/kubelet",
         f"--cert-dir={lab.folder}/kubelet-certificates",
-    )
+    ]
     proxy = lab.folder / "kube-proxy.json"
     if not alive(lab, "kube-proxy"):  # which ends itself when its settings are written
         proxy.write_text(json.dumps(_proxy(lab)))
     start(lab, "kube-proxy", program("kubernetes", "kube-proxy"), f"--config={proxy}")
-    until("node", lambda: _node_not_ready(lab), seconds=180)
+    until("node", lambda: _node_not_ready(lab, kubelet), seconds=180)
 
 
 def end_containers(lab: Lab) -> None:
@@ -178,10 +176,11 @@ def _silent(lab: Lab) -> str | None:
     return None
 
 
-def _node_not_ready(lab: Lab) -> str | None:
-    for part in ("kubelet", "kube-proxy"):
-        if not alive(lab, part):
-            raise LabError(f"{part} ended; see {lab.logs / part}.log")
+def _node_not_ready(lab: Lab, kubelet: list[object]) -> str | None:
+    # The kubelet gives up when containerd answers that it is not initialized yet: again, then.
+    start(lab, "kubelet", *kubelet)
+    if not alive(lab, "kube-proxy"):
+        raise LabError(f"kube-proxy ended; see {lab.logs / 'kube-proxy.log'}")
     nodes = get(lab, "nodes")["items"]
     if not nodes:
         return "the kubelet has not registered it"

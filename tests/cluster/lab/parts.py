@@ -43,8 +43,11 @@ def gateway() -> list[Manifest]:
                 f"--envoy-image={ENVOY_IMAGE}",
             ]
 
+    kinds = module("kserve", "sigs.k8s.io/gateway-api") / "config" / "crd"
     return [
-        *read(module("kserve", "sigs.k8s.io/gateway-api") / "config" / "crd" / "standard"),
+        *of_kind(read(kinds / "standard"), CRD),
+        # Contour doesn't start without it. The policy against mixing both sets is left out for this.
+        *read(kinds / "experimental" / "gateway.networking.k8s.io_tcproutes.yaml"),
         *of_kind(read(examples / "contour" / "01-crds.yaml"), CRD),
         *fitted(read(examples / "gateway-provisioner"), local),
         *_shared_gateway(),
