@@ -1,0 +1,188 @@
+"""Any part may die at any moment: what is served is counted, what was promised happens, and everybody gets an answer.
+
+`LLMARINER_CHAOS_SECONDS`: how long parts are killed; 120 unless said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+import urllib.error
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy import func, select
+
+from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
+from llmariner.platform.events.tables import events
+from llmariner.usage.tables import ledger_requests
+
+from ...lab.places import Lab
+from ...lab.processes import alive
+from ...lab.waiting import until
+from ...platform.installed import Installed
+from ...platform.overlay import MODELS
+from ..asking import Asking
+from ..engines import scripted, service
+from ..killing import crash, drain, processes_of, stopped
+from .load import Load
+
+_SECONDS = float(os.environ.get("LLMARINER_CHAOS_SECONDS", "120"))
+_BETWEEN = 7.0
+_UNSEEN = 60.0  # after so long without a sign of life the sweep closes a request of a function that is gone
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(_SECONDS + 900)]
+
+Kill = Callable[[Lab, str, str], int]
+
+
+def function(name: str) -> str:
+    return f"serving.knative.dev/service={name}"
+
+
+# The relay of tokens ends as drains end it: what it had relayed of a stream dies with it when it is killed unheard.
+PARTS: tuple[tuple[Kill, str, str], ...] = (
+    (crash, NAMESPACE, function("internal-gateway")),
+    (drain, NAMESPACE, function("chat-completions")),
+    (crash, NAMESPACE, function("models")),
+    (crash, NAMESPACE, "app.kubernetes.io/name=pgbouncer"),
+    (crash, NAMESPACE, function("model-loader")),
+    (crash, NAMESPACE, "app.kubernetes.io/name=postgres"),
+    (crash, NAMESPACE, function("sweep")),
+)
+
+
+@pytest.fixture
+def asking(installed: Installed) -> Iterator[Asking]:
+    asking = Asking(installed)
+    yield asking
+    asking.close()
+
+
+@pytest.fixture
+def engines(asking: Asking) -> Iterator[tuple[str, str]]:
+    """Two models that are awake: one whose engine is left alone, one whose engine is not."""
+    names = f"steady-{uuid.uuid4().hex[:6]}", f"victim-{uuid.uuid4().hex[:6]}"
+    with scripted(asking.installed.lab, *(service(each, "--token-interval=50") for each in names)):
+        asking.adopted(*names)
+        for name in names:
+            assert asking.whole(name, wait=120, max_tokens=1).status == 200
+        yield names
+
+
+def test_killed_parts_lose_no_event_and_no_token(asking: Asking, engines: tuple[str, str]) -> None:
+    steady, victim = engines
+    loads = [Load(asking, steady), Load(asking, steady, tokens=120), Load(asking, victim)]
+    for load in loads:
+        load.start()
+    made = _kill_for(asking, (crash, MODELS_NAMESPACE, f"serving.kserve.io/inferenceservice={victim}"))
+    for load in loads:
+        load.stop()
+    for load in loads:
+        print(f"\n{load.model}: {dict(load.counted())}")
+    try:
+        _settled(asking, made, steady)
+        difference = asking.counted(steady) - _in_ledger(asking, steady)
+        print(f"engine's tokens {asking.counted(steady)}, ledger's tokens less by {difference}")
+        assert difference == 0
+        assert not [fate for load in loads for fate in load.fates if fate.how == "cut"]
+        assert sum(fate.how == "whole" for load in loads[:2] for fate in load.fates) > 10
+    finally:
+        for name in made:
+            asking.installed.call("DELETE", f"/models/{name}")
+
+
+@pytest.mark.parametrize("away", ["internal_gateway", "database", "api_server"])
+def test_models_that_are_awake_are_served_while_a_part_is_away(
+    away: str, asking: Asking, engines: tuple[str, str]
+) -> None:
+    lab, (model, _) = asking.installed.lab, engines
+    statuses = []
+    with _away(lab, away):
+        limit = time.monotonic() + (6 if away == "api_server" else 15)
+        while time.monotonic() < limit:
+            if away == "internal_gateway":
+                crash(lab, NAMESPACE, function("internal-gateway"))
+            statuses.append(asking.whole(model, wait=5, max_tokens=2).status)
+            time.sleep(0.3)
+    print(f"\n{len(statuses)} answers")
+    assert set(statuses) == {200}
+    assert len(statuses) > 5
+
+
+@contextlib.contextmanager
+def _away(lab: Lab, what: str) -> Iterator[None]:
+    if what == "internal_gateway":
+        yield
+        return
+    # Shorter than the leases that controllers must renew at the API server.
+    server = alive(lab, "kube-apiserver")
+    pids = [server] if what == "api_server" and server else []
+    with stopped(pids or processes_of(lab, NAMESPACE, "app.kubernetes.io/name=postgres")):
+        yield
+
+
+def _kill_for(asking: Asking, engine: tuple[Kill, str, str]) -> list[str]:
+    """Kill one part after another and register models meanwhile; returns the models."""
+    limit, made, ended = time.monotonic() + _SECONDS, [], []
+    for kill, namespace, selector in itertools.cycle((*PARTS, engine)):
+        if time.monotonic() > limit:
+            break
+        ended.append(f"{selector.rpartition('=')[2]} ×{kill(asking.installed.lab, namespace, selector)}")
+        time.sleep(_BETWEEN)
+        if len(ended) % 4 == 0:
+            made.append(_register(asking))
+    print("\nended: " + ", ".join(ended))
+    return made
+
+
+def _register(asking: Asking) -> str:
+    """As a caller does it: again until it is taken, or is there already."""
+    name = f"made-in-chaos-{uuid.uuid4().hex[:6]}"
+    body = {
+        "id": name,
+        "source_repository": "OBJECT_STORE",
+        "model_file_location": f"pvc://{MODELS}/x",
+        "task": "embed",
+    }
+    limit, status = time.monotonic() + 90, 0
+    while status not in (200, 409):
+        assert time.monotonic() < limit, f"{name} could not be registered: {status}"
+        with contextlib.suppress(urllib.error.URLError, OSError, ValueError):
+            status, _ = asking.installed.call("POST", "/models", body, seconds=60)
+        if status not in (200, 409):
+            time.sleep(1)
+    return name
+
+
+def _settled(asking: Asking, made: list[str], model: str) -> None:
+    """Nothing is under way any more: events are published and consumed, requests closed."""
+
+    def missing() -> str | None:
+        with contextlib.suppress(OSError, ValueError):
+            left = [name for name in made if name not in asking.listed()]
+            with asking.context.database.read() as session:
+                unpublished = session.value(select(func.count()).where(events.c.published.is_(False)))
+                open_ = session.value(
+                    select(func.count()).where(ledger_requests.c.outcome == "open", ledger_requests.c.model == model)
+                )
+            if not (left or unpublished or open_):
+                return None
+            return f"{len(left)} models not loaded, {unpublished} events unpublished, {open_} requests open"
+        return "no answer"
+
+    asking.tick()
+    time.sleep(_UNSEEN)
+    asking.tick()
+    until("all is settled", missing, seconds=240, pause=3)
+
+
+def _in_ledger(asking: Asking, model: str) -> int:
+    query = select(func.coalesce(func.sum(ledger_requests.c.completion_tokens), 0))
+    outcomes = select(ledger_requests.c.outcome, func.count()).where(ledger_requests.c.model == model)
+    with asking.context.database.read() as session:
+        print("outcomes", [tuple(row) for row in session.rows(outcomes.group_by(ledger_requests.c.outcome))])
+        return int(session.value(query.where(ledger_requests.c.model == model)))

@@ -1,0 +1,84 @@
+"""What can't start says why to who waits for it, and keeps nobody else from starting."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ...lab.waiting import until
+from ...platform.installed import Installed
+from ...platform.overlay import MODELS
+from ..asking import Answer, Asking
+from ..engines import scripted, service
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+_GROW = "grown = []\nwhile True: grown.append(bytearray(b'x' * (8 << 20)))"
+NO_IMAGE = "localhost/nobody/made-this:1"
+BROKEN: dict[str, tuple[Callable[[str], dict[str, Any]], str]] = {
+    "an image that is not there": (
+        lambda name: service(name, container={"image": NO_IMAGE}),
+        f"The engine could not be started: image {NO_IMAGE}: ",
+    ),
+    "more memory than it may have": (
+        lambda name: service(name, container={"command": ["python3", "-c", _GROW]}),
+        "The engine could not be started: out of memory. Give the model more memory, or choose a smaller one.",
+    ),
+    "an engine that ends": (
+        lambda name: service(name, "--fail-load"),
+        "The engine could not be started: exit status 1",
+    ),
+}
+
+
+@pytest.fixture
+def asking(installed: Installed) -> Iterator[Asking]:
+    asking = Asking(installed)
+    yield asking
+    asking.close()
+
+
+def failed(answer: Answer, cause: str) -> None:
+    assert answer.error is not None
+    print(f"\n{answer.error['message']}")
+    assert answer.error["phase"] == "failed"
+    assert cause in answer.error["message"]
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_the_cause_is_told_and_others_are_served(what: str, asking: Asking) -> None:
+    make, cause = BROKEN[what]
+    mark = uuid.uuid4().hex[:6]
+    broken, sound = f"broken-{mark}", f"sound-{mark}"
+    with scripted(asking.installed.lab, make(broken), service(sound)):
+        asking.adopted(broken, sound)
+        streamed = asking.stream(broken, wait=120)
+        failed(streamed, cause)
+        whole = asking.whole(broken, wait=120)
+        assert whole.status == 503
+        failed(whole, cause)
+        assert asking.whole(sound, wait=60).status == 200
+
+
+def test_weights_that_are_not_there(asking: Asking) -> None:
+    name = f"weightless-{uuid.uuid4().hex[:6]}"
+    body = {
+        "id": name,
+        "source_repository": "OBJECT_STORE",
+        "model_file_location": f"pvc://{MODELS}/nobody-put-this-here",
+        "task": "generate",
+        "config": {"runtime_config": {"resources": {"gpu": 0}}},
+    }
+    status, told = asking.installed.call("POST", "/models", body)
+    assert status == 200, told
+    try:
+        until("registered", lambda: None if name in asking.listed() else "not listed")
+        failed(asking.stream(name, wait=180), "")
+    finally:
+        asking.installed.call("POST", f"/models/{name}:deactivate")
+        status, told = asking.installed.call("DELETE", f"/models/{name}")
+    assert status == 200, told
+    until("gone from the cluster", lambda: asking.service(name) or None)

@@ -1,0 +1,64 @@
+"""Takes parts of an installed platform away, as crashes and drains do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..lab.kubectl import get, kubectl
+from ..lab.places import Lab
+
+__all__ = ["crash", "drain", "processes_of", "stopped"]
+
+
+def drain(lab: Lab, namespace: str, selector: str) -> int:
+    """Have the pods of a selector end in their own time, as whoever empties a node does; returns how many."""
+    names = [pod["metadata"]["name"] for pod in _pods(lab, namespace, selector)]
+    if names:
+        kubectl(lab, "delete", "pods", "-n", namespace, "--wait=false", "--ignore-not-found", *names)
+    return len(names)
+
+
+def crash(lab: Lab, namespace: str, selector: str) -> int:
+    """End every process of the pods' containers at once, unheard; returns how many there were."""
+    found = processes_of(lab, namespace, selector)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(found)
+
+
+@contextlib.contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """Processes that answer nobody meanwhile, and go on where they were."""
+    assert pids, "nothing to stop"
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def processes_of(lab: Lab, namespace: str, selector: str) -> list[int]:
+    """The processes of containers, seen from the node, which is this machine."""
+    statuses = [each for pod in _pods(lab, namespace, selector) for each in pod["status"].get("containerStatuses", ())]
+    ids = [each["containerID"].rpartition("/")[2] for each in statuses if each.get("containerID")]
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cgroup"):
+        with contextlib.suppress(OSError):
+            groups = place.read_text()
+            if any(each in groups for each in ids):
+                found.append(int(place.parent.name))
+    return sorted(found)
+
+
+def _pods(lab: Lab, namespace: str, selector: str) -> list[dict[str, Any]]:
+    pods = get(lab, "pods", "-n", namespace, "-l", selector)["items"]
+    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]

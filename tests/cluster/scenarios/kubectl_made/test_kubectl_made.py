@@ -1,0 +1,63 @@
+"""An InferenceService that somebody made with kubectl: served like any model, and never rewritten."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from llmariner.manifests.installation import MODELS_NAMESPACE
+
+from ...lab.kubectl import get, kubectl
+from ...lab.waiting import until
+from ...platform.installed import Installed
+from ..asking import Asking
+from ..engines import scripted, service, specification
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def asking(installed: Installed) -> Iterator[Asking]:
+    asking = Asking(installed)
+    yield asking
+    asking.close()
+
+
+def test_it_is_adopted_served_put_to_sleep_woken_and_forgotten(asking: Asking) -> None:
+    lab, name = asking.installed.lab, f"theirs-{uuid.uuid4().hex[:6]}"
+    with scripted(lab, service(name, "--token-interval=20")):
+        asking.adopted(name)
+        made = specification(lab, name)
+        answer = asking.stream(name, wait=120, max_tokens=12)
+        assert answer.error is None, answer.error
+        assert asking.row(answer.request_id)["completion_tokens"] == 12 == asking.counted(name)
+        asking.sleep(name)
+        deployment = get(lab, "deployment", f"{name}-predictor", "-n", MODELS_NAMESPACE)
+        assert deployment["spec"]["replicas"] == 0
+        again = asking.stream(name, wait=120, max_tokens=12)
+        assert again.error is None, again.error
+        assert again.phases[0] in ("asleep", "stopping", "starting", "queued")
+        print(f"\nwoken in {again.first_token:.1f} s, phases {again.phases}, messages {again.messages}")
+        assert specification(lab, name) == made
+        kubectl(lab, "delete", f"inferenceservice/{name}", "-n", MODELS_NAMESPACE, "--wait", seconds=120)
+        asking.tick()
+        until("forgotten", lambda: "still listed" if name in asking.listed() else None)
+    assert asking.whole(name, wait=0).status == 404
+
+
+def test_what_kserve_scales_itself_is_stopped_and_started_by_kserves_switch(asking: Asking) -> None:
+    lab, name = asking.installed.lab, f"kserves-{uuid.uuid4().hex[:6]}"
+    alone = {"serving.kserve.io/deploymentMode": "Standard"}
+    with scripted(lab, service(name, annotations=alone)):
+        asking.adopted(name)
+        made = specification(lab, name)
+        assert asking.whole(name, wait=120).status == 200
+        asking.sleep(name)
+        stopped = specification(lab, name)
+        assert stopped["spec"] == made["spec"]
+        assert stopped["annotations"] == made["annotations"] | {"serving.kserve.io/stop": "true"}
+        answer = asking.stream(name, wait=120)
+        assert answer.error is None, answer.error
+        print(f"\nstarted by KServe in {answer.first_token:.1f} s, phases {answer.phases}")

@@ -1,0 +1,136 @@
+"""A real model on the cluster from none to one engine on a request, and back to none."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from llmariner.manifests.installation import MODELS_NAMESPACE
+from llmariner.usage.tables import ledger_requests
+
+from ...lab.kubectl import get
+from ...lab.waiting import until
+from ...platform.installed import Installed
+from ..asking import GENERATED, PARIS, PROMPTED, Asking
+
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
+
+MODEL = "smollm2-135m-instruct"
+# An engine's start on a busy small machine takes a minute and more.
+_PATIENCE = 300
+_IDLE_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def asking(installed: Installed) -> Iterator[Asking]:
+    """Only one real engine fits into the pool beside what the tests do."""
+    asking = Asking(installed)
+    installed.register_models()
+    yield asking
+    asking.sleep(MODEL)
+    asking.close()
+
+
+@pytest.fixture
+def asleep(asking: Asking) -> Asking:
+    asking.sleep(MODEL)
+    return asking
+
+
+def test_a_stream_opens_at_once_tells_phases_answers_and_is_counted(asleep: Asking) -> None:
+    answer = asleep.stream(MODEL, PARIS, wait=_PATIENCE)
+    print(f"\nopened {answer.opened:.2f} s, first token {answer.first_token:.1f} s, phases {answer.phases}")
+    print("messages", answer.messages)
+    assert answer.error is None, answer.error
+    assert answer.opened < 20
+    assert "Paris" in answer.text
+    assert {"starting", "loading"} <= set(answer.phases)
+    row = asleep.row(answer.request_id)
+    assert row["completion_tokens"] == answer.usage["completion_tokens"] == asleep.counted(MODEL, GENERATED)
+    assert row["prompt_tokens"] == answer.usage["prompt_tokens"] == asleep.counted(MODEL, PROMPTED)
+
+
+def test_a_whole_answer_is_refused_when_the_wait_is_short_and_held_when_it_is_long(asleep: Asking) -> None:
+    refused = asleep.whole(MODEL, PARIS, wait=3)
+    assert refused.status == 503, refused.body
+    assert refused.error is not None
+    assert refused.error["code"] == "model_not_ready"
+    assert refused.error["phase"] in ("asleep", "queued", "starting", "loading")
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    held = asleep.whole(MODEL, PARIS, wait=_PATIENCE)
+    assert held.status == 200, held.body
+    assert "Paris" in held.text
+    assert asleep.row(held.request_id)["completion_tokens"] == held.usage["completion_tokens"]
+
+
+def test_who_hangs_up_on_a_whole_answer_is_counted_to_the_token(asking: Asking) -> None:
+    assert asking.whole(MODEL, PARIS, wait=_PATIENCE, max_tokens=1).status == 200
+    before = {name: asking.counted(MODEL, name) for name in (GENERATED, PROMPTED)}
+    began = time.time()
+    connection = asking.send(MODEL, "Tell a long story.", wait=_PATIENCE, max_tokens=3000, ignore_eos=True)
+    until("tokens", lambda: None if asking.counted(MODEL) > before[GENERATED] + 10 else "none yet")
+    connection.close()
+    row = _cancelled_since(asking, began)
+    made = {name: asking.counted(MODEL, name) - count for name, count in before.items()}
+    print(f"\nnobody waited for {made}")
+    assert (row["completion_tokens"], row["prompt_tokens"]) == (made[GENERATED], made[PROMPTED])
+    assert 10 <= made[GENERATED] < 3000
+
+
+def test_a_model_that_nobody_asks_for_goes_to_sleep(asking: Asking) -> None:
+    assert asking.whole(MODEL, PARIS, wait=_PATIENCE, max_tokens=1).status == 200
+    asking.tick()
+    time.sleep(5)
+    assert asking.awake(MODEL), "it was asked for just now"
+    time.sleep(_IDLE_SECONDS)
+    asking.tick()
+    until("asleep by idleness", lambda: asking.awake(MODEL), seconds=120)
+    name = asking.service(MODEL)
+    assert get(asking.installed.lab, "deployment", f"{name}-predictor", "-n", MODELS_NAMESPACE)["spec"]["replicas"] == 0
+
+
+def test_a_wake_costs_little_more_than_the_engines_own_start(asking: Asking) -> None:
+    """Figures: request to first token, and how much of it the engine's container itself ran until it was ready."""
+    totals, starts = [], []
+    for _ in range(3):
+        asking.sleep(MODEL)
+        answer = asking.stream(MODEL, PARIS, wait=_PATIENCE, max_tokens=4)
+        assert answer.first_token is not None, answer.error
+        totals.append(answer.first_token)
+        (pod,) = asking.installed.engine_pods(MODEL)
+        starts.append(_engine_start(pod))
+    total, start = statistics.median(totals), statistics.median(starts)
+    print(f"\nwake {[round(each, 1) for each in totals]}, engine's start {[round(each, 1) for each in starts]}")
+    print(f"median {total:.1f} s against {start:.1f} s")
+    assert total - start < 30
+
+
+def _engine_start(pod: dict[str, Any]) -> float:
+    """Seconds from the start of the engine's process to its first answer, as the kubelet saw them (whole seconds)."""
+    began = pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
+    (ready,) = (each["lastTransitionTime"] for each in pod["status"]["conditions"] if each["type"] == "Ready")
+    return _moment(ready) - _moment(began)
+
+
+def _moment(stamp: str) -> float:
+    return time.mktime(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ"))
+
+
+def _cancelled_since(asking: Asking, began: float) -> dict[str, Any]:
+    """The one request of the model admitted since then, as soon as the ledger has it as cancelled."""
+    ours = ledger_requests.c.admitted_at >= began, ledger_requests.c.model == MODEL
+    rows: list[dict[str, Any]] = []
+
+    def missing() -> str | None:
+        with asking.context.database.read() as session:
+            rows[:] = [dict(row._mapping) for row in session.rows(select(ledger_requests).where(*ours))]
+        return None if rows and all(row["outcome"] == "cancelled" for row in rows) else f"{rows}"
+
+    until("cancelled in the ledger", missing, seconds=30)
+    (row,) = rows
+    return row

@@ -1,0 +1,82 @@
+"""The pool is full: who waits is told its place and why, and gets in when somebody sleeps."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from llmariner.manifests.installation import MODELS_NAMESPACE
+
+from ...lab.kubectl import get
+from ...lab.waiting import until
+from ...platform.installed import Installed
+from ..asking import Answer, Asking
+from ..engines import scripted, service
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+_QUEUE = {"kueue.x-k8s.io/queue-name": "cpu"}
+_MIB = {"Gi": 1024, "Mi": 1}
+
+
+@pytest.fixture
+def asking(installed: Installed) -> Iterator[Asking]:
+    asking = Asking(installed)
+    yield asking
+    asking.close()
+
+
+def pool(asking: Asking) -> int:
+    """The memory of the pool in MiB."""
+    (group,) = get(asking.installed.lab, "clusterqueue", "llmariner-cpu")["spec"]["resourceGroups"]
+    quota = {each["name"]: each["nominalQuota"] for each in group["flavors"][0]["resources"]}["memory"]
+    return int(quota[:-2]) * _MIB[quota[-2:]]
+
+
+def admitted(asking: Asking) -> str | None:
+    """What holds quota now; None: nothing."""
+    workloads = get(asking.installed.lab, "workloads", "-n", MODELS_NAMESPACE)["items"]
+    names = [each["metadata"]["name"] for each in workloads]
+    return ", ".join(names) if names else None
+
+
+def test_a_third_model_waits_is_told_its_place_and_is_admitted_when_one_sleeps(asking: Asking) -> None:
+    lab, mark = asking.installed.lab, uuid.uuid4().hex[:6]
+    first, second, third = names = [f"{each}-{mark}" for each in ("first", "second", "third")]
+    asking.tick()
+    until("an empty pool", lambda: admitted(asking), seconds=240)
+    half = f"{pool(asking) // 2}Mi"
+    # The third is larger than what is left, so that it waits whoever comes first.
+    with scripted(lab, *(service(each, labels=_QUEUE, memory=half) for each in names)):
+        asking.adopted(*names)
+        asking.sleep(third)
+        for name in (first, second):
+            assert asking.whole(name, wait=120).status == 200
+        answers: list[Answer] = []
+        waiting = threading.Thread(target=lambda: answers.append(asking.stream(third, wait=180)))
+        waiting.start()
+        until("the third waits for quota", lambda: _gated(asking, third))
+        refused = asking.whole(third, wait=1)
+        assert refused.status == 503
+        assert refused.error is not None
+        assert refused.error["phase"] == "queued"
+        assert waiting.is_alive()
+        assert asking.whole(first, wait=0).status == 200, "who is awake is served on"
+        asking.sleep(first)
+        waiting.join(180)
+        (answer,) = answers
+        print(f"\nfirst token after {answer.first_token:.1f} s; phases {answer.phases}\n" + "\n".join(answer.messages))
+        assert answer.error is None, answer.error
+        (told,) = {message for message in answer.messages if "number" in message}
+        assert told.startswith("waiting for quota, number 1 of 1 in the queue: couldn't assign flavors")
+        assert "memory" in told
+        assert asking.whole(second, wait=0).status == 200
+
+
+def _gated(asking: Asking, name: str) -> str | None:
+    selector = f"serving.kserve.io/inferenceservice={name}"
+    pods = get(asking.installed.lab, "pods", "-n", MODELS_NAMESPACE, "-l", selector)["items"]
+    return None if any(pod["spec"].get("schedulingGates") for pod in pods) else "no pod with a gate"
