@@ -69,7 +69,10 @@ def test_what_a_consumer_fails_at_is_retried_kept_and_replayed(functions: Functi
         until("dead letter", lambda: None if _dead(installed, model) else "none", seconds=240, pause=2)
         took, tried = time.monotonic() - began, _failures(functions, revision)
     [letter] = _dead(installed, model)
-    assert (letter["consumer"], letter["state"], tried) == ("model_loader", "dead", _ATTEMPTS)
+    assert (letter["consumer"], letter["state"]) == ("model_loader", "dead")
+    # Each time it was published: two who publish at once may both send it.
+    assert tried
+    assert tried % _ATTEMPTS == 0
     assert letter["last_error"].startswith("500"), letter
     assert _status(installed, model) != "SUCCEEDED"
     print(f"\n{tried} attempts, dead letter after {took:.0f} s: {letter['last_error'][:120]}")
