@@ -47,6 +47,8 @@ class Functions:
         self.installed, self.lab = installed, installed.lab
         status = get(self.lab, "gateway.gateway.networking.k8s.io", "-n", "knative-gateway")["items"][0]["status"]
         self.local_gateway = str(status["addresses"][0]["value"])
+        # kubectl is asked once: it takes longer than an answer.
+        self.gateway, self.key = installed.address, installed.api_key
 
     def services(self) -> dict[str, Body]:
         """Knative Services by name."""
@@ -76,8 +78,8 @@ class Functions:
 
     def ask_gateway(self, call: Call, *, seconds: float = 120) -> Answer:
         """Through the platform's Gateway, as the administrator."""
-        headers = {"Authorization": f"Bearer {self.installed.api_key}", **call.headers}
-        return _ask(self.installed.address, Call(call.method, call.path, headers, call.body), seconds)
+        headers = {"Authorization": f"Bearer {self.key}", **call.headers}
+        return _ask(self.gateway, Call(call.method, call.path, headers, call.body), seconds)
 
     def patch(self, name: str, patch: Any, kind: str = "json") -> None:
         """Change a function's Knative Service."""
