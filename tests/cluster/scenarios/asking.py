@@ -8,12 +8,12 @@ import json
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from llmariner.context import Context
-from llmariner.manifests.installation import MODELS_NAMESPACE
+from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
 
 from ..lab.kubectl import get
 from ..lab.waiting import until
@@ -25,7 +25,7 @@ PARIS = "What is the capital of France?"
 GENERATED = "vllm:generation_tokens_total"
 PROMPTED = "vllm:prompt_tokens_total"
 _TICKS_SECONDS = 20
-_TICK = "ai.llmariner.platform.tick.v1"
+_TICK = "dev.knative.sources.ping", f"/apis/v1/namespaces/{NAMESPACE}/pingsources/sweep"
 
 
 @dataclass
@@ -140,29 +140,31 @@ class Asking:
         headers = {
             "content-type": "application/json",
             "ce-specversion": "1.0",
-            "ce-source": "/llmariner",
+            "ce-type": _TICK[0],
+            "ce-source": _TICK[1],
             "ce-id": uuid.uuid4().hex,
-            "ce-type": _TICK,
-            "ce-subject": "platform",
-            "ce-time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         body = b'{"every_seconds": 300}'
         request = urllib.request.Request(f"http://{ingress}/llmariner/default", body, headers, method="POST")
         with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.status == 202
 
-    def adopted(self, *models: str, seconds: float = 240) -> None:
-        """Wait until models that others made are served. A tick that nobody could take is not kept: the next one comes."""
+    def ticking(self, what: str, missing: Callable[[], str | None], *, seconds: float = 240) -> None:
+        """Wait while the clock ticks. A tick that nobody could take is not kept: the next one comes."""
         ticked = float("-inf")
 
-        def missing() -> str | None:
+        def check() -> str | None:
             nonlocal ticked
             if time.monotonic() - ticked > _TICKS_SECONDS:
                 self.tick()
                 ticked = time.monotonic()
-            return ", ".join(sorted(set(models) - set(self.listed()))) or None
+            return missing()
 
-        until("adopted", missing, seconds=seconds, pause=1)
+        until(what, check, seconds=seconds, pause=1)
+
+    def adopted(self, *models: str) -> None:
+        """Wait until models that others made are served."""
+        self.ticking("adopted", lambda: ", ".join(sorted(set(models) - set(self.listed()))) or None)
 
     def sleep(self, model: str, seconds: float = 180) -> None:
         """Put a model to sleep, as a user does, and wait until its engines are gone."""

@@ -22,7 +22,6 @@ from llmariner.usage.tables import ledger_requests
 
 from ...lab.places import Lab
 from ...lab.processes import alive
-from ...lab.waiting import until
 from ...platform.installed import Installed
 from ...platform.overlay import MODELS
 from ..asking import Asking
@@ -174,10 +173,8 @@ def _settled(asking: Asking, made: list[str], model: str) -> None:
             return f"{len(left)} models not loaded, {unpublished} events unpublished, {open_} requests open"
         return "no answer"
 
-    asking.tick()
     time.sleep(_UNSEEN)
-    asking.tick()
-    until("all is settled", missing, seconds=240, pause=3)
+    asking.ticking("all is settled", missing)
 
 
 def _in_ledger(asking: Asking, model: str) -> int:

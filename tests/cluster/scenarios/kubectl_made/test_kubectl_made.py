@@ -10,7 +10,6 @@ import pytest
 from llmariner.manifests.installation import MODELS_NAMESPACE
 
 from ...lab.kubectl import get, kubectl
-from ...lab.waiting import until
 from ...platform.installed import Installed
 from ..asking import Asking
 from ..engines import scripted, service, specification
@@ -42,8 +41,7 @@ def test_it_is_adopted_served_put_to_sleep_woken_and_forgotten(asking: Asking) -
         print(f"\nwoken in {again.first_token:.1f} s, phases {again.phases}, messages {again.messages}")
         assert specification(lab, name) == made
         kubectl(lab, "delete", f"inferenceservice/{name}", "-n", MODELS_NAMESPACE, "--wait", seconds=120)
-        asking.tick()
-        until("forgotten", lambda: "still listed" if name in asking.listed() else None)
+        asking.ticking("forgotten", lambda: "still listed" if name in asking.listed() else None)
     assert asking.whole(name, wait=0).status == 404
 
 

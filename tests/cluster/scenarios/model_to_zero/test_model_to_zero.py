@@ -88,8 +88,7 @@ def test_a_model_that_nobody_asks_for_goes_to_sleep(asking: Asking) -> None:
     time.sleep(5)
     assert asking.awake(MODEL), "it was asked for just now"
     time.sleep(_IDLE_SECONDS)
-    asking.tick()
-    until("asleep by idleness", lambda: asking.awake(MODEL), seconds=120)
+    asking.ticking("asleep by idleness", lambda: asking.awake(MODEL))
     name = asking.service(MODEL)
     assert get(asking.installed.lab, "deployment", f"{name}-predictor", "-n", MODELS_NAMESPACE)["spec"]["replicas"] == 0
 

@@ -46,8 +46,7 @@ def admitted(asking: Asking) -> str | None:
 def test_a_third_model_waits_is_told_its_place_and_is_admitted_when_one_sleeps(asking: Asking) -> None:
     lab, mark = asking.installed.lab, uuid.uuid4().hex[:6]
     first, second, third = names = [f"{each}-{mark}" for each in ("first", "second", "third")]
-    asking.tick()
-    until("an empty pool", lambda: admitted(asking), seconds=240)
+    asking.ticking("an empty pool", lambda: admitted(asking))
     half = f"{pool(asking) // 2}Mi"
     # The third is larger than what is left, so that it waits whoever comes first.
     with scripted(lab, *(service(each, labels=_QUEUE, memory=half) for each in names)):
