@@ -89,7 +89,7 @@ def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, 
         raise InvalidRequest(f"'source_repository' must be one of {known}.", param="source_repository") from None
     if source is SourceRepository.KUBERNETES:
         raise InvalidRequest(
-            "An InferenceService made with kubectl is found by itself, within a minute.", param="source_repository"
+            "An InferenceService made with kubectl is found by itself, within five minutes.", param="source_repository"
         )
     model_id = body.id
     if body.is_fine_tuned_model:
