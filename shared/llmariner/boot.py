@@ -52,6 +52,8 @@ def serve(application: Any, *, host: str, port: int) -> None:
 
     async def run() -> None:
         await Server(application, host=host, port=port).serve()
+        if close := getattr(application, "close", None):
+            await close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())

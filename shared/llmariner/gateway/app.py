@@ -18,6 +18,10 @@ class RouteApp:
         self._gateway = gateway
         self._route = route
 
+    async def close(self) -> None:
+        """Give away what the process still holds, at its end."""
+        await self._gateway.close()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":

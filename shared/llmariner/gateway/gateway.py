@@ -121,7 +121,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.settlement.close()
-        await self.meter.flush()
+        await self.meter.give_away()
         self.client.close()
 
     async def _asked(self, model_id: str) -> ModelState:

@@ -22,6 +22,8 @@ _FLUSH_SECONDS = 0.5
 _CHECKPOINT_SECONDS = 1.0
 _SIGN_OF_LIFE_SECONDS = 15.0
 _BATCH = 500
+# A function that crashes again and again is started again after at most five minutes.
+_LAST_SECONDS = 300.0
 _MOST_KEPT = 200_000
 # The closing event's place in its request's sequence: after any checkpoint.
 _LAST = 2**31 - 1
@@ -125,6 +127,18 @@ class Meter:
                 elif metered.due(now):
                     self._events.append(metered.event("checkpoint"))
             await self.flush()
+
+    async def give_away(self) -> None:
+        """Flush until nothing is left: at a process's end, who keeps the ledger may be away for a while, too."""
+        limit = time.monotonic() + _LAST_SECONDS
+        await self.flush()
+        while self._events and time.monotonic() < limit:
+            await asyncio.sleep(_FLUSH_SECONDS)
+            await self.flush()
+        if self._events:
+            _log.error(
+                "%d events never reached the ledger: nobody took them for %.0f s", len(self._events), _LAST_SECONDS
+            )
 
     async def flush(self) -> None:
         """Give away what has gathered; what is refused is kept and tried again, up to a bound."""
