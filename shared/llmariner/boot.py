@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib.util
+import math
 import os
 import sys
 from pathlib import Path
@@ -51,7 +52,8 @@ def serve(application: Any, *, host: str, port: int) -> None:
     import uvloop
 
     async def run() -> None:
-        await Server(application, host=host, port=port).serve()
+        # Streams under way may take hours; whoever runs us (the kubelet) has a grace of its own and ends us after it.
+        await Server(application, host=host, port=port, grace=math.inf).serve()
         if close := getattr(application, "close", None):
             await close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 from llmariner import boot
@@ -38,18 +39,19 @@ def test_a_process_that_ends_waits_for_who_keeps_the_ledger() -> None:
     assert [event["request_id"] for event in away.taken] == ["req_1"]
 
 
-def test_a_function_closes_its_application_when_it_ends(monkeypatch: Any) -> None:
-    closed: list[str] = []
+def test_a_function_ends_after_its_last_stream_and_then_closes_its_application(monkeypatch: Any) -> None:
+    closed: list[object] = []
 
     class Application:
         async def close(self) -> None:
             closed.append("closed")
 
     class Ended:
-        def __init__(self, *_: Any, **__: Any) -> None: ...
+        def __init__(self, *_: Any, grace: float, **__: Any) -> None:
+            closed.append(grace)
 
         async def serve(self) -> None: ...
 
     monkeypatch.setattr(boot, "Server", Ended)
     boot.serve(Application(), host="127.0.0.1", port=1)
-    assert closed == ["closed"]
+    assert closed == [math.inf, "closed"]
