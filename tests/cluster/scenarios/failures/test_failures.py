@@ -76,7 +76,7 @@ def test_weights_that_are_not_there(asking: Asking) -> None:
     assert status == 200, told
     try:
         until("registered", lambda: None if name in asking.listed() else "not listed")
-        failed(asking.stream(name, wait=180), "")
+        failed(asking.stream(name, wait=180), "config.json")
     finally:
         asking.installed.call("POST", f"/models/{name}:deactivate")
         status, told = asking.installed.call("DELETE", f"/models/{name}")
