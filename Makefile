@@ -18,12 +18,12 @@ up: $(STAMP)  ## set up what is missing and start the platform, with a real mode
 down: $(STAMP)  ## stop the platform and its engines
 	@$(BIN)/llma down
 
-test: $(STAMP) check  ## set up what is missing and run every test, real engine included
+test: $(STAMP) check  ## set up what is missing and run every test on one machine, real engine included
 	@$(BIN)/python -m llmariner.local.setup
-	@$(BIN)/python -m pytest -q tests
+	@$(BIN)/python -m pytest -q -m "not cluster" tests
 
 test-fast: $(STAMP)  ## the tests that need no engine
-	@$(BIN)/python -m pytest -q -m "not engine" tests
+	@$(BIN)/python -m pytest -q -m "not engine and not cluster" tests
 
 check: $(STAMP)  ## format, lint, types, architecture, generated files
 	@$(BIN)/ruff format --quiet --check shared functions eventing images tests
