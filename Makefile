@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-$(shell cat locks/platform.lock pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
 ENGINE_TESTS := tests/serving tests/e2e
+# Scenarios, and the suite of one machine through the cluster's Gateway.
+CLUSTER_TESTS ?= tests/cluster tests/e2e/platform/test_answers.py tests/e2e/clients
 
 .PHONY: help up down test test-fast check lock manifests images cluster cluster-down e2e-cluster bench e2e clean
 
@@ -54,7 +56,7 @@ e2e-cluster: $(STAMP)  ## start the test cluster, install the platform on it, ru
 	@LLMARINER_TEST_KUBECONFIG=$$($(BIN)/python -c "from tests.cluster.lab.places import Lab; print(Lab().kubeconfig)") \
 	  $(BIN)/python -m pytest -q tests/kubernetes tests/manifests/test_admission.py
 	@$(BIN)/python -m tests.cluster.platform up
-	@LLMARINER_E2E_CLUSTER=1 $(BIN)/python -m pytest -q tests/cluster tests/e2e/platform/test_answers.py tests/e2e/clients
+	@LLMARINER_E2E_CLUSTER=1 $(BIN)/python -m pytest -q $(CLUSTER_TESTS)
 
 bench: $(STAMP)  ## measure against nginx, Envoy, LiteLLM and a bare server; prints RATIO lines
 	@$(BIN)/python -m tests.bench
