@@ -21,15 +21,15 @@ NO_IMAGE = "localhost/nobody/made-this:1"
 BROKEN: dict[str, tuple[Callable[[str], dict[str, Any]], str]] = {
     "an image that is not there": (
         lambda name: service(name, container={"image": NO_IMAGE}),
-        f"The engine could not be started: image {NO_IMAGE}: ",
+        f"image {NO_IMAGE}: ",
     ),
     "more memory than it may have": (
         lambda name: service(name, container={"command": ["python3", "-c", _GROW]}),
-        "The engine could not be started: out of memory. Give the model more memory, or choose a smaller one.",
+        "out of memory. Give the model more memory, or choose a smaller one.",
     ),
     "an engine that ends": (
         lambda name: service(name, "--fail-load"),
-        "The engine could not be started: exit status 1",
+        "exit status 1",
     ),
 }
 

@@ -86,7 +86,7 @@ def _of_pod(pod: Body, workloads: Sequence[Body], now: float) -> Status:
             return Status(Phase.STARTING, message=_preparing(container))
     for container in status.get("containerStatuses", ()):
         if fault := _fault(container):
-            return Status(Phase.FAILED, message=f"the engine ended: {fault}" if "exit status" in fault else fault)
+            return Status(Phase.FAILED, message=fault)
         if "running" in container.get("state", {}):
             return Status(Phase.LOADING, message="the engine loads the model")
     return Status(Phase.STARTING, message="the node pulls the image and makes the container")
