@@ -37,7 +37,6 @@ def write(folder: Path) -> Path:
                 "namespace": "llmariner",
                 "behavior": "merge",
                 "literals": [
-                    "CPU_POOL_MEMORY=8Gi",
                     "LLMARINER_ENGINE_CPU=1",
                     "LLMARINER_ENGINE_MEMORY=4Gi",
                     "LLMARINER_IDLE_SECONDS=60",
@@ -53,6 +52,8 @@ def write(folder: Path) -> Path:
             # Whoever asks the node's address is answered: no name server of ours is asked outside the cluster.
             {"target": {"kind": "Gateway"}, "patch": json.dumps([_remove("/spec/listeners/0/hostname")])},
             {"target": {"kind": "HTTPRoute"}, "patch": json.dumps([_remove("/spec/hostnames")])},
+            # Room for two engines. The overlay below has copied its own settings into the pool already.
+            {"target": {"kind": "ClusterQueue", "name": "llmariner-cpu"}, "patch": json.dumps([_pool_memory("8Gi")])},
             {"target": {"kind": "StatefulSet", "name": "postgres"}, "patch": json.dumps(_known_user())},
         ],
     }
@@ -121,6 +122,11 @@ def _known_user() -> list[Body]:
     return [
         {"op": "replace", "path": f"{path}/{name}", "value": 65532} for name in ("runAsUser", "runAsGroup", "fsGroup")
     ]
+
+
+def _pool_memory(quota: str) -> Body:
+    memory = "/spec/resourceGroups/0/flavors/0/resources/1"
+    return {"op": "replace", "path": f"{memory}/nominalQuota", "value": quota}
 
 
 def _added(path: str, value: Any) -> Body:
