@@ -37,7 +37,8 @@ def write(folder: Path) -> Path:
                 "namespace": "llmariner",
                 "behavior": "merge",
                 "literals": [
-                    "LLMARINER_ENGINE_CPU=1",
+                    # Two engines and the functions that are awake share two cores.
+                    "LLMARINER_ENGINE_CPU=700m",
                     "LLMARINER_ENGINE_MEMORY=4Gi",
                     "LLMARINER_IDLE_SECONDS=60",
                 ],
