@@ -38,8 +38,8 @@ def test_a_caller_who_stops_reading_holds_the_engine_back(served: Platform) -> N
         return made, running
 
     made, running = asyncio.run(scenario())
-    # Half a kilobyte each: some megabytes in the sockets' buffers between engine, platform and caller.
-    assert made < 40_000
+    # Half a kilobyte each: what the kernel gives the sockets between engine, platform and caller, twenty megabytes or more.
+    assert made < 200_000
     assert running == 1
 
 
