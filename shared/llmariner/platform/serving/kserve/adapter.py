@@ -237,17 +237,29 @@ class KServeServing:
         return known
 
     async def _list(self) -> dict[str, Status]:
-        services = (await asyncio.to_thread(self._cluster.list, INFERENCE_SERVICES, self._settings.namespace)).items
         found: dict[str, Status] = {}
-        for service in services:
+        for seen in await asyncio.to_thread(self._read_all):
+            assert seen.service is not None
             try:
-                model = await self._directory.find(model_of(service))
-                status = await self._told(model, await self._look(object_name(model)))
+                model = await self._directory.find(model_of(seen.service))
+                status = await self._told(model, seen)
             except PlatformError:
                 continue  # not registered (yet), or deleted
             if status.phase is not Phase.ASLEEP:
                 found[model.id] = status
         return found
+
+    def _read_all(self) -> list[Seen]:
+        """The objects of every model, by one list of each kind: every copy of a function asks every other second."""
+        cluster, namespace = self._cluster, self._settings.namespace
+        services = cluster.list(INFERENCE_SERVICES, namespace).items
+        deployments = {each["metadata"]["name"]: each for each in cluster.list(DEPLOYMENTS, namespace).items}
+        pods: dict[str, list[dict[str, Any]]] = {}
+        for pod in cluster.list(PODS, namespace).items:
+            pods.setdefault(pod["metadata"].get("labels", {}).get(_POD_OF, ""), []).append(pod)
+        workloads = self._workloads() if self._settings.queue else []
+        names = [(each, each["metadata"]["name"]) for each in services]
+        return [Seen(each, deployments.get(deployment_of(name)), pods.get(name, ()), workloads) for each, name in names]
 
     def _wake(self, model: EngineModel, adapters: tuple[EngineModel, ...], seen: Seen) -> None:
         name, namespace = object_name(model), self._settings.namespace
