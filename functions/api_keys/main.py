@@ -10,11 +10,12 @@ from llmariner.errors import InvalidRequest
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
+from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.keys import ApiKey, NewKey
 from llmariner.tenancy.scopes import checked
 
-Reader = Annotated[ApiKey, requires("api.organizations.projects.api_keys.read")]
-Writer = Annotated[ApiKey, requires("api.organizations.projects.api_keys.write")]
+Reader = Annotated[Caller, requires("api.organizations.projects.api_keys.read")]
+Writer = Annotated[Caller, requires("api.organizations.projects.api_keys.write")]
 
 
 class CreateKey(BaseModel):
@@ -112,9 +113,9 @@ def _rendered(key: ApiKey, secret: str | None = None) -> dict[str, Any]:
         "expires_at": key.expires_at,
         "last_used_at": key.last_used_at,
         "scopes": sorted(key.scopes),
-        "user": {"id": key.owner.user_id, "email": key.email},
-        "organization": {"id": key.owner.organization_id, "title": key.organization_title},
-        "project": {"id": key.owner.project_id, "title": key.project_title},
+        "user": {"id": key.user_id, "email": key.email},
+        "organization": {"id": key.organization_id, "title": key.organization_title},
+        "project": {"id": key.project_id, "title": key.project_title},
         "excluded_from_rate_limiting": key.excluded_from_rate_limiting,
     }
 

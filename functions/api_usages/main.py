@@ -9,10 +9,10 @@ from llmariner.context import Context
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
-from llmariner.tenancy.keys import ApiKey
+from llmariner.tenancy.caller import Caller
 from llmariner.usage.ledger import UsageQuery
 
-Reader = Annotated[ApiKey, requires("api.api_usages.read")]
+Reader = Annotated[Caller, requires("api.api_usages.read")]
 _DEFAULT_SPAN = 30 * 86400
 
 

@@ -9,10 +9,10 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
 from llmariner.platform.events.deliveries import Delivery
-from llmariner.tenancy.keys import ApiKey
+from llmariner.tenancy.caller import Caller
 
-Reader = Annotated[ApiKey, requires("api.events.read")]
-Writer = Annotated[ApiKey, requires("api.events.write")]
+Reader = Annotated[Caller, requires("api.events.read")]
+Writer = Annotated[Caller, requires("api.events.write")]
 
 
 def build(context: Context) -> Application:

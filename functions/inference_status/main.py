@@ -9,9 +9,9 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
 from llmariner.platform.serving import Phase, Status
-from llmariner.tenancy.keys import ApiKey
+from llmariner.tenancy.caller import Caller
 
-Reader = Annotated[ApiKey, requires("api.model.read")]
+Reader = Annotated[Caller, requires("api.model.read")]
 
 
 def build(context: Context) -> Application:

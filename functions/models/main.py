@@ -14,11 +14,11 @@ from llmariner.http.function import Application, function
 from llmariner.models.model import ActivationStatus, ModelConfig, NewModel, SourceRepository, Task
 from llmariner.models.rendering import config_paths, rendered
 from llmariner.platform.serving import Status
-from llmariner.tenancy.keys import ApiKey
+from llmariner.tenancy.caller import Caller
 
 READ, WRITE = requires("api.model.read"), requires("api.model.write")
-Reader = Annotated[ApiKey, READ]
-Writer = Annotated[ApiKey, WRITE]
+Reader = Annotated[Caller, READ]
+Writer = Annotated[Caller, WRITE]
 
 
 class CreateModel(BaseModel):

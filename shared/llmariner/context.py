@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from llmariner.platform.events.broker import Publisher
     from llmariner.platform.events.deliveries import Deliveries
     from llmariner.platform.serving import Serving
+    from llmariner.tenancy.callers import Callers
     from llmariner.tenancy.keys import Keys
     from llmariner.usage.ledger import Ledger
 
@@ -97,6 +98,13 @@ class Context:
         from llmariner.tenancy.keys import Keys
 
         return Keys(self.database, self.secrets.pepper)
+
+    @_part
+    def callers(self) -> Callers:
+        """Who calls, by key or by sign-in."""
+        from llmariner.tenancy.callers import Callers
+
+        return Callers(self.database, self.secrets.pepper)
 
     @_part
     def registry(self) -> Registry:
@@ -172,7 +180,7 @@ class Context:
         """The control port on this process's own database and serving port."""
         from llmariner.control import InProcessControl
 
-        return InProcessControl(self.keys, self.registry, self.serving, self.ledger)
+        return InProcessControl(self.keys, self.callers, self.registry, self.serving, self.ledger)
 
     @_part
     def control(self) -> Control:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,8 @@ from llmariner.gateway.control import Changes, Key, ModelState
 from llmariner.models.model import ActivationStatus
 from llmariner.models.registry import Registry
 from llmariner.platform.serving import Phase, Serving, Status
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.callers import Callers
 from llmariner.tenancy.keys import ApiKey, Keys
 from llmariner.usage.ledger import Ledger
 
@@ -23,8 +24,9 @@ _REMEMBERED = 1000
 class InProcessControl:
     """See `gateway.control.Control`. Database work happens in threads, off the loop that relays tokens."""
 
-    def __init__(self, keys: Keys, registry: Registry, serving: Serving, ledger: Ledger) -> None:
+    def __init__(self, keys: Keys, callers: Callers, registry: Registry, serving: Serving, ledger: Ledger) -> None:
         self._keys = keys
+        self._callers = callers
         self._registry = registry
         self._serving = serving
         self._ledger = ledger
@@ -34,8 +36,8 @@ class InProcessControl:
 
     async def key(self, digest: str) -> Key | None:
         """See the port."""
-        found = await asyncio.to_thread(self._keys.by_digest, digest)
-        return _shown(found, digest) if found is not None and found.usable(time.time()) else None
+        found = await asyncio.to_thread(self._callers.by_digest, digest)
+        return _shown(*found, digest) if found is not None else None
 
     async def model(self, model_id: str) -> ModelState:
         """See the port."""
@@ -95,18 +97,18 @@ class InProcessControl:
             self._phases = [*self._phases[-_REMEMBERED:], (self._phase_number, model_id)]
 
 
-def _shown(key: ApiKey, digest: str) -> Key | None:
+def _shown(key: ApiKey, caller: Caller, digest: str) -> Key | None:
+    if key.project_id is None:
+        return None  # an admin key has no project whose models it could use
     expires: float | None = key.expires_at
-    if digest == key.previous_digest:
-        if key.previous_expires_at is None or key.previous_expires_at <= time.time():
-            return None
+    if digest == key.previous_digest and key.previous_expires_at is not None:
         expires = min(key.previous_expires_at, expires or key.previous_expires_at)
     return Key(
         id=key.id,
-        project_id=key.owner.project_id,
-        organization_id=key.owner.organization_id,
-        user_id=key.owner.user_id,
-        scopes=key.scopes,
+        project_id=key.project_id,
+        organization_id=key.organization_id,
+        user_id=key.user_id,
+        scopes=caller.scopes,
         expires_at=expires,
-        unlimited=key.excluded_from_rate_limiting,
+        unlimited=caller.unlimited,
     )

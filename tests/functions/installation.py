@@ -17,7 +17,7 @@ from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database.migrate import upgrade
 from llmariner.tenancy.bootstrap import first_owner, make_admin_key
 from llmariner.tenancy.keys import NewKey, Owner
-from llmariner.tenancy.tables import api_keys, organizations, projects, users
+from llmariner.tenancy.tables import api_keys, organization_users, organizations, project_users, projects, users
 
 from .children import CHECKOUT
 
@@ -91,6 +91,9 @@ class Installation:
             session.add(organizations, id="org_2", title="Others", is_default=False, created_at=1)
             row = {"id": "proj_2", "organization_id": "org_2", "title": "Theirs"}
             session.add(projects, **row, is_default=False, created_at=1)
+            joined = {"user_id": "user_2", "organization_id": "org_2", "role": "owner", "created_at": 1}
+            session.add(organization_users, **joined)
+            session.add(project_users, project_id="proj_2", **joined)
         return Owner("user_2", "proj_2", "org_2")
 
     def _make_keys(self) -> Keyring:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from fastapi import Depends, Request
 
 from llmariner.context import Context
 from llmariner.gateway.keyring import bad_key, bearer_token, lacking
-from llmariner.tenancy.keys import ApiKey
+from llmariner.tenancy.caller import Caller
 
 __all__ = ["context_of", "requires"]
 
@@ -22,24 +21,18 @@ def context_of(request: Request) -> Context:
 
 
 def requires(scope: str) -> Any:
-    """A dependency: the caller's key, which must carry `scope`."""
+    """A dependency: the caller, a key or a person who signed in, who must hold `scope`."""
 
-    def authorised(request: Request) -> ApiKey:
+    def authorised(request: Request) -> Caller:
         authorization = request.headers.get("authorization")
         secret = bearer_token(authorization.encode("latin-1") if authorization else None)
-        keys = context_of(request).keys
-        key = keys.by_secret(secret)
-        now = time.time()
-        if key is None or not key.usable(now) or _superseded(key, keys.digest(secret), now):
+        organization, project = request.headers.get("openai-organization"), request.headers.get("openai-project")
+        caller = context_of(request).callers.by_secret(secret, organization, project)
+        if caller is None:
             raise bad_key()
-        if scope not in key.scopes:
+        if scope not in caller.scopes:
             raise lacking(scope)
-        return key
+        return caller
 
     authorised.scope = scope  # type: ignore[attr-defined]
     return Depends(authorised)
-
-
-def _superseded(key: ApiKey, digest: str, now: float) -> bool:
-    """The secret before the last rotation, after its overlap."""
-    return digest == key.previous_digest and (key.previous_expires_at or 0) <= now

@@ -10,7 +10,7 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import Database
 from llmariner.tenancy.keys import ApiKey, Keys, NewKey, Owner
 from llmariner.tenancy.scopes import OWNER_SCOPES
-from llmariner.tenancy.tables import organizations, projects, users
+from llmariner.tenancy.tables import organization_users, organizations, project_users, projects, users
 
 __all__ = ["first_owner", "make_admin_key"]
 
@@ -40,6 +40,9 @@ def first_owner(database: Database) -> Owner:
         if user is None:
             user = new_id("user")
             session.add(users, id=user, email=_ADMIN, created_at=now)
+            join = {"user_id": user, "organization_id": organization, "role": "owner", "created_at": now}
+            session.add(organization_users, **join)
+            session.add(project_users, project_id=project, **join)
     return Owner(user_id=user, project_id=project, organization_id=organization)
 
 

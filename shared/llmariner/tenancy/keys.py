@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, and_, or_, select, update
+from sqlalchemy import Row, and_, or_, select, union_all, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.identifiers import new_id
@@ -15,23 +15,15 @@ from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events import outbox
 from llmariner.settings import Secret
 from llmariner.tenancy import secrets
+from llmariner.tenancy.caller import Owner
 from llmariner.tenancy.tables import api_keys, organizations, projects, users
 
-__all__ = ["ApiKey", "Keys", "NewKey", "Owner"]
+__all__ = ["ApiKey", "Keys", "NewKey", "Owner", "key_with_digest"]
 
 _CREATED = "ai.llmariner.api_key.created.v1"
 _UPDATED = "ai.llmariner.api_key.updated.v1"
 _REVOKED = "ai.llmariner.api_key.revoked.v1"
 _LONGEST_OVERLAP = 30 * 86400
-
-
-@dataclass(frozen=True)
-class Owner:
-    """On whose behalf a key acts."""
-
-    user_id: str
-    project_id: str
-    organization_id: str
 
 
 @dataclass(frozen=True)
@@ -46,14 +38,17 @@ class NewKey:
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key as it is stored. Times in seconds since 1970."""
+    """A key as it is stored. Times in seconds since 1970; `project_id` None: of the kind 'admin'."""
 
     id: str
     name: str
-    owner: Owner
+    kind: str
+    user_id: str
+    project_id: str | None
+    organization_id: str
     email: str
     organization_title: str
-    project_title: str
+    project_title: str | None
     prefix: str
     scopes: frozenset[str]
     created_at: int
@@ -65,10 +60,16 @@ class ApiKey:
     previous_expires_at: float | None
     revoked_at: float | None
     revision: int
+    project_archived: bool
 
     def usable(self, at: float) -> bool:
-        """Neither revoked nor expired at that time."""
-        return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
+        """Neither revoked nor expired at that time, nor of a project that is archived."""
+        alive = self.revoked_at is None and not self.project_archived
+        return alive and (self.expires_at is None or at < self.expires_at)
+
+    def superseded(self, digest: str, at: float) -> bool:
+        """Whether that digest is of the secret before the last rotation, and its overlap is over."""
+        return digest == self.previous_digest and (self.previous_expires_at or 0) <= at
 
 
 class Keys:
@@ -91,7 +92,7 @@ class Keys:
         with self._database.write() as session:
             # Taken before the look at the names: whoever holds the revision's row is the only one who gives out names.
             revision = next_revision(session, "api_keys")
-            if _named(session, owner, new.name):
+            if _named(session, owner.user_id, new.name):
                 raise Conflict(f"You have a key named '{new.name}' already; choose another name.", param="name")
             session.add(
                 api_keys,
@@ -136,7 +137,7 @@ class Keys:
             if name is not None:
                 next_revision(session, "api_keys")  # as in `create`
             key = _live(session, owner, key_id)
-            if name is not None and name != key.name and _named(session, key.owner, name):
+            if name is not None and name != key.name and _named(session, key.user_id, name):
                 raise Conflict(f"A key named '{name}' exists already; choose another name.", param="name")
             _change(session, key, **values)
             outbox.add(session, _UPDATED, f"api_keys/{key_id}", _told(owner, key_id, name or key.name))
@@ -170,17 +171,19 @@ class Keys:
     def by_digest(self, digest: str) -> ApiKey | None:
         """The key whose present or previous secret has that digest; expiry is for the caller to look at."""
         with self._database.read() as session:
-            row = session.first(_KEYS.where(or_(api_keys.c.digest == digest, api_keys.c.previous_digest == digest)))
-        return _key(row) if row else None
+            return key_with_digest(session, digest)
 
     def by_secret(self, secret: str) -> ApiKey | None:
         """The key with that secret, present or previous."""
         return self.by_digest(secrets.digest(self._pepper, secret))
 
     def changed_since(self, revision: int) -> tuple[int, list[str]]:
-        """The newest revision, and the ids of the keys changed after `revision`."""
+        """The newest revision, and the ids of the keys, and of the people, changed after `revision`."""
+        changes = [
+            select(table.c.id, table.c.revision).where(table.c.revision > revision) for table in (api_keys, users)
+        ]
         with self._database.read() as session:
-            rows = session.rows(select(api_keys.c.id, api_keys.c.revision).where(api_keys.c.revision > revision))
+            rows = session.rows(union_all(*changes))
         return max([revision, *(row.revision for row in rows)]), [row.id for row in rows]
 
     def used(self, last_used: dict[str, int]) -> None:
@@ -199,18 +202,28 @@ _KEYS = select(
     users.c.email,
     organizations.c.title.label("organization_title"),
     projects.c.title.label("project_title"),
+    projects.c.archived_at,
 ).select_from(
     api_keys.join(users)
     .join(organizations, organizations.c.id == api_keys.c.organization_id)
-    .join(projects, projects.c.id == api_keys.c.project_id)
+    .outerjoin(projects, projects.c.id == api_keys.c.project_id)
 )
+
+
+def key_with_digest(session: ReadSession, digest: str) -> ApiKey | None:
+    """The key whose present or previous secret has that digest."""
+    row = session.first(_KEYS.where(or_(api_keys.c.digest == digest, api_keys.c.previous_digest == digest)))
+    return _key(row) if row else None
 
 
 def _key(row: Row[Any]) -> ApiKey:
     return ApiKey(
         id=row.id,
         name=row.name,
-        owner=Owner(row.user_id, row.project_id, row.organization_id),
+        kind=row.kind,
+        user_id=row.user_id,
+        project_id=row.project_id,
+        organization_id=row.organization_id,
         email=row.email,
         organization_title=row.organization_title,
         project_title=row.project_title,
@@ -225,6 +238,7 @@ def _key(row: Row[Any]) -> ApiKey:
         previous_expires_at=row.previous_expires_at,
         revoked_at=row.revoked_at,
         revision=row.revision,
+        project_archived=row.archived_at is not None,
     )
 
 
@@ -235,9 +249,9 @@ def _live(session: ReadSession, owner: Owner, key_id: str) -> ApiKey:
     return _key(row)
 
 
-def _named(session: ReadSession, owner: Owner, name: str) -> bool:
+def _named(session: ReadSession, user_id: str, name: str) -> bool:
     query = select(api_keys.c.id).where(
-        api_keys.c.user_id == owner.user_id, api_keys.c.name == name, api_keys.c.revoked_at.is_(None)
+        api_keys.c.user_id == user_id, api_keys.c.name == name, api_keys.c.revoked_at.is_(None)
     )
     return session.first(query) is not None
 

@@ -1,31 +1,70 @@
-"""The scopes a key may carry. The first twenty are LLMariner's own; a route declares the one that it needs."""
+"""Scopes, what a route demands, and the roles that give them. The first twenty scopes are LLMariner's own."""
 
 from __future__ import annotations
 
 from llmariner.errors import InvalidRequest
 
-__all__ = ["ALL_SCOPES", "OWNER_SCOPES", "VIEWER_SCOPES", "checked"]
+__all__ = [
+    "ALL_SCOPES",
+    "ORGANIZATION_ROLES",
+    "OWNER_SCOPES",
+    "PROJECT_ROLES",
+    "VIEWER_SCOPES",
+    "checked",
+    "with_implied",
+]
 
-_PAIRS = (
+
+def _pairs(*resources: str) -> frozenset[str]:
+    return frozenset(f"{resource}.{capability}" for resource in resources for capability in ("read", "write"))
+
+
+def _reads(scopes: frozenset[str]) -> frozenset[str]:
+    return frozenset(scope for scope in scopes if scope.endswith(".read"))
+
+
+# What people work with, inside one project.
+_WORK = _pairs(
     "api.model",
     "api.fine_tuning.jobs",
     "api.workspaces.notebooks",
     "api.batch.jobs",
     "api.files",
     "api.vector-stores",
-    "api.clusters",
     "api.selfuser",
     "api.api_usages",
     "api.organizations.projects.api_keys",
     "api.events",
-)
+) | {"api.inference.write"}
+# What a project's owner administers there.
+_OF_A_PROJECT = _pairs("api.organizations.projects", "api.organizations.projects.users", "api.limits", "api.budgets")
+_OF_AN_ORGANIZATION = _pairs("api.organizations", "api.organizations.users", "api.prices")
+_OF_THE_TENANT = frozenset({"api.k8s.clusterscope.read", "api.k8s.namespaced.write"})
 
-ALL_SCOPES: frozenset[str] = frozenset(
-    [f"{resource}.{capability}" for resource in _PAIRS for capability in ("read", "write")]
-    + ["api.k8s.clusterscope.read", "api.k8s.namespaced.write"]
-)
-OWNER_SCOPES: frozenset[str] = ALL_SCOPES - {"api.k8s.clusterscope.read", "api.k8s.namespaced.write"}
-VIEWER_SCOPES: frozenset[str] = frozenset(scope for scope in OWNER_SCOPES if scope.endswith(".read"))
+OWNER_SCOPES: frozenset[str] = _WORK | _OF_A_PROJECT | _OF_AN_ORGANIZATION | _pairs("api.clusters") | {"api.audit.read"}
+ALL_SCOPES: frozenset[str] = OWNER_SCOPES | _OF_THE_TENANT
+VIEWER_SCOPES: frozenset[str] = _reads(_WORK | _OF_A_PROJECT)
+
+ORGANIZATION_ROLES: dict[str, frozenset[str]] = {
+    "owner": OWNER_SCOPES,
+    # Every member who is not its owner: sees who and what is there; the work itself is seen in projects.
+    "reader": _reads(_OF_AN_ORGANIZATION | _pairs("api.selfuser", "api.organizations.projects.users"))
+    | {"api.organizations.projects.read"},
+    "tenant_system": frozenset({"api.fine_tuning.jobs.read", "api.fine_tuning.jobs.write", "api.clusters.read"})
+    | _OF_THE_TENANT,
+}
+PROJECT_ROLES: dict[str, frozenset[str]] = {
+    "owner": _WORK | _OF_A_PROJECT,
+    "member": _WORK | {"api.organizations.projects.read", "api.organizations.projects.users.read"},
+    "viewer": VIEWER_SCOPES,
+}
+# Keys made for LLMariner chat with the scope that there is for models there.
+_IMPLIED = {"api.model.write": frozenset({"api.inference.write"})}
+
+
+def with_implied(scopes: frozenset[str]) -> frozenset[str]:
+    """The scopes, and what they carry with them."""
+    return scopes.union(*(_IMPLIED[scope] for scope in scopes & _IMPLIED.keys()))
 
 
 def checked(scopes: list[str] | None, *, held: frozenset[str]) -> frozenset[str]:

@@ -1,12 +1,27 @@
-"""Tables of tenancy. Times are seconds since 1970."""
+"""Tables of tenancy. Times are seconds since 1970. Lists and objects are stored as JSON text."""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, String, Table, Text, false, text
 
 from llmariner.platform.database import metadata
 
-__all__ = ["api_keys", "organizations", "projects", "users"]
+__all__ = [
+    "api_keys",
+    "custom_roles",
+    "group_roles",
+    "invites",
+    "organization_users",
+    "organizations",
+    "project_users",
+    "projects",
+    "users",
+]
+
+
+def _organization() -> Column[str]:
+    return Column("organization_id", String(64), ForeignKey("organizations.id"), nullable=False)
+
 
 organizations = Table(
     "organizations",
@@ -21,18 +36,105 @@ projects = Table(
     "projects",
     metadata,
     Column("id", String(64), primary_key=True),
-    Column("organization_id", String(64), ForeignKey("organizations.id"), nullable=False),
+    _organization(),
     Column("title", String(256), nullable=False),
     Column("is_default", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("archived_at", BigInteger),
+    Column("kubernetes_namespace", String(63)),
+    Column("assignments", Text),
+    # Which models its members may use: 'allow' these, 'deny' these, or NULL: all.
+    Column("model_mode", String(8)),
+    Column("model_ids", Text),
+    Index("ix_projects_organization_id", "organization_id"),
 )
 
+# People and service accounts alike; `email` in lower case, `system:serviceaccount:…` for the latter.
 users = Table(
     "users",
     metadata,
     Column("id", String(64), primary_key=True),
     Column("email", String(320), nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
+    Column("name", String(256)),
+    Column("kind", String(16), nullable=False, server_default=text("'person'")),
+    # Who vouches for a person, once signed in through an issuer.
+    Column("issuer", String(512)),
+    Column("subject", String(512)),
+    Column("last_login_at", BigInteger),
+    Column("hidden", Boolean, nullable=False, server_default=false()),
+    # Rises with what the person may do, in the same sequence as that of keys.
+    Column("revision", BigInteger, nullable=False, server_default=text("0")),
+    Index("ix_users_revision", "revision"),
+    Index("ix_users_subject", "issuer", "subject", unique=True),
+)
+
+organization_users = Table(
+    "organization_users",
+    metadata,
+    Column("organization_id", String(64), ForeignKey("organizations.id"), primary_key=True),
+    Column("user_id", String(64), ForeignKey("users.id"), primary_key=True),
+    Column("role", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_organization_users_user_id", "user_id"),
+)
+
+project_users = Table(
+    "project_users",
+    metadata,
+    Column("project_id", String(64), ForeignKey("projects.id"), primary_key=True),
+    Column("user_id", String(64), ForeignKey("users.id"), primary_key=True),
+    _organization(),
+    Column("role", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_project_users_user_id", "user_id"),
+)
+
+# A role of an organisation's own: a named set of scopes; `project_id` NULL: usable in the whole organisation.
+custom_roles = Table(
+    "custom_roles",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    _organization(),
+    Column("project_id", String(64), ForeignKey("projects.id")),
+    Column("name", String(256), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_custom_roles_name", "organization_id", "name"),
+)
+
+invites = Table(
+    "invites",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    _organization(),
+    Column("email", String(320), nullable=False),
+    Column("role", String(64), nullable=False),
+    Column("projects", Text, nullable=False),
+    # Of the token that was shown once.
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("invited_by", String(64), ForeignKey("users.id"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("accepted_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Index("ix_invites_email", "email"),
+    Index("ix_invites_organization_id", "organization_id"),
+)
+
+# What members of an issuer's group are; `project_id` NULL: a role in the organisation.
+group_roles = Table(
+    "group_roles",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    _organization(),
+    Column("issuer", String(512), nullable=False),
+    Column("group_name", String(256), nullable=False),
+    Column("project_id", String(64), ForeignKey("projects.id")),
+    Column("role", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_group_roles_group", "issuer", "group_name"),
 )
 
 api_keys = Table(
@@ -41,7 +143,8 @@ api_keys = Table(
     Column("id", String(64), primary_key=True),
     Column("name", String(256), nullable=False),
     Column("user_id", String(64), ForeignKey("users.id"), nullable=False),
-    Column("project_id", String(64), ForeignKey("projects.id"), nullable=False),
+    # NULL: a key of the kind 'admin', which administers an organisation and uses no project.
+    Column("project_id", String(64), ForeignKey("projects.id")),
     Column("organization_id", String(64), ForeignKey("organizations.id"), nullable=False),
     Column("prefix", String(32), nullable=False),
     Column("scopes", Text, nullable=False),
@@ -56,5 +159,10 @@ api_keys = Table(
     Column("previous_expires_at", Float),
     # Rises with every change of any key: what a warm gateway asks for is "changes since".
     Column("revision", BigInteger, nullable=False, index=True),
+    Column("kind", String(16), nullable=False, server_default=text("'project'")),
+    # NULL: every model, every source.
+    Column("allowed_models", Text),
+    Column("allowed_sources", Text),
     Index("ix_api_keys_live_name", "user_id", "name"),
+    Index("ix_api_keys_project_id", "project_id"),
 )

@@ -1,0 +1,193 @@
+"""Who calls: a key never does more than its user may, and what changes shows everywhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, select, text, update
+
+from llmariner.errors import AuthenticationFailed, InvalidRequest, PermissionDenied
+from llmariner.platform.database import Database
+from llmariner.platform.database.migrate import upgrade
+from llmariner.settings import Secret
+from llmariner.tenancy.callers import Callers
+from llmariner.tenancy.keys import Keys, NewKey, Owner
+from llmariner.tenancy.scopes import ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, VIEWER_SCOPES
+from llmariner.tenancy.standing import changed
+from llmariner.tenancy.tables import (
+    api_keys,
+    custom_roles,
+    organization_users,
+    organizations,
+    project_users,
+    projects,
+    users,
+)
+
+_PEPPER = Secret("p" * 32)
+
+
+@pytest.fixture
+def callers(database: Database) -> Callers:
+    return Callers(database, _PEPPER)
+
+
+@pytest.fixture
+def keys(database: Database) -> Keys:
+    return Keys(database, _PEPPER)
+
+
+def join(database: Database, owner: Owner, role: str) -> Owner:
+    """Somebody with that role in the owner's project, and membership in the organisation."""
+    with database.write() as session:
+        session.add(users, id="user_m", email="mia@example.org", created_at=1)
+        joined = {"user_id": "user_m", "organization_id": owner.organization_id, "created_at": 1}
+        session.add(organization_users, **joined, role="reader")
+        session.add(project_users, **joined, project_id=owner.project_id, role=role)
+    return Owner("user_m", owner.project_id, owner.organization_id)
+
+
+def set_role(database: Database, table: Any, user_id: str, role: str | None) -> None:
+    with database.write() as session:
+        one = table.c.user_id == user_id
+        session.run(delete(table).where(one) if role is None else update(table).where(one).values(role=role))
+        changed(session, user_ids=[user_id])
+
+
+@pytest.mark.parametrize("role", sorted(PROJECT_ROLES))
+def test_a_key_does_no_more_than_its_user_may(
+    role: str, database: Database, owner: Owner, keys: Keys, callers: Callers
+) -> None:
+    _, secret = keys.create(join(database, owner, role), NewKey("all", OWNER_SCOPES))
+    caller = callers.by_secret(secret)
+    assert caller is not None
+    assert caller.scopes == PROJECT_ROLES[role] | ORGANIZATION_ROLES["reader"]
+    assert (caller.project_role, caller.is_owner) == (role, False)
+
+
+def test_a_key_does_no_more_than_it_carries(owner: Owner, keys: Keys, callers: Callers) -> None:
+    _, secret = keys.create(owner, NewKey("files", frozenset({"api.files.read", "api.k8s.clusterscope.read"})))
+    caller = callers.by_secret(secret)
+    assert caller is not None
+    assert caller.scopes == {"api.files.read"}
+
+
+def test_who_may_change_models_may_use_them(owner: Owner, keys: Keys, callers: Callers) -> None:
+    _, secret = keys.create(owner, NewKey("older", frozenset({"api.model.write"})))
+    caller = callers.by_secret(secret)
+    assert caller is not None
+    assert caller.scopes == {"api.model.write", "api.inference.write"}
+
+
+@pytest.mark.parametrize("table", [organization_users, project_users], ids=str)
+def test_a_leavers_keys_die_with_the_membership(
+    table: Any, database: Database, owner: Owner, keys: Keys, callers: Callers
+) -> None:
+    member = join(database, owner, "member")
+    made, secret = keys.create(member, NewKey("mine", VIEWER_SCOPES))
+    assert callers.by_secret(secret) is not None
+    before, _ = keys.changed_since(0)
+    set_role(database, table, member.user_id, None)
+    assert callers.by_secret(secret) is None
+    assert set(keys.changed_since(before)[1]) == {made.id, member.user_id}
+
+
+def test_another_role_counts_at_once(database: Database, owner: Owner, keys: Keys, callers: Callers) -> None:
+    member = join(database, owner, "viewer")
+    _, secret = keys.create(member, NewKey("mine", OWNER_SCOPES))
+    set_role(database, project_users, member.user_id, "member")
+    caller = callers.by_secret(secret)
+    assert caller is not None
+    assert caller.scopes == PROJECT_ROLES["member"] | ORGANIZATION_ROLES["reader"]
+
+
+def test_a_role_of_the_organisations_own_is_its_scopes(
+    database: Database, owner: Owner, keys: Keys, callers: Callers
+) -> None:
+    with database.write() as session:
+        role = {"id": "role_1", "organization_id": owner.organization_id, "name": "asks", "description": ""}
+        session.add(custom_roles, **role, scopes="api.inference.write", created_at=1)
+    _, secret = keys.create(join(database, owner, "role_1"), NewKey("mine", OWNER_SCOPES))
+    caller = callers.by_secret(secret)
+    assert caller is not None
+    assert caller.scopes == {"api.inference.write"} | ORGANIZATION_ROLES["reader"]
+
+
+def test_a_key_of_an_archived_project_is_no_good(
+    database: Database, owner: Owner, keys: Keys, callers: Callers
+) -> None:
+    _, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
+    with database.write() as session:
+        session.run(update(projects).where(projects.c.id == owner.project_id).values(archived_at=5))
+    assert callers.by_secret(secret) is None
+
+
+def test_a_superseded_secret_is_no_good(owner: Owner, keys: Keys, callers: Callers) -> None:
+    made, old = keys.create(owner, NewKey("mine", OWNER_SCOPES))
+    _, new = keys.rotate(owner, made.id, overlap=0)
+    assert callers.by_secret(old) is None
+    assert callers.by_secret(new) is not None
+
+
+def test_headers_of_a_key_must_name_its_own(owner: Owner, keys: Keys, callers: Callers) -> None:
+    _, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
+    assert callers.by_secret(secret, owner.organization_id, "Default Project") is not None
+    with pytest.raises(AuthenticationFailed) as refused:
+        callers.by_secret(secret, "org_2")
+    assert refused.value.code == "mismatched_organization"
+    with pytest.raises(AuthenticationFailed) as refused:
+        callers.by_secret(secret, None, "proj_2")
+    assert refused.value.code == "mismatched_project"
+
+
+def test_a_person_selects_by_id_or_title(database: Database, owner: Owner, callers: Callers) -> None:
+    with database.write() as session:
+        row = {"organization_id": owner.organization_id, "is_default": False, "created_at": 1}
+        session.add(projects, id="proj_b", title="Second", **row)
+    first = callers.of_user(owner.user_id)
+    assert (first.organization_id, first.project_id) == (owner.organization_id, owner.project_id)
+    assert callers.of_user(owner.user_id, "Default Organization", "Second").project_id == "proj_b"
+    assert callers.of_user(owner.user_id, None, "proj_b").project_role == "owner"
+    member = join(database, owner, "member")
+    assert callers.of_user(member.user_id).project_id == owner.project_id
+    with pytest.raises(PermissionDenied, match="Second"):
+        callers.of_user(member.user_id, None, "Second")
+
+
+def test_who_belongs_nowhere_is_told(database: Database, owner: Owner, callers: Callers) -> None:
+    with pytest.raises(AuthenticationFailed):
+        callers.of_user("user_gone")
+    member = join(database, owner, "member")
+    set_role(database, project_users, member.user_id, None)
+    with pytest.raises(InvalidRequest, match="OpenAI-Project"):
+        _ = callers.of_user(member.user_id).owner
+    set_role(database, organization_users, member.user_id, None)
+    with pytest.raises(PermissionDenied, match="not a member of any organization"):
+        callers.of_user(member.user_id)
+
+
+def test_who_had_a_key_before_there_were_memberships_keeps_what_it_did(new_database: Any) -> None:
+    database = new_database()
+    upgrade(database, "0001")
+    with database.write() as session:
+        session.add(organizations, id="org_1", title="Ours", is_default=True, created_at=1)
+        columns = "INSERT INTO projects (id, organization_id, title, is_default, created_at) VALUES "
+        session.run(text(columns + "('proj_1', 'org_1', 'P', true, 1)"))
+        session.run(text("INSERT INTO users (id, email, created_at) VALUES ('user_1', 'a@example.org', 1)"))
+        session.run(
+            text(
+                "INSERT INTO api_keys (id, name, user_id, project_id, organization_id, prefix, scopes, created_at, "
+                "excluded_from_rate_limiting, digest, revision) VALUES "
+                "('key_1', 'a', 'user_1', 'proj_1', 'org_1', 'sk-', 'api.files.read', 1, false, 'd', 1)"
+            )
+        )
+    upgrade(database)
+    found = Callers(database, _PEPPER).by_digest("d")
+    assert found is not None
+    assert (found[1].organization_role, found[1].project_role) == ("owner", "owner")
+    assert found[1].scopes == {"api.files.read"}
+    with database.read() as session:
+        assert session.value(select(organization_users.c.created_at)) == pytest.approx(time.time(), abs=60)
+        assert session.value(select(api_keys.c.kind)) == "project"
