@@ -1,0 +1,195 @@
+"""The audit log: one chain per organisation, written in the transaction of the act that it tells of.
+
+Each entry holds the hash of the one before, and `audit_heads` the hash of the last with the number of them all. Whoever
+changes, removes, adds or reorders an entry behind our back breaks a link. Who can write every row can also forge the whole
+chain anew: against that, keep a head that `verify` returned somewhere else and have it looked for later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import Row, select, update
+
+from llmariner.audit.tables import audit_heads, audit_log
+from llmariner.identifiers import new_id
+from llmariner.platform.database import Database, ReadSession, WriteSession
+
+__all__ = ["GENESIS", "Actor", "Verdict", "add", "verify"]
+
+GENESIS = "0" * 64
+"""What stands before the first link."""
+
+_CHUNK = 1000
+
+
+class Actor(Protocol):
+    """Who acts: what of a caller the log keeps."""
+
+    @property
+    def user_id(self) -> str:
+        """Of a person or a service account."""
+
+    @property
+    def email(self) -> str:
+        """`system:serviceaccount:…` for a service account."""
+
+    @property
+    def key_id(self) -> str | None:
+        """None: a person who signed in."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a chain. `broken_at` is the id of the first entry that does not fit; None: the chain is whole.
+
+    `entries` counts those that fit, `head` is the hash of the last of them: the place to go on from, or to remember.
+    """
+
+    entries: int
+    head: str
+    broken_at: str | None
+    reason: str
+
+    @property
+    def whole(self) -> bool:
+        """Every entry is there and as it was written."""
+        return not self.reason
+
+
+def add(
+    session: WriteSession,
+    actor: Actor | None,
+    type_: str,
+    payload: dict[str, Any],
+    *,
+    organization_id: str,
+    project_id: str | None = None,
+    source: str | None = None,
+) -> str:
+    """Append an act, named as OpenAI names it (`project.created`); returns the entry's id. `actor` None: the platform.
+
+    `payload` holds the `id` of what was acted on and goes under the event's name; never a secret. `source` is the
+    caller's address. To be called last in a transaction: it locks the organisation's chain until the transaction ends,
+    and two who lock in different orders wait for one another.
+    """
+    previous = _locked_head(session, organization_id)
+    entry = {
+        "id": new_id("audit_log"),
+        "organization_id": organization_id,
+        "project_id": project_id,
+        "type": type_,
+        "at": time.time(),
+        "actor": _json(_told(actor, source)),
+        "payload": _json(payload),
+    }
+    link = _hash(previous, entry)
+    session.add(audit_log, **entry, previous_hash=previous, hash=link)
+    session.run(update(audit_heads).where(audit_heads.c.organization_id == organization_id).values(hash=link))
+    return str(entry["id"])
+
+
+def verify(database: Database, organization_id: str, *, known_head: str | None = None) -> Verdict:
+    """Walk an organisation's chain from its first entry to its last.
+
+    `known_head` is a head returned earlier; a chain that does not hold it any more was rewritten since.
+    """
+    with database.read() as session:
+        walk = _Walk(session, organization_id, known_head)
+        while walk.on():
+            head = session.first(select(audit_heads).where(audit_heads.c.organization_id == organization_id))
+            length, last = (head.length, head.hash) if head else (0, GENESIS)
+            if (walk.entries, walk.head) == (length, last):
+                break
+            # Others may write meanwhile: then there is more to walk. An entry is there as soon as its head is.
+            if walk.entries >= length or not walk.more():
+                return walk.verdict(walk.fault or f"the chain should have {length} entries and end in {last[:12]}…")
+    if not walk.fault and walk.wanted not in (None, GENESIS):
+        return walk.verdict(f"the head {str(walk.wanted)[:12]}… is not in the chain: it was rewritten since")
+    return walk.verdict(walk.fault)
+
+
+class _Walk:
+    """Goes along a chain as far as it is whole."""
+
+    def __init__(self, session: ReadSession, organization_id: str, wanted: str | None) -> None:
+        self._session = session
+        self._chain = select(audit_log).where(audit_log.c.organization_id == organization_id)
+        self._sequence = 0
+        self.wanted = wanted
+        self.entries = 0
+        self.head = GENESIS
+        self.fault = ""
+        self.broken_at: str | None = None
+
+    def on(self) -> bool:
+        """To the end; False where a link is broken."""
+        while self.more():
+            pass
+        return not self.fault
+
+    def more(self) -> bool:
+        """Some entries further; False where there are none or a link is broken."""
+        further = self._chain.where(audit_log.c.sequence > self._sequence).order_by(audit_log.c.sequence)
+        rows = self._session.rows(further.limit(_CHUNK))
+        for row in rows:
+            self.fault = _fault(row, self.head)
+            if self.fault:
+                self.broken_at = row.id
+                return False
+            self.entries, self.head, self._sequence = self.entries + 1, row.hash, row.sequence
+            if self.head == self.wanted:
+                self.wanted = None
+        return bool(rows)
+
+    def verdict(self, reason: str) -> Verdict:
+        """What was found."""
+        return Verdict(self.entries, self.head, self.broken_at, reason)
+
+
+def _fault(row: Row[Any], previous: str) -> str:
+    """Why an entry does not follow the one with hash `previous`; empty when it does."""
+    if row.previous_hash != previous:
+        return "it does not follow the entry before it: one was removed, added or moved"
+    if row.hash != _hash(previous, row._mapping):
+        return "its content is not what was written"
+    return ""
+
+
+def _locked_head(session: WriteSession, organization_id: str) -> str:
+    """The hash of the chain's last link; nobody else can add one until the transaction ends."""
+    taking = update(audit_heads).where(audit_heads.c.organization_id == organization_id)
+    taking_one = taking.values(length=audit_heads.c.length + 1).returning(audit_heads.c.hash)
+    found = session.value(taking_one)
+    if found is None:
+        session.insert_new(audit_heads, [{"organization_id": organization_id, "hash": GENESIS, "length": 0}])
+        found = session.value(taking_one)
+    return str(found)
+
+
+def _hash(previous: str, entry: Any) -> str:
+    """SHA-256 over the previous hash and every column but the row's own number, in hex."""
+    hashed = [entry[name] for name in ("id", "organization_id", "project_id", "type", "at", "actor", "payload")]
+    return hashlib.sha256(_json([previous, *hashed]).encode()).hexdigest()
+
+
+def _told(actor: Actor | None, source: str | None) -> dict[str, Any]:
+    """The actor in OpenAI's shape: a session of a person, or a key of a person or service account."""
+    if actor is None:
+        return {"type": "session", "session": {"ip_address": source, "user": {"id": "platform", "email": None}}}
+    user = {"id": actor.user_id, "email": actor.email}
+    if actor.key_id is None:
+        return {"type": "session", "session": {"ip_address": source, "user": user}}
+    if actor.email.startswith("system:serviceaccount:"):
+        owner = {"type": "service_account", "service_account": {"id": actor.user_id}}
+    else:
+        owner = {"type": "user", "user": user}
+    return {"type": "api_key", "api_key": {"id": actor.key_id, "ip_address": source, **owner}}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

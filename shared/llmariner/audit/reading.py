@@ -1,0 +1,122 @@
+"""Reading the audit log: pages of it by OpenAI's filters, newest first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, or_, select
+
+from llmariner.audit.tables import audit_log
+from llmariner.platform.database import Database, ReadSession
+from llmariner.tenancy.tables import projects
+
+__all__ = ["Entry", "Filter", "page"]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which entries. An empty tuple asks for nothing; times are seconds since 1970, `since` and `until` inclusive."""
+
+    types: tuple[str, ...] = ()
+    project_ids: tuple[str, ...] = ()
+    actor_ids: tuple[str, ...] = ()
+    actor_emails: tuple[str, ...] = ()
+    resource_ids: tuple[str, ...] = ()
+    later_than: float | None = None
+    since: float | None = None
+    earlier_than: float | None = None
+    until: float | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One act. `project_title` None: of the whole organisation, or of a project that is not there any more."""
+
+    id: str
+    type: str
+    at: float
+    project_id: str | None
+    project_title: str | None
+    actor: dict[str, Any]
+    payload: dict[str, Any]
+    hash: str = field(repr=False)
+
+
+def page(
+    database: Database,
+    organization_id: str,
+    chosen: Filter,
+    *,
+    after: str | None = None,
+    before: str | None = None,
+    limit: int = 20,
+) -> list[Entry]:
+    """Up to `limit` entries, newest first: those that follow the entry `after`, or that stand right before `before`.
+
+    An id that is in no entry of the organisation has nothing before and after it.
+    """
+    conditions = [audit_log.c.organization_id == organization_id, *_conditions(chosen)]
+    with database.read() as session:
+        for cursor, side in ((after, "older"), (before, "newer")):
+            if cursor is None:
+                continue
+            at = _sequence(session, organization_id, cursor)
+            if at is None:
+                return []
+            conditions.append(audit_log.c.sequence < at if side == "older" else audit_log.c.sequence > at)
+        backwards = before is not None and after is None
+        order = audit_log.c.sequence.asc() if backwards else audit_log.c.sequence.desc()
+        rows = session.rows(_ENTRIES.where(and_(*conditions)).order_by(order).limit(limit))
+    return [_entry(row) for row in (reversed(rows) if backwards else rows)]
+
+
+_ENTRIES = select(audit_log, projects.c.title.label("project_title")).select_from(
+    audit_log.outerjoin(projects, projects.c.id == audit_log.c.project_id)
+)
+
+
+def _sequence(session: ReadSession, organization_id: str, entry_id: str) -> int | None:
+    same = audit_log.c.organization_id == organization_id
+    found: int | None = session.value(select(audit_log.c.sequence).where(audit_log.c.id == entry_id, same))
+    return found
+
+
+def _conditions(chosen: Filter) -> list[ColumnElement[bool]]:
+    bounds = (
+        (chosen.later_than, audit_log.c.at.__gt__),
+        (chosen.since, audit_log.c.at.__ge__),
+        (chosen.earlier_than, audit_log.c.at.__lt__),
+        (chosen.until, audit_log.c.at.__le__),
+    )
+    conditions: list[ColumnElement[bool]] = [compare(bound) for bound, compare in bounds if bound is not None]
+    if chosen.types:
+        conditions.append(audit_log.c.type.in_(chosen.types))
+    if chosen.project_ids:
+        conditions.append(audit_log.c.project_id.in_(chosen.project_ids))
+    held = (("id", chosen.actor_ids, audit_log.c.actor), ("email", chosen.actor_emails, audit_log.c.actor))
+    for name, wanted, column in (*held, ("id", chosen.resource_ids, audit_log.c.payload)):
+        if wanted:
+            conditions.append(_holds(column, name, wanted))
+    return conditions
+
+
+def _holds(column: ColumnElement[str], name: str, wanted: Sequence[str]) -> ColumnElement[bool]:
+    """Whether the JSON text names one of these; written in one form only, so looking for the text is enough."""
+    texts = (json.dumps({name: value}, ensure_ascii=False, separators=(",", ":"))[1:-1] for value in wanted)
+    return or_(*(column.contains(text, autoescape=True) for text in texts))
+
+
+def _entry(row: Row[Any]) -> Entry:
+    return Entry(
+        id=row.id,
+        type=row.type,
+        at=row.at,
+        project_id=row.project_id,
+        project_title=row.project_title,
+        actor=json.loads(row.actor),
+        payload=json.loads(row.payload),
+        hash=row.hash,
+    )

@@ -1,0 +1,39 @@
+"""Tables of the audit log. Times are seconds since 1970."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, String, Table, Text
+
+from llmariner.platform.database import metadata
+
+__all__ = ["audit_heads", "audit_log"]
+
+# SQLite numbers rows by itself only in a column of the exact type INTEGER.
+_Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("sequence", _Sequence, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    # No foreign keys: the log outlives what it tells of.
+    Column("organization_id", String(64), nullable=False),
+    Column("project_id", String(64)),
+    Column("type", String(64), nullable=False),
+    Column("at", Float, nullable=False),
+    # JSON, exactly as it was hashed.
+    Column("actor", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("previous_hash", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Index("ix_audit_log_organization", "organization_id", "sequence"),
+)
+
+# The last link of each organisation's chain. Its row is the lock that makes one chain of concurrent writers.
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    Column("organization_id", String(64), primary_key=True),
+    Column("hash", String(64), nullable=False),
+    Column("length", BigInteger, nullable=False),
+)
