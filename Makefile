@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-$(shell cat locks/platform.lock pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
 ENGINE_TESTS := tests/serving tests/e2e
-# Scenarios, and the suite of one machine through the cluster's Gateway.
-CLUSTER_TESTS ?= tests/cluster tests/e2e/platform/test_answers.py tests/e2e/clients
+# The cluster itself, scenarios, the suite of one machine through its Gateway; at last the platform is taken away.
+CLUSTER_TESTS ?= tests/cluster/test_lab.py tests/cluster/scenarios tests/e2e/platform/test_answers.py tests/e2e/clients tests/cluster/removal
 
 .PHONY: help up down test test-fast check lock manifests images cluster cluster-down e2e-cluster bench e2e clean
 

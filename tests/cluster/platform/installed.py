@@ -25,7 +25,7 @@ from ..lab.waiting import LabError, until
 from .database_images import pgbouncer, postgres
 from .overlay import CHECKOUT, MODELS, write
 
-__all__ = ["TOKEN_PATH", "Installed", "install", "uninstall"]
+__all__ = ["TOKEN_PATH", "Installed", "apply_manifests", "install", "uninstall"]
 
 TOKEN_PATH = ("chat-completions", "completions", "embeddings", "tokenize", "detokenize")
 _IMAGE_SECONDS = 1800
@@ -127,8 +127,13 @@ class Installed:
 
 
 def install(lab: Lab) -> None:
-    """Images, prerequisites, overlay; then wait until every function was ready once."""
+    """Images, then the manifests."""
     _load_images(lab)
+    apply_manifests(lab)
+
+
+def apply_manifests(lab: Lab) -> None:
+    """Prerequisites, overlay; then wait until every function was ready once."""
     kubectl(lab, "apply", "--server-side", "--force-conflicts", "-f", CHECKOUT / "manifests" / "prerequisites")
     overlay = write(lab.folder / "overlay")
     with Step("the overlay"):
@@ -140,7 +145,8 @@ def install(lab: Lab) -> None:
 
 
 def uninstall(lab: Lab) -> None:
-    """Delete what the overlay brought."""
+    """As docs/install-cluster.md says it: the models first, then what the overlay brought."""
+    kubectl(lab, "delete", "inferenceservices", "--all", "-n", MODELS_NAMESPACE, "--ignore-not-found", seconds=300)
     kubectl(lab, "delete", "--ignore-not-found", "--wait", "-k", write(lab.folder / "overlay"), seconds=600)
 
 
