@@ -27,6 +27,7 @@ REAL = {
     "inference_status": Question("GET", "/v1/inference/status"),
     "internal_gateway": Question("POST", "/internal/gateway/changes", {"cursor": ""}),
     "models": Question("GET", "/v1/models"),
+    "organization_audit_logs": Question("GET", "/v1/organization/audit_logs", query="limit=0"),
     "tokenize": Question("POST", "/v1/tokenize", {"model": "tiny", "prompt": "say it"}),
 }
 VOLATILE = {"id", "created", "last_used_at", "x_received_headers"}

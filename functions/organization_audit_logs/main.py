@@ -1,0 +1,83 @@
+"""/v1/organization/audit_logs: who did what in the organisation, in OpenAI's event shape, and whether the log is whole."""
+
+from typing import Annotated, Any
+
+from fastapi import Query, Request
+
+from llmariner.audit import reading
+from llmariner.audit.log import verify
+from llmariner.audit.reading import Entry, Filter
+from llmariner.context import Context
+from llmariner.http.administration import administers
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of
+from llmariner.http.function import Application, function
+from llmariner.http.lists import Cursor, Limit, bounds, listed, values
+from llmariner.tenancy.caller import Caller
+
+Auditor = Annotated[Caller, administers("api.audit.read")]
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("organization_audit_logs", context)
+    app.get("/v1/organization/audit_logs")(list_audit_logs)
+    app.get("/v1/organization/audit_logs:verify")(verify_audit_logs)
+    return app
+
+
+def list_audit_logs(
+    request: Request, caller: Auditor, after: Cursor = None, before: Cursor = None, limit: Limit = 20
+) -> dict[str, Any]:
+    """One page of acts, newest first. Filters: event_types, project_ids, actor_ids, actor_emails, resource_ids,
+    effective_at[gt|gte|lt|lte]."""
+    at = bounds(request, "effective_at")
+    chosen = Filter(
+        types=values(request, "event_types"),
+        project_ids=values(request, "project_ids"),
+        actor_ids=values(request, "actor_ids"),
+        actor_emails=values(request, "actor_emails"),
+        resource_ids=values(request, "resource_ids"),
+        later_than=at.get("gt"),
+        since=at.get("gte"),
+        earlier_than=at.get("lt"),
+        until=at.get("lte"),
+    )
+    paging: dict[str, Any] = {"after": after or None, "before": before or None, "limit": limit + 1}
+    found = reading.page(context_of(request).database, caller.organization_id, chosen, **paging)
+    # The entry too many stands at the far end of the page, which is the newest one where it goes backwards.
+    wanted = found[-limit:] if before and not after and len(found) > limit else found[:limit]
+    return listed([_rendered(entry) for entry in wanted[: limit or 0]], has_more=bool(limit) and len(found) > limit)
+
+
+def verify_audit_logs(
+    request: Request, caller: Auditor, head: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$")] = None
+) -> dict[str, Any]:
+    """Walk the organisation's whole chain. `head`: one that was returned earlier, to be found in it."""
+    verdict = verify(context_of(request).database, caller.organization_id, known_head=head)
+    return {
+        "object": "organization.audit_log.verification",
+        "organization_id": caller.organization_id,
+        "whole": verdict.whole,
+        "entries": verdict.entries,
+        "head": verdict.head,
+        "broken_at": verdict.broken_at,
+        "reason": verdict.reason or None,
+    }
+
+
+def _rendered(entry: Entry) -> dict[str, Any]:
+    project = {"id": entry.project_id, "name": entry.project_title} if entry.project_id else None
+    return {
+        "id": entry.id,
+        "object": "organization.audit_log",
+        "type": entry.type,
+        "effective_at": int(entry.at),
+        "project": project,
+        "actor": entry.actor,
+        entry.type: entry.payload,
+        "hash": entry.hash,
+    }
+
+
+handle = function(build)

@@ -1,0 +1,45 @@
+"""Who administers an organisation through OpenAI's admin API: its owners, admin keys, and roles it made for that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import Depends, Request
+from sqlalchemy import select
+
+from llmariner.errors import PermissionDenied
+from llmariner.http.authentication import context_of, requires
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.tables import custom_roles
+
+__all__ = ["administers"]
+
+
+def administers(scope: str) -> Any:
+    """A dependency: a caller who holds `scope` for the whole organisation, and not for one project of it only."""
+    of_caller: Callable[[Request], Caller] = requires(scope).dependency
+
+    def administering(request: Request) -> Caller:
+        caller = of_caller(request)
+        if not caller.is_owner and scope not in _of_organization(request, caller):
+            raise PermissionDenied(
+                "Only an owner of the organization, one of its admin keys, or a role that it made for this may do that. "
+                "Inside your own project, use the routes of LLMariner's own API."
+            )
+        return caller
+
+    administering.scope = scope  # type: ignore[attr-defined]
+    administering.objects = "organization"  # type: ignore[attr-defined]
+    return Depends(administering)
+
+
+def _of_organization(request: Request, caller: Caller) -> frozenset[str]:
+    """What a role that the organisation made gives; a reader's scopes are for looking around in other routes."""
+    made = select(custom_roles.c.scopes).where(
+        custom_roles.c.id == caller.organization_role,
+        custom_roles.c.organization_id == caller.organization_id,
+        custom_roles.c.project_id.is_(None),
+    )
+    with context_of(request).database.read() as session:
+        return frozenset((session.value(made) or "").split())

@@ -1,0 +1,126 @@
+"""The audit log through the API: what was done is found by OpenAI's filters, by those who administer the organisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from sqlalchemy import update
+
+from llmariner.audit.log import add
+from llmariner.audit.tables import audit_log
+from llmariner.tenancy.caller import Caller
+
+from .asking import Answer, Question, check
+from .conftest import Ask
+from .installation import Installation
+
+PATH = "/v1/organization/audit_logs"
+Call = Callable[..., Answer]
+
+
+@pytest.fixture
+def call(ask: Ask, admin: dict[str, str]) -> Call:
+    """`call(limit=2)`, as the administrator unless `by` says the headers of another."""
+
+    def called(path: str = PATH, *, by: dict[str, str] | None = None, query: str = "", **fields: Any) -> Answer:
+        return ask("organization_audit_logs", Question("GET", path, None, by or admin, query or urlencode(fields)))
+
+    return called
+
+
+@pytest.fixture
+def acts(installation: Installation) -> list[str]:
+    """The ids of three acts in the default project, oldest first, and one of another organisation."""
+    owner, stranger = installation.owner, installation.stranger
+    mine = Caller(owner.user_id, "admin@localhost", owner.organization_id, None, "owner", None, frozenset())
+    ids = []
+    with installation.context.database.write() as session:
+        for name in ("project.created", "project.updated", "user.added"):
+            payload = {"id": f"{name}-target", "data": {"title": "x"}}
+            where = {"organization_id": owner.organization_id, "project_id": owner.project_id}
+            ids.append(add(session, mine, name, payload, **where, source="10.0.0.9"))
+    with installation.context.database.write() as session:
+        add(session, None, "login.failed", {"id": "theirs"}, organization_id=stranger.organization_id)
+    return ids
+
+
+def ids(answer: Answer) -> list[str]:
+    assert answer.status == 200, answer.body
+    return [entry["id"] for entry in answer.json["data"]]
+
+
+def test_an_act_is_told_in_openais_shape(call: Call, acts: list[str], installation: Installation) -> None:
+    found = call(limit=1).json["data"][0]
+    assert found["id"] == acts[-1]
+    assert (found["type"], found["object"]) == ("user.added", "organization.audit_log")
+    assert isinstance(found["effective_at"], int)
+    assert found["user.added"] == {"id": "user.added-target", "data": {"title": "x"}}
+    assert found["project"] == {"id": installation.owner.project_id, "name": "Default Project"}
+    user = {"id": installation.owner.user_id, "email": "admin@localhost"}
+    assert found["actor"] == {"type": "session", "session": {"ip_address": "10.0.0.9", "user": user}}
+
+
+def test_pages_follow_one_another_both_ways(call: Call, acts: list[str]) -> None:
+    first = call(limit=2).json
+    assert [entry["id"] for entry in first["data"]] == [acts[2], acts[1]]
+    assert (first["first_id"], first["last_id"], first["has_more"]) == (acts[2], acts[1], True)
+    assert ids(call(limit=1, after=acts[1])) == [acts[0]]
+    back = call(limit=1, before=acts[0]).json
+    assert ([entry["id"] for entry in back["data"]], back["has_more"]) == ([acts[1]], True)
+    back = call(limit=2, before=acts[0]).json
+    assert ([entry["id"] for entry in back["data"]], back["has_more"]) == ([acts[2], acts[1]], False)
+    empty = {"object": "list", "data": [], "first_id": "", "last_id": "", "has_more": False}
+    assert call(after="audit_log_nobody").json == empty
+    assert call(limit=0).json == empty
+
+
+def test_filters_come_in_brackets_or_without(call: Call, acts: list[str]) -> None:
+    created = "project.created-target"
+    assert ids(call(query=urlencode([("resource_ids[]", created), ("resource_ids[]", "other")])))[0] == acts[0]
+    assert ids(call(query=f"resource_ids={created}&event_types[]=project.created"))[0] == acts[0]
+    assert ids(call(query=f"resource_ids={created}&event_types[]=user.added")) == []
+    assert ids(call(query="actor_emails[]=admin@localhost&limit=1")) == acts[-1:]
+    assert ids(call(query="actor_ids[]=user_nobody")) == []
+    assert ids(call(query="project_ids[]=proj_nobody")) == []
+    assert ids(call(query="effective_at[gt]=1&effective_at[lte]=99999999999&limit=1")) == acts[-1:]
+    assert ids(call(query="effective_at[lt]=1")) == []
+
+
+@pytest.mark.parametrize("value", ["", "x", "nan", "-1", "1e9", "²", "9" * 40])
+def test_a_time_that_is_no_number_of_seconds_is_refused(call: Call, value: str) -> None:
+    refused = call(query=urlencode({"effective_at[gte]": value}))
+    check(refused, 400, None)
+    assert refused.error["param"] == "effective_at[gte]"
+
+
+def test_another_organisations_acts_are_not_there(call: Call, acts: list[str], stranger: dict[str, str]) -> None:
+    theirs = call(by=stranger, limit=100)
+    assert not set(acts) & set(ids(theirs))
+    assert {entry["type"] for entry in theirs.json["data"]} >= {"login.failed"}
+    assert ids(call(by=stranger, after=acts[2])) == []
+    assert "login.failed" not in [
+        entry["type"] for entry in call(limit=100, query="event_types=login.failed").json["data"]
+    ]
+
+
+def test_whether_the_log_is_whole_is_told_and_a_kept_head_is_looked_for(
+    call: Call, acts: list[str], installation: Installation
+) -> None:
+    whole = call(f"{PATH}:verify").json
+    assert (whole["whole"], whole["broken_at"], whole["reason"]) == (True, None, None)
+    assert whole["entries"] >= 3
+    assert call(f"{PATH}:verify", head=whole["head"]).json == whole
+    lost = call(f"{PATH}:verify", head="f" * 64).json
+    assert (lost["whole"], lost["broken_at"]) == (False, None)
+    check(call(f"{PATH}:verify", head="no hash"), 400, "invalid_value")
+    change = update(audit_log).where(audit_log.c.id == acts[1])
+    with installation.context.database.write() as session:
+        session.run(change.values(type="project.deleted"))
+    broken = call(f"{PATH}:verify").json
+    assert (broken["whole"], broken["broken_at"]) == (False, acts[1])
+    with installation.context.database.write() as session:
+        session.run(change.values(type="project.updated"))
+    assert call(f"{PATH}:verify").json["whole"]
