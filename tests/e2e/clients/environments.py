@@ -38,12 +38,12 @@ def python(name: str) -> Path:
     return folder / interpreter
 
 
-def node_modules() -> Path:
-    """The folder of packages that `pins/openai-node` describes. Skips the test on a machine without Node."""
+def node_modules(pins: Path = NODE) -> Path:
+    """The folder of packages that a package.json and its lock describe. Skips the test on a machine without Node."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node and npm are not installed")
-    files = [NODE / "package.json", NODE / "package-lock.json"]
-    folder = _folder("openai-node", b"".join(file.read_bytes() for file in files))
+    files = [pins / "package.json", pins / "package-lock.json"]
+    folder = _folder(pins.name, b"".join(file.read_bytes() for file in files))
     if not (folder / "whole").exists():
         with _Making(folder) as part:
             for file in files:

@@ -1,0 +1,109 @@
+"""Any OpenID Connect issuer: its tokens are checked here with its published keys, without asking it about each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jwt
+
+from llmariner.errors import AuthenticationFailed
+from llmariner.platform.identity import Identity
+from llmariner.platform.identity.documents import published_keys
+from llmariner.platform.identity.signing_keys import SigningKeys
+from llmariner.settings import IdentitySettings
+
+__all__ = ["OidcIssuer"]
+
+_MOST_CHARACTERS = 16 * 1024
+_LONGEST_SUBJECT = 320
+# Id tokens, access tokens (RFC 9068). What says that it is something else, such as a logout token, is no sign-in.
+_TYPES = frozenset({None, "JWT", "at+jwt", "application/at+jwt"})
+
+
+class OidcIssuer:
+    """The issuer of `LLMARINER_OIDC_ISSUER`; one per process, since it keeps the keys."""
+
+    def __init__(self, settings: IdentitySettings, keys: SigningKeys | None = None) -> None:
+        self._settings = settings
+        self._keys = keys or SigningKeys(lambda: published_keys(settings), settings.outage_seconds)
+
+    def identity(self, token: str) -> Identity:
+        """Who stands behind a token (OpenID Connect Core 1.0, 3.1.3.7).
+
+        AuthenticationFailed unless it is signed by a key of the issuer with an asymmetric algorithm, for us, by the
+        request of a client of ours, and now good. Unavailable when the issuer's keys cannot be had.
+        """
+        if len(token) > _MOST_CHARACTERS:
+            raise refused("it is longer than any token that this platform takes")
+        try:
+            claims = self._claims(token)
+        except jwt.ExpiredSignatureError as error:
+            raise refused("it has expired", code="token_expired") from error
+        except jwt.InvalidTokenError as error:
+            raise refused(_REASONS.get(type(error), "it is malformed or was forged")) from error
+        self._check_client(claims)
+        return self._identity(claims)
+
+    def _claims(self, token: str) -> dict[str, Any]:
+        header = jwt.get_unverified_header(token)
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if algorithm not in self._settings.algorithms:
+            raise jwt.InvalidAlgorithmError
+        if header.get("typ") not in _TYPES:
+            raise refused("it is no token of a sign-in")
+        key = self._keys.key(None if kid is None else str(kid), algorithm)
+        if key is None:
+            raise refused("the issuer has no such key (any more)")
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key,
+            algorithms=[algorithm],
+            audience=sorted(self._settings.audiences),
+            issuer=self._settings.issuer,
+            leeway=self._settings.leeway,
+            options={"require": ["exp", "iat", "iss", "aud", "sub"]},
+        )
+        return claims
+
+    def _check_client(self, claims: dict[str, Any]) -> None:
+        """The client that the token was made for is one of ours; a token with several audiences must name it."""
+        named = [claims[name] for name in ("azp", "client_id") if name in claims]
+        if any(client not in self._settings.clients for client in named):
+            raise refused("it was made for another application")
+        if not named and isinstance(claims["aud"], list) and len(claims["aud"]) > 1:
+            raise refused("it has several audiences and does not say for which application it was made")
+
+    def _identity(self, claims: dict[str, Any]) -> Identity:
+        subject, email, name = claims["sub"], claims.get("email"), claims.get("name")
+        if not isinstance(subject, str) or not 0 < len(subject) <= _LONGEST_SUBJECT:
+            raise refused("its subject is no name")
+        groups = claims.get(self._settings.groups_claim)
+        return Identity(
+            issuer=self._settings.issuer,
+            subject=subject,
+            email=email.strip().lower() or None if isinstance(email, str) else None,
+            # Some issuers say so in words.
+            email_verified=self._settings.trust_email or str(claims.get("email_verified")).lower() == "true",
+            name=name[:256] if isinstance(name, str) and name else None,
+            groups=frozenset(map(str, groups)) if isinstance(groups, list) else None,
+            expires_at=int(claims["exp"]),
+        )
+
+
+def refused(reason: str, *, code: str = "invalid_token") -> AuthenticationFailed:
+    """The refusal of a token; the caller holds it, so the reason gives nothing away."""
+    return AuthenticationFailed(
+        f"Your sign-in is not accepted: {reason}. Sign in again with `llma auth login`.",
+        code=code,
+        headers={"www-authenticate": 'Bearer error="invalid_token"'},
+    )
+
+
+_REASONS: dict[type[Exception], str] = {
+    jwt.InvalidAlgorithmError: "it is signed with an algorithm that this platform does not take",
+    jwt.InvalidSignatureError: "its signature is not the issuer's",
+    jwt.InvalidIssuerError: "it is of another issuer",
+    jwt.InvalidAudienceError: "it is for somebody else (its audience is not this platform)",
+    jwt.ImmatureSignatureError: "it is not good yet; compare this machine's clock with the issuer's",
+    jwt.MissingRequiredClaimError: "it lacks a claim (exp, iat, iss, aud and sub are needed)",
+}

@@ -1,0 +1,16 @@
+"""The issuer that these tests share; a test that stops or rotates it makes its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .running import RunningIssuer
+
+
+@pytest.fixture(scope="session")
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningIssuer]:
+    """A running issuer with the one client `llmariner`."""
+    with RunningIssuer(tmp_path_factory.mktemp("issuer")) as running:
+        yield running

@@ -1,0 +1,298 @@
+"""Which tokens are taken: those of a real issuer, and no forgery, however well made."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from llmariner.errors import AuthenticationFailed, Unavailable
+from llmariner.platform.identity import Identity, is_token
+from llmariner.platform.identity.documents import Unreachable, discovered, published_keys
+from llmariner.platform.identity.oidc import OidcIssuer
+from llmariner.platform.identity.signing_keys import COOLDOWN_SECONDS, FRESH_SECONDS, SigningKeys
+from llmariner.settings import IdentitySettings
+
+from .running import RunningIssuer, SigningKey
+
+OUTAGE_SECONDS = 3600.0
+
+
+class Clock:
+    """Time that a test lets pass."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Checked:
+    """A verifier of an issuer, with a clock of its own and a count of its fetches."""
+
+    def __init__(self, issuer: RunningIssuer, **env: str) -> None:
+        self.clock = Clock()
+        self.fetches = 0
+        self.settings = IdentitySettings.load({"LLMARINER_OIDC_ISSUER": issuer.url, **env})
+        self.oidc = OidcIssuer(self.settings, SigningKeys(self._fetch, OUTAGE_SECONDS, self.clock))
+
+    def _fetch(self) -> list[dict[str, Any]]:
+        self.fetches += 1
+        return published_keys(self.settings)
+
+    def identity(self, token: str) -> Identity:
+        return self.oidc.identity(token)
+
+    def refusal(self, token: str) -> AuthenticationFailed:
+        with pytest.raises(AuthenticationFailed) as refused:
+            self.oidc.identity(token)
+        return refused.value
+
+
+@pytest.fixture
+def checked(issuer: RunningIssuer) -> Checked:
+    return Checked(issuer)
+
+
+@pytest.fixture
+def own_issuer(tmp_path: Path) -> Any:
+    """One to stop and rotate."""
+    with RunningIssuer(tmp_path) as running:
+        yield running
+
+
+def test_a_good_token_says_who_it_is(issuer: RunningIssuer, checked: Checked) -> None:
+    token = issuer.token()
+    assert is_token(token)
+    found = checked.identity(token)
+    assert (found.issuer, found.subject, found.name) == (issuer.url, "alice", "Alice")
+    assert (found.email, found.email_verified) == ("alice@example.org", True)
+    assert found.groups == frozenset({"staff"})
+    assert abs(found.expires_at - time.time() - 600) < 5
+
+
+def test_what_a_token_leaves_out_is_not_made_up(issuer: RunningIssuer, checked: Checked) -> None:
+    found = checked.identity(issuer.token(email=None, email_verified=None, groups=None, name=None))
+    assert (found.email, found.email_verified, found.groups, found.name) == (None, False, None, None)
+
+
+@pytest.mark.parametrize(("said", "taken"), [(True, True), ("true", True), (False, False), (None, False), (1, False)])
+def test_an_e_mail_is_verified_only_where_the_issuer_says_so(
+    said: Any, taken: bool, issuer: RunningIssuer, checked: Checked
+) -> None:
+    assert checked.identity(issuer.token(email_verified=said)).email_verified is taken
+    trusting = Checked(issuer, LLMARINER_OIDC_TRUST_EMAIL="1")
+    assert trusting.identity(issuer.token(email_verified=said)).email_verified
+
+
+def by_hand(header: dict[str, Any], claims: dict[str, Any], key: bytes | None) -> str:
+    """A token put together without a library that would refuse to."""
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (header, claims)]
+    signed = b".".join(parts)
+    signature = hmac.digest(key, signed, hashlib.sha256) if key is not None else b""
+    return (signed + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
+
+
+def stranger(issuer: RunningIssuer) -> str:
+    return SigningKey().sign(issuer.claims(), kid=issuer.key.kid)
+
+
+def altered(issuer: RunningIssuer) -> str:
+    head, _, signature = issuer.token().split(".")
+    body = base64.urlsafe_b64encode(json.dumps(issuer.claims(sub="admin")).encode()).rstrip(b"=").decode()
+    return f"{head}.{body}.{signature}"
+
+
+def soon(**ahead: int) -> dict[str, int]:
+    return {name: int(time.time()) + seconds for name, seconds in ahead.items()}
+
+
+FORGED: dict[str, tuple[Callable[[RunningIssuer], str], str]] = {
+    "of another issuer": (lambda i: i.token(iss="https://issuer.example"), "another issuer"),
+    "of an issuer with nearly that name": (lambda i: i.token(iss=f"{i.url}/"), "another issuer"),
+    "for another audience": (lambda i: i.token(aud="other"), "its audience is not"),
+    "for no audience": (lambda i: i.token(aud=None), "lacks a claim"),
+    "for an empty list of audiences": (lambda i: i.token(aud=[]), "audience|lacks"),
+    "another client's": (lambda i: i.token(azp="other"), "another application"),
+    "another client's, RFC 9068": (lambda i: i.token(client_id="other"), "another application"),
+    "one of two audiences, without azp": (lambda i: i.token(aud=["llmariner", "other"]), "several audiences"),
+    "one of two audiences, of the other": (lambda i: i.token(aud=["llmariner", "other"], azp="other"), "another app"),
+    "expired": (lambda i: i.token(**soon(iat=-700, exp=-31)), "has expired"),
+    "without an end": (lambda i: i.token(exp=None), "lacks a claim"),
+    "without a beginning": (lambda i: i.token(iat=None), "lacks a claim"),
+    "without a subject": (lambda i: i.token(sub=None), "lacks a claim"),
+    "with an empty subject": (lambda i: i.token(sub=""), "no name"),
+    "not yet valid": (lambda i: i.token(**soon(nbf=120)), "not good yet"),
+    "issued in the future": (lambda i: i.token(**soon(iat=120)), "not good yet"),
+    "alg none": (lambda i: by_hand({"alg": "none"}, i.claims(), None), "algorithm"),
+    "alg none with the key's id": (lambda i: by_hand({"alg": "none", "kid": i.key.kid}, i.claims(), None), "algorithm"),
+    "HS256 with the public key": (
+        lambda i: by_hand({"alg": "HS256", "kid": i.key.kid}, i.claims(), i.key.public_pem),
+        "algorithm",
+    ),
+    "HS256 with the public key as a JWK": (
+        lambda i: by_hand({"alg": "HS256"}, i.claims(), json.dumps(i.key.jwk(private=False)).encode()),
+        "algorithm",
+    ),
+    "an algorithm that was not agreed on": (lambda i: i.key.sign(i.claims(), algorithm="RS512"), "algorithm"),
+    "of an unknown key": (lambda i: SigningKey().sign(i.claims()), "no such key"),
+    "of a stranger's key with a known id": (stranger, "signature"),
+    "with its own key in the header": (
+        lambda i: (k := SigningKey()).sign(i.claims(), jwk=k.jwk(private=False)),
+        "no such key",
+    ),
+    "altered after it was signed": (altered, "signature"),
+    "a logout token": (lambda i: i.key.sign(i.claims(), typ="logout+jwt"), "no token of a sign-in"),
+    "with a header that must be understood": (lambda i: i.key.sign(i.claims(), crit=["b64"], b64=True), "malformed"),
+    "no token": (lambda i: "eyJ.e30.x", "malformed"),
+    "far too long": (lambda i: i.token(padding="x" * 20_000), "longer"),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGED)
+def test_a_forged_token_is_refused(forgery: str, issuer: RunningIssuer, checked: Checked) -> None:
+    make, reason = FORGED[forgery]
+    refused = checked.refusal(make(issuer))
+    assert re.search(reason, refused.message), refused.message
+    assert "llma auth login" in refused.message
+    assert refused.status == 401
+    assert refused.code == ("token_expired" if forgery == "expired" else "invalid_token")
+    assert refused.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+
+
+def test_clocks_may_differ_a_little(issuer: RunningIssuer, checked: Checked) -> None:
+    for claims in (soon(exp=-20), soon(nbf=20), soon(iat=20)):
+        assert checked.identity(issuer.token(**claims)).subject == "alice"
+
+
+def test_other_algorithms_are_taken_where_they_are_agreed_on(issuer: RunningIssuer) -> None:
+    agreed = Checked(issuer, LLMARINER_OIDC_ALGORITHMS="RS512 PS256")
+    assert agreed.identity(issuer.key.sign(issuer.claims(), algorithm="RS512")).subject == "alice"
+    assert agreed.identity(issuer.key.sign(issuer.claims(), algorithm="PS256")).subject == "alice"
+    assert "algorithm" in agreed.refusal(issuer.token()).message
+
+
+def test_a_token_of_a_client_that_was_named_is_taken(issuer: RunningIssuer) -> None:
+    console = Checked(issuer, LLMARINER_OIDC_CLIENTS="console")
+    assert console.identity(issuer.token(aud="console")).subject == "alice"
+    assert console.identity(issuer.token(aud=["llmariner", "urn:api"], azp="console")).subject == "alice"
+    api = Checked(issuer, LLMARINER_OIDC_AUDIENCES="urn:api")
+    assert api.identity(issuer.token(aud="urn:api", client_id="llmariner")).subject == "alice"
+    assert "audience" in api.refusal(issuer.token()).message
+
+
+def test_a_token_that_names_no_key_is_taken_where_there_is_one(issuer: RunningIssuer, checked: Checked) -> None:
+    assert checked.identity(issuer.key.sign(issuer.claims(), kid=None)).subject == "alice"
+
+
+def test_keys_are_fetched_once_and_then_every_five_minutes(issuer: RunningIssuer, checked: Checked) -> None:
+    for _ in range(5):
+        checked.identity(issuer.token())
+    assert checked.fetches == 1
+    checked.clock.now += FRESH_SECONDS + 1
+    checked.identity(issuer.token())
+    assert checked.fetches == 2
+
+
+def test_unknown_keys_do_not_make_us_ask_more_often_than_the_cooldown(issuer: RunningIssuer, checked: Checked) -> None:
+    checked.identity(issuer.token())
+    checked.clock.now += COOLDOWN_SECONDS + 1
+    for _ in range(20):
+        checked.refusal(SigningKey().sign(issuer.claims()))
+    assert checked.fetches == 2
+
+
+def test_a_key_rotated_in_between_is_found_and_the_old_one_is_refused(own_issuer: RunningIssuer) -> None:
+    checked = Checked(own_issuer)
+    before = own_issuer.token()
+    checked.identity(before)
+    own_issuer.rotate()
+    assert checked.identity(before).subject == "alice"  # nobody knows yet
+    checked.clock.now += COOLDOWN_SECONDS + 1
+    assert checked.identity(own_issuer.token()).subject == "alice"
+    assert "no such key" in checked.refusal(before).message
+
+
+def test_known_keys_outlive_the_issuer_for_a_bounded_time(own_issuer: RunningIssuer) -> None:
+    checked = Checked(own_issuer)
+    token = own_issuer.token(**soon(exp=86400))
+    checked.identity(token)
+    own_issuer.stop()
+    checked.clock.now += OUTAGE_SECONDS - 1
+    assert checked.identity(token).subject == "alice"
+    with pytest.raises(Unavailable, match="issuer of tokens does not answer"):  # it may have rotated
+        checked.identity(SigningKey().sign(own_issuer.claims()))
+    checked.clock.now += 2
+    with pytest.raises(Unavailable, match="API keys go on working") as unavailable:
+        checked.identity(token)
+    assert unavailable.value.status == 503
+    own_issuer.start()
+    checked.clock.now += COOLDOWN_SECONDS + 1
+    assert checked.identity(token).subject == "alice"
+
+
+def test_a_process_that_never_saw_the_issuer_says_so_and_recovers(own_issuer: RunningIssuer) -> None:
+    own_issuer.stop()
+    checked = Checked(own_issuer)
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            checked.identity(own_issuer.token())
+    assert checked.fetches == 1
+    own_issuer.start()
+    checked.clock.now += COOLDOWN_SECONDS + 1
+    assert checked.identity(own_issuer.token()).subject == "alice"
+
+
+def test_an_issuer_with_another_name_is_not_believed(issuer: RunningIssuer) -> None:
+    settings = IdentitySettings.load({"LLMARINER_OIDC_ISSUER": issuer.url.replace("127.0.0.1", "localhost")})
+    with pytest.raises(Unreachable, match="LLMARINER_OIDC_ISSUER must be exactly that"):
+        discovered(settings)
+
+
+def test_functions_may_reach_the_issuer_by_another_address(issuer: RunningIssuer) -> None:
+    """The issuer bears its public name, and is asked inside; what it publishes bears the public name, too."""
+    settings = IdentitySettings.load({
+        "LLMARINER_OIDC_ISSUER": issuer.url,
+        "LLMARINER_OIDC_INTERNAL_URL": issuer.url.replace("127.0.0.1", "localhost"),
+    })  # fmt: skip
+    assert [key["kid"] for key in published_keys(settings)] == [issuer.key.kid]
+
+
+def test_the_published_keys_hold_no_private_part(issuer: RunningIssuer) -> None:
+    """Of the issuer itself: what the other tests sign with must be what it publishes the other half of."""
+    (key,) = published_keys(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": issuer.url}))
+    assert key["n"] == issuer.key.jwk(private=False)["n"]
+    assert "d" not in key
+    assert httpx2.get(f"{issuer.url}/.well-known/openid-configuration", trust_env=False).json()["issuer"] == issuer.url
+
+
+WRONG = {
+    "LLMARINER_OIDC_ISSUER": ["http://issuer.example", "issuer.example", "ftp://issuer.example"],
+    "LLMARINER_OIDC_ALGORITHMS": ["none", "HS256", "RS256 HS256", "rs256"],
+    "LLMARINER_OIDC_LEEWAY_SECONDS": ["-1", "301", "soon"],
+    "LLMARINER_OIDC_NEWCOMERS": ["owner"],
+    "LLMARINER_OIDC_INTERNAL_URL": ["dex"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_setting_that_would_open_a_door_is_refused(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        IdentitySettings.load({name: value})
+
+
+def test_an_issuer_in_clear_is_only_this_machine_or_a_test() -> None:
+    for url in ("http://127.0.0.1:5556/dex", "http://localhost/dex", "http://api.llmariner.localhost/v1/dex"):
+        assert IdentitySettings.load({"LLMARINER_OIDC_ISSUER": url}).issuer == url
+    plain = {"LLMARINER_OIDC_ISSUER": "http://api.test/v1/dex", "LLMARINER_OIDC_PLAIN_HTTP": "1"}
+    assert IdentitySettings.load(plain).issuer == "http://api.test/v1/dex"
