@@ -76,6 +76,8 @@ organization_users = Table(
     Column("user_id", String(64), ForeignKey("users.id"), primary_key=True),
     Column("role", String(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    # Given by a group of the issuer, and taken again with it.
+    Column("of_group", Boolean, nullable=False, server_default=false()),
     Index("ix_organization_users_user_id", "user_id"),
 )
 
@@ -87,6 +89,7 @@ project_users = Table(
     _organization(),
     Column("role", String(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("of_group", Boolean, nullable=False, server_default=false()),
     Index("ix_project_users_user_id", "user_id"),
 )
 

@@ -99,6 +99,7 @@ def _members() -> None:
         sa.Column("user_id", sa.String(64), sa.ForeignKey("users.id"), primary_key=True),
         sa.Column("role", sa.String(64), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("of_group", sa.Boolean, nullable=False, server_default=sa.false()),
     )
     op.create_index("ix_organization_users_user_id", "organization_users", ["user_id"])
     op.create_table(
@@ -108,6 +109,7 @@ def _members() -> None:
         _organization(),
         sa.Column("role", sa.String(64), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("of_group", sa.Boolean, nullable=False, server_default=sa.false()),
     )
     op.create_index("ix_project_users_user_id", "project_users", ["user_id"])
 
