@@ -13,7 +13,8 @@ from .children import CHECKOUT
 __all__ = ["FUNCTIONS", "KEYED", "ROUTES", "TOKEN_PATH", "Declared", "anonymous"]
 
 TOKEN_PATH = frozenset({"chat_completions", "completions", "embeddings", "tokenize", "detokenize"})
-_CONCRETE = {"id:path": "org/unknown", "id": "unknown_1", "operation": "changes"}
+_CONCRETE = {"id:path": "org/unknown", "operation": "changes"}
+_UNKNOWN = "unknown_1"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Declared:
     @property
     def example(self) -> str:
         """The path with something unknown in its place-holders."""
-        return re.sub(r"\{([^}]+)\}", lambda match: _CONCRETE[match[1]], self.path)
+        return re.sub(r"\{([^}]+)\}", lambda match: _CONCRETE.get(match[1], _UNKNOWN), self.path)
 
     @property
     def pattern(self) -> re.Pattern[str]:

@@ -64,7 +64,7 @@ def test_the_documentation_says_the_scope_that_a_route_asks_for(installation: In
         if function in ("health", "internal_gateway"):
             assert "api." not in scope
         elif function in TOKEN_PATH:
-            assert scope == "api.model.write"
+            assert scope == installation.application(function).prepare().route.scope
         else:
             assert scope == asked[method, anonymous(path)], path
 

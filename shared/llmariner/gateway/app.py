@@ -16,7 +16,7 @@ class RouteApp:
 
     def __init__(self, gateway: Gateway, route: Route) -> None:
         self._gateway = gateway
-        self._route = route
+        self.route = route
 
     async def close(self) -> None:
         """Give away what the process still holds, at its end."""
@@ -27,9 +27,9 @@ class RouteApp:
         if scope["type"] != "http":
             return
         method, path = scope["method"], scope["path"]
-        if path == self._route.path:
+        if path == self.route.path:
             if method == "POST":
-                await Exchange(self._gateway, self._route, scope, receive, send).run()
+                await Exchange(self._gateway, self.route, scope, receive, send).run()
             else:
                 await send_error(send, MethodNotAllowed(method, path, "POST"), answer_headers())
         elif path in ("/health/live", "/health/ready"):

@@ -26,7 +26,6 @@ from llmariner.gateway.stream import StreamRelay
 __all__ = ["Exchange"]
 
 _log = logging.getLogger(__name__)
-_SCOPE = "api.model.write"
 _ATTEMPTS = 2
 Write = Callable[[bytes], "asyncio.Future[None] | None"]
 _JSON = [(b"content-type", b"application/json")]
@@ -71,7 +70,8 @@ class Exchange:
         head = dict(self._scope["headers"])
         keyring, authorization = self._gateway.keyring, head.get(b"authorization")
         # What is known is decided without a coroutine: three of them would cost a twentieth of the whole request.
-        key = keyring.known(authorization, _SCOPE) or await keyring.authenticate(authorization, _SCOPE)
+        scope = self._route.scope
+        key = keyring.known(authorization, scope) or await keyring.authenticate(authorization, scope)
         self._headers.append((b"openai-organization", key.organization_id.encode()))
         request = parse(self._route, head.get(b"content-type", b""), await self._body(head))
         budget = self._budget(head.get(b"prefer"), stream=request.stream)

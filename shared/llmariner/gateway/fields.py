@@ -18,7 +18,7 @@ Check = Callable[[Any, str], None]
 
 @dataclass(frozen=True)
 class Route:
-    """A route of the token path: its public path, the engine's path, and what is checked."""
+    """A route of the token path: its public path, the engine's path, what is checked, and the scope that it asks for."""
 
     name: str
     path: str
@@ -27,6 +27,7 @@ class Route:
     required: tuple[str, ...]
     checks: Mapping[str, Check]
     streams: bool = False
+    scope: str = "api.inference.write"
 
 
 def check(route: Route, body: Mapping[str, Any]) -> None:

@@ -20,8 +20,12 @@ def context_of(request: Request) -> Context:
     return context
 
 
-def requires(scope: str) -> Any:
-    """A dependency: the caller, a key or a person who signed in, who must hold `scope`."""
+def requires(scope: str, *, objects: str = "project") -> Any:
+    """A dependency: the caller, a key or a person who signed in, who must hold `scope`.
+
+    `objects` says whose objects the route then reaches: "project" (the caller's own project's), "member" (of the
+    organisations and projects that the caller is in), "self" (the caller's own). docs/security/authorization.md lists them.
+    """
 
     def authorised(request: Request) -> Caller:
         authorization = request.headers.get("authorization")
@@ -35,4 +39,5 @@ def requires(scope: str) -> Any:
         return caller
 
     authorised.scope = scope  # type: ignore[attr-defined]
+    authorised.objects = objects  # type: ignore[attr-defined]
     return Depends(authorised)
