@@ -109,6 +109,13 @@ EVENT = {"type": "ai.llmariner.model.loaded.v1", "subject": "models/a/b", "time"
 DELIVERY = {"consumer": "model_loader", "state": "dead", "attempts": 9, "last_error": "500"}
 EVENTS = {"data": [{"id": "ev_1", "cursor": "7", **EVENT, **DELIVERY}], "has_more": False}
 FIND_KEY = {"GET /api_keys": KEYS}
+ADA = {
+    "type": "api_key",
+    "api_key": {"id": "key_1", "user": {"id": "user_1", "email": "ada@x.org"}, "ip_address": "::1"},
+}
+ACT = {"id": "audit_log_1", "type": "project.archived", "effective_at": 1_760_000_000, "actor": ADA}
+ACTS = {"data": [{**ACT, "project.archived": {"id": "proj_9"}, "project": {"id": "proj_9", "name": "Nine"}}]}
+WHOLE = {"whole": True, "entries": 7, "head": "ab" * 32, "broken_at": None, "reason": None}
 CASES = [
     Case("status", "GET /inference/status", STATUS, ("tiny", "this machine", "ready", "4", "7", "1,234.6", "3.0 GiB")),
     Case(
@@ -265,6 +272,21 @@ CASES = [
         query={"state": "dead", "limit": "50"},
     ),
     Case("events replay ev_1", "POST /events/ev_1:replay", {}, ("ev_1",), body={}),
+    Case(
+        "admin audit list --type project.archived --actor ada@x.org --actor user_1 --resource proj_9 --project proj_9",
+        "GET /organization/audit_logs",
+        ACTS,
+        ("2025-10-09", "ada@x.org (key_1)", "project.archived", "proj_9", "Nine", "::1", "audit_log_1"),
+        query={"event_types[]": "project.archived", "actor_emails[]": "ada@x.org", "actor_ids[]": "user_1"}
+        | {"resource_ids[]": "proj_9", "project_ids[]": "proj_9", "limit": "50"},
+    ),
+    Case(
+        "admin audit verify --head " + "ab" * 32,
+        "GET /organization/audit_logs:verify",
+        WHOLE,
+        ("whole", "7 entries", "ab" * 32),
+        query={"head": "ab" * 32},
+    ),
 ]
 OFFLINE = {
     "cluster check",

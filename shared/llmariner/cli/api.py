@@ -7,10 +7,10 @@ fast.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
 import click
@@ -30,6 +30,9 @@ ANSWER_SECONDS = 60.0
 
 GENERATION_SECONDS = 3600.0
 """For tokens: waiting for a sleeping model and writing the whole answer come before the first byte."""
+
+Field: TypeAlias = str | int | Sequence[str] | None
+"""A field of a query; a sequence is sent once for each of its values, None not at all."""
 
 
 class Api:
@@ -63,7 +66,7 @@ class Api:
     ) -> None:
         self._client.close()
 
-    def get(self, path: str, **query: str | int | None) -> dict[str, Any]:
+    def get(self, path: str, **query: Field) -> dict[str, Any]:
         """The answer to GET; None in the query means not sent."""
         return self._send("GET", path, query=query)
 
@@ -87,7 +90,7 @@ class Api:
         wait = {"prefer": f"wait={GENERATION_SECONDS:.0f}"}  # RFC 7240
         return self._send("POST", path, body=body, headers=wait, timeout=_generation())
 
-    def all_pages(self, path: str, *, most: int | None = None, **query: str | int | None) -> dict[str, Any]:
+    def all_pages(self, path: str, *, most: int | None = None, **query: Field) -> dict[str, Any]:
         """One list object with the records of every page, or of as many pages as hold the `most` first ones."""
         document = self.get(path, **query)
         records = list(_records(document))
@@ -131,7 +134,7 @@ class Api:
         method: str,
         path: str,
         *,
-        query: Mapping[str, str | int | None] | None = None,
+        query: Mapping[str, Field] | None = None,
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: httpx2.Timeout | None = None,

@@ -30,6 +30,7 @@ _MEMBERS = {
     "detokenize": "llmariner.cli.tokens:detokenize",
     "usage": "llmariner.cli.usage:usage",
     "events": "llmariner.cli.events:events",
+    "admin": "llmariner.cli.admin:admin",
     "context": "llmariner.cli.context:context",
     "completion": "llmariner.cli.completion:completion",
     "version": "llmariner.cli.version:version",

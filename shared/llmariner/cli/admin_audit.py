@@ -1,0 +1,108 @@
+"""`llma admin audit`: who did what in the organisation, and whether the log of it is whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from llmariner.cli.failures import CommandError, ExitCode
+from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.session import Session
+
+__all__ = ["audit"]
+
+DAY_SECONDS = 86_400
+PAGE = 100
+"""The most that the API gives at once."""
+
+
+@click.group(cls=Group)
+def audit() -> None:
+    """Every administrative act and login, and whether the log is whole."""
+
+
+@audit.command("list")
+@click.option("--type", "types", metavar="EVENT", multiple=True, help="Such as project.created; repeat for several.")
+@click.option("--actor", "actors", metavar="ID_OR_EMAIL", multiple=True, help="Who did it: a user, or a key.")
+@click.option("--resource", "resources", metavar="ID", multiple=True, help="What it was done to.")
+@click.option("--project", "projects", metavar="ID", multiple=True, help="In which project.")
+@click.option("--days", metavar="N", type=click.IntRange(min=1), help="How far back to look; else to the beginning.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=50, show_default=True, help="Newest N.")
+@pass_session
+def list_audit(
+    session: Session,
+    types: tuple[str, ...],
+    actors: tuple[str, ...],
+    resources: tuple[str, ...],
+    projects: tuple[str, ...],
+    days: int | None,
+    limit: int,
+) -> None:
+    """List administrative acts and logins, newest first."""
+    from llmariner.cli.printing import Column, moment
+
+    query: dict[str, Any] = {
+        "event_types[]": types,
+        "actor_emails[]": [actor for actor in actors if "@" in actor],
+        "actor_ids[]": [actor for actor in actors if "@" not in actor],
+        "resource_ids[]": resources,
+        "project_ids[]": projects,
+        "effective_at[gte]": int(time.time()) - days * DAY_SECONDS if days else None,
+    }
+    api = session.api()
+    given = {name: value for name, value in query.items() if value}
+    document = api.all_pages("organization/audit_logs", most=limit, limit=min(limit, PAGE), **given)
+    columns = [
+        Column("TIME", lambda act: moment(act.get("effective_at"))),
+        Column("ACTOR", _actor),
+        Column.of("type", "EVENT"),
+        Column("RESOURCE", lambda act: (act.get(act["type"]) or {}).get("id")),
+        Column("PROJECT", _project),
+        Column("FROM", _source),
+        Column.of("id"),
+    ]
+    session.printer.records(document, document["data"], columns, empty="Nothing was done.")
+
+
+@audit.command()
+@click.option("--head", metavar="HASH", help="A head that this command showed earlier; it must still be in the chain.")
+@pass_session
+def verify(session: Session, head: str | None) -> None:
+    """Check that no entry of the log was changed, removed, added or moved.
+
+    Keep the head that is shown where nobody of the platform can write: whoever can write its whole database could forge
+    a new chain, but not one that holds the head you kept.
+    """
+    verdict = session.api().get("organization/audit_logs:verify", head=head)
+    if not verdict["whole"]:
+        session.printer.message(verdict, f"{verdict['entries']} entries are as they were written.")
+        where = f"entry {verdict['broken_at']}" if verdict["broken_at"] else "the chain"
+        raise CommandError(
+            ExitCode.REFUSED,
+            f"the audit log was tampered with: {where}: {verdict['reason']}.",
+            next_step="keep the database as it is, and compare it with a backup from before.",
+        )
+    session.printer.message(verdict, f"The log is whole: {verdict['entries']} entries, head {verdict['head']}.")
+
+
+def _actor(act: Mapping[str, Any]) -> str | None:
+    """An address where there is one, and the key that was used."""
+    actor = act.get("actor") or {}
+    inside = actor.get(actor.get("type", ""), {})
+    who = inside.get("user") or inside.get("service_account") or {}
+    name = who.get("email") or who.get("id")
+    return f"{name} ({inside['id']})" if actor.get("type") == "api_key" else name
+
+
+def _project(act: Mapping[str, Any]) -> str | None:
+    project = act.get("project") or {}
+    return project.get("name") or project.get("id")
+
+
+def _source(act: Mapping[str, Any]) -> str | None:
+    actor = act.get("actor") or {}
+    address: str | None = actor.get(actor.get("type", ""), {}).get("ip_address")
+    return address
