@@ -29,8 +29,10 @@ class Identity:
     groups: frozenset[str] | None
     """None when the token does not say, which is not the same as none."""
 
+    signed_in_at: int
+    """When the person showed who they are, in seconds since 1970; a refreshed token says the same as the first."""
+
     expires_at: int
-    """Seconds since 1970."""
 
 
 class Issuer(Protocol):

@@ -86,6 +86,7 @@ class OidcIssuer:
             email_verified=self._settings.trust_email or str(claims.get("email_verified")).lower() == "true",
             name=name[:256] if isinstance(name, str) and name else None,
             groups=frozenset(map(str, groups)) if isinstance(groups, list) else None,
+            signed_in_at=int(signed_in if isinstance(signed_in := claims.get("auth_time"), int) else claims["iat"]),
             expires_at=int(claims["exp"]),
         )
 

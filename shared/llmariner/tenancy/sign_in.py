@@ -1,0 +1,198 @@
+"""People who come with a token of the issuer: made known here at their first sign-in, and given what awaits them.
+
+Who somebody is hangs on issuer and subject, which are never given to another person. The e-mail finds an account only
+once, when nobody has signed in to it yet: as somebody was invited, or added, by it. After that another issuer, or another
+subject of the same one, cannot take the account over by saying that it has the e-mail; see `unlink`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import and_, or_, select, update
+
+from llmariner.audit import log
+from llmariner.errors import NotFound, PermissionDenied
+from llmariner.identifiers import new_id
+from llmariner.platform.database import Database, Duplicate, ReadSession, WriteSession
+from llmariner.platform.identity import Identity, Issuer
+from llmariner.tenancy.arrivals import Arrival
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.callers import Callers
+from llmariner.tenancy.tables import organizations, users
+
+__all__ = ["SignIn"]
+
+_REMEMBERED_SECONDS = 5.0
+"""So long an invitation or a group's new role may take to show for somebody who is signed in."""
+
+_MOST_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True)
+class _Seen:
+    user_id: str
+    at: float
+
+
+class SignIn:
+    """The people of one installation. `newcomer_role` as `LLMARINER_OIDC_NEWCOMERS` says."""
+
+    def __init__(self, database: Database, issuer: Issuer, callers: Callers, *, newcomer_role: str = "none") -> None:
+        self._database = database
+        self._issuer = issuer
+        self._callers = callers
+        self._newcomer_role = newcomer_role
+        self._seen: dict[bytes, _Seen] = {}
+        self._lock = threading.Lock()
+
+    def caller(
+        self, token: str, organization: str | None = None, project: str | None = None, *, source: str | None = None
+    ) -> Caller:
+        """Who comes with a token, in the organisation and project selected by id or title, or in the default ones.
+
+        AuthenticationFailed for a token that isn't good, PermissionDenied where its e-mail is somebody else's account
+        or nothing that was selected is theirs, Unavailable when nobody can check the token. `source`: for the log.
+        """
+        identity = self._issuer.identity(token)
+        mark = hashlib.sha256(token.encode()).digest()
+        seen = self._seen.get(mark)
+        if seen is not None and time.monotonic() - seen.at < _REMEMBERED_SECONDS:
+            return self._callers.of_user(seen.user_id, organization, project)
+        user_id = self._arrive(identity)
+        caller = self._callers.of_user(user_id, organization, project)
+        self._log(caller, identity, source)
+        with self._lock:
+            if len(self._seen) >= _MOST_REMEMBERED:
+                self._seen.clear()
+            self._seen[mark] = _Seen(user_id, time.monotonic())
+        return caller
+
+    def unlink(self, actor: Caller, user_id: str) -> None:
+        """Let a person sign in anew, with whatever issuer and subject says that it has the e-mail next.
+
+        For who moved to another issuer. NotFound for an unknown person, PermissionDenied unless the actor owns the
+        default organisation: accounts are the installation's, not one organisation's.
+        """
+        with self._database.write() as session:
+            default = session.value(select(organizations.c.id).where(organizations.c.is_default))
+            if not actor.is_owner or actor.organization_id != default:
+                raise PermissionDenied("Only an owner of the default organization may change how people sign in.")
+            one = and_(users.c.id == user_id, users.c.kind == "person")
+            person = session.first(select(users.c.email).where(one))
+            if person is None:
+                raise NotFound(f"No person with id '{user_id}'. List them with GET /v1/users.", param="user_id")
+            session.run(update(users).where(one).values(issuer=None, subject=None))
+            log.add(
+                session,
+                actor,
+                "user.updated",
+                {"id": user_id, "changes_requested": {"sign_in": None}},
+                organization_id=default,
+            )
+        with self._lock:
+            self._seen.clear()
+
+    def _arrive(self, identity: Identity) -> str:
+        try:
+            return self._arrived(identity)
+        except Duplicate:  # the same person through another process, between our look and our writing
+            return self._arrived(identity)
+
+    def _arrived(self, identity: Identity) -> str:
+        with self._database.read() as session:
+            known = _linked(session, identity)
+            if known is not None and not (
+                _new_address(session, known, identity) or Arrival(session, known, identity).changes()
+            ):
+                return known
+        with self._database.write() as session:
+            user_id = _linked(session, identity)
+            new = user_id is None
+            if user_id is None:
+                user_id = _link(session, identity)
+            if address := _new_address(session, user_id, identity):
+                session.run(update(users).where(users.c.id == user_id).values(email=address))
+            Arrival(session, user_id, identity, newcomer_role=self._newcomer_role if new else "none").settle(session)
+        return user_id
+
+    def _log(self, caller: Caller, identity: Identity, source: str | None) -> None:
+        """Once per sign-in, however many processes see its tokens."""
+        at = identity.signed_in_at
+        with self._database.read() as session:
+            before = session.value(select(users.c.last_login_at).where(users.c.id == caller.user_id))
+        if before is not None and before >= at:
+            return
+        earlier = or_(users.c.last_login_at.is_(None), users.c.last_login_at < at)
+        with self._database.write() as session:
+            first = session.run(update(users).where(users.c.id == caller.user_id, earlier).values(last_login_at=at))
+            if first:
+                payload = {"id": caller.user_id, "issuer": identity.issuer}
+                log.add(
+                    session,
+                    caller,
+                    "login.succeeded",
+                    payload,
+                    organization_id=caller.organization_id,
+                    source=source,
+                )
+
+
+def _linked(session: ReadSession, identity: Identity) -> str | None:
+    user_id = session.value(
+        select(users.c.id).where(users.c.issuer == identity.issuer, users.c.subject == identity.subject)
+    )
+    return None if user_id is None else str(user_id)
+
+
+def _new_address(session: ReadSession, user_id: str, identity: Identity) -> str | None:
+    """The e-mail that a person has by now, where it is verified and nobody else's here."""
+    if identity.email is None or not identity.email_verified:
+        return None
+    taken = session.value(select(users.c.id).where(users.c.email == identity.email))
+    return identity.email if taken is None else None
+
+
+def _link(session: WriteSession, identity: Identity) -> str:
+    """The account that the e-mail finds, or a new one."""
+    address = _address(identity)
+    told = {"issuer": identity.issuer, "subject": identity.subject}
+    found = session.first(select(users).where(users.c.email == address))
+    if found is None:
+        user_id = new_id("user")
+        session.add(
+            users, id=user_id, email=address, name=identity.name, created_at=int(time.time()), kind="person", **told
+        )
+        return user_id
+    if found.kind != "person" or found.issuer is not None:
+        raise PermissionDenied(
+            f"There is an account '{address}' that signs in through {found.issuer or 'no issuer'} as somebody else, and "
+            "it stays theirs. If it is yours, ask an owner of the default organization to unlink it from its sign-in "
+            f"(DELETE /v1/auth/sign_ins/{found.id}), then sign in again.",
+            code="account_linked",
+        )
+    session.run(update(users).where(users.c.id == found.id).values(**told, name=found.name or identity.name))
+    return str(found.id)
+
+
+def _address(identity: Identity) -> str:
+    """By what a person is known: the e-mail, else the subject. PermissionDenied for what the issuer doesn't vouch for."""
+    if identity.email is not None:
+        if not identity.email_verified:
+            raise PermissionDenied(
+                f"The issuer does not say that it verified your e-mail '{identity.email}'. Verify it there and sign in "
+                "again; where the issuer never says so, an administrator may set LLMARINER_OIDC_TRUST_EMAIL=1.",
+                code="email_not_verified",
+            )
+        return identity.email
+    subject = identity.subject.lower()
+    if "@" in subject or subject.startswith("system:"):
+        raise PermissionDenied(
+            f"The issuer calls you '{identity.subject}' and does not say that this is your e-mail. It must send the "
+            "claims 'email' and 'email_verified': ask for the scope 'email'.",
+            code="email_not_verified",
+        )
+    return subject
