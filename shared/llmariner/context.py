@@ -16,6 +16,7 @@ from llmariner.settings import (
     DatabaseSettings,
     Environment,
     GatewaySettings,
+    IdentitySettings,
     KServeSettings,
     SecretSettings,
     ServingSettings,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from llmariner.platform.serving import Serving
     from llmariner.tenancy.callers import Callers
     from llmariner.tenancy.keys import Keys
+    from llmariner.tenancy.sign_in import SignIn
     from llmariner.usage.ledger import Ledger
 
 __all__ = ["Context"]
@@ -78,6 +80,7 @@ class Context:
         """
         DatabaseSettings.load(self.env)
         BrokerSettings.load(self.env)
+        IdentitySettings.load(self.env)
         assert self.secrets
 
     @_part
@@ -105,6 +108,17 @@ class Context:
         from llmariner.tenancy.callers import Callers
 
         return Callers(self.database, self.secrets.pepper)
+
+    @_part
+    def identity(self) -> SignIn | None:
+        """People who sign in through the issuer of `LLMARINER_OIDC_ISSUER`; None where there is none."""
+        settings = IdentitySettings.load(self.env)
+        if not settings.issuer:
+            return None
+        from llmariner.platform.identity.oidc import OidcIssuer
+        from llmariner.tenancy.sign_in import SignIn
+
+        return SignIn(self.database, OidcIssuer(settings), self.callers, newcomer_role=settings.newcomer_role)
 
     @_part
     def registry(self) -> Registry:

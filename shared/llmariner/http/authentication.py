@@ -7,7 +7,9 @@ from typing import Any
 from fastapi import Depends, Request
 
 from llmariner.context import Context
+from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.gateway.keyring import bad_key, bearer_token, lacking
+from llmariner.platform.identity import is_token
 from llmariner.tenancy.caller import Caller
 
 __all__ = ["context_of", "requires"]
@@ -31,13 +33,34 @@ def requires(scope: str, *, objects: str = "project") -> Any:
         authorization = request.headers.get("authorization")
         secret = bearer_token(authorization.encode("latin-1") if authorization else None)
         organization, project = request.headers.get("openai-organization"), request.headers.get("openai-project")
-        caller = context_of(request).callers.by_secret(secret, organization, project)
+        caller: Caller | None
+        if is_token(secret):
+            caller = _person(request, secret, organization, project)
+        else:
+            caller = context_of(request).callers.by_secret(secret, organization, project)
         if caller is None:
             raise bad_key()
         if scope not in caller.scopes:
-            raise lacking(scope)
+            raise lacking(scope) if caller.key_id else _may_not(scope)
         return caller
 
     authorised.scope = scope  # type: ignore[attr-defined]
     authorised.objects = objects  # type: ignore[attr-defined]
     return Depends(authorised)
+
+
+def _person(request: Request, token: str, organization: str | None, project: str | None) -> Caller:
+    people = context_of(request).identity
+    if people is None:
+        raise AuthenticationFailed(
+            "This platform has no issuer of tokens, so nobody signs in to it: use an API key.", code="invalid_token"
+        )
+    source = request.client.host if request.client else None
+    return people.caller(token, organization, project, source=source)
+
+
+def _may_not(scope: str) -> PermissionDenied:
+    return PermissionDenied(
+        f"None of your roles here gives the scope '{scope}' that this request needs. Ask an owner of the organization, or "
+        "select another organization or project (`llma auth status` shows your roles)."
+    )
