@@ -12,7 +12,7 @@ from llmariner.gateway.keyring import bad_key, bearer_token, lacking
 from llmariner.platform.identity import is_token
 from llmariner.tenancy.caller import Caller
 
-__all__ = ["context_of", "requires"]
+__all__ = ["caller_of", "context_of", "requires"]
 
 
 def context_of(request: Request) -> Context:
@@ -20,6 +20,21 @@ def context_of(request: Request) -> Context:
     context = request.app.state.context
     assert isinstance(context, Context)
     return context
+
+
+def caller_of(request: Request) -> Caller:
+    """Who calls, whatever they may do. AuthenticationFailed for a key or token that is no good."""
+    authorization = request.headers.get("authorization")
+    secret = bearer_token(authorization.encode("latin-1") if authorization else None)
+    organization, project = request.headers.get("openai-organization"), request.headers.get("openai-project")
+    caller: Caller | None
+    if is_token(secret):
+        caller = _person(request, secret, organization, project)
+    else:
+        caller = context_of(request).callers.by_secret(secret, organization, project)
+    if caller is None:
+        raise bad_key()
+    return caller
 
 
 def requires(scope: str, *, objects: str = "project") -> Any:
@@ -30,16 +45,7 @@ def requires(scope: str, *, objects: str = "project") -> Any:
     """
 
     def authorised(request: Request) -> Caller:
-        authorization = request.headers.get("authorization")
-        secret = bearer_token(authorization.encode("latin-1") if authorization else None)
-        organization, project = request.headers.get("openai-organization"), request.headers.get("openai-project")
-        caller: Caller | None
-        if is_token(secret):
-            caller = _person(request, secret, organization, project)
-        else:
-            caller = context_of(request).callers.by_secret(secret, organization, project)
-        if caller is None:
-            raise bad_key()
+        caller = caller_of(request)
         if scope not in caller.scopes:
             raise lacking(scope) if caller.key_id else _may_not(scope)
         return caller
