@@ -1,14 +1,20 @@
-"""Tables of the ledger. Times are seconds since 1970, counts are tokens."""
+"""Tables of the ledger. Times are seconds since 1970, counts are tokens, money is nano-dollars."""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, Index, Integer, String, Table
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, String, Table, text
 
 from llmariner.platform.database import metadata
 
-__all__ = ["ledger_events", "ledger_requests"]
+__all__ = ["ledger_events", "ledger_floor", "ledger_requests", "ledger_rollups", "prices"]
 
-# What happened to a request, in the order it happened; never changed.
+
+def _sum(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default=text("0"))
+
+
+# What happened to a request, in the order it happened; never changed. The event that made the ledger know of a request
+# says whose it is and what it costs; the closing one says how it ended.
 ledger_events = Table(
     "ledger_events",
     metadata,
@@ -19,9 +25,26 @@ ledger_events = Table(
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("cached_tokens", BigInteger, nullable=False),
+    _sum("reasoning_tokens"),
+    Column("organization_id", String(64)),
+    Column("project_id", String(64)),
+    Column("user_id", String(64)),
+    Column("key_id", String(64)),
+    Column("model", String(256)),
+    Column("adapter", String(256)),
+    Column("route", String(64)),
+    Column("admitted_at", Float),
+    Column("price_id", String(64)),
+    Column("outcome", String(16)),
+    Column("status", Integer),
+    Column("waited_seconds", Float),
+    Column("queued_seconds", Float),
+    Column("wake_seconds", Float),
+    Column("first_token_seconds", Float),
+    Column("total_seconds", Float),
 )
 
-# The fold of those events: one row per request.
+# The fold of those events: one row per request, until it is older than what is kept.
 ledger_requests = Table(
     "ledger_requests",
     metadata,
@@ -42,7 +65,74 @@ ledger_requests = Table(
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("cached_tokens", BigInteger, nullable=False),
+    _sum("reasoning_tokens"),
+    Column("adapter", String(256)),
+    Column("queued_seconds", Float),
+    Column("wake_seconds", Float),
+    Column("total_seconds", Float),
+    # The price that was valid at its admission; NULL: there was none, and it costs nothing.
+    Column("price_id", String(64)),
+    _sum("cost"),
+    Index("ix_ledger_requests_admitted_at", "admitted_at"),
     Index("ix_ledger_requests_project_time", "project_id", "admitted_at"),
     Index("ix_ledger_requests_model_time", "model", "admitted_at"),
     Index("ix_ledger_requests_open", "outcome", "seen_at"),
+)
+
+# Sums of requests by the hour and by the day of their admission: changed with every request, in its transaction, so that
+# at any moment they are the sums of all requests there ever were. `width` in seconds.
+ledger_rollups = Table(
+    "ledger_rollups",
+    metadata,
+    Column("organization_id", String(64), primary_key=True),
+    Column("width", Integer, primary_key=True, autoincrement=False),
+    Column("start", BigInteger, primary_key=True, autoincrement=False),
+    Column("project_id", String(64), primary_key=True),
+    Column("user_id", String(64), primary_key=True),
+    Column("key_id", String(64), primary_key=True),
+    Column("model", String(256), primary_key=True),
+    Column("route", String(64), primary_key=True),
+    Column("outcome", String(16), primary_key=True),
+    Column("status", Integer, primary_key=True, autoincrement=False),
+    _sum("requests"),
+    _sum("prompt_tokens"),
+    _sum("completion_tokens"),
+    _sum("cached_tokens"),
+    _sum("reasoning_tokens"),
+    _sum("cost"),
+    # Of the cost: what uncached prompt, cached prompt and output were. The rest was asked per request.
+    _sum("prompt_cost"),
+    _sum("cached_cost"),
+    _sum("completion_cost"),
+    _sum("total_microseconds"),
+    _sum("first_token_microseconds"),
+    # How many had a first token.
+    _sum("first_tokens"),
+    sqlite_with_rowid=False,
+)
+
+# One row: requests admitted before it may have been dropped, and events of ones unknown are too late.
+ledger_floor = Table(
+    "ledger_floor",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("admitted_at", BigInteger, nullable=False),
+)
+
+# What tokens and requests of a model cost, from one moment to another; '*' for models without a price of their own.
+# Never changed but for the moment it ends.
+prices = Table(
+    "prices",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("model", String(256), nullable=False),
+    Column("valid_from", Float, nullable=False),
+    Column("valid_to", Float),
+    # Per million tokens; per request.
+    Column("prompt", BigInteger, nullable=False),
+    Column("cached_prompt", BigInteger, nullable=False),
+    Column("completion", BigInteger, nullable=False),
+    Column("request", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_prices_model", "model", "valid_from"),
 )
