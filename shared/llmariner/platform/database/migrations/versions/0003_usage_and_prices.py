@@ -1,5 +1,7 @@
 """Prices, what requests cost, and their sums by hour and day; events from which a request can be rebuilt."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -8,7 +10,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-_IDENTITY = (
+_IDENTITY: tuple[tuple[str, Any], ...] = (
     ("organization_id", sa.String(64)),
     ("project_id", sa.String(64)),
     ("user_id", sa.String(64)),
@@ -19,7 +21,7 @@ _IDENTITY = (
     ("admitted_at", sa.Float),
     ("price_id", sa.String(64)),
 )
-_ENDING = (
+_ENDING: tuple[tuple[str, Any], ...] = (
     ("outcome", sa.String(16)),
     ("status", sa.Integer),
     ("waited_seconds", sa.Float),
