@@ -10,7 +10,7 @@ import yaml
 
 from .children import CHECKOUT
 
-__all__ = ["FUNCTIONS", "KEYED", "ROUTES", "TOKEN_PATH", "Declared", "anonymous"]
+__all__ = ["FUNCTIONS", "KEYED", "OPEN", "ROUTES", "TOKEN_PATH", "Declared", "anonymous"]
 
 TOKEN_PATH = frozenset({"chat_completions", "completions", "embeddings", "tokenize", "detokenize"})
 _CONCRETE = {"id:path": "org/unknown", "operation": "changes"}
@@ -64,4 +64,6 @@ def _routes(name: str) -> list[Declared]:
 
 FUNCTIONS = sorted(path.parent.name for path in (CHECKOUT / "functions").glob("*/func.yaml"))
 ROUTES = [route for name in FUNCTIONS for route in _routes(name)]
-KEYED = [route for route in ROUTES if route.function not in ("health", "internal_gateway")]
+OPEN = frozenset({"auth", "health"})
+"""Functions that ask for no key."""
+KEYED = [route for route in ROUTES if route.function not in {*OPEN, "internal_gateway"}]

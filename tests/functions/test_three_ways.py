@@ -11,13 +11,14 @@ import pytest
 
 from .asking import Answer, InProcess, Question, over_http
 from .children import CHECKOUT, boot, framework, process
-from .declared import FUNCTIONS, TOKEN_PATH
+from .declared import FUNCTIONS, OPEN, TOKEN_PATH
 from .installation import Installation
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "say it"}], "max_tokens": 3}
 REAL = {
     "api_keys": Question("GET", "/v1/api_keys"),
     "api_usages": Question("GET", "/v1/api_usages", query="start_time=0&end_time=10"),
+    "auth": Question("GET", "/v1/auth/configuration"),
     "chat_completions": Question("POST", "/v1/chat/completions", CHAT),
     "completions": Question("POST", "/v1/completions", {"model": "tiny", "prompt": "say it", "max_tokens": 3}),
     "detokenize": Question("POST", "/v1/detokenize", {"model": "tiny", "tokens": []}),
@@ -28,6 +29,7 @@ REAL = {
     "internal_gateway": Question("POST", "/internal/gateway/changes", {"cursor": ""}),
     "models": Question("GET", "/v1/models"),
     "organization_audit_logs": Question("GET", "/v1/organization/audit_logs", query="limit=0"),
+    "organization_sign_in": Question("GET", "/v1/organization/sign_in/group_roles"),
     "tokenize": Question("POST", "/v1/tokenize", {"model": "tiny", "prompt": "say it"}),
 }
 VOLATILE = {"id", "created", "last_used_at", "x_received_headers"}
@@ -74,7 +76,7 @@ def questions(name: str, installation: Installation) -> list[tuple[int, Question
     if name in ("chat_completions", "completions"):
         stream = {**real.body, "stream": True, "stream_options": {"include_usage": True}}
         asked.append((200, Question("POST", real.path, stream, headers)))
-    if name != "health":
+    if name not in OPEN:
         asked.append((401, Question(real.method, real.path, real.body, {}, real.query)))
     return asked
 

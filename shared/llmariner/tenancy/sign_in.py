@@ -171,7 +171,7 @@ def _link(session: WriteSession, identity: Identity) -> str:
         raise PermissionDenied(
             f"There is an account '{address}' that signs in through {found.issuer or 'no issuer'} as somebody else, and "
             "it stays theirs. If it is yours, ask an owner of the default organization to unlink it from its sign-in "
-            f"(DELETE /v1/auth/sign_ins/{found.id}), then sign in again.",
+            f"(DELETE /v1/organization/sign_in/users/{found.id}), then sign in again.",
             code="account_linked",
         )
     session.run(update(users).where(users.c.id == found.id).values(**told, name=found.name or identity.name))

@@ -1,0 +1,88 @@
+"""/v1/organization/sign_in: what the issuer's groups are in the organisation, and who may sign in anew."""
+
+from typing import Annotated, Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Row
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest
+from llmariner.http.administration import administers
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of
+from llmariner.http.function import Application, function
+from llmariner.settings import IdentitySettings
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.group_roles import GroupRoles
+
+Reader = Annotated[Caller, administers("api.organizations.users.read")]
+Writer = Annotated[Caller, administers("api.organizations.users.write")]
+
+
+class CreateGroupRole(BaseModel):
+    """POST /v1/organization/sign_in/group_roles. `project_id` None: a role in the organisation."""
+
+    model_config = ConfigDict(strict=True)
+
+    group: str
+    role: str
+    project_id: str | None = None
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("organization_sign_in", context)
+    app.get("/v1/organization/sign_in/group_roles")(list_group_roles)
+    app.post("/v1/organization/sign_in/group_roles")(create_group_role)
+    app.delete("/v1/organization/sign_in/group_roles/{group_role_id}")(delete_group_role)
+    app.delete("/v1/organization/sign_in/users/{user_id}")(unlink_user)
+    return app
+
+
+def list_group_roles(request: Request, caller: Reader) -> dict[str, Any]:
+    """All of the organisation, of whatever issuer, oldest first."""
+    rows = GroupRoles(context_of(request).database).of_organization(caller.organization_id)
+    return {"object": "list", "data": [_rendered(row) for row in rows], "has_more": False}
+
+
+def create_group_role(request: Request, caller: Writer, body: CreateGroupRole) -> dict[str, Any]:
+    """Give the members of a group of the present issuer a role, from their next request on."""
+    context = context_of(request)
+    issuer = IdentitySettings.load(context.env).issuer
+    if not issuer:
+        raise InvalidRequest("This platform has no issuer, so there are no groups: set LLMARINER_OIDC_ISSUER first.")
+    made = GroupRoles(context.database).create(
+        caller, issuer=issuer, group=body.group, role=body.role, project_id=body.project_id
+    )
+    return _rendered(made)
+
+
+def delete_group_role(request: Request, caller: Writer, group_role_id: str) -> dict[str, Any]:
+    """Take it from them, from their next request on."""
+    GroupRoles(context_of(request).database).delete(caller, group_role_id)
+    return {"id": group_role_id, "object": "organization.group_role.deleted", "deleted": True}
+
+
+def unlink_user(request: Request, caller: Writer, user_id: str) -> dict[str, Any]:
+    """Let a person sign in anew through whatever vouches for their e-mail next; for owners of the default organisation."""
+    people = context_of(request).identity
+    if people is None:
+        raise InvalidRequest("This platform has no issuer, so nobody signs in to it: set LLMARINER_OIDC_ISSUER first.")
+    people.unlink(caller, user_id)
+    return {"id": user_id, "object": "organization.user.sign_in.deleted", "deleted": True}
+
+
+def _rendered(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "object": "organization.group_role",
+        "issuer": row.issuer,
+        "group": row.group_name,
+        "role": row.role,
+        "project_id": row.project_id,
+        "created_at": row.created_at,
+    }
+
+
+handle = function(build)
