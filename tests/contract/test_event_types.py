@@ -21,6 +21,8 @@ from llmariner.platform.events import tables
 from llmariner.settings import HomeSettings
 from llmariner.tenancy.keys import Keys, NewKey, Owner
 
+from .team import live_as_a_team
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 TYPE = re.compile(r"ai\.llmariner\.[a-z_]+\.[a-z_]+\.v\d+")
 TICK = "ai.llmariner.platform.tick.v1"
@@ -61,6 +63,7 @@ def emitted(database: Database, keys: Keys, registry: Registry, owner: Owner) ->
         registry.configure(name, ModelConfig(), project_id=None)
         registry.activate(name, ActivationStatus.INACTIVE, project_id=None)
         registry.delete(name, project_id=None)
+    live_as_a_team(database, owner)
     found: dict[str, list[tuple[str, Any]]] = {}
     with database.read() as session:
         for row in session.rows(select(tables.events)):

@@ -2,154 +2,161 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Row, and_, or_, select, union_all, update
+from sqlalchemy import ColumnElement, and_, select, union_all, update
 
+from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, Duplicate, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events import outbox
 from llmariner.settings import Secret
-from llmariner.tenancy import secrets
-from llmariner.tenancy.caller import Owner
-from llmariner.tenancy.tables import api_keys, organizations, projects, users
+from llmariner.tenancy import names, secrets, sources
+from llmariner.tenancy.caller import Caller, Owner
+from llmariner.tenancy.leaving import end_account
+from llmariner.tenancy.stored_keys import KEYS, ApiKey, key_of, key_with_digest
+from llmariner.tenancy.tables import api_keys, users
 
-__all__ = ["ApiKey", "Keys", "NewKey", "Owner", "key_with_digest"]
+__all__ = ["KEEP", "ApiKey", "Keys", "NewKey", "Owner", "View", "key_with_digest"]
 
 _CREATED = "ai.llmariner.api_key.created.v1"
 _UPDATED = "ai.llmariner.api_key.updated.v1"
 _REVOKED = "ai.llmariner.api_key.revoked.v1"
 _LONGEST_OVERLAP = 30 * 86400
+_MOST_MODELS = 1000
+
+
+class _Keep:
+    """What is said of a field that stays as it is, where None says something else."""
+
+
+KEEP: Final = _Keep()
 
 
 @dataclass(frozen=True)
 class NewKey:
-    """What a caller says of a key to be made. `expires_in` in seconds; None: never."""
+    """What a caller says of a key to be made. `expires_in` in seconds; None: never.
+
+    `allowed_models`: ids of the models that it may use, `allowed_sources`: networks that it may be used from, in CIDR
+    form; None: all.
+    """
 
     name: str
     scopes: frozenset[str]
     expires_in: int | None = None
     excluded_from_rate_limiting: bool = False
+    allowed_models: tuple[str, ...] | None = None
+    allowed_sources: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
-class ApiKey:
-    """A key as it is stored. Times in seconds since 1970; `project_id` None: of the kind 'admin'."""
+class View:
+    """Whose keys somebody sees: those of an organisation, there of one project, there of one user; None: of all.
 
-    id: str
-    name: str
-    kind: str
-    user_id: str
-    project_id: str | None
+    `kind`: 'project' keys, or 'admin' keys, which have no project.
+    """
+
     organization_id: str
-    email: str
-    organization_title: str
-    project_title: str | None
-    prefix: str
-    scopes: frozenset[str]
-    created_at: int
-    expires_at: int | None
-    last_used_at: int | None
-    excluded_from_rate_limiting: bool
-    digest: str
-    previous_digest: str | None
-    previous_expires_at: float | None
-    revoked_at: float | None
-    revision: int
-    project_archived: bool
+    project_id: str | None = None
+    user_id: str | None = None
+    kind: str = "project"
 
-    def usable(self, at: float) -> bool:
-        """Neither revoked nor expired at that time, nor of a project that is archived."""
-        alive = self.revoked_at is None and not self.project_archived
-        return alive and (self.expires_at is None or at < self.expires_at)
-
-    def superseded(self, digest: str, at: float) -> bool:
-        """Whether that digest is of the secret before the last rotation, and its overlap is over."""
-        return digest == self.previous_digest and (self.previous_expires_at or 0) <= at
+    def holds(self) -> ColumnElement[bool]:
+        """The condition on rows of keys."""
+        wanted = {"organization_id": self.organization_id, "kind": self.kind}
+        wanted |= {"project_id": self.project_id} if self.project_id is not None else {}
+        wanted |= {"user_id": self.user_id} if self.user_id is not None else {}
+        return and_(*(api_keys.c[name] == value for name, value in wanted.items()))
 
 
 class Keys:
-    """The API keys of one installation."""
+    """The API keys of one installation. An `Owner` in the place of a `View` sees all keys of its project.
+
+    `actor` None: the platform itself.
+    """
 
     def __init__(self, database: Database, pepper: Secret) -> None:
         self._database = database
         self._pepper = pepper
 
-    def create(self, owner: Owner, new: NewKey, secret: str = "") -> tuple[ApiKey, str]:
+    def create(self, owner: Owner, new: NewKey, secret: str = "", *, actor: Caller | None = None) -> tuple[ApiKey, str]:
         """Make a key; the secret is returned this once. Conflict when the owner has a live key of that name.
 
         `secret` only where it had to be known before there was a database.
         """
-        if not 1 <= len(new.name) <= 256:
-            raise InvalidRequest("'name' must be 1 to 256 characters long.", param="name")
         secret = secret or secrets.new_secret()
-        now = int(time.time())
-        key_id = new_id("key")
-        with self._database.write() as session:
-            # Taken before the look at the names: whoever holds the revision's row is the only one who gives out names.
-            revision = next_revision(session, "api_keys")
-            if _named(session, owner.user_id, new.name):
-                raise Conflict(f"You have a key named '{new.name}' already; choose another name.", param="name")
-            session.add(
-                api_keys,
-                id=key_id,
-                name=new.name,
-                user_id=owner.user_id,
-                project_id=owner.project_id,
-                organization_id=owner.organization_id,
-                prefix=secrets.mask(secret),
-                scopes=" ".join(sorted(new.scopes)),
-                created_at=now,
-                expires_at=now + new.expires_in if new.expires_in else None,
-                excluded_from_rate_limiting=new.excluded_from_rate_limiting,
-                digest=secrets.digest(self._pepper, secret),
-                revision=revision,
-            )
-            outbox.add(session, _CREATED, f"api_keys/{key_id}", _told(owner, key_id, new.name))
+        key_id = self._add(actor, new, secret, owner.user_id, owner.organization_id, owner.project_id)
         return self.get(owner, key_id), secret
+
+    def create_admin(self, caller: Caller, new: NewKey) -> tuple[ApiKey, str]:
+        """Make a key that administers the caller's organisation and uses no project; as `create`."""
+        secret = secrets.new_admin_secret()
+        key_id = self._add(caller, new, secret, caller.user_id, caller.organization_id, None)
+        return self.get(View(caller.organization_id, kind="admin"), key_id), secret
 
     def of_project(self, owner: Owner) -> list[ApiKey]:
         """The live keys of the owner's project, newest first."""
-        live = and_(api_keys.c.project_id == owner.project_id, api_keys.c.revoked_at.is_(None))
-        with self._database.read() as session:
-            rows = session.rows(_KEYS.where(live).order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()))
-        return [_key(row) for row in rows]
+        return self.seen(_view(owner))
 
-    def get(self, owner: Owner, key_id: str) -> ApiKey:
-        """One live key of the owner's project. NotFound otherwise."""
+    def seen(self, view: View) -> list[ApiKey]:
+        """The live keys of a view, newest first."""
+        live = and_(view.holds(), api_keys.c.revoked_at.is_(None))
         with self._database.read() as session:
-            return _live(session, owner, key_id)
+            rows = session.rows(KEYS.where(live).order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()))
+        return [key_of(row) for row in rows]
 
-    def update(self, owner: Owner, key_id: str, *, name: str | None, excluded: bool | None) -> ApiKey:
-        """Rename a key, or change whether limits apply to it."""
-        values: dict[str, Any] = {}
-        if name is not None:
-            if not 1 <= len(name) <= 256:
-                raise InvalidRequest("'name' must be 1 to 256 characters long.", param="name")
-            values["name"] = name
-        if excluded is not None:
-            values["excluded_from_rate_limiting"] = excluded
+    def get(self, view: Owner | View, key_id: str) -> ApiKey:
+        """One live key of a view. NotFound otherwise."""
+        with self._database.read() as session:
+            return _live(session, view, key_id)
+
+    def update(
+        self,
+        view: Owner | View,
+        key_id: str,
+        *,
+        name: str | None = None,
+        excluded: bool | None = None,
+        scopes: frozenset[str] | None = None,
+        expires_at: int | _Keep | None = KEEP,
+        allowed_models: tuple[str, ...] | _Keep | None = KEEP,
+        allowed_sources: tuple[str, ...] | _Keep | None = KEEP,
+        actor: Caller | None = None,
+    ) -> ApiKey:
+        """Change a key; what isn't said stays. Conflict for a name that its owner has given to another.
+
+        `expires_at` None: never; `allowed_models`, `allowed_sources` None: all.
+        """
+        values: dict[str, Any] = {"name": _name(name)} if name is not None else {}
+        values |= {"excluded_from_rate_limiting": excluded} if excluded is not None else {}
+        values |= {"scopes": " ".join(sorted(scopes))} if scopes is not None else {}
+        values |= {"expires_at": _moment(expires_at)} if not isinstance(expires_at, _Keep) else {}
+        values |= _allowed(allowed_models, allowed_sources)
         with self._database.write() as session:
-            if name is not None:
-                next_revision(session, "api_keys")  # as in `create`
-            key = _live(session, owner, key_id)
-            if name is not None and name != key.name and _named(session, key.user_id, name):
-                raise Conflict(f"A key named '{name}' exists already; choose another name.", param="name")
+            next_revision(session, "api_keys")  # as in `_add`
+            key = _live(session, view, key_id)
+            new_name = values.get("name", key.name)
+            if new_name != key.name and _named(session, key.user_id, new_name):
+                raise Conflict(f"A key named '{new_name}' exists already; choose another name.", param="name")
             _change(session, key, **values)
-            outbox.add(session, _UPDATED, f"api_keys/{key_id}", _told(owner, key_id, name or key.name))
-        return self.get(owner, key_id)
+            outbox.add(session, _UPDATED, f"api_keys/{key_id}", _told(key, new_name))
+            _log(session, actor, "updated", key, {"changes_requested": values})
+        return self.get(view, key_id)
 
-    def rotate(self, owner: Owner, key_id: str, *, overlap: int) -> tuple[ApiKey, str]:
+    def rotate(
+        self, view: Owner | View, key_id: str, *, overlap: int, actor: Caller | None = None
+    ) -> tuple[ApiKey, str]:
         """Give a key a new secret, returned this once; the old one works for `overlap` more seconds."""
         if not 0 <= overlap <= _LONGEST_OVERLAP:
             raise InvalidRequest(f"'overlap_seconds' must be 0 to {_LONGEST_OVERLAP}.", param="overlap_seconds")
-        secret = secrets.new_secret()
         with self._database.write() as session:
-            key = _live(session, owner, key_id)
+            key = _live(session, view, key_id)
+            secret = secrets.new_admin_secret() if key.kind == "admin" else secrets.new_secret()
             _change(
                 session,
                 key,
@@ -158,15 +165,20 @@ class Keys:
                 previous_digest=key.digest if overlap else None,
                 previous_expires_at=time.time() + overlap if overlap else None,
             )
-            outbox.add(session, _UPDATED, f"api_keys/{key_id}", _told(owner, key_id, key.name))
-        return self.get(owner, key_id), secret
+            outbox.add(session, _UPDATED, f"api_keys/{key_id}", _told(key))
+            told = {"changes_requested": {"secret": "rotated", "overlap_seconds": overlap}}
+            _log(session, actor, "updated", key, told)
+        return self.get(view, key_id), secret
 
-    def revoke(self, owner: Owner, key_id: str) -> None:
-        """End a key; every process refuses it within its polling interval (2 s)."""
+    def revoke(self, view: Owner | View, key_id: str, *, actor: Caller | None = None) -> None:
+        """End a key; every process refuses it within its polling interval (2 s). A service account ends with its last."""
         with self._database.write() as session:
-            key = _live(session, owner, key_id)
+            key = _live(session, view, key_id)
             _change(session, key, revoked_at=time.time())
-            outbox.add(session, _REVOKED, f"api_keys/{key_id}", _told(owner, key_id, key.name))
+            outbox.add(session, _REVOKED, f"api_keys/{key_id}", _told(key))
+            if _was_last_of_account(session, key):
+                end_account(session, next_revision(session, "api_keys"), key.user_id)
+            _log(session, actor, "deleted", key, {})
 
     def by_digest(self, digest: str) -> ApiKey | None:
         """The key whose present or previous secret has that digest; expiry is for the caller to look at."""
@@ -196,57 +208,90 @@ class Keys:
         """The digest under which a secret is stored."""
         return secrets.digest(self._pepper, secret)
 
-
-_KEYS = select(
-    api_keys,
-    users.c.email,
-    organizations.c.title.label("organization_title"),
-    projects.c.title.label("project_title"),
-    projects.c.archived_at,
-).select_from(
-    api_keys.join(users)
-    .join(organizations, organizations.c.id == api_keys.c.organization_id)
-    .outerjoin(projects, projects.c.id == api_keys.c.project_id)
-)
-
-
-def key_with_digest(session: ReadSession, digest: str) -> ApiKey | None:
-    """The key whose present or previous secret has that digest."""
-    row = session.first(_KEYS.where(or_(api_keys.c.digest == digest, api_keys.c.previous_digest == digest)))
-    return _key(row) if row else None
-
-
-def _key(row: Row[Any]) -> ApiKey:
-    return ApiKey(
-        id=row.id,
-        name=row.name,
-        kind=row.kind,
-        user_id=row.user_id,
-        project_id=row.project_id,
-        organization_id=row.organization_id,
-        email=row.email,
-        organization_title=row.organization_title,
-        project_title=row.project_title,
-        prefix=row.prefix,
-        scopes=frozenset(row.scopes.split()),
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-        last_used_at=row.last_used_at,
-        excluded_from_rate_limiting=row.excluded_from_rate_limiting,
-        digest=row.digest,
-        previous_digest=row.previous_digest,
-        previous_expires_at=row.previous_expires_at,
-        revoked_at=row.revoked_at,
-        revision=row.revision,
-        project_archived=row.archived_at is not None,
-    )
+    def _add(
+        self,
+        actor: Caller | None,
+        new: NewKey,
+        secret: str,
+        user_id: str,
+        organization_id: str,
+        project_id: str | None,
+    ) -> str:
+        now, key_id, name = int(time.time()), new_id("key"), _name(new.name)
+        whose = {"user_id": user_id, "project_id": project_id, "organization_id": organization_id}
+        allowed = _allowed(new.allowed_models, new.allowed_sources)
+        with self._database.write() as session:
+            # Taken before the look at the names: whoever holds the revision's row is the only one who gives out names.
+            revision = next_revision(session, "api_keys")
+            if _named(session, user_id, name):
+                raise Conflict(f"There is a key named '{name}' of this user already; choose another.", param="name")
+            session.add(
+                api_keys,
+                id=key_id,
+                name=name,
+                kind="project" if project_id is not None else "admin",
+                prefix=secrets.mask(secret),
+                scopes=" ".join(sorted(new.scopes)),
+                created_at=now,
+                expires_at=now + new.expires_in if new.expires_in else None,
+                excluded_from_rate_limiting=new.excluded_from_rate_limiting,
+                digest=secrets.digest(self._pepper, secret),
+                revision=revision,
+                **whose,
+                **allowed,
+            )
+            outbox.add(session, _CREATED, f"api_keys/{key_id}", {"id": key_id, "name": name, **whose})
+            _log(session, actor, "created", _live_of(session, key_id), {"data": {"scopes": sorted(new.scopes)}})
+        return key_id
 
 
-def _live(session: ReadSession, owner: Owner, key_id: str) -> ApiKey:
-    row = session.first(_KEYS.where(api_keys.c.id == key_id, api_keys.c.project_id == owner.project_id))
+def _view(seen: Owner | View) -> View:
+    return seen if isinstance(seen, View) else View(seen.organization_id, seen.project_id)
+
+
+def _live(session: ReadSession, view: Owner | View, key_id: str) -> ApiKey:
+    row = session.first(KEYS.where(api_keys.c.id == key_id, _view(view).holds()))
     if row is None or row.revoked_at is not None:
         raise NotFound(f"No API key with id '{key_id}'. List yours with GET /v1/api_keys.", param="id")
-    return _key(row)
+    return key_of(row)
+
+
+def _live_of(session: ReadSession, key_id: str) -> ApiKey:
+    row = session.first(KEYS.where(api_keys.c.id == key_id))
+    assert row is not None, "it was just made"
+    return key_of(row)
+
+
+def _name(said: str) -> str:
+    if not 1 <= len(said) <= 256:
+        raise InvalidRequest("'name' must be 1 to 256 characters long.", param="name")
+    return said
+
+
+def _moment(said: int | None) -> int | None:
+    if said is not None and said <= time.time():
+        raise InvalidRequest("'expires_at' must be in the future, or null for never.", param="expires_at")
+    return said
+
+
+def _allowed(models: tuple[str, ...] | _Keep | None, networks: tuple[str, ...] | _Keep | None) -> dict[str, str | None]:
+    """The columns of both lists as JSON. InvalidRequest for an empty list, which would make a key for nothing."""
+    found: dict[str, str | None] = {}
+    for name, said in (("allowed_models", models), ("allowed_sources", networks)):
+        if isinstance(said, _Keep):
+            continue
+        if said is not None and not said:
+            raise InvalidRequest(f"'{name}' must not be empty; null allows all.", param=name)
+        found[name] = None if said is None else json.dumps(_listed(name, said))
+    return found
+
+
+def _listed(name: str, said: tuple[str, ...]) -> list[str]:
+    if name == "allowed_sources":
+        return list(sources.networks(said, name))
+    if len(said) > _MOST_MODELS:
+        raise InvalidRequest(f"'{name}' must name at most {_MOST_MODELS} models.", param=name)
+    return [names.title(each, f"{name}[{index}]") for index, each in enumerate(said)]
 
 
 def _named(session: ReadSession, user_id: str, name: str) -> bool:
@@ -254,6 +299,11 @@ def _named(session: ReadSession, user_id: str, name: str) -> bool:
         api_keys.c.user_id == user_id, api_keys.c.name == name, api_keys.c.revoked_at.is_(None)
     )
     return session.first(query) is not None
+
+
+def _was_last_of_account(session: ReadSession, key: ApiKey) -> bool:
+    live = select(api_keys.c.id).where(api_keys.c.user_id == key.user_id, api_keys.c.revoked_at.is_(None))
+    return key.is_of_account and session.first(live) is None
 
 
 def _change(session: WriteSession, key: ApiKey, **values: Any) -> None:
@@ -266,11 +316,11 @@ def _change(session: WriteSession, key: ApiKey, **values: Any) -> None:
         raise Conflict("The key was changed at the same time; read it again and retry.")
 
 
-def _told(owner: Owner, key_id: str, name: str) -> dict[str, Any]:
-    return {
-        "id": key_id,
-        "name": name,
-        "user_id": owner.user_id,
-        "project_id": owner.project_id,
-        "organization_id": owner.organization_id,
-    }
+def _told(key: ApiKey, name: str = "") -> dict[str, Any]:
+    whose = {"user_id": key.user_id, "project_id": key.project_id, "organization_id": key.organization_id}
+    return {"id": key.id, "name": name or key.name, **whose}
+
+
+def _log(session: WriteSession, actor: Caller | None, what: str, key: ApiKey, told: dict[str, Any]) -> None:
+    place: Any = {"organization_id": key.organization_id, "project_id": key.project_id}
+    log.add(session, actor, f"api_key.{what}", {"id": key.id, **told}, **place)

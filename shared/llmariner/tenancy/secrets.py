@@ -1,4 +1,4 @@
-"""API key secrets: made from random bits, shown once, kept only as a keyed hash."""
+"""Secrets of API keys and invitations: made from random bits, shown once, kept only as a keyed hash."""
 
 from __future__ import annotations
 
@@ -9,16 +9,26 @@ import string
 
 from llmariner.settings import Secret
 
-__all__ = ["digest", "mask", "new_secret"]
+__all__ = ["digest", "mask", "new_admin_secret", "new_secret", "new_token"]
 
 _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 48
-_SHOWN = 7
+_SHOWN = 4
 
 
 def new_secret() -> str:
     """`sk-` and 48 random characters (285 bits)."""
-    return "sk-" + "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+    return "sk-" + _random()
+
+
+def new_admin_secret() -> str:
+    """Of a key of the kind 'admin': `sk-admin-` and as many."""
+    return "sk-admin-" + _random()
+
+
+def new_token() -> str:
+    """Of an invitation: `inv-` and as many."""
+    return "inv-" + _random()
 
 
 def digest(pepper: Secret, secret: str) -> str:
@@ -27,5 +37,9 @@ def digest(pepper: Secret, secret: str) -> str:
 
 
 def mask(secret: str) -> str:
-    """What is shown of a secret ever after: enough to recognise it by."""
-    return f"{secret[:_SHOWN]}…{secret[-2:]}"
+    """What is shown of a secret ever after: its prefix and enough to recognise it by."""
+    return f"{secret[: secret.rfind('-') + 1 + _SHOWN]}…{secret[-2:]}"
+
+
+def _random() -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))

@@ -1,0 +1,58 @@
+"""Names that people give to things, as they are stored: titles, e-mail addresses, Kubernetes labels."""
+
+from __future__ import annotations
+
+import re
+
+from llmariner.errors import InvalidRequest
+
+__all__ = ["address", "label", "label_key", "label_value", "title"]
+
+_LONGEST_TITLE = 256
+_LONGEST_ADDRESS = 254
+_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
+# A DNS label (RFC 1123), and the parts of a Kubernetes label.
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/")
+_WORD = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+
+
+def title(said: str, param: str = "title", *, most: int = _LONGEST_TITLE) -> str:
+    """A title or name without the space around it. InvalidRequest when it is empty, too long or unprintable."""
+    stripped = said.strip()
+    if not 1 <= len(stripped) <= most or not stripped.isprintable():
+        raise InvalidRequest(f"'{param}' must be 1 to {most} printable characters.", param=param)
+    return stripped
+
+
+def address(said: str, param: str = "email") -> str:
+    """An e-mail address in lower case, which is how people are told apart. InvalidRequest when it is none."""
+    found = said.strip().lower()
+    if len(found) > _LONGEST_ADDRESS or not _ADDRESS.fullmatch(found) or not found.isprintable():
+        raise InvalidRequest(f"'{param}' must be an e-mail address, such as ann@example.org.", param=param)
+    return found
+
+
+def label(said: str, param: str) -> str:
+    """A DNS label: the name of a namespace or a queue. InvalidRequest otherwise."""
+    if not _LABEL.fullmatch(said):
+        raise InvalidRequest(
+            f"'{param}' must be a DNS label: up to 63 lower-case letters, digits and hyphens, with no hyphen at either end.",
+            param=param,
+        )
+    return said
+
+
+def label_key(said: str, param: str) -> str:
+    """The key of a node's label, such as `example.org/pool`. InvalidRequest otherwise."""
+    prefix = _PREFIX.match(said)
+    if not _WORD.fullmatch(said[prefix.end() :] if prefix else said):
+        raise InvalidRequest(f"'{param}' must be the key of a Kubernetes label, such as example.org/pool.", param=param)
+    return said
+
+
+def label_value(said: str, param: str) -> str:
+    """The value of a node's label; may be empty. InvalidRequest otherwise."""
+    if said and not _WORD.fullmatch(said):
+        raise InvalidRequest(f"'{param}' must be the value of a Kubernetes label: up to 63 characters.", param=param)
+    return said

@@ -1,0 +1,93 @@
+"""People, roles and places to try the rules of organisations on, and a life in which every administrative act happens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from llmariner.platform.database import Database
+from llmariner.settings import Secret
+from llmariner.tenancy.caller import Caller, Owner
+from llmariner.tenancy.callers import Callers
+from llmariner.tenancy.custom_roles import CustomRoles
+from llmariner.tenancy.invites import Invites
+from llmariner.tenancy.keys import Keys, NewKey
+from llmariner.tenancy.members import Members
+from llmariner.tenancy.organizations import Organizations
+from llmariner.tenancy.projects import Assignment, NewProject, Projects
+from llmariner.tenancy.service_accounts import ServiceAccounts
+
+__all__ = ["PEPPER", "Team", "live_as_a_team"]
+
+PEPPER = Secret("p" * 32)
+
+
+class Team:
+    """The rules over one database, and callers to act by them. `admin` owns the default organisation, as a person."""
+
+    def __init__(self, database: Database, owner: Owner) -> None:
+        self.database = database
+        self.owner = owner
+        self.organizations = Organizations(database)
+        self.projects = Projects(database)
+        self.members = Members(database)
+        self.accounts = ServiceAccounts(database)
+        self.roles = CustomRoles(database)
+        self.invites = Invites(database, PEPPER)
+        self.keys = Keys(database, PEPPER)
+        self.callers = Callers(database, PEPPER)
+        self.admin = self.caller(owner.user_id)
+
+    def caller(self, user_id: str, organization: str | None = None, project: str | None = None) -> Caller:
+        """A person as they stand now."""
+        return self.callers.of_user(user_id, organization, project)
+
+    def person(self, email: str, role: str = "reader", **projects: str) -> Caller:
+        """A new member of the default organisation; `projects` by id, with the role there."""
+        made = self.members.add(self.admin, email, role)
+        for project_id, project_role in projects.items():
+            self.members.add_to_project(self.admin, project_id, made.user_id, project_role)
+        return self.caller(made.user_id)
+
+    def project(self, title: str = "Second", **values: Any) -> str:
+        """The id of a new project of the default organisation."""
+        return self.projects.create(self.admin, NewProject(title, **values)).id
+
+    def key(self, caller: Caller, name: str = "key", project_id: str | None = None) -> tuple[str, str]:
+        """Id and secret of a new key that carries all that its user may do."""
+        place = Owner(caller.user_id, project_id or caller.owner.project_id, caller.organization_id)
+        key, secret = self.keys.create(place, NewKey(name, caller.scopes))
+        return key.id, secret
+
+    def good(self, secret: str) -> bool:
+        """Whether somebody who shows it is let in."""
+        return self.callers.by_secret(secret) is not None
+
+
+def live_as_a_team(database: Database, owner: Owner) -> None:
+    """Every act of administration once."""
+    team = Team(database, owner)
+    made = team.organizations.create(team.admin, "Acme")
+    there = team.caller(owner.user_id, made.id)
+    team.organizations.rename(there, "Acme Inc")
+    team.organizations.delete(there)
+    project_id = team.project()
+    team.projects.rename(team.admin, project_id, "Third")
+    team.projects.assign(team.admin, project_id, [Assignment("team-a")])
+    ann = team.person("ann@example.org", **{project_id: "member"})
+    team.members.set_role_in_project(team.admin, project_id, ann.user_id, "viewer")
+    team.members.set_role(team.admin, ann.user_id, "owner")
+    account = team.accounts.create(team.admin, project_id, "ci")
+    team.accounts.update(team.admin, project_id, account.id, role="viewer")
+    team.accounts.delete(team.admin, project_id, account.id)
+    role = team.roles.create(team.admin, "auditor", ["api.audit.read"])
+    team.roles.update(team.admin, role.id, description="Reads the log.")
+    team.roles.delete(team.admin, role.id)
+    _, token = team.invites.create(team.admin, "bob@example.org")
+    team.invites.accept(token)
+    invite, _ = team.invites.create(team.admin, "eve@example.org")
+    team.invites.revoke(team.admin, invite.id)
+    team.members.remove_from_project(team.admin, project_id, ann.user_id)
+    team.members.remove(team.admin, ann.user_id)
+    team.projects.archive(team.admin, project_id)
+    team.projects.delete(replace(team.admin, project_id=None), project_id)
