@@ -70,6 +70,11 @@ async def _remove(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+async def _adopt(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    await context.serving.adopt(_field(body, "service", str))
+    return {}
+
+
 async def _tidy(context: Context, _body: dict[str, Any]) -> dict[str, Any]:
     await context.serving.tidy()
     return {}
@@ -107,6 +112,7 @@ _OPERATIONS: dict[str, Operation] = {
     "wake": _wake,
     "sleep": _sleep,
     "remove": _remove,
+    "adopt": _adopt,
     "tidy": _tidy,
     "status": _status,
     "statuses": _statuses,

@@ -96,6 +96,9 @@ class ScriptedServing:
     async def remove(self, model_id: str, folder: str) -> None:
         await self.sleep(model_id)
 
+    async def adopt(self, service: str) -> None:
+        """There is no cluster."""
+
     async def tidy(self) -> None:
         """Engines are the test's."""
 

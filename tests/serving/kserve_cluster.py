@@ -49,6 +49,7 @@ class Models:
         self.wakes: list[tuple[str, float]] = []
         self.last: dict[str, float | None] = {}
         self.adopted: Mapping[str, str] = {}
+        self.looked_at: str | None = None
 
     async def find(self, model_id: str) -> EngineModel:
         if model_id not in self.known:
@@ -64,8 +65,8 @@ class Models:
     async def idle_since(self, model_id: str) -> float | None:
         return self.last.get(model_id, 0.0)
 
-    async def adopt(self, services: Mapping[str, str]) -> None:
-        self.adopted = services
+    async def adopt(self, services: Mapping[str, str], *, looked_at: str | None = None) -> None:
+        self.adopted, self.looked_at = services, looked_at
 
 
 class Controllers(threading.Thread):

@@ -113,6 +113,17 @@ def test_what_kubectl_made_is_made_known_woken_and_put_to_sleep_but_not_rewritte
     assert the_service(cluster)["metadata"]["annotations"] == before["metadata"]["annotations"]
 
 
+def test_one_service_is_looked_at_as_it_is_and_never_one_of_ours(cluster: Clustered) -> None:
+    theirs(cluster)
+    cluster.driven.ready(SMALL.id)
+    our_name = next(
+        each for each in cluster.controllers.listed(INFERENCE_SERVICES) if each["metadata"]["name"] != "theirs"
+    )
+    for name, expected in (("theirs", {"theirs": "theirs"}), (our_name["metadata"]["name"], {}), ("gone", {})):
+        cluster.driven.do(cluster.serving.adopt(name))
+        assert (cluster.models.adopted, cluster.models.looked_at) == (expected, name)
+
+
 def test_what_kserve_scales_itself_is_stopped_by_kserves_own_switch(cluster: Clustered) -> None:
     theirs(cluster)
     cluster.driven.until(lambda status: status.phase is Phase.READY, "theirs")

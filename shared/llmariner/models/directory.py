@@ -44,26 +44,27 @@ class ModelDirectory:
         tuned = await asyncio.to_thread(self._registry.tuned_from, model_id)
         return await asyncio.to_thread(self._ledger.idle_since, [model_id, *(model.id for model in tuned)])
 
-    async def adopt(self, services: Mapping[str, str]) -> None:
-        """Have in the registry what others made on the cluster, model id → InferenceService."""
-        await asyncio.to_thread(self._adopt, services)
+    async def adopt(self, services: Mapping[str, str], *, looked_at: str | None = None) -> None:
+        """Have in the registry what others made on the cluster, model id → InferenceService; `looked_at`: only that one."""
+        await asyncio.to_thread(self._adopt, services, looked_at)
 
     def _find(self, model_id: str) -> EngineModel:
         model = self._registry.get(model_id)
         wakes = self._registry.wakes(model.base_model_id or model_id)
         return _for_engine(model, wakes[len(wakes) // 2] if wakes else None)
 
-    def _adopt(self, services: Mapping[str, str]) -> None:
-        known = self._registry.adopted()
+    def _adopt(self, services: Mapping[str, str], looked_at: str | None) -> None:
+        known = {model_id: name for model_id, name in self._registry.adopted().items() if looked_at in (None, name)}
         for model_id, name in services.items():
             if model_id not in known:
                 try:
                     self._registry.create(NewModel(model_id, SourceRepository.KUBERNETES, name))
                 except (Conflict, InvalidRequest) as error:
                     _log.warning("the InferenceService %s is not served: %s", name, error.message)
-        for model_id in known - services.keys():
-            with contextlib.suppress(PlatformError):  # somebody else was first
+        for model_id in known.keys() - services.keys():
+            with contextlib.suppress(PlatformError):  # it was never loaded
                 self._registry.activate(model_id, ActivationStatus.INACTIVE, project_id=None)
+            with contextlib.suppress(PlatformError):  # somebody else was first
                 self._registry.delete(model_id, project_id=None)
 
 

@@ -185,13 +185,13 @@ class Registry:
         with self._database.read() as session:
             return [_model(row) for row in session.rows(query.order_by(models.c.id))]
 
-    def adopted(self) -> set[str]:
-        """The ids of models that somebody else made an InferenceService for."""
-        of_kubernetes = models.c.source_repository == SourceRepository.KUBERNETES
+    def adopted(self) -> dict[str, str]:
+        """The models that somebody else made an InferenceService for: id → its name."""
+        query = select(models.c.id, models.c.model_file_location).where(
+            models.c.source_repository == SourceRepository.KUBERNETES, models.c.deleted.is_(False)
+        )
         with self._database.read() as session:
-            return {
-                row.id for row in session.rows(select(models.c.id).where(of_kubernetes, models.c.deleted.is_(False)))
-            }
+            return {row.id: row.model_file_location for row in session.rows(query)}
 
     def changed_since(self, revision: int) -> tuple[int, list[str]]:
         """The newest revision, and the ids of models changed or deleted after `revision`."""

@@ -93,6 +93,9 @@ class Serving(Protocol):
     async def remove(self, model_id: str, folder: str) -> None:
         """End the engine of a model that was deleted, and forget it. Idempotent."""
 
+    async def adopt(self, service: str) -> None:
+        """Look at an InferenceService that somebody made or deleted: make its model known, or forget it. Idempotent."""
+
     async def tidy(self) -> None:
         """Do what must happen without anybody asking, where no process of ours stays to do it; called every minute."""
 

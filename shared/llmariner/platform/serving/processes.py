@@ -116,6 +116,9 @@ class ProcessServing:
         """See the port."""
         await self._end(model_id)
 
+    async def adopt(self, service: str) -> None:
+        """See the port: there is no cluster."""
+
     async def tidy(self) -> None:
         """See the port: each engine's own task does it."""
 

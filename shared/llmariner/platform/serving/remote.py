@@ -48,6 +48,10 @@ class RemoteServing:
         """See the port."""
         await self._caller.call("remove", {"model": model_id, "folder": folder})
 
+    async def adopt(self, service: str) -> None:
+        """See the port."""
+        await self._caller.call("adopt", {"service": service})
+
     async def tidy(self) -> None:
         """See the port."""
         await self._caller.call("tidy", {})

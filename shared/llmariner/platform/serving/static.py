@@ -43,6 +43,9 @@ class StaticServing:
     async def remove(self, model_id: str, folder: str) -> None:
         """Not ours to end."""
 
+    async def adopt(self, service: str) -> None:
+        """There is no cluster."""
+
     async def tidy(self) -> None:
         """Nothing was started."""
 

@@ -57,8 +57,11 @@ class Directory(Protocol):
     async def idle_since(self, model_id: str) -> float | None:
         """When it, or an adapter of it, was last asked for, in seconds since 1970 (0: never); None: it is right now."""
 
-    async def adopt(self, services: Mapping[str, str]) -> None:
-        """All InferenceServices that are not ours, model id → name; what was adopted and is not among them is gone."""
+    async def adopt(self, services: Mapping[str, str], *, looked_at: str | None = None) -> None:
+        """All InferenceServices that are not ours, model id → name; what was adopted and is not among them is gone.
+
+        `looked_at`: only that one was looked at.
+        """
 
 
 class KServeServing:
@@ -130,6 +133,12 @@ class KServeServing:
         if service is not None and ours(service):
             await asyncio.to_thread(self._cluster.delete, INFERENCE_SERVICES, self._settings.namespace, name)
         self._looks.pop(name, None)
+
+    async def adopt(self, service: str) -> None:
+        """See the port."""
+        found = await asyncio.to_thread(self._cluster.get, INFERENCE_SERVICES, self._settings.namespace, service)
+        others = {} if found is None or ours(found) else {model_of(found): service}
+        await self._directory.adopt(others, looked_at=service)
 
     async def tidy(self) -> None:
         """See the port: models idle for long go to sleep, those that somebody else made are made known."""
