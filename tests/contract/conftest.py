@@ -24,6 +24,7 @@ from llmariner.tenancy.tables import organizations, projects, users
 from llmariner.usage.ledger import Ledger
 
 from .postgres import NoPostgres, running
+from .team import Team
 
 NewUrl = Callable[[], str]
 
@@ -115,6 +116,12 @@ def stranger(database: Database, owner: Owner) -> Owner:
 @pytest.fixture
 def keys(database: Database) -> Keys:
     return Keys(database, Secret("p" * 32))
+
+
+@pytest.fixture
+def team(database: Database, owner: Owner) -> Team:
+    """The rules of organisations, and the administrator to act by them."""
+    return Team(database, owner)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,12 +10,17 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from llmariner.audit.tables import audit_log
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.platform.database import Database, metadata
 from llmariner.platform.events.tables import events
 from llmariner.settings import Secret
-from llmariner.tenancy.keys import ApiKey, Keys, NewKey, Owner
+from llmariner.tenancy.keys import ApiKey, Keys, NewKey, Owner, View
+from llmariner.tenancy.scopes import OWNER_SCOPES
+from llmariner.tenancy.sources import admits
 from llmariner.tenancy.tables import api_keys
+
+from .team import Team
 
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 SCOPES = frozenset({"api.model.read", "api.model.write"})
@@ -285,3 +291,99 @@ def test_a_rotated_secret_is_refused_after_its_overlap(keys: Keys, owner: Owner,
 
 def ids(*found: ApiKey | None) -> list[str | None]:
     return [key.id if key else None for key in found]
+
+
+def test_what_a_key_may_be_used_for_and_from_where_is_kept(keys: Keys, owner: Owner) -> None:
+    made, _ = keys.create(owner, new(allowed_models=("a/b", "c"), allowed_sources=("192.0.2.7", "2001:DB8::/32")))
+    assert (made.allowed_models, made.allowed_sources) == (("a/b", "c"), ("192.0.2.7/32", "2001:db8::/32"))
+    plain, _ = keys.create(owner, new("plain"))
+    assert (plain.allowed_models, plain.allowed_sources, plain.project_models) == (None, None, None)
+    changed = keys.update(owner, made.id, allowed_models=None, expires_at=int(time.time()) + 60)
+    assert (changed.allowed_models, changed.allowed_sources) == (None, ("192.0.2.7/32", "2001:db8::/32"))
+    assert changed.expires_at is not None
+    assert keys.update(owner, made.id, expires_at=None).expires_at is None
+    assert keys.update(owner, made.id, scopes=frozenset({"api.files.read"})).scopes == {"api.files.read"}
+
+
+@pytest.mark.parametrize(
+    ("values", "param"),
+    [
+        ({"allowed_models": ()}, "allowed_models"),
+        ({"allowed_models": ("",)}, "allowed_models[0]"),
+        ({"allowed_models": ("x",) * 1001}, "allowed_models"),
+        ({"allowed_sources": ()}, "allowed_sources"),
+        ({"allowed_sources": ("10.0.0.0/8", "10.1.2.3/8")}, "allowed_sources[1]"),
+        ({"allowed_sources": ("localhost",)}, "allowed_sources[0]"),
+        ({"allowed_sources": ("10.0.0.1",) * 101}, "allowed_sources"),
+    ],
+)
+def test_what_a_key_cannot_be_bound_to_is_named(keys: Keys, owner: Owner, values: dict[str, Any], param: str) -> None:
+    made, _ = keys.create(owner, new())
+    for attempt in (lambda: keys.create(owner, new("x", **values)), lambda: keys.update(owner, made.id, **values)):
+        with pytest.raises(InvalidRequest) as refused:
+            attempt()
+        assert refused.value.param == param
+    with pytest.raises(InvalidRequest, match="future"):
+        keys.update(owner, made.id, expires_at=int(time.time()))
+
+
+def test_a_source_is_let_in_by_its_network() -> None:
+    assert admits(None, "203.0.113.9")
+    listed = ("10.0.0.0/8", "2001:db8::/32")
+    assert admits(listed, "10.9.8.7")
+    assert admits(listed, "::ffff:10.9.8.7")
+    assert admits(listed, "2001:db8::1")
+    assert not admits(listed, "203.0.113.9")
+    assert not admits(listed, "unix:")
+    assert not admits(listed, "")
+
+
+def test_a_view_sees_what_is_in_it(team: Team) -> None:
+    project_id = team.project()
+    ann = team.person("ann@example.org", **{project_id: "member"})
+    mine, theirs = team.key(team.admin)[0], team.key(ann, project_id=project_id)[0]
+    admins, _ = team.keys.create_admin(team.admin, new("ops"))
+    here = team.admin.organization_id
+    seen = {
+        (): [theirs, mine],
+        (project_id,): [theirs],
+        (None, ann.user_id): [theirs],
+        (project_id, team.admin.user_id): [],
+        (None, None, "admin"): [admins.id],
+    }
+    for rest, ids in seen.items():
+        view = View(here, *rest)
+        assert [key.id for key in team.keys.seen(view)] == ids, rest
+        for key_id in {mine, theirs, admins.id} - set(ids):
+            with pytest.raises(NotFound):
+                team.keys.revoke(view, key_id)
+    assert team.keys.seen(View("org_2")) == []
+
+
+def test_an_admin_key_administers_and_uses_no_project(team: Team) -> None:
+    made, secret = team.keys.create_admin(team.admin, NewKey("ops", OWNER_SCOPES, expires_in=60))
+    assert secret.startswith("sk-admin-")
+    assert made.prefix.startswith("sk-admin-")
+    assert len(made.prefix) < 20
+    assert (made.kind, made.project_id, made.organization_role) == ("admin", None, "owner")
+    caller = team.callers.by_secret(secret)
+    assert caller is not None
+    assert (caller.project_id, caller.is_owner) == (None, True)
+    _, rotated = team.keys.rotate(View(made.organization_id, kind="admin"), made.id, overlap=0)
+    assert rotated.startswith("sk-admin-")
+    team.members.set_role(team.admin, team.person("ann@example.org", "owner").user_id, "owner")
+    team.members.remove(team.caller(team.members.all(made.organization_id)[1].user_id), made.user_id)
+    assert not team.good(rotated)
+
+
+def test_who_did_it_is_in_the_log(team: Team) -> None:
+    made, secret = team.keys.create(team.owner, new(), actor=team.admin)
+    team.keys.update(team.owner, made.id, name="other", actor=team.admin)
+    team.keys.rotate(team.owner, made.id, overlap=0, actor=team.admin)
+    team.keys.revoke(team.owner, made.id, actor=team.admin)
+    with team.database.read() as session:
+        rows = session.rows(select(audit_log).order_by(audit_log.c.sequence))
+    assert [row.type.rpartition(".")[2] for row in rows] == ["created", "updated", "updated", "deleted"]
+    assert {json.loads(row.payload)["id"] for row in rows} == {made.id}
+    assert {json.loads(row.actor)["session"]["user"]["id"] for row in rows} == {team.admin.user_id}
+    assert secret not in repr(rows)
