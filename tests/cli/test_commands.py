@@ -291,6 +291,9 @@ CASES = [
 OFFLINE = {
     "cluster check",
     "cluster status",
+    "auth login",
+    "auth logout",
+    "auth status",
     "auth token",
     "context get",
     "context set",

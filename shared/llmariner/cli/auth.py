@@ -1,4 +1,4 @@
-"""`llma auth`: the key in use, and the keys there are."""
+"""`llma auth`: who you are to the platform, the key or token in use, and the keys there are."""
 
 from __future__ import annotations
 
@@ -8,35 +8,40 @@ from llmariner.cli.api_keys import api_keys
 from llmariner.cli.failures import CommandError, ExitCode
 from llmariner.cli.grammar import Group, pass_session
 from llmariner.cli.session import Session
+from llmariner.cli.sign_in import login, logout, status
 
 __all__ = ["auth"]
 
 
 @click.group(cls=Group)
 def auth() -> None:
-    """The API key in use, and API keys in general."""
+    """Signing in and out, and API keys."""
 
 
-auth.add_command(api_keys)
+for _command in (login, status, logout, api_keys):
+    auth.add_command(_command)
 
 
 @auth.command()
 @click.option(
     "--show",
     is_flag=True,
-    help="Print the whole key, for `export LLMARINER_API_KEY=$(llma auth token --show)`.",
+    help="Print it whole, for `export OPENAI_API_KEY=$(llma auth token --show)`.",
 )
 @pass_session
 def token(session: Session, show: bool) -> None:
-    """Print the API key in use, masked unless --show."""
+    """Print the API key or token in use, masked unless --show.
+
+    A token is renewed first where it must be.
+    """
     from llmariner.cli.configuration import masked
 
-    target = session.target()
+    target = session.fresh_target()
     if target.api_key_source is None:
         raise CommandError(
             ExitCode.DENIED,
             f"there is no API key for {target.endpoint}.",
-            next_step="set LLMARINER_API_KEY, or store one with `llma context set --api-key -`.",
+            next_step="sign in with `llma auth login`, set LLMARINER_API_KEY, or `llma context set --api-key -`.",
         )
     key = target.api_key.reveal() if show else masked(target.api_key.reveal())
     session.printer.message({"api_key": key, "source": target.api_key_source, "endpoint": target.endpoint}, key)

@@ -12,7 +12,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import click
 
 from llmariner.cli.failures import CommandError, ExitCode
+from llmariner.cli.sign_ins import SignIn, SignInFile
 from llmariner.settings import HomeSettings, Secret
 
 __all__ = ["ContextFile", "Target", "checked_endpoint", "masked", "resolve", "same_server"]
@@ -41,6 +42,17 @@ class Target:
 
     organization: str
     project: str
+
+    sign_in: SignIn | None = None
+    """Whose token `api_key` is, if it is one."""
+
+    def signed_in(self, sign_in: SignIn) -> Target:
+        """The same with the token of a sign-in."""
+        return replace(self, api_key=Secret(sign_in.token), sign_in=sign_in)
+
+    def anonymous(self) -> Target:
+        """The same without anything that says who asks."""
+        return replace(self, api_key=Secret(""), api_key_source=None, sign_in=None, organization="", project="")
 
     @property
     def is_local(self) -> bool:
@@ -120,7 +132,11 @@ def resolve(environment: Mapping[str, str], *, endpoint: str | None = None) -> T
         if value
     )
     url = checked_endpoint(chosen, source)
+    tokens = SignInFile.of(environment)
+    sign_in = None if environment.get("LLMARINER_API_KEY", "").strip() else tokens.get(url)
     key, key_source = _key(environment, context, url, home.root / "admin.key", file.path)
+    if sign_in is not None:
+        key, key_source = Secret(sign_in.token), f"your sign-in ({tokens.path})"
     return Target(
         endpoint=url,
         endpoint_source=source,
@@ -128,6 +144,7 @@ def resolve(environment: Mapping[str, str], *, endpoint: str | None = None) -> T
         api_key_source=key_source,
         organization=str(context.get("organization") or ""),
         project=str(context.get("project") or ""),
+        sign_in=sign_in,
     )
 
 

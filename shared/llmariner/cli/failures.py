@@ -129,10 +129,10 @@ def _exit_code(status: int) -> ExitCode:
 
 
 def _next_step(refusal: Refusal, key_source: str | None) -> str:
-    if refusal.status == 401:
-        return _get_a_key(key_source)
     if refusal.code in _BY_CODE:
         return _BY_CODE[refusal.code]
+    if refusal.status == 401:
+        return _get_a_key(key_source)
     if refusal.retry_after and refusal.status in (408, 429, 503):
         return f"run the same command again in {refusal.retry_after} s."
     if 300 <= refusal.status < 400:
@@ -146,13 +146,17 @@ def _next_step(refusal: Refusal, key_source: str | None) -> str:
 
 def _get_a_key(key_source: str | None) -> str:
     if key_source is None:
-        return "set LLMARINER_API_KEY, or store a key with `llma context set --api-key -`."
+        return "sign in with `llma auth login`, set LLMARINER_API_KEY, or `llma context set --api-key -`."
     return f"the key came from {key_source}; check it with `llma auth token`, or ask for a new one."
 
 
 _BY_CODE = {
     "model_not_found": "`llma models list` shows the ids this server knows; `llma models pull ID` adds one.",
     "unknown_url": "check --endpoint: it ends in /v1 (`llma context get` shows the one in use).",
+    "invalid_token": "sign in again with `llma auth login`.",
+    "token_expired": "sign in again with `llma auth login`.",
+    "account_linked": "once that is done, sign in again with `llma auth login`.",
+    "email_not_verified": "once that is done, sign in again with `llma auth login`.",
     "insufficient_quota": "`llma usage list` shows what used it up; an administrator can raise the budget.",
 }
 

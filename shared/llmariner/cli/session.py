@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from llmariner.cli.api import Api
     from llmariner.cli.configuration import ContextFile, Target
     from llmariner.cli.printing import Printer
+    from llmariner.cli.sign_ins import SignInFile
 
 __all__ = ["Session"]
 
@@ -40,6 +41,26 @@ class Session:
             self._target = resolve(environment(), endpoint=self.endpoint)
         return self._target
 
+    def fresh_target(self) -> Target:
+        """As `target`, with a token that is good for a minute at least where somebody signed in."""
+        target = self.target()
+        if target.sign_in is not None:
+            from llmariner.cli.renewal import fresh
+
+            self._target = target.signed_in(fresh(self.sign_in_file(), target.endpoint, target.sign_in))
+        return self.target()
+
+    def forget_target(self) -> None:
+        """Look again at where requests go and as whom: it was just changed."""
+        self._target = None
+
+    def sign_in_file(self) -> SignInFile:
+        """What `llma auth login` writes."""
+        from llmariner.cli.sign_ins import SignInFile
+        from llmariner.settings import environment
+
+        return SignInFile.of(environment())
+
     def context_file(self) -> ContextFile:
         """What `llma context` reads and writes."""
         from llmariner.cli.configuration import ContextFile
@@ -51,4 +72,10 @@ class Session:
         """A client for the target, closed when the command ends."""
         from llmariner.cli.api import Api
 
-        return click.get_current_context().with_resource(Api(self.target()))
+        return click.get_current_context().with_resource(Api(self.fresh_target()))
+
+    def anonymous_api(self) -> Api:
+        """A client for the target that shows no key and no token."""
+        from llmariner.cli.api import Api
+
+        return click.get_current_context().with_resource(Api(self.target().anonymous()))

@@ -1,0 +1,256 @@
+"""The issuer of tokens as the command line uses it: OAuth 2.0 for a public client, always with PKCE.
+
+RFC 6749 (code, refresh), 7636 (PKCE), 8252 (native clients), 8628 (devices), 8693 (exchange), 7009 (revocation).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode, urlsplit
+
+from llmariner.cli.failures import CommandError, ExitCode
+from llmariner.cli.sign_ins import SignIn, claims_of
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ["Attempt", "Issuer", "Refused"]
+
+_SECONDS = 20.0
+_DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
+_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+_ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
+
+
+class Refused(Exception):
+    """The issuer said no, in OAuth's words."""
+
+    def __init__(self, error: str, description: str) -> None:
+        super().__init__(f"{error}: {description}" if description else error)
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The secrets of one attempt to sign in: nobody else's answer fits them."""
+
+    state: str
+    nonce: str
+    verifier: str
+
+    @classmethod
+    def new(cls) -> Attempt:
+        """256 random bits each."""
+        return cls(*(secrets.token_urlsafe(32) for _ in range(3)))
+
+    @property
+    def challenge(self) -> str:
+        """What is shown of the verifier beforehand (RFC 7636, S256)."""
+        digest = hashlib.sha256(self.verifier.encode()).digest()
+        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+class Issuer:
+    """One issuer, to a client without a secret. Every failure leaves as `CommandError`, a plain no as `Refused`."""
+
+    def __init__(self, issuer: str, client_id: str, scopes: list[str] | None = None) -> None:
+        import httpx2
+
+        if not _is_safe(issuer):
+            raise CommandError(
+                ExitCode.DENIED,
+                f"the platform names the issuer {issuer!r}, which is no https:// URL.",
+                next_step="do not sign in there; ask the platform's administrator.",
+            )
+        plain = issuer.startswith("http://")
+        self.issuer = issuer
+        self.client_id = client_id
+        self._scopes = scopes or []
+        self._client = httpx2.Client(timeout=_SECONDS, trust_env=not plain, verify=not plain)
+        self._metadata: dict[str, Any] | None = None
+
+    def __enter__(self) -> Issuer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the issuer publishes of itself."""
+        if self._metadata is None:
+            response = self._send("GET", f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
+            found = _json(response) if response.is_success else {}
+            if found.get("issuer") != self.issuer:
+                raise self._broken(f"does not say of itself that it is {self.issuer}")
+            self._metadata = found
+        return self._metadata
+
+    @property
+    def has_devices(self) -> bool:
+        """Whether somebody can sign in on another device."""
+        return bool(self.metadata.get("device_authorization_endpoint"))
+
+    @property
+    def scope(self) -> str:
+        """What is asked for, of what the issuer knows; some refuse a request over one word they do not."""
+        known = self.metadata.get("scopes_supported")
+        return " ".join(scope for scope in self._scopes if not isinstance(known, list) or scope in known)
+
+    def address(self, attempt: Attempt, redirect_uri: str) -> str:
+        """Where the person goes with a browser."""
+        asked = {
+            "response_type": "code",
+            "client_id": self.client_id,
+            "redirect_uri": redirect_uri,
+            "scope": self.scope,
+            "state": attempt.state,
+            "nonce": attempt.nonce,
+            "code_challenge": attempt.challenge,
+            "code_challenge_method": "S256",
+        }
+        # A refresh token is given after consent alone (OpenID Connect Core 1.0, 11).
+        if "offline_access" in self.scope.split():
+            asked["prompt"] = "consent"
+        endpoint = self._endpoint("authorization_endpoint")
+        return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(asked)}"
+
+    def redeem(self, attempt: Attempt, answer: Mapping[str, str], redirect_uri: str) -> SignIn:
+        """From what the browser brought back to a sign-in. `answer` holds the redirect's query, its state checked."""
+        if error := answer.get("error"):
+            raise Refused(error, answer.get("error_description", ""))
+        named = answer.get("iss")
+        if named != self.issuer and (named or self.metadata.get("authorization_response_iss_parameter_supported")):
+            raise self._broken(f"is not who answered (that was {named})")  # RFC 9207
+        grant = {"grant_type": "authorization_code", "code": answer.get("code", ""), "redirect_uri": redirect_uri}
+        return self._signed_in(self._token({**grant, "code_verifier": attempt.verifier}), nonce=attempt.nonce)
+
+    def on_another_device(self, show: Callable[[str, str, str], None]) -> SignIn:
+        """Wait for somebody to sign in elsewhere. `show` is given the address, the code, and an address with the code."""
+        asked = {"client_id": self.client_id, "scope": self.scope}
+        response = self._send("POST", self._endpoint("device_authorization_endpoint"), asked)
+        begun = self._granted(response)
+        show(
+            str(begun.get("verification_uri", "")),
+            str(begun.get("user_code", "")),
+            str(begun.get("verification_uri_complete") or ""),
+        )
+        pause, end = float(begun.get("interval") or 5), time.monotonic() + float(begun.get("expires_in") or 300)
+        while time.monotonic() < end:
+            time.sleep(pause)
+            try:
+                return self._signed_in(self._token({"grant_type": _DEVICE_CODE, "device_code": begun["device_code"]}))
+            except Refused as refused:
+                if refused.error == "slow_down":
+                    pause += 5
+                elif refused.error != "authorization_pending":
+                    raise
+        raise Refused("expired_token", "nobody signed in in time")
+
+    def exchange(self, subject_token: str, subject_token_type: str, connector: str) -> SignIn:
+        """From a workload's own token to one for the platform (RFC 8693). `connector`: Dex' name for who issued it."""
+        granted = self._token({
+            "grant_type": _EXCHANGE,
+            "subject_token": subject_token,
+            "subject_token_type": f"urn:ietf:params:oauth:token-type:{subject_token_type}",
+            "requested_token_type": _ID_TOKEN,
+            "scope": " ".join(scope for scope in self.scope.split() if scope != "offline_access"),
+            **({"connector_id": connector} if connector else {}),
+        })  # fmt: skip
+        return self._signed_in({**granted, "id_token": granted.get("access_token")})
+
+    def renew(self, sign_in: SignIn) -> SignIn:
+        """With the refresh token. Refused when that is not good any more."""
+        granted = self._token({"grant_type": "refresh_token", "refresh_token": sign_in.refresh_token})
+        renewed = self._signed_in(granted)
+        if renewed.claims.get("sub") != sign_in.claims.get("sub"):
+            raise self._broken("renewed somebody else's sign-in")
+        kept = renewed.refresh_token or sign_in.refresh_token
+        return SignIn(renewed.issuer, renewed.client_id, renewed.token, kept)
+
+    def revoke(self, sign_in: SignIn) -> bool:
+        """End the refresh token there; False where the issuer has no way to, or there is none."""
+        endpoint = self.metadata.get("revocation_endpoint")
+        if not endpoint or not sign_in.refresh_token:
+            return False
+        asked = {"token": sign_in.refresh_token, "token_type_hint": "refresh_token", "client_id": self.client_id}
+        response = self._send("POST", self._endpoint("revocation_endpoint"), asked)
+        return response.is_success
+
+    def _token(self, grant: Mapping[str, str]) -> dict[str, Any]:
+        asked = {**grant, "client_id": self.client_id}
+        return self._granted(self._send("POST", self._endpoint("token_endpoint"), asked))
+
+    def _signed_in(self, granted: Mapping[str, Any], *, nonce: str | None = None) -> SignIn:
+        """Checks what a client must of an id token that came straight from the issuer (OpenID Connect Core, 3.1.3.7)."""
+        token = granted.get("id_token")
+        claims = claims_of(token) if isinstance(token, str) else {}
+        audience = claims.get("aud")
+        audiences = audience if isinstance(audience, list) else [audience]
+        if claims.get("iss") != self.issuer or self.client_id not in audiences:
+            raise self._broken("gave no id token, or one that is for somebody else")
+        if nonce is not None and claims.get("nonce") != nonce:
+            raise self._broken("gave the token of another attempt to sign in")
+        return SignIn(self.issuer, self.client_id, str(token), str(granted.get("refresh_token") or ""))
+
+    def _granted(self, response: httpx2.Response) -> dict[str, Any]:
+        found = _json(response)
+        if response.is_success and found:
+            return found
+        if "error" in found:
+            raise Refused(str(found["error"]), str(found.get("error_description") or ""))
+        raise self._broken(f"answered {response.status_code} and no token")
+
+    def _endpoint(self, name: str) -> str:
+        url = str(self.metadata.get(name) or "")
+        if not _is_safe(url):
+            raise self._broken(f"has no {name}" if not url else f"names a {name} without https")
+        return url
+
+    def _send(self, method: str, url: str, form: Mapping[str, str] | None = None) -> httpx2.Response:
+        import httpx2
+
+        try:
+            return self._client.request(method, url, data=dict(form) if form else None)
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
+            raise CommandError(
+                ExitCode.UNREACHABLE,
+                f"cannot reach the issuer {self.issuer}: {error}.",
+                next_step="check the network; if its certificate is your organisation's own, set SSL_CERT_FILE.",
+            ) from error
+
+    def _broken(self, why: str) -> CommandError:
+        return CommandError(
+            ExitCode.SERVER,
+            f"the issuer {self.issuer} {why}.",
+            next_step="try `llma auth login` again; if it stays so, tell the platform's administrator.",
+        )
+
+
+def _json(response: httpx2.Response) -> dict[str, Any]:
+    try:
+        found = response.json()
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_safe(url: str) -> bool:
+    """Whether secrets may go there: by https, or within this machine."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        here = host == "localhost" or host.endswith(".localhost")
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and here))

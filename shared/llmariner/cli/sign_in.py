@@ -1,0 +1,236 @@
+"""`llma auth login`, `logout`, `status`: people by their browser or another device, workloads by a token of their own."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmariner.cli.failures import CommandError, ExitCode
+from llmariner.cli.grammar import Command, pass_session
+from llmariner.cli.session import Session
+
+if TYPE_CHECKING:
+    from llmariner.cli.issuer import Issuer
+    from llmariner.cli.sign_ins import SignIn
+
+__all__ = ["login", "logout", "status"]
+
+_WAIT_SECONDS = 300.0
+
+
+@click.command(cls=Command)
+@click.option("--no-open", is_flag=True, help="Open no browser: show an address and a code for another device.")
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    help="For a workload (CI): exchange the token in this file, which its own issuer keeps fresh.",
+)
+@click.option(
+    "--connector", metavar="ID", default="", help="With --token-file: Dex' connector for that token's issuer."
+)
+@click.option(
+    "--subject-token-type",
+    type=click.Choice(["id_token", "access_token", "jwt"]),
+    default="id_token",
+    help="With --token-file: what kind of token it holds; id_token unless given.",
+)
+@pass_session
+def login(session: Session, no_open: bool, token_file: str | None, connector: str, subject_token_type: str) -> None:
+    """Sign in to the platform at the endpoint.
+
+    The token is kept in a file that only you can read, and is renewed by itself.
+    """
+    issuer, client_id, scopes = _configuration(session)
+    if token_file:
+        from llmariner.cli.renewal import from_token_file
+        from llmariner.cli.sign_ins import SignIn
+
+        bare = SignIn(issuer, client_id, "", "", _absolute(token_file), connector, subject_token_type)
+        made = from_token_file(bare, scopes)
+    else:
+        made = _as_a_person(issuer, client_id, scopes, no_open=no_open)
+    endpoint = session.target().endpoint
+    session.sign_in_file().put(endpoint, made)
+    session.forget_target()
+    _tell(session, made)
+
+
+@click.command(cls=Command)
+@pass_session
+def logout(session: Session) -> None:
+    """Forget your sign-in to the endpoint.
+
+    Where the issuer has a way to, it is ended there, too.
+    """
+    from llmariner.cli.issuer import Issuer, Refused
+
+    file, endpoint = session.sign_in_file(), session.target().endpoint
+    with file.alone():
+        found = file.get(endpoint)
+        if found is None:
+            session.printer.message({"endpoint": endpoint, "signed_out": False}, f"Nobody is signed in to {endpoint}.")
+            return
+        file.put(endpoint, None)
+    revoked = False
+    if found.refresh_token:
+        try:
+            with Issuer(found.issuer, found.client_id) as issuer:
+                revoked = issuer.revoke(found)
+        except (CommandError, Refused) as failure:
+            click.echo(f"Warning: {failure}; the refresh token ends when the issuer lets it.", err=True)
+    session.printer.message(
+        {"endpoint": endpoint, "signed_out": True, "revoked": revoked}, f"Signed out of {endpoint} as {found.who}."
+    )
+
+
+@click.command(cls=Command)
+@pass_session
+def status(session: Session) -> None:
+    """Show who you are to the platform, and your roles."""
+    target = session.fresh_target()
+    if target.api_key_source is None:
+        raise CommandError(
+            ExitCode.DENIED,
+            f"nobody is signed in to {target.endpoint}, and there is no API key for it.",
+            next_step="sign in with `llma auth login`, or set LLMARINER_API_KEY.",
+        )
+    user = session.api().get("users:getSelf")
+    sign_in = target.sign_in
+    document: dict[str, Any] = {
+        "endpoint": target.endpoint,
+        "credential": "sign_in" if sign_in else "api_key",
+        "credential_source": target.api_key_source,
+        "user": user,
+        "issuer": sign_in.issuer if sign_in else None,
+        "expires_at": sign_in.expires_at if sign_in else None,
+        "renewable": bool(sign_in.refresh_token or sign_in.token_file) if sign_in else None,
+        "organization": target.organization or None,
+        "project": target.project or None,
+    }
+    session.printer.details(document, _shown(document))
+
+
+def _configuration(session: Session) -> tuple[str, str, list[str]]:
+    """Issuer, client id and scopes, as the platform says them to anybody."""
+    try:
+        found = session.anonymous_api().get("auth/configuration")
+    except CommandError as error:
+        if error.code is ExitCode.NOT_FOUND:
+            raise _no_issuer(session) from error
+        raise
+    if not found.get("issuer"):
+        raise _no_issuer(session)
+    scopes = [str(scope) for scope in found.get("scopes") or ["openid"]]
+    return str(found["issuer"]), str(found["client_id"]), scopes
+
+
+def _no_issuer(session: Session) -> CommandError:
+    return CommandError(
+        ExitCode.REFUSED,
+        f"nobody can sign in to {session.target().endpoint}: it has no issuer of tokens.",
+        next_step="use an API key: set LLMARINER_API_KEY, or `llma context set --api-key -`.",
+    )
+
+
+def _as_a_person(issuer: str, client_id: str, scopes: list[str], *, no_open: bool) -> SignIn:
+    from llmariner.cli.issuer import Issuer, Refused
+
+    with Issuer(issuer, client_id, scopes) as there:
+        try:
+            if no_open and there.has_devices:
+                return there.on_another_device(_show_code)
+            return _by_browser(there, no_open=no_open)
+        except Refused as refused:
+            raise CommandError(
+                ExitCode.DENIED,
+                f"the issuer {issuer} did not sign you in ({refused}).",
+                next_step="run `llma auth login` again, or ask who administers the issuer.",
+            ) from refused
+
+
+def _by_browser(issuer: Issuer, *, no_open: bool) -> SignIn:
+    import webbrowser
+
+    from llmariner.cli.issuer import Attempt
+    from llmariner.cli.loopback import Callback
+
+    attempt = Attempt.new()
+    with Callback(attempt.state) as callback:
+        address = issuer.address(attempt, callback.redirect_uri)
+        if no_open or not webbrowser.open(address):
+            click.echo(f"Open this address in a browser on this machine:\n\n  {address}\n", err=True)
+        else:
+            click.echo(f"Your browser was opened to sign in. If it shows nothing, open:\n\n  {address}\n", err=True)
+        answer = callback.wait(_WAIT_SECONDS)
+        if answer is None:
+            raise CommandError(
+                ExitCode.DENIED,
+                f"nobody signed in within {_WAIT_SECONDS / 60:.0f} minutes.",
+                next_step="run `llma auth login` again; on a machine without a browser add --no-open.",
+            )
+        return issuer.redeem(attempt, answer, callback.redirect_uri)
+
+
+def _show_code(address: str, code: str, with_code: str) -> None:
+    text = f"On any device, open {address} and enter the code {code}"
+    click.echo(f"{text}\n(or open {with_code})" if with_code else text, err=True)
+
+
+def _tell(session: Session, made: SignIn) -> None:
+    target = session.target()
+    document: dict[str, Any] = {
+        "endpoint": target.endpoint,
+        "issuer": made.issuer,
+        "user": made.who,
+        "expires_at": made.expires_at,
+        "file": str(session.sign_in_file().path),
+    }
+    session.printer.message(document, f"Signed in to {target.endpoint} as {made.who}.")
+    if target.sign_in is None:
+        click.echo(f"Note: {target.api_key_source} holds an API key, which goes before a sign-in.", err=True)
+    elif target.endpoint_source == "--endpoint":
+        click.echo(f"To stay there: llma context set --endpoint {target.endpoint}", err=True)
+
+
+def _shown(document: dict[str, Any]) -> dict[str, Any]:
+    from llmariner.cli.printing import moment
+
+    user = document["user"]
+    shown = {
+        "user": user.get("id"),
+        "user id": user.get("internal_id"),
+        "organization roles": _roles(user.get("organization_role_bindings"), "organization"),
+        "project roles": _roles(user.get("project_role_bindings"), "project"),
+        "organization": document["organization"] or "the default one",
+        "project": document["project"] or "the default one",
+        "endpoint": document["endpoint"],
+        "from": document["credential_source"],
+    }
+    if document["credential"] == "sign_in":
+        left = max(0, int(document["expires_at"] - time.time()))
+        renewal = "renewed by itself" if document["renewable"] else "not renewed"
+        shown |= {
+            "issuer": document["issuer"],
+            "token until": f"{moment(document['expires_at'])} ({left // 60} min, {renewal})",
+        }
+    return shown
+
+
+def _roles(bindings: Any, kind: str) -> str:
+    """`owner of Default Organization, reader of Others`."""
+    roles = [
+        f"{str(each.get('role', '')).lower()} of {each.get(f'{kind}_title') or each.get(f'{kind}_id')}"
+        for each in bindings or []
+        if isinstance(each, dict)
+    ]
+    return ", ".join(roles) or "none"
+
+
+def _absolute(path: str) -> str:
+    from pathlib import Path
+
+    if path == "-":
+        raise click.UsageError("--token-file needs a file: its token is read again whenever yours must be renewed.")
+    return str(Path(path).expanduser().absolute())

@@ -1,0 +1,58 @@
+"""The platform's functions behind one port, over a database of their own: what the command line signs in to."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+from llmariner.context import Context
+from llmariner.local.router import Router
+from llmariner.platform.database.migrate import upgrade
+from llmariner.server import Server
+from llmariner.tenancy.bootstrap import first_owner, make_admin_key
+
+__all__ = ["ServedPlatform"]
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+class ServedPlatform:
+    """Serves every public function; `with` it."""
+
+    def __init__(self, folder: Path, issuer: str, **env: str) -> None:
+        self.context = Context({
+            "LLMARINER_DATABASE_URL": f"sqlite:///{folder / 'platform.db'}",
+            "LLMARINER_PEPPER": "0123456789abcdef" * 4,
+            "LLMARINER_SERVICE_SECRET": "fedcba9876543210" * 4,
+            "LLMARINER_SERVING": "static",
+            "LLMARINER_OIDC_ISSUER": issuer,
+            **env,
+        })  # fmt: skip
+        upgrade(self.context.database)
+        self.owner = first_owner(self.context.database)
+        _, self.admin_key = make_admin_key(self.context.keys, self.owner, "admin")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self._loop = asyncio.new_event_loop()
+        self._server = Server(Router(CHECKOUT / "functions", self.context), host="127.0.0.1", port=self._port, grace=1)
+        self._listening = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.url = f"http://127.0.0.1:{self._port}/v1"
+
+    def __enter__(self) -> ServedPlatform:
+        self._thread.start()
+        assert self._listening.wait(30)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._loop.call_soon_threadsafe(self._server.end)
+        self._thread.join(30)
+        self.context.database.close()
+
+    def _run(self) -> None:
+        self._loop.run_until_complete(self._server.serve(self._listening.set))
+        self._loop.close()
