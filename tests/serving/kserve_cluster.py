@@ -59,6 +59,9 @@ class Models:
     async def adapters(self, model_id: str) -> tuple[EngineModel, ...]:
         return tuple(model for _, model in sorted(self.known.items()) if model.base == model_id)
 
+    async def projects(self) -> set[str]:
+        return {model.project for model in self.known.values() if model.project is not None}
+
     async def woke(self, model_id: str, seconds: float) -> None:
         self.wakes.append((model_id, seconds))
 
@@ -116,7 +119,8 @@ class Controllers(threading.Thread):
         owned |= {"name": name, "ownerReferences": [{**owner, "uid": metadata["uid"]}]}
         labels = {"serving.kserve.io/inferenceservice": metadata["name"]}
         container = {"name": "kserve-container", "image": "engine", "ports": [{"containerPort": self.port}]}
-        template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
+        queued = {key: value for key, value in metadata.get("labels", {}).items() if "kueue" in key}
+        template = {"metadata": {"labels": {**queued, **labels}}, "spec": {"containers": [container]}}
         spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
         self.caller.make(DEPLOYMENTS, {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": owned, "spec": spec})
         ports = [{"port": self.port, "targetPort": self.port}]

@@ -8,10 +8,11 @@ import pytest
 
 from llmariner.platform.serving import ADOPTED, EngineModel
 from llmariner.platform.serving.kserve.objects import capacity, inference_service, object_name
+from llmariner.platform.serving.kserve.queues import queue_name
 from llmariner.settings import KServeSettings
 
 CPU = KServeSettings()
-NVIDIA = KServeSettings(accelerator="nvidia", queue="models")
+NVIDIA = KServeSettings(accelerator="nvidia")
 
 
 def model(model_id: str = "tiny", **fields: object) -> EngineModel:
@@ -47,10 +48,17 @@ def test_the_runtime_and_its_resources_follow_the_hardware() -> None:
 
 
 def test_a_queue_is_a_label_that_kueue_reads() -> None:
-    assert inference_service(model(), (), NVIDIA)["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "models"
-    of_project = inference_service(model(queue="team-a"), (), NVIDIA)["metadata"]["labels"]
-    assert of_project["kueue.x-k8s.io/queue-name"] == "team-a"
-    assert "kueue.x-k8s.io/queue-name" not in inference_service(model(), (), CPU)["metadata"]["labels"]
+    labels = inference_service(model(), (), NVIDIA, "models")["metadata"]["labels"]
+    assert labels["kueue.x-k8s.io/queue-name"] == "models"
+    assert labels["kueue.x-k8s.io/priority-class"] == "llmariner-serving"
+    assert not [name for name in inference_service(model(), (), NVIDIA)["metadata"]["labels"] if "kueue" in name]
+
+
+@pytest.mark.parametrize("project", ["proj_0hogmkptmblqf65qy9vtdt", "a" * 64, "A_b", "_"])
+def test_a_project_has_a_queue_of_its_own_in_each_pool(project: str) -> None:
+    names = [queue_name("cpu", project), queue_name("a-pool-of-a-very-long-name", project), queue_name("cpu", "other")]
+    assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name) and len(name) <= 63 for name in names)
+    assert len(set(names)) == 3
 
 
 def test_adapters_stand_beside_the_weights_so_that_a_new_pod_has_them() -> None:

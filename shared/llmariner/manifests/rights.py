@@ -34,6 +34,8 @@ _READING = (
 _WRITING = (
     _rule("serving.kserve.io", ["inferenceservices"], _CHANGE),
     _rule("apps", ["deployments/scale"], ["get", "update", "patch"]),
+    # A queue per project.
+    _rule("kueue.x-k8s.io", ["localqueues"], ["create", "patch", "delete"]),
 )
 
 

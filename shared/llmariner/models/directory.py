@@ -34,6 +34,10 @@ class ModelDirectory:
         tuned = await asyncio.to_thread(self._registry.tuned_from, model_id)
         return tuple(_for_engine(model, None) for model in tuned if model.loaded)
 
+    async def projects(self) -> set[str]:
+        """The projects that have a model of their own."""
+        return await asyncio.to_thread(self._registry.projects)
+
     async def woke(self, model_id: str, seconds: float) -> None:
         """Note how long a wake took."""
         with contextlib.suppress(PlatformError):  # deleted meanwhile
@@ -80,4 +84,5 @@ def _for_engine(model: Model, typical: float | None) -> EngineModel:
         typical_wake_seconds=typical,
         gpus=model.config.gpu,
         replicas=model.config.replicas,
+        project=model.project_id,
     )

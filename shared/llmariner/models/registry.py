@@ -193,6 +193,12 @@ class Registry:
         with self._database.read() as session:
             return {row.id: row.model_file_location for row in session.rows(query)}
 
+    def projects(self) -> set[str]:
+        """The projects that have a model of their own."""
+        query = select(models.c.project_id).where(models.c.project_id.is_not(None), models.c.deleted.is_(False))
+        with self._database.read() as session:
+            return {row.project_id for row in session.rows(query.distinct())}
+
     def changed_since(self, revision: int) -> tuple[int, list[str]]:
         """The newest revision, and the ids of models changed or deleted after `revision`."""
         with self._database.read() as session:

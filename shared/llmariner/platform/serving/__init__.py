@@ -33,7 +33,7 @@ class Phase(StrEnum):
 class EngineModel:
     """What a serving adapter must know of a model. An adapter (`base`) is served by its base's engine.
 
-    `folder`: a path, or on a cluster a storage URI. `gpus`, `replicas`, `queue` (of Kueue) are for clusters.
+    `folder`: a path, or on a cluster a storage URI. `gpus`, `replicas`, `project` (None: everybody's) are for clusters.
     """
 
     id: str
@@ -46,7 +46,7 @@ class EngineModel:
     typical_wake_seconds: float | None = None
     gpus: int = 0
     replicas: int = 1
-    queue: str = ""
+    project: str | None = None
 
 
 @dataclass(frozen=True)

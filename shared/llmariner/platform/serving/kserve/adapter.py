@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from llmariner.client import Client
 from llmariner.errors import PlatformError
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError, Conflict, NotFound
-from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS, SERVICES, WORKLOADS
+from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS, SERVICES
 from llmariner.platform.serving import ADOPTED, EngineModel, Phase, Status
 from llmariner.platform.serving.engine_metrics import EngineMetrics, read_metrics
 from llmariner.platform.serving.kserve.objects import (
@@ -29,7 +29,8 @@ from llmariner.platform.serving.kserve.objects import (
     object_name,
     ours,
 )
-from llmariner.platform.serving.kserve.phases import Seen, status_of
+from llmariner.platform.serving.kserve.phases import Seen, gated, status_of
+from llmariner.platform.serving.kserve.queues import ProjectQueues, queue_of
 from llmariner.settings import KServeSettings
 
 __all__ = ["Directory", "KServeServing"]
@@ -50,6 +51,9 @@ class Directory(Protocol):
 
     async def adapters(self, model_id: str) -> tuple[EngineModel, ...]:
         """The adapters of a base model, in an order that does not change."""
+
+    async def projects(self) -> set[str]:
+        """The projects that have a model of their own."""
 
     async def woke(self, model_id: str, seconds: float) -> None:
         """A wake of a model took so long."""
@@ -72,6 +76,7 @@ class KServeServing:
         self._settings = settings
         self._directory = directory
         self._client = Client()
+        self._queues = ProjectQueues(cluster, settings)
         self._observers: list[Callable[[str, Status], None]] = []
         self._phases: dict[str, Phase] = {}
         self._looks: dict[str, tuple[float, asyncio.Task[Seen]]] = {}
@@ -132,6 +137,7 @@ class KServeServing:
         service = await asyncio.to_thread(self._cluster.get, INFERENCE_SERVICES, self._settings.namespace, name)
         if service is not None and ours(service):
             await asyncio.to_thread(self._cluster.delete, INFERENCE_SERVICES, self._settings.namespace, name)
+        await self._queues.drop_unused(asyncio.to_thread, self._directory.projects)
         self._looks.pop(name, None)
 
     async def adopt(self, service: str) -> None:
@@ -145,6 +151,7 @@ class KServeServing:
         services = (await asyncio.to_thread(self._cluster.list, INFERENCE_SERVICES, self._settings.namespace)).items
         others = {model_of(each): each["metadata"]["name"] for each in services if not ours(each)}
         await self._directory.adopt(others)
+        await self._queues.drop_unused(asyncio.to_thread, self._directory.projects)
         if not self._settings.idle_seconds:
             return
         for service in services:
@@ -180,14 +187,12 @@ class KServeServing:
             return Seen()
         deployment = cluster.get(DEPLOYMENTS, namespace, deployment_of(name))
         pods = cluster.list(PODS, namespace, labels={_POD_OF: name}).items
-        return Seen(service, deployment, pods, self._workloads() if self._settings.queue else ())
+        return Seen(service, deployment, pods, self._waiting(pods))
 
-    def _workloads(self) -> list[dict[str, Any]]:
-        try:
-            found = self._cluster.list(WORKLOADS, self._settings.namespace).items
-        except NotFound:
-            return []
-        return sorted(found, key=lambda each: str(each["metadata"].get("creationTimestamp", "")))
+    def _waiting(self, pods: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        """The workloads of the pool that one of these pods waits in for quota."""
+        queue = next((queue_of(pod) for pod in pods if gated(pod)), None)
+        return self._queues.waiting(queue) if queue is not None else ()
 
     async def _told(self, model: EngineModel, seen: Seen) -> Status:
         """The whole status: phase, endpoint, what the engines are doing. Observers hear of a change."""
@@ -266,14 +271,17 @@ class KServeServing:
         pods: dict[str, list[dict[str, Any]]] = {}
         for pod in cluster.list(PODS, namespace).items:
             pods.setdefault(pod["metadata"].get("labels", {}).get(_POD_OF, ""), []).append(pod)
-        workloads = self._workloads() if self._settings.queue else []
         names = [(each, each["metadata"]["name"]) for each in services]
-        return [Seen(each, deployments.get(deployment_of(name)), pods.get(name, ()), workloads) for each, name in names]
+        return [
+            Seen(each, deployments.get(deployment_of(name)), found := pods.get(name, []), self._waiting(found))
+            for each, name in names
+        ]
 
     def _wake(self, model: EngineModel, adapters: tuple[EngineModel, ...], seen: Seen) -> None:
         name, namespace = object_name(model), self._settings.namespace
         if not model.folder.startswith(ADOPTED):
-            self._cluster.apply(inference_service(model, adapters, self._settings))
+            queue = self._queues.of(model.project)
+            self._cluster.apply(inference_service(model, adapters, self._settings, queue))
         elif seen.service is None:
             raise NotFound(f"The InferenceService {namespace}/{name} is gone.")
         elif not _scaled_by_us(seen.service):

@@ -10,15 +10,28 @@ from llmariner.platform.serving import ADOPTED, EngineModel
 from llmariner.platform.serving.command import FEATURES
 from llmariner.settings import KServeSettings
 
-__all__ = ["MODEL", "PLUGINS", "capacity", "deployment_of", "inference_service", "model_of", "object_name", "ours"]
+__all__ = [
+    "MODEL",
+    "OWNER",
+    "PLUGINS",
+    "QUEUE",
+    "capacity",
+    "deployment_of",
+    "inference_service",
+    "model_of",
+    "object_name",
+    "ours",
+]
 
 PLUGINS = "llmariner-engine-plugins"
 """The ConfigMap with what engines load beside vLLM (`engine_plugins/`)."""
 MODEL = "llmariner.ai/model"
 """The annotation that holds a model's id, which may have characters that no object's name may have."""
+OWNER = {"app.kubernetes.io/managed-by": "llmariner"}
+"""The labels of what we make in the models' namespace."""
+QUEUE = "kueue.x-k8s.io/queue-name"
 
-_OWNER = {"app.kubernetes.io/managed-by": "llmariner"}
-_QUEUE = "kueue.x-k8s.io/queue-name"
+_PRIORITY = {"kueue.x-k8s.io/priority-class": "llmariner-serving"}
 _GPU = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel-gaudi": "habana.ai/gaudi"}
 _RUNTIMES = {"cpu": "vllm-cpu", "nvidia": "vllm-nvidia", "amd": "vllm-amd", "intel-gaudi": "vllm-gaudi"}
 _NAME_LIMIT = 40
@@ -48,7 +61,7 @@ def deployment_of(name: str) -> str:
 def ours(service: dict[str, Any]) -> bool:
     """Whether the platform made this InferenceService; others are woken and put to sleep, and never rewritten."""
     labels = service["metadata"].get("labels", {})
-    return all(labels.get(name) == value for name, value in _OWNER.items())
+    return all(labels.get(name) == value for name, value in OWNER.items())
 
 
 def model_of(service: dict[str, Any]) -> str:
@@ -63,12 +76,16 @@ def capacity(settings: KServeSettings) -> int:
 
 
 def inference_service(
-    model: EngineModel, adapters: tuple[EngineModel, ...], settings: KServeSettings
+    model: EngineModel, adapters: tuple[EngineModel, ...], settings: KServeSettings, queue: str = ""
 ) -> dict[str, Any]:
-    """The object, with the model's adapters beside it, so that a pod that is started again has them too."""
-    labels = {**_OWNER, "networking.kserve.io/visibility": "cluster-local"}
-    if settings.queue:
-        labels[_QUEUE] = model.queue or settings.queue
+    """The object, with the model's adapters beside it, so that a pod that is started again has them too.
+
+    `queue`: the LocalQueue in which it waits for quota; "": it waits for none.
+    """
+    labels = {**OWNER, "networking.kserve.io/visibility": "cluster-local"}
+    if queue:
+        # Without a class it would yield to jobs.
+        labels |= {QUEUE: queue, **_PRIORITY}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmariner.platform.serving import EngineModel, Phase, Status
 
-__all__ = ["Seen", "status_of"]
+__all__ = ["Seen", "gated", "status_of"]
 
 Body = dict[str, Any]
 
@@ -26,7 +26,10 @@ _UNSCHEDULABLE_FOR_GOOD = 600.0
 
 @dataclass(frozen=True)
 class Seen:
-    """The objects of one model as they were read together; `workloads`: all of its queue, oldest first."""
+    """The objects of one model as they were read together.
+
+    `workloads`: all of its pool, oldest first; read only while a pod of it waits for quota.
+    """
 
     service: Body | None = None
     deployment: Body | None = None
@@ -73,7 +76,7 @@ def status_of(seen: Seen, model: EngineModel, *, now: float) -> Status:
 
 
 def _of_pod(pod: Body, workloads: Sequence[Body], now: float) -> Status:
-    if any(gate["name"] == _GATE for gate in pod["spec"].get("schedulingGates", ())):
+    if gated(pod):
         return Status(Phase.QUEUED, message=_place(pod, workloads))
     if _of_kind(pod, "PodScheduled") == "False":
         return Status(Phase.QUEUED, message=_unscheduled(pod, now))
@@ -90,6 +93,11 @@ def _of_pod(pod: Body, workloads: Sequence[Body], now: float) -> Status:
         if "running" in container.get("state", {}):
             return Status(Phase.LOADING, message="the engine loads the model")
     return Status(Phase.STARTING, message="the node pulls the image and makes the container")
+
+
+def gated(pod: Body) -> bool:
+    """Whether a pod waits for quota."""
+    return any(gate["name"] == _GATE for gate in pod["spec"].get("schedulingGates", ()))
 
 
 def _preparing(container: Body) -> str:
