@@ -1,19 +1,30 @@
-"""GET /v1/api_usages: what the caller's project used, by key, model and day."""
+"""GET /v1/api_usages: what was used; by owners in their whole organisation, by others in their project."""
 
 import time
 from typing import Annotated, Any
 
 from fastapi import Query, Request
+from sqlalchemy import select
 
 from llmariner.context import Context
+from llmariner.errors import InvalidRequest
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
+from llmariner.platform.database import Database
 from llmariner.tenancy.caller import Caller
-from llmariner.usage.ledger import UsageQuery
+from llmariner.tenancy.tables import api_keys, users
+from llmariner.usage.prices import NANO
+from llmariner.usage.reports import Question, Reports
 
-Reader = Annotated[Caller, requires("api.api_usages.read")]
-_DEFAULT_SPAN = 30 * 86400
+Reader = Annotated[Caller, requires("api.api_usages.read", objects="member")]
+Moment = Annotated[float | None, Query(ge=0, le=1e20)]
+_DEFAULT_SPAN = 31 * 86400
+_DAY = 86400
+# LLMariner's clients say nanoseconds where ours say seconds: no second of this millennium is that large.
+_NANOSECONDS = 1e12
+_GROUPS = {"key": "key_id", "model": "model", "user": "user_id", "project": "project_id", "day": "start"}
+_COUNTS = ("requests", "successful_requests", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 
 
 def build(context: Context) -> Application:
@@ -25,18 +36,80 @@ def build(context: Context) -> Application:
 
 def list_usage(
     request: Request,
-    key: Reader,
-    start_time: Annotated[float | None, Query(ge=0, le=1e11)] = None,
-    end_time: Annotated[float | None, Query(ge=0, le=1e11)] = None,
+    caller: Reader,
+    start_time: Moment = None,
+    end_time: Moment = None,
     group_by: str = "key,model,day",
 ) -> dict[str, Any]:
-    """Sums over [start_time, end_time), seconds since 1970; by default the last thirty days."""
-    end = end_time if end_time is not None else time.time() + 1
-    start = start_time if start_time is not None else end - _DEFAULT_SPAN
-    groups = tuple(name.strip() for name in group_by.split(",") if name.strip())
-    query = UsageQuery(key.owner.project_id, start, end, groups)
-    data = context_of(request).ledger.usage(query)
-    return {"object": "list", "start_time": start, "end_time": end, "group_by": list(groups), "data": data}
+    """Sums over [start_time, end_time), seconds or nanoseconds since 1970; by default the last 31 days.
+
+    `usages` are LLMariner's, by user, key and model; `data` are ours, by `group_by`.
+    """
+    end = _seconds(end_time) if end_time is not None else time.time() + 1
+    start = _seconds(start_time) if start_time is not None else max(0.0, end - _DEFAULT_SPAN)
+    groups = tuple(dict.fromkeys(name.strip() for name in group_by.split(",") if name.strip()))
+    database = context_of(request).database
+    return {
+        "object": "list",
+        "start_time": start,
+        "end_time": end,
+        "group_by": list(groups),
+        "data": _grouped(database, caller, start, end, groups),
+        "usages": _usages(database, caller, start, end),
+    }
+
+
+def _seconds(moment: float) -> float:
+    return moment / 1e9 if moment >= _NANOSECONDS else moment
+
+
+def _question(caller: Caller, start: float, end: float, groups: tuple[str, ...], width: int | None = None) -> Question:
+    seen = {} if caller.is_owner else {"project_id": (caller.owner.project_id,)}
+    return Question(caller.organization_id, start, end, groups, width, seen)
+
+
+def _grouped(
+    database: Database, caller: Caller, start: float, end: float, groups: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    for name in groups:
+        if name not in _GROUPS:
+            raise InvalidRequest(f"'group_by' must be of {', '.join(_GROUPS)}, not '{name}'.", param="group_by")
+    columns = tuple(_GROUPS[name] for name in groups if name != "day")
+    rows = Reports(database).sums(_question(caller, start, end, columns, _DAY if "day" in groups else None))
+    data = [
+        {name: row[_GROUPS[name]] for name in groups}
+        | {name: row[name] for name in _COUNTS}
+        | {"cost_usd": row["cost"] / NANO}
+        for row in rows
+    ]
+    return sorted(data, key=lambda row: -row["day"]) if "day" in groups else data
+
+
+def _usages(database: Database, caller: Caller, start: float, end: float) -> list[dict[str, Any]]:
+    """As LLMariner has them: users that are hidden are left out."""
+    with database.read() as session:
+        names = {row.id: row.name for row in session.rows(select(api_keys.c.id, api_keys.c.name))}
+        hidden = {row.id for row in session.rows(select(users.c.id).where(users.c.hidden))}
+    rows = Reports(database).sums(_question(caller, start, end, ("user_id", "key_id", "model")))
+    return [
+        {
+            "user_id": row["user_id"],
+            "api_key_id": row["key_id"],
+            "api_key_name": names.get(row["key_id"], ""),
+            "model_id": row["model"],
+            "total_requests": row["requests"],
+            "avg_latency_ms": _average(row["total_microseconds"], row["ended_requests"]),
+            "avg_time_to_first_token_ms": _average(row["first_token_microseconds"], row["first_tokens"]),
+            "total_prompt_tokens": row["prompt_tokens"],
+            "total_completion_tokens": row["completion_tokens"],
+        }
+        for row in rows
+        if row["user_id"] not in hidden
+    ]
+
+
+def _average(microseconds: int, count: int) -> float:
+    return microseconds / count / 1000 if count else 0.0
 
 
 handle = function(build)

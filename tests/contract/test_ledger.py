@@ -11,41 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from llmariner.errors import InvalidRequest
+from llmariner.errors import InvalidRequest, NotFound
 from llmariner.platform.database import Database
-from llmariner.usage.ledger import Ledger, UsageQuery
-from llmariner.usage.tables import ledger_events
+from llmariner.usage.ledger import Ledger
+from llmariner.usage.tables import ledger_events, ledger_rollups, prices
 
-LAST = 2**31 - 1
-TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
-DAY = 86400
+from .ledgers import closed, event, life, put_price, rebuilt_equal_stored, rollups_of, stored_rollups
+
 NUMBERS = itertools.count()
-
-
-def event(request_id: str, sequence: int, kind: str, tokens: tuple[int, int, int], **values: Any) -> dict[str, Any]:
-    """A ledger event as the meter makes it."""
-    identity = {"organization_id": "org_1", "project_id": "proj_1", "user_id": "user_1", "key_id": "key_1"}
-    said = {"model": "m", "route": "chat_completions", "admitted_at": 1000.0, "at": 1000.0 + min(sequence, 99)}
-    said |= {"outcome": "open", "status": 0, "waited_seconds": None, "first_token_seconds": None}
-    counts = dict(zip(TOKENS, tokens, strict=True))
-    return {"request_id": request_id, "sequence": sequence, "kind": kind, **identity, **said, **counts, **values}
-
-
-def closed(request_id: str, tokens: tuple[int, int, int], **values: Any) -> dict[str, Any]:
-    said = {"outcome": "succeeded", "status": 200, "waited_seconds": 0.5, "first_token_seconds": 0.75}
-    return event(request_id, LAST, "closed", tokens, **(said | values))
-
-
-def life(request_id: str, *counts: int) -> list[dict[str, Any]]:
-    """Admitted, a checkpoint per count, closed."""
-    checkpoints = [event(request_id, n + 1, "checkpoint", (9, count, 3)) for n, count in enumerate(counts)]
-    end = closed(request_id, (9, (counts or (1,))[-1], 3))
-    return [event(request_id, 0, "admitted", (0, 0, 0)), *checkpoints, end]
-
-
-def rows(ledger: Ledger, **query: Any) -> list[dict[str, Any]]:
-    said: dict[str, Any] = {"project_id": "proj_1", "start_time": 0.0, "end_time": 1e10} | query
-    return ledger.usage(UsageQuery(**said))
 
 
 def test_a_request_is_open_until_its_closing_event(ledger: Ledger) -> None:
@@ -140,83 +113,165 @@ def test_a_closing_event_after_the_interruption_has_the_last_word(ledger: Ledger
     assert request["outcome"] == "succeeded"
 
 
-def many(ledger: Ledger) -> None:
-    """Requests of two keys, two models, three days; one of another project."""
-    for number, (key, model, day) in enumerate(itertools.product(("key_1", "key_2"), ("m", "n"), range(3))):
-        said = {"key_id": key, "model": model, "admitted_at": day * DAY + 10.5}
-        outcome = {"outcome": "failed", "status": 502} if number % 4 == 0 else {}
-        ledger.record([closed(f"r{number}", (number, 10 * number, 1), **said, **outcome)])
-    ledger.record([closed("theirs", (1000, 1000, 1000), project_id="proj_2")])
-
-
-def test_every_grouping_adds_up_to_the_same(ledger: Ledger) -> None:
-    many(ledger)
-    names = ("key", "model", "day")
-    groupings = [group for size in range(4) for group in itertools.permutations(names, size)]
-    fields = ("requests", "successful_requests", *TOKENS)
-    for group in groupings:
-        found = rows(ledger, group_by=group)
-        assert {name: sum(row[name] for row in found) for name in fields} == {
-            "requests": 12,
-            "successful_requests": 9,
-            "prompt_tokens": 66,
-            "completion_tokens": 660,
-            "cached_tokens": 12,
-        }
-        assert len({tuple(row[name] for name in group) for row in found}) == len(found)
-        assert all(set(row) == {*group, *fields} for row in found)
-
-
-def test_the_newest_day_comes_first_and_begins_at_midnight(ledger: Ledger) -> None:
-    many(ledger)
-    assert [row["day"] for row in rows(ledger, group_by=("day",))] == [2 * DAY, DAY, 0]
-
-
-def test_the_end_of_a_span_is_exclusive(ledger: Ledger) -> None:
-    for number in range(3):
-        ledger.record([closed(f"r{number}", (1, 1, 1), admitted_at=float(number))])
-    assert rows(ledger, group_by=(), start_time=1.0, end_time=2.0)[0]["requests"] == 1
-    assert rows(ledger, group_by=(), start_time=0.0, end_time=2.0)[0]["requests"] == 2
-
-
-def test_a_project_without_requests_used_nothing(ledger: Ledger) -> None:
-    many(ledger)
-    assert rows(ledger, project_id="proj_9") == []
-    nothing = {"requests": 0, "successful_requests": 0, **dict.fromkeys(TOKENS, 0)}
-    assert rows(ledger, project_id="proj_9", group_by=()) == [nothing]
-
-
-def test_a_group_named_twice_is_summed_once(ledger: Ledger) -> None:
-    many(ledger)
-    assert rows(ledger, group_by=("key", "key")) == rows(ledger, group_by=("key",))
-    assert rows(ledger, group_by=("day", "day")) == rows(ledger, group_by=("day",))
-
-
-def test_sums_may_be_over_what_thirty_two_bits_hold(ledger: Ledger) -> None:
-    for number in range(3):
-        ledger.record([closed(f"r{number}", (2**40, 2**41, 2**42))])
-    [row] = rows(ledger, group_by=("model",))
-    assert [row[name] for name in TOKENS] == [3 * 2**40, 3 * 2**41, 3 * 2**42]
-
-
-@pytest.mark.parametrize(
-    ("query", "param"),
-    [
-        ({"group_by": ("user",)}, "group_by"),
-        ({"group_by": ("",)}, "group_by"),
-        ({"start_time": 5.0, "end_time": 5.0}, "end_time"),
-        ({"start_time": 6.0, "end_time": 5.0}, "end_time"),
-    ],
-)
-def test_a_question_that_makes_no_sense_is_refused(query: dict[str, Any], param: str) -> None:
-    said: dict[str, Any] = {"project_id": "proj_1", "start_time": 0.0, "end_time": 1.0} | query
-    with pytest.raises(InvalidRequest) as refused:
-        UsageQuery(**said)
-    assert refused.value.param == param
-
-
 def test_the_last_request_of_a_model_is_the_one_admitted_last(ledger: Ledger) -> None:
     assert ledger.last_request("m") is None
     ledger.record([closed("a", (1, 1, 1), admitted_at=20.5), closed("b", (1, 1, 1), admitted_at=10.5)])
     assert ledger.last_request("m") == 20.5
     assert ledger.last_request("n") is None
+
+
+RATES = (2_000_000, 500_000, 10_000_000, 7)  # 2, 0.5 and 10 nano-dollars a token; 7 a request
+
+
+def test_a_request_costs_by_the_price_that_was_valid_when_it_was_admitted(ledger: Ledger, database: Database) -> None:
+    put_price(database, "m", 0.0, 1000.0, (9_000_000, 9_000_000, 9_000_000, 9))
+    valid = put_price(database, "m", 1000.0, 1050.0, RATES)
+    put_price(database, "m", 1050.0, None, (9_000_000, 9_000_000, 9_000_000, 9))
+    put_price(database, "*", 0.0, None, (1_000_000, 1_000_000, 1_000_000, 0))
+    ledger.record(life("r", 5))
+    request = ledger.request("r")
+    assert request is not None
+    assert (request["price_id"], request["cost"]) == (valid, (9 - 3) * 2 + 2 + 5 * 10 + 7)  # 1.5 is 2
+    ledger.record([closed("other", (10, 5, 0), model="n")])
+    other = ledger.request("other")
+    assert other is not None
+    assert (other["price_id"], other["cost"]) == ("price_*_0.0", 15)
+
+
+def test_without_a_price_a_request_costs_nothing(ledger: Ledger) -> None:
+    ledger.record(life("r", 5))
+    request = ledger.request("r")
+    assert request is not None
+    assert (request["price_id"], request["cost"]) == (None, 0)
+
+
+@pytest.mark.parametrize("outcome", ["cancelled", "failed", "rejected"])
+def test_a_request_that_failed_costs_what_it_used(outcome: str, ledger: Ledger, database: Database) -> None:
+    put_price(database, "m", 0.0, None, RATES)
+    ledger.record([closed("used", (9, 5, 3), outcome=outcome), closed("unused", (0, 0, 0), outcome=outcome)])
+    used, unused = ledger.request("used"), ledger.request("unused")
+    assert used is not None
+    assert unused is not None
+    assert (used["cost"], unused["cost"]) == (71, 0)
+
+
+def test_an_open_request_costs_what_it_used_so_far(ledger: Ledger, database: Database) -> None:
+    put_price(database, "m", 0.0, None, RATES)
+    events = life("r", 5, 6)
+    costs = []
+    for one in events:
+        ledger.record([one])
+        request = ledger.request("r")
+        assert request is not None
+        costs.append(request["cost"])
+    assert costs == [0, 71, 81, 81]
+    assert [state["cost"] for state in ledger.history("r")] == costs
+
+
+def test_a_new_price_leaves_what_was_settled(ledger: Ledger, database: Database) -> None:
+    put_price(database, "m", 0.0, None, RATES)
+    events = life("r", 5)
+    ledger.record(events[:1])
+    put_price(database, "*", 0.0, None, (0, 0, 0, 0))
+    with database.write() as session:
+        session.run(prices.update().where(prices.c.model == "m").values(valid_to=500.0))
+    ledger.record(events[1:])
+    request = ledger.request("r")
+    assert request is not None
+    assert (request["price_id"], request["cost"]) == ("price_m_0.0", 71)
+    rebuilt_equal_stored(database, ["r"])
+
+
+def test_all_that_a_meter_says_is_kept(ledger: Ledger, database: Database) -> None:
+    times = {"waited_seconds": 3.5, "queued_seconds": 1.0, "wake_seconds": 2.5, "total_seconds": 9.25}
+    ledger.record([closed("r", (9, 5, 3), adapter="lora", reasoning_tokens=4, first_token_seconds=4.0, **times)])
+    request = ledger.request("r")
+    assert request is not None
+    assert {name: request[name] for name in times} == times
+    assert (request["adapter"], request["reasoning_tokens"], request["first_token_seconds"]) == ("lora", 4, 4.0)
+    rebuilt_equal_stored(database, ["r"])
+
+
+def test_a_meter_of_an_older_version_is_understood(ledger: Ledger, database: Database) -> None:
+    newer = ("reasoning_tokens", "adapter", "queued_seconds", "wake_seconds", "total_seconds")
+    ledger.record([{name: value for name, value in one.items() if name not in newer} for one in life("r", 5)])
+    request = ledger.request("r")
+    assert request is not None
+    assert (request["reasoning_tokens"], request["adapter"], request["total_seconds"]) == (0, None, 99.0)
+    rebuilt_equal_stored(database, ["r"])
+
+
+def test_of_two_closings_the_first_stands(ledger: Ledger, database: Database) -> None:
+    ledger.record([closed("r", (9, 5, 3)), closed("r", (99, 55, 33), outcome="failed", status=502)])
+    ledger.record([closed("r", (99, 55, 33), outcome="failed", status=502)])
+    request = ledger.request("r")
+    assert request is not None
+    assert (request["outcome"], request["completion_tokens"]) == ("succeeded", 5)
+    rebuilt_equal_stored(database, ["r"])
+    assert stored_rollups(database) == rollups_of(database)
+
+
+def test_what_interrupted_a_request_is_an_event_of_its_own(ledger: Ledger, database: Database) -> None:
+    ledger.record(life("r", 5)[:2])
+    ledger.interrupt(unseen_for=0)
+    assert [state["kind"] for state in ledger.history("r")] == ["admitted", "checkpoint", "interrupted"]
+    rebuilt_equal_stored(database, ["r"])
+    assert stored_rollups(database) == rollups_of(database)
+    ledger.record(life("r", 5)[2:])
+    assert [state["outcome"] for state in ledger.history("r")] == ["open", "open", "interrupted", "succeeded"]
+    rebuilt_equal_stored(database, ["r"])
+    assert stored_rollups(database) == rollups_of(database)
+
+
+def test_more_requests_than_one_transaction_takes_are_interrupted(ledger: Ledger, database: Database) -> None:
+    ledger.record([event(f"r{number}", 0, "admitted", (1, 1, 1)) for number in range(1201)])
+    assert ledger.interrupt(unseen_for=0) == 1201
+    assert stored_rollups(database) == rollups_of(database)
+
+
+def test_a_request_of_which_nothing_is_kept_has_no_history(ledger: Ledger) -> None:
+    with pytest.raises(NotFound, match="nobody"):
+        ledger.rebuilt("nobody")
+
+
+def test_old_requests_are_dropped_and_stay_in_the_sums(ledger: Ledger, database: Database) -> None:
+    put_price(database, "m", 0.0, None, RATES)
+    now = time.time()
+    old, new, under_way = life("old", 5), life("new", 6, admitted_at=now - 10), life("way", 7)[:2]
+    ledger.record([*old, *new, *under_way])
+    before = stored_rollups(database)
+    assert ledger.forget(older_than=3600) == 1
+    assert ledger.forget(older_than=3600) == 0
+    assert [ledger.request(name) is not None for name in ("old", "new", "way")] == [False, True, True]
+    with database.read() as session:
+        assert session.value(select(func.count()).where(ledger_events.c.request_id == "old")) == 0
+    assert stored_rollups(database) == before
+
+
+def test_what_was_dropped_is_not_counted_again(ledger: Ledger, database: Database) -> None:
+    old, under_way = life("old", 5), life("way", 7)
+    ledger.record([*old, *under_way[:2]])
+    ledger.forget(older_than=3600)
+    before = stored_rollups(database)
+    assert ledger.record(old) == 0
+    assert ledger.record(life("as old, and never heard of", 5)) == 0
+    assert stored_rollups(database) == before
+    assert ledger.record([*old, *under_way]) == 1, "one that is open goes on, however old"
+    assert ledger.forget(older_than=3600) == 1
+    with database.read() as session:
+        day = select(func.sum(ledger_rollups.c.requests)).where(ledger_rollups.c.width == 86400)
+        assert session.value(day) == 2
+
+
+def test_batches_with_the_same_requests_at_once_are_counted_once(
+    ledger: Ledger, database: Database, at_once: Any
+) -> None:
+    put_price(database, "m", 0.0, None, RATES)
+    events = [one for number in range(40) for one in life(f"r{number}", 3, 7, key_id=f"key_{number % 3}")]
+    batches = [events, events[::-1], events[::2], events[1::2], events[40:], events[:120]]
+    results = at_once([lambda batch=batch: ledger.record(batch) for batch in batches])
+    assert all(isinstance(result, int) for result in results), results
+    assert sum(results) == len(events)
+    rebuilt_equal_stored(database, [f"r{number}" for number in range(40)])
+    assert stored_rollups(database) == rollups_of(database)
+    assert sum(sums[0] for key, sums in stored_rollups(database).items() if key[1] == 3600) == 40

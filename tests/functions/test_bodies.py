@@ -186,7 +186,7 @@ QUERIES = {
     "GET /v1/models": ("models", ["limit=-1", "limit=501", "limit=x", "after=nobody", "include_loading_models=maybe"]),
     "GET /v1/api_usages": (
         "api_usages",
-        ["start_time=x", "start_time=-1", "end_time=nan", "start_time=inf", "group_by=user", "start_time=9&end_time=9"],
+        ["start_time=x", "start_time=-1", "end_time=nan", "start_time=inf", "group_by=colour", "start_time=9&end_time=9"],
     ),
     "GET /v1/events": (
         "events",

@@ -32,6 +32,8 @@ _LAST = 2**31 - 1
 class Metered:
     """A request under way. `usage`: bytes of the last usage object seen, looked into only when somebody asks.
 
+    `waited_seconds`: from its beginning to its place at an engine; of these `wake_seconds` while the model was not ready and
+    `queued_seconds` behind others. `adapter`: what was asked for on top of the model.
     `told`: the ledger knows of it. One that ends before it is told leaves as its closing event alone, which says when it
     was admitted too.
     """
@@ -40,12 +42,15 @@ class Metered:
         "_base",
         "_told",
         "_told_at",
+        "adapter",
         "admitted_at",
         "first_token_seconds",
+        "queued_seconds",
         "sequence",
         "told",
         "usage",
         "waited_seconds",
+        "wake_seconds",
     )
 
     def __init__(self, request_id: str, key: Key, model: str, route: str) -> None:
@@ -53,7 +58,10 @@ class Metered:
         self.usage = b""
         self.told = False
         self.sequence = 0
+        self.adapter: str | None = None
         self.waited_seconds: float | None = None
+        self.queued_seconds: float | None = None
+        self.wake_seconds: float | None = None
         self.first_token_seconds: float | None = None
         self._told: dict[str, int] = {}
         self._told_at = self.admitted_at
@@ -81,8 +89,12 @@ class Metered:
             "at": self._told_at,
             "outcome": outcome,
             "status": status,
+            "adapter": self.adapter,
             "waited_seconds": self.waited_seconds,
+            "queued_seconds": self.queued_seconds,
+            "wake_seconds": self.wake_seconds,
             "first_token_seconds": self.first_token_seconds,
+            "total_seconds": self._told_at - self.admitted_at,
         }
 
     def due(self, now: float) -> bool:

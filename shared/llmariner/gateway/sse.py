@@ -15,8 +15,8 @@ __all__ = ["DONE", "EventCutter", "UsageHider", "comment", "data", "tokens"]
 DONE = b"data: [DONE]\n\n"
 _USAGE = re.compile(rb',\s?"usage":\s?(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|null)')
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
-_COUNT = re.compile(rb'"(prompt_tokens|completion_tokens|cached_tokens)":\s?(\d+)')
-_NAMES = {name.encode(): name for name in ("prompt_tokens", "completion_tokens", "cached_tokens")}
+_COUNT = re.compile(rb'"((?:prompt|completion|cached|reasoning)_tokens)":\s?(\d+)')
+_NAMES = {name.encode(): name for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")}
 _NOTHING = dict.fromkeys(_NAMES.values(), 0)
 
 

@@ -1,51 +1,30 @@
-"""The ledger: events per request, folded into one row each.
+"""The ledger: events per request, folded into one row each, and into sums by hour and day in the same transaction.
 
-An event says what a request has used *so far*, and the fold takes the greatest, so that events may come twice, late or
-out of order and the sums stay right. A request is open until its closing event; one whose process is gone is closed as
-interrupted, with what its last checkpoint said.
+A request is open until its closing event; one whose process is gone is closed as interrupted, with what its last checkpoint
+said. Its price is the one valid when it was admitted.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import func, select
 
-from llmariner.errors import InvalidRequest
-from llmariner.platform.database import Database, WriteSession
-from llmariner.usage.tables import ledger_events, ledger_requests
+from llmariner.errors import NotFound
+from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.usage import folding
+from llmariner.usage.folding import INTERRUPTED, OPEN, Rollups
+from llmariner.usage.prices import PriceList
+from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, ledger_rollups
 
-__all__ = ["KINDS", "OPEN", "Ledger", "UsageQuery"]
+__all__ = ["OPEN", "Ledger", "floor"]
 
-KINDS = ("admitted", "checkpoint", "closed")
-OPEN = "open"
-_INTERRUPTED = "interrupted"
-_IDENTITY = ("request_id", "organization_id", "project_id", "user_id", "key_id", "model", "route")
-_TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
-_NEEDED = frozenset({*_IDENTITY, *_TOKENS, "sequence", "kind", "at", "admitted_at"})
-_DETAILS = ("outcome", "status", "waited_seconds", "first_token_seconds")
-_DAY = 86400
-_GROUPS = {"key": ledger_requests.c.key_id, "model": ledger_requests.c.model}
-
-
-@dataclass(frozen=True)
-class UsageQuery:
-    """Which requests, and by what they are summed. Times in seconds since 1970, `end_time` exclusive."""
-
-    project_id: str
-    start_time: float
-    end_time: float
-    group_by: tuple[str, ...] = ("key", "model", "day")
-
-    def __post_init__(self) -> None:
-        for name in self.group_by:
-            if name not in (*_GROUPS, "day"):
-                raise InvalidRequest(f"'group_by' must be key, model or day, not '{name}'.", param="group_by")
-        if self.end_time <= self.start_time:
-            raise InvalidRequest("'end_time' must be after 'start_time'.", param="end_time")
+_CHUNK = 500
+_COLUMNS = tuple(column.name for column in ledger_requests.c)
+Row = dict[str, Any]
 
 
 class Ledger:
@@ -55,45 +34,38 @@ class Ledger:
         self._database = database
 
     def record(self, events: Iterable[Mapping[str, Any]]) -> int:
-        """Take a batch of events, each whole or not at all known before; returns how many were new."""
-        new = 0
+        """Take a batch of events, each whole or not at all known before; returns how many were new.
+
+        Those of a request that is unknown and older than what is kept are left out: it was counted, and dropped.
+        """
+        # Of what comes twice, the first: as the events' key has it.
+        known: dict[tuple[str, int], Row] = {}
+        for event in map(folding.checked, events):
+            known.setdefault(_place(event), event)
+        batch = [known[place] for place in sorted(known)]
+        if not batch:
+            return 0
         with self._database.write() as session:
-            for event in events:
-                row = _row(event)
-                if session.insert_new(ledger_events, [row]):
-                    _fold(session, event)
-                    new += 1
-        return new
+            return _taken(session, batch)
 
     def interrupt(self, *, unseen_for: float) -> int:
         """Close as interrupted what is open and gave no sign for that many seconds; returns how many."""
-        gone = (ledger_requests.c.outcome == OPEN) & (ledger_requests.c.seen_at <= time.time() - unseen_for)
-        closing = update(ledger_requests).where(gone).values(outcome=_INTERRUPTED, closed_at=ledger_requests.c.seen_at)
-        with self._database.write() as session:
-            return session.run(closing)
+        silent = (ledger_requests.c.outcome == OPEN) & (ledger_requests.c.seen_at <= time.time() - unseen_for)
+        query = select(ledger_requests).where(silent).order_by(ledger_requests.c.request_id).limit(_CHUNK)
+        return self._in_chunks(lambda session: _interrupted(session, _rows(session, query.with_for_update())))
 
-    def usage(self, query: UsageQuery) -> list[dict[str, Any]]:
-        """Requests and tokens of a project, summed by the query's groups, newest day first."""
-        day = (func.floor(ledger_requests.c.admitted_at / _DAY) * _DAY).label("day")
-        columns = {**{name: column.label(name) for name, column in _GROUPS.items()}, "day": day}
-        groups = [columns[name] for name in dict.fromkeys(query.group_by)]
-        statement = (
-            select(
-                *groups,
-                func.count().label("requests"),
-                func.sum(case((ledger_requests.c.outcome == "succeeded", 1), else_=0)).label("successful_requests"),
-                *(func.sum(ledger_requests.c[name]).label(name) for name in _TOKENS),
-            )
-            .where(
-                ledger_requests.c.project_id == query.project_id,
-                ledger_requests.c.admitted_at >= query.start_time,
-                ledger_requests.c.admitted_at < query.end_time,
-            )
-            .group_by(*groups)
-            .order_by(*(group.desc() if group is day else group for group in groups))
-        )
-        with self._database.read() as session:
-            return [_whole(row._asdict()) for row in session.rows(statement)]
+    def forget(self, *, older_than: float) -> int:
+        """Drop requests admitted more than that many seconds ago, and their events; returns how many.
+
+        They stay in the sums by hour and day. Open ones stay too.
+        """
+        before = int(time.time() - older_than) // folding.HOUR * folding.HOUR
+        with self._database.write() as session:
+            if before > floor(session):
+                session.put(ledger_floor, [{"id": 1, "admitted_at": before}])
+        old = (ledger_requests.c.admitted_at < before) & (ledger_requests.c.outcome != OPEN)
+        ids = select(ledger_requests.c.request_id).where(old).limit(_CHUNK)
+        return self._in_chunks(lambda session: _dropped(session, [row.request_id for row in session.rows(ids)]))
 
     def last_request(self, model: str) -> float | None:
         """When a request for this model was last admitted."""
@@ -111,37 +83,131 @@ class Ledger:
             newest = func.max(func.coalesce(ledger_requests.c.closed_at, ledger_requests.c.admitted_at))
             return float(session.value(select(newest).where(of_them)) or 0.0)
 
-    def request(self, request_id: str) -> dict[str, Any] | None:
+    def request(self, request_id: str) -> Row | None:
         """One request as it stands folded."""
         with self._database.read() as session:
             row = session.first(select(ledger_requests).where(ledger_requests.c.request_id == request_id))
         return dict(row._mapping) if row else None
 
+    def rebuilt(self, request_id: str) -> Row:
+        """The same request, folded anew from nothing but its events. NotFound."""
+        return self.history(request_id)[-1]
 
-def _row(event: Mapping[str, Any]) -> dict[str, Any]:
-    needed = _NEEDED | set(_DETAILS) if isinstance(event, Mapping) and event.get("kind") == "closed" else _NEEDED
-    if not isinstance(event, Mapping) or not event.keys() >= needed or event["kind"] not in KINDS:
-        raise InvalidRequest(f"A ledger event needs {', '.join(sorted(needed))}.", param="events")
-    return {column.name: event[column.name] for column in ledger_events.c}
+    def history(self, request_id: str) -> list[Row]:
+        """A request as it stood after each of its events, in their order, with `sequence`, `kind` and `at` of that event.
+
+        NotFound when no event of it is kept.
+        """
+        query = select(ledger_events).where(ledger_events.c.request_id == request_id)
+        with self._database.read() as session:
+            events = _rows(session, query.order_by(ledger_events.c.sequence))
+            first = next((event for event in events if event["organization_id"] is not None), None)
+            if first is None:
+                raise NotFound(
+                    f"No request with id '{request_id}' is kept. The id is in the answer's header 'x-request-id'.",
+                    param="request_id",
+                )
+            price = PriceList.of(session, [first["model"]]).known(first["price_id"])
+        states = []
+        row = folding.blank(first, first["price_id"])
+        for event in events:
+            row = folding.folded(row, [event], price)
+            states.append({**row, "sequence": event["sequence"], "kind": event["kind"], "at": event["at"]})
+        return states
+
+    def _in_chunks(self, step: Callable[[WriteSession], int]) -> int:
+        """Transactions short enough that nobody waits for them."""
+        total = 0
+        while True:
+            with self._database.write() as session:
+                done = step(session)
+            total += done
+            if done < _CHUNK:
+                return total
 
 
-def _fold(session: WriteSession, event: Mapping[str, Any]) -> None:
-    identity = {name: event[name] for name in _IDENTITY}
-    at, closing = event["at"], event["kind"] == "closed"
-    fresh = {"outcome": OPEN, "status": 0, "admitted_at": event["admitted_at"], "seen_at": at}
-    session.insert_new(ledger_requests, [{**identity, **fresh, **dict.fromkeys(_TOKENS, 0)}])
-    table = ledger_requests.c
-    changes: dict[str, Any] = {name: _greater(table[name], event[name]) for name in _TOKENS}
-    changes["seen_at"] = _greater(table.seen_at, at)
-    if closing:
-        changes.update({name: event[name] for name in _DETAILS}, closed_at=at)
-    session.run(update(ledger_requests).where(table.request_id == event["request_id"]).values(changes))
+def floor(session: ReadSession) -> int:
+    """Requests admitted before may have been dropped."""
+    return int(session.value(select(ledger_floor.c.admitted_at)) or 0)
 
 
-def _greater(column: Any, value: Any) -> Any:
-    return case((column > value, column), else_=value)
+def _place(event: Mapping[str, Any]) -> tuple[str, int]:
+    return event["request_id"], event["sequence"]
 
 
-def _whole(row: Mapping[str, Any]) -> dict[str, Any]:
-    # PostgreSQL sums to Decimal; the sum of nothing is NULL.
-    return {name: value if isinstance(value, str) else int(value or 0) for name, value in row.items()}
+def _rows(session: ReadSession, query: Any) -> list[Row]:
+    return [dict(row._mapping) for row in session.rows(query)]
+
+
+def _taken(session: WriteSession, batch: Sequence[Row]) -> int:
+    """Every step goes by request id, so that two batches with the same requests never wait for one another crosswise."""
+    batch = _kept(session, batch)
+    firsts = {event["request_id"]: event for event in reversed(batch)}
+    prices = PriceList.of(session, {event["model"] for event in batch})
+    made = {
+        request_id: folding.blank(
+            event, price.id if (price := prices.at(event["model"], event["admitted_at"])) else None
+        )
+        for request_id, event in sorted(firsts.items())
+    }
+    new = {row.request_id for row in session.insert_many(ledger_requests, list(made.values()))}
+    known = select(ledger_requests).where(ledger_requests.c.request_id.in_(made)).order_by(ledger_requests.c.request_id)
+    requests = {row["request_id"]: row for row in _rows(session, known.with_for_update())}
+    batch = [event for event in batch if event["request_id"] in requests]  # else dropped just now, for its age
+    rows = [
+        folding.stored(
+            event,
+            first=event["request_id"] in new and event is firsts[event["request_id"]],
+            price_id=requests[event["request_id"]]["price_id"],
+        )
+        for event in batch
+    ]
+    fresh = {tuple(row) for row in session.insert_many(ledger_events, rows)}
+    rollups, changed = Rollups(), []
+    for request_id, group in itertools.groupby(batch, key=lambda event: event["request_id"]):
+        before = requests[request_id]
+        price = prices.known(before["price_id"])
+        after = folding.folded(before, (event for event in group if _place(event) in fresh), price)
+        if request_id in new or after != before:
+            rollups.move(None if request_id in new else before, after, price)
+            changed.append(after)
+    _write(session, changed, rollups)
+    return len(fresh)
+
+
+def _kept(session: WriteSession, batch: Sequence[Row]) -> Sequence[Row]:
+    """What is not too late. Held to the transaction's end: the floor can't rise beneath a request that is being made."""
+    held = select(ledger_floor.c.admitted_at).with_for_update(read=True)
+    lowest = session.value(held) or 0
+    late = {event["request_id"] for event in batch if event["admitted_at"] < lowest}
+    if not late:
+        return batch
+    known = select(ledger_requests.c.request_id).where(ledger_requests.c.request_id.in_(late))
+    gone = late - {row.request_id for row in session.rows(known)}
+    return [event for event in batch if event["request_id"] not in gone]
+
+
+def _interrupted(session: WriteSession, requests: Sequence[Row]) -> int:
+    prices = PriceList.of(session, {row["model"] for row in requests})
+    events = [folding.interruption(row) for row in requests]
+    session.insert_many(ledger_events, events)
+    rollups, changed = Rollups(), []
+    for before, event in zip(requests, events, strict=True):
+        price = prices.known(before["price_id"])
+        after = folding.folded(before, [event], price)
+        assert after["outcome"] == INTERRUPTED
+        rollups.move(before, after, price)
+        changed.append(after)
+    _write(session, changed, rollups)
+    return len(changed)
+
+
+def _dropped(session: WriteSession, request_ids: Sequence[str]) -> int:
+    for table in (ledger_requests, ledger_events):
+        session.run(table.delete().where(table.c.request_id.in_(request_ids)))
+    return len(request_ids)
+
+
+def _write(session: WriteSession, changed: Sequence[Row], rollups: Rollups) -> None:
+    session.put(ledger_requests, [{name: row[name] for name in _COLUMNS} for row in changed])
+    session.put(ledger_rollups, rollups.rows(), adding=folding.ROLLUP_SUMS)

@@ -7,7 +7,7 @@ ORM, since its import alone would double the cold start of a function.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,19 +66,38 @@ class WriteSession(ReadSession):
 
     def insert_new(self, table: Table, rows: Sequence[dict[str, Any]]) -> int:
         """Insert the rows whose primary key is not there yet; returns how many were new."""
-        # Both dialects speak ON CONFLICT, but SQLAlchemy has no insert for the two in common.
-        insert_or_ignore: sqlite.Insert | postgresql.Insert
-        if self._connection.dialect.name == "sqlite":
-            insert_or_ignore = sqlite.insert(table).on_conflict_do_nothing()
-        else:
-            insert_or_ignore = postgresql.insert(table).on_conflict_do_nothing()
         # psycopg's inserts say -1 unless the count is asked for.
-        counted = insert_or_ignore.execution_options(preserve_rowcount=True)
+        counted = self._insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
         return sum(self.run(counted.values(row)) for row in rows)
+
+    def insert_many(self, table: Table, rows: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
+        """As `insert_new`, in few statements for many rows; returns the primary keys of those that were new."""
+        if not rows:
+            return ()
+        statement: Executable = self._insert(table).on_conflict_do_nothing().returning(*table.primary_key)
+        return self._connection.execute(statement, rows).all()
+
+    def put(self, table: Table, rows: Sequence[dict[str, Any]], *, adding: Collection[str] = ()) -> None:
+        """Insert whole rows; where a primary key is taken, its row is overwritten, but for columns `adding`: they add up."""
+        if not rows:
+            return
+        statement = self._insert(table)
+        changes = {
+            column.name: column + statement.excluded[column.name]
+            if column.name in adding
+            else statement.excluded[column.name]
+            for column in table.c
+            if not column.primary_key
+        }
+        self._connection.execute(statement.on_conflict_do_update(index_elements=table.primary_key, set_=changes), rows)
 
     def add(self, table: Table, **values: Any) -> None:
         """Insert one row. Duplicate when its key is taken."""
         self.run(insert(table).values(**values))
+
+    def _insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
+        # Both dialects speak ON CONFLICT, but SQLAlchemy has no insert for the two in common.
+        return sqlite.insert(table) if self._connection.dialect.name == "sqlite" else postgresql.insert(table)
 
 
 class Database:

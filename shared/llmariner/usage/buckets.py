@@ -1,0 +1,86 @@
+"""Reports in buckets of time, a page of them at once, as OpenAI's usage and costs are."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmariner.errors import InvalidRequest
+
+__all__ = ["WIDTHS", "Buckets", "buckets", "checked_groups"]
+
+WIDTHS = {"1m": 60, "1h": 3600, "1d": 86400}
+_PAGE = "page_"
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """A page: `count` buckets of `width` seconds from `start`, a multiple of it; `next_start` None: the last page."""
+
+    start: int
+    width: int
+    count: int
+    next_start: int | None
+
+    @property
+    def end(self) -> int:
+        """Where the last bucket ends."""
+        return self.start + self.count * self.width
+
+    def page(self, rows: Sequence[dict[str, Any]], results: Any) -> dict[str, Any]:
+        """The answer. `rows` say in `start` which bucket they are of; `results(rows)` makes a bucket's results."""
+        of_bucket: dict[int, list[dict[str, Any]]] = {}
+        for row in rows:
+            of_bucket.setdefault(row["start"], []).append(row)
+        data = [
+            {
+                "object": "bucket",
+                "start_time": start,
+                "end_time": start + self.width,
+                "results": results(of_bucket.get(start, [])),
+            }
+            for start in range(self.start, self.end, self.width)
+        ]
+        token = None if self.next_start is None else f"{_PAGE}{self.next_start}"
+        return {"object": "page", "data": data, "has_more": token is not None, "next_page": token}
+
+
+def buckets(*, start: int, end: int | None, width: str, limit: int, page: str | None) -> Buckets:
+    """The page that was asked for. Buckets are whole minutes, hours or days of UTC: the first is the one that holds `start`.
+
+    `end` is exclusive, None: now. InvalidRequest for a span without buckets, or a page that was never given out.
+    """
+    size = WIDTHS[width]
+    stop = time.time() if end is None else end
+    if stop <= start:
+        raise InvalidRequest("'end_time' must be after 'start_time'.", param="end_time")
+    first = start // size * size
+    if page is not None:
+        number = page.removeprefix(_PAGE)
+        if not (page.startswith(_PAGE) and number.isascii() and number.isdigit() and len(number) <= 12):
+            raise _unknown(page)
+        # A page of other widths or spans is none of this one.
+        if int(number) % size or not first <= int(number) < stop:
+            raise _unknown(page)
+        first = int(number)
+    left = math.ceil((stop - first) / size)
+    count = min(left, limit)
+    return Buckets(first, size, count, first + count * size if left > count else None)
+
+
+def checked_groups(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """What results are grouped by, each once. InvalidRequest for what there is not."""
+    for name in asked:
+        if name not in known:
+            raise InvalidRequest(f"'group_by' must be of {', '.join(known)}, not '{name[:40]}'.", param="group_by")
+    return tuple(dict.fromkeys(asked))
+
+
+def _unknown(page: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"No page '{page[:40]}' of this question: give back the 'next_page' of the answer before, and change nothing else.",
+        param="page",
+    )

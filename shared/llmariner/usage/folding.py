@@ -1,0 +1,167 @@
+"""From events to a request, and from a request to what it adds to the sums: no database here.
+
+An event says what a request has used *so far*, and the fold takes the greatest; what ended it is said by the closing event,
+else by the interruption. So events may come twice, late or in any order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from llmariner.errors import InvalidRequest
+from llmariner.gateway.pricing import FREE, Cost, Price
+from llmariner.usage.tables import ledger_events, ledger_rollups
+
+__all__ = [
+    "DAY",
+    "HOUR",
+    "INTERRUPTED",
+    "OPEN",
+    "ROLLUP_SUMS",
+    "TOKENS",
+    "WIDTHS",
+    "Rollups",
+    "blank",
+    "checked",
+    "folded",
+    "identity",
+    "interruption",
+    "settled",
+    "stored",
+]
+
+OPEN = "open"
+INTERRUPTED = "interrupted"
+TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+HOUR, DAY = 3600, 86400
+WIDTHS = (HOUR, DAY)
+_KINDS = ("admitted", "checkpoint", "closed")
+_IDENTITY = ("organization_id", "project_id", "user_id", "key_id", "model", "route", "adapter", "admitted_at")
+_TIMES = ("waited_seconds", "queued_seconds", "wake_seconds", "first_token_seconds", "total_seconds")
+_ENDING = ("outcome", "status", *_TIMES)
+# What processes of an older version do not say.
+_NEWER = {"reasoning_tokens": 0, "adapter": None, "queued_seconds": None, "wake_seconds": None, "total_seconds": None}
+_NEEDED = frozenset({"request_id", "sequence", "kind", "at", *TOKENS, *_IDENTITY}) - _NEWER.keys()
+_NEEDED_AT_THE_END = _NEEDED | frozenset(_ENDING) - _NEWER.keys()
+# Before the closing event's place, after any checkpoint's.
+_BEFORE_LAST = 2**31 - 2
+_DIMENSIONS = ("organization_id", "project_id", "user_id", "key_id", "model", "route", "outcome", "status")
+ROLLUP_SUMS = tuple(column.name for column in ledger_rollups.c if not column.primary_key)
+_EVENT_COLUMNS = tuple(column.name for column in ledger_events.c)
+_ALWAYS = frozenset({"request_id", "sequence", "kind", "at", *TOKENS})
+
+
+def checked(event: Mapping[str, Any]) -> dict[str, Any]:
+    """The event with all fields there are. InvalidRequest when a needed one is missing."""
+    at_the_end = isinstance(event, Mapping) and event.get("kind") == "closed"
+    needed = _NEEDED_AT_THE_END if at_the_end else _NEEDED
+    if not isinstance(event, Mapping) or not event.keys() >= needed or event["kind"] not in _KINDS:
+        raise InvalidRequest(f"A ledger event needs {', '.join(sorted(needed))}.", param="events")
+    whole = {**dict.fromkeys(_EVENT_COLUMNS), **_NEWER, **event}
+    if at_the_end and whole["total_seconds"] is None:
+        whole["total_seconds"] = whole["at"] - whole["admitted_at"]
+    return whole
+
+
+def stored(event: Mapping[str, Any], *, first: bool, price_id: str | None) -> dict[str, Any]:
+    """What of an event is kept: whose the request is by the first one that came of it, how it ended by its last."""
+    kept = {*_ALWAYS, *(_IDENTITY if first else ()), *(_ENDING if event["kind"] == "closed" else ())}
+    row = {name: event[name] if name in kept else None for name in _EVENT_COLUMNS}
+    return row | ({"price_id": price_id} if first else {})
+
+
+def identity(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Whose a request is: what all its events say alike."""
+    return {name: event[name] for name in _IDENTITY}
+
+
+def blank(event: Mapping[str, Any], price_id: str | None) -> dict[str, Any]:
+    """A request of which nothing is known but whose it is."""
+    return {
+        "request_id": event["request_id"],
+        **identity(event),
+        "outcome": OPEN,
+        "status": 0,
+        "seen_at": event["admitted_at"],
+        "closed_at": None,
+        **dict.fromkeys(_TIMES),
+        **dict.fromkeys(TOKENS, 0),
+        "price_id": price_id,
+        "cost": 0,
+    }
+
+
+def interruption(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The event by which a request ends that gave no sign of life since `seen_at`."""
+    counts = {name: request[name] for name in TOKENS}
+    said = {"request_id": request["request_id"], "sequence": _BEFORE_LAST, "kind": INTERRUPTED}
+    return {**dict.fromkeys(_EVENT_COLUMNS), **said, "at": request["seen_at"], **counts}
+
+
+def folded(request: Mapping[str, Any], events: Iterable[Mapping[str, Any]], price: Price | None) -> dict[str, Any]:
+    """A request with more of its events in it. `price` is the one of its `price_id`."""
+    row = dict(request)
+    for event in events:
+        for name in TOKENS:
+            row[name] = max(row[name], event[name])
+        row["seen_at"] = max(row["seen_at"], event["at"])
+        if event["kind"] == "closed":
+            row |= {name: event[name] for name in _ENDING} | {"closed_at": event["at"]}
+        elif event["kind"] == INTERRUPTED and row["outcome"] == OPEN:
+            lived = event["at"] - row["admitted_at"]
+            row |= {"outcome": INTERRUPTED, "closed_at": event["at"], "total_seconds": lived}
+    row["cost"] = settled(row, price).total
+    return row
+
+
+def settled(request: Mapping[str, Any], price: Price | None) -> Cost:
+    """What a request costs, in its parts."""
+    return price.cost(request, request["outcome"]) if price is not None else FREE
+
+
+class Rollups:
+    """What changes in the sums; to be gathered over many requests, and then added at once."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[Any, ...], list[int]] = {}
+
+    def move(self, before: Mapping[str, Any] | None, after: Mapping[str, Any], price: Price | None) -> None:
+        """A request became another. `before` None: there was none."""
+        if before is not None:
+            self._add(before, price, -1)
+        self._add(after, price, 1)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What is to be added to each hour and day, in the order of their keys: whoever adds, locks in that order."""
+        names = ("organization_id", "width", "start", *_DIMENSIONS[1:])
+        return [
+            dict(zip((*names, *ROLLUP_SUMS), (*key, *sums), strict=True))
+            for key, sums in sorted(self._sums.items())
+            if any(sums)
+        ]
+
+    def _add(self, request: Mapping[str, Any], price: Price | None, sign: int) -> None:
+        cost, first = settled(request, price), request["first_token_seconds"]
+        values = (
+            1,
+            *(request[name] for name in TOKENS),
+            cost.total,
+            cost.prompt,
+            cost.cached,
+            cost.completion,
+            _microseconds(request["total_seconds"]),
+            _microseconds(first),
+            0 if first is None else 1,
+        )
+        organization_id, *rest = (request[name] for name in _DIMENSIONS)
+        for width in WIDTHS:
+            start = math.floor(request["admitted_at"] / width) * width
+            sums = self._sums.setdefault((organization_id, width, start, *rest), [0] * len(ROLLUP_SUMS))
+            for index, value in enumerate(values):
+                sums[index] += sign * value
+
+
+def _microseconds(seconds: float | None) -> int:
+    return 0 if seconds is None else math.floor(seconds * 1_000_000 + 0.5)

@@ -1,0 +1,173 @@
+"""The price list of the installation: what a model's tokens and requests cost, from when to when.
+
+A price that was valid is never changed, so that what a request cost stays what it was: a new one begins now or later, and
+ends the one before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Row, or_, select, update
+
+from llmariner.audit import log as audit
+from llmariner.errors import InvalidRequest, PermissionDenied
+from llmariner.gateway.pricing import Price
+from llmariner.identifiers import new_id
+from llmariner.platform.database import Database, ReadSession
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.tables import organizations
+from llmariner.usage.tables import prices
+
+__all__ = ["ALL_MODELS", "NANO", "ListedPrice", "NewPrice", "PriceList", "Prices", "dollars"]
+
+ALL_MODELS = "*"
+NANO = 10**9
+"""Nano-dollars in a dollar."""
+
+_MOST = 10**6 * NANO
+_LATE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class NewPrice:
+    """A price to be set: nano-dollars per million tokens, and per request. `cached_prompt` None: as any other prompt."""
+
+    model: str
+    prompt: int
+    completion: int
+    cached_prompt: int | None = None
+    request: int = 0
+    valid_from: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.model) <= 256:
+            raise InvalidRequest(f"'model' must be a model's id, or '{ALL_MODELS}' for all others.", param="model")
+        for name in ("prompt", "completion", "cached_prompt", "request"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= _MOST:
+                raise InvalidRequest(f"'{name}' must be from 0 to {_MOST // NANO} dollars.", param=name)
+
+
+@dataclass(frozen=True)
+class ListedPrice:
+    """A price as it is stored; `valid_to` None: until further notice."""
+
+    id: str
+    model: str
+    valid_from: float
+    valid_to: float | None
+    prompt: int
+    cached_prompt: int
+    completion: int
+    request: int
+    created_at: int
+
+    @property
+    def price(self) -> Price:
+        """As it is reckoned with."""
+        return Price(self.id, self.prompt, self.cached_prompt, self.completion, self.request)
+
+    def valid(self, at: float) -> bool:
+        """Whether it was in force then."""
+        return self.valid_from <= at and (self.valid_to is None or at < self.valid_to)
+
+
+class PriceList:
+    """All prices there ever were of some models, to be asked many times."""
+
+    def __init__(self, listed: Iterable[ListedPrice]) -> None:
+        self._by_id = {price.id: price for price in listed}
+        self._of_model: dict[str, list[ListedPrice]] = {}
+        for price in self._by_id.values():
+            self._of_model.setdefault(price.model, []).append(price)
+
+    @classmethod
+    def of(cls, session: ReadSession, models: Collection[str]) -> PriceList:
+        """Those of some models and of all others."""
+        query = select(prices).where(prices.c.model.in_({*models, ALL_MODELS}))
+        return cls(_listed(row) for row in session.rows(query))
+
+    def at(self, model: str, at: float) -> Price | None:
+        """What a model cost then: its own price, else that of all others; None: nothing."""
+        for name in (model, ALL_MODELS):
+            for price in self._of_model.get(name, ()):
+                if price.valid(at):
+                    return price.price
+        return None
+
+    def known(self, price_id: str | None) -> Price | None:
+        """A price by its id."""
+        return self._by_id[price_id].price if price_id is not None and price_id in self._by_id else None
+
+
+class Prices:
+    """The prices of one installation."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def set(self, actor: Caller, new: NewPrice) -> ListedPrice:
+        """Put a price on the list; the one before ends where it begins.
+
+        PermissionDenied unless the actor's organisation runs the installation: nobody sets the price of what they buy.
+        """
+        now = time.time()
+        start = now if new.valid_from is None else new.valid_from
+        if start < now - _LATE_SECONDS:
+            raise InvalidRequest(
+                "'valid_from' is in the past. What requests cost then is settled; leave it out to begin now.",
+                param="valid_from",
+            )
+        cached = new.prompt if new.cached_prompt is None else new.cached_prompt
+        of_model, table = prices.c.model == new.model, prices.c
+        with self._database.write() as session:
+            home = session.value(select(organizations.c.id).where(organizations.c.is_default))
+            if actor.organization_id != home:
+                raise PermissionDenied("Prices are set by the organization that runs this installation, for all.")
+            later = session.value(
+                select(table.valid_from).where(of_model, table.valid_from > start).order_by("valid_from")
+            )
+            covers = (table.valid_from <= start) & or_(table.valid_to.is_(None), table.valid_to > start)
+            session.run(update(prices).where(of_model, covers).values(valid_to=start))
+            made = ListedPrice(
+                id=new_id("price"),
+                model=new.model,
+                valid_from=start,
+                valid_to=later,
+                prompt=new.prompt,
+                cached_prompt=cached,
+                completion=new.completion,
+                request=new.request,
+                created_at=int(now),
+            )
+            session.add(prices, **asdict(made))
+            told = {"id": made.id, "data": asdict(made)}
+            audit.add(session, actor, "price.created", told, organization_id=actor.organization_id)
+        return made
+
+    def all(self, *, model: str | None = None, at: float | None = None) -> list[ListedPrice]:
+        """The list, by model and beginning; of one model only, or those in force at a moment."""
+        query = select(prices).order_by(prices.c.model, prices.c.valid_from, prices.c.created_at, prices.c.id)
+        if model is not None:
+            query = query.where(prices.c.model == model)
+        with self._database.read() as session:
+            listed = [_listed(row) for row in session.rows(query)]
+        return [price for price in listed if at is None or price.valid(at)]
+
+    def now(self, model: str) -> Price | None:
+        """What a model costs at this moment."""
+        with self._database.read() as session:
+            return PriceList.of(session, [model]).at(model, time.time())
+
+
+def _listed(row: Row[Any]) -> ListedPrice:
+    return ListedPrice(**row._mapping)
+
+
+def dollars(nano: int) -> float:
+    """As a number of dollars."""
+    return nano / NANO

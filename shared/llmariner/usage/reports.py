@@ -1,0 +1,186 @@
+"""Sums of what was used, by any of who, what and when.
+
+They are read from the sums by day and by hour as far as the span goes in whole days and hours, and from the requests
+themselves at its ends. Those pieces never overlap, so nothing is counted twice; and the sums hold what was dropped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sqlalchemy import BigInteger, ColumnElement, Select, case, func, literal, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
+
+from llmariner.errors import InvalidRequest
+from llmariner.platform.database import Database
+from llmariner.usage.folding import HOUR, OPEN, TOKENS, WIDTHS
+from llmariner.usage.ledger import floor
+from llmariner.usage.tables import ledger_requests, ledger_rollups
+
+__all__ = ["DIMENSIONS", "MEASURES", "PARTS", "Question", "Reports"]
+
+DIMENSIONS = ("project_id", "user_id", "key_id", "model", "route", "outcome", "status")
+PARTS = ("prompt_cost", "cached_cost", "completion_cost")
+MEASURES = (
+    "requests",
+    "successful_requests",
+    "ended_requests",
+    *TOKENS,
+    "cost",
+    "total_microseconds",
+    "first_token_microseconds",
+    "first_tokens",
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which requests of an organisation, and how they are summed.
+
+    `start` and `end` in seconds since 1970, of their admission, `end` exclusive. `where`: dimension → the values wanted.
+    `width`: seconds of the buckets in which they are summed, each beginning at a multiple of it; None: no buckets.
+    `parts`: of what costs consist, too; only for spans of whole hours.
+    """
+
+    organization_id: str
+    start: float
+    end: float
+    group_by: tuple[str, ...] = ()
+    width: int | None = None
+    where: Mapping[str, Collection[str | int]] = field(default_factory=dict)
+    parts: bool = False
+
+    def __post_init__(self) -> None:
+        if self.end <= self.start:
+            raise InvalidRequest("'end_time' must be after 'start_time'.", param="end_time")
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What is summed."""
+        return (*MEASURES, *PARTS) if self.parts else MEASURES
+
+
+class _Piece(NamedTuple):
+    """Part of a span, and the width of the sums it is read from; 0: from requests."""
+
+    width: int
+    start: float
+    end: float
+
+
+class _Whole(GenericFunction[int]):
+    """A number of at least 0 without what follows its point."""
+
+    type = BigInteger()
+    inherit_cache = True
+    name = "whole"
+
+
+@compiles(_Whole)
+def _floor(element: Any, compiler: Any, **options: Any) -> str:
+    return f"CAST(FLOOR({compiler.process(element.clauses, **options)}) AS BIGINT)"
+
+
+@compiles(_Whole, "sqlite")
+def _cut(element: Any, compiler: Any, **options: Any) -> str:
+    # SQLite's FLOOR may be a call back into Python, a hundred times slower than its cast, which cuts.
+    return f"CAST({compiler.process(element.clauses, **options)} AS INTEGER)"
+
+
+class Reports:
+    """What the ledger of one installation adds up to."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def sums(self, question: Question) -> list[dict[str, Any]]:
+        """A row for each group that has requests: its dimensions, `start` of its bucket, and every measure, all integers.
+
+        In the order of buckets and groups. InvalidRequest when it asks for buckets of less than an hour in a time of which
+        only the sums are kept.
+        """
+        found: dict[tuple[Any, ...], list[int]] = {}
+        with self._database.read() as session:
+            for piece in _pieces(question, floor(session)):
+                for row in session.rows(_statement(question, piece)):
+                    key, sums = tuple(row[: -len(question.measures)]), row[-len(question.measures) :]
+                    # PostgreSQL sums to Decimal.
+                    known = found.setdefault(key, [0] * len(sums))
+                    found[key] = [one + int(other or 0) for one, other in zip(known, sums, strict=True)]
+        names = (*(("start",) if question.width else ()), *question.group_by, *question.measures)
+        return [dict(zip(names, (*key, *sums), strict=True)) for key, sums in sorted(found.items()) if any(sums)]
+
+
+def _pieces(question: Question, kept_from: int) -> Iterator[_Piece]:
+    start, end, width = question.start, question.end, question.width
+    if start < kept_from:
+        if width is not None and width % HOUR:
+            raise InvalidRequest(
+                f"Requests from before {kept_from} (seconds since 1970) are kept by the hour only: ask for buckets of whole "
+                "hours, or for a later start.",
+                param="start_time",
+            )
+        start = start // HOUR * HOUR
+        if end < kept_from:
+            end = math.ceil(end / HOUR) * HOUR
+    if end > time.time():
+        end = math.ceil(end / HOUR) * HOUR  # nothing is admitted in the future
+    widths = [each for each in reversed(WIDTHS) if width is None or width % each == 0]
+    yield from _cover(start, end, widths)
+
+
+def _cover(start: float, end: float, widths: Sequence[int]) -> Iterator[_Piece]:
+    """The span in as few pieces as there are, the widest in the middle."""
+    if start >= end:
+        return
+    if not widths:
+        yield _Piece(0, start, end)
+        return
+    first, last = math.ceil(start / widths[0]) * widths[0], math.floor(end / widths[0]) * widths[0]
+    if first >= last:
+        yield from _cover(start, end, widths[1:])
+        return
+    yield from _cover(start, first, widths[1:])
+    yield _Piece(widths[0], first, last)
+    yield from _cover(last, end, widths[1:])
+
+
+def _statement(question: Question, piece: _Piece) -> Select[Any]:
+    table = (ledger_rollups if piece.width else ledger_requests).c
+    when: ColumnElement[Any] = table.start if piece.width else table.admitted_at
+    groups: list[ColumnElement[Any]] = []
+    if question.width is not None:
+        whole = when - when % question.width if piece.width else func.whole(when / question.width) * question.width
+        groups.append(whole.label("bucket"))
+    groups += [table[name] for name in question.group_by]
+    statement = select(*groups, *(_summed(name, table, piece) for name in question.measures)).where(
+        table.organization_id == question.organization_id, when >= piece.start, when < piece.end
+    )
+    if piece.width:
+        statement = statement.where(table.width == piece.width)
+    for name, values in question.where.items():
+        statement = statement.where(table[name].in_(tuple(values)))
+    return statement.group_by(*groups)
+
+
+def _summed(name: str, table: Any, piece: _Piece) -> ColumnElement[Any]:
+    requests = table.requests if piece.width else literal(1, BigInteger)
+    if name == "requests":
+        return func.sum(requests)
+    if name == "successful_requests":
+        return func.sum(case((table.outcome == "succeeded", requests), else_=0))
+    if name == "ended_requests":
+        return func.sum(case((table.outcome != OPEN, requests), else_=0))
+    if piece.width or name in (*TOKENS, "cost"):
+        return func.sum(table[name])
+    if name == "first_tokens":
+        return func.count(table.first_token_seconds)
+    if name in PARTS:
+        raise ValueError("of what costs consist is summed by whole hours only")
+    seconds = table.total_seconds if name == "total_microseconds" else table.first_token_seconds
+    return func.sum(func.whole(seconds * 1_000_000 + 0.5))

@@ -1,0 +1,88 @@
+"""Ledger events as the meter makes them, prices, and what both must add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import select
+
+from llmariner.platform.database import Database
+from llmariner.usage.folding import ROLLUP_SUMS, Rollups
+from llmariner.usage.ledger import Ledger
+from llmariner.usage.prices import PriceList
+from llmariner.usage.tables import ledger_requests, ledger_rollups, prices
+
+LAST = 2**31 - 1
+TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
+_KEY = ("organization_id", "width", "start", "project_id", "user_id", "key_id", "model", "route", "outcome", "status")
+
+
+def event(request_id: str, sequence: int, kind: str, tokens: tuple[int, int, int], **values: Any) -> dict[str, Any]:
+    """A ledger event as the meter makes it."""
+    identity = {"organization_id": "org_1", "project_id": "proj_1", "user_id": "user_1", "key_id": "key_1"}
+    said = {"model": "m", "route": "chat_completions", "adapter": None, "admitted_at": 1000.0}
+    said |= {"at": 1000.0 + min(sequence, 99), "outcome": "open", "status": 0, "reasoning_tokens": 0}
+    times = ("waited_seconds", "queued_seconds", "wake_seconds", "first_token_seconds", "total_seconds")
+    counts = dict(zip(TOKENS, tokens, strict=True))
+    known = {"request_id": request_id, "sequence": sequence, "kind": kind}
+    return {**known, **identity, **said, **dict.fromkeys(times), **counts, **values}
+
+
+def closed(request_id: str, tokens: tuple[int, int, int], **values: Any) -> dict[str, Any]:
+    """A closing event."""
+    said = {"outcome": "succeeded", "status": 200, "waited_seconds": 0.5, "first_token_seconds": 0.75}
+    return event(request_id, LAST, "closed", tokens, **(said | values))
+
+
+def life(request_id: str, *counts: int, **values: Any) -> list[dict[str, Any]]:
+    """Admitted, a checkpoint per count, closed."""
+    checkpoints = [event(request_id, n + 1, "checkpoint", (9, count, 3), **values) for n, count in enumerate(counts)]
+    end = closed(request_id, (9, (counts or (1,))[-1], 3), **values)
+    return [event(request_id, 0, "admitted", (0, 0, 0), **values), *checkpoints, end]
+
+
+def put_price(
+    database: Database,
+    model: str,
+    start: float,
+    end: float | None,
+    rates: tuple[int, int, int, int],
+    price_id: str | None = None,
+) -> str:
+    """A price on the list, past ones too. `rates`: nano-dollars per million prompt, cached, output tokens; per request."""
+    made = price_id or f"price_{model}_{start}"
+    names = ("prompt", "cached_prompt", "completion", "request")
+    with database.write() as session:
+        values = dict(zip(names, rates, strict=True))
+        session.add(prices, id=made, model=model, valid_from=start, valid_to=end, created_at=1, **values)
+    return made
+
+
+def stored_rollups(database: Database) -> dict[tuple[Any, ...], tuple[int, ...]]:
+    """What the sums are, those of nothing left out."""
+    with database.read() as session:
+        rows = [row._mapping for row in session.rows(select(ledger_rollups))]
+    found = {tuple(row[name] for name in _KEY): tuple(int(row[name]) for name in ROLLUP_SUMS) for row in rows}
+    return {key: sums for key, sums in found.items() if any(sums)}
+
+
+def rollups_of(database: Database) -> dict[tuple[Any, ...], tuple[int, ...]]:
+    """What the sums of the stored requests must be, reckoned from scratch."""
+    with database.read() as session:
+        rows = [dict(row._mapping) for row in session.rows(select(ledger_requests))]
+        listed = PriceList.of(session, {row["model"] for row in rows})
+    sums = Rollups()
+    for row in rows:
+        sums.move(None, row, listed.known(row["price_id"]))
+    return {tuple(row[name] for name in _KEY): tuple(row[name] for name in ROLLUP_SUMS) for row in sums.rows()}
+
+
+def rebuilt_equal_stored(database: Database, request_ids: Iterable[str]) -> None:
+    """Every one of them, folded anew from its events, is the stored row."""
+    ledger = Ledger(database)
+    for request_id in request_ids:
+        stored = ledger.request(request_id)
+        assert stored is not None
+        again = ledger.rebuilt(request_id)
+        assert {name: again[name] for name in stored} == stored
