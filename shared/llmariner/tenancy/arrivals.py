@@ -14,11 +14,13 @@ from typing import Any
 
 from sqlalchemy import and_, select, update
 
-from llmariner.audit import log
 from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.platform.identity import Identity
+from llmariner.tenancy.acts import done
+from llmariner.tenancy.leaving import end_keys
 from llmariner.tenancy.standing import changed
 from llmariner.tenancy.tables import (
+    api_keys,
     group_roles,
     invites,
     organization_users,
@@ -43,6 +45,14 @@ class _Place:
 
 
 @dataclass(frozen=True)
+class _Act:
+    name: str
+    subject_id: str
+    place: _Place
+    told: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class _Held:
     role: str
     of_group: bool
@@ -63,29 +73,37 @@ class Arrival:
         self._given = _given(session, identity)
         self._last_of = {place for place, held in self._held.items() if _is_last_owner(session, user_id, place, held)}
         self._newcomer = _newcomer(session, newcomer_role)
+        self._acts: list[_Act] = []
 
     def changes(self) -> bool:
         """Whether there is anything to write."""
         return bool(self._invites) or bool(self._wanted())
 
-    def settle(self, session: WriteSession) -> None:
-        """Make it so."""
-        told: list[tuple[str, str | None, str, dict[str, Any]]] = []
+    def settle(self, session: WriteSession, revision: int) -> None:
+        """Make it so. In a transaction that took `acts.alone`, which returned the revision; to be called last in it."""
         for invite in self._invites:
             self._accept(session, invite)
-            told.append((invite.organization_id, None, "invite.accepted", {"id": invite.id}))
         for place, role in sorted(self._wanted().items(), key=lambda each: each[0].project_id is not None):
-            self._set(session, place, role, of_group=True)
-            told.append(self._told(place, role))
+            if role is None:
+                self._end(session, revision, place)
+            else:
+                self._give(session, place, role, of_group=True)
         if not self._held:
             for place, role in self._newcomer:
-                self._set(session, place, role, of_group=False)
-                told.append(self._told(place, role))
-        if told:
+                self._give(session, place, role, of_group=False)
+        if self._acts:
             changed(session, user_ids=[self._user_id])
         # In the order of organisations: each entry locks its chain.
-        for organization_id, project_id, type_, payload in sorted(told, key=lambda each: each[0]):
-            log.add(session, None, type_, payload, organization_id=organization_id, project_id=project_id)
+        for act in sorted(self._acts, key=lambda each: each.place.organization_id):
+            done(
+                session,
+                None,
+                act.name,
+                act.subject_id,
+                act.told,
+                organization_id=act.place.organization_id,
+                project_id=act.place.project_id,
+            )
 
     def _wanted(self) -> dict[_Place, str | None]:
         """What groups have to change; None: the membership goes. Empty where the token says nothing of groups."""
@@ -105,43 +123,65 @@ class Arrival:
         return {**wanted, **dict.fromkeys(left)}
 
     def _accept(self, session: WriteSession, invite: Any) -> None:
-        self._set(session, _Place(invite.organization_id), invite.role, of_group=False, keep=True)
+        """A membership that people made before stays as it is; archived projects take nobody in."""
+        organization_id = invite.organization_id
+        promised = [(_Place(organization_id), invite.role)]
         for each in json.loads(invite.projects):
-            live = select(projects.c.id).where(
-                projects.c.id == each["id"],
-                projects.c.organization_id == invite.organization_id,
-                projects.c.archived_at.is_(None),
-            )
-            if session.value(live) is not None:
-                self._set(session, _Place(invite.organization_id, each["id"]), each["role"], of_group=False, keep=True)
+            live = and_(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
+            if session.value(select(projects.c.id).where(projects.c.id == each["id"], live)) is not None:
+                promised.append((_Place(organization_id, each["id"]), each["role"]))
+        for place, role in promised:
+            held = self._held.get(place)
+            if held is None or held.of_group:
+                self._give(session, place, role, of_group=False)
         session.run(update(invites).where(invites.c.id == invite.id).values(accepted_at=int(time.time())))
+        told = {"user_id": self._user_id, "email": self._email}
+        self._acts.append(_Act("invite.accepted", invite.id, _Place(organization_id), told))
 
-    def _set(
-        self, session: WriteSession, place: _Place, role: str | None, *, of_group: bool, keep: bool = False
-    ) -> None:
-        """Give, change or (None) end a membership. `keep`: one that people made before stays as it is."""
+    def _give(self, session: WriteSession, place: _Place, role: str, *, of_group: bool) -> None:
+        table, one = self._row(place)
         held = self._held.get(place)
-        if held is not None and keep and not held.of_group:
-            return
-        table = project_users if place.project_id else organization_users
-        key = {"organization_id": place.organization_id, "user_id": self._user_id}
-        if place.project_id:
-            key["project_id"] = place.project_id
-        one = and_(*(table.c[name] == value for name, value in key.items()))
-        if role is None:
-            session.run(table.delete().where(one))
-            self._held.pop(place, None)
-            return
         if held is None:
+            key = {"organization_id": place.organization_id, "user_id": self._user_id}
+            key |= {"project_id": place.project_id} if place.project_id else {}
             session.add(table, **key, role=role, of_group=of_group, created_at=int(time.time()))
         else:
             session.run(update(table).where(one).values(role=role, of_group=of_group))
         self._held[place] = _Held(role, of_group)
+        if held is None or held.role != role:
+            self._tell(place, held, role)
 
-    def _told(self, place: _Place, role: str | None) -> tuple[str, str | None, str, dict[str, Any]]:
-        type_ = "user.deleted" if role is None else "user.added"
-        payload: dict[str, Any] = {"id": self._user_id} | ({"data": {"role": role}} if role else {})
-        return place.organization_id, place.project_id, type_, payload
+    def _end(self, session: WriteSession, revision: int, place: _Place) -> None:
+        """With the keys that the person has there."""
+        table, one = self._row(place)
+        session.run(table.delete().where(one))
+        held = self._held.pop(place)
+        there = api_keys.c.organization_id == place.organization_id
+        if place.project_id:
+            there = and_(there, api_keys.c.project_id == place.project_id)
+        end_keys(session, revision, and_(there, api_keys.c.user_id == self._user_id))
+        self._tell(place, held, None)
+
+    def _row(self, place: _Place) -> tuple[Any, Any]:
+        table = project_users if place.project_id else organization_users
+        one = and_(table.c.user_id == self._user_id, table.c.organization_id == place.organization_id)
+        return table, and_(one, table.c.project_id == place.project_id) if place.project_id else one
+
+    def _tell(self, place: _Place, before: _Held | None, role: str | None) -> None:
+        """Of a change of a membership, in the names that `acts` has for it."""
+        if place.project_id is not None:
+            resource = {"resource_id": place.project_id, "resource_type": "api.project"}
+            principal = {"principal_id": self._user_id, "principal_type": "user", **resource}
+            for name, its in (("deleted", before.role if before else None), ("created", role)):
+                if its is not None:
+                    self._acts.append(_Act(f"role.assignment.{name}", self._user_id, place, {"id": its, **principal}))
+        elif role is None:
+            self._acts.append(_Act("user.deleted", self._user_id, place, {}))
+        elif before is None:
+            told = {"data": {"role": role, "email": self._email}}
+            self._acts.append(_Act("user.added", self._user_id, place, told))
+        else:
+            self._acts.append(_Act("user.updated", self._user_id, place, {"changes_requested": {"role": role}}))
 
 
 def _memberships(session: ReadSession, user_id: str) -> Iterable[tuple[_Place, _Held]]:
@@ -154,10 +194,17 @@ def _memberships(session: ReadSession, user_id: str) -> Iterable[tuple[_Place, _
 def _is_last_owner(session: ReadSession, user_id: str, place: _Place, held: _Held) -> bool:
     if place.project_id is not None or held.role != "owner":
         return False
-    others = select(organization_users.c.user_id).where(
-        organization_users.c.organization_id == place.organization_id,
-        organization_users.c.role == "owner",
-        organization_users.c.user_id != user_id,
+    people = organization_users.join(users)
+    others = (
+        select(users.c.id)
+        .select_from(people)
+        .where(
+            organization_users.c.organization_id == place.organization_id,
+            organization_users.c.role == "owner",
+            organization_users.c.user_id != user_id,
+            users.c.kind == "person",
+            users.c.hidden.is_(False),
+        )
     )
     return session.first(others) is None
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import Row, or_, select
+from sqlalchemy import Row, select
 
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
+from llmariner.tenancy.acts import alone
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
-from llmariner.tenancy.tables import custom_roles, group_roles, projects
+from llmariner.tenancy.granting import check_organization_role, check_project_role
+from llmariner.tenancy.tables import group_roles, projects
 
 __all__ = ["GroupRoles"]
 
@@ -31,16 +32,20 @@ class GroupRoles:
             return list(session.rows(query.order_by(group_roles.c.created_at, group_roles.c.id)))
 
     def create(self, caller: Caller, *, issuer: str, group: str, role: str, project_id: str | None) -> Row[Any]:
-        """Map a group. InvalidRequest for a role that is none there, NotFound for a project, Conflict where it is mapped."""
+        """Map a group. InvalidRequest for an unknown role, PermissionDenied for one that the caller may not give, NotFound
+        for a project, Conflict where the group is mapped already."""
         if not 1 <= len(group) <= 256:
             raise InvalidRequest("'group' must be 1 to 256 characters long.", param="group")
         organization_id = caller.organization_id
         mapping = {"organization_id": organization_id, "issuer": issuer, "group_name": group, "project_id": project_id}
         row_id = new_id("group_role")
         with self._database.write() as session:
+            alone(session)
             if project_id is not None:
                 _check_project(session, organization_id, project_id)
-            _check_role(session, organization_id, project_id, role)
+                check_project_role(session, caller, organization_id, project_id, role)
+            else:
+                check_organization_role(session, caller, organization_id, role)
             same = [group_roles.c[name] == value for name, value in mapping.items()]
             if session.first(select(group_roles.c.id).where(*same)) is not None:
                 raise Conflict(f"The group '{group}' has a role there already; delete that one first.", param="group")
@@ -68,23 +73,6 @@ def _check_project(session: ReadSession, organization_id: str, project_id: str) 
     )
     if session.first(live) is None:
         raise NotFound(f"No project with id '{project_id}' in this organization.", param="project_id")
-
-
-def _check_role(session: ReadSession, organization_id: str, project_id: str | None, role: str) -> None:
-    known = ORGANIZATION_ROLES if project_id is None else PROJECT_ROLES
-    if role in known:
-        return
-    own = select(custom_roles.c.id).where(
-        custom_roles.c.id == role,
-        custom_roles.c.organization_id == organization_id,
-        or_(custom_roles.c.project_id.is_(None), custom_roles.c.project_id == project_id),
-    )
-    if session.first(own) is None:
-        where = "an organization" if project_id is None else "a project"
-        raise InvalidRequest(
-            f"'role' must be one of {', '.join(sorted(known))} in {where}, or the id of a role that you made.",
-            param="role",
-        )
 
 
 def _log(session: Any, caller: Caller, type_: str, row_id: str, data: dict[str, str], project_id: str | None) -> None:

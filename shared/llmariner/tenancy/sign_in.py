@@ -17,8 +17,9 @@ from sqlalchemy import and_, or_, select, update
 from llmariner.audit import log
 from llmariner.errors import NotFound, PermissionDenied
 from llmariner.identifiers import new_id
-from llmariner.platform.database import Database, Duplicate, ReadSession, WriteSession
+from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.identity import Identity, Issuer
+from llmariner.tenancy.acts import alone
 from llmariner.tenancy.arrivals import Arrival
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.callers import Callers
@@ -78,6 +79,7 @@ class SignIn:
         default organisation: accounts are the installation's, not one organisation's.
         """
         with self._database.write() as session:
+            alone(session)
             default = session.value(select(organizations.c.id).where(organizations.c.is_default))
             if not actor.is_owner or actor.organization_id != default:
                 raise PermissionDenied("Only an owner of the default organization may change how people sign in.")
@@ -97,12 +99,6 @@ class SignIn:
             self._seen.clear()
 
     def _arrive(self, identity: Identity) -> str:
-        try:
-            return self._arrived(identity)
-        except Duplicate:  # the same person through another process, between our look and our writing
-            return self._arrived(identity)
-
-    def _arrived(self, identity: Identity) -> str:
         with self._database.read() as session:
             known = _linked(session, identity)
             if known is not None and not (
@@ -110,13 +106,16 @@ class SignIn:
             ):
                 return known
         with self._database.write() as session:
+            revision = alone(session)
             user_id = _linked(session, identity)
             new = user_id is None
             if user_id is None:
                 user_id = _link(session, identity)
             if address := _new_address(session, user_id, identity):
                 session.run(update(users).where(users.c.id == user_id).values(email=address))
-            Arrival(session, user_id, identity, newcomer_role=self._newcomer_role if new else "none").settle(session)
+            Arrival(session, user_id, identity, newcomer_role=self._newcomer_role if new else "none").settle(
+                session, revision
+            )
         return user_id
 
     def _log(self, caller: Caller, identity: Identity, source: str | None) -> None:
