@@ -81,6 +81,13 @@ def _number(env: Environment, name: str, default: float, *, least: float = 0) ->
     return value
 
 
+def _http_url(env: Environment, name: str) -> str:
+    value = env.get(name, "").rstrip("/")
+    if value and not value.startswith(("http://", "https://")):
+        raise ValueError(f"{name} must be an http:// or https:// URL, not {value!r}.")
+    return value
+
+
 @dataclass(frozen=True)
 class HomeSettings:
     """Where the one-machine platform lives and listens."""
@@ -424,6 +431,9 @@ class KServeSettings:
     queue: str = ""
     """`LLMARINER_QUEUE`: Kueue's LocalQueue that models wait in for quota. Empty: Kueue is not asked."""
 
+    prometheus: str = ""
+    """`LLMARINER_PROMETHEUS_URL`: where KEDA asks for engines' metrics. Empty: autoscalers are Kubernetes' own."""
+
     cpu: str = "4"
     """`LLMARINER_ENGINE_CPU`: of an engine's container."""
 
@@ -450,6 +460,7 @@ class KServeSettings:
             accelerator=accelerator,
             runtimes=runtimes,
             queue=env.get("LLMARINER_QUEUE", ""),
+            prometheus=_http_url(env, "LLMARINER_PROMETHEUS_URL"),
             cpu=env.get("LLMARINER_ENGINE_CPU") or cls.cpu,
             memory=env.get("LLMARINER_ENGINE_MEMORY") or cls.memory,
             idle_seconds=_number(env, "LLMARINER_IDLE_SECONDS", cls.idle_seconds),

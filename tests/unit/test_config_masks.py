@@ -12,15 +12,16 @@ from llmariner.models.rendering import config_paths
 
 OLD = ModelConfig(gpu=2, replicas=3, extra_args=("--old",), on_demand=False)
 NEW: dict[str, Any] = {
-    "runtime_config": {"resources": {"gpu": 4}, "replicas": 5, "extra_args": ["--new"]},
+    "runtime_config": {"resources": {"gpu": 4}, "replicas": 5, "max_replicas": 7, "extra_args": ["--new"]},
     "cluster_allocation_policy": {"enable_on_demand_allocation": True},
 }
 MASKS: list[tuple[str, ModelConfig]] = [
-    ("config", ModelConfig(4, 5, ("--new",), True)),
-    ("config.runtime_config", ModelConfig(4, 5, ("--new",), False)),
+    ("config", ModelConfig(4, 5, ("--new",), True, 7)),
+    ("config.runtime_config", ModelConfig(4, 5, ("--new",), False, 7)),
     ("config.runtime_config.resources", ModelConfig(4, 3, ("--old",), False)),
     ("config.runtime_config.resources.gpu", ModelConfig(4, 3, ("--old",), False)),
     ("config.runtime_config.replicas", ModelConfig(2, 5, ("--old",), False)),
+    ("config.runtime_config.max_replicas", ModelConfig(2, 3, ("--old",), False, 7)),
     ("config.runtime_config.extra_args", ModelConfig(2, 3, ("--new",), False)),
     ("config.cluster_allocation_policy", ModelConfig(2, 3, ("--old",), True)),
     ("config.cluster_allocation_policy.enable_on_demand_allocation", ModelConfig(2, 3, ("--old",), True)),
@@ -68,6 +69,8 @@ WRONG: list[tuple[Any, str]] = [
     ({"runtime_config": {"resources": {"gpu": True}}}, "config.runtime_config.resources.gpu"),
     ({"runtime_config": {"replicas": 0}}, "config.runtime_config.replicas"),
     ({"runtime_config": {"replicas": 1.0}}, "config.runtime_config.replicas"),
+    ({"runtime_config": {"max_replicas": 101}}, "config.runtime_config.max_replicas"),
+    ({"runtime_config": {"max_replicas": 2}}, "config.runtime_config.max_replicas"),
     ({"runtime_config": {"extra_args": "--x"}}, "config.runtime_config.extra_args"),
     ({"runtime_config": {"extra_args": ["x"] * 65}}, "config.runtime_config.extra_args"),
     ({"runtime_config": {"extra_args": ["a\0"]}}, "config.runtime_config.extra_args"),

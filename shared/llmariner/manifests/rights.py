@@ -34,8 +34,10 @@ _READING = (
 _WRITING = (
     _rule("serving.kserve.io", ["inferenceservices"], _CHANGE),
     _rule("apps", ["deployments/scale"], ["get", "update", "patch"]),
-    # A queue per project.
+    # A queue per project, an autoscaler per model that may have more replicas.
     _rule("kueue.x-k8s.io", ["localqueues"], ["create", "patch", "delete"]),
+    _rule("keda.sh", ["scaledobjects"], ["get", "create", "patch", "delete"]),
+    _rule("autoscaling", ["horizontalpodautoscalers"], ["get", "create", "patch", "delete"]),
 )
 
 

@@ -84,5 +84,6 @@ def _for_engine(model: Model, typical: float | None) -> EngineModel:
         typical_wake_seconds=typical,
         gpus=model.config.gpu,
         replicas=model.config.replicas,
+        max_replicas=model.config.max_replicas,
         project=model.project_id,
     )

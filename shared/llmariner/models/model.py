@@ -67,6 +67,8 @@ class ModelConfig:
     replicas: int = 1
     extra_args: tuple[str, ...] = ()
     on_demand: bool = True
+    max_replicas: int = 0
+    """Up to how many an autoscaler may go from `replicas`; less than that: there is none."""
 
     @classmethod
     def read(cls, value: Any) -> ModelConfig:
@@ -86,7 +88,13 @@ class ModelConfig:
                 changes[name] = _CHECKS[name](holder[key], f"config.{path}")
             elif covered and paths is not None:
                 changes[name] = getattr(type(self)(), name)
-        return replace(self, **changes)
+        changed = replace(self, **changes)
+        if 0 < changed.max_replicas < changed.replicas:
+            raise InvalidRequest(
+                f"'config.runtime_config.max_replicas' must be 0, or at least {changed.replicas}, the replicas.",
+                param="config.runtime_config.max_replicas",
+            )
+        return changed
 
     def shown(self) -> dict[str, Any]:
         """In the API's shape."""
@@ -94,6 +102,7 @@ class ModelConfig:
             "runtime_config": {
                 "resources": {"gpu": self.gpu},
                 "replicas": self.replicas,
+                "max_replicas": self.max_replicas,
                 "extra_args": list(self.extra_args),
             },
             "cluster_allocation_policy": {"enable_on_demand_allocation": self.on_demand},
@@ -103,6 +112,7 @@ class ModelConfig:
 _FIELDS = (
     ("gpu", "runtime_config.resources.gpu", "resources", "gpu"),
     ("replicas", "runtime_config.replicas", "runtime", "replicas"),
+    ("max_replicas", "runtime_config.max_replicas", "runtime", "max_replicas"),
     ("extra_args", "runtime_config.extra_args", "runtime", "extra_args"),
     (
         "on_demand",
@@ -148,6 +158,7 @@ def _flag(value: Any, param: str) -> bool:
 _CHECKS: dict[str, Any] = {
     "gpu": _count(0, 64),
     "replicas": _count(1, 100),
+    "max_replicas": _count(0, 100),
     "extra_args": _arguments,
     "on_demand": _flag,
 }

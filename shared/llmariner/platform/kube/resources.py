@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 __all__ = [
+    "AUTOSCALERS",
     "CLUSTER_QUEUES",
     "CLUSTER_SERVING_RUNTIMES",
     "CONFIG_MAPS",
@@ -65,6 +66,7 @@ SERVICES = Resource("v1", "Service", "services")
 CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
 SECRETS = Resource("v1", "Secret", "secrets")
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
+AUTOSCALERS = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
 SCALED_OBJECTS = Resource("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
 CLUSTER_QUEUES = Resource(_KUEUE, "ClusterQueue", "clusterqueues", False)
 LOCAL_QUEUES = Resource(_KUEUE, "LocalQueue", "localqueues")

@@ -33,7 +33,8 @@ class Phase(StrEnum):
 class EngineModel:
     """What a serving adapter must know of a model. An adapter (`base`) is served by its base's engine.
 
-    `folder`: a path, or on a cluster a storage URI. `gpus`, `replicas`, `project` (None: everybody's) are for clusters.
+    `folder`: a path, or on a cluster a storage URI. For clusters: `gpus`; `replicas`, when it is awake, and how many an
+    autoscaler may make of them (`max_replicas`); `project`, None: everybody's.
     """
 
     id: str
@@ -46,6 +47,7 @@ class EngineModel:
     typical_wake_seconds: float | None = None
     gpus: int = 0
     replicas: int = 1
+    max_replicas: int = 0
     project: str | None = None
 
 

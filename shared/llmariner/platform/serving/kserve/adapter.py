@@ -21,6 +21,7 @@ from llmariner.platform.kube.errors import ClusterError, Conflict, NotFound
 from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS, SERVICES
 from llmariner.platform.serving import ADOPTED, EngineModel, Phase, Status
 from llmariner.platform.serving.engine_metrics import EngineMetrics, read_metrics
+from llmariner.platform.serving.kserve.autoscaling import Autoscaling
 from llmariner.platform.serving.kserve.objects import (
     capacity,
     deployment_of,
@@ -77,6 +78,7 @@ class KServeServing:
         self._directory = directory
         self._client = Client()
         self._queues = ProjectQueues(cluster, settings)
+        self._autoscaling = Autoscaling(cluster, settings)
         self._observers: list[Callable[[str, Status], None]] = []
         self._phases: dict[str, Phase] = {}
         self._looks: dict[str, tuple[float, asyncio.Task[Seen]]] = {}
@@ -279,16 +281,19 @@ class KServeServing:
 
     def _wake(self, model: EngineModel, adapters: tuple[EngineModel, ...], seen: Seen) -> None:
         name, namespace = object_name(model), self._settings.namespace
+        service = seen.service
         if not model.folder.startswith(ADOPTED):
             queue = self._queues.of(model.project)
-            self._cluster.apply(inference_service(model, adapters, self._settings, queue))
-        elif seen.service is None:
+            service = self._cluster.apply(inference_service(model, adapters, self._settings, queue))
+        elif service is None:
             raise NotFound(f"The InferenceService {namespace}/{name} is gone.")
-        elif not _scaled_by_us(seen.service):
+        elif not _scaled_by_us(service):
             self._stop(name, "false")
             return
         if seen.deployment is not None and seen.deployment["spec"].get("replicas", 1) == 0:
             self._cluster.scale(DEPLOYMENTS, namespace, deployment_of(name), max(1, model.replicas))
+        if ours(service):
+            self._autoscaling.settle(model, service)
 
     def _sleep(self, name: str, resource_version: str | None) -> None:
         """To no replicas; Conflict where the Deployment is not what it was at `resource_version`."""

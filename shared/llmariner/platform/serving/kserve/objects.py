@@ -108,8 +108,8 @@ def inference_service(
 def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: KServeSettings) -> dict[str, Any]:
     resources = _resources(model, settings)
     predictor: dict[str, Any] = {
-        "minReplicas": 1,
-        "maxReplicas": max(1, model.replicas),
+        "minReplicas": max(1, model.replicas),
+        "maxReplicas": max(1, model.replicas, model.max_replicas),
         # Unsaid, KServe's own route cuts every stream after 60 seconds.
         "timeout": 3600,
         "automountServiceAccountToken": False,

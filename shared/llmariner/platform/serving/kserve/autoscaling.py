@@ -1,0 +1,159 @@
+"""More replicas of a model that is awake, where its configuration allows more: KEDA's ScaledObject, else an autoscaler of
+Kubernetes' own. Neither wakes a model nor puts one to sleep (docs/decisions/0008-one-writer-per-transition.md).
+
+Both belong to the InferenceService, so they go with it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from llmariner.platform.kube import Cluster
+from llmariner.platform.kube.errors import NotFound
+from llmariner.platform.kube.resources import AUTOSCALERS, SCALED_OBJECTS, Resource
+from llmariner.platform.serving import EngineModel
+from llmariner.platform.serving.kserve.objects import OWNER, deployment_of
+from llmariner.settings import KServeSettings
+
+__all__ = ["Autoscaling", "horizontal_pod_autoscaler", "scaled_object"]
+
+_KEDA = "/apis/keda.sh/v1alpha1"
+_CUSTOM_METRICS = "/apis/custom.metrics.k8s.io/v1beta1"
+_LEARNT_SECONDS = 300.0
+# Per replica: requests that wait in the engine, and how full its cache of keys and values is.
+_WAITING, _CACHE_PERCENT, _CPU_PERCENT = 4, 80, 80
+_NEVER = 2**31 - 1
+_BEHAVIOR = {
+    "scaleUp": {"stabilizationWindowSeconds": 0},
+    # A replica that ends drains its streams; it should not be wanted again a minute later.
+    "scaleDown": {
+        "stabilizationWindowSeconds": 300,
+        "policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}],
+    },
+}
+
+Body = dict[str, Any]
+
+
+class Autoscaling:
+    """Of one cluster, which may have KEDA, an adapter of engines' metrics, or neither. Calls block."""
+
+    def __init__(self, cluster: Cluster, settings: KServeSettings) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._learnt: dict[str, tuple[float, bool]] = {}
+
+    def settle(self, model: EngineModel, service: Body) -> None:
+        """Have the one autoscaler that the model's configuration asks for, or none. `service`: as stored. ClusterError."""
+        wanted = self._wanted(model, service)
+        # The other kind first: two autoscalers of one Deployment would pull at it, and KEDA refuses to be the second.
+        for kind in (AUTOSCALERS, SCALED_OBJECTS):
+            if wanted is None or wanted["kind"] != kind.kind:
+                self._cluster.delete(kind, self._settings.namespace, _name(service))
+        if wanted is not None:
+            self._cluster.apply(wanted)
+
+    def _wanted(self, model: EngineModel, service: Body) -> Body | None:
+        if model.max_replicas <= max(1, model.replicas):
+            return None
+        if self._settings.prometheus and self._has(_KEDA):
+            return scaled_object(model, service, self._settings)
+        return horizontal_pod_autoscaler(model, service, engine_metrics=self._has(_CUSTOM_METRICS))
+
+    def _has(self, path: str) -> bool:
+        """Whether the cluster serves a group; what was learnt stands for a while."""
+        at, known = self._learnt.get(path, (float("-inf"), False))
+        if time.monotonic() - at > _LEARNT_SECONDS:
+            try:
+                known = bool(self._cluster.read(path))
+            except NotFound:
+                known = False
+            self._learnt[path] = (time.monotonic(), known)
+        return known
+
+
+def scaled_object(model: EngineModel, service: Body, settings: KServeSettings) -> Body:
+    """KEDA's, on what the engines say to Prometheus."""
+    of_model = f'{{namespace="{settings.namespace}",model_name="{model.id}"}}'
+    asked = (
+        ("waiting", f"sum(vllm:num_requests_waiting{of_model})", _WAITING),
+        ("cache", f"100 * sum(vllm:kv_cache_usage_perc{of_model})", _CACHE_PERCENT),
+    )
+    triggers = [
+        {
+            "type": "prometheus",
+            "name": name,
+            "metricType": "AverageValue",
+            "metadata": {
+                "serverAddress": settings.prometheus,
+                "query": query,
+                "threshold": str(threshold),
+                # No trigger is ever active: awake or asleep is not KEDA's to say.
+                "activationThreshold": "1000000000",
+            },
+        }
+        for name, query, threshold in asked
+    ]
+    spec = {
+        "scaleTargetRef": {"name": _target(service)},
+        # Without a number for idleness KEDA would raise a sleeping model to the minimum.
+        "idleReplicaCount": 0,
+        "minReplicaCount": max(1, model.replicas),
+        "maxReplicaCount": model.max_replicas,
+        "pollingInterval": 5,
+        "cooldownPeriod": _NEVER,
+        "initialCooldownPeriod": _NEVER,
+        "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _BEHAVIOR}},
+        "triggers": triggers,
+    }
+    return _owned(SCALED_OBJECTS, service, spec)
+
+
+def horizontal_pod_autoscaler(model: EngineModel, service: Body, *, engine_metrics: bool) -> Body:
+    """Kubernetes' own. `engine_metrics`: an adapter serves what engines say; else it goes by the use of the processor."""
+    by_processor = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": _CPU_PERCENT}}
+    metrics: list[Body] = [{"type": "Resource", "resource": by_processor}]
+    if engine_metrics:
+        waiting, cache = f"{_WAITING}", f"{10 * _CACHE_PERCENT}m"
+        metrics = [_of_pods("vllm:num_requests_waiting", waiting), _of_pods("vllm:kv_cache_usage_perc", cache)]
+    spec = {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": _target(service)},
+        "minReplicas": max(1, model.replicas),
+        "maxReplicas": model.max_replicas,
+        "behavior": _BEHAVIOR,
+        "metrics": metrics,
+    }
+    return _owned(AUTOSCALERS, service, spec)
+
+
+def _of_pods(metric: str, value: str) -> Body:
+    return {
+        "type": "Pods",
+        "pods": {"metric": {"name": metric}, "target": {"type": "AverageValue", "averageValue": value}},
+    }
+
+
+def _owned(kind: Resource, service: Body, spec: Body) -> Body:
+    metadata = service["metadata"]
+    owner = {"apiVersion": service["apiVersion"], "kind": service["kind"]}
+    return {
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "metadata": {
+            "name": _name(service),
+            "namespace": metadata["namespace"],
+            "labels": OWNER,
+            "ownerReferences": [{**owner, "name": metadata["name"], "uid": metadata["uid"]}],
+        },
+        "spec": spec,
+    }
+
+
+def _name(service: Body) -> str:
+    # Not the name that KServe gives to autoscalers of its own, which it takes away where it is told to make none.
+    return f"{service['metadata']['name']}-autoscaler"
+
+
+def _target(service: Body) -> str:
+    return deployment_of(service["metadata"]["name"])

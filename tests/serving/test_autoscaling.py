@@ -1,0 +1,137 @@
+"""A model that may have more replicas has one autoscaler, which leaves waking and sleeping to others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from llmariner.platform.kube.resources import AUTOSCALERS, INFERENCE_SERVICES, SCALED_OBJECTS
+from llmariner.platform.serving import EngineModel, Phase
+from llmariner.platform.serving.kserve.autoscaling import horizontal_pod_autoscaler, scaled_object
+from llmariner.settings import KServeSettings
+
+from .conftest import free_port
+from .kserve_cluster import NAMESPACE, Clustered, clustered
+
+if TYPE_CHECKING:
+    from kubernetes.schemas import Schemas
+
+PROMETHEUS = "http://prometheus-operated.monitoring.svc.cluster.local:9090"
+FIXED = EngineModel("small", "hf://org/small", "generate", 0, typical_wake_seconds=1.0)
+GROWING = replace(FIXED, max_replicas=4)
+TEMPLATES = Path(__file__).parents[2] / "kserve" / "templates"
+Start = Callable[..., AbstractContextManager[Clustered]]
+
+
+@pytest.fixture
+def start(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Start:
+    crds, schemas = upstream_schemas
+
+    def started(model: EngineModel, *, keda: bool = True, **settings: Any) -> AbstractContextManager[Clustered]:
+        kinds = tmp_path / "kinds"
+        kinds.mkdir()
+        for folder in crds.iterdir():
+            if keda or folder.name != "keda":
+                (kinds / folder.name).symlink_to(folder)
+        return clustered(tmp_path, schemas, kinds, free_port(), model, **settings)
+
+    return started
+
+
+def autoscalers(cluster: Clustered) -> list[dict[str, Any]]:
+    found = list(cluster.controllers.listed(AUTOSCALERS))
+    code, listed = cluster.caller.request("GET", SCALED_OBJECTS.path(NAMESPACE))
+    return found + (listed["items"] if code == 200 else [])
+
+
+def rewake(cluster: Clustered, model: EngineModel) -> None:
+    """A change of the configuration has its effect at the next wake."""
+    cluster.models.known[model.id] = model
+    cluster.driven.sleep(model.id)
+    cluster.driven.ready(model.id)
+
+
+def test_kedas_where_it_is_and_prometheus_is_named_and_it_belongs_to_the_service(start: Start) -> None:
+    with start(GROWING, prometheus=PROMETHEUS) as cluster:
+        cluster.driven.ready(GROWING.id)
+        (made,) = autoscalers(cluster)
+        (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
+        name = service["metadata"]["name"]
+        assert made["kind"] == "ScaledObject"
+        assert made["spec"]["scaleTargetRef"]["name"] == f"{name}-predictor"
+        assert made["metadata"]["name"] == f"{name}-autoscaler"
+        (owner,) = made["metadata"]["ownerReferences"]
+        assert owner["uid"] == service["metadata"]["uid"]
+        assert service["spec"]["predictor"]["maxReplicas"] == 4
+        rewake(cluster, FIXED)
+        assert autoscalers(cluster) == []
+
+
+@pytest.mark.parametrize(("keda", "prometheus"), [(False, PROMETHEUS), (True, "")])
+def test_kubernetes_own_where_keda_or_prometheus_is_missing(start: Start, keda: bool, prometheus: str) -> None:
+    with start(GROWING, keda=keda, prometheus=prometheus) as cluster:
+        cluster.driven.ready(GROWING.id)
+        (made,) = autoscalers(cluster)
+        assert made["kind"] == "HorizontalPodAutoscaler"
+        assert (made["spec"]["minReplicas"], made["spec"]["maxReplicas"]) == (1, 4)
+        assert made["spec"]["metrics"][0]["resource"]["name"] == "cpu"
+        rewake(cluster, replace(GROWING, replicas=2, max_replicas=3))
+        (made,) = autoscalers(cluster)
+        assert (made["spec"]["minReplicas"], made["spec"]["maxReplicas"]) == (2, 3)
+
+
+def test_a_model_of_a_fixed_number_has_none(start: Start) -> None:
+    with start(replace(FIXED, replicas=2, max_replicas=2)) as cluster:
+        cluster.driven.wake(FIXED.id)
+        assert autoscalers(cluster) == []
+
+
+def test_the_other_kind_goes_before_one_comes(start: Start) -> None:
+    with start(GROWING, prometheus="") as cluster:
+        cluster.driven.ready(GROWING.id)
+        cluster.serving._autoscaling._settings = replace(cluster.serving._settings, prometheus=PROMETHEUS)
+        rewake(cluster, GROWING)
+        assert [each["kind"] for each in autoscalers(cluster)] == ["ScaledObject"]
+
+
+def test_the_waker_leaves_what_the_autoscaler_set_and_the_sleeper_takes_all(start: Start) -> None:
+    with start(GROWING) as cluster:
+        cluster.driven.ready(GROWING.id)
+        (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
+        name = service["metadata"]["name"]
+        scale = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{name}-predictor/scale"
+        merge = "application/merge-patch+json"
+        cluster.caller.done("PATCH", scale, {"spec": {"replicas": 3}}, media=merge)
+        cluster.driven.wake(GROWING.id)
+        assert cluster.deployment(name)["spec"]["replicas"] == 3
+        cluster.driven.sleep(GROWING.id)
+        assert cluster.deployment(name)["spec"]["replicas"] == 0
+        assert [each["kind"] for each in autoscalers(cluster)] == ["HorizontalPodAutoscaler"], "it does nothing at none"
+        cluster.driven.wake(GROWING.id)
+        assert cluster.deployment(name)["spec"]["replicas"] == 1
+
+
+def test_an_autoscaler_that_is_refused_keeps_no_model_from_waking(start: Start) -> None:
+    with start(GROWING) as cluster:
+        cluster.forbid("patch horizontalpodautoscalers")
+        assert cluster.driven.ready(GROWING.id).phase is Phase.READY
+        assert autoscalers(cluster) == []
+
+
+@pytest.mark.parametrize("kind", ["scaled-object", "horizontal-pod-autoscaler"])
+def test_the_template_for_models_made_with_kubectl_says_the_same(kind: str) -> None:
+    template = yaml.safe_load((TEMPLATES / f"{kind}.yaml").read_text())
+    model = replace(GROWING, id="example")
+    metadata = {"name": "example", "namespace": "llmariner-models", "uid": "u"}
+    service = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": metadata}
+    made = {
+        "scaled-object": lambda: scaled_object(model, service, KServeSettings(prometheus=PROMETHEUS)),
+        "horizontal-pod-autoscaler": lambda: horizontal_pod_autoscaler(model, service, engine_metrics=True),
+    }[kind]()
+    assert made["spec"] == template["spec"]
