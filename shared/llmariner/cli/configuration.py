@@ -54,6 +54,14 @@ class Target:
         """The same without anything that says who asks."""
         return replace(self, api_key=Secret(""), api_key_source=None, sign_in=None, organization="", project="")
 
+    def selecting(self, organization: str, project: str) -> Target:
+        """The same for another organisation and project; empty: the default ones."""
+        return replace(self, organization=organization, project=project)
+
+    def with_key(self, key: str) -> Target:
+        """The same with a key that was just typed."""
+        return replace(self, api_key=Secret(key), api_key_source="what you typed", sign_in=None)
+
     @property
     def is_local(self) -> bool:
         """Whether the endpoint is on this machine."""

@@ -29,7 +29,8 @@ def get_context(session: Session) -> None:
     fields = {
         "endpoint": target.endpoint,
         "endpoint_source": target.endpoint_source,
-        "api_key": key,
+        "api_key": None if target.sign_in else key,
+        "signed_in_as": target.sign_in.who if target.sign_in else None,
         "api_key_source": target.api_key_source,
         "organization": target.organization or None,
         "project": target.project or None,
@@ -45,8 +46,8 @@ def get_context(session: Session) -> None:
     metavar="KEY",
     help="API key; `-` reads it from standard input, which keeps it out of the history.",
 )
-@click.option("--organization", metavar="ID", help="Organization id.")
-@click.option("--project", metavar="ID", help="Project id.")
+@click.option("--organization", metavar="ORGANIZATION", help="Title or id of the organization to work in.")
+@click.option("--project", metavar="PROJECT", help="Title or id of the project to work in.")
 @pass_session
 def set_context(
     session: Session, endpoint: str | None, api_key: str | None, organization: str | None, project: str | None
@@ -59,7 +60,7 @@ def set_context(
     content = file.read()
     given = {"endpoint": endpoint, "api_key": api_key, "organization": organization, "project": project}
     if all(value is None for value in given.values()):
-        given = _ask(content)
+        given = _ask(session, content)
     if given["api_key"] == "-":
         given["api_key"] = sys.stdin.readline().strip()
     content = _changed(content, given)
@@ -83,15 +84,25 @@ def _changed(content: dict[str, Any], given: dict[str, str | None]) -> dict[str,
     return {name: value for name, value in {**content, **changes}.items() if value != ""}
 
 
-def _ask(content: dict[str, Any]) -> dict[str, str | None]:
+def _ask(session: Session, content: dict[str, Any]) -> dict[str, str | None]:
     """Each setting in turn, the present one as default. A key is not echoed, nor offered back."""
     if not sys.stdin.isatty():
         raise click.UsageError("Nothing to set: give --endpoint, --api-key, --organization or --project.")
-    answers: dict[str, str | None] = {
-        name: click.prompt(
-            name.capitalize(), default=str(content.get(name) or ""), show_default=bool(content.get(name))
-        )
-        for name in ("endpoint", "organization", "project")
-    }
+    from llmariner.cli.choosing import ask_organization, ask_project
+    from llmariner.cli.configuration import resolve
+    from llmariner.settings import environment
+
+    present = str(content.get("endpoint") or "")
+    endpoint = click.prompt("Endpoint", default=present, show_default=bool(present))
     key = click.prompt("API key (empty keeps the present one)", default="", hide_input=True, show_default=False)
-    return {**answers, "api_key": key or None}
+    # Asked with what was just said, and with no organization selected: the former one may be of another platform.
+    target = resolve(environment(), endpoint=endpoint or None).selecting("", "")
+    if key:
+        target = target.with_key(key)
+    elif target.sign_in is not None:
+        from llmariner.cli.renewal import fresh
+
+        target = target.signed_in(fresh(session.sign_in_file(), target.endpoint, target.sign_in))
+    organization = ask_organization(target, str(content.get("organization") or ""))
+    project = ask_project(target.selecting(organization, ""), organization, str(content.get("project") or ""))
+    return {"endpoint": endpoint, "organization": organization, "project": project, "api_key": key or None}
