@@ -1,14 +1,17 @@
 """/internal/gateway: the control port over HTTP, for functions on the token path. Cluster-local; signed calls only."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from fastapi import Request
 
 from llmariner.context import Context
 from llmariner.control import InProcessControl
-from llmariner.errors import InvalidRequest, ModelNotFound, UnknownUrl
-from llmariner.gateway.remote_control import AUDIENCE, key_to_wire
+from llmariner.errors import AuthenticationFailed, InvalidRequest, ModelNotFound, PermissionDenied, UnknownUrl
+from llmariner.gateway.control import Key
+from llmariner.gateway.remote_control import AUDIENCE
+from llmariner.gateway.wire import answer_to_wire, ask_from_wire, key_to_wire
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
@@ -46,13 +49,41 @@ def _control(context: Context) -> InProcessControl:
 
 
 async def _key(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    key = await _control(context).key(_field(body, "digest", str))
+    return await _told(_control(context).key(_field(body, "digest", str), *_selection(body)))
+
+
+async def _person(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    return await _told(_control(context).person(_field(body, "token", str), *_selection(body)))
+
+
+def _selection(body: dict[str, Any]) -> tuple[str | None, str | None]:
+    return body.get("organization"), body.get("project")
+
+
+async def _told(asked: Awaitable[Key | None]) -> dict[str, Any]:
+    """The key, or why the caller is refused: an error of this call would say that nobody can tell."""
+    try:
+        key = await asked
+    except (AuthenticationFailed, PermissionDenied) as error:
+        refused = {"status": error.status, "message": error.message, "param": error.param, "code": error.code}
+        return {"key": None, "refused": refused}
     return {"key": key_to_wire(key) if key else None}
 
 
 async def _model(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     state = await _control(context).known_model(_field(body, "model", str))
-    return {"model": {name: getattr(state, name) for name in state.__slots__} if state else None}
+    if state is None:
+        return {"model": None}
+    shown = {name: getattr(state, name) for name in state.__slots__}
+    return {"model": {**shown, "price": list(state.price) if state.price else None}}
+
+
+async def _lease(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    try:
+        ask = ask_from_wire(body)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidRequest(f"This is no account of a process: {error}.") from error
+    return answer_to_wire(await _control(context).lease(ask))
 
 
 async def _wake(context: Context, body: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +124,7 @@ async def _statuses(context: Context, _body: dict[str, Any]) -> dict[str, Any]:
 
 async def _changes(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     changes = await _control(context).changes(_field(body, "cursor", str))
-    return {"cursor": changes.cursor, "keys": list(changes.keys), "models": list(changes.models)}
+    return asdict(changes)
 
 
 async def _record(context: Context, body: dict[str, Any]) -> dict[str, Any]:
@@ -108,6 +139,7 @@ async def _used(context: Context, body: dict[str, Any]) -> dict[str, Any]:
 
 _OPERATIONS: dict[str, Operation] = {
     "key": _key,
+    "person": _person,
     "model": _model,
     "wake": _wake,
     "sleep": _sleep,
@@ -117,6 +149,7 @@ _OPERATIONS: dict[str, Operation] = {
     "status": _status,
     "statuses": _statuses,
     "changes": _changes,
+    "lease": _lease,
     "record": _record,
     "used": _used,
 }

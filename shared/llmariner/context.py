@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from llmariner.gateway.control import Control
     from llmariner.gateway.gateway import Gateway
     from llmariner.gateway.remote_control import RemoteControl
+    from llmariner.limits.budgets import Budgets
+    from llmariner.limits.leases import Leases
+    from llmariner.limits.rules import Limits
     from llmariner.models.registry import Registry
     from llmariner.models.weights import Weights
     from llmariner.platform.database import Database
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from llmariner.tenancy.keys import Keys
     from llmariner.tenancy.sign_in import SignIn
     from llmariner.usage.ledger import Ledger
+    from llmariner.usage.prices import Prices
 
 __all__ = ["Context"]
 
@@ -121,6 +125,34 @@ class Context:
         return SignIn(self.database, OidcIssuer(settings), self.callers, newcomer_role=settings.newcomer_role)
 
     @_part
+    def limits(self) -> Limits:
+        """Limits on requests, tokens and places."""
+        from llmariner.limits.rules import Limits
+
+        return Limits(self.database)
+
+    @_part
+    def budgets(self) -> Budgets:
+        """Budgets of money."""
+        from llmariner.limits.budgets import Budgets
+
+        return Budgets(self.database)
+
+    @_part
+    def leases(self) -> Leases:
+        """What gateways take slices of."""
+        from llmariner.limits.leases import Leases
+
+        return Leases(self.database, GatewaySettings.load(self.env).default_limit)
+
+    @_part
+    def prices(self) -> Prices:
+        """The price list."""
+        from llmariner.usage.prices import Prices
+
+        return Prices(self.database)
+
+    @_part
     def registry(self) -> Registry:
         """Models."""
         from llmariner.models.registry import Registry
@@ -193,8 +225,19 @@ class Context:
     def in_process_control(self) -> InProcessControl:
         """The control port on this process's own database and serving port."""
         from llmariner.control import InProcessControl
+        from llmariner.limits.restrictions import Restrictions
 
-        return InProcessControl(self.keys, self.callers, self.registry, self.serving, self.ledger)
+        return InProcessControl(
+            keys=self.keys,
+            callers=self.callers,
+            people=lambda: self.identity,
+            restrictions=Restrictions(self.database),
+            leases=self.leases,
+            prices=self.prices,
+            registry=self.registry,
+            serving=self.serving,
+            ledger=self.ledger,
+        )
 
     @_part
     def control(self) -> Control:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import base64
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from llmariner.errors import ModelNotFound
-from llmariner.gateway.control import Changes, Key, ModelState
+from llmariner.errors import AuthenticationFailed, ModelNotFound
+from llmariner.gateway.control import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.limits.leases import Leases
+from llmariner.limits.restrictions import Restrictions
 from llmariner.models.model import ActivationStatus
 from llmariner.models.registry import Registry
 from llmariner.platform.serving import Phase, Serving, Status
-from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.callers import Callers
 from llmariner.tenancy.keys import ApiKey, Keys
+from llmariner.tenancy.sign_in import SignIn
 from llmariner.usage.ledger import Ledger
+from llmariner.usage.prices import Prices
 
 __all__ = ["InProcessControl"]
 
@@ -24,9 +29,24 @@ _REMEMBERED = 1000
 class InProcessControl:
     """See `gateway.control.Control`. Database work happens in threads, off the loop that relays tokens."""
 
-    def __init__(self, keys: Keys, callers: Callers, registry: Registry, serving: Serving, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        callers: Callers,
+        people: Callable[[], SignIn | None],
+        restrictions: Restrictions,
+        leases: Leases,
+        prices: Prices,
+        registry: Registry,
+        serving: Serving,
+        ledger: Ledger,
+    ) -> None:
         self._keys = keys
         self._callers = callers
+        self._people = people
+        self._restrictions = restrictions
+        self._leases = leases
+        self._prices = prices
         self._registry = registry
         self._serving = serving
         self._ledger = ledger
@@ -34,10 +54,13 @@ class InProcessControl:
         self._phase_number = 0
         serving.watch(self._phase_changed)
 
-    async def key(self, digest: str) -> Key | None:
+    async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
         """See the port."""
-        found = await asyncio.to_thread(self._callers.by_digest, digest)
-        return _shown(*found, digest) if found is not None else None
+        return await asyncio.to_thread(self._key, digest, organization, project)
+
+    async def person(self, token: str, organization: str | None, project: str | None) -> Key | None:
+        """See the port."""
+        return await asyncio.to_thread(self._person, token, organization, project)
 
     async def model(self, model_id: str) -> ModelState:
         """See the port."""
@@ -56,6 +79,8 @@ class InProcessControl:
             endpoint=status.endpoint,
             capacity=status.capacity,
             engine_waiting=status.requests_waiting,
+            replicas=status.replicas,
+            price=await asyncio.to_thread(self._prices.now, model_id),
         )
 
     async def wake(self, model_id: str) -> None:
@@ -74,7 +99,13 @@ class InProcessControl:
         if numbers[2] > self._phase_number:
             moved = set(awake)
         at = f"{key_revision}.{model_revision}.{self._phase_number}"
-        return Changes(at, tuple(keys) if cursor else (), tuple({*models, *moved}) if cursor else ())
+        rules, prices = await asyncio.to_thread(self._leases.revision)
+        moved |= set(models)
+        return Changes(at, tuple(keys) if cursor else (), tuple(moved) if cursor else (), rules, prices)
+
+    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+        """See the port."""
+        return await asyncio.to_thread(self._leases.lease, ask)
 
     async def record(self, events: Sequence[dict[str, Any]]) -> None:
         """See the port."""
@@ -91,24 +122,63 @@ class InProcessControl:
         except ModelNotFound:
             return None
 
+    def _key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
+        found = self._callers.by_digest(digest, organization, project)
+        if found is None:
+            return None
+        key, caller = found
+        if key.project_id is None:
+            return None  # an admin key has no project whose models it could use
+        restricted = self._restrictions.of_key(key.id)
+        return Key(
+            id=key.id,
+            project_id=key.project_id,
+            organization_id=key.organization_id,
+            user_id=key.user_id,
+            scopes=caller.scopes,
+            expires_at=_expiry(key, digest),
+            unlimited=caller.unlimited,
+            models=restricted.models,
+            refused_models=restricted.refused_models,
+            sources=restricted.sources,
+        )
+
+    def _person(self, token: str, organization: str | None, project: str | None) -> Key:
+        people = self._people()
+        if people is None:
+            raise AuthenticationFailed(
+                "This platform has no issuer of tokens, so nobody signs in to it: use an API key.", code="invalid_token"
+            )
+        caller = people.caller(token, organization, project)
+        owner = caller.owner
+        restricted = self._restrictions.of_project(owner.project_id)
+        return Key(
+            id=owner.user_id,
+            project_id=owner.project_id,
+            organization_id=owner.organization_id,
+            user_id=owner.user_id,
+            scopes=caller.scopes,
+            expires_at=_said_expiry(token),
+            unlimited=False,
+            models=restricted.models,
+            refused_models=restricted.refused_models,
+        )
+
     def _phase_changed(self, model_id: str, status: Status) -> None:
         if status.phase in (Phase.READY, Phase.STOPPING, Phase.ASLEEP, Phase.FAILED):
             self._phase_number += 1
             self._phases = [*self._phases[-_REMEMBERED:], (self._phase_number, model_id)]
 
 
-def _shown(key: ApiKey, caller: Caller, digest: str) -> Key | None:
-    if key.project_id is None:
-        return None  # an admin key has no project whose models it could use
-    expires: float | None = key.expires_at
+def _expiry(key: ApiKey, digest: str) -> float | None:
+    """When the secret of that digest is no good any more."""
     if digest == key.previous_digest and key.previous_expires_at is not None:
-        expires = min(key.previous_expires_at, expires or key.previous_expires_at)
-    return Key(
-        id=key.id,
-        project_id=key.project_id,
-        organization_id=key.organization_id,
-        user_id=key.user_id,
-        scopes=caller.scopes,
-        expires_at=expires,
-        unlimited=caller.unlimited,
-    )
+        return min(key.previous_expires_at, key.expires_at or key.previous_expires_at)
+    return key.expires_at
+
+
+def _said_expiry(token: str) -> float:
+    """The expiry that a token says of itself; whoever asks has had the token checked."""
+    payload = token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return float(claims["exp"])

@@ -13,6 +13,7 @@
     ├── Conflict                409
     ├── RateLimited             429
     │   └── RoomFull            429  the waiting room has no place left
+    ├── InsufficientQuota       429  a budget is spent
     ├── EngineFailed            502  the engine broke off or spoke nonsense
     ├── ModelNotReady           503  the wait budget ended, or the load failed
     └── Unavailable             503  a part of the platform does not answer
@@ -30,6 +31,7 @@ __all__ = [
     "BodyTooLarge",
     "Conflict",
     "EngineFailed",
+    "InsufficientQuota",
     "InvalidRequest",
     "MethodNotAllowed",
     "ModelNotFound",
@@ -170,6 +172,14 @@ class RateLimited(PlatformError):
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+
+
+class InsufficientQuota(PlatformError):
+    """A budget of money is spent, or can't pay for this request; waiting alone may not help."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
 
 
 class RoomFull(RateLimited):

@@ -81,6 +81,16 @@ def _number(env: Environment, name: str, default: float, *, least: float = 0) ->
     return value
 
 
+def _networks(env: Environment, name: str) -> tuple[str, ...]:
+    found = tuple(part for part in re.split(r"[,\s]+", env.get(name, "")) if part)
+    for network in found:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ValueError(f"{name} must be networks such as 10.0.0.0/8,127.0.0.0/8: {error}.") from error
+    return found
+
+
 def _http_url(env: Environment, name: str) -> str:
     value = env.get(name, "").rstrip("/")
     if value and not value.startswith(("http://", "https://")):
@@ -356,10 +366,18 @@ class GatewaySettings:
     """`LLMARINER_ROOM_PER_TENANT`: of these, how many of one project."""
 
     requests_per_minute: int = 6000
-    """`LLMARINER_REQUESTS_PER_MINUTE`: of one key, in this process."""
+    """`LLMARINER_REQUESTS_PER_MINUTE`: of a key that no limit was set for, in all processes together."""
 
     tokens_per_minute: int = 10_000_000
-    """`LLMARINER_TOKENS_PER_MINUTE`: of one key, in this process."""
+    """`LLMARINER_TOKENS_PER_MINUTE`: likewise."""
+
+    trusted_proxies: tuple[str, ...] = ()
+    """`LLMARINER_TRUSTED_PROXIES`: networks (CIDR) of those whose X-Forwarded-For says where a request comes from."""
+
+    @property
+    def default_limit(self) -> dict[str, int]:
+        """The limit of a key that none was set for."""
+        return {"requests_per_minute": self.requests_per_minute, "tokens_per_minute": self.tokens_per_minute}
 
     @classmethod
     def load(cls, env: Environment) -> GatewaySettings:
@@ -373,6 +391,7 @@ class GatewaySettings:
             room_per_tenant=int(_number(env, "LLMARINER_ROOM_PER_TENANT", cls.room_per_tenant, least=1)),
             requests_per_minute=int(_number(env, "LLMARINER_REQUESTS_PER_MINUTE", cls.requests_per_minute, least=1)),
             tokens_per_minute=int(_number(env, "LLMARINER_TOKENS_PER_MINUTE", cls.tokens_per_minute, least=1)),
+            trusted_proxies=_networks(env, "LLMARINER_TRUSTED_PROXIES"),
         )
 
 

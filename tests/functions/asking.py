@@ -12,7 +12,7 @@ from typing import Any
 __all__ = ["Answer", "InProcess", "Question", "check", "over_http"]
 
 _SECONDS = 60
-_TYPES = {"invalid_request_error", "rate_limit_error", "server_error"}
+_TYPES = {"invalid_request_error", "rate_limit_error", "insufficient_quota", "server_error"}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a key may use in a minute, in requests and in tokens, and what it is told when that is used up."""
+"""What a key may use, and what it is told when that is used up."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
+from llmariner.limits.rules import Subject
+
 from .caller import Answer
-from .running import Platform
+from .running import Platform, eventually, soon
 
 
 @pytest.fixture(scope="module")
@@ -24,29 +26,51 @@ def test_requests_over_the_limit_are_told_when_there_is_room_again(narrow: Platf
         return [await caller.chat(model) for _ in range(8)]
 
     answers = asyncio.run(scenario())
-    statuses = [answer.status for answer in answers]
-    # Six a minute, and one more every ten seconds: on a slow machine the seventh may find room.
-    assert statuses[:6] == [200] * 6
-    assert statuses[-1] == 429
+    assert [answer.status for answer in answers] == [200] * 6 + [429] * 2
+    told = [int(answer.headers["x-ratelimit-remaining-requests"]) for answer in answers]
+    assert told == [5, 4, 3, 2, 1, 0, 0, 0]
     refused = answers[-1]
     error = refused.error()
     assert (error["code"], error["type"]) == ("rate_limit_exceeded", "rate_limit_error")
-    assert "requests" in error["message"]
-    assert 1 <= int(refused.headers["retry-after"]) <= 10
+    assert "requests per min (RPM): Limit 6" in error["message"]
+    assert "POST /v1/limits" in error["message"]
+    # The window slides: the first of the six was taken some seconds ago.
+    assert 30 <= int(refused.headers["retry-after"]) <= 62
     assert 0 <= int(refused.headers["retry-after"]) - int(refused.headers["retry-after-ms"]) / 1000 <= 1
-    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert refused.headers["x-ratelimit-limit-requests"] == "6"
+    assert refused.headers["x-ratelimit-reset-requests"] == "1m0s"
     assert refused.headers["x-request-id"].startswith("req_")
 
 
 def test_tokens_over_the_limit_are_told_when_there_is_room_again(narrow: Platform, model: str) -> None:
     caller = narrow.key("tokens", limited=True)[1]
-    first = asyncio.run(caller.chat(model, max_tokens=2000))
+    first = asyncio.run(caller.chat(model, max_tokens=850))
     assert first.status == 200
-    refused = asyncio.run(caller.chat(model))
+    assert int(first.headers["x-ratelimit-remaining-tokens"]) < 150
+    # What was reserved and not used is there again: three tokens of prompt and all of the answer were.
+    refused = asyncio.run(caller.chat(model, max_tokens=150))
     assert (refused.status, refused.error()["code"]) == (429, "rate_limit_exceeded")
-    assert "tokens" in refused.error()["message"]
-    # A thousand a minute, overdrawn by a thousand: a minute until there is room.
+    assert "tokens per min (TPM): Limit 1000" in refused.error()["message"]
     assert 50 <= int(refused.headers["retry-after"]) <= 62
+    assert asyncio.run(caller.chat(model, max_tokens=2)).status == 200
+
+
+def test_an_answer_longer_than_the_limit_is_not_worth_waiting_for(narrow: Platform, model: str) -> None:
+    refused = asyncio.run(narrow.key("too long", limited=True)[1].chat(model, max_tokens=2000))
+    assert (refused.status, refused.error()["code"]) == (429, "rate_limit_exceeded")
+    assert "Request too large" in refused.error()["message"]
+    assert refused.headers["x-should-retry"] == "false"
+
+
+def test_what_was_reserved_and_not_used_comes_back(narrow: Platform, model: str) -> None:
+    caller = narrow.key("reserved", limited=True)[1]
+
+    async def scenario() -> list[Answer]:
+        return [await caller.chat(model, max_tokens=800, x_script={"fail_status": 400}) for _ in range(4)]
+
+    answers = asyncio.run(scenario())
+    # Each had reserved nearly all that there is, and none has used any.
+    assert [answer.status for answer in answers] == [400] * 4
 
 
 def test_a_key_without_limits_has_none(narrow: Platform, model: str) -> None:
@@ -66,5 +90,75 @@ def test_what_is_refused_by_a_limit_reaches_no_engine_and_no_ledger(narrow: Plat
 
     tokens = narrow.engine(model).tokens
     served = asyncio.run(scenario()).count(200)
-    assert served < 12
+    assert served == 6
     assert narrow.engine(model).tokens - tokens == 2 * served
+
+
+def test_places_are_for_requests_under_way(platform: Platform) -> None:
+    model = platform.model("places", "--token-interval", "10")
+    key_id, caller = platform.key("two at a time", limited=True)
+    subject = Subject(platform.owner.organization_id, "key", key_id)
+    platform.context.limits.put(None, subject, "*", {"concurrent_requests": 2})
+
+    async def scenario() -> tuple[Answer, Answer]:
+        streams = [await caller.stream(model, max_tokens=10_000) for _ in range(2)]
+        for stream in streams:
+            await stream.until(b'"content":" ')
+        refused = await caller.chat(model)
+        streams[0].hang_up()
+        await soon(lambda: platform.engine(model).running == 1)
+        after = await caller.chat(model, max_tokens=1)
+        streams[1].hang_up()
+        return refused, after
+
+    refused, after = asyncio.run(scenario())
+    assert (refused.status, refused.error()["code"]) == (429, "rate_limit_exceeded")
+    assert "concurrent requests: Limit 2" in refused.error()["message"]
+    assert after.status == 200
+
+
+def test_a_changed_limit_is_in_force_within_five_seconds(platform: Platform) -> None:
+    model = platform.model("changing", "--tokens", "1")
+    key_id, caller = platform.key("changing", limited=True)
+    subject = Subject(platform.owner.organization_id, "key", key_id)
+    limits = platform.context.limits
+    limits.put(None, subject, "*", {"requests_per_day": 2})
+    statuses = [asyncio.run(caller.chat(model)).status for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    limits.put(None, subject, "*", {"requests_per_day": 1000})
+    assert eventually(lambda: asyncio.run(caller.chat(model)).status == 200, what="the wider limit") < 5
+    limits.put(None, subject, "*", {"requests_per_day": 1})
+    assert eventually(lambda: asyncio.run(caller.chat(model)).status == 429, what="the narrower limit") < 5
+
+
+def test_a_limit_of_one_model_leaves_the_others_alone(platform: Platform) -> None:
+    small, large = (platform.model(name, "--tokens", "1") for name in ("small", "large"))
+    key_id, caller = platform.key("per model", limited=True)
+    platform.context.limits.put(
+        None, Subject(platform.owner.organization_id, "key", key_id), large, {"requests_per_day": 1}
+    )
+    statuses = [asyncio.run(caller.chat(name)).status for name in (large, large, small, small)]
+    assert statuses == [200, 429, 200, 200]
+
+
+def test_a_share_of_the_waiting_room_may_be_smaller_than_the_usual_one(platform: Platform) -> None:
+    model = platform.model("shared-room", "--token-interval", "10", capacity=1)
+    caller = platform.key("little room", limited=True)[1]
+    subject = Subject(platform.owner.organization_id, "project", platform.owner.project_id)
+    limit = platform.context.limits.put(None, subject, "*", {"queue_share": 1})
+
+    async def scenario() -> Answer:
+        running = await caller.stream(model, max_tokens=10_000)
+        await running.until(b'"content":" ')
+        waiting = await caller.stream(model, max_tokens=1)
+        await waiting.until(b": {")
+        refused = await caller.chat(model)
+        running.hang_up()
+        await waiting.read()
+        return refused
+
+    try:
+        refused = asyncio.run(scenario())
+    finally:
+        platform.context.limits.remove(None, subject.organization_id, limit.id)
+    assert (refused.status, refused.error()["code"]) == (429, "waiting_room_full")

@@ -114,7 +114,8 @@ def test_an_answer_has_its_id_its_limits_and_its_time(platform: Platform, model:
     assert headers["x-request-id"].startswith("req_")
     assert (headers["x-ratelimit-limit-requests"], headers["x-ratelimit-limit-tokens"]) == ("6000", "10000000")
     assert headers["x-ratelimit-remaining-requests"] == "5999"
-    assert headers["x-ratelimit-remaining-tokens"] == "10000000"
+    # As long as the request runs, the most that it may use is taken: a token for each byte of its body, and its answer.
+    assert 9_999_700 < int(headers["x-ratelimit-remaining-tokens"]) < 10_000_000 - 2
     assert {"x-ratelimit-reset-requests", "x-ratelimit-reset-tokens"} < headers.keys()
     assert 0 <= int(headers["openai-processing-ms"]) < 10_000
     assert headers["openai-organization"] == platform.owner.organization_id

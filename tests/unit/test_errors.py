@@ -27,7 +27,7 @@ from llmariner.gateway.answers import engine_error
 from llmariner.gateway.control import ModelState
 from llmariner.gateway.gateway import not_ready
 
-TYPES = {"invalid_request_error", "rate_limit_error", "server_error"}
+TYPES = {"invalid_request_error", "rate_limit_error", "insufficient_quota", "server_error"}
 
 
 def classes() -> list[type[PlatformError]]:

@@ -28,7 +28,29 @@ def chat(rest: bytes) -> ModelRequest:
 def test_a_body_that_does_not_stream_goes_on_as_it_came() -> None:
     body = HEAD + b' ,\n\t"temperature":1.10, "x": 1e2 } \n'
     request = parse(CHAT_COMPLETIONS, JSON, body)
-    assert request == ModelRequest("m", stream=False, include_usage=False, continuous_usage=False, body=body)
+    plain = {"stream": False, "include_usage": False, "continuous_usage": False}
+    assert request == ModelRequest("m", **plain, body=body, prompt=len(body), answer=None)
+
+
+@pytest.mark.parametrize(
+    ("route", "fields", "answer"),
+    [
+        (CHAT_COMPLETIONS, {}, None),
+        (CHAT_COMPLETIONS, {"max_tokens": 7}, 7),
+        (CHAT_COMPLETIONS, {"max_tokens": 7, "max_completion_tokens": 5, "n": 3}, 15),
+        (COMPLETIONS, {"prompt": "x"}, 16),
+        (COMPLETIONS, {"prompt": ["x", "y"], "max_tokens": 10, "n": 2}, 40),
+        (COMPLETIONS, {"prompt": [1, 2, 3], "max_tokens": 10, "best_of": 4}, 40),
+        (COMPLETIONS, {"prompt": [[1, 2], [3]], "max_tokens": 10}, 20),
+        (EMBEDDINGS, {"input": "x"}, 0),
+    ],
+)
+def test_an_answer_is_bounded_by_what_its_caller_asked_for(
+    route: Route, fields: dict[str, object], answer: int | None
+) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}).encode()
+    request = parse(route, JSON, body)
+    assert (request.prompt, request.answer) == (len(body), answer)
 
 
 def test_a_stream_is_asked_for_usage_and_keeps_every_byte() -> None:

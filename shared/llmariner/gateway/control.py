@@ -6,16 +6,34 @@ they are behind the `internal_gateway` function.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
-__all__ = ["Changes", "Control", "Key", "ModelState"]
+from llmariner.gateway.pricing import Price
+
+__all__ = [
+    "NOTHING",
+    "Amounts",
+    "Changes",
+    "Control",
+    "Grant",
+    "Hold",
+    "Key",
+    "LeaseAnswer",
+    "LeaseAsk",
+    "ModelState",
+    "Rule",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What the token path needs of an API key. `expires_at` in seconds since 1970, of the secret that was shown."""
+    """What the token path needs of who calls: an API key, or a person, whose `id` is the user's then.
+
+    `expires_at` in seconds since 1970, of the secret or token that was shown. `models` None: all; `refused_models`: of
+    those, what the project's list refuses. `sources` None: from everywhere; else networks in CIDR form.
+    """
 
     id: str
     project_id: str
@@ -24,12 +42,15 @@ class Key:
     scopes: frozenset[str]
     expires_at: float | None
     unlimited: bool
+    models: frozenset[str] | None = None
+    refused_models: frozenset[str] = frozenset()
+    sources: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
     """A model as the token path sees it. `phase` as in the serving port; `endpoint` and `capacity` (requests at once)
-    when ready; `engine_waiting`: requests that the engine itself has queued."""
+    when ready, `replicas`: each engine's own, where there are several; `engine_waiting`: requests that engines have queued; `price`: what it costs now, None: nothing."""
 
     id: str
     project_id: str | None
@@ -43,6 +64,8 @@ class ModelState:
     endpoint: str | None
     capacity: int
     engine_waiting: int
+    replicas: tuple[str, ...] = ()
+    price: Price | None = None
 
     @property
     def ready(self) -> bool:
@@ -52,18 +75,118 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What changed since a cursor was given out: ids of keys and of models. `cursor`: to be given back next time."""
+    """What changed since a cursor was given out: ids of keys and of models. `cursor`: to be given back next time.
+
+    `rules`: rises with every change of a limit or budget. `prices`: is another one as soon as another price is in force.
+    """
 
     cursor: str
     keys: tuple[str, ...]
     models: tuple[str, ...]
+    rules: int = 0
+    prices: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A limit or a budget that binds a caller.
+
+    `most` of a limit: `requests_per_minute`, `requests_per_day`, `tokens_per_minute`, `tokens_per_day`,
+    `concurrent_requests`, `queue_share`; what is absent is not limited. `amount` of a budget in nano-dollars, per `period`;
+    one that is not `hard` is counted and refuses nothing.
+    """
+
+    id: str
+    organization_id: str
+    subject: str
+    subject_id: str
+    model: str
+    most: Mapping[str, int] = field(default_factory=dict)
+    period: str | None = None
+    amount: int | None = None
+    hard: bool = True
+    alert_ratio: float | None = None
+
+
+class Amounts(NamedTuple):
+    """Of the four things that are leased; `money` in nano-dollars."""
+
+    requests: int = 0
+    tokens: int = 0
+    places: int = 0
+    money: int = 0
+
+
+NOTHING = Amounts()
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What a process says of one rule. `used`: all it has ever used of it; `taken`: reserved by requests under way;
+    `wants`: what it wants to have free beside that; `least`: what it must get of it to be of use; `age`: seconds since
+    the last use. All absolute, so that a hold told twice says the same."""
+
+    rule: str
+    used: Amounts
+    taken: Amounts
+    wants: Amounts
+    least: Amounts = NOTHING
+    age: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a process may hold of one rule from now on, all it has reserved included; 0 where a rule limits nothing.
+
+    `free`: what nobody holds; `again`: seconds until there is as much as was needed at least, None when there was;
+    `replicas`: how many processes hold some of it. `spent`: money spent in the period.
+    """
+
+    rule: str
+    held: Amounts
+    free: Amounts
+    again: float | None
+    replicas: int
+    spent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAsk:
+    """One process's account of all rules it holds something of. `at`: its clock, seconds since 1970.
+
+    `newcomer`: a caller whose rules it does not know yet; `least`: what that caller's first request needs, of `model`.
+    """
+
+    replica: str
+    at: float
+    holds: Sequence[Hold]
+    newcomer: Key | None = None
+    model: str = ""
+    least: Amounts = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAnswer:
+    """Grants of the rules that are still there; `rules`: all that bind the newcomer."""
+
+    grants: Sequence[Grant]
+    rules: Sequence[Rule] | None = None
 
 
 class Control(Protocol):
     """Raises `Unavailable` when it can't answer."""
 
-    async def key(self, digest: str) -> Key | None:
-        """The live key whose present or previous secret has that keyed hash."""
+    async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
+        """The live key whose present or previous secret has that keyed hash.
+
+        AuthenticationFailed when it is not of the organisation or project that its caller names.
+        """
+
+    async def person(self, token: str, organization: str | None, project: str | None) -> Key | None:
+        """Who signed in with a token of an issuer, in the organisation and project selected; None: it is no good.
+
+        PlatformError says why a good token may not do this.
+        """
 
     async def model(self, model_id: str) -> ModelState:
         """How a model is now. ModelNotFound for an unknown id."""
@@ -73,6 +196,9 @@ class Control(Protocol):
 
     async def changes(self, cursor: str) -> Changes:
         """What changed since; an empty cursor asks for a first one."""
+
+    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+        """Account for what was used, and get slices of what is left: one transaction for all rules."""
 
     async def record(self, events: Sequence[dict[str, Any]]) -> None:
         """Give ledger events away. They may come again if this raises."""

@@ -10,17 +10,19 @@ from functools import partial
 from typing import cast
 
 from llmariner.client import ConnectionFailed, Response, ResponseBroken
-from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, ModelNotFound, PlatformError
+from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, ModelNotFound, PermissionDenied, PlatformError
 from llmariner.gateway import sse
 from llmariner.gateway.answers import Receive, Scope, Send, engine_error, send_error, send_head, send_json
+from llmariner.gateway.bound import Reservation, longest_cost
 from llmariner.gateway.control import Key, ModelState
 from llmariner.gateway.fields import Route
 from llmariner.gateway.gateway import Gateway, not_ready
 from llmariner.gateway.heartbeat import Heartbeat
 from llmariner.gateway.meter import Metered
 from llmariner.gateway.parsing import ModelRequest, parse
+from llmariner.gateway.pricing import Price
 from llmariner.gateway.request_ids import new_request_id
-from llmariner.gateway.room import Room
+from llmariner.gateway.room import Room, Waiter
 from llmariner.gateway.stream import StreamRelay
 
 __all__ = ["Exchange"]
@@ -51,13 +53,26 @@ class Exchange:
         self._caller_gone = False
         self._status = 0
         self._endpoint: str | None = None
+        self._replica: str | None = None
 
     async def run(self) -> None:
         """Answer the request."""
+        gateway, route = self._gateway, self._route
         try:
-            if not self._gateway.fresh():
-                await self._gateway.refresh()
-            await self._handle()
+            if not gateway.fresh():
+                await gateway.refresh()
+            head = dict(self._scope["headers"])
+            # What is known is decided without a coroutine: three of them would cost a twentieth of the whole request.
+            key = gateway.keyring.known(head, route.scope) or await gateway.keyring.authenticate(head, route.scope)
+            if key.sources is not None:
+                gateway.sources.check(key.sources, self._scope, head)
+            self._headers.append((b"openai-organization", key.organization_id.encode()))
+            request = parse(route, head.get(b"content-type", b""), await self._body(head))
+            wait = self._longest_wait(head.get(b"prefer"), stream=request.stream)
+            limits, asked = gateway.limits, (key, request.model, request.prompt, request.answer)
+            reserved = limits.reserve(*asked) or await limits.admit(*asked)
+            self._headers += reserved.bound.headers()
+            await self._handle(key, request, reserved, wait)
         except PlatformError as error:
             await self._fail(error)
         except CallerGone:
@@ -66,24 +81,22 @@ class Exchange:
             _log.exception("request %s failed", self._request_id)
             await self._fail(PlatformError("Something broke on our side. Try again; the request id helps to find it."))
 
-    async def _handle(self) -> None:
-        head = dict(self._scope["headers"])
-        keyring, authorization = self._gateway.keyring, head.get(b"authorization")
-        # What is known is decided without a coroutine: three of them would cost a twentieth of the whole request.
-        scope = self._route.scope
-        key = keyring.known(authorization, scope) or await keyring.authenticate(authorization, scope)
-        self._headers.append((b"openai-organization", key.organization_id.encode()))
-        request = parse(self._route, head.get(b"content-type", b""), await self._body(head))
-        budget = self._budget(head.get(b"prefer"), stream=request.stream)
-        self._headers += self._gateway.limits.admit(key.id, unlimited=key.unlimited)
-        state = self._gateway.ready_state(request.model) or await self._gateway.state(request.model)
-        self._check_usable(state, key)
+    async def _handle(self, key: Key, request: ModelRequest, reserved: Reservation, wait: float) -> None:
+        """Serve a request that the limits let through, count it, and settle what it had reserved."""
+        try:
+            state = self._gateway.ready_state(request.model) or await self._gateway.state(request.model)
+            self._check_usable(state, key)
+            if reserved.bound.budgets:
+                await self._fund(reserved, request, state)
+        except BaseException:
+            reserved.settle(0, 0)
+            raise
         metered = self._gateway.meter.admit(self._request_id, key, request.model, self._route.name)
         outcome = "failed"
         task = cast(asyncio.Task[None], asyncio.current_task())
         stop_watching = self._watch(task)
         try:
-            await self._serve(request, state, key, metered, budget)
+            await self._serve(request, state, key, metered, reserved, wait)
             outcome = "succeeded" if self._status < 400 else "rejected"
         except PlatformError as error:
             self._status = error.status
@@ -98,15 +111,26 @@ class Exchange:
         finally:
             stop_watching()
             if self._caller_gone and self._endpoint is not None:
-                close = partial(self._close, metered, outcome, key)
+                close = partial(self._close, metered, outcome, reserved, state.price)
                 self._gateway.settlement.settle(metered, self._request_id, self._endpoint, close)
             else:
-                self._close(metered, outcome, key)
+                self._close(metered, outcome, reserved, state.price)
 
-    def _close(self, metered: Metered, outcome: str, key: Key) -> None:
+    async def _fund(self, reserved: Reservation, request: ModelRequest, state: ModelState) -> None:
+        """Take what the longest answer can cost from the budgets."""
+        if state.price is None:
+            return
+        prompt, answer = request.prompt, request.answer
+        if answer is None:
+            context = await self._gateway.context_length(state)
+            prompt, answer = min(prompt, context), context
+        await self._gateway.limits.fund(reserved, longest_cost(state.price, prompt, answer))
+
+    def _close(self, metered: Metered, outcome: str, reserved: Reservation, price: Price | None) -> None:
         event = self._gateway.meter.close(metered, outcome, self._status)
         self._gateway.metrics.closed(event)
-        self._gateway.limits.charge(key.id, event["prompt_tokens"] + event["completion_tokens"])
+        cost = price.cost(event, outcome).total if price is not None and reserved.bound.budgets else 0
+        reserved.settle(event["prompt_tokens"] + event["completion_tokens"], cost)
 
     def _watch(self, task: asyncio.Task[None]) -> Callable[[], object]:
         """Cancel the task when the caller hangs up; returns what ends the watch."""
@@ -144,7 +168,7 @@ class Exchange:
                 raise BodyTooLarge(f"The body is over the limit of {limit} bytes.")
         return b"".join(parts)
 
-    def _budget(self, prefer: bytes | None, *, stream: bool) -> float:
+    def _longest_wait(self, prefer: bytes | None, *, stream: bool) -> float:
         """Seconds this request may wait: the caller's `Prefer: wait=N` (RFC 7240), else the platform's."""
         settings = self._gateway.settings
         for part in (prefer or b"").split(b","):
@@ -159,6 +183,13 @@ class Exchange:
         model_id = state.id
         if not state.loaded or (state.project_id is not None and state.project_id != key.project_id):
             raise ModelNotFound(model_id)
+        if model_id in key.refused_models or (key.models is not None and model_id not in key.models):
+            raise PermissionDenied(
+                f"You may not use the model `{model_id}`: your API key or project is restricted to other models. "
+                "An owner of the project can change that.",
+                param="model",
+                code="model_not_allowed",
+            )
         if self._route.task is not None and state.task != self._route.task:
             fits = "embeddings" if state.task == "embed" else "chat and completions"
             raise InvalidRequest(
@@ -174,13 +205,22 @@ class Exchange:
                 code="model_not_active",
             )
 
-    async def _serve(self, request: ModelRequest, state: ModelState, key: Key, metered: Metered, budget: float) -> None:
+    async def _serve(
+        self,
+        request: ModelRequest,
+        state: ModelState,
+        key: Key,
+        metered: Metered,
+        reserved: Reservation,
+        wait: float,
+    ) -> None:
         """Get a place, send the request to the engine, relay the answer; once more if no byte of an answer came."""
         room = self._gateway.room(request.model)
-        deadline = time.monotonic() + budget
+        deadline = time.monotonic() + wait
         for attempt in range(1, _ATTEMPTS + 1):
             if not (state.ready and room.try_enter()):
-                await self._wait(room, request, key.project_id, deadline)
+                waiter = room.join(key.project_id, reserved.bound.queue_share)
+                await self._wait(room, request, waiter, deadline)
             if attempt == 1:
                 metered.waited_seconds = time.perf_counter() - self._began
             try:
@@ -189,6 +229,9 @@ class Exchange:
                     return
             finally:
                 room.leave_engine()
+                if self._replica is not None:
+                    self._gateway.replicas.leave(self._replica)
+                    self._replica = None
             self._gateway.forget(request.model)
             state = await self._gateway.state(request.model)
 
@@ -198,16 +241,19 @@ class Exchange:
             if last:
                 raise not_ready(state, "The model went to sleep as it was asked")
             return False
-        self._endpoint = state.endpoint
+        endpoint = state.endpoint
+        if state.replicas:
+            endpoint = self._replica = self._gateway.replicas.enter(state.replicas)
+        self._endpoint = endpoint
         headers = [*_JSON, (b"x-request-id", self._request_id.encode())]
         try:
             response = await self._gateway.client.request(
-                state.endpoint, "POST", self._route.engine_path, headers=headers, body=request.body
+                endpoint, "POST", self._route.engine_path, headers=headers, body=request.body
             )
         except ConnectionFailed as error:
             if last:
                 raise EngineFailed("The engine hung up before it answered, twice. See `llma logs`.") from error
-            await self._gateway.gone(request.model, state.endpoint)
+            await self._gateway.gone(request.model, endpoint)
             return False
         try:
             if response.status >= 500 and not last:
@@ -221,10 +267,9 @@ class Exchange:
             response.close()
         return True
 
-    async def _wait(self, room: Room, request: ModelRequest, tenant: str, deadline: float) -> None:
+    async def _wait(self, room: Room, request: ModelRequest, waiter: Waiter, deadline: float) -> None:
         """Wait in the room until admitted. ModelNotReady when the deadline comes first."""
         heart = Heartbeat(self._gateway.settings.heartbeat) if request.stream else None
-        waiter = room.join(tenant)
         admitted = False
         try:
             self._gateway.tend(request.model)

@@ -18,7 +18,11 @@ Check = Callable[[Any, str], None]
 
 @dataclass(frozen=True)
 class Route:
-    """A route of the token path: its public path, the engine's path, what is checked, and the scope that it asks for."""
+    """A route of the token path: its public path, the engine's path, what is checked, and the scope that it asks for.
+
+    `computes`: whether its prompt is read by the model, and so costs tokens. `answer`: the most tokens that an engine
+    answers with when the caller sets no maximum; None: as many as the model's context takes.
+    """
 
     name: str
     path: str
@@ -28,6 +32,8 @@ class Route:
     checks: Mapping[str, Check]
     streams: bool = False
     scope: str = "api.inference.write"
+    computes: bool = True
+    answer: int | None = None
 
 
 def check(route: Route, body: Mapping[str, Any]) -> None:
@@ -206,6 +212,7 @@ COMPLETIONS = Route(
         "suffix": _string,
     },
     streams=True,
+    answer=16,
 )
 EMBEDDINGS = Route(
     name="embeddings",
@@ -220,6 +227,7 @@ EMBEDDINGS = Route(
         "dimensions": _integer(1, 65536),
         "user": _string,
     },
+    answer=0,
 )
 TOKENIZE = Route(
     name="tokenize",
@@ -228,6 +236,8 @@ TOKENIZE = Route(
     task=None,
     required=("model",),
     checks={"model": _filled, "prompt": _string, "messages": _messages, "add_special_tokens": _boolean},
+    computes=False,
+    answer=0,
 )
 DETOKENIZE = Route(
     name="detokenize",
@@ -236,4 +246,6 @@ DETOKENIZE = Route(
     task=None,
     required=("model", "tokens"),
     checks={"model": _filled, "tokens": _array},
+    computes=False,
+    answer=0,
 )

@@ -9,13 +9,16 @@ from dataclasses import replace
 
 from llmariner.client import Client
 from llmariner.errors import ModelNotReady, PlatformError, Unavailable
+from llmariner.gateway.context import LONGEST_CONTEXT, context_length
 from llmariner.gateway.control import Control, ModelState
 from llmariner.gateway.keyring import Keyring
 from llmariner.gateway.limits import Limits
 from llmariner.gateway.meter import Meter
 from llmariner.gateway.metrics import Metrics
+from llmariner.gateway.replicas import Replicas
 from llmariner.gateway.room import Room
 from llmariner.gateway.settlement import Settlement
+from llmariner.gateway.sources import Sources
 from llmariner.settings import GatewaySettings, Secret
 
 __all__ = ["Gateway", "not_ready"]
@@ -40,15 +43,19 @@ class Gateway:
         self.settings = settings
         self.client = Client()
         self.keyring = Keyring(control, pepper.reveal())
-        self.limits = Limits(settings.requests_per_minute, settings.tokens_per_minute)
+        self.limits = Limits(control)
+        self.sources = Sources(settings.trusted_proxies)
         self.meter = Meter(control)
         self.metrics = Metrics()
+        self.replicas = Replicas()
         self.settlement = Settlement(self.client)
         self._states: dict[str, ModelState] = {}
         self._rooms: dict[str, Room] = {}
+        self._contexts: dict[str, int] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._cursor = ""
+        self._prices = 0.0
         self._polled_at = self._tried_at = float("-inf")
         self._polling = asyncio.Lock()
         self._last_request = 0.0
@@ -61,7 +68,8 @@ class Gateway:
     async def refresh(self) -> None:
         """Start the tasks, if they don't run yet, and ask what changed."""
         if not self._tasks:
-            self._tasks = [asyncio.create_task(self.meter.run()), asyncio.create_task(self._poll())]
+            tending = (self.meter.run(), self.limits.run(), self._poll())
+            self._tasks = [asyncio.create_task(each) for each in tending]
         async with self._polling:
             if not self.fresh():
                 await self._ask_for_changes()
@@ -75,6 +83,13 @@ class Gateway:
         """How a model is: from memory while it is ready, else asked. ModelNotFound, Unavailable."""
         state = self._states.get(model_id)
         return state if state is not None and state.ready else await self._asked(model_id)
+
+    async def context_length(self, state: ModelState) -> int:
+        """How many tokens prompt and answer of a model may have together, as its engine says."""
+        known = self._contexts.get(state.id)
+        if known is None and state.endpoint is not None:
+            known = self._contexts[state.id] = await context_length(self.client, state.endpoint, state.id)
+        return known or LONGEST_CONTEXT
 
     def room(self, model_id: str) -> Room:
         """The room of a model; made when first asked for."""
@@ -91,6 +106,7 @@ class Gateway:
 
     def forget(self, model_id: str) -> None:
         """Its endpoint did not answer, or something changed: ask again. Whoever waits is looked after at once."""
+        self._contexts.pop(model_id, None)
         if state := self._states.get(model_id):
             # The rest stays: it is what those who wait are told until there is news.
             self._states[model_id] = replace(state, endpoint=None, capacity=0)
@@ -100,6 +116,7 @@ class Gateway:
     async def gone(self, model_id: str, endpoint: str) -> None:
         """Nothing answers at that endpoint: give those who look after it a moment to notice, before it is tried again."""
         deadline = time.monotonic() + _NOTICE_SECONDS
+        self.replicas.avoid(endpoint)
         self.forget(model_id)
         while (await self.state(model_id)).endpoint == endpoint and time.monotonic() < deadline:
             await asyncio.sleep(_KEEPER_SECONDS)
@@ -121,6 +138,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.settlement.close()
+        await self.limits.close()
         await self.meter.give_away()
         self.client.close()
 
@@ -186,7 +204,11 @@ class Gateway:
         self._polled_at = time.monotonic()
         if changes.keys:
             self.keyring.forget(changes.keys)
-        for model_id in changes.models:
+        self.limits.forget(changes.keys, changes.rules)
+        models = changes.models
+        if changes.prices != self._prices:
+            self._prices, models = changes.prices, tuple(self._states)
+        for model_id in models:
             self.forget(model_id)
 
 

@@ -1,4 +1,5 @@
-"""Which keys are good. A key seen once is decided from memory; what changed is asked for every two seconds.
+"""Which keys, and tokens of people, are good. What was seen once is decided from memory; what changed is asked for every
+two seconds.
 
 So a revoked key is refused within that interval plus one question. When the control function is down, keys already known
 stay good for a bounded time, and unknown ones are told that nobody can check them.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from collections.abc import Mapping
 
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.gateway.control import Control, Key
@@ -55,10 +57,13 @@ class Keyring:
         self._unknown: dict[str, float] = {}
         self.last_used: dict[str, int] = {}
 
-    def known(self, authorization: bytes | None, scope: str) -> Key | None:
+    def known(self, head: Mapping[bytes, bytes], scope: str) -> Key | None:
         """The key of a request if this process knows it and it may do this; None says: ask `authenticate`."""
-        # By the header as it came: hashing it again for every request would cost more than the rest of the decision.
-        key = self._known.get(authorization or b"")
+        # By the headers as they came: hashing again for every request would cost more than the rest of the decision.
+        credentials = head.get(b"authorization", b"")
+        if b"openai-project" in head or b"openai-organization" in head:
+            credentials = _selecting(credentials, head)
+        key = self._known.get(credentials)
         if key is None or scope not in key.scopes:
             return None
         now = time.time()
@@ -67,11 +72,12 @@ class Keyring:
         self.last_used[key.id] = int(now)
         return key
 
-    async def authenticate(self, authorization: bytes | None, scope: str) -> Key:
+    async def authenticate(self, head: Mapping[bytes, bytes], scope: str) -> Key:
         """The key of a request. AuthenticationFailed, PermissionDenied, or Unavailable when nobody can check it."""
-        key = self._known.get(authorization or b"")
+        credentials = _selecting(head.get(b"authorization", b""), head)
+        key = self._known.get(credentials)
         if key is None:
-            key = await self._asked(authorization, bearer_token(authorization))
+            key = await self._asked(credentials, bearer_token(head.get(b"authorization")), head)
         now = time.time()
         if key is None or (key.expires_at is not None and key.expires_at <= now):
             raise bad_key()
@@ -81,10 +87,10 @@ class Keyring:
         return key
 
     def forget(self, key_ids: tuple[str, ...]) -> None:
-        """Ask again about these keys when they next come."""
+        """Ask again about these keys, and those of these users, when they next come."""
         gone = set(key_ids)
-        for header in [header for header, key in self._known.items() if key.id in gone]:
-            del self._known[header]
+        for credentials in [each for each, key in self._known.items() if key.id in gone or key.user_id in gone]:
+            del self._known[credentials]
         self._unknown.clear()
 
     def forget_all(self) -> None:
@@ -92,19 +98,33 @@ class Keyring:
         self._known.clear()
         self._unknown.clear()
 
-    async def _asked(self, authorization: bytes | None, token: str) -> Key | None:
+    async def _asked(self, credentials: bytes, token: str, head: Mapping[bytes, bytes]) -> Key | None:
         digest = hmac.digest(self._pepper, token.encode(), hashlib.sha256).hex()
         asked_at = self._unknown.get(digest)
         now = time.monotonic()
         if asked_at is not None and now - asked_at < _UNKNOWN_SECONDS:
             return None
-        key = await self._control.key(digest)
-        if key is not None and authorization is not None:
+        selected = (_text(head, b"openai-organization"), _text(head, b"openai-project"))
+        if token.startswith("ey") and token.count(".") == 2:
+            key = await self._control.person(token, *selected)
+        else:
+            key = await self._control.key(digest, *selected)
+        if key is not None:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            self._known[authorization] = key
+            self._known[credentials] = key
             return key
         if len(self._unknown) >= _MOST_UNKNOWN:
             self._unknown.clear()
         self._unknown[digest] = now
         return None
+
+
+def _selecting(authorization: bytes, head: Mapping[bytes, bytes]) -> bytes:
+    """What decides who calls: the secret, and the organisation and project that are selected with it."""
+    organization, project = head.get(b"openai-organization", b""), head.get(b"openai-project", b"")
+    return b"\n".join((authorization, organization, project)) if organization or project else authorization
+
+
+def _text(head: Mapping[bytes, bytes], name: bytes) -> str | None:
+    return head[name].decode("latin-1") if head.get(name) else None

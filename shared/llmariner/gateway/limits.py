@@ -1,98 +1,259 @@
-"""Limits of one key in one process: requests and tokens per minute, as buckets that refill steadily."""
+"""Limits and budgets in one process: slices leased through the control port, from which requests take at once.
+
+A request asks nobody as long as a slice is left. Slices are refilled ahead of need, accounts settled and given back in
+the background. What can't be had is remembered for a while, so that refusals cost nobody anything but the caller.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
+from collections.abc import Iterable
+from typing import NoReturn
 
-from llmariner.errors import RateLimited
+from llmariner.errors import PlatformError, Unavailable
+from llmariner.gateway import refusals
+from llmariner.gateway.allowance import Allowance
+from llmariner.gateway.bound import Bound, Reservation
+from llmariner.gateway.control import Amounts, Control, Hold, Key, LeaseAnswer, LeaseAsk, Rule
+from llmariner.gateway.request_ids import process_name
 
 __all__ = ["Limits"]
 
+_log = logging.getLogger(__name__)
+_TICK_SECONDS = 0.5
 _MOST_KEYS = 50_000
+_MOST_AT_ONCE = 200
+# How long the last slices are gone on with while nobody can be asked.
+_TRUST_SECONDS = 600.0
+_TRIES = 3
+_ALL_MODELS = "*"
 
 
-class _Allowance:
-    """What a key has left of both, at a time of the monotonic clock."""
+class _Terms:
+    """What binds one key: by model where a limit names one, `always` else."""
 
-    __slots__ = ("at", "requests", "tokens")
+    __slots__ = ("always", "by_model")
 
-    def __init__(self, requests: float, tokens: float, at: float) -> None:
-        self.requests = requests
-        self.tokens = tokens
-        self.at = at
+    def __init__(self, allowances: list[Allowance]) -> None:
+        everywhere = [each for each in allowances if each.rule.model == _ALL_MODELS]
+        self.always = Bound(everywhere)
+        named = {each.rule.model for each in allowances} - {_ALL_MODELS}
+        self.by_model = {
+            model: Bound([*everywhere, *(each for each in allowances if each.rule.model == model)]) for model in named
+        }
 
 
 class Limits:
-    """Allowances by key id. Tokens are charged after the fact, so a bucket may be overdrawn by what was in flight."""
+    """The slices of one process."""
 
-    def __init__(self, requests_per_minute: int, tokens_per_minute: int) -> None:
-        self._most_requests, self._most_tokens = float(requests_per_minute), float(tokens_per_minute)
-        self._requests_rate, self._tokens_rate = requests_per_minute / 60, tokens_per_minute / 60
-        self._constant = [
-            (b"x-ratelimit-limit-requests", b"%d" % requests_per_minute),
-            (b"x-ratelimit-limit-tokens", b"%d" % tokens_per_minute),
-        ]
-        self._allowances: dict[str, _Allowance] = {}
+    def __init__(self, control: Control, replica: str | None = None) -> None:
+        self._control = control
+        self._replica = replica or process_name()
+        self._terms: dict[str, _Terms] = {}
+        self._outdated: dict[str, _Terms] = {}
+        self._allowances: dict[str, Allowance] = {}
+        self._active: set[Allowance] = set()
+        self._wanted: set[Allowance] = set()
+        self._settling: asyncio.Task[None] | None = None
+        self._asking = asyncio.Lock()
+        self._answered_at = time.monotonic()
+        self._rules = 0
 
-    def admit(self, key_id: str, *, unlimited: bool) -> list[tuple[bytes, bytes]]:
-        """Count one request; returns the x-ratelimit headers. RateLimited says when to come again."""
-        if unlimited:
-            return []
-        left = self._refilled(key_id)
-        if left.requests < 1 or left.tokens <= 0:
-            raise self._exceeded(left)
-        left.requests -= 1
-        return self._headers(left)
+    def reserve(self, key: Key, model: str, prompt: int, answer: int | None) -> Reservation | None:
+        """Take a request, a place and tokens for prompt and answer (None: of open length), if the slices have it.
 
-    def charge(self, key_id: str, tokens: int) -> None:
-        """Take tokens that were used."""
-        allowance = self._allowances.get(key_id)
-        if allowance is not None:
-            allowance.tokens -= tokens
+        None says: ask `admit`.
+        """
+        terms = self._terms.get(key.id)
+        if terms is None:
+            return None
+        bound = terms.by_model.get(model, terms.always)
+        return _taken(bound, prompt + (bound.open_answer if answer is None else answer))
 
-    def _refilled(self, key_id: str) -> _Allowance:
+    async def admit(self, key: Key, model: str, prompt: int, answer: int | None) -> Reservation:
+        """As `reserve`, getting more where a slice is used up. RateLimited says when to come again."""
+        bound = await self._bound(key, model, prompt)
+        if (answer or 0) > bound.most_tokens:
+            self._too_large(bound, key, model, answer or 0)
+        # A prompt's bound may be over a small limit where the prompt itself is not: then it takes the whole limit.
+        tokens = int(min(prompt + (bound.open_answer if answer is None else answer), bound.most_tokens))
+        for _ in range(_TRIES):
+            if (reserved := _taken(bound, tokens)) is not None:
+                return reserved
+            short = [limit for limit in bound.limits if _lacks(limit, tokens)]
+            if not self._worth_asking(short, Amounts(1, tokens, 1)):
+                break
+            await self._settle(short)
+        closed = max(bound.limits, key=lambda limit: (_lacks(limit, tokens), limit.closed_until))
+        headers = {name.decode(): value.decode() for name, value in bound.headers()}
+        raise refusals.too_many(closed, key, model, tokens, time.monotonic(), headers)
+
+    async def fund(self, reservation: Reservation, money: int) -> None:
+        """Take the most that a request can cost from every budget. InsufficientQuota names the one that can't pay."""
+        budgets = reservation.bound.budgets
+        for _ in range(_TRIES):
+            short = [budget for budget in budgets if budget.money < money]
+            if not short:
+                for budget in budgets:
+                    budget.money -= money
+                reservation.money = money
+                return
+            if not self._worth_asking(short, Amounts(money=money)):
+                break
+            await self._settle(short)
+        raise refusals.out_of_budget(short[0], time.monotonic())
+
+    def forget(self, key_ids: Iterable[str], rules: int) -> None:
+        """Ask again what binds these keys, or all of them if `rules` (see `Changes`) rose."""
+        if rules != self._rules:
+            self._rules = rules
+            key_ids = list(self._terms)
+        for key_id in key_ids:
+            if (terms := self._terms.pop(key_id, None)) is not None:
+                self._outdated[key_id] = terms
+        if len(self._outdated) > _MOST_KEYS:
+            self._outdated.clear()
+
+    async def run(self) -> None:
+        """Settle accounts until cancelled."""
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            now = time.monotonic()
+            due = [each for each in self._active if each.due(now)]
+            try:
+                if due:
+                    await self._settle(due)
+            except Unavailable:
+                pass  # whoever needs more is told so
+            except Exception:
+                _log.exception("limits could not be settled")
+
+    async def close(self) -> None:
+        """Give everything back."""
         now = time.monotonic()
-        left = self._allowances.get(key_id)
-        if left is None:
-            if len(self._allowances) >= _MOST_KEYS:
-                del self._allowances[next(iter(self._allowances))]  # the one made first
-            left = self._allowances[key_id] = _Allowance(self._most_requests, self._most_tokens, now)
-            return left
-        seconds = now - left.at
-        left.at = now
-        left.requests = min(self._most_requests, left.requests + seconds * self._requests_rate)
-        left.tokens = min(self._most_tokens, left.tokens + seconds * self._tokens_rate)
-        return left
+        try:
+            for some in _in_parts(self._active):
+                await self._lease([each.hold(now, ending=True) for each in some])
+        except PlatformError:
+            _log.warning("slices of limits could not be given back; they come back by themselves")
 
-    def _exceeded(self, left: _Allowance) -> RateLimited:
-        if left.requests < 1:
-            what, most, wait = "requests", self._most_requests, (1 - left.requests) / self._requests_rate
-        else:
-            what, most, wait = "tokens", self._most_tokens, (1 - left.tokens) / self._tokens_rate
-        return RateLimited(
-            f"Rate limit reached for {what}: {most:.0f} per minute. Try again in {_duration(wait).decode()}.",
-            headers={
-                "retry-after": str(int(wait) + 1),
-                "retry-after-ms": str(int(wait * 1000) + 1),
-                **{name.decode(): value.decode() for name, value in self._headers(left)},
-            },
-        )
+    async def _bound(self, key: Key, model: str, prompt: int) -> Bound:
+        terms = self._terms.get(key.id)
+        if terms is None:
+            async with self._asking:
+                terms = self._terms.get(key.id) or await self._met(key, model, prompt)
+        return terms.by_model.get(model, terms.always)
 
-    def _headers(self, left: _Allowance) -> list[tuple[bytes, bytes]]:
-        requests, tokens = left.requests, left.tokens
-        return [
-            *self._constant,
-            (b"x-ratelimit-remaining-requests", b"%d" % requests),
-            (b"x-ratelimit-remaining-tokens", b"%d" % (tokens if tokens > 0 else 0)),
-            (b"x-ratelimit-reset-requests", _duration((self._most_requests - requests) / self._requests_rate)),
-            (b"x-ratelimit-reset-tokens", _duration((self._most_tokens - tokens) / self._tokens_rate)),
-        ]
+    async def _met(self, key: Key, model: str, prompt: int) -> _Terms:
+        """Ask what binds a caller; those known before go on as they were while nobody can be asked."""
+        try:
+            answer = await self._control.lease(
+                LeaseAsk(self._replica, time.time(), (), key, model, Amounts(1, prompt, 1))
+            )
+        except Unavailable:
+            if (known := self._outdated.get(key.id)) is None:
+                raise
+            return known
+        self._answered_at = time.monotonic()
+        if len(self._terms) >= _MOST_KEYS:
+            self._terms.clear()
+            self._allowances = {each.rule.id: each for each in self._active}
+        terms = _Terms([self._allowance(rule) for rule in answer.rules or ()])
+        self._apply(answer, {})
+        self._outdated.pop(key.id, None)
+        self._terms[key.id] = terms
+        return terms
+
+    def _allowance(self, rule: Rule) -> Allowance:
+        found = self._allowances.get(rule.id)
+        if found is None:
+            found = self._allowances[rule.id] = Allowance(rule)
+        elif found.rule != rule:
+            found.change(rule)
+        return found
+
+    def _worth_asking(self, short: list[Allowance], need: Amounts) -> bool:
+        """Note what is missing; whether there may be some of it by now."""
+        now = time.monotonic()
+        for each in short:
+            each.miss(need, now)
+        return all(now >= each.closed_until for each in short)
+
+    async def _settle(self, allowances: Iterable[Allowance]) -> None:
+        """Settle these accounts, with all others that wait for it, and get more of what is short."""
+        self._wanted.update(allowances)
+        if self._settling is None:
+            self._settling = asyncio.create_task(self._settle_wanted())
+        await asyncio.shield(self._settling)
+
+    async def _settle_wanted(self) -> None:
+        try:
+            async with self._asking:
+                while self._wanted:
+                    some = [self._wanted.pop() for _ in range(min(len(self._wanted), _MOST_AT_ONCE))]
+                    await self._settle_some(some)
+        finally:
+            self._wanted.clear()
+            self._settling = None
+
+    async def _settle_some(self, some: list[Allowance]) -> None:
+        now = time.monotonic()
+        try:
+            await self._lease([each.hold(now) for each in some])
+        except Unavailable:
+            now = time.monotonic()
+            if now - self._answered_at > _TRUST_SECONDS or any(each.rule.amount is not None for each in some):
+                raise
+            for each in some:
+                each.refill(now)
+
+    async def _lease(self, holds: list[Hold]) -> None:
+        answer = await self._control.lease(LeaseAsk(self._replica, time.time(), holds))
+        self._answered_at = time.monotonic()
+        self._apply(answer, {hold.rule: hold for hold in holds})
+
+    def _apply(self, answer: LeaseAnswer, told: dict[str, Hold]) -> None:
+        now = time.monotonic()
+        for grant in answer.grants:
+            allowance = self._allowances.get(grant.rule)
+            if allowance is None:
+                continue
+            allowance.take(grant, told.get(grant.rule), now)
+            if allowance.sleeping:
+                self._active.discard(allowance)
+            else:
+                self._active.add(allowance)
+        for rule in told.keys() - {grant.rule for grant in answer.grants}:
+            # It was taken away.
+            if (gone := self._allowances.pop(rule, None)) is not None:
+                self._active.discard(gone)
+
+    def _too_large(self, bound: Bound, key: Key, model: str, tokens: int) -> NoReturn:
+        for limit in bound.limits:
+            most = min((n for name, n in limit.rule.most.items() if name.startswith("tokens")), default=tokens)
+            if most < tokens:
+                raise refusals.too_large(limit.rule, key, model, tokens, most)
+        raise AssertionError
 
 
-def _duration(seconds: float) -> bytes:
-    """As OpenAI writes it: 120ms, 1.5s, 1m30s."""
-    if seconds < 1:
-        return b"%dms" % (seconds * 1000)
-    if seconds < 60:
-        return b"%.3gs" % seconds
-    return b"%dm%ds" % (seconds // 60, seconds % 60)
+def _taken(bound: Bound, tokens: int) -> Reservation | None:
+    """What one request takes, if all limits have it."""
+    for limit in bound.limits:
+        if limit.requests < 1 or limit.tokens < tokens or limit.places < 1:
+            return None
+    for limit in bound.limits:
+        limit.requests -= 1
+        limit.tokens -= tokens
+        limit.places -= 1
+    return Reservation(bound, tokens)
+
+
+def _lacks(limit: Allowance, tokens: int) -> bool:
+    return limit.requests < 1 or limit.tokens < tokens or limit.places < 1
+
+
+def _in_parts(allowances: set[Allowance]) -> Iterable[list[Allowance]]:
+    everything = list(allowances)
+    return (everything[at : at + _MOST_AT_ONCE] for at in range(0, len(everything), _MOST_AT_ONCE))

@@ -22,13 +22,19 @@ _USAGE_ON = b'"stream_options":{"include_usage":true,"continuous_usage_stats":tr
 
 
 class ModelRequest(NamedTuple):
-    """A checked request. `body`: the bytes for the engine; the two flags: what the caller asked to see of usage."""
+    """A checked request. `body`: the bytes for the engine; the two flags: what the caller asked to see of usage.
+
+    `prompt`: at least as many tokens as the prompt has. `answer`: at most as many as may be generated, all choices
+    together; None: as many as the model's context takes.
+    """
 
     model: str
     stream: bool
     include_usage: bool
     continuous_usage: bool
     body: bytes
+    prompt: int
+    answer: int | None
 
 
 def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
@@ -48,7 +54,24 @@ def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
         include_usage=options.get("include_usage") is True,
         continuous_usage=options.get("continuous_usage_stats") is True,
         body=_asking_for_usage(body, "stream_options" in fields) if stream else body,
+        # A token stands for at least one byte of text, or for at least two of a list of token ids; what JSON and the
+        # fields around the text take is more than what a chat template adds.
+        prompt=len(body) if route.computes else 0,
+        answer=_longest_answer(route, fields),
     )
+
+
+def _longest_answer(route: Route, fields: dict[str, Any]) -> int | None:
+    longest = fields.get("max_completion_tokens") or fields.get("max_tokens")
+    if longest is None:
+        longest = route.answer
+    if not longest:
+        return longest
+    choices = max(fields.get("n") or 1, fields.get("best_of") or 1)
+    prompts = fields.get("prompt")
+    if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
+        choices *= len(prompts)
+    return int(longest * choices)
 
 
 def _decoded(body: bytes) -> dict[str, Any]:

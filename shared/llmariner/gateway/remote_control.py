@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import orjson
 
 from llmariner.client import Client, ConnectionFailed, ResponseBroken
-from llmariner.errors import InvalidRequest, ModelNotFound, Unavailable
-from llmariner.gateway.control import Changes, Key, ModelState
+from llmariner.errors import AuthenticationFailed, InvalidRequest, ModelNotFound, PermissionDenied, Unavailable
+from llmariner.gateway.control import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.gateway.pricing import Price
 from llmariner.gateway.service_token import ServiceTokens
+from llmariner.gateway.wire import answer_from_wire, ask_to_wire, key_from_wire
 from llmariner.settings import ControlSettings, Secret
 
-__all__ = ["AUDIENCE", "RemoteControl", "key_from_wire", "key_to_wire"]
+__all__ = ["AUDIENCE", "RemoteControl"]
 
 AUDIENCE = "internal_gateway"
 _ROOT = "/internal/gateway"
@@ -28,17 +29,21 @@ class RemoteControl:
         self._client = Client()
         self._tokens = ServiceTokens(secret.reveal(), issuer=issuer, audience=AUDIENCE)
 
-    async def key(self, digest: str) -> Key | None:
+    async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
         """See the port."""
-        found = await self.call("key", {"digest": digest})
-        return key_from_wire(found["key"]) if found["key"] else None
+        return _key(await self.call("key", {"digest": digest, "organization": organization, "project": project}))
+
+    async def person(self, token: str, organization: str | None, project: str | None) -> Key | None:
+        """See the port."""
+        return _key(await self.call("person", {"token": token, "organization": organization, "project": project}))
 
     async def model(self, model_id: str) -> ModelState:
         """See the port."""
         found = await self.call("model", {"model": model_id})
         if found["model"] is None:
             raise ModelNotFound(model_id)
-        return ModelState(**found["model"])
+        price = found["model"]["price"]
+        return ModelState(**{**found["model"], "price": Price(*price) if price else None})
 
     async def wake(self, model_id: str) -> None:
         """See the port."""
@@ -47,7 +52,11 @@ class RemoteControl:
     async def changes(self, cursor: str) -> Changes:
         """See the port."""
         found = await self.call("changes", {"cursor": cursor})
-        return Changes(found["cursor"], tuple(found["keys"]), tuple(found["models"]))
+        return Changes(found["cursor"], tuple(found["keys"]), tuple(found["models"]), found["rules"], found["prices"])
+
+    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+        """See the port."""
+        return answer_from_wire(await self.call("lease", ask_to_wire(ask)))
 
     async def record(self, events: Sequence[dict[str, Any]]) -> None:
         """See the port."""
@@ -80,11 +89,9 @@ class RemoteControl:
         return decoded
 
 
-def key_to_wire(key: Key) -> dict[str, Any]:
-    """A key as a JSON object."""
-    return {**asdict(key), "scopes": sorted(key.scopes)}
-
-
-def key_from_wire(value: dict[str, Any]) -> Key:
-    """Back from `key_to_wire`."""
-    return Key(**{**value, "scopes": frozenset(value["scopes"])})
+def _key(found: dict[str, Any]) -> Key | None:
+    if refused := found.get("refused"):
+        raise (PermissionDenied if refused["status"] == 403 else AuthenticationFailed)(
+            refused["message"], param=refused["param"], code=refused["code"]
+        )
+    return key_from_wire(found["key"]) if found["key"] else None

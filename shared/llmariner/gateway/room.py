@@ -51,10 +51,11 @@ class Room:
             return True
         return False
 
-    def join(self, tenant: str) -> Waiter:
-        """Wait for a place. RoomFull when the room, or the tenant's share of it, is full."""
+    def join(self, tenant: str, share: int | None = None) -> Waiter:
+        """Wait for a place. RoomFull when the room, or the tenant's share of it, is full; `share` None: the usual one."""
         queue = self._queues.get(tenant)
-        if self.waiting >= self._per_model or (queue is not None and len(queue) >= self._per_tenant):
+        most = self._per_tenant if share is None else share
+        if self.waiting >= self._per_model or (len(queue) if queue else 0) >= most:
             raise RoomFull(
                 f"{self.waiting} requests wait for this model already, {len(queue) if queue else 0} of them yours. "
                 "Try again shortly.",

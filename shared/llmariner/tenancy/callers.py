@@ -31,16 +31,13 @@ class Callers:
 
         `organization` and `project` as the caller's headers say them. AuthenticationFailed when the key is of another.
         """
-        found = self.by_digest(secrets.digest(self._pepper, secret))
-        if found is None:
-            return None
-        key, caller = found
-        _matches("organization", organization, key.organization_id, key.organization_title)
-        _matches("project", project, key.project_id, key.project_title)
-        return caller
+        found = self.by_digest(secrets.digest(self._pepper, secret), organization, project)
+        return None if found is None else found[1]
 
-    def by_digest(self, digest: str) -> tuple[ApiKey, Caller] | None:
-        """A usable key, and who calls with it. None when the key is no good, or its user has left."""
+    def by_digest(
+        self, digest: str, organization: str | None = None, project: str | None = None
+    ) -> tuple[ApiKey, Caller] | None:
+        """A usable key, and who calls with it. None when the key is no good, or its user has left; else as `by_secret`."""
         with self._database.read() as session:
             key = key_with_digest(session, digest)
             now = time.time()
@@ -49,6 +46,8 @@ class Callers:
             stands = standing(session, key.user_id, key.organization_id, key.project_id)
             if stands.organization_role is None or (key.project_id is not None and stands.project_role is None):
                 return None
+        _matches("organization", organization, key.organization_id, key.organization_title)
+        _matches("project", project, key.project_id, key.project_title)
         return key, Caller(
             user_id=key.user_id,
             email=key.email,

@@ -1,0 +1,91 @@
+"""The limits and budgets that bind one caller on one model, ready to be taken from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from llmariner.gateway.allowance import Allowance
+from llmariner.gateway.pricing import Price
+from llmariner.gateway.refusals import duration
+
+__all__ = ["Bound", "Reservation", "longest_cost"]
+
+# What is reserved for an answer whose length its caller leaves open, as far as limits on tokens go.
+_OPEN_ANSWER = 1024
+_OPEN_PART = 16
+_PERIODS = {"minute": 60, "day": 86400}
+
+
+class Bound:
+    """`limits` and `budgets` in no order; `queue_share`: requests of the project that may wait, None: the platform's.
+
+    `most_tokens`: the least of all limits on tokens; `open_answer`: tokens reserved for an answer of unknown length.
+    """
+
+    __slots__ = ("_constant", "_requests", "_tokens", "budgets", "limits", "most_tokens", "open_answer", "queue_share")
+
+    def __init__(self, allowances: Sequence[Allowance]) -> None:
+        self.budgets = tuple(each for each in allowances if each.rule.period is not None)
+        self.limits = tuple(each for each in allowances if each.rule.period is None)
+        shares = [each.rule.most["queue_share"] for each in self.limits if "queue_share" in each.rule.most]
+        self.queue_share = min(shares, default=None)
+        tokens = [most for each in self.limits for name, most in each.rule.most.items() if name.startswith("tokens")]
+        self.most_tokens = min(tokens, default=math.inf)
+        self.open_answer = min(_OPEN_ANSWER, min(tokens) // _OPEN_PART) if tokens else 0
+        self._constant: list[tuple[bytes, bytes]] = []
+        self._requests = self._shown("requests")
+        self._tokens = self._shown("tokens")
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """OpenAI's x-ratelimit headers, of the narrowest limit on requests and of that on tokens."""
+        found = self._constant.copy()
+        if (narrow := self._requests) is not None:
+            left = narrow.requests + narrow.free.requests
+            found.append((b"x-ratelimit-remaining-requests", b"%d" % (left if left > 0 else 0)))
+        if (narrow := self._tokens) is not None:
+            left = narrow.tokens + narrow.free.tokens
+            found.append((b"x-ratelimit-remaining-tokens", b"%d" % (left if left > 0 else 0)))
+        return found
+
+    def _shown(self, unit: str) -> Allowance | None:
+        """The limit that headers tell of, and what they say of it always."""
+        for period, seconds in _PERIODS.items():
+            name = f"{unit}_per_{period}"
+            having = [each for each in self.limits if name in each.rule.most]
+            if having:
+                narrow = min(having, key=lambda each: each.rule.most[name])
+                self._constant += [
+                    (f"x-ratelimit-limit-{unit}".encode(), b"%d" % narrow.rule.most[name]),
+                    # The window slides: what this request takes is back when the whole of it has passed.
+                    (f"x-ratelimit-reset-{unit}".encode(), duration(seconds).encode()),
+                ]
+                return narrow
+        return None
+
+
+class Reservation:
+    """What one request has taken until it is settled. Money is taken once the model and so its price are known."""
+
+    __slots__ = ("bound", "money", "tokens")
+
+    def __init__(self, bound: Bound, tokens: int) -> None:
+        self.bound = bound
+        self.tokens = tokens
+        self.money = 0
+
+    def settle(self, tokens: int, money: int) -> None:
+        """Pay what was used, and give the rest back; to be called once."""
+        for limit in self.bound.limits:
+            limit.places += 1
+            limit.tokens += self.tokens - tokens
+            limit.tokens_used += tokens
+        for budget in self.bound.budgets:
+            budget.money += self.money - money
+            budget.money_used += money
+
+
+def longest_cost(price: Price, prompt: int, answer: int) -> int:
+    """The most that a request of so many tokens can cost, in nano-dollars."""
+    counts = {"prompt_tokens": prompt, "completion_tokens": answer}
+    return max(price.cost({**counts, "cached_tokens": cached}, "succeeded").total for cached in (0, prompt)) + 1

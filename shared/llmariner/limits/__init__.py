@@ -1,0 +1,1 @@
+"""How much: limits on requests, tokens and concurrency, and budgets of money, leased to gateways in slices."""

@@ -1,0 +1,213 @@
+"""What is used and what is leased of one limit or budget: the arithmetic, without a database.
+
+Invariant: what is used in a window (or spent in a period) and what all processes hold never exceed the rule, but for what
+was under way when the rule was made smaller or a process overdrew its own reservation. A hold is counted as used until its
+process says what became of it. One that says nothing until its hold expires is asked for in the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from llmariner.gateway.control import NOTHING, Amounts, Grant, Hold, Rule
+from llmariner.limits.window import Window
+
+__all__ = ["LEASE_SECONDS", "Account", "Book", "period_start"]
+
+LEASE_SECONDS = 30.0
+"""How long a hold lasts when its process says nothing."""
+
+_FORGET_SECONDS = 3600.0
+_AGAIN_SECONDS = 1.0
+_DAY = 86400
+_SECONDS = {
+    "requests_per_minute": 60,
+    "requests_per_day": _DAY,
+    "tokens_per_minute": 60,
+    "tokens_per_day": _DAY,
+}
+_RESOURCES = ("requests", "tokens")
+
+
+class Book(Protocol):
+    """What the ledger knows."""
+
+    def unreported(self, rule: Rule, replica: str, since: float) -> Amounts:
+        """What a process used of a rule after `since`, by its own clock."""
+
+    def spent(self, rule: Rule, since: float) -> int:
+        """Nano-dollars of all that a rule binds, since then."""
+
+
+@dataclass
+class _Replica:
+    """One process's part: all it ever used, what it holds, when it last spoke (its clock), and until when that holds."""
+
+    used: Amounts = NOTHING
+    held: Amounts = NOTHING
+    spoke_at: float = 0.0
+    expires_at: float = 0.0
+
+
+@dataclass
+class Account:
+    """The account of one rule."""
+
+    rule: Rule
+    windows: dict[str, Window] = field(default_factory=dict)
+    replicas: dict[str, _Replica] = field(default_factory=dict)
+    period_start: float = 0.0
+    spent: int = 0
+    alerted: bool = False
+
+    @classmethod
+    def load(cls, rule: Rule, state: str) -> Account:
+        """From its stored form."""
+        stored: dict[str, Any] = json.loads(state)
+        rows = stored.get("windows", {})
+        return cls(
+            rule,
+            {name: Window(seconds, rows.get(name, [])) for name, seconds in _SECONDS.items() if name in rule.most},
+            {
+                name: _Replica(Amounts(*used), Amounts(*held), spoke_at, expires_at)
+                for name, (used, held, spoke_at, expires_at) in stored.get("replicas", {}).items()
+            },
+            stored.get("period_start", -1.0),
+            stored.get("spent", 0),
+            stored.get("alerted", False),
+        )
+
+    def stored(self) -> str:
+        """Its stored form."""
+        value: dict[str, Any] = {
+            "windows": {name: window.rows for name, window in self.windows.items() if window.rows},
+            "replicas": {
+                name: [part.used, part.held, round(part.spoke_at, 3), round(part.expires_at, 3)]
+                for name, part in self.replicas.items()
+            },
+        }
+        if self.rule.period is not None:
+            value |= {"period_start": self.period_start, "spent": self.spent, "alerted": self.alerted}
+        return json.dumps(value, separators=(",", ":"))
+
+    def prepare(self, now: float, book: Book) -> None:
+        """Bring it to this moment: the period, what counts no more, and whoever fell silent."""
+        for window in self.windows.values():
+            window.forget(now)
+        self._settle_silent(now, book)
+        if self.rule.period is not None:
+            start = period_start(self.rule.period, now)
+            if start != self.period_start:
+                self.period_start, self.alerted = start, False
+                self.spent = book.spent(self.rule, start)
+
+    def serve(self, hold: Hold, replica: str, at: float, now: float) -> Grant:
+        """Take what a process says it used, and lease it a slice of what is left."""
+        part = self.replicas.setdefault(replica, _Replica())
+        self._count(part, hold.used, now, now - hold.age)
+        part.held = NOTHING
+        others = [other.held for name, other in self.replicas.items() if name != replica and other.expires_at > now]
+        held, free, short = [], [], []
+        for index, room in enumerate(self._rooms(others)):
+            if room is None:
+                held.append(0)
+                free.append(0)
+                continue
+            taken, least, left = hold.taken[index], hold.least[index], room - hold.taken[index]
+            # Half of what is left, where others want some too: what one slice can hold back stays small.
+            share = max(least, -(-left // 2)) if others else left
+            extra = max(0, min(hold.wants[index], left, share))
+            held.append(taken + extra)
+            free.append(max(0, left - extra))
+            if extra < least:
+                # What others hold may come back at any time.
+                others_hold = any(each[index] for each in others)
+                short.append(_AGAIN_SECONDS if others_hold else self._until(index, taken + least, now))
+        part.held, part.spoke_at = Amounts(*held), at
+        part.expires_at = now + LEASE_SECONDS
+        again = max(short) if short else None
+        return Grant(self.rule.id, part.held, Amounts(*free), again, 1 + len(others), self.spent)
+
+    def holds(self, replica: str) -> bool:
+        """Whether a process holds anything of it."""
+        part = self.replicas.get(replica)
+        return part is not None and any(part.held)
+
+    def alert_due(self) -> bool:
+        """Whether that part is spent now of which somebody wants to hear, and nobody was told in this period."""
+        ratio, amount = self.rule.alert_ratio, self.rule.amount
+        return ratio is not None and amount is not None and not self.alerted and self.spent >= ratio * amount
+
+    def used_now(self) -> dict[str, int]:
+        """What is used of each measure, as of the last `prepare`; of concurrent requests, what is held."""
+        used = {name: window.used for name, window in self.windows.items()}
+        if "concurrent_requests" in self.rule.most:
+            used["concurrent_requests"] = sum(part.held.places for part in self.replicas.values())
+        return used
+
+    def _count(self, part: _Replica, used: Amounts, now: float, requests_at: float) -> None:
+        """Add what was used since the process last spoke. Told twice, it is counted once."""
+        new = Amounts(*(max(0, told - known) for told, known in zip(used, part.used, strict=True)))
+        for name, window in self.windows.items():
+            of_requests = name.startswith("requests")
+            if amount := new.requests if of_requests else new.tokens:
+                window.add(requests_at if of_requests else now, amount)
+        self.spent += new.money
+        part.used = Amounts(*map(max, used, part.used))
+
+    def _rooms(self, others: list[Amounts]) -> list[int | None]:
+        """What is neither used nor held by others, of requests, tokens, places and money; None: not limited."""
+        most = self.rule.most
+        rooms: list[int | None] = []
+        for resource in _RESOURCES:
+            left = [most[name] - window.used for name, window in self.windows.items() if name.startswith(resource)]
+            rooms.append(min(left) if left else None)
+        rooms.append(most.get("concurrent_requests"))
+        rooms.append(None if self.rule.amount is None or not self.rule.hard else self.rule.amount - self.spent)
+        return [
+            None if room is None else room - sum(held[index] for held in others) for index, room in enumerate(rooms)
+        ]
+
+    def _until(self, index: int, amount: int, now: float) -> float:
+        """Seconds until one process may hold that much, when nobody else holds any."""
+        if index < len(_RESOURCES):
+            waits = []
+            for name, window in self.windows.items():
+                if name.startswith(_RESOURCES[index]) and (lacking := amount + window.used - self.rule.most[name]) > 0:
+                    waits.append(window.until(lacking, now))
+            return max([_AGAIN_SECONDS, *(wait for wait in waits if wait is not None)])
+        if self.rule.period is not None and self.spent >= (self.rule.amount or 0):
+            return _next_period(self.rule.period, now) - now
+        return _AGAIN_SECONDS
+
+    def _settle_silent(self, now: float, book: Book) -> None:
+        """Processes whose holds ran out: what they used is in the ledger, the rest is free again."""
+        for name, part in list(self.replicas.items()):
+            if part.expires_at > now:
+                continue
+            if any(part.held):
+                known = book.unreported(self.rule, name, part.spoke_at)
+                self._count(part, Amounts(*map(sum, zip(part.used, known, strict=True))), now, now)
+                part.held = NOTHING
+            elif part.expires_at + _FORGET_SECONDS < now:
+                del self.replicas[name]
+
+
+def period_start(period: str, now: float) -> float:
+    """When the current day or month began, in UTC; 0 for `total`."""
+    if period == "day":
+        return now // _DAY * _DAY
+    if period == "month":
+        return datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()
+    return 0.0
+
+
+def _next_period(period: str, now: float) -> float:
+    if period == "day":
+        return now // _DAY * _DAY + _DAY
+    if period == "month":
+        return period_start("month", period_start("month", now) + 32 * _DAY)
+    return now + _DAY

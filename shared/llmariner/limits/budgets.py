@@ -1,0 +1,150 @@
+"""Budgets: how much money a key, a user, a project or an organisation may spend in a day, a month or at all."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, select, update
+
+from llmariner.errors import InvalidRequest, NotFound
+from llmariner.gateway.control import Rule
+from llmariner.identifiers import new_id
+from llmariner.limits.rules import ALL_MODELS, Subject, binding, changed, store_rule
+from llmariner.limits.tables import allowances, budgets
+from llmariner.platform.database import Database, ReadSession
+from llmariner.platform.database.revisions import next_revision
+from llmariner.tenancy.caller import Caller
+
+__all__ = ["PERIODS", "Budget", "Budgets", "NewBudget", "budget_of"]
+
+PERIODS = ("day", "month", "total")
+_MOST = 2**62
+
+
+@dataclass(frozen=True)
+class NewBudget:
+    """What is said of a budget to be set. `amount` in nano-dollars; `alert_ratio`: at which part of it somebody is told;
+    `hard`: requests are refused once it is spent."""
+
+    amount: int
+    alert_ratio: float | None = 0.8
+    hard: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.amount <= _MOST:
+            raise InvalidRequest("'amount' must be an amount of US dollars from 0 on.", param="amount")
+        if self.alert_ratio is not None and not 0 < self.alert_ratio <= 1:
+            raise InvalidRequest("'alert_ratio' must be more than 0 and at most 1.", param="alert_ratio")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A budget as it is stored. Days and months are those of UTC."""
+
+    id: str
+    subject: Subject
+    period: str
+    amount: int
+    alert_ratio: float | None
+    hard: bool
+    created_at: int
+    updated_at: int
+
+    @property
+    def rule(self) -> Rule:
+        """As gateways see it: one that does not stop limits nothing, and is counted all the same."""
+        return Rule(
+            id=self.id,
+            organization_id=self.subject.organization_id,
+            subject=self.subject.kind,
+            subject_id=self.subject.id,
+            model=ALL_MODELS,
+            period=self.period,
+            amount=self.amount,
+            hard=self.hard,
+            alert_ratio=self.alert_ratio,
+        )
+
+
+class Budgets:
+    """The budgets of one installation."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, actor: Caller | None, subject: Subject, period: str, new: NewBudget) -> Budget:
+        """Set a subject's budget of a period. What was spent in it so far counts."""
+        if period not in PERIODS:
+            raise InvalidRequest(f"'period' must be one of {', '.join(PERIODS)}, not '{period}'.", param="period")
+        values = {"amount": new.amount, "alert_ratio": new.alert_ratio, "hard": new.hard}
+        with self._database.write() as session:
+            next_revision(session, "limits")  # as in `Limits.put`
+            now = int(time.time())
+            row = session.first(select(budgets).where(_of(subject), budgets.c.period == period))
+            if row is None:
+                budget_id = new_id("budget")
+                whose = {"organization_id": subject.organization_id, "subject": subject.kind, "subject_id": subject.id}
+                times = {"created_at": now, "updated_at": now}
+                session.add(budgets, id=budget_id, **whose, period=period, **values, **times)
+            else:
+                budget_id = row.id
+                session.run(update(budgets).where(budgets.c.id == budget_id).values(updated_at=now, **values))
+            made = budget_of(session.first(select(budgets).where(budgets.c.id == budget_id)))
+            store_rule(session, made.rule)
+            changed(session, actor, "budget.updated", subject, {"id": budget_id, "period": period, **values})
+        return made
+
+    def get(self, organization_id: str, budget_id: str) -> Budget:
+        """One of an organisation's budgets. NotFound otherwise."""
+        with self._database.read() as session:
+            return _existing(session, organization_id, budget_id)
+
+    def all(self, organization_id: str) -> list[Budget]:
+        """All budgets of an organisation, oldest first."""
+        query = select(budgets).where(budgets.c.organization_id == organization_id)
+        with self._database.read() as session:
+            rows = session.rows(query.order_by(budgets.c.created_at, budgets.c.id))
+        return [budget_of(row) for row in rows]
+
+    def of(self, subject: Subject) -> list[Budget]:
+        """The budgets of one subject."""
+        with self._database.read() as session:
+            rows = session.rows(select(budgets).where(_of(subject)).order_by(budgets.c.period))
+        return [budget_of(row) for row in rows]
+
+    def remove(self, actor: Caller | None, organization_id: str, budget_id: str) -> None:
+        """Take a budget away."""
+        with self._database.write() as session:
+            next_revision(session, "limits")
+            budget = _existing(session, organization_id, budget_id)
+            session.run(budgets.delete().where(budgets.c.id == budget_id))
+            session.run(allowances.delete().where(allowances.c.id == budget_id))
+            changed(session, actor, "budget.deleted", budget.subject, {"id": budget_id, "period": budget.period})
+
+
+def budget_of(row: Row[Any] | None) -> Budget:
+    """From a row of the table."""
+    assert row is not None
+    return Budget(
+        id=row.id,
+        subject=Subject(row.organization_id, row.subject, row.subject_id),
+        period=row.period,
+        amount=row.amount,
+        alert_ratio=row.alert_ratio,
+        hard=row.hard,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _of(subject: Subject) -> ColumnElement[bool]:
+    return binding(budgets, subject.organization_id, {subject.kind: subject.id})
+
+
+def _existing(session: ReadSession, organization_id: str, budget_id: str) -> Budget:
+    row = session.first(select(budgets).where(budgets.c.id == budget_id, budgets.c.organization_id == organization_id))
+    if row is None:
+        raise NotFound(f"No budget with id '{budget_id}'. List yours with GET /v1/budgets.", param="id")
+    return budget_of(row)

@@ -1,0 +1,171 @@
+"""Leases of limits and budgets: what gateways take slices of, in one transaction for all rules of one question.
+
+Two statements take care of any number of rules: one reads and locks their accounts, one writes them back.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Row, Select, Table, Update, case, func, select, update
+
+from llmariner.gateway.control import NOTHING, Amounts, Grant, Hold, Key, LeaseAnswer, LeaseAsk, Rule
+from llmariner.limits.account import Account
+from llmariner.limits.book import LedgerBook
+from llmariner.limits.budgets import budget_of
+from llmariner.limits.rules import ALL_MODELS, binding, limit_of
+from llmariner.limits.tables import allowances, budgets, limits
+from llmariner.platform.database import Database, WriteSession
+from llmariner.platform.database.revisions import revisions
+from llmariner.platform.events import outbox
+from llmariner.usage.tables import prices
+
+__all__ = ["Leases", "default_limit_id"]
+
+_ALERT = "ai.llmariner.budget.alert.v1"
+_DEFAULT = "default_"
+# A caller's first slice, as a part of the limit: enough that its next requests need not ask.
+_FIRST_PART = 64
+
+
+def default_limit_id(key_id: str) -> str:
+    """The id of the limit that a key has when none was set for it."""
+    return _DEFAULT + key_id
+
+
+class Leases:
+    """Gives out slices. `defaults`: what limits a key that has no limit of its own, by measure."""
+
+    def __init__(self, database: Database, defaults: Mapping[str, int]) -> None:
+        self._database = database
+        self._defaults = dict(defaults)
+
+    def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+        """See `gateway.control.Control.lease`."""
+        with self._database.write() as session:
+            rules = None if ask.newcomer is None else self._rules(session, ask.newcomer)
+            holds = {hold.rule: hold for hold in ask.holds}
+            first = {
+                rule.id: _first_hold(rule, ask.least)
+                for rule in rules or ()
+                if rule.id not in holds and rule.model in (ALL_MODELS, ask.model)
+            }
+            if not holds and not first:
+                return LeaseAnswer((), rules)
+            return LeaseAnswer(self._granted(session, ask, holds, first), rules)
+
+    def revision(self) -> tuple[int, float]:
+        """What is another one with every change of a limit or budget, and as soon as another price is in force."""
+        begun = select(func.max(prices.c.valid_from)).where(prices.c.valid_from <= time.time())
+        with self._database.read() as session:
+            rules = session.value(select(revisions.c.value).where(revisions.c.name == "limits"))
+            return int(rules or 0), float(session.value(begun) or 0.0)
+
+    def accounts(self, rule_ids: Sequence[str]) -> dict[str, Account]:
+        """How limits and budgets stand, by id; of those that nobody has used there may be none."""
+        now = time.time()
+        found = {}
+        # Brought up to date for whoever looks, but not stored: that is for those who lease.
+        with self._database.read() as session:
+            for row in session.rows(select(allowances).where(allowances.c.id.in_(rule_ids))):
+                found[row.id] = Account.load(self._rule(row), row.state)
+                found[row.id].prepare(now, LedgerBook(session))
+        return found
+
+    def _granted(
+        self, session: WriteSession, ask: LeaseAsk, holds: Mapping[str, Hold], first: Mapping[str, Hold]
+    ) -> list[Grant]:
+        now, book = time.time(), LedgerBook(session)
+        grants, states = [], {}
+        for row in _locked(session, [*holds, *first]):
+            account = Account.load(self._rule(row), row.state)
+            account.prepare(now, book)
+            hold = holds.get(row.id)
+            # A process that holds some already asks for more when it needs it.
+            if hold is None and not account.holds(ask.replica):
+                hold = first[row.id]
+            if hold is not None:
+                grants.append(account.serve(hold, ask.replica, ask.at, now))
+            if account.alert_due():
+                account.alerted = True
+                _alert(session, account)
+            states[row.id] = account.stored()
+        if states:
+            session.run(_write_back(states))
+        return grants
+
+    def _rules(self, session: WriteSession, key: Key) -> list[Rule]:
+        """All that bind a caller; the default gets an account when it is first met."""
+        found = [budget_of(row).rule for row in session.rows(_bound(budgets, key))]
+        if key.unlimited:
+            return found
+        found += [limit_of(row).rule for row in session.rows(_bound(limits, key))]
+        own = "user" if key.id == key.user_id else "key"
+        if not any(rule.subject == own and rule.model == ALL_MODELS and rule.period is None for rule in found):
+            found.append(self._default(key.id))
+            session.insert_new(allowances, [{"id": default_limit_id(key.id), "rule": None, "state": "{}"}])
+        return found
+
+    def _default(self, key_id: str) -> Rule:
+        return Rule(default_limit_id(key_id), "", "key", key_id, ALL_MODELS, self._defaults)
+
+    def _rule(self, row: Row[Any]) -> Rule:
+        return self._default(row.id.removeprefix(_DEFAULT)) if row.rule is None else Rule(**json.loads(row.rule))
+
+
+def _bound(table: Table, key: Key) -> Select[Any]:
+    subjects = {
+        "organization": key.organization_id,
+        "project": key.project_id,
+        "user": key.user_id,
+        "key": key.id,
+    }
+    return select(table).where(binding(table, key.organization_id, subjects))
+
+
+def _locked(session: WriteSession, rule_ids: Iterable[str]) -> Sequence[Row[Any]]:
+    """The accounts, locked to the end of the transaction; in one order for all, so that nobody waits in a ring."""
+    query = select(allowances).where(allowances.c.id.in_(list(rule_ids))).order_by(allowances.c.id)
+    return session.rows(query.with_for_update())
+
+
+def _write_back(states: Mapping[str, str]) -> Update:
+    state = case(dict(states), value=allowances.c.id, else_=allowances.c.state)
+    return update(allowances).where(allowances.c.id.in_(list(states))).values(state=state)
+
+
+def _first_hold(rule: Rule, least: Amounts) -> Hold:
+    """For a caller that was not met before: what its first request needs, and a slice if there is plenty."""
+    part = {name: most // _FIRST_PART for name, most in rule.most.items()}
+    requests = [part[name] for name in ("requests_per_minute", "requests_per_day") if name in part]
+    tokens = [part[name] for name in ("tokens_per_minute", "tokens_per_day") if name in part]
+    wants = Amounts(
+        max(least.requests, min(requests, default=0)),
+        max(least.tokens, min(tokens, default=0)),
+        max(least.places, part.get("concurrent_requests", 0)),
+        (rule.amount or 0) // _FIRST_PART,
+    )
+    return Hold(rule.id, NOTHING, NOTHING, wants, least._replace(money=0))
+
+
+def _alert(session: WriteSession, account: Account) -> None:
+    """Tell of a budget that is spent to the part its owner wanted to hear of; once in a period."""
+    rule = account.rule
+    outbox.add(
+        session,
+        _ALERT,
+        f"budgets/{rule.id}",
+        {
+            "id": rule.id,
+            "organization_id": rule.organization_id,
+            "project_id": rule.subject_id if rule.subject == "project" else None,
+            "subject": rule.subject,
+            "subject_id": rule.subject_id,
+            "period": rule.period,
+            "amount_nano_usd": rule.amount,
+            "spent_nano_usd": account.spent,
+        },
+    )

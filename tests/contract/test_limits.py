@@ -1,0 +1,261 @@
+"""Limits: whom they bind, and that processes which lease at the same time never hold more than there is."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from sqlalchemy import event, select, update
+
+from llmariner.audit.tables import audit_log
+from llmariner.errors import InvalidRequest, NotFound
+from llmariner.gateway.control import NOTHING, Amounts, Grant, Hold, Key, LeaseAsk
+from llmariner.limits.account import LEASE_SECONDS
+from llmariner.limits.leases import Leases, default_limit_id
+from llmariner.limits.rules import Limits, Subject
+from llmariner.limits.tables import allowances
+from llmariner.platform.database import Database
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.keys import Owner
+from llmariner.usage.tables import ledger_requests
+
+DEFAULT = {"requests_per_minute": 640, "tokens_per_minute": 64_000}
+AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
+
+
+@pytest.fixture
+def limits(database: Database) -> Limits:
+    return Limits(database)
+
+
+@pytest.fixture
+def leases(database: Database) -> Leases:
+    return Leases(database, DEFAULT)
+
+
+@pytest.fixture
+def actor(owner: Owner) -> Caller:
+    scopes: frozenset[str] = frozenset()
+    return Caller(owner.user_id, "a@b.c", owner.organization_id, owner.project_id, "owner", "owner", scopes)
+
+
+@pytest.fixture
+def project(owner: Owner) -> Subject:
+    return Subject(owner.organization_id, "project", owner.project_id)
+
+
+def key(owner: Owner, id_: str = "key_1", *, unlimited: bool = False) -> Key:
+    scopes: frozenset[str] = frozenset()
+    return Key(id_, owner.project_id, owner.organization_id, owner.user_id, scopes, None, unlimited)
+
+
+def meet(leases: Leases, caller: Key, replica: str = "req_a", model: str = "m", tokens: int = 1) -> dict[str, Grant]:
+    """A caller's first request: grants by rule."""
+    answer = leases.lease(LeaseAsk(replica, time.time(), (), caller, model, Amounts(1, tokens, 1)))
+    assert answer.rules is not None
+    return {grant.rule: grant for grant in answer.grants}
+
+
+def ask(leases: Leases, rule: str, replica: str, used: int, wants: int, *, least: int = 0) -> Grant:
+    hold = Hold(rule, Amounts(used), NOTHING, Amounts(wants), Amounts(least))
+    return leases.lease(LeaseAsk(replica, time.time(), [hold])).grants[0]
+
+
+def test_a_key_without_a_limit_has_the_default_one(leases: Leases, owner: Owner) -> None:
+    grants = meet(leases, key(owner), tokens=100)
+    assert list(grants) == [default_limit_id("key_1")]
+    # A part of it, and what the first request needs.
+    assert grants[default_limit_id("key_1")].held == Amounts(10, 1000, 0, 0)
+
+
+def test_what_binds_a_caller_are_the_limits_of_all_that_it_belongs_to(
+    leases: Leases, limits: Limits, actor: Caller, owner: Owner
+) -> None:
+    organization = owner.organization_id
+    subjects = {"organization": organization, "project": owner.project_id, "user": owner.user_id, "key": "key_1"}
+    made = {
+        limits.put(actor, Subject(organization, *each), "*", {"requests_per_minute": 9}).id for each in subjects.items()
+    }
+    limits.put(actor, Subject(organization, "key", "key_2"), "*", {"requests_per_minute": 9})
+    limits.put(actor, Subject(organization, "project", "proj_2"), "*", {"requests_per_minute": 9})
+    assert set(meet(leases, key(owner))) == made
+    # The other key has a limit of its own, and so not the default one.
+    assert len(meet(leases, key(owner, "key_2"), replica="req_b")) == 4
+
+
+def test_a_limit_of_one_model_is_leased_only_for_that_model(
+    leases: Leases, limits: Limits, actor: Caller, owner: Owner, project: Subject
+) -> None:
+    limit = limits.put(actor, project, "large", {"tokens_per_minute": 100})
+    assert limit.id in meet(leases, key(owner), model="large")
+    assert limit.id not in meet(leases, key(owner, "key_2"), model="small")
+
+
+def test_an_exempt_key_is_bound_by_no_limit(
+    leases: Leases, limits: Limits, actor: Caller, owner: Owner, project: Subject
+) -> None:
+    limits.put(actor, project, "*", {"requests_per_minute": 1})
+    assert meet(leases, key(owner, unlimited=True)) == {}
+
+
+def test_limits_of_others_bind_nobody_here(
+    leases: Leases, limits: Limits, actor: Caller, owner: Owner, stranger: Owner
+) -> None:
+    limits.put(actor, Subject(stranger.organization_id, "user", owner.user_id), "*", {"requests_per_minute": 1})
+    assert list(meet(leases, key(owner))) == [default_limit_id("key_1")]
+
+
+def test_processes_that_lease_at_once_never_hold_more_than_there_is(
+    leases: Leases, limits: Limits, actor: Caller, project: Subject, at_once: AtOnce
+) -> None:
+    limit = limits.put(actor, project, "*", {"requests_per_day": 1000})
+
+    def process(number: int) -> int:
+        used, held = 0, 0
+        for _ in range(20):
+            grant = ask(leases, limit.id, f"req_{number}", used, 50, least=1)
+            held = grant.held.requests
+            used += held
+        ask(leases, limit.id, f"req_{number}", used, 0)
+        return used
+
+    used = at_once([lambda n=n: process(n) for n in range(8)])
+    assert all(isinstance(each, int) for each in used), used
+    assert sum(used) == 1000
+
+
+def test_a_question_costs_a_handful_of_statements_however_many_rules_it_is_about(
+    leases: Leases, limits: Limits, actor: Caller, owner: Owner, database: Database
+) -> None:
+    made = [
+        limits.put(actor, Subject(owner.organization_id, "key", f"key_{number}"), "*", {"requests_per_day": 10}).id
+        for number in range(50)
+    ]
+    statements: list[str] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        holds = [Hold(rule, NOTHING, NOTHING, Amounts(1), NOTHING) for rule in made]
+        grants = leases.lease(LeaseAsk("req_a", time.time(), holds)).grants
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+    assert [grant.held.requests for grant in grants] == [1] * 50
+    assert len(statements) <= 3, statements
+
+
+def test_places_are_leased_and_given_back(leases: Leases, limits: Limits, actor: Caller, project: Subject) -> None:
+    limit = limits.put(actor, project, "*", {"concurrent_requests": 5})
+
+    def places(replica: str, taken: int, wants: int) -> Grant:
+        hold = Hold(limit.id, NOTHING, Amounts(0, 0, taken), Amounts(0, 0, wants), Amounts(0, 0, 1))
+        return leases.lease(LeaseAsk(replica, time.time(), [hold])).grants[0]
+
+    assert places("req_a", 0, 4).held.places == 4
+    assert places("req_b", 0, 4).held.places == 1
+    refused = places("req_c", 0, 1)
+    assert refused.held.places == 0
+    assert refused.again is not None
+    places("req_a", 2, 0)
+    assert places("req_c", 0, 1).held.places == 1
+
+
+def test_a_process_that_fell_silent_is_settled_from_the_ledger(
+    leases: Leases, limits: Limits, actor: Caller, owner: Owner, project: Subject, database: Database
+) -> None:
+    limit = limits.put(actor, project, "*", {"requests_per_day": 100, "tokens_per_day": 1000})
+    hold = Hold(limit.id, NOTHING, NOTHING, Amounts(40, 400), NOTHING)
+    leases.lease(LeaseAsk("req_dead", time.time() - 60, [hold]))
+    times = {"admitted_at": time.time() - 30, "seen_at": time.time() - 20}
+    whose = {"organization_id": owner.organization_id, "project_id": owner.project_id, "user_id": owner.user_id}
+    counts = {"prompt_tokens": 3, "completion_tokens": 7, "cached_tokens": 0}
+    with database.write() as session:
+        for number in range(3):
+            session.add(
+                ledger_requests,
+                request_id=f"req_dead{number:08x}",
+                **whose,
+                key_id="key_1",
+                model="m",
+                route="chat_completions",
+                outcome="open",
+                status=0,
+                **times,
+                **counts,
+            )
+    assert ask(leases, limit.id, "req_b", 0, 1000).held.requests <= 60
+    expire(database, limit.id)
+    hold = Hold(limit.id, NOTHING, NOTHING, Amounts(1000, 10_000), NOTHING)
+    assert leases.lease(LeaseAsk("req_b", time.time(), [hold])).grants[0].held == Amounts(97, 970)
+
+
+def expire(database: Database, rule: str) -> None:
+    """As if nobody had said anything for the length of a lease."""
+    with database.write() as session:
+        state = json.loads(session.value(select(allowances.c.state).where(allowances.c.id == rule)))
+        for part in state["replicas"].values():
+            part[3] -= LEASE_SECONDS + 1
+        session.run(update(allowances).where(allowances.c.id == rule).values(state=json.dumps(state)))
+
+
+def test_a_changed_limit_keeps_its_id_and_what_was_used(
+    leases: Leases, limits: Limits, actor: Caller, project: Subject
+) -> None:
+    limit = limits.put(actor, project, "*", {"requests_per_day": 10, "tokens_per_day": 5})
+    ask(leases, limit.id, "req_a", 8, 0)
+    changed = limits.put(actor, project, "*", {"requests_per_day": 20, "tokens_per_day": None})
+    assert (changed.id, changed.most) == (limit.id, {"requests_per_day": 20})
+    assert ask(leases, limit.id, "req_a", 8, 100).held.requests == 12
+
+
+def test_gateways_hear_of_every_change(leases: Leases, limits: Limits, actor: Caller, project: Subject) -> None:
+    seen = [leases.revision()]
+    limit = limits.put(actor, project, "*", {"requests_per_day": 10})
+    seen.append(leases.revision())
+    limits.put(actor, project, "*", {"requests_per_day": 11})
+    seen.append(leases.revision())
+    limits.remove(actor, project.organization_id, limit.id)
+    seen.append(leases.revision())
+    assert all(before < after for before, after in itertools.pairwise(seen))
+    assert leases.lease(LeaseAsk("req_a", 0, [Hold(limit.id, NOTHING, NOTHING, Amounts(1))])).grants == []
+
+
+def test_every_change_is_in_the_audit_log(limits: Limits, actor: Caller, project: Subject, database: Database) -> None:
+    limit = limits.put(actor, project, "*", {"requests_per_day": 10})
+    limits.remove(actor, project.organization_id, limit.id)
+    with database.read() as session:
+        rows = session.rows(select(audit_log).order_by(audit_log.c.sequence))
+    assert [row.type for row in rows] == ["rate_limit.updated", "rate_limit.deleted"]
+    assert json.loads(rows[0].payload)["id"] == limit.id
+    assert {row.project_id for row in rows} == {project.id}
+
+
+def test_another_organisations_limits_are_not_found(
+    limits: Limits, actor: Caller, project: Subject, stranger: Owner
+) -> None:
+    limit = limits.put(actor, project, "*", {"requests_per_day": 10})
+    with pytest.raises(NotFound, match=limit.id):
+        limits.get(stranger.organization_id, limit.id)
+    with pytest.raises(NotFound, match=limit.id):
+        limits.remove(actor, stranger.organization_id, limit.id)
+    assert limits.all(stranger.organization_id) == []
+    assert limits.all(project.organization_id) == [limit]
+
+
+@pytest.mark.parametrize("most", [{"requests_per_day": -1}, {"requests_per_hour": 1}, {"tokens_per_day": 2**63}])
+def test_what_is_no_limit_is_refused(limits: Limits, actor: Caller, project: Subject, most: dict[str, int]) -> None:
+    with pytest.raises(InvalidRequest, match=next(iter(most))):
+        limits.put(actor, project, "*", most)
+
+
+def test_those_who_set_the_first_limit_at_once_set_one(
+    limits: Limits, actor: Caller, project: Subject, at_once: AtOnce
+) -> None:
+    made = at_once([lambda: limits.put(actor, project, "*", {"requests_per_day": 10})] * 8)
+    assert len({limit.id for limit in made}) == 1

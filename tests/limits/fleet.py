@@ -1,0 +1,114 @@
+"""Gateways that share one limit, in time that the test makes: how many requests are let through, and what it costs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from llmariner.gateway.allowance import Allowance
+from llmariner.gateway.control import NOTHING, Amounts, Hold, Rule
+from llmariner.limits.account import Account
+
+__all__ = ["EMPTY", "EPOCH", "Fleet", "Silent", "widest"]
+
+EPOCH = 1_700_000_000.0
+EMPTY = "{}"
+
+
+class Silent:
+    """A ledger that knows of nothing but what the test says."""
+
+    def __init__(self) -> None:
+        self.used: dict[str, Amounts] = {}
+        self.cost = 0
+
+    def unreported(self, rule: Rule, replica: str, since: float) -> Amounts:
+        return self.used.pop(replica, NOTHING)
+
+    def spent(self, rule: Rule, since: float) -> int:
+        return self.cost
+
+
+class Gateway:
+    """One process: its slice, and when it let a request through."""
+
+    def __init__(self, name: str, rule: Rule) -> None:
+        self.name = name
+        self.slice = Allowance(rule)
+        self.admitted: deque[float] = deque()
+        self.alive = True
+
+
+class Fleet:
+    """`size` gateways; every lease goes through the stored form of the account, as it does in a database."""
+
+    def __init__(self, rule: Rule, size: int) -> None:
+        self.rule = rule
+        self.state = EMPTY
+        self.now = 0.0
+        self.book = Silent()
+        self.gateways = [Gateway(f"req_{number}", rule) for number in range(size)]
+        self.leases = 0
+        self.offered = 0
+
+    def run(self, seconds: float, per_second: float, *, step: float = 0.01) -> None:
+        """Offer requests evenly to all that are alive."""
+        due, end = 0.0, self.now + seconds
+        turn = 0
+        while self.now < end:
+            self.now += step
+            due += per_second * step
+            alive = [gateway for gateway in self.gateways if gateway.alive]
+            while due >= 1:
+                due -= 1
+                turn += 1
+                self.offer(alive[turn % len(alive)])
+            if int(self.now / 0.5) != int((self.now - step) / 0.5):
+                for gateway in alive:
+                    if gateway.slice.due(self.now):
+                        self.settle(gateway)
+
+    def offer(self, gateway: Gateway) -> bool:
+        """One request; True when it was let through."""
+        self.offered += 1
+        slice_ = gateway.slice
+        if slice_.requests < 1:
+            slice_.miss(Amounts(1), self.now)
+            if self.now < slice_.closed_until:
+                return False
+            self.settle(gateway)
+        if slice_.requests < 1:
+            return False
+        slice_.requests -= 1
+        gateway.admitted.append(self.now)
+        return True
+
+    def settle(self, gateway: Gateway, *, ending: bool = False) -> None:
+        """Settle one gateway's account."""
+        hold = gateway.slice.hold(self.now, ending=ending)
+        gateway.slice.take(self.lease(gateway.name, hold), hold, self.now)
+
+    def lease(self, name: str, hold: Hold):  # type: ignore[no-untyped-def]
+        self.leases += 1
+        account = Account.load(self.rule, self.state)
+        account.prepare(EPOCH + self.now, self.book)
+        grant = account.serve(hold, name, EPOCH + self.now, EPOCH + self.now)
+        self.state = account.stored()
+        return grant
+
+    def admitted(self) -> list[float]:
+        """When requests were let through, whoever did it."""
+        return sorted(at for gateway in self.gateways for at in gateway.admitted)
+
+
+def widest(times: list[float], seconds: float) -> int:
+    """The most events within any `seconds`."""
+    return max(_counts(times, seconds), default=0)
+
+
+def _counts(times: list[float], seconds: float) -> Iterator[int]:
+    first = 0
+    for last, at in enumerate(times):
+        while times[first] <= at - seconds:
+            first += 1
+        yield last - first + 1

@@ -1,0 +1,110 @@
+"""Eight gateways under one limit: together they let through as much as it says, whoever asks when, and whoever dies."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmariner.gateway.control import Amounts, Rule
+
+from .fleet import Fleet, widest
+
+MINUTE = 60.0
+PER_MINUTE = 3000
+
+
+def fleet(size: int = 8, **most: int) -> Fleet:
+    return Fleet(Rule("limit_1", "org_1", "project", "proj_1", "*", most or {"requests_per_minute": PER_MINUTE}), size)
+
+
+def within(times: list[float], start: float, end: float) -> int:
+    return sum(start <= at < end for at in times)
+
+
+def test_ten_times_the_limit_is_let_through_once_in_any_minute() -> None:
+    gateways = fleet()
+    gateways.run(3 * MINUTE, 10 * PER_MINUTE / MINUTE)
+    times = gateways.admitted()
+    assert widest(times, MINUTE) <= PER_MINUTE
+    for minute in range(3):
+        assert within(times, minute * MINUTE, (minute + 1) * MINUTE) >= 0.95 * PER_MINUTE
+
+
+def test_a_lease_serves_many_requests() -> None:
+    gateways = fleet()
+    gateways.run(3 * MINUTE, 10 * PER_MINUTE / MINUTE)
+    # A lease is three statements on SQLite, its BEGIN counted, and two on PostgreSQL.
+    assert gateways.offered / (3 * gateways.leases) > 50
+
+
+def test_a_load_below_the_limit_is_let_through_whole() -> None:
+    gateways = fleet()
+    gateways.run(2 * MINUTE, 0.5 * PER_MINUTE / MINUTE)
+    assert len(gateways.admitted()) == gateways.offered
+
+
+def test_a_small_limit_is_kept_to_the_request() -> None:
+    gateways = fleet(requests_per_minute=6)
+    gateways.run(2 * MINUTE, 1.0)
+    assert widest(gateways.admitted(), MINUTE) == 6
+    assert within(gateways.admitted(), MINUTE, 2 * MINUTE) >= 5
+
+
+def test_the_narrower_of_two_windows_decides() -> None:
+    gateways = fleet(requests_per_minute=600, requests_per_day=900)
+    gateways.run(3 * MINUTE, 100.0)
+    assert within(gateways.admitted(), 0, MINUTE) == 600
+    assert len(gateways.admitted()) == 900
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_gateway_killed_with_a_lease_loses_its_slice_until_that_expires(told: bool) -> None:
+    gateways = fleet(size=2, requests_per_day=1000)
+    dead, alive = gateways.gateways
+    # Enough for a slice; then it dies holding the rest of it.
+    gateways.offer(dead)
+    dead.alive = False
+    held = dead.slice.left.requests
+    assert held > 10
+    if told:
+        gateways.book.used[dead.name] = Amounts(1)
+    gateways.run(20, 200)
+    assert len(alive.admitted) == 1000 - held - 1
+    gateways.run(40, 200)
+    assert len(alive.admitted) == 1000 - (1 if told else 0)
+
+
+def test_what_is_idle_goes_back_to_those_who_need_it() -> None:
+    gateways = fleet(size=2, requests_per_day=1000)
+    idle, busy = gateways.gateways
+    gateways.offer(idle)
+    for _ in range(6000):
+        gateways.now += 0.01
+        gateways.offer(busy)
+        if gateways.now % 0.5 < 0.01:
+            for gateway in (idle, busy):
+                if gateway.slice.due(gateways.now):
+                    gateways.settle(gateway)
+    assert len(gateways.admitted()) == 1000
+
+
+def test_a_gateway_that_ends_gives_everything_back_at_once() -> None:
+    gateways = fleet(size=2, requests_per_day=1000)
+    ending, other = gateways.gateways
+    gateways.offer(ending)
+    gateways.settle(ending, ending=True)
+    ending.alive = False
+    gateways.run(20, 200)
+    assert len(other.admitted) == 999
+
+
+def test_a_lease_told_twice_counts_once() -> None:
+    gateways = fleet(size=1, requests_per_day=100)
+    one = gateways.gateways[0]
+    gateways.offer(one)
+    hold = one.slice.hold(gateways.now)
+    first = gateways.lease(one.name, hold)
+    second = gateways.lease(one.name, hold)
+    assert first == second
+    one.slice.take(second, hold, gateways.now)
+    gateways.run(30, 20)
+    assert len(gateways.admitted()) == 100
