@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -123,7 +124,7 @@ def test_processes_that_lease_at_once_never_hold_more_than_there_is(
         ask(leases, limit.id, f"req_{number}", used, 0)
         return used
 
-    used = at_once([lambda n=n: process(n) for n in range(8)])
+    used = at_once(partial(process, number) for number in range(8))
     assert all(isinstance(each, int) for each in used), used
     assert sum(used) == 1000
 

@@ -50,7 +50,9 @@ class Key:
 @dataclass(frozen=True, slots=True)
 class ModelState:
     """A model as the token path sees it. `phase` as in the serving port; `endpoint` and `capacity` (requests at once)
-    when ready, `replicas`: each engine's own, where there are several; `engine_waiting`: requests that engines have queued; `price`: what it costs now, None: nothing."""
+    when ready; `replicas`: each engine's own endpoint, where there are several; `engine_waiting`: requests that engines
+    have queued; `price`: what it costs now,
+    None: nothing."""
 
     id: str
     project_id: str | None
