@@ -1,7 +1,7 @@
 """A serving adapter whose engines are scripted: real processes behind the real port, as dictated by a folder.
 
 `<folder>/<model>.json` says how the model's next engine is started: {"arguments": […], "capacity": N}; a model without
-one is unknown. Each start is noted as a line of `<folder>/starts`: who ends the engines finds them there, even when the
+one is unknown. With {"replicas": [URL, …]} it is served by engines that run already. Each start is noted as a line of `<folder>/starts`: who ends the engines finds them there, even when the
 platform was killed.
 """
 
@@ -56,6 +56,11 @@ class _Engine:
         )
 
 
+def _several(replicas: list[str]) -> Status:
+    capacity = 64 * len(replicas)
+    return Status(Phase.READY, 1.0, 0.0, endpoint=replicas[0], capacity=capacity, replicas=tuple(replicas))
+
+
 class ScriptedServing:
     """See `platform.serving.Serving`: one task per engine starts it, watches it and ends it."""
 
@@ -68,7 +73,8 @@ class ScriptedServing:
         self._observers: list[Callable[[str, Status], None]] = []
 
     async def status(self, model_id: str) -> Status:
-        self._script(model_id)
+        if replicas := self._script(model_id).get("replicas"):
+            return _several(replicas)
         engine = self._engines.get(model_id)
         if engine is not None:
             return engine.status()

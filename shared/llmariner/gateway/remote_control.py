@@ -43,7 +43,8 @@ class RemoteControl:
         if found["model"] is None:
             raise ModelNotFound(model_id)
         price = found["model"]["price"]
-        return ModelState(**{**found["model"], "price": Price(*price) if price else None})
+        replicas = tuple(found["model"]["replicas"])
+        return ModelState(**{**found["model"], "price": Price(*price) if price else None, "replicas": replicas})
 
     async def wake(self, model_id: str) -> None:
         """See the port."""

@@ -53,7 +53,10 @@ class EngineModel:
 
 @dataclass(frozen=True)
 class Status:
-    """A model's state. `progress` 0 to 1; `endpoint` and `capacity` (requests at once) only when ready."""
+    """A model's state. `progress` 0 to 1; `endpoint` and `capacity` (requests at once) only when ready.
+
+    `replicas`: each engine's own endpoint, where there are several.
+    """
 
     phase: Phase = Phase.ASLEEP
     progress: float = 0.0
@@ -66,6 +69,7 @@ class Status:
     generation_tokens: int = 0
     tokens_per_second: float = 0.0
     memory_bytes: int = 0
+    replicas: tuple[str, ...] = ()
 
     def shown(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -74,7 +78,7 @@ class Status:
     @classmethod
     def read(cls, value: dict[str, Any]) -> Status:
         """Back from `shown`."""
-        return cls(**{**value, "phase": Phase(value["phase"])})
+        return cls(**{**value, "phase": Phase(value["phase"]), "replicas": tuple(value.get("replicas", ()))})
 
 
 class Serving(Protocol):

@@ -80,7 +80,7 @@ class KServeServing:
         self._queues = ProjectQueues(cluster, settings)
         self._autoscaling = Autoscaling(cluster, settings)
         self._observers: list[Callable[[str, Status], None]] = []
-        self._phases: dict[str, Phase] = {}
+        self._phases: dict[str, tuple[Phase, tuple[str, ...]]] = {}
         self._looks: dict[str, tuple[float, asyncio.Task[Seen]]] = {}
         self._listed: tuple[float, dict[str, Status]] = (float("-inf"), {})
         self._metrics: dict[str, tuple[float, EngineMetrics]] = {}
@@ -197,7 +197,7 @@ class KServeServing:
         return self._queues.waiting(queue) if queue is not None else ()
 
     async def _told(self, model: EngineModel, seen: Seen) -> Status:
-        """The whole status: phase, endpoint, what the engines are doing. Observers hear of a change."""
+        """The whole status: phase, endpoints, what the engines are doing. Observers hear of a change of the first two."""
         name = object_name(model)
         status = status_of(seen, model, now=time.time())
         if (refused := self._refused.get(name)) and status.phase in (Phase.ASLEEP, Phase.STOPPING):
@@ -206,8 +206,8 @@ class KServeServing:
             status = await self._serving_now(name, status, seen)
             if (began := self._woken.pop(name, None)) is not None:
                 await self._directory.woke(model.id, time.monotonic() - began)
-        if self._phases.get(model.id) is not status.phase:
-            self._phases[model.id] = status.phase
+        if self._phases.get(model.id) != (now := (status.phase, status.replicas)):
+            self._phases[model.id] = now
             for observer in self._observers:
                 observer(model.id, status)
         return status
@@ -220,6 +220,7 @@ class KServeServing:
         return replace(
             status,
             endpoint=endpoint,
+            replicas=tuple(sorted(map(_engine_url, seen.ready))) if len(seen.ready) > 1 else (),
             capacity=capacity(self._settings) * len(seen.ready),
             requests_running=metrics.running,
             requests_waiting=metrics.waiting,
