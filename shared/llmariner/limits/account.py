@@ -141,6 +141,10 @@ class Account:
         ratio, amount = self.rule.alert_ratio, self.rule.amount
         return ratio is not None and amount is not None and not self.alerted and self.spent >= ratio * amount
 
+    def reserved(self) -> int:
+        """Nano-dollars that processes hold for requests under way and those to come."""
+        return sum(part.held.money for part in self.replicas.values())
+
     def used_now(self) -> dict[str, int]:
         """What is used of each measure, as of the last `prepare`; of concurrent requests, what is held."""
         used = {name: window.used for name, window in self.windows.items()}

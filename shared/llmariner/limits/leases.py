@@ -41,7 +41,7 @@ class Leases:
 
     def __init__(self, database: Database, defaults: Mapping[str, int]) -> None:
         self._database = database
-        self._defaults = dict(defaults)
+        self.defaults = dict(defaults)
 
     def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """See `gateway.control.Control.lease`."""
@@ -110,7 +110,7 @@ class Leases:
         return found
 
     def _default(self, key_id: str) -> Rule:
-        return Rule(default_limit_id(key_id), "", "key", key_id, ALL_MODELS, self._defaults)
+        return Rule(default_limit_id(key_id), "", "key", key_id, ALL_MODELS, self.defaults)
 
     def _rule(self, row: Row[Any]) -> Rule:
         return self._default(row.id.removeprefix(_DEFAULT)) if row.rule is None else Rule(**json.loads(row.rule))

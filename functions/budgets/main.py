@@ -1,0 +1,152 @@
+"""/v1/budgets: how much money a key, a user, a project or an organisation may spend."""
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from fastapi import Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest, NotFound
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of, requires
+from llmariner.http.function import Application, function
+from llmariner.limits.budgets import Budget, NewBudget
+from llmariner.limits.subjects import reached, visible
+from llmariner.tenancy.caller import Caller
+from llmariner.usage.prices import NANO, dollars
+
+READ, WRITE = "api.budgets.read", "api.budgets.write"
+Reader = Annotated[Caller, requires(READ, objects="member")]
+Writer = Annotated[Caller, requires(WRITE, objects="member")]
+Kind = Literal["organization", "project", "user", "key"]
+Dollars = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(gt=0, le=1)]
+
+
+class Terms(BaseModel):
+    """POST /v1/budgets/{id}. `amount` in US dollars; `alert_ratio` null: nobody is told; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    amount: Dollars | None = None
+    alert_ratio: Ratio | None = None
+    hard: bool | None = None
+
+
+class NewTerms(BaseModel):
+    """POST /v1/budgets. `hard`: requests are refused once it is spent."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    subject: Kind
+    subject_id: str = Field(min_length=1, max_length=64)
+    period: Literal["day", "month", "total"]
+    amount: Dollars
+    alert_ratio: Ratio | None = 0.8
+    hard: bool = True
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("budgets", context)
+    app.get("/v1/budgets")(list_budgets)
+    app.post("/v1/budgets")(put_budget)
+    app.get("/v1/budgets/{budget_id}")(get_budget)
+    app.post("/v1/budgets/{budget_id}")(update_budget)
+    app.delete("/v1/budgets/{budget_id}")(delete_budget)
+    return app
+
+
+def list_budgets(
+    request: Request,
+    caller: Reader,
+    subject: Annotated[Kind | None, Query()] = None,
+    subject_id: Annotated[str | None, Query(max_length=64)] = None,
+) -> dict[str, Any]:
+    """The budgets that the caller may see, with what is spent of them; of one subject."""
+    context = context_of(request)
+    wanted = [
+        budget
+        for budget in context.budgets.all(caller.organization_id)
+        if subject in (None, budget.subject.kind) and subject_id in (None, budget.subject.id)
+    ]
+    return {"object": "list", "data": _rendered(context, visible(context.database, caller, wanted, READ))}
+
+
+def put_budget(request: Request, caller: Writer, body: NewTerms) -> dict[str, Any]:
+    """Set a subject's budget of a period; there is one for each, so this changes the one that is there."""
+    context = context_of(request)
+    subject = reached(context.database, caller, body.subject, body.subject_id, WRITE)
+    new = NewBudget(_nano(body.amount), body.alert_ratio, body.hard)
+    return _rendered(context, [context.budgets.put(caller, subject, body.period, new)])[0]
+
+
+def get_budget(request: Request, caller: Reader, budget_id: str) -> dict[str, Any]:
+    """One budget."""
+    context = context_of(request)
+    return _rendered(context, [_seen(context, caller, budget_id, READ)])[0]
+
+
+def update_budget(request: Request, caller: Writer, budget_id: str, body: Terms) -> dict[str, Any]:
+    """Change a budget; what was spent of it stays spent."""
+    context = context_of(request)
+    budget = _seen(context, caller, budget_id, WRITE)
+    new = NewBudget(
+        budget.amount if body.amount is None else _nano(body.amount),
+        body.alert_ratio if "alert_ratio" in body.model_fields_set else budget.alert_ratio,
+        budget.hard if body.hard is None else body.hard,
+    )
+    return _rendered(context, [context.budgets.put(caller, budget.subject, budget.period, new)])[0]
+
+
+def delete_budget(request: Request, caller: Writer, budget_id: str) -> dict[str, Any]:
+    """Take a budget away, everywhere within seconds."""
+    context = context_of(request)
+    budget = _seen(context, caller, budget_id, WRITE)
+    context.budgets.remove(caller, caller.organization_id, budget.id)
+    return {"id": budget_id, "object": "budget", "deleted": True}
+
+
+def _seen(context: Context, caller: Caller, budget_id: str, scope: str) -> Budget:
+    budget = context.budgets.get(caller.organization_id, budget_id)
+    try:
+        reached(context.database, caller, budget.subject.kind, budget.subject.id, scope)
+    except NotFound:
+        raise NotFound(f"No budget with id '{budget_id}'. List yours with GET /v1/budgets.", param="id") from None
+    return budget
+
+
+def _nano(amount: Decimal) -> int:
+    nano = amount * NANO
+    if nano != int(nano):
+        raise InvalidRequest(
+            "'amount' has more than nine decimal places; money is counted in nano-dollars.", param="amount"
+        )
+    return int(nano)
+
+
+def _rendered(context: Context, budgets: list[Budget]) -> list[dict[str, Any]]:
+    accounts = context.leases.accounts([budget.id for budget in budgets])
+    spent = {name: (account.spent, account.reserved()) for name, account in accounts.items()}
+    return [
+        {
+            "id": budget.id,
+            "object": "budget",
+            "subject": budget.subject.kind,
+            "subject_id": budget.subject.id,
+            "period": budget.period,
+            "currency": "usd",
+            "amount": dollars(budget.amount),
+            "alert_ratio": budget.alert_ratio,
+            "hard": budget.hard,
+            "spent": dollars(spent.get(budget.id, (0, 0))[0]),
+            "reserved": dollars(spent.get(budget.id, (0, 0))[1]),
+            "created_at": budget.created_at,
+            "updated_at": budget.updated_at,
+        }
+        for budget in budgets
+    ]
+
+
+handle = function(build)

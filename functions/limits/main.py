@@ -1,0 +1,148 @@
+"""/v1/limits: how many requests, tokens and places a key, a user, a project or an organisation has."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest, NotFound
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of, requires
+from llmariner.http.function import Application, function
+from llmariner.limits.rules import ALL_MODELS, MEASURES, Limit, Subject
+from llmariner.limits.subjects import reached, visible
+from llmariner.tenancy.caller import Caller
+
+READ, WRITE = "api.limits.read", "api.limits.write"
+Reader = Annotated[Caller, requires(READ, objects="member")]
+Writer = Annotated[Caller, requires(WRITE, objects="member")]
+Kind = Literal["organization", "project", "user", "key"]
+Measure = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class Measures(BaseModel):
+    """What is limited; null takes a limit away, what is left out stays as it was."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    requests_per_minute: Measure | None = None
+    requests_per_day: Measure | None = None
+    tokens_per_minute: Measure | None = None
+    tokens_per_day: Measure | None = None
+    concurrent_requests: Measure | None = None
+    queue_share: Measure | None = None
+
+    @property
+    def said(self) -> dict[str, int | None]:
+        """Those that the body names."""
+        return {name: getattr(self, name) for name in MEASURES if name in self.model_fields_set}
+
+
+class NewLimit(Measures):
+    """POST /v1/limits. `model` '*': all models together."""
+
+    subject: Kind
+    subject_id: str = Field(min_length=1, max_length=64)
+    model: str = Field(default=ALL_MODELS, min_length=1, max_length=256)
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("limits", context)
+    app.get("/v1/limits")(list_limits)
+    app.post("/v1/limits")(put_limit)
+    app.get("/v1/limits/{limit_id}")(get_limit)
+    app.post("/v1/limits/{limit_id}")(update_limit)
+    app.delete("/v1/limits/{limit_id}")(delete_limit)
+    return app
+
+
+def list_limits(
+    request: Request,
+    caller: Reader,
+    subject: Annotated[Kind | None, Query()] = None,
+    subject_id: Annotated[str | None, Query(max_length=64)] = None,
+    model: Annotated[str | None, Query(max_length=256)] = None,
+) -> dict[str, Any]:
+    """The limits that the caller may see, with what is used of them now; of one subject or model."""
+    context = context_of(request)
+    wanted = [
+        limit
+        for limit in context.limits.all(caller.organization_id)
+        if subject in (None, limit.subject.kind)
+        and subject_id in (None, limit.subject.id)
+        and model in (None, limit.model)
+    ]
+    return {"object": "list", "data": _rendered(context, visible(context.database, caller, wanted, READ))}
+
+
+def put_limit(request: Request, caller: Writer, body: NewLimit) -> dict[str, Any]:
+    """Set the limit of a subject for a model; there is one for each, so this changes the one that is there."""
+    context = context_of(request)
+    subject = reached(context.database, caller, body.subject, body.subject_id, WRITE)
+    _check(subject, body.said)
+    return _rendered(context, [context.limits.put(caller, subject, body.model, body.said)])[0]
+
+
+def get_limit(request: Request, caller: Reader, limit_id: str) -> dict[str, Any]:
+    """One limit."""
+    context = context_of(request)
+    return _rendered(context, [_seen(context, caller, limit_id, READ)])[0]
+
+
+def update_limit(request: Request, caller: Writer, limit_id: str, body: Measures) -> dict[str, Any]:
+    """Change what a limit limits."""
+    context = context_of(request)
+    limit = _seen(context, caller, limit_id, WRITE)
+    _check(limit.subject, body.said)
+    return _rendered(context, [context.limits.put(caller, limit.subject, limit.model, body.said)])[0]
+
+
+def delete_limit(request: Request, caller: Writer, limit_id: str) -> dict[str, Any]:
+    """Take a limit away, everywhere within seconds."""
+    context = context_of(request)
+    limit = _seen(context, caller, limit_id, WRITE)
+    context.limits.remove(caller, caller.organization_id, limit.id)
+    return {"id": limit_id, "object": "limit", "deleted": True}
+
+
+def _seen(context: Context, caller: Caller, limit_id: str, scope: str) -> Limit:
+    limit = context.limits.get(caller.organization_id, limit_id)
+    try:
+        reached(context.database, caller, limit.subject.kind, limit.subject.id, scope)
+    except NotFound:
+        raise NotFound(f"No limit with id '{limit_id}'. List yours with GET /v1/limits.", param="id") from None
+    return limit
+
+
+def _check(subject: Subject, said: Mapping[str, int | None]) -> None:
+    if not said:
+        raise InvalidRequest(f"Say what is limited: {', '.join(MEASURES)}.", param=MEASURES[0])
+    if said.get("queue_share") is not None and subject.kind not in ("organization", "project"):
+        raise InvalidRequest(
+            "Waiting rooms are shared out among projects: set 'queue_share' for a project or an organization.",
+            param="queue_share",
+        )
+
+
+def _rendered(context: Context, limits: list[Limit]) -> list[dict[str, Any]]:
+    accounts = context.leases.accounts([limit.id for limit in limits])
+    return [
+        {
+            "id": limit.id,
+            "object": "limit",
+            "subject": limit.subject.kind,
+            "subject_id": limit.subject.id,
+            "model": limit.model,
+            **{name: limit.most.get(name) for name in MEASURES},
+            "used": accounts[limit.id].used_now() if limit.id in accounts else {},
+            "created_at": limit.created_at,
+            "updated_at": limit.updated_at,
+        }
+        for limit in limits
+    ]
+
+
+handle = function(build)

@@ -1,0 +1,105 @@
+"""/v1/organization/projects/{project_id}/rate_limits: OpenAI's administration of a project's limits, a row per model."""
+
+from typing import Annotated, Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest, NotFound
+from llmariner.http.administration import administers
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of
+from llmariner.http.function import Application, function
+from llmariner.http.lists import Cursor, Limit, listed
+from llmariner.limits.openai_rows import UNSUPPORTED, Row, model_of, rows
+from llmariner.limits.rules import Subject
+from llmariner.limits.subjects import reached
+from llmariner.tenancy.caller import Caller
+
+READ, WRITE = "api.limits.read", "api.limits.write"
+Reader = Annotated[Caller, administers(READ)]
+Writer = Annotated[Caller, administers(WRITE)]
+_MOST_MODELS = 10_000
+Most = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class Update(BaseModel):
+    """POST …/rate_limits/{id}. What is left out stays as it was."""
+
+    model_config = ConfigDict(strict=True)
+
+    max_requests_per_1_minute: Most | None = None
+    max_tokens_per_1_minute: Most | None = None
+    max_requests_per_1_day: Most | None = None
+    max_images_per_1_minute: Most | None = None
+    max_audio_megabytes_per_1_minute: Most | None = None
+    batch_1_day_max_input_tokens: Most | None = None
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("organization_rate_limits", context)
+    app.get("/v1/organization/projects/{project_id}/rate_limits")(list_rate_limits)
+    app.post("/v1/organization/projects/{project_id}/rate_limits/{rate_limit_id}")(update_rate_limit)
+    return app
+
+
+def list_rate_limits(
+    request: Request,
+    caller: Reader,
+    project_id: str,
+    after: Cursor = None,
+    before: Cursor = None,
+    limit: Limit = 100,
+) -> dict[str, Any]:
+    """The project's limits, by model: of every model that it may use, those without a limit of their own included."""
+    found = _rows(context_of(request), reached(context_of(request).database, caller, "project", project_id, READ))
+    if after:
+        found = found[_place(found, after, "after") + 1 :]
+    if before:
+        found = found[: _place(found, before, "before")]
+    page = found[-limit:] if before and not after and limit else found[:limit]
+    return listed([row.shown() for row in page], has_more=len(page) < len(found))
+
+
+def update_rate_limit(
+    request: Request, caller: Writer, project_id: str, rate_limit_id: str, body: Update
+) -> dict[str, Any]:
+    """Limit what a project may use of one model."""
+    context = context_of(request)
+    subject = reached(context.database, caller, "project", project_id, WRITE)
+    model = model_of(rate_limit_id)
+    if model not in {row.model for row in _rows(context, subject)}:
+        raise NotFound(f"No rate limit with id '{rate_limit_id}' in this project.", param="rate_limit_id")
+    for name in UNSUPPORTED:
+        if getattr(body, name) is not None:
+            raise InvalidRequest(f"'{name}' can't be limited here: leave it out.", param=name)
+    said = {
+        "requests_per_minute": body.max_requests_per_1_minute,
+        "tokens_per_minute": body.max_tokens_per_1_minute,
+        "requests_per_day": body.max_requests_per_1_day,
+    }
+    wanted = {name: value for name, value in said.items() if value is not None}
+    if not wanted:
+        raise InvalidRequest("Nothing to change: send 'max_requests_per_1_minute', for one.", param="body")
+    context.limits.put(caller, subject, model, wanted)
+    return next(row for row in _rows(context, subject) if row.model == model).shown()
+
+
+def _rows(context: Context, subject: Subject) -> list[Row]:
+    models = [
+        model.id
+        for model in context.registry.page(project_id=subject.id, include_loading=True, after=None, limit=_MOST_MODELS)
+    ]
+    return rows(models, context.limits.of(subject), context.leases.defaults)
+
+
+def _place(found: list[Row], row_id: str, param: str) -> int:
+    for place, row in enumerate(found):
+        if row.id == row_id:
+            return place
+    raise InvalidRequest(f"'{param}' must be the id of one of the rows.", param=param)
+
+
+handle = function(build)

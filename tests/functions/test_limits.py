@@ -1,0 +1,181 @@
+"""Limits and budgets through the API: who may set whose, and what OpenAI's own client makes of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmariner.models.model import NewModel, SourceRepository
+
+from .asking import InProcess, Question, check
+from .company import Company
+from .conftest import Ask
+from .installation import Installation
+from .test_organization_sdk import client_of, collected
+
+MODEL = "org/limited-model"
+
+
+@pytest.fixture(scope="module")
+def company(installation: Installation, ask: Ask) -> Company:
+    return Company(installation, ask)
+
+
+@pytest.fixture(scope="module")
+def own_key(company: Company) -> str:
+    """The id of mia's key."""
+    key = company.context.keys.by_secret(company.secrets["mia"])
+    assert key is not None
+    return key.id
+
+
+def of(kind: str, id_: str, **fields: Any) -> dict[str, Any]:
+    return {"subject": kind, "subject_id": id_, **fields}
+
+
+def test_a_limit_from_its_making_to_its_end(company: Company) -> None:
+    body = of("project", company.vision, model=MODEL, requests_per_minute=5, concurrent_requests=2)
+    made = company.ask("POST /v1/limits", body).json
+    assert (made["object"], made["requests_per_minute"], made["tokens_per_day"]) == ("limit", 5, None)
+    assert made["used"] == {"requests_per_minute": 0, "concurrent_requests": 0}
+    path = f"/v1/limits/{made['id']}"
+    changed = company.ask(f"POST {path}", {"requests_per_minute": None, "tokens_per_day": 9}).json
+    assert (changed["id"], changed["requests_per_minute"], changed["tokens_per_day"]) == (made["id"], None, 9)
+    assert company.ask(f"GET {path}").json == changed
+    again = company.ask("POST /v1/limits", body).json
+    assert (again["id"], again["tokens_per_day"]) == (made["id"], 9)
+    listed = company.ask("GET /v1/limits", query=f"subject=project&subject_id={company.vision}").json["data"]
+    assert [row["id"] for row in listed] == [made["id"]]
+    assert company.ask(f"DELETE {path}").json == {"id": made["id"], "object": "limit", "deleted": True}
+    check(company.ask(f"GET {path}"), 404, "not_found")
+
+
+# Who may set a limit of the organisation, of the project vision, of a key in it, and of a user.
+@pytest.mark.parametrize(
+    ("by", "statuses"),
+    [
+        ("boss", (200, 200, 200, 200)),
+        ("lead", (403, 200, 200, 403)),
+        ("mia", (403, 403, 403, 403)),
+        ("vic", (403, 403, 403, 403)),
+        ("sam", (403, 403, 403, 403)),
+        ("rob", (403, 403, 403, 403)),
+        ("stranger", (404, 404, 404, 404)),
+    ],
+)
+@pytest.mark.parametrize("noun", ["limits", "budgets"])
+def test_who_may_set_whose(company: Company, own_key: str, noun: str, by: str, statuses: tuple[int, ...]) -> None:
+    fields: dict[str, Any] = {"requests_per_day": 7} if noun == "limits" else {"period": "day", "amount": 7}
+    user = company.people["mia"].user_id
+    subjects = [("organization", company.id), ("project", company.vision), ("key", own_key), ("user", user)]
+    found = [company.ask(f"POST /v1/{noun}", of(*subject, **fields), by=by).status for subject in subjects]
+    assert tuple(found) == statuses
+
+
+def test_each_sees_the_limits_that_are_theirs_to_see(company: Company, own_key: str) -> None:
+    made = {
+        kind: company.ask("POST /v1/limits", of(kind, id_, requests_per_day=7)).json["id"]
+        for kind, id_ in (("organization", company.id), ("project", company.vision), ("key", own_key))
+    }
+    speech = company.ask("POST /v1/limits", of("project", company.speech, requests_per_day=7)).json["id"]
+
+    def seen(by: str) -> set[str]:
+        return {row["id"] for row in company.ask("GET /v1/limits", by=by).json["data"]}
+
+    assert seen("boss") >= {*made.values(), speech}
+    assert seen("vic") == seen("lead") >= {made["project"], made["key"]}
+    assert not seen("vic") & {made["organization"], speech}
+    assert seen("stranger") == set()
+    check(company.ask(f"GET /v1/limits/{speech}", by="lead"), 404, "not_found")
+    check(company.ask(f"DELETE /v1/limits/{speech}", by="stranger"), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"requests_per_minute": -1}, "requests_per_minute"),
+        ({"requests_per_minute": "5"}, "requests_per_minute"),
+        ({"requests_per_hour": 5}, "requests_per_hour"),
+        ({}, "requests_per_minute"),
+    ],
+)
+def test_what_is_no_limit_is_refused(company: Company, body: dict[str, Any], param: str) -> None:
+    answer = company.ask("POST /v1/limits", of("project", company.vision, **body))
+    assert (answer.status, answer.error["type"], answer.error["param"]) == (400, "invalid_request_error", param)
+
+
+def test_the_waiting_room_is_shared_out_among_projects(company: Company, own_key: str) -> None:
+    refused = company.ask("POST /v1/limits", of("key", own_key, queue_share=1))
+    check(refused, 400, None)
+    assert refused.error["param"] == "queue_share"
+    assert company.ask("POST /v1/limits", of("project", company.vision, queue_share=1)).status == 200
+
+
+def test_a_budget_from_its_making_to_its_end(company: Company) -> None:
+    body = of("project", company.speech, period="month", amount=12.5)
+    made = company.ask("POST /v1/budgets", body).json
+    assert (made["amount"], made["spent"], made["hard"], made["alert_ratio"]) == (12.5, 0, True, 0.8)
+    path = f"/v1/budgets/{made['id']}"
+    changed = company.ask(f"POST {path}", {"amount": 0.000000001, "alert_ratio": None}).json
+    assert (changed["id"], changed["amount"], changed["alert_ratio"]) == (made["id"], 1e-9, None)
+    check(company.ask(f"POST {path}", {"amount": 0.0000000001}), 400, None)
+    listed = company.ask("GET /v1/budgets", query=f"subject_id={company.speech}").json["data"]
+    assert listed == [changed]
+    assert company.ask(f"DELETE {path}").json["deleted"] is True
+    check(company.ask(f"GET {path}"), 404, "not_found")
+
+
+@pytest.fixture
+def organization(company: Company, router: Any) -> Any:
+    """`client.admin.organization` of OpenAI's client, by the owner's admin key."""
+    return client_of(router, company.secrets["boss"]).admin.organization
+
+
+def test_openais_client_reads_and_sets_rate_limits(company: Company, organization: Any, in_process: InProcess) -> None:
+    new = NewModel(MODEL, SourceRepository.LOCAL, "here", project_id=company.vision)
+    company.context.registry.create(new)
+
+    async def work() -> None:
+        rates = organization.projects.rate_limits
+        rows = {row.model: row for row in await collected(rates.list_rate_limits(company.vision, limit=1))}
+        assert rows[MODEL].max_requests_per_1_minute == 6000
+        fields = {"max_requests_per_1_minute": 10, "max_requests_per_1_day": 100}
+        row = await rates.update_rate_limit(rows[MODEL].id, project_id=company.vision, **fields)
+        assert (row.id, row.max_requests_per_1_minute, row.max_requests_per_1_day) == (rows[MODEL].id, 10, 100)
+        again = {row.model: row for row in await collected(rates.list_rate_limits(company.vision))}
+        assert again[MODEL] == row
+        assert MODEL not in {row.model for row in await collected(rates.list_rate_limits(company.speech))}
+
+    in_process.runner.run(work())
+
+
+def test_openais_client_sets_spend_limits(company: Company, organization: Any, in_process: InProcess) -> None:
+    async def work() -> None:
+        monthly: dict[str, Any] = {"currency": "USD", "interval": "month"}
+        whole = await organization.spend_limit.update(**monthly, threshold_amount=12345)
+        assert (whole.threshold_amount, whole.enforcement.status) == (12345, "inactive")
+        assert await organization.spend_limit.retrieve() == whole
+        spend = organization.projects.spend_limit
+        none_left = await spend.update(company.vision, **monthly, threshold_amount=0)
+        assert none_left.enforcement.status == "enforcing"
+        assert (await spend.delete(company.vision)).deleted
+        assert (await organization.spend_limit.delete()).deleted
+
+    in_process.runner.run(work())
+    query = f"subject=organization&subject_id={company.id}"
+    assert "month" not in {row["period"] for row in company.ask("GET /v1/budgets", query=query).json["data"]}
+
+
+@pytest.mark.parametrize("field", ["max_images_per_1_minute", "batch_1_day_max_input_tokens"])
+def test_what_nothing_is_counted_by_is_not_taken_for_a_limit(
+    company: Company, router: Any, organization: Any, in_process: InProcess, field: str
+) -> None:
+    async def row_id() -> str:
+        return str((await collected(organization.projects.rate_limits.list_rate_limits(company.vision)))[0].id)
+
+    path = f"/v1/organization/projects/{company.vision}/rate_limits/{in_process.runner.run(row_id())}"
+    headers = {"authorization": f"Bearer {company.secrets['boss']}"}
+    refused = in_process.ask(router, Question("POST", path, {field: 1}, headers))
+    check(refused, 400, None)
+    assert refused.error["param"] == field
