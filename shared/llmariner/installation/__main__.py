@@ -17,13 +17,14 @@ def main(arguments: list[str] | None = None) -> int:
     steps = parser.add_subparsers(dest="step", required=True)
     secrets = steps.add_parser("secrets", help="make the secrets that are missing")
     secrets.add_argument("--postgres", default="", metavar="HOST", help="a PostgreSQL of ours, whose password is made")
+    secrets.add_argument("--dex", action="store_true", help="the configuration of Dex, too")
     migrations = steps.add_parser("migrations", help="bring the database up to this version")
     migrations.add_argument(
         "--first-key", type=Path, metavar="FILE", help="the administrator's, if there is no key yet"
     )
     chosen = parser.parse_args(arguments)
     try:
-        for line in _secrets(chosen.postgres) if chosen.step == "secrets" else _migrations(chosen.first_key):
+        for line in _secrets(chosen) if chosen.step == "secrets" else _migrations(chosen.first_key):
             print(line, flush=True)
     except (ClusterError, PlatformError, Waiting, ValueError) as error:
         print(error, file=sys.stderr)
@@ -32,14 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 # Imported only when chosen: the image of the one step does not hold what the other needs.
-def _secrets(postgres_host: str) -> list[str]:
+def _secrets(chosen: argparse.Namespace) -> list[str]:
     from llmariner.installation.secret_objects import SecretObjects
     from llmariner.installation.secrets import make
     from llmariner.platform.kube import Cluster
-    from llmariner.settings import ClusterSettings, environment
+    from llmariner.settings import ClusterSettings, IdentitySettings, environment
 
     settings = ClusterSettings.load(environment())
-    return make(SecretObjects(Cluster(settings), settings.namespace), postgres_host=postgres_host)
+    issuer = IdentitySettings.load(environment()).issuer if chosen.dex else None
+    objects = SecretObjects(Cluster(settings), settings.namespace)
+    return make(objects, postgres_host=chosen.postgres, dex_issuer=issuer)
 
 
 def _migrations(first_key: Path | None) -> list[str]:

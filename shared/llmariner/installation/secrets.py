@@ -5,6 +5,7 @@ llmariner-admin-key   the administrator's first API key             random, only
 llmariner-postgres    where PostgreSQL is, user, password           brought; random where PostgreSQL is ours
 llmariner-pgbouncer   configuration of PgBouncer                    follows from llmariner-postgres
 llmariner-database    URL that functions use, through PgBouncer     follows from llmariner-postgres
+llmariner-dex         configuration of Dex, where it is installed   follows from llmariner-dex-connectors, which is brought
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import quote
 
+from llmariner.installation import dex
 from llmariner.installation.secret_objects import SecretObjects
 from llmariner.installation.steps import Waiting
 from llmariner.settings import SecretSettings
@@ -28,10 +30,11 @@ _BRING = (
 )
 
 
-def make(secrets: SecretObjects, *, postgres_host: str = "") -> list[str]:
+def make(secrets: SecretObjects, *, postgres_host: str = "", dex_issuer: str | None = None) -> list[str]:
     """Make what is missing; returns what was done, no value in it. Two at once end with the same secrets.
 
-    `postgres_host` names a PostgreSQL of our own, whose password is made here. Waiting when one must be brought.
+    `postgres_host` names a PostgreSQL of our own, whose password is made here; `dex_issuer` is what Dex is to call
+    itself, None where there is no Dex. Waiting when something must be brought; all that needs it not is made before.
     """
     done = []
     if secrets.get("llmariner-secrets") is None:
@@ -43,13 +46,23 @@ def make(secrets: SecretObjects, *, postgres_host: str = "") -> list[str]:
             done.append("llmariner-secrets made. Keep a copy: without the pepper no API key works any more.")
     postgres = _postgres(secrets, postgres_host)
     for name, values in (("llmariner-pgbouncer", _pgbouncer(postgres)), ("llmariner-database", _database(postgres))):
-        found = secrets.get(name)
-        if found is None and secrets.create(name, values):
-            done.append(f"{name} made.")
-        elif found is not None and found.ours and found.values != values:
-            secrets.replace(name, values)
-            done.append(f"{name} follows llmariner-postgres; restart its readers.")
+        done += _follow(secrets, name, values, of="llmariner-postgres")
+    if dex_issuer is not None:
+        brought = secrets.get(dex.BROUGHT)
+        values = dex.configuration(dex_issuer, brought.values if brought else None)
+        done += _follow(secrets, "llmariner-dex", values, of=dex.BROUGHT)
     return done or ["All secrets are there."]
+
+
+def _follow(secrets: SecretObjects, name: str, values: Mapping[str, str], *, of: str) -> list[str]:
+    """Make what follows from another Secret, or change it after that."""
+    found = secrets.get(name)
+    if found is None and secrets.create(name, values):
+        return [f"{name} made."]
+    if found is not None and found.ours and found.values != values:
+        secrets.replace(name, values)
+        return [f"{name} follows {of}; restart its readers."]
+    return []
 
 
 def _postgres(secrets: SecretObjects, host: str) -> Mapping[str, str]:

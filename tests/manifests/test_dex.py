@@ -1,0 +1,227 @@
+"""Dex, where an overlay wants it: reachable, bounded, and nothing secret written down."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from llmariner.installation.__main__ import main
+from llmariner.installation.dex import BROUGHT, PATH, configuration
+from llmariner.installation.secret_objects import SecretObjects
+from llmariner.installation.secrets import make
+from llmariner.installation.steps import Waiting
+
+from .rendering import Object, Rendered, names
+from .test_network_policy import FUNCTION, admits, chosen, peers, policies
+
+if TYPE_CHECKING:
+    from kubernetes.schemas import Schemas
+
+CHECKOUT = Path(__file__).parents[2]
+ISSUER = f"https://llm.example.org{PATH}"
+DEX = ("llmariner", {"app.kubernetes.io/name": "dex"})
+SECRET = "pa$$word-of-the-directory"
+CONNECTORS = f"""
+- type: github
+  id: github
+  name: GitHub
+  config: {{clientID: us, clientSecret: "{SECRET}"}}
+- {{type: ldap, id: ldap, name: Directory, config: {{host: "ldap.example.org:636"}}}}
+- {{type: oidc, id: ci, name: CI, config: {{issuer: "https://ci.example.org", redirectURI: "https://else.example/back"}}}}
+"""
+
+
+def overlay(place: Path, base: str, *components: str, first: bool = False) -> Rendered:
+    """An overlay with components added, as its administrator would."""
+    for folder in ("manifests", "kserve"):
+        shutil.copytree(CHECKOUT / folder, place / folder)
+    file = place / f"manifests/overlays/{base}/kustomization.yaml"
+    body = yaml.safe_load(file.read_text())
+    added = [f"../../components/{name}" for name in components]
+    body["components"] = [*added, *body["components"]] if first else [*body["components"], *added]
+    file.write_text(yaml.safe_dump(body))
+    settings = file.with_name("settings.env")
+    settings.write_text(settings.read_text().replace("api.llmariner.example", "llm.example.org"))
+    return Rendered(file.parent)
+
+
+@pytest.fixture(scope="module")
+def production(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    return overlay(tmp_path_factory.mktemp("dex"), "production", "dex", "dex/network-policy")
+
+
+def one(rendered: Rendered, group: str, kind: str, name: str) -> Object:
+    (found,) = [each for each in rendered.of(group, kind) if each["metadata"]["name"] == name]
+    return found
+
+
+def test_every_object_is_admitted(production: Rendered, schemas: Schemas) -> None:
+    assert {(o["kind"], o["metadata"]["name"]): f for o in production.objects if (f := schemas.faults(o))} == {}
+
+
+def test_no_overlay_has_it_unasked() -> None:
+    for name in ("production", "playground", "test"):
+        rendered = Rendered(CHECKOUT / "manifests/overlays" / name)
+        assert [each["metadata"]["name"] for each in rendered.objects if "dex" in each["metadata"]["name"]] == []
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_requests_below_its_path_reach_it_wherever_the_component_is_listed(first: bool, tmp_path: Path) -> None:
+    route = one(overlay(tmp_path, "production", "dex", first=first), "gateway.networking.k8s.io", "HTTPRoute", "dex")
+    assert route["spec"]["hostnames"] == ["llm.example.org"]
+    (rule,) = route["spec"]["rules"]
+    assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": PATH}}]
+    assert rule["backendRefs"] == [{"name": "dex", "port": 5556}]
+
+
+def test_nothing_secret_is_written_down(production: Rendered) -> None:
+    ours = [each for each in production.objects if each["metadata"]["name"] == "dex"]
+    assert {"Deployment", "HTTPRoute", "Role", "RoleBinding", "Service", "ServiceAccount"} <= {e["kind"] for e in ours}
+    text = yaml.safe_dump_all(ours).lower()
+    assert "clientsecret" not in text
+    assert "hash" not in text
+    assert production.of("", "Secret") == []
+
+
+def test_it_runs_without_privileges_and_with_bounds(production: Rendered) -> None:
+    pod = one(production, "apps", "Deployment", "dex")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    security = container["securityContext"]
+    assert (security["runAsNonRoot"], security["readOnlyRootFilesystem"]) == (True, True)
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert container["resources"]["limits"].keys() >= {"cpu", "memory"}
+    assert {each["name"]: each.get("value") for each in container["env"]} == {"DEX_EXPAND_ENV": "false"}
+
+
+def test_another_image_may_be_named(tmp_path: Path) -> None:
+    overlay(tmp_path, "production", "dex")
+    file = tmp_path / "manifests/overlays/production/kustomization.yaml"
+    body = yaml.safe_load(file.read_text())
+    body["images"] = [{"name": "dexidp/dex", "newName": "registry.example/dex", "newTag": "next"}]
+    file.write_text(yaml.safe_dump(body))
+    pod = one(Rendered(file.parent), "apps", "Deployment", "dex")["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == "registry.example/dex:next"
+
+
+def test_its_rights_are_its_own_kinds_in_our_namespace(production: Rendered) -> None:
+    rules = one(production, "rbac.authorization.k8s.io", "Role", "dex")["rules"]
+    assert [rule["apiGroups"] for rule in rules] == [["dex.coreos.com"]]
+    defined = production.of("apiextensions.k8s.io", "CustomResourceDefinition")
+    assert sorted(rules[0]["resources"]) == sorted(each["spec"]["names"]["plural"] for each in defined)
+    assert not [r for r in production.of("rbac.authorization.k8s.io", "ClusterRoleBinding") if "dex" in str(r)]
+
+
+def test_the_secrets_job_makes_its_configuration_and_may_do_no_more(production: Rendered) -> None:
+    (job,) = [each for each in production.of("batch", "Job") if each["metadata"]["name"].startswith("secrets-")]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert "--dex" in container["command"]
+    (variable,) = container["env"]
+    assert variable["name"] == "LLMARINER_OIDC_ISSUER"
+    rules = one(production, "rbac.authorization.k8s.io", "Role", "secrets")["rules"]
+    allowed = {name: rule["verbs"] for rule in rules for name in rule.get("resourceNames", ())}
+    assert (allowed["llmariner-dex"], allowed[BROUGHT]) == (["get", "patch"], ["get"])
+
+
+def test_functions_are_told_where_it_is_inside(production: Rendered) -> None:
+    where = production.settings()["LLMARINER_OIDC_INTERNAL_URL"]
+    service = one(production, "", "Service", "dex")
+    host, port = f"dex.{service['metadata']['namespace']}.svc.cluster.local", service["spec"]["ports"][0]["port"]
+    assert where == f"http://{host}:{port}{PATH}"
+
+
+def test_its_doors(production: Rendered) -> None:
+    everybody = one(production, "networking.k8s.io", "NetworkPolicy", "dex")["spec"]["ingress"]
+    assert everybody == [{"ports": [{"port": 5556, "protocol": "TCP"}]}]
+    assert not admits(production, DEX, ("default", {}), 5558)
+    out = [
+        (peer.get("podSelector"), ports)
+        for policy in policies(production)
+        if chosen(policy, *FUNCTION)
+        for peer, ports in peers(policy, "egress")
+    ]
+    assert ({"matchLabels": DEX[1]}, [5556]) in out
+
+
+def test_functions_reach_an_issuer_outside_where_an_overlay_says_so(tmp_path: Path) -> None:
+    rendered = overlay(tmp_path, "production", "external-issuer")
+    policy = one(rendered, "networking.k8s.io", "NetworkPolicy", "functions-to-issuer")
+    assert chosen(policy, *FUNCTION)
+    (rule,) = policy["spec"]["egress"]
+    assert rule["ports"] == [{"port": 443, "protocol": "TCP"}]
+    assert "169.254.169.254/32" in rule["to"][0]["ipBlock"]["except"]
+    assert names(Rendered(CHECKOUT / "manifests/overlays/production").objects) & {"functions-to-issuer"} == set()
+
+
+def brought(**files: str) -> dict[str, str]:
+    return {"connectors.yaml": CONNECTORS, **{f"{name}.yaml": text for name, text in files.items()}}
+
+
+def test_the_configuration_holds_what_was_brought_and_no_password() -> None:
+    made = yaml.safe_load(configuration(ISSUER, brought())["config.yaml"])
+    assert made["issuer"] == ISSUER
+    assert made["staticClients"] == [{"id": "llmariner", "name": "LLMariner", "public": True}]
+    assert not {"staticPasswords", "enablePasswordDB"} & made.keys()
+    assert "password" not in made["oauth2"]["grantTypes"]
+    github, ldap, ci = made["connectors"]
+    assert github["config"] == {"clientID": "us", "clientSecret": SECRET, "redirectURI": f"{ISSUER}/callback"}
+    assert ldap["config"] == {"host": "ldap.example.org:636"}
+    assert ci["config"]["redirectURI"] == "https://else.example/back"
+
+
+def test_more_clients_may_be_brought() -> None:
+    made = yaml.safe_load(configuration(ISSUER, brought(clients="[{id: console, public: true}]"))["config.yaml"])
+    assert [each["id"] for each in made["staticClients"]] == ["llmariner", "console"]
+
+
+WRONG: dict[str, tuple[str, dict[str, str] | None, str]] = {
+    "no issuer": ("", brought(), "LLMARINER_OIDC_ISSUER"),
+    "an issuer elsewhere": ("https://llm.example.org/dex", brought(), "LLMARINER_OIDC_ISSUER"),
+    "no connectors": (ISSUER, None, "create secret generic llmariner-dex-connectors"),
+    "an empty list": (ISSUER, {"connectors.yaml": "[]"}, "list of at least 1"),
+    "no list": (ISSUER, {"connectors.yaml": "type: github"}, "list of at least 1"),
+    "no YAML": (ISSUER, {"connectors.yaml": f"[{SECRET}"}, "no YAML"),
+    "a nameless connector": (ISSUER, {"connectors.yaml": "[{type: github}]"}, "lacks id, name"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_what_is_missing_or_wrong_is_told_without_a_secret(fault: str) -> None:
+    issuer, files, reason = WRONG[fault]
+    with pytest.raises(Waiting, match=reason) as waiting:
+        configuration(issuer, files)
+    assert SECRET not in str(waiting.value)
+
+
+def test_the_job_makes_all_else_before_it_waits_and_follows_a_change(secret_objects: SecretObjects) -> None:
+    with pytest.raises(Waiting, match=BROUGHT):
+        make(secret_objects, postgres_host="postgres", dex_issuer=ISSUER)
+    assert secret_objects.get("llmariner-database") is not None
+    assert secret_objects.get("llmariner-dex") is None
+    secret_objects.create(BROUGHT, brought())
+    told = make(secret_objects, postgres_host="postgres", dex_issuer=ISSUER)
+    assert told == ["llmariner-dex made."]
+    assert make(secret_objects, postgres_host="postgres", dex_issuer=ISSUER) == ["All secrets are there."]
+    secret_objects.replace(BROUGHT, brought(clients="[{id: console, public: true}]"))
+    assert "follows llmariner-dex-connectors" in make(secret_objects, postgres_host="postgres", dex_issuer=ISSUER)[0]
+    found = secret_objects.get("llmariner-dex")
+    assert found is not None
+    assert "console" in found.values["config.yaml"]
+
+
+def test_the_job_is_told_by_its_setting(
+    secret_objects: SecretObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLMARINER_KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.delenv("LLMARINER_OIDC_ISSUER", raising=False)
+    arguments = ["secrets", "--postgres=postgres", "--dex"]
+    assert main(arguments) == 1
+    assert "LLMARINER_OIDC_ISSUER" in capsys.readouterr().err
+    secret_objects.create(BROUGHT, brought())
+    monkeypatch.setenv("LLMARINER_OIDC_ISSUER", ISSUER)
+    assert main(arguments) == 0
+    written: Any = capsys.readouterr()
+    assert SECRET not in written.out + written.err
