@@ -345,15 +345,14 @@ def test_a_view_sees_what_is_in_it(team: Team) -> None:
     admins, _ = team.keys.create_admin(team.admin, new("ops"))
     here = team.admin.organization_id
     seen = {
-        (): [theirs, mine],
-        (project_id,): [theirs],
-        (None, ann.user_id): [theirs],
-        (project_id, team.admin.user_id): [],
-        (None, None, "admin"): [admins.id],
+        View(here): [theirs, mine],
+        View(here, project_id): [theirs],
+        View(here, user_id=ann.user_id): [theirs],
+        View(here, project_id, team.admin.user_id): [],
+        View(here, kind="admin"): [admins.id],
     }
-    for rest, ids in seen.items():
-        view = View(here, *rest)
-        assert [key.id for key in team.keys.seen(view)] == ids, rest
+    for view, ids in seen.items():
+        assert [key.id for key in team.keys.seen(view)] == ids, view
         for key_id in {mine, theirs, admins.id} - set(ids):
             with pytest.raises(NotFound):
                 team.keys.revoke(view, key_id)

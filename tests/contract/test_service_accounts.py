@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -103,7 +104,7 @@ def test_two_last_keys_at_once_end_it_too(team: Team, at_once: AtOnce) -> None:
     account = team.accounts.create(team.admin, project_id, "ci")
     ids = [key_of(team, account, name)[0] for name in ("a", "b")]
     view = View(account.organization_id, project_id)
-    assert at_once([lambda key=key: team.keys.revoke(view, key) for key in ids]) == [None, None]
+    assert at_once([partial(team.keys.revoke, view, key) for key in ids]) == [None, None]
     assert team.accounts.of_project(account.organization_id, project_id) == []
 
 

@@ -64,6 +64,6 @@ def _routes(name: str) -> list[Declared]:
 
 FUNCTIONS = sorted(path.parent.name for path in (CHECKOUT / "functions").glob("*/func.yaml"))
 ROUTES = [route for name in FUNCTIONS for route in _routes(name)]
-OPEN = frozenset({"auth", "health"})
+OPEN = frozenset({"auth", "health", "invitations"})
 """Functions that ask for no key."""
 KEYED = [route for route in ROUTES if route.function not in {*OPEN, "internal_gateway"}]

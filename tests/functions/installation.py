@@ -84,6 +84,14 @@ class Installation:
         return self._tokens.token()
 
     @cached_property
+    def spare_project(self) -> str:
+        """The id of a project of the administrator's organisation that tests may change."""
+        with self.context.database.write() as session:
+            row = {"id": "proj_spare", "organization_id": self.owner.organization_id, "title": "Spare"}
+            session.add(projects, **row, is_default=False, created_at=1)
+        return "proj_spare"
+
+    @cached_property
     def stranger(self) -> Owner:
         """Somebody of another organisation."""
         with self.context.database.write() as session:

@@ -23,6 +23,16 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "POST /v1/api_keys": ("api_keys", {"name": "made"}),
     "PATCH /v1/api_keys/key_1": ("api_keys", {"name": "made"}),
     "POST /v1/api_keys/key_1:rotate": ("api_keys", {}),
+    "POST /v1/invitations:accept": ("invitations", {"token": "inv-unknown"}),
+    "POST /v1/organizations": ("organizations", {"title": "made"}),
+    "POST /v1/organizations/HERE/users": ("organizations", {"user_id": "made@example.org", "role": "reader"}),
+    "POST /v1/organizations/HERE/projects": ("organizations", {"title": "made"}),
+    "PATCH /v1/organizations/HERE/projects/SPARE": ("organizations", {"title": "Spare"}),
+    "POST /v1/organizations/HERE/projects/MINE/users": (
+        "organizations",
+        {"user_id": "admin@localhost", "role": "member"},
+    ),
+    "POST /v1/organizations/HERE/projects/MINE/api_keys": ("organizations", {"name": "made there"}),
     "POST /internal/gateway/changes": ("internal_gateway", {"cursor": ""}),
 }
 LIMITS = {name: 8 * 1024 * 1024 if name in TOKEN_PATH else 1024 * 1024 for name, _ in BODIES.values()}
@@ -34,13 +44,20 @@ def send(ask: Ask, admin: dict[str, str], installation: Installation) -> Any:
 
     def sent(route: str, body: Any, **headers: str) -> Answer:
         name, _ = BODIES[route]
-        method, path = route.split()
+        method, path = concrete(route, installation).split()
         inside = {"authorization": f"Bearer {installation.service_token}"}
         caller = inside if name == "internal_gateway" else admin
         said = {key.replace("_", "-"): value for key, value in headers.items()}
         return ask(name, Question(method, path, body, {**caller, **said}))
 
     return sent
+
+
+def concrete(route: str, installation: Installation) -> str:
+    """A row of the table with ids of the administrator's organisation and two projects of it."""
+    owner = installation.owner
+    here = route.replace("HERE", owner.organization_id).replace("MINE", owner.project_id)
+    return here.replace("SPARE", installation.spare_project)
 
 
 UNREADABLE = {
@@ -110,6 +127,12 @@ REQUIRED = {
     "POST /v1/detokenize": ("model", "tokens"),
     "POST /v1/models": ("source_repository",),
     "POST /v1/api_keys": ("name",),
+    "POST /v1/invitations:accept": ("token",),
+    "POST /v1/organizations": ("title",),
+    "POST /v1/organizations/HERE/users": ("user_id", "role"),
+    "POST /v1/organizations/HERE/projects": ("title",),
+    "POST /v1/organizations/HERE/projects/MINE/users": ("user_id", "role"),
+    "POST /v1/organizations/HERE/projects/MINE/api_keys": ("name",),
 }
 
 
@@ -156,10 +179,57 @@ WRONG: dict[str, dict[str, list[Any]]] = {
         "scopes": ["api.model.read", [7], ["api.nothing"], ["api.k8s.clusterscope.read"]],
         "expires_in_seconds": [0, -1, 1.5, "60", 10 * 365 * 86400 + 1],
         "excluded_from_rate_limiting": ["yes", 1],
-        "project_id": [7, "proj_2"],
-        "organization_id": ["org_2"],
+        "project_id": [7],
+        "organization_id": [7],
+        "role": [7, "owner"],
+        "is_service_account": ["yes", 1],
+        "allowed_models": ["x", [], [7], [""], ["x"] * 1001],
+        "allowed_sources": ["x", [], [7], ["x"], ["10.0.0.1/8"], ["10.0.0.1"] * 101],
     },
-    "PATCH /v1/api_keys/key_1": {"name": [7, "", "x" * 257], "excluded_from_rate_limiting": ["yes"]},
+    "PATCH /v1/api_keys/key_1": {
+        "name": [7, "", "x" * 257],
+        "excluded_from_rate_limiting": ["yes"],
+        "scopes": [7, ["api.nothing"]],
+        "expires_at": ["x", 1.5, 1],
+        "allowed_models": [[]],
+        "allowed_sources": [["x"]],
+        "update_mask": [7, "secret", "name,user"],
+    },
+    "POST /v1/invitations:accept": {"token": [7, None]},
+    "POST /v1/organizations": {"title": [7, "", " ", "x" * 201, "a\nb", "a\0b"]},
+    "POST /v1/organizations/HERE/users": {
+        "user_id": [7, "", "ann", "a b@c", "x" * 300 + "@c"],
+        "role": [7, "", "boss", "ORGANIZATION_ROLE_UNSPECIFIED", "PROJECT_ROLE_OWNER", "role_nobody"],
+    },
+    "POST /v1/organizations/HERE/projects": {
+        "title": [7, "", "x" * 257],
+        "kubernetes_namespace": [7, "Team", "-a", "a" * 64],
+        "assignments": [
+            "x",
+            [7],
+            [{}],
+            [{"namespace": "A"}],
+            [{"namespace": "a"}, {"namespace": "b"}],
+            [{"namespace": "a", "node_selector": [{"key": "a b"}]}],
+            [{"namespace": "a", "cluster_id": "c" * 65}],
+            [{"namespace": "a", "kueue_queue_name": "Q"}],
+            [{"namespace": "a", "cluster_id": str(number)} for number in range(101)],
+        ],
+    },
+    "PATCH /v1/organizations/HERE/projects/SPARE": {
+        "title": [7, "", "x" * 257],
+        "assignments": [7, [{"namespace": ""}]],
+        "update_mask": [7, "id", "title,kubernetes_namespace", ","],
+    },
+    "POST /v1/organizations/HERE/projects/MINE/users": {
+        "user_id": [7, "", "nobody@example.org", "user_2"],
+        "role": [7, "", "reader", "role_nobody"],
+    },
+    "POST /v1/organizations/HERE/projects/MINE/api_keys": {
+        "name": [7, "", "x" * 257],
+        "project_id": [7, "proj_2"],
+        "organization_id": [7, "org_2"],
+    },
     "POST /v1/api_keys/key_1:rotate": {"overlap_seconds": [-1, 30 * 86400 + 1, "x", None, 1.5]},
 }
 WRONG_CASES = [(route, field, value) for route in WRONG for field in WRONG[route] for value in WRONG[route][field]]
@@ -186,7 +256,14 @@ QUERIES = {
     "GET /v1/models": ("models", ["limit=-1", "limit=501", "limit=x", "after=nobody", "include_loading_models=maybe"]),
     "GET /v1/api_usages": (
         "api_usages",
-        ["start_time=x", "start_time=-1", "end_time=nan", "start_time=inf", "group_by=colour", "start_time=9&end_time=9"],
+        [
+            "start_time=x",
+            "start_time=-1",
+            "end_time=nan",
+            "start_time=inf",
+            "group_by=colour",
+            "start_time=9&end_time=9",
+        ],
     ),
     "GET /v1/events": (
         "events",

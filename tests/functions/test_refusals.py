@@ -100,12 +100,20 @@ def test_an_unknown_operation_is_not_found(ask: Ask, installation: Installation)
     check(ask("internal_gateway", Question("POST", "/internal/gateway/nothing", {}, headers)), 404, "unknown_url")
 
 
+ORGANIZATION = "/v1/organizations/{organization_id}"
+PROJECT = ORGANIZATION + "/projects/{project_id}"
 VALID: dict[str, Any] = {
     "POST /v1/models": {"source_repository": "LOCAL", "id": "never-made"},
     "PATCH /v1/models/{id:path}": {"config": {}, "update_mask": "config"},
     "POST /v1/api_keys": {"name": "never made"},
     "PATCH /v1/api_keys/{id}": {"name": "never made"},
     "POST /v1/api_keys/{id}:rotate": {},
+    "POST /v1/organizations": {"title": "never made"},
+    f"POST {ORGANIZATION}/users": {"user_id": "never@example.org", "role": "reader"},
+    f"POST {ORGANIZATION}/projects": {"title": "never made"},
+    f"PATCH {PROJECT}": {"title": "never made"},
+    f"POST {PROJECT}/users": {"user_id": "never@example.org", "role": "member"},
+    f"POST {PROJECT}/api_keys": {"name": "never made"},
 }
 TOKEN_BODY = {"model": "unknown", "messages": [{"role": "user"}], "prompt": "x", "input": "x", "tokens": []}
 

@@ -175,7 +175,7 @@ def test_an_owner_unlinks_who_moved_to_another_subject(
     platform: Platform, issuer: RunningIssuer, map_group: Map
 ) -> None:
     map_group(group="staff", role="member", project_id=platform.owner.project_id)
-    alice = platform.ask("POST", "/v1/api_keys", issuer.token(), {"name": "mine"}).json["user"]["id"]
+    alice = platform.ask("POST", "/v1/api_keys", issuer.token(), {"name": "mine"}).json["user"]["internal_id"]
     moved = issuer.token(sub="alice-2")
     refused = platform.ask("GET", "/v1/api_keys", moved)
     _asking.check(refused, 403, "account_linked")

@@ -1,0 +1,278 @@
+"""/v1/organizations: organisations, and in them people, projects, members and keys, in LLMariner's own shapes."""
+
+from typing import Annotated, Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest, NotFound
+from llmariner.http import api_keys
+from llmariner.http.api_keys import CreateKey, deleted
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of, requires
+from llmariner.http.function import Application, function
+from llmariner.http.membership import standing_there
+from llmariner.tenancy import shapes
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.key_views import managed
+from llmariner.tenancy.members import Members
+from llmariner.tenancy.organizations import Organizations
+from llmariner.tenancy.projects import Assignment, NewProject, Projects
+from llmariner.tenancy.reach import in_organization, sees_all_projects
+from llmariner.tenancy.users import Users
+
+Founder = Annotated[Caller, requires("api.organizations.write", objects="installation")]
+Member = Annotated[Caller, requires("api.organizations.read", objects="member")]
+Owner = Annotated[Caller, standing_there("api.organizations.write")]
+PeopleReader = Annotated[Caller, standing_there("api.organizations.users.read")]
+PeopleWriter = Annotated[Caller, standing_there("api.organizations.users.write")]
+PROJECT_WRITE = "api.organizations.projects.write"
+ProjectReader = Annotated[Caller, standing_there("api.organizations.projects.read")]
+ProjectWriter = Annotated[Caller, standing_there(PROJECT_WRITE)]
+MemberReader = Annotated[Caller, standing_there("api.organizations.projects.users.read")]
+MemberWriter = Annotated[Caller, standing_there("api.organizations.projects.users.write")]
+KeyReader = Annotated[Caller, standing_there("api.organizations.projects.api_keys.read", objects="keys")]
+KeyWriter = Annotated[Caller, standing_there("api.organizations.projects.api_keys.write", objects="keys")]
+
+ORGANIZATION = "/v1/organizations/{organization_id}"
+PROJECT = ORGANIZATION + "/projects/{project_id}"
+Body = ConfigDict(strict=True)
+
+
+class CreateOrganization(BaseModel):
+    """POST /v1/organizations."""
+
+    model_config = Body
+
+    title: str
+
+
+class AddMember(BaseModel):
+    """POST …/users: `user_id` is an e-mail in any case, or the id of a user that is there."""
+
+    model_config = Body
+
+    user_id: str
+    role: str
+
+
+class Label(BaseModel):
+    """A label that a node must have."""
+
+    model_config = Body
+
+    key: str
+    value: str = ""
+
+
+class Place(BaseModel):
+    """An assignment: `cluster_id` empty means every cluster."""
+
+    model_config = Body
+
+    namespace: str
+    cluster_id: str = ""
+    kueue_queue_name: str = ""
+    node_selector: Annotated[list[Label], Field(max_length=50)] = []
+
+
+Places = Annotated[list[Place], Field(max_length=100)]
+
+
+class CreateProject(BaseModel):
+    """POST …/projects."""
+
+    model_config = Body
+
+    title: str
+    kubernetes_namespace: str = ""
+    assignments: Places = []
+
+
+class UpdateProject(BaseModel):
+    """PATCH …/projects/{id}: `update_mask` names `title`, `assignments` or both; without one what is there counts."""
+
+    model_config = Body
+
+    title: str = ""
+    assignments: Places = []
+    update_mask: str = ""
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("organizations", context)
+    app.get("/v1/organizations")(list_organizations)
+    app.post("/v1/organizations")(create_organization)
+    app.delete(ORGANIZATION)(delete_organization)
+    app.get(ORGANIZATION + "/users")(list_people)
+    app.post(ORGANIZATION + "/users")(add_person)
+    app.delete(ORGANIZATION + "/users/{user_id}")(remove_person)
+    app.get(ORGANIZATION + "/projects")(list_projects)
+    app.post(ORGANIZATION + "/projects")(create_project)
+    app.patch(PROJECT)(update_project)
+    app.delete(PROJECT)(delete_project)
+    app.get(PROJECT + "/users")(list_members)
+    app.post(PROJECT + "/users")(add_member)
+    app.delete(PROJECT + "/users/{user_id}")(remove_member)
+    app.get(PROJECT + "/api_keys")(list_keys)
+    app.post(PROJECT + "/api_keys")(create_key)
+    app.delete(PROJECT + "/api_keys/{key_id}")(delete_key)
+    return app
+
+
+def list_organizations(request: Request, caller: Member, include_summary: bool = False) -> dict[str, Any]:
+    """Those that the caller is a member of, the default one first."""
+    organizations = Organizations(context_of(request).database)
+    found = organizations.of_caller(caller)
+    counted = organizations.summaries([each.id for each in found]) if include_summary else {}
+    return {"organizations": [shapes.organization(each, counted.get(each.id)) for each in found]}
+
+
+def create_organization(request: Request, caller: Founder, body: CreateOrganization) -> dict[str, Any]:
+    """Make an organisation; who makes it owns it. For owners of the default one."""
+    return shapes.organization(Organizations(context_of(request).database).create(caller, body.title))
+
+
+def delete_organization(request: Request, caller: Owner) -> dict[str, Any]:
+    """End an organisation that has no projects; the answer lists what went with it."""
+    gone = Organizations(context_of(request).database).delete(caller)
+    return {"id": caller.organization_id, "object": "organization", "deleted": True, "removed": gone}
+
+
+def list_people(request: Request, caller: PeopleReader) -> dict[str, Any]:
+    """The organisation's people, by e-mail."""
+    people = Members(context_of(request).database).all(caller.organization_id)
+    return {"users": [shapes.member(each) for each in people]}
+
+
+def add_person(request: Request, caller: PeopleWriter, body: AddMember) -> dict[str, Any]:
+    """Let a person into the organisation, known here before or not."""
+    role = shapes.role_of_organization(body.role)
+    return shapes.member(Members(context_of(request).database).add(caller, body.user_id, role))
+
+
+def remove_person(request: Request, caller: PeopleWriter, user_id: str) -> dict[str, Any]:
+    """End a person's membership; the answer lists what went with it."""
+    context = context_of(request)
+    removed = Members(context.database).remove(caller, _user(context, caller, user_id))
+    return {"removed": removed}
+
+
+def list_projects(request: Request, caller: ProjectReader, include_summary: bool = False) -> dict[str, Any]:
+    """An owner's: all of the organisation; others': those they are in; a key's: its own."""
+    projects = Projects(context_of(request).database)
+    member = None if sees_all_projects(caller) else caller.user_id
+    found = projects.all(caller.organization_id, member=member)
+    if member is not None and caller.key_id is not None:
+        found = [each for each in found if each.id == caller.project_id]
+    counted = projects.people([each.id for each in found]) if include_summary else {}
+    return {"projects": [shapes.project(each, counted.get(each.id)) for each in found]}
+
+
+def create_project(request: Request, caller: Owner, body: CreateProject) -> dict[str, Any]:
+    """Make a project; owners of the organisation own it."""
+    new = NewProject(body.title, body.kubernetes_namespace or None, _assignments(body.assignments))
+    return shapes.project(Projects(context_of(request).database).create(caller, new))
+
+
+def update_project(
+    request: Request, caller: ProjectWriter, body: UpdateProject, update_mask: str = ""
+) -> dict[str, Any]:
+    """Rename a project, or assign it elsewhere; the latter is for those who may make projects."""
+    context, project_id = context_of(request), caller.owner.project_id
+    projects, chosen = Projects(context.database), _masked(body, update_mask or body.update_mask)
+    changed = projects.get(caller.organization_id, project_id)
+    if "assignments" in chosen:
+        there = in_organization(context.database, caller, caller.organization_id, "api.organizations.write")
+        changed = projects.assign(there, project_id, _assignments(body.assignments))
+    if "title" in chosen:
+        changed = projects.rename(caller, project_id, body.title)
+    return shapes.project(changed)
+
+
+def delete_project(request: Request, caller: ProjectWriter) -> dict[str, Any]:
+    """End a project that nothing is left in; the answer lists what went with it."""
+    project_id = caller.owner.project_id
+    gone = Projects(context_of(request).database).delete(caller, project_id)
+    return {"id": project_id, "object": "project", "deleted": True, "removed": gone}
+
+
+def list_members(request: Request, caller: MemberReader) -> dict[str, Any]:
+    """The project's people, by e-mail."""
+    members = Members(context_of(request).database).of_project(caller.organization_id, caller.owner.project_id)
+    return {"users": [shapes.member(each) for each in members]}
+
+
+def add_member(request: Request, caller: MemberWriter, body: AddMember) -> dict[str, Any]:
+    """Let a member of the organisation into the project."""
+    context, role = context_of(request), shapes.role_of_project(body.role)
+    user_id = Users(context.database).find(caller.organization_id, body.user_id)
+    if user_id is None:
+        raise InvalidRequest(
+            f"'{body.user_id}' is no member of the organization: add them to it first.", param="user_id"
+        )
+    project_id = caller.owner.project_id
+    return shapes.member(Members(context.database).add_to_project(caller, project_id, user_id, role))
+
+
+def remove_member(request: Request, caller: MemberWriter, user_id: str) -> dict[str, Any]:
+    """End a person's membership of the project; the answer lists what went with it."""
+    context, project_id = context_of(request), caller.owner.project_id
+    user = _user(context, caller, user_id)
+    return {"removed": Members(context.database).remove_from_project(caller, project_id, user)}
+
+
+def list_keys(request: Request, caller: KeyReader) -> dict[str, Any]:
+    """The project's live keys, for its owners; the caller's own for others."""
+    found = context_of(request).keys.seen(managed(caller, caller.owner.project_id))
+    return {"object": "list", "data": [shapes.api_key(key) for key in found]}
+
+
+def create_key(request: Request, caller: KeyWriter, body: CreateKey) -> dict[str, Any]:
+    """Make a key of the project; the one answer that holds its secret."""
+    place = caller.owner
+    for name, said, own in (
+        ("project_id", body.project_id, place.project_id),
+        ("organization_id", body.organization_id, place.organization_id),
+    ):
+        if said not in (None, "", own):
+            raise InvalidRequest(f"'{name}' must be that of the path, {own}, or be left out.", param=name)
+    return api_keys.create(context_of(request), caller, body)
+
+
+def delete_key(request: Request, caller: KeyWriter, key_id: str) -> dict[str, Any]:
+    """End a key of the project; a service account ends with its last."""
+    context_of(request).keys.revoke(managed(caller, caller.owner.project_id), key_id, actor=caller)
+    return deleted(key_id)
+
+
+def _user(context: Context, caller: Caller, said: str) -> str:
+    found = Users(context.database).find(caller.organization_id, said)
+    if found is None:
+        raise NotFound(f"No user '{said}' in the organization.", param="user_id")
+    return found
+
+
+def _assignments(places: list[Place]) -> list[Assignment]:
+    return [
+        Assignment(
+            namespace=each.namespace,
+            cluster_id=each.cluster_id,
+            queue=each.kueue_queue_name,
+            node_selector=tuple((label.key, label.value) for label in each.node_selector),
+        )
+        for each in places
+    ]
+
+
+def _masked(body: UpdateProject, mask: str) -> frozenset[str]:
+    said = frozenset(path.strip().removeprefix("project.") for path in mask.split(",")) if mask else None
+    chosen = frozenset(body.model_fields_set - {"update_mask"}) if said is None else said
+    if chosen - {"title", "assignments"} or not chosen:
+        raise InvalidRequest("'update_mask' must name 'title', 'assignments' or both.", param="update_mask")
+    return chosen
+
+
+handle = function(build)

@@ -1,0 +1,144 @@
+"""API keys over HTTP: bodies and acts that `/v1/api_keys` and the keys below a project have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest, PermissionDenied
+from llmariner.tenancy.caller import Caller, Owner
+from llmariner.tenancy.granting import owns
+from llmariner.tenancy.key_views import managed
+from llmariner.tenancy.keys import NewKey
+from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, checked
+from llmariner.tenancy.service_accounts import ServiceAccounts
+from llmariner.tenancy.shapes import api_key, role_of_organization
+
+__all__ = ["CreateKey", "RotateKey", "UpdateKey", "create", "deleted", "update"]
+
+_PATHS = frozenset({"name", "excluded_from_rate_limiting", "scopes", "expires_at", "allowed_models", "allowed_sources"})
+_Listed = Annotated[list[str], Field(max_length=1000)]
+
+
+class CreateKey(BaseModel):
+    """A key to be made. `expires_in_seconds` None: never; `allowed_models`, `allowed_sources` None: all.
+
+    `role` of a service account in the organisation; in the project it is an owner, as in LLMariner.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    project_id: str | None = None
+    organization_id: str | None = None
+    is_service_account: bool = False
+    role: str | None = None
+    scopes: list[str] | None = None
+    expires_in_seconds: int | None = Field(default=None, ge=1, le=10 * 365 * 86400)
+    allowed_models: _Listed | None = None
+    allowed_sources: _Listed | None = None
+    excluded_from_rate_limiting: bool = False
+
+
+class UpdateKey(BaseModel):
+    """What a key is to be. `update_mask` names the fields that count; without one those that are there do."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str | None = None
+    excluded_from_rate_limiting: bool | None = None
+    scopes: list[str] | None = None
+    expires_at: int | None = None
+    allowed_models: _Listed | None = None
+    allowed_sources: _Listed | None = None
+    update_mask: str = ""
+
+
+class RotateKey(BaseModel):
+    """A new secret; the old one works for `overlap_seconds` more."""
+
+    model_config = ConfigDict(strict=True)
+
+    overlap_seconds: int = 0
+
+
+def create(context: Context, caller: Caller, body: CreateKey) -> dict[str, Any]:
+    """Make a key in the project that the caller stands in; the one answer that holds its secret."""
+    if body.excluded_from_rate_limiting:
+        _check_may_exempt(caller)
+    place, held = caller.owner, caller.scopes
+    if caller.project_role is None:
+        raise PermissionDenied("Only a member of the project makes keys of it: let one of its owners add you.")
+    if body.is_service_account:
+        place, held = _account(context, caller, body)
+    elif body.role is not None:
+        raise InvalidRequest("'role' is for a service account's key: a person's key has their roles.", param="role")
+    new = NewKey(
+        name=body.name,
+        scopes=checked(body.scopes, held=held),
+        expires_in=body.expires_in_seconds,
+        excluded_from_rate_limiting=body.excluded_from_rate_limiting,
+        allowed_models=None if body.allowed_models is None else tuple(body.allowed_models),
+        allowed_sources=None if body.allowed_sources is None else tuple(body.allowed_sources),
+    )
+    made, secret = context.keys.create(place, new, actor=caller)
+    return api_key(made, secret)
+
+
+def update(context: Context, caller: Caller, key_id: str, body: UpdateKey, query_mask: str = "") -> dict[str, Any]:
+    """Change a key that the caller manages: the fields of the mask, or those that the body holds."""
+    chosen = _masked(body, query_mask or body.update_mask)
+    if "excluded_from_rate_limiting" in chosen:
+        _check_may_exempt(caller)
+    values: dict[str, Any] = {}
+    for name in chosen & {"expires_at", "allowed_models", "allowed_sources"}:
+        said = getattr(body, name)
+        values[name] = tuple(said) if isinstance(said, list) else said
+    if "scopes" in chosen:
+        values["scopes"] = checked(body.scopes, held=caller.scopes)
+    if "excluded_from_rate_limiting" in chosen:
+        values["excluded"] = bool(body.excluded_from_rate_limiting)
+    if "name" in chosen:
+        values["name"] = body.name or ""
+    return api_key(context.keys.update(managed(caller), key_id, actor=caller, **values))
+
+
+def deleted(key_id: str) -> dict[str, Any]:
+    """The answer to a deletion."""
+    return {"id": key_id, "object": "organization.api_key", "deleted": True}
+
+
+def _masked(body: UpdateKey, mask: str) -> frozenset[str]:
+    said = frozenset(path.strip().removeprefix("api_key.") for path in mask.split(",")) if mask else None
+    chosen = frozenset(body.model_fields_set - {"update_mask"}) if said is None else said
+    if unknown := chosen - _PATHS:
+        raise InvalidRequest(
+            f"'update_mask' can't name {', '.join(sorted(unknown)) or 'nothing'}: use {', '.join(sorted(_PATHS))}.",
+            param="update_mask",
+        )
+    if not chosen:
+        raise InvalidRequest(f"Nothing to change: send some of {', '.join(sorted(_PATHS))}.", param="name")
+    return chosen
+
+
+def _check_may_exempt(caller: Caller) -> None:
+    if not owns(caller):
+        raise PermissionDenied(
+            "Only an owner of the organization decides whether limits apply to a key: leave out "
+            "'excluded_from_rate_limiting'."
+        )
+
+
+def _account(context: Context, caller: Caller, body: CreateKey) -> tuple[Owner, frozenset[str]]:
+    """A new service account for a key, and what that may do."""
+    if not owns(caller):
+        raise PermissionDenied("Only an owner of the organization makes keys of service accounts.")
+    if body.role is None:
+        raise InvalidRequest("A service account needs a role in the organization: send 'role'.", param="role")
+    role, project_id = role_of_organization(body.role), caller.owner.project_id
+    held = PROJECT_ROLES["owner"] | ORGANIZATION_ROLES.get(role, frozenset())
+    checked(body.scopes, held=held)  # before there is an account that no key would be for
+    made = ServiceAccounts(context.database).create(caller, project_id, body.name, role="owner", organization_role=role)
+    return Owner(made.id, project_id, caller.organization_id), held

@@ -1,0 +1,82 @@
+"""An organisation with two projects and one of each kind of person, everybody with a key: to ask routes of members with."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+from llmariner.tenancy.caller import Caller, Owner
+from llmariner.tenancy.custom_roles import CustomRoles
+from llmariner.tenancy.keys import NewKey
+from llmariner.tenancy.members import Members
+from llmariner.tenancy.organizations import Organizations
+from llmariner.tenancy.projects import NewProject, Projects
+from llmariner.tenancy.scopes import OWNER_SCOPES
+
+from .asking import Answer, Question
+from .conftest import Ask
+from .installation import Installation
+
+__all__ = ["Company"]
+
+_numbers = itertools.count()
+
+
+class Company:
+    """`people`: boss owns it, lead owns the project `vision`, mia and vic are member and viewer there, sam is member of
+    `speech`, rob reads the organisation. Names are those of `ask`; e-mails `NAME-NUMBER@example.org`."""
+
+    def __init__(self, installation: Installation, ask: Ask) -> None:
+        self._ask, self.context, self.number = ask, installation.context, next(_numbers)
+        database = self.context.database
+        admin = self.context.callers.of_user(installation.owner.user_id)
+        self.id = Organizations(database).create(admin, f"Company {self.number}").id
+        self.founder = self.context.callers.of_user(admin.user_id, self.id)
+        self.projects, self.members, self.roles = Projects(database), Members(database), CustomRoles(database)
+        self.vision, self.speech = self.project("Vision"), self.project("Speech")
+        self.people: dict[str, Caller] = {}
+        self.secrets: dict[str, str] = {}
+        self.hire("boss", "owner", self.vision)
+        self.hire("lead", "reader", self.vision, "owner")
+        self.hire("mia", "reader", self.vision, "member")
+        self.hire("vic", "reader", self.vision, "viewer")
+        self.hire("sam", "reader", self.speech, "member")
+        self.hire("rob", "reader")
+        self.secrets["admin"] = installation.keys.admin
+        self.secrets["stranger"] = installation.keys.stranger
+
+    def project(self, title: str) -> str:
+        """The id of a new project."""
+        return self.projects.create(self.founder, NewProject(title)).id
+
+    def email(self, name: str) -> str:
+        """Somebody's address."""
+        return f"{name}-{self.number}@example.org"
+
+    def hire(self, name: str, role: str, project_id: str | None = None, project_role: str | None = None) -> Caller:
+        """A new member with a key: of that project, or an admin key."""
+        user_id = self.members.add(self.founder, self.email(name), role).user_id
+        if project_id is not None and project_role is not None:
+            self.members.add_to_project(self.founder, project_id, user_id, project_role)
+        person = self.context.callers.of_user(user_id, self.id, project_id)
+        new = NewKey(f"{name}'s", OWNER_SCOPES)
+        if project_id is None:
+            _, self.secrets[name] = self.context.keys.create_admin(replace(person), new)
+        else:
+            _, self.secrets[name] = self.context.keys.create(Owner(user_id, project_id, self.id), new)
+        self.people[name] = person
+        return person
+
+    def ask(self, route: str, body: Any = None, *, by: str = "boss", query: str = "") -> Answer:
+        """Ask a function: `HERE`, `VISION`, `SPEECH` stand for ids, `MAIL(name)` for an address; `by` names who."""
+        for word, value in (("HERE", self.id), ("VISION", self.vision), ("SPEECH", self.speech)):
+            route = route.replace(word, value)
+        method, path = route.split()
+        headers = {"authorization": f"Bearer {self.secrets[by]}"} if by else {}
+        function = path.split("/")[2].partition(":")[0]
+        return self._ask(function, Question(method, path, body, headers, query))
+
+    def works(self, secret: str) -> bool:
+        """Whether somebody who shows it is let in."""
+        return self.context.callers.by_secret(secret) is not None

@@ -1,0 +1,115 @@
+"""Keys over HTTP: what they are bound to, whose they are, and what only an owner may say of them."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from .asking import Answer, check
+from .company import Company
+from .conftest import Ask
+from .installation import Installation
+
+KEYS = "/v1/api_keys"
+
+
+@pytest.fixture
+def company(installation: Installation, ask: Ask) -> Company:
+    return Company(installation, ask)
+
+
+def names(answer: Answer) -> list[str]:
+    assert answer.status == 200, answer.body
+    return sorted(key["name"] for key in answer.json["data"])
+
+
+def test_owners_see_the_keys_of_all_they_own(company: Company) -> None:
+    assert names(company.ask(f"GET {KEYS}")) == ["boss's", "lead's", "mia's", "sam's", "vic's"]
+    assert names(company.ask(f"GET {KEYS}", by="lead")) == ["boss's", "lead's", "mia's", "vic's"]
+    for name in ("mia", "vic", "sam"):
+        assert names(company.ask(f"GET {KEYS}", by=name)) == [f"{name}'s"]
+
+
+def test_what_a_key_is_bound_to_is_kept_and_changed(company: Company) -> None:
+    bound = {
+        "name": "bound",
+        "allowed_models": ["a/b"],
+        "allowed_sources": ["10.0.0.0/8"],
+        "scopes": ["api.model.read"],
+    }
+    made = company.ask(f"POST {KEYS}", {**bound, "expires_in_seconds": 60}, by="mia").json
+    assert {name: made[name] for name in bound} == bound
+    later = int(time.time()) + 3600
+    change = {"allowed_models": None, "expires_at": later, "scopes": ["api.files.read"], "name": "ignored"}
+    mask = "allowed_models,expires_at,scopes"
+    changed = company.ask(f"PATCH {KEYS}/{made['id']}", {**change, "update_mask": mask}, by="mia").json
+    assert (changed["allowed_models"], changed["expires_at"], changed["name"]) == (None, later, "bound")
+    assert (changed["scopes"], changed["allowed_sources"]) == (["api.files.read"], ["10.0.0.0/8"])
+    named = company.ask(f"PATCH {KEYS}/{made['id']}", {"name": "renamed"}, by="mia", query="update_mask=name")
+    assert named.json["name"] == "renamed"
+    more = company.ask(f"PATCH {KEYS}/{made['id']}", {"scopes": ["api.audit.read"]}, by="mia")
+    check(more, 400, None)
+    assert more.error["param"] == "scopes[0]"
+
+
+def test_only_an_owner_of_the_organisation_lifts_limits(company: Company) -> None:
+    for name in ("lead", "mia"):
+        made = company.ask(f"POST {KEYS}", {"name": f"free {name}", "excluded_from_rate_limiting": True}, by=name)
+        check(made, 403, "insufficient_permissions")
+        plain = company.ask(f"POST {KEYS}", {"name": f"plain {name}"}, by=name).json
+        lifted = company.ask(f"PATCH {KEYS}/{plain['id']}", {"excluded_from_rate_limiting": True}, by=name)
+        check(lifted, 403, "insufficient_permissions")
+        lifted = company.ask(f"PATCH {KEYS}/{plain['id']}", {"excluded_from_rate_limiting": True})
+        assert lifted.json["excluded_from_rate_limiting"] is True
+
+
+def test_a_key_of_another_is_not_there(company: Company) -> None:
+    [theirs] = [key for key in company.ask(f"GET {KEYS}").json["data"] if key["name"] == "vic's"]
+    path = f"{KEYS}/{theirs['id']}"
+    for by in ("mia", "sam", "stranger"):
+        check(company.ask(f"PATCH {path}", {"name": "stolen"}, by=by), 404, "not_found")
+        check(company.ask(f"POST {path}:rotate", {}, by=by), 404, "not_found")
+        check(company.ask(f"DELETE {path}", by=by), 404, "not_found")
+    assert company.works(company.secrets["vic"])
+    rotated = company.ask(f"POST {path}:rotate", {}, by="lead").json
+    assert (company.works(company.secrets["vic"]), company.works(rotated["secret"])) == (False, True)
+
+
+def test_a_key_is_made_in_the_project_that_is_named(company: Company) -> None:
+    there = {"name": "there", "project_id": company.speech, "organization_id": company.id}
+    assert company.ask(f"POST {KEYS}", there).json["project"]["title"] == "Speech"
+    check(company.ask(f"POST {KEYS}", there, by="mia"), 404, "not_found")
+    check(company.ask(f"POST {KEYS}", {"name": "x", "organization_id": "org_2"}), 404, "not_found")
+    check(company.ask(f"POST {KEYS}", {"name": "x", "project_id": "proj_nobody"}), 404, "not_found")
+    # The administrator of the installation reaches the organisations that they made.
+    assert company.ask(f"POST {KEYS}", {**there, "name": f"by admin {company.number}"}, by="admin").status == 200
+
+
+def test_a_service_account_is_made_with_its_key_and_ends_with_it(company: Company) -> None:
+    asked = {"name": "ci", "is_service_account": True, "role": "ORGANIZATION_ROLE_READER"}
+    made = company.ask(f"POST {KEYS}", asked).json
+    assert made["user"]["is_service_account"] is True
+    assert made["user"]["id"] == f"system:serviceaccount:{company.vision}:ci"
+    assert (made["organization_role"], made["project_role"]) == ("ORGANIZATION_ROLE_READER", "PROJECT_ROLE_OWNER")
+    check(company.ask(f"POST {KEYS}", asked), 409, "conflict")
+    check(company.ask(f"POST {KEYS}", {**asked, "name": "more"}, by="lead"), 403, "insufficient_permissions")
+    refused = company.ask(f"POST {KEYS}", {"name": "none", "is_service_account": True})
+    assert (refused.status, refused.error["param"]) == (400, "role")
+    refused = company.ask(f"POST {KEYS}", {**asked, "name": "none", "scopes": ["api.clusters.read"]})
+    assert (refused.status, refused.error["param"]) == (400, "scopes[0]")
+    assert company.ask(f"DELETE {KEYS}/{made['id']}").json["deleted"]
+    assert not company.works(made["secret"])
+    assert company.ask(f"POST {KEYS}", asked).status == 200
+
+
+def test_a_key_without_a_project_makes_none(company: Company) -> None:
+    role = company.roles.create(
+        company.founder,
+        "keys",
+        ["api.organizations.projects.api_keys.write", "api.organizations.projects.read"],
+    )
+    company.hire("kim", role.id)
+    check(company.ask(f"POST {KEYS}", {"name": "x"}, by="kim"), 400, "project_required")
+    named = company.ask(f"POST {KEYS}", {"name": "x", "project_id": company.vision}, by="kim")
+    check(named, 403, "insufficient_permissions")

@@ -1,0 +1,110 @@
+"""Who one is, whom one works with, and how one comes in by an invitation."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmariner.tenancy.invites import Invites, Promise
+
+from .asking import InProcess, Question, check
+from .company import Company
+from .conftest import Ask
+from .installation import Installation
+
+
+@pytest.fixture
+def company(installation: Installation, ask: Ask) -> Company:
+    return Company(installation, ask)
+
+
+def met(company: Company, by: str) -> dict[str, tuple[int, int]]:
+    """Whom somebody sees: name → how many roles in the organisation, in projects."""
+    answer = company.ask("GET /v1/users", by=by)
+    assert answer.status == 200, answer.body
+    ids = [each["id"] for each in answer.json["users"]]
+    assert ids == sorted(ids)
+    return {
+        each["id"].partition("-")[0].partition("@")[0]: (
+            len(each["organization_role_bindings"]),
+            len(each["project_role_bindings"]),
+        )
+        for each in answer.json["users"]
+    }
+
+
+def test_who_calls_is_told_with_their_roles(company: Company) -> None:
+    found = company.ask("GET /v1/users:getSelf", by="mia").json
+    assert (found["id"], found["is_service_account"], found["hidden"]) == (company.email("mia"), False, False)
+    [here] = found["organization_role_bindings"]
+    assert (here["organization_id"], here["role"]) == (company.id, "ORGANIZATION_ROLE_READER")
+    [there] = found["project_role_bindings"]
+    assert (there["project_id"], there["title"], there["role"]) == (company.vision, "Vision", "PROJECT_ROLE_MEMBER")
+
+
+def test_a_key_tells_its_own_place_only(company: Company) -> None:
+    company.members.add_to_project(company.founder, company.speech, company.people["mia"].user_id, "viewer")
+    found = company.ask("GET /v1/users:getSelf", by="mia").json
+    assert [each["title"] for each in found["project_role_bindings"]] == ["Vision"]
+
+
+def test_owners_see_everybody_and_others_those_they_work_with(company: Company) -> None:
+    # Who owned the organisation when a project was made is its member.
+    assert met(company, "boss") == {
+        "admin": (1, 2),
+        "boss": (1, 0),
+        "lead": (1, 1),
+        "mia": (1, 1),
+        "vic": (1, 1),
+        "sam": (1, 1),
+        "rob": (1, 0),
+    }
+    assert met(company, "mia") == {"admin": (0, 1), "lead": (0, 1), "mia": (0, 1), "vic": (0, 1)}
+    assert met(company, "rob") == {"rob": (0, 0)}
+    assert company.email("mia") not in str(company.ask("GET /v1/users", by="stranger").json)
+
+
+def invited(company: Company, *, project: bool = True) -> str:
+    invites = Invites(company.context.database, company.context.secrets.pepper)
+    promised = [Promise(company.vision)] if project else []
+    return invites.create(company.founder, company.email("ann"), "reader", promised)[1]
+
+
+def test_who_is_invited_comes_in_with_the_token_and_gets_a_key(company: Company) -> None:
+    token = invited(company)
+    accepted = company.ask("POST /v1/invitations:accept", {"token": token}, by="").json
+    assert (accepted["status"], accepted["organization_id"]) == ("accepted", company.id)
+    assert accepted["user"]["id"] == company.email("ann")
+    key = accepted["api_key"]
+    assert (key["project"]["id"], key["project_role"]) == (company.vision, "PROJECT_ROLE_MEMBER")
+    company.secrets["ann"] = key["secret"]
+    assert company.ask("GET /v1/users:getSelf", by="ann").json["id"] == company.email("ann")
+    again = company.ask("POST /v1/invitations:accept", {"token": token}, by="")
+    check(again, 404, "not_found")
+    assert "ann" in met(company, "mia")
+
+
+def test_who_is_invited_to_no_project_gets_no_key(company: Company) -> None:
+    accepted = company.ask("POST /v1/invitations:accept", {"token": invited(company, project=False)}, by="").json
+    assert accepted["api_key"] is None
+    assert [each["title"] for each in accepted["user"]["organization_role_bindings"]] == [f"Company {company.number}"]
+
+
+def test_where_people_sign_in_no_key_is_given_out(
+    company: Company, installation: Installation, in_process: InProcess
+) -> None:
+    from llmariner.boot import load
+    from llmariner.context import Context
+
+    from .children import CHECKOUT
+
+    application = load(CHECKOUT / "functions/invitations")
+    signing_in = {"LLMARINER_OIDC_ISSUER": "https://issuer.example.org", "LLMARINER_OIDC_CLIENT_ID": "llmariner"}
+    application.use(Context({**installation.environment, **signing_in}))
+    question = Question("POST", "/v1/invitations:accept", {"token": invited(company)})
+    accepted = in_process.ask(application, question)
+    assert (accepted.status, accepted.json["api_key"]) == (200, None)
+
+
+@pytest.mark.parametrize("token", ["", "inv-unknown", "x" * 5000, "\u0000", "ä"])
+def test_a_token_that_is_no_good_lets_nobody_in(company: Company, token: str) -> None:
+    check(company.ask("POST /v1/invitations:accept", {"token": token}, by=""), 404, "not_found")
