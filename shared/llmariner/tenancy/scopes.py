@@ -5,6 +5,7 @@ from __future__ import annotations
 from llmariner.errors import InvalidRequest
 
 __all__ = [
+    "ADMIN_KEY_SCOPES",
     "ALL_SCOPES",
     "ORGANIZATION_ROLES",
     "OWNER_SCOPES",
@@ -44,6 +45,13 @@ _OF_THE_TENANT = frozenset({"api.k8s.clusterscope.read", "api.k8s.namespaced.wri
 OWNER_SCOPES: frozenset[str] = _WORK | _OF_A_PROJECT | _OF_AN_ORGANIZATION | _pairs("api.clusters") | {"api.audit.read"}
 ALL_SCOPES: frozenset[str] = OWNER_SCOPES | _OF_THE_TENANT
 VIEWER_SCOPES: frozenset[str] = _reads(_WORK | _OF_A_PROJECT)
+# An admin key administers and sees what was used; it works in no project.
+ADMIN_KEY_SCOPES: frozenset[str] = (
+    _OF_A_PROJECT
+    | _OF_AN_ORGANIZATION
+    | _pairs("api.organizations.projects.api_keys", "api.clusters")
+    | {"api.audit.read", "api.api_usages.read", "api.selfuser.read"}
+)
 
 ORGANIZATION_ROLES: dict[str, frozenset[str]] = {
     "owner": OWNER_SCOPES,

@@ -1,0 +1,73 @@
+"""/v1/organization/admin_api_keys: keys that administer the organisation and use no project, in OpenAI's shape."""
+
+from typing import Annotated, Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmariner.context import Context
+from llmariner.http.administration import administers
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of
+from llmariner.http.function import Application, function
+from llmariner.http.lists import Cursor, Limit, Order, listed
+from llmariner.tenancy import openai_shapes as shapes
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.directory import Directory, Paging
+from llmariner.tenancy.keys import NewKey, View
+from llmariner.tenancy.scopes import ADMIN_KEY_SCOPES
+
+Reader = Annotated[Caller, administers("api.organizations.read")]
+Writer = Annotated[Caller, administers("api.organizations.write")]
+
+
+class AdminKeyBody(BaseModel):
+    """POST of an admin key. `expires_in_seconds` None: never."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    expires_in_seconds: int | None = Field(default=None, ge=1, le=10 * 365 * 86400)
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("organization_admin_api_keys", context)
+    app.get("/v1/organization/admin_api_keys")(list_keys)
+    app.post("/v1/organization/admin_api_keys")(create_key)
+    app.get("/v1/organization/admin_api_keys/{key_id}")(get_key)
+    app.delete("/v1/organization/admin_api_keys/{key_id}")(delete_key)
+    return app
+
+
+def list_keys(
+    request: Request, caller: Reader, after: Cursor = None, limit: Limit = 20, order: Order = "desc"
+) -> dict[str, Any]:
+    """The live ones, newest first unless asked otherwise."""
+    rows, more = _directory(request).admin_keys(caller.organization_id, Paging(after, limit, order))
+    return listed([shapes.admin_key(row) for row in rows], has_more=more)
+
+
+def create_key(request: Request, caller: Writer, body: AdminKeyBody) -> dict[str, Any]:
+    """Make one that acts for the caller, with no more rights than these; its secret is in this answer only."""
+    new = NewKey(body.name, ADMIN_KEY_SCOPES & caller.scopes, expires_in=body.expires_in_seconds)
+    made, secret = context_of(request).keys.create_admin(caller, new)
+    return shapes.admin_key(_directory(request).admin_key(caller.organization_id, made.id), secret)
+
+
+def get_key(request: Request, caller: Reader, key_id: str) -> dict[str, Any]:
+    """One of them."""
+    return shapes.admin_key(_directory(request).admin_key(caller.organization_id, key_id))
+
+
+def delete_key(request: Request, caller: Writer, key_id: str) -> dict[str, Any]:
+    """End it, everywhere within seconds."""
+    context_of(request).keys.revoke(View(caller.organization_id, kind="admin"), key_id, actor=caller)
+    return shapes.deleted("organization.admin_api_key", key_id)
+
+
+def _directory(request: Request) -> Directory:
+    return Directory(context_of(request).database)
+
+
+handle = function(build)

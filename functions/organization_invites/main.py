@@ -1,0 +1,87 @@
+"""/v1/organization/invites: who is asked in, in OpenAI's shape. The token is shown to who invites, once."""
+
+from typing import Annotated, Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmariner.context import Context
+from llmariner.http.administration import administers
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of
+from llmariner.http.function import Application, function
+from llmariner.http.lists import Cursor, Limit, listed
+from llmariner.tenancy import openai_shapes as shapes
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.directory import Directory, Paging
+from llmariner.tenancy.invites import Invites, Promise
+
+Reader = Annotated[Caller, administers("api.organizations.users.read")]
+Writer = Annotated[Caller, administers("api.organizations.users.write")]
+
+
+class PromisedProject(BaseModel):
+    """A project that the invited person will be in."""
+
+    model_config = ConfigDict(strict=True)
+
+    id: str
+    role: str = "member"
+
+
+class InviteBody(BaseModel):
+    """POST of an invitation."""
+
+    model_config = ConfigDict(strict=True)
+
+    email: str
+    role: str = "reader"
+    projects: list[PromisedProject] = []
+    expires_in_seconds: int | None = Field(default=None, ge=1)
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("organization_invites", context)
+    app.get("/v1/organization/invites")(list_invites)
+    app.post("/v1/organization/invites")(create_invite)
+    app.get("/v1/organization/invites/{invite_id}")(get_invite)
+    app.delete("/v1/organization/invites/{invite_id}")(delete_invite)
+    return app
+
+
+def list_invites(request: Request, caller: Reader, after: Cursor = None, limit: Limit = 20) -> dict[str, Any]:
+    """All but those taken back, newest first."""
+    rows, more = _directory(request).invites(caller.organization_id, Paging(after, limit))
+    return listed([shapes.invite(row) for row in rows], has_more=more)
+
+
+def create_invite(request: Request, caller: Writer, body: InviteBody) -> dict[str, Any]:
+    """Ask somebody in. `token` is in this answer only: nothing is sent, hand it over yourself."""
+    promises = [Promise(each.id, each.role) for each in body.projects]
+    lasting = {} if body.expires_in_seconds is None else {"expires_in": body.expires_in_seconds}
+    made, token = _invites(request).create(caller, body.email, body.role, promises, **lasting)
+    return {**get_invite(request, caller, made.id), "token": token}
+
+
+def get_invite(request: Request, caller: Reader, invite_id: str) -> dict[str, Any]:
+    """One of them."""
+    return shapes.invite(_directory(request).invite(caller.organization_id, invite_id))
+
+
+def delete_invite(request: Request, caller: Writer, invite_id: str) -> dict[str, Any]:
+    """Take it back."""
+    _invites(request).revoke(caller, invite_id)
+    return shapes.deleted("organization.invite", invite_id)
+
+
+def _invites(request: Request) -> Invites:
+    context = context_of(request)
+    return Invites(context.database, context.secrets.pepper)
+
+
+def _directory(request: Request) -> Directory:
+    return Directory(context_of(request).database)
+
+
+handle = function(build)

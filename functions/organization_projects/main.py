@@ -1,0 +1,352 @@
+"""/v1/organization/projects: projects, who is in them, their service accounts, keys and models, in OpenAI's admin shape."""
+
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest
+from llmariner.http.administration import administers
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of
+from llmariner.http.function import Application, function
+from llmariner.http.lists import Cursor, Limit, listed
+from llmariner.tenancy import openai_shapes as shapes
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.directory import Access, Directory, Paging
+from llmariner.tenancy.granting import owns
+from llmariner.tenancy.keys import ApiKey, NewKey, Owner, View
+from llmariner.tenancy.members import Members
+from llmariner.tenancy.projects import NewProject, Projects
+from llmariner.tenancy.scopes import checked
+from llmariner.tenancy.service_accounts import ServiceAccounts
+from llmariner.tenancy.standing import standing
+
+Reader = Annotated[Caller, administers("api.organizations.projects.read")]
+Writer = Annotated[Caller, administers("api.organizations.projects.write")]
+UsersReader = Annotated[Caller, administers("api.organizations.projects.users.read")]
+UsersWriter = Annotated[Caller, administers("api.organizations.projects.users.write")]
+KeysReader = Annotated[Caller, administers("api.organizations.projects.api_keys.read")]
+KeysWriter = Annotated[Caller, administers("api.organizations.projects.api_keys.write")]
+
+Seconds = Annotated[int | None, Field(ge=1, le=10 * 365 * 86400)]
+_PREFIX = "/v1/organization/projects"
+
+
+class Body(BaseModel):
+    """Fields that we do not know are passed over: clients send new ones early."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class ProjectBody(Body):
+    """POST of a project."""
+
+    name: str | None = None
+
+
+class ModelsBody(Body):
+    """POST of a project's model permissions."""
+
+    mode: Literal["allow_list", "deny_list"]
+    model_ids: list[str]
+
+
+class NewUserBody(Body):
+    """POST to a project's users: one of the organisation's people, by id or address."""
+
+    role: str
+    user_id: str | None = None
+    email: str | None = None
+
+
+class RoleBody(Body):
+    """POST of a project's user."""
+
+    role: str | None = None
+
+
+class NewAccountBody(Body):
+    """POST to a project's service accounts."""
+
+    name: str
+    role: str = "member"
+    create_service_account_only: bool | None = None
+    expires_in_seconds: Seconds = None
+
+
+class AccountBody(Body):
+    """POST of a service account."""
+
+    name: str | None = None
+    role: str | None = None
+
+
+class NewKeyBody(Body):
+    """POST to the keys of a service account, or, where it is the caller's own, of a project."""
+
+    name: str = ""
+    scopes: list[str] | None = None
+    expires_in_seconds: Seconds = None
+
+
+class KeyBody(Body):
+    """POST of a key."""
+
+    scopes: list[str] | None = None
+    expires_in_seconds: Seconds = None
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("organization_projects", context)
+    one, users, accounts, keys = (
+        f"{_PREFIX}/{{project_id}}{rest}" for rest in ("", "/users", "/service_accounts", "/api_keys")
+    )
+    app.get(_PREFIX)(list_projects)
+    app.post(_PREFIX)(create_project)
+    app.get(one)(get_project)
+    app.post(one)(update_project)
+    app.post(f"{one}/archive")(archive_project)
+    app.get(f"{one}/model_permissions")(get_models)
+    app.post(f"{one}/model_permissions")(set_models)
+    app.delete(f"{one}/model_permissions")(clear_models)
+    app.get(users)(list_users)
+    app.post(users)(add_user)
+    app.get(f"{users}/{{user_id}}")(get_user)
+    app.post(f"{users}/{{user_id}}")(update_user)
+    app.delete(f"{users}/{{user_id}}")(remove_user)
+    app.get(accounts)(list_accounts)
+    app.post(accounts)(create_account)
+    app.get(f"{accounts}/{{account_id}}")(get_account)
+    app.post(f"{accounts}/{{account_id}}")(update_account)
+    app.delete(f"{accounts}/{{account_id}}")(delete_account)
+    app.post(f"{accounts}/{{account_id}}/api_keys")(create_account_key)
+    app.get(keys)(list_keys)
+    app.post(keys)(create_key)
+    app.get(f"{keys}/{{key_id}}")(get_key)
+    app.post(f"{keys}/{{key_id}}")(update_key)
+    app.delete(f"{keys}/{{key_id}}")(delete_key)
+    return app
+
+
+def list_projects(
+    request: Request, caller: Reader, after: Cursor = None, limit: Limit = 20, include_archived: bool = False
+) -> dict[str, Any]:
+    """The organisation's projects, newest first."""
+    rows, more = _directory(request).projects(caller.organization_id, Paging(after, limit), archived=include_archived)
+    return listed([shapes.project(row) for row in rows], has_more=more)
+
+
+def create_project(request: Request, caller: Writer, body: ProjectBody) -> dict[str, Any]:
+    """Make one; its owners are those of the organisation."""
+    if body.name is None:
+        raise InvalidRequest("Missing required parameter: 'name'.", param="name", code="missing_required_parameter")
+    made = _projects(request).create(caller, NewProject(body.name))
+    return _shown(request, caller, made.id)
+
+
+def get_project(request: Request, caller: Reader, project_id: str) -> dict[str, Any]:
+    """One, archived or not."""
+    return _shown(request, caller, project_id)
+
+
+def update_project(request: Request, caller: Writer, project_id: str, body: ProjectBody) -> dict[str, Any]:
+    """Rename it."""
+    if body.name is not None:
+        _projects(request).rename(caller, project_id, body.name)
+    return _shown(request, caller, project_id)
+
+
+def archive_project(request: Request, caller: Writer, project_id: str) -> dict[str, Any]:
+    """End it and keep it: its keys are no good from now on."""
+    _projects(request).archive(caller, project_id)
+    return _shown(request, caller, project_id)
+
+
+def get_models(request: Request, caller: Reader, project_id: str) -> dict[str, Any]:
+    """Which models may be used in it."""
+    return shapes.model_permissions(_directory(request).project(caller.organization_id, project_id))
+
+
+def set_models(request: Request, caller: Writer, project_id: str, body: ModelsBody) -> dict[str, Any]:
+    """Only these, or all but these."""
+    mode = "allow" if body.mode == "allow_list" else "deny"
+    _projects(request).set_models(caller, project_id, mode, body.model_ids)
+    return get_models(request, caller, project_id)
+
+
+def clear_models(request: Request, caller: Writer, project_id: str) -> dict[str, Any]:
+    """All models again."""
+    _projects(request).set_models(caller, project_id, None, ())
+    return {"object": "project.model_permissions.deleted", "deleted": True}
+
+
+def list_users(
+    request: Request, caller: UsersReader, project_id: str, after: Cursor = None, limit: Limit = 20
+) -> dict[str, Any]:
+    """The people in it, newest members first."""
+    rows, more = _directory(request).project_users(caller.organization_id, project_id, Paging(after, limit))
+    return listed([shapes.project_user(row) for row in rows], has_more=more)
+
+
+def add_user(request: Request, caller: UsersWriter, project_id: str, body: NewUserBody) -> dict[str, Any]:
+    """Let one of the organisation's people into it."""
+    user_id = body.user_id
+    if (user_id is None) is (body.email is None):
+        raise InvalidRequest("Say who: either 'user_id' or 'email'.", param="user_id")
+    if body.email is not None:
+        user_id = _directory(request).person_with_email(caller.organization_id, body.email).id
+    Members(context_of(request).database).add_to_project(caller, project_id, str(user_id), body.role)
+    return get_user(request, caller, project_id, str(user_id))
+
+
+def get_user(request: Request, caller: UsersReader, project_id: str, user_id: str) -> dict[str, Any]:
+    """One of the people in it."""
+    return shapes.project_user(_directory(request).project_user(caller.organization_id, project_id, user_id))
+
+
+def update_user(request: Request, caller: UsersWriter, project_id: str, user_id: str, body: RoleBody) -> dict[str, Any]:
+    """Give them another role in it."""
+    if body.role is not None:
+        Members(context_of(request).database).set_role_in_project(caller, project_id, user_id, body.role)
+    return get_user(request, caller, project_id, user_id)
+
+
+def remove_user(request: Request, caller: UsersWriter, project_id: str, user_id: str) -> dict[str, Any]:
+    """Take them out of it; their keys there end."""
+    gone = Members(context_of(request).database).remove_from_project(caller, project_id, user_id)
+    return {**shapes.deleted("organization.project.user", user_id), "removed": gone}
+
+
+def list_accounts(
+    request: Request, caller: UsersReader, project_id: str, after: Cursor = None, limit: Limit = 20
+) -> dict[str, Any]:
+    """Its service accounts, newest first."""
+    rows, more = _directory(request).service_accounts(caller.organization_id, project_id, Paging(after, limit))
+    return listed([shapes.service_account(row) for row in rows], has_more=more)
+
+
+def create_account(request: Request, caller: UsersWriter, project_id: str, body: NewAccountBody) -> dict[str, Any]:
+    """Make one, and unless it is not wanted a key of it, whose secret is in this answer only."""
+    made = _accounts(request).create(caller, project_id, body.name, role=body.role)
+    shown: dict[str, Any] = {**get_account(request, caller, project_id, made.id), "api_key": None}
+    if not body.create_service_account_only:
+        key = NewKeyBody(name="Secret Key", expires_in_seconds=body.expires_in_seconds)
+        shown["api_key"] = create_account_key(request, caller, project_id, made.id, key)
+    return shown
+
+
+def get_account(request: Request, caller: UsersReader, project_id: str, account_id: str) -> dict[str, Any]:
+    """One of its service accounts."""
+    return shapes.service_account(_directory(request).service_account(caller.organization_id, project_id, account_id))
+
+
+def update_account(
+    request: Request, caller: UsersWriter, project_id: str, account_id: str, body: AccountBody
+) -> dict[str, Any]:
+    """Rename it, or give it another role."""
+    if body.name is not None or body.role is not None:
+        _accounts(request).update(caller, project_id, account_id, name=body.name, role=body.role)
+    return get_account(request, caller, project_id, account_id)
+
+
+def delete_account(request: Request, caller: UsersWriter, project_id: str, account_id: str) -> dict[str, Any]:
+    """End it, and with it its keys."""
+    gone = _accounts(request).delete(caller, project_id, account_id)
+    return {**shapes.deleted("organization.project.service_account", account_id), "removed": gone}
+
+
+def create_account_key(
+    request: Request, caller: KeysWriter, project_id: str, account_id: str, body: NewKeyBody
+) -> dict[str, Any]:
+    """Another key of a service account; its secret is in this answer only."""
+    _directory(request).service_account(caller.organization_id, project_id, account_id)
+    key, secret = _make_key(request, caller, project_id, account_id, body)
+    return {**shapes.made_key(key, secret), "object": "organization.project.service_account.api_key"}
+
+
+def list_keys(
+    request: Request,
+    caller: KeysReader,
+    project_id: str,
+    after: Cursor = None,
+    limit: Limit = 20,
+    owner_project_access: Access = "any",
+) -> dict[str, Any]:
+    """Its live keys, newest first; of secrets only what they are recognised by."""
+    paging = Paging(after, limit)
+    rows, more = _directory(request).project_keys(caller.organization_id, project_id, paging, owner_project_access)
+    return listed([shapes.project_key(row) for row in rows], has_more=more)
+
+
+def create_key(request: Request, caller: KeysWriter, project_id: str, body: NewKeyBody) -> dict[str, Any]:
+    """A key of the caller's own in it, which OpenAI's API has no call for; its secret is in this answer only."""
+    key, secret = _make_key(request, caller, project_id, caller.user_id, body)
+    return {**get_key(request, caller, project_id, key.id), "value": secret}
+
+
+def get_key(request: Request, caller: KeysReader, project_id: str, key_id: str) -> dict[str, Any]:
+    """One of its keys."""
+    return shapes.project_key(_directory(request).project_key(caller.organization_id, project_id, key_id))
+
+
+def update_key(request: Request, caller: KeysWriter, project_id: str, key_id: str, body: KeyBody) -> dict[str, Any]:
+    """Change what it may do, and when it ends."""
+    row = _directory(request).project_key(caller.organization_id, project_id, key_id)
+    changes: dict[str, Any] = {}
+    if body.scopes is not None:
+        if not body.scopes:
+            raise InvalidRequest("'scopes' must not be empty: delete the key instead.", param="scopes")
+        changes["scopes"] = _scopes(request, caller, project_id, row.user_id, body.scopes)
+    if body.expires_in_seconds is not None:
+        changes["expires_at"] = int(time.time()) + body.expires_in_seconds
+    if changes:
+        context_of(request).keys.update(View(caller.organization_id, project_id), key_id, **changes, actor=caller)
+    return get_key(request, caller, project_id, key_id)
+
+
+def delete_key(request: Request, caller: KeysWriter, project_id: str, key_id: str) -> dict[str, Any]:
+    """End it, everywhere within seconds."""
+    _directory(request).project(caller.organization_id, project_id)
+    context_of(request).keys.revoke(View(caller.organization_id, project_id), key_id, actor=caller)
+    return shapes.deleted("organization.project.api_key", key_id)
+
+
+def _directory(request: Request) -> Directory:
+    return Directory(context_of(request).database)
+
+
+def _projects(request: Request) -> Projects:
+    return Projects(context_of(request).database)
+
+
+def _accounts(request: Request) -> ServiceAccounts:
+    return ServiceAccounts(context_of(request).database)
+
+
+def _shown(request: Request, caller: Caller, project_id: str) -> dict[str, Any]:
+    return shapes.project(_directory(request).project(caller.organization_id, project_id))
+
+
+def _make_key(request: Request, caller: Caller, project_id: str, user_id: str, body: NewKeyBody) -> tuple[ApiKey, str]:
+    if _directory(request).project(caller.organization_id, project_id).archived_at is not None:
+        raise InvalidRequest("The project is archived; no key of it would be good.", param="project_id")
+    new = NewKey(
+        name=body.name or f"Key of {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}",
+        scopes=_scopes(request, caller, project_id, user_id, body.scopes),
+        expires_in=body.expires_in_seconds,
+    )
+    return context_of(request).keys.create(Owner(user_id, project_id, caller.organization_id), new, actor=caller)
+
+
+def _scopes(request: Request, caller: Caller, project_id: str, user_id: str, asked: list[str] | None) -> frozenset[str]:
+    """What a key of that user may carry there: nothing the user does not hold, nor, but for owners, the caller."""
+    with context_of(request).database.read() as session:
+        held = standing(session, user_id, caller.organization_id, project_id).scopes
+    return checked(asked, held=held if owns(caller) else held & caller.scopes)
+
+
+handle = function(build)

@@ -1,0 +1,97 @@
+"""/v1/organization/roles: the roles that are there everywhere, and those that the organisation made, in OpenAI's shape."""
+
+from typing import Annotated, Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict
+
+from llmariner.context import Context
+from llmariner.http.administration import administers
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of
+from llmariner.http.function import Application, function
+from llmariner.http.lists import Cursor, Limit, Order
+from llmariner.tenancy import openai_shapes as shapes
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.custom_roles import CustomRoles
+from llmariner.tenancy.directory import Directory
+
+Reader = Annotated[Caller, administers("api.organizations.users.read")]
+Writer = Annotated[Caller, administers("api.organizations.users.write")]
+
+
+class NewRoleBody(BaseModel):
+    """POST of a new role. `permissions` are scopes."""
+
+    model_config = ConfigDict(strict=True)
+
+    role_name: str
+    permissions: list[str]
+    description: str | None = None
+
+
+class RoleBody(BaseModel):
+    """POST of a role; what is not said stays."""
+
+    model_config = ConfigDict(strict=True)
+
+    role_name: str | None = None
+    permissions: list[str] | None = None
+    description: str | None = None
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("organization_roles", context)
+    app.get("/v1/organization/roles")(list_roles)
+    app.post("/v1/organization/roles")(create_role)
+    app.get("/v1/organization/roles/{role_id}")(get_role)
+    app.post("/v1/organization/roles/{role_id}")(update_role)
+    app.delete("/v1/organization/roles/{role_id}")(delete_role)
+    return app
+
+
+def list_roles(
+    request: Request, caller: Reader, after: Cursor = None, limit: Limit = 100, order: Order = "asc"
+) -> dict[str, Any]:
+    """Those that are there everywhere, then the organisation's own, oldest first unless asked otherwise."""
+    made = _directory(request).roles(caller.organization_id, None)
+    return shapes.roles_page(made, of_projects=False, after=after, limit=limit, order=order)
+
+
+def create_role(request: Request, caller: Writer, body: NewRoleBody) -> dict[str, Any]:
+    """Make one; only scopes that the caller holds."""
+    description = body.description or ""
+    made = _roles(request).create(caller, body.role_name, body.permissions, description=description)
+    return get_role(request, caller, made.id)
+
+
+def get_role(request: Request, caller: Reader, role_id: str) -> dict[str, Any]:
+    """One of them."""
+    made = _directory(request).roles(caller.organization_id, None)
+    return shapes.find_role(made, role_id, of_projects=False)
+
+
+def update_role(request: Request, caller: Writer, role_id: str, body: RoleBody) -> dict[str, Any]:
+    """Change it for everybody who has it; those that are there everywhere don't change."""
+    shapes.check_made_role(get_role(request, caller, role_id))
+    _roles(request).update(caller, role_id, name=body.role_name, scopes=body.permissions, description=body.description)
+    return get_role(request, caller, role_id)
+
+
+def delete_role(request: Request, caller: Writer, role_id: str) -> dict[str, Any]:
+    """Remove it, unless somebody has it."""
+    shapes.check_made_role(get_role(request, caller, role_id))
+    _roles(request).delete(caller, role_id)
+    return {"id": role_id, "object": "role.deleted", "deleted": True}
+
+
+def _roles(request: Request) -> CustomRoles:
+    return CustomRoles(context_of(request).database)
+
+
+def _directory(request: Request) -> Directory:
+    return Directory(context_of(request).database)
+
+
+handle = function(build)

@@ -1,0 +1,129 @@
+"""/v1/organization/users: the organisation's people and their roles in it, in OpenAI's admin shape."""
+
+from typing import Annotated, Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest
+from llmariner.http.administration import administers
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of
+from llmariner.http.function import Application, function
+from llmariner.http.lists import Cursor, Limit, listed, listed_with_next, values
+from llmariner.tenancy import openai_shapes as shapes
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.directory import Directory, Paging
+from llmariner.tenancy.members import Members
+
+Reader = Annotated[Caller, administers("api.organizations.users.read")]
+Writer = Annotated[Caller, administers("api.organizations.users.write")]
+
+
+class UserBody(BaseModel):
+    """POST of a user. `role` and `role_id` mean the same; what else OpenAI keeps of a person is passed over."""
+
+    model_config = ConfigDict(strict=True)
+
+    role: str | None = None
+    role_id: str | None = None
+
+
+class AssignmentBody(BaseModel):
+    """POST of a role to a user."""
+
+    model_config = ConfigDict(strict=True)
+
+    role_id: str
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("organization_users", context)
+    app.get("/v1/organization/users")(list_users)
+    app.get("/v1/organization/users/{user_id}")(get_user)
+    app.post("/v1/organization/users/{user_id}")(update_user)
+    app.delete("/v1/organization/users/{user_id}")(remove_user)
+    app.get("/v1/organization/users/{user_id}/roles")(list_roles)
+    app.post("/v1/organization/users/{user_id}/roles")(assign_role)
+    app.get("/v1/organization/users/{user_id}/roles/{role_id}")(get_role)
+    app.delete("/v1/organization/users/{user_id}/roles/{role_id}")(unassign_role)
+    return app
+
+
+def list_users(request: Request, caller: Reader, after: Cursor = None, limit: Limit = 20) -> dict[str, Any]:
+    """The organisation's people, newest members first. Filter: emails."""
+    paging = Paging(after, limit)
+    rows, more = _directory(request).people(caller.organization_id, paging, values(request, "emails"))
+    return listed(_rendered(request, caller, rows), has_more=more)
+
+
+def get_user(request: Request, caller: Reader, user_id: str) -> dict[str, Any]:
+    """One of them."""
+    [shown] = _rendered(request, caller, [_directory(request).person(caller.organization_id, user_id)])
+    return shown
+
+
+def update_user(request: Request, caller: Writer, user_id: str, body: UserBody) -> dict[str, Any]:
+    """Give them another role."""
+    if body.role and body.role_id and body.role != body.role_id:
+        raise InvalidRequest("Say 'role' or 'role_id', not both.", param="role_id")
+    if role := body.role or body.role_id:
+        _members(request).set_role(caller, user_id, role)
+    return get_user(request, caller, user_id)
+
+
+def remove_user(request: Request, caller: Writer, user_id: str) -> dict[str, Any]:
+    """End their membership; their keys and places in projects end with it."""
+    gone = _members(request).remove(caller, user_id)
+    return {**shapes.deleted("organization.user", user_id), "removed": gone}
+
+
+def list_roles(request: Request, caller: Reader, user_id: str) -> dict[str, Any]:
+    """The one role that a person has in an organisation."""
+    person = _directory(request).person(caller.organization_id, user_id)
+    return listed_with_next([_role(request, caller, person.role)], has_more=False)
+
+
+def assign_role(request: Request, caller: Writer, user_id: str, body: AssignmentBody) -> dict[str, Any]:
+    """Give them that role; it takes the place of the one they had."""
+    _members(request).set_role(caller, user_id, body.role_id)
+    role, user = _role(request, caller, body.role_id), get_user(request, caller, user_id)
+    return {"object": "user.role", "role": role, "user": user}
+
+
+def get_role(request: Request, caller: Reader, user_id: str, role_id: str) -> dict[str, Any]:
+    """Their role, if it is that one."""
+    person = _directory(request).person(caller.organization_id, user_id)
+    shapes.check_has_role(person, role_id)
+    return _role(request, caller, role_id)
+
+
+def unassign_role(request: Request, caller: Writer, user_id: str, role_id: str) -> dict[str, Any]:
+    """Take it from them; what is left is a reader."""
+    shapes.check_has_role(_directory(request).person(caller.organization_id, user_id), role_id)
+    if role_id == "reader":
+        raise InvalidRequest("Every member is a reader at least: remove the user instead.", param="role_id")
+    _members(request).set_role(caller, user_id, "reader")
+    return {"object": "user.role.deleted", "deleted": True}
+
+
+def _rendered(request: Request, caller: Caller, rows: Any) -> list[dict[str, Any]]:
+    memberships = _directory(request).memberships(caller.organization_id, [row.id for row in rows])
+    return [shapes.person(row, memberships[row.id]) for row in rows]
+
+
+def _role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
+    return shapes.find_role(_directory(request).roles(caller.organization_id, None), role_id, of_projects=False)
+
+
+def _members(request: Request) -> Members:
+    return Members(context_of(request).database)
+
+
+def _directory(request: Request) -> Directory:
+    return Directory(context_of(request).database)
+
+
+handle = function(build)

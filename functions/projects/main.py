@@ -1,0 +1,167 @@
+"""/v1/projects/{id}/roles and /users: roles inside a project, in OpenAI's shape, whose paths have no `organization` here."""
+
+from typing import Annotated, Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest
+from llmariner.http.administration import administers
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of
+from llmariner.http.function import Application, function
+from llmariner.http.lists import Cursor, Limit, Order, listed_with_next
+from llmariner.tenancy import openai_shapes as shapes
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.custom_roles import CustomRoles
+from llmariner.tenancy.directory import Directory
+from llmariner.tenancy.members import Members
+
+Reader = Annotated[Caller, administers("api.organizations.projects.users.read")]
+Writer = Annotated[Caller, administers("api.organizations.projects.users.write")]
+
+
+class NewRoleBody(BaseModel):
+    """POST of a new role. `permissions` are scopes."""
+
+    model_config = ConfigDict(strict=True)
+
+    role_name: str
+    permissions: list[str]
+    description: str | None = None
+
+
+class RoleBody(BaseModel):
+    """POST of a role; what is not said stays."""
+
+    model_config = ConfigDict(strict=True)
+
+    role_name: str | None = None
+    permissions: list[str] | None = None
+    description: str | None = None
+
+
+class AssignmentBody(BaseModel):
+    """POST of a role to a user."""
+
+    model_config = ConfigDict(strict=True)
+
+    role_id: str
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("projects", context)
+    roles, assigned = "/v1/projects/{project_id}/roles", "/v1/projects/{project_id}/users/{user_id}/roles"
+    app.get(roles)(list_roles)
+    app.post(roles)(create_role)
+    app.get(f"{roles}/{{role_id}}")(get_role)
+    app.post(f"{roles}/{{role_id}}")(update_role)
+    app.delete(f"{roles}/{{role_id}}")(delete_role)
+    app.get(assigned)(list_assigned)
+    app.post(assigned)(assign_role)
+    app.get(f"{assigned}/{{role_id}}")(get_assigned)
+    app.delete(f"{assigned}/{{role_id}}")(unassign_role)
+    return app
+
+
+def list_roles(
+    request: Request,
+    caller: Reader,
+    project_id: str,
+    after: Cursor = None,
+    limit: Limit = 100,
+    order: Order = "asc",
+) -> dict[str, Any]:
+    """Those of every project, then this one's own, oldest first unless asked otherwise."""
+    return shapes.roles_page(
+        _made(request, caller, project_id), of_projects=True, after=after, limit=limit, order=order
+    )
+
+
+def create_role(request: Request, caller: Writer, project_id: str, body: NewRoleBody) -> dict[str, Any]:
+    """Make one for this project; only scopes that the caller holds."""
+    made = _roles(request).create(
+        caller, body.role_name, body.permissions, description=body.description or "", project_id=project_id
+    )
+    return get_role(request, caller, project_id, made.id)
+
+
+def get_role(request: Request, caller: Reader, project_id: str, role_id: str) -> dict[str, Any]:
+    """One of them."""
+    return shapes.find_role(_made(request, caller, project_id), role_id, of_projects=True)
+
+
+def update_role(request: Request, caller: Writer, project_id: str, role_id: str, body: RoleBody) -> dict[str, Any]:
+    """Change it for everybody who has it; those of every project don't change."""
+    shapes.check_made_role(get_role(request, caller, project_id, role_id))
+    _roles(request).update(caller, role_id, name=body.role_name, scopes=body.permissions, description=body.description)
+    return get_role(request, caller, project_id, role_id)
+
+
+def delete_role(request: Request, caller: Writer, project_id: str, role_id: str) -> dict[str, Any]:
+    """Remove it, unless somebody has it."""
+    shapes.check_made_role(get_role(request, caller, project_id, role_id))
+    _roles(request).delete(caller, role_id)
+    return {"id": role_id, "object": "role.deleted", "deleted": True}
+
+
+def list_assigned(request: Request, caller: Reader, project_id: str, user_id: str) -> dict[str, Any]:
+    """The one role that a person has in a project."""
+    member = _directory(request).project_user(caller.organization_id, project_id, user_id)
+    return listed_with_next([_any_role(request, caller, project_id, member.role)], has_more=False)
+
+
+def assign_role(
+    request: Request, caller: Writer, project_id: str, user_id: str, body: AssignmentBody
+) -> dict[str, Any]:
+    """Give them that role in the project; it takes the place of the one they had."""
+    Members(context_of(request).database).set_role_in_project(caller, project_id, user_id, body.role_id)
+    directory = _directory(request)
+    memberships = directory.memberships(caller.organization_id, [user_id])[user_id]
+    return {
+        "object": "user.role",
+        "role": _any_role(request, caller, project_id, body.role_id),
+        "user": shapes.person(directory.person(caller.organization_id, user_id), memberships),
+    }
+
+
+def get_assigned(request: Request, caller: Reader, project_id: str, user_id: str, role_id: str) -> dict[str, Any]:
+    """Their role, if it is that one."""
+    member = _directory(request).project_user(caller.organization_id, project_id, user_id)
+    shapes.check_has_role(member, role_id)
+    return _any_role(request, caller, project_id, role_id)
+
+
+def unassign_role(request: Request, caller: Writer, project_id: str, user_id: str, role_id: str) -> dict[str, Any]:
+    """Take it from them; what is left is a viewer."""
+    shapes.check_has_role(_directory(request).project_user(caller.organization_id, project_id, user_id), role_id)
+    if role_id == "viewer":
+        raise InvalidRequest("Whoever is in a project is a viewer at least: remove the user instead.", param="role_id")
+    Members(context_of(request).database).set_role_in_project(caller, project_id, user_id, "viewer")
+    return {"object": "user.role.deleted", "deleted": True}
+
+
+def _made(request: Request, caller: Caller, project_id: str) -> Any:
+    """The roles made for this project; NotFound when the organisation has no such project."""
+    directory = _directory(request)
+    directory.project(caller.organization_id, project_id)
+    return directory.roles(caller.organization_id, project_id)
+
+
+def _any_role(request: Request, caller: Caller, project_id: str, role_id: str) -> dict[str, Any]:
+    """A role that somebody has in the project, which may be one made for the whole organisation."""
+    made = [*_made(request, caller, project_id), *_directory(request).roles(caller.organization_id, None)]
+    return shapes.find_role(made, role_id, of_projects=True)
+
+
+def _roles(request: Request) -> CustomRoles:
+    return CustomRoles(context_of(request).database)
+
+
+def _directory(request: Request) -> Directory:
+    return Directory(context_of(request).database)
+
+
+handle = function(build)
