@@ -28,9 +28,11 @@ REAL = {
     "health": Question("GET", "/health"),
     "inference_status": Question("GET", "/v1/inference/status"),
     "internal_gateway": Question("POST", "/internal/gateway/changes", {"cursor": ""}),
+    "invitations": Question("POST", "/v1/invitations:accept", {"token": "inv-unknown"}),
     "models": Question("GET", "/v1/models"),
     "organization_audit_logs": Question("GET", "/v1/organization/audit_logs", query="limit=0"),
     "organization_sign_in": Question("GET", "/v1/organization/sign_in/group_roles"),
+    "organizations": Question("GET", "/v1/organizations"),
     "organization_admin_api_keys": Question("GET", "/v1/organization/admin_api_keys"),
     "organization_invites": Question("GET", "/v1/organization/invites"),
     "organization_projects": Question("GET", "/v1/organization/projects"),
@@ -38,6 +40,7 @@ REAL = {
     "organization_users": Question("GET", "/v1/organization/users"),
     "projects": Question("GET", "/v1/projects/{project}/roles"),
     "tokenize": Question("POST", "/v1/tokenize", {"model": "tiny", "prompt": "say it"}),
+    "users": Question("GET", "/v1/users:getSelf"),
 }
 VOLATILE = {"id", "created", "last_used_at", "x_received_headers"}
 OF_THE_SERVER = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
@@ -76,7 +79,8 @@ def questions(name: str, installation: Installation) -> list[tuple[int, Question
     headers = {"authorization": f"Bearer {secret}"}
     asked = [
         (200, Question("GET", "/health/live")),
-        (200, Question(real.method, real.path, real.body, headers, real.query)),
+        # An invitation can be accepted once.
+        (404 if name == "invitations" else 200, Question(real.method, real.path, real.body, headers, real.query)),
         (404, Question("GET", real.path + "/no/such/thing", None, headers)),
     ]
     if name != "models":  # there a path below is a model's id
