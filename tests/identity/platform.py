@@ -54,5 +54,11 @@ class ServedPlatform:
         self.context.database.close()
 
     def _run(self) -> None:
-        self._loop.run_until_complete(self._server.serve(self._listening.set))
+        self._loop.run_until_complete(self._serve())
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
+
+    async def _serve(self) -> None:
+        await self._server.serve(self._listening.set)
+        if "gateway" in self.context.__dict__:  # some request made it
+            await self.context.gateway.close()

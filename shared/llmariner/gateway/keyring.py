@@ -76,11 +76,12 @@ class Keyring:
         """The key of a request. AuthenticationFailed, PermissionDenied, or Unavailable when nobody can check it."""
         credentials = _selecting(head.get(b"authorization", b""), head)
         key = self._known.get(credentials)
+        token = bearer_token(head.get(b"authorization"))
         if key is None:
-            key = await self._asked(credentials, bearer_token(head.get(b"authorization")), head)
+            key = await self._asked(credentials, token, head)
         now = time.time()
         if key is None or (key.expires_at is not None and key.expires_at <= now):
-            raise bad_key()
+            raise _ended_sign_in() if _is_signed(token) else bad_key()
         if scope not in key.scopes:
             raise lacking(scope)
         self.last_used[key.id] = int(now)
@@ -105,7 +106,7 @@ class Keyring:
         if asked_at is not None and now - asked_at < _UNKNOWN_SECONDS:
             return None
         selected = (_text(head, b"openai-organization"), _text(head, b"openai-project"))
-        if token.startswith("ey") and token.count(".") == 2:
+        if _is_signed(token):
             key = await self._control.person(token, *selected)
         else:
             key = await self._control.key(digest, *selected)
@@ -118,6 +119,19 @@ class Keyring:
             self._unknown.clear()
         self._unknown[digest] = now
         return None
+
+
+def _is_signed(token: str) -> bool:
+    """Whether it has the form of a person's token, and not of an API key."""
+    return token.startswith("ey") and token.count(".") == 2
+
+
+def _ended_sign_in() -> AuthenticationFailed:
+    return AuthenticationFailed(
+        "Your sign-in is not accepted: it has expired. Sign in again with `llma auth login`.",
+        code="token_expired",
+        headers={"www-authenticate": 'Bearer error="invalid_token"'},
+    )
 
 
 def _selecting(authorization: bytes, head: Mapping[bytes, bytes]) -> bytes:

@@ -1,0 +1,87 @@
+"""People on the token path: a model answers who signed in, as long as the sign-in and the membership last."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from llmariner.models.model import NewModel, SourceRepository, Task
+from llmariner.tenancy.group_roles import GroupRoles
+from llmariner.tenancy.members import Members
+
+from .platform import ServedPlatform
+from .running import RunningIssuer
+
+_children = importlib.import_module("..functions.children", __package__)
+
+
+@pytest.fixture
+def issuer(tmp_path: Path) -> Iterator[RunningIssuer]:
+    with RunningIssuer(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def served(issuer: RunningIssuer, tmp_path: Path) -> Iterator[ServedPlatform]:
+    """With one model, and alice a member of the default project by her group."""
+    with _children.process(_children.engine(), {}, tmp_path / "engine.log") as port:
+        static = f'{{"tiny": "http://127.0.0.1:{port}"}}'
+        with ServedPlatform(tmp_path, issuer.url, LLMARINER_SERVING_STATIC=static) as running:
+            registry = running.context.registry
+            registry.create(NewModel("tiny", SourceRepository.LOCAL, "/weights/tiny"))
+            registry.loaded("tiny", folder="/weights/tiny", size_bytes=1, task=Task.GENERATE)
+            owner = running.context.callers.of_user(running.owner.user_id)
+            mapping = {"issuer": issuer.url, "group": "staff", "role": "member", "project_id": running.owner.project_id}
+            GroupRoles(running.context.database).create(owner, **mapping)
+            yield running
+
+
+def chat(served: ServedPlatform, token: str, **headers: str) -> Any:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "say it"}], "max_tokens": 3}
+    said = {"authorization": f"Bearer {token}", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return httpx2.post(f"{served.url}/chat/completions", json=body, headers=said, trust_env=False, timeout=30)
+
+
+def test_a_model_answers_who_signed_in(served: ServedPlatform, issuer: RunningIssuer) -> None:
+    answer = chat(served, issuer.token())
+    assert answer.status_code == 200, answer.text
+    assert chat(served, issuer.token(), openai_project="Default Project").status_code == 200
+    refused = chat(served, issuer.token(), openai_project="Others")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_permissions")
+    refused = chat(served, issuer.token(aud="other"))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_token")
+
+
+def test_a_token_that_ends_while_it_is_known_ends(served: ServedPlatform, issuer: RunningIssuer) -> None:
+    token = issuer.token(exp=int(time.time()) + 3)
+    assert chat(served, token).status_code == 200
+    time.sleep(3.1)
+    refused = chat(served, token)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "token_expired")
+    assert "llma auth login" in refused.json()["error"]["message"]
+
+
+def test_a_known_token_goes_on_while_the_issuer_is_away_and_ends_with_the_membership(
+    served: ServedPlatform, issuer: RunningIssuer
+) -> None:
+    token = issuer.token()
+    assert chat(served, token).status_code == 200
+    issuer.stop()
+    assert chat(served, token).status_code == 200
+    context = served.context
+    with context.database.read() as session:
+        from llmariner.tenancy.members import person_with
+
+        alice = person_with(session, "alice@example.org")
+    assert alice is not None
+    Members(context.database).remove(context.callers.of_user(served.owner.user_id), alice)
+    started = time.monotonic()
+    while chat(served, token).status_code == 200:
+        assert time.monotonic() - started < 5
+        time.sleep(0.1)
