@@ -225,6 +225,7 @@ class Context:
     def in_process_control(self) -> InProcessControl:
         """The control port on this process's own database and serving port."""
         from llmariner.control import InProcessControl
+        from llmariner.limits.changes import Revisions
         from llmariner.limits.restrictions import Restrictions
 
         return InProcessControl(
@@ -233,6 +234,7 @@ class Context:
             people=lambda: self.identity,
             restrictions=Restrictions(self.database),
             leases=self.leases,
+            revisions=Revisions(self.database),
             prices=self.prices,
             registry=self.registry,
             serving=self.serving,

@@ -10,6 +10,7 @@ from typing import Any
 
 from llmariner.errors import AuthenticationFailed, ModelNotFound
 from llmariner.gateway.control import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.limits.changes import Revisions
 from llmariner.limits.leases import Leases
 from llmariner.limits.restrictions import Restrictions
 from llmariner.models.model import ActivationStatus
@@ -36,6 +37,7 @@ class InProcessControl:
         people: Callable[[], SignIn | None],
         restrictions: Restrictions,
         leases: Leases,
+        revisions: Revisions,
         prices: Prices,
         registry: Registry,
         serving: Serving,
@@ -46,6 +48,7 @@ class InProcessControl:
         self._people = people
         self._restrictions = restrictions
         self._leases = leases
+        self._revisions = revisions
         self._prices = prices
         self._registry = registry
         self._serving = serving
@@ -91,17 +94,22 @@ class InProcessControl:
         """See the port. A cursor of another process (it restarted) counts as a first one: everything is asked anew."""
         parts = cursor.split(".")
         numbers = [int(part) for part in parts] if len(parts) == 3 and cursor.replace(".", "").isdigit() else [0, 0, 0]
-        key_revision, keys = await asyncio.to_thread(self._keys.changed_since, numbers[0])
-        model_revision, models = await asyncio.to_thread(self._registry.changed_since, numbers[1])
+        newest = await asyncio.to_thread(self._revisions.newest)
+        keys: list[str] = []
+        moved: set[str] = set()
+        # Nothing is asked about as long as nothing changed, however many ask.
+        if cursor and newest.keys > numbers[0]:
+            keys = (await asyncio.to_thread(self._keys.changed_since, numbers[0]))[1]
+        if cursor and newest.models > numbers[1]:
+            moved.update((await asyncio.to_thread(self._registry.changed_since, numbers[1]))[1])
         # Where no task of ours watches the engines, asking is what makes a change be seen.
         awake = await self._serving.statuses()
-        moved = {name for number, name in self._phases if number > numbers[2]} if cursor else set()
-        if numbers[2] > self._phase_number:
-            moved = set(awake)
-        at = f"{key_revision}.{model_revision}.{self._phase_number}"
-        rules, prices = await asyncio.to_thread(self._leases.revision)
-        moved |= set(models)
-        return Changes(at, tuple(keys) if cursor else (), tuple(moved) if cursor else (), rules, prices)
+        if cursor:
+            moved.update(name for number, name in self._phases if number > numbers[2])
+            if numbers[2] > self._phase_number:
+                moved.update(awake)
+        at = f"{newest.keys}.{newest.models}.{self._phase_number}"
+        return Changes(at, tuple(keys), tuple(moved), newest.limits, newest.prices)
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """See the port."""

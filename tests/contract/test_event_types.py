@@ -11,6 +11,10 @@ import pytest
 import yaml
 from sqlalchemy import select
 
+from llmariner.gateway.control import NOTHING, Hold, LeaseAsk
+from llmariner.limits.budgets import Budgets, NewBudget
+from llmariner.limits.leases import Leases
+from llmariner.limits.rules import Subject
 from llmariner.local.engine.environment import EngineEnvironment, engine_lock
 from llmariner.local.home import Home
 from llmariner.models.model import ActivationStatus, ModelConfig, NewModel, SourceRepository, Task
@@ -64,6 +68,9 @@ def emitted(database: Database, keys: Keys, registry: Registry, owner: Owner) ->
         registry.activate(name, ActivationStatus.INACTIVE, project_id=None)
         registry.delete(name, project_id=None)
     live_as_a_team(database, owner)
+    subject = Subject(owner.organization_id, "project", owner.project_id)
+    budget = Budgets(database).put(None, subject, "month", NewBudget(0))
+    Leases(database, {}).lease(LeaseAsk("req_1", 0.0, [Hold(budget.id, NOTHING, NOTHING, NOTHING)]))
     found: dict[str, list[tuple[str, Any]]] = {}
     with database.read() as session:
         for row in session.rows(select(tables.events)):

@@ -16,13 +16,14 @@ from llmariner.audit.tables import audit_log
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.gateway.control import NOTHING, Amounts, Grant, Hold, Key, LeaseAsk
 from llmariner.limits.account import LEASE_SECONDS
+from llmariner.limits.changes import Revisions
 from llmariner.limits.leases import Leases, default_limit_id
 from llmariner.limits.rules import Limits, Subject
 from llmariner.limits.tables import allowances
 from llmariner.platform.database import Database
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.keys import Owner
-from llmariner.usage.tables import ledger_requests
+from llmariner.usage.tables import ledger_requests, prices
 
 DEFAULT = {"requests_per_minute": 640, "tokens_per_minute": 64_000}
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
@@ -215,16 +216,32 @@ def test_a_changed_limit_keeps_its_id_and_what_was_used(
     assert ask(leases, limit.id, "req_a", 8, 100).held.requests == 12
 
 
-def test_gateways_hear_of_every_change(leases: Leases, limits: Limits, actor: Caller, project: Subject) -> None:
-    seen = [leases.revision()]
+def test_gateways_hear_of_every_change(
+    leases: Leases, limits: Limits, actor: Caller, project: Subject, database: Database
+) -> None:
+    def newest() -> int:
+        return Revisions(database).newest().limits
+
+    seen = [newest()]
     limit = limits.put(actor, project, "*", {"requests_per_day": 10})
-    seen.append(leases.revision())
+    seen.append(newest())
     limits.put(actor, project, "*", {"requests_per_day": 11})
-    seen.append(leases.revision())
+    seen.append(newest())
     limits.remove(actor, project.organization_id, limit.id)
-    seen.append(leases.revision())
+    seen.append(newest())
     assert all(before < after for before, after in itertools.pairwise(seen))
     assert leases.lease(LeaseAsk("req_a", 0, [Hold(limit.id, NOTHING, NOTHING, Amounts(1))])).grants == []
+
+
+def test_gateways_hear_of_a_price_as_soon_as_it_is_in_force(database: Database) -> None:
+    price = {"model": "m", "prompt": 1, "cached_prompt": 1, "completion": 1, "request": 0, "created_at": 0}
+    now = time.time()
+    with database.write() as session:
+        session.add(prices, id="price_1", valid_from=now - 10, **price)
+        session.add(prices, id="price_2", valid_from=now + 0.5, **price)
+    before = Revisions(database).newest().prices
+    time.sleep(0.6)
+    assert (before, Revisions(database).newest().prices) == (now - 10, now + 0.5)
 
 
 def test_every_change_is_in_the_audit_log(limits: Limits, actor: Caller, project: Subject, database: Database) -> None:

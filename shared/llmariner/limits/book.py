@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Table, and_, func, or_, select
 from llmariner.gateway.control import Amounts, Rule
 from llmariner.limits.rules import ALL_MODELS
 from llmariner.platform.database import ReadSession
-from llmariner.usage.ledger import OPEN
+from llmariner.usage.folding import INTERRUPTED, OPEN
 from llmariner.usage.tables import ledger_requests, ledger_rollups
 
 __all__ = ["LedgerBook"]
@@ -30,7 +30,8 @@ class LedgerBook:
         """
         table = ledger_requests.c
         of_it = and_(_bound(rule), table.request_id.startswith(replica, autoescape=True))
-        unsettled = or_(table.outcome == OPEN, table.closed_at >= since, table.seen_at >= since)
+        # What was interrupted it never told of itself.
+        unsettled = or_(table.outcome.in_((OPEN, INTERRUPTED)), table.closed_at >= since, table.seen_at >= since)
         tokens = func.sum(table.prompt_tokens + table.completion_tokens)
         admitted = self._sum(func.count(), and_(of_it, table.admitted_at >= since))
         return Amounts(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, Select, Table, Update, case, func, select, update
+from sqlalchemy import Row, Select, Table, Update, case, select, update
 
 from llmariner.gateway.control import NOTHING, Amounts, Grant, Hold, Key, LeaseAnswer, LeaseAsk, Rule
 from llmariner.limits.account import Account
@@ -19,9 +19,7 @@ from llmariner.limits.budgets import budget_of
 from llmariner.limits.rules import ALL_MODELS, binding, limit_of
 from llmariner.limits.tables import allowances, budgets, limits
 from llmariner.platform.database import Database, WriteSession
-from llmariner.platform.database.revisions import revisions
 from llmariner.platform.events import outbox
-from llmariner.usage.tables import prices
 
 __all__ = ["Leases", "default_limit_id"]
 
@@ -56,13 +54,6 @@ class Leases:
             if not holds and not first:
                 return LeaseAnswer((), rules)
             return LeaseAnswer(self._granted(session, ask, holds, first), rules)
-
-    def revision(self) -> tuple[int, float]:
-        """What is another one with every change of a limit or budget, and as soon as another price is in force."""
-        begun = select(func.max(prices.c.valid_from)).where(prices.c.valid_from <= time.time())
-        with self._database.read() as session:
-            rules = session.value(select(revisions.c.value).where(revisions.c.name == "limits"))
-            return int(rules or 0), float(session.value(begun) or 0.0)
 
     def accounts(self, rule_ids: Sequence[str]) -> dict[str, Account]:
         """How limits and budgets stand, by id; of those that nobody has used there may be none."""
