@@ -399,14 +399,27 @@ def test_an_issuer_in_clear_or_away_is_no_place_to_sign_in(issuer_url: str, llma
     assert "authorization" not in platform.requests[-1].headers
 
 
-def test_status_says_who_with_which_roles(llma_there: Llma, served: Any, signed_in: Llma) -> None:
+def test_status_says_who_with_which_roles(signed_in: Llma, issuer: Any) -> None:
     result = signed_in("auth", "status")
-    if result.code == 4:
-        pytest.skip("this platform does not say who one is yet")
     assert result.code == 0, result.err
-    assert "alice@example.org" in result.out
-    assert "member of" in result.out
-    assert "renewed by itself" in result.out
+    for words in ("alice@example.org", "reader of Default Organization", "member of Default Project", issuer.url):
+        assert words in result.out
+    assert re.search(r"\(\d min, renewed by itself\)", result.out)
+    document = signed_in("auth", "status", "-o", "json").json
+    assert (document["credential"], document["renewable"]) == ("sign_in", True)
+    assert document["expires_at"] == pytest.approx(time.time() + 600, abs=60)
+
+
+def test_status_with_a_key_says_whose_it_is(llma_there: Llma, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMARINER_API_KEY", served.admin_key)
+    result = llma_there("auth", "status")
+    assert (result.code, "owner of Default Organization" in result.out) == (0, True)
+    assert served.admin_key not in result.out + result.err
+
+
+def test_status_of_nobody_says_how_to_sign_in(llma_there: Llma) -> None:
+    result = llma_there("auth", "status")
+    assert (result.code, "llma auth login" in result.err) == (3, True)
 
 
 def test_a_token_of_another_attempt_is_refused(person: Any, issuer: Any) -> None:

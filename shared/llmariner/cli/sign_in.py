@@ -220,12 +220,12 @@ def _shown(document: dict[str, Any]) -> dict[str, Any]:
 
 def _roles(bindings: Any, kind: str) -> str:
     """`owner of Default Organization, reader of Others`."""
-    roles = [
-        f"{str(each.get('role', '')).lower()} of {each.get(f'{kind}_title') or each.get(f'{kind}_id')}"
-        for each in bindings or []
-        if isinstance(each, dict)
-    ]
-    return ", ".join(roles) or "none"
+    found = [each for each in bindings or [] if isinstance(each, dict)]
+    named = [(str(each.get("role", "")), each.get("title") or each.get(f"{kind}_id")) for each in found]
+    prefix = f"{kind.upper()}_ROLE_"
+    # One that the organization made keeps its id, role_….
+    words = [(role.removeprefix(prefix).lower() if role.startswith(prefix) else role, title) for role, title in named]
+    return ", ".join(f"{role} of {title}" for role, title in words) or "none"
 
 
 def _absolute(path: str) -> str:
