@@ -18,6 +18,7 @@ from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.gateway.pricing import Price
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
+from llmariner.platform.database.revisions import next_revision
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.tables import organizations
 from llmariner.usage.tables import prices
@@ -125,6 +126,7 @@ class Prices:
         cached = new.prompt if new.cached_prompt is None else new.cached_prompt
         of_model, table = prices.c.model == new.model, prices.c
         with self._database.write() as session:
+            next_revision(session, "prices")  # whoever else sets one waits, and then sees this one
             home = session.value(select(organizations.c.id).where(organizations.c.is_default))
             if actor.organization_id != home:
                 raise PermissionDenied("Prices are set by the organization that runs this installation, for all.")

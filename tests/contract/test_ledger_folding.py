@@ -1,0 +1,155 @@
+"""Whatever happens to events between a meter and the ledger, the balances come out the same, and by every way of adding."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from llmariner.platform.database import Database
+from llmariner.usage.ledger import Ledger
+from llmariner.usage.reports import DIMENSIONS, MEASURES, PARTS, Question, Reports
+from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, ledger_rollups, prices
+
+from .ledgers import closed, event, put_price, rebuilt_equal_stored, rollups_of, stored_rollups
+
+NUMBERS = itertools.count()
+HOUR = 3600
+DAY = 86400
+OUTCOMES = [("succeeded", 200), ("cancelled", 499), ("failed", 502), ("rejected", 400)]
+# Explaining a failure traces every line, which takes longer than a test may.
+HASTE: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture],
+    "phases": [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+}
+# Prices change within the span that requests are admitted in; one model has none of its own.
+CHANGES = (0.0, 2 * HOUR + 1.5, 30 * HOUR)
+RATES = ((150_000_001, 75_000_000, 600_000_333, 0), (2_000_000, 1, 9_999_999, 12), (0, 0, 1_000_000_000_000, 5))
+
+
+def prices_of(database: Database) -> None:
+    """A list with changes, and an empty ledger: examples share a database."""
+    with database.write() as session:
+        for table in (ledger_events, ledger_requests, ledger_rollups, ledger_floor, prices):
+            session.run(table.delete())
+    with_end = zip(CHANGES, (*CHANGES[1:], None), RATES, strict=True)
+    for start, end, rates in with_end:
+        put_price(database, "m", start, end, rates)
+    put_price(database, "*", 2 * HOUR, None, (7, 3, 1_000_001, 1))
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
+    """Some requests, each with all events that its meter made: it may end without a closing event, as in a crash."""
+    requests = []
+    for _ in range(draw(st.integers(1, 5))):
+        values = {
+            "organization_id": draw(st.sampled_from(["org_1", "org_2"])),
+            "project_id": draw(st.sampled_from(["proj_1", "proj_2"])),
+            "user_id": draw(st.sampled_from(["user_1", "user_2"])),
+            "key_id": draw(st.sampled_from(["key_1", "key_2"])),
+            "model": draw(st.sampled_from(["m", "n"])),
+            "route": draw(st.sampled_from(["chat_completions", "embeddings"])),
+            "admitted_at": draw(st.sampled_from([1.5, 2 * HOUR, 2 * HOUR + 1.5, 25 * HOUR - 0.001, 31 * HOUR])),
+        }
+        counts = sorted(draw(st.lists(st.integers(0, 10**7), max_size=3)))
+        prompt = draw(st.integers(0, 10**6))
+        cached = draw(st.integers(0, prompt))
+        name = f"r{next(NUMBERS)}"
+        made = [event(name, 0, "admitted", (0, 0, 0), at=values["admitted_at"] + 0.5, **values)]
+        for number, count in enumerate(counts, 1):
+            at = values["admitted_at"] + number
+            made.append(event(name, number, "checkpoint", (prompt, count, cached), at=at, **values))
+        if not draw(st.booleans()):
+            outcome, status = draw(st.sampled_from(OUTCOMES))
+            last = (prompt, (counts or [0])[-1] + draw(st.integers(0, 9)), cached)
+            seconds = draw(st.sampled_from([None, 0.25, 1.0000005]))
+            said = {"outcome": outcome, "status": status, "first_token_seconds": seconds, "total_seconds": 7.125}
+            made.append(closed(name, last, at=values["admitted_at"] + 99, **values, **said))
+        requests.append(made)
+    return requests
+
+
+def told_straight(ledger: Ledger, requests: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """Every event once, in order; then whoever fell silent is interrupted."""
+    for made in requests:
+        ledger.record(made)
+    ledger.interrupt(unseen_for=0)
+
+
+def told_crookedly(data: st.DataObject, ledger: Ledger, requests: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """Shuffled, cut into batches, some twice, with the sweep in between at any moment; in the end all were told."""
+    events = [one for made in requests for one in made]
+    order = data.draw(st.permutations(events))
+    order += data.draw(st.lists(st.sampled_from(events), max_size=6))
+    while order:
+        size = data.draw(st.integers(1, 6))
+        batch, order = order[:size], order[size:]
+        ledger.record(batch)
+        if data.draw(st.booleans()):
+            ledger.record(batch)  # the meter heard no answer
+        if data.draw(st.integers(0, 3)) == 0:
+            ledger.interrupt(unseen_for=0)
+    ledger.interrupt(unseen_for=0)
+
+
+def renamed(requests: Sequence[Sequence[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    """The same lives under other ids."""
+    return [[{**one, "request_id": one["request_id"] + "b"} for one in made] for made in requests]
+
+
+def spent(ledger: Ledger, request_id: str) -> dict[str, Any]:
+    """A request, without what depends on when the sweep came by: it may find one that is not told of to its end."""
+    found = ledger.request(request_id)
+    assert found is not None
+    loose = {"request_id", "closed_at", "total_seconds"} if found["outcome"] == "interrupted" else {"request_id"}
+    return {name: value for name, value in found.items() if name not in loose}
+
+
+@settings(max_examples=50, **HASTE)
+@given(st.data(), lives())
+def test_any_interleaving_folds_to_the_same_balances(
+    ledger: Ledger, database: Database, data: st.DataObject, requests: list[list[dict[str, Any]]]
+) -> None:
+    prices_of(database)
+    told_straight(ledger, requests)
+    again = renamed(requests)
+    told_crookedly(data, ledger, again)
+    names = [made[0]["request_id"] for made in requests]
+    for name in names:
+        assert spent(ledger, name) == spent(ledger, name + "b")
+    rebuilt_equal_stored(database, [*names, *(name + "b" for name in names)])
+    assert stored_rollups(database) == rollups_of(database)
+
+
+@settings(max_examples=10, **HASTE)
+@given(st.data(), lives())
+def test_sums_by_every_grouping_agree_before_and_after_requests_are_dropped(
+    ledger: Ledger, database: Database, data: st.DataObject, requests: list[list[dict[str, Any]]]
+) -> None:
+    prices_of(database)
+    told_crookedly(data, ledger, requests)
+    reports = Reports(database)
+    end = 3 * DAY
+    whole = Question("org_1", 0, end, parts=True)
+    totals = added(reports.sums(whole), whole.measures)
+    for groups in [(), *itertools.combinations(DIMENSIONS, 1), *itertools.combinations(DIMENSIONS, 2), DIMENSIONS]:
+        width = data.draw(st.sampled_from([None, HOUR, DAY, 7 * DAY]))
+        rows = reports.sums(Question("org_1", 0, end, groups, width, parts=True))
+        assert added(rows, whole.measures) == totals, (groups, width)
+        keys = [tuple(row[name] for name in (*groups, *(("start",) if width else ()))) for row in rows]
+        assert len(set(keys)) == len(keys)
+    # From the requests themselves, minute by minute, as far as they are there.
+    by_minute = reports.sums(Question("org_1", 0, 3 * DAY, ("model",), 60))
+    assert added(by_minute, MEASURES) == {name: totals[name] for name in MEASURES}
+    assert sum(totals[name] for name in PARTS) <= totals["cost"]
+    ledger.forget(older_than=0)
+    assert added(reports.sums(whole), whole.measures) == totals
+
+
+def added(rows: list[dict[str, Any]], measures: Sequence[str]) -> dict[str, int]:
+    return {name: sum(row[name] for row in rows) for name in measures}
