@@ -1,7 +1,7 @@
 """Tokens of calls between functions: JWT, HS256, one minute, bound to the function that is called.
 
 Written by hand here, since the token path signs one every half minute and importing a JWT library would cost more than
-its whole start; whoever checks a token does so with PyJWT.
+its whole start. `http.service_calls` checks them by hand, too, and the tests hold both against PyJWT.
 """
 
 from __future__ import annotations
