@@ -33,7 +33,7 @@ const provider = new Provider(settings.issuer, {
     revocation: { enabled: true },
     introspection: { enabled: true },
   },
-  pkce: { required: () => true },
+  pkce: { required: (_, client) => client.clientSecret === undefined },
   issueRefreshToken: async (_, client, code) =>
     client.grantTypeAllowed('refresh_token') && code.scopes.has('offline_access'),
   rotateRefreshToken: true,
