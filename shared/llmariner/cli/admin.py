@@ -9,10 +9,30 @@ from llmariner.cli.grammar import RootGroup
 __all__ = ["admin"]
 
 _MEMBERS = {
+    "organizations": "llmariner.cli.admin_organizations:organizations",
+    "projects": "llmariner.cli.admin_projects:projects",
+    "users": "llmariner.cli.admin_users:users",
+    "invites": "llmariner.cli.admin_invites:invites",
+    "roles": "llmariner.cli.admin_roles:roles",
+    "keys": "llmariner.cli.admin_keys:keys",
+    "limits": "llmariner.cli.admin_limits:limits",
+    "budgets": "llmariner.cli.admin_budgets:budgets",
     "audit": "llmariner.cli.admin_audit:audit",
+}
+_ALIASES = {
+    "organization": "organizations",
+    "orgs": "organizations",
+    "org": "organizations",
+    "project": "projects",
+    "user": "users",
+    "invite": "invites",
+    "role": "roles",
+    "key": "keys",
+    "limit": "limits",
+    "budget": "budgets",
 }
 
 
-@click.group(cls=RootGroup, members=_MEMBERS)
+@click.group(cls=RootGroup, members=_MEMBERS, aliases=_ALIASES)
 def admin() -> None:
     """Administer organizations: who is in them, what they may do, and what they did."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmariner.cli.failures import CommandError, ExitCode
 from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.places import complete_keys, complete_projects, find, organization_option, project
 from llmariner.cli.session import Session
 
 if TYPE_CHECKING:
@@ -26,8 +26,22 @@ def api_keys() -> None:
     """Make, list, rename, rotate and revoke API keys."""
 
 
+PROJECT = click.option(
+    "-p",
+    "--project-title",
+    metavar="PROJECT",
+    shell_complete=complete_projects,
+    help="Title or id of the project; else that of the context, or the one that you work in.",
+)
+KEY = click.argument("key", metavar="NAME_OR_ID", shell_complete=complete_keys)
+
+
 @api_keys.command()
 @click.argument("name")
+@organization_option
+@PROJECT
+@click.option("--service-account", is_flag=True, help="For a service account of that name, made with it.")
+@click.option("--role", metavar="ROLE", help="Of the service account: owner, reader or tenant-system.")
 @click.option(
     "--expires-in", metavar="DAYS", type=click.FloatRange(min=0, min_open=True), help="Days until it expires."
 )
@@ -38,34 +52,52 @@ def api_keys() -> None:
     multiple=True,
     help="What it may do; repeat for several. Default: all you may.",
 )
+@click.option("--model", "models", metavar="ID", multiple=True, help="Model that it may use; else all.")
+@click.option("--source", "sources", metavar="NETWORK", multiple=True, help="From where, as 10.0.0.0/8; else anywhere.")
 @pass_session
-def create(session: Session, name: str, expires_in: float | None, scopes: tuple[str, ...]) -> None:
+def create(
+    session: Session,
+    name: str,
+    organization_title: str | None,
+    project_title: str | None,
+    service_account: bool,
+    role: str | None,
+    expires_in: float | None,
+    scopes: tuple[str, ...],
+    models: tuple[str, ...],
+    sources: tuple[str, ...],
+) -> None:
     """Make a key called NAME. Its secret is shown now and never again."""
-    target = session.target()
-    body: dict[str, Any] = {"name": name}
+    if service_account != (role is not None):
+        raise click.UsageError("--service-account and --role go together.")
+    lists = {"scopes": scopes, "allowed_models": models, "allowed_sources": sources}
+    body: dict[str, Any] = {"name": name, **{field: list(said) for field, said in lists.items() if said}}
+    if service_account:
+        body |= {"is_service_account": True, "role": role}
     if expires_in is not None:
         body["expires_in_seconds"] = max(1, round(expires_in * DAY_SECONDS))
-    if scopes:
-        body["scopes"] = list(scopes)
-    if target.organization:
-        body["organization_id"] = target.organization
-    if target.project:
-        body["project_id"] = target.project
-    _show_secret(session, session.api().post("api_keys", body))
+    api = session.api()
+    body |= _place(session, api, organization_title, project_title) or {}
+    _show_secret(session, api.post("api_keys", body))
 
 
 @api_keys.command("list")
+@organization_option
+@PROJECT
 @pass_session
-def list_keys(session: Session) -> None:
-    """List keys. Secrets are not among what is listed."""
+def list_keys(session: Session, organization_title: str | None, project_title: str | None) -> None:
+    """List keys: an owner's, those of all they own. Secrets are not among what is listed."""
     from llmariner.cli.printing import Column, moment
 
-    document = session.api().all_pages("api_keys")
+    api = session.api()
+    document = api.all_pages(_collection(_place(session, api, organization_title, project_title)))
     keys = [_without_secret(key) for key in document["data"]]
     columns = [
         Column.of("id"),
         Column.of("name"),
         Column.of("prefix"),
+        Column("USER", lambda key: (key.get("user") or {}).get("id")),
+        Column("PROJECT", lambda key: (key.get("project") or {}).get("title")),
         Column("SCOPES", _scopes),
         Column("CREATED", lambda key: moment(key.get("created_at"))),
         Column("EXPIRES", lambda key: moment(key.get("expires_at")) or "never"),
@@ -75,34 +107,43 @@ def list_keys(session: Session) -> None:
 
 
 @api_keys.command()
-@click.argument("key", metavar="NAME_OR_ID")
+@KEY
+@organization_option
+@PROJECT
 @pass_session
-def delete(session: Session, key: str) -> None:
+def delete(session: Session, key: str, organization_title: str | None, project_title: str | None) -> None:
     """Revoke a key; requests that carry it are refused from now on."""
     from llmariner.cli.api import path_of
 
     api = session.api()
-    found = _find(api, key)
-    answer = api.delete(path_of("api_keys", found["id"]))
+    collection = _collection(_place(session, api, organization_title, project_title))
+    found = _find(api, key, collection)
+    answer = api.delete(path_of(collection, found["id"]))
     session.printer.message(answer, f"Deleted API key {found['name']} ({found['id']}).")
 
 
 @api_keys.command()
-@click.argument("key", metavar="NAME_OR_ID")
+@KEY
+@organization_option
+@PROJECT
 @click.option("--new-name", required=True, help="What to call it from now on.")
 @pass_session
-def update(session: Session, key: str, new_name: str) -> None:
+def update(
+    session: Session, key: str, organization_title: str | None, project_title: str | None, new_name: str
+) -> None:
     """Rename a key."""
     from llmariner.cli.api import path_of
 
     api = session.api()
-    found = _find(api, key)
+    found = _find(api, key, _collection(_place(session, api, organization_title, project_title)))
     answer = api.patch(path_of("api_keys", found["id"]), {"name": new_name, "update_mask": "name"})
     session.printer.message(_without_secret(answer), f"Renamed API key {found['name']} ({found['id']}) to {new_name}.")
 
 
 @api_keys.command()
-@click.argument("key", metavar="NAME_OR_ID")
+@KEY
+@organization_option
+@PROJECT
 @click.option(
     "--overlap",
     metavar="SECONDS",
@@ -111,35 +152,37 @@ def update(session: Session, key: str, new_name: str) -> None:
     help="How long the old secret stays good (0).",
 )
 @pass_session
-def rotate(session: Session, key: str, overlap: int) -> None:
+def rotate(session: Session, key: str, organization_title: str | None, project_title: str | None, overlap: int) -> None:
     """Give a key a new secret. It is shown now and never again."""
     from llmariner.cli.api import path_of
 
     api = session.api()
-    found = _find(api, key)
+    found = _find(api, key, _collection(_place(session, api, organization_title, project_title)))
     _show_secret(session, api.post(path_of("api_keys", found["id"]) + ":rotate", {"overlap_seconds": overlap}))
 
 
-def _find(api: Api, name_or_id: str) -> dict[str, Any]:
+def _place(session: Session, api: Api, organization: str | None, project_said: str | None) -> dict[str, str] | None:
+    """The project that was named; None where nothing was, and the server takes the one that the caller works in."""
+    if organization is None and project_said is None:
+        return None
+    wanted = project_said or session.target().project
+    if not wanted:
+        raise click.UsageError("--organization-title needs --project-title: a key is of a project.")
+    found = project(session, api, wanted, organization)
+    return {"organization_id": found["organization_id"], "project_id": found["id"]}
+
+
+def _collection(place: dict[str, str] | None) -> str:
+    from llmariner.cli.api import path_of
+
+    if place is None:
+        return "api_keys"
+    return path_of("organizations", place["organization_id"], "projects", place["project_id"], "api_keys")
+
+
+def _find(api: Api, name_or_id: str, collection: str) -> dict[str, Any]:
     """The key of that id, else the only one of that name."""
-    keys = api.all_pages("api_keys")["data"]
-    if named := [key for key in keys if key.get("id") == name_or_id]:
-        return dict(named[0])
-    named = [key for key in keys if key.get("name") == name_or_id]
-    if not named:
-        raise CommandError(
-            ExitCode.NOT_FOUND,
-            f"there is no API key with the name or id {name_or_id!r}.",
-            next_step="`llma auth api-keys list` shows the keys you may see.",
-        )
-    if len(named) > 1:
-        ids = ", ".join(str(key["id"]) for key in named)
-        raise CommandError(
-            ExitCode.USAGE,
-            f"{len(named)} API keys are called {name_or_id!r}.",
-            next_step=f"give the id: {ids}.",
-        )
-    return dict(named[0])
+    return find("API key", api.all_pages(collection)["data"], name_or_id, listing="llma auth api-keys list")
 
 
 def _scopes(key: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ import click
 from llmariner.cli.api_keys import api_keys
 from llmariner.cli.failures import CommandError, ExitCode
 from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.invitation import accept_invite
 from llmariner.cli.session import Session
 from llmariner.cli.sign_in import login, logout, status
 
@@ -18,7 +19,7 @@ def auth() -> None:
     """Signing in and out, and API keys."""
 
 
-for _command in (login, status, logout, api_keys):
+for _command in (login, status, logout, accept_invite, api_keys):
     auth.add_command(_command)
 
 

@@ -49,13 +49,19 @@ _GLOBAL_OPTIONS = (
 )
 
 
+# For commands whose -o is the organization, as it is in LLMariner's own command line.
+_LONG_OUTPUT = _global_option("--output", type=_GLOBAL_OPTIONS[0].type, help=_GLOBAL_OPTIONS[0].help)
+
+
 class _GlobalOptions(click.Command):
     """Adds the global options to a command, unless it has one of that name with a meaning of its own."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         own = super().get_params(ctx)
-        taken = {param.name for param in own}
-        return [*own, *(option for option in _GLOBAL_OPTIONS if option.name not in taken)]
+        taken = {name for param in own for name in (param.name, *param.opts)}
+        first, *others = _GLOBAL_OPTIONS
+        options = (_LONG_OUTPUT if "-o" in taken else first, *others)
+        return [*own, *(option for option in options if option.name not in taken)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         own: list[tuple[str, str]] = []
@@ -63,7 +69,7 @@ class _GlobalOptions(click.Command):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None and not isinstance(param, click.Argument):
-                (everywhere if param in _GLOBAL_OPTIONS else own).append(record)
+                (everywhere if param in (*_GLOBAL_OPTIONS, _LONG_OUTPUT) else own).append(record)
         for title, records in (("Options", own), ("Global options", everywhere)):
             if records:
                 with formatter.section(title):
@@ -86,17 +92,23 @@ class Group(_GlobalOptions, click.Group):
 
 
 class RootGroup(Group):
-    """The root, whose members are named by import path and imported when one is asked for."""
+    """The root, whose members are named by import path and imported when one is asked for.
 
-    def __init__(self, *args: Any, members: dict[str, str], **attributes: Any) -> None:
+    `aliases`: other names of members, which work and are not listed.
+    """
+
+    def __init__(
+        self, *args: Any, members: dict[str, str], aliases: dict[str, str] | None = None, **attributes: Any
+    ) -> None:
         super().__init__(*args, **attributes)
         self._members = members
+        self._aliases = aliases or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._members)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        path = self._members.get(cmd_name)
+        path = self._members.get(self._aliases.get(cmd_name, cmd_name))
         if path is None:
             return None
         module, _, attribute = path.partition(":")

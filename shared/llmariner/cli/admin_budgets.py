@@ -1,0 +1,92 @@
+"""`llma admin budgets`: how much money somebody may spend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.session import Session
+from llmariner.cli.subjects import named, names, subject, subject_options
+
+__all__ = ["budgets"]
+
+
+@click.group(cls=Group)
+def budgets() -> None:
+    """Budgets of the organization, its projects, users and keys."""
+
+
+@budgets.command("list")
+@pass_session
+def list_budgets(session: Session) -> None:
+    """List the budgets that you may see, with what is spent of them."""
+    from llmariner.cli.printing import Column
+
+    api = session.api()
+    known = names(session, api) if session.printer.for_people else {}
+    document = api.get("budgets")
+    columns = [
+        Column.of("id"),
+        Column("FOR", named(known)),
+        Column.of("period"),
+        Column("SPENT $", lambda each: _money(each.get("spent")), right=True),
+        Column("BUDGET $", lambda each: _money(each.get("amount")), right=True),
+        Column("ALERT AT", lambda each: _ratio(each.get("alert_ratio"))),
+        Column("WHEN SPENT", lambda each: "refuse" if each.get("hard") else "go on"),
+    ]
+    session.printer.records(document, document["data"], columns, empty="There are no budgets.")
+
+
+@budgets.command("set")
+@subject_options
+@click.option("--period", type=click.Choice(["day", "month", "total"]), default="month", show_default=True)
+@click.option("--amount", metavar="DOLLARS", required=True, help="In US dollars, such as 25 or 0.50.")
+@click.option(
+    "--alert-at", metavar="PERCENT", type=click.FloatRange(0, 100, min_open=True), help="Tell when spent (80)."
+)
+@click.option("--soft", is_flag=True, help="Tell only; else requests are refused once it is spent.")
+@pass_session
+def set_budget(
+    session: Session,
+    project: str | None,
+    user: str | None,
+    key: str | None,
+    period: str,
+    amount: str,
+    alert_at: float | None,
+    soft: bool,
+) -> None:
+    """Set the budget of the organization, or of one project, user or key, for a period."""
+    api = session.api()
+    body: dict[str, Any] = {**subject(session, api, (project, user, key)), "period": period, "amount": amount}
+    if alert_at is not None:
+        body["alert_ratio"] = alert_at / 100
+    made = api.post("budgets", {**body, "hard": not soft})
+    what = f"{made.get('subject')} {made.get('subject_id')}"
+    session.printer.message(made, f"Gave {what} {_money(made.get('amount'))} dollars per {period} ({made.get('id')}).")
+
+
+@budgets.command()
+@click.argument("budget", metavar="ID")
+@pass_session
+def delete(session: Session, budget: str) -> None:
+    """Take a budget away."""
+    from llmariner.cli.api import path_of
+
+    answer = session.api().delete(path_of("budgets", budget))
+    session.printer.message(answer, f"Took the budget {budget} away.")
+
+
+def _money(amount: Any) -> str | None:
+    """At least two decimal places; all that there are."""
+    try:
+        whole, _, cents = f"{float(amount):.9f}".partition(".")
+    except (TypeError, ValueError):
+        return None
+    return f"{whole}.{cents.rstrip('0').ljust(2, '0')}"
+
+
+def _ratio(ratio: Any) -> str | None:
+    return None if ratio is None else f"{float(ratio) * 100:g}%"

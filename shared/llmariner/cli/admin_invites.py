@@ -1,0 +1,94 @@
+"""`llma admin invites`: ask somebody in, and see who came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from llmariner.cli.api_keys import DAY_SECONDS
+from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.places import complete_projects, find, project
+from llmariner.cli.places import role as role_of
+from llmariner.cli.session import Session
+
+__all__ = ["invites"]
+
+INVITES = "organization/invites"
+
+
+@click.group(cls=Group)
+def invites() -> None:
+    """Invitations to your organization."""
+
+
+@invites.command()
+@click.argument("email")
+@click.option("--role", metavar="ROLE", help="In the organization: reader (unless given), owner, or one that was made.")
+@click.option(
+    "--project",
+    "projects",
+    metavar="TITLE_OR_ID[:ROLE]",
+    multiple=True,
+    shell_complete=complete_projects,
+    help="Project to be in, as a member unless said otherwise; repeat for several.",
+)
+@click.option("--expires-in", metavar="DAYS", type=click.FloatRange(min=0, min_open=True), help="Days; 7 unless given.")
+@pass_session
+def create(session: Session, email: str, role: str | None, projects: tuple[str, ...], expires_in: float | None) -> None:
+    """Invite EMAIL. The token is shown now and never again: hand it over yourself, nothing is sent."""
+    api = session.api()
+    body: dict[str, Any] = {"email": email, **({} if role is None else {"role": role_of(api, role)})}
+    if projects:
+        body["projects"] = [_promised(session, api, each) for each in projects]
+    if expires_in is not None:
+        body["expires_in_seconds"] = max(1, round(expires_in * DAY_SECONDS))
+    made = api.post(INVITES, body)
+    # Alone on stdout, so that `$(…)` catches it.
+    session.printer.message(made, str(made.get("token", "")))
+    if session.printer.for_people:
+        click.echo(
+            f"{made.get('email')} comes in with `llma auth accept-invite TOKEN`, or by signing in with that e-mail. "
+            "The token is not shown again.",
+            err=True,
+        )
+
+
+@invites.command("list")
+@pass_session
+def list_invites(session: Session) -> None:
+    """List invitations, newest first."""
+    from llmariner.cli.printing import Column, moment
+
+    document = session.api().all_pages(INVITES)
+    columns = [
+        Column.of("id"),
+        Column.of("email"),
+        Column.of("role"),
+        Column("PROJECTS", lambda each: len(each.get("projects") or ()), right=True),
+        Column.of("status"),
+        Column("EXPIRES", lambda each: moment(each.get("expires_at"))),
+    ]
+    session.printer.records(document, document["data"], columns, empty="Nobody is invited.")
+
+
+@invites.command()
+@click.argument("invite", metavar="EMAIL_OR_ID")
+@pass_session
+def delete(session: Session, invite: str) -> None:
+    """Take an invitation back."""
+    from llmariner.cli.api import path_of
+
+    api = session.api()
+    open_ones = [each for each in api.all_pages(INVITES)["data"] if each.get("status") != "accepted"]
+    found = find("open invitation", open_ones, invite, listing="llma admin invites list")
+    answer = api.delete(path_of(INVITES, found["id"]))
+    session.printer.message(answer, f"Took back the invitation of {found['email']} ({found['id']}).")
+
+
+def _promised(session: Session, api: Any, said: str) -> dict[str, str]:
+    """`Vision:viewer` is a title and a role; a colon in a title counts where no role follows it."""
+    title, colon, role = said.rpartition(":")
+    known = role in ("owner", "member", "viewer") or role.startswith("role_")
+    found = project(session, api, title if colon and known else said, None)
+    return {"id": found["id"], **({"role": role} if colon and known else {})}

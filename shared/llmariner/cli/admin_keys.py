@@ -1,0 +1,73 @@
+"""`llma admin keys`: keys that administer an organisation and use no project."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from llmariner.cli.api_keys import DAY_SECONDS
+from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.places import find
+from llmariner.cli.session import Session
+
+__all__ = ["keys"]
+
+KEYS = "organization/admin_api_keys"
+
+
+@click.group(cls=Group)
+def keys() -> None:
+    """Admin keys, which administer your organization and use no project."""
+
+
+@keys.command()
+@click.argument("name")
+@click.option(
+    "--expires-in", metavar="DAYS", type=click.FloatRange(min=0, min_open=True), help="Days until it expires."
+)
+@pass_session
+def create(session: Session, name: str, expires_in: float | None) -> None:
+    """Make an admin key called NAME. Its secret is shown now and never again."""
+    body: dict[str, Any] = {"name": name}
+    if expires_in is not None:
+        body["expires_in_seconds"] = max(1, round(expires_in * DAY_SECONDS))
+    made = session.api().post(KEYS, body)
+    # Alone on stdout, so that `$(…)` catches it.
+    session.printer.message(made, str(made.get("value", "")))
+    if session.printer.for_people:
+        click.echo(
+            f"This is the secret of admin key {made.get('name')} ({made.get('id')}). It is not shown again.", err=True
+        )
+
+
+@keys.command("list")
+@pass_session
+def list_keys(session: Session) -> None:
+    """List admin keys."""
+    from llmariner.cli.printing import Column, moment
+
+    document = session.api().all_pages(KEYS)
+    columns = [
+        Column.of("id"),
+        Column.of("name"),
+        Column.of("redacted_value", "KEY"),
+        Column("OWNER", lambda key: (key.get("owner") or {}).get("name")),
+        Column("CREATED", lambda key: moment(key.get("created_at"))),
+        Column("EXPIRES", lambda key: moment(key.get("expires_at")) or "never"),
+        Column("LAST USED", lambda key: moment(key.get("last_used_at")) or "never"),
+    ]
+    session.printer.records(document, document["data"], columns, empty="No admin keys.")
+
+
+@keys.command()
+@click.argument("key", metavar="NAME_OR_ID")
+@pass_session
+def delete(session: Session, key: str) -> None:
+    """Revoke an admin key; requests that carry it are refused from now on."""
+    from llmariner.cli.api import path_of
+
+    api = session.api()
+    found = find("admin key", api.all_pages(KEYS)["data"], key, listing="llma admin keys list")
+    answer = api.delete(path_of(KEYS, found["id"]))
+    session.printer.message(answer, f"Deleted admin key {found['name']} ({found['id']}).")

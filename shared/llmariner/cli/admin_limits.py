@@ -1,0 +1,105 @@
+"""`llma admin limits`: how many requests, tokens and places somebody has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.session import Session
+from llmariner.cli.subjects import named, names, subject, subject_options
+
+__all__ = ["limits"]
+
+MEASURES = (
+    "requests_per_minute",
+    "requests_per_day",
+    "tokens_per_minute",
+    "tokens_per_day",
+    "concurrent_requests",
+    "queue_share",
+)
+
+
+class _Measure(click.ParamType[Any]):
+    """A whole number, or `none` for no limit."""
+
+    name = "N|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "none" or isinstance(value, int):
+            return value
+        if not (str(value).isascii() and str(value).isdigit()):
+            self.fail(f"{value!r} is neither a whole number nor 'none'.", param, ctx)
+        return int(value)
+
+
+@click.group(cls=Group)
+def limits() -> None:
+    """Limits of the organization, its projects, users and keys."""
+
+
+@limits.command("list")
+@pass_session
+def list_limits(session: Session) -> None:
+    """List the limits that you may see, with what is used of them now."""
+    from llmariner.cli.printing import Column
+
+    api = session.api()
+    known = names(session, api) if session.printer.for_people else {}
+    document = api.get("limits")
+    columns = [
+        Column.of("id"),
+        Column("FOR", named(known)),
+        Column.of("model"),
+        *(
+            Column(measure.replace("_per_", "/").replace("_", " ").upper(), _cell(measure), True)
+            for measure in MEASURES
+        ),
+    ]
+    session.printer.records(document, document["data"], columns, empty="There are no limits.")
+
+
+@limits.command("set")
+@subject_options
+@click.option("--model", metavar="ID", default="*", help="One model; else all of them together.")
+@click.option("--requests-per-minute", type=_Measure())
+@click.option("--requests-per-day", type=_Measure())
+@click.option("--tokens-per-minute", type=_Measure())
+@click.option("--tokens-per-day", type=_Measure())
+@click.option("--concurrent-requests", type=_Measure(), help="At the same time.")
+@click.option("--queue-share", type=_Measure(), help="Places in waiting rooms; of a project or the organization.")
+@pass_session
+def set_limit(
+    session: Session, /, project: str | None, user: str | None, key: str | None, model: str, **measures: Any
+) -> None:
+    """Set limits of the organization, or of one project, user or key; what isn't said stays as it was."""
+    said = {name: None if value == "none" else value for name, value in measures.items() if value is not None}
+    if not said:
+        raise click.UsageError("Say what is limited, such as --requests-per-minute 60.")
+    api = session.api()
+    made = api.post("limits", {**subject(session, api, (project, user, key)), "model": model, **said})
+    session.printer.message(made, f"Limited {made.get('subject')} {made.get('subject_id')} ({made.get('id')}).")
+
+
+@limits.command()
+@click.argument("limit", metavar="ID")
+@pass_session
+def delete(session: Session, limit: str) -> None:
+    """Take limits away."""
+    from llmariner.cli.api import path_of
+
+    answer = session.api().delete(path_of("limits", limit))
+    session.printer.message(answer, f"Took the limits {limit} away.")
+
+
+def _cell(measure: str) -> Any:
+    """`12/60`: used and allowed."""
+
+    def cell(each: Any) -> str | None:
+        most = each.get(measure)
+        used = (each.get("used") or {}).get(measure)
+        return None if most is None else f"{used}/{most}" if used is not None else str(most)
+
+    return cell

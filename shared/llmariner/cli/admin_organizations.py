@@ -1,0 +1,157 @@
+"""`llma admin organizations`: make, list and delete organisations, and say who is in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.places import complete_emails, complete_organizations, organization
+from llmariner.cli.places import role as role_of
+from llmariner.cli.session import Session
+
+__all__ = ["member_columns", "organizations", "went", "without_prefix"]
+
+TITLE = click.argument("title", metavar="TITLE_OR_ID", shell_complete=complete_organizations)
+
+
+@click.group(cls=Group)
+def organizations() -> None:
+    """Organizations, and who is in them."""
+
+
+@organizations.command()
+@click.argument("title")
+@pass_session
+def create(session: Session, title: str) -> None:
+    """Make an organization called TITLE; you own it. For owners of the default one."""
+    made = session.api().post("organizations", {"title": title})
+    session.printer.message(made, f"Made organization {made.get('title')} ({made.get('id')}).")
+
+
+@organizations.command("list")
+@pass_session
+def list_organizations(session: Session) -> None:
+    """List the organizations that you are a member of."""
+    from llmariner.cli.printing import Column, moment
+
+    document = session.api().get("organizations", include_summary="true")
+    columns = [
+        Column.of("id"),
+        Column.of("title"),
+        Column("DEFAULT", lambda each: "yes" if each.get("is_default") else None),
+        Column("PROJECTS", lambda each: (each.get("summary") or {}).get("project_count"), right=True),
+        Column("PEOPLE", lambda each: (each.get("summary") or {}).get("user_count"), right=True),
+        Column("CREATED", lambda each: moment(each.get("created_at"))),
+    ]
+    session.printer.records(document, document["organizations"], columns, empty="You are in no organization.")
+
+
+@organizations.command("get")
+@TITLE
+@pass_session
+def get_organization(session: Session, title: str) -> None:
+    """Show one organization."""
+    from llmariner.cli.places import find
+    from llmariner.cli.printing import moment
+
+    found = session.api().get("organizations", include_summary="true")["organizations"]
+    one = find("organization", found, title, listing="llma admin organizations list")
+    summary = one.get("summary") or {}
+    fields = {
+        "id": one["id"],
+        "title": one["title"],
+        "default": "yes" if one.get("is_default") else "no",
+        "projects": summary.get("project_count"),
+        "people": summary.get("user_count"),
+        "created": moment(one.get("created_at")),
+    }
+    session.printer.details(one, fields)
+
+
+@organizations.command()
+@TITLE
+@pass_session
+def delete(session: Session, title: str) -> None:
+    """Delete an organization that has no projects."""
+    from llmariner.cli.api import path_of
+
+    api = session.api()
+    found = organization(session, api, title)
+    answer = api.delete(path_of("organizations", found["id"]))
+    session.printer.message(answer, f"Deleted organization {found['title']} ({found['id']}){went(answer)}.")
+
+
+@organizations.command("add-member")
+@TITLE
+@click.option("--email", required=True, help="Whom to add.")
+@click.option("--role", required=True, metavar="ROLE", help="owner, reader, tenant-system, or one that was made.")
+@pass_session
+def add_member(session: Session, title: str, email: str, role: str) -> None:
+    """Let somebody into an organization."""
+    from llmariner.cli.api import path_of
+
+    api = session.api()
+    found = organization(session, api, title)
+    made = api.post(path_of("organizations", found["id"], "users"), {"user_id": email, "role": role_of(api, role)})
+    session.printer.message(made, f"Added {made.get('user_id')} to {found['title']} as {without_prefix(made)}.")
+
+
+@organizations.command("list-members")
+@TITLE
+@pass_session
+def list_members(session: Session, title: str) -> None:
+    """List who is in an organization."""
+    from llmariner.cli.api import path_of
+
+    api = session.api()
+    found = organization(session, api, title)
+    document = api.get(path_of("organizations", found["id"], "users"))
+    session.printer.records(document, document["users"], member_columns(), empty="Nobody is in it.")
+
+
+@organizations.command("remove-member")
+@TITLE
+@click.option("--email", required=True, shell_complete=complete_emails, help="Whom to remove.")
+@pass_session
+def remove_member(session: Session, title: str, email: str) -> None:
+    """Take somebody out of an organization; their keys of it end, and so do their memberships of its projects."""
+    from llmariner.cli.api import path_of
+
+    api = session.api()
+    found = organization(session, api, title)
+    answer = api.delete(path_of("organizations", found["id"], "users", email))
+    session.printer.message(answer, f"Removed {email} from {found['title']}{went(answer)}.")
+
+
+def member_columns() -> list[Any]:
+    """The columns of people in an organisation or project."""
+    from llmariner.cli.printing import Column, moment
+
+    return [
+        Column.of("user_id", "EMAIL"),
+        Column("ROLE", without_prefix),
+        Column.of("name"),
+        Column("SINCE", lambda each: moment(each.get("created_at"))),
+        Column.of("internal_user_id", "ID"),
+    ]
+
+
+def without_prefix(member: Any) -> str:
+    """A role as it is given on the command line."""
+    role = str(member.get("role") or "")
+    for prefix in ("ORGANIZATION_ROLE_", "PROJECT_ROLE_"):
+        if role.startswith(prefix):
+            return role.removeprefix(prefix).lower().replace("_", "-")
+    return role
+
+
+def went(answer: Any) -> str:
+    """What went with something that was deleted: `, and with it 2 api keys, 1 role`; empty for nothing."""
+    counted = [
+        f"{len(each)} {what.replace('_', ' ').removesuffix('s') if len(each) == 1 else what.replace('_', ' ')}"
+        for what, each in (answer.get("removed") or {}).items()
+        if each
+    ]
+    return f", and with it {', '.join(counted)}" if counted else ""

@@ -1,0 +1,215 @@
+"""`llma admin projects`: make, list, change and delete projects, and say who is in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from llmariner.cli.admin_organizations import member_columns, went, without_prefix
+from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.places import complete_emails, complete_projects, organization, organization_option, project
+from llmariner.cli.places import role as role_of
+from llmariner.cli.session import Session
+
+__all__ = ["projects"]
+
+TITLE = click.argument("title", metavar="TITLE_OR_ID", shell_complete=complete_projects)
+SELECTOR = click.option(
+    "--node-selector",
+    "selectors",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Label of the nodes that its work runs on; repeat for several. Goes with --kubernetes-namespace.",
+)
+NAMESPACE = click.option(
+    "-n", "--kubernetes-namespace", metavar="NAME", help="Namespace of its work on a cluster; none: the platform's own."
+)
+
+
+@click.group(cls=Group)
+def projects() -> None:
+    """Projects, and who is in them."""
+
+
+@projects.command()
+@click.argument("title")
+@organization_option
+@NAMESPACE
+@SELECTOR
+@pass_session
+def create(
+    session: Session,
+    title: str,
+    organization_title: str | None,
+    kubernetes_namespace: str | None,
+    selectors: tuple[str, ...],
+) -> None:
+    """Make a project called TITLE."""
+    from llmariner.cli.api import path_of
+
+    body: dict[str, Any] = {"title": title, **_place(kubernetes_namespace, selectors)}
+    api = session.api()
+    there = organization(session, api, organization_title)
+    made = api.post(path_of("organizations", there["id"], "projects"), body)
+    session.printer.message(made, f"Made project {made.get('title')} ({made.get('id')}) in {there['title']}.")
+
+
+@projects.command("list")
+@organization_option
+@pass_session
+def list_projects(session: Session, organization_title: str | None) -> None:
+    """List the projects of an organization that you can see."""
+    from llmariner.cli.api import path_of
+    from llmariner.cli.printing import Column, moment
+
+    api = session.api()
+    there = organization(session, api, organization_title)
+    document = api.get(path_of("organizations", there["id"], "projects"), include_summary="true")
+    columns = [
+        Column.of("id"),
+        Column.of("title"),
+        Column("DEFAULT", lambda each: "yes" if each.get("is_default") else None),
+        Column("NAMESPACE", _namespaces),
+        Column("PEOPLE", lambda each: (each.get("summary") or {}).get("user_count"), right=True),
+        Column("CREATED", lambda each: moment(each.get("created_at"))),
+    ]
+    empty = f"There is no project in {there['title']} that you can see."
+    session.printer.records(document, document["projects"], columns, empty=empty)
+
+
+@projects.command("get")
+@TITLE
+@organization_option
+@pass_session
+def get_project(session: Session, title: str, organization_title: str | None) -> None:
+    """Show one project."""
+    from llmariner.cli.printing import moment
+
+    one = project(session, session.api(), title, organization_title)
+    fields = {
+        "id": one["id"],
+        "title": one["title"],
+        "organization": one.get("organization_id"),
+        "default": "yes" if one.get("is_default") else "no",
+        "namespace": _namespaces(one),
+        "node selector": _selectors(one),
+        "created": moment(one.get("created_at")),
+    }
+    session.printer.details(one, fields)
+
+
+@projects.command()
+@TITLE
+@organization_option
+@pass_session
+def delete(session: Session, title: str, organization_title: str | None) -> None:
+    """Delete a project with its members, service accounts and keys; not while it has models."""
+    api = session.api()
+    found = project(session, api, title, organization_title)
+    answer = api.delete(_path(found))
+    session.printer.message(answer, f"Deleted project {found['title']} ({found['id']}){went(answer)}.")
+
+
+@projects.command()
+@TITLE
+@organization_option
+@click.option("--new-title", help="What to call it from now on.")
+@NAMESPACE
+@SELECTOR
+@pass_session
+def update(
+    session: Session,
+    title: str,
+    organization_title: str | None,
+    new_title: str | None,
+    kubernetes_namespace: str | None,
+    selectors: tuple[str, ...],
+) -> None:
+    """Rename a project, or have its work run elsewhere."""
+    body: dict[str, Any] = {} if new_title is None else {"title": new_title}
+    if kubernetes_namespace is not None or selectors:
+        body["assignments"] = _assignments(kubernetes_namespace, selectors)
+    if not body:
+        raise click.UsageError("Nothing to change: give --new-title, --kubernetes-namespace or --node-selector.")
+    api = session.api()
+    found = project(session, api, title, organization_title)
+    answer = api.patch(_path(found), {**body, "update_mask": ",".join(body)})
+    session.printer.message(answer, f"Updated project {answer.get('title')} ({found['id']}).")
+
+
+@projects.command("add-member")
+@TITLE
+@organization_option
+@click.option(
+    "--email", required=True, shell_complete=complete_emails, help="Whom to add: a member of the organization."
+)
+@click.option("--role", required=True, metavar="ROLE", help="owner, member, viewer, or one that was made.")
+@pass_session
+def add_member(session: Session, title: str, organization_title: str | None, email: str, role: str) -> None:
+    """Let a member of the organization into a project."""
+    api = session.api()
+    found = project(session, api, title, organization_title)
+    made = api.post(_path(found, "users"), {"user_id": email, "role": role_of(api, role)})
+    session.printer.message(made, f"Added {made.get('user_id')} to {found['title']} as {without_prefix(made)}.")
+
+
+@projects.command("list-members")
+@TITLE
+@organization_option
+@pass_session
+def list_members(session: Session, title: str, organization_title: str | None) -> None:
+    """List who is in a project."""
+    api = session.api()
+    document = api.get(_path(project(session, api, title, organization_title), "users"))
+    session.printer.records(document, document["users"], member_columns(), empty="Nobody is in it.")
+
+
+@projects.command("remove-member")
+@TITLE
+@organization_option
+@click.option("--email", required=True, shell_complete=complete_emails, help="Whom to remove.")
+@pass_session
+def remove_member(session: Session, title: str, organization_title: str | None, email: str) -> None:
+    """Take somebody out of a project; their keys of it end."""
+    api = session.api()
+    found = project(session, api, title, organization_title)
+    answer = api.delete(_path(found, "users", email))
+    session.printer.message(answer, f"Removed {email} from {found['title']}{went(answer)}.")
+
+
+def _path(found: dict[str, Any], *more: str) -> str:
+    from llmariner.cli.api import path_of
+
+    return path_of("organizations", found["organization_id"], "projects", found["id"], *more)
+
+
+def _place(namespace: str | None, selectors: tuple[str, ...]) -> dict[str, Any]:
+    """Only what was said: a namespace alone, or an assignment where nodes are chosen."""
+    if selectors:
+        return {"assignments": _assignments(namespace, selectors)}
+    return {"kubernetes_namespace": namespace} if namespace else {}
+
+
+def _assignments(namespace: str | None, selectors: tuple[str, ...]) -> list[dict[str, Any]]:
+    if not namespace:
+        if selectors:
+            raise click.UsageError("--node-selector needs --kubernetes-namespace.")
+        return []
+    pairs = []
+    for said in selectors:
+        key, equals, value = said.partition("=")
+        if not key or not equals:
+            raise click.UsageError(f"--node-selector must be KEY=VALUE, not {said!r}.")
+        pairs.append({"key": key, "value": value})
+    return [{"namespace": namespace, **({"node_selector": pairs} if pairs else {})}]
+
+
+def _namespaces(one: Any) -> str:
+    assigned = [each["namespace"] for each in one.get("assignments") or ()]
+    return ", ".join(assigned) or str(one.get("kubernetes_namespace") or "")
+
+
+def _selectors(one: Any) -> str:
+    labels = (label for each in one.get("assignments") or () for label in each.get("node_selector") or ())
+    return ", ".join(f"{label['key']}={label['value']}" for label in labels)

@@ -1,0 +1,320 @@
+"""Command lines of `llma admin` and `llma auth api-keys`: the request each ends in, the answer, and words of the output.
+
+Rows are the fields of `test_commands.Case`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["ROWS"]
+
+HERE = {"id": "org_1", "title": "Acme", "is_default": True, "created_at": 1_760_000_000}
+HERE |= {"summary": {"project_count": 3, "user_count": 17}}
+ORGANIZATIONS = {"organizations": [HERE, {**HERE, "id": "org_2", "title": "Two Words", "is_default": False}]}
+VISION = {
+    "id": "proj_1",
+    "title": "Vision",
+    "organization_id": "org_1",
+    "created_at": 1_760_000_000,
+    "kubernetes_namespace": "team-a",
+    "assignments": [],
+    "summary": {"user_count": 5},
+}
+PROJECTS = {"projects": [VISION]}
+PLACED = {"namespace": "team-b", "node_selector": [{"key": "pool", "value": "gpu"}]}
+ADA = {"user_id": "ada@x.org", "internal_user_id": "user_1", "role": "ORGANIZATION_ROLE_TENANT_SYSTEM", "name": "Ada"}
+BOUND = {"organization_id": "org_1", "role": "ORGANIZATION_ROLE_READER"}
+IN_PROJECT = {"project_id": "proj_1", "title": "Vision", "role": "PROJECT_ROLE_MEMBER"}
+USER = {"id": "ada@x.org", "internal_id": "user_1", "is_service_account": False}
+USER |= {"organization_role_bindings": [{**BOUND, "title": "Acme"}], "project_role_bindings": [IN_PROJECT]}
+USERS = {"users": [USER]}
+ROLE = {"id": "role_1", "name": "auditor", "permissions": ["api.audit.read"], "predefined_role": False}
+ROLES = {"data": [{"id": "owner", "name": "owner", "permissions": ["a", "b", "c", "d"], "predefined_role": True}, ROLE]}
+ADMIN_KEY = {"id": "key_9", "name": "ops", "redacted_value": "sk-admin-abcd…yz", "owner": {"name": "Ada"}}
+INVITE = {"id": "invite_1", "email": "bob@x.org", "role": "reader", "status": "pending", "projects": [{"id": "proj_1"}]}
+KEY = {"id": "key_1", "name": "ci", "prefix": "sk-abcd…yz", "user": {"id": "ada@x.org"}, "project": {"title": "Vision"}}
+LIMIT = {"id": "limit_1", "subject": "project", "subject_id": "proj_1", "model": "*", "requests_per_minute": 60}
+LIMIT |= {"tokens_per_day": 1000, "used": {"requests_per_minute": 7}}
+BUDGET = {"id": "budget_1", "subject": "user", "subject_id": "user_1", "period": "month", "amount": 25.5, "spent": 1e-6}
+BUDGET |= {"alert_ratio": 0.8, "hard": True}
+
+FIND_HERE: dict[str, Any] = {"GET /organizations": ORGANIZATIONS}
+FIND: dict[str, Any] = {**FIND_HERE, "GET /organizations/org_1/projects": PROJECTS}
+FIND_ROLE: dict[str, Any] = {"GET /organization/roles": ROLES}
+FIND_KEY: dict[str, Any] = {**FIND, "GET /organizations/org_1/projects/proj_1/api_keys": {"data": [KEY]}}
+O, P = "/organizations/org_1", "/organizations/org_1/projects/proj_1"  # noqa: E741
+
+
+def row(
+    line: str,
+    route: str,
+    answer: dict[str, Any],
+    shows: tuple[str, ...],
+    body: Any = None,
+    *,
+    before: dict[str, Any] | None = None,
+    query: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """One row."""
+    fields = {"line": line, "route": route, "answer": answer, "shows": shows, "body": body}
+    return {**fields, "before": before or {}, "query": query or {}}
+
+
+ROWS = [
+    row(
+        "admin organizations create Acme",
+        "POST /organizations",
+        HERE,
+        ("Made organization Acme (org_1).",),
+        {"title": "Acme"},
+    ),
+    row(
+        "admin organizations list",
+        "GET /organizations",
+        ORGANIZATIONS,
+        ("org_1", "Acme", "yes", "17", "2025-10-09", "Two Words"),
+        query={"include_summary": "true"},
+    ),
+    row(
+        "admin organizations delete org_2",
+        "DELETE /organizations/org_2",
+        {"deleted": True, "removed": {"users": ["a", "b"], "api_keys": ["key_1"], "roles": []}},
+        ("Deleted organization Two Words (org_2), and with it 2 users, 1 api key.",),
+        before=FIND_HERE,
+    ),
+    row(
+        "admin organizations add-member Acme --email Ada@x.org --role reader",
+        f"POST {O}/users",
+        {**ADA, "role": "ORGANIZATION_ROLE_READER"},
+        ("Added ada@x.org to Acme as reader.",),
+        {"user_id": "Ada@x.org", "role": "reader"},
+        before=FIND_HERE,
+    ),
+    row(
+        "admin organizations list-members org_1",
+        f"GET {O}/users",
+        {"users": [ADA]},
+        ("ada@x.org", "tenant-system", "Ada", "user_1"),
+        before=FIND_HERE,
+    ),
+    row(
+        "admin organizations remove-member Acme --email ada@x.org",
+        f"DELETE {O}/users/ada%40x.org",
+        {"removed": {"projects": [], "api_keys": []}},
+        ("Removed ada@x.org from Acme.",),
+        before=FIND_HERE,
+    ),
+    row(
+        "admin projects create Vision -o Acme -n team-a",
+        f"POST {O}/projects",
+        VISION,
+        ("Made project Vision (proj_1) in Acme.",),
+        {"title": "Vision", "kubernetes_namespace": "team-a"},
+        before=FIND_HERE,
+    ),
+    row(
+        "admin projects list -o org_1",
+        f"GET {O}/projects",
+        PROJECTS,
+        ("proj_1", "Vision", "team-a", "5"),
+        before=FIND_HERE,
+        query={"include_summary": "true"},
+    ),
+    row(
+        "admin projects delete proj_1 -o Acme",
+        f"DELETE {P}",
+        {"deleted": True, "removed": {"service_accounts": ["ci"]}},
+        ("Deleted project Vision (proj_1), and with it 1 service account.",),
+        before=FIND,
+    ),
+    row(
+        "admin projects update Vision --new-title Sight -n team-b --node-selector pool=gpu",
+        f"PATCH {P}",
+        {**VISION, "title": "Sight"},
+        ("Updated project Sight (proj_1).",),
+        {"title": "Sight", "assignments": [PLACED], "update_mask": "title,assignments"},
+        before=FIND,
+    ),
+    row(
+        "admin projects add-member Vision --email ada@x.org --role auditor",
+        f"POST {P}/users",
+        {**ADA, "role": "role_1"},
+        ("Added ada@x.org to Vision as role_1.",),
+        {"user_id": "ada@x.org", "role": "role_1"},
+        before={**FIND, **FIND_ROLE},
+    ),
+    row(
+        "admin projects list-members Vision",
+        f"GET {P}/users",
+        {"users": [{**ADA, "role": "PROJECT_ROLE_VIEWER"}]},
+        ("ada@x.org", "viewer"),
+        before=FIND,
+    ),
+    row(
+        "admin projects remove-member Vision --email ada@x.org",
+        f"DELETE {P}/users/ada%40x.org",
+        {"removed": {"api_keys": ["key_1", "key_2"]}},
+        ("Removed ada@x.org from Vision, and with it 2 api keys.",),
+        before=FIND,
+    ),
+    row("admin users list", "GET /users", USERS, ("ada@x.org", "person", "reader", "Vision: member", "user_1")),
+    row("admin roles list", "GET /organization/roles", ROLES, ("role_1", "auditor", "api.audit.read", "4 scopes")),
+    row(
+        "admin roles create auditor --scope api.audit.read --description Reads.",
+        "POST /organization/roles",
+        ROLE,
+        ("Made role auditor (role_1).",),
+        {"role_name": "auditor", "permissions": ["api.audit.read"], "description": "Reads."},
+    ),
+    row(
+        "admin roles update auditor --new-name books --scope api.prices.read",
+        "POST /organization/roles/role_1",
+        {**ROLE, "name": "books"},
+        ("Updated role books (role_1).",),
+        {"role_name": "books", "permissions": ["api.prices.read"]},
+        before=FIND_ROLE,
+    ),
+    row(
+        "admin roles delete auditor",
+        "DELETE /organization/roles/role_1",
+        {"id": "role_1", "deleted": True},
+        ("Deleted role auditor (role_1).",),
+        before=FIND_ROLE,
+    ),
+    row(
+        "admin keys create ops --expires-in 30",
+        "POST /organization/admin_api_keys",
+        {**ADMIN_KEY, "value": "sk-admin-secret"},
+        ("sk-admin-secret", "not shown again"),
+        {"name": "ops", "expires_in_seconds": 2_592_000},
+    ),
+    row(
+        "admin keys list",
+        "GET /organization/admin_api_keys",
+        {"data": [ADMIN_KEY]},
+        ("key_9", "ops", "sk-admin-abcd", "Ada", "never"),
+    ),
+    row(
+        "admin keys delete ops",
+        "DELETE /organization/admin_api_keys/key_9",
+        {"id": "key_9", "deleted": True},
+        ("Deleted admin key ops (key_9).",),
+        before={"GET /organization/admin_api_keys": {"data": [ADMIN_KEY]}},
+    ),
+    row(
+        "admin invites create bob@x.org --project Vision --project Vision:viewer --expires-in 1",
+        "POST /organization/invites",
+        {**INVITE, "token": "inv-secret"},
+        ("inv-secret", "not shown again"),
+        {
+            "email": "bob@x.org",
+            "projects": [{"id": "proj_1"}, {"id": "proj_1", "role": "viewer"}],
+            "expires_in_seconds": 86400,
+        },
+        before=FIND,
+    ),
+    row("admin invites list", "GET /organization/invites", {"data": [INVITE]}, ("bob@x.org", "reader", "pending", "1")),
+    row(
+        "admin invites delete bob@x.org",
+        "DELETE /organization/invites/invite_1",
+        {"id": "invite_1", "deleted": True},
+        ("Took back the invitation of bob@x.org (invite_1).",),
+        before={"GET /organization/invites": {"data": [{**INVITE, "id": "old", "status": "accepted"}, INVITE]}},
+    ),
+    row(
+        "auth accept-invite inv-secret",
+        "POST /invitations:accept",
+        {"id": "invite_1", "user": USER, "api_key": {**KEY, "secret": "sk-first-secret"}},
+        ("sk-first-secret", "ada@x.org is in Acme, Vision."),
+        {"token": "inv-secret"},
+    ),
+    row(
+        "auth api-keys create ci -o Acme -p Vision --service-account --role tenant-system --model a/b --source 10.0.0.0/8",
+        "POST /api_keys",
+        {**KEY, "secret": "sk-new-secret"},
+        ("sk-new-secret",),
+        {
+            "name": "ci",
+            "allowed_models": ["a/b"],
+            "allowed_sources": ["10.0.0.0/8"],
+            "is_service_account": True,
+            "role": "tenant-system",
+            "organization_id": "org_1",
+            "project_id": "proj_1",
+        },
+        before=FIND,
+    ),
+    row(
+        "auth api-keys list -p Vision",
+        f"GET {P}/api_keys",
+        {"data": [KEY]},
+        ("key_1", "ci", "ada@x.org", "Vision"),
+        before=FIND,
+    ),
+    row(
+        "auth api-keys delete ci -o org_1 -p proj_1",
+        f"DELETE {P}/api_keys/key_1",
+        {"id": "key_1", "deleted": True},
+        ("Deleted API key ci (key_1).",),
+        before=FIND_KEY,
+    ),
+    row(
+        "auth api-keys update ci -p Vision --new-name desk",
+        "PATCH /api_keys/key_1",
+        {**KEY, "name": "desk"},
+        ("Renamed API key ci (key_1) to desk.",),
+        {"name": "desk", "update_mask": "name"},
+        before=FIND_KEY,
+    ),
+    row(
+        "admin limits list",
+        "GET /limits",
+        {"data": [LIMIT]},
+        ("limit_1", "project Vision", "7/60", "1000"),
+        before={**FIND, "GET /users": USERS, "GET /api_keys": {"data": [KEY]}},
+    ),
+    row(
+        "admin limits set --project Vision --requests-per-minute 60 --tokens-per-day none",
+        "POST /limits",
+        LIMIT,
+        ("Limited project proj_1 (limit_1).",),
+        {
+            "subject": "project",
+            "subject_id": "proj_1",
+            "model": "*",
+            "requests_per_minute": 60,
+            "tokens_per_day": None,
+        },
+        before=FIND,
+    ),
+    row("admin limits delete limit_1", "DELETE /limits/limit_1", {"deleted": True}, ("Took the limits limit_1 away.",)),
+    row(
+        "admin budgets list",
+        "GET /budgets",
+        {"data": [BUDGET]},
+        ("budget_1", "user ada@x.org", "month", "0.000001", "25.50", "80%", "refuse"),
+        before={**FIND, "GET /users": USERS, "GET /api_keys": {"data": [KEY]}},
+    ),
+    row(
+        "admin budgets set --user ada@x.org --amount 25.50 --alert-at 90 --soft",
+        "POST /budgets",
+        BUDGET,
+        ("Gave user user_1 25.50 dollars per month (budget_1).",),
+        {
+            "subject": "user",
+            "subject_id": "user_1",
+            "period": "month",
+            "amount": "25.50",
+            "alert_ratio": 0.9,
+            "hard": False,
+        },
+        before={"GET /users": USERS},
+    ),
+    row(
+        "admin budgets delete budget_1",
+        "DELETE /budgets/budget_1",
+        {"deleted": True},
+        ("Took the budget budget_1 away.",),
+    ),
+]

@@ -1,0 +1,189 @@
+"""`llma admin`: names and ids, aliases, what -o means, what is refused unasked, and the shell's completion."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .admin_cases import FIND, HERE, ORGANIZATIONS, PROJECTS, ROLE, ROLES, USERS, VISION
+from .conftest import Llma, Platform
+
+
+@pytest.fixture(autouse=True)
+def known(platform: Platform) -> None:
+    """What commands look things up in."""
+    for route, document in {**FIND, "GET /users": USERS, "GET /organization/roles": ROLES}.items():
+        platform.answer(route, document)
+
+
+@pytest.mark.parametrize(
+    ("line", "record", "shows"),
+    [
+        ("admin organizations get Acme", HERE, ("org_1", "yes", "17")),
+        ("admin organizations get org_1", HERE, ("Acme",)),
+        ("admin projects get Vision", VISION, ("proj_1", "team-a", "org_1")),
+        ("admin projects get proj_1 -o Acme", VISION, ("Vision",)),
+        ("admin roles get auditor", ROLE, ("role_1", "api.audit.read")),
+    ],
+)
+def test_one_is_shown_by_title_or_id(line: str, record: object, shows: tuple[str, ...], llma: Llma) -> None:
+    result = llma(*line.split())
+    assert result.code == 0, result.err
+    for words in shows:
+        assert words in result.out
+    assert llma(*line.split(), "--output", "json").json == record
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("orgs", "organizations"),
+        ("org", "organizations"),
+        ("project", "projects"),
+        ("user", "users"),
+        ("role", "roles"),
+    ],
+)
+def test_groups_have_the_short_names_of_the_original(alias: str, name: str, llma: Llma) -> None:
+    assert llma("admin", alias, "list").out == llma("admin", name, "list").out != ""
+    assert alias not in [line.split()[0] for line in llma("admin", "-h").out.splitlines() if line.startswith("  ")]
+
+
+def test_what_is_not_there_is_said_with_what_lists_it(llma: Llma) -> None:
+    result = llma("admin", "organizations", "get", "Nowhere")
+    assert result.code == 4
+    assert "there is no organization 'Nowhere'" in result.err
+    assert "llma admin organizations list" in result.err
+    result = llma("admin", "projects", "delete", "Nowhere")
+    assert result.code == 4
+    assert "llma admin projects list --organization-title 'Acme'" in result.err
+
+
+def test_of_two_that_are_called_the_same_the_id_is_asked_for(llma: Llma, platform: Platform) -> None:
+    platform.answer("GET /organizations/org_1/projects", {"projects": [VISION, {**VISION, "id": "proj_2"}]})
+    result = llma("admin", "projects", "get", "Vision")
+    assert (result.code, "proj_1, proj_2" in result.err) == (2, True)
+
+
+def test_o_is_the_organization_where_there_is_one_to_choose(llma: Llma) -> None:
+    assert llma("admin", "organizations", "list", "-o", "json").json == ORGANIZATIONS
+    refused = llma("admin", "projects", "list", "-o", "json")
+    assert refused.code == 4
+    assert "--output json" in refused.err
+    assert llma("admin", "projects", "list", "--output", "json").json == PROJECTS
+    assert "-o, --organization-title" in llma("admin", "projects", "list", "-h").out
+
+
+def test_the_contexts_organization_is_taken_by_title(llma: Llma, platform: Platform) -> None:
+    platform.answer("GET /organizations/org_2/projects", {"projects": []})
+    assert llma("context", "set", "--organization", "Two Words").code == 0
+    result = llma("admin", "projects", "list")
+    assert "no project in Two Words" in result.err
+    assert platform.requests[-1].headers["openai-organization"] == "Two Words"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("admin projects create V --node-selector a=b", "--kubernetes-namespace"),
+        ("admin projects create V -n a --node-selector nothing", "KEY=VALUE"),
+        ("admin projects update Vision", "Nothing to change"),
+        ("admin projects add-member Vision --role owner", "--email"),
+        ("admin roles create x", "--scope"),
+        ("admin roles update auditor", "Nothing to change"),
+        ("admin limits set", "--requests-per-minute"),
+        ("admin limits set --requests-per-minute few", "whole number"),
+        ("admin limits set --project a --user b --requests-per-day 1", "one of --project"),
+        ("admin budgets set", "--amount"),
+        ("auth api-keys create x --service-account", "--role"),
+        ("auth api-keys create x --role owner", "--service-account"),
+        ("auth api-keys list -o Acme", "--project-title"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_it_is_sent(
+    line: str, words: str, llma: Llma, platform: Platform
+) -> None:
+    result = llma(*line.split())
+    assert (result.code, words in result.err) == (2, True), result.err
+    assert {request.method for request in platform.requests} <= {"GET"}
+
+
+def test_a_role_is_given_by_its_name(llma: Llma, platform: Platform) -> None:
+    platform.answer("POST /organizations/org_1/users", {"user_id": "a@x.org", "role": "role_1"})
+    for said, sent in (("auditor", "role_1"), ("role_9", "role_9"), ("Tenant-System", "Tenant-System")):
+        llma("admin", "orgs", "add-member", "Acme", "--email", "a@x.org", "--role", said)
+        assert platform.requests[-1].body["role"] == sent
+    unknown = llma("admin", "orgs", "add-member", "Acme", "--email", "a@x.org", "--role", "boss")
+    assert (unknown.code, "llma admin roles list" in unknown.err) == (4, True)
+
+
+def test_a_project_loses_its_place_with_an_empty_namespace(llma: Llma, platform: Platform) -> None:
+    platform.answer("PATCH /organizations/org_1/projects/proj_1", VISION)
+    llma("admin", "projects", "update", "Vision", "-n", "")
+    assert platform.requests[-1].body == {"assignments": [], "update_mask": "assignments"}
+
+
+def test_limits_and_budgets_are_for_the_organization_unless_said(llma: Llma, platform: Platform) -> None:
+    platform.answer("POST /budgets", {"amount": 1})
+    llma("admin", "budgets", "set", "--amount", "1")
+    assert platform.requests[-1].body["subject_id"] == "org_1"
+    assert "alert_ratio" not in platform.requests[-1].body
+
+
+def test_names_that_cannot_be_listed_are_shown_as_ids(llma: Llma, platform: Platform) -> None:
+    platform.refuse("GET /organizations", 403)
+    platform.answer("GET /limits", {"data": [{"id": "limit_1", "subject": "project", "subject_id": "proj_1"}]})
+    assert "project proj_1" in llma("admin", "limits", "list").out
+
+
+def test_who_comes_in_where_people_sign_in_is_told_to(llma: Llma, platform: Platform) -> None:
+    platform.answer("POST /invitations:accept", {"user": USERS["users"][0], "api_key": None})
+    result = llma("auth", "accept-invite", "inv-x")
+    assert result.out == "You are in.\n"
+    assert "llma auth login" in result.err
+
+
+def completed(words: str, program: list[str], platform: Platform) -> list[str]:
+    """What bash is told to offer for the last of the words."""
+    environment = {
+        **os.environ,
+        "_LLMA_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+        "LLMARINER_BASE_URL": platform.url,
+        "LLMARINER_API_KEY": "sk-test",
+    }
+    found = subprocess.run(program, check=True, env=environment, capture_output=True, text=True, timeout=60)
+    assert found.stderr == ""
+    return [line.partition(",")[2] for line in found.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("llma admin organizations get ", ["Acme", "Two Words"]),
+        ("llma admin organizations get A", ["Acme"]),
+        ("llma admin projects get ", ["Vision"]),
+        ("llma admin projects get --organization-title Acme V", ["Vision"]),
+        ("llma admin projects list -o Tw", ["Two Words"]),
+        ("llma admin projects remove-member Vision --email a", ["ada@x.org"]),
+    ],
+)
+def test_the_shell_completes_names(
+    words: str, offered: list[str], program: list[str], platform: Platform, home: Path
+) -> None:
+    assert completed(words, program, platform) == offered
+
+
+def test_the_shell_is_offered_nothing_when_nobody_answers(program: list[str], platform: Platform, home: Path) -> None:
+    platform.refuse("GET /organizations", 401)
+    assert completed("llma admin organizations get ", program, platform) == [""]
+
+
+def test_what_is_looked_up_is_looked_up_once(llma: Llma, platform: Platform) -> None:
+    platform.requests.clear()
+    llma("admin", "projects", "get", "Vision")
+    assert [request.path for request in platform.requests] == ["/organizations", "/organizations/org_1/projects"]
