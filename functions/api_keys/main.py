@@ -17,6 +17,7 @@ from llmariner.tenancy.shapes import api_key
 
 WRITE = "api.organizations.projects.api_keys.write"
 Reader = Annotated[Caller, requires("api.organizations.projects.api_keys.read", objects="keys")]
+Maker = Annotated[Caller, requires(WRITE)]
 Writer = Annotated[Caller, requires(WRITE, objects="keys")]
 
 
@@ -36,7 +37,7 @@ def list_keys(request: Request, caller: Reader) -> dict[str, Any]:
     return {"object": "list", "data": [api_key(key) for key in context_of(request).keys.seen(managed(caller))]}
 
 
-def create_key(request: Request, caller: Writer, body: CreateKey) -> dict[str, Any]:
+def create_key(request: Request, caller: Maker, body: CreateKey) -> dict[str, Any]:
     """Make a key, in the caller's own project unless another is named; the one answer that holds its secret."""
     context = context_of(request)
     there = caller

@@ -18,6 +18,7 @@ from llmariner.tenancy.group_roles import GroupRoles
 
 Reader = Annotated[Caller, administers("api.organizations.users.read")]
 Writer = Annotated[Caller, administers("api.organizations.users.write")]
+Runner = Annotated[Caller, administers("api.organizations.users.write", objects="installation")]
 
 
 class CreateGroupRole(BaseModel):
@@ -64,7 +65,7 @@ def delete_group_role(request: Request, caller: Writer, group_role_id: str) -> d
     return {"id": group_role_id, "object": "organization.group_role.deleted", "deleted": True}
 
 
-def unlink_user(request: Request, caller: Writer, user_id: str) -> dict[str, Any]:
+def unlink_user(request: Request, caller: Runner, user_id: str) -> dict[str, Any]:
     """Let a person sign in anew through whatever vouches for their e-mail next; for owners of the default organisation."""
     people = context_of(request).identity
     if people is None:

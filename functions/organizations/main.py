@@ -33,6 +33,7 @@ ProjectWriter = Annotated[Caller, standing_there(PROJECT_WRITE)]
 MemberReader = Annotated[Caller, standing_there("api.organizations.projects.users.read")]
 MemberWriter = Annotated[Caller, standing_there("api.organizations.projects.users.write")]
 KeyReader = Annotated[Caller, standing_there("api.organizations.projects.api_keys.read", objects="keys")]
+KeyMaker = Annotated[Caller, standing_there("api.organizations.projects.api_keys.write")]
 KeyWriter = Annotated[Caller, standing_there("api.organizations.projects.api_keys.write", objects="keys")]
 
 ORGANIZATION = "/v1/organizations/{organization_id}"
@@ -230,7 +231,7 @@ def list_keys(request: Request, caller: KeyReader) -> dict[str, Any]:
     return {"object": "list", "data": [shapes.api_key(key) for key in found]}
 
 
-def create_key(request: Request, caller: KeyWriter, body: CreateKey) -> dict[str, Any]:
+def create_key(request: Request, caller: KeyMaker, body: CreateKey) -> dict[str, Any]:
     """Make a key of the project; the one answer that holds its secret."""
     place = caller.owner
     for name, said, own in (

@@ -11,17 +11,22 @@ from sqlalchemy import select
 from llmariner.errors import PermissionDenied
 from llmariner.http.authentication import context_of, requires
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.tables import custom_roles
+from llmariner.tenancy.tables import custom_roles, organizations
 
 __all__ = ["administers"]
 
 
-def administers(scope: str) -> Any:
-    """A dependency: a caller who holds `scope` for the whole organisation, and not for one project of it only."""
+def administers(scope: str, *, objects: str = "organization") -> Any:
+    """A dependency: a caller who holds `scope` for the whole organisation, and not for one project of it only.
+
+    `objects` "installation": an owner of the default organisation, who runs the installation.
+    """
     of_caller: Callable[[Request], Caller] = requires(scope).dependency
 
     def administering(request: Request) -> Caller:
         caller = of_caller(request)
+        if objects == "installation" and not (caller.is_owner and _is_default(request, caller.organization_id)):
+            raise PermissionDenied("Only an owner of the default organization, who runs the installation, may do that.")
         if not caller.is_owner and scope not in _of_organization(request, caller):
             raise PermissionDenied(
                 "Only an owner of the organization, one of its admin keys, or a role that it made for this may do that. "
@@ -30,8 +35,14 @@ def administers(scope: str) -> Any:
         return caller
 
     administering.scope = scope  # type: ignore[attr-defined]
-    administering.objects = "organization"  # type: ignore[attr-defined]
+    administering.objects = objects  # type: ignore[attr-defined]
     return Depends(administering)
+
+
+def _is_default(request: Request, organization_id: str) -> bool:
+    query = select(organizations.c.is_default).where(organizations.c.id == organization_id)
+    with context_of(request).database.read() as session:
+        return bool(session.value(query))
 
 
 def _of_organization(request: Request, caller: Caller) -> frozenset[str]:

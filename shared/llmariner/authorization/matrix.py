@@ -1,0 +1,231 @@
+"""What each route asks of its caller, read from the functions themselves, and what becomes of a caller of each role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmariner.boot import load
+from llmariner.context import Context
+from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, with_implied
+
+__all__ = ["Access", "Objects", "Standing", "Undeclared", "Verdict", "Whose", "declared", "verdict"]
+
+_PROBES = ("/health/live", "/health/ready")
+# Nothing is read: a context that knows where a database would be builds every route, and asks it for nothing.
+_SETTINGS = {
+    "LLMARINER_DATABASE_URL": "sqlite://",
+    "LLMARINER_PEPPER": "0" * 32,
+    "LLMARINER_SERVICE_SECRET": "0" * 32,
+    "LLMARINER_SERVING": "static",
+    "LLMARINER_SERVING_STATIC": "{}",
+}
+
+
+class Undeclared(Exception):
+    """A route says neither a scope nor that it is for everybody."""
+
+
+class Objects(StrEnum):
+    """Whose objects a route reaches."""
+
+    EVERYBODYS = "everybody"
+    """There is nothing to protect; no key is asked for."""
+    FUNCTIONS = "functions"
+    """Other functions only, by a signed token."""
+    SELF = "self"
+    """The caller's own, wherever it works."""
+    PROJECT = "project"
+    """Those of the caller's project, and what all projects share."""
+    MODELS = "models"
+    """Models of the caller's project and those that all projects share; an admin key is no key there."""
+    MEMBER = "member"
+    """Those of the organisations and projects that the caller is in; an owner is in all of its organisation."""
+    KEYS = "keys"
+    """The caller's own keys; for who manages the people of a project those of the project, for an owner all."""
+    ORGANIZATION = "organization"
+    """All of the caller's organisation, for those who administer it."""
+    INSTALLATION = "installation"
+    """Everything, for owners of the default organisation, who run the installation."""
+
+
+class Whose(StrEnum):
+    """To whom an object belongs, seen from the caller."""
+
+    OWN = "own"
+    COLLEAGUE = "colleague's"
+    """Somebody else's, in the caller's own project."""
+    SIBLING = "sibling project's"
+    OTHER = "other organization's"
+
+
+class Verdict(StrEnum):
+    """What becomes of a request."""
+
+    ALLOWED = "allowed"
+    NO_PROJECT = "400"
+    UNKNOWN = "401"
+    FORBIDDEN = "403"
+    HIDDEN = "404"
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a route asks. `scope` None: no scope is looked at."""
+
+    function: str
+    method: str
+    path: str
+    scope: str | None
+    objects: Objects
+
+    @property
+    def of_organization(self) -> bool:
+        """Whether its path names an organisation and nothing smaller, to all members of which it is open."""
+        return "{organization_id}" in self.path and "{project_id}" not in self.path
+
+    @property
+    def of_one(self) -> bool:
+        """Whether its path names a project or one object of a project."""
+        return not self.of_organization and "{" in self.path
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A caller as the matrix sees one. `cut` are the scopes of a key that carries fewer than its user holds."""
+
+    organization_role: str | None
+    project_role: str | None = None
+    in_project: bool = True
+    runs_installation: bool = False
+    cut: frozenset[str] | None = None
+
+    @property
+    def owns(self) -> bool:
+        """Whether it owns the organisation."""
+        return self.organization_role == "owner"
+
+    @property
+    def works(self) -> bool:
+        """Whether it works in the project that it is asked about."""
+        return self.owns or (self.in_project and self.project_role is not None)
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """What it holds: an organisation's owner owns the project it works in."""
+        project_role = self.project_role or ("owner" if self.owns and self.in_project else None)
+        held = ORGANIZATION_ROLES.get(self.organization_role or "", frozenset())
+        held = with_implied(held | PROJECT_ROLES.get(project_role or "", frozenset()))
+        return held if self.cut is None else held & with_implied(self.cut)
+
+
+def verdict(access: Access, caller: Standing | None, whose: Whose) -> Verdict:
+    """What becomes of that caller, None for one whom nobody knows, who asks for somebody's object.
+
+    Rights come first: who may not use a route at all learns nothing of what there is. Then what is not the caller's to
+    see is not there.
+    """
+    if access.objects is Objects.EVERYBODYS:
+        return Verdict.ALLOWED
+    if caller is None or caller.organization_role is None or access.objects is Objects.FUNCTIONS:
+        return Verdict.UNKNOWN
+    if access.objects is Objects.MODELS and not caller.in_project:
+        return Verdict.UNKNOWN
+    if access.scope not in caller.scopes or not _administers(access.objects, caller):
+        return Verdict.FORBIDDEN
+    if access.objects is Objects.INSTALLATION:
+        return Verdict.ALLOWED
+    if access.objects is Objects.PROJECT and not caller.in_project:
+        return Verdict.NO_PROJECT
+    return Verdict.ALLOWED if whose in _reached(access, caller) else Verdict.HIDDEN
+
+
+def _reached(access: Access, caller: Standing) -> set[Whose]:
+    """Whose objects a caller who may use the route reaches by it."""
+    within, project = {Whose.OWN, Whose.COLLEAGUE, Whose.SIBLING}, {Whose.OWN, Whose.COLLEAGUE}
+    if access.objects is Objects.ORGANIZATION:
+        return within
+    if access.objects is Objects.SELF:
+        return {Whose.OWN}
+    if access.objects not in (Objects.MEMBER, Objects.KEYS):
+        return project
+    if caller.owns or access.of_organization:
+        return within
+    if access.of_one and not caller.works:
+        return set()
+    manages = "api.organizations.projects.users.write" in caller.scopes
+    return project if access.objects is Objects.MEMBER or manages else {Whose.OWN}
+
+
+def _administers(objects: Objects, caller: Standing) -> bool:
+    if objects is Objects.INSTALLATION:
+        return caller.owns and caller.runs_installation
+    return objects is not Objects.ORGANIZATION or caller.owns
+
+
+def declared(checkout: Path) -> list[Access]:
+    """Every route of every function, in the order of their paths. Undeclared for one that says nothing of itself."""
+    context = Context(_SETTINGS)
+    found: list[Access] = []
+    for folder in sorted(path.parent for path in (checkout / "functions").glob("*/func.yaml")):
+        built = {(method, _anonymous(path)): rule for method, path, rule in _built(folder, context)}
+        for method, path in _routes(folder):
+            if path not in _PROBES:
+                found.append(Access(folder.name, method, path, *built[method, _anonymous(path)]))
+    return sorted(found, key=lambda access: (access.path, access.method))
+
+
+Rule = tuple[str | None, Objects]
+_OPEN: dict[str, Rule] = {
+    "auth": (None, Objects.EVERYBODYS),
+    "invitations": (None, Objects.EVERYBODYS),
+    "health": (None, Objects.EVERYBODYS),
+    "internal_gateway": (None, Objects.FUNCTIONS),
+}
+
+
+def _built(folder: Path, context: Context) -> Iterator[tuple[str, str, Rule]]:
+    application = load(folder)
+    application.use(context)
+    made: Any = application.prepare()
+    if hasattr(made, "route"):  # the token path
+        yield "POST", made.route.path, (made.route.scope, Objects.MODELS)
+        return
+    for route in made.routes:
+        rule = _OPEN.get(folder.name) or _rule(dependency.call for dependency in route.dependant.dependencies)
+        if rule is None and route.path not in _PROBES:
+            raise Undeclared(
+                f"functions/{folder.name}: {route.path} says no scope. Give its handler a caller: requires(scope) or "
+                "administers(scope)."
+            )
+        for method in route.methods:
+            yield method, route.path, rule or (None, Objects.EVERYBODYS)
+
+
+def _rule(dependencies: Iterable[Any]) -> Rule | None:
+    for dependency in dependencies:
+        if hasattr(dependency, "objects"):
+            return dependency.scope, Objects(dependency.objects)
+    return None
+
+
+def _routes(folder: Path) -> list[tuple[str, str]]:
+    annotations = yaml.safe_load((folder / "func.yaml").read_text())["deploy"]["annotations"]
+    lines = (line.split() for line in annotations["llmariner.ai/routes"].splitlines() if line.strip())
+    return [(method, path) for method, path in lines]
+
+
+def _anonymous(path: str) -> str:
+    """A path without the names of its place-holders, which are the function's own affair."""
+    parts = (part for piece in path.split("{") for part in piece.split("}"))
+    return "".join(
+        ("{:path}" if part.endswith(":path") else "{}") if index % 2 else part for index, part in enumerate(parts)
+    )

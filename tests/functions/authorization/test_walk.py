@@ -1,0 +1,166 @@
+"""Every route as every role, for its own, a sibling project's and another organisation's object: nothing beyond the matrix.
+
+What a caller may is read from the same matrix that docs/security/authorization.md shows; whether it is so is asked here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from llmariner.authorization.matrix import Access, Objects, Verdict, Whose, declared, verdict
+
+from ..asking import Answer, InProcess, Question
+from ..children import CHECKOUT
+from ..conftest import Ask
+from ..installation import Installation
+from .objects import IN_BODY, OBJECTS, seed
+from .world import CALLERS, World
+
+ROUTES = declared(CHECKOUT)
+PLACEHOLDER = re.compile(r"\{([^}]+)\}")
+REFUSALS = {401: Verdict.UNKNOWN, 403: Verdict.FORBIDDEN, 404: Verdict.HIDDEN}
+
+
+@pytest.fixture(scope="module")
+def world(installation: Installation, in_process: InProcess) -> Iterator[World]:
+    made = World(installation)
+    seed(made)
+    yield made
+    in_process.runner.run(made.context.gateway.close())
+    made.context.database.close()
+
+
+@pytest.fixture(scope="module")
+def ask(world: World, in_process: InProcess) -> Ask:
+    """Ask a function of the world."""
+    return lambda name, question: in_process.ask(world.application(name), question)
+
+
+def has_object(route: Access) -> bool:
+    """Whether it is asked for one object: by its path, or by the name of a model."""
+    named = bool(PLACEHOLDER.search(route.path)) and route.objects is not Objects.FUNCTIONS
+    return named or route.objects is Objects.MODELS or str(route) in IN_BODY
+
+
+def places(route: Access) -> list[Whose]:
+    """Whose objects it is asked for; a colleague's where it is asked for keys, which are everybody's own."""
+    one_key = route.objects is Objects.KEYS and route.path.partition("api_keys")[2]
+    asked = list(Whose) if has_object(route) else [Whose.OWN]
+    return [whose for whose in asked if whose is not Whose.COLLEAGUE or one_key]
+
+
+def outcome(answer: Answer, route: Access) -> Verdict:
+    """What became of a request."""
+    if answer.status == 400 and answer.error["code"] == "project_required":
+        return Verdict.NO_PROJECT
+    if answer.status in REFUSALS:
+        assert answer.error["code"] != "unknown_url", answer.body
+        return REFUSALS[answer.status]
+    in_use = (
+        answer.status == 400 and answer.error["code"] == "in_use"
+    )  # a project with models, an organisation with projects
+    assert answer.status == 200 or in_use, (str(route), answer.status, answer.body)
+    return Verdict.ALLOWED
+
+
+def asked(world: World, ask: Ask, route: Access, caller: str, whose: Whose) -> Answer:
+    """The answer to that caller's request for a new object of that place."""
+    made = OBJECTS[str(route)](world, world.place(whose, caller))
+    path = PLACEHOLDER.sub(lambda match: made.path[match[1]], route.path)
+    return ask(route.function, Question(route.method, path, made.body, world.headers[caller], made.query))
+
+
+def test_every_route_says_how_it_is_walked() -> None:
+    assert {str(route) for route in ROUTES} == OBJECTS.keys()
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("route", ROUTES, ids=str)
+def test_nobody_gets_past_the_matrix(route: Access, caller: str, world: World, ask: Ask) -> None:
+    for whose in places(route):
+        answer = asked(world, ask, route, caller, whose)
+        expected = verdict(route, CALLERS[caller], whose)
+        assert outcome(answer, route) is expected, (whose, answer.status, answer.body)
+        if expected is not Verdict.ALLOWED and expected is not Verdict.HIDDEN:
+            assert b"walk-" not in answer.body
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.method == "GET"], ids=str)
+def test_what_is_not_the_callers_to_see_is_in_no_answer(route: Access, caller: str, world: World, ask: Ask) -> None:
+    answer = asked(world, ask, route, caller, Whose.OWN)
+    for whose in (Whose.SIBLING, Whose.OTHER):
+        if verdict(route, CALLERS[caller], whose) is not Verdict.ALLOWED:
+            assert world.places[whose].tag.encode() not in answer.body, answer.body
+
+
+def lists() -> Iterator[Access]:
+    """Routes that list what a project or organisation holds."""
+    return (route for route in ROUTES if route.method == "GET" and route.scope and not PLACEHOLDER.search(route.path))
+
+
+# None is a list of what was seeded.
+WITHOUT_SEEDS = {
+    "GET /v1/inference/status",
+    "GET /v1/organization/audit_logs:verify",
+    "GET /v1/organization/spend_limit",
+    "GET /v1/organizations",
+}
+
+
+@pytest.mark.parametrize("route", [route for route in lists() if str(route) not in WITHOUT_SEEDS], ids=str)
+def test_what_is_the_callers_to_see_is_in_the_answer(route: Access, world: World, ask: Ask) -> None:
+    answer = asked(world, ask, route, "owner", Whose.OWN)
+    for whose in (Whose.OWN, Whose.SIBLING, Whose.OTHER):
+        shown = verdict(route, CALLERS["owner"], whose) is Verdict.ALLOWED
+        assert (world.places[whose].tag.encode() in answer.body) is shown, (whose, answer.body)
+
+
+@pytest.mark.parametrize("route", [r for r in ROUTES if r.objects is Objects.INSTALLATION], ids=str)
+def test_who_runs_the_installation_may_do_what_concerns_all_of_it(
+    route: Access, world: World, ask: Ask, installation: Installation
+) -> None:
+    made = OBJECTS[str(route)](world, world.places[Whose.OTHER])
+    path = PLACEHOLDER.sub(lambda match: made.path[match[1]], route.path)
+    headers = {"authorization": f"Bearer {installation.keys.admin}"}
+    assert ask(route.function, Question(route.method, path, made.body, headers, made.query)).status == 200
+
+
+def test_a_colleagues_key_and_a_siblings_project_are_in_no_members_list(world: World, ask: Ask) -> None:
+    here, sibling = world.places[Whose.OWN], world.places[Whose.SIBLING]
+    theirs, _ = world.key(here, here.user_id)
+    below = f"/v1/organizations/{here.organization_id}/projects"
+    for caller, sees_all in (("owner", True), ("project owner", True), ("member", False)):
+        for function, path in (("api_keys", "/v1/api_keys"), ("organizations", f"{below}/{here.project_id}/api_keys")):
+            listed = ask(function, Question("GET", path, None, world.headers[caller])).json["data"]
+            assert (theirs in [key["id"] for key in listed]) is sees_all, (caller, path)
+        found = ask("organizations", Question("GET", below, None, world.headers[caller])).json["projects"]
+        ids = [project["id"] for project in found]
+        assert here.project_id in ids
+        assert (sibling.project_id in ids) is (caller == "owner")
+
+
+@pytest.mark.parametrize(("whose", "by_owner"), [(Whose.OWN, 200), (Whose.SIBLING, 200), (Whose.OTHER, 404)])
+def test_a_key_is_made_in_no_project_that_the_caller_is_not_in(
+    whose: Whose, by_owner: int, world: World, ask: Ask
+) -> None:
+    place = world.places[whose]
+    for caller, status in (("owner", by_owner), ("member", 200 if whose is Whose.OWN else 404)):
+        body = {"name": f"elsewhere {world.number()}", "project_id": place.project_id}
+        body |= {"organization_id": place.organization_id}
+        answer = ask("api_keys", Question("POST", "/v1/api_keys", body, world.headers[caller]))
+        assert answer.status == status, (caller, answer.body)
+
+
+def test_a_role_that_the_organisation_made_gives_what_it_holds_and_no_project_adds_to_it(
+    world: World, ask: Ask
+) -> None:
+    for route in ROUTES:
+        if route.objects is Objects.ORGANIZATION:
+            made = OBJECTS[str(route)](world, world.places[Whose.SIBLING])
+            path = PLACEHOLDER.sub(lambda match, made=made: made.path[match[1]], route.path)  # type: ignore[misc]
+            answer = ask(route.function, Question(route.method, path, made.body, world.auditor, made.query))
+            assert answer.status == (200 if route.scope == "api.audit.read" else 403), (str(route), answer.body)

@@ -1,0 +1,238 @@
+"""Two organisations with all kinds of people and keys, and objects of every noun in three projects.
+
+Every id of an object holds the name of its place ("walk-own" and so on), so that an answer shows whose objects are in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmariner.authorization.matrix import Standing, Whose
+from llmariner.boot import load
+from llmariner.context import Context
+from llmariner.tenancy import secrets
+from llmariner.tenancy.scopes import ADMIN_KEY_SCOPES, OWNER_SCOPES
+from llmariner.tenancy.tables import (
+    api_keys,
+    custom_roles,
+    group_roles,
+    invites,
+    organization_users,
+    organizations,
+    project_users,
+    projects,
+    users,
+)
+
+from ..children import CHECKOUT
+from ..installation import Installation
+
+__all__ = ["CALLERS", "CUT", "Place", "World"]
+
+CUT = frozenset({"api.model.read", "api.events.read", "api.organizations.projects.read"})
+"""What the key of an owner carries that was made to do little."""
+_MODELS = 1000
+ISSUER = "https://issuer.test"
+
+CALLERS: dict[str, Standing | None] = {
+    "nobody": None,
+    "a leaver": None,
+    "owner": Standing("owner"),
+    "admin key": Standing("owner", in_project=False, cut=ADMIN_KEY_SCOPES),
+    "reader": Standing("reader", in_project=False),
+    "tenant system": Standing("tenant_system", in_project=False),
+    "project owner": Standing("reader", "owner"),
+    "member": Standing("reader", "member"),
+    "viewer": Standing("reader", "viewer"),
+    "owner's small key": Standing("owner", cut=CUT),
+    "member's small key": Standing("reader", "member", cut=CUT),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A project, its organisation, and somebody of it."""
+
+    whose: Whose
+    organization_id: str
+    project_id: str
+    user_id: str
+
+    @property
+    def tag(self) -> str:
+        """What ids of its objects hold."""
+        return self.project_id.removeprefix("proj_")
+
+
+class World:
+    """All of it, in an installation's database, with functions over it whose models are all awake."""
+
+    def __init__(self, installation: Installation) -> None:
+        [engine, *_] = json.loads(installation.environment["LLMARINER_SERVING_STATIC"]).values()
+        names = (f"walk/walk-{place}-{number}" for place in ("own", "sibling", "other") for number in range(_MODELS))
+        serving = {
+            "LLMARINER_OIDC_ISSUER": ISSUER,
+            "LLMARINER_SERVING_STATIC": json.dumps(dict.fromkeys(names, engine)),
+        }
+        self.context = Context({**installation.environment, **serving})
+        self.database = self.context.database
+        self._applications: dict[str, Any] = {}
+        self._numbers = itertools.count()
+        self._models = {place: itertools.count() for place in ("own", "sibling", "other")}
+        self.places = {
+            Whose.OWN: Place(Whose.OWN, "org_walk-here", "proj_walk-own", "user_walk-own"),
+            Whose.COLLEAGUE: Place(Whose.COLLEAGUE, "org_walk-here", "proj_walk-own", "user_walk-own"),
+            Whose.SIBLING: Place(Whose.SIBLING, "org_walk-here", "proj_walk-sibling", "user_walk-sibling"),
+            Whose.OTHER: Place(Whose.OTHER, "org_walk-other", "proj_walk-other", "user_walk-other"),
+        }
+        # What is made first is listed first: lists are by age, and the walk makes more than a page holds.
+        self.now = 1
+        self._make_places()
+        self.users: dict[str, str] = {}
+        self.headers = {name: self._bearer(name, standing) for name, standing in CALLERS.items()}
+        self.auditor = self._auditor()
+
+    @property
+    def distinct(self) -> list[Place]:
+        """The places, each project once."""
+        return [place for place in self.places.values() if place.whose is not Whose.COLLEAGUE]
+
+    def place(self, whose: Whose, caller: str) -> Place:
+        """A place as that caller sees it: what is its own is of its own user."""
+        place = self.places[whose]
+        return replace(place, user_id=self.users.get(caller, place.user_id)) if whose is Whose.OWN else place
+
+    def application(self, function: str) -> Any:
+        """A function on its own, in this process."""
+        if function not in self._applications:
+            application = self._applications[function] = load(CHECKOUT / "functions" / function)
+            application.use(self.context)
+        return self._applications[function]
+
+    def number(self) -> int:
+        """A new one each time."""
+        return next(self._numbers)
+
+    def model_name(self, place: Place) -> str:
+        """A name that is not taken, of a model that an engine serves."""
+        number = next(self._models[place.tag.removeprefix("walk-")])
+        assert number < _MODELS
+        return f"walk/{place.tag}-{number}"
+
+    def add(self, table: Any, **values: Any) -> None:
+        """One row."""
+        with self.database.write() as session:
+            session.add(table, **values)
+
+    def person(self, place: Place, organization_role: str | None, project_role: str | None) -> str:
+        """The id of somebody new in that organisation and project, in the roles that are not None."""
+        user_id = f"user_{place.tag}-{self.number()}"
+        self.add(users, id=user_id, email=f"{user_id}@example.org", created_at=self.now)
+        join = {"user_id": user_id, "organization_id": place.organization_id, "created_at": self.now}
+        if organization_role:
+            self.add(organization_users, **join, role=organization_role)
+        if project_role:
+            self.add(project_users, **join, project_id=place.project_id, role=project_role)
+        return user_id
+
+    def key(
+        self, place: Place, user_id: str, *, scopes: frozenset[str] = OWNER_SCOPES, admin: bool = False
+    ) -> tuple[str, str]:
+        """Id and secret of a new key."""
+        key_id, secret = f"key_{place.tag}-{self.number()}", secrets.new_secret()
+        self.add(
+            api_keys,
+            id=key_id,
+            name=key_id,
+            user_id=user_id,
+            project_id=None if admin else place.project_id,
+            organization_id=place.organization_id,
+            prefix=secrets.mask(secret),
+            scopes=" ".join(sorted(scopes)),
+            created_at=self.now,
+            excluded_from_rate_limiting=True,
+            digest=self.context.keys.digest(secret),
+            revision=0,
+            kind="admin" if admin else "project",
+        )
+        return key_id, secret
+
+    def project(self, place: Place) -> str:
+        """The id of a new project of that organisation."""
+        project_id = f"proj_{place.tag}-{self.number()}"
+        row = {"id": project_id, "title": project_id, "organization_id": place.organization_id}
+        self.add(projects, **row, is_default=False, created_at=self.now)
+        return project_id
+
+    def account(self, place: Place) -> str:
+        """The id of a new service account of that project."""
+        account_id = f"user_{place.tag}-{self.number()}"
+        email = f"system:serviceaccount:{place.project_id}:{account_id}"
+        self.add(users, id=account_id, email=email, name=account_id, kind="service_account", created_at=self.now)
+        join = {"user_id": account_id, "organization_id": place.organization_id, "created_at": self.now}
+        self.add(organization_users, **join, role="reader")
+        self.add(project_users, **join, project_id=place.project_id, role="member")
+        return account_id
+
+    def role(self, place: Place, *, of_project: bool) -> str:
+        """The id of a new role of that organisation or project."""
+        role_id = f"role_{place.tag}-{self.number()}"
+        row = {"id": role_id, "name": role_id, "organization_id": place.organization_id, "description": ""}
+        project_id = place.project_id if of_project else None
+        self.add(custom_roles, **row, project_id=project_id, scopes="api.files.read", created_at=self.now)
+        return role_id
+
+    def invite(self, place: Place) -> str:
+        """The id of a new invitation to that organisation."""
+        invite_id = f"invite_{place.tag}-{self.number()}"
+        row = {"id": invite_id, "organization_id": place.organization_id, "email": f"{invite_id}@example.org"}
+        row |= {
+            "role": "reader",
+            "projects": "[]",
+            "digest": secrets.digest(self.context.secrets.pepper, f"token of {invite_id}"),
+            "invited_by": place.user_id,
+        }
+        self.add(invites, **row, created_at=self.now, expires_at=4_000_000_000)
+        return invite_id
+
+    def group_role(self, place: Place) -> str:
+        """The id of a new mapping from a group of the issuer to a role of that organisation."""
+        mapping_id = f"group_{place.tag}-{self.number()}"
+        row = {"id": mapping_id, "organization_id": place.organization_id, "issuer": ISSUER, "group_name": mapping_id}
+        self.add(group_roles, **row, role="reader", created_at=self.now)
+        return mapping_id
+
+    def _make_places(self) -> None:
+        for organization_id in ("org_walk-here", "org_walk-other"):
+            self.add(organizations, id=organization_id, title=organization_id, is_default=False, created_at=1)
+        for place in self.distinct:
+            row = {"id": place.project_id, "title": place.project_id, "organization_id": place.organization_id}
+            self.add(projects, **row, is_default=False, created_at=1)
+            self.add(users, id=place.user_id, email=f"{place.user_id}@example.org", created_at=1)
+            join = {"user_id": place.user_id, "organization_id": place.organization_id, "created_at": 1}
+            self.add(organization_users, **join, role="owner")
+            self.add(project_users, **join, project_id=place.project_id, role="owner")
+
+    def _bearer(self, name: str, standing: Standing | None) -> dict[str, str]:
+        here = self.places[Whose.OWN]
+        if name == "nobody":
+            return {}
+        if standing is None:
+            self.users[name] = self.person(here, None, None)
+            _, secret = self.key(here, self.users[name])
+        else:
+            user_id = self.users[name] = self.person(here, standing.organization_role, standing.project_role)
+            scopes = OWNER_SCOPES if standing.cut is None else standing.cut
+            _, secret = self.key(here, user_id, scopes=scopes, admin=not standing.in_project)
+        return {"authorization": f"Bearer {secret}"}
+
+    def _auditor(self) -> dict[str, str]:
+        """A key in a role that the organisation made for reading the audit log, whose user owns a project, too."""
+        here = self.places[Whose.OWN]
+        row = {"id": "role_walk", "organization_id": here.organization_id, "name": "auditor", "description": ""}
+        self.add(custom_roles, **row, scopes="api.audit.read", created_at=1)
+        _, secret = self.key(here, self.person(here, "role_walk", "owner"))
+        return {"authorization": f"Bearer {secret}"}
