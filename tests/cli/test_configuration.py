@@ -101,13 +101,15 @@ def test_organization_and_project_travel_as_headers(bare_llma: Llma, home: Path,
     assert (headers["openai-organization"], headers["openai-project"]) == ("org_1", "proj_1")
 
 
-def test_a_new_key_belongs_to_the_contexts_organization_and_project(
+def test_a_new_key_is_asked_for_in_the_contexts_organization_and_project(
     bare_llma: Llma, home: Path, platform: Platform
 ) -> None:
     write_context(home, endpoint=platform.url, organization="org_1", project="proj_1")
     platform.answer("POST /api_keys", {"id": "key_1", "secret": "s"})
     bare_llma("auth", "api-keys", "create", "ci")
-    assert platform.requests[-1].body == {"name": "ci", "organization_id": "org_1", "project_id": "proj_1"}
+    headers = platform.requests[-1].headers
+    assert (headers["openai-organization"], headers["openai-project"]) == ("org_1", "proj_1")
+    assert platform.requests[-1].body == {"name": "ci"}
 
 
 def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(

@@ -12,6 +12,7 @@ _MEMBERS = {
     "organizations": "llmariner.cli.admin_organizations:organizations",
     "projects": "llmariner.cli.admin_projects:projects",
     "users": "llmariner.cli.admin_users:users",
+    "groups": "llmariner.cli.admin_groups:groups",
     "invites": "llmariner.cli.admin_invites:invites",
     "roles": "llmariner.cli.admin_roles:roles",
     "keys": "llmariner.cli.admin_keys:keys",
@@ -25,6 +26,7 @@ _ALIASES = {
     "org": "organizations",
     "project": "projects",
     "user": "users",
+    "group": "groups",
     "invite": "invites",
     "role": "roles",
     "key": "keys",
@@ -35,4 +37,4 @@ _ALIASES = {
 
 @click.group(cls=RootGroup, members=_MEMBERS, aliases=_ALIASES)
 def admin() -> None:
-    """Administer organizations: who is in them, what they may do, and what they did."""
+    """Administer organizations, and those who are in them."""

@@ -21,7 +21,7 @@ PAGE = 100
 
 @click.group(cls=Group)
 def audit() -> None:
-    """Every administrative act and login, and whether the log is whole."""
+    """Administrative acts and logins, in a chained log."""
 
 
 @audit.command("list")
@@ -71,7 +71,9 @@ def list_audit(
 @click.option("--head", metavar="HASH", help="A head that this command showed earlier; it must still be in the chain.")
 @pass_session
 def verify(session: Session, head: str | None) -> None:
-    """Check that no entry of the log was changed, removed, added or moved.
+    """Check that nobody changed the log behind our back.
+
+    No entry was changed, removed, added or moved.
 
     Keep the head that is shown where nobody of the platform can write: whoever can write its whole database could forge
     a new chain, but not one that holds the head you kept.

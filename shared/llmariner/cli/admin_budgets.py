@@ -58,7 +58,7 @@ def set_budget(
     alert_at: float | None,
     soft: bool,
 ) -> None:
-    """Set the budget of the organization, or of one project, user or key, for a period."""
+    """Set a budget of the organization, or of one in it."""
     api = session.api()
     body: dict[str, Any] = {**subject(session, api, (project, user, key)), "period": period, "amount": amount}
     if alert_at is not None:

@@ -18,7 +18,7 @@ KEYS = "organization/admin_api_keys"
 
 @click.group(cls=Group)
 def keys() -> None:
-    """Admin keys, which administer your organization and use no project."""
+    """Keys that administer your organization."""
 
 
 @keys.command()
@@ -64,7 +64,7 @@ def list_keys(session: Session) -> None:
 @click.argument("key", metavar="NAME_OR_ID")
 @pass_session
 def delete(session: Session, key: str) -> None:
-    """Revoke an admin key; requests that carry it are refused from now on."""
+    """Revoke an admin key, from now on."""
     from llmariner.cli.api import path_of
 
     api = session.api()

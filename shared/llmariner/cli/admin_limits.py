@@ -74,7 +74,10 @@ def list_limits(session: Session) -> None:
 def set_limit(
     session: Session, /, project: str | None, user: str | None, key: str | None, model: str, **measures: Any
 ) -> None:
-    """Set limits of the organization, or of one project, user or key; what isn't said stays as it was."""
+    """Set limits of the organization, or of one in it.
+
+    What isn't said stays as it was.
+    """
     said = {name: None if value == "none" else value for name, value in measures.items() if value is not None}
     if not said:
         raise click.UsageError("Say what is limited, such as --requests-per-minute 60.")

@@ -116,7 +116,10 @@ def list_members(session: Session, title: str) -> None:
 @click.option("--email", required=True, shell_complete=complete_emails, help="Whom to remove.")
 @pass_session
 def remove_member(session: Session, title: str, email: str) -> None:
-    """Take somebody out of an organization; their keys of it end, and so do their memberships of its projects."""
+    """Take somebody out of an organization.
+
+    Their keys of it end, and so do their memberships of its projects.
+    """
     from llmariner.cli.api import path_of
 
     api = session.api()

@@ -104,7 +104,10 @@ def get_project(session: Session, title: str, organization_title: str | None) ->
 @organization_option
 @pass_session
 def delete(session: Session, title: str, organization_title: str | None) -> None:
-    """Delete a project with its members, service accounts and keys; not while it has models."""
+    """Delete a project that has no models.
+
+    Its members, service accounts and keys go with it.
+    """
     api = session.api()
     found = project(session, api, title, organization_title)
     answer = api.delete(_path(found))

@@ -22,7 +22,7 @@ SCOPES = click.option("--scope", "scopes", metavar="SCOPE", multiple=True, help=
 
 @click.group(cls=Group)
 def roles() -> None:
-    """Roles that the organization makes of scopes, beside those that are there everywhere."""
+    """Roles that your organization makes of scopes."""
 
 
 @roles.command("list")

@@ -16,7 +16,9 @@ __all__ = ["accept_invite"]
 @click.argument("token")
 @pass_session
 def accept_invite(session: Session, token: str) -> None:
-    """Come in by an invitation; `-` reads the TOKEN from standard input, which keeps it out of the history.
+    """Come in by an invitation.
+
+    `-` reads the TOKEN from standard input, which keeps it out of the history.
 
     Where nobody can sign in, your first key is printed, now and never again: `llma context set --api-key -` stores it.
     """
