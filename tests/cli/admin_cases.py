@@ -31,6 +31,8 @@ USER |= {"organization_role_bindings": [{**BOUND, "title": "Acme"}], "project_ro
 USERS = {"users": [USER]}
 ROLE = {"id": "role_1", "name": "auditor", "permissions": ["api.audit.read"], "predefined_role": False}
 ROLES = {"data": [{"id": "owner", "name": "owner", "permissions": ["a", "b", "c", "d"], "predefined_role": True}, ROLE]}
+GROUP_ROLE = {"id": "group_role_1", "group": "staff", "role": "member", "project_id": "proj_1"}
+GROUP_ROLES = {"data": [{**GROUP_ROLE, "issuer": "https://issuer.example"}]}
 ADMIN_KEY = {"id": "key_9", "name": "ops", "redacted_value": "sk-admin-abcd…yz", "owner": {"name": "Ada"}}
 INVITE = {"id": "invite_1", "email": "bob@x.org", "role": "reader", "status": "pending", "projects": [{"id": "proj_1"}]}
 KEY = {"id": "key_1", "name": "ci", "prefix": "sk-abcd…yz", "user": {"id": "ada@x.org"}, "project": {"title": "Vision"}}
@@ -159,6 +161,34 @@ ROWS = [
         before=FIND,
     ),
     row("admin users list", "GET /users", USERS, ("ada@x.org", "person", "reader", "Vision: member", "user_1")),
+    row(
+        "admin users unlink ada@x.org",
+        "DELETE /organization/sign_in/users/user_1",
+        {"id": "user_1", "deleted": True},
+        ("ada@x.org signs in anew",),
+        before={"GET /users": USERS},
+    ),
+    row(
+        "admin groups create staff --role auditor --project Vision",
+        "POST /organization/sign_in/group_roles",
+        {"id": "group_role_1", "group": "staff", "role": "role_1", "project_id": "proj_1"},
+        ("Members of staff are role_1 in project Vision.",),
+        {"group": "staff", "role": "role_1", "project_id": "proj_1"},
+        before={**FIND, **FIND_ROLE},
+    ),
+    row(
+        "admin groups list",
+        "GET /organization/sign_in/group_roles",
+        GROUP_ROLES,
+        ("group_role_1", "staff", "member", "proj_1", "https://issuer.example"),
+    ),
+    row(
+        "admin groups delete staff",
+        "DELETE /organization/sign_in/group_roles/group_role_1",
+        {"id": "group_role_1", "deleted": True},
+        ("Members of staff are no longer member by it.",),
+        before={"GET /organization/sign_in/group_roles": GROUP_ROLES},
+    ),
     row("admin roles list", "GET /organization/roles", ROLES, ("role_1", "auditor", "api.audit.read", "4 scopes")),
     row(
         "admin roles create auditor --scope api.audit.read --description Reads.",

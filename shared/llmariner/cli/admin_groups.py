@@ -1,0 +1,74 @@
+"""`llma admin groups`: what members of the issuer's groups are in the organisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.places import complete_projects, find, project
+from llmariner.cli.places import role as role_of
+from llmariner.cli.session import Session
+
+__all__ = ["groups"]
+
+GROUP_ROLES = "organization/sign_in/group_roles"
+
+
+@click.group(cls=Group)
+def groups() -> None:
+    """Roles that people have by their groups at the issuer."""
+
+
+@groups.command("list")
+@pass_session
+def list_groups(session: Session) -> None:
+    """List which groups have which roles."""
+    from llmariner.cli.printing import Column
+
+    document = session.api().get(GROUP_ROLES)
+    columns = [
+        Column.of("id"),
+        Column.of("group"),
+        Column.of("role"),
+        Column("PROJECT", lambda each: each.get("project_id")),
+        Column.of("issuer"),
+    ]
+    session.printer.records(document, document["data"], columns, empty="No group has a role.")
+
+
+@groups.command()
+@click.argument("group")
+@click.option("--role", metavar="ROLE", required=True, help="One that is there everywhere, or that was made.")
+@click.option(
+    "--project",
+    "project_said",
+    metavar="TITLE_OR_ID",
+    shell_complete=complete_projects,
+    help="In that project; in the organization unless given.",
+)
+@pass_session
+def create(session: Session, group: str, role: str, project_said: str | None) -> None:
+    """Give the members of GROUP a role, from their next request on."""
+    api = session.api()
+    body: dict[str, Any] = {"group": group, "role": role_of(api, role)}
+    if project_said is not None:
+        body["project_id"] = project(session, api, project_said, None)["id"]
+    made = api.post(GROUP_ROLES, body)
+    where = f"project {project_said}" if project_said else "the organization"
+    session.printer.message(made, f"Members of {group} are {made.get('role')} in {where}.")
+
+
+@groups.command()
+@click.argument("group", metavar="GROUP_OR_ID")
+@pass_session
+def delete(session: Session, group: str) -> None:
+    """Take a group's role from its members, from their next request on."""
+    from llmariner.cli.api import path_of
+
+    api = session.api()
+    known = [{**each, "name": each.get("group")} for each in api.get(GROUP_ROLES)["data"]]
+    found = find("group with a role", known, group, listing="llma admin groups list")
+    deleted = api.delete(path_of(GROUP_ROLES, str(found["id"])))
+    session.printer.message(deleted, f"Members of {found['group']} are no longer {found['role']} by it.")
