@@ -47,7 +47,7 @@ def lives(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
     """Some requests, each with all events that its meter made: it may end without a closing event, as in a crash."""
     requests = []
     for _ in range(draw(st.integers(1, 5))):
-        values = {
+        values: dict[str, Any] = {
             "organization_id": draw(st.sampled_from(["org_1", "org_2"])),
             "project_id": draw(st.sampled_from(["proj_1", "proj_2"])),
             "user_id": draw(st.sampled_from(["user_1", "user_2"])),

@@ -106,8 +106,9 @@ def test_a_price_that_was_set_is_in_the_audit_log(list_: Prices, caller: Caller,
     ],
 )
 def test_a_price_that_makes_no_sense_is_refused(values: dict[str, Any], param: str) -> None:
+    said: dict[str, Any] = {"model": "m", "prompt": 1, "completion": 1} | values
     with pytest.raises(InvalidRequest) as refused:
-        NewPrice(**({"model": "m", "prompt": 1, "completion": 1} | values))
+        NewPrice(**said)
     assert refused.value.param == param
 
 

@@ -33,6 +33,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
         {"user_id": "admin@localhost", "role": "member"},
     ),
     "POST /v1/organizations/HERE/projects/MINE/api_keys": ("organizations", {"name": "made there"}),
+    "POST /v1/prices": ("prices", {"model": "made", "prompt": 1, "completion": 1}),
     "POST /internal/gateway/changes": ("internal_gateway", {"cursor": ""}),
 }
 LIMITS = {name: 8 * 1024 * 1024 if name in TOKEN_PATH else 1024 * 1024 for name, _ in BODIES.values()}
@@ -265,6 +266,24 @@ QUERIES = {
             "start_time=9&end_time=9",
         ],
     ),
+    "GET /v1/api-usage/model-usage-summaries": (
+        "api_usage",
+        ["interval_sec=x", "interval_sec=-1", "filter.start_timestamp=9&filter.end_timestamp=9", "filter.status_code=x"]
+        + ["filter.start_timestamp=1&filter.end_timestamp=99999999999&interval_sec=1"],
+    ),
+    "GET /v1/organization/costs": (
+        "organization_costs",
+        ["", "start_time=x", "start_time=9&end_time=9", "start_time=1&bucket_width=1h", "start_time=1&group_by=model"]
+        + ["start_time=1&limit=181", "start_time=1&limit=0", "start_time=1&page=x"],
+    ),
+    "GET /v1/organization/usage/completions": (
+        "organization_usage",
+        ["", "start_time=1&bucket_width=2d", "start_time=1&group_by[]=line_item", "start_time=1&page=page_7"]
+        + ["start_time=1&limit=0", "start_time=-1"],
+    ),
+    "GET /v1/organization/usage/embeddings": ("organization_usage", ["", "start_time=1&group_by=batch"]),
+    "GET /v1/organization/usage/requests": ("organization_usage", ["start_time=x", "end_time=-1"]),
+    "GET /v1/prices": ("prices", ["at=x", "at=-1"]),
     "GET /v1/events": (
         "events",
         ["limit=0", "limit=101", "limit=x", "state=lost", "after=x", "after=%C2%B2", f"after={'9' * 30}"],

@@ -18,6 +18,7 @@ from .installation import Installation
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "say it"}], "max_tokens": 3}
 REAL = {
     "api_keys": Question("GET", "/v1/api_keys"),
+    "api_usage": Question("GET", "/v1/api-usage/model-usage-summaries"),
     "api_usages": Question("GET", "/v1/api_usages", query="start_time=0&end_time=10"),
     "auth": Question("GET", "/v1/auth/configuration"),
     "chat_completions": Question("POST", "/v1/chat/completions", CHAT),
@@ -31,6 +32,7 @@ REAL = {
     "invitations": Question("POST", "/v1/invitations:accept", {"token": "inv-unknown"}),
     "models": Question("GET", "/v1/models"),
     "organization_audit_logs": Question("GET", "/v1/organization/audit_logs", query="limit=0"),
+    "organization_costs": Question("GET", "/v1/organization/costs", query="start_time=86400&end_time=86401"),
     "organization_sign_in": Question("GET", "/v1/organization/sign_in/group_roles"),
     "organizations": Question("GET", "/v1/organizations"),
     "organization_admin_api_keys": Question("GET", "/v1/organization/admin_api_keys"),
@@ -39,6 +41,8 @@ REAL = {
     "organization_roles": Question("GET", "/v1/organization/roles"),
     "organization_users": Question("GET", "/v1/organization/users"),
     "projects": Question("GET", "/v1/projects/{project}/roles"),
+    "organization_usage": Question("GET", "/v1/organization/usage/completions", query="start_time=1&end_time=9"),
+    "prices": Question("GET", "/v1/prices"),
     "tokenize": Question("POST", "/v1/tokenize", {"model": "tiny", "prompt": "say it"}),
     "users": Question("GET", "/v1/users:getSelf"),
 }

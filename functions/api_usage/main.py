@@ -1,0 +1,64 @@
+"""GET /v1/api-usage/model-usage-summaries: requests and tokens of each model over time."""
+
+import math
+import time
+from typing import Annotated, Any
+
+from fastapi import Query, Request
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of, requires
+from llmariner.http.function import Application, function
+from llmariner.tenancy.caller import Caller
+from llmariner.usage.reports import Question, Reports
+
+Reader = Annotated[Caller, requires("api.api_usages.read", objects="member")]
+_DEFAULT_SPAN = 7 * 86400
+_MOST_DATAPOINTS = 10_000
+
+
+def build(context: Context) -> Application:
+    """The route."""
+    app = api("api_usage", context)
+    app.get("/v1/api-usage/model-usage-summaries")(list_model_usage_summaries)
+    return app
+
+
+def list_model_usage_summaries(
+    request: Request,
+    caller: Reader,
+    start: Annotated[int | None, Query(alias="filter.start_timestamp", ge=0, le=10**11)] = None,
+    end: Annotated[int | None, Query(alias="filter.end_timestamp", ge=0, le=10**11)] = None,
+    status_code: Annotated[int | None, Query(alias="filter.status_code", ge=0, le=999)] = None,
+    interval_sec: Annotated[int, Query(ge=0, le=366 * 86400)] = 3600,
+) -> dict[str, Any]:
+    """Sums of all that the caller may see, in intervals that begin at multiples of their length; timestamps in seconds.
+
+    A timestamp of 0 is one not given, as is an interval of 0.
+    """
+    until = end or math.ceil(time.time())
+    since = start or max(0, until - _DEFAULT_SPAN)
+    width = interval_sec or 3600
+    if (until - since) / width > _MOST_DATAPOINTS:
+        raise InvalidRequest(
+            f"That is more than {_MOST_DATAPOINTS} intervals: ask for longer ones.", param="interval_sec"
+        )
+    where: dict[str, tuple[str | int, ...]] = {} if caller.is_owner else {"project_id": (caller.owner.project_id,)}
+    if status_code:
+        where["status"] = (status_code,)
+    question = Question(caller.organization_id, since, until, ("model",), width, where)
+    datapoints: dict[int, list[dict[str, Any]]] = {}
+    for row in Reports(context_of(request).database).sums(question):
+        value = {
+            "model_id": row["model"],
+            "total_requests": row["requests"],
+            "total_prompt_tokens": row["prompt_tokens"],
+            "total_completion_tokens": row["completion_tokens"],
+        }
+        datapoints.setdefault(row["start"], []).append(value)
+    return {"datapoints": [{"timestamp": at, "values": values} for at, values in sorted(datapoints.items())]}
+
+
+handle = function(build)

@@ -1,0 +1,106 @@
+"""GET /v1/organization/costs: what the organisation's requests cost, by day, as OpenAI shows it."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Query, Request
+
+from llmariner.context import Context
+from llmariner.http.administration import administers
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of
+from llmariner.http.function import Application, function
+from llmariner.http.lists import values
+from llmariner.tenancy.caller import Caller
+from llmariner.usage.buckets import buckets, checked_groups
+from llmariner.usage.prices import NANO
+from llmariner.usage.reports import Question, Reports
+
+Reader = Annotated[Caller, administers("api.api_usages.read")]
+Moment = Annotated[int, Query(ge=0, le=10**11)]
+_COLUMNS = {"project_id": "project_id", "user_id": "user_id", "api_key_id": "key_id"}
+
+
+def build(context: Context) -> Application:
+    """The route."""
+    app = api("organization_costs", context)
+    app.get("/v1/organization/costs")(list_costs)
+    return app
+
+
+def list_costs(
+    request: Request,
+    caller: Reader,
+    start_time: Moment,
+    end_time: Annotated[int | None, Query(ge=0, le=10**11)] = None,
+    bucket_width: Literal["1d"] = "1d",
+    limit: Annotated[int, Query(ge=1, le=180)] = 7,
+    page: Annotated[str | None, Query(max_length=64)] = None,
+) -> dict[str, Any]:
+    """A page of days. Filters: project_ids, user_ids, api_key_ids, line_items; `group_by` of the same."""
+    groups = checked_groups(values(request, "group_by"), (*_COLUMNS, "line_item"))
+    items = values(request, "line_items")
+    by_item = "line_item" in groups or bool(items)
+    shown = buckets(start=start_time, end=end_time, width=bucket_width, limit=limit, page=page)
+    columns = tuple(column for name, column in _COLUMNS.items() if name in groups)
+    where = {column: asked for name, column in _COLUMNS.items() if (asked := values(request, f"{name}s"))}
+    question = Question(
+        caller.organization_id,
+        shown.start,
+        shown.end,
+        (*columns, "model") if by_item else columns,
+        shown.width,
+        where,
+        parts=by_item,
+    )
+    rows = Reports(context_of(request).database).sums(question)
+
+    def results(of_bucket: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        found = [line for row in of_bucket for line in (_lines(row) if by_item else [(None, row["cost"], None, row)])]
+        if items:
+            found = [line for line in found if line[0] in items]
+        if items and "line_item" not in groups:
+            found = _together(found, columns)
+        return [_result(caller, groups, *line) for line in found]
+
+    return shown.page(rows, results)
+
+
+Line = tuple[str | None, int, int | None, dict[str, Any]]
+
+
+def _lines(row: dict[str, Any]) -> list[Line]:
+    """What a model's cost consists of: name, nano-dollars, how many tokens or requests."""
+    model = row["model"]
+    parts = (row["prompt_cost"], row["cached_cost"], row["completion_cost"])
+    lines: list[Line] = [
+        (f"{model}, input_tokens", parts[0], row["prompt_tokens"] - row["cached_tokens"], row),
+        (f"{model}, cached_input_tokens", parts[1], row["cached_tokens"], row),
+        (f"{model}, output_tokens", parts[2], row["completion_tokens"], row),
+        (f"{model}, requests", row["cost"] - sum(parts), row["requests"], row),
+    ]
+    return [line for line in lines if line[1]]
+
+
+def _together(lines: list[Line], columns: tuple[str, ...]) -> list[Line]:
+    sums: dict[tuple[Any, ...], Line] = {}
+    for line in lines:
+        key = tuple(line[3][name] for name in columns)
+        known = sums.get(key)
+        sums[key] = (None, line[1] + (known[1] if known else 0), None, line[3])
+    return list(sums.values())
+
+
+def _result(
+    caller: Caller, groups: tuple[str, ...], item: str | None, cost: int, quantity: int | None, row: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "object": "organization.costs.result",
+        "amount": {"value": cost / NANO, "currency": "usd"},
+        "line_item": item if "line_item" in groups else None,
+        "quantity": quantity if "line_item" in groups else None,
+        "organization_id": caller.organization_id,
+        **{name: row[column] if name in groups else None for name, column in _COLUMNS.items()},
+    }
+
+
+handle = function(build)

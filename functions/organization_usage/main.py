@@ -1,0 +1,151 @@
+"""/v1/organization/usage: what the organisation used, in buckets of time as OpenAI shows it; its requests one by one."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from fastapi import Query, Request
+from fastapi.responses import StreamingResponse
+
+from llmariner.context import Context
+from llmariner.errors import NotFound
+from llmariner.http.administration import administers
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of, requires
+from llmariner.http.function import Application, function
+from llmariner.http.lists import values
+from llmariner.tenancy.caller import Caller
+from llmariner.usage import export
+from llmariner.usage.buckets import buckets, checked_groups
+from llmariner.usage.explanation import explained
+from llmariner.usage.reports import Question, Reports
+
+Administrator = Annotated[Caller, administers("api.api_usages.read")]
+Reader = Annotated[Caller, requires("api.api_usages.read", objects="member")]
+Moment = Annotated[int, Query(ge=0, le=10**11)]
+End = Annotated[int | None, Query(ge=0, le=10**11)]
+Width = Literal["1m", "1h", "1d"]
+Page = Annotated[str | None, Query(max_length=64)]
+
+_LIMITS = {"1m": (60, 1440), "1h": (24, 168), "1d": (7, 31)}
+_COLUMNS = {"project_id": "project_id", "user_id": "user_id", "api_key_id": "key_id", "model": "model"}
+_FILTERS = {"project_ids": "project_id", "user_ids": "user_id", "api_key_ids": "key_id", "models": "model"}
+# OpenAI's, of which there is one of each here.
+_CONSTANT: dict[str, Any] = {"batch": False, "service_tier": "default"}
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("organization_usage", context)
+    app.get("/v1/organization/usage/completions")(list_completions)
+    app.get("/v1/organization/usage/embeddings")(list_embeddings)
+    app.get("/v1/organization/usage/requests")(export_requests)
+    app.get("/v1/organization/usage/requests/{request_id}")(get_request)
+    return app
+
+
+def list_completions(
+    request: Request,
+    caller: Administrator,
+    start_time: Moment,
+    end_time: End = None,
+    bucket_width: Width = "1d",
+    limit: Annotated[int | None, Query(ge=1)] = None,
+    page: Page = None,
+    batch: bool | None = None,
+) -> dict[str, Any]:
+    """A page of buckets of chat and completions. Filters: project_ids, user_ids, api_key_ids, models."""
+    groups = checked_groups(values(request, "group_by"), (*_COLUMNS, *_CONSTANT))
+    routes = () if batch else ("chat_completions", "completions")
+
+    def result(row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "object": "organization.usage.completions.result",
+            "input_tokens": row["prompt_tokens"],
+            "output_tokens": row["completion_tokens"],
+            "input_cached_tokens": row["cached_tokens"],
+            "input_audio_tokens": 0,
+            "output_audio_tokens": 0,
+            "output_reasoning_tokens": row["reasoning_tokens"],
+            "num_model_requests": row["requests"],
+            **_grouped(row, groups),
+            **{name: value if name in groups else None for name, value in _CONSTANT.items()},
+        }
+
+    return _page(request, caller, start_time, end_time, bucket_width, limit, page, groups, routes, result)
+
+
+def list_embeddings(
+    request: Request,
+    caller: Administrator,
+    start_time: Moment,
+    end_time: End = None,
+    bucket_width: Width = "1d",
+    limit: Annotated[int | None, Query(ge=1)] = None,
+    page: Page = None,
+) -> dict[str, Any]:
+    """A page of buckets of embeddings. Filters: project_ids, user_ids, api_key_ids, models."""
+    groups = checked_groups(values(request, "group_by"), tuple(_COLUMNS))
+
+    def result(row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "object": "organization.usage.embeddings.result",
+            "input_tokens": row["prompt_tokens"],
+            "num_model_requests": row["requests"],
+            **_grouped(row, groups),
+        }
+
+    return _page(request, caller, start_time, end_time, bucket_width, limit, page, groups, ("embeddings",), result)
+
+
+def export_requests(
+    request: Request, caller: Administrator, start_time: Moment = 0, end_time: End = None
+) -> StreamingResponse:
+    """Every request admitted in [start_time, end_time) that is kept one by one, as CSV, oldest first, while it is read.
+
+    Filters: project_ids, user_ids, api_key_ids, models.
+    """
+    chosen = export.Chosen(caller.organization_id, start_time, end_time, _asked(request))
+    text = export.csv_lines(context_of(request).database, chosen)
+    headers = {"content-disposition": 'attachment; filename="requests.csv"'}
+    return StreamingResponse(text, media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def get_request(request: Request, caller: Reader, request_id: str) -> dict[str, Any]:
+    """One request, with the events and the price that made its cost; an owner sees those of the whole organisation."""
+    found = explained(context_of(request).database, request_id)
+    mine = found["organization_id"] == caller.organization_id
+    if not (mine and (caller.is_owner or found["project_id"] == caller.owner.project_id)):
+        raise NotFound(f"No request with id '{request_id}' is kept.", param="request_id")
+    return found
+
+
+def _page(
+    request: Request,
+    caller: Caller,
+    start: int,
+    end: int | None,
+    width: Width,
+    limit: int | None,
+    page: str | None,
+    groups: tuple[str, ...],
+    routes: tuple[str, ...],
+    result: Callable[[dict[str, Any]], dict[str, Any]],
+) -> dict[str, Any]:
+    usual, most = _LIMITS[width]
+    shown = buckets(start=start, end=end, width=width, limit=min(limit or usual, most), page=page)
+    columns = tuple(_COLUMNS[name] for name in groups if name in _COLUMNS)
+    where = {"route": routes, **_asked(request)}
+    question = Question(caller.organization_id, shown.start, shown.end, columns, shown.width, where)
+    rows = Reports(context_of(request).database).sums(question)
+    return shown.page(rows, lambda of_bucket: [result(row) for row in of_bucket])
+
+
+def _asked(request: Request) -> dict[str, tuple[str, ...]]:
+    return {column: asked for name, column in _FILTERS.items() if (asked := values(request, name))}
+
+
+def _grouped(row: dict[str, Any], groups: tuple[str, ...]) -> dict[str, Any]:
+    return {name: row[column] if name in groups else None for name, column in _COLUMNS.items()}
+
+
+handle = function(build)

@@ -1,0 +1,93 @@
+"""/v1/prices: what tokens and requests of each model cost, from when to when."""
+
+from decimal import Decimal
+from typing import Annotated, Any
+
+from fastapi import Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest
+from llmariner.http.administration import administers
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of, requires
+from llmariner.http.function import Application, function
+from llmariner.tenancy.caller import Caller
+from llmariner.usage.prices import NANO, ListedPrice, NewPrice, Prices, dollars
+
+Reader = Annotated[Caller, requires("api.prices.read", objects="member")]
+Writer = Annotated[Caller, administers("api.prices.write")]
+Dollars = Annotated[Decimal, Field(ge=0, le=10**6, allow_inf_nan=False)]
+
+
+class PriceBody(BaseModel):
+    """A price in US dollars: per million tokens, and per request. `model` '*': of all without one of their own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(min_length=1, max_length=256)
+    prompt: Dollars
+    completion: Dollars
+    cached_prompt: Dollars | None = None
+    request: Dollars = Decimal(0)
+    valid_from: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] | None = None
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("prices", context)
+    app.get("/v1/prices")(list_prices)
+    app.post("/v1/prices")(set_price)
+    return app
+
+
+def list_prices(
+    request: Request,
+    _caller: Reader,
+    model: Annotated[str | None, Query(max_length=256)] = None,
+    at: Annotated[float | None, Query(ge=0, le=1e11)] = None,
+) -> dict[str, Any]:
+    """Every price there was, is or will be; of one model, or those in force at a moment (seconds since 1970)."""
+    listed = Prices(context_of(request).database).all(model=model, at=at)
+    return {"object": "list", "data": [_rendered(price) for price in listed], "has_more": False}
+
+
+def set_price(request: Request, caller: Writer, body: PriceBody) -> dict[str, Any]:
+    """Begin a price now, or at a later moment; it ends the one before."""
+    new = NewPrice(
+        model=body.model,
+        prompt=_nano(body.prompt, "prompt"),
+        completion=_nano(body.completion, "completion"),
+        cached_prompt=None if body.cached_prompt is None else _nano(body.cached_prompt, "cached_prompt"),
+        request=_nano(body.request, "request"),
+        valid_from=body.valid_from,
+    )
+    return _rendered(Prices(context_of(request).database).set(caller, new))
+
+
+def _nano(amount: Decimal, name: str) -> int:
+    nano = amount * NANO
+    if nano != int(nano):
+        raise InvalidRequest(
+            f"'{name}' has more than nine decimal places; money is counted in nano-dollars.", param=name
+        )
+    return int(nano)
+
+
+def _rendered(price: ListedPrice) -> dict[str, Any]:
+    return {
+        "object": "price",
+        "id": price.id,
+        "model": price.model,
+        "currency": "usd",
+        "prompt": dollars(price.prompt),
+        "cached_prompt": dollars(price.cached_prompt),
+        "completion": dollars(price.completion),
+        "request": dollars(price.request),
+        "valid_from": price.valid_from,
+        "valid_to": price.valid_to,
+        "created_at": price.created_at,
+    }
+
+
+handle = function(build)
