@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -60,6 +61,7 @@ class Functions:
         self.key_id, caller = self.home.key("known")
         self.known = Caller(self.port, caller.secret)
         self.unknown = Caller(self.port, self.home.key("unknown")[1].secret)
+        self.limited = Caller(self.port, self.home.key("limited", limited=True)[1].secret)
 
 
 @pytest.fixture
@@ -95,6 +97,24 @@ def test_without_its_control_function_known_keys_go_on_and_nothing_is_lost(funct
         assert (row["outcome"], row["completion_tokens"]) == ("succeeded", 3)
         assert asyncio.run(unknown.chat("static")).status == 200
         revoked_within(functions.home, functions.key_id, known)
+
+
+def test_a_control_function_that_hangs_holds_up_nobody_who_is_known(functions: Functions) -> None:
+    known = functions.known
+    with booted("internal_gateway", functions.control_port, functions.control, functions.log) as control:
+        assert asyncio.run(known.chat("static")).status == 200
+        control.send_signal(signal.SIGSTOP)
+        try:
+            took = []
+            for _ in range(6):  # for longer than what was heard counts as fresh
+                began = time.monotonic()
+                assert asyncio.run(known.chat("static")).status == 200
+                took.append(time.monotonic() - began)
+                time.sleep(1)
+        finally:
+            control.send_signal(signal.SIGCONT)
+        assert max(took) < 2, took
+        assert sorted(took)[3] < 0.5, took
 
 
 def test_a_function_alone_wakes_models_and_waits_through_its_control_function(

@@ -26,6 +26,8 @@ __all__ = ["Gateway", "not_ready"]
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 2.0
 _STALE_SECONDS = 4.0
+# How long a request waits to hear what changed, when what is known may still be relied on.
+_PATIENCE_SECONDS = 1.0
 _IDLE_SECONDS = 60.0
 _USED_SECONDS = 30.0
 # How long keys known to this process stay good while nobody can say what changed.
@@ -66,13 +68,17 @@ class Gateway:
         return now - self._tried_at <= _STALE_SECONDS
 
     async def refresh(self) -> None:
-        """Start the tasks, if they don't run yet, and ask what changed."""
+        """Start the tasks, if they don't run yet, and ask what changed; where nobody answers, what is known goes on."""
         if not self._tasks:
             tending = (self.meter.run(), self.limits.run(), self._poll())
             self._tasks = [asyncio.create_task(each) for each in tending]
-        async with self._polling:
-            if not self.fresh():
-                await self._ask_for_changes()
+        known = time.monotonic() - self._polled_at <= _TRUST_SECONDS
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS if known else None), self._polling:
+                if not self.fresh():
+                    await self._ask_for_changes()
+        except TimeoutError:
+            self._tried_at = time.monotonic()  # the next requests need not wait, too
 
     def ready_state(self, model_id: str) -> ModelState | None:
         """The state of a model that is known to be ready."""

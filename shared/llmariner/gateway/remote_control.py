@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ __all__ = ["AUDIENCE", "RemoteControl"]
 
 AUDIENCE = "internal_gateway"
 _ROOT = "/internal/gateway"
+# A control function that must be started first takes some seconds; a database that hangs would keep it for minutes.
+_SECONDS = 15.0
 
 
 class RemoteControl:
@@ -78,9 +81,10 @@ class RemoteControl:
         ]
         path, body = f"{_ROOT}/{operation}", orjson.dumps(value)
         try:
-            response = await self._client.request(self._url, "POST", path, headers=headers, body=body)
-            answer = await response.read()
-        except (ConnectionFailed, ResponseBroken) as error:
+            async with asyncio.timeout(_SECONDS):
+                response = await self._client.request(self._url, "POST", path, headers=headers, body=body)
+                answer = await response.read()
+        except (ConnectionFailed, ResponseBroken, TimeoutError) as error:
             raise Unavailable("The control function does not answer.", headers={"retry-after": "2"}) from error
         if response.status == 400:
             raise InvalidRequest(f"The control function refused '{operation}': {answer[:300].decode(errors='replace')}")
