@@ -150,6 +150,9 @@ def _kubelet(lab: Lab) -> dict[str, Any]:
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {"memory.available": "200Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "localStorageCapacityIsolation": False,
+        # Tests kill containers again and again: the default would let each wait for minutes.
+        "featureGates": {"KubeletCrashLoopBackOffMax": True},
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "5s"},
     }
 
 

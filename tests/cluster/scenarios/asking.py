@@ -124,7 +124,11 @@ class Asking:
 
     def counted(self, model: str, name: str = GENERATED) -> int:
         """A count that the model's engines keep."""
-        return sum(_counter(_address(pod), name) for pod in self.installed.engine_pods(model))
+        return sum(self.counted_by(pod, name) for pod in self.installed.engine_pods(model))
+
+    def counted_by(self, pod: dict[str, Any], name: str = GENERATED) -> int:
+        """A count that one engine keeps."""
+        return _counter(_address(pod), name)
 
     def row(self, request_id: str, seconds: float = 20) -> dict[str, Any]:
         """A request in the ledger, as soon as it is closed there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import threading
@@ -12,7 +13,9 @@ from typing import Any
 
 from ..asking import Asking
 
-__all__ = ["Fate", "Load"]
+__all__ = ["Counting", "Fate", "Load"]
+
+_LOOK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,35 @@ class Fate:
     said: str
     at: float
     took: float
+
+
+class Counting(threading.Thread):
+    """The tokens that a model's engines say they made. One that goes to sleep takes its counter with it: looked at often."""
+
+    def __init__(self, asking: Asking, model: str) -> None:
+        super().__init__(daemon=True)
+        self._asking, self._model = asking, model
+        self._by_engine: dict[str, int] = {}
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(_LOOK_SECONDS):
+            with contextlib.suppress(OSError):  # an engine that just ended; what it said last stands
+                self._look()
+
+    def stop(self) -> int:
+        """The sum over all engines that there were."""
+        self._over.set()
+        self.join(60)
+        self._look()
+        print(f"\n{len(self._by_engine)} engines of {self._model} made {self._by_engine}")
+        return sum(self._by_engine.values())
+
+    def _look(self) -> None:
+        for pod in self._asking.installed.engine_pods(self._model):
+            made = self._asking.counted_by(pod)
+            key = str(pod["metadata"]["name"])
+            self._by_engine[key] = max(made, self._by_engine.get(key, 0))
 
 
 class Load(threading.Thread):

@@ -27,7 +27,7 @@ from ...platform.overlay import MODELS
 from ..asking import Asking
 from ..engines import scripted, service
 from ..killing import crash, drain, processes_of, stopped
-from .load import Load
+from .load import Counting, Load
 
 _SECONDS = float(os.environ.get("LLMARINER_CHAOS_SECONDS", "120"))
 _BETWEEN = 7.0
@@ -75,12 +75,13 @@ def engines(asking: Asking) -> Iterator[tuple[str, str]]:
 def test_killed_parts_lose_no_event_and_no_token(asking: Asking, engines: tuple[str, str]) -> None:
     steady, victim = engines
     loads = [Load(asking, steady), Load(asking, steady, tokens=120), Load(asking, victim)]
-    for load in loads:
-        load.start()
+    counter = Counting(asking, steady)
+    for each in (counter, *loads):
+        each.start()
     made = _kill_for(asking, (crash, MODELS_NAMESPACE, f"serving.kserve.io/inferenceservice={victim}"))
     for load in loads:
         load.stop()
-    made_by_engine = asking.counted(steady)  # before it goes to sleep, its counters with it
+    made_by_engine = counter.stop()
     for load in loads:
         print(f"\n{load.model}: {dict(load.counted())}")
     try:
