@@ -1,7 +1,7 @@
 """What must happen without anybody asking.
 
-Closes ledger entries whose process is gone, carries events that were left behind to the Broker, forgets old ones, has
-idle models put to sleep.
+Closes ledger entries whose process is gone and drops old ones, whose sums stay; carries events that were left behind to
+the Broker, forgets old ones; has idle models put to sleep.
 """
 
 import asyncio
@@ -14,6 +14,8 @@ from llmariner.platform.events.wire import Event
 _UNSEEN_SECONDS = 60.0
 # Long enough for a consumer that was down over a weekend, and for people who ask what happened.
 _KEPT_SECONDS = 7 * 86400.0
+# What a request used, and why it cost what it did, may be asked for a quarter of a year; sums are kept for ever.
+_REQUESTS_KEPT_SECONDS = 92 * 86400.0
 
 
 async def consume(context: Context, _event: Event) -> None:
@@ -24,6 +26,7 @@ async def consume(context: Context, _event: Event) -> None:
 
 def _sweep(context: Context) -> None:
     context.ledger.interrupt(unseen_for=_UNSEEN_SECONDS)
+    context.ledger.forget(older_than=_REQUESTS_KEPT_SECONDS)
     if context.publisher is not None:
         context.publisher.publish()
     context.deliveries.prune(older_than=_KEPT_SECONDS)

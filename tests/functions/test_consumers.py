@@ -106,6 +106,18 @@ def test_the_sweep_closes_what_gives_no_sign_of_life(
     assert (gone["outcome"], here["outcome"]) == ("interrupted", "open")
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_the_sweep_drops_requests_that_are_old(
+    way: str, ports: dict[str, dict[str, int]], installation: Installation
+) -> None:
+    ledger, now = installation.context.ledger, time.time()
+    for name, age in (("old", 100 * 86400), ("young", 80 * 86400)):
+        admitted(ledger, f"{name}-{way}", now - age)
+    ledger.interrupt(unseen_for=60)
+    assert posted(ports["sweep"][way], TYPES["sweep"], {"every_seconds": 30}) == TAKEN
+    assert [ledger.request(f"{name}-{way}") is None for name in ("old", "young")] == [True, False]
+
+
 NO_EVENTS: dict[str, tuple[dict[str, str], bytes]] = {
     "an empty request": ({}, b""),
     "JSON without attributes": ({"content-type": "application/json"}, b"{}"),

@@ -75,7 +75,7 @@ def used(installation: Installation, owner: Owner | None = None, **values: Any) 
     """A request that ended, in the ledger; returns its id."""
     owner = owner or installation.owner
     request_id = f"req_usage{next(NUMBERS)}"
-    said = {
+    said: dict[str, Any] = {
         "request_id": request_id,
         "sequence": 2**31 - 1,
         "kind": "closed",

@@ -23,6 +23,7 @@ from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests,
 __all__ = ["OPEN", "Ledger", "floor"]
 
 _CHUNK = 500
+_CHUNKS_AT_ONCE = 100
 _COLUMNS = tuple(column.name for column in ledger_requests.c)
 Row = dict[str, Any]
 
@@ -57,15 +58,19 @@ class Ledger:
     def forget(self, *, older_than: float) -> int:
         """Drop requests admitted more than that many seconds ago, and their events; returns how many.
 
-        They stay in the sums by hour and day. Open ones stay too.
+        They stay in the sums by hour and day. Open ones stay too. At most some ten thousand go at once.
         """
         before = int(time.time() - older_than) // folding.HOUR * folding.HOUR
         with self._database.write() as session:
-            if before > floor(session):
+            if rises := before > floor(session):
                 session.put(ledger_floor, [{"id": 1, "admitted_at": before}])
+        if rises:  # once an hour, since it looks at all of them
+            self._drop_empty_sums()
         old = (ledger_requests.c.admitted_at < before) & (ledger_requests.c.outcome != OPEN)
         ids = select(ledger_requests.c.request_id).where(old).limit(_CHUNK)
-        return self._in_chunks(lambda session: _dropped(session, [row.request_id for row in session.rows(ids)]))
+        return self._in_chunks(
+            lambda session: _dropped(session, [row.request_id for row in session.rows(ids)]), most=_CHUNKS_AT_ONCE
+        )
 
     def last_request(self, model: str) -> float | None:
         """When a request for this model was last admitted."""
@@ -115,15 +120,23 @@ class Ledger:
             states.append({**row, "sequence": event["sequence"], "kind": event["kind"], "at": event["at"]})
         return states
 
-    def _in_chunks(self, step: Callable[[WriteSession], int]) -> int:
-        """Transactions short enough that nobody waits for them."""
+    def _drop_empty_sums(self) -> None:
+        """Those of what was open once."""
+        sums = ledger_rollups.c
+        empty = (sums.outcome == OPEN) & (sums.requests == 0) & (sums.start < time.time() - 2 * folding.DAY)
+        with self._database.write() as session:
+            session.run(ledger_rollups.delete().where(empty))
+
+    def _in_chunks(self, step: Callable[[WriteSession], int], *, most: int | None = None) -> int:
+        """Transactions short enough that nobody waits for them, as many as there is work for."""
         total = 0
-        while True:
+        for _ in itertools.count() if most is None else range(most):
             with self._database.write() as session:
                 done = step(session)
             total += done
             if done < _CHUNK:
-                return total
+                break
+        return total
 
 
 def floor(session: ReadSession) -> int:
