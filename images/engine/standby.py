@@ -10,6 +10,9 @@ Run by the engine image's interpreter, standard library only. It answers on CONT
 
 `argv` is what would follow `vllm`; it must name the port itself. One engine at a time: 409 while one runs. Both POSTs need
 `Authorization: Bearer` with the word in STANDBY_TOKEN, without which this program does not start.
+
+An engine that ends unasked ends this program with it, so that a cluster sees a container that failed, with its last lines.
+SIGTERM ends the engine first, which has STANDBY_GRACE seconds (70) for the streams under way.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -50,6 +54,9 @@ class Standby:
         self._ready: dict[str, Any] | None = None
         self._engine: dict[str, Any] | None = None
         self._last: dict[str, Any] | None = None
+        self._stopping = False
+        self._ending = False
+        self.failed = False
         os.mkfifo(self._fifo, 0o600)
         threading.Thread(target=self._copy_log, daemon=True).start()
         self._launcher = subprocess.Popen(
@@ -80,6 +87,7 @@ class Standby:
             if self._engine is not None:
                 raise Refused(409, f"the model {self._engine['model']} is here; POST /stop first")
             self._engine = {"model": model, "pid": None}
+            self._stopping = False
             self._lines.clear()
             self._send({"op": "start", "model": model, "argv": argv, "environment": {}, "log": str(self._fifo)})
 
@@ -91,6 +99,7 @@ class Standby:
         with self._lock:
             if self._engine is None or self._engine["pid"] is None:
                 raise Refused(409, "no engine runs")
+            self._stopping = True
             self._send({"op": "stop", "pid": self._engine["pid"], "grace": grace})
 
     def listen(self) -> int:
@@ -100,10 +109,19 @@ class Standby:
             self._heard(json.loads(line))
         return self._launcher.wait()
 
-    def close(self) -> None:
-        """End the launcher and so the engine."""
+    def end(self, grace: float) -> None:
+        """End the engine, which has that many seconds, and then the launcher."""
+        with self._lock:
+            self._ending = True
+        try:
+            self.stop({"grace": grace})
+        except Refused:
+            self._close()
+
+    def _close(self) -> None:
+        """End the launcher, and at once whatever engine there is."""
         assert self._launcher.stdin is not None
-        with self._lock, contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError):
             self._launcher.stdin.close()
 
     def _heard(self, event: dict[str, Any]) -> None:
@@ -116,6 +134,9 @@ class Standby:
             elif event["event"] == "exited" and self._engine is not None:
                 ended = {"model": self._engine["model"], "status": event["status"], "log": list(self._lines)}
                 self._engine, self._last = None, ended
+                self.failed = not self._stopping
+                if self._ending or self.failed:
+                    self._close()
 
     def _send(self, command: dict[str, Any]) -> None:
         assert self._launcher.stdin is not None
@@ -201,15 +222,18 @@ def main() -> int:
     server = ThreadingHTTPServer(("0.0.0.0", int(os.environ.get("CONTROL_PORT", "8090"))), handler)  # noqa: S104
     threading.Thread(target=server.serve_forever, daemon=True).start()
     told = threading.Event()
+    grace = float(os.environ.get("STANDBY_GRACE", "70"))
 
     def end(*_: object) -> None:
         told.set()
-        threading.Thread(target=standby.close, daemon=True).start()
+        threading.Thread(target=standby.end, args=(grace,), daemon=True).start()
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     standby.listen()
-    return 0 if told.is_set() else 1
+    # The engine's last lines are on their way through the pipe.
+    time.sleep(0.2)
+    return 1 if standby.failed or not told.is_set() else 0
 
 
 if __name__ == "__main__":

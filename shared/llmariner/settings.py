@@ -453,6 +453,9 @@ class KServeSettings:
     prometheus: str = ""
     """`LLMARINER_PROMETHEUS_URL`: where KEDA asks for engines' metrics. Empty: autoscalers are Kubernetes' own."""
 
+    standby_token: Secret = field(default_factory=lambda: Secret(""))
+    """`LLMARINER_STANDBY_TOKEN` or `…_FILE`: what standby pods want to hear. Empty: there are none."""
+
     cpu: str = "4"
     """`LLMARINER_ENGINE_CPU`: of an engine's container."""
 
@@ -480,6 +483,7 @@ class KServeSettings:
             runtimes=runtimes,
             queue=env.get("LLMARINER_QUEUE", ""),
             prometheus=_http_url(env, "LLMARINER_PROMETHEUS_URL"),
+            standby_token=_secret(env, "LLMARINER_STANDBY_TOKEN"),
             cpu=env.get("LLMARINER_ENGINE_CPU") or cls.cpu,
             memory=env.get("LLMARINER_ENGINE_MEMORY") or cls.memory,
             idle_seconds=_number(env, "LLMARINER_IDLE_SECONDS", cls.idle_seconds),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmariner.inspection.quantities import quantity
+from llmariner.platform.kube.quantities import quantity
 
 if TYPE_CHECKING:
     from cli.conftest import Llma, Result

@@ -28,6 +28,7 @@ v1                            ServiceAccount       serviceaccounts       sa
 v1                            PersistentVolumeClaim persistentvolumeclaims pvc   status
 v1                            ResourceQuota        resourcequotas        quota   status
 apps/v1                       Deployment           deployments           deploy  status grows scale
+apps/v1                       ReplicaSet           replicasets           rs      status grows scale
 apps/v1                       StatefulSet          statefulsets          sts     status grows scale
 batch/v1                      Job                  jobs                  -       status grows
 coordination.k8s.io/v1        Lease                leases                -

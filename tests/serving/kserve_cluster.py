@@ -21,9 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 from llmariner.errors import ModelNotFound
 from llmariner.platform.kube import Cluster
-from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES, NAMESPACES, PODS, SERVICES
+from llmariner.platform.kube.resources import (
+    CLUSTER_SERVING_RUNTIMES,
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    NAMESPACES,
+    PODS,
+    REPLICA_SETS,
+    SERVICES,
+)
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.kserve.adapter import KServeServing
+from llmariner.platform.serving.kserve.phases import STANDBY
 from llmariner.settings import ClusterSettings, KServeSettings
 
 from .driving import Driven
@@ -83,11 +92,15 @@ class Controllers(threading.Thread):
         self.gates: list[Body] = []
         self.done = threading.Event()
         self.engines: dict[str, subprocess.Popen[bytes]] = {}
+        self.also: list[Callable[[], None]] = []
+        """What else happens all the time."""
 
     def run(self) -> None:
         while not self.done.wait(0.03):
             for service in self.listed(INFERENCE_SERVICES):
                 self.reconcile(service)
+            for each in self.also:
+                each()
         for engine in self.engines.values():
             engine.kill()
             engine.wait(10)
@@ -100,14 +113,14 @@ class Controllers(threading.Thread):
         name = service["metadata"]["name"]
         if service["metadata"].get("annotations", {}).get("serving.kserve.io/stop") == "true":
             self.caller.request("DELETE", DEPLOYMENTS.path(NAMESPACE, f"{name}-predictor"))
+            self.caller.request("DELETE", REPLICA_SETS.path(NAMESPACE, f"{name}-predictor-1"))
             self.end(name)
             return
         code, deployment = self.caller.request("GET", DEPLOYMENTS.path(NAMESPACE, f"{name}-predictor"))
         if code == 404:
             self.make(service)
-        elif deployment["spec"]["replicas"] == 0:
-            self.end(name)
         else:
+            self.roll_out(service, deployment)
             self.go_on(name, deployment)
 
     def make(self, service: Body) -> None:
@@ -117,31 +130,75 @@ class Controllers(threading.Thread):
         owned: Body = {"namespace": NAMESPACE}
         owner = {"apiVersion": service["apiVersion"], "kind": service["kind"], "name": metadata["name"]}
         owned |= {"name": name, "ownerReferences": [{**owner, "uid": metadata["uid"]}]}
-        labels = {"serving.kserve.io/inferenceservice": metadata["name"]}
-        container = {"name": "kserve-container", "image": "engine", "ports": [{"containerPort": self.port}]}
+        labels = {"serving.kserve.io/inferenceservice": metadata["name"], "app": f"isvc.{name}"}
+        container: Body = {"name": "kserve-container", "image": "engine", "ports": [{"containerPort": self.port}]}
+        container["args"] = self.arguments(service)
         queued = {key: value for key, value in metadata.get("labels", {}).items() if "kueue" in key}
         template = {"metadata": {"labels": {**queued, **labels}}, "spec": {"containers": [container]}}
-        spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
-        self.caller.make(DEPLOYMENTS, {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": owned, "spec": spec})
+        spec = {"replicas": 1, "selector": {"matchLabels": {"app": labels["app"]}}, "template": template}
+        revised = {**owned, "annotations": _REVISION}
+        body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": revised, "spec": spec}
+        self.caller.make(DEPLOYMENTS, body)
         ports = [{"port": self.port, "targetPort": self.port}]
         spec = {"clusterIP": "127.0.0.1", "ports": ports, "selector": labels}
         body = {"apiVersion": "v1", "kind": "Service", "metadata": owned, "spec": spec}
         self.caller.request("POST", SERVICES.path(NAMESPACE), body)
 
+    def arguments(self, service: Body) -> list[str]:
+        """As KServe joins them: the runtime's, then the model's."""
+        model = service["spec"]["predictor"].get("model", {})
+        code, runtime = self.caller.request("GET", CLUSTER_SERVING_RUNTIMES.path(None, model.get("runtime", "none")))
+        own = runtime["spec"]["containers"][0].get("args", []) if code == 200 else []
+        given: list[str] = model.get("args", [])
+        return [each.replace("{{.Name}}", service["metadata"]["name"]) for each in own] + given
+
+    def roll_out(self, service: Body, deployment: Body) -> None:
+        """The Deployment as its InferenceService is by now, and its one ReplicaSet as the Deployment is."""
+        name = deployment["metadata"]["name"]
+        container = deployment["spec"]["template"]["spec"]["containers"][0]
+        if container.get("args", []) != (arguments := self.arguments(service)):
+            containers = [{**container, "args": arguments}]
+            template = {"template": {"spec": {"containers": containers}}}
+            deployment = self.caller.patch(DEPLOYMENTS, NAMESPACE, name, {"spec": template})
+        metadata, template = deployment["metadata"], deployment["spec"]["template"]
+        if deployment.get("status", {}).get("observedGeneration") != metadata["generation"]:
+            self.caller.set_status(DEPLOYMENTS, NAMESPACE, name, {"observedGeneration": metadata["generation"]})
+        selected = {**template["metadata"]["labels"], "pod-template-hash": "1"}
+        matched = {key: selected[key] for key in ("app", "pod-template-hash")}
+        owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": name, "uid": metadata["uid"]}
+        said = {"name": f"{name}-1", "namespace": NAMESPACE, "labels": selected, "annotations": _REVISION}
+        spec = {"replicas": deployment["spec"]["replicas"], "selector": {"matchLabels": matched}}
+        spec["template"] = {**template, "metadata": {"labels": selected}}
+        body = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {**said, "ownerReferences": [owner]}}
+        self.caller.apply(REPLICA_SETS, {**body, "spec": spec}, force="true")
+
     def go_on(self, name: str, deployment: Body) -> None:
-        """A pod, one step further on its way."""
-        pods = [pod for pod in self.listed(PODS) if pod["metadata"]["name"].startswith(f"{name}-predictor-")]
-        if not pods:
-            metadata = {**deployment["spec"]["template"]["metadata"], "generateName": f"{name}-predictor-"}
+        """As many pods as are wanted, of those that the ReplicaSet selects, each one step further on its way."""
+        replica_set = self.caller.get(REPLICA_SETS, NAMESPACE, f"{name}-predictor-1")
+        wanted, selector = replica_set["spec"]["replicas"], replica_set["spec"]["selector"]["matchLabels"]
+        pods = [pod for pod in self.listed(PODS) if selector.items() <= pod["metadata"].get("labels", {}).items()]
+        owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": replica_set["metadata"]["name"]}
+        owner |= {"uid": replica_set["metadata"]["uid"], "controller": True}
+        for _ in range(wanted - len(pods)):
+            metadata = {**replica_set["spec"]["template"]["metadata"], "generateName": f"{name}-predictor-"}
             gates = {"schedulingGates": self.gates} if self.gates else {}
-            spec = {**deployment["spec"]["template"]["spec"], **gates}
-            body = {"apiVersion": "v1", "kind": "Pod", "metadata": {**metadata, "namespace": NAMESPACE}, "spec": spec}
-            self.caller.make(PODS, body)
-            return
-        (pod,) = pods
-        if any(each == ("Ready", "True") for each in _said(pod)):
-            return
-        self.caller.set_status(PODS, NAMESPACE, pod["metadata"]["name"], self.stuck or self.next(name, pod))
+            spec = {**replica_set["spec"]["template"]["spec"], **gates}
+            metadata |= {"namespace": NAMESPACE, "ownerReferences": [owner]}
+            self.caller.make(PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        # A real one ends those first that are the least on their way.
+        surplus = sorted(pods, key=_advance)[: max(0, len(pods) - wanted)]
+        for pod in surplus:
+            self.caller.request("DELETE", PODS.path(NAMESPACE, pod["metadata"]["name"]))
+        if wanted == 0:
+            self.end(name)
+        for pod in pods:
+            if pod in surplus or any(each == ("Ready", "True") for each in _said(pod)):
+                continue
+            if "ownerReferences" not in pod["metadata"]:
+                metadata = {"ownerReferences": [owner]}
+                self.caller.patch(PODS, NAMESPACE, pod["metadata"]["name"], {"metadata": metadata})
+            if STANDBY not in pod["metadata"]["labels"]:
+                self.caller.set_status(PODS, NAMESPACE, pod["metadata"]["name"], self.stuck or self.next(name, pod))
 
     def next(self, name: str, pod: Body) -> Body:
         if not pod.get("status"):
@@ -164,6 +221,14 @@ class Controllers(threading.Thread):
         if engine := self.engines.pop(name, None):
             engine.kill()
             engine.wait(10)
+
+
+_REVISION = {"deployment.kubernetes.io/revision": "1"}
+
+
+def _advance(pod: Body) -> tuple[bool, bool]:
+    states = [each["state"] for each in pod.get("status", {}).get("containerStatuses", ())]
+    return ("Ready", "True") in _said(pod), any("running" in each for each in states)
 
 
 def _said(pod: Body) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""`python -m llmariner.installation secrets|migrations`: what the Jobs of an installation run."""
+"""`python -m llmariner.installation secrets|migrations|standby-token`: what the Jobs of an installation run."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ def main(arguments: list[str] | None = None) -> int:
     migrations.add_argument(
         "--first-key", type=Path, metavar="FILE", help="the administrator's, if there is no key yet"
     )
+    steps.add_parser("standby-token", help="make the token of standby engines, for both namespaces")
     chosen = parser.parse_args(arguments)
+    done = {"secrets": _secrets, "standby-token": _standby_token, "migrations": _migrations}
     try:
-        for line in _secrets(chosen) if chosen.step == "secrets" else _migrations(chosen.first_key):
+        for line in done[chosen.step](chosen):
             print(line, flush=True)
     except (ClusterError, PlatformError, Waiting, ValueError) as error:
         print(error, file=sys.stderr)
@@ -45,10 +47,23 @@ def _secrets(chosen: argparse.Namespace) -> list[str]:
     return make(objects, postgres_host=chosen.postgres, dex_issuer=issuer)
 
 
-def _migrations(first_key: Path | None) -> list[str]:
+def _standby_token(_chosen: argparse.Namespace) -> list[str]:
+    from llmariner.installation.secret_objects import SecretObjects
+    from llmariner.installation.standby_token import make
+    from llmariner.platform.kube import Cluster
+    from llmariner.settings import ClusterSettings, KServeSettings, environment
+
+    settings = ClusterSettings.load(environment())
+    cluster = Cluster(settings)
+    models = KServeSettings.load(environment()).namespace
+    return make(SecretObjects(cluster, settings.namespace), SecretObjects(cluster, models))
+
+
+def _migrations(chosen: argparse.Namespace) -> list[str]:
     from llmariner.context import Context
     from llmariner.installation.migrations import migrate
 
+    first_key: Path | None = chosen.first_key
     secret = first_key.read_text().strip() if first_key is not None and first_key.is_file() else ""
     return migrate(Context(), first_key=secret)
 

@@ -21,6 +21,7 @@ __all__ = [
     "NAMESPACE",
     "SECRETS",
     "SETTINGS",
+    "STANDBY",
     "Object",
     "engine_plugins",
     "gateway",
@@ -41,6 +42,8 @@ SECRETS = "llmariner-secrets"
 """Secret with the keys that functions refer to. Made by components/secrets, or by hand: no manifest holds a value."""
 DATABASE = "llmariner-database"
 """Secret with `LLMARINER_DATABASE_URL`; only functions with a database see it."""
+STANDBY = "llmariner-standby"
+"""Secret with the word that standby engines want to hear; in both namespaces, where there are such engines."""
 ADMIN_KEY = "llmariner-admin-key"
 """Secret with the first API key of the administrator, who deletes it once it is noted."""
 BROKER = "default"

@@ -1,17 +1,28 @@
-"""The two Jobs of an installation: one makes its secrets, one brings its database up to this version.
+"""The Jobs of an installation: one makes its secrets, one brings its database up to this version, one makes the token of
+its standby engines, where it has such.
 
-Both may be run again at any time, by two installers at once. A Job cannot be changed, so its name bears our version.
+All may be run again at any time, by two installers at once. A Job cannot be changed, so its name bears our version.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llmariner import __version__
-from llmariner.manifests.installation import ADMIN_KEY, DATABASE, LABELS, NAMESPACE, SECRETS, Object
+from llmariner.manifests.installation import (
+    ADMIN_KEY,
+    DATABASE,
+    LABELS,
+    MODELS_NAMESPACE,
+    NAMESPACE,
+    SECRETS,
+    STANDBY,
+    Object,
+)
 from llmariner.manifests.services import SECURITY, image_of
 
-__all__ = ["MIGRATIONS_IMAGE", "SECRETS_IMAGE", "migrations", "secrets"]
+__all__ = ["MIGRATIONS_IMAGE", "SECRETS_IMAGE", "migrations", "secrets", "standby_token"]
 
 # Images of functions that are there anyway: a Job costs no image more.
 SECRETS_IMAGE = image_of("api", "cluster", "database", "identity")
@@ -28,22 +39,50 @@ _KEPT_SECONDS = 3600
 
 def secrets() -> list[Object]:
     """The Job that makes what is missing of the secrets, and the account that may do that and no more."""
-    metadata = _metadata("secrets")
+    return [
+        _account("secrets"),
+        *_may_make("secrets", MADE),
+        _job("secrets", SECRETS_IMAGE, "128Mi", env=[], token=True),
+    ]
+
+
+def standby_token() -> list[Object]:
+    """The Job that makes the word by which standby engines know who may give them a model: one for both namespaces."""
+    name = "standby-token"
+    models = {"name": "LLMARINER_MODELS_NAMESPACE", "value": MODELS_NAMESPACE}
+    return [
+        _account(name),
+        *_may_make(name, (STANDBY,)),
+        *_may_make(name, (STANDBY,), MODELS_NAMESPACE),
+        _job(name, SECRETS_IMAGE, "128Mi", env=[models], token=True),
+    ]
+
+
+def _account(name: str) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": _metadata(name),
+        "automountServiceAccountToken": True,
+    }
+
+
+def _may_make(account: str, names: Sequence[str], namespace: str = NAMESPACE) -> list[Object]:
+    """The right to make secrets, and to read and change those of these names."""
+    metadata = {**_metadata(account), "namespace": namespace}
     rules = [
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
-        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": list(MADE), "verbs": ["get", "patch"]},
+        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": list(names), "verbs": ["get", "patch"]},
     ]
     return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata, "automountServiceAccountToken": True},
         {"apiVersion": f"{GROUP}/v1", "kind": "Role", "metadata": metadata, "rules": rules},
         {
             "apiVersion": f"{GROUP}/v1",
             "kind": "RoleBinding",
             "metadata": metadata,
-            "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": "secrets"},
-            "subjects": [{"kind": "ServiceAccount", "name": "secrets", "namespace": NAMESPACE}],
+            "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": account},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
         },
-        _job("secrets", SECRETS_IMAGE, "128Mi", env=[], token=True),
     ]
 
 

@@ -34,6 +34,10 @@ _READING = (
 _WRITING = (
     _rule("serving.kserve.io", ["inferenceservices"], _CHANGE),
     _rule("apps", ["deployments/scale"], ["get", "update", "patch"]),
+    # A pod that stands by takes a model: its labels make it a replica of the model's Deployment.
+    _rule("apps", ["replicasets"], ["get", "list"]),
+    _rule("", ["pods"], ["patch", "delete"]),
+    _rule("", ["events"], ["create"]),
     # A queue per project, an autoscaler per model that may have more replicas.
     _rule("kueue.x-k8s.io", ["localqueues"], ["create", "patch", "delete"]),
     _rule("keda.sh", ["scaledobjects"], ["get", "create", "patch", "delete"]),

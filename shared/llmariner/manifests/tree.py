@@ -66,6 +66,8 @@ def generate(checkout: Path) -> Tree:
     for name, made in (("secrets", jobs.secrets()), ("migrations", jobs.migrations())):
         files[f"components/{name}/{name}.yaml"] = _file("", *made)
         files[f"components/{name}/kustomization.yaml"] = _file("", _component(f"{name}.yaml"))
+    # The rest of that component is written by hand.
+    files["components/standby-engine/token.yaml"] = _file("", *jobs.standby_token())
     for function in functions:
         routed = [http_route(function, ways[function.name])] if function.public else []
         files[f"base/50-functions/{function.name}.yaml"] = _workload_file(function, *routed)

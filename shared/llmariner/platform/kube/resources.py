@@ -21,6 +21,7 @@ __all__ = [
     "NAMESPACES",
     "NODES",
     "PODS",
+    "REPLICA_SETS",
     "SCALED_OBJECTS",
     "SECRETS",
     "SERVICES",
@@ -57,6 +58,7 @@ INFERENCE_SERVICES = Resource(f"{_KSERVE}beta1", "InferenceService", "inferences
 SERVING_RUNTIMES = Resource(f"{_KSERVE}alpha1", "ServingRuntime", "servingruntimes")
 CLUSTER_SERVING_RUNTIMES = Resource(f"{_KSERVE}alpha1", "ClusterServingRuntime", "clusterservingruntimes", False)
 DEPLOYMENTS = Resource("apps/v1", "Deployment", "deployments")
+REPLICA_SETS = Resource("apps/v1", "ReplicaSet", "replicasets")
 JOBS = Resource("batch/v1", "Job", "jobs")
 PODS = Resource("v1", "Pod", "pods")
 EVENTS = Resource("v1", "Event", "events")

@@ -23,6 +23,8 @@ from llmariner.platform.serving import ADOPTED, EngineModel, Phase, Status
 from llmariner.platform.serving.engine_metrics import EngineMetrics, read_metrics
 from llmariner.platform.serving.kserve.autoscaling import Autoscaling
 from llmariner.platform.serving.kserve.objects import (
+    ENGINE,
+    POD_OF,
     capacity,
     deployment_of,
     inference_service,
@@ -30,8 +32,9 @@ from llmariner.platform.serving.kserve.objects import (
     object_name,
     ours,
 )
-from llmariner.platform.serving.kserve.phases import Seen, gated, status_of
+from llmariner.platform.serving.kserve.phases import Seen, gated, is_leaving, status_of
 from llmariner.platform.serving.kserve.queues import ProjectQueues, queue_of
+from llmariner.platform.serving.kserve.standby import StandbyPods
 from llmariner.settings import KServeSettings
 
 __all__ = ["Directory", "KServeServing"]
@@ -40,7 +43,6 @@ _log = logging.getLogger(__name__)
 # How long what was read stands: those who wait ask ten times a second, for all of them together one read is enough.
 _FRESH_SECONDS = 0.5
 _LIST_SECONDS = 2.0
-_POD_OF = "serving.kserve.io/inferenceservice"
 _STOP = "serving.kserve.io/stop"
 
 
@@ -79,6 +81,7 @@ class KServeServing:
         self._client = Client()
         self._queues = ProjectQueues(cluster, settings)
         self._autoscaling = Autoscaling(cluster, settings)
+        self._standby = StandbyPods(cluster, self._client, settings)
         self._observers: list[Callable[[str, Status], None]] = []
         self._phases: dict[str, tuple[Phase, tuple[str, ...]]] = {}
         self._looks: dict[str, tuple[float, asyncio.Task[Seen]]] = {}
@@ -90,7 +93,9 @@ class KServeServing:
     async def status(self, model_id: str) -> Status:
         """See the port. An adapter has its base's state."""
         model = await self._base(await self._directory.find(model_id))
-        seen = await self._look(object_name(model))
+        name = object_name(model)
+        seen = await self._look(name)
+        self._standby.attend(name, seen.pods)
         return await self._told(model, seen)
 
     async def statuses(self) -> dict[str, Status]:
@@ -111,7 +116,7 @@ class KServeServing:
             return
         adapters = await self._directory.adapters(model.id)
         try:
-            await asyncio.to_thread(self._wake, model, adapters, seen)
+            self._standby.attend(name, await asyncio.to_thread(self._wake, model, adapters, seen))
             self._refused.pop(name, None)
         except (ClusterError, ValueError) as error:
             self._refused[name] = _words(error)
@@ -154,6 +159,7 @@ class KServeServing:
         others = {model_of(each): each["metadata"]["name"] for each in services if not ours(each)}
         await self._directory.adopt(others)
         await self._queues.drop_unused(asyncio.to_thread, self._directory.projects)
+        await asyncio.to_thread(self._standby.release_abandoned, time.time())
         if not self._settings.idle_seconds:
             return
         for service in services:
@@ -168,6 +174,7 @@ class KServeServing:
 
     async def close(self) -> None:
         """See the port: engines are the cluster's, and go on."""
+        await self._standby.close()
         self._client.close()
         await asyncio.to_thread(self._cluster.close)
 
@@ -188,7 +195,7 @@ class KServeServing:
         if service is None:
             return Seen()
         deployment = cluster.get(DEPLOYMENTS, namespace, deployment_of(name))
-        pods = cluster.list(PODS, namespace, labels={_POD_OF: name}).items
+        pods = cluster.list(PODS, namespace, labels={POD_OF: name}).items
         return Seen(service, deployment, pods, self._waiting(pods))
 
     def _waiting(self, pods: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
@@ -206,6 +213,7 @@ class KServeServing:
             status = await self._serving_now(name, status, seen)
             if (began := self._woken.pop(name, None)) is not None:
                 await self._directory.woke(model.id, time.monotonic() - began)
+                await asyncio.to_thread(self._complete, model, seen)
         if self._phases.get(model.id) != (now := (status.phase, status.replicas)):
             self._phases[model.id] = now
             for observer in self._observers:
@@ -259,6 +267,7 @@ class KServeServing:
             assert seen.service is not None
             try:
                 model = await self._directory.find(model_of(seen.service))
+                self._standby.attend(object_name(model), seen.pods)
                 status = await self._told(model, seen)
             except PlatformError:
                 continue  # not registered (yet), or deleted
@@ -273,14 +282,27 @@ class KServeServing:
         deployments = {each["metadata"]["name"]: each for each in cluster.list(DEPLOYMENTS, namespace).items}
         pods: dict[str, list[dict[str, Any]]] = {}
         for pod in cluster.list(PODS, namespace).items:
-            pods.setdefault(pod["metadata"].get("labels", {}).get(_POD_OF, ""), []).append(pod)
+            pods.setdefault(pod["metadata"].get("labels", {}).get(POD_OF, ""), []).append(pod)
         names = [(each, each["metadata"]["name"]) for each in services]
         return [
             Seen(each, deployments.get(deployment_of(name)), found := pods.get(name, []), self._waiting(found))
             for each, name in names
         ]
 
-    def _wake(self, model: EngineModel, adapters: tuple[EngineModel, ...], seen: Seen) -> None:
+    def _wake(self, model: EngineModel, adapters: tuple[EngineModel, ...], seen: Seen) -> list[dict[str, Any]]:
+        """Bring the objects to one replica; returns the pod that stood by for it, if one did."""
+        ends = all(is_leaving(pod) for pod in seen.pods)
+        if model.folder.startswith(ADOPTED) or not ends or (reserved := self._standby.reserve(model, adapters)) is None:
+            self._scale_up(model, adapters, seen)
+            return []
+        try:
+            self._scale_up(model, adapters, seen)
+        except ClusterError:
+            self._standby.release(reserved)
+            raise
+        return [reserved]
+
+    def _scale_up(self, model: EngineModel, adapters: tuple[EngineModel, ...], seen: Seen) -> None:
         name, namespace = object_name(model), self._settings.namespace
         service = seen.service
         if not model.folder.startswith(ADOPTED):
@@ -316,12 +338,26 @@ class KServeServing:
         kind = {"apiVersion": INFERENCE_SERVICES.api_version, "kind": INFERENCE_SERVICES.kind}
         self._cluster.apply({**kind, "metadata": metadata})
 
+    def _complete(self, model: EngineModel, seen: Seen) -> None:
+        """As many replicas as one of our models has when it is awake: KServe makes the first Deployment with one."""
+        if seen.deployment is None or seen.service is None or not ours(seen.service):
+            return
+        if 0 < seen.replicas < model.replicas:
+            name, version = deployment_of(object_name(model)), seen.deployment["metadata"]["resourceVersion"]
+            try:
+                self._cluster.scale(
+                    DEPLOYMENTS, self._settings.namespace, name, model.replicas, resource_version=version
+                )
+            except Conflict:
+                _log.info("%s changed while its replicas were to be completed: later", model.id)
+
     async def _sleep_if_idle(self, service: dict[str, Any]) -> None:
         model = await self._directory.find(model_of(service))
         name = object_name(model)
         seen = await asyncio.to_thread(self._read, name)
         if model.keep_awake or not seen.ready or seen.deployment is None:
             return
+        await asyncio.to_thread(self._complete, model, seen)
         self._metrics.pop(name, None)
         if (await self._engines(name, seen)).busy:
             return
@@ -344,7 +380,7 @@ def _scaled_by_us(service: dict[str, Any]) -> bool:
 
 
 def _engine_url(pod: dict[str, Any]) -> str:
-    container = next((each for each in pod["spec"]["containers"] if each["name"] == "kserve-container"), None)
+    container = next((each for each in pod["spec"]["containers"] if each["name"] == ENGINE), None)
     container = container or pod["spec"]["containers"][0]
     port = container.get("ports", [{"containerPort": 8080}])[0]["containerPort"]
     return f"http://{pod['status']['podIP']}:{port}"

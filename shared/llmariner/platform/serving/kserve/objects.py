@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llmariner.platform.serving import ADOPTED, EngineModel
@@ -11,12 +13,18 @@ from llmariner.platform.serving.command import FEATURES
 from llmariner.settings import KServeSettings
 
 __all__ = [
+    "ENGINE",
     "MODEL",
     "OWNER",
     "PLUGINS",
+    "POD_OF",
+    "PRIORITY",
     "QUEUE",
+    "Engine",
+    "adapter_path",
     "capacity",
     "deployment_of",
+    "engine_of",
     "inference_service",
     "model_of",
     "object_name",
@@ -27,11 +35,16 @@ PLUGINS = "llmariner-engine-plugins"
 """The ConfigMap with what engines load beside vLLM (`engine_plugins/`)."""
 MODEL = "llmariner.ai/model"
 """The annotation that holds a model's id, which may have characters that no object's name may have."""
+ENGINE = "kserve-container"
+"""The name of an engine's container."""
+POD_OF = "serving.kserve.io/inferenceservice"
+"""The label of a model's pods: the name of its InferenceService."""
 OWNER = {"app.kubernetes.io/managed-by": "llmariner"}
 """The labels of what we make in the models' namespace."""
 QUEUE = "kueue.x-k8s.io/queue-name"
+PRIORITY = {"kueue.x-k8s.io/priority-class": "llmariner-serving"}
+"""The label by which a model that answers requests comes before jobs, and before engines that stand by."""
 
-_PRIORITY = {"kueue.x-k8s.io/priority-class": "llmariner-serving"}
 _GPU = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel-gaudi": "habana.ai/gaudi"}
 _RUNTIMES = {"cpu": "vllm-cpu", "nvidia": "vllm-nvidia", "amd": "vllm-amd", "intel-gaudi": "vllm-gaudi"}
 _NAME_LIMIT = 40
@@ -85,7 +98,7 @@ def inference_service(
     labels = {**OWNER, "networking.kserve.io/visibility": "cluster-local"}
     if queue:
         # Without a class it would yield to jobs.
-        labels |= {QUEUE: queue, **_PRIORITY}
+        labels |= {QUEUE: queue, **PRIORITY}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -105,8 +118,22 @@ def inference_service(
     }
 
 
+@dataclass(frozen=True)
+class Engine:
+    """What a model asks of its engine: a ClusterServingRuntime, resources, and arguments after the runtime's own."""
+
+    runtime: str
+    resources: dict[str, str]
+    arguments: list[str]
+
+
+def engine_of(model: EngineModel, adapters: Sequence[EngineModel], settings: KServeSettings) -> Engine:
+    """Of one of our models, with its adapters."""
+    return Engine(_runtime(model, settings), _resources(model, settings), _arguments(model, adapters, settings))
+
+
 def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: KServeSettings) -> dict[str, Any]:
-    resources = _resources(model, settings)
+    engine = engine_of(model, adapters, settings)
     predictor: dict[str, Any] = {
         "minReplicas": max(1, model.replicas),
         "maxReplicas": max(1, model.replicas, model.max_replicas),
@@ -117,32 +144,32 @@ def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: 
         "terminationGracePeriodSeconds": 75,
         "volumes": [{"name": "plugins", "configMap": {"name": PLUGINS}}],
         "model": {
-            "runtime": _runtime(model, settings),
+            "runtime": engine.runtime,
             "modelFormat": {"name": "vLLM", "version": "1"},
-            "args": _arguments(model, adapters, settings),
+            "args": engine.arguments,
             # Our runtimes run vLLM by `python -m`, which looks there; KServe takes no PYTHONPATH.
             "workingDir": _PLUGINS_PATH,
             "volumeMounts": [{"name": "plugins", "mountPath": _PLUGINS_PATH, "readOnly": True}],
-            "resources": {"requests": resources, "limits": resources},
+            "resources": {"requests": engine.resources, "limits": engine.resources},
         },
     }
     if adapters:
         uris = [{"uri": model.folder, "mountPath": _BASE_PATH}]
-        uris += [{"uri": each.folder, "mountPath": _adapter_path(each)} for each in adapters]
+        uris += [{"uri": each.folder, "mountPath": adapter_path(each)} for each in adapters]
         predictor["storageUris"] = uris
     else:
         predictor["model"]["storageUri"] = model.folder
     return predictor
 
 
-def _arguments(model: EngineModel, adapters: tuple[EngineModel, ...], settings: KServeSettings) -> list[str]:
+def _arguments(model: EngineModel, adapters: Sequence[EngineModel], settings: KServeSettings) -> list[str]:
     """After the runtime's own; vLLM takes the last of each."""
     arguments = [f"--served-model-name={model.id}", f"--max-num-seqs={capacity(settings)}"]
     arguments += ["--middleware=request_usage.RequestUsage"]
     arguments += ["--runner=pooling", "--dtype=float32"] if model.task == "embed" else FEATURES
     if adapters:
         arguments += ["--enable-lora", "--lora-modules"]
-        arguments += [f"{each.id}={_adapter_path(each)}" for each in adapters]
+        arguments += [f"{each.id}={adapter_path(each)}" for each in adapters]
     return [*arguments, *model.extra_args]
 
 
@@ -161,5 +188,6 @@ def _resources(model: EngineModel, settings: KServeSettings) -> dict[str, str]:
     return resources
 
 
-def _adapter_path(adapter: EngineModel) -> str:
+def adapter_path(adapter: EngineModel) -> str:
+    """Where an engine finds an adapter, in a pod that KServe brings the weights to."""
     return f"{_ADAPTER_PATH}/{hashlib.sha256(adapter.id.encode()).hexdigest()[:12]}"

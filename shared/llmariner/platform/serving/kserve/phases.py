@@ -12,7 +12,14 @@ from typing import Any
 
 from llmariner.platform.serving import EngineModel, Phase, Status
 
-__all__ = ["Seen", "gated", "status_of"]
+__all__ = ["RESERVED", "RESERVED_AT", "STANDBY", "TAKEN", "Seen", "gated", "is_leaving", "reserved_at", "status_of"]
+
+STANDBY = "llmariner.ai/standby"
+"""The label of a pod that imported vLLM ahead: the runtime that it stands in for, then what became of it."""
+RESERVED, TAKEN = "reserved", "taken"
+"""It is a model's, and not yet a replica of its Deployment; and now it is."""
+RESERVED_AT = "llmariner.ai/reserved-at"
+"""The annotation that says when a model took such a pod."""
 
 Body = dict[str, Any]
 
@@ -45,8 +52,9 @@ class Seen:
 
     @property
     def ready(self) -> list[Body]:
-        """Pods that answer."""
-        return [pod for pod in self.pods if _of_kind(pod, "Ready") == "True" and not _leaving(pod)]
+        """Pods that answer, by way of the model's Service too."""
+        ready = [pod for pod in self.pods if _of_kind(pod, "Ready") == "True" and not is_leaving(pod)]
+        return [pod for pod in ready if pod["metadata"].get("labels", {}).get(STANDBY) != RESERVED]
 
     @property
     def ready_since(self) -> float:
@@ -63,11 +71,11 @@ def status_of(seen: Seen, model: EngineModel, *, now: float) -> Status:
     if seen.replicas == 0:
         if seen.service is not None and seen.deployment is None and not _stopped(seen.service):
             return _without_deployment(seen.service, typical)
-        leaving = Phase.STOPPING if any(_leaving(pod) for pod in seen.pods) else Phase.ASLEEP
+        leaving = Phase.STOPPING if any(is_leaving(pod) for pod in seen.pods) else Phase.ASLEEP
         return Status(leaving, estimate_seconds=typical)
     if seen.ready:
         return Status(Phase.READY, progress=1.0, estimate_seconds=0.0)
-    coming = [pod for pod in seen.pods if not _leaving(pod)]
+    coming = [pod for pod in seen.pods if not is_leaving(pod)]
     if not coming:
         return Status(Phase.QUEUED, message=_refused(seen.deployment), estimate_seconds=typical)
     newest = max(coming, key=lambda pod: pod["metadata"].get("creationTimestamp", ""))
@@ -163,18 +171,24 @@ def _refused(deployment: Body | None) -> str:
 
 
 def _timed(status: Status, pod: Body, typical: float, now: float) -> Status:
-    passed = max(0.0, now - _seconds(pod["metadata"].get("creationTimestamp"), now))
+    passed = max(0.0, now - reserved_at(pod, _seconds(pod["metadata"].get("creationTimestamp"), now)))
     if status.phase is Phase.QUEUED:
         return replace(status, estimate_seconds=typical)
     progress = round(min(0.97, passed / typical), 3)
     return replace(status, progress=progress, estimate_seconds=round(max(1.0, typical - passed), 1))
 
 
+def reserved_at(pod: Body, otherwise: float) -> float:
+    """When a model took it from the standby, in seconds since 1970."""
+    return _seconds(pod["metadata"].get("annotations", {}).get(RESERVED_AT), otherwise)
+
+
 def _stopped(service: Body) -> bool:
     return bool(service["metadata"].get("annotations", {}).get("serving.kserve.io/stop") == "true")
 
 
-def _leaving(pod: Body) -> bool:
+def is_leaving(pod: Body) -> bool:
+    """Whether it was told to end."""
     return "deletionTimestamp" in pod["metadata"]
 
 

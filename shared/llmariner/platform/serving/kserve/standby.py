@@ -1,0 +1,266 @@
+"""Standby pods: engines that have imported vLLM before anybody asks for a model (images/engine/standby.py).
+
+A pod that takes a model becomes a replica of the model's own Deployment: its labels are changed to what the Deployment's
+ReplicaSet selects, so the standby's lets it go and makes another, and the model's adopts it, as Kubernetes documents for
+both. From then on KServe's objects tell of it as of any engine; put to sleep, it ends like one
+(docs/decisions/0010-standby-engines-join-the-models-replica-set.md).
+
+Every step is seen in the pod's label and annotations, so any process goes on where another ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+from llmariner.client import Client, ConnectionFailed, ResponseBroken
+from llmariner.platform.kube import Cluster
+from llmariner.platform.kube.errors import ClusterError, Conflict, NotFound
+from llmariner.platform.kube.resources import (
+    CLUSTER_SERVING_RUNTIMES,
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    PODS,
+    REPLICA_SETS,
+)
+from llmariner.platform.serving import EngineModel
+from llmariner.platform.serving.kserve.objects import (
+    ENGINE,
+    MODEL,
+    POD_OF,
+    PRIORITY,
+    deployment_of,
+    engine_of,
+    object_name,
+)
+from llmariner.platform.serving.kserve.phases import RESERVED, RESERVED_AT, STANDBY, TAKEN, is_leaving, reserved_at
+from llmariner.platform.serving.kserve.standby_fit import Fit, fit
+from llmariner.settings import KServeSettings
+
+__all__ = ["StandbyPods"]
+
+_log = logging.getLogger(__name__)
+_ARGUMENTS = "llmariner.ai/engine-arguments"
+_DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+_CONTROL_PORT = "control"
+# A model that wakes for the first time has no Deployment before KServe has made it.
+_PATIENCE_SECONDS, _PAUSE_SECONDS = 20.0, 0.1
+_ABANDONED_SECONDS = 120.0
+
+Body = dict[str, Any]
+
+
+class StandbyPods:
+    """Of one namespace. Without a token there are none, and every call returns at once."""
+
+    def __init__(self, cluster: Cluster, client: Client, settings: KServeSettings) -> None:
+        self._cluster = cluster
+        self._client = client
+        self._settings = settings
+        self._done: set[tuple[str, str]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def reserve(self, model: EngineModel, adapters: Sequence[EngineModel]) -> Body | None:
+        """Take a free pod that fits for a model, before the model is scaled up; None: there is none. Blocks.
+
+        Before, since it holds quota: at the model's own priority nothing that comes with the model can drive it out.
+        """
+        if not self._settings.standby_token:
+            return None
+        wanted = engine_of(model, adapters, self._settings)
+        runtime = self._cluster.get(CLUSTER_SERVING_RUNTIMES, None, wanted.runtime)
+        if runtime is None:
+            return None
+        for pod in self._cluster.list(PODS, self._settings.namespace, labels={STANDBY: wanted.runtime}).items:
+            if found := fit(pod, model, adapters, wanted, runtime):
+                try:
+                    return self._reserve(pod, model, found)
+                except (Conflict, NotFound):
+                    continue  # another model was quicker, or it ended
+        return None
+
+    def attend(self, name: str, pods: Sequence[Body]) -> None:
+        """See to those of a model's pods that came from the standby: each is told its model, and joins the replicas."""
+        if not self._settings.standby_token:
+            return
+        for pod in pods:
+            state = pod["metadata"].get("labels", {}).get(STANDBY)
+            if state not in (RESERVED, TAKEN) or is_leaving(pod):
+                continue
+            if _ended(pod):
+                # Its container runs again, and knows of no model: let the Deployment start an engine of its own.
+                self._once(pod, "drop", partial(self._drop, pod, "its engine ended"))
+                continue
+            self._once(pod, "tell", partial(self._tell, pod))
+            if state == RESERVED:
+                self._once(pod, "join", partial(self._join, name, pod))
+
+    def release(self, pod: Body) -> None:
+        """Give up a pod that was reserved in vain. Blocks."""
+        metadata = pod["metadata"]
+        try:
+            self._cluster.delete(PODS, metadata["namespace"], metadata["name"], uid=metadata["uid"])
+        except Conflict:
+            return  # it ended, and another has its name
+
+    def release_abandoned(self, now: float) -> None:
+        """End pods that were taken and belong to no Deployment: their model was deleted meanwhile, or slept. Blocks."""
+        if not self._settings.standby_token:
+            return
+        for label in (RESERVED, TAKEN):
+            for pod in self._cluster.list(PODS, self._settings.namespace, labels={STANDBY: label}).items:
+                owned = any(owner.get("controller") for owner in pod["metadata"].get("ownerReferences", ()))
+                if not owned and now - reserved_at(pod, now) > _ABANDONED_SECONDS:
+                    _log.warning("the standby pod %s was left by its model and ends", pod["metadata"]["name"])
+                    self.release(pod)
+
+    async def close(self) -> None:
+        """Stop attending; another process goes on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _reserve(self, pod: Body, model: EngineModel, found: Fit) -> Body:
+        metadata = pod["metadata"]
+        stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        labels = {STANDBY: RESERVED, POD_OF: object_name(model)}
+        if set(PRIORITY) & metadata["labels"].keys():
+            labels |= PRIORITY
+        annotations = {
+            MODEL: model.id,
+            RESERVED_AT: stamp,
+            _ARGUMENTS: json.dumps(found.arguments),
+            _DELETION_COST: "100",
+        }
+        return self._cluster.merge(
+            PODS,
+            metadata["namespace"],
+            metadata["name"],
+            {"metadata": {"labels": labels, "annotations": annotations}},
+            resource_version=metadata["resourceVersion"],
+        )
+
+    async def _tell(self, pod: Body) -> None:
+        """Have the pod start its engine. One that has it already says so, and one that can't is given up."""
+        metadata = pod["metadata"]
+        order = {"model": metadata["annotations"][MODEL], "argv": json.loads(metadata["annotations"][_ARGUMENTS])}
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"authorization", b"Bearer " + self._settings.standby_token.reveal().encode()),
+        ]
+        try:
+            response = await self._client.request(
+                _control(pod), "POST", "/start", headers=headers, body=json.dumps(order).encode()
+            )
+            said = await response.read()
+        except (ConnectionFailed, ResponseBroken) as error:
+            await self._drop(pod, f"it does not answer: {error}")
+            return
+        if response.status not in (202, 409):
+            await self._drop(pod, f"it answered {response.status}: {said[:300].decode(errors='replace')}")
+
+    async def _join(self, name: str, pod: Body) -> None:
+        """Make the pod a replica of the model, as soon as the model's ReplicaSet wants one."""
+        deadline = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
+        wanted = json.loads(pod["metadata"]["annotations"][_ARGUMENTS])
+        while (replica_set := await asyncio.to_thread(self._replica_set, name, wanted)) is None:
+            if asyncio.get_running_loop().time() > deadline:
+                await self._drop(pod, "the model's Deployment wants no replica")
+                return
+            await asyncio.sleep(_PAUSE_SECONDS)
+        try:
+            await asyncio.to_thread(self._joined, name, pod, replica_set)
+        except NotFound:
+            return  # it ended
+        except ClusterError as error:
+            await self._drop(pod, str(error))
+
+    def _replica_set(self, name: str, arguments: Sequence[str]) -> Body | None:
+        """The ReplicaSet of the Deployment as it is now; None while KServe or Kubernetes have not come to that."""
+        deployment = self._cluster.get(DEPLOYMENTS, self._settings.namespace, deployment_of(name))
+        if deployment is None or not _settled(deployment, arguments):
+            return None
+        revision = deployment["metadata"].get("annotations", {}).get("deployment.kubernetes.io/revision")
+        for each in self._cluster.list(REPLICA_SETS, self._settings.namespace, labels={POD_OF: name}).items:
+            metadata = each["metadata"]
+            mine = any(owner["uid"] == deployment["metadata"]["uid"] for owner in metadata.get("ownerReferences", ()))
+            current = metadata.get("annotations", {}).get("deployment.kubernetes.io/revision") == revision
+            if mine and current and each["spec"].get("replicas", 1) > 0:
+                return each
+        return None
+
+    def _joined(self, name: str, pod: Body, replica_set: Body) -> None:
+        template = replica_set["spec"]["template"]["metadata"].get("labels", {})
+        # Kueue's labels stay: they say from which queue the pod holds its quota.
+        labels = {key: value for key, value in template.items() if not key.startswith("kueue.x-k8s.io/")}
+        labels |= {**replica_set["spec"]["selector"]["matchLabels"], STANDBY: TAKEN}
+        metadata = pod["metadata"]
+        self._cluster.merge(PODS, metadata["namespace"], metadata["name"], {"metadata": {"labels": labels}})
+        self._note(name, metadata["name"])
+
+    def _note(self, name: str, pod: str) -> None:
+        """An event of the InferenceService: `kubectl describe` shows it. Its annotations would make new pods."""
+        service = self._cluster.get(INFERENCE_SERVICES, self._settings.namespace, name)
+        if service is None:
+            return
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        involved = {key: service["metadata"][key] for key in ("name", "namespace", "uid")}
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{name}.", "namespace": self._settings.namespace},
+            "involvedObject": {"apiVersion": service["apiVersion"], "kind": service["kind"], **involved},
+            "type": "Normal",
+            "reason": "StandbyTaken",
+            "message": f"The standby pod {pod} serves the model.",
+            "source": {"component": "llmariner"},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        try:
+            self._cluster.create(event)
+        except ClusterError as error:
+            _log.warning("that %s serves %s could not be noted: %s", pod, name, error)
+
+    async def _drop(self, pod: Body, why: str) -> None:
+        _log.warning("the standby pod %s is given up: %s", pod["metadata"]["name"], why)
+        await asyncio.to_thread(self.release, pod)
+
+    def _once(self, pod: Body, step: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin a step that this process has not begun yet; another may have, and each can be done again."""
+        if (mark := (pod["metadata"]["uid"], step)) not in self._done:
+            self._done.add(mark)
+            task = asyncio.create_task(work())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+
+def _settled(deployment: Body, arguments: Sequence[str]) -> bool:
+    """Whether the Deployment is what the waker asked for, and its controller has seen it."""
+    metadata, spec = deployment["metadata"], deployment["spec"]
+    if spec.get("replicas", 1) == 0 or deployment.get("status", {}).get("observedGeneration") != metadata.get(
+        "generation"
+    ):
+        return False
+    engine = next(each for each in spec["template"]["spec"]["containers"] if each["name"] == ENGINE)
+    # What differs between a pod of its own and one from the standby is where the weights and adapters are.
+    own = [each for each in engine.get("args", ()) if "=/" not in each]
+    return own == [each for each in arguments[2:] if "=/" not in each]
+
+
+def _ended(pod: Body) -> bool:
+    """Whether its container was started again after it had taken a model."""
+    statuses = pod.get("status", {}).get("containerStatuses", ())
+    return any(each.get("restartCount") for each in statuses)
+
+
+def _control(pod: Body) -> str:
+    ports = next(each for each in pod["spec"]["containers"] if each["name"] == ENGINE)["ports"]
+    port = next(each["containerPort"] for each in ports if each.get("name") == _CONTROL_PORT)
+    return f"http://{pod['status']['podIP']}:{port}"

@@ -1,0 +1,84 @@
+"""Whether a standby pod can serve a model as the model's own pod would, and with which arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmariner.platform.kube.quantities import quantity
+from llmariner.platform.serving import EngineModel
+from llmariner.platform.serving.kserve.objects import ENGINE, Engine, adapter_path, object_name
+from llmariner.platform.serving.kserve.phases import is_leaving
+
+__all__ = ["Fit", "fit"]
+
+Body = dict[str, Any]
+
+_CLAIM = "pvc://"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """`arguments`: what follows `vllm`."""
+
+    arguments: list[str]
+
+
+def fit(pod: Body, model: EngineModel, adapters: Sequence[EngineModel], wanted: Engine, runtime: Body) -> Fit | None:
+    """How the pod serves the model; None where it can't.
+
+    It must be warm and never have failed, hold as much as the model asks for, and mount the claims that the weights of the
+    model and of its adapters are in: a pod gets no volume later. `runtime`: whose pod it stands in for.
+    """
+    container = _engine(pod["spec"]["containers"])
+    if container is None or not _warm(pod) or not _holds(container, wanted.resources):
+        return None
+    folders = [_folder(pod, container, each.folder) for each in (model, *adapters)]
+    base, *tuned = folders
+    if base is None or None in tuned:
+        return None
+    moved = {adapter_path(each): str(folder) for each, folder in zip(adapters, tuned, strict=True)}
+    arguments = [_moved(each, moved) for each in wanted.arguments]
+    inherited = (_engine(runtime["spec"]["containers"]) or {}).get("args", ())
+    inherited = [each.replace("{{.Name}}", object_name(model)) for each in inherited]
+    return Fit(["serve", base, *inherited, *arguments])
+
+
+def _warm(pod: Body) -> bool:
+    """Its startup probe has passed: vLLM is imported, and nothing has gone wrong since the pod was made."""
+    statuses = pod.get("status", {}).get("containerStatuses", ())
+    return (
+        bool(statuses)
+        and not is_leaving(pod)
+        and bool(pod["status"].get("podIP"))
+        and all(each.get("started") and not each.get("restartCount") for each in statuses)
+    )
+
+
+def _holds(container: Body, needed: Body) -> bool:
+    limits = container.get("resources", {}).get("limits", {})
+    return all(quantity(limits.get(name, "0")) >= quantity(value) for name, value in needed.items())
+
+
+def _folder(pod: Body, container: Body, uri: str) -> str | None:
+    """Where in the container a storage URI's files are, by the claim that it mounts."""
+    claim, _, path = uri.removeprefix(_CLAIM).partition("/")
+    if not uri.startswith(_CLAIM):
+        return None
+    for volume in pod["spec"].get("volumes", ()):
+        if volume.get("persistentVolumeClaim", {}).get("claimName") == claim:
+            for mount in container.get("volumeMounts", ()):
+                if mount["name"] == volume["name"] and not mount.get("subPath"):
+                    return f"{mount['mountPath'].rstrip('/')}/{path}".rstrip("/")
+    return None
+
+
+def _moved(argument: str, moved: dict[str, str]) -> str:
+    """An argument `adapter=path`, with the path where this pod has it."""
+    name, sign, path = argument.rpartition("=")
+    return f"{name}{sign}{moved[path]}" if path in moved else argument
+
+
+def _engine(containers: Sequence[Body]) -> Body | None:
+    return next((each for each in containers if each["name"] == ENGINE), None)

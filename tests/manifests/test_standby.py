@@ -1,0 +1,181 @@
+"""Engines that stand by: off unless asked for, told by one function alone, and of no other right than any engine."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from llmariner.installation.__main__ import main
+from llmariner.installation.secret_objects import SecretObjects
+from llmariner.installation.standby_token import make
+from llmariner.installation.steps import Waiting
+from llmariner.manifests.jobs import SECRETS_IMAGE
+from llmariner.platform.kube import Cluster
+from llmariner.platform.kube.resources import SECRETS
+from llmariner.platform.serving.kserve.phases import STANDBY
+from llmariner.settings import ClusterSettings, KServeSettings
+
+from .rendering import Object, Rendered, names
+
+if TYPE_CHECKING:
+    from kubernetes.schemas import Schemas
+
+CHECKOUT = Path(__file__).parents[2]
+MODELS = "llmariner-models"
+SECRET = "llmariner-standby"
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    """The playground with the component added, as its administrator would."""
+    place = tmp_path_factory.mktemp("standing")
+    for folder in ("manifests", "kserve"):
+        shutil.copytree(CHECKOUT / folder, place / folder)
+    overlay = place / "manifests/overlays/playground/kustomization.yaml"
+    body = yaml.safe_load(overlay.read_text())
+    body["components"].append("../../components/standby-engine")
+    overlay.write_text(yaml.safe_dump(body))
+    return Rendered(overlay.parent)
+
+
+def deployment(standing: Rendered) -> Object:
+    (found,) = [each for each in standing.of("apps", "Deployment") if each["metadata"]["namespace"] == MODELS]
+    return found
+
+
+def engine(standing: Rendered) -> Object:
+    (found,) = deployment(standing)["spec"]["template"]["spec"]["containers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def runtime() -> Object:
+    body = yaml.safe_load((CHECKOUT / "kserve/cpu/vllm-cpu.yaml").read_text())
+    (found,) = body["spec"]["containers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_every_object_is_admitted(standing: Rendered, schemas: Schemas) -> None:
+    assert {(o["kind"], o["metadata"]["name"]): f for o in standing.objects if (f := schemas.faults(o))} == {}
+
+
+def test_no_overlay_has_them_by_itself() -> None:
+    for overlay in (CHECKOUT / "manifests/overlays").glob("*/kustomization.yaml"):
+        assert "standby-engine" not in overlay.read_text()
+
+
+def test_they_wait_for_quota_as_engines_do_and_yield_to_all_that_work(standing: Rendered) -> None:
+    labels = deployment(standing)["metadata"]["labels"]
+    queues = names(standing.of("kueue.x-k8s.io", "LocalQueue"), MODELS)
+    assert labels["kueue.x-k8s.io/queue-name"] in queues
+    classes = {o["metadata"]["name"]: o["value"] for o in standing.of("kueue.x-k8s.io", "WorkloadPriorityClass")}
+    assert classes[labels["kueue.x-k8s.io/priority-class"]] == min(classes.values())
+    assert len(set(classes.values())) == len(classes)
+
+
+def test_they_stand_in_for_the_runtime_and_hold_what_its_engines_hold(standing: Rendered) -> None:
+    template = deployment(standing)["spec"]["template"]
+    assert template["metadata"]["labels"][STANDBY] == "vllm-cpu"
+    assert deployment(standing)["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    ours, theirs = engine(standing), runtime()
+    assert ours["name"] == theirs["name"]
+    assert ours["securityContext"] == theirs["securityContext"]
+    assert ours["ports"][0] == theirs["ports"][0]
+    assert {each["name"] for each in theirs["env"]} <= {each["name"] for each in ours["env"]}
+    settings = KServeSettings()
+    for kind in ("requests", "limits"):
+        assert ours["resources"][kind] == {"cpu": settings.cpu, "memory": settings.memory}
+
+
+def test_ready_is_who_serves_and_started_who_can_take_a_model(standing: Rendered) -> None:
+    container = engine(standing)
+    ports = {each.get("name", "engine"): each["containerPort"] for each in container["ports"]}
+    assert ports == {"engine": 8080, "control": 8090}
+    assert container["startupProbe"]["httpGet"] == {"path": "/ready", "port": "control"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/health", "port": 8080}
+    assert container["livenessProbe"]["httpGet"] == {"path": "/live", "port": "control"}
+    assert deployment(standing)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 70
+
+
+def test_only_the_function_that_serves_models_has_the_word_and_the_way(standing: Rendered) -> None:
+    having = {
+        service["metadata"]["name"]
+        for service in standing.services()
+        for container in service["spec"]["template"]["spec"]["containers"]
+        for each in container["env"]
+        if SECRET in str(each)
+    }
+    assert having == {"internal-gateway"}
+    (policy,) = [
+        o for o in standing.of("networking.k8s.io", "NetworkPolicy") if o["metadata"]["name"] == "standby-engine"
+    ]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= (
+        deployment(standing)["spec"]["template"]["metadata"]["labels"].items()
+    )
+    ways = {port["port"]: rule["from"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
+    assert ways.keys() == {8080, 8090}
+    (who,) = ways[8090]
+    assert who["podSelector"] == {"matchLabels": {"serving.knative.dev/service": "internal-gateway"}}
+    assert who["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "llmariner"}}
+
+
+def test_the_job_may_make_the_one_secret_in_both_namespaces_and_has_an_image_that_is_there(standing: Rendered) -> None:
+    (job,) = [o for o in standing.of("batch", "Job") if o["metadata"]["name"].startswith("standby-token")]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["image"].endswith(SECRETS_IMAGE)
+    roles = [o for o in standing.of("rbac.authorization.k8s.io", "Role") if o["metadata"]["name"] == "standby-token"]
+    assert {o["metadata"]["namespace"] for o in roles} == {"llmariner", MODELS}
+    for role in roles:
+        create, change = role["rules"]
+        assert create["verbs"] == ["create"]
+        assert (change["resourceNames"], change["verbs"]) == ([SECRET], ["get", "patch"])
+
+
+@pytest.fixture
+def both(secret_objects: SecretObjects, api_server: Any, tmp_path: Path) -> tuple[SecretObjects, SecretObjects]:
+    cluster = Cluster(ClusterSettings(api_server.kubeconfig(tmp_path / "kubeconfig")))
+    cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": MODELS}})
+    cluster.close()
+    return secret_objects, SecretObjects(secret_objects._cluster, MODELS)
+
+
+def word(secrets: SecretObjects) -> str:
+    found = secrets.get(SECRET)
+    assert found is not None
+    return found.values["STANDBY_TOKEN"]
+
+
+def test_one_word_is_made_for_both_and_stays(both: tuple[SecretObjects, SecretObjects]) -> None:
+    told = make(*both)
+    assert len(told) == 2
+    made = word(both[0])
+    assert made == word(both[1])
+    assert len(made) >= 32
+    assert made not in " ".join(told)
+    assert make(*both) == ["The token is there."]
+    assert (word(both[0]), word(both[1])) == (made, made)
+
+
+def test_the_models_copy_follows_ours_unless_it_is_somebodys(both: tuple[SecretObjects, SecretObjects]) -> None:
+    ours, models = both
+    ours.create(SECRET, {"STANDBY_TOKEN": "of an administrator"})
+    models.create(SECRET, {"STANDBY_TOKEN": "an old one"})
+    make(ours, models)
+    assert word(models) == "of an administrator"
+    by_hand = {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}, "data": {"STANDBY_TOKEN": "eA=="}}
+    models._cluster.merge(SECRETS, MODELS, SECRET, by_hand)
+    with pytest.raises(Waiting, match="make them the same"):
+        make(ours, models)
+
+
+def test_the_step_is_run_by_its_name(
+    both: tuple[SecretObjects, SecretObjects], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMARINER_KUBECONFIG", str(tmp_path / "kubeconfig"))
+    assert main(["standby-token"]) == 0
+    assert word(both[0]) == word(both[1])

@@ -1,0 +1,235 @@
+"""A model that finds an engine standing by wakes in it, as a replica of its own Deployment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmariner.platform.kube.resources import EVENTS, INFERENCE_SERVICES, PODS, REPLICA_SETS
+from llmariner.platform.serving import EngineModel, Phase
+from llmariner.platform.serving.kserve.adapter import KServeServing
+from llmariner.platform.serving.kserve.phases import RESERVED, STANDBY, TAKEN
+from llmariner.settings import Secret
+
+from .conftest import free_port
+from .kserve_cluster import NAMESPACE, Clustered, clustered
+from .standby_pods import RUNTIME, TOKEN, StandbyPods
+
+if TYPE_CHECKING:
+    from kubernetes.schemas import Schemas
+
+SMALL = EngineModel("org/Small:1", "pvc://models/small", "generate", 0, typical_wake_seconds=1.0)
+OTHER = replace(SMALL, id="other", folder="pvc://models/other")
+TUNED = EngineModel("ft:small:x", "pvc://models/tuned/x", "generate", 0, base=SMALL.id)
+PENDING = {"phase": "Pending"}
+
+
+@pytest.fixture
+def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[Clustered]:
+    """Its pods of models' own get no node: what answers stood by."""
+    crds, schemas = upstream_schemas
+    with clustered(tmp_path, schemas, crds, free_port(), SMALL, OTHER, standby_token=Secret(TOKEN)) as made:
+        made.controllers.stuck = PENDING
+        yield made
+
+
+@pytest.fixture
+def standby(cluster: Clustered, tmp_path: Path) -> Iterator[StandbyPods]:
+    pods = StandbyPods(tmp_path, cluster)
+    yield pods
+    cluster.controllers.also.clear()
+    pods.close()
+
+
+def warm(standby: StandbyPods, name: str = "standby-1", **fields: Any) -> None:
+    standby.start(name, free_port(), **fields)
+    until(lambda: ((standby.pod(name) or {}).get("status") or {}).get("containerStatuses", [{}])[0].get("started"))
+
+
+def until(fact: Any, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.02)
+
+
+def labels(standby: StandbyPods, name: str = "standby-1") -> dict[str, str]:
+    pod = standby.pod(name)
+    assert pod is not None, f"{name} is gone"
+    found: dict[str, str] = pod["metadata"]["labels"]
+    return found
+
+
+def test_a_model_wakes_in_it_as_a_replica_of_its_own_deployment(cluster: Clustered, standby: StandbyPods) -> None:
+    warm(standby)
+    status = cluster.driven.ready(SMALL.id)
+    assert cluster.driven.chat(SMALL.id, status.endpoint, max_tokens=2)
+    (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
+    (replica_set,) = cluster.controllers.listed(REPLICA_SETS)
+    name = service["metadata"]["name"]
+    until(lambda: len(cluster.controllers.listed(PODS)) == 1)
+    (pod,) = cluster.controllers.listed(PODS)
+    assert pod["metadata"]["name"] == "standby-1"
+    assert replica_set["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert pod["metadata"]["ownerReferences"][0]["uid"] == replica_set["metadata"]["uid"]
+    assert pod["metadata"]["labels"][STANDBY] == TAKEN
+    assert pod["metadata"]["labels"]["serving.kserve.io/inferenceservice"] == name
+    assert pod["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "llmariner-serving"
+    assert pod["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "cpu"
+    assert pod["metadata"]["annotations"]["llmariner.ai/model"] == SMALL.id
+    (event,) = cluster.controllers.listed(EVENTS)
+    assert (event["reason"], event["involvedObject"]["name"]) == ("StandbyTaken", name)
+    assert "standby-1" in event["message"]
+
+
+def test_its_engine_is_started_as_the_models_own_pod_would_start_it(cluster: Clustered, standby: StandbyPods) -> None:
+    warm(standby)
+    cluster.models.known[TUNED.id] = TUNED
+    cluster.driven.ready(SMALL.id)
+    (arguments,) = standby.arguments
+    (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
+    port, name = cluster.controllers.port, service["metadata"]["name"]
+    own = service["spec"]["predictor"]["model"]["args"]
+    assert arguments[:4] == ["serve", "/mnt/pvc/models/small", f"--port={port}", f"--served-model-name={name}"]
+    assert arguments[5:-1] == own[:-1]
+    assert own[-1].startswith("ft:small:x=/mnt/adapters/")
+    assert arguments[-1] == "ft:small:x=/mnt/pvc/models/tuned/x"
+
+
+def test_a_second_wake_finds_what_the_first_one_made_and_another_pod(cluster: Clustered, standby: StandbyPods) -> None:
+    warm(standby)
+    cluster.driven.ready(SMALL.id)
+    cluster.driven.sleep(SMALL.id)
+    until(lambda: standby.pod("standby-1") is None)
+    until(lambda: not standby.processes)
+    assert cluster.driven.status(SMALL.id).phase is Phase.ASLEEP
+    warm(standby, "standby-2")
+    cluster.driven.ready(SMALL.id)
+    assert labels(standby, "standby-2")[STANDBY] == TAKEN
+
+
+def test_of_two_models_one_gets_it_and_the_other_a_pod_of_its_own(cluster: Clustered, standby: StandbyPods) -> None:
+    warm(standby)
+
+    async def both() -> None:
+        await asyncio.gather(cluster.serving.wake(SMALL.id), cluster.serving.wake(OTHER.id))
+
+    cluster.driven.do(both())
+    taken_by = labels(standby)["serving.kserve.io/inferenceservice"]
+    winner, loser = (SMALL, OTHER) if "small" in taken_by else (OTHER, SMALL)
+    assert cluster.driven.until(lambda status: status.phase is Phase.READY, winner.id)
+    assert cluster.driven.status(loser.id).phase is not Phase.READY
+    assert len(standby.arguments) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "pod"),
+    [
+        (replace(SMALL, folder="hf://org/small"), {}),
+        (replace(SMALL, folder="pvc://elsewhere/small"), {}),
+        (replace(SMALL, size_bytes=20 << 30), {}),
+        (SMALL, {"memory": "7Gi"}),
+        (SMALL, {"runtime": "vllm-nvidia"}),
+    ],
+    ids=["weights elsewhere", "another claim", "a larger model", "a smaller pod", "another runtime"],
+)
+def test_one_that_does_not_fit_stays_as_it_is(
+    model: EngineModel, pod: dict[str, Any], cluster: Clustered, standby: StandbyPods
+) -> None:
+    warm(standby, **pod)
+    cluster.models.known[SMALL.id] = model
+    cluster.driven.wake(SMALL.id)
+    cluster.driven.until(lambda status: status.phase is Phase.QUEUED or status.phase is Phase.STARTING, SMALL.id)
+    assert labels(standby)[STANDBY] == pod.get("runtime", RUNTIME)
+
+
+def test_one_that_refuses_is_given_up_and_the_model_wakes_by_itself(cluster: Clustered, standby: StandbyPods) -> None:
+    warm(standby, token="another")
+    cluster.controllers.stuck = None
+    assert cluster.driven.ready(SMALL.id)
+    until(lambda: standby.pod("standby-1") is None)
+
+
+def test_one_whose_engine_ends_is_given_up_and_the_model_wakes_by_itself(
+    cluster: Clustered, standby: StandbyPods
+) -> None:
+    warm(standby)
+    cluster.driven.ready(SMALL.id)
+    cluster.controllers.stuck = None
+    standby.processes["standby-1"].kill()
+    cluster.driven.until(lambda status: status.phase is not Phase.READY, SMALL.id)
+    assert cluster.driven.ready(SMALL.id)
+    assert standby.pod("standby-1") is None
+
+
+def test_another_process_goes_on_where_one_ended(cluster: Clustered, standby: StandbyPods) -> None:
+    warm(standby)
+    cluster.serving._standby.attend = lambda *_: None  # type: ignore[method-assign]
+    cluster.driven.wake(SMALL.id)
+    assert labels(standby)[STANDBY] == RESERVED
+    cluster.driven.pass_time(0.5)
+    assert standby.arguments == []
+    serving = cluster.serving
+
+    async def another() -> KServeServing:
+        return KServeServing(serving._cluster, serving._settings, serving._directory)
+
+    fresh = cluster.driven.do(another())
+    cluster.driven.serving = fresh
+    try:
+        cluster.driven.until(lambda status: status.phase is Phase.READY, SMALL.id)
+        assert labels(standby)[STANDBY] == TAKEN
+    finally:
+        cluster.driven.do(fresh._standby.close())
+        fresh._client.close()
+
+
+def test_a_wake_that_is_refused_gives_it_up(cluster: Clustered, standby: StandbyPods) -> None:
+    warm(standby)
+    cluster.forbid("patch inferenceservices")
+    cluster.driven.wake(SMALL.id)
+    until(lambda: standby.pod("standby-1") is None)
+
+
+def test_one_that_no_deployment_owns_ends_after_a_while(cluster: Clustered, standby: StandbyPods) -> None:
+    warm(standby)
+    cluster.serving._standby.attend = lambda *_: None  # type: ignore[method-assign]
+    cluster.driven.wake(SMALL.id)
+    cluster.driven.do(cluster.serving.tidy())
+    assert labels(standby)[STANDBY] == RESERVED, "it was taken just now"
+    cluster.serving._standby.release_abandoned(time.time() + 121)
+    assert standby.pod("standby-1") is None
+
+
+def test_progress_counts_from_when_it_was_taken_and_only_a_replica_is_ready(
+    cluster: Clustered, standby: StandbyPods
+) -> None:
+    warm(standby)
+    cluster.driven.wake(SMALL.id)
+    first = cluster.driven.status(SMALL.id)
+    assert first.phase is not Phase.READY
+    assert first.progress < 0.97
+    cluster.driven.until(lambda status: status.phase is Phase.READY, SMALL.id)
+    path = PODS.path(NAMESPACE, "standby-1")
+    label = {"metadata": {"labels": {STANDBY: RESERVED}}}
+    cluster.caller.done("PATCH", path, label, media="application/merge-patch+json")
+    cluster.driven.until(lambda status: status.phase is not Phase.READY, SMALL.id)
+
+
+def test_several_replicas_are_told_each_by_its_own_address(cluster: Clustered, standby: StandbyPods) -> None:
+    warm(standby)
+    cluster.models.known[SMALL.id] = replace(SMALL, replicas=2)
+    assert cluster.driven.ready(SMALL.id).replicas == ()
+    said = {"phase": "Running", "podIP": "127.0.0.2", "conditions": [{"type": "Ready", "status": "True"}]}
+    cluster.controllers.stuck = said
+    status = cluster.driven.until(lambda status: bool(status.replicas), SMALL.id)
+    port = cluster.controllers.port
+    assert status.replicas == (f"http://127.0.0.1:{port}", f"http://127.0.0.2:{port}")
+    assert status.capacity == 64
+    assert cluster.driven.phases[-1] == (SMALL.id, Phase.READY)

@@ -1,0 +1,116 @@
+"""The program of a standby pod, without vLLM: how it ends tells a cluster what became of its engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import SCRIPTED, free_port
+
+CHECKOUT = Path(__file__).parents[2]
+TOKEN = "standby-0123456789"
+Start = Callable[[str], tuple[subprocess.Popen[bytes], int]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Its process and control port, with this shell script in place of vLLM."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(engine: str) -> tuple[subprocess.Popen[bytes], int]:
+        for source in ("images/engine/standby.py", "shared/llmariner/platform/serving/launcher.py"):
+            shutil.copy(CHECKOUT / source, tmp_path)
+        (tmp_path / "python").symlink_to(sys.executable)
+        (tmp_path / "vllm").write_text(f"#!/bin/sh\n{engine}\n")
+        (tmp_path / "vllm").chmod(0o755)
+        port = free_port()
+        said = {"STANDBY_TOKEN": TOKEN, "CONTROL_PORT": str(port), "TMPDIR": str(tmp_path)}
+        command = [str(tmp_path / "python"), str(tmp_path / "standby.py")]
+        log = (tmp_path / "log").open("wb")
+        process = subprocess.Popen(command, env={**os.environ, **said}, stderr=log)
+        log.close()
+        started.append(process)
+        until(lambda: answers(port, "/ready"))
+        return process, port
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait(10)
+
+
+def until(fact: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not fact():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.02)
+
+
+def answers(port: int, path: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def give(port: int, *argv: str) -> None:
+    body = json.dumps({"model": "m", "argv": ["serve", *argv]}).encode()
+    head = {"authorization": f"Bearer {TOKEN}"}
+    with urllib.request.urlopen(
+        urllib.request.Request(f"http://127.0.0.1:{port}/start", body, head), timeout=5
+    ) as answer:
+        assert answer.status == 202
+
+
+def test_an_engine_that_fails_ends_the_container_with_its_last_words(start: Start, tmp_path: Path) -> None:
+    process, port = start("echo no such weights >&2; exit 3")
+    give(port)
+    assert process.wait(20) == 1
+    assert "no such weights" in (tmp_path / "log").read_text()
+
+
+def test_an_engine_that_ends_unasked_with_status_0_is_a_failure_too(start: Start) -> None:
+    process, port = start("exit 0")
+    give(port)
+    assert process.wait(20) == 1
+
+
+def test_an_end_that_was_asked_for_lets_the_engine_finish_first(start: Start, tmp_path: Path) -> None:
+    """Longer than the moment that a launcher gives whose platform is gone."""
+    process, port = start(
+        f"trap 'sleep 7; touch {tmp_path}/finished; exit 0' TERM; touch {tmp_path}/up; sleep 60 & wait"
+    )
+    give(port)
+    until((tmp_path / "up").exists)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert (tmp_path / "finished").exists()
+
+
+def test_a_free_one_ends_at_once(start: Start) -> None:
+    process, _ = start("exit 0")
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert time.monotonic() - began < 5
+
+
+def test_the_engine_answers_where_its_arguments_say(start: Start) -> None:
+    port = free_port()
+    process, control = start(f"exec {sys.executable} {SCRIPTED} --port {port}")
+    give(control)
+    until(lambda: answers(port, "/health"))
+    assert not answers(control, "/ready")
+    assert process.poll() is None
