@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from llmariner.settings import (
@@ -226,13 +227,13 @@ class Context:
         """The control port on this process's own database and serving port."""
         from llmariner.control import InProcessControl
         from llmariner.limits.changes import Revisions
-        from llmariner.limits.restrictions import Restrictions
+        from llmariner.limits.restrictions import of_project
 
         return InProcessControl(
             keys=self.keys,
             callers=self.callers,
             people=lambda: self.identity,
-            restrictions=Restrictions(self.database),
+            restriction=partial(of_project, self.database),
             leases=self.leases,
             revisions=Revisions(self.database),
             prices=self.prices,

@@ -12,7 +12,7 @@ from llmariner.errors import AuthenticationFailed, ModelNotFound
 from llmariner.gateway.control import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
 from llmariner.limits.changes import Revisions
 from llmariner.limits.leases import Leases
-from llmariner.limits.restrictions import Restrictions
+from llmariner.limits.restrictions import Restriction, of_key
 from llmariner.models.model import ActivationStatus
 from llmariner.models.registry import Registry
 from llmariner.platform.serving import Phase, Serving, Status
@@ -35,7 +35,7 @@ class InProcessControl:
         keys: Keys,
         callers: Callers,
         people: Callable[[], SignIn | None],
-        restrictions: Restrictions,
+        restriction: Callable[[str], Restriction],
         leases: Leases,
         revisions: Revisions,
         prices: Prices,
@@ -46,7 +46,7 @@ class InProcessControl:
         self._keys = keys
         self._callers = callers
         self._people = people
-        self._restrictions = restrictions
+        self._of_project = restriction
         self._leases = leases
         self._revisions = revisions
         self._prices = prices
@@ -137,7 +137,7 @@ class InProcessControl:
         key, caller = found
         if key.project_id is None:
             return None  # an admin key has no project whose models it could use
-        restricted = self._restrictions.of_key(key.id)
+        restricted = of_key(key)
         return Key(
             id=key.id,
             project_id=key.project_id,
@@ -159,7 +159,7 @@ class InProcessControl:
             )
         caller = people.caller(token, organization, project)
         owner = caller.owner
-        restricted = self._restrictions.of_project(owner.project_id)
+        restricted = self._of_project(owner.project_id)
         return Key(
             id=owner.user_id,
             project_id=owner.project_id,

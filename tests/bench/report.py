@@ -24,6 +24,7 @@ BAR = 48
 
 GATEWAY, ENVOY, LITELLM = "gateway", "envoy", "litellm"
 CHAT, BARE = "chat_completions", "bare uvicorn"
+LIMITS = "auth and limits"
 WAKE, PLAIN = "wake", "plain start"
 RATIOS = (
     ("gateway_cpu_per_request_vs_envoy", "request_cpu_us", GATEWAY, ENVOY),
@@ -32,6 +33,7 @@ RATIOS = (
     ("gateway_cpu_per_token_vs_nginx", "token_cpu_us", GATEWAY, "nginx"),
     ("litellm_cpu_per_request_vs_gateway", "request_cpu_us", LITELLM, GATEWAY),
     ("litellm_cpu_per_token_vs_gateway", "token_cpu_us", LITELLM, GATEWAY),
+    ("auth_and_limits_cpu_per_request", "request_cpu_us", LIMITS, GATEWAY),
     ("cold_start_chat_vs_bare_uvicorn", "cold_cpu_ms", CHAT, BARE),
     ("cold_start_chat_wall_vs_bare_uvicorn", "cold_wall_ms", CHAT, BARE),
     ("model_wake_vs_engine_start", "model_seconds", WAKE, PLAIN),

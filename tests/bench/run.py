@@ -17,13 +17,15 @@ from .accounting import memory
 from .children import StartError, free_port, running
 from .environments import UnavailableError
 from .loading import LoadError
-from .measures import first_token, request_cost, reuse, token_cost
+from .measures import first_token, limits_cost, request_cost, reuse, token_cost
 from .peers import envoy, gateway, litellm, nginx
 from .results import Results
 from .target import Site, Started, Target
 
 ENGINE = Path(__file__).parents[1] / "engines" / "scripted.py"
 DIRECT = "direct"
+# Not a proxy, but a part of ours: it stands among them so that its rounds pair with theirs.
+LIMITS = "auth and limits"
 # A hundred times off needs no precision, and its rounds take as long as everybody else's together.
 SLOW = {"litellm"}
 SLOW_ROUNDS = 2
@@ -92,6 +94,7 @@ def measure_costs(results: Results, proxies: list[Started], bounds: Bounds) -> N
     """Requests, then tokens, of every proxy in every round."""
     for number in bounds.each():
         say(f"round {number + 1} of {bounds.rounds}: cost of requests and tokens")
+        results.add("request_cpu_us", LIMITS, limits_cost.measure())
         for proxy in taking_part(results, proxies, number):
             with noted(results, proxy):
                 request, token = request_cost.measure(proxy), token_cost.measure(proxy)

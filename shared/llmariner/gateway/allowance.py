@@ -134,9 +134,14 @@ class Allowance:
             return passed >= _SCARCE_SECONDS and any(scarce)
         return any(left < rate * _LOW_SECONDS for left, rate in zip(self.left, self._flow(passed), strict=True))
 
-    def hold(self, now: float, *, ending: bool = False) -> Hold:
-        """What to say of it. What is not wanted any more is given up at once, whether or not the word arrives."""
+    def hold(self, now: float, *, ending: bool = False, keeping: bool = False) -> Hold:
+        """What to say of it. What is not wanted any more is given up at once, whether or not the word arrives.
+
+        `keeping`: it is told of along with others, and keeps what it has.
+        """
         wants = NOTHING if ending else self._wants(now)
+        if keeping:
+            wants = Amounts(*map(max, wants, self.left))
         for index, (left, want) in enumerate(zip(self.left, wants, strict=True)):
             if left > want:
                 self._change(index, want - left)
@@ -180,10 +185,10 @@ class Allowance:
         if self._idle() and passed >= _SCARCE_SECONDS:
             return NOTHING
         self._rates = tuple(max(new, old / 2) for new, old in zip(self._flow(passed), self._rates, strict=True))
-        rows = zip(self.limited, self._rates, self._part, self._missed, self.taken, strict=True)
+        rows = zip(self.limited, self._rates, self._part, self._least, self.taken, strict=True)
         wants = [
-            max(int(rate * _SLICE_SECONDS), part, missed, taken // 4) if limited else 0
-            for limited, rate, part, missed, taken in rows
+            max(int(rate * _SLICE_SECONDS), part, least, taken // 4) if limited else 0
+            for limited, rate, part, least, taken in rows
         ]
         return Amounts(*wants)
 

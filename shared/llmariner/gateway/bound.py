@@ -14,6 +14,8 @@ __all__ = ["Bound", "Reservation", "longest_cost"]
 # What is reserved for an answer whose length its caller leaves open, as far as limits on tokens go.
 _OPEN_ANSWER = 1024
 _OPEN_PART = 16
+# Of three kinds of tokens, each rounded to a whole nano-dollar, and once more for the division here.
+_ROUNDING = 4
 _PERIODS = {"minute": 60, "day": 86400}
 
 
@@ -86,6 +88,6 @@ class Reservation:
 
 
 def longest_cost(price: Price, prompt: int, answer: int) -> int:
-    """The most that a request of so many tokens can cost, in nano-dollars."""
-    counts = {"prompt_tokens": prompt, "completion_tokens": answer}
-    return max(price.cost({**counts, "cached_tokens": cached}, "succeeded").total for cached in (0, prompt)) + 1
+    """At least what a request of at most so many tokens costs, in nano-dollars."""
+    dearest = price.prompt if price.prompt > price.cached_prompt else price.cached_prompt
+    return (prompt * dearest + answer * price.completion) // 1_000_000 + price.request + _ROUNDING

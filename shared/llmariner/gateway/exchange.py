@@ -124,7 +124,9 @@ class Exchange:
         if answer is None:
             context = await self._gateway.context_length(state)
             prompt, answer = min(prompt, context), context
-        await self._gateway.limits.fund(reserved, longest_cost(state.price, prompt, answer))
+        money, limits = longest_cost(state.price, prompt, answer), self._gateway.limits
+        if not limits.take_money(reserved, money):
+            await limits.fund(reserved, money)
 
     def _close(self, metered: Metered, outcome: str, reserved: Reservation, price: Price | None) -> None:
         event = self._gateway.meter.close(metered, outcome, self._status)

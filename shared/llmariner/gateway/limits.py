@@ -7,6 +7,7 @@ the background. What can't be had is remembered for a while, so that refusals co
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Iterable
@@ -25,9 +26,11 @@ _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.5
 _MOST_KEYS = 50_000
 _MOST_AT_ONCE = 200
+_SOON_SECONDS = 1.0
+_MOST_ALONG = 16
 # How long the last slices are gone on with while nobody can be asked.
 _TRUST_SECONDS = 600.0
-_TRIES = 3
+_TRIES = 4
 _ALL_MODELS = "*"
 
 
@@ -86,24 +89,36 @@ class Limits:
             if not self._worth_asking(short, Amounts(1, tokens, 1)):
                 break
             await self._settle(short)
+        if (reserved := _taken(bound, tokens)) is not None:
+            return reserved
         closed = max(bound.limits, key=lambda limit: (_lacks(limit, tokens), limit.closed_until))
         headers = {name.decode(): value.decode() for name, value in bound.headers()}
         raise refusals.too_many(closed, key, model, tokens, time.monotonic(), headers)
 
-    async def fund(self, reservation: Reservation, money: int) -> None:
-        """Take the most that a request can cost from every budget. InsufficientQuota names the one that can't pay."""
+    def take_money(self, reservation: Reservation, money: int) -> bool:
+        """Take the most that a request can cost from every budget, if the slices have it. False says: ask `fund`."""
         budgets = reservation.bound.budgets
+        for budget in budgets:
+            if budget.money < money:
+                return False
+        for budget in budgets:
+            budget.money -= money
+        reservation.money = money
+        return True
+
+    async def fund(self, reservation: Reservation, money: int) -> None:
+        """As `take_money`, getting more where a slice is used up. InsufficientQuota names the budget that can't pay."""
         for _ in range(_TRIES):
-            short = [budget for budget in budgets if budget.money < money]
-            if not short:
-                for budget in budgets:
-                    budget.money -= money
-                reservation.money = money
+            if self.take_money(reservation, money):
                 return
+            short = [budget for budget in reservation.bound.budgets if budget.money < money]
             if not self._worth_asking(short, Amounts(money=money)):
                 break
             await self._settle(short)
-        raise refusals.out_of_budget(short[0], time.monotonic())
+        if self.take_money(reservation, money):
+            return
+        lacking = next(budget for budget in reservation.bound.budgets if budget.money < money)
+        raise refusals.out_of_budget(lacking, time.monotonic())
 
     def forget(self, key_ids: Iterable[str], rules: int) -> None:
         """Ask again what binds these keys, or all of them if `rules` (see `Changes`) rose."""
@@ -123,8 +138,8 @@ class Limits:
             now = time.monotonic()
             due = [each for each in self._active if each.due(now)]
             try:
-                if due:
-                    await self._settle(due)
+                for some in _in_parts(due):
+                    await self._settle(some)
             except Unavailable:
                 pass  # whoever needs more is told so
             except Exception:
@@ -191,17 +206,19 @@ class Limits:
     async def _settle_wanted(self) -> None:
         try:
             async with self._asking:
-                while self._wanted:
-                    some = [self._wanted.pop() for _ in range(min(len(self._wanted), _MOST_AT_ONCE))]
-                    await self._settle_some(some)
+                some, self._wanted = list(self._wanted)[:_MOST_AT_ONCE], set()
+                await self._settle_some(some)
         finally:
-            self._wanted.clear()
+            # Who came meanwhile looks at what there is now before asking again.
             self._settling = None
 
     async def _settle_some(self, some: list[Allowance]) -> None:
         now = time.monotonic()
+        # One question more costs as much as several accounts in the same one.
+        soon = (each for each in self._active if now - each.synced_at > _SOON_SECONDS and each not in some)
+        along = list(itertools.islice(soon, _MOST_ALONG))
         try:
-            await self._lease([each.hold(now) for each in some])
+            await self._lease([*(each.hold(now) for each in some), *(each.hold(now, keeping=True) for each in along)])
         except Unavailable:
             now = time.monotonic()
             if now - self._answered_at > _TRUST_SECONDS or any(each.rule.amount is not None for each in some):
@@ -254,6 +271,6 @@ def _lacks(limit: Allowance, tokens: int) -> bool:
     return limit.requests < 1 or limit.tokens < tokens or limit.places < 1
 
 
-def _in_parts(allowances: set[Allowance]) -> Iterable[list[Allowance]]:
+def _in_parts(allowances: Iterable[Allowance]) -> Iterable[list[Allowance]]:
     everything = list(allowances)
     return (everything[at : at + _MOST_AT_ONCE] for at in range(0, len(everything), _MOST_AT_ONCE))

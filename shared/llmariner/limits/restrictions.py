@@ -1,17 +1,17 @@
-"""Which models and sources a key is bound to, by itself and by its project."""
+"""Which models and sources a caller is bound to, by its key and by its project."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import select
 
 from llmariner.platform.database import Database
-from llmariner.tenancy.tables import api_keys, projects
+from llmariner.tenancy.stored_keys import ApiKey
+from llmariner.tenancy.tables import projects
 
-__all__ = ["Restriction", "Restrictions"]
+__all__ = ["Restriction", "of_key", "of_project"]
 
 
 @dataclass(frozen=True)
@@ -23,46 +23,27 @@ class Restriction:
     sources: tuple[str, ...] | None = None
 
 
-class Restrictions:
-    """Those of one installation."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def of_key(self, key_id: str) -> Restriction:
-        """A key's, its project's included."""
-        query = (
-            select(api_keys.c.allowed_models, api_keys.c.allowed_sources, projects.c.model_mode, projects.c.model_ids)
-            .select_from(api_keys.outerjoin(projects, projects.c.id == api_keys.c.project_id))
-            .where(api_keys.c.id == key_id)
-        )
-        with self._database.read() as session:
-            row = session.first(query)
-        if row is None:
-            return Restriction()
-        models, refused = _of_project(row)
-        own = _list(row.allowed_models)
-        if own is not None:
-            models = frozenset(own) if models is None else models & frozenset(own)
-        sources = _list(row.allowed_sources)
-        return Restriction(models, refused, None if sources is None else tuple(sources))
-
-    def of_project(self, project_id: str) -> Restriction:
-        """A project's alone, for who comes without a key."""
-        query = select(projects.c.model_mode, projects.c.model_ids).where(projects.c.id == project_id)
-        with self._database.read() as session:
-            row = session.first(query)
-        return Restriction() if row is None else Restriction(*_of_project(row))
+def of_key(key: ApiKey) -> Restriction:
+    """A key's, its project's included."""
+    models, refused = _listed(*(key.project_models or (None, frozenset())))
+    if key.allowed_models is not None:
+        own = frozenset(key.allowed_models)
+        models = own if models is None else models & own
+    return Restriction(models, refused, key.allowed_sources)
 
 
-def _of_project(row: Row[Any]) -> tuple[frozenset[str] | None, frozenset[str]]:
+def of_project(database: Database, project_id: str) -> Restriction:
+    """A project's alone, for who comes without a key."""
+    query = select(projects.c.model_mode, projects.c.model_ids).where(projects.c.id == project_id)
+    with database.read() as session:
+        row = session.first(query)
+    if row is None:
+        return Restriction()
+    return Restriction(*_listed(row.model_mode, frozenset(json.loads(row.model_ids or "[]"))))
+
+
+def _listed(mode: str | None, named: frozenset[str]) -> tuple[frozenset[str] | None, frozenset[str]]:
     """Models that may be used, None for all, and those that may not."""
-    named = frozenset(_list(row.model_ids) or ())
-    if row.model_mode == "allow":
+    if mode == "allow":
         return named, frozenset()
-    return None, named if row.model_mode == "deny" else frozenset()
-
-
-def _list(text: str | None) -> list[str] | None:
-    found: list[str] | None = None if text is None else json.loads(text)
-    return found
+    return None, named if mode == "deny" else frozenset()
