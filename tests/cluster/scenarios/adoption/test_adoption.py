@@ -1,0 +1,45 @@
+"""An InferenceService made or deleted with kubectl is known without any clock: Kubernetes tells, the Broker carries it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from llmariner.manifests.installation import MODELS_NAMESPACE
+
+from ...lab.kubectl import kubectl
+from ...lab.waiting import until
+from ...platform.installed import Installed
+from ..asking import Asking
+from ..engines import scripted, service
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def asking(installed: Installed) -> Iterator[Asking]:
+    asking = Asking(installed)
+    yield asking
+    asking.close()
+
+
+def test_it_is_known_in_seconds_and_forgotten_in_seconds(asking: Asking) -> None:
+    lab = asking.installed.lab
+    known, forgotten = [], []
+    for _ in range(3):
+        name = f"told-{uuid.uuid4().hex[:6]}"
+        with scripted(lab, service(name)):
+            began = time.monotonic()
+            until("known", lambda name=name: None if name in asking.listed() else "not listed", seconds=90)  # type: ignore[misc]
+            known.append(time.monotonic() - began)
+            assert asking.whole(name, wait=120).status == 200
+            kubectl(lab, "delete", f"inferenceservice/{name}", "-n", MODELS_NAMESPACE, "--wait", seconds=120)
+            began = time.monotonic()
+            until("forgotten", lambda name=name: "listed" if name in asking.listed() else None, seconds=90)  # type: ignore[misc]
+            forgotten.append(time.monotonic() - began)
+    print(f"\nknown after {[round(each, 1) for each in known]}, median {statistics.median(known):.1f} s")
+    print(f"forgotten after {[round(each, 1) for each in forgotten]}, median {statistics.median(forgotten):.1f} s")

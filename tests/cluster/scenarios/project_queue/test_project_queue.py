@@ -1,0 +1,72 @@
+"""A project's model waits for quota in the project's own LocalQueue, which comes and goes with its models."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from llmariner.manifests.installation import MODELS_NAMESPACE
+from llmariner.platform.serving.kserve.queues import PROJECT, queue_name
+
+from ...lab.kubectl import get
+from ...lab.waiting import until
+from ...platform.installed import Installed
+from ...platform.overlay import MODELS
+from ..asking import Asking
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def asking(installed: Installed) -> Iterator[Asking]:
+    asking = Asking(installed)
+    yield asking
+    asking.close()
+
+
+def test_it_is_admitted_by_a_queue_of_its_project_that_goes_with_its_last_model(asking: Asking) -> None:
+    model = f"of-a-project-{uuid.uuid4().hex[:6]}"
+    # It has no weights: what counts is that it is admitted.
+    body = {
+        "id": model,
+        "is_project_scoped": True,
+        "source_repository": "OBJECT_STORE",
+        "model_file_location": f"pvc://{MODELS}/none",
+        "config": {"runtime_config": {"resources": {"gpu": 0}}},
+    }
+    status, answer = asking.installed.call("POST", "/models", body)
+    assert status == 200, answer
+    try:
+        until("loaded", lambda: None if asking.context.registry.get(model).loaded else "not yet", seconds=180)
+        project = asking.context.registry.get(model).project_id
+        assert project is not None
+        queue = queue_name("cpu", project)
+        asking.whole(model, wait=1)
+        until("a workload admitted by the project's queue", lambda: _not_admitted(asking, queue), seconds=90)
+        made = get(asking.installed.lab, "localqueue", queue, "-n", MODELS_NAMESPACE)
+        assert made["metadata"]["annotations"][PROJECT] == project
+        assert made["spec"]["clusterQueue"] == "llmariner-cpu"
+        assert _is(made, "Active")
+    finally:
+        asking.installed.call("POST", f"/models/{model}:deactivate")
+        asking.installed.call("DELETE", f"/models/{model}")
+    until("the queue goes", lambda: "there" if queue in _queues(asking) else None, seconds=90)
+
+
+def _queues(asking: Asking) -> set[str]:
+    queues = get(asking.installed.lab, "localqueues", "-n", MODELS_NAMESPACE)["items"]
+    return {str(each["metadata"]["name"]) for each in queues}
+
+
+def _not_admitted(asking: Asking, queue: str) -> str | None:
+    workloads = get(asking.installed.lab, "workloads", "-n", MODELS_NAMESPACE)["items"]
+    ours = [each for each in workloads if each["spec"].get("queueName") == queue]
+    return None if any(_is(each, "Admitted") for each in ours) else f"{len(ours)} workloads of the queue, none admitted"
+
+
+def _is(body: dict[str, Any], kind: str) -> bool:
+    said = body.get("status", {}).get("conditions", ())
+    return any((each["type"], each["status"]) == (kind, "True") for each in said)

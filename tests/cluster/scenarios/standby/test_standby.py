@@ -1,0 +1,144 @@
+"""A model that wakes in an engine that stood by, and what KServe and kubectl say of it then."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from llmariner.manifests.installation import MODELS_NAMESPACE
+
+from ...lab.kubectl import get, kubectl
+from ...lab.waiting import until
+from ...platform.installed import Installed
+from ..asking import GENERATED, PARIS, PROMPTED, Asking
+from .overlay import DEPLOYMENT, add, remove, standing
+
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(1500)]
+
+MODEL = "smollm2-135m-instruct"
+_PATIENCE = 300
+
+
+@pytest.fixture(scope="module")
+def asking(installed: Installed) -> Iterator[Asking]:
+    asking = Asking(installed)
+    installed.register_models()
+    # It has a Deployment from then on.
+    assert asking.whole(MODEL, PARIS, wait=_PATIENCE, max_tokens=1).status == 200
+    asking.sleep(MODEL)
+    try:
+        add(installed.lab)
+        yield asking
+    finally:
+        asking.sleep(MODEL)
+        remove(installed.lab)
+        asking.close()
+
+
+def warm(asking: Asking) -> str:
+    """The name of the pod that stands by."""
+    asking.sleep(MODEL)
+    until("an engine stands by", lambda: None if standing(asking.installed.lab) else "none", seconds=300, pause=1)
+    return str(standing(asking.installed.lab)[0]["metadata"]["name"])
+
+
+def ready(conditions: list[dict[str, Any]], kind: str) -> str:
+    return next(str(each["status"]) for each in conditions if each["type"] == kind)
+
+
+def test_kserves_own_objects_tell_of_it(asking: Asking) -> None:
+    lab, stood = asking.installed.lab, warm(asking)
+    answer = asking.stream(MODEL, PARIS, wait=_PATIENCE)
+    print(f"\nfirst token {answer.first_token:.1f} s, phases {answer.phases}, messages {answer.messages}")
+    assert answer.error is None, answer.error
+    assert "Paris" in answer.text
+    (pod,) = asking.installed.engine_pods(MODEL)
+    name = asking.service(MODEL)
+    assert pod["metadata"]["name"] == stood
+    (owner,) = pod["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"].rpartition("-")[0]) == ("ReplicaSet", f"{name}-predictor")
+    until("KServe says ready", lambda: _unready(asking, name), seconds=60)
+    deployment = get(lab, "deployment", f"{name}-predictor", "-n", MODELS_NAMESPACE)
+    assert (deployment["spec"]["replicas"], deployment["status"]["readyReplicas"]) == (1, 1)
+    pods = get(lab, "pods", "-n", MODELS_NAMESPACE, "-l", f"serving.kserve.io/inferenceservice={name}")["items"]
+    assert [each["metadata"]["name"] for each in pods] == [stood], "the model's own pod has gone"
+    events = get(lab, "events", "-n", MODELS_NAMESPACE, "--field-selector=reason=StandbyTaken")["items"]
+    assert any(stood in each["message"] and each["involvedObject"]["name"] == name for each in events)
+    row = asking.row(answer.request_id)
+    assert row["completion_tokens"] == answer.usage["completion_tokens"] == asking.counted(MODEL, GENERATED)
+    assert row["prompt_tokens"] == answer.usage["prompt_tokens"] == asking.counted(MODEL, PROMPTED)
+    print(_admitted(asking, pod["metadata"]["uid"]))
+
+
+def test_it_ends_with_the_models_sleep_and_another_stands_by(asking: Asking) -> None:
+    assert asking.whole(MODEL, PARIS, wait=_PATIENCE, max_tokens=1).status == 200
+    (pod,) = asking.installed.engine_pods(MODEL)
+    asking.sleep(MODEL)
+    pods = get(asking.installed.lab, "pods", "-n", MODELS_NAMESPACE)["items"]
+    assert pod["metadata"]["name"] not in {each["metadata"]["name"] for each in pods}
+    assert warm(asking) != pod["metadata"]["name"]
+    deployment = get(asking.installed.lab, "deployment", DEPLOYMENT, "-n", MODELS_NAMESPACE)
+    assert deployment["status"]["replicas"] == 1
+
+
+def test_a_hang_up_is_counted_to_the_token_there_too(asking: Asking) -> None:
+    warm(asking)
+    assert asking.whole(MODEL, PARIS, wait=_PATIENCE, max_tokens=1).status == 200
+    before = asking.counted(MODEL)
+    connection = asking.send(MODEL, "Tell a long story.", wait=_PATIENCE, max_tokens=3000, ignore_eos=True, stream=True)
+    request = connection.getresponse().headers["x-request-id"]
+    until("tokens", lambda: None if asking.counted(MODEL) > before + 10 else "none yet")
+    connection.close()
+    assert asking.row(request)["completion_tokens"] == asking.counted(MODEL) - before
+
+
+def test_a_wake_is_seconds_sooner(asking: Asking) -> None:
+    """Figures: request to first token, by a pod that stood by and, with none left, by the model's own."""
+    lab = asking.installed.lab
+    stood = []
+    for _ in range(3):
+        warm(asking)
+        stood.append(_first_token(asking))
+    scale(asking, 0)
+    try:
+        own = []
+        for _ in range(3):
+            asking.sleep(MODEL)
+            until("none stands by", lambda: "one" if standing(lab) else None, seconds=180)
+            own.append(_first_token(asking))
+    finally:
+        scale(asking, 1)
+    print(f"\nby standby {[round(each, 1) for each in stood]}, median {statistics.median(stood):.1f} s")
+    print(f"by itself {[round(each, 1) for each in own]}, median {statistics.median(own):.1f} s")
+    assert statistics.median(stood) < statistics.median(own)
+
+
+def scale(asking: Asking, replicas: int) -> None:
+    kubectl(asking.installed.lab, "scale", "deployment", DEPLOYMENT, "-n", MODELS_NAMESPACE, f"--replicas={replicas}")
+
+
+def _first_token(asking: Asking) -> float:
+    began = time.monotonic()
+    answer = asking.stream(MODEL, PARIS, wait=_PATIENCE, max_tokens=4)
+    assert answer.first_token is not None, (answer.error, time.monotonic() - began)
+    return answer.first_token
+
+
+def _unready(asking: Asking, name: str) -> str | None:
+    service = get(asking.installed.lab, "inferenceservice", name, "-n", MODELS_NAMESPACE)
+    said = ready(service["status"]["conditions"], "Ready")
+    return None if said == "True" else f"Ready is {said}"
+
+
+def _admitted(asking: Asking, uid: str) -> str:
+    """Whether Kueue still counts what the pod holds, and at which priority."""
+    for each in get(asking.installed.lab, "workloads", "-n", MODELS_NAMESPACE)["items"]:
+        if any(owner["uid"] == uid for owner in each["metadata"].get("ownerReferences", ())):
+            assert ready(each["status"]["conditions"], "Admitted") == "True"
+            assert each["spec"]["priority"] == 1000, "a model's own"
+            return f"{each['metadata']['name']}: admitted, priority {each['spec']['priority']}"
+    raise AssertionError("Kueue knows nothing of the pod")
