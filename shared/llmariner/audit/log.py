@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,10 +20,13 @@ from llmariner.audit.tables import audit_heads, audit_log
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 
-__all__ = ["GENESIS", "Actor", "Verdict", "add", "verify"]
+__all__ = ["GENESIS", "Actor", "Verdict", "acting_from", "add", "verify"]
 
 GENESIS = "0" * 64
 """What stands before the first link."""
+
+acting_from: ContextVar[str | None] = ContextVar("acting_from", default=None)
+"""The address that the request under way comes from, where there is one."""
 
 _CHUNK = 1000
 
@@ -74,8 +78,8 @@ def add(
     """Append an act, named as OpenAI names it (`project.created`); returns the entry's id. `actor` None: the platform.
 
     `payload` holds the `id` of what was acted on and goes under the event's name; never a secret. `source` is the
-    caller's address. To be called last in a transaction: it locks the organisation's chain until the transaction ends,
-    and two who lock in different orders wait for one another.
+    caller's address, else that of the request under way. To be called last in a transaction: it locks the
+    organisation's chain until the transaction ends, and two who lock in different orders wait for one another.
     """
     previous = _locked_head(session, organization_id)
     entry = {
@@ -84,7 +88,7 @@ def add(
         "project_id": project_id,
         "type": type_,
         "at": time.time(),
-        "actor": _json(_told(actor, source)),
+        "actor": _json(_told(actor, source or acting_from.get())),
         "payload": _json(payload),
     }
     link = _hash(previous, entry)

@@ -8,6 +8,8 @@ from fastapi import FastAPI
 
 from llmariner.context import Context
 from llmariner.http import rendering
+from llmariner.http.origin import Origin
+from llmariner.settings import GatewaySettings
 
 __all__ = ["api"]
 
@@ -25,6 +27,7 @@ def api(title: str, context: Context) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.context = context
+    app.add_middleware(Origin, trusted=GatewaySettings.load(context.env).trusted_proxies)
     rendering.install(app, body_limit=_BODY_LIMIT)
     if context.env.get("LLMARINER_BROKER_URL"):
         from llmariner.http.publishing import Publishing

@@ -6,11 +6,13 @@ from typing import Any
 
 from fastapi import Depends, Request
 
+from llmariner.audit.log import acting_from
 from llmariner.context import Context
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.gateway.keyring import bad_key, bearer_token, lacking
 from llmariner.platform.identity import is_token
 from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.sources import admits
 
 __all__ = ["caller_of", "context_of", "requires"]
 
@@ -34,6 +36,7 @@ def caller_of(request: Request) -> Caller:
         caller = context_of(request).callers.by_secret(secret, organization, project)
     if caller is None:
         raise bad_key()
+    _check_source(caller)
     return caller
 
 
@@ -55,14 +58,24 @@ def requires(scope: str, *, objects: str = "project") -> Any:
     return Depends(authorised)
 
 
+def _check_source(caller: Caller) -> None:
+    """PermissionDenied for a key that is used from where it may not be."""
+    address = acting_from.get()
+    if caller.allowed_sources is not None and not admits(caller.allowed_sources, address or ""):
+        raise PermissionDenied(
+            f"This API key may not be used from {address or 'an unknown address'}: it is bound to certain networks. "
+            "Call from one of them, or have the key's owner change them.",
+            code="source_not_allowed",
+        )
+
+
 def _person(request: Request, token: str, organization: str | None, project: str | None) -> Caller:
     people = context_of(request).identity
     if people is None:
         raise AuthenticationFailed(
             "This platform has no issuer of tokens, so nobody signs in to it: use an API key.", code="invalid_token"
         )
-    source = request.client.host if request.client else None
-    return people.caller(token, organization, project, source=source)
+    return people.caller(token, organization, project, source=acting_from.get())
 
 
 def _may_not(scope: str) -> PermissionDenied:

@@ -23,7 +23,8 @@ class Caller:
     """A person who signed in, or a key. `scopes`: what the roles give, for a key cut down to what it carries.
 
     `project_id` None: an admin key, or a person who belongs to no project. `key_id` None: a person. Roles are those of
-    `tenancy.scopes`, or the id of one that the organisation made; None: no member.
+    `tenancy.scopes`, or the id of one that the organisation made; None: no member. `allowed_sources`: the networks that a
+    key may be used from; None: all.
     """
 
     user_id: str
@@ -36,6 +37,7 @@ class Caller:
     key_id: str | None = None
     key_name: str | None = None
     unlimited: bool = False
+    allowed_sources: tuple[str, ...] | None = None
 
     @property
     def is_owner(self) -> bool:

@@ -59,6 +59,7 @@ class Callers:
             key_id=key.id,
             key_name=key.name,
             unlimited=key.excluded_from_rate_limiting,
+            allowed_sources=key.allowed_sources,
         )
 
     def of_user(self, user_id: str, organization: str | None = None, project: str | None = None) -> Caller:
