@@ -39,10 +39,14 @@ def module(project: str, path: str | None = None) -> Path:
 
 
 def build(*names: str) -> None:
-    """Build what is not built yet of these projects, or of all. Seconds and bytes go to a file beside the programs."""
+    """Build what is not built yet of these projects, or of all that every cluster has.
+
+    Seconds and bytes go to a file beside the programs.
+    """
     if shutil.which("go") is None:
         raise LabError("The test cluster is built with Go 1.26 or newer, which is not on the PATH")
-    for project in (PROJECTS[name] for name in names or PROJECTS):
+    always = [name for name, project in PROJECTS.items() if not project.on_demand]
+    for project in (PROJECTS[name] for name in names or always):
         folder = _built(project)
         folder.mkdir(parents=True, exist_ok=True)
         for name, package in project.commands.items():

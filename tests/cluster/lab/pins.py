@@ -30,6 +30,8 @@ class Project:
     commands: dict[str, str]
     # The packages that hold the version which its programs tell: those who ask an API server's version need a true one.
     versioned: tuple[str, ...] = ()
+    # Not part of every cluster: built when something asks for it.
+    on_demand: bool = False
 
     @property
     def folder(self) -> Path:
@@ -86,6 +88,12 @@ PROJECTS = {
                     "jobsink",
                 )
             },
+        ),
+        Project(
+            "kube-router",
+            "github.com/cloudnativelabs/kube-router/v2",
+            {"kube-router": "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router"},
+            on_demand=True,
         ),
         Project("kserve", "github.com/kserve/kserve", {name: f"{_KSERVE}/{name}" for name in ("manager", "agent")}),
     )
