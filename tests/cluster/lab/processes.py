@@ -17,6 +17,8 @@ __all__ = ["alive", "control_groups", "running", "start", "stop"]
 
 _GROUPS = Path("/sys/fs/cgroup")
 _END_SECONDS = 4
+# Kept, since Python warns of a child that is forgotten while it runs, as these are meant to.
+_children: list[subprocess.Popen[bytes]] = []
 
 
 def control_groups(lab: Lab) -> list[Path]:
@@ -43,6 +45,7 @@ def start(lab: Lab, name: str, *command: object, environment: Mapping[str, str] 
             cwd=lab.folder,
             env={**os.environ, **(environment or {})},
         )
+    _children.append(child)
     pids = lab.folder / "pids"
     pids.mkdir(exist_ok=True)
     (pids / name).write_text(f"{child.pid} {_began(child.pid)}")
