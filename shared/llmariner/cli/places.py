@@ -98,7 +98,7 @@ def _names(records: Callable[[Session, Api, click.Context], Iterable[tuple[str, 
 
         session = context.find_object(Session) or Session()
         try:
-            with Api(session.target(), answer_seconds=_COMPLETION_SECONDS) as api:
+            with Api(session.fresh_target(), answer_seconds=_COMPLETION_SECONDS) as api:
                 found = list(records(session, api, context))
         except Exception:  # an error message would land in the middle of what the user types
             return []
