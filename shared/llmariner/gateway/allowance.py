@@ -66,7 +66,8 @@ class Allowance:
         self.free = NOTHING
         self.replicas = 1
         self.spent = 0
-        self.synced_at = self.closed_until = self.dry_since = self._refilled_at = 0.0
+        self.synced_at = self.closed_until = self.dry_since = 0.0
+        self._refilled_at = [0.0, 0.0]
         self._left_then = self._used_then = self._missed = self._least = NOTHING
         self._rates: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
 
@@ -159,6 +160,7 @@ class Allowance:
                 self._change(index, grant.held[index] + used[index] - self._given[index])
         self.free, self.replicas, self.spent = grant.free, grant.replicas, grant.spent
         self.synced_at, self._left_then = now, self.left
+        self._refilled_at = [now, now]
         self.closed_until = 0.0
         if self.rule.period is not None:
             # Whoever is told that the money is gone should not be told so while some comes back.
@@ -170,12 +172,18 @@ class Allowance:
 
     def refill(self, now: float) -> None:
         """Nobody can be asked: go on by this process's part of the limits on requests and tokens. Money is not made up."""
-        minutes = min(1.0, (now - max(self._refilled_at, self.synced_at)) / 60)
         for index, resource in enumerate(_PER):
             of_it = [(name, most) for name, most in self.rule.most.items() if name.startswith(resource)]
-            per_minute = _least(most if name.endswith("minute") else most // 1440 for name, most in of_it)
-            self._change(index, int((per_minute or 0) * minutes / self.replicas))
-        self._refilled_at = now
+            seconds = [
+                60 * self.replicas / (most if name.endswith("minute") else most / 1440) for name, most in of_it if most
+            ]
+            if not seconds:
+                continue
+            slowest, passed = max(seconds), min(60.0, now - self._refilled_at[index])
+            amount = int(passed / slowest)
+            self._change(index, amount)
+            if amount:
+                self._refilled_at[index] = now - (passed - amount * slowest)
 
     def _idle(self) -> bool:
         return self.used == self._used_then and not any(self.taken) and not any(self._missed)

@@ -31,6 +31,8 @@ _MOST_ALONG = 16
 # How long the last slices are gone on with while nobody can be asked.
 _TRUST_SECONDS = 600.0
 _TRIES = 4
+# How often it is tried to ask somebody who does not answer.
+_AWAY_SECONDS = 1.0
 _ALL_MODELS = "*"
 
 
@@ -62,6 +64,7 @@ class Limits:
         self._settling: asyncio.Task[None] | None = None
         self._asking = asyncio.Lock()
         self._answered_at = time.monotonic()
+        self._away_until = 0.0
         self._rules = 0
 
     def reserve(self, key: Key, model: str, prompt: int, answer: int | None) -> Reservation | None:
@@ -117,6 +120,10 @@ class Limits:
             await self._settle(short)
         if self.take_money(reservation, money):
             return
+        if time.monotonic() < self._away_until:
+            raise Unavailable(
+                "Nobody can say what is left of a budget just now. Try again.", headers={"retry-after": "2"}
+            )
         lacking = next(budget for budget in reservation.bound.budgets if budget.money < money)
         raise refusals.out_of_budget(lacking, time.monotonic())
 
@@ -194,7 +201,7 @@ class Limits:
         now = time.monotonic()
         for each in short:
             each.miss(need, now)
-        return all(now >= each.closed_until for each in short)
+        return now >= self._away_until and all(now >= each.closed_until for each in short)
 
     async def _settle(self, allowances: Iterable[Allowance]) -> None:
         """Settle these accounts, with all others that wait for it, and get more of what is short."""
@@ -221,14 +228,15 @@ class Limits:
             await self._lease([*(each.hold(now) for each in some), *(each.hold(now, keeping=True) for each in along)])
         except Unavailable:
             now = time.monotonic()
-            if now - self._answered_at > _TRUST_SECONDS or any(each.rule.amount is not None for each in some):
+            self._away_until = now + _AWAY_SECONDS
+            if now - self._answered_at > _TRUST_SECONDS:
                 raise
             for each in some:
                 each.refill(now)
 
     async def _lease(self, holds: list[Hold]) -> None:
         answer = await self._control.lease(LeaseAsk(self._replica, time.time(), holds))
-        self._answered_at = time.monotonic()
+        self._answered_at, self._away_until = time.monotonic(), 0.0
         self._apply(answer, {hold.rule: hold for hold in holds})
 
     def _apply(self, answer: LeaseAnswer, told: dict[str, Hold]) -> None:
