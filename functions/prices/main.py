@@ -16,7 +16,7 @@ from llmariner.tenancy.caller import Caller
 from llmariner.usage.prices import NANO, ListedPrice, NewPrice, Prices, dollars
 
 Reader = Annotated[Caller, requires("api.prices.read", objects="member")]
-Writer = Annotated[Caller, administers("api.prices.write")]
+Writer = Annotated[Caller, administers("api.prices.write", objects="installation")]
 Dollars = Annotated[Decimal, Field(ge=0, le=10**6, allow_inf_nan=False)]
 
 

@@ -236,6 +236,11 @@ def an_invite(world: World, place: Place) -> Asked:
     return Asked({"id": world.invite(place)})
 
 
+def today(_world: World, _place: Place) -> Asked:
+    """Sums since yesterday, by project."""
+    return Asked(query=f"start_time={int(time.time()) - 86400}&group_by=project_id")
+
+
 def acts_on_projects(world: World, _place: Place) -> Asked:
     """What was done to the projects themselves."""
     named = [("resource_ids[]", place.project_id) for place in world.distinct]
@@ -275,17 +280,17 @@ def seed(world: World) -> None:
                 organization_id=place.organization_id,
                 project_id=place.project_id,
             )
-        world.context.ledger.record([_used(place)])
+        world.context.ledger.record([_used(place, route) for route in ("chat_completions", "embeddings")])
     world.now = 0
 
 
-def _used(place: Place) -> dict[str, Any]:
+def _used(place: Place, route: str) -> dict[str, Any]:
     """The event that closes a request of somebody in that project, as the meter makes it."""
     whose = {"organization_id": place.organization_id, "project_id": place.project_id, "user_id": place.user_id}
-    what = {"key_id": f"key_{place.tag}", "model": f"walk/{place.tag}", "route": "chat_completions", "adapter": None}
+    what = {"key_id": f"key_{place.tag}", "model": f"walk/{place.tag}", "route": route, "adapter": None}
     counts = {"prompt_tokens": 9, "completion_tokens": 3, "cached_tokens": 0, "reasoning_tokens": 0}
     times = ("waited_seconds", "queued_seconds", "wake_seconds", "first_token_seconds", "total_seconds")
-    known = {"request_id": f"req_{place.tag}", "sequence": 2**31 - 1, "kind": "closed", "outcome": "succeeded"}
+    known = {"request_id": f"{route}-{place.tag}", "sequence": 2**31 - 1, "kind": "closed", "outcome": "succeeded"}
     at = time.time() - 60
     return {**known, **whose, **what, **counts, **dict.fromkeys(times), "status": 200, "admitted_at": at, "at": at}
 
@@ -313,6 +318,7 @@ OBJECTS: dict[str, Make] = {
     "PATCH /v1/api_keys/{id}": a_key({"name": "walked"}),
     "DELETE /v1/api_keys/{id}": a_key(),
     "POST /v1/api_keys/{id}:rotate": a_key({}),
+    "GET /v1/api-usage/model-usage-summaries": nothing,
     "GET /v1/api_usages": nothing,
     "GET /v1/budgets": nothing,
     "POST /v1/budgets": of_project(period="day", amount=5),
@@ -342,6 +348,7 @@ OBJECTS: dict[str, Make] = {
     "DELETE /v1/organization/admin_api_keys/{id}": an_admin_key,
     "GET /v1/organization/audit_logs": acts_on_projects,
     "GET /v1/organization/audit_logs:verify": nothing,
+    "GET /v1/organization/costs": today,
     "GET /v1/organization/invites": hundred,
     "POST /v1/organization/invites": an_address,
     "GET /v1/organization/invites/{id}": an_invite,
@@ -389,6 +396,12 @@ OBJECTS: dict[str, Make] = {
     "POST /v1/organization/sign_in/group_roles": new(group="walkers", role="reader"),
     "DELETE /v1/organization/sign_in/group_roles/{id}": lambda world, place: Asked({"id": world.group_role(place)}),
     "DELETE /v1/organization/sign_in/users/{id}": a_person(),
+    "GET /v1/organization/usage/completions": today,
+    "GET /v1/organization/usage/embeddings": today,
+    "GET /v1/organization/usage/requests": nothing,
+    "GET /v1/organization/usage/requests/{request_id}": lambda _world, place: Asked(
+        {"request_id": f"embeddings-{place.tag}"}
+    ),
     "GET /v1/organization/users": seeded_people,
     "GET /v1/organization/users/{id}": a_person(),
     "POST /v1/organization/users/{id}": a_person({"role": "reader"}),
@@ -413,6 +426,8 @@ OBJECTS: dict[str, Make] = {
     "GET /v1/organizations/{organization_id}/projects/{project_id}/api_keys": below(),
     "POST /v1/organizations/{organization_id}/projects/{project_id}/api_keys": below({"name": "walked"}),
     "DELETE /v1/organizations/{organization_id}/projects/{project_id}/api_keys/{key_id}": key_below,
+    "GET /v1/prices": nothing,
+    "POST /v1/prices": new(model="walked", prompt=1, completion=1),
     "GET /v1/projects/{id}/roles": in_project(),
     "POST /v1/projects/{id}/roles": in_project({"role_name": "walked", "permissions": ["api.files.read"]}),
     "GET /v1/projects/{id}/roles/{role_id}": a_role(of_project=True),

@@ -108,6 +108,7 @@ WITHOUT_SEEDS = {
     "GET /v1/organization/audit_logs:verify",
     "GET /v1/organization/spend_limit",
     "GET /v1/organizations",
+    "GET /v1/prices",
 }
 
 
