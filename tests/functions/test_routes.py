@@ -72,7 +72,8 @@ def test_the_documentation_says_the_scope_that_a_route_asks_for(installation: In
 def test_every_folder_is_named_after_its_url() -> None:
     for name in FUNCTIONS:
         words = "/" + name.replace("_", "[_/-]")
-        assert all(re.match(rf"(/v1)?{words}", route.path) for route in declared(name)), name
+        paths = [re.sub(r"/\{[^}]+\}(?=/)", "", route.path) for route in declared(name)]
+        assert all(re.match(rf"(/v1)?{words}", path) for path in paths), name
 
 
 def test_functions_share_no_route() -> None:

@@ -39,7 +39,7 @@ class Update(BaseModel):
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organization_rate_limits", context)
+    app = api("organization_projects_rate_limits", context)
     app.get("/v1/organization/projects/{project_id}/rate_limits")(list_rate_limits)
     app.post("/v1/organization/projects/{project_id}/rate_limits/{rate_limit_id}")(update_rate_limit)
     return app

@@ -1,0 +1,53 @@
+"""OpenAI's spend limit: the hard monthly budget of an organisation or a project, in cents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmariner.errors import NotFound
+from llmariner.limits.budgets import Budget, Budgets, NewBudget
+from llmariner.limits.leases import Leases
+from llmariner.limits.rules import Subject
+from llmariner.tenancy.caller import Caller
+
+__all__ = ["SpendLimits"]
+
+_MONTH = "month"
+_NANO_IN_CENT = 10**7
+
+
+class SpendLimits:
+    """Those of one installation, as OpenAI's admin API shows them."""
+
+    def __init__(self, budgets: Budgets, leases: Leases) -> None:
+        self._budgets = budgets
+        self._leases = leases
+
+    def shown(self, subject: Subject) -> dict[str, Any]:
+        """A subject's. NotFound when it has none."""
+        return self._shown(self._existing(subject))
+
+    def put(self, actor: Caller, subject: Subject, cents: int) -> dict[str, Any]:
+        """Set a subject's; requests are refused once it is spent."""
+        return self._shown(self._budgets.put(actor, subject, _MONTH, NewBudget(cents * _NANO_IN_CENT)))
+
+    def remove(self, actor: Caller, subject: Subject) -> dict[str, Any]:
+        """Take a subject's away."""
+        self._budgets.remove(actor, subject.organization_id, self._existing(subject).id)
+        return {"object": f"{subject.kind}.spend_limit.deleted", "deleted": True}
+
+    def _existing(self, subject: Subject) -> Budget:
+        for budget in self._budgets.of(subject):
+            if budget.period == _MONTH and budget.hard:
+                return budget
+        raise NotFound(f"No spend limit is set for this {subject.kind}.")
+
+    def _shown(self, budget: Budget) -> dict[str, Any]:
+        account = self._leases.accounts([budget.id])[budget.id]
+        return {
+            "object": f"{budget.subject.kind}.spend_limit",
+            "currency": "USD",
+            "interval": _MONTH,
+            "threshold_amount": budget.amount // _NANO_IN_CENT,
+            "enforcement": {"status": "enforcing" if account.spent >= budget.amount else "inactive"},
+        }
