@@ -6,12 +6,14 @@ LLMARINER_TEST_DEX names its program. People come from a real issuer behind it, 
 from __future__ import annotations
 
 import base64
+import importlib
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,14 @@ import yaml
 
 from llmariner.cli.failures import CommandError
 from llmariner.cli.issuer import Attempt, Issuer, Refused
+from llmariner.cli.loopback import Callback
 from llmariner.cli.sign_ins import SignIn
 from llmariner.errors import AuthenticationFailed
 from llmariner.installation.dex import PATH, configuration
 from llmariner.platform.identity.oidc import OidcIssuer
 from llmariner.settings import IdentitySettings, environment
 
-from .running import CLIENT, Browser, RunningIssuer
+from .running import CLIENT, Browser, RunningIssuer, SigningKey
 
 SCOPES = ["openid", "profile", "email", "groups", "offline_access"]
 START_SECONDS = 60
@@ -57,7 +60,7 @@ class Dex:
         self._log = folder / "dex.log"
         self.client_secret = base64.urlsafe_b64encode(folder.name.encode()).decode()
 
-    def configure(self, upstream: str) -> None:
+    def configure(self, upstream: str, storage: dict[str, Any], exchange: str) -> None:
         """With one connector, to the issuer behind it."""
         connector = {
             "type": "oidc",
@@ -67,27 +70,34 @@ class Dex:
                 "issuer": upstream,
                 "clientID": "dex",
                 "clientSecret": self.client_secret,
-                "scopes": ["profile", "email", "groups"],
+                # The last one lets Dex ask again whether the person is still there, at each renewal.
+                "scopes": ["profile", "email", "groups", "offline_access"],
                 "insecureEnableGroups": True,
             },
         }
-        made = configuration(self.url, {"connectors.yaml": yaml.safe_dump([connector])})
+        brought = {"connectors.yaml": yaml.safe_dump([connector]), "token-exchange": exchange}
+        made = configuration(self.url, brought)
         document = yaml.safe_load(made["config.yaml"])
-        document["storage"] = {"type": "memory"}
+        document["storage"] = storage
         document["web"] = {"http": f"127.0.0.1:{self.port}"}
         document["telemetry"] = {"http": f"127.0.0.1:{self._telemetry}"}
         self._file.write_text(yaml.safe_dump(document))
 
-    def start(self, program: str) -> subprocess.Popen[bytes]:
-        """Until it is ready by the probe of its manifest."""
+    @contextmanager
+    def started(self, program: str) -> Iterator[None]:
+        """From when it is ready, by the probe of its manifest."""
         with self._log.open("wb") as log:
             process = subprocess.Popen([program, "serve", str(self._file)], stdout=log, stderr=log)
-        end = time.monotonic() + START_SECONDS
-        while not self._is_ready():
-            assert process.poll() is None, self._log.read_text()
-            assert time.monotonic() < end, self._log.read_text()
-            time.sleep(0.1)
-        return process
+        try:
+            end = time.monotonic() + START_SECONDS
+            while not self._is_ready():
+                assert process.poll() is None, self._log.read_text()
+                assert time.monotonic() < end, self._log.read_text()
+                time.sleep(0.1)
+            yield
+        finally:
+            process.kill()
+            process.wait(30)
 
     def _is_ready(self) -> bool:
         try:
@@ -99,7 +109,15 @@ class Dex:
 
 @pytest.fixture(scope="module")
 def dex(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Dex, RunningIssuer]]:
-    folder = tmp_path_factory.mktemp("dex")
+    with serving(program, tmp_path_factory.mktemp("dex"), {"type": "memory"}) as running:
+        yield running
+
+
+@contextmanager
+def serving(
+    program: str, folder: Path, storage: dict[str, Any], exchange: str = "off"
+) -> Iterator[tuple[Dex, RunningIssuer]]:
+    """Dex that remembers there, and the issuer behind it."""
     made = Dex(folder)
     client = {
         "client_id": "dex",
@@ -110,11 +128,9 @@ def dex(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
     upstream = RunningIssuer(folder, clients=(CLIENT, client))
     upstream.accounts = {"alice": {"groups": ["staff"], "name": "Alice"}}
     with upstream:
-        made.configure(upstream.url)
-        process = made.start(program)
-        yield made, upstream
-        process.kill()
-        process.wait(30)
+        made.configure(upstream.url, storage, exchange)
+        with made.started(program):
+            yield made, upstream
 
 
 @pytest.fixture
@@ -139,11 +155,14 @@ def alice() -> Iterator[Browser]:
 
 @pytest.fixture
 def signed_in(there: Issuer, alice: Browser) -> SignIn:
-    from llmariner.cli.loopback import Callback
+    return by_browser(there, alice)
 
+
+def by_browser(there: Issuer, person: Browser) -> SignIn:
+    """As `llma auth login` does."""
     attempt = Attempt.new()
     with Callback(attempt.state) as callback:
-        alice.visit(there.address(attempt, callback.redirect_uri))
+        person.visit(there.address(attempt, callback.redirect_uri))
         answer = callback.wait(10)
         assert answer is not None
         return there.redeem(attempt, answer, callback.redirect_uri)
@@ -180,16 +199,27 @@ def test_another_device_signs_somebody_in(
     check_alice(verifier, made)
 
 
-def test_a_workload_s_token_is_exchanged_by_its_connector(
-    dex: tuple[Dex, RunningIssuer], there: Issuer, verifier: OidcIssuer
+def test_no_token_is_exchanged_unasked(dex: tuple[Dex, RunningIssuer], there: Issuer) -> None:
+    """Dex does not look at whom a token was made for, so another application's would do."""
+    with pytest.raises(Refused, match="unsupported_grant_type"):
+        there.exchange(dex[1].token(aud="another application"), "id_token", "company")
+
+
+def test_a_workload_s_token_is_exchanged_by_its_connector_where_that_was_asked_for(
+    program: str, tmp_path: Path
 ) -> None:
-    _, upstream = dex
-    made = there.exchange(upstream.token(aud="dex", sub="ci", email="ci@example.org"), "id_token", "company")
-    assert verifier.identity(made.token).email == "ci@example.org"
-    with pytest.raises((Refused, CommandError)):
-        there.exchange(upstream.token(aud="other"), "id_token", "company")
-    with pytest.raises((Refused, CommandError)):
-        there.exchange(upstream.token(aud="dex"), "id_token", "nobody")
+    with serving(program, tmp_path, {"type": "memory"}, "on") as (running, upstream):
+        verifier = OidcIssuer(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": running.url}))
+        with Issuer(running.url, "llmariner", SCOPES) as there:
+            made = there.exchange(upstream.token(sub="ci", email="ci@example.org"), "id_token", "company")
+            assert verifier.identity(made.token).email == "ci@example.org"
+            for token, connector in (
+                (upstream.token(), "nobody"),
+                (upstream.token(exp=5), "company"),
+                (SigningKey().sign(upstream.claims()), "company"),
+            ):
+                with pytest.raises((Refused, CommandError)):
+                    there.exchange(token, "id_token", connector)
 
 
 def test_a_token_of_the_issuer_behind_it_is_none_of_ours(dex: tuple[Dex, RunningIssuer], verifier: OidcIssuer) -> None:
@@ -202,3 +232,59 @@ def test_it_takes_no_password_and_no_return_to_another_machine(there: Issuer, al
         there._token({"grant_type": "password", "username": "admin@example.com", "password": "password"})
     page: Any = alice.visit(there.address(Attempt.new(), "http://evil.example/callback"))
     assert "redirect_uri" in page
+
+
+COMPONENT = Path(__file__).parents[2] / "manifests/components/dex"
+VERBS = {"POST": "create", "PUT": "update", "DELETE": "delete"}
+
+
+@pytest.fixture
+def api_server(tmp_path: Path) -> Iterator[Any]:
+    """Kubernetes with the kinds that the component defines."""
+    schemas, server = (importlib.import_module(f"..kubernetes.{name}", __package__) for name in ("schemas", "server"))
+    upstream = schemas.folder(COMPONENT.parents[2])
+    if upstream is None:
+        pytest.skip("no upstream CRDs: set LLMARINER_CRDS to their folder")
+    crds = tmp_path / "crds"
+    (crds / "dex").mkdir(parents=True)
+    for each in upstream.iterdir():
+        (crds / each.name).symlink_to(each)
+    for number, definition in enumerate(yaml.safe_load_all((COMPONENT / "definitions.yaml").read_text())):
+        for version in definition["spec"]["versions"]:
+            version["schema"]["openAPIV3Schema"]["properties"] = {}  # which this server wants said
+        (crds / "dex" / f"{number}.yaml").write_text(yaml.safe_dump(definition, default_flow_style=False))
+    with server.ApiServer(schemas.Schemas(crds), crds) as running:
+        yield running
+
+
+def test_what_it_remembers_is_in_the_kinds_of_the_component_and_its_rights_suffice(
+    program: str, api_server: Any, tmp_path: Path, alice: Browser
+) -> None:
+    asked: list[tuple[str, str]] = []
+    answer = api_server.api.answer
+
+    def noting(request: Any) -> Any:
+        asked.append((request.method, request.path))
+        return answer(request)
+
+    api_server.api.answer = noting
+    kubeconfig = api_server.kubeconfig(tmp_path / "kubeconfig")
+    storage = {"type": "kubernetes", "config": {"kubeConfigFile": str(kubeconfig), "crdHandling": "check"}}
+    with serving(program, tmp_path, storage) as (running, _), Issuer(running.url, "llmariner", SCOPES) as there:
+        verifier = OidcIssuer(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": running.url}))
+        signed_in = by_browser(there, alice)
+        check_alice(verifier, there.renew(signed_in))
+    (rule,) = next(
+        each["rules"] for each in yaml.safe_load_all((COMPONENT / "dex.yaml").read_text()) if each["kind"] == "Role"
+    )
+    used = {used_right(method, path) for method, path in asked if "/dex.coreos.com/" in path}
+    allowed = {(verb, resource) for verb in rule["verbs"] for resource in rule["resources"]}
+    assert used - allowed == set()
+    assert {("create", "signingkeies"), ("create", "refreshtokens"), ("update", "refreshtokens")} <= used
+    assert {path for _, path in asked if "/dex.coreos.com/" not in path} <= {"/version"}
+
+
+def used_right(method: str, path: str) -> tuple[str, str]:
+    """Verb and resource of a request for objects in a namespace."""
+    resource, *name = path.partition("/namespaces/")[2].split("/")[1:]
+    return VERBS.get(method) or ("get" if name else "list"), resource

@@ -165,7 +165,7 @@ def test_the_configuration_holds_what_was_brought_and_no_password() -> None:
     assert made["issuer"] == ISSUER
     assert made["staticClients"] == [{"id": "llmariner", "name": "LLMariner", "public": True}]
     assert not {"staticPasswords", "enablePasswordDB"} & made.keys()
-    assert "password" not in made["oauth2"]["grantTypes"]
+    assert not [grant for grant in made["oauth2"]["grantTypes"] if "password" in grant or "exchange" in grant]
     github, ldap, ci = made["connectors"]
     assert github["config"] == {"clientID": "us", "clientSecret": SECRET, "redirectURI": f"{ISSUER}/callback"}
     assert ldap["config"] == {"host": "ldap.example.org:636"}
@@ -177,6 +177,11 @@ def test_more_clients_may_be_brought() -> None:
     assert [each["id"] for each in made["staticClients"]] == ["llmariner", "console"]
 
 
+def test_exchange_is_for_who_asks_for_it() -> None:
+    made = yaml.safe_load(configuration(ISSUER, {**brought(), "token-exchange": "on\n"})["config.yaml"])
+    assert "urn:ietf:params:oauth:grant-type:token-exchange" in made["oauth2"]["grantTypes"]
+
+
 WRONG: dict[str, tuple[str, dict[str, str] | None, str]] = {
     "no issuer": ("", brought(), "LLMARINER_OIDC_ISSUER"),
     "an issuer elsewhere": ("https://llm.example.org/dex", brought(), "LLMARINER_OIDC_ISSUER"),
@@ -184,6 +189,7 @@ WRONG: dict[str, tuple[str, dict[str, str] | None, str]] = {
     "an empty list": (ISSUER, {"connectors.yaml": "[]"}, "list of at least 1"),
     "no list": (ISSUER, {"connectors.yaml": "type: github"}, "list of at least 1"),
     "no YAML": (ISSUER, {"connectors.yaml": f"[{SECRET}"}, "no YAML"),
+    "an answer that is none": (ISSUER, {**brought(), "token-exchange": "maybe"}, "must be on or off"),
     "a nameless connector": (ISSUER, {"connectors.yaml": "[{type: github}]"}, "lacks id, name"),
 }
 

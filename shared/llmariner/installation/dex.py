@@ -45,15 +45,7 @@ def configuration(issuer: str, brought: Mapping[str, str] | None, *, client_id: 
         "storage": {"type": "kubernetes", "config": {"inCluster": True, "crdHandling": "check"}},
         "web": {"http": "0.0.0.0:5556"},
         "telemetry": {"http": "0.0.0.0:5558"},
-        "oauth2": {
-            "grantTypes": [
-                "authorization_code",
-                "refresh_token",
-                "urn:ietf:params:oauth:grant-type:device_code",
-                "urn:ietf:params:oauth:grant-type:token-exchange",
-            ],
-            "skipApprovalScreen": True,
-        },
+        "oauth2": {"grantTypes": _grants(brought), "skipApprovalScreen": True},
         # A leaver is kept out by their membership, at once; this bounds how long their sign-in is renewed.
         "expiry": {"idTokens": "1h", "refreshTokens": {"validIfNotUsedFor": "720h", "absoluteLifetime": "2160h"}},
         # Public, and without addresses to return to: Dex then takes every port of the person's own machine.
@@ -61,6 +53,18 @@ def configuration(issuer: str, brought: Mapping[str, str] | None, *, client_id: 
         "connectors": [_connector(each, issuer) for each in _list(brought, "connectors.yaml", least=1)],
     }
     return {"config.yaml": yaml.safe_dump(document, sort_keys=False)}
+
+
+def _grants(brought: Mapping[str, str]) -> list[str]:
+    """Without exchange unless it was asked for: Dex takes every token of a connector's issuer, whomever it was made for.
+
+    So whatever application somebody signs in to by that issuer could come in here as them (Dex v2.45.1, connector/oidc).
+    """
+    grants = ["authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:device_code"]
+    said = brought.get("token-exchange", "off").strip()
+    if said not in ("on", "off"):
+        raise Waiting(f"token-exchange in the Secret {BROUGHT} must be on or off.")
+    return [*grants, "urn:ietf:params:oauth:grant-type:token-exchange"] if said == "on" else grants
 
 
 def _list(brought: Mapping[str, str], key: str, *, least: int = 0) -> list[dict[str, Any]]:
