@@ -48,7 +48,8 @@ def list_model_usage_summaries(
     where: dict[str, tuple[str | int, ...]] = {} if caller.is_owner else {"project_id": (caller.owner.project_id,)}
     if status_code:
         where["status"] = (status_code,)
-    question = Question(caller.organization_id, since, until, ("model",), width, where)
+    measures = ("requests", "prompt_tokens", "completion_tokens")
+    question = Question(caller.organization_id, since, until, ("model",), width, where, measures)
     datapoints: dict[int, list[dict[str, Any]]] = {}
     for row in Reports(context_of(request).database).sums(question):
         value = {

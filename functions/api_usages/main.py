@@ -25,6 +25,15 @@ _DAY = 86400
 _NANOSECONDS = 1e12
 _GROUPS = {"key": "key_id", "model": "model", "user": "user_id", "project": "project_id", "day": "start"}
 _COUNTS = ("requests", "successful_requests", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+_OF_USAGES = (
+    "requests",
+    "ended_requests",
+    "prompt_tokens",
+    "completion_tokens",
+    "total_microseconds",
+    "first_token_microseconds",
+    "first_tokens",
+)
 
 
 def build(context: Context) -> Application:
@@ -63,9 +72,8 @@ def _seconds(moment: float) -> float:
     return moment / 1e9 if moment >= _NANOSECONDS else moment
 
 
-def _question(caller: Caller, start: float, end: float, groups: tuple[str, ...], width: int | None = None) -> Question:
-    seen = {} if caller.is_owner else {"project_id": (caller.owner.project_id,)}
-    return Question(caller.organization_id, start, end, groups, width, seen)
+def _seen(caller: Caller) -> dict[str, tuple[str, ...]]:
+    return {} if caller.is_owner else {"project_id": (caller.owner.project_id,)}
 
 
 def _grouped(
@@ -75,7 +83,9 @@ def _grouped(
         if name not in _GROUPS:
             raise InvalidRequest(f"'group_by' must be of {', '.join(_GROUPS)}, not '{name}'.", param="group_by")
     columns = tuple(_GROUPS[name] for name in groups if name != "day")
-    rows = Reports(database).sums(_question(caller, start, end, columns, _DAY if "day" in groups else None))
+    width = _DAY if "day" in groups else None
+    measures = (*_COUNTS, "cost")
+    rows = Reports(database).sums(Question(caller.organization_id, start, end, columns, width, _seen(caller), measures))
     data = [
         {name: row[_GROUPS[name]] for name in groups}
         | {name: row[name] for name in _COUNTS}
@@ -90,7 +100,10 @@ def _usages(database: Database, caller: Caller, start: float, end: float) -> lis
     with database.read() as session:
         names = {row.id: row.name for row in session.rows(select(api_keys.c.id, api_keys.c.name))}
         hidden = {row.id for row in session.rows(select(users.c.id).where(users.c.hidden))}
-    rows = Reports(database).sums(_question(caller, start, end, ("user_id", "key_id", "model")))
+    groups = ("user_id", "key_id", "model")
+    rows = Reports(database).sums(
+        Question(caller.organization_id, start, end, groups, where=_seen(caller), measures=_OF_USAGES)
+    )
     return [
         {
             "user_id": row["user_id"],

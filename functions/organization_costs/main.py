@@ -13,11 +13,12 @@ from llmariner.http.lists import values
 from llmariner.tenancy.caller import Caller
 from llmariner.usage.buckets import buckets, checked_groups
 from llmariner.usage.prices import NANO
-from llmariner.usage.reports import Question, Reports
+from llmariner.usage.reports import PARTS, Question, Reports
 
 Reader = Annotated[Caller, administers("api.api_usages.read")]
 Moment = Annotated[int, Query(ge=0, le=10**11)]
 _COLUMNS = {"project_id": "project_id", "user_id": "user_id", "api_key_id": "key_id"}
+_OF_ITEMS = (*PARTS, "requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 
 
 def build(context: Context) -> Application:
@@ -50,7 +51,7 @@ def list_costs(
         (*columns, "model") if by_item else columns,
         shown.width,
         where,
-        parts=by_item,
+        ("cost", *(_OF_ITEMS if by_item else ())),
     )
     rows = Reports(context_of(request).database).sums(question)
 

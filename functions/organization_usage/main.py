@@ -17,6 +17,7 @@ from llmariner.tenancy.caller import Caller
 from llmariner.usage import export
 from llmariner.usage.buckets import buckets, checked_groups
 from llmariner.usage.explanation import explained
+from llmariner.usage.folding import TOKENS
 from llmariner.usage.reports import Question, Reports
 
 Administrator = Annotated[Caller, administers("api.api_usages.read")]
@@ -31,6 +32,7 @@ _COLUMNS = {"project_id": "project_id", "user_id": "user_id", "api_key_id": "key
 _FILTERS = {"project_ids": "project_id", "user_ids": "user_id", "api_key_ids": "key_id", "models": "model"}
 # OpenAI's, of which there is one of each here.
 _CONSTANT: dict[str, Any] = {"batch": False, "service_tier": "default"}
+_MEASURES = ("requests", *TOKENS)
 
 
 def build(context: Context) -> Application:
@@ -135,7 +137,7 @@ def _page(
     shown = buckets(start=start, end=end, width=width, limit=min(limit or usual, most), page=page)
     columns = tuple(_COLUMNS[name] for name in groups if name in _COLUMNS)
     where = {"route": routes, **_asked(request)}
-    question = Question(caller.organization_id, shown.start, shown.end, columns, shown.width, where)
+    question = Question(caller.organization_id, shown.start, shown.end, columns, shown.width, where, _MEASURES)
     rows = Reports(context_of(request).database).sums(question)
     return shown.page(rows, lambda of_bucket: [result(row) for row in of_bucket])
 

@@ -14,7 +14,7 @@ from llmariner.errors import InvalidRequest
 from llmariner.platform.database import Database
 from llmariner.usage.buckets import buckets
 from llmariner.usage.ledger import Ledger
-from llmariner.usage.reports import Question, Reports
+from llmariner.usage.reports import MEASURES, PARTS, Question, Reports
 
 from .ledgers import TOKENS, closed, event, put_price
 
@@ -104,7 +104,7 @@ def test_sums_may_be_over_what_thirty_two_bits_hold(reports: Reports, ledger: Le
 def test_what_costs_consist_of_adds_up(reports: Reports, ledger: Ledger, database: Database) -> None:
     put_price(database, "m", 0.0, None, (2_000_000, 500_000, 10_000_000, 7))
     ledger.record([closed("a", (9, 5, 3)), closed("b", (1, 1, 0), outcome="failed", status=500)])
-    [row] = rows(reports, parts=True)
+    [row] = rows(reports, measures=(*MEASURES, *PARTS))
     parts = [row[name] for name in ("prompt_cost", "cached_cost", "completion_cost")]
     assert (parts, row["cost"]) == ([12 + 2, 2, 60], 14 + 2 + 60 + 14)
 

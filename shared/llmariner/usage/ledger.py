@@ -154,38 +154,41 @@ def _rows(session: ReadSession, query: Any) -> list[Row]:
 
 def _taken(session: WriteSession, batch: Sequence[Row]) -> int:
     """Every step goes by request id, so that two batches with the same requests never wait for one another crosswise."""
-    batch = _kept(session, batch)
-    firsts = {event["request_id"]: event for event in reversed(batch)}
-    prices = PriceList.of(session, {event["model"] for event in batch})
-    made = {
-        request_id: folding.blank(
-            event, price.id if (price := prices.at(event["model"], event["admitted_at"])) else None
-        )
-        for request_id, event in sorted(firsts.items())
-    }
+    lives: dict[str, list[Row]] = {}
+    for event in _kept(session, batch):
+        lives.setdefault(event["request_id"], []).append(event)
+    prices = PriceList.of(session, {events[0]["model"] for events in lives.values()})
+    made = {request_id: _made(events, prices) for request_id, events in lives.items()}
     new = {row.request_id for row in session.insert_many(ledger_requests, list(made.values()))}
-    known = select(ledger_requests).where(ledger_requests.c.request_id.in_(made)).order_by(ledger_requests.c.request_id)
-    requests = {row["request_id"]: row for row in _rows(session, known.with_for_update())}
-    batch = [event for event in batch if event["request_id"] in requests]  # else dropped just now, for its age
+    older = select(ledger_requests).where(ledger_requests.c.request_id.in_(made.keys() - new))
+    older = older.order_by(ledger_requests.c.request_id).with_for_update()
+    known = {row["request_id"]: row for row in _rows(session, older)} if len(new) < len(made) else {}
     rows = [
-        folding.stored(
-            event,
-            first=event["request_id"] in new and event is firsts[event["request_id"]],
-            price_id=requests[event["request_id"]]["price_id"],
-        )
-        for event in batch
+        folding.stored(event, first=request_id in new and event is events[0], price_id=made[request_id]["price_id"])
+        for request_id, events in lives.items()
+        if request_id in new or request_id in known  # else dropped just now, for its age
+        for event in events
     ]
     fresh = {tuple(row) for row in session.insert_many(ledger_events, rows)}
     rollups, changed = Rollups(), []
-    for request_id, group in itertools.groupby(batch, key=lambda event: event["request_id"]):
-        before = requests[request_id]
-        price = prices.known(before["price_id"])
-        after = folding.folded(before, (event for event in group if _place(event) in fresh), price)
-        if request_id in new or after != before:
-            rollups.move(None if request_id in new else before, after, price)
-            changed.append(after)
+    for request_id, events in lives.items():
+        if request_id in new:
+            after = made[request_id]
+            rollups.move(None, after, prices.known(after["price_id"]))
+        elif before := known.get(request_id):
+            price = prices.known(before["price_id"])
+            after = folding.folded(before, (event for event in events if _place(event) in fresh), price)
+            if after != before:
+                rollups.move(before, after, price)
+                changed.append(after)
     _write(session, changed, rollups)
     return len(fresh)
+
+
+def _made(events: Sequence[Row], prices: PriceList) -> Row:
+    """A request of which the ledger knew nothing."""
+    price = prices.at(events[0]["model"], events[0]["admitted_at"])
+    return folding.folded(folding.blank(events[0], price.id if price is not None else None), events, price)
 
 
 def _kept(session: WriteSession, batch: Sequence[Row]) -> Sequence[Row]:
