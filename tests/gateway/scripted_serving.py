@@ -1,8 +1,8 @@
 """A serving adapter whose engines are scripted: real processes behind the real port, as dictated by a folder.
 
 `<folder>/<model>.json` says how the model's next engine is started: {"arguments": […], "capacity": N}; a model without
-one is unknown. With {"replicas": [URL, …]} it is served by engines that run already. Each start is noted as a line of `<folder>/starts`: who ends the engines finds them there, even when the
-platform was killed.
+one is unknown. With {"replicas": [URL, …]} it is served by engines that run already. Each start is noted as a line of
+`<folder>/starts`: who ends the engines finds them there, even when the platform was killed.
 """
 
 from __future__ import annotations

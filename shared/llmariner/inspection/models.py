@@ -10,8 +10,8 @@ import yaml
 
 from llmariner.inspection.finding import Finding, failed, named, ok, optional
 from llmariner.inspection.place import APPLY, Place
-from llmariner.platform.kube.quantities import quantity
 from llmariner.inspection.reading import ready, spec, status
+from llmariner.platform.kube.quantities import quantity
 from llmariner.platform.kube.resources import (
     CLUSTER_QUEUES,
     CLUSTER_SERVING_RUNTIMES,
