@@ -294,18 +294,37 @@ QUERIES = {
     ),
     "GET /v1/api-usage/model-usage-summaries": (
         "api_usage",
-        ["interval_sec=x", "interval_sec=-1", "filter.start_timestamp=9&filter.end_timestamp=9", "filter.status_code=x"]
-        + ["filter.start_timestamp=1&filter.end_timestamp=99999999999&interval_sec=1"],
+        [
+            "interval_sec=x",
+            "interval_sec=-1",
+            "filter.start_timestamp=9&filter.end_timestamp=9",
+            "filter.status_code=x",
+            "filter.start_timestamp=1&filter.end_timestamp=99999999999&interval_sec=1",
+        ],
     ),
     "GET /v1/organization/costs": (
         "organization_costs",
-        ["", "start_time=x", "start_time=9&end_time=9", "start_time=1&bucket_width=1h", "start_time=1&group_by=model"]
-        + ["start_time=1&limit=181", "start_time=1&limit=0", "start_time=1&page=x"],
+        [
+            "",
+            "start_time=x",
+            "start_time=9&end_time=9",
+            "start_time=1&bucket_width=1h",
+            "start_time=1&group_by=model",
+            "start_time=1&limit=181",
+            "start_time=1&limit=0",
+            "start_time=1&page=x",
+        ],
     ),
     "GET /v1/organization/usage/completions": (
         "organization_usage",
-        ["", "start_time=1&bucket_width=2d", "start_time=1&group_by[]=line_item", "start_time=1&page=page_7"]
-        + ["start_time=1&limit=0", "start_time=-1"],
+        [
+            "",
+            "start_time=1&bucket_width=2d",
+            "start_time=1&group_by[]=line_item",
+            "start_time=1&page=page_7",
+            "start_time=1&limit=0",
+            "start_time=-1",
+        ],
     ),
     "GET /v1/organization/usage/embeddings": ("organization_usage", ["", "start_time=1&group_by=batch"]),
     "GET /v1/organization/usage/requests": ("organization_usage", ["start_time=x", "end_time=-1"]),

@@ -11,10 +11,10 @@ from llmariner.inspection.finding import Body, Unreadable
 from llmariner.inspection.kinds import API_SERVER_SOURCES, BROKERS, FUNCTIONS, PING_SOURCES, TRIGGERS
 from llmariner.inspection.models import DEVICES
 from llmariner.inspection.place import Place
-from llmariner.platform.kube.quantities import quantity
 from llmariner.inspection.reading import Reading, condition, labels, ready, spec
 from llmariner.inspection.reading import status as told
 from llmariner.platform.kube import Cluster, Resource
+from llmariner.platform.kube.quantities import quantity
 from llmariner.platform.kube.resources import (
     DEPLOYMENTS,
     INFERENCE_SERVICES,
