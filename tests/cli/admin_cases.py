@@ -189,6 +189,22 @@ ROWS = [
         ("Members of staff are no longer member by it.",),
         before={"GET /organization/sign_in/group_roles": GROUP_ROLES},
     ),
+    row(
+        "admin users set-role ada@x.org --role Tenant-System",
+        "POST /organization/users/user_1",
+        {"id": "user_1", "role": "tenant_system"},
+        ("ada@x.org is tenant_system in the organization from now on.",),
+        {"role": "tenant_system"},
+        before={"GET /users": USERS},
+    ),
+    row(
+        "admin users set-role user_1 --role auditor --project Vision",
+        "POST /organization/projects/proj_1/users/user_1",
+        {"id": "user_1", "role": "role_1"},
+        ("ada@x.org is role_1 in Vision from now on.",),
+        {"role": "role_1"},
+        before={**FIND, **FIND_ROLE, "GET /users": USERS},
+    ),
     row("admin roles list", "GET /organization/roles", ROLES, ("role_1", "auditor", "api.audit.read", "4 scopes")),
     row(
         "admin roles create auditor --scope api.audit.read --description Reads.",

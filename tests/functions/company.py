@@ -74,7 +74,8 @@ class Company:
             route = route.replace(word, value)
         method, path = route.split()
         headers = {"authorization": f"Bearer {self.secrets[by]}"} if by else {}
-        function = path.split("/")[2].partition(":")[0]
+        words = path.split("/")
+        function = "_".join(words[2:4]) if words[2] == "organization" else words[2].partition(":")[0]
         return self._ask(function, Question(method, path, body, headers, query))
 
     def works(self, secret: str) -> bool:

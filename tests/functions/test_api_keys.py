@@ -113,3 +113,22 @@ def test_a_key_without_a_project_makes_none(company: Company) -> None:
     check(company.ask(f"POST {KEYS}", {"name": "x"}, by="kim"), 400, "project_required")
     named = company.ask(f"POST {KEYS}", {"name": "x", "project_id": company.vision}, by="kim")
     check(named, 403, "insufficient_permissions")
+
+
+def test_a_key_works_from_its_networks_only(company: Company) -> None:
+    def made(name: str, network: str) -> None:
+        body = {"name": name, "allowed_sources": [network]}
+        company.secrets[name] = company.ask(f"POST {KEYS}", body, by="mia").json["secret"]
+
+    made("near", "127.0.0.0/8")
+    made("far", "203.0.113.0/24")
+    assert company.ask("GET /v1/users:getSelf", by="near").status == 200
+    check(company.ask("GET /v1/users:getSelf", by="far"), 403, "source_not_allowed")
+    check(company.ask(f"GET {KEYS}", by="far"), 403, "source_not_allowed")
+
+
+def test_where_an_act_was_done_from_is_in_the_log(company: Company) -> None:
+    made = company.ask(f"POST {KEYS}", {"name": "logged"}, by="mia").json
+    logged = company.ask("GET /v1/organization/audit_logs", query=f"resource_ids={made['id']}").json["data"][0]
+    assert (logged["type"], logged["actor"]["api_key"]["ip_address"]) == ("api_key.created", "127.0.0.1")
+    assert logged["actor"]["api_key"]["user"]["email"] == company.email("mia")

@@ -1,15 +1,20 @@
-"""`llma admin users`: the people that one sees, and what they are."""
+"""`llma admin users`: the people that one sees, what they are, and another role for one of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llmariner.cli.admin_organizations import without_prefix
 from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_emails, find
+from llmariner.cli.places import complete_emails, complete_projects, find
+from llmariner.cli.places import project as find_project
+from llmariner.cli.places import role as role_of
 from llmariner.cli.session import Session
+
+if TYPE_CHECKING:
+    from llmariner.cli.api import Api
 
 __all__ = ["users"]
 
@@ -50,10 +55,40 @@ def unlink(session: Session, user: str) -> None:
     from llmariner.cli.api import path_of
 
     api = session.api()
-    known = [{**each, "id": each["internal_id"], "email": each["id"]} for each in api.get("users")["users"]]
-    found = find("user", known, user, listing="llma admin users list")
+    found = _find(api, user)
     deleted = api.delete(path_of("organization", "sign_in", "users", str(found["id"])))
     session.printer.message(deleted, f"{found['email']} signs in anew next time.")
+
+
+@users.command("set-role")
+@click.argument("email", metavar="EMAIL_OR_ID", shell_complete=complete_emails)
+@click.option("--role", required=True, metavar="ROLE", help="One that is there everywhere, or one that was made.")
+@click.option(
+    "--project", metavar="TITLE_OR_ID", shell_complete=complete_projects, help="There; else in the organization."
+)
+@pass_session
+def set_role(session: Session, email: str, role: str, project: str | None) -> None:
+    """Give somebody another role.
+
+    In your organization, or in a project of it.
+    """
+    from llmariner.cli.api import path_of
+
+    api = session.api()
+    user = _find(api, email)
+    wanted = {"role": role_of(api, role).lower().replace("-", "_")}
+    if project is None:
+        place, path = "the organization", path_of("organization/users", user["id"])
+    else:
+        there = find_project(session, api, project, None)
+        place, path = there["title"], path_of("organization/projects", there["id"], "users", user["id"])
+    answer = api.post(path, wanted)
+    session.printer.message(answer, f"{user['email']} is {answer.get('role')} in {place} from now on.")
+
+
+def _find(api: Api, said: str) -> dict[str, Any]:
+    known = [{**each, "id": each["internal_id"], "email": each["id"]} for each in api.get("users")["users"]]
+    return find("user", known, said, listing="llma admin users list")
 
 
 def _roles(bindings: Any, *, titles: bool) -> str:
