@@ -19,7 +19,7 @@ MODELS = "models"
 Body = dict[str, Any]
 
 _NAMESPACE = "llmariner-models"
-_ENGINE = "dev.local/llmariner/vllm-cpu-local:0.1.0"
+_ENGINE = "dev.local/llmariner/vllm-cpu-local:0.2.0"
 
 
 def write(folder: Path) -> Path:

@@ -19,7 +19,7 @@ __all__ = ["DEPLOYMENT", "STANDING", "add", "remove", "standing"]
 DEPLOYMENT = "standby-engine-cpu"
 STANDING = "llmariner.ai/standby=vllm-cpu"
 
-_ENGINE = "dev.local/llmariner/engine:0.1.0"
+_ENGINE = "dev.local/llmariner/engine:0.2.0"
 _JOB_IMAGE = "llmariner/function-api-cluster-database-identity"
 
 Body = dict[str, Any]
@@ -58,7 +58,7 @@ _ADDED = {
         "role/standby-token",
         "rolebinding/standby-token",
         "serviceaccount/standby-token",
-        "job/standby-token-0-1-0",
+        "job/standby-token-0-2-0",
         "secret/llmariner-standby",
     ),
 }
