@@ -7,14 +7,15 @@ from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict
 
 from llmariner.context import Context
-from llmariner.errors import InvalidRequest
+from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
-from llmariner.models.model import ActivationStatus, ModelConfig, NewModel, SourceRepository, Task
+from llmariner.models.model import ActivationStatus, Model, ModelConfig, NewModel, SourceRepository, Task
 from llmariner.models.rendering import config_paths, rendered
 from llmariner.platform.serving import Status
 from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.organizations import Organizations
 
 READ, WRITE = requires("api.model.read"), requires("api.model.write")
 Reader = Annotated[Caller, READ]
@@ -109,7 +110,9 @@ def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, 
         config=ModelConfig.read(body.config),
         task=Task(body.task) if body.task else None,
     )
-    return rendered(context.registry.create(new), Status())
+    if new.project_id is None:
+        _check_may_share(context, key, "say 'is_project_scoped' to have one of your own project")
+    return rendered(context.registry.create(new, actor=key), Status())
 
 
 async def get_model(
@@ -129,23 +132,24 @@ def update_model(
 ) -> dict[str, Any]:
     """Change how it runs; takes effect at its next wake."""
     context = context_of(request)
-    model = context.registry.get(model_id, project_id=key.owner.project_id)
+    model = _changeable(context, key, model_id)
     paths = config_paths(update_mask or body.update_mask)
     config = model.config.patched(body.config, paths=paths)
-    return rendered(context.registry.configure(model_id, config, project_id=key.owner.project_id), Status())
+    return rendered(context.registry.configure(model_id, config, project_id=key.owner.project_id, actor=key), Status())
 
 
 def delete_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
     """Remove it; its engine ends and weights that we fetched are removed."""
-    context_of(request).registry.delete(model_id, project_id=key.owner.project_id)
+    context = context_of(request)
+    _changeable(context, key, model_id)
+    context.registry.delete(model_id, project_id=key.owner.project_id, actor=key)
     return {"id": model_id, "object": "model", "deleted": True}
 
 
 async def activate_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
     """Keep it awake, from now on."""
     context = context_of(request)
-    active = ActivationStatus.ACTIVE
-    await asyncio.to_thread(context.registry.activate, model_id, active, project_id=key.owner.project_id)
+    await asyncio.to_thread(_activate, context, key, model_id, ActivationStatus.ACTIVE)
     await context.serving.wake(model_id)
     return {}
 
@@ -153,10 +157,29 @@ async def activate_model(request: Request, key: Writer, model_id: str) -> dict[s
 async def deactivate_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
     """Put it to sleep; the next request wakes it where on-demand allocation is enabled."""
     context = context_of(request)
-    inactive = ActivationStatus.INACTIVE
-    await asyncio.to_thread(context.registry.activate, model_id, inactive, project_id=key.owner.project_id)
+    await asyncio.to_thread(_activate, context, key, model_id, ActivationStatus.INACTIVE)
     await context.serving.sleep(model_id)
     return {}
+
+
+def _activate(context: Context, key: Caller, model_id: str, status: ActivationStatus) -> None:
+    _changeable(context, key, model_id)
+    context.registry.activate(model_id, status, project_id=key.owner.project_id, actor=key)
+
+
+def _changeable(context: Context, key: Caller, model_id: str) -> Model:
+    """A model that the caller may change: its project's, and where it is of the default organisation those shared by all."""
+    model = context.registry.get(model_id, project_id=key.owner.project_id)
+    if model.project_id is None:
+        _check_may_share(context, key, "ask who runs this platform")
+    return model
+
+
+def _check_may_share(context: Context, key: Caller, instead: str) -> None:
+    if not Organizations(context.database).get(key.organization_id).is_default:
+        raise PermissionDenied(
+            f"Models that all projects share are changed by the organization that runs this platform: {instead}."
+        )
 
 
 handle = function(build)

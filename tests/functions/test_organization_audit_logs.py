@@ -124,3 +124,15 @@ def test_whether_the_log_is_whole_is_told_and_a_kept_head_is_looked_for(
     with installation.context.database.write() as session:
         session.run(change.values(type="project.updated"))
     assert call(f"{PATH}:verify").json["whole"]
+
+
+def test_what_is_done_to_models_is_told(ask: Ask, admin: dict[str, str], call: Call) -> None:
+    def do(method: str, path: str, body: Any = None) -> None:
+        assert ask("models", Question(method, f"/v1/models{path}", body, admin)).status == 200
+
+    do("POST", "", {"id": "audited", "source_repository": "LOCAL", "is_project_scoped": True})
+    do("PATCH", "/audited", {"config": {}, "update_mask": "config"})
+    do("DELETE", "/audited")
+    told = call(query="resource_ids[]=audited").json["data"]
+    assert [entry["type"] for entry in told] == ["model.deleted", "model.updated", "model.created"]
+    assert told[2]["model.created"]["data"] == {"source_repository": "LOCAL", "model_file_location": "audited"}

@@ -40,6 +40,8 @@ organization's object, and finds what stands here.
 - An admin key (`sk-admin-…`) acts for an owner in the whole organization and in no project: routes that work inside a
   project answer 400, `project_required`; the token path does not know it.
 
+- Models that all projects share are seen by everybody, and changed by members of the default organization only.
+
 Whose objects a route reaches:
 
 | rule | reaches |

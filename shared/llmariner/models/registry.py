@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, case, delete, func, or_, select, update
 
+from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
 from llmariner.models.model import (
     ActivationStatus,
@@ -22,6 +23,7 @@ from llmariner.models.tables import model_wakes, models
 from llmariner.platform.database import Database, Duplicate, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events import outbox
+from llmariner.tenancy.caller import Caller
 
 __all__ = ["Registry"]
 
@@ -34,12 +36,15 @@ _WAKES_KEPT = 50
 
 
 class Registry:
-    """The models of one installation. `project_id` in a call: whose eyes it is seen with; None sees all."""
+    """The models of one installation. `project_id` in a call: whose eyes it is seen with; None sees all.
+
+    `actor`: who is told of in the audit log; None is the platform itself, which is not.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, new: NewModel) -> Model:
+    def create(self, new: NewModel, *, actor: Caller | None = None) -> Model:
         """Register a model; its weights are fetched by whoever the event wakes. Conflict when the id is taken."""
         with self._database.write() as session:
             # Taken before any look: who holds the revision's row is alone with the models until its transaction's end.
@@ -53,6 +58,8 @@ class Registry:
             except Duplicate as error:
                 raise Conflict(f"A model with id '{new.id}' exists already.", param="id") from error
             outbox.add(session, CREATED, f"models/{new.id}", _told(new.id, new.project_id))
+            source = {"source_repository": new.source_repository, "model_file_location": new.model_file_location}
+            _log(session, actor, "created", new.id, new.project_id, {"data": source})
         return self.get(new.id)
 
     def get(self, model_id: str, *, project_id: str | None = None) -> Model:
@@ -83,15 +90,21 @@ class Registry:
         with self._database.read() as session:
             return int(session.value(query))
 
-    def configure(self, model_id: str, config: ModelConfig, *, project_id: str | None) -> Model:
+    def configure(
+        self, model_id: str, config: ModelConfig, *, project_id: str | None, actor: Caller | None = None
+    ) -> Model:
         """Set how it runs; takes effect at its next wake."""
         with self._database.write() as session:
             model = _one(session, model_id, project_id)
             _change(session, model, config=json.dumps(config.shown()))
             outbox.add(session, UPDATED, f"models/{model_id}", _told(model_id, model.project_id))
+            told = {"changes_requested": {"config": config.shown()}}
+            _log(session, actor, "updated", model_id, model.project_id, told)
         return self.get(model_id)
 
-    def activate(self, model_id: str, status: ActivationStatus, *, project_id: str | None) -> Model:
+    def activate(
+        self, model_id: str, status: ActivationStatus, *, project_id: str | None, actor: Caller | None = None
+    ) -> Model:
         """Keep it awake, or let it sleep. ModelNotFound before its weights are here."""
         with self._database.write() as session:
             next_revision(session, "models")  # as in `create`
@@ -100,9 +113,11 @@ class Registry:
                 raise ModelNotFound(model_id)
             _change(session, model, activation_status=status)
             outbox.add(session, UPDATED, f"models/{model_id}", _told(model_id, model.project_id))
+            told = {"changes_requested": {"activation_status": status}}
+            _log(session, actor, "updated", model_id, model.project_id, told)
         return self.get(model_id)
 
-    def delete(self, model_id: str, *, project_id: str | None) -> None:
+    def delete(self, model_id: str, *, project_id: str | None, actor: Caller | None = None) -> None:
         """Remove it. InvalidRequest while it is active or the base of another."""
         with self._database.write() as session:
             next_revision(session, "models")  # as in `create`
@@ -126,6 +141,7 @@ class Registry:
                 f"models/{model_id}",
                 {**_told(model_id, model.project_id), "folder": model.folder},
             )
+            _log(session, actor, "deleted", model_id, model.project_id, {})
 
     def loading(self, model_id: str, *, progress: float, message: str) -> None:
         """Note how far the fetching of weights is: progress from 0 to 1."""
@@ -275,6 +291,14 @@ def _model(row: Row[Any]) -> Model:
         config=ModelConfig.read(json.loads(row.config)),
     )
     return Model(**values)
+
+
+def _log(
+    session: WriteSession, actor: Caller | None, what: str, model_id: str, project_id: str | None, told: dict[str, Any]
+) -> None:
+    if actor is not None:
+        place: Any = {"organization_id": actor.organization_id, "project_id": project_id}
+        log.add(session, actor, f"model.{what}", {"id": model_id, **told}, **place)
 
 
 def _told(model_id: str, project_id: str | None) -> dict[str, Any]:

@@ -253,10 +253,12 @@ def seeded_people(world: World, _place: Place) -> Asked:
     return Asked(query=urlencode([("emails[]", email) for email in emails]))
 
 
-def model(world: World, place: Place, task: Task = Task.GENERATE) -> str:
-    """The id of a new model that an engine serves."""
+def model(world: World, place: Place, task: Task = Task.GENERATE, *, shared: bool = False) -> str:
+    """The id of a new model that an engine serves, of the place's project or (`shared`) of all."""
     registry, name = world.context.registry, world.model_name(place)
-    registry.create(NewModel(name, SourceRepository.LOCAL, f"/weights/{name}", project_id=place.project_id))
+    registry.create(
+        NewModel(name, SourceRepository.LOCAL, f"/weights/{name}", project_id=None if shared else place.project_id)
+    )
     registry.loaded(name, folder=f"/weights/{name}", size_bytes=1, task=task)
     return name
 

@@ -12,11 +12,11 @@ import pytest
 
 from llmariner.authorization.matrix import Access, Objects, Verdict, Whose, declared, verdict
 
-from ..asking import Answer, InProcess, Question
+from ..asking import Answer, InProcess, Question, check
 from ..children import CHECKOUT
 from ..conftest import Ask
 from ..installation import Installation
-from .objects import IN_BODY, OBJECTS, seed
+from .objects import IN_BODY, OBJECTS, model, seed
 from .world import CALLERS, World
 
 ROUTES = declared(CHECKOUT)
@@ -154,6 +154,35 @@ def test_a_key_is_made_in_no_project_that_the_caller_is_not_in(
         body |= {"organization_id": place.organization_id}
         answer = ask("api_keys", Question("POST", "/v1/api_keys", body, world.headers[caller]))
         assert answer.status == status, (caller, answer.body)
+
+
+SHARED = {
+    "GET /v1/models/{id}": None,
+    "PATCH /v1/models/{id}": {"config": {}, "update_mask": "config"},
+    "POST /v1/models/{id}:activate": None,
+    "POST /v1/models/{id}:deactivate": None,
+    "DELETE /v1/models/{id}": None,
+}
+
+
+@pytest.mark.parametrize("route", SHARED)
+def test_what_all_projects_share_is_changed_by_the_organisation_that_runs_the_platform(
+    route: str, world: World, ask: Ask, installation: Installation
+) -> None:
+    shared = model(world, world.places[Whose.OWN], shared=True)
+    method, path = route.replace("{id}", shared).split()
+    asked = [world.headers[caller] for caller in ("owner", "project owner", "member")]
+    for headers in asked:
+        answer = ask("models", Question(method, path, SHARED[route], headers))
+        assert answer.status == (200 if method == "GET" else 403), answer.body
+    runs = {"authorization": f"Bearer {installation.keys.admin}"}
+    assert ask("models", Question(method, path, SHARED[route], runs)).status == 200
+
+
+def test_other_organisations_make_models_of_their_own_projects_only(world: World, ask: Ask) -> None:
+    body = {"id": f"walk/shared-{world.number()}", "source_repository": "LOCAL"}
+    for headers in (world.headers["owner"], world.headers["member"]):
+        check(ask("models", Question("POST", "/v1/models", body, headers)), 403, "insufficient_permissions")
 
 
 def test_a_role_that_the_organisation_made_gives_what_it_holds_and_no_project_adds_to_it(
