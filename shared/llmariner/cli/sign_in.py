@@ -51,8 +51,9 @@ def login(session: Session, no_open: bool, token_file: str | None, connector: st
         made = from_token_file(bare, scopes)
     else:
         made = _as_a_person(issuer, client_id, scopes, no_open=no_open)
-    endpoint = session.target().endpoint
-    session.sign_in_file().put(endpoint, made)
+    file = session.sign_in_file()
+    with file.alone():
+        file.put(session.target().endpoint, made)
     session.forget_target()
     _tell(session, made)
 
