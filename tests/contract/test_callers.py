@@ -131,6 +131,21 @@ def test_a_superseded_secret_is_no_good(owner: Owner, keys: Keys, callers: Calle
     assert callers.by_secret(new) is not None
 
 
+def test_when_a_key_was_last_used_is_noted_to_the_minute(
+    database: Database, owner: Owner, keys: Keys, callers: Callers
+) -> None:
+    made, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
+    assert callers.by_secret(secret) is not None
+    noted = keys.get(owner, made.id)
+    now = noted.last_used_at or 0
+    assert (now, noted.revision) == (pytest.approx(time.time(), abs=30), made.revision)
+    for before, after in ((now - 40, now - 40), (now - 90, now)):
+        with database.write() as session:
+            session.run(update(api_keys).where(api_keys.c.id == made.id).values(last_used_at=before))
+        callers.by_secret(secret)
+        assert keys.get(owner, made.id).last_used_at == pytest.approx(after, abs=15)
+
+
 def test_headers_of_a_key_must_name_its_own(owner: Owner, keys: Keys, callers: Callers) -> None:
     _, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     assert callers.by_secret(secret, owner.organization_id, "Default Project") is not None

@@ -131,21 +131,28 @@ class Invites:
 
         NotFound for a token that is unknown, expired, taken back or used: which of these is nobody's business.
         """
+        digest = secrets.digest(self._pepper, token)
+        with self._database.read() as session:
+            _open(session, digest)  # so that who tries tokens holds up nobody
         with self._database.write() as session:
             alone(session)
-            row = session.first(select(invites).where(invites.c.digest == secrets.digest(self._pepper, token)))
-            invite = _invite(row) if row is not None else None
-            if invite is None or not invite.open(time.time()):
-                raise NotFound(
-                    "This invitation is not good: it is unknown, expired, taken back or used. Ask for another.",
-                    param="token",
-                )
+            invite = _open(session, digest)
             user_id = _let_in(session, invite)
             session.run(update(invites).where(invites.c.id == invite.id).values(accepted_at=int(time.time())))
             changed(session, user_ids=[user_id])
             told = {"user_id": user_id, "email": invite.email}
             done(session, None, "invite.accepted", invite.id, told, organization_id=invite.organization_id)
         return self.get(invite.organization_id, invite.id), user_id
+
+
+def _open(session: ReadSession, digest: str) -> Invite:
+    row = session.first(select(invites).where(invites.c.digest == digest))
+    invite = _invite(row) if row is not None else None
+    if invite is None or not invite.open(time.time()):
+        raise NotFound(
+            "This invitation is not good: it is unknown, expired, taken back or used. Ask for another.", param="token"
+        )
+    return invite
 
 
 def _check_promises(session: ReadSession, caller: Caller, promises: Sequence[Promise]) -> None:
