@@ -265,7 +265,10 @@ def test_an_owner_may_let_somebody_move_to_another_issuer(
         people.unlink(alice, alice.user_id)
     with pytest.raises(NotFound):
         people.unlink(administrator, "user_nobody")
+    keys = Keys(database, Secret("p" * 32))
+    before, _ = keys.changed_since(0)
     people.unlink(administrator, alice.user_id)
+    assert keys.changed_since(before)[1] == [alice.user_id]  # gateways forget the tokens that they know
     assert people.caller(moved).user_id == alice.user_id
     with pytest.raises(PermissionDenied):
         people.caller(tokens.new())

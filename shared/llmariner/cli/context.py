@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.places import complete_organizations, complete_projects
 from llmariner.cli.session import Session
 
 __all__ = ["context"]
@@ -46,8 +47,13 @@ def get_context(session: Session) -> None:
     metavar="KEY",
     help="API key; `-` reads it from standard input, which keeps it out of the history.",
 )
-@click.option("--organization", metavar="ORGANIZATION", help="Title or id of the organization to work in.")
-@click.option("--project", metavar="PROJECT", help="Title or id of the project to work in.")
+@click.option(
+    "--organization",
+    metavar="TITLE_OR_ID",
+    shell_complete=complete_organizations,
+    help="The organization to work in.",
+)
+@click.option("--project", metavar="TITLE_OR_ID", shell_complete=complete_projects, help="The project to work in.")
 @pass_session
 def set_context(
     session: Session, endpoint: str | None, api_key: str | None, organization: str | None, project: str | None

@@ -23,6 +23,7 @@ from llmariner.tenancy.acts import alone
 from llmariner.tenancy.arrivals import Arrival
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.callers import Callers
+from llmariner.tenancy.standing import changed
 from llmariner.tenancy.tables import organizations, users
 
 __all__ = ["SignIn"]
@@ -88,6 +89,7 @@ class SignIn:
             if person is None:
                 raise NotFound(f"No person with id '{user_id}'. List them with GET /v1/users.", param="user_id")
             session.run(update(users).where(one).values(issuer=None, subject=None))
+            changed(session, user_ids=[user_id])
             log.add(
                 session,
                 actor,
