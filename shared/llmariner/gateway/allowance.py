@@ -60,7 +60,11 @@ class Allowance:
     def __init__(self, rule: Rule) -> None:
         self._given = [0, 0, 0, 0]
         self.tokens_used = self.money_used = 0
-        self.requests = self.tokens = self.places = self.money = math.inf
+        # Whole numbers where something is limited: they are also shown.
+        self.requests: float = math.inf
+        self.tokens: float = math.inf
+        self.places: float = math.inf
+        self.money: float = math.inf
         self.limited: tuple[bool, ...] = (False, False, False, False)
         self.change(rule)
         self.free = NOTHING
@@ -79,13 +83,13 @@ class Allowance:
         limited = tuple(most is not None for most in least)
         # Nothing of what becomes limited is held yet, and nothing is counted of what was not.
         if limited[0] is not self.limited[0]:
-            self._given[0], self.requests = self.used.requests, 0.0 if limited[0] else math.inf
+            self._given[0], self.requests = self.used.requests, 0 if limited[0] else math.inf
         if limited[1] is not self.limited[1]:
-            self._given[1], self.tokens = self.tokens_used, 0.0 if limited[1] else math.inf
+            self._given[1], self.tokens = self.tokens_used, 0 if limited[1] else math.inf
         if limited[2] is not self.limited[2]:
-            self._given[2], self.places = 0, 0.0 if limited[2] else math.inf
+            self._given[2], self.places = 0, 0 if limited[2] else math.inf
         if limited[3] is not self.limited[3]:
-            self._given[3], self.money = self.money_used, 0.0 if limited[3] else math.inf
+            self._given[3], self.money = self.money_used, 0 if limited[3] else math.inf
         self.limited = limited
         self._part = Amounts(*((most or 0) // _PARTS for most in least))
 

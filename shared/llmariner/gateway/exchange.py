@@ -69,8 +69,9 @@ class Exchange:
             self._headers.append((b"openai-organization", key.organization_id.encode()))
             request = parse(route, head.get(b"content-type", b""), await self._body(head))
             wait = self._longest_wait(head.get(b"prefer"), stream=request.stream)
-            limits, asked = gateway.limits, (key, request.model, request.prompt, request.answer)
-            reserved = limits.reserve(*asked) or await limits.admit(*asked)
+            reserved = gateway.limits.reserve(key, request.model, request.prompt, request.answer)
+            if reserved is None:
+                reserved = await gateway.limits.admit(key, request.model, request.prompt, request.answer)
             self._headers += reserved.bound.headers()
             await self._handle(key, request, reserved, wait)
         except PlatformError as error:

@@ -76,7 +76,16 @@ class Limits:
         if terms is None:
             return None
         bound = terms.by_model.get(model, terms.always)
-        return _taken(bound, prompt + (bound.open_answer if answer is None else answer))
+        tokens = prompt + (bound.open_answer if answer is None else answer)
+        # As in `_taken`; a call more would be a tenth of this.
+        for limit in bound.limits:
+            if limit.requests < 1 or limit.tokens < tokens or limit.places < 1:
+                return None
+        for limit in bound.limits:
+            limit.requests -= 1
+            limit.tokens -= tokens
+            limit.places -= 1
+        return Reservation(bound, tokens)
 
     async def admit(self, key: Key, model: str, prompt: int, answer: int | None) -> Reservation:
         """As `reserve`, getting more where a slice is used up. RateLimited says when to come again."""

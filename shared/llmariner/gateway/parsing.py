@@ -65,13 +65,19 @@ def _longest_answer(route: Route, fields: dict[str, Any]) -> int | None:
     longest = fields.get("max_completion_tokens") or fields.get("max_tokens")
     if longest is None:
         longest = route.answer
-    if not longest:
-        return longest
-    choices = max(fields.get("n") or 1, fields.get("best_of") or 1)
+    if longest and ("n" in fields or "prompt" in fields):
+        longest *= _choices(fields)
+    found: int | None = longest
+    return found
+
+
+def _choices(fields: dict[str, Any]) -> int:
+    """How many answers are made: of each prompt, as many as are asked for."""
+    choices: int = max(fields.get("n") or 1, fields.get("best_of") or 1)
     prompts = fields.get("prompt")
     if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
-        choices *= len(prompts)
-    return int(longest * choices)
+        return choices * len(prompts)
+    return choices
 
 
 def _decoded(body: bytes) -> dict[str, Any]:
