@@ -31,18 +31,22 @@ def list_events(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> dict[str, Any]:
     """Deliveries, newest first; `after` is the `cursor` of the last one seen."""
-    found = context_of(request).deliveries.page(key.owner.project_id, state, after=after or None, limit=limit + 1)
+    asked: dict[str, Any] = {"organization_id": _owned(key), "after": after or None, "limit": limit + 1}
+    found = context_of(request).deliveries.page(key.owner.project_id, state, **asked)
     page = found[:limit]
     return {"object": "list", "data": [_rendered(delivery) for delivery in page], "has_more": len(found) > limit}
 
 
 def replay_event(request: Request, key: Writer, event_id: str) -> dict[str, Any]:
     """Deliver a dead letter again."""
-    return {
-        "id": event_id,
-        "object": "event",
-        "replayed": context_of(request).deliveries.replay(key.owner.project_id, event_id),
-    }
+    deliveries = context_of(request).deliveries
+    replayed = deliveries.replay(key.owner.project_id, event_id, organization_id=_owned(key))
+    return {"id": event_id, "object": "event", "replayed": replayed}
+
+
+def _owned(key: Caller) -> str | None:
+    """The organisation whose own events the caller sees: of people, invitations, admin keys."""
+    return key.organization_id if key.is_owner else None
 
 
 def _rendered(delivery: Delivery) -> dict[str, Any]:

@@ -9,8 +9,11 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import select
 
 from llmariner.authorization.matrix import Access, Objects, Verdict, Whose, declared, verdict
+from llmariner.platform.events import outbox
+from llmariner.platform.events.tables import events
 
 from ..asking import Answer, InProcess, Question, check
 from ..children import CHECKOUT
@@ -154,6 +157,28 @@ def test_a_key_is_made_in_no_project_that_the_caller_is_not_in(
         body |= {"organization_id": place.organization_id}
         answer = ask("api_keys", Question("POST", "/v1/api_keys", body, world.headers[caller]))
         assert answer.status == status, (caller, answer.body)
+
+
+def test_what_an_organisation_is_told_of_itself_only_its_owners_see(world: World, ask: Ask) -> None:
+    with world.database.write() as session:
+        for place in (world.places[Whose.OWN], world.places[Whose.OTHER]):
+            told = {"organization_id": place.organization_id, "project_id": None, "name": '"organization_id":"'}
+            outbox.add(session, "ai.llmariner.test.walked.v1", f"told/{place.organization_id}", told)
+        outbox.add(session, "ai.llmariner.test.walked.v1", "told/everybody", {"project_id": None})
+    here, other = "told/org_walk-here", "told/org_walk-other"
+    for caller, seen in (("owner", {here}), ("project owner", set()), ("member", set())):
+        listed = ask("events", Question("GET", "/v1/events", None, world.headers[caller], "limit=100")).json["data"]
+        subjects = {event["subject"] for event in listed}
+        assert subjects & {here, other, "told/everybody"} == seen | {"told/everybody"}, caller
+        [theirs] = [event_id for event_id, subject in events_of(world) if subject == other]
+        replayed = ask("events", Question("POST", f"/v1/events/{theirs}:replay", None, world.headers[caller]))
+        check(replayed, 404, "not_found")
+
+
+def events_of(world: World) -> list[tuple[str, str]]:
+    """Ids and subjects of all events."""
+    with world.database.read() as session:
+        return [(row.id, row.subject) for row in session.rows(select(events.c.id, events.c.subject))]
 
 
 SHARED = {

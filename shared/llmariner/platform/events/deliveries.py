@@ -126,12 +126,25 @@ class Deliveries:
                 here = and_(deliveries.c.sequence == sequence, deliveries.c.consumer == consumer)
                 session.run(update(deliveries).where(here).values(**dead))
 
-    def page(self, project_id: str, state: str | None, *, after: str | None, limit: int) -> list[Delivery]:
+    def page(
+        self,
+        project_id: str,
+        state: str | None,
+        *,
+        organization_id: str | None = None,
+        after: str | None,
+        limit: int,
+    ) -> list[Delivery]:
         """Deliveries of the project's and the installation's events, newest first; `after`: the cursor of one of them.
 
+        `organization_id`: of those of this organisation, too, which belong to none of its projects.
         An event that no consumer takes, or that a Broker delivers, stands there once, with an empty consumer.
         """
-        query = _EVERY.where(_visible(project_id)).order_by(events.c.sequence.desc(), _CONSUMER).limit(limit)
+        query = (
+            _EVERY.where(_visible(project_id, organization_id))
+            .order_by(events.c.sequence.desc(), _CONSUMER)
+            .limit(limit)
+        )
         if state is not None:
             query = query.where(_STATE.in_((state,)))
         if after is not None:
@@ -143,13 +156,14 @@ class Deliveries:
         with self._database.read() as session:
             return [_delivery(row) for row in session.rows(query)]
 
-    def replay(self, project_id: str, event_id: str) -> int:
+    def replay(self, project_id: str, event_id: str, *, organization_id: str | None = None) -> int:
         """Make the dead deliveries of an event due again; returns how many. NotFound, or Conflict when none is dead.
 
         On one machine the dispatcher attempts them, on a cluster the publisher gives the event to the Broker again.
         """
         with self._database.write() as session:
-            sequence = session.value(select(events.c.sequence).where(events.c.id == event_id, _visible(project_id)))
+            seen = _visible(project_id, organization_id)
+            sequence = session.value(select(events.c.sequence).where(events.c.id == event_id, seen))
             if sequence is None:
                 raise NotFound(f"No event with id '{event_id}'. List them with GET /v1/events.", param="id")
             dead = and_(deliveries.c.sequence == sequence, deliveries.c.state == _DEAD)
@@ -198,8 +212,14 @@ _EVERY = select(
 ).select_from(events.outerjoin(deliveries, deliveries.c.sequence == events.c.sequence))
 
 
-def _visible(project_id: str) -> ColumnElement[bool]:
-    return or_(events.c.project_id.is_(None), events.c.project_id == project_id)
+def _visible(project_id: str, organization_id: str | None) -> ColumnElement[bool]:
+    """An event of no project is its organisation's, or where it names none everybody's."""
+    whose = '"organization_id":"'
+    reached: ColumnElement[bool] = events.c.data.not_like(f"%{whose}%")
+    if organization_id is not None:
+        # The data is JSON in one form, in which a text of somebody's can't look like this.
+        reached = or_(reached, events.c.data.contains(f'{whose}{organization_id}"', autoescape=True))
+    return or_(events.c.project_id == project_id, and_(events.c.project_id.is_(None), reached))
 
 
 def _delivery(row: Row[Any]) -> Delivery:
