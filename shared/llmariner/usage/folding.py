@@ -47,7 +47,7 @@ _NEEDED = frozenset({"request_id", "sequence", "kind", "at", *TOKENS, *_IDENTITY
 _NEEDED_AT_THE_END = _NEEDED | frozenset(_ENDING) - _NEWER.keys()
 # Before the closing event's place, after any checkpoint's.
 _BEFORE_LAST = 2**31 - 2
-_DIMENSIONS = ("organization_id", "project_id", "user_id", "key_id", "model", "route", "outcome", "status")
+_DIMENSIONS = ("organization_id", "project_id", "user_id", "key_id", "model", "route")
 ROLLUP_SUMS = tuple(column.name for column in ledger_rollups.c if not column.primary_key)
 _EVENT_COLUMNS = tuple(column.name for column in ledger_events.c)
 _ALWAYS = frozenset({"request_id", "sequence", "kind", "at", *TOKENS})
@@ -135,7 +135,7 @@ class Rollups:
 
     def rows(self) -> list[dict[str, Any]]:
         """What is to be added to each hour and day, in the order of their keys: whoever adds, locks in that order."""
-        names = ("organization_id", "width", "start", *_DIMENSIONS[1:])
+        names = ("organization_id", "width", "start", *_DIMENSIONS[1:], "outcome", "status")
         return [
             dict(zip((*names, *ROLLUP_SUMS), (*key, *sums), strict=True))
             for key, sums in sorted(self._sums.items())
@@ -154,11 +154,13 @@ class Rollups:
             _microseconds(request["total_seconds"]),
             _microseconds(first),
             0 if first is None else 1,
+            1 if request["outcome"] == "succeeded" else 0,
+            0 if request["outcome"] == OPEN else 1,
         )
         organization_id, *rest = (request[name] for name in _DIMENSIONS)
-        for width in WIDTHS:
+        for width, ending in ((HOUR, (request["outcome"], request["status"])), (DAY, ("", 0))):
             start = math.floor(request["admitted_at"] / width) * width
-            sums = self._sums.setdefault((organization_id, width, start, *rest), [0] * len(ROLLUP_SUMS))
+            sums = self._sums.setdefault((organization_id, width, start, *rest, *ending), [0] * len(ROLLUP_SUMS))
             for index, value in enumerate(values):
                 sums[index] += sign * value
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, Select, case, func, literal, select
+from sqlalchemy import BigInteger, ColumnElement, Select, case, cast, func, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
 from llmariner.errors import InvalidRequest
 from llmariner.platform.database import Database
-from llmariner.usage.folding import HOUR, OPEN, TOKENS, WIDTHS
+from llmariner.usage.folding import DAY, HOUR, OPEN, TOKENS, WIDTHS
 from llmariner.usage.ledger import floor
 from llmariner.usage.tables import ledger_requests, ledger_rollups
 
@@ -104,7 +104,6 @@ class Reports:
             for piece in _pieces(question, floor(session)):
                 for row in session.rows(_statement(question, piece)):
                     key, sums = tuple(row[: -len(question.measures)]), row[-len(question.measures) :]
-                    # PostgreSQL sums to Decimal.
                     known = found.setdefault(key, [0] * len(sums))
                     found[key] = [one + int(other or 0) for one, other in zip(known, sums, strict=True)]
         names = (*(("start",) if question.width else ()), *question.group_by, *question.measures)
@@ -125,7 +124,9 @@ def _pieces(question: Question, kept_from: int) -> Iterator[_Piece]:
             end = math.ceil(end / HOUR) * HOUR
     if end > time.time():
         end = math.ceil(end / HOUR) * HOUR  # nothing is admitted in the future
-    widths = [each for each in reversed(WIDTHS) if width is None or width % each == 0]
+    # Sums by day do not tell outcomes apart.
+    whole_days = not {"outcome", "status"} & {*question.group_by, *question.where}
+    widths = [each for each in reversed(WIDTHS) if (width is None or width % each == 0) and (whole_days or each < DAY)]
     yield from _cover(start, end, widths)
 
 
@@ -164,18 +165,25 @@ def _statement(question: Question, piece: _Piece) -> Select[Any]:
 
 
 def _summed(name: str, table: Any, piece: _Piece) -> ColumnElement[Any]:
-    requests = table.requests if piece.width else literal(1, BigInteger)
-    if name == "requests":
-        return func.sum(requests)
-    if name == "successful_requests":
-        return func.sum(case((table.outcome == "succeeded", requests), else_=0))
-    if name == "ended_requests":
-        return func.sum(case((table.outcome != OPEN, requests), else_=0))
+    # PostgreSQL sums such numbers to numeric, ten times as slow to read.
+    return cast(func.sum(_each(name, table, piece)), BigInteger)
+
+
+def _each(name: str, table: Any, piece: _Piece) -> ColumnElement[Any]:
     if piece.width or name in (*TOKENS, "cost"):
-        return func.sum(table[name])
-    if name == "first_tokens":
-        return func.count(table.first_token_seconds)
+        found: ColumnElement[Any] = table[name]
+        return found
     if name in PARTS:
         raise ValueError("of what costs consist is summed by whole hours only")
+    if name in _COUNTED:
+        return case((_COUNTED[name](table), 1), else_=0)
     seconds = table.total_seconds if name == "total_microseconds" else table.first_token_seconds
-    return func.sum(func.whole(seconds * 1_000_000 + 0.5))
+    return func.whole(seconds * 1_000_000 + 0.5)
+
+
+_COUNTED: dict[str, Callable[[Any], ColumnElement[bool]]] = {
+    "requests": lambda table: table.request_id.is_not(None),
+    "successful_requests": lambda table: table.outcome == "succeeded",
+    "ended_requests": lambda table: table.outcome != OPEN,
+    "first_tokens": lambda table: table.first_token_seconds.is_not(None),
+}
