@@ -140,7 +140,8 @@ def test_a_model_is_made_found_changed_and_deleted(call: Call, installation: Ins
     assert "org/life" in [model["id"] for model in loading]
     change = {"config": {"runtime_config": {"extra_args": ["--x"]}}, "update_mask": "config.runtime_config.extra_args"}
     changed = call("PATCH /v1/models/org/life", change).json
-    assert changed["config"]["runtime_config"] == {"resources": {"gpu": 1}, "replicas": 1, "extra_args": ["--x"]}
+    runtime = {"resources": {"gpu": 1}, "replicas": 1, "max_replicas": 0, "extra_args": ["--x"]}
+    assert changed["config"]["runtime_config"] == runtime
     check(call("POST /v1/models/org/life:activate"), 404, "model_not_found")
     assert call("DELETE /v1/models/org/life").json == {"id": "org/life", "object": "model", "deleted": True}
     check(call("GET /v1/models/org/life"), 404, "model_not_found")
