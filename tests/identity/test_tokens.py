@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -14,6 +15,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 
 from llmariner.errors import AuthenticationFailed, Unavailable
 from llmariner.platform.identity import Identity, is_token
@@ -132,6 +135,7 @@ FORGED: dict[str, tuple[Callable[[RunningIssuer], str], str]] = {
     "without a beginning": (lambda i: i.token(iat=None), "lacks a claim"),
     "without a subject": (lambda i: i.token(sub=None), "lacks a claim"),
     "with an empty subject": (lambda i: i.token(sub=""), "no name"),
+    "with a subject of control characters": (lambda i: i.token(sub="alice\x00"), "no name"),
     "not yet valid": (lambda i: i.token(**soon(nbf=120)), "not good yet"),
     "issued in the future": (lambda i: i.token(**soon(iat=120)), "not good yet"),
     "alg none": (lambda i: by_hand({"alg": "none"}, i.claims(), None), "algorithm"),
@@ -168,6 +172,38 @@ def test_a_forged_token_is_refused(forgery: str, issuer: RunningIssuer, checked:
     assert refused.status == 401
     assert refused.code == ("token_expired" if forgery == "expired" else "invalid_token")
     assert refused.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+
+
+JUNK: list[Any] = [None, True, 0, -1, 1.5, 10**400, "", "x", "\ud800", [], ["x"], [[]], {}, {"x": []}, "\x00" * 3]
+
+
+@pytest.mark.parametrize("name", ["alg", "kid", "typ", "crit", "jwk", "x5c", "zip", "b64"])
+def test_no_header_however_odd_is_more_than_refused(name: str, issuer: RunningIssuer, checked: Checked) -> None:
+    for junk in JUNK:
+        header = {"alg": "RS256", "kid": issuer.key.kid, "typ": "JWT", name: junk}
+        checked.refusal(by_hand(header, issuer.claims(), b"key"))
+
+
+@pytest.mark.parametrize(
+    "name", ["iss", "sub", "aud", "exp", "iat", "nbf", "azp", "client_id", "auth_time", "email", "name", "groups"]
+)
+def test_no_claim_however_odd_is_more_than_refused(name: str, issuer: RunningIssuer, checked: Checked) -> None:
+    """Signed by the issuer: what it says is its affair, and no reason to break."""
+    for junk in JUNK:
+        claims = {**issuer.claims(), name: junk}
+        with contextlib.suppress(AuthenticationFailed):
+            found = checked.identity(signed_by_hand(issuer, claims))
+            said = [found.subject, found.email or "", found.name or "", *(found.groups or ())]
+            assert all(isinstance(text, str) and text.isprintable() for text in said)
+            assert 0 <= found.signed_in_at <= time.time()
+
+
+def signed_by_hand(issuer: RunningIssuer, claims: dict[str, Any]) -> str:
+    """With the issuer's key, and none of the checks of the library that makes tokens."""
+    head = {"alg": "RS256", "kid": issuer.key.kid}
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (head, claims)]
+    signature = issuer.key.private.sign(b".".join(parts), padding.PKCS1v15(), hashes.SHA256())
+    return b".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
 
 
 def test_clocks_may_differ_a_little(issuer: RunningIssuer, checked: Checked) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import jwt
@@ -17,7 +18,7 @@ __all__ = ["OidcIssuer"]
 _MOST_CHARACTERS = 16 * 1024
 _LONGEST_SUBJECT = 320
 # Id tokens, access tokens (RFC 9068). What says that it is something else, such as a logout token, is no sign-in.
-_TYPES = frozenset({None, "JWT", "at+jwt", "application/at+jwt"})
+_TYPES = frozenset({"JWT", "at+jwt", "application/at+jwt"})
 
 
 class OidcIssuer:
@@ -47,9 +48,10 @@ class OidcIssuer:
     def _claims(self, token: str) -> dict[str, Any]:
         header = jwt.get_unverified_header(token)
         algorithm, kid = header.get("alg"), header.get("kid")
-        if algorithm not in self._settings.algorithms:
+        # Nothing is known of who wrote this: any type may stand anywhere.
+        if not isinstance(algorithm, str) or algorithm not in self._settings.algorithms:
             raise jwt.InvalidAlgorithmError
-        if header.get("typ") not in _TYPES:
+        if not isinstance(header.get("typ", "JWT"), str) or header.get("typ", "JWT") not in _TYPES:
             raise refused("it is no token of a sign-in")
         key = self._keys.key(None if kid is None else str(kid), algorithm)
         if key is None:
@@ -68,27 +70,33 @@ class OidcIssuer:
     def _check_client(self, claims: dict[str, Any]) -> None:
         """The client that the token was made for is one of ours; a token with several audiences must name it."""
         named = [claims[name] for name in ("azp", "client_id") if name in claims]
-        if any(client not in self._settings.clients for client in named):
+        if any(not isinstance(client, str) or client not in self._settings.clients for client in named):
             raise refused("it was made for another application")
         if not named and isinstance(claims["aud"], list) and len(claims["aud"]) > 1:
             raise refused("it has several audiences and does not say for which application it was made")
 
     def _identity(self, claims: dict[str, Any]) -> Identity:
-        subject, email, name = claims["sub"], claims.get("email"), claims.get("name")
-        if not isinstance(subject, str) or not 0 < len(subject) <= _LONGEST_SUBJECT:
-            raise refused("its subject is no name")
+        subject, email, signed_in = _text(claims["sub"]), _text(claims.get("email")), claims.get("auth_time")
+        if subject is None or len(subject) > _LONGEST_SUBJECT or len(email or "") > _LONGEST_SUBJECT:
+            raise refused("its subject or e-mail is no name")
         groups = claims.get(self._settings.groups_claim)
+        at = signed_in if isinstance(signed_in, int) else int(claims["iat"])
         return Identity(
             issuer=self._settings.issuer,
             subject=subject,
-            email=email.strip().lower() or None if isinstance(email, str) else None,
+            email=email.strip().lower() or None if email else None,
             # Some issuers say so in words.
             email_verified=self._settings.trust_email or str(claims.get("email_verified")).lower() == "true",
-            name=name[:256] if isinstance(name, str) and name else None,
-            groups=frozenset(map(str, groups)) if isinstance(groups, list) else None,
-            signed_in_at=int(signed_in if isinstance(signed_in := claims.get("auth_time"), int) else claims["iat"]),
+            name=(_text(claims.get("name")) or "")[:256] or None,
+            groups=frozenset(filter(None, map(_text, groups))) if isinstance(groups, list) else None,
+            signed_in_at=max(0, min(at, int(time.time()))),
             expires_at=int(claims["exp"]),
         )
+
+
+def _text(claim: Any) -> str | None:
+    """A claim that is a text, and one that databases and terminals take; None for anything else."""
+    return claim if isinstance(claim, str) and claim and claim.isprintable() else None
 
 
 def refused(reason: str, *, code: str = "invalid_token") -> AuthenticationFailed:
