@@ -184,7 +184,21 @@ def test_who_belongs_nowhere_is_told(database: Database, owner: Owner, callers: 
         callers.of_user(member.user_id)
 
 
-def test_who_had_a_key_before_there_were_memberships_keeps_what_it_did(new_database: Any) -> None:
+_ALL_OF_0001 = (
+    "api.api_usages.read api.api_usages.write api.batch.jobs.read api.batch.jobs.write api.clusters.read "
+    "api.clusters.write api.events.read api.events.write api.files.read api.files.write api.fine_tuning.jobs.read "
+    "api.fine_tuning.jobs.write api.model.read api.model.write api.organizations.projects.api_keys.read "
+    "api.organizations.projects.api_keys.write api.selfuser.read api.selfuser.write api.vector-stores.read "
+    "api.vector-stores.write api.workspaces.notebooks.read api.workspaces.notebooks.write"
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("api.files.read", frozenset({"api.files.read"})), (_ALL_OF_0001, OWNER_SCOPES)]
+)
+def test_who_had_a_key_before_there_were_memberships_keeps_what_it_did(
+    before: str, after: frozenset[str], new_database: Any
+) -> None:
     database = new_database()
     upgrade(database, "0001")
     with database.write() as session:
@@ -196,14 +210,14 @@ def test_who_had_a_key_before_there_were_memberships_keeps_what_it_did(new_datab
             text(
                 "INSERT INTO api_keys (id, name, user_id, project_id, organization_id, prefix, scopes, created_at, "
                 "excluded_from_rate_limiting, digest, revision) VALUES "
-                "('key_1', 'a', 'user_1', 'proj_1', 'org_1', 'sk-', 'api.files.read', 1, false, 'd', 1)"
-            )
+                "('key_1', 'a', 'user_1', 'proj_1', 'org_1', 'sk-', :scopes, 1, false, 'd', 1)"
+            ).bindparams(scopes=before)
         )
     upgrade(database)
     found = Callers(database, _PEPPER).by_digest("d")
     assert found is not None
     assert (found[1].organization_role, found[1].project_role) == ("owner", "owner")
-    assert found[1].scopes == {"api.files.read"}
+    assert found[1].scopes == after
     with database.read() as session:
         assert session.value(select(organization_users.c.created_at)) == pytest.approx(time.time(), abs=60)
         assert session.value(select(api_keys.c.kind)) == "project"

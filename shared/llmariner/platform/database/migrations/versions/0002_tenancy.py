@@ -22,6 +22,22 @@ _TABLES = (
 )
 
 
+# What an owner could have a key carry before this version, and what there is to carry now.
+_ALL_BEFORE = (
+    "api.api_usages.read api.api_usages.write api.batch.jobs.read api.batch.jobs.write api.clusters.read "
+    "api.clusters.write api.events.read api.events.write api.files.read api.files.write api.fine_tuning.jobs.read "
+    "api.fine_tuning.jobs.write api.model.read api.model.write api.organizations.projects.api_keys.read "
+    "api.organizations.projects.api_keys.write api.selfuser.read api.selfuser.write api.vector-stores.read "
+    "api.vector-stores.write api.workspaces.notebooks.read api.workspaces.notebooks.write"
+)
+_MORE = (
+    "api.audit.read api.budgets.read api.budgets.write api.inference.write api.limits.read api.limits.write "
+    "api.organizations.projects.read api.organizations.projects.users.read api.organizations.projects.users.write "
+    "api.organizations.projects.write api.organizations.read api.organizations.users.read "
+    "api.organizations.users.write api.organizations.write api.prices.read api.prices.write"
+)
+
+
 def upgrade() -> None:
     _widen_projects()
     _widen_users()
@@ -182,8 +198,14 @@ def _audit() -> None:
 
 
 def _join_those_there() -> None:
-    """Who made keys before there were memberships owned the installation; they go on owning what they used."""
+    """Who made keys before there were memberships owned the installation; they go on owning what they used.
+
+    A key that carried all there was carries all there is: the administrator's first one must be able to let others in.
+    """
     now = int(time.time())
+    all_now = " ".join(sorted([*_ALL_BEFORE.split(), *_MORE.split()]))
+    widen = sa.text("UPDATE api_keys SET scopes = :now WHERE scopes = :before")
+    op.execute(widen.bindparams(now=all_now, before=_ALL_BEFORE))
     op.execute(
         sa.text(
             "INSERT INTO organization_users (organization_id, user_id, role, created_at) "
