@@ -31,7 +31,7 @@ def lab() -> Lab:
 def test_removal_leaves_nothing_and_the_platform_can_come_again(lab: Lab) -> None:
     before = _objects(lab)
     assert {"Namespace", "ClusterQueue", "ClusterRole", "ClusterServingRuntime"} <= {kind for kind, _ in before}
-    print(f"\n{len(before)} objects of no namespace or ours before")
+    print(f"\n{len(before)} objects bear our label before")
     uninstall(lab)
     until("nothing is left", lambda: _named(_left(lab)), seconds=300)
     assert _volumes_of_ours(lab) == []
