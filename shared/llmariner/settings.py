@@ -215,13 +215,13 @@ class IdentitySettings:
     """`LLMARINER_OIDC_INTERNAL_URL`: where functions reach the issuer, if not at its own name."""
 
     trust_email: bool = False
-    """`LLMARINER_OIDC_TRUST_EMAIL=1`: believe e-mails that the issuer does not call verified."""
+    """`LLMARINER_OIDC_TRUST_EMAIL`: 1: believe e-mails that the issuer does not call verified."""
 
     newcomer_role: str = "none"
     """`LLMARINER_OIDC_NEWCOMERS`: what nobody invited becomes in the default organization: none, reader, member."""
 
     plain_http: bool = False
-    """`LLMARINER_OIDC_PLAIN_HTTP=1`: take an issuer on http:// that is not on this machine. For tests."""
+    """`LLMARINER_OIDC_PLAIN_HTTP`: 1: take an issuer on http:// that is not on this machine. For tests."""
 
     @classmethod
     def load(cls, env: Environment) -> IdentitySettings:
