@@ -98,7 +98,9 @@ class Controllers(threading.Thread):
     def run(self) -> None:
         while not self.done.wait(0.03):
             for service in self.listed(INFERENCE_SERVICES):
-                self.reconcile(service)
+                # What was deleted or changed meanwhile is looked at again, as real ones do.
+                with contextlib.suppress(AssertionError):
+                    self.reconcile(service)
             for each in self.also:
                 each()
         for engine in self.engines.values():
