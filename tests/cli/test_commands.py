@@ -118,6 +118,24 @@ ADA = {
 ACT = {"id": "audit_log_1", "type": "project.archived", "effective_at": 1_760_000_000, "actor": ADA}
 ACTS = {"data": [{**ACT, "project.archived": {"id": "proj_9"}, "project": {"id": "proj_9", "name": "Nine"}}]}
 WHOLE = {"whole": True, "entries": 7, "head": "ab" * 32, "broken_at": None, "reason": None}
+USED = {"data": [{"model": "a/b", "day": 1_795_478_400, "requests": 3, "prompt_tokens": 1200, "cost_usd": 0.0125}]}
+EXPLAINED = {
+    "id": "req_1",
+    "model": "a/b",
+    "outcome": "cancelled",
+    "status": 499,
+    "admitted_at": 1_760_000_000.25,
+    "first_token_seconds": 0.5,
+    "price_id": "price_1",
+    "amount": {"value": 0.000123456, "currency": "usd"},
+    "line_items": [{"line_item": "input_tokens", "quantity": 9, "price_usd": 2.5, "amount_usd": 0.0000225}],
+    "events": [{"kind": "checkpoint", "at": 1_760_000_001.25, "outcome": "open", "prompt_tokens": 9}],
+    "rebuilt_equals_stored": True,
+}
+PRICES: dict[str, Any] = {
+    "data": [{"id": "price_1", "model": "a/b", "prompt": 2.5, "cached_prompt": 0.125, "valid_from": 1_760_000_000}]
+}
+
 CASES = [
     Case("status", "GET /inference/status", STATUS, ("tiny", "this machine", "ready", "4", "7", "1,234.6", "3.0 GiB")),
     Case(
@@ -275,6 +293,33 @@ CASES = [
     ),
     Case("events replay ev_1", "POST /events/ev_1:replay", {}, ("ev_1",), body={}),
     Case(
+        "admin usage show --days 2",
+        "GET /api_usages",
+        USED,
+        ("2026-11-24", "a/b", "1,200", "0.012500", "COST $"),
+        query={"group_by": "day"},
+    ),
+    Case(
+        "admin usage why req_1",
+        "GET /organization/usage/requests/req_1",
+        EXPLAINED,
+        ("req_1", "a/b", "price_1", "0.000123456", "2.50 per million", "checkpoint", "add up to what is stored"),
+    ),
+    Case(
+        "admin prices list --model a/b",
+        "GET /prices",
+        PRICES,
+        ("a/b", "2.50", "0.125", "2025-10-09"),
+        query={"model": "a/b"},
+    ),
+    Case(
+        "admin prices set a/b --prompt 2.5 --completion 10 --cached 0.125",
+        "POST /prices",
+        PRICES["data"][0],
+        ("a/b", "2025-10-09", "price_1"),
+        body={"model": "a/b", "prompt": "2.5", "completion": "10", "cached_prompt": "0.125"},
+    ),
+    Case(
         "admin audit list --type project.archived --actor ada@x.org --actor user_1 --resource proj_9 --project proj_9",
         "GET /organization/audit_logs",
         ACTS,
@@ -291,6 +336,8 @@ CASES = [
     ),
 ]
 CASES += [Case(**row) for row in admin_cases.ROWS]
+STREAMED = {"admin usage export"}
+"""What they ask is no document; tested in `test_admin_usage`."""
 SHOWN_FROM_A_LIST = {"admin organizations get", "admin projects get", "admin roles get"}
 """They show one of what the API lists; tested in `test_admin`."""
 OFFLINE = {
@@ -354,7 +401,7 @@ def test_the_table_holds_every_command_that_asks_the_api() -> None:
     tested = {
         path for path, _ in leaves(root) if any(case.line.startswith(path + " ") or case.line == path for case in CASES)
     }
-    assert {path for path, _ in leaves(root)} - tested == OFFLINE | SHOWN_FROM_A_LIST
+    assert {path for path, _ in leaves(root)} - tested == OFFLINE | SHOWN_FROM_A_LIST | STREAMED
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.line[:60])

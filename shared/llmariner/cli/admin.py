@@ -18,6 +18,8 @@ _MEMBERS = {
     "keys": "llmariner.cli.admin_keys:keys",
     "limits": "llmariner.cli.admin_limits:limits",
     "budgets": "llmariner.cli.admin_budgets:budgets",
+    "usage": "llmariner.cli.admin_usage:usage",
+    "prices": "llmariner.cli.admin_prices:prices",
     "audit": "llmariner.cli.admin_audit:audit",
 }
 _ALIASES = {
@@ -32,6 +34,7 @@ _ALIASES = {
     "key": "keys",
     "limit": "limits",
     "budget": "budgets",
+    "price": "prices",
 }
 
 

@@ -122,6 +122,20 @@ class Api:
             error.request_id = error.request_id or request_id
             raise
 
+    @contextmanager
+    def download(self, path: str, **query: Field) -> Iterator[Iterator[bytes]]:
+        """The bytes of an answer to GET that may be of any length, as they come."""
+        with (
+            self._failures_told(),
+            self._client.stream(
+                "GET", self._url(path), params=_sent(query), headers={"accept": "*/*"}, timeout=_generation()
+            ) as response,
+        ):
+            if not response.is_success:
+                response.read()
+                raise self._refused(response)
+            yield response.iter_bytes()
+
     def _check_stream(self, response: httpx2.Response) -> None:
         if not response.is_success:
             response.read()
@@ -143,7 +157,7 @@ class Api:
             response = self._client.request(
                 method,
                 self._url(path),
-                params={name: value for name, value in (query or {}).items() if value is not None} or None,
+                params=_sent(query or {}),
                 json=None if body is None else dict(body),
                 headers=dict(headers or {}),
                 timeout=timeout or self._client.timeout,
@@ -215,6 +229,10 @@ class Api:
             f"cannot reach {self._target.endpoint} ({self._target.endpoint_source}): {error}.",
             next_step=next_step,
         )
+
+
+def _sent(query: Mapping[str, Field]) -> dict[str, str | int | Sequence[str]] | None:
+    return {name: value for name, value in query.items() if value is not None} or None
 
 
 def _generation() -> httpx2.Timeout:

@@ -19,7 +19,7 @@ from llmariner.cli.terminal import printable, write
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["Column", "Printer", "Record", "byte_size", "moment", "number"]
+__all__ = ["Column", "Printer", "Record", "byte_size", "dollars", "moment", "number"]
 
 Record = Mapping[str, Any]
 
@@ -166,6 +166,15 @@ def number(value: Any, digits: int = 0) -> str | None:
         return f"{float(value):,.{digits}f}"
     except (TypeError, ValueError):
         return None
+
+
+def dollars(value: Any) -> str | None:
+    """An amount of US dollars: at least two decimal places, and all that there are of nine."""
+    try:
+        whole, _, part = f"{float(value):,.9f}".partition(".")
+    except (TypeError, ValueError):
+        return None
+    return f"{whole}.{part.rstrip('0').ljust(2, '0')}"
 
 
 def _text(cell: str | int | None) -> str:

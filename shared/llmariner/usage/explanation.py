@@ -49,8 +49,9 @@ def _items(request: dict[str, Any], price: Price) -> list[dict[str, Any]]:
             ("input_tokens", request["prompt_tokens"] - cached, price.prompt, cost.prompt),
             ("cached_input_tokens", cached, price.cached_prompt, cost.cached),
             ("output_tokens", request["completion_tokens"], price.completion, cost.completion),
-            ("requests", int(cost.request > 0 or price.request == 0), price.request, cost.request),
+            ("requests", int(cost.request > 0), price.request, cost.request),
         )
+        if quantity
     ]
 
 

@@ -1,0 +1,80 @@
+"""`llma admin prices`: what tokens and requests of each model cost."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.session import Session
+
+__all__ = ["prices"]
+
+DAY_SECONDS = 86_400
+
+
+@click.group(cls=Group)
+def prices() -> None:
+    """Prices of models, in US dollars."""
+
+
+@prices.command("list")
+@click.option("--model", metavar="MODEL", help="Only of this model; * is the price of all without one of their own.")
+@click.option("--all", "everything", is_flag=True, help="Past and future prices too.")
+@pass_session
+def list_prices(session: Session, model: str | None, everything: bool) -> None:
+    """List the prices that are valid now."""
+    from llmariner.cli.printing import Column, dollars, moment
+
+    at = None if everything else int(time.time())
+    document = session.api().get("prices", model=model, at=at)
+
+    def money(field: str, title: str) -> Column:
+        return Column(title, lambda price: dollars(price.get(field)), right=True)
+
+    columns = [
+        Column.of("model"),
+        money("prompt", "PROMPT $/M"),
+        money("cached_prompt", "CACHED $/M"),
+        money("completion", "COMPLETION $/M"),
+        money("request", "REQUEST $"),
+        Column("FROM", lambda price: moment(price.get("valid_from"))),
+        Column("TO", lambda price: moment(price.get("valid_to"))),
+        Column.of("id"),
+    ]
+    session.printer.records(document, document["data"], columns, empty="There are no prices: nothing costs anything.")
+
+
+@prices.command("set")
+@click.argument("model", metavar="MODEL")
+@click.option("--prompt", metavar="DOLLARS", required=True, help="Per million prompt tokens, such as 0.15.")
+@click.option("--completion", metavar="DOLLARS", required=True, help="Per million tokens of answers.")
+@click.option("--cached", metavar="DOLLARS", help="Per million prompt tokens found in a cache; else as --prompt.")
+@click.option("--request", metavar="DOLLARS", help="Per request; else nothing.")
+@click.option("--in-days", metavar="N", type=click.FloatRange(min=0), help="When it begins; else now.")
+@pass_session
+def set_price(
+    session: Session,
+    model: str,
+    prompt: str,
+    completion: str,
+    cached: str | None,
+    request: str | None,
+    in_days: float | None,
+) -> None:
+    """Set what MODEL costs from now on, or later.
+
+    * is for all models without a price of their own. The price before ends where this one begins. What
+    requests cost that were admitted before stays as it is.
+    """
+    from llmariner.cli.printing import moment
+
+    body: dict[str, Any] = {"model": model, "prompt": prompt, "completion": completion}
+    body |= {name: said for name, said in (("cached_prompt", cached), ("request", request)) if said is not None}
+    if in_days is not None:
+        body["valid_from"] = time.time() + in_days * DAY_SECONDS
+    made = session.api().post("prices", body)
+    said = f"{model} costs that from {moment(made.get('valid_from'))} on ({made.get('id')})."
+    session.printer.message(made, said)

@@ -1,0 +1,204 @@
+"""`llma admin usage`: what the organisation used and what it cost, why one request cost what it did, and all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.session import Session
+
+if TYPE_CHECKING:
+    from llmariner.cli.printing import Column
+
+__all__ = ["usage"]
+
+DAY_SECONDS = 86_400
+COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
+BARS = range(8, 41)
+"""Characters of the longest bar, as far as the terminal has room beside the figures."""
+
+FIGURES = 76
+
+EIGHTHS = " ▏▎▍▌▋▊▉"
+MEASURES = {"cost": "cost_usd", "requests": "requests", "tokens": ""}
+
+Record = Mapping[str, Any]
+
+
+@click.group(cls=Group, invoke_without_command=True)
+@click.pass_context
+def usage(context: click.Context) -> None:
+    """Usage and costs of the organization.
+
+    Without a command: show the last 30 days by model.
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(show)
+
+
+@usage.command()
+@click.option("--days", metavar="N", type=click.IntRange(1, 3660), default=30, show_default=True, help="How far back.")
+@click.option("--by", type=click.Choice(["model", "project", "user", "key"]), default="model", show_default=True)
+@click.option("--plot", type=click.Choice(list(MEASURES)), default="tokens", show_default=True, help="What bars show.")
+@pass_session
+def show(session: Session, days: int = 30, by: str = "model", plot: str = "tokens") -> None:
+    """Show days as bars, and sums by model or others.
+
+    Owners see the whole organization, others their project.
+    """
+    from llmariner.cli.printing import Column
+    from llmariner.cli.subjects import names
+
+    api = session.api()
+    start = (int(time.time()) // DAY_SECONDS - days + 1) * DAY_SECONDS
+    document = api.get("api_usages", start_time=start, group_by=by)
+    if not session.printer.for_people:
+        session.printer.message(document, "")
+        return
+    by_day = {day["day"]: day for day in api.get("api_usages", start_time=start, group_by="day")["data"]}
+    shown = [by_day.get(start + number * DAY_SECONDS, {"day": start + number * DAY_SECONDS}) for number in range(days)]
+    known = names(session, api) if by != "model" else {}
+    rows = sorted(document["data"], key=lambda row: (-row.get("cost_usd", 0), -_tokens(row)))
+    if rows:
+        most = max(_measure(plot, day) for day in shown)
+        room = max(BARS[0], min(BARS[-1], session.printer.console().width - FIGURES))
+        bars = Column("", lambda day: _bar(_measure(plot, day), most, room))
+        session.printer.records({}, shown, [Column("DAY (UTC)", _day), *_figures(), bars], empty="")
+        click.echo()
+    what = Column(by.upper(), lambda row: known.get(row[by], row[by]))
+    session.printer.records({}, rows, [what, *_figures()], empty="Nothing was used in that time.")
+
+
+@usage.command()
+@click.argument("request", metavar="REQUEST_ID")
+@pass_session
+def why(session: Session, request: str) -> None:
+    """Show what made the cost of one request.
+
+    Its id is in the answer's header x-request-id, and in each line of an export.
+    """
+    from llmariner.cli.api import path_of
+    from llmariner.cli.printing import Column, dollars, number
+
+    found = session.api().get(path_of("organization", "usage", "requests", request))
+    printer = session.printer
+    printer.details(found, _told(found))
+    if not printer.for_people:
+        return
+    click.echo()
+    items = [
+        Column.of("line_item", "PAID FOR"),
+        Column("QUANTITY", lambda item: number(item.get("quantity")), right=True),
+        Column("PRICE $", _price, right=True),
+        Column("COST $", lambda item: dollars(item.get("amount_usd")), right=True),
+    ]
+    printer.records({}, found["line_items"], items, empty="No price was valid when it was admitted: it costs nothing.")
+    click.echo()
+    events = [
+        Column("EVENT", lambda event: event.get("kind")),
+        Column("AFTER S", lambda event: number(event["at"] - found["admitted_at"], 3), right=True),
+        Column.of("outcome"),
+        *(
+            Column(name.removesuffix("_tokens").upper(), partial(_count, name), right=True)
+            for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+        ),
+        Column("COST SO FAR $", lambda event: dollars(event.get("amount_usd")), right=True),
+    ]
+    printer.records({}, found["events"], events, empty="")
+
+
+@usage.command()
+@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.option("--format", "form", type=click.Choice(["csv", "parquet"]), help="Else by FILE's ending; csv for -.")
+@click.option("--days", metavar="N", type=click.IntRange(min=1), default=31, show_default=True, help="How far back.")
+@pass_session
+def export(session: Session, file: Path, form: str | None, days: int) -> None:
+    """Write every request to a file, as CSV or Parquet.
+
+    Those of the whole organization, one a line, oldest first; - is stdout. Parquet needs the package's extra:
+    pip install 'llmariner-knative[parquet]'.
+    """
+    from llmariner.cli.usage_export import write_csv, write_parquet
+
+    chosen = form or ("parquet" if file.suffix == ".parquet" else "csv")
+    start = int(time.time()) - days * DAY_SECONDS
+    write = write_parquet if chosen == "parquet" else write_csv
+    with session.api().download("organization/usage/requests", start_time=start) as chunks:
+        count = write(chunks, file)
+    if str(file) != "-":
+        session.printer.message({"file": str(file), "requests": count}, f"Wrote {count:,} requests to {file}.")
+
+
+def _figures() -> list[Column]:
+    from llmariner.cli.printing import Column, number
+
+    counts = [Column(name.upper().replace("_TOKENS", ""), partial(_count, name), right=True) for name in COUNTS]
+    return [*counts, Column("COST $", lambda row: number(row.get("cost_usd"), 6), right=True)]
+
+
+def _count(name: str, row: Record) -> str | None:
+    from llmariner.cli.printing import number
+
+    return number(row.get(name))
+
+
+def _tokens(row: Record) -> int:
+    return int(row.get("prompt_tokens", 0)) + int(row.get("completion_tokens", 0))
+
+
+def _measure(plot: str, day: Record) -> float:
+    return float(day.get(MEASURES[plot], 0)) if MEASURES[plot] else float(_tokens(day))
+
+
+def _bar(value: float, most: float, room: int) -> str:
+    """As long as its share of the greatest, to an eighth of a character; what is not nothing shows."""
+    if not value or not most:
+        return " "
+    eighths = max(1, round(value / most * room * 8))
+    return ("█" * (eighths // 8) + EIGHTHS[eighths % 8]).rstrip()
+
+
+def _day(row: Record) -> str:
+    # Days are UTC's, whatever the user's own zone.
+    return time.strftime("%Y-%m-%d", time.gmtime(row["day"]))
+
+
+def _price(item: Record) -> str | None:
+    from llmariner.cli.printing import dollars
+
+    each = dollars(item.get("price_usd"))
+    return f"{each} each" if item.get("line_item") == "requests" else f"{each} per million"
+
+
+def _told(found: Record) -> dict[str, str | int | None]:
+    from llmariner.cli.printing import dollars, moment, number
+
+    times = {
+        "Waited for the model to wake": found.get("wake_seconds"),
+        "Waited for a place": found.get("queued_seconds"),
+        "First token after": found.get("first_token_seconds"),
+        "Took": found.get("total_seconds"),
+    }
+    return {
+        "Request": found["id"],
+        "Project": found.get("project_id"),
+        "User": found.get("user_id"),
+        "Key": found.get("api_key_id"),
+        "Model": found.get("model"),
+        "Adapter": found.get("adapter"),
+        "Route": found.get("route"),
+        "Outcome": f"{found.get('outcome')}, status {found.get('status')}",
+        "Admitted": moment(found.get("admitted_at")),
+        **{name: f"{number(value, 3)} s" for name, value in times.items() if value is not None},
+        "Price": found.get("price_id"),
+        "Cost $": dollars(found["amount"]["value"]),
+        "Proof": "its events add up to what is stored"
+        if found.get("rebuilt_equals_stored")
+        else "ITS EVENTS DO NOT ADD UP TO WHAT IS STORED",
+    }

@@ -1,0 +1,128 @@
+"""Requests as the API streams them, into a file: as they come, or as Parquet; some thousand in memory at once."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from llmariner.cli.failures import CommandError, ExitCode
+
+__all__ = ["write_csv", "write_parquet"]
+
+_BATCH = 20_000
+_WHOLE = frozenset({"status", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"})
+_NANO = 10**9
+
+
+def write_csv(chunks: Iterable[bytes], file: Path) -> int:
+    """Write the text as it is; returns how many requests it holds. `-`: to stdout."""
+    if str(file) == "-":
+        return _copied(chunks, sys.stdout.buffer)
+    with _opened(file) as out:
+        return _copied(chunks, out)
+
+
+def write_parquet(chunks: Iterable[bytes], file: Path) -> int:
+    """Write columns: texts, whole numbers, seconds as float64, `cost_nano_usd` as int64; returns how many requests."""
+    if str(file) == "-":
+        raise CommandError(ExitCode.USAGE, "Parquet can't be written to a pipe.", next_step="name a file.")
+    try:
+        from arro3.core import Array, DataType, Field, RecordBatch, RecordBatchReader, Schema
+        from arro3.io import write_parquet as write
+    except ImportError as error:
+        raise CommandError(
+            ExitCode.USAGE,
+            "this Python has no package that writes Parquet.",
+            next_step="pip install 'llmariner-knative[parquet]', or name a file that ends in .csv.",
+        ) from error
+    rows = csv.reader(_lines(chunks))
+    names = next(rows)
+    types = {name: _type(name, DataType) for name in names}
+    schema = Schema([Field(_column(name), types[name], nullable=True) for name in names])
+    count, broken = 0, []
+
+    def batches() -> Iterator[Any]:
+        nonlocal count
+        try:
+            while batch := list(islice(rows, _BATCH)):
+                count += len(batch)
+                columns = zip(names, zip(*batch, strict=True), strict=True)
+                arrays = [Array(_values(name, texts), types[name]) for name, texts in columns]
+                yield RecordBatch.from_arrays(arrays, schema=schema)
+        except Exception as error:
+            broken.append(error)  # what comes out at the other end of the library is text
+            raise
+
+    with _opened(file) as out:
+        try:
+            write(RecordBatchReader.from_batches(schema, batches()), out, compression="zstd(3)")
+        except Exception as error:
+            raise (broken or [error])[0] from None
+    return count
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
+    """The file is there when all of it is: half an export looks like a whole one."""
+    part = file.with_name(file.name + ".part")
+    try:
+        with part.open("wb") as out:
+            yield out
+        part.replace(file)
+    except OSError as error:
+        raise CommandError(
+            ExitCode.USAGE, f"{file} can't be written: {error.strerror}.", next_step="name another file."
+        ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _copied(chunks: Iterable[bytes], out: BinaryIO) -> int:
+    lines = 0
+    for chunk in chunks:
+        lines += chunk.count(b"\n")
+        out.write(chunk)
+    out.flush()
+    return max(0, lines - 1)
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    decoder, rest = codecs.getincrementaldecoder("utf-8")(), ""
+    for chunk in chunks:
+        *whole, rest = (rest + decoder.decode(chunk)).split("\n")
+        yield from (line + "\n" for line in whole)
+    if rest:
+        yield rest
+
+
+def _column(name: str) -> str:
+    return "cost_nano_usd" if name == "cost_usd" else name
+
+
+def _type(name: str, types: Any) -> Any:
+    if name in _WHOLE or name == "cost_usd":
+        return types.int64()
+    return types.float64() if name.endswith(("_seconds", "_at")) else types.utf8()
+
+
+def _values(name: str, texts: Sequence[str]) -> list[Any]:
+    """Nothing is null. Money is whole nano-dollars: a float would not be exact."""
+    if name == "cost_usd":
+        return [_nano(text) for text in texts]
+    if name in _WHOLE:
+        return [int(text) if text else None for text in texts]
+    if name.endswith(("_seconds", "_at")):
+        return [float(text) if text else None for text in texts]
+    return [text or None for text in texts]
+
+
+def _nano(text: str) -> int:
+    whole, _, part = text.partition(".")
+    return int(whole) * _NANO + int(part.ljust(9, "0"))
