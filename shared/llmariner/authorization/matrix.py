@@ -100,13 +100,17 @@ class Access:
 
 @dataclass(frozen=True)
 class Standing:
-    """A caller as the matrix sees one. `cut` are the scopes of a key that carries fewer than its user holds."""
+    """A caller as the matrix sees one. `cut` are the scopes of a key that carries fewer than its user holds.
+
+    `person`: one who signed in, and stands in whatever organisation or project a path names.
+    """
 
     organization_role: str | None
     project_role: str | None = None
     in_project: bool = True
     runs_installation: bool = False
     cut: frozenset[str] | None = None
+    person: bool = False
 
     @property
     def owns(self) -> bool:
@@ -135,10 +139,14 @@ def verdict(access: Access, caller: Standing | None, whose: Whose) -> Verdict:
     """
     if access.objects is Objects.EVERYBODYS:
         return Verdict.ALLOWED
-    if caller is None or caller.organization_role is None or access.objects is Objects.FUNCTIONS:
+    if caller is None or access.objects is Objects.FUNCTIONS:
         return Verdict.UNKNOWN
+    if caller.organization_role is None:
+        return Verdict.FORBIDDEN if caller.person else Verdict.UNKNOWN
     if access.objects is Objects.MODELS and not caller.in_project:
-        return Verdict.UNKNOWN
+        return Verdict.NO_PROJECT if caller.person else Verdict.UNKNOWN
+    if caller.person and "{organization_id}" in access.path and whose not in _reached(access, caller):
+        return Verdict.HIDDEN
     if access.scope not in caller.scopes or not _administers(access.objects, caller):
         return Verdict.FORBIDDEN
     if access.objects is Objects.INSTALLATION:

@@ -18,6 +18,7 @@ from llmariner.limits.openai_rows import Row
 from llmariner.limits.rules import Subject
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.events.tables import deliveries, events
+from llmariner.usage.tables import prices
 
 from .world import Place, World
 
@@ -236,6 +237,11 @@ def an_invite(world: World, place: Place) -> Asked:
     return Asked({"id": world.invite(place)})
 
 
+def dead_letters(_world: World, _place: Place) -> Asked:
+    """What became of the events that were seeded; an owner also sees others, of the organisation itself."""
+    return Asked(query="state=dead&limit=100")
+
+
 def today(_world: World, _place: Place) -> Asked:
     """Sums since yesterday, by project."""
     return Asked(query=f"start_time={int(time.time()) - 86400}&group_by=project_id")
@@ -264,7 +270,9 @@ def model(world: World, place: Place, task: Task = Task.GENERATE, *, shared: boo
 
 
 def seed(world: World) -> None:
-    """One object of every noun that is listed in each place."""
+    """One object of every noun that is listed in each place, and a price for all of them."""
+    rates = dict.fromkeys(("prompt", "cached_prompt", "completion", "request"), 1000)
+    world.add(prices, id="price_1", model="*", created_at=1, valid_from=0.0, valid_to=None, **rates)
     for place in world.distinct:
         world.key(place, place.user_id)
         world.key(place, place.user_id, admin=True)
@@ -282,6 +290,9 @@ def seed(world: World) -> None:
                 organization_id=place.organization_id,
                 project_id=place.project_id,
             )
+        subject = Subject(place.organization_id, "project", place.project_id)
+        world.context.limits.put(None, subject, "walk/seeded", {"requests_per_day": 9})
+        world.context.budgets.put(None, subject, "month", NewBudget(10**12, alert_ratio=None, hard=True))
         world.context.ledger.record([_used(place, route) for route in ("chat_completions", "embeddings")])
     world.now = 0
 
@@ -327,7 +338,7 @@ OBJECTS: dict[str, Make] = {
     "GET /v1/budgets/{id}": a_budget(),
     "POST /v1/budgets/{id}": a_budget({"amount": 7}),
     "DELETE /v1/budgets/{id}": a_budget(),
-    "GET /v1/events": nothing,
+    "GET /v1/events": dead_letters,
     "POST /v1/events/{id}:replay": an_event,
     "GET /v1/inference/status": nothing,
     "POST /v1/invitations:accept": an_invitation,

@@ -19,6 +19,7 @@ from ..asking import Answer, InProcess, Question, check
 from ..children import CHECKOUT
 from ..conftest import Ask
 from ..installation import Installation
+from .issuer import serving
 from .objects import IN_BODY, OBJECTS, model, seed
 from .world import CALLERS, World
 
@@ -28,12 +29,15 @@ REFUSALS = {401: Verdict.UNKNOWN, 403: Verdict.FORBIDDEN, 404: Verdict.HIDDEN}
 
 
 @pytest.fixture(scope="module")
-def world(installation: Installation, in_process: InProcess) -> Iterator[World]:
-    made = World(installation)
-    seed(made)
-    yield made
-    in_process.runner.run(made.context.gateway.close())
-    made.context.database.close()
+def world(
+    installation: Installation, in_process: InProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    with serving() as issuer:
+        made = World(installation, issuer, tmp_path_factory.mktemp("world") / "platform.db")
+        seed(made)
+        yield made
+        in_process.runner.run(made.context.gateway.close())
+        made.context.database.close()
 
 
 @pytest.fixture(scope="module")
@@ -124,13 +128,10 @@ def test_what_is_the_callers_to_see_is_in_the_answer(route: Access, world: World
 
 
 @pytest.mark.parametrize("route", [r for r in ROUTES if r.objects is Objects.INSTALLATION], ids=str)
-def test_who_runs_the_installation_may_do_what_concerns_all_of_it(
-    route: Access, world: World, ask: Ask, installation: Installation
-) -> None:
+def test_who_runs_the_installation_may_do_what_concerns_all_of_it(route: Access, world: World, ask: Ask) -> None:
     made = OBJECTS[str(route)](world, world.places[Whose.OTHER])
     path = PLACEHOLDER.sub(lambda match: made.path[match[1]], route.path)
-    headers = {"authorization": f"Bearer {installation.keys.admin}"}
-    assert ask(route.function, Question(route.method, path, made.body, headers, made.query)).status == 200
+    assert ask(route.function, Question(route.method, path, made.body, world.runner, made.query)).status == 200
 
 
 def test_a_colleagues_key_and_a_siblings_project_are_in_no_members_list(world: World, ask: Ask) -> None:
@@ -192,7 +193,7 @@ SHARED = {
 
 @pytest.mark.parametrize("route", SHARED)
 def test_what_all_projects_share_is_changed_by_the_organisation_that_runs_the_platform(
-    route: str, world: World, ask: Ask, installation: Installation
+    route: str, world: World, ask: Ask
 ) -> None:
     shared = model(world, world.places[Whose.OWN], shared=True)
     method, path = route.replace("{id}", shared).split()
@@ -200,8 +201,7 @@ def test_what_all_projects_share_is_changed_by_the_organisation_that_runs_the_pl
     for headers in asked:
         answer = ask("models", Question(method, path, SHARED[route], headers))
         assert answer.status == (200 if method == "GET" else 403), answer.body
-    runs = {"authorization": f"Bearer {installation.keys.admin}"}
-    assert ask("models", Question(method, path, SHARED[route], runs)).status == 200
+    assert ask("models", Question(method, path, SHARED[route], world.runner)).status == 200
 
 
 def test_other_organisations_make_models_of_their_own_projects_only(world: World, ask: Ask) -> None:

@@ -8,12 +8,17 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from sqlalchemy import update
 
 from llmariner.authorization.matrix import Standing, Whose
 from llmariner.boot import load
 from llmariner.context import Context
+from llmariner.platform.database.migrate import upgrade
 from llmariner.tenancy import secrets
+from llmariner.tenancy.bootstrap import first_owner, make_admin_key
 from llmariner.tenancy.scopes import ADMIN_KEY_SCOPES, OWNER_SCOPES
 from llmariner.tenancy.tables import (
     api_keys,
@@ -29,13 +34,13 @@ from llmariner.tenancy.tables import (
 
 from ..children import CHECKOUT
 from ..installation import Installation
+from .issuer import Issuer
 
 __all__ = ["CALLERS", "CUT", "Place", "World"]
 
 CUT = frozenset({"api.model.read", "api.events.read", "api.organizations.projects.read"})
 """What the key of an owner carries that was made to do little."""
 _MODELS = 1000
-ISSUER = "https://issuer.test"
 
 CALLERS: dict[str, Standing | None] = {
     "nobody": None,
@@ -49,6 +54,11 @@ CALLERS: dict[str, Standing | None] = {
     "viewer": Standing("reader", "viewer"),
     "owner's small key": Standing("owner", cut=CUT),
     "member's small key": Standing("reader", "member", cut=CUT),
+    "owner in person": Standing("owner", person=True),
+    "project owner in person": Standing("reader", "owner", person=True),
+    "member in person": Standing("reader", "member", person=True),
+    "reader in person": Standing("reader", in_project=False, person=True),
+    "stranger in person": Standing(None, in_project=False, person=True),
 }
 
 
@@ -68,17 +78,25 @@ class Place:
 
 
 class World:
-    """All of it, in an installation's database, with functions over it whose models are all awake."""
+    """All of it in a database of its own, with functions over it whose models are all awake.
 
-    def __init__(self, installation: Installation) -> None:
+    `runner`: the key of who runs the installation.
+    """
+
+    def __init__(self, installation: Installation, issuer: Issuer, database: Path) -> None:
+        self._issuer = issuer
         [engine, *_] = json.loads(installation.environment["LLMARINER_SERVING_STATIC"]).values()
         names = (f"walk/walk-{place}-{number}" for place in ("own", "sibling", "other") for number in range(_MODELS))
         serving = {
-            "LLMARINER_OIDC_ISSUER": ISSUER,
+            "LLMARINER_DATABASE_URL": f"sqlite:///{database}",
+            "LLMARINER_OIDC_ISSUER": issuer.url,
             "LLMARINER_SERVING_STATIC": json.dumps(dict.fromkeys(names, engine)),
         }
         self.context = Context({**installation.environment, **serving})
         self.database = self.context.database
+        upgrade(self.database)
+        _, runner = make_admin_key(self.context.keys, first_owner(self.database), "runner")
+        self.runner = {"authorization": f"Bearer {runner}"}
         self._applications: dict[str, Any] = {}
         self._numbers = itertools.count()
         self._models = {place: itertools.count() for place in ("own", "sibling", "other")}
@@ -201,7 +219,12 @@ class World:
     def group_role(self, place: Place) -> str:
         """The id of a new mapping from a group of the issuer to a role of that organisation."""
         mapping_id = f"group_{place.tag}-{self.number()}"
-        row = {"id": mapping_id, "organization_id": place.organization_id, "issuer": ISSUER, "group_name": mapping_id}
+        row = {
+            "id": mapping_id,
+            "organization_id": place.organization_id,
+            "issuer": self._issuer.url,
+            "group_name": mapping_id,
+        }
         self.add(group_roles, **row, role="reader", created_at=self.now)
         return mapping_id
 
@@ -220,6 +243,8 @@ class World:
         here = self.places[Whose.OWN]
         if name == "nobody":
             return {}
+        if standing is not None and standing.person:
+            return self._signed_in(name, standing)
         if standing is None:
             self.users[name] = self.person(here, None, None)
             _, secret = self.key(here, self.users[name])
@@ -228,6 +253,17 @@ class World:
             scopes = OWNER_SCOPES if standing.cut is None else standing.cut
             _, secret = self.key(here, user_id, scopes=scopes, admin=not standing.in_project)
         return {"authorization": f"Bearer {secret}"}
+
+    def _signed_in(self, name: str, standing: Standing) -> dict[str, str]:
+        """The token of somebody, who selects what they are in; nobody can select what they are not in."""
+        here = self.places[Whose.OWN]
+        user_id = self.users[name] = self.person(here, standing.organization_role, standing.project_role)
+        with self.database.write() as session:
+            linked = {"issuer": self._issuer.url, "subject": user_id}
+            session.run(update(users).where(users.c.id == user_id).values(**linked))
+        selected = {"openai-organization": here.organization_id} if standing.organization_role else {}
+        selected |= {"openai-project": here.project_id} if standing.works else {}
+        return {"authorization": f"Bearer {self._issuer.token(user_id)}", **selected}
 
     def _auditor(self) -> dict[str, str]:
         """A key in a role that the organisation made for reading the audit log, whose user owns a project, too."""

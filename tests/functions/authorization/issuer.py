@@ -1,0 +1,69 @@
+"""An issuer of tokens on loopback, as far as functions ask one: its metadata and its keys."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
+
+__all__ = ["Issuer", "serving"]
+
+
+class Issuer:
+    """Signs tokens of whomever it is told to."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+    def document(self, path: str) -> dict[str, Any] | None:
+        """What it publishes."""
+        if path == "/.well-known/openid-configuration":
+            return {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}
+        if path == "/keys":
+            public = RSAAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
+            return {"keys": [{**public, "kid": "1", "use": "sig"}]}
+        return None
+
+    def token(self, subject: str) -> str:
+        """Of a sign-in that lasts longer than the tests."""
+        now = int(time.time())
+        claims = {"iss": self.url, "aud": "llmariner", "azp": "llmariner", "sub": subject}
+        return jwt.encode({**claims, "iat": now, "exp": now + 7200}, self._key, algorithm="RS256", headers={"kid": "1"})
+
+
+@contextmanager
+def serving() -> Iterator[Issuer]:
+    """An issuer for as long as the block lasts."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            document = issuer.document(self.path)
+            body = json.dumps(document).encode()
+            self.send_response(200 if document else 404)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    issuer = Issuer(f"http://127.0.0.1:{server.server_address[1]}")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield issuer
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
