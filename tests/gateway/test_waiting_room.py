@@ -60,6 +60,8 @@ def test_a_stream_opens_at_once_and_says_how_the_model_comes(platform: Platform)
     assert answer.body.rfind(b"\n\n: {") < answer.body.find(b"data: ")
     row = platform.row(answer.headers["x-request-id"])
     assert 0.5 < row["waited_seconds"] < 10
+    assert 0.5 < row["wake_seconds"] <= row["waited_seconds"]
+    assert row["queued_seconds"] < 0.5
 
 
 def test_a_request_waits_as_long_as_it_prefers_and_is_then_told_the_facts(platform: Platform) -> None:

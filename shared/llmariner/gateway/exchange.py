@@ -223,7 +223,11 @@ class Exchange:
         for attempt in range(1, _ATTEMPTS + 1):
             if not (state.ready and room.try_enter()):
                 waiter = room.join(key.project_id, reserved.bound.queue_share)
-                await self._wait(room, request, waiter, deadline)
+                began = time.monotonic()
+                try:
+                    await self._wait(room, request, waiter, deadline)
+                finally:
+                    metered.waited(began, room.ready_at)
             if attempt == 1:
                 metered.waited_seconds = time.perf_counter() - self._began
             try:

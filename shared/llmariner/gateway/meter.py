@@ -60,8 +60,8 @@ class Metered:
         self.sequence = 0
         self.adapter: str | None = None
         self.waited_seconds: float | None = None
-        self.queued_seconds: float | None = None
-        self.wake_seconds: float | None = None
+        self.queued_seconds = 0.0
+        self.wake_seconds = 0.0
         self.first_token_seconds: float | None = None
         self._told: dict[str, int] = {}
         self._told_at = self.admitted_at
@@ -75,6 +75,13 @@ class Metered:
             "route": route,
             "admitted_at": self.admitted_at,
         }
+
+    def waited(self, began: float, ready_at: float) -> None:
+        """It waited from `began` until now for an engine that is ready since `ready_at`, all on the monotonic clock."""
+        now = time.monotonic()
+        awake = min(now, max(began, ready_at))
+        self.wake_seconds += awake - began
+        self.queued_seconds += now - awake
 
     def event(self, kind: str, *, outcome: str = "open", status: int = 0) -> dict[str, Any]:
         """The ledger event for now."""

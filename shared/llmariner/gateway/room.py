@@ -8,6 +8,8 @@ at once. The room is bounded per model and per tenant.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import OrderedDict, deque
 
 from llmariner.errors import PlatformError, RoomFull
@@ -37,9 +39,15 @@ class Room:
         self._queues: OrderedDict[str, deque[Waiter]] = OrderedDict()
         self.running = 0
         self.waiting = 0
+        self.ready_at = math.inf
+        """Since when the engine is ready, on the monotonic clock; infinite: it is not."""
 
     def update(self, state: ModelState) -> None:
         """Learn how the engine is, and let in whom it has room for."""
+        if not state.ready:
+            self.ready_at = math.inf
+        elif self.ready_at == math.inf:
+            self.ready_at = time.monotonic()
         self._capacity = state.capacity if state.ready else 0
         self._engine_waiting = state.engine_waiting
         self._release()
