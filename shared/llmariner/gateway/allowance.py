@@ -21,6 +21,7 @@ _PARTS = 64
 # When there was nothing left: asked again after so many seconds, or sooner after so many requests.
 _CALM_SECONDS = 3.0
 _CALM_REQUESTS = 160
+_SHARED_SECONDS = 2.0
 _RENEW_SECONDS = 10.0
 _SCARCE_SECONDS = 1.0
 _PER = ("requests", "tokens")
@@ -169,10 +170,12 @@ class Allowance:
         if self.rule.period is not None:
             # Whoever is told that the money is gone should not be told so while some comes back.
             self.closed_until = now + (grant.again or 0.0)
-        elif grant.again is not None or (grant.replicas > 1 and told is not None and _scarce(grant, told)):
+        elif grant.again is not None:
             pace = self._rates[0]
             calm = min(_CALM_SECONDS, _CALM_REQUESTS / pace) if pace else _CALM_SECONDS
-            self.closed_until = now + max(grant.again or 0.0, calm)
+            self.closed_until = now + max(grant.again, calm)
+        elif told is not None and _shared_out(grant, told):
+            self.closed_until = now + _SHARED_SECONDS
 
     def refill(self, now: float) -> None:
         """Nobody can be asked: go on by this process's part of the limits on requests and tokens. Money is not made up."""
@@ -221,10 +224,10 @@ class Allowance:
             self.money += amount
 
 
-def _scarce(grant: Grant, told: Hold) -> bool:
-    """Whether less was granted than was wanted: then there is little left, and no use in asking for each piece of it."""
-    rows = zip(grant.held, told.taken, told.wants, strict=True)
-    return any(held < taken + want for held, taken, want in rows)
+def _shared_out(grant: Grant, told: Hold) -> bool:
+    """Whether so little is left that others keep their part of it: not worth a question for each piece."""
+    rows = zip(grant.held, grant.free, told.taken, told.wants, strict=True)
+    return any(free and held < taken + want for held, free, taken, want in rows)
 
 
 def _least(amounts: Iterable[int]) -> int | None:

@@ -109,7 +109,8 @@ class Account:
         part = self.replicas.setdefault(replica, _Replica())
         self._count(part, hold.used, now, now - hold.age)
         part.held = NOTHING
-        others = [other.held for name, other in self.replicas.items() if name != replica and other.expires_at > now]
+        alive = [other.held for name, other in self.replicas.items() if name != replica and other.expires_at > now]
+        others = [held for held in alive if any(held)]
         held, free, short = [], [], []
         for index, room in enumerate(self._rooms(others)):
             if room is None:
@@ -129,7 +130,7 @@ class Account:
         part.held, part.spoke_at = Amounts(*held), at
         part.expires_at = now + LEASE_SECONDS
         again = max(short) if short else None
-        return Grant(self.rule.id, part.held, Amounts(*free), again, 1 + len(others), self.spent)
+        return Grant(self.rule.id, part.held, Amounts(*free), again, 1 + len(alive), self.spent)
 
     def holds(self, replica: str) -> bool:
         """Whether a process holds anything of it."""

@@ -1,0 +1,139 @@
+"""The account of a budget: periods, alerts and what a silent process had spent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from llmariner.gateway.control import NOTHING, Amounts, Hold, Rule
+from llmariner.limits.account import LEASE_SECONDS, Account, period_start
+from llmariner.limits.window import Window
+
+from .fleet import EMPTY, Silent
+
+AMOUNT = 1000
+NOW = datetime(2026, 3, 31, 23, 59, 50, tzinfo=UTC).timestamp()
+
+
+def budget(period: str = "month", *, hard: bool = True, alert: float | None = 0.5) -> Rule:
+    return Rule("budget_1", "org_1", "project", "proj_1", "*", {}, period, AMOUNT, hard, alert)
+
+
+def opened(rule: Rule, book: Silent, now: float = NOW) -> Account:
+    account = Account.load(rule, EMPTY)
+    account.prepare(now, book)
+    return account
+
+
+def serve(
+    account: Account, replica: str, spent: int, wants: int, *, taken: int = 0, least: int = 0, now: float = NOW
+) -> int:
+    hold = Hold("budget_1", Amounts(money=spent), Amounts(money=taken), Amounts(money=wants), Amounts(money=least))
+    return account.serve(hold, replica, now, now).held.money
+
+
+def test_what_is_spent_and_held_is_never_more_than_the_amount() -> None:
+    account = opened(budget(), Silent())
+    assert serve(account, "a", 0, 600) == 600
+    # Half of what is left, where somebody else holds some; but what a request needs, if there is as much.
+    assert serve(account, "b", 0, 600) == 200
+    assert serve(account, "b", 200, 600, least=150) == 150
+    # The four hundred are back that a had and did not use.
+    assert serve(account, "a", 200, 0) == 0
+    assert serve(account, "b", 200, 1000) == 600
+    assert account.spent + account.reserved() <= AMOUNT
+
+
+def test_what_is_reserved_is_never_taken_away() -> None:
+    account = opened(budget(), Silent())
+    serve(account, "a", 0, 1000)
+    smaller = Account.load(replace(budget(), amount=100), account.stored())
+    smaller.prepare(NOW, Silent())
+    assert serve(smaller, "a", 0, 500, taken=400) == 400
+
+
+def test_a_budget_begins_with_what_the_ledger_says() -> None:
+    book = Silent()
+    book.cost = 990
+    account = opened(budget(), book)
+    assert account.spent == 990
+    assert serve(account, "a", 0, 100) == 10
+
+
+def test_a_new_period_begins_with_what_is_held_still_held() -> None:
+    book = Silent()
+    account = opened(budget(), book)
+    serve(account, "a", 700, 100)
+    later = NOW + 15
+    account.prepare(later, book)
+    assert account.spent == 0
+    assert account.reserved() == 100
+    assert serve(account, "b", 0, 5000, least=900, now=later) == 900
+
+
+@pytest.mark.parametrize(
+    ("period", "start"),
+    [("day", datetime(2026, 3, 31, tzinfo=UTC)), ("month", datetime(2026, 3, 1, tzinfo=UTC))],
+)
+def test_periods_are_those_of_utc(period: str, start: datetime) -> None:
+    assert period_start(period, NOW) == start.timestamp()
+    assert period_start("total", NOW) == 0
+
+
+def test_an_alert_is_due_once_in_a_period() -> None:
+    book = Silent()
+    account = opened(budget(), book)
+    serve(account, "a", 499, 0)
+    assert not account.alert_due()
+    serve(account, "a", 500, 0)
+    assert account.alert_due()
+    account.alerted = True
+    account = Account.load(budget(), account.stored())
+    serve(account, "a", 900, 0)
+    assert not account.alert_due()
+    account.prepare(NOW + 15, book)
+    serve(account, "a", 1400, 0, now=NOW + 15)
+    assert account.alert_due()
+
+
+def test_a_budget_that_refuses_nothing_counts_all_the_same() -> None:
+    account = opened(budget(hard=False), Silent())
+    hold = Hold("budget_1", Amounts(money=5 * AMOUNT), NOTHING, NOTHING)
+    assert account.serve(hold, "a", NOW, NOW).held == NOTHING
+    assert account.spent == 5 * AMOUNT
+
+
+def test_a_silent_process_is_settled_once_and_may_come_back() -> None:
+    book = Silent()
+    account = opened(budget("total"), book)
+    serve(account, "a", 100, 300)
+    later = NOW + LEASE_SECONDS + 1
+    book.used["a"] = Amounts(money=50)
+    account.prepare(later, book)
+    assert (account.spent, account.reserved()) == (150, 0)
+    account.prepare(later, book)
+    assert account.spent == 150
+    # It was only cut off: what it tells is all that it ever used.
+    serve(account, "a", 170, 0, now=later)
+    assert account.spent == 170
+
+
+def test_a_window_counts_a_whole_minute_and_no_shorter() -> None:
+    window = Window(60, [])
+    window.add(100.9, 5)
+    window.forget(160.9)
+    assert window.used == 5
+    assert window.until(5, 130.0) == 31.0
+    assert window.until(6, 130.0) is None
+    window.forget(161.0)
+    assert window.used == 0
+
+
+def test_a_window_takes_what_comes_late_in_its_order() -> None:
+    window = Window(60, [])
+    for at in (105.0, 101.0, 103.0, 101.5):
+        window.add(at, 1)
+    assert window.rows == [[101, 2], [103, 1], [105, 1]]
+    assert window.until(3, 105.0) == 59.0

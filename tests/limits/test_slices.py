@@ -1,0 +1,250 @@
+"""Slices in one process: taken without a question, got together, given back, and told of in OpenAI's words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from llmariner.errors import RateLimited, Unavailable
+from llmariner.gateway.bound import longest_cost
+from llmariner.gateway.control import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.gateway.limits import Limits
+from llmariner.gateway.pricing import Price
+from llmariner.gateway.refusals import dollars, duration
+from llmariner.limits.leases import Leases, default_limit_id
+from llmariner.platform.database import Database
+from llmariner.platform.database.migrate import upgrade
+from llmariner.settings import DatabaseSettings
+
+Result = TypeVar("Result")
+KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset(), None, unlimited=False)
+RULE = default_limit_id(KEY.id)
+
+
+class Asked:
+    """The control port as far as limits go, on a database of its own; it may be away."""
+
+    def __init__(self, leases: Leases) -> None:
+        self.leases = leases
+        self.asks: list[LeaseAsk] = []
+        self.away = False
+
+    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+        self.asks.append(ask)
+        await asyncio.sleep(0.01)
+        if self.away:
+            raise Unavailable("away")
+        return self.leases.lease(ask)
+
+    async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
+        raise NotImplementedError
+
+    async def person(self, token: str, organization: str | None, project: str | None) -> Key | None:
+        raise NotImplementedError
+
+    async def model(self, model_id: str) -> ModelState:
+        raise NotImplementedError
+
+    async def wake(self, model_id: str) -> None:
+        raise NotImplementedError
+
+    async def changes(self, cursor: str) -> Changes:
+        raise NotImplementedError
+
+    async def record(self, events: Sequence[dict[str, Any]]) -> None:
+        raise NotImplementedError
+
+    async def used(self, last_used: dict[str, int]) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(DatabaseSettings(f"sqlite:///{tmp_path}/limits.db"))
+    upgrade(made)
+    yield made
+    made.close()
+
+
+def asked(database: Database, **most: int) -> Asked:
+    return Asked(Leases(database, most))
+
+
+def run(work: Awaitable[Result]) -> Result:
+    async def whole() -> Result:
+        return await work
+
+    return asyncio.run(whole())
+
+
+def headers(found: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {name.decode().removeprefix("x-ratelimit-"): value.decode() for name, value in found}
+
+
+async def refused(limits: Limits, prompt: int = 1, answer: int | None = 1) -> RateLimited:
+    with pytest.raises(RateLimited) as error:
+        await limits.admit(KEY, "m", prompt, answer)
+    return error.value
+
+
+def test_only_the_first_request_asks_while_there_is_plenty(database: Database) -> None:
+    control = asked(database, requests_per_minute=6400)
+
+    async def work() -> None:
+        limits = Limits(control)
+        await limits.admit(KEY, "m", 1, 1)
+        for _ in range(99):
+            assert limits.reserve(KEY, "m", 1, 1) is not None
+        assert limits.reserve(KEY, "m", 1, 1) is None
+
+    run(work())
+    assert len(control.asks) == 1
+
+
+def test_those_who_come_at_once_ask_together(database: Database) -> None:
+    control = asked(database, requests_per_minute=6400)
+
+    async def work() -> None:
+        limits = Limits(control)
+        await asyncio.gather(*(limits.admit(KEY, "m", 1, 1) for _ in range(1000)))
+
+    run(work())
+    assert len(control.asks) <= 6
+
+
+def test_what_is_left_is_told(database: Database) -> None:
+    control = asked(database, requests_per_minute=10, tokens_per_minute=1000)
+
+    async def work() -> list[dict[str, str]]:
+        limits, told = Limits(control), []
+        for _ in range(3):
+            reserved = await limits.admit(KEY, "m", 50, 50)
+            told.append(headers(reserved.bound.headers()))
+            reserved.settle(10, 0)
+        return told
+
+    told = run(work())
+    assert [each["remaining-requests"] for each in told] == ["9", "8", "7"]
+    # A hundred are reserved, ten of them used.
+    assert [each["remaining-tokens"] for each in told] == ["900", "890", "880"]
+    assert {(each["limit-requests"], each["limit-tokens"]) for each in told} == {("10", "1000")}
+    assert {(each["reset-requests"], each["reset-tokens"]) for each in told} == {("1m0s", "1m0s")}
+
+
+def test_refusals_ask_nobody(database: Database) -> None:
+    control = asked(database, requests_per_minute=3)
+
+    async def work() -> RateLimited:
+        limits = Limits(control)
+        for _ in range(3):
+            await limits.admit(KEY, "m", 1, 1)
+        first = await refused(limits)
+        before = len(control.asks)
+        for _ in range(1000):
+            await refused(limits)
+        assert len(control.asks) == before
+        return first
+
+    error = run(work())
+    assert 58 <= int(error.headers["retry-after"]) <= 62
+    assert error.details == {"limit": RULE}
+    assert "requests per min (RPM): Limit 3, Requested 1" in error.message
+    assert "the API key key_1" in error.message
+
+
+def test_an_end_gives_everything_back(database: Database) -> None:
+    control = asked(database, requests_per_day=100)
+
+    async def work() -> None:
+        first, second = Limits(control, "req_a"), Limits(control, "req_b")
+        (await first.admit(KEY, "m", 1, 1)).settle(2, 0)
+        await first.close()
+        for _ in range(99):
+            (await second.admit(KEY, "m", 1, 1)).settle(2, 0)
+        assert "requests per day (RPD)" in (await refused(second)).message
+
+    run(work())
+
+
+def test_a_prompt_whose_bound_is_over_a_small_limit_may_have_all_of_it(database: Database) -> None:
+    control = asked(database, tokens_per_minute=1000)
+
+    async def work() -> None:
+        limits = Limits(control)
+        reserved = await limits.admit(KEY, "m", 5000, None)
+        assert reserved.tokens == 1000
+        reserved.settle(300, 0)
+        assert (await limits.admit(KEY, "m", 300, 400)).tokens == 700
+        error = await refused(limits, 1, 2000)
+        assert "Request too large" in error.message
+
+    run(work())
+
+
+def test_an_answer_of_open_length_reserves_a_part_of_a_small_limit(database: Database) -> None:
+    async def reserved(most: int) -> int:
+        limits = Limits(asked(database, tokens_per_minute=most))
+        limits.forget([], 1)
+        return (await limits.admit(replace(KEY, id=f"key_{most}"), "m", 100, None)).tokens
+
+    assert run(reserved(3200)) == 100 + 200
+    assert run(reserved(10**7)) == 100 + 1024
+
+
+def test_what_was_asked_while_nobody_answered_is_known_afterwards(database: Database) -> None:
+    control = asked(database, requests_per_minute=64)
+
+    async def work() -> None:
+        limits = Limits(control)
+        await limits.admit(KEY, "m", 1, 1)
+        control.away = True
+        error = await refused(limits)
+        assert error.code == "rate_limit_exceeded"
+        limits.forget([KEY.id], 0)
+        # What binds the key can't be asked; what bound it goes on.
+        await refused(limits)
+        control.away = False
+        await asyncio.sleep(1.1)
+        limits.forget([KEY.id], 0)
+        await limits.admit(KEY, "m", 1, 1)
+
+    run(work())
+
+
+def test_an_unknown_key_is_not_let_in_while_nobody_answers(database: Database) -> None:
+    control = asked(database, requests_per_minute=64)
+    control.away = True
+
+    async def work() -> None:
+        with pytest.raises(Unavailable):
+            await Limits(control).admit(KEY, "m", 1, 1)
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.12, "120ms"), (1.5, "1.5s"), (59, "59s"), (60, "1m0s"), (90, "1m30s"), (86400, "24h0m0s"), (3661, "1h1m1s")],
+)
+def test_durations_are_written_as_openai_writes_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("nano", "text"), [(0, "$0"), (1, "$0.000000001"), (12_500_000_000, "$12.5"), (10**12, "$1,000")]
+)
+def test_money_is_written_whole(nano: int, text: str) -> None:
+    assert dollars(nano) == text
+
+
+@pytest.mark.parametrize("cached", [0, 7, 13])
+def test_the_longest_cost_is_never_too_small(cached: int) -> None:
+    for prompt_price, cached_price, answer_price in ((1, 1, 1), (499_999, 500_001, 3), (7, 9_999_999, 1_500_000)):
+        price = Price("price_1", prompt_price, cached_price, answer_price, 5)
+        counts = {"prompt_tokens": 13, "cached_tokens": cached, "completion_tokens": 29}
+        assert price.cost(counts, "succeeded").total <= longest_cost(price, 13, 29)
