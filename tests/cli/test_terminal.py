@@ -152,10 +152,10 @@ def test_a_narrow_terminal_folds_long_ids_instead_of_cutting_them(terminal: Open
 def test_context_set_asks_for_each_setting_and_echoes_no_key(terminal: Open, home: Path) -> None:
     shown = terminal("context", "set")
     for question, reply in (
-        ("Endpoint", "http://h/v1"),
+        ("Endpoint", "http://127.0.0.1:1/v1"),
+        ("API key", "sk-typed"),
         ("Organization", ""),
         ("Project", "p"),
-        ("API key", "sk-typed"),
     ):
         shown.wait_for(question)
         time.sleep(0.2)  # the prompt is written before echo is switched off
@@ -163,4 +163,4 @@ def test_context_set_asks_for_each_setting_and_echoes_no_key(terminal: Open, hom
     assert shown.end() == 0
     assert "sk-typed" not in shown.written
     stored = (home / ".config/llmariner/config.yaml").read_text()
-    assert stored == "endpoint: http://h/v1\nproject: p\napi_key: sk-typed\n"
+    assert sorted(stored.splitlines()) == ["api_key: sk-typed", "endpoint: http://127.0.0.1:1/v1", "project: p"]
