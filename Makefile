@@ -33,6 +33,7 @@ check: $(STAMP)  ## format, lint, types, architecture, generated files
 	@$(BIN)/mypy shared functions eventing images tests
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m llmariner.manifests --check
+	@$(BIN)/python -m llmariner.authorization --check
 
 manifests: $(STAMP)  ## write manifests/ from functions/ and eventing/
 	@$(BIN)/python -m llmariner.manifests

@@ -80,7 +80,7 @@ def verify(session: Session, head: str | None) -> None:
     """
     verdict = session.api().get("organization/audit_logs:verify", head=head)
     if not verdict["whole"]:
-        session.printer.message(verdict, f"{verdict['entries']} entries are as they were written.")
+        session.printer.message(verdict, f"Entries that are as they were written: {verdict['entries']}.")
         where = f"entry {verdict['broken_at']}" if verdict["broken_at"] else "the chain"
         raise CommandError(
             ExitCode.REFUSED,
