@@ -72,7 +72,7 @@ def test_two_copies_keep_one_limit(asking: Asking, key: Key, model: str) -> None
     with functions.changed(_FUNCTION, [_TWO_COPIES]):
         _call(asking.installed, "POST", "/limits", limit)
         time.sleep(_EVERYWHERE_SECONDS)
-        answers = _all_at_once(key.asking, model, 3 * _LIMIT)
+        answers = _all_at_once(key.asking, model, 10 * _LIMIT, seconds=40)
     statuses = Counter(answer.status for answer in answers)
     print(f"\n{statuses} of {len(answers)} requests, {_LIMIT} a minute, two copies")
     assert statuses.keys() == {200, 429}
@@ -114,13 +114,17 @@ def _unsettled(installed: Installed, budget: str, expected: float) -> str | None
     return None if spent == pytest.approx(expected) else f"{spent} of {expected} booked"
 
 
-def _all_at_once(asking: Asking, model: str, count: int) -> list[Answer]:
-    """That many requests by eight callers, each on a connection of its own, so that every copy gets some."""
+def _all_at_once(asking: Asking, model: str, count: int, *, seconds: float = 0) -> list[Answer]:
+    """That many requests by eight callers, each on a connection of its own, so that every copy gets some.
+
+    They are spread over that many seconds: what one copy holds and does not use, others get only after a moment.
+    """
     left, answers = iter(range(count)), list[Answer]()
 
     def ask() -> None:
         for _ in left:
             answers.append(asking.whole(model, wait=30, max_tokens=_TOKENS))
+            time.sleep(8 * seconds / count)
 
     callers = [threading.Thread(target=ask) for _ in range(8)]
     for each in callers:
