@@ -9,13 +9,12 @@ import asyncio
 from llmariner.context import Context
 from llmariner.http.function import consumer
 from llmariner.platform.events.wire import Event
+from llmariner.settings import UsageSettings
 
 # A request under way gives a sign of life every 15 s.
 _UNSEEN_SECONDS = 60.0
 # Long enough for a consumer that was down over a weekend, and for people who ask what happened.
 _KEPT_SECONDS = 7 * 86400.0
-# What a request used, and why it cost what it did, may be asked for a quarter of a year; sums are kept for ever.
-_REQUESTS_KEPT_SECONDS = 92 * 86400.0
 
 
 async def consume(context: Context, _event: Event) -> None:
@@ -26,7 +25,7 @@ async def consume(context: Context, _event: Event) -> None:
 
 def _sweep(context: Context) -> None:
     context.ledger.interrupt(unseen_for=_UNSEEN_SECONDS)
-    context.ledger.forget(older_than=_REQUESTS_KEPT_SECONDS)
+    context.ledger.forget(older_than=UsageSettings.load(context.env).days * 86400)
     if context.publisher is not None:
         context.publisher.publish()
     context.deliveries.prune(older_than=_KEPT_SECONDS)

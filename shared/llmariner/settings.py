@@ -29,6 +29,7 @@ __all__ = [
     "Secret",
     "SecretSettings",
     "ServingSettings",
+    "UsageSettings",
     "environment",
 ]
 
@@ -341,6 +342,19 @@ class ClusterSettings:
                 f"LLMARINER_NAMESPACE must be the name of a namespace (a-z, 0-9, -; at most 63), not {namespace!r}."
             )
         return cls(kubeconfig, namespace)
+
+
+@dataclass(frozen=True)
+class UsageSettings:
+    """What is kept of what was used. Sums are kept for ever."""
+
+    days: float = 92
+    """`LLMARINER_USAGE_DAYS`: how long requests are kept one by one, for exports, minutes and `why`."""
+
+    @classmethod
+    def load(cls, env: Environment) -> UsageSettings:
+        """Read from a mapping. ValueError when it is no number of at least a day."""
+        return cls(_number(env, "LLMARINER_USAGE_DAYS", cls.days, least=1))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from llmariner.cli.configuration import resolve
-from llmariner.settings import DatabaseSettings, GatewaySettings, HomeSettings, IdentitySettings, ServingSettings
+from llmariner.settings import (
+    DatabaseSettings,
+    GatewaySettings,
+    HomeSettings,
+    IdentitySettings,
+    ServingSettings,
+    UsageSettings,
+)
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs/configuration.md").read_text()
@@ -43,7 +50,7 @@ def test_every_variable_has_a_row_of_its_own() -> None:
 
 @pytest.mark.parametrize(("name", "default"), [row for row in DEFAULTS if row[0] != "LLMARINER_BASE_URL"])
 def test_setting_a_variable_to_its_documented_default_changes_nothing(name: str, default: str) -> None:
-    for settings in (HomeSettings, DatabaseSettings, GatewaySettings, IdentitySettings, ServingSettings):
+    for settings in (HomeSettings, DatabaseSettings, GatewaySettings, IdentitySettings, ServingSettings, UsageSettings):
         assert settings.load({**BARE, name: default}) == settings.load(BARE)
 
 

@@ -20,6 +20,7 @@ from llmariner.settings import (
     Secret,
     SecretSettings,
     ServingSettings,
+    UsageSettings,
     environment,
 )
 
@@ -47,6 +48,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
 
 NUMBERS: list[tuple[Callable[[Any], Any], str, str, float]] = [
     (HomeSettings.load, "LLMARINER_PORT", "port", 1),
+    (UsageSettings.load, "LLMARINER_USAGE_DAYS", "days", 1),
     (GatewaySettings.load, "LLMARINER_BODY_LIMIT", "body_limit", 1024),
     (GatewaySettings.load, "LLMARINER_WAIT_SECONDS", "wait_budget", 0),
     (GatewaySettings.load, "LLMARINER_WAIT_LIMIT_SECONDS", "wait_limit", 0),
