@@ -33,17 +33,18 @@ from llmariner.usage.reports import PARTS, Question, Reports
 
 DAY, HOUR, MINUTE = 86400, 3600, 60
 DAYS = 90
-ORGANIZATION = "org_0mb2k1r9xa4t000000001"
+ORGANIZATION = "org_bench"
 _PROMPT, _CACHED, _COMPLETION = 150, 75, 600
 _ROUNDS = 5
+_DAYS_AT_ONCE = 5
 
 # Numbers that look like chance and are the same everywhere: a multiplicative hash of the row's own.
 _MADE = """
 INSERT INTO ledger_requests (request_id, organization_id, project_id, user_id, key_id, model, route, outcome, status,
   admitted_at, seen_at, closed_at, waited_seconds, first_token_seconds, total_seconds, prompt_tokens, completion_tokens,
   cached_tokens, reasoning_tokens, price_id, cost)
-SELECT {request_id}, '{organization}', 'proj_0mb2k1r9xa4t0000' || (k % 20), 'user_0mb2k1r9xa4t0000' || (k / 2),
-  'key_0mb2k1r9xa4t00000' || k, 'organisation/model-' || m, r, o, s,
+SELECT {request_id}, '{organization}', 'proj_' || (k % 20), 'user_' || (k / 2),
+  'key_' || k, 'organisation/model-' || m, r, o, s,
   at, at + seconds, at + seconds, 0.002, 0.3, seconds, p, c, p / 4, c / 8, 'price_1',
   (p - p / 4) * {prompt} + p / 4 * {cached} + c * {completion}
 FROM (SELECT n, {start} + n * {step} AS at, (h % 400) * (h / 400 % 400) / 400 AS k,
@@ -57,37 +58,52 @@ FROM (SELECT n, {start} + n * {step} AS at, (h % 400) * (h / 400 % 400) / 400 AS
 _SUMMED = """
 INSERT INTO ledger_rollups (organization_id, width, start, project_id, user_id, key_id, model, route, outcome, status,
   {sums})
-SELECT organization_id, {width}, {start}, project_id, user_id, key_id, model, route, outcome, status, COUNT(*),
+SELECT organization_id, {width}, {start}, project_id, user_id, key_id, model, route, {ending}, COUNT(*),
   SUM(prompt_tokens), SUM(completion_tokens), SUM(cached_tokens), SUM(reasoning_tokens), SUM(cost),
   SUM((prompt_tokens - cached_tokens) * {prompt}), SUM(cached_tokens * {cached}), SUM(completion_tokens * {completion}),
-  SUM(CAST(total_seconds * 1000000 AS BIGINT)), SUM(CAST(first_token_seconds * 1000000 AS BIGINT)), COUNT(*)
-FROM ledger_requests
-GROUP BY organization_id, {start}, project_id, user_id, key_id, model, route, outcome, status
+  SUM(CAST(total_seconds * 1000000 AS BIGINT)), SUM(CAST(first_token_seconds * 1000000 AS BIGINT)), COUNT(*),
+  SUM(CASE outcome WHEN 'succeeded' THEN 1 ELSE 0 END), COUNT(*)
+FROM ledger_requests WHERE {span}
+GROUP BY organization_id, {start}, project_id, user_id, key_id, model, route{groups}
 """
 
 
 def fill(database: Database, rows: int) -> int:
-    """Make that many requests and their sums; returns when the span begins."""
+    """Make that many requests and their sums, some days at once; returns when the span begins."""
     lite = database.engine.dialect.name == "sqlite"
     start = int(time.time()) // DAY * DAY - DAYS * DAY
-    rates = {"prompt": _PROMPT, "cached": _CACHED, "completion": _COMPLETION}
-    step = f"{DAYS * DAY / rows:.9f}"
-    counted = f"(WITH RECURSIVE c(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM c WHERE n < {rows - 1}) SELECT n FROM c)"
-    numbers = counted if lite else f"(SELECT n FROM generate_series(0, CAST({rows - 1} AS BIGINT)) AS g(n)) AS counted"
-    name = (
-        "printf('req_a3f81c0b5d7e92640118%08x', n)" if lite else "'req_a3f81c0b5d7e92640118' || lpad(to_hex(n), 8, '0')"
-    )
-    at = "CAST(admitted_at AS INTEGER)" if lite else "CAST(FLOOR(admitted_at) AS BIGINT)"
-    made = {"request_id": name, "organization": ORGANIZATION, "start": start, "step": step, "numbers": numbers}
-    with database.write() as session:
-        session.run(text(_MADE.format(**made, **rates)))
-    for width in WIDTHS:
-        summed = {"width": width, "start": f"{at} / {width} * {width}", "sums": ", ".join(ROLLUP_SUMS)}
-        with database.write() as session:
-            session.run(text(_SUMMED.format(**summed, **rates)))
+    if not lite:
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("ALTER SYSTEM SET max_wal_size = '256MB'")
+            connection.exec_driver_sql("SELECT pg_reload_conf()")
+    for first in range(0, DAYS, _DAYS_AT_ONCE):
+        _fill_days(database, rows, start, first, lite=lite)
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("ANALYZE" if lite else "VACUUM ANALYZE")
     return start
+
+
+def _fill_days(database: Database, rows: int, start: int, day: int, *, lite: bool) -> None:
+    rates = {"prompt": _PROMPT, "cached": _CACHED, "completion": _COMPLETION}
+    first, last = rows * day // DAYS, rows * (day + _DAYS_AT_ONCE) // DAYS - 1
+    if lite:
+        name = "printf('req_a3f81c0b5d7e92640118%08x', n)"
+        counted = f"SELECT {first} UNION ALL SELECT n + 1 FROM c WHERE n < {last}"
+        numbers = f"(WITH RECURSIVE c(n) AS ({counted}) SELECT n FROM c)"
+        second = "CAST(admitted_at AS INTEGER)"
+    else:
+        name = "'req_a3f81c0b5d7e92640118' || lpad(to_hex(n), 8, '0')"
+        numbers = f"(SELECT n FROM generate_series({first}, CAST({last} AS BIGINT)) AS g(n)) AS counted"
+        second = "CAST(FLOOR(admitted_at) AS BIGINT)"
+    made = {"request_id": name, "organization": ORGANIZATION, "start": start, "numbers": numbers}
+    with database.write() as session:
+        session.run(text(_MADE.format(**made, step=f"{DAYS * DAY / rows:.9f}", **rates)))
+        since = start + day * DAY
+        for width in WIDTHS:
+            ending, groups = ("'', 0", "") if width == DAY else ("outcome, status", ", outcome, status")
+            span = f"admitted_at >= {since} AND admitted_at < {since + _DAYS_AT_ONCE * DAY}"
+            summed = {"width": width, "start": f"{second} / {width} * {width}", "sums": ", ".join(ROLLUP_SUMS)}
+            session.run(text(_SUMMED.format(**summed, ending=ending, groups=groups, span=span, **rates)))
 
 
 def questions(start: int) -> dict[str, Question]:
@@ -95,7 +111,7 @@ def questions(start: int) -> dict[str, Question]:
     end = start + DAYS * DAY
     key = ("user_id", "key_id", "model")
     chat = {"route": ("chat_completions", "completions")}
-    project = {"project_id": ("proj_0mb2k1r9xa4t00003",)}
+    project = {"project_id": ("proj_3",)}
     model = ("requests", "prompt_tokens", "completion_tokens")
     usage = ("requests", *TOKENS)
     latencies = (*model, "ended_requests", "total_microseconds", "first_token_microseconds", "first_tokens")
@@ -140,7 +156,7 @@ def report(name: str, database: Database, rows: int) -> None:
         times = [seconds_of(partial(reports.sums, question)) for _ in range(_ROUNDS)]
         print(f"  {what:52} {1000 * statistics.median(times):8.1f} ms   {len(found):7,} rows", flush=True)
     day = start + DAYS * DAY - DAY
-    rule = Rule("b", ORGANIZATION, "key", "key_0mb2k1r9xa4t0000012", "*", period="month", amount=1)
+    rule = Rule("b", ORGANIZATION, "key", "key_12", "*", period="month", amount=1)
 
     def spent() -> None:
         with database.read() as session:
@@ -163,8 +179,8 @@ def record(database: Database, count: int) -> None:
     ledger, now = Ledger(database), time.time()
     base: dict[str, Any] = {
         "organization_id": ORGANIZATION,
-        "project_id": "proj_0mb2k1r9xa4t00003",
-        "user_id": "user_0mb2k1r9xa4t00001",
+        "project_id": "proj_3",
+        "user_id": "user_1",
     }
     base |= {"model": "organisation/model-1", "route": "chat_completions", "outcome": "succeeded", "status": 200}
     base |= {"sequence": 2**31 - 1, "kind": "closed", "at": now, "admitted_at": now - 3, "waited_seconds": 0.1}

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from llmariner.platform.database import Database
+from llmariner.usage.folding import blank, folded, interruption
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.reports import DIMENSIONS, MEASURES, PARTS, Question, Reports
 from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, ledger_rollups, prices
 
-from .ledgers import closed, event, put_price, rebuilt_equal_stored, rollups_of, stored_rollups
+from .ledgers import closed, event, life, put_price, rebuilt_equal_stored, rollups_of, stored_rollups
 
 NUMBERS = itertools.count()
 HOUR = 3600
@@ -153,3 +154,13 @@ def test_sums_by_every_grouping_agree_before_and_after_requests_are_dropped(
 
 def added(rows: list[dict[str, Any]], measures: Sequence[str]) -> dict[str, int]:
     return {name: sum(row[name] for row in rows) for name in measures}
+
+
+@given(st.data())
+def test_the_fold_itself_knows_no_order(data: st.DataObject) -> None:
+    events = life("r", 3, 7)
+    state = folded(blank(events[0], None), events[:2], None)
+    events.append(interruption(state))
+    in_order = folded(blank(events[0], None), events, None)
+    assert (in_order["outcome"], in_order["closed_at"]) == ("succeeded", 1099.0)
+    assert folded(blank(events[0], None), data.draw(st.permutations(events)), None) == in_order
