@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 __all__ = ["CHECKOUT", "Body", "Miniature", "rendered", "true"]
@@ -78,7 +79,8 @@ class Miniature:
 
     def __init__(self) -> None:
         crds = _schemas.folder(CHECKOUT)
-        assert crds is not None
+        if crds is None:
+            pytest.skip("no upstream CRDs: set LLMARINER_CRDS to their folder")
         self.crds: Path = crds
         self._schemas = _validator(crds)
         self.server = _server.ApiServer(self._schemas, crds)
