@@ -18,6 +18,7 @@ from llmariner.platform.events import outbox
 from llmariner.settings import Secret
 from llmariner.tenancy import names, secrets, sources
 from llmariner.tenancy.caller import Caller, Owner
+from llmariner.tenancy.key_bounds import bounded, check_may_hold
 from llmariner.tenancy.leaving import end_account
 from llmariner.tenancy.stored_keys import KEYS, ApiKey, key_of, key_with_digest
 from llmariner.tenancy.tables import api_keys, users
@@ -143,6 +144,7 @@ class Keys:
             new_name = values.get("name", key.name)
             if new_name != key.name and _named(session, key.user_id, new_name):
                 raise Conflict(f"A key named '{new_name}' exists already; choose another name.", param="name")
+            values = bounded(session, actor, values, user_id=key.user_id, new=False)
             _change(session, key, **values)
             outbox.add(session, _UPDATED, f"api_keys/{key_id}", _told(key, new_name))
             _log(session, actor, "updated", key, {"changes_requested": values})
@@ -151,11 +153,15 @@ class Keys:
     def rotate(
         self, view: Owner | View, key_id: str, *, overlap: int, actor: Caller | None = None
     ) -> tuple[ApiKey, str]:
-        """Give a key a new secret, returned this once; the old one works for `overlap` more seconds."""
+        """Give a key a new secret, returned this once; the old one works for `overlap` more seconds.
+
+        PermissionDenied for an actor who would hold the secret of a key that may more.
+        """
         if not 0 <= overlap <= _LONGEST_OVERLAP:
             raise InvalidRequest(f"'overlap_seconds' must be 0 to {_LONGEST_OVERLAP}.", param="overlap_seconds")
         with self._database.write() as session:
             key = _live(session, view, key_id)
+            check_may_hold(session, actor, key)
             secret = secrets.new_admin_secret() if key.kind == "admin" else secrets.new_secret()
             _change(
                 session,
@@ -219,7 +225,8 @@ class Keys:
     ) -> str:
         now, key_id, name = int(time.time()), new_id("key"), _name(new.name)
         whose = {"user_id": user_id, "project_id": project_id, "organization_id": organization_id}
-        allowed = _allowed(new.allowed_models, new.allowed_sources)
+        bounds: dict[str, Any] = {**_allowed(new.allowed_models, new.allowed_sources)}
+        bounds |= {"expires_at": now + new.expires_in if new.expires_in else None}
         with self._database.write() as session:
             # Taken before the look at the names: whoever holds the revision's row is the only one who gives out names.
             revision = next_revision(session, "api_keys")
@@ -233,12 +240,11 @@ class Keys:
                 prefix=secrets.mask(secret),
                 scopes=" ".join(sorted(new.scopes)),
                 created_at=now,
-                expires_at=now + new.expires_in if new.expires_in else None,
                 excluded_from_rate_limiting=new.excluded_from_rate_limiting,
                 digest=secrets.digest(self._pepper, secret),
                 revision=revision,
                 **whose,
-                **allowed,
+                **bounded(session, actor, bounds, user_id=user_id, new=True),
             )
             outbox.add(session, _CREATED, f"api_keys/{key_id}", {"id": key_id, "name": name, **whose})
             _log(session, actor, "created", _live_of(session, key_id), {"data": {"scopes": sorted(new.scopes)}})

@@ -102,13 +102,16 @@ class World:
         self._models = {place: itertools.count() for place in ("own", "sibling", "other")}
         self.places = {
             Whose.OWN: Place(Whose.OWN, "org_walk-here", "proj_walk-own", "user_walk-own"),
-            Whose.COLLEAGUE: Place(Whose.COLLEAGUE, "org_walk-here", "proj_walk-own", "user_walk-own"),
             Whose.SIBLING: Place(Whose.SIBLING, "org_walk-here", "proj_walk-sibling", "user_walk-sibling"),
             Whose.OTHER: Place(Whose.OTHER, "org_walk-other", "proj_walk-other", "user_walk-other"),
         }
         # What is made first is listed first: lists are by age, and the walk makes more than a page holds.
         self.now = 1
         self._make_places()
+        here = self.places[Whose.OWN]
+        self.places[Whose.COLLEAGUE] = replace(
+            here, whose=Whose.COLLEAGUE, user_id=self.person(here, "reader", "member")
+        )
         self.users: dict[str, str] = {}
         self.headers = {name: self._bearer(name, standing) for name, standing in CALLERS.items()}
         self.auditor = self._auditor()

@@ -1,0 +1,133 @@
+"""A key that may do little can't help itself to more: not by making, changing or rotating keys."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llmariner.tenancy.keys import NewKey, Owner
+from llmariner.tenancy.members import Members
+from llmariner.tenancy.scopes import OWNER_SCOPES, PROJECT_ROLES
+
+from .asking import Answer, Question, check
+from .conftest import Ask
+from .installation import Installation
+
+WRITE = "api.organizations.projects.api_keys.write"
+Headers = dict[str, str]
+Made = tuple[str, Headers]
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def make(installation: Installation) -> Callable[..., Made]:
+    """Id and headers of a new key of the administrator, or of `owner`."""
+
+    def made(owner: Owner | None = None, scopes: frozenset[str] = OWNER_SCOPES, **values: Any) -> Made:
+        new = NewKey(f"bounds {next(_numbers)}", scopes, **values)
+        key, secret = installation.context.keys.create(owner or installation.owner, new)
+        return key.id, {"authorization": f"Bearer {secret}"}
+
+    return made
+
+
+@pytest.fixture
+def lead(installation: Installation) -> Owner:
+    """Somebody who owns the default project, and not the organisation."""
+    owner = installation.owner
+    caller = installation.context.callers.of_user(owner.user_id, owner.organization_id, owner.project_id)
+    members = Members(installation.context.database)
+    user_id = members.add(caller, f"lead{next(_numbers)}@example.org", "reader").user_id
+    members.add_to_project(caller, owner.project_id, user_id, "owner")
+    return Owner(user_id, owner.project_id, owner.organization_id)
+
+
+@pytest.fixture
+def call(ask: Ask) -> Callable[..., Answer]:
+    def called(route: str, by: Headers, body: Any = None) -> Answer:
+        method, _, path = route.partition(" ")
+        return ask("api_keys", Question(method, f"/v1/api_keys{path}", body, by))
+
+    return called
+
+
+Call = Callable[..., Answer]
+
+
+def test_a_key_of_few_scopes_gets_no_secret_of_one_with_more(make: Callable[..., Made], call: Call) -> None:
+    _, small = make(scopes=frozenset({WRITE}))
+    full, _ = make()
+    same, _ = make(scopes=frozenset({WRITE}))
+    refused = call(f"POST /{full}:rotate", small, {})
+    check(refused, 403, "insufficient_permissions")
+    assert "api.audit.read" in refused.error["message"]
+    assert call(f"POST /{same}:rotate", small, {}).status == 200
+
+
+def test_a_projects_owner_gets_no_secret_of_the_organisations_owner(
+    make: Callable[..., Made], call: Call, lead: Owner
+) -> None:
+    _, by = make(lead, PROJECT_ROLES["owner"])
+    owners, _ = make()
+    check(call(f"POST /{owners}:rotate", by, {}), 403, "insufficient_permissions")
+    assert call(f"DELETE /{owners}", by).status == 200
+
+
+def test_a_key_rotates_itself_whatever_it_is(make: Callable[..., Made], call: Call) -> None:
+    key, by = make(allowed_models=("tiny",), allowed_sources=("127.0.0.0/8",), expires_in=60)
+    assert call(f"POST /{key}:rotate", by, {"overlap_seconds": 60}).status == 200
+
+
+BOUND: dict[str, tuple[dict[str, Any], Any, Any]] = {
+    "allowed_models": ({"allowed_models": ("tiny", "vectors")}, ["tiny"], ["tiny", "theirs"]),
+    "allowed_sources": ({"allowed_sources": ("127.0.0.0/8", "2001:db8::/32")}, ["127.1.0.0/16"], ["10.0.0.0/8"]),
+}
+
+
+@pytest.mark.parametrize(("values", "less", "more"), BOUND.values(), ids=BOUND)
+def test_a_bound_key_makes_bound_keys_only(
+    values: dict[str, Any], less: Any, more: Any, make: Callable[..., Made], call: Call
+) -> None:
+    [(field, own)] = values.items()
+    key, by = make(**values)
+
+    def new(**said: Any) -> dict[str, Any]:
+        return {"name": f"bounds {next(_numbers)}", **said}
+
+    assert call("POST", by, new()).json[field] == list(own)
+    assert call("POST", by, new(**{field: less})).json[field] == less
+    refused = call("POST", by, new(**{field: more}))
+    assert (refused.status, refused.error["param"]) == (403, field)
+    for asked in (None, more):
+        changed = call(f"PATCH /{key}", by, {field: asked})
+        assert (changed.status, changed.error["param"]) == (403, field)
+    assert call(f"PATCH /{key}", by, {"name": f"renamed {next(_numbers)}"}).status == 200
+    free, _ = make()
+    check(call(f"POST /{free}:rotate", by, {}), 403, "insufficient_permissions")
+
+
+def test_a_key_that_ends_makes_none_of_its_users_that_outlasts_it(make: Callable[..., Made], call: Call) -> None:
+    key, by = make(expires_in=3600)
+    end = int(time.time()) + 3600
+    made = call("POST", by, {"name": f"bounds {next(_numbers)}"}).json
+    assert abs(made["expires_at"] - end) <= 5
+    longer = {"name": f"bounds {next(_numbers)}", "expires_in_seconds": 7200}
+    assert call("POST", by, longer).error["param"] == "expires_at"
+    for asked in (None, end + 3600):
+        assert call(f"PATCH /{key}", by, {"expires_at": asked}).error["param"] == "expires_at"
+    assert call(f"PATCH /{key}", by, {"expires_at": end - 1800}).status == 200
+
+
+def test_an_admin_key_that_ends_makes_service_accounts_that_stay(ask: Ask, admin: Headers) -> None:
+    body = {"name": f"bounds {next(_numbers)}", "expires_in_seconds": 60}
+    made = ask("organization_admin_api_keys", Question("POST", "/v1/organization/admin_api_keys", body, admin)).json
+    by = {"authorization": f"Bearer {made['value']}"}
+    projects = "/v1/organization/projects"
+    named = {"name": f"bounds {next(_numbers)}"}
+    project = ask("organization_projects", Question("POST", projects, named, by)).json["id"]
+    account = ask("organization_projects", Question("POST", f"{projects}/{project}/service_accounts", named, by)).json
+    assert account["api_key"]["expires_at"] is None
