@@ -10,6 +10,7 @@ import pytest
 
 from llmariner.manifests.installation import MODELS_NAMESPACE
 from llmariner.platform.serving.kserve.queues import PROJECT, queue_name
+from llmariner.settings import HomeSettings, environment
 
 from ...lab.kubectl import get
 from ...lab.waiting import until
@@ -29,12 +30,13 @@ def asking(installed: Installed) -> Iterator[Asking]:
 
 def test_it_is_admitted_by_a_queue_of_its_project_that_goes_with_its_last_model(asking: Asking) -> None:
     model = f"of-a-project-{uuid.uuid4().hex[:6]}"
-    # It has no weights: what counts is that it is admitted.
+    # A folder that is there: a volume's path that is not would be made.
+    folder = min((HomeSettings.load(environment()).cache / "models").iterdir()).name
     body = {
         "id": model,
         "is_project_scoped": True,
         "source_repository": "OBJECT_STORE",
-        "model_file_location": f"pvc://{MODELS}/none",
+        "model_file_location": f"pvc://{MODELS}/{folder}",
         "config": {"runtime_config": {"resources": {"gpu": 0}}},
     }
     status, answer = asking.installed.call("POST", "/models", body)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from llmariner import __version__
 from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
 
 from ...lab.kubectl import get, kubectl
@@ -19,7 +20,7 @@ __all__ = ["DEPLOYMENT", "STANDING", "add", "remove", "standing"]
 DEPLOYMENT = "standby-engine-cpu"
 STANDING = "llmariner.ai/standby=vllm-cpu"
 
-_ENGINE = "dev.local/llmariner/engine:0.2.0"
+_ENGINE = f"dev.local/llmariner/engine:{__version__}"
 _JOB_IMAGE = "llmariner/function-api-cluster-database-identity"
 
 Body = dict[str, Any]
@@ -58,7 +59,7 @@ _ADDED = {
         "role/standby-token",
         "rolebinding/standby-token",
         "serviceaccount/standby-token",
-        "job/standby-token-0-2-0",
+        f"job/standby-token-{__version__.replace('.', '-')}",
         "secret/llmariner-standby",
     ),
 }

@@ -34,8 +34,8 @@ def asking(installed: Installed) -> Iterator[Asking]:
         add(installed.lab)
         yield asking
     finally:
-        asking.sleep(MODEL)
         remove(installed.lab)
+        asking.sleep(MODEL)
         asking.close()
 
 
