@@ -1,7 +1,6 @@
 """/internal/gateway: the control port over HTTP, for functions on the token path. Cluster-local; signed calls only."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -124,7 +123,7 @@ async def _statuses(context: Context, _body: dict[str, Any]) -> dict[str, Any]:
 
 async def _changes(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     changes = await _control(context).changes(_field(body, "cursor", str))
-    return asdict(changes)
+    return changes._asdict()
 
 
 async def _record(context: Context, body: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -49,7 +48,7 @@ def test_what_is_spent_and_held_is_never_more_than_the_amount() -> None:
 def test_what_is_reserved_is_never_taken_away() -> None:
     account = opened(budget(), Silent())
     serve(account, "a", 0, 1000)
-    smaller = Account.load(replace(budget(), amount=100), account.stored())
+    smaller = Account.load(budget()._replace(amount=100), account.stored())
     smaller.prepare(NOW, Silent())
     assert serve(smaller, "a", 0, 500, taken=400) == 400
 

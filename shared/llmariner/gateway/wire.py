@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from llmariner.gateway.control import Amounts, Grant, Hold, Key, LeaseAnswer, LeaseAsk, Rule
@@ -57,7 +56,7 @@ def answer_to_wire(answer: LeaseAnswer) -> dict[str, Any]:
     """Grants and rules."""
     return {
         "grants": [[g.rule, list(g.held), list(g.free), g.again, g.replicas, g.spent] for g in answer.grants],
-        "rules": None if answer.rules is None else [{**asdict(r), "most": dict(r.most)} for r in answer.rules],
+        "rules": None if answer.rules is None else [r._asdict() for r in answer.rules],
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Table, and_, or_, select, update
@@ -147,7 +147,7 @@ def binding(table: Table, organization_id: str, subjects: Mapping[str, str]) -> 
 
 def store_rule(session: WriteSession, rule: Rule) -> None:
     """Make a rule known to those who lease it; what was used of it stays."""
-    text = json.dumps({**asdict(rule), "most": dict(rule.most)}, separators=(",", ":"))
+    text = json.dumps(rule._asdict(), separators=(",", ":"))
     if not session.insert_new(allowances, [{"id": rule.id, "rule": text, "state": "{}"}]):
         session.run(update(allowances).where(allowances.c.id == rule.id).values(rule=text))
 
