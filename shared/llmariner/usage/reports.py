@@ -101,6 +101,7 @@ class Reports:
         """
         found: dict[tuple[Any, ...], list[int]] = {}
         with self._database.read() as session:
+            session.expect_many_rows()
             for piece in _pieces(question, floor(session)):
                 for row in session.rows(_statement(question, piece)):
                     key, sums = tuple(row[: -len(question.measures)]), row[-len(question.measures) :]
