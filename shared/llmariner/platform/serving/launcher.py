@@ -71,6 +71,7 @@ class Launcher:
         try:
             _import_everything()
             _fork_instead_of_spawn()
+            _inspect_models_here()
             gc.collect()
             gc.freeze()
             self._warm, reason = True, None
@@ -208,6 +209,14 @@ def _fork_instead_of_spawn() -> None:
         if not hasattr(module, "get_mp_context"):
             raise RuntimeError(f"{name} has no get_mp_context")
         setattr(module, "get_mp_context", forking)  # noqa: B010 - a module's attribute, unknown to type checkers
+
+
+def _inspect_models_here() -> None:
+    """What a model's class can do, vLLM asks a new process that imports everything again, and keeps the answer in a folder
+    that a new container does not have. Here all is imported, and there is no GPU that the question could touch."""
+    registry = importlib.import_module("vllm.model_executor.models.registry")
+    if hasattr(registry, "_run_in_subprocess"):
+        setattr(registry, "_run_in_subprocess", lambda inspect: inspect())  # noqa: B010 - as above
 
 
 def _kill_group(pid: int, number: int) -> None:
