@@ -16,11 +16,13 @@ from .declared import FUNCTIONS, OPEN, TOKEN_PATH
 from .installation import Installation
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "say it"}], "max_tokens": 3}
+SPENDING = {"currency": "USD", "interval": "month", "threshold_amount": 10**9}
 REAL = {
     "api_keys": Question("GET", "/v1/api_keys"),
     "api_usage": Question("GET", "/v1/api-usage/model-usage-summaries"),
     "api_usages": Question("GET", "/v1/api_usages", query="start_time=0&end_time=10"),
     "auth": Question("GET", "/v1/auth/configuration"),
+    "budgets": Question("GET", "/v1/budgets"),
     "chat_completions": Question("POST", "/v1/chat/completions", CHAT),
     "completions": Question("POST", "/v1/completions", {"model": "tiny", "prompt": "say it", "max_tokens": 3}),
     "detokenize": Question("POST", "/v1/detokenize", {"model": "tiny", "tokens": []}),
@@ -30,6 +32,7 @@ REAL = {
     "inference_status": Question("GET", "/v1/inference/status"),
     "internal_gateway": Question("POST", "/internal/gateway/changes", {"cursor": ""}),
     "invitations": Question("POST", "/v1/invitations:accept", {"token": "inv-unknown"}),
+    "limits": Question("GET", "/v1/limits"),
     "models": Question("GET", "/v1/models"),
     "organization_audit_logs": Question("GET", "/v1/organization/audit_logs", query="limit=0"),
     "organization_costs": Question("GET", "/v1/organization/costs", query="start_time=86400&end_time=86401"),
@@ -38,7 +41,10 @@ REAL = {
     "organization_admin_api_keys": Question("GET", "/v1/organization/admin_api_keys"),
     "organization_invites": Question("GET", "/v1/organization/invites"),
     "organization_projects": Question("GET", "/v1/organization/projects"),
+    "organization_projects_rate_limits": Question("GET", "/v1/organization/projects/{project}/rate_limits"),
+    "organization_projects_spend_limit": Question("POST", "/v1/organization/projects/{project}/spend_limit", SPENDING),
     "organization_roles": Question("GET", "/v1/organization/roles"),
+    "organization_spend_limit": Question("POST", "/v1/organization/spend_limit", SPENDING),
     "organization_users": Question("GET", "/v1/organization/users"),
     "projects": Question("GET", "/v1/projects/{project}/roles"),
     "organization_usage": Question("GET", "/v1/organization/usage/completions", query="start_time=1&end_time=9"),
