@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
+import httpx2
 import pytest
+from openai import AsyncOpenAI
 from openai.types.admin.organization import UsageCompletionsResponse, UsageCostsResponse, UsageEmbeddingsResponse
 
 from llmariner.tenancy.bootstrap import make_admin_key
@@ -19,7 +21,7 @@ from llmariner.tenancy.scopes import PROJECT_ROLES
 from llmariner.tenancy.tables import organization_users, project_users, users
 from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, ledger_rollups, prices
 
-from .asking import Answer, Question, check
+from .asking import Answer, InProcess, Question, check
 from .conftest import Ask
 from .installation import Installation
 
@@ -393,3 +395,29 @@ def test_only_who_runs_the_installation_sets_prices(
     for by in (stranger, member[1]):
         check(answered(ask, "/v1/prices", by, body=body), 403, "insufficient_permissions")
     assert call("/v1/prices", by=member[1])["data"] == []
+
+
+def test_openais_own_client_reads_pages_of_usage_and_costs(
+    router: Any, in_process: InProcess, ask: Ask, admin: dict[str, str], installation: Installation
+) -> None:
+    priced(ask, admin)
+    now = int(time.time())
+    for at in (now + 1, now + 2):
+        used(installation, admitted_at=float(at))
+    transport = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=router, raise_app_exceptions=True))
+    secret = installation.keys.admin
+    said: dict[str, Any] = {"api_key": "unused", "admin_api_key": secret, "base_url": "http://platform.test/v1"}
+    client = AsyncOpenAI(http_client=transport, max_retries=0, _strict_response_validation=True, **said)
+
+    async def work() -> None:
+        usage, start = client.admin.organization.usage, now - 2 * DAY
+        first = await usage.completions(start_time=start, bucket_width="1d", limit=2, group_by=["model", "user_id"])
+        assert (len(first.data), first.has_more) == (2, True)
+        last = await usage.completions(start_time=start, limit=2, group_by=["model"], page=str(first.next_page))
+        results = [result for bucket in last.data for result in bucket.results]
+        assert [(result.model, result.num_model_requests) for result in results] == [("m", 2)]  # type: ignore[union-attr]
+        costs = await usage.costs(start_time=start, group_by=["line_item"], project_ids=[installation.owner.project_id])
+        amounts: list[Any] = [result.amount.value for bucket in costs.data for result in bucket.results]  # type: ignore[union-attr]
+        assert sum(amounts) == pytest.approx(2 * 0.001345)
+
+    in_process.runner.run(work())
