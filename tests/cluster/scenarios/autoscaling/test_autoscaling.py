@@ -59,12 +59,12 @@ def test_the_autoscaler_wakes_nothing_puts_nothing_to_sleep_and_goes_with_the_mo
     assert (made["spec"]["minReplicas"], made["spec"]["maxReplicas"]) == (1, 2)
     assert made["spec"]["scaleTargetRef"]["name"] == f"{name}-predictor"
     assert conditions(asking, name)["AbleToScale"] == "True"
-    time.sleep(40)
+    time.sleep(25)
     assert replicas(asking, name) == 1
     asking.sleep(model)
     until("it does nothing at none", lambda: _enabled(asking, name), seconds=90)
     print("asleep:", conditions(asking, name))
-    time.sleep(40)
+    time.sleep(25)
     assert replicas(asking, name) == 0
 
 
