@@ -38,7 +38,7 @@ def model(asking: Asking) -> Iterator[str]:
     """One that may have two replicas."""
     name = f"growing-{uuid.uuid4().hex[:6]}"
     folders = (HomeSettings.load(environment()).cache / "models").iterdir()
-    asking.installed.register(name, next(each.name for each in sorted(folders) if "minilm" not in each.name))
+    asking.installed.register(name, next(each.name for each in folders if each.name.startswith("smollm2")))
     config = {"runtime_config": {"resources": {"gpu": 0}, "max_replicas": 2}}
     status, answer = asking.installed.call(
         "PATCH", f"/models/{name}", {"config": config, "update_mask": "config.runtime_config"}
