@@ -31,11 +31,18 @@ _ZERO_SECONDS = 400
 _SCALE_SECONDS = 150
 _LOOKS = 200
 # These answer before they have read a body, so that requests can't be held open: they are asked as fast as they answer.
+_SINCE = "start_time=1790000000"
 _ASKED_IN_LOOPS = {
+    "api-usage": "/v1/api-usage/model-usage-summaries",
     "api-usages": "/v1/api_usages",
+    "auth": "/v1/auth/configuration",
     "events": "/v1/events",
     "health": "/health",
     "inference-status": "/v1/inference/status",
+    "organization-audit-logs": "/v1/organization/audit_logs",
+    "organization-costs": f"/v1/organization/costs?{_SINCE}",
+    "organization-usage": f"/v1/organization/usage/completions?{_SINCE}",
+    "users": "/v1/users",
 }
 _NO_MODEL = {"model": "no-such-model"}
 _TOKEN_PATH = {
@@ -45,7 +52,28 @@ _TOKEN_PATH = {
     "embeddings": ("/v1/embeddings", {**_NO_MODEL, "input": "x"}),
     "tokenize": ("/v1/tokenize", {**_NO_MODEL, "prompt": "x"}),
 }
-_READ = {**_ASKED_IN_LOOPS, "api-keys": "/v1/api_keys", "models": "/v1/models"}
+_READ = {
+    **_ASKED_IN_LOOPS,
+    "api-keys": "/v1/api_keys",
+    "budgets": "/v1/budgets",
+    "limits": "/v1/limits",
+    "models": "/v1/models",
+    "organization-admin-api-keys": "/v1/organization/admin_api_keys",
+    "organization-invites": "/v1/organization/invites",
+    "organization-projects": "/v1/organization/projects",
+    "organization-roles": "/v1/organization/roles",
+    "organization-sign-in": "/v1/organization/sign_in/group_roles",
+    "organization-users": "/v1/organization/users",
+    "organizations": "/v1/organizations",
+    "prices": "/v1/prices",
+}
+# Of a project that is not there, or of a limit that nobody has set.
+_NOT_FOUND = {
+    "organization-projects-rate-limits": "/v1/organization/projects/proj_none/rate_limits",
+    "organization-projects-spend-limit": "/v1/organization/projects/proj_none/spend_limit",
+    "organization-spend-limit": "/v1/organization/spend_limit",
+    "projects": "/v1/projects/proj_none/roles",
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +87,7 @@ def test_every_function_answers_from_zero(functions: Functions) -> None:
     print("\nfirst answer from zero, with whatever else had to wake for it\n")
     for name in _as_they_reach_zero(functions, names):
         call, status = _expected(functions)[name]
-        public = name in _READ or name in _TOKEN_PATH
+        public = name in {**_READ, **_NOT_FOUND, **_TOKEN_PATH, "invitations": ""}
         answer = functions.ask_gateway(call) if public else functions.ask(name, call)
         assert answer.status == status, f"{name}: {answer}"
         print(f"  {name:18} {answer.seconds:6.2f} s")
@@ -115,8 +143,11 @@ def test_what_the_way_through_knative_adds(functions: Functions) -> None:
 def _expected(functions: Functions) -> dict[str, tuple[Call, int]]:
     """What each function is asked, and the status it answers with; good for a minute."""
     asked = {name: (Call("GET", path), 200) for name, path in _READ.items()}
+    asked |= {name: (Call("GET", path), 404) for name, path in _NOT_FOUND.items()}
     asked |= {name: (Call("POST", path, {}, body), 404) for name, (path, body) in _TOKEN_PATH.items()}
     asked |= {
+        "invitations": (Call("POST", "/v1/invitations:accept", {}, {"token": "none"}), 404),
+        "model-adoption": (_event("dev.knative.apiserver.ref.add", {"name": "no-such-model"}), 204),
         "dead-letters": (Call("POST", "/model_loader", {}, {}), 400),
         "internal-gateway": (_signed(functions), 200),
         "model-loader": (_event("ai.llmariner.model.created.v1", {"id": "no-such-model", "project_id": None}), 204),
