@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
+from llmariner.settings import HomeSettings, environment
 
 from ...lab.waiting import until
 from ...platform.installed import Installed
@@ -80,5 +83,8 @@ def test_weights_that_are_not_there(asking: Asking) -> None:
     finally:
         asking.installed.call("POST", f"/models/{name}:deactivate")
         status, told = asking.installed.call("DELETE", f"/models/{name}")
+        # The node makes what a volume's path names.
+        with contextlib.suppress(OSError):
+            (HomeSettings.load(environment()).cache / "models" / "nobody-put-this-here").rmdir()
     assert status == 200, told
     until("gone from the cluster", lambda: asking.service(name) or None)
