@@ -1,4 +1,4 @@
-"""Settings, read from the environment in this module and nowhere else.
+"""Settings, read from the environment here (by `environment`) and nowhere else.
 
 Each concern is one frozen dataclass, built whole from a mapping (tests pass a dict) and validated at once, so that a
 wrong value ends the start with a sentence and not a request with a traceback. Secrets hide in a repr.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import math
-import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -17,11 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from llmariner.environment import Environment, Secret, environment, http_url, networks, number, secret_of
+
 __all__ = [
     "BrokerSettings",
     "ClusterSettings",
     "ControlSettings",
     "DatabaseSettings",
+    "Environment",
     "GatewaySettings",
     "HomeSettings",
     "IdentitySettings",
@@ -32,71 +33,6 @@ __all__ = [
     "UsageSettings",
     "environment",
 ]
-
-Environment = Mapping[str, str]
-
-
-def environment() -> Environment:
-    """The process environment; the one place that reads it."""
-    return os.environ
-
-
-class Secret:
-    """A string that does not show itself in a repr or a log line."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """The string itself."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(**)"
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-
-def _secret(env: Environment, name: str) -> Secret:
-    """`NAME`, or the content of the file that `NAME_FILE` points to (how Kubernetes mounts secrets)."""
-    if path := env.get(f"{name}_FILE"):
-        return Secret(Path(path).read_text().strip())
-    return Secret(env.get(name, ""))
-
-
-def _number(env: Environment, name: str, default: float, *, least: float = 0) -> float:
-    text = env.get(name, "")
-    if not text:
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be a number, not {text!r}.")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least:g}, not {text}.")
-    return value
-
-
-def _networks(env: Environment, name: str) -> tuple[str, ...]:
-    found = tuple(part for part in re.split(r"[,\s]+", env.get(name, "")) if part)
-    for network in found:
-        try:
-            ipaddress.ip_network(network)
-        except ValueError as error:
-            raise ValueError(f"{name} must be networks such as 10.0.0.0/8,127.0.0.0/8: {error}.") from error
-    return found
-
-
-def _http_url(env: Environment, name: str) -> str:
-    value = env.get(name, "").rstrip("/")
-    if value and not value.startswith(("http://", "https://")):
-        raise ValueError(f"{name} must be an http:// or https:// URL, not {value!r}.")
-    return value
 
 
 @dataclass(frozen=True)
@@ -119,7 +55,7 @@ class HomeSettings:
     def load(cls, env: Environment) -> HomeSettings:
         """Read from a mapping. ValueError says which variable is wrong."""
         cache_home = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        port = int(_number(env, "LLMARINER_PORT", 8080, least=1))
+        port = int(number(env, "LLMARINER_PORT", 8080, least=1))
         if port > 65535:
             raise ValueError(f"LLMARINER_PORT must be at most 65535, not {port}.")
         return cls(
@@ -148,7 +84,7 @@ class DatabaseSettings:
             raise ValueError(
                 "LLMARINER_DATABASE_URL is not set: sqlite:///path or postgresql+psycopg://user@host/name."
             )
-        return cls(url=url, pool_size=int(_number(env, "LLMARINER_DATABASE_POOL", 5, least=1)))
+        return cls(url=url, pool_size=int(number(env, "LLMARINER_DATABASE_POOL", 5, least=1)))
 
 
 @dataclass(frozen=True)
@@ -164,7 +100,7 @@ class SecretSettings:
     @classmethod
     def load(cls, env: Environment) -> SecretSettings:
         """Read from a mapping. ValueError when one is missing or too short to be a secret."""
-        loaded = cls(pepper=_secret(env, "LLMARINER_PEPPER"), service=_secret(env, "LLMARINER_SERVICE_SECRET"))
+        loaded = cls(pepper=secret_of(env, "LLMARINER_PEPPER"), service=secret_of(env, "LLMARINER_SERVICE_SECRET"))
         for name, value in (
             ("LLMARINER_PEPPER", loaded.pepper),
             ("LLMARINER_SERVICE_SECRET", loaded.service),
@@ -237,8 +173,8 @@ class IdentitySettings:
             scopes=env.get("LLMARINER_OIDC_SCOPES") or cls.scopes,
             algorithms=frozenset(env.get("LLMARINER_OIDC_ALGORITHMS", "").split()) or cls.algorithms,
             groups_claim=env.get("LLMARINER_OIDC_GROUPS_CLAIM") or cls.groups_claim,
-            leeway=_number(env, "LLMARINER_OIDC_LEEWAY_SECONDS", cls.leeway),
-            outage_seconds=_number(env, "LLMARINER_OIDC_OUTAGE_SECONDS", cls.outage_seconds),
+            leeway=number(env, "LLMARINER_OIDC_LEEWAY_SECONDS", cls.leeway),
+            outage_seconds=number(env, "LLMARINER_OIDC_OUTAGE_SECONDS", cls.outage_seconds),
             internal_url=env.get("LLMARINER_OIDC_INTERNAL_URL", ""),
             trust_email=env.get("LLMARINER_OIDC_TRUST_EMAIL", "0") == "1",
             newcomer_role=env.get("LLMARINER_OIDC_NEWCOMERS") or cls.newcomer_role,
@@ -354,7 +290,7 @@ class UsageSettings:
     @classmethod
     def load(cls, env: Environment) -> UsageSettings:
         """Read from a mapping. ValueError when it is no number of at least a day."""
-        return cls(_number(env, "LLMARINER_USAGE_DAYS", cls.days, least=1))
+        return cls(number(env, "LLMARINER_USAGE_DAYS", cls.days, least=1))
 
 
 @dataclass(frozen=True)
@@ -397,15 +333,15 @@ class GatewaySettings:
     def load(cls, env: Environment) -> GatewaySettings:
         """Read from a mapping. ValueError says which variable is wrong."""
         return cls(
-            body_limit=int(_number(env, "LLMARINER_BODY_LIMIT", cls.body_limit, least=1024)),
-            wait_budget=_number(env, "LLMARINER_WAIT_SECONDS", cls.wait_budget),
-            wait_limit=_number(env, "LLMARINER_WAIT_LIMIT_SECONDS", cls.wait_limit),
-            heartbeat=_number(env, "LLMARINER_HEARTBEAT_SECONDS", cls.heartbeat, least=0.05),
-            room_per_model=int(_number(env, "LLMARINER_ROOM_PER_MODEL", cls.room_per_model, least=1)),
-            room_per_tenant=int(_number(env, "LLMARINER_ROOM_PER_TENANT", cls.room_per_tenant, least=1)),
-            requests_per_minute=int(_number(env, "LLMARINER_REQUESTS_PER_MINUTE", cls.requests_per_minute, least=1)),
-            tokens_per_minute=int(_number(env, "LLMARINER_TOKENS_PER_MINUTE", cls.tokens_per_minute, least=1)),
-            trusted_proxies=_networks(env, "LLMARINER_TRUSTED_PROXIES"),
+            body_limit=int(number(env, "LLMARINER_BODY_LIMIT", cls.body_limit, least=1024)),
+            wait_budget=number(env, "LLMARINER_WAIT_SECONDS", cls.wait_budget),
+            wait_limit=number(env, "LLMARINER_WAIT_LIMIT_SECONDS", cls.wait_limit),
+            heartbeat=number(env, "LLMARINER_HEARTBEAT_SECONDS", cls.heartbeat, least=0.05),
+            room_per_model=int(number(env, "LLMARINER_ROOM_PER_MODEL", cls.room_per_model, least=1)),
+            room_per_tenant=int(number(env, "LLMARINER_ROOM_PER_TENANT", cls.room_per_tenant, least=1)),
+            requests_per_minute=int(number(env, "LLMARINER_REQUESTS_PER_MINUTE", cls.requests_per_minute, least=1)),
+            tokens_per_minute=int(number(env, "LLMARINER_TOKENS_PER_MINUTE", cls.tokens_per_minute, least=1)),
+            trusted_proxies=networks(env, "LLMARINER_TRUSTED_PROXIES"),
         )
 
 
@@ -441,9 +377,9 @@ class ServingSettings:
         return cls(
             adapter=adapter,
             static=env.get("LLMARINER_SERVING_STATIC") or cls.static,
-            memory_bytes=int(_number(env, "LLMARINER_MEMORY_GIB", 0) * 1024**3),
-            idle_seconds=_number(env, "LLMARINER_IDLE_SECONDS", cls.idle_seconds),
-            threads=int(_number(env, "LLMARINER_ENGINE_THREADS", 0)),
+            memory_bytes=int(number(env, "LLMARINER_MEMORY_GIB", 0) * 1024**3),
+            idle_seconds=number(env, "LLMARINER_IDLE_SECONDS", cls.idle_seconds),
+            threads=int(number(env, "LLMARINER_ENGINE_THREADS", 0)),
             warm=env.get("LLMARINER_WARM_PARENT", "1") != "0",
         )
 
@@ -496,9 +432,9 @@ class KServeSettings:
             accelerator=accelerator,
             runtimes=runtimes,
             queue=env.get("LLMARINER_QUEUE", ""),
-            prometheus=_http_url(env, "LLMARINER_PROMETHEUS_URL"),
-            standby_token=_secret(env, "LLMARINER_STANDBY_TOKEN"),
+            prometheus=http_url(env, "LLMARINER_PROMETHEUS_URL"),
+            standby_token=secret_of(env, "LLMARINER_STANDBY_TOKEN"),
             cpu=env.get("LLMARINER_ENGINE_CPU") or cls.cpu,
             memory=env.get("LLMARINER_ENGINE_MEMORY") or cls.memory,
-            idle_seconds=_number(env, "LLMARINER_IDLE_SECONDS", cls.idle_seconds),
+            idle_seconds=number(env, "LLMARINER_IDLE_SECONDS", cls.idle_seconds),
         )
