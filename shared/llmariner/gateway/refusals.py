@@ -33,9 +33,15 @@ def too_many(
     return RateLimited(
         f"Rate limit reached for model `{model}` in organization {key.organization_id} on {what}. "
         f"Please try again in {duration(wait)}. {_whose(rule)}",
-        headers={"retry-after": str(int(wait + 0.999)), "retry-after-ms": str(int(wait * 1000) + 1), **headers},
+        headers={**_again(wait), **headers},
         details={"limit": rule.id},
     )
+
+
+def _again(wait: float) -> dict[str, str]:
+    """When to come again. Clients heed up to a minute; the sixty-first second of a sliding minute is given away for that."""
+    seconds = 60.0 if 60 < wait <= 61 else wait
+    return {"retry-after": str(int(seconds + 0.999)), "retry-after-ms": str(int(seconds * 1000 + 0.999))}
 
 
 def too_large(rule: Rule, key: Key, model: str, tokens: int, most: int) -> RateLimited:

@@ -25,7 +25,7 @@ from llmariner.manifests.services import SECURITY, image_of
 __all__ = ["MIGRATIONS_IMAGE", "SECRETS_IMAGE", "migrations", "secrets", "standby_token"]
 
 # Images of functions that are there anyway: a Job costs no image more.
-SECRETS_IMAGE = image_of("api", "cluster", "database", "identity")
+SECRETS_IMAGE = image_of("api", "cluster", "database")
 MIGRATIONS_IMAGE = image_of("api", "database")
 
 # What the secrets Job may touch beside making new ones: a name cannot be part of the right to create.

@@ -16,7 +16,7 @@ __all__ = ["IMAGE", "scripted", "service", "specification"]
 
 Body = dict[str, Any]
 
-IMAGE = "dev.local/llmariner/function-api-cluster-database-identity:0.2.0"
+IMAGE = "dev.local/llmariner/function-api-cluster-database:0.2.0"
 """Has Python and what the scripted engine imports."""
 
 _PROGRAM = Path(__file__).parents[2] / "engines"

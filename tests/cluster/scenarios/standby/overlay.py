@@ -21,7 +21,7 @@ DEPLOYMENT = "standby-engine-cpu"
 STANDING = "llmariner.ai/standby=vllm-cpu"
 
 _ENGINE = f"dev.local/llmariner/engine:{__version__}"
-_JOB_IMAGE = "llmariner/function-api-cluster-database-identity"
+_JOB_IMAGE = "llmariner/function-api-cluster-database"
 
 Body = dict[str, Any]
 
