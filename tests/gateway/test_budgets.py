@@ -106,12 +106,13 @@ def test_two_hundred_streams_never_spend_more_than_there_is(
     eventually(lambda: platform.engine(priced).running == 0, what="the end of all streams")
     statuses = {status for _, status in found}
     assert statuses == {200, 400, 429}
+    settled = "the settlement of the last of it"
+    eventually(lambda: account(platform, made) == spent(platform, subject, priced), seconds=30, what=settled)
     used = spent(platform, subject, priced)
     print(f"\n{len(found)} requests spent {used} of {made.amount} nano-dollars ({100 * used / made.amount:.2f} %)")
     assert used <= made.amount
     # What is left does not pay for one more token with its prompt.
     assert used > made.amount - 400 * TOKEN
-    eventually(lambda: account(platform, made) == used, seconds=30, what="the settlement of the last of it")
 
 
 def test_a_spent_budget_says_so(platform: Platform, priced: str, tenant: tuple[Caller, Subject]) -> None:
