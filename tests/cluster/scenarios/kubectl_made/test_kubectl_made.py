@@ -10,6 +10,7 @@ import pytest
 from llmariner.manifests.installation import MODELS_NAMESPACE
 
 from ...lab.kubectl import get, kubectl
+from ...lab.waiting import until
 from ...platform.installed import Installed
 from ..asking import Asking
 from ..engines import scripted, service, specification
@@ -42,7 +43,8 @@ def test_it_is_adopted_served_put_to_sleep_woken_and_forgotten(asking: Asking) -
         assert specification(lab, name) == made
         kubectl(lab, "delete", f"inferenceservice/{name}", "-n", MODELS_NAMESPACE, "--wait", seconds=120)
         asking.ticking("forgotten", lambda: "still listed" if name in asking.listed() else None)
-    assert asking.whole(name, wait=0).status == 404
+    # The list is asked from the database; functions of the token path hear of it a moment later.
+    until("unknown", lambda: None if asking.whole(name, wait=0).status == 404 else "still answered", seconds=30)
 
 
 def test_what_kserve_scales_itself_is_stopped_and_started_by_kserves_switch(asking: Asking) -> None:
