@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from llmariner.gateway.control import Changes
+from llmariner.gateway.gateway import Gateway
 from llmariner.local.home import checkout
 from llmariner.tenancy.keys import NewKey
 from llmariner.tenancy.scopes import OWNER_SCOPES
@@ -115,6 +117,41 @@ def test_a_control_function_that_hangs_holds_up_nobody_who_is_known(functions: F
             control.send_signal(signal.SIGCONT)
         assert max(took) < 2, took
         assert sorted(took)[3] < 0.5, took
+
+
+def test_after_a_pause_a_request_waits_to_hear_what_was_revoked(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmariner.gateway.gateway._POLL_SECONDS", 60.0)  # nobody asks between the two requests
+    monkeypatch.setattr("llmariner.gateway.gateway._ASKED_SECONDS", 0.5)
+    monkeypatch.setattr("llmariner.gateway.gateway._STALE_SECONDS", 0.5)
+    serving = {"LLMARINER_SERVING": "static", "LLMARINER_SERVING_STATIC": "{}"}
+    home = Platform(tmp_path, serving, database)
+    key_id, caller = home.key("revoked-in-a-pause")
+    head = {b"authorization": f"Bearer {caller.secret}".encode()}
+
+    async def scenario() -> tuple[bool, bool]:
+        control = home.context.in_process_control
+        gateway = Gateway(control, home.context.gateway.settings, home.context.secrets.pepper)
+        await gateway.refresh()
+        await gateway.keyring.authenticate(head, "api.inference.write")
+        before = gateway.keyring.known(head, "api.inference.write") is not None
+        home.context.keys.revoke(home.owner, key_id)
+        await asyncio.sleep(1.1)
+        changes = control.changes
+
+        async def slowly(cursor: str) -> Changes:
+            await asyncio.sleep(1.5)  # longer than a request waits while others ask
+            return await changes(cursor)
+
+        monkeypatch.setattr(control, "changes", slowly)
+        await gateway.refresh()
+        after = gateway.keyring.known(head, "api.inference.write") is not None
+        await gateway.close()
+        return before, after
+
+    assert asyncio.run(scenario()) == (True, False)
+    home.context.database.close()
 
 
 def test_a_function_alone_wakes_models_and_waits_through_its_control_function(

@@ -26,8 +26,10 @@ __all__ = ["Gateway", "not_ready"]
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 2.0
 _STALE_SECONDS = 4.0
-# How long a request waits to hear what changed, when what is known may still be relied on.
+# How long a request waits to hear what changed while others ask and get no answer: what is known goes on then. Longer ago
+# than that nobody asked, so that what was revoked meanwhile is not known here: then a request waits for the answer.
 _PATIENCE_SECONDS = 1.0
+_ASKED_SECONDS = 20.0
 _IDLE_SECONDS = 60.0
 _USED_SECONDS = 30.0
 # How long keys known to this process stay good while nobody can say what changed.
@@ -72,9 +74,9 @@ class Gateway:
         if not self._tasks:
             tending = (self.meter.run(), self.limits.run(), self._poll())
             self._tasks = [asyncio.create_task(each) for each in tending]
-        known = time.monotonic() - self._polled_at <= _TRUST_SECONDS
+        asked = time.monotonic() - self._tried_at <= _ASKED_SECONDS
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS if known else None), self._polling:
+            async with asyncio.timeout(_PATIENCE_SECONDS if asked else None), self._polling:
                 if not self.fresh():
                     await self._ask_for_changes()
         except TimeoutError:
