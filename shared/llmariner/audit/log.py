@@ -10,23 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sqlalchemy import Row, select, update
 
+from llmariner.audit.acting import acting_from
 from llmariner.audit.tables import audit_heads, audit_log
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 
-__all__ = ["GENESIS", "Actor", "Verdict", "acting_from", "add", "verify"]
+__all__ = ["GENESIS", "Actor", "Verdict", "add", "verify"]
 
 GENESIS = "0" * 64
 """What stands before the first link."""
-
-acting_from: ContextVar[str | None] = ContextVar("acting_from", default=None)
-"""The address that the request under way comes from, where there is one."""
 
 _CHUNK = 1000
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import Depends, Request
 
-from llmariner.audit.log import acting_from
+from llmariner.audit.acting import acting_from
 from llmariner.context import Context
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.gateway.keyring import bad_key, bearer_token, lacking

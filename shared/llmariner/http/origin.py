@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llmariner.audit.log import acting_from
+from llmariner.audit.acting import acting_from
 from llmariner.gateway.sources import Sources
 
 __all__ = ["Origin"]
