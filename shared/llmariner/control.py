@@ -8,8 +8,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llmariner.errors import AuthenticationFailed, ModelNotFound
+from llmariner.errors import ModelNotFound
 from llmariner.gateway.control import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.gateway.keyring import nobody_signs_in
 from llmariner.limits.changes import Revisions
 from llmariner.limits.leases import Leases
 from llmariner.limits.restrictions import Restriction, of_key
@@ -154,9 +155,7 @@ class InProcessControl:
     def _person(self, token: str, organization: str | None, project: str | None) -> Key:
         people = self._people()
         if people is None:
-            raise AuthenticationFailed(
-                "This platform has no issuer of tokens, so nobody signs in to it: use an API key.", code="invalid_token"
-            )
+            raise nobody_signs_in()
         caller = people.caller(token, organization, project)
         owner = caller.owner
         restricted = self._of_project(owner.project_id)

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
 from llmariner.errors import AuthenticationFailed, Unavailable
-from llmariner.platform.identity import Identity, is_token
+from llmariner.gateway.keyring import is_signed
+from llmariner.platform.identity import Identity
 from llmariner.platform.identity.documents import Unreachable, discovered, published_keys
 from llmariner.platform.identity.oidc import OidcIssuer
 from llmariner.platform.identity.signing_keys import COOLDOWN_SECONDS, FRESH_SECONDS, SigningKeys
@@ -76,7 +77,7 @@ def own_issuer(tmp_path: Path) -> Any:
 
 def test_a_good_token_says_who_it_is(issuer: RunningIssuer, checked: Checked) -> None:
     token = issuer.token()
-    assert is_token(token)
+    assert is_signed(token)
     found = checked.identity(token)
     assert (found.issuer, found.subject, found.name) == (issuer.url, "alice", "Alice")
     assert (found.email, found.email_verified) == ("alice@example.org", True)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.gateway.control import Control, Key
 
-__all__ = ["Keyring", "bad_key", "bearer_token", "lacking"]
+__all__ = ["Keyring", "bad_key", "bearer_token", "is_signed", "lacking", "nobody_signs_in"]
 
 _UNKNOWN_SECONDS = 2.0
 _MOST_UNKNOWN = 10_000
@@ -33,6 +33,18 @@ def bearer_token(authorization: bytes | None) -> str:
     if scheme.lower() != "bearer" or not token.strip():
         raise AuthenticationFailed("The Authorization header must be 'Bearer YOUR_KEY'.")
     return token.strip()
+
+
+def is_signed(token: str) -> bool:
+    """Whether a bearer secret has the form of a person's signed token (RFC 7519), and not of an API key."""
+    return token.startswith("ey") and token.count(".") == 2
+
+
+def nobody_signs_in() -> AuthenticationFailed:
+    """The refusal of a person's token where no issuer is configured."""
+    return AuthenticationFailed(
+        "This platform has no issuer of tokens, so nobody signs in to it: use an API key.", code="invalid_token"
+    )
 
 
 def bad_key() -> AuthenticationFailed:
@@ -81,7 +93,7 @@ class Keyring:
             key = await self._asked(credentials, token, head)
         now = time.time()
         if key is None or (key.expires_at is not None and key.expires_at <= now):
-            raise _ended_sign_in() if _is_signed(token) else bad_key()
+            raise _ended_sign_in() if is_signed(token) else bad_key()
         if scope not in key.scopes:
             raise lacking(scope)
         self.last_used[key.id] = int(now)
@@ -106,7 +118,7 @@ class Keyring:
         if asked_at is not None and now - asked_at < _UNKNOWN_SECONDS:
             return None
         selected = (_text(head, b"openai-organization"), _text(head, b"openai-project"))
-        if _is_signed(token):
+        if is_signed(token):
             key = await self._control.person(token, *selected)
         else:
             key = await self._control.key(digest, *selected)
@@ -119,11 +131,6 @@ class Keyring:
             self._unknown.clear()
         self._unknown[digest] = now
         return None
-
-
-def _is_signed(token: str) -> bool:
-    """Whether it has the form of a person's token, and not of an API key."""
-    return token.startswith("ey") and token.count(".") == 2
 
 
 def _ended_sign_in() -> AuthenticationFailed:

@@ -8,9 +8,8 @@ from fastapi import Depends, Request
 
 from llmariner.audit.acting import acting_from
 from llmariner.context import Context
-from llmariner.errors import AuthenticationFailed, PermissionDenied
-from llmariner.gateway.keyring import bad_key, bearer_token, lacking
-from llmariner.platform.identity import is_token
+from llmariner.errors import PermissionDenied
+from llmariner.gateway.keyring import bad_key, bearer_token, is_signed, lacking, nobody_signs_in
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.sources import admits
 
@@ -30,7 +29,7 @@ def caller_of(request: Request) -> Caller:
     secret = bearer_token(authorization.encode("latin-1") if authorization else None)
     organization, project = request.headers.get("openai-organization"), request.headers.get("openai-project")
     caller: Caller | None
-    if is_token(secret):
+    if is_signed(secret):
         caller = _person(request, secret, organization, project)
     else:
         caller = context_of(request).callers.by_secret(secret, organization, project)
@@ -72,9 +71,7 @@ def _check_source(caller: Caller) -> None:
 def _person(request: Request, token: str, organization: str | None, project: str | None) -> Caller:
     people = context_of(request).identity
     if people is None:
-        raise AuthenticationFailed(
-            "This platform has no issuer of tokens, so nobody signs in to it: use an API key.", code="invalid_token"
-        )
+        raise nobody_signs_in()
     return people.caller(token, organization, project, source=acting_from.get())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Identity", "Issuer", "is_token"]
+__all__ = ["Identity", "Issuer"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,3 @@ class Issuer(Protocol):
 
     def identity(self, token: str) -> Identity:
         """Who stands behind a token. AuthenticationFailed for one that isn't good, Unavailable when nobody can tell."""
-
-
-def is_token(secret: str) -> bool:
-    """Whether a bearer secret has the form of a signed token (RFC 7519), and not of an API key."""
-    return secret.startswith("ey") and secret.count(".") == 2
