@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from llmariner.client import Client
 from llmariner.errors import ModelNotReady, PlatformError, Unavailable
-from llmariner.gateway.context import LONGEST_CONTEXT, context_length
+from llmariner.gateway.context_length import LONGEST_CONTEXT, context_length
 from llmariner.gateway.control import Control, ModelState
 from llmariner.gateway.keyring import Keyring
 from llmariner.gateway.limits import Limits
