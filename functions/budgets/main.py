@@ -7,14 +7,14 @@ from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmariner.context import Context
-from llmariner.errors import InvalidRequest, NotFound
+from llmariner.errors import NotFound
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
 from llmariner.limits.budgets import Budget, NewBudget
 from llmariner.limits.subjects import reached, visible
 from llmariner.tenancy.caller import Caller
-from llmariner.usage.prices import NANO, dollars
+from llmariner.usage.prices import dollars, nano_dollars
 
 READ, WRITE = "api.budgets.read", "api.budgets.write"
 Reader = Annotated[Caller, requires(READ, objects="member")]
@@ -78,7 +78,7 @@ def put_budget(request: Request, caller: Writer, body: NewTerms) -> dict[str, An
     """Set a subject's budget of a period; there is one for each, so this changes the one that is there."""
     context = context_of(request)
     subject = reached(context.database, caller, body.subject, body.subject_id, WRITE)
-    new = NewBudget(_nano(body.amount), body.alert_ratio, body.hard)
+    new = NewBudget(nano_dollars(body.amount, "amount"), body.alert_ratio, body.hard)
     return _rendered(context, [context.budgets.put(caller, subject, body.period, new)])[0]
 
 
@@ -93,7 +93,7 @@ def update_budget(request: Request, caller: Writer, budget_id: str, body: Terms)
     context = context_of(request)
     budget = _seen(context, caller, budget_id, WRITE)
     new = NewBudget(
-        budget.amount if body.amount is None else _nano(body.amount),
+        budget.amount if body.amount is None else nano_dollars(body.amount, "amount"),
         body.alert_ratio if "alert_ratio" in body.model_fields_set else budget.alert_ratio,
         budget.hard if body.hard is None else body.hard,
     )
@@ -115,15 +115,6 @@ def _seen(context: Context, caller: Caller, budget_id: str, scope: str) -> Budge
     except NotFound:
         raise NotFound(f"No budget with id '{budget_id}'. List yours with GET /v1/budgets.", param="id") from None
     return budget
-
-
-def _nano(amount: Decimal) -> int:
-    nano = amount * NANO
-    if nano != int(nano):
-        raise InvalidRequest(
-            "'amount' has more than nine decimal places; money is counted in nano-dollars.", param="amount"
-        )
-    return int(nano)
 
 
 def _rendered(context: Context, budgets: list[Budget]) -> list[dict[str, Any]]:

@@ -7,13 +7,12 @@ from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmariner.context import Context
-from llmariner.errors import InvalidRequest
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
 from llmariner.tenancy.caller import Caller
-from llmariner.usage.prices import NANO, ListedPrice, NewPrice, Prices, dollars
+from llmariner.usage.prices import ListedPrice, NewPrice, Prices, dollars, nano_dollars
 
 Reader = Annotated[Caller, requires("api.prices.read", objects="member")]
 Writer = Annotated[Caller, administers("api.prices.write", objects="installation")]
@@ -56,22 +55,13 @@ def set_price(request: Request, caller: Writer, body: PriceBody) -> dict[str, An
     """Begin a price now, or at a later moment; it ends the one before."""
     new = NewPrice(
         model=body.model,
-        prompt=_nano(body.prompt, "prompt"),
-        completion=_nano(body.completion, "completion"),
-        cached_prompt=None if body.cached_prompt is None else _nano(body.cached_prompt, "cached_prompt"),
-        request=_nano(body.request, "request"),
+        prompt=nano_dollars(body.prompt, "prompt"),
+        completion=nano_dollars(body.completion, "completion"),
+        cached_prompt=None if body.cached_prompt is None else nano_dollars(body.cached_prompt, "cached_prompt"),
+        request=nano_dollars(body.request, "request"),
         valid_from=body.valid_from,
     )
     return _rendered(Prices(context_of(request).database).set(caller, new))
-
-
-def _nano(amount: Decimal, name: str) -> int:
-    nano = amount * NANO
-    if nano != int(nano):
-        raise InvalidRequest(
-            f"'{name}' has more than nine decimal places; money is counted in nano-dollars.", param=name
-        )
-    return int(nano)
 
 
 def _rendered(price: ListedPrice) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Row, or_, select, update
@@ -23,7 +24,7 @@ from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.tables import organizations
 from llmariner.usage.tables import prices
 
-__all__ = ["ALL_MODELS", "NANO", "ListedPrice", "NewPrice", "PriceList", "Prices", "dollars"]
+__all__ = ["ALL_MODELS", "NANO", "ListedPrice", "NewPrice", "PriceList", "Prices", "dollars", "nano_dollars"]
 
 ALL_MODELS = "*"
 NANO = 10**9
@@ -173,3 +174,13 @@ def _listed(row: Row[Any]) -> ListedPrice:
 def dollars(nano: int) -> float:
     """As a number of dollars."""
     return nano / NANO
+
+
+def nano_dollars(amount: Decimal, param: str) -> int:
+    """An amount of dollars as money is counted. InvalidRequest, which names the parameter, for parts of a nano-dollar."""
+    nano = amount * NANO
+    if nano != int(nano):
+        raise InvalidRequest(
+            f"'{param}' has more than nine decimal places; money is counted in nano-dollars.", param=param
+        )
+    return int(nano)
