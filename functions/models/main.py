@@ -15,7 +15,7 @@ from llmariner.models.model import ActivationStatus, Model, ModelConfig, NewMode
 from llmariner.models.rendering import config_paths, rendered
 from llmariner.platform.serving import Status
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.organizations import Organizations
+from llmariner.tenancy.reach import runs_installation
 
 READ, WRITE = requires("api.model.read"), requires("api.model.write")
 Reader = Annotated[Caller, READ]
@@ -176,7 +176,9 @@ def _changeable(context: Context, key: Caller, model_id: str) -> Model:
 
 
 def _check_may_share(context: Context, key: Caller, instead: str) -> None:
-    if not Organizations(context.database).get(key.organization_id).is_default:
+    with context.database.read() as session:
+        own = runs_installation(session, key.organization_id)
+    if not own:
         raise PermissionDenied(
             f"Models that all projects share are changed by the organization that runs this platform: {instead}."
         )

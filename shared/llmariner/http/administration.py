@@ -11,7 +11,8 @@ from sqlalchemy import select
 from llmariner.errors import PermissionDenied
 from llmariner.http.authentication import context_of, requires
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.tables import custom_roles, organizations
+from llmariner.tenancy.reach import runs_installation
+from llmariner.tenancy.tables import custom_roles
 
 __all__ = ["administers"]
 
@@ -25,7 +26,7 @@ def administers(scope: str, *, objects: str = "organization") -> Any:
 
     def administering(request: Request) -> Caller:
         caller = of_caller(request)
-        if objects == "installation" and not (caller.is_owner and _is_default(request, caller.organization_id)):
+        if objects == "installation" and not _owns_installation(request, caller):
             raise PermissionDenied("Only an owner of the default organization, who runs the installation, may do that.")
         if not caller.is_owner and scope not in _of_organization(request, caller):
             raise PermissionDenied(
@@ -39,10 +40,9 @@ def administers(scope: str, *, objects: str = "organization") -> Any:
     return Depends(administering)
 
 
-def _is_default(request: Request, organization_id: str) -> bool:
-    query = select(organizations.c.is_default).where(organizations.c.id == organization_id)
+def _owns_installation(request: Request, caller: Caller) -> bool:
     with context_of(request).database.read() as session:
-        return bool(session.value(query))
+        return caller.is_owner and runs_installation(session, caller.organization_id)
 
 
 def _of_organization(request: Request, caller: Caller) -> frozenset[str]:

@@ -17,7 +17,7 @@ from llmariner.tenancy.scopes import ORGANIZATION_ROLES
 from llmariner.tenancy.standing import Standing, standing
 from llmariner.tenancy.tables import organizations, projects
 
-__all__ = ["in_organization", "in_project", "organization_ids", "sees_all_projects"]
+__all__ = ["in_organization", "in_project", "organization_ids", "runs_installation", "sees_all_projects"]
 
 
 def in_organization(database: Database, caller: Caller, organization_id: str, scope: str) -> Caller:
@@ -56,6 +56,11 @@ def sees_all_projects(caller: Caller) -> bool:
     return _sees_all(Standing(caller.organization_role, caller.project_role, caller.scopes))
 
 
+def runs_installation(session: ReadSession, organization_id: str) -> bool:
+    """Whether it is the default organisation: what all share is its to change."""
+    return bool(session.value(select(organizations.c.is_default).where(organizations.c.id == organization_id)))
+
+
 def organization_ids(session: ReadSession, caller: Caller, member_of: list[str]) -> list[str]:
     """Of the organisations that its user is in, those that the caller reaches."""
     return [each for each in member_of if _reaches(session, caller, each)]
@@ -73,8 +78,7 @@ def _in_organization(session: ReadSession, caller: Caller, organization_id: str,
 def _reaches(session: ReadSession, caller: Caller, organization_id: str) -> bool:
     if caller.key_id is None or organization_id == caller.organization_id:
         return True
-    home = select(organizations.c.is_default).where(organizations.c.id == caller.organization_id)
-    return caller.is_owner and bool(session.value(home))
+    return caller.is_owner and runs_installation(session, caller.organization_id)
 
 
 def _sees_all(stands: Standing) -> bool:

@@ -23,8 +23,9 @@ from llmariner.tenancy.acts import alone
 from llmariner.tenancy.arrivals import Arrival
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.callers import Callers
+from llmariner.tenancy.reach import runs_installation
 from llmariner.tenancy.standing import changed
-from llmariner.tenancy.tables import organizations, users
+from llmariner.tenancy.tables import users
 
 __all__ = ["SignIn"]
 
@@ -81,8 +82,7 @@ class SignIn:
         """
         with self._database.write() as session:
             alone(session)
-            default = session.value(select(organizations.c.id).where(organizations.c.is_default))
-            if not actor.is_owner or actor.organization_id != default:
+            if not (actor.is_owner and runs_installation(session, actor.organization_id)):
                 raise PermissionDenied("Only an owner of the default organization may change how people sign in.")
             one = and_(users.c.id == user_id, users.c.kind == "person")
             person = session.first(select(users.c.email).where(one))
@@ -95,7 +95,7 @@ class SignIn:
                 actor,
                 "user.updated",
                 {"id": user_id, "changes_requested": {"sign_in": None}},
-                organization_id=default,
+                organization_id=actor.organization_id,
             )
         with self._lock:
             self._seen.clear()

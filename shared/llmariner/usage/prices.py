@@ -21,7 +21,7 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.tables import organizations
+from llmariner.tenancy.reach import runs_installation
 from llmariner.usage.tables import prices
 
 __all__ = ["ALL_MODELS", "NANO", "ListedPrice", "NewPrice", "PriceList", "Prices", "dollars", "nano_dollars"]
@@ -128,8 +128,7 @@ class Prices:
         of_model, table = prices.c.model == new.model, prices.c
         with self._database.write() as session:
             next_revision(session, "prices")  # whoever else sets one waits, and then sees this one
-            home = session.value(select(organizations.c.id).where(organizations.c.is_default))
-            if actor.organization_id != home:
+            if not runs_installation(session, actor.organization_id):
                 raise PermissionDenied("Prices are set by the organization that runs this installation, for all.")
             later = session.value(
                 select(table.valid_from).where(of_model, table.valid_from > start).order_by("valid_from")
