@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict
 
 from llmariner.context import Context
 from llmariner.http.administration import administers
@@ -11,6 +10,7 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
 from llmariner.http.lists import Cursor, Limit, Order
+from llmariner.http.roles import NewRoleBody, RoleBody
 from llmariner.tenancy import openai_shapes as shapes
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.custom_roles import CustomRoles
@@ -18,26 +18,6 @@ from llmariner.tenancy.directory import Directory
 
 Reader = Annotated[Caller, administers("api.organizations.users.read")]
 Writer = Annotated[Caller, administers("api.organizations.users.write")]
-
-
-class NewRoleBody(BaseModel):
-    """POST of a new role. `permissions` are scopes."""
-
-    model_config = ConfigDict(strict=True)
-
-    role_name: str
-    permissions: list[str]
-    description: str | None = None
-
-
-class RoleBody(BaseModel):
-    """POST of a role; what is not said stays."""
-
-    model_config = ConfigDict(strict=True)
-
-    role_name: str | None = None
-    permissions: list[str] | None = None
-    description: str | None = None
 
 
 def build(context: Context) -> Application:

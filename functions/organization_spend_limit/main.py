@@ -1,32 +1,15 @@
 """/v1/organization/spend_limit: what the organisation may spend in a month, as OpenAI's admin API has it."""
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
 
 from llmariner.context import Context
-from llmariner.http.administration import administers
 from llmariner.http.app import api
-from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
+from llmariner.http.spend_limits import Reader, Update, Writer, limits_of
 from llmariner.limits.rules import Subject
-from llmariner.limits.spend_limits import SpendLimits
 from llmariner.tenancy.caller import Caller
-
-READ, WRITE = "api.budgets.read", "api.budgets.write"
-Reader = Annotated[Caller, administers(READ)]
-Writer = Annotated[Caller, administers(WRITE)]
-
-
-class Update(BaseModel):
-    """POST …/spend_limit. `threshold_amount` in cents."""
-
-    model_config = ConfigDict(strict=True)
-
-    currency: Literal["USD"]
-    interval: Literal["month"]
-    threshold_amount: Annotated[int, Field(ge=0, le=10**11)]
 
 
 def build(context: Context) -> Application:
@@ -40,21 +23,17 @@ def build(context: Context) -> Application:
 
 def get_spend_limit(request: Request, caller: Reader) -> dict[str, Any]:
     """It, and whether it refuses requests now."""
-    return _limits(request).shown(_whole(caller))
+    return limits_of(request).shown(_whole(caller))
 
 
 def set_spend_limit(request: Request, caller: Writer, body: Update) -> dict[str, Any]:
     """Set it; requests are refused once it is spent."""
-    return _limits(request).put(caller, _whole(caller), body.threshold_amount)
+    return limits_of(request).put(caller, _whole(caller), body.threshold_amount)
 
 
 def delete_spend_limit(request: Request, caller: Writer) -> dict[str, Any]:
     """Take it away."""
-    return _limits(request).remove(caller, _whole(caller))
-
-
-def _limits(request: Request) -> SpendLimits:
-    return SpendLimits(context_of(request).budgets, context_of(request).leases)
+    return limits_of(request).remove(caller, _whole(caller))
 
 
 def _whole(caller: Caller) -> Subject:

@@ -12,6 +12,7 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
 from llmariner.http.lists import Cursor, Limit, listed, listed_with_next, values
+from llmariner.http.roles import AssignmentBody
 from llmariner.tenancy import openai_shapes as shapes
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Directory, Paging
@@ -28,14 +29,6 @@ class UserBody(BaseModel):
 
     role: str | None = None
     role_id: str | None = None
-
-
-class AssignmentBody(BaseModel):
-    """POST of a role to a user."""
-
-    model_config = ConfigDict(strict=True)
-
-    role_id: str
 
 
 def build(context: Context) -> Application:
