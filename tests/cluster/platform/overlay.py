@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from llmariner import __version__
 from llmariner.local.daemon import engine_environment_of
 from llmariner.settings import HomeSettings, environment
 
-__all__ = ["CHECKOUT", "MODELS", "write"]
+__all__ = ["CHECKOUT", "MODELS", "over", "write"]
 
 CHECKOUT = Path(__file__).parents[3]
 MODELS = "models"
@@ -19,7 +20,7 @@ MODELS = "models"
 Body = dict[str, Any]
 
 _NAMESPACE = "llmariner-models"
-_ENGINE = "dev.local/llmariner/vllm-cpu-local:0.2.0"
+_ENGINE = f"dev.local/llmariner/vllm-cpu-local:{__version__}"
 
 
 def write(folder: Path) -> Path:
@@ -28,8 +29,6 @@ def write(folder: Path) -> Path:
     base = os.path.relpath(CHECKOUT / "manifests" / "overlays" / "test", folder)
     (folder / "volumes.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": _volumes()}))
     kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
         "resources": [base, "volumes.json"],
         "configMapGenerator": [
             {
@@ -58,7 +57,21 @@ def write(folder: Path) -> Path:
             {"target": {"kind": "StatefulSet", "name": "postgres"}, "patch": json.dumps(_known_user())},
         ],
     }
-    (folder / "kustomization.yaml").write_text(json.dumps(kustomization, indent=1))
+    return _kustomized(folder, kustomization)
+
+
+def over(lab_folder: Path, name: str, *components: str, **more: Any) -> Path:
+    """As `write`, a kustomization that stands on the test overlay: with components of manifests/, and fields of its own."""
+    folder = lab_folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    added = [os.path.relpath(CHECKOUT / "manifests" / "components" / each, folder) for each in components]
+    below = os.path.relpath(write(lab_folder / "overlay"), folder)
+    return _kustomized(folder, {"resources": [below], **({"components": added} if added else {}), **more})
+
+
+def _kustomized(folder: Path, fields: Body) -> Path:
+    kind = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    (folder / "kustomization.yaml").write_text(json.dumps({**kind, **fields}, indent=1))
     return folder
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llmariner import __version__
 from llmariner.manifests.installation import MODELS_NAMESPACE
 
 from ..lab.kubectl import apply, get, kubectl
@@ -16,7 +17,7 @@ __all__ = ["IMAGE", "scripted", "service", "specification"]
 
 Body = dict[str, Any]
 
-IMAGE = "dev.local/llmariner/function-api-cluster-database:0.2.0"
+IMAGE = f"dev.local/llmariner/function-api-cluster-database:{__version__}"
 """Has Python and what the scripted engine imports."""
 
 _PROGRAM = Path(__file__).parents[2] / "engines"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import urllib.error
 import urllib.request
 import uuid
@@ -19,7 +18,7 @@ from llmariner.settings import HomeSettings, environment
 from ...lab.kubectl import get, kubectl
 from ...lab.waiting import until
 from ...platform.installed import Installed
-from ...platform.overlay import CHECKOUT, write
+from ...platform.overlay import over, write
 from ..functions import Functions
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
@@ -60,17 +59,7 @@ def test_strangers_are_refused_and_our_events_arrive(asked_for_identity: Install
 
 def _identified(folder: Path) -> Path:
     """The test overlay with the component that gives publishers their token."""
-    made = folder / "overlay-identified"
-    made.mkdir(exist_ok=True)
-    component = CHECKOUT / "manifests" / "components" / "event-identity"
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": [os.path.relpath(write(folder / "overlay"), made)],
-        "components": [os.path.relpath(component, made)],
-    }
-    (made / "kustomization.yaml").write_text(json.dumps(kustomization, indent=1))
-    return made
+    return over(folder, "overlay-identified", "event-identity")
 
 
 def _apply(installed: Installed, overlay: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from ...lab.places import Lab
 from ...lab.policies import enforced
 from ...lab.waiting import until
 from ...platform.installed import Installed
-from ...platform.overlay import CHECKOUT, write
+from ...platform.overlay import over, write
 from ..asking import Answer, Asking
 from ..engines import IMAGE, scripted, service
 from ..functions import Call, Functions
@@ -101,17 +100,7 @@ def _guarded(installed: Installed) -> Iterator[None]:
 
 def _with_policies(folder: Path) -> Path:
     """The test overlay behind its policies, whose local gateway is this cluster's."""
-    made = folder / "overlay-guarded"
-    made.mkdir(exist_ok=True)
-    component = CHECKOUT / "manifests" / "components" / "network-policy"
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": [os.path.relpath(write(folder / "overlay"), made)],
-        "components": [os.path.relpath(component, made)],
-    }
-    (made / "kustomization.yaml").write_text(json.dumps(kustomization, indent=1))
-    return made
+    return over(folder, "overlay-guarded", "network-policy")
 
 
 def _doors(installed: Installed, engine: str) -> dict[str, str]:

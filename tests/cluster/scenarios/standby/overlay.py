@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
 from ...lab.kubectl import get, kubectl
 from ...lab.places import Lab
 from ...lab.waiting import until
-from ...platform.overlay import CHECKOUT, write
+from ...platform.overlay import over, write
 
 __all__ = ["DEPLOYMENT", "STANDING", "add", "remove", "standing"]
 
@@ -78,11 +77,7 @@ def _unready(lab: Lab) -> str | None:
 
 
 def _written(lab: Lab) -> Path:
-    folder = lab.folder / "standby-overlay"
-    folder.mkdir(parents=True, exist_ok=True)
-    below = write(lab.folder / "overlay")
-    runtime = _runtime(below)
-    component = os.path.relpath(CHECKOUT / "manifests/components/standby-engine", folder)
+    runtime = _runtime(write(lab.folder / "overlay"))
     container = "/spec/template/spec/containers/0"
     resources = {"cpu": "700m", "memory": "4Gi"}
     changes: list[Body] = [
@@ -93,16 +88,13 @@ def _written(lab: Lab) -> Path:
         claim = {"name": name, "persistentVolumeClaim": {"claimName": name, "readOnly": True}}
         changes.append({"op": "add", "path": f"{container}/volumeMounts/-", "value": mount})
         changes.append({"op": "add", "path": "/spec/template/spec/volumes/-", "value": claim})
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": ["../overlay"],
-        "components": [component],
-        "images": [{"name": _JOB_IMAGE, "newName": f"dev.local/{_JOB_IMAGE}"}],
-        "patches": [{"target": {"kind": "Deployment", "name": DEPLOYMENT}, "patch": json.dumps(changes)}],
-    }
-    (folder / "kustomization.yaml").write_text(json.dumps(kustomization, indent=1))
-    return folder
+    return over(
+        lab.folder,
+        "overlay-standby",
+        "standby-engine",
+        images=[{"name": _JOB_IMAGE, "newName": f"dev.local/{_JOB_IMAGE}"}],
+        patches=[{"target": {"kind": "Deployment", "name": DEPLOYMENT}, "patch": json.dumps(changes)}],
+    )
 
 
 def _runtime(overlay: Path) -> dict[str, Body]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
 from pathlib import Path
@@ -16,7 +15,7 @@ from llmariner.settings import HomeSettings, environment
 
 from ...lab.kubectl import get, kubectl
 from ...platform.installed import Installed
-from ...platform.overlay import write
+from ...platform.overlay import over, write
 from ..functions import Functions
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
@@ -66,22 +65,17 @@ def test_removal_names_everything_that_is_there(installed: Installed) -> None:
 
 def _next(folder: Path) -> Path:
     """The next revision of the manifests: every function's template and one setting differ."""
-    later = folder / "overlay-next"
-    later.mkdir(exist_ok=True)
     path = "/spec/template/metadata/annotations/llmariner.ai~1revision"
     patch = json.dumps([{"op": "add", "path": path, "value": "next"}])
     setting = {"name": "llmariner-settings", "namespace": NAMESPACE, "behavior": "merge"}
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": [os.path.relpath(write(folder / "overlay"), later)],
-        "configMapGenerator": [
+    return over(
+        folder,
+        "overlay-next",
+        configMapGenerator=[
             {**setting, "literals": ["LLMARINER_ENGINE_THREADS=7"], "options": {"disableNameSuffixHash": True}}
         ],
-        "patches": [{"target": {"group": "serving.knative.dev", "kind": "Service"}, "patch": patch}],
-    }
-    (later / "kustomization.yaml").write_text(json.dumps(kustomization, indent=1))
-    return later
+        patches=[{"target": {"group": "serving.knative.dev", "kind": "Service"}, "patch": patch}],
+    )
 
 
 def _apply(installed: Installed, overlay: Path) -> float:
