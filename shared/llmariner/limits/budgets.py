@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Row, select, update
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.gateway.control import Rule
 from llmariner.identifiers import new_id
-from llmariner.limits.rules import ALL_MODELS, Subject, binding, changed, store_rule
+from llmariner.limits.rules import ALL_MODELS, Subject, binding, changed, new_row, store_rule
 from llmariner.limits.tables import allowances, budgets
 from llmariner.platform.database import Database, ReadSession
 from llmariner.platform.database.revisions import next_revision
@@ -85,9 +85,7 @@ class Budgets:
             row = session.first(select(budgets).where(_of(subject), budgets.c.period == period))
             if row is None:
                 budget_id = new_id("budget")
-                whose = {"organization_id": subject.organization_id, "subject": subject.kind, "subject_id": subject.id}
-                times = {"created_at": now, "updated_at": now}
-                session.add(budgets, id=budget_id, **whose, period=period, **values, **times)
+                session.add(budgets, **new_row(budget_id, subject, now), period=period, **values)
             else:
                 budget_id = row.id
                 session.run(update(budgets).where(budgets.c.id == budget_id).values(updated_at=now, **values))

@@ -29,6 +29,7 @@ __all__ = [
     "binding",
     "changed",
     "limit_of",
+    "new_row",
     "store_rule",
 ]
 
@@ -94,7 +95,7 @@ class Limits:
             now = int(time.time())
             if row is None:
                 limit_id = new_id("limit")
-                session.add(limits, **_row(limit_id, subject, now), model=model, **values)
+                session.add(limits, **new_row(limit_id, subject, now), model=model, **values)
             else:
                 limit_id = row.id
                 session.run(update(limits).where(limits.c.id == limit_id).values(updated_at=now, **values))
@@ -164,9 +165,10 @@ def changed(session: WriteSession, actor: Caller | None, type_: str, subject: Su
     )
 
 
-def _row(limit_id: str, subject: Subject, now: int) -> dict[str, Any]:
+def new_row(id_: str, subject: Subject, now: int) -> dict[str, Any]:
+    """What a new row of `limits` and one of `budgets` have in common."""
     return {
-        "id": limit_id,
+        "id": id_,
         "organization_id": subject.organization_id,
         "subject": subject.kind,
         "subject_id": subject.id,
