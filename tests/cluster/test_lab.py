@@ -84,7 +84,7 @@ def test_a_function_goes_from_zero_to_one_and_back(lab: Lab, namespace: str) -> 
 def test_events_reach_a_function_through_broker_and_trigger(lab: Lab, namespace: str) -> None:
     subscriber = {"ref": {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": "echo"}}
     objects = [
-        _function(namespace),
+        _function(namespace, copies=1),
         _object("eventing.knative.dev/v1", "Broker", "default", namespace, {}),
         _object(
             "eventing.knative.dev/v1",
@@ -118,7 +118,7 @@ def test_sources_speak_for_the_clock_and_for_the_api_server(lab: Lab, namespace:
     subject = {"kind": "ServiceAccount", "name": "reader", "namespace": namespace}
     authorization = "rbac.authorization.k8s.io/v1"
     objects = [
-        _function(namespace),
+        _function(namespace, copies=1),
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reader", "namespace": namespace}},
         {**_bare(authorization, "Role", "reader", namespace), "rules": [rule]},
         {**_bare(authorization, "RoleBinding", "reader", namespace), "roleRef": reference, "subjects": [subject]},
@@ -196,7 +196,8 @@ def _object(version: str, kind: str, name: str, namespace: str | None, spec: dic
     return {**_bare(version, kind, name, namespace), "spec": spec}
 
 
-def _function(namespace: str) -> dict[str, Any]:
+def _function(namespace: str, copies: int = 0) -> dict[str, Any]:
+    """A Knative Service that goes to zero quickly; `copies` always stay, so that what they said can be read."""
     container = {
         "image": _ECHO,
         "imagePullPolicy": "IfNotPresent",
@@ -204,6 +205,7 @@ def _function(namespace: str) -> dict[str, Any]:
         "resources": {"requests": {"cpu": "5m", "memory": "16Mi"}},
     }
     annotations = {
+        "autoscaling.knative.dev/min-scale": str(copies),
         "autoscaling.knative.dev/window": "6s",
         "autoscaling.knative.dev/scale-to-zero-pod-retention-period": "0s",
     }
