@@ -22,12 +22,13 @@ COLD_COLUMNS = (("wall ms", "cold_wall_ms", "{:,.0f}"), ("CPU ms", "cold_cpu_ms"
 WAKE_COLUMNS = (("seconds", "model_seconds", "{:.1f}"),)
 BAR = 48
 
-GATEWAY, ENVOY, LITELLM = "gateway", "envoy", "litellm"
+GATEWAY, ENVOY, FILTERS, LITELLM = "gateway", "envoy", "envoy filters", "litellm"
 CHAT, BARE = "chat_completions", "bare uvicorn"
 LIMITS = "auth and limits"
 WAKE, PLAIN = "wake", "plain start"
 RATIOS = (
     ("gateway_cpu_per_request_vs_envoy", "request_cpu_us", GATEWAY, ENVOY),
+    ("gateway_cpu_per_request_vs_envoy_with_filters", "request_cpu_us", GATEWAY, FILTERS),
     ("gateway_cpu_per_token_vs_envoy", "token_cpu_us", GATEWAY, ENVOY),
     ("gateway_cpu_per_request_vs_nginx", "request_cpu_us", GATEWAY, "nginx"),
     ("gateway_cpu_per_token_vs_nginx", "token_cpu_us", GATEWAY, "nginx"),

@@ -33,6 +33,7 @@ PEERS: dict[str, Callable[[Site], Target]] = {
     "gateway": gateway.target,
     "nginx": nginx.target,
     "envoy": envoy.target,
+    "envoy filters": envoy.filtered,
     "litellm": litellm.target,
 }
 

@@ -39,7 +39,7 @@ class Generous:
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         return LeaseAnswer([Grant(rule.id, PLENTY, PLENTY, None, 1) for rule in RULES], RULES)
 
-    async def person(self, token: str, organization: str | None, project: str | None) -> Key | None:
+    async def person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key | None:
         raise NotImplementedError
 
     async def model(self, model_id: str) -> ModelState:
