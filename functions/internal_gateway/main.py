@@ -52,7 +52,7 @@ async def _key(context: Context, body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _person(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    return await _told(_control(context).person(_field(body, "token", str), *_selection(body)))
+    return await _told(_control(context).person(_field(body, "token", str), *_selection(body), body.get("source")))
 
 
 def _selection(body: dict[str, Any]) -> tuple[str | None, str | None]:

@@ -62,9 +62,9 @@ class InProcessControl:
         """See the port."""
         return await asyncio.to_thread(self._key, digest, organization, project)
 
-    async def person(self, token: str, organization: str | None, project: str | None) -> Key | None:
+    async def person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key | None:
         """See the port."""
-        return await asyncio.to_thread(self._person, token, organization, project)
+        return await asyncio.to_thread(self._person, token, organization, project, source)
 
     async def model(self, model_id: str) -> ModelState:
         """See the port."""
@@ -152,11 +152,11 @@ class InProcessControl:
             sources=restricted.sources,
         )
 
-    def _person(self, token: str, organization: str | None, project: str | None) -> Key:
+    def _person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key:
         people = self._people()
         if people is None:
             raise nobody_signs_in()
-        caller = people.caller(token, organization, project)
+        caller = people.caller(token, organization, project, source=source or "")
         owner = caller.owner
         restricted = self._of_project(owner.project_id)
         return Key(

@@ -427,6 +427,40 @@ def test_a_sign_in_is_logged_once_however_often_its_tokens_come(
     assert user_row(database, "alice@example.org").last_login_at == 2000
 
 
+def test_a_refused_sign_in_is_logged(
+    database: Database, people: SignIn, tokens: Tokens, owner: Owner, stranger: Owner
+) -> None:
+    def failed() -> list[tuple[str, str | None, str | None]]:
+        rows = logged(database, "login.failed")
+        actors = [json.loads(row.actor)["session"] for row in rows]
+        codes = [json.loads(row.payload)["error_code"] for row in rows]
+        whose = [row.organization_id for row in rows]
+        return [(whose[at], actor["user"]["email"], codes[at]) for at, actor in enumerate(actors)]
+
+    with pytest.raises(AuthenticationFailed):
+        people.caller("forged", source="192.0.2.1")
+    assert failed() == [(owner.organization_id, None, "invalid_api_key")]
+    no_member(people, tokens.new())
+    with pytest.raises(PermissionDenied):
+        people.caller(tokens.new(subject="0002"), source="192.0.2.2")
+    with pytest.raises(PermissionDenied):
+        people.caller(tokens.new(subject="0003", email="bob@x.org"), stranger.organization_id, source="192.0.2.2")
+    assert failed()[1:] == [
+        (owner.organization_id, "alice@example.org", "insufficient_permissions"),
+        (owner.organization_id, "alice@example.org", "account_linked"),
+        (stranger.organization_id, "bob@x.org", "insufficient_permissions"),
+    ]
+
+
+def test_who_is_in_and_asks_for_a_project_of_others_has_not_failed_to_sign_in(
+    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+) -> None:
+    invite(database, owner, "alice@example.org")
+    with pytest.raises(PermissionDenied, match="project 'Theirs'"):
+        people.caller(tokens.new(), None, "Theirs")
+    assert not logged(database, "login.failed")
+
+
 def test_many_first_requests_at_once_make_one_user(
     database: Database, people: SignIn, tokens: Tokens, owner: Owner, at_once: AtOnce
 ) -> None:

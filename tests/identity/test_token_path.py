@@ -58,6 +58,21 @@ def test_a_model_answers_who_signed_in(served: ServedPlatform, issuer: RunningIs
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_token")
 
 
+def test_the_audit_log_says_from_where_somebody_came_or_was_refused(
+    served: ServedPlatform, issuer: RunningIssuer
+) -> None:
+    chat(served, issuer.token(aud="other"))
+    chat(served, issuer.token())
+    acts = httpx2.get(
+        f"{served.url}/organization/audit_logs?event_types[]=login.failed&event_types[]=login.succeeded",
+        headers={"authorization": f"Bearer {served.admin_key}"},
+        trust_env=False,
+    ).json()["data"]
+    assert [act["type"] for act in acts] == ["login.succeeded", "login.failed"]
+    assert {act["actor"]["session"]["ip_address"] for act in acts} == {"127.0.0.1"}
+    assert acts[1]["login.failed"]["error_code"] == "invalid_token"
+
+
 def test_a_token_that_ends_while_it_is_known_ends(served: ServedPlatform, issuer: RunningIssuer) -> None:
     token = issuer.token(exp=int(time.time()) + 3)
     assert chat(served, token).status_code == 200

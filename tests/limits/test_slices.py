@@ -44,7 +44,7 @@ class Asked:
     async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
         raise NotImplementedError
 
-    async def person(self, token: str, organization: str | None, project: str | None) -> Key | None:
+    async def person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key | None:
         raise NotImplementedError
 
     async def model(self, model_id: str) -> ModelState:

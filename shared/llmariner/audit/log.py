@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from llmariner.audit.tables import audit_heads, audit_log
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 
-__all__ = ["GENESIS", "Actor", "Verdict", "add", "verify"]
+__all__ = ["GENESIS", "Actor", "Verdict", "add", "lately", "verify"]
 
 GENESIS = "0" * 64
 """What stands before the first link."""
@@ -32,11 +33,11 @@ class Actor(Protocol):
     """Who acts: what of a caller the log keeps."""
 
     @property
-    def user_id(self) -> str:
-        """Of a person or a service account."""
+    def user_id(self) -> str | None:
+        """Of a person or a service account; None: nobody who is known here."""
 
     @property
-    def email(self) -> str:
+    def email(self) -> str | None:
         """`system:serviceaccount:…` for a service account."""
 
     @property
@@ -75,8 +76,9 @@ def add(
     """Append an act, named as OpenAI names it (`project.created`); returns the entry's id. `actor` None: the platform.
 
     `payload` holds the `id` of what was acted on and goes under the event's name; never a secret. `source` is the
-    caller's address, else that of the request under way. To be called last in a transaction: it locks the
-    organisation's chain until the transaction ends, and two who lock in different orders wait for one another.
+    caller's address, empty where nobody knows it; None: that of the request under way. To be called last in a
+    transaction: it locks the organisation's chain until the transaction ends, and two who lock in different orders wait
+    for one another.
     """
     previous = _locked_head(session, organization_id)
     entry = {
@@ -85,13 +87,25 @@ def add(
         "project_id": project_id,
         "type": type_,
         "at": time.time(),
-        "actor": _json(_told(actor, source or acting_from.get())),
+        "actor": _json(_told(actor, acting_from.get() if source is None else source or None)),
         "payload": _json(payload),
     }
     link = _hash(previous, entry)
     session.add(audit_log, **entry, previous_hash=previous, hash=link)
     session.run(update(audit_heads).where(audit_heads.c.organization_id == organization_id).values(hash=link))
     return str(entry["id"])
+
+
+def lately(session: WriteSession, organization_id: str, type_: str, *, seconds: float) -> Sequence[Row[Any]]:
+    """An organisation's acts of a kind in the last seconds, as far as they are among its last 1000 acts, newest first.
+
+    It locks the chain as `add` does: what it finds stays all there is until the transaction ends.
+    """
+    session.first(select(audit_heads.c.hash).where(audit_heads.c.organization_id == organization_id).with_for_update())
+    newest = select(audit_log).where(audit_log.c.organization_id == organization_id)
+    last = newest.order_by(audit_log.c.sequence.desc()).limit(_CHUNK).subquery()
+    fitting = select(last).where(last.c.type == type_, last.c.at > time.time() - seconds)
+    return session.rows(fitting.order_by(last.c.sequence.desc()))
 
 
 def verify(database: Database, organization_id: str, *, known_head: str | None = None) -> Verdict:
@@ -185,7 +199,7 @@ def _told(actor: Actor | None, source: str | None) -> dict[str, Any]:
     user = {"id": actor.user_id, "email": actor.email}
     if actor.key_id is None:
         return {"type": "session", "session": {"ip_address": source, "user": user}}
-    if actor.email.startswith("system:serviceaccount:"):
+    if (actor.email or "").startswith("system:serviceaccount:"):
         owner = {"type": "service_account", "service_account": {"id": actor.user_id}}
     else:
         owner = {"type": "user", "user": user}

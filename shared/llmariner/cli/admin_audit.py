@@ -58,7 +58,7 @@ def list_audit(
     columns = [
         Column("TIME", lambda act: moment(act.get("effective_at"))),
         Column("ACTOR", _actor),
-        Column.of("type", "EVENT"),
+        Column("EVENT", _event),
         Column("RESOURCE", lambda act: (act.get(act["type"]) or {}).get("id")),
         Column("PROJECT", _project),
         Column("FROM", _source),
@@ -88,6 +88,12 @@ def verify(session: Session, head: str | None) -> None:
             next_step="keep the database as it is, and compare it with a backup from before.",
         )
     session.printer.message(verdict, f"The log is whole: {verdict['entries']} entries, head {verdict['head']}.")
+
+
+def _event(act: Mapping[str, Any]) -> str:
+    """With how often it happened, where one entry tells of several."""
+    count = (act.get(act["type"]) or {}).get("count", 1)
+    return f"{act['type']} (x{count})" if count > 1 else str(act["type"])
 
 
 def _actor(act: Mapping[str, Any]) -> str | None:

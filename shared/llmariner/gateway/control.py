@@ -182,10 +182,10 @@ class Control(Protocol):
         AuthenticationFailed when it is not of the organisation or project that its caller names.
         """
 
-    async def person(self, token: str, organization: str | None, project: str | None) -> Key | None:
+    async def person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key | None:
         """Who signed in with a token of an issuer, in the organisation and project selected; None: it is no good.
 
-        PlatformError says why a good token may not do this.
+        `source`: the caller's address, for the audit log. PlatformError says why a good token may not do this.
         """
 
     async def model(self, model_id: str) -> ModelState:

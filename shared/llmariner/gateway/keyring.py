@@ -84,13 +84,16 @@ class Keyring:
         self.last_used[key.id] = int(now)
         return key
 
-    async def authenticate(self, head: Mapping[bytes, bytes], scope: str) -> Key:
-        """The key of a request. AuthenticationFailed, PermissionDenied, or Unavailable when nobody can check it."""
+    async def authenticate(self, head: Mapping[bytes, bytes], scope: str, source: str | None = None) -> Key:
+        """The key of a request. AuthenticationFailed, PermissionDenied, or Unavailable when nobody can check it.
+
+        `source`: the caller's address, for whoever logs sign-ins.
+        """
         credentials = _selecting(head.get(b"authorization", b""), head)
         key = self._known.get(credentials)
         token = bearer_token(head.get(b"authorization"))
         if key is None:
-            key = await self._asked(credentials, token, head)
+            key = await self._asked(credentials, token, head, source)
         now = time.time()
         if key is None or (key.expires_at is not None and key.expires_at <= now):
             raise _ended_sign_in() if is_signed(token) else bad_key()
@@ -111,7 +114,9 @@ class Keyring:
         self._known.clear()
         self._unknown.clear()
 
-    async def _asked(self, credentials: bytes, token: str, head: Mapping[bytes, bytes]) -> Key | None:
+    async def _asked(
+        self, credentials: bytes, token: str, head: Mapping[bytes, bytes], source: str | None
+    ) -> Key | None:
         digest = hmac.digest(self._pepper, token.encode(), hashlib.sha256).hex()
         asked_at = self._unknown.get(digest)
         now = time.monotonic()
@@ -119,7 +124,7 @@ class Keyring:
             return None
         selected = (_text(head, b"openai-organization"), _text(head, b"openai-project"))
         if is_signed(token):
-            key = await self._control.person(token, *selected)
+            key = await self._control.person(token, *selected, source)
         else:
             key = await self._control.key(digest, *selected)
         if key is not None:

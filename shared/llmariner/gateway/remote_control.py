@@ -36,9 +36,10 @@ class RemoteControl:
         """See the port."""
         return _key(await self.call("key", {"digest": digest, "organization": organization, "project": project}))
 
-    async def person(self, token: str, organization: str | None, project: str | None) -> Key | None:
+    async def person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key | None:
         """See the port."""
-        return _key(await self.call("person", {"token": token, "organization": organization, "project": project}))
+        asked = {"token": token, "organization": organization, "project": project, "source": source}
+        return _key(await self.call("person", asked))
 
     async def model(self, model_id: str) -> ModelState:
         """See the port."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from sqlalchemy import and_, or_, select, update
 
 from llmariner.audit import log
-from llmariner.errors import NotFound, PermissionDenied
+from llmariner.errors import AuthenticationFailed, NotFound, PermissionDenied
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.identity import Identity, Issuer
@@ -24,8 +24,9 @@ from llmariner.tenancy.arrivals import Arrival
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.callers import Callers
 from llmariner.tenancy.reach import runs_installation
+from llmariner.tenancy.refused_sign_ins import RefusedSignIns, Stranger
 from llmariner.tenancy.standing import changed
-from llmariner.tenancy.tables import users
+from llmariner.tenancy.tables import organization_users, organizations, users
 
 __all__ = ["SignIn"]
 
@@ -49,6 +50,7 @@ class SignIn:
         self._issuer = issuer
         self._callers = callers
         self._newcomer_role = newcomer_role
+        self._refused = RefusedSignIns(database)
         self._seen: dict[bytes, _Seen] = {}
         self._lock = threading.Lock()
 
@@ -60,13 +62,17 @@ class SignIn:
         AuthenticationFailed for a token that isn't good, PermissionDenied where its e-mail is somebody else's account
         or nothing that was selected is theirs, Unavailable when nobody can check the token. `source`: for the log.
         """
-        identity = self._issuer.identity(token)
+        try:
+            identity = self._issuer.identity(token)
+        except AuthenticationFailed as error:
+            self._refused.note(error, source=source)
+            raise
         mark = hashlib.sha256(token.encode()).digest()
         seen = self._seen.get(mark)
         if seen is not None and time.monotonic() - seen.at < _REMEMBERED_SECONDS:
             return self._callers.of_user(seen.user_id, organization, project)
-        user_id = self._arrive(identity)
-        caller = self._callers.of_user(user_id, organization, project)
+        caller = self._come(identity, organization, project, source)
+        user_id = caller.user_id
         self._log(caller, identity, source)
         with self._lock:
             if len(self._seen) >= _MOST_REMEMBERED:
@@ -99,6 +105,21 @@ class SignIn:
             )
         with self._lock:
             self._seen.clear()
+
+    def _come(self, identity: Identity, organization: str | None, project: str | None, source: str | None) -> Caller:
+        """Who is behind a good token. What is refused here is logged where somebody was kept out."""
+        user_id = None
+        try:
+            user_id = self._arrive(identity)
+            return self._callers.of_user(user_id, organization, project)
+        except (AuthenticationFailed, PermissionDenied) as error:
+            with self._database.read() as session:
+                asked = _organization(session, organization)
+                inside = user_id is not None and asked is not None and _is_member(session, user_id, asked)
+            if not inside:  # else it is a project that is not theirs
+                who = Stranger(user_id, identity.email)
+                self._refused.note(error, source=source, who=who, organization_id=asked)
+            raise
 
     def _arrive(self, identity: Identity) -> str:
         with self._database.read() as session:
@@ -140,6 +161,18 @@ class SignIn:
                     organization_id=caller.organization_id,
                     source=source,
                 )
+
+
+def _organization(session: ReadSession, asked: str | None) -> str | None:
+    """The organisation that somebody asks to be let into, by id or title; the default one where they ask for none."""
+    which = or_(organizations.c.id == asked, organizations.c.title == asked) if asked else organizations.c.is_default
+    found: str | None = session.value(select(organizations.c.id).where(which))
+    return found
+
+
+def _is_member(session: ReadSession, user_id: str, organization_id: str) -> bool:
+    one = and_(organization_users.c.user_id == user_id, organization_users.c.organization_id == organization_id)
+    return session.first(select(organization_users.c.role).where(one)) is not None
 
 
 def _linked(session: ReadSession, identity: Identity) -> str | None:

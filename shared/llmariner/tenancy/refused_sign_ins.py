@@ -1,0 +1,188 @@
+"""Sign-ins that were refused, told in the audit log so that nobody can fill it by trying.
+
+Of one source the first is told at once, and what follows within a minute is counted here and told together. At most
+`MOST_IN_A_MINUTE` entries are written in a minute into one organisation's chain, by however many processes: what is over
+waits, and sources that there are too many of are told as one. A count is lost only with a process that is killed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import select
+
+from llmariner.audit import log
+from llmariner.errors import PlatformError
+from llmariner.platform.database import Database, WriteSession
+from llmariner.tenancy.tables import organizations
+
+__all__ = ["MOST_IN_A_MINUTE", "RefusedSignIns", "Stranger"]
+
+MOST_IN_A_MINUTE = 20
+"""Entries, in one chain."""
+
+_MINUTE = 60.0
+_MOST_ORIGINS = 100
+# So long nothing is tried again where the log had no room.
+_FULL_SECONDS = 5.0
+_TYPE = "login.failed"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """Who was refused, as far as a token that is the issuer's own says it."""
+
+    user_id: str | None = None
+    email: str | None = None
+    key_id: None = None
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """`organization_id` None: the default one. `source` None: unknown, or of many."""
+
+    organization_id: str | None
+    source: str | None
+    who: Stranger
+
+
+@dataclass
+class _Tally:
+    """What one origin was refused and nobody was told yet; all of it in one, the code of each error counted."""
+
+    message: str = ""
+    since: float = 0.0
+    until: float = 0.0
+    codes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: _Tally) -> None:
+        self.message, self.codes = other.message, self.codes + other.codes
+        self.since = min(self.since or other.since, other.since)
+        self.until = max(self.until, other.until)
+
+    def told(self, who: Stranger) -> dict[str, Any]:
+        """The entry's payload: OpenAI's two fields (of the last error), and how often in which time."""
+        told: dict[str, Any] = {"id": who.user_id} if who.user_id else {}
+        told |= {"error_code": self.codes.most_common(1)[0][0], "error_message": self.message}
+        return told | {"count": self.codes.total(), "since": int(self.since), "until": int(self.until)}
+
+
+class RefusedSignIns:
+    """Those that one process refuses. Safe to share between threads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._untold: dict[_Origin, _Tally] = {}
+        self._told_at: dict[_Origin, float] = {}
+        self._full_until = 0.0
+        self._timer: threading.Timer | None = None
+        atexit.register(self.tell, everything=True)
+
+    def note(
+        self,
+        error: PlatformError,
+        *,
+        source: str | None,
+        who: Stranger | None = None,
+        organization_id: str | None = None,
+    ) -> None:
+        """Tell of a refusal, now or within a minute; never raises. `organization_id` None: the default organisation."""
+        now = time.time()
+        one = _Tally(error.message, now, now, Counter({error.code or "refused": 1}))
+        with self._lock:
+            origin = _Origin(organization_id, source, who or Stranger())
+            if origin not in self._untold and len(self._untold) >= _MOST_ORIGINS:
+                origin = _Origin(organization_id, None, Stranger())
+            self._untold.setdefault(origin, _Tally()).add(one)
+            now_too = now >= self._full_until and self._due(origin, now)
+        if now_too:
+            self.tell()
+        else:
+            self._wait()
+
+    def tell(self, *, everything: bool = False) -> None:
+        """Write what is due of what was counted; `everything`: what would come later, too."""
+        now = time.time()
+        with self._lock:
+            taken = {origin: tally for origin, tally in self._untold.items() if everything or self._due(origin, now)}
+            for origin in taken:
+                del self._untold[origin]
+        left: dict[_Origin, _Tally] = {}
+        for organization_id in {origin.organization_id for origin in taken}:
+            theirs = {origin: tally for origin, tally in taken.items() if origin.organization_id == organization_id}
+            try:
+                with self._database.write() as session:
+                    left |= _write(session, organization_id, theirs)
+            except Exception as error:  # whoever was refused must hear why, whatever became of the log
+                _log.warning("%d refused sign-ins are not in the audit log yet: %s", len(theirs), error)
+                left |= theirs
+        with self._lock:
+            for origin, tally in left.items():
+                self._untold.setdefault(origin, _Tally()).add(tally)
+            if left:
+                self._full_until = time.time() + _FULL_SECONDS
+            recent = {origin: at for origin, at in self._told_at.items() if now - at < _MINUTE}
+            self._told_at = recent | dict.fromkeys(taken.keys() - left.keys(), now)
+            waiting = bool(self._untold)
+        if waiting and not everything:
+            self._wait()
+
+    def _due(self, origin: _Origin, now: float) -> bool:
+        return now - self._told_at.get(origin, 0.0) >= _MINUTE
+
+    def _wait(self) -> None:
+        """See that what is untold will be told."""
+        with self._lock:
+            if self._timer is None:
+                self._timer = threading.Timer(_MINUTE, self._later)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _later(self) -> None:
+        with self._lock:
+            self._timer = None
+        self.tell()
+
+
+def _write(session: WriteSession, organization_id: str | None, tallies: dict[_Origin, _Tally]) -> dict[_Origin, _Tally]:
+    """Entries for as many as there is room for, the last for several where there are too many; what is left is returned."""
+    if organization_id is None:
+        organization_id = session.value(select(organizations.c.id).where(organizations.c.is_default))
+    if organization_id is None:
+        return {}
+    recent = log.lately(session, organization_id, _TYPE, seconds=_MINUTE)
+    room = max(0, MOST_IN_A_MINUTE - len(recent))
+    told = {_of(json.loads(row.actor)) for row in recent}
+    free = [origin for origin in tallies if (origin.source, origin.who.email) not in told]
+    chosen = [(origin, tallies[origin]) for origin in free[:room]]
+    if 0 < room < len(free):
+        others = _Tally()
+        for origin in free[room - 1 :]:
+            others.add(tallies[origin])
+        chosen[-1] = _Origin(organization_id, None, Stranger()), others
+        room = len(free)
+    for origin, tally in chosen:
+        log.add(
+            session,
+            origin.who,
+            _TYPE,
+            tally.told(origin.who),
+            organization_id=organization_id,
+            source=origin.source or "",
+        )
+    gone = set(free[:room])
+    return {origin: tally for origin, tally in tallies.items() if origin not in gone}
+
+
+def _of(actor: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Source and e-mail of an entry's actor."""
+    return actor["session"]["ip_address"] or None, actor["session"]["user"]["email"]

@@ -1,0 +1,139 @@
+"""Refused sign-ins are in the audit log, and whoever tries again and again does not fill it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from llmariner.audit import log
+from llmariner.audit.tables import audit_log
+from llmariner.errors import AuthenticationFailed, Unavailable
+from llmariner.platform.database import Database
+from llmariner.tenancy import refused_sign_ins
+from llmariner.tenancy.keys import Owner
+from llmariner.tenancy.refused_sign_ins import MOST_IN_A_MINUTE, RefusedSignIns, Stranger
+
+AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
+FORGED = AuthenticationFailed("It was forged.", code="invalid_token")
+EXPIRED = AuthenticationFailed("It has expired.", code="token_expired")
+
+
+def failures(database: Database, organization_id: str) -> list[tuple[str | None, str | None, dict[str, Any]]]:
+    """Source, e-mail and payload of each entry, oldest first."""
+    query = select(audit_log).where(audit_log.c.type == "login.failed", audit_log.c.organization_id == organization_id)
+    with database.read() as session:
+        rows = session.rows(query.order_by(audit_log.c.sequence))
+    sessions = [json.loads(row.actor)["session"] for row in rows]
+    return [
+        (at["ip_address"], at["user"]["email"], json.loads(row.payload)) for at, row in zip(sessions, rows, strict=True)
+    ]
+
+
+def test_a_refusal_is_told_at_once_and_what_follows_in_its_minute_together(database: Database, owner: Owner) -> None:
+    refused = RefusedSignIns(database)
+    began = int(time.time())
+    for error in (FORGED, FORGED, FORGED, EXPIRED):
+        refused.note(error, source="192.0.2.1")
+    [(source, email, told)] = failures(database, owner.organization_id)
+    assert (source, email, told["error_code"], told["error_message"]) == ("192.0.2.1", None, *_said(FORGED))
+    assert told["count"] == 1
+    assert began <= told["since"] == told["until"]
+    refused.tell()
+    assert len(failures(database, owner.organization_id)) == 1, "its minute is not over"
+    refused.tell(everything=True)
+    assert len(failures(database, owner.organization_id)) == 1, "another process may have told of it in this minute"
+
+
+def test_a_minute_later_the_rest_is_told_with_its_number(
+    database: Database, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = RefusedSignIns(database)
+    for error in (FORGED, FORGED, FORGED, EXPIRED):
+        refused.note(error, source="192.0.2.1")
+    monkeypatch.setattr(refused_sign_ins, "_MINUTE", 0.0)
+    refused.tell()
+    rest = failures(database, owner.organization_id)[-1][2]
+    assert (rest["count"], rest["error_code"], rest["error_message"]) == (3, "invalid_token", EXPIRED.message)
+    refused.tell()
+    assert len(failures(database, owner.organization_id)) == 2
+    assert log.verify(database, owner.organization_id).whole
+
+
+def test_the_rest_of_a_minute_is_told_by_itself(
+    database: Database, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refused_sign_ins, "_MINUTE", 0.5)
+    refused = RefusedSignIns(database)
+    for _ in range(3):
+        refused.note(FORGED, source="192.0.2.1")
+    deadline = time.monotonic() + 20
+    while len(found := failures(database, owner.organization_id)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert [told["count"] for _, _, told in found] == [1, 2]
+
+
+def test_many_sources_at_many_processes_write_no_more_than_the_bound(
+    database: Database, owner: Owner, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = [RefusedSignIns(database) for _ in range(3)]
+
+    def attack(number: int) -> None:
+        for host in range(60):
+            processes[number].note(FORGED, source=f"10.{number}.0.{host}")
+
+    at_once([lambda number=number: attack(number) for number in range(3)])  # type: ignore[misc]
+    assert len(failures(database, owner.organization_id)) == MOST_IN_A_MINUTE
+    monkeypatch.setattr(refused_sign_ins, "_MINUTE", 0.0)
+    for process in processes:
+        process.tell()
+    found = failures(database, owner.organization_id)
+    assert sum(told["count"] for _, _, told in found) == 180
+    assert len(found) <= MOST_IN_A_MINUTE * 4
+    assert any(source is None for source, _, _ in found), "what is too much is told as one"
+
+
+def test_one_process_remembers_a_bounded_number_of_sources(database: Database, owner: Owner) -> None:
+    refused = RefusedSignIns(database)
+    for host in range(1000):
+        refused.note(FORGED, source=f"10.0.{host // 256}.{host % 256}")
+    assert len(refused._untold) <= 101
+    assert len(refused._told_at) <= MOST_IN_A_MINUTE
+
+
+def test_each_organization_has_its_own_and_who_is_known_is_named(
+    database: Database, owner: Owner, stranger: Owner
+) -> None:
+    refused = RefusedSignIns(database)
+    ann = Stranger("user_ann", "ann@example.org")
+    refused.note(FORGED, source="192.0.2.1", who=ann, organization_id=stranger.organization_id)
+    refused.note(FORGED, source=None)
+    [(source, email, told)] = failures(database, stranger.organization_id)
+    assert (source, email, told["id"]) == ("192.0.2.1", "ann@example.org", "user_ann")
+    [(source, email, told)] = failures(database, owner.organization_id)
+    assert (source, email, told.get("id")) == (None, None, None)
+
+
+def test_without_the_database_it_is_told_later(
+    database: Database, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = RefusedSignIns(database)
+
+    def away() -> Any:
+        raise Unavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "write", away)
+        refused.note(FORGED, source="192.0.2.1")
+    assert not failures(database, owner.organization_id)
+    refused.tell()
+    assert len(failures(database, owner.organization_id)) == 1
+
+
+def _said(error: AuthenticationFailed) -> tuple[str | None, str]:
+    return error.code, error.message
