@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import shutil
 import statistics
 import tempfile
@@ -27,9 +28,10 @@ from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings
 from llmariner.usage.export import Chosen, csv_lines
-from llmariner.usage.folding import ROLLUP_SUMS, TOKENS, WIDTHS
+from llmariner.usage.folding import GRAINS, TOKENS
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.reports import PARTS, Question, Reports
+from llmariner.usage.tables import SUMS
 
 DAY, HOUR, MINUTE = 86400, 3600, 60
 DAYS = 90
@@ -37,6 +39,7 @@ ORGANIZATION = "org_bench"
 _PROMPT, _CACHED, _COMPLETION = 150, 75, 600
 _ROUNDS = 5
 _DAYS_AT_ONCE = 5
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 # Numbers that look like chance and are the same everywhere: a multiplicative hash of the row's own.
 _MADE = """
@@ -56,15 +59,14 @@ FROM (SELECT n, {start} + n * {step} AS at, (h % 400) * (h / 400 % 400) / 400 AS
   FROM (SELECT n, n * 2654435761 % 4294967291 AS h FROM {numbers}) AS hashed) AS made
 """
 _SUMMED = """
-INSERT INTO ledger_rollups (organization_id, width, start, project_id, user_id, key_id, model, route, outcome, status,
-  {sums})
-SELECT organization_id, {width}, {start}, project_id, user_id, key_id, model, route, {ending}, COUNT(*),
+INSERT INTO {table} (organization_id, start, {dimensions}, {sums})
+SELECT organization_id, {start}, {dimensions}, COUNT(*),
   SUM(prompt_tokens), SUM(completion_tokens), SUM(cached_tokens), SUM(reasoning_tokens), SUM(cost),
   SUM((prompt_tokens - cached_tokens) * {prompt}), SUM(cached_tokens * {cached}), SUM(completion_tokens * {completion}),
   SUM(CAST(total_seconds * 1000000 AS BIGINT)), SUM(CAST(first_token_seconds * 1000000 AS BIGINT)), COUNT(*),
   SUM(CASE outcome WHEN 'succeeded' THEN 1 ELSE 0 END), COUNT(*)
 FROM ledger_requests WHERE {span}
-GROUP BY organization_id, {start}, project_id, user_id, key_id, model, route{groups}
+GROUP BY organization_id, {start}, {dimensions}
 """
 
 
@@ -99,11 +101,11 @@ def _fill_days(database: Database, rows: int, start: int, day: int, *, lite: boo
     with database.write() as session:
         session.run(text(_MADE.format(**made, step=f"{DAYS * DAY / rows:.9f}", **rates)))
         since = start + day * DAY
-        for width in WIDTHS:
-            ending, groups = ("'', 0", "") if width == DAY else ("outcome, status", ", outcome, status")
+        for grain in GRAINS:
             span = f"admitted_at >= {since} AND admitted_at < {since + _DAYS_AT_ONCE * DAY}"
-            summed = {"width": width, "start": f"{second} / {width} * {width}", "sums": ", ".join(ROLLUP_SUMS)}
-            session.run(text(_SUMMED.format(**summed, ending=ending, groups=groups, span=span, **rates)))
+            start_of = f"{second} / {grain.width} * {grain.width}"
+            summed = {"table": grain.table.name, "dimensions": ", ".join(grain.dimensions), "sums": ", ".join(SUMS)}
+            session.run(text(_SUMMED.format(**summed, start=start_of, span=span, **rates)))
 
 
 def questions(start: int) -> dict[str, Question]:
@@ -133,6 +135,7 @@ def questions(start: int) -> dict[str, Question]:
         "costs: 7 days by project, line item": over(7, ("project_id", "model"), money, DAY),
         "costs: 90 days": over(DAYS, (), ("cost",), DAY),
         "costs: 90 days by project, line item": over(DAYS, ("project_id", "model"), money, DAY),
+        "costs: 90 days by key": over(DAYS, ("key_id",), ("cost",), DAY),
     }
 
 
@@ -142,19 +145,57 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
+def cpu_seconds(server: int | None) -> float:
+    """All that this process and the database's server have used; SQLite has none. To a hundredth of a second."""
+    used = time.process_time()
+    if server is not None:
+        names = [name for name in os.listdir("/proc") if name.isdigit()]
+        stats = {int(name): _stat(name) for name in names}
+        # The server's processes; those that have ended are counted by their parent.
+        used += sum(sum(stat[11:13]) for pid, stat in stats.items() if server in (pid, stat[1])) / _TICKS
+        used += sum(stats[server][13:15]) / _TICKS
+    return used
+
+
+def _stat(pid: str) -> list[int]:
+    """The numbers after a process's name: see proc_pid_stat(5). Zeros of one that is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    except OSError:
+        return [0] * 20
+    return [0, *(int(field) for field in fields[1:20])]
+
+
+def server_of(database: Database) -> int | None:
+    """The pid of the server, where there is one."""
+    if database.engine.dialect.name == "sqlite":
+        return None
+    with database.read() as session:
+        folder = session.value(text("SHOW data_directory"))
+    return int(Path(folder, "postmaster.pid").read_text().split()[0])
+
+
 def report(name: str, database: Database, rows: int) -> None:
     """Fill, ask, print."""
     begun = time.perf_counter()
     start = fill(database, rows)
     filled = time.perf_counter() - begun
     with database.read() as session:
-        sums = session.value(text("SELECT COUNT(*) FROM ledger_rollups"))
-    print(f"{name}: {rows:,} requests, {sums:,} rows of sums, made in {filled:.0f} s", flush=True)
-    reports = Reports(database)
+        sums = [session.value(text(f"SELECT COUNT(*) FROM {grain.table.name}")) for grain in GRAINS]
+    said = ", ".join(f"{count:,} in {grain.table.name}" for count, grain in zip(sums, GRAINS, strict=True))
+    print(f"{name}: {rows:,} requests; sums: {said}; made in {filled:.0f} s", flush=True)
+    reports, server = Reports(database), server_of(database)
     for what, question in questions(start).items():
         found = reports.sums(question)
+        before = cpu_seconds(server)
         times = [seconds_of(partial(reports.sums, question)) for _ in range(_ROUNDS)]
-        print(f"  {what:52} {1000 * statistics.median(times):8.1f} ms   {len(found):7,} rows", flush=True)
+        cpu = (cpu_seconds(server) - before) / _ROUNDS
+        wall = statistics.median(times)
+        print(
+            f"  {what:48} {1000 * wall:7.0f} ms, of a core {1000 * cpu:6.0f} ms   {len(found):7,} rows; "
+            f"load {os.getloadavg()[0]:.0f}",
+            flush=True,
+        )
     day = start + DAYS * DAY - DAY
     rule = Rule("b", ORGANIZATION, "key", "key_12", "*", period="month", amount=1)
 

@@ -7,15 +7,16 @@ from typing import Any
 
 from sqlalchemy import select
 
+from llmariner.gateway.pricing import Cost
 from llmariner.platform.database import Database
-from llmariner.usage.folding import ROLLUP_SUMS, Rollups
+from llmariner.usage.folding import GRAINS, settled
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.prices import PriceList
-from llmariner.usage.tables import ledger_requests, ledger_rollups, prices
+from llmariner.usage.tables import SUMS, ledger_requests, prices
 
 LAST = 2**31 - 1
 TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
-_KEY = ("organization_id", "width", "start", "project_id", "user_id", "key_id", "model", "route", "outcome", "status")
+Sums = dict[tuple[Any, ...], tuple[int, ...]]
 
 
 def event(request_id: str, sequence: int, kind: str, tokens: tuple[int, int, int], **values: Any) -> dict[str, Any]:
@@ -59,23 +60,39 @@ def put_price(
     return made
 
 
-def stored_rollups(database: Database) -> dict[tuple[Any, ...], tuple[int, ...]]:
-    """What the sums are, those of nothing left out."""
+def stored_sums(database: Database) -> Sums:
+    """What the tables of sums hold, those of nothing left out: (table, organisation, start, dimensions) → sums."""
+    found: Sums = {}
     with database.read() as session:
-        rows = [row._mapping for row in session.rows(select(ledger_rollups))]
-    found = {tuple(row[name] for name in _KEY): tuple(int(row[name]) for name in ROLLUP_SUMS) for row in rows}
+        for grain in GRAINS:
+            names = ("organization_id", "start", *grain.dimensions)
+            for row in session.rows(select(grain.table)):
+                known = row._mapping
+                found[grain.table.name, *(known[name] for name in names)] = tuple(int(known[name]) for name in SUMS)
     return {key: sums for key, sums in found.items() if any(sums)}
 
 
-def rollups_of(database: Database) -> dict[tuple[Any, ...], tuple[int, ...]]:
-    """What the sums of the stored requests must be, reckoned from scratch."""
+def sums_of(database: Database) -> Sums:
+    """What they must hold, reckoned from the stored requests alone, one after another."""
     with database.read() as session:
         rows = [dict(row._mapping) for row in session.rows(select(ledger_requests))]
         listed = PriceList.of(session, {row["model"] for row in rows})
-    sums = Rollups()
+    found: Sums = {}
     for row in rows:
-        sums.move(None, row, listed.known(row["price_id"]))
-    return {tuple(row[name] for name in _KEY): tuple(row[name] for name in ROLLUP_SUMS) for row in sums.rows()}
+        values = _measured(row, settled(row, listed.known(row["price_id"])))
+        for grain in GRAINS:
+            start = int(row["admitted_at"] // grain.width) * grain.width
+            key = (grain.table.name, row["organization_id"], start, *(row[name] for name in grain.dimensions))
+            found[key] = tuple(map(sum, zip(values, found.get(key, [0] * len(SUMS)), strict=True)))
+    return found
+
+
+def _measured(row: dict[str, Any], cost: Cost) -> list[int]:
+    first, total = row["first_token_seconds"], row["total_seconds"]
+    tokens = [row[name] for name in (*TOKENS, "reasoning_tokens")]
+    money = [cost.total, cost.prompt, cost.cached, cost.completion]
+    times = [int((seconds or 0) * 1_000_000 + 0.5) for seconds in (total, first)]
+    return [1, *tokens, *money, *times, first is not None, row["outcome"] == "succeeded", row["outcome"] != "open"]
 
 
 def rebuilt_equal_stored(database: Database, request_ids: Iterable[str]) -> None:

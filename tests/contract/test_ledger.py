@@ -13,10 +13,11 @@ from sqlalchemy import func, select
 
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.platform.database import Database
+from llmariner.usage.folding import GRAINS
 from llmariner.usage.ledger import Ledger
-from llmariner.usage.tables import ledger_events, ledger_rollups, prices
+from llmariner.usage.tables import ledger_events, ledger_hours, prices
 
-from .ledgers import closed, event, life, put_price, rebuilt_equal_stored, rollups_of, stored_rollups
+from .ledgers import closed, event, life, put_price, rebuilt_equal_stored, stored_sums, sums_of
 
 NUMBERS = itertools.count()
 
@@ -208,7 +209,7 @@ def test_of_two_closings_the_first_stands(ledger: Ledger, database: Database) ->
     assert request is not None
     assert (request["outcome"], request["completion_tokens"]) == ("succeeded", 5)
     rebuilt_equal_stored(database, ["r"])
-    assert stored_rollups(database) == rollups_of(database)
+    assert stored_sums(database) == sums_of(database)
 
 
 def test_what_interrupted_a_request_is_an_event_of_its_own(ledger: Ledger, database: Database) -> None:
@@ -216,17 +217,17 @@ def test_what_interrupted_a_request_is_an_event_of_its_own(ledger: Ledger, datab
     ledger.interrupt(unseen_for=0)
     assert [state["kind"] for state in ledger.history("r")] == ["admitted", "checkpoint", "interrupted"]
     rebuilt_equal_stored(database, ["r"])
-    assert stored_rollups(database) == rollups_of(database)
+    assert stored_sums(database) == sums_of(database)
     ledger.record(life("r", 5)[2:])
     assert [state["outcome"] for state in ledger.history("r")] == ["open", "open", "interrupted", "succeeded"]
     rebuilt_equal_stored(database, ["r"])
-    assert stored_rollups(database) == rollups_of(database)
+    assert stored_sums(database) == sums_of(database)
 
 
 def test_more_requests_than_one_transaction_takes_are_interrupted(ledger: Ledger, database: Database) -> None:
     ledger.record([event(f"r{number}", 0, "admitted", (1, 1, 1)) for number in range(1201)])
     assert ledger.interrupt(unseen_for=0) == 1201
-    assert stored_rollups(database) == rollups_of(database)
+    assert stored_sums(database) == sums_of(database)
 
 
 def test_a_request_of_which_nothing_is_kept_has_no_history(ledger: Ledger) -> None:
@@ -239,32 +240,31 @@ def test_old_requests_are_dropped_and_stay_in_the_sums(ledger: Ledger, database:
     now = time.time()
     old, new, under_way = life("old", 5), life("new", 6, admitted_at=now - 10), life("way", 7)[:2]
     ledger.record([*old, *new, *under_way])
-    before = stored_rollups(database)
+    before = stored_sums(database)
     assert ledger.forget(older_than=3600) == 1
     assert ledger.forget(older_than=3600) == 0
     assert [ledger.request(name) is not None for name in ("old", "new", "way")] == [False, True, True]
     with database.read() as session:
         assert session.value(select(func.count()).where(ledger_events.c.request_id == "old")) == 0
-        opened = select(func.sum(ledger_rollups.c.requests)).where(ledger_rollups.c.outcome == "open")
-        assert session.value(opened.where(ledger_rollups.c.start == 0)) == 1, "the one under way"
-        nothing = select(func.count()).where(ledger_rollups.c.requests == 0, ledger_rollups.c.start == 0)
+        opened = select(func.sum(ledger_hours.c.requests)).where(ledger_hours.c.outcome == "open")
+        assert session.value(opened.where(ledger_hours.c.start == 0)) == 1, "the one under way"
+        nothing = select(func.count()).where(ledger_hours.c.requests == 0, ledger_hours.c.start == 0)
         assert session.value(nothing) == 0, "what was open and is not"
-    assert stored_rollups(database) == before
+    assert stored_sums(database) == before
 
 
 def test_what_was_dropped_is_not_counted_again(ledger: Ledger, database: Database) -> None:
     old, under_way = life("old", 5), life("way", 7)
     ledger.record([*old, *under_way[:2]])
     ledger.forget(older_than=3600)
-    before = stored_rollups(database)
+    before = stored_sums(database)
     assert ledger.record(old) == 0
     assert ledger.record(life("as old, and never heard of", 5)) == 0
-    assert stored_rollups(database) == before
+    assert stored_sums(database) == before
     assert ledger.record([*old, *under_way]) == 1, "one that is open goes on, however old"
     assert ledger.forget(older_than=3600) == 1
     with database.read() as session:
-        day = select(func.sum(ledger_rollups.c.requests)).where(ledger_rollups.c.width == 86400)
-        assert session.value(day) == 2
+        assert [session.value(select(func.sum(grain.table.c.requests))) for grain in GRAINS] == [2, 2, 2]
 
 
 def test_batches_with_the_same_requests_at_once_are_counted_once(
@@ -277,5 +277,5 @@ def test_batches_with_the_same_requests_at_once_are_counted_once(
     assert all(isinstance(result, int) for result in results), results
     assert sum(results) == len(events)
     rebuilt_equal_stored(database, [f"r{number}" for number in range(40)])
-    assert stored_rollups(database) == rollups_of(database)
-    assert sum(sums[0] for key, sums in stored_rollups(database).items() if key[1] == 3600) == 40
+    assert stored_sums(database) == sums_of(database)
+    assert sum(sums[0] for key, sums in stored_sums(database).items() if key[0] == "ledger_hours") == 40

@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from llmariner.platform.database import Database
-from llmariner.usage.folding import blank, folded, interruption
+from llmariner.usage.folding import GRAINS, blank, folded, interruption
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.reports import DIMENSIONS, MEASURES, PARTS, Question, Reports
-from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, ledger_rollups, prices
+from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, prices
 
-from .ledgers import closed, event, life, put_price, rebuilt_equal_stored, rollups_of, stored_rollups
+from .ledgers import closed, event, life, put_price, rebuilt_equal_stored, stored_sums, sums_of
 
 NUMBERS = itertools.count()
 HOUR = 3600
@@ -35,7 +35,7 @@ RATES = ((150_000_001, 75_000_000, 600_000_333, 0), (2_000_000, 1, 9_999_999, 12
 def prices_of(database: Database) -> None:
     """A list with changes, and an empty ledger: examples share a database."""
     with database.write() as session:
-        for table in (ledger_events, ledger_requests, ledger_rollups, ledger_floor, prices):
+        for table in (ledger_events, ledger_requests, ledger_floor, prices, *(grain.table for grain in GRAINS)):
             session.run(table.delete())
     with_end = zip(CHANGES, (*CHANGES[1:], None), RATES, strict=True)
     for start, end, rates in with_end:
@@ -124,7 +124,7 @@ def test_any_interleaving_folds_to_the_same_balances(
     for name in names:
         assert spent(ledger, name) == spent(ledger, name + "b")
     rebuilt_equal_stored(database, [*names, *(name + "b" for name in names)])
-    assert stored_rollups(database) == rollups_of(database)
+    assert stored_sums(database) == sums_of(database)
 
 
 @settings(max_examples=10, **HASTE)

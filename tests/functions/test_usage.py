@@ -19,7 +19,8 @@ from llmariner.tenancy.bootstrap import make_admin_key
 from llmariner.tenancy.keys import NewKey, Owner
 from llmariner.tenancy.scopes import PROJECT_ROLES
 from llmariner.tenancy.tables import organization_users, project_users, users
-from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, ledger_rollups, prices
+from llmariner.usage.folding import GRAINS
+from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, prices
 
 from .asking import Answer, InProcess, Question, check
 from .conftest import Ask
@@ -35,7 +36,7 @@ Call = Callable[..., Any]
 def _empty(installation: Installation) -> None:
     """No requests and no prices but the test's own."""
     with installation.context.database.write() as session:
-        for table in (ledger_events, ledger_requests, ledger_rollups, ledger_floor, prices):
+        for table in (ledger_events, ledger_requests, ledger_floor, prices, *(grain.table for grain in GRAINS)):
             session.run(table.delete())
 
 

@@ -10,11 +10,9 @@ from llmariner.gateway.control import Amounts, Rule
 from llmariner.limits.rules import ALL_MODELS
 from llmariner.platform.database import ReadSession
 from llmariner.usage.folding import INTERRUPTED, OPEN
-from llmariner.usage.tables import ledger_requests, ledger_rollups
+from llmariner.usage.tables import ledger_days, ledger_project_days, ledger_requests
 
 __all__ = ["LedgerBook"]
-
-_DAY = 86400
 
 
 class LedgerBook:
@@ -43,9 +41,8 @@ class LedgerBook:
 
     def spent(self, rule: Rule, since: float) -> int:
         """Nano-dollars of all requests that a budget binds and that were admitted since; the beginning of a day (UTC)."""
-        sums = ledger_rollups.c
-        which = and_(_bound(rule, ledger_rollups), sums.width == _DAY, sums.start >= since)
-        return self._sum(func.sum(sums.cost), which)
+        sums = ledger_project_days if rule.subject in ("organization", "project") else ledger_days
+        return self._sum(func.sum(sums.c.cost), and_(_bound(rule, sums), sums.c.start >= since))
 
     def _sum(self, what: ColumnElement[Any], which: ColumnElement[bool]) -> int:
         return int(self._session.value(select(what).where(which)) or 0)

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+from sqlalchemy import Table
 
 from llmariner.errors import InvalidRequest
 from llmariner.gateway.pricing import FREE, Cost, Price
-from llmariner.usage.tables import ledger_events, ledger_rollups
+from llmariner.usage.tables import SUMS, ledger_days, ledger_events, ledger_hours, ledger_project_days
 
 __all__ = [
     "DAY",
+    "GRAINS",
     "HOUR",
     "INTERRUPTED",
     "OPEN",
-    "ROLLUP_SUMS",
     "TOKENS",
-    "WIDTHS",
-    "Rollups",
+    "Change",
+    "Grain",
     "blank",
     "checked",
     "folded",
@@ -36,7 +38,6 @@ OPEN = "open"
 INTERRUPTED = "interrupted"
 TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 HOUR, DAY = 3600, 86400
-WIDTHS = (HOUR, DAY)
 _KINDS = ("admitted", "checkpoint", "closed")
 _IDENTITY = ("organization_id", "project_id", "user_id", "key_id", "model", "route", "adapter", "admitted_at")
 _TIMES = ("waited_seconds", "queued_seconds", "wake_seconds", "first_token_seconds", "total_seconds")
@@ -47,10 +48,25 @@ _NEEDED = frozenset({"request_id", "sequence", "kind", "at", *TOKENS, *_IDENTITY
 _NEEDED_AT_THE_END = _NEEDED | frozenset(_ENDING) - _NEWER.keys()
 # Before the closing event's place, after any checkpoint's.
 _BEFORE_LAST = 2**31 - 2
-_DIMENSIONS = ("organization_id", "project_id", "user_id", "key_id", "model", "route")
-ROLLUP_SUMS = tuple(column.name for column in ledger_rollups.c if not column.primary_key)
 _EVENT_COLUMNS = tuple(column.name for column in ledger_events.c)
 _ALWAYS = frozenset({"request_id", "sequence", "kind", "at", *TOKENS})
+
+
+class Grain(NamedTuple):
+    """One of the tables of sums: over how many seconds each of its rows is, and what it tells apart."""
+
+    table: Table
+    width: int
+    dimensions: tuple[str, ...]
+
+
+def _grain(table: Table, width: int) -> Grain:
+    return Grain(table, width, tuple(column.name for column in table.primary_key)[2:])
+
+
+GRAINS = (_grain(ledger_project_days, DAY), _grain(ledger_days, DAY), _grain(ledger_hours, HOUR))
+"""The coarsest first."""
+_FINEST = GRAINS[-1].dimensions
 
 
 def checked(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,11 +137,11 @@ def settled(request: Mapping[str, Any], price: Price | None) -> Cost:
     return price.cost(request, request["outcome"]) if price is not None else FREE
 
 
-class Rollups:
+class Change:
     """What changes in the sums; to be gathered over many requests, and then added at once."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[Any, ...], list[int]] = {}
+        self._by_hour: dict[tuple[Any, ...], list[int]] = {}
 
     def move(self, before: Mapping[str, Any] | None, after: Mapping[str, Any], price: Price | None) -> None:
         """A request became another. `before` None: there was none."""
@@ -133,14 +149,16 @@ class Rollups:
             self._add(before, price, -1)
         self._add(after, price, 1)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """What is to be added to each hour and day, in the order of their keys: whoever adds, locks in that order."""
-        names = ("organization_id", "width", "start", *_DIMENSIONS[1:], "outcome", "status")
-        return [
-            dict(zip((*names, *ROLLUP_SUMS), (*key, *sums), strict=True))
-            for key, sums in sorted(self._sums.items())
-            if any(sums)
-        ]
+    def rows(self, grain: Grain) -> list[dict[str, Any]]:
+        """What is to be added to the rows of a table, in the order of their keys: whoever adds, locks in that order."""
+        places = [_FINEST.index(name) for name in grain.dimensions]
+        found: dict[tuple[Any, ...], list[int]] = {}
+        for (organization_id, start, *rest), sums in self._by_hour.items():
+            key = (organization_id, start // grain.width * grain.width, *(rest[place] for place in places))
+            known = found.get(key)
+            found[key] = sums if known is None else [one + other for one, other in zip(known, sums, strict=True)]
+        names = ("organization_id", "start", *grain.dimensions, *SUMS)
+        return [dict(zip(names, (*key, *sums), strict=True)) for key, sums in sorted(found.items()) if any(sums)]
 
     def _add(self, request: Mapping[str, Any], price: Price | None, sign: int) -> None:
         cost, first = settled(request, price), request["first_token_seconds"]
@@ -157,12 +175,11 @@ class Rollups:
             1 if request["outcome"] == "succeeded" else 0,
             0 if request["outcome"] == OPEN else 1,
         )
-        organization_id, *rest = (request[name] for name in _DIMENSIONS)
-        for width, ending in ((HOUR, (request["outcome"], request["status"])), (DAY, ("", 0))):
-            start = math.floor(request["admitted_at"] / width) * width
-            sums = self._sums.setdefault((organization_id, width, start, *rest, *ending), [0] * len(ROLLUP_SUMS))
-            for index, value in enumerate(values):
-                sums[index] += sign * value
+        hour = math.floor(request["admitted_at"] / HOUR) * HOUR
+        key = (request["organization_id"], hour, *(request[name] for name in _FINEST))
+        sums = self._by_hour.setdefault(key, [0] * len(SUMS))
+        for index, value in enumerate(values):
+            sums[index] += sign * value
 
 
 def _microseconds(seconds: float | None) -> int:

@@ -16,9 +16,9 @@ from sqlalchemy import func, select
 from llmariner.errors import NotFound
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.usage import folding
-from llmariner.usage.folding import INTERRUPTED, OPEN, Rollups
+from llmariner.usage.folding import GRAINS, INTERRUPTED, OPEN, Change
 from llmariner.usage.prices import PriceList
-from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, ledger_rollups
+from llmariner.usage.tables import SUMS, ledger_events, ledger_floor, ledger_hours, ledger_requests
 
 __all__ = ["OPEN", "Ledger", "floor"]
 
@@ -122,10 +122,10 @@ class Ledger:
 
     def _drop_empty_sums(self) -> None:
         """Those of what was open once."""
-        sums = ledger_rollups.c
+        sums = ledger_hours.c
         empty = (sums.outcome == OPEN) & (sums.requests == 0) & (sums.start < time.time() - 2 * folding.DAY)
         with self._database.write() as session:
-            session.run(ledger_rollups.delete().where(empty))
+            session.run(ledger_hours.delete().where(empty))
 
     def _in_chunks(self, step: Callable[[WriteSession], int], *, most: int | None = None) -> int:
         """Transactions short enough that nobody waits for them, as many as there is work for."""
@@ -170,18 +170,18 @@ def _taken(session: WriteSession, batch: Sequence[Row]) -> int:
         for event in events
     ]
     fresh = {tuple(row) for row in session.insert_many(ledger_events, rows)}
-    rollups, changed = Rollups(), []
+    sums, changed = Change(), []
     for request_id, events in lives.items():
         if request_id in new:
             after = made[request_id]
-            rollups.move(None, after, prices.known(after["price_id"]))
+            sums.move(None, after, prices.known(after["price_id"]))
         elif before := known.get(request_id):
             price = prices.known(before["price_id"])
             after = folding.folded(before, (event for event in events if _place(event) in fresh), price)
             if after != before:
-                rollups.move(before, after, price)
+                sums.move(before, after, price)
                 changed.append(after)
-    _write(session, changed, rollups)
+    _write(session, changed, sums)
     return len(fresh)
 
 
@@ -207,14 +207,14 @@ def _interrupted(session: WriteSession, requests: Sequence[Row]) -> int:
     prices = PriceList.of(session, {row["model"] for row in requests})
     events = [folding.interruption(row) for row in requests]
     session.insert_many(ledger_events, events)
-    rollups, changed = Rollups(), []
+    sums, changed = Change(), []
     for before, event in zip(requests, events, strict=True):
         price = prices.known(before["price_id"])
         after = folding.folded(before, [event], price)
         assert after["outcome"] == INTERRUPTED
-        rollups.move(before, after, price)
+        sums.move(before, after, price)
         changed.append(after)
-    _write(session, changed, rollups)
+    _write(session, changed, sums)
     return len(changed)
 
 
@@ -224,6 +224,7 @@ def _dropped(session: WriteSession, request_ids: Sequence[str]) -> int:
     return len(request_ids)
 
 
-def _write(session: WriteSession, changed: Sequence[Row], rollups: Rollups) -> None:
+def _write(session: WriteSession, changed: Sequence[Row], sums: Change) -> None:
     session.put(ledger_requests, [{name: row[name] for name in _COLUMNS} for row in changed])
-    session.put(ledger_rollups, rollups.rows(), adding=folding.ROLLUP_SUMS)
+    for grain in reversed(GRAINS):
+        session.put(grain.table, sums.rows(grain), adding=SUMS)

@@ -1,7 +1,8 @@
 """Sums of what was used, by any of who, what and when.
 
-They are read from the sums by day and by hour as far as the span goes in whole days and hours, and from the requests
-themselves at its ends. Those pieces never overlap, so nothing is counted twice; and the sums hold what was dropped.
+They are read from the coarsest tables of sums that tell apart what is asked, as far as the span goes in whole days and
+hours, and from the requests themselves at its ends. Those pieces never overlap, so nothing is counted twice; and the sums
+hold what was dropped.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from sqlalchemy.sql.functions import GenericFunction
 
 from llmariner.errors import InvalidRequest
 from llmariner.platform.database import Database
-from llmariner.usage.folding import DAY, HOUR, OPEN, TOKENS, WIDTHS
+from llmariner.usage.folding import GRAINS, HOUR, OPEN, TOKENS, Grain
 from llmariner.usage.ledger import floor
-from llmariner.usage.tables import ledger_requests, ledger_rollups
+from llmariner.usage.tables import ledger_requests
 
 __all__ = ["DIMENSIONS", "MEASURES", "PARTS", "Question", "Reports"]
 
@@ -61,9 +62,9 @@ class Question:
 
 
 class _Piece(NamedTuple):
-    """Part of a span, and the width of the sums it is read from; 0: from requests."""
+    """Part of a span, and the sums it is read from; None: from requests."""
 
-    width: int
+    grain: Grain | None
     start: float
     end: float
 
@@ -125,41 +126,41 @@ def _pieces(question: Question, kept_from: int) -> Iterator[_Piece]:
             end = math.ceil(end / HOUR) * HOUR
     if end > time.time():
         end = math.ceil(end / HOUR) * HOUR  # nothing is admitted in the future
-    # Sums by day do not tell outcomes apart.
-    whole_days = not {"outcome", "status"} & {*question.group_by, *question.where}
-    widths = [each for each in reversed(WIDTHS) if (width is None or width % each == 0) and (whole_days or each < DAY)]
-    yield from _cover(start, end, widths)
+    asked = {*question.group_by, *question.where}
+    grains = [
+        grain for grain in GRAINS if asked.issubset(grain.dimensions) and (width is None or width % grain.width == 0)
+    ]
+    yield from _cover(start, end, grains)
 
 
-def _cover(start: float, end: float, widths: Sequence[int]) -> Iterator[_Piece]:
-    """The span in as few pieces as there are, the widest in the middle."""
+def _cover(start: float, end: float, grains: Sequence[Grain]) -> Iterator[_Piece]:
+    """The span in as few pieces as there are, the coarsest in the middle."""
     if start >= end:
         return
-    if not widths:
-        yield _Piece(0, start, end)
+    if not grains:
+        yield _Piece(None, start, end)
         return
-    first, last = math.ceil(start / widths[0]) * widths[0], math.floor(end / widths[0]) * widths[0]
+    width, finer = grains[0].width, grains[1:]
+    first, last = math.ceil(start / width) * width, math.floor(end / width) * width
     if first >= last:
-        yield from _cover(start, end, widths[1:])
+        yield from _cover(start, end, finer)
         return
-    yield from _cover(start, first, widths[1:])
-    yield _Piece(widths[0], first, last)
-    yield from _cover(last, end, widths[1:])
+    yield from _cover(start, first, finer)
+    yield _Piece(grains[0], first, last)
+    yield from _cover(last, end, finer)
 
 
 def _statement(question: Question, piece: _Piece) -> Select[Any]:
-    table = (ledger_rollups if piece.width else ledger_requests).c
-    when: ColumnElement[Any] = table.start if piece.width else table.admitted_at
+    table = (piece.grain.table if piece.grain else ledger_requests).c
+    when: ColumnElement[Any] = table.start if piece.grain else table.admitted_at
     groups: list[ColumnElement[Any]] = []
     if question.width is not None:
-        whole = when - when % question.width if piece.width else func.whole(when / question.width) * question.width
+        whole = when - when % question.width if piece.grain else func.whole(when / question.width) * question.width
         groups.append(whole.label("bucket"))
     groups += [table[name] for name in question.group_by]
     statement = select(*groups, *(_summed(name, table, piece) for name in question.measures)).where(
         table.organization_id == question.organization_id, when >= piece.start, when < piece.end
     )
-    if piece.width:
-        statement = statement.where(table.width == piece.width)
     for name, values in question.where.items():
         statement = statement.where(table[name].in_(tuple(values)))
     return statement.group_by(*groups)
@@ -171,7 +172,7 @@ def _summed(name: str, table: Any, piece: _Piece) -> ColumnElement[Any]:
 
 
 def _each(name: str, table: Any, piece: _Piece) -> ColumnElement[Any]:
-    if piece.width or name in (*TOKENS, "cost"):
+    if piece.grain or name in (*TOKENS, "cost"):
         found: ColumnElement[Any] = table[name]
         return found
     if name in PARTS:

@@ -6,11 +6,63 @@ from sqlalchemy import BigInteger, Column, Float, Index, Integer, String, Table,
 
 from llmariner.platform.database import metadata
 
-__all__ = ["ledger_events", "ledger_floor", "ledger_requests", "ledger_rollups", "prices"]
+__all__ = [
+    "SUMS",
+    "ledger_days",
+    "ledger_events",
+    "ledger_floor",
+    "ledger_hours",
+    "ledger_project_days",
+    "ledger_requests",
+    "prices",
+]
+
+SUMS = (
+    "requests",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "cost",
+    # Of the cost: what uncached prompt, cached prompt and output were. The rest was asked per request.
+    "prompt_cost",
+    "cached_cost",
+    "completion_cost",
+    "total_microseconds",
+    "first_token_microseconds",
+    # How many had a first token.
+    "first_tokens",
+    "successful_requests",
+    # All that are not open.
+    "ended_requests",
+)
+
+
+_WHOSE = ("project_id", "user_id", "key_id", "model", "route")
+_ENDING = ("outcome", "status")
+_LENGTHS = {"model": 256, "outcome": 16}
 
 
 def _sum(name: str) -> Column[int]:
     return Column(name, BigInteger, nullable=False, server_default=text("0"))
+
+
+def _sums(name: str, *dimensions: str) -> Table:
+    """Sums of requests that are alike; `start`: where their hour or day begins."""
+    return Table(
+        name,
+        metadata,
+        Column("organization_id", String(64), primary_key=True),
+        Column("start", BigInteger, primary_key=True, autoincrement=False),
+        *(
+            Column(each, Integer, primary_key=True, autoincrement=False)
+            if each == "status"
+            else Column(each, String(_LENGTHS.get(each, 64)), primary_key=True)
+            for each in dimensions
+        ),
+        *(_sum(each) for each in SUMS),
+        sqlite_with_rowid=False,
+    )
 
 
 # What happened to a request, in the order it happened; never changed. The event that made the ledger know of a request
@@ -79,41 +131,12 @@ ledger_requests = Table(
     Index("ix_ledger_requests_open", "outcome", "seen_at"),
 )
 
-# Sums of requests by the hour and by the day of their admission: changed with every request, in its transaction, so that
-# at any moment they are the sums of all requests there ever were. `width` in seconds. Those by day leave outcome and
-# status empty, which makes them a third as many.
-ledger_rollups = Table(
-    "ledger_rollups",
-    metadata,
-    Column("organization_id", String(64), primary_key=True),
-    Column("width", Integer, primary_key=True, autoincrement=False),
-    Column("start", BigInteger, primary_key=True, autoincrement=False),
-    Column("project_id", String(64), primary_key=True),
-    Column("user_id", String(64), primary_key=True),
-    Column("key_id", String(64), primary_key=True),
-    Column("model", String(256), primary_key=True),
-    Column("route", String(64), primary_key=True),
-    Column("outcome", String(16), primary_key=True),
-    Column("status", Integer, primary_key=True, autoincrement=False),
-    _sum("requests"),
-    _sum("prompt_tokens"),
-    _sum("completion_tokens"),
-    _sum("cached_tokens"),
-    _sum("reasoning_tokens"),
-    _sum("cost"),
-    # Of the cost: what uncached prompt, cached prompt and output were. The rest was asked per request.
-    _sum("prompt_cost"),
-    _sum("cached_cost"),
-    _sum("completion_cost"),
-    _sum("total_microseconds"),
-    _sum("first_token_microseconds"),
-    # How many had a first token.
-    _sum("first_tokens"),
-    _sum("successful_requests"),
-    # All that are not open.
-    _sum("ended_requests"),
-    sqlite_with_rowid=False,
-)
+# Sums of requests by time of their admission: changed with every request, in its transaction, so that at any moment they
+# are the sums of all requests there ever were. Each coarser table leaves out what seldom matters over long spans, and
+# is some ten times smaller; on its own pages, so that what is read together lies together.
+ledger_hours = _sums("ledger_hours", *_WHOSE, *_ENDING)
+ledger_days = _sums("ledger_days", *_WHOSE)
+ledger_project_days = _sums("ledger_project_days", "project_id", "model", "route")
 
 # One row: requests admitted before it may have been dropped, and events of ones unknown are too late.
 ledger_floor = Table(
