@@ -125,6 +125,7 @@ def test_a_person_signs_in_by_the_browser_and_is_a_member_at_once(
     assert stored(home)["refresh_token"]
     assert stored(home)["token"] not in result.out + result.err
     assert "You are signed in" in pages[0]
+    assert "alice@example.org" in pages[0]
 
 
 def test_every_attempt_has_its_own_secrets_and_a_proof(
@@ -177,6 +178,10 @@ def get(url: str) -> int:
     return httpx2.get(url, trust_env=False).status_code
 
 
+def page(url: str) -> str:
+    return httpx2.get(url, trust_env=False).text
+
+
 def test_a_redirect_that_nobody_waits_for_changes_nothing(
     llma_there: Llma, browser: Callable[..., None], person: Any
 ) -> None:
@@ -212,10 +217,12 @@ def test_a_code_of_somebody_else_s_attempt_is_no_good(
 
     browser(note)
     assert llma_there("auth", "login").code == 3
-    browser(lambda address: get(with_changed(redirect_of(person, address), code=codes[0])))
+    pages: list[str] = []
+    browser(lambda address: pages.append(page(with_changed(redirect_of(person, address), code=codes[0]))))
     result = llma_there("auth", "login")
     assert result.code == 3
     assert "invalid_grant" in result.err
+    assert "You are not signed in" in pages[0], "said when it is known"
     assert not token_file(home).exists()
 
 

@@ -16,6 +16,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -26,10 +27,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 
+from llmariner.cli.issuer import Attempt, Issuer
+from llmariner.cli.loopback import Callback
+from llmariner.cli.sign_ins import SignIn
+
 __all__ = ["Browser", "RunningIssuer", "SigningKey"]
 
 SERVER = Path(__file__).parent / "oidc-provider"
 START_SECONDS = 60
+_BACK_SECONDS = 20
 CLIENT = {
     "client_id": "llmariner",
     "token_endpoint_auth_method": "none",
@@ -164,6 +170,17 @@ class Browser:
             action, fields = form
             page = self._client.post(urljoin(str(page.url), action), data=self._filled(fields))
         raise AssertionError(f"no end of pages: {page.text}")
+
+    def signs_in(self, issuer: Issuer) -> SignIn:
+        """As `llma auth login` does with a browser: authorization code, PKCE, a port of this machine."""
+        attempt = Attempt.new()
+        with ThreadPoolExecutor(1) as thread, Callback(attempt.state) as callback:
+            page = thread.submit(self.visit, issuer.address(attempt, callback.redirect_uri))
+            answer = callback.wait(_BACK_SECONDS)
+            assert answer is not None, page.result(_BACK_SECONDS)
+            made = issuer.redeem(attempt, answer, callback.redirect_uri)
+            callback.tell(made.who)
+        return made
 
     def close(self) -> None:
         """Forget all cookies."""

@@ -22,7 +22,6 @@ import yaml
 
 from llmariner.cli.failures import CommandError
 from llmariner.cli.issuer import Attempt, Issuer, Refused
-from llmariner.cli.loopback import Callback
 from llmariner.cli.sign_ins import SignIn
 from llmariner.errors import AuthenticationFailed
 from llmariner.installation.dex import PATH, configuration
@@ -155,17 +154,7 @@ def alice() -> Iterator[Browser]:
 
 @pytest.fixture
 def signed_in(there: Issuer, alice: Browser) -> SignIn:
-    return by_browser(there, alice)
-
-
-def by_browser(there: Issuer, person: Browser) -> SignIn:
-    """As `llma auth login` does."""
-    attempt = Attempt.new()
-    with Callback(attempt.state) as callback:
-        person.visit(there.address(attempt, callback.redirect_uri))
-        answer = callback.wait(10)
-        assert answer is not None
-        return there.redeem(attempt, answer, callback.redirect_uri)
+    return alice.signs_in(there)
 
 
 def check_alice(verifier: OidcIssuer, sign_in: SignIn) -> None:
@@ -272,7 +261,7 @@ def test_what_it_remembers_is_in_the_kinds_of_the_component_and_its_rights_suffi
     storage = {"type": "kubernetes", "config": {"kubeConfigFile": str(kubeconfig), "crdHandling": "check"}}
     with serving(program, tmp_path, storage) as (running, _), Issuer(running.url, "llmariner", SCOPES) as there:
         verifier = OidcIssuer(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": running.url}))
-        signed_in = by_browser(there, alice)
+        signed_in = alice.signs_in(there)
         check_alice(verifier, there.renew(signed_in))
     (rule,) = next(
         each["rules"] for each in yaml.safe_load_all((COMPONENT / "dex.yaml").read_text()) if each["kind"] == "Role"

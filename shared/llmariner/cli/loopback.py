@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import hmac
+import html
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from string import Template
 from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -12,20 +16,64 @@ from urllib.parse import parse_qsl, urlsplit
 __all__ = ["Callback"]
 
 _PATH = "/callback"
-_PAGE = """<!doctype html><meta charset="utf-8"><title>llma</title>
-<body style="font: 1.2em system-ui; margin: 20vh auto; max-width: 30em"><h1>{title}</h1><p>{text}</p>"""
-_DONE = _PAGE.format(title="You are signed in", text="Go back to the terminal; this page has done its work.")
-_FAILED = _PAGE.format(title="You are not signed in", text="The terminal says why.")
-_STRANGE = _PAGE.format(title="Not what was waited for", text="Run <code>llma auth login</code> again.")
+# The address holds a code: good for one use by us alone, and still nothing to leave in an address bar.
+_SCRIPT = 'history.replaceState(null, "", "/")'
+_ALLOWED = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'; "
+    f"script-src 'sha256-{base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()}'"
+)
+_PAGE = Template(f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>$title</title>
+<script>{_SCRIPT}</script>
+<style>
+  body {{ margin: 0; min-height: 100vh; display: grid; place-items: center; font: 1.1rem/1.5 system-ui, sans-serif;
+    background: Canvas; color: CanvasText }}
+  main {{ box-sizing: border-box; width: min(30rem, 100vw - 2rem); padding: 2.5rem; border-radius: 1rem; text-align: center;
+    background: color-mix(in srgb, CanvasText 5%, Canvas) }}
+  .mark {{ width: 4rem; height: 4rem; margin: 0 auto; border-radius: 50%; font-size: 2.2rem; line-height: 4rem;
+    color: #fff }}
+  .yes {{ background: #1a7f37 }}
+  .no {{ background: #b42318 }}
+  h1 {{ margin: 1.2rem 0 .4rem; font-size: 1.6rem; line-height: 1.2 }}
+  p {{ margin: .4rem 0; overflow-wrap: anywhere }}
+  code {{ font-size: .95em; white-space: nowrap }}
+</style>
+<main>
+  <div class="mark $kind" aria-hidden="true">$mark</div>
+  <h1>$title</h1>
+  $text
+</main>
+""")
+
+
+def _page(title: str, *paragraphs: str, done: bool = False) -> str:
+    kind, mark = ("yes", "✓") if done else ("no", "✕")
+    return _PAGE.substitute(
+        title=title, kind=kind, mark=mark, text="\n  ".join(f"<p>{each}</p>" for each in paragraphs)
+    )
+
+
+_AGAIN = "<code>llma auth login</code> tries again."
+_FAILED = _page("You are not signed in", "The terminal says why.", _AGAIN)
+_STRANGE = _page("Nobody waits for this", f"It belongs to a sign-in that has ended. {_AGAIN}")
 
 
 class Callback:
-    """Listens for the one redirect that bears `state`; all else is told that nobody waits for it."""
+    """Listens for the one redirect that bears `state`; all else is told that nobody waits for it.
+
+    The browser is answered when it is known what came of it: after `tell`, or when the block ends without.
+    """
 
     def __init__(self, state: str) -> None:
         self._state = state
         self._answer: dict[str, str] = {}
-        self._answered = threading.Event()
+        self._answered, self._over = threading.Event(), threading.Event()
+        self._page = _FAILED
         handler = type("Handler", (_Handler,), {"callback": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         # The page is sent before we go; a browser also opens connections that it never uses, so none is waited for long.
@@ -39,6 +87,7 @@ class Callback:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -52,8 +101,13 @@ class Callback:
         """The query of the redirect; None when none came in time."""
         return self._answer if self._answered.wait(seconds) else None
 
+    def tell(self, who: str) -> None:
+        """Let the browser show that this person is signed in."""
+        self._page = _page("You are signed in", f"as {html.escape(who)}", "Go back to the terminal.", done=True)
+        self._over.set()
+
     def take(self, target: str) -> tuple[int, str]:
-        """Status and page for a request. A second answer changes nothing."""
+        """Status and page for a request, after its end is known. A second answer changes nothing."""
         parts = urlsplit(target)
         query = dict(parse_qsl(parts.query))
         if parts.path != _PATH or not hmac.compare_digest(query.get("state", "").encode(), self._state.encode()):
@@ -61,7 +115,8 @@ class Callback:
         if not self._answered.is_set():
             self._answer = query
             self._answered.set()
-        return 200, _FAILED if "error" in self._answer else _DONE
+        self._over.wait()
+        return 200, self._page
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -70,11 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         status, page = self.callback.take(self.path)
-        body = page.encode()
+        body = page.encode(errors="replace")
         self.send_response(status)
         self.send_header("content-type", "text/html; charset=utf-8")
         self.send_header("content-length", str(len(body)))
-        # The address holds a code: it is to stay in no history and go to no other page.
+        self.send_header("content-security-policy", _ALLOWED)
         self.send_header("cache-control", "no-store")
         self.send_header("referrer-policy", "no-referrer")
         self.end_headers()

@@ -171,7 +171,9 @@ def _by_browser(issuer: Issuer, *, no_open: bool) -> SignIn:
                 f"nobody signed in within {_WAIT_SECONDS / 60:.0f} minutes.",
                 next_step="run `llma auth login` again; on a machine without a browser add --no-open.",
             )
-        return issuer.redeem(attempt, answer, callback.redirect_uri)
+        made = issuer.redeem(attempt, answer, callback.redirect_uri)
+        callback.tell(made.who)
+        return made
 
 
 def _show_code(address: str, code: str, with_code: str) -> None:

@@ -1,0 +1,126 @@
+"""`llma auth login` as people meet it: the installed program, a real browser, the issuer's own pages."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmariner.settings import environment
+from llmariner.tenancy.group_roles import GroupRoles
+
+from .chromium import Chromium
+from .platform import ServedPlatform
+from .running import RunningIssuer
+from .test_dex import serving
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Chromium]:
+    with Chromium(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def company(tmp_path: Path) -> Iterator[RunningIssuer]:
+    """An issuer that knows alice, of the group `staff`."""
+    made = RunningIssuer(tmp_path)
+    made.accounts = {"alice": {"groups": ["staff"], "name": "Alice"}}
+    with made:
+        yield made
+
+
+class Terminal:
+    """Where somebody types: a home of its own, and a platform to sign in to."""
+
+    def __init__(self, home: Path, browser: Chromium, platform: ServedPlatform) -> None:
+        self._env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "LLMARINER_BASE_URL": platform.url,
+            "BROWSER": browser.command,
+        }
+
+    def starts(self, *words: str) -> subprocess.Popen[str]:
+        program = Path(sys.executable).with_name("llma")
+        return subprocess.Popen(
+            [program, *words], env=self._env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def says(self, *words: str) -> str:
+        with self.starts(*words) as process:
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        return out
+
+
+@contextlib.contextmanager
+def signing_in(folder: Path, browser: Chromium, issuer: str) -> Iterator[tuple[Terminal, subprocess.Popen[str]]]:
+    """A platform with that issuer, whose group `staff` is in its project, and `llma auth login` under way."""
+    with ServedPlatform(folder, issuer) as served:
+        owner = served.context.callers.of_user(served.owner.user_id)
+        place = {"role": "member", "project_id": served.owner.project_id}
+        GroupRoles(served.context.database).create(owner, issuer=issuer, group="staff", **place)
+        terminal = Terminal(folder / "home", browser, served)
+        with terminal.starts("auth", "login") as login:
+            try:
+                yield terminal, login
+            finally:
+                login.kill()
+
+
+def logs_in(browser: Chromium) -> None:
+    """Alice, on the issuer's pages."""
+    browser.fill("input[name=login]", "alice")
+    browser.fill("input[name=password]", "any")
+    browser.press("button[type=submit]")
+    browser.press("input[value=consent] ~ button[type=submit]")
+
+
+def check_signed_in(browser: Chromium, terminal: Terminal, login: subprocess.Popen[str]) -> None:
+    out, err = login.communicate(timeout=60)
+    assert login.returncode == 0, err
+    assert "as alice@example.org" in out
+    assert "Your browser was opened" in err
+    assert browser.title == "You are signed in"
+    assert "alice@example.org" in browser.text
+    assert "code=" not in browser.address
+    assert "member of Default Project" in terminal.says("auth", "status")
+
+
+def test_a_browser_comes_back_from_the_issuer_with_somebody_signed_in(
+    browser: Chromium, company: RunningIssuer, tmp_path: Path
+) -> None:
+    with signing_in(tmp_path, browser, company.url) as (terminal, login):
+        logs_in(browser)
+        check_signed_in(browser, terminal, login)
+        browser.picture(tmp_path / "signed-in.png")
+        assert "Signed out" in terminal.says("auth", "logout")
+
+
+def test_who_turns_back_at_the_issuer_is_told_so_on_the_page_and_in_the_terminal(
+    browser: Chromium, company: RunningIssuer, tmp_path: Path
+) -> None:
+    with signing_in(tmp_path, browser, company.url) as (_, login):
+        browser.press("a[href$='/abort']")
+        _, err = login.communicate(timeout=60)
+        assert (login.returncode, "access_denied" in err) == (3, True)
+        assert browser.title == "You are not signed in"
+        assert "llma auth login" in browser.text
+        browser.picture(tmp_path / "refused.png")
+
+
+def test_dex_sends_people_on_to_the_issuer_behind_it_and_back(browser: Chromium, tmp_path: Path) -> None:
+    program = environment().get("LLMARINER_TEST_DEX", "")
+    if not program:
+        pytest.skip("LLMARINER_TEST_DEX names no program")
+    with serving(program, tmp_path, {"type": "memory"}) as (dex, _), signing_in(tmp_path, browser, dex.url) as started:
+        logs_in(browser)
+        check_signed_in(browser, *started)
