@@ -31,7 +31,7 @@ from llmariner.cli.issuer import Attempt, Issuer
 from llmariner.cli.loopback import Callback
 from llmariner.cli.sign_ins import SignIn
 
-__all__ = ["Browser", "RunningIssuer", "SigningKey"]
+__all__ = ["CLIENT", "Browser", "RunningIssuer", "Signer", "SigningKey"]
 
 SERVER = Path(__file__).parent / "oidc-provider"
 START_SECONDS = 60
@@ -57,6 +57,15 @@ class SigningKey:
         self.private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.kid = uuid.uuid4().hex[:8]
 
+    @classmethod
+    def of(cls, jwk: Mapping[str, Any]) -> SigningKey:
+        """One that somebody else made, from its private JSON Web Key."""
+        made = cls.__new__(cls)
+        private = RSAAlgorithm.from_jwk(dict(jwk))
+        assert isinstance(private, rsa.RSAPrivateKey)
+        made.private, made.kid = private, str(jwk["kid"])
+        return made
+
     @property
     def public_pem(self) -> bytes:
         """The public half, as anybody may have it."""
@@ -73,17 +82,44 @@ class SigningKey:
         return jwt.encode(dict(claims), self.private, algorithm=algorithm, headers={**said, **header})
 
 
-class RunningIssuer:
+class Signer:
+    """An issuer's name and key: what it says is whatever a test wants."""
+
+    def __init__(self, url: str, key: SigningKey) -> None:
+        self.url = url
+        self.key = key
+
+    def claims(self, **changed: Any) -> dict[str, Any]:
+        """What a good id token says; None in `changed` leaves a claim out."""
+        now = int(time.time())
+        said: dict[str, Any] = {"iss": self.url, "sub": "alice", "aud": "llmariner", "iat": now, "exp": now + 600}
+        said |= {"email": "Alice@Example.org", "email_verified": True, "name": "Alice", "groups": ["staff"]}
+        return {name: value for name, value in {**said, **changed}.items() if value is not None}
+
+    def token(self, **changed: Any) -> str:
+        """A token that its key signed, with `claims`."""
+        return self.key.sign(self.claims(**changed))
+
+
+class RunningIssuer(Signer):
     """The issuer; `start` and `stop` as often as wanted, always at the same address."""
 
-    def __init__(self, folder: Path, *, lifetime: int = 600, clients: tuple[dict[str, Any], ...] = (CLIENT,)) -> None:
-        self._folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        lifetime: int = 600,
+        clients: tuple[dict[str, Any], ...] = (CLIENT,),
+        host: str = "127.0.0.1",
+        name: str = "",
+    ) -> None:
+        """`host`: of this machine's, where it listens. `name`: where it is met, if not there."""
+        self._folder, self._host = folder, host
         self._process: subprocess.Popen[str] | None = None
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind((host, 0))
             self._port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self._port}"
-        self.key = SigningKey()
+        super().__init__(name or f"http://{host}:{self._port}", SigningKey())
         self.workload_key = SigningKey()
         self.accounts: dict[str, dict[str, Any]] = {}
         self.lifetime = lifetime
@@ -98,19 +134,8 @@ class RunningIssuer:
 
     def start(self) -> None:
         """Start it; it remembers nothing of a former run but its keys."""
-        modules = importlib.import_module("..e2e.clients.environments", __package__).node_modules(SERVER)
-        settings = {
-            "modules": str(modules),
-            "issuer": self.url,
-            "port": self._port,
-            "jwks": {"keys": [self.key.jwk(private=True)]},
-            "clients": self._clients,
-            "accounts": self.accounts,
-            "lifetime": self.lifetime,
-            "workloads": {"keys": [self.workload_key.jwk(private=False)]},
-        }
         file, log = self._folder / "issuer.json", self._folder / "issuer.log"
-        file.write_text(json.dumps(settings))
+        self._write(file)
         node = shutil.which("node")
         assert node is not None  # or node_modules had skipped the test
         with log.open("w") as errors:
@@ -122,6 +147,11 @@ class RunningIssuer:
             raise TimeoutError(f"the issuer did not start: {log.read_text()}")
         line = self._process.stdout.readline()
         assert line == "ready\n", line + log.read_text()
+
+    def knows(self, **accounts: dict[str, Any]) -> None:
+        """From now on these people are so: what they said before stays said."""
+        self.accounts |= accounts
+        self._write(self._folder / "issuer.json")
 
     def stop(self) -> None:
         """End it."""
@@ -137,16 +167,22 @@ class RunningIssuer:
         self.start()
         return old
 
-    def claims(self, **changed: Any) -> dict[str, Any]:
-        """What a good id token says; None in `changed` leaves a claim out."""
-        now = int(time.time())
-        said: dict[str, Any] = {"iss": self.url, "sub": "alice", "aud": "llmariner", "iat": now, "exp": now + 600}
-        said |= {"email": "Alice@Example.org", "email_verified": True, "name": "Alice", "groups": ["staff"]}
-        return {name: value for name, value in {**said, **changed}.items() if value is not None}
-
-    def token(self, **changed: Any) -> str:
-        """A token that its key signed, with `claims`."""
-        return self.key.sign(self.claims(**changed))
+    def _write(self, file: Path) -> None:
+        modules = importlib.import_module("..e2e.clients.environments", __package__).node_modules(SERVER)
+        settings = {
+            "modules": str(modules),
+            "issuer": self.url,
+            "host": self._host,
+            "port": self._port,
+            "jwks": {"keys": [self.key.jwk(private=True)]},
+            "clients": self._clients,
+            "accounts": self.accounts,
+            "lifetime": self.lifetime,
+            "workloads": {"keys": [self.workload_key.jwk(private=False)]},
+        }
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(settings))
+        part.replace(file)
 
 
 class Browser:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from llmariner.tenancy.group_roles import GroupRoles
 from .chromium import Chromium
 from .platform import ServedPlatform
 from .running import RunningIssuer
+from .terminal import Terminal
 from .test_dex import serving
 
 pytestmark = pytest.mark.timeout(180)
@@ -37,30 +36,6 @@ def company(tmp_path: Path) -> Iterator[RunningIssuer]:
         yield made
 
 
-class Terminal:
-    """Where somebody types: a home of its own, and a platform to sign in to."""
-
-    def __init__(self, home: Path, browser: Chromium, platform: ServedPlatform) -> None:
-        self._env = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(home),
-            "LLMARINER_BASE_URL": platform.url,
-            "BROWSER": browser.command,
-        }
-
-    def starts(self, *words: str) -> subprocess.Popen[str]:
-        program = Path(sys.executable).with_name("llma")
-        return subprocess.Popen(
-            [program, *words], env=self._env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def says(self, *words: str) -> str:
-        with self.starts(*words) as process:
-            out, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err
-        return out
-
-
 @contextlib.contextmanager
 def signing_in(folder: Path, browser: Chromium, issuer: str) -> Iterator[tuple[Terminal, subprocess.Popen[str]]]:
     """A platform with that issuer, whose group `staff` is in its project, and `llma auth login` under way."""
@@ -68,7 +43,7 @@ def signing_in(folder: Path, browser: Chromium, issuer: str) -> Iterator[tuple[T
         owner = served.context.callers.of_user(served.owner.user_id)
         place = {"role": "member", "project_id": served.owner.project_id}
         GroupRoles(served.context.database).create(owner, issuer=issuer, group="staff", **place)
-        terminal = Terminal(folder / "home", browser, served)
+        terminal = Terminal(folder / "home", served.url, browser.command)
         with terminal.starts("auth", "login") as login:
             try:
                 yield terminal, login

@@ -1,7 +1,8 @@
 // A real OpenID Connect issuer for the tests: npm oidc-provider. Its one argument is a file of JSON:
-//   modules   folder of node_modules          issuer, port   its name and where it listens
+//   modules   folder of node_modules          issuer         its name
+//   host, port where it listens
 //   jwks      private keys it signs with      clients        as oidc-provider takes them
-//   accounts  login name -> claims            lifetime       seconds of an id token
+//   accounts  login name -> claims, read anew lifetime       seconds of an id token
 //   algorithm of id tokens                    workloads      public keys of the issuer of workloads (token exchange)
 import { readFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
@@ -16,7 +17,7 @@ const claimsOf = (login) => ({
   email_verified: true,
   name: login,
   groups: [],
-  ...settings.accounts[login],
+  ...JSON.parse(readFileSync(process.argv[2], 'utf8')).accounts[login],
 });
 
 const provider = new Provider(settings.issuer, {
@@ -67,4 +68,4 @@ provider.registerGrantType('urn:ietf:params:oauth:grant-type:token-exchange', as
   };
 }, ['subject_token', 'subject_token_type', 'requested_token_type', 'audience', 'scope', 'connector_id']);
 
-provider.listen(settings.port, '127.0.0.1', () => console.log('ready'));
+provider.listen(settings.port, settings.host, () => console.log('ready'));
