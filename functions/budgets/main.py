@@ -97,7 +97,7 @@ def update_budget(request: Request, caller: Writer, budget_id: str, body: Terms)
         body.alert_ratio if "alert_ratio" in body.model_fields_set else budget.alert_ratio,
         budget.hard if body.hard is None else body.hard,
     )
-    return _rendered(context, [context.budgets.put(caller, budget.subject, budget.period, new)])[0]
+    return _rendered(context, [context.budgets.update(caller, budget, new)])[0]
 
 
 def delete_budget(request: Request, caller: Writer, budget_id: str) -> dict[str, Any]:
@@ -133,6 +133,7 @@ def _rendered(context: Context, budgets: list[Budget]) -> list[dict[str, Any]]:
             "hard": budget.hard,
             "spent": dollars(spent.get(budget.id, (0, 0))[0]),
             "reserved": dollars(spent.get(budget.id, (0, 0))[1]),
+            "notification_channel": budget.channel,
             "created_at": budget.created_at,
             "updated_at": budget.updated_at,
         }

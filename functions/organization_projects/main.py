@@ -7,12 +7,13 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmariner.context import Context
-from llmariner.errors import InvalidRequest
+from llmariner.errors import InvalidRequest, NotFound
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
-from llmariner.http.lists import Cursor, Limit, listed
+from llmariner.http.groups import ProjectGroupBody, groups_of, in_project
+from llmariner.http.lists import Cursor, Limit, Order, listed, next_page
 from llmariner.tenancy import openai_shapes as shapes
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Access, Directory, Paging
@@ -124,6 +125,10 @@ def build(context: Context) -> Application:
     app.post(f"{accounts}/{{account_id}}")(update_account)
     app.delete(f"{accounts}/{{account_id}}")(delete_account)
     app.post(f"{accounts}/{{account_id}}/api_keys")(create_account_key)
+    app.get(f"{one}/groups")(list_groups)
+    app.post(f"{one}/groups")(add_group)
+    app.get(f"{one}/groups/{{group_id}}")(get_group)
+    app.delete(f"{one}/groups/{{group_id}}")(remove_group)
     app.get(keys)(list_keys)
     app.post(keys)(create_key)
     app.get(f"{keys}/{{key_id}}")(get_key)
@@ -219,6 +224,39 @@ def remove_user(request: Request, caller: UsersWriter, project_id: str, user_id:
     """Take them out of it; their keys there end."""
     gone = Members(context_of(request).database).remove_from_project(caller, project_id, user_id)
     return {**shapes.deleted("organization.project.user", user_id), "removed": gone}
+
+
+def list_groups(
+    request: Request,
+    caller: UsersReader,
+    project_id: str,
+    after: Cursor = None,
+    limit: Limit = 20,
+    order: Order = "asc",
+) -> dict[str, Any]:
+    """The issuer's groups whose members are in it, the first to be let in first."""
+    return next_page(_groups(request, caller, project_id), after=after, limit=limit, order=order, name="group_id")
+
+
+def add_group(request: Request, caller: UsersWriter, project_id: str, body: ProjectGroupBody) -> dict[str, Any]:
+    """Let the members of a group into it, each when they next come; a role takes the place of the one before."""
+    groups_of(request).give(caller, body.group_id, body.role, project_id)
+    return get_group(request, caller, project_id, body.group_id)
+
+
+def get_group(request: Request, caller: UsersReader, project_id: str, group_id: str) -> dict[str, Any]:
+    """One of the groups whose members are in it."""
+    found = [group for group in _groups(request, caller, project_id) if group["group_id"] == group_id]
+    if not found:
+        raise NotFound(f"No group with id '{group_id}' in the project '{project_id}'.", param="group_id")
+    return found[0]
+
+
+def remove_group(request: Request, caller: UsersWriter, project_id: str, group_id: str) -> dict[str, Any]:
+    """Take the group's role in it away; what it gave ends when each member next comes."""
+    get_group(request, caller, project_id, group_id)
+    groups_of(request).take(caller, group_id, project_id)
+    return {"object": "project.group.deleted", "deleted": True}
 
 
 def list_accounts(
@@ -317,6 +355,12 @@ def delete_key(request: Request, caller: KeysWriter, project_id: str, key_id: st
 
 def _directory(request: Request) -> Directory:
     return Directory(context_of(request).database)
+
+
+def _groups(request: Request, caller: Caller, project_id: str) -> list[dict[str, Any]]:
+    _directory(request).project(caller.organization_id, project_id)
+    rows = groups_of(request).in_project(caller.organization_id, project_id)
+    return [in_project(row, project_id) for row in rows]
 
 
 def _projects(request: Request) -> Projects:

@@ -12,7 +12,7 @@ from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
-from llmariner.settings import IdentitySettings
+from llmariner.http.groups import issuer_of
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.group_roles import GroupRoles
 
@@ -49,12 +49,8 @@ def list_group_roles(request: Request, caller: Reader) -> dict[str, Any]:
 
 def create_group_role(request: Request, caller: Writer, body: CreateGroupRole) -> dict[str, Any]:
     """Give the members of a group of the present issuer a role, from their next request on."""
-    context = context_of(request)
-    issuer = IdentitySettings.load(context.env).issuer
-    if not issuer:
-        raise InvalidRequest("This platform has no issuer, so there are no groups: set LLMARINER_OIDC_ISSUER first.")
-    made = GroupRoles(context.database).create(
-        caller, issuer=issuer, group=body.group, role=body.role, project_id=body.project_id
+    made = GroupRoles(context_of(request).database).create(
+        caller, issuer=issuer_of(request), group=body.group, role=body.role, project_id=body.project_id
     )
     return _rendered(made)
 

@@ -1,4 +1,4 @@
-"""/v1/projects/{id}/roles and /users: roles inside a project, in OpenAI's shape, whose paths have no `organization` here."""
+"""/v1/projects/{id}: roles of people and groups in a project, in OpenAI's shape, whose paths have no `organization` here."""
 
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
+from llmariner.http.groups import assignment, check_has_role, groups_of
 from llmariner.http.lists import Cursor, Limit, Order, listed_with_next
 from llmariner.http.roles import AssignmentBody, NewRoleBody, RoleBody
 from llmariner.tenancy import openai_shapes as shapes
@@ -35,6 +36,11 @@ def build(context: Context) -> Application:
     app.post(assigned)(assign_role)
     app.get(f"{assigned}/{{role_id}}")(get_assigned)
     app.delete(f"{assigned}/{{role_id}}")(unassign_role)
+    of_group = "/v1/projects/{project_id}/groups/{group_id}/roles"
+    app.get(of_group)(list_of_group)
+    app.post(of_group)(assign_to_group)
+    app.get(f"{of_group}/{{role_id}}")(get_of_group)
+    app.delete(f"{of_group}/{{role_id}}")(unassign_from_group)
     return app
 
 
@@ -113,6 +119,40 @@ def unassign_role(request: Request, caller: Writer, project_id: str, user_id: st
         raise InvalidRequest("Whoever is in a project is a viewer at least: remove the user instead.", param="role_id")
     Members(context_of(request).database).set_role_in_project(caller, project_id, user_id, "viewer")
     return {"object": "user.role.deleted", "deleted": True}
+
+
+def list_of_group(request: Request, caller: Reader, project_id: str, group_id: str) -> dict[str, Any]:
+    """The one role that a group of the issuer has in a project, or none."""
+    _made(request, caller, project_id)
+    held = groups_of(request).role(groups_of(request).get(caller.organization_id, group_id), project_id)
+    found = [] if held is None else [_any_role(request, caller, project_id, held.role)]
+    return listed_with_next(found, has_more=False)
+
+
+def assign_to_group(
+    request: Request, caller: Writer, project_id: str, group_id: str, body: AssignmentBody
+) -> dict[str, Any]:
+    """Give a group that role in the project; it takes the place of the one before."""
+    groups_of(request).give(caller, group_id, body.role_id, project_id)
+    group = groups_of(request).get(caller.organization_id, group_id)
+    return assignment(group, _any_role(request, caller, project_id, body.role_id))
+
+
+def get_of_group(request: Request, caller: Reader, project_id: str, group_id: str, role_id: str) -> dict[str, Any]:
+    """Its role in the project, if it is that one."""
+    role = _any_role(request, caller, project_id, role_id)
+    group = groups_of(request).get(caller.organization_id, group_id)
+    check_has_role(group, groups_of(request).role(group, project_id), role_id)
+    return role
+
+
+def unassign_from_group(
+    request: Request, caller: Writer, project_id: str, group_id: str, role_id: str
+) -> dict[str, Any]:
+    """Take it from the group, whose members are not in the project by it then."""
+    get_of_group(request, caller, project_id, group_id, role_id)
+    groups_of(request).take(caller, group_id, project_id)
+    return {"object": "group.role.deleted", "deleted": True}
 
 
 def _made(request: Request, caller: Caller, project_id: str) -> Any:

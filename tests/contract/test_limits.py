@@ -16,11 +16,13 @@ from llmariner.audit.tables import audit_log
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.gateway.control import NOTHING, Amounts, Grant, Hold, Key, LeaseAsk
 from llmariner.limits.account import LEASE_SECONDS
+from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.changes import Revisions
 from llmariner.limits.leases import Leases, default_limit_id
 from llmariner.limits.rules import Limits, Subject
 from llmariner.limits.tables import allowances
 from llmariner.platform.database import Database
+from llmariner.platform.events.tables import events
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.keys import Owner
 from llmariner.usage.tables import ledger_requests, prices
@@ -277,3 +279,34 @@ def test_those_who_set_the_first_limit_at_once_set_one(
 ) -> None:
     made = at_once([lambda: limits.put(actor, project, "*", {"requests_per_day": 10})] * 8)
     assert len({limit.id for limit in made}) == 1
+
+
+def test_every_alert_is_told_once_of_each_amount_beside_the_budget(
+    database: Database, leases: Leases, actor: Caller, owner: Owner, project: Subject
+) -> None:
+    budgets = Budgets(database)
+    hard = budgets.put(actor, project, "month", NewBudget(1000, alert_ratio=None))
+    channel = {"type": "email", "recipients": ["ann@example.org"], "subject_prefix": None}
+    alerts = [budgets.add_alert(actor, project, "month", amount, channel) for amount in (300, 600)]
+    meet(leases, key(owner))
+
+    def spend(used: int) -> list[tuple[str, int, list[str]]]:
+        holds = [Hold(rule.id, Amounts(money=used), NOTHING, NOTHING) for rule in (hard, *alerts)]
+        leases.lease(LeaseAsk("req_a", time.time(), holds))
+        query = select(events.c.data).where(events.c.type == "ai.llmariner.budget.alert.v1").order_by(events.c.sequence)
+        with database.read() as session:
+            told = [json.loads(row.data) for row in session.rows(query)]
+        return [(each["id"], each["amount_nano_usd"], each["notification_channel"]["recipients"]) for each in told]
+
+    recipients = ["ann@example.org"]
+    assert spend(299) == []
+    assert spend(300) == [(alerts[0].id, 300, recipients)]
+    assert len(spend(599)) == 1
+    assert spend(700)[1:] == [(alerts[1].id, 600, recipients)]
+    budgets.update_alert(actor, alerts[0], 800, channel)
+    assert len(spend(799)) == 2
+    assert spend(800)[2:] == [(alerts[0].id, 800, recipients)]
+    assert len(spend(900)) == 3
+    assert budgets.get(owner.organization_id, hard.id).amount == 1000
+    budgets.remove(actor, owner.organization_id, alerts[0].id)
+    assert {budget.id for budget in budgets.of(project)} == {hard.id, alerts[1].id}

@@ -12,6 +12,12 @@ from .declared import ROUTES, TOKEN_PATH
 from .installation import Installation
 
 MESSAGES = [{"role": "user", "content": "hello"}]
+ALERT = {
+    "currency": "USD",
+    "interval": "month",
+    "threshold_amount": 10**9,
+    "notification_channel": {"type": "email", "recipients": ["made@example.org"]},
+}
 BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "POST /v1/chat/completions": ("chat_completions", {"model": "unknown", "messages": MESSAGES}),
     "POST /v1/completions": ("completions", {"model": "unknown", "prompt": "x"}),
@@ -43,6 +49,18 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
         "organization_spend_limit",
         {"currency": "USD", "interval": "month", "threshold_amount": 10**9},
     ),
+    "POST /v1/organization/projects/SPARE/spend_alerts": ("organization_projects_spend_alerts", ALERT),
+    "POST /v1/organization/projects/SPARE/spend_alerts/alert_1": ("organization_projects_spend_alerts", ALERT),
+    "POST /v1/organization/spend_alerts": ("organization_spend_alerts", ALERT),
+    "POST /v1/organization/spend_alerts/alert_1": ("organization_spend_alerts", ALERT),
+    "POST /v1/organization/groups": ("organization_groups", {"name": "made"}),
+    "POST /v1/organization/groups/group_1": ("organization_groups", {"name": "made"}),
+    "POST /v1/organization/groups/group_1/roles": ("organization_groups", {"role_id": "reader"}),
+    "POST /v1/organization/projects/SPARE/groups": (
+        "organization_projects",
+        {"group_id": "group_1", "role": "member"},
+    ),
+    "POST /v1/projects/SPARE/groups/group_1/roles": ("projects", {"role_id": "member"}),
     "POST /v1/organization/admin_api_keys": ("organization_admin_api_keys", {"name": "made"}),
     "POST /v1/organization/invites": ("organization_invites", {"email": "asked@example.org", "role": "reader"}),
     "POST /v1/organization/projects": ("organization_projects", {"name": "made"}),

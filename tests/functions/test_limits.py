@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import openai
 import pytest
 
 from llmariner.models.model import NewModel, SourceRepository
@@ -165,6 +166,46 @@ def test_openais_client_sets_spend_limits(company: Company, organization: Any, i
     in_process.runner.run(work())
     query = f"subject=organization&subject_id={company.id}"
     assert "month" not in {row["period"] for row in company.ask("GET /v1/budgets", query=query).json["data"]}
+
+
+def test_openais_client_sets_spend_alerts(company: Company, organization: Any, in_process: InProcess) -> None:
+    channel: dict[str, Any] = {"type": "email", "recipients": ["boss@example.org"]}
+    monthly: dict[str, Any] = {"currency": "USD", "interval": "month", "notification_channel": channel}
+
+    async def work() -> None:
+        await organization.spend_limit.update(currency="USD", interval="month", threshold_amount=99)
+        places: tuple[Any, ...] = (
+            (organization.spend_alerts, (), {}),
+            (organization.projects.spend_alerts, (company.vision,), {"project_id": company.vision}),
+        )
+        for alerts, where, named in places:
+            first = await alerts.create(*where, **monthly, threshold_amount=1000)
+            second = await alerts.create(*where, **monthly, threshold_amount=2000)
+            assert (first.threshold_amount, first.notification_channel.recipients) == (1000, ["boss@example.org"])
+            assert [each.id for each in await collected(alerts.list(*where, limit=1))] == [second.id, first.id]
+            assert [each.id for each in await collected(alerts.list(*where, order="asc"))] == [first.id, second.id]
+            before = await alerts.list(*where, before=first.id)
+            assert [each.id for each in before.data] == [second.id]
+            changed = await alerts.update(first.id, **named, **monthly, threshold_amount=3000)
+            assert (changed.id, changed.threshold_amount) == (first.id, 3000)
+            assert await alerts.retrieve(first.id, **named) == changed
+            assert (await alerts.delete(first.id, **named)).deleted
+            with pytest.raises(openai.NotFoundError):
+                await alerts.retrieve(first.id, **named)
+        assert (await organization.spend_limit.retrieve()).threshold_amount == 99
+        with pytest.raises(openai.BadRequestError):
+            await organization.spend_alerts.create(
+                **{**monthly, "notification_channel": {"type": "email", "recipients": ["nobody"]}}, threshold_amount=1
+            )
+
+    in_process.runner.run(work())
+    listed = company.ask("GET /v1/budgets").json["data"]
+    [whole] = [row for row in listed if row["notification_channel"] and row["subject"] == "organization"]
+    assert (whole["amount"], whole["hard"], whole["alert_ratio"]) == (20.0, False, 1.0)
+    changed = company.ask(f"POST /v1/budgets/{whole['id']}", {"amount": 30})
+    assert (changed.json["id"], changed.json["amount"]) == (whole["id"], 30.0)
+    monthly_ones = [row for row in company.ask("GET /v1/budgets").json["data"] if row["period"] == "month"]
+    assert 0.99 in [row["amount"] for row in monthly_ones if row["hard"]]
 
 
 @pytest.mark.parametrize("field", ["max_images_per_1_minute", "batch_1_day_max_input_tokens"])

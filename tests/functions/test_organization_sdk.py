@@ -225,6 +225,52 @@ def test_roles_of_the_organisation_and_of_a_project(do: Do, new_person: Callable
     do(work)
 
 
+def test_groups_of_the_issuer(do: Do, installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(organization: Any) -> None:
+        groups = organization.groups
+        with pytest.raises(openai.BadRequestError, match="no issuer"):
+            await groups.create(name="staff")
+        monkeypatch.setitem(installation.context.env, "LLMARINER_OIDC_ISSUER", "https://issuer.example")
+        made = await groups.create(name="staff")
+        assert (made.name, made.group_type, made.is_scim_managed) == ("staff", "group", True)
+        with pytest.raises(openai.ConflictError):
+            await groups.create(name="staff")
+        assert made.id in [group.id for group in await collected(groups.list(limit=1))]
+        assert (await groups.update(made.id, name="people")).name == "people"
+        assert (await groups.retrieve(made.id)).name == "people"
+        for role in ("tenant_system", "reader"):
+            given = await groups.roles.create(made.id, role_id=role)
+            assert (given.group.name, given.role.id) == ("people", role)
+        assert [role.id for role in await collected(groups.roles.list(made.id))] == ["reader"]
+        assert (await groups.roles.retrieve("reader", group_id=made.id)).predefined_role
+        with pytest.raises(openai.NotFoundError):
+            await groups.roles.delete("owner", group_id=made.id)
+        with pytest.raises(openai.BadRequestError, match="kept by its issuer"):
+            await groups.users.create(made.id, user_id="user_x")
+        with pytest.raises(openai.BadRequestError, match="kept by its issuer"):
+            await collected(groups.users.list(made.id))
+        project = await organization.projects.create(name="of groups")
+        inside = organization.projects.groups
+        added = await inside.create(project.id, group_id=made.id, role="viewer")
+        assert (added.group_name, added.project_id) == ("people", project.id)
+        assert [group.group_id for group in await collected(inside.list(project.id))] == [made.id]
+        assert (await inside.retrieve(made.id, project_id=project.id)).group_id == made.id
+        of_project = inside.roles
+        assert (await of_project.create(made.id, project_id=project.id, role_id="member")).role.id == "member"
+        assert [role.id for role in await collected(of_project.list(made.id, project_id=project.id))] == ["member"]
+        assert (await of_project.delete("member", project_id=project.id, group_id=made.id)).deleted
+        assert await collected(inside.list(project.id)) == []
+        await inside.create(project.id, group_id=made.id, role="owner")
+        assert (await inside.delete(made.id, project_id=project.id)).deleted
+        assert (await groups.delete(made.id)).deleted
+        with pytest.raises(openai.NotFoundError):
+            await groups.retrieve(made.id)
+        acts = organization.audit_logs.list(resource_ids=[made.id])
+        assert [act.type for act in await collected(acts)] == ["group.deleted", "group.updated", "group.created"]
+
+    do(work)
+
+
 def test_the_audit_log_tells_of_all_that(do: Do) -> None:
     async def work(organization: Any) -> None:
         project = await organization.projects.create(name="audited")

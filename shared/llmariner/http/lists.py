@@ -9,7 +9,7 @@ from fastapi import Query, Request
 
 from llmariner.errors import InvalidRequest
 
-__all__ = ["Cursor", "Limit", "Order", "bounds", "listed", "listed_with_next", "values"]
+__all__ = ["Cursor", "Limit", "Order", "bounds", "listed", "listed_with_next", "next_page", "page", "values"]
 
 Limit = Annotated[int, Query(ge=0, le=100)]
 Cursor = Annotated[str | None, Query(max_length=64)]
@@ -22,6 +22,22 @@ def listed(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
     return {"object": "list", "data": list(data), "first_id": first, "last_id": last, "has_more": has_more}
 
 
+def page(
+    newest_first: Sequence[dict[str, Any]], *, after: str | None, before: str | None, limit: int, order: str
+) -> dict[str, Any]:
+    """A page of a list that is short enough to be at hand: what follows `after`, or stands right before `before`."""
+    data = list(newest_first) if order == "desc" else list(reversed(newest_first))
+    ids = [each["id"] for each in data]
+    if (after or before) and (after or before) not in ids:
+        return listed([], has_more=False)
+    if after:
+        data = data[ids.index(after) + 1 :]
+    elif before:
+        data = data[: ids.index(before)]
+        return listed(data[-limit:] if limit else [], has_more=0 < limit < len(data))
+    return listed(data[:limit], has_more=0 < limit < len(data))
+
+
 def listed_with_next(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
     """A page that names the cursor of the next one; null on the last."""
     return {
@@ -30,6 +46,19 @@ def listed_with_next(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[
         "has_more": has_more,
         "next": data[-1]["id"] if has_more and data else None,
     }
+
+
+def next_page(
+    oldest_first: Sequence[dict[str, Any]], *, after: str | None, limit: int, order: str, name: str = "id"
+) -> dict[str, Any]:
+    """As `page`, of a list that names the cursor of the next one: what stands under `name`."""
+    data = list(oldest_first) if order == "asc" else list(reversed(oldest_first))
+    if after:
+        places = [index for index, each in enumerate(data) if each[name] == after]
+        data = data[places[0] + 1 :] if places else []
+    shown = data[:limit]
+    more = bool(shown) and len(data) > limit
+    return {"object": "list", "data": shown, "has_more": more, "next": shown[-1][name] if more else None}
 
 
 def values(request: Request, name: str) -> tuple[str, ...]:

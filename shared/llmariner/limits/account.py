@@ -8,6 +8,7 @@ process says what became of it. One that says nothing until its hold expires is 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -54,14 +55,14 @@ class _Replica:
 
 @dataclass
 class Account:
-    """The account of one rule."""
+    """The account of one rule. `alerted`: the money spent that somebody was told of in this period, None: nobody was."""
 
     rule: Rule
     windows: dict[str, Window] = field(default_factory=dict)
     replicas: dict[str, _Replica] = field(default_factory=dict)
     period_start: float = 0.0
     spent: int = 0
-    alerted: bool = False
+    alerted: int | None = None
 
     @classmethod
     def load(cls, rule: Rule, state: str) -> Account:
@@ -77,7 +78,7 @@ class Account:
             },
             stored.get("period_start", -1.0),
             stored.get("spent", 0),
-            stored.get("alerted", False),
+            _alerted(stored.get("alerted"), rule),
         )
 
     def stored(self) -> str:
@@ -101,7 +102,7 @@ class Account:
         if self.rule.period is not None:
             start = period_start(self.rule.period, now)
             if start != self.period_start:
-                self.period_start, self.alerted = start, False
+                self.period_start, self.alerted = start, None
                 self.spent = book.spent(self.rule, start)
 
     def serve(self, hold: Hold, replica: str, at: float, now: float) -> Grant:
@@ -138,9 +139,13 @@ class Account:
         return part is not None and any(part.held)
 
     def alert_due(self) -> bool:
-        """Whether that part is spent now of which somebody wants to hear, and nobody was told in this period."""
-        ratio, amount = self.rule.alert_ratio, self.rule.amount
-        return ratio is not None and amount is not None and not self.alerted and self.spent >= ratio * amount
+        """Whether so much is spent now as somebody wants to hear of, and nobody was told of that in this period."""
+        threshold = _threshold(self.rule)
+        return threshold is not None and self.alerted != threshold and self.spent >= threshold
+
+    def told(self) -> None:
+        """Somebody was told; again only in the next period, or of another amount."""
+        self.alerted = _threshold(self.rule)
 
     def reserved(self) -> int:
         """Nano-dollars that processes hold for requests under way and those to come."""
@@ -199,6 +204,20 @@ class Account:
                 part.held = NOTHING
             elif part.expires_at + _FORGET_SECONDS < now:
                 del self.replicas[name]
+
+
+def _threshold(rule: Rule) -> int | None:
+    """How much must be spent for somebody to be told."""
+    if rule.alert_ratio is None or rule.amount is None:
+        return None
+    return math.ceil(rule.alert_ratio * rule.amount)
+
+
+def _alerted(stored: Any, rule: Rule) -> int | None:
+    """Of what was told; older accounts only say whether."""
+    if isinstance(stored, bool):
+        return _threshold(rule) if stored else None
+    return None if stored is None else int(stored)
 
 
 def period_start(period: str, now: float) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,7 @@ from llmariner.gateway.control import Rule
 from llmariner.identifiers import new_id
 from llmariner.limits.rules import ALL_MODELS, Subject, binding, changed, new_row, store_rule
 from llmariner.limits.tables import allowances, budgets
-from llmariner.platform.database import Database, ReadSession
+from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.tenancy.caller import Caller
 
@@ -41,7 +43,7 @@ class NewBudget:
 
 @dataclass(frozen=True)
 class Budget:
-    """A budget as it is stored. Days and months are those of UTC."""
+    """A budget as it is stored. Days and months are those of UTC. `channel`: whom a spend alert is for, else None."""
 
     id: str
     subject: Subject
@@ -51,6 +53,7 @@ class Budget:
     hard: bool
     created_at: int
     updated_at: int
+    channel: Mapping[str, Any] | None = None
 
     @property
     def rule(self) -> Rule:
@@ -76,23 +79,34 @@ class Budgets:
 
     def put(self, actor: Caller | None, subject: Subject, period: str, new: NewBudget) -> Budget:
         """Set a subject's budget of a period. What was spent in it so far counts."""
-        if period not in PERIODS:
-            raise InvalidRequest(f"'period' must be one of {', '.join(PERIODS)}, not '{period}'.", param="period")
-        values = {"amount": new.amount, "alert_ratio": new.alert_ratio, "hard": new.hard}
         with self._database.write() as session:
             next_revision(session, "limits")  # as in `Limits.put`
-            now = int(time.time())
-            row = session.first(select(budgets).where(_of(subject), budgets.c.period == period))
-            if row is None:
-                budget_id = new_id("budget")
-                session.add(budgets, **new_row(budget_id, subject, now), period=period, **values)
-            else:
-                budget_id = row.id
-                session.run(update(budgets).where(budgets.c.id == budget_id).values(updated_at=now, **values))
-            made = budget_of(session.first(select(budgets).where(budgets.c.id == budget_id)))
-            store_rule(session, made.rule)
-            changed(session, actor, "budget.updated", subject, {"id": budget_id, "period": period, **values})
-        return made
+            one = select(budgets.c.id).where(_of(subject), budgets.c.period == period, budgets.c.channel.is_(None))
+            return _stored(session, actor, session.value(one), subject, period, new, None)
+
+    def add_alert(
+        self, actor: Caller | None, subject: Subject, period: str, amount: int, channel: Mapping[str, Any]
+    ) -> Budget:
+        """Have somebody told when so much is spent, beside the subject's budget and other alerts; it refuses nothing."""
+        with self._database.write() as session:
+            next_revision(session, "limits")
+            return _stored(session, actor, None, subject, period, _alert(amount), channel)
+
+    def update(self, actor: Caller | None, budget: Budget, new: NewBudget) -> Budget:
+        """Change a budget or alert. NotFound when it is gone meanwhile."""
+        return self._change(actor, budget, new, budget.channel)
+
+    def update_alert(self, actor: Caller | None, alert: Budget, amount: int, channel: Mapping[str, Any]) -> Budget:
+        """Change an alert. NotFound when it is gone meanwhile."""
+        return self._change(actor, alert, _alert(amount), channel)
+
+    def _change(
+        self, actor: Caller | None, budget: Budget, new: NewBudget, channel: Mapping[str, Any] | None
+    ) -> Budget:
+        with self._database.write() as session:
+            next_revision(session, "limits")
+            _existing(session, budget.subject.organization_id, budget.id)
+            return _stored(session, actor, budget.id, budget.subject, budget.period, new, channel)
 
     def get(self, organization_id: str, budget_id: str) -> Budget:
         """One of an organisation's budgets. NotFound otherwise."""
@@ -107,9 +121,10 @@ class Budgets:
         return [budget_of(row) for row in rows]
 
     def of(self, subject: Subject) -> list[Budget]:
-        """The budgets of one subject."""
+        """The budgets of one subject, and its alerts."""
+        order = (budgets.c.period, budgets.c.created_at, budgets.c.id)
         with self._database.read() as session:
-            rows = session.rows(select(budgets).where(_of(subject)).order_by(budgets.c.period))
+            rows = session.rows(select(budgets).where(_of(subject)).order_by(*order))
         return [budget_of(row) for row in rows]
 
     def remove(self, actor: Caller | None, organization_id: str, budget_id: str) -> None:
@@ -134,7 +149,39 @@ def budget_of(row: Row[Any] | None) -> Budget:
         hard=row.hard,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        channel=None if row.channel is None else json.loads(row.channel),
     )
+
+
+def _alert(amount: int) -> NewBudget:
+    return NewBudget(amount, alert_ratio=1.0, hard=False)
+
+
+def _stored(
+    session: WriteSession,
+    actor: Caller | None,
+    budget_id: str | None,
+    subject: Subject,
+    period: str,
+    new: NewBudget,
+    channel: Mapping[str, Any] | None,
+) -> Budget:
+    """A new budget, or the one with that id changed; by whoever holds the revision."""
+    if period not in PERIODS:
+        raise InvalidRequest(f"'period' must be one of {', '.join(PERIODS)}, not '{period}'.", param="period")
+    values: dict[str, Any] = {"amount": new.amount, "alert_ratio": new.alert_ratio, "hard": new.hard}
+    stored = values | {"channel": None if channel is None else json.dumps(dict(channel))}
+    now = int(time.time())
+    if budget_id is None:
+        budget_id = new_id("budget" if channel is None else "alert")
+        session.add(budgets, **new_row(budget_id, subject, now), period=period, **stored)
+    else:
+        session.run(update(budgets).where(budgets.c.id == budget_id).values(updated_at=now, **stored))
+    made = budget_of(session.first(select(budgets).where(budgets.c.id == budget_id)))
+    store_rule(session, made.rule)
+    told = values if channel is None else values | {"notification_channel": dict(channel)}
+    changed(session, actor, "budget.updated", subject, {"id": budget_id, "period": period, **told})
+    return made
 
 
 def _of(subject: Subject) -> ColumnElement[bool]:

@@ -81,7 +81,7 @@ class Leases:
             if hold is not None:
                 grants.append(account.serve(hold, ask.replica, ask.at, now))
             if account.alert_due():
-                account.alerted = True
+                account.told()
                 _alert(session, account)
             states[row.id] = account.stored()
         if states:
@@ -145,6 +145,7 @@ def _first_hold(rule: Rule, least: Amounts) -> Hold:
 def _alert(session: WriteSession, account: Account) -> None:
     """Tell of a budget that is spent to the part its owner wanted to hear of; once in a period."""
     rule = account.rule
+    channel = session.value(select(budgets.c.channel).where(budgets.c.id == rule.id))
     outbox.add(
         session,
         _ALERT,
@@ -158,5 +159,6 @@ def _alert(session: WriteSession, account: Account) -> None:
             "period": rule.period,
             "amount_nano_usd": rule.amount,
             "spent_nano_usd": account.spent,
+            "notification_channel": None if channel is None else json.loads(channel),
         },
     )

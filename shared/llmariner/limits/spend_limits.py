@@ -10,10 +10,10 @@ from llmariner.limits.leases import Leases
 from llmariner.limits.rules import Subject
 from llmariner.tenancy.caller import Caller
 
-__all__ = ["SpendLimits"]
+__all__ = ["MONTH", "NANO_IN_CENT", "SpendLimits"]
 
-_MONTH = "month"
-_NANO_IN_CENT = 10**7
+MONTH = "month"
+NANO_IN_CENT = 10**7
 
 
 class SpendLimits:
@@ -29,7 +29,7 @@ class SpendLimits:
 
     def put(self, actor: Caller, subject: Subject, cents: int) -> dict[str, Any]:
         """Set a subject's; requests are refused once it is spent."""
-        return self._shown(self._budgets.put(actor, subject, _MONTH, NewBudget(cents * _NANO_IN_CENT)))
+        return self._shown(self._budgets.put(actor, subject, MONTH, NewBudget(cents * NANO_IN_CENT)))
 
     def remove(self, actor: Caller, subject: Subject) -> dict[str, Any]:
         """Take a subject's away."""
@@ -38,7 +38,7 @@ class SpendLimits:
 
     def _existing(self, subject: Subject) -> Budget:
         for budget in self._budgets.of(subject):
-            if budget.period == _MONTH and budget.hard:
+            if budget.period == MONTH and budget.hard:
                 return budget
         raise NotFound(f"No spend limit is set for this {subject.kind}.")
 
@@ -47,7 +47,7 @@ class SpendLimits:
         return {
             "object": f"{budget.subject.kind}.spend_limit",
             "currency": "USD",
-            "interval": _MONTH,
-            "threshold_amount": budget.amount // _NANO_IN_CENT,
+            "interval": MONTH,
+            "threshold_amount": budget.amount // NANO_IN_CENT,
             "enforcement": {"status": "enforcing" if account.spent >= budget.amount else "inactive"},
         }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, String, Table, Text, text
 
 from llmariner.platform.database import metadata
 
 __all__ = ["allowances", "budgets", "limits"]
+
+_ONE = text("channel IS NULL")
 
 
 def _subject() -> tuple[Column[str], Column[str], Column[str]]:
@@ -47,9 +49,21 @@ budgets = Table(
     Column("alert_ratio", Float),
     # Whether requests are refused once it is spent.
     Column("hard", Boolean, nullable=False),
+    # JSON: whom a spend alert is for. There may be many of them; NULL: the one budget of the period.
+    Column("channel", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
-    Index("ix_budgets_subject", "organization_id", "subject", "subject_id", "period", unique=True),
+    Index(
+        "ix_budgets_subject",
+        "organization_id",
+        "subject",
+        "subject_id",
+        "period",
+        unique=True,
+        sqlite_where=_ONE,
+        postgresql_where=_ONE,
+    ),
+    Index("ix_budgets_alerts", "organization_id", "subject", "subject_id"),
 )
 
 # What is used and what is leased of one limit or budget, locked while slices of it are given out; the id is the limit's

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import ColumnElement, Row, and_, select
 
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.identifiers import new_id
-from llmariner.platform.database import Database, ReadSession
+from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy.acts import alone
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.granting import check_organization_role, check_project_role
-from llmariner.tenancy.tables import group_roles, projects
+from llmariner.tenancy.tables import group_roles, groups, projects
 
-__all__ = ["GroupRoles"]
+__all__ = ["GroupRoles", "check_name", "give", "same", "take"]
 
 
 class GroupRoles:
@@ -34,26 +35,14 @@ class GroupRoles:
     def create(self, caller: Caller, *, issuer: str, group: str, role: str, project_id: str | None) -> Row[Any]:
         """Map a group. InvalidRequest for an unknown role, PermissionDenied for one that the caller may not give, NotFound
         for a project, Conflict where the group is mapped already."""
-        if not 1 <= len(group) <= 256:
-            raise InvalidRequest("'group' must be 1 to 256 characters long.", param="group")
+        check_name(group, "group")
         organization_id = caller.organization_id
         mapping = {"organization_id": organization_id, "issuer": issuer, "group_name": group, "project_id": project_id}
-        row_id = new_id("group_role")
         with self._database.write() as session:
             alone(session)
-            if project_id is not None:
-                _check_project(session, organization_id, project_id)
-                check_project_role(session, caller, organization_id, project_id, role)
-            else:
-                check_organization_role(session, caller, organization_id, role)
-            same = [group_roles.c[name] == value for name, value in mapping.items()]
-            if session.first(select(group_roles.c.id).where(*same)) is not None:
+            if session.first(select(group_roles.c.id).where(same(mapping))) is not None:
                 raise Conflict(f"The group '{group}' has a role there already; delete that one first.", param="group")
-            session.add(group_roles, id=row_id, role=role, created_at=int(time.time()), **mapping)
-            _log(session, caller, "group.role.created", row_id, {"group": group, "role": role}, project_id)
-            row = session.first(select(group_roles).where(group_roles.c.id == row_id))
-        assert row is not None
-        return row
+            return give(session, caller, mapping, role)
 
     def delete(self, caller: Caller, row_id: str) -> None:
         """End a mapping: what it gave ends when each member of the group next comes. NotFound."""
@@ -62,9 +51,43 @@ class GroupRoles:
             found = session.first(select(group_roles).where(one))
             if found is None:
                 raise NotFound(f"No role of a group with id '{row_id}' in this organization.", param="id")
-            session.run(group_roles.delete().where(one))
-            payload = {"group": found.group_name, "role": found.role}
-            _log(session, caller, "group.role.deleted", row_id, payload, found.project_id)
+            take(session, caller, found)
+
+
+def check_name(said: str, param: str) -> None:
+    """InvalidRequest for what is no group's name."""
+    if not 1 <= len(said) <= 256 or not said.isprintable():
+        raise InvalidRequest(f"'{param}' must be 1 to 256 printable characters long.", param=param)
+
+
+def same(mapping: Mapping[str, Any]) -> ColumnElement[bool]:
+    """Which row of `group_roles` that is: by organisation, issuer, group and project."""
+    return and_(*(group_roles.c[name] == value for name, value in mapping.items()))
+
+
+def give(session: WriteSession, caller: Caller, mapping: Mapping[str, Any], role: str) -> Row[Any]:
+    """Map a group that is not mapped there, and make it known. Raises as `GroupRoles.create`; by who is `alone`."""
+    organization_id, project_id = mapping["organization_id"], mapping["project_id"]
+    if project_id is not None:
+        _check_project(session, organization_id, project_id)
+        check_project_role(session, caller, organization_id, project_id, role)
+    else:
+        check_organization_role(session, caller, organization_id, role)
+    now, row_id, name = int(time.time()), new_id("group_role"), mapping["group_name"]
+    known = {"organization_id": organization_id, "issuer": mapping["issuer"], "name": name}
+    session.insert_new(groups, [{"id": new_id("group"), "created_at": now, **known}])
+    session.add(group_roles, id=row_id, role=role, created_at=now, **mapping)
+    _log(session, caller, "group.role.created", row_id, {"group": name, "role": role}, project_id)
+    row = session.first(select(group_roles).where(group_roles.c.id == row_id))
+    assert row is not None
+    return row
+
+
+def take(session: WriteSession, caller: Caller, row: Row[Any]) -> None:
+    """End a mapping that is there."""
+    session.run(group_roles.delete().where(group_roles.c.id == row.id))
+    payload = {"group": row.group_name, "role": row.role}
+    _log(session, caller, "group.role.deleted", row.id, payload, row.project_id)
 
 
 def _check_project(session: ReadSession, organization_id: str, project_id: str) -> None:

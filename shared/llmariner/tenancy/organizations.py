@@ -24,6 +24,7 @@ from llmariner.tenancy.tables import (
     api_keys,
     custom_roles,
     group_roles,
+    groups,
     invites,
     organization_users,
     organizations,
@@ -193,7 +194,7 @@ def _take_away(session: WriteSession, revision: int, organization_id: str) -> di
         row.id
         for row in session.rows(select(custom_roles.c.id).where(custom_roles.c.organization_id == organization_id))
     ]
-    for table in (project_users, organization_users, custom_roles, group_roles):
+    for table in (project_users, organization_users, custom_roles, group_roles, groups):
         session.run(delete(table).where(table.c.organization_id == organization_id))
     changed(session, user_ids=[row.id for row in members])
     return {"users": [row.email for row in members], "api_keys": ended, "roles": roles, "invites": asked}

@@ -10,6 +10,7 @@ __all__ = [
     "api_keys",
     "custom_roles",
     "group_roles",
+    "groups",
     "invites",
     "organization_users",
     "organizations",
@@ -124,6 +125,18 @@ invites = Table(
     Column("revoked_at", BigInteger),
     Index("ix_invites_email", "email"),
     Index("ix_invites_organization_id", "organization_id"),
+)
+
+# Groups of an issuer that an organisation knows: those with a role, and those that are to get one.
+groups = Table(
+    "groups",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    _organization(),
+    Column("issuer", String(512), nullable=False),
+    Column("name", String(256), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_groups_name", "organization_id", "issuer", "name", unique=True),
 )
 
 # What members of an issuer's group are; `project_id` NULL: a role in the organisation.

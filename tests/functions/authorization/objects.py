@@ -36,6 +36,7 @@ class Asked:
 
 _NAMES = ("name", "id", "role_name", "group", "title")
 SPENDING = {"currency": "USD", "interval": "month", "threshold_amount": 100}
+ALERTING = {**SPENDING, "notification_channel": {"type": "email", "recipients": ["walked@example.org"]}}
 Make = Callable[[World, Place], Asked]
 
 
@@ -114,6 +115,19 @@ def a_budget(body: Any = None, *, organization: bool = False, **names: str) -> M
         new = NewBudget(10**12, alert_ratio=None, hard=True)
         budget = world.context.budgets.put(None, Subject(place.organization_id, *whose), "month", new)
         return Asked({name: getattr(place, field) for name, field in names.items()} or {"id": budget.id}, body)
+
+    return made
+
+
+def an_alert(body: Any = None, *, organization: bool = False, **names: str) -> Make:
+    """A spend alert of the place's project or organisation; `names` as of `a_budget`."""
+
+    def made(world: World, place: Place) -> Asked:
+        whose = ("organization", place.organization_id) if organization else ("project", place.project_id)
+        subject = Subject(place.organization_id, *whose)
+        channel = {"type": "email", "recipients": [f"{place.tag}@example.org"], "subject_prefix": None}
+        alert = world.context.budgets.add_alert(None, subject, "month", 10**12, channel)
+        return Asked({"id": alert.id, **{name: getattr(place, field) for name, field in names.items()}}, body)
 
     return made
 
@@ -227,6 +241,31 @@ def a_role(body: Any = None, *, of_project: bool = False) -> Make:
     return made
 
 
+def a_group(body: Any = None) -> Make:
+    """A group of the issuer that is a reader of the place's organisation."""
+
+    def made(world: World, place: Place) -> Asked:
+        path = {"id": world.group(place), "role_id": "reader", "user_id": place.user_id}
+        return Asked(path, _numbered(body, world))
+
+    return made
+
+
+def a_group_in(body: Any = None) -> Make:
+    """A group of the issuer whose members are in the place's project."""
+
+    def made(world: World, place: Place) -> Asked:
+        group_id = world.group(place, project_role="viewer")
+        return Asked({"id": place.project_id, "group_id": group_id, "role_id": "viewer"}, body)
+
+    return made
+
+
+def to_be_let_in(world: World, place: Place) -> Asked:
+    """The place's project, and a group that its organisation knows."""
+    return Asked({"id": place.project_id}, {"group_id": world.group(place), "role": "member"})
+
+
 def an_admin_key(world: World, place: Place) -> Asked:
     """An admin key of the place's organisation."""
     return Asked({"id": world.key(place, place.user_id, admin=True)[0]})
@@ -278,7 +317,8 @@ def seed(world: World) -> None:
         world.key(place, place.user_id, admin=True)
         world.invite(place)
         world.role(place, of_project=False)
-        world.group_role(place)
+        world.group(place)
+        an_alert(organization=True)(world, place)
         model(world, place)
         an_event(world, place)
         with world.database.write() as session:
@@ -400,6 +440,37 @@ OBJECTS: dict[str, Make] = {
     "GET /v1/organization/spend_limit": a_budget(organization=True, organization_id="organization_id"),
     "POST /v1/organization/spend_limit": a_budget(SPENDING, organization=True, organization_id="organization_id"),
     "DELETE /v1/organization/spend_limit": a_budget(organization=True, organization_id="organization_id"),
+    "GET /v1/organization/projects/{project_id}/spend_alerts": an_alert(project_id="project_id"),
+    "POST /v1/organization/projects/{project_id}/spend_alerts": an_alert(ALERTING, project_id="project_id"),
+    "GET /v1/organization/projects/{project_id}/spend_alerts/{id}": an_alert(project_id="project_id"),
+    "POST /v1/organization/projects/{project_id}/spend_alerts/{id}": an_alert(ALERTING, project_id="project_id"),
+    "DELETE /v1/organization/projects/{project_id}/spend_alerts/{id}": an_alert(project_id="project_id"),
+    "GET /v1/organization/spend_alerts": hundred,
+    "POST /v1/organization/spend_alerts": new(**ALERTING),
+    "GET /v1/organization/spend_alerts/{id}": an_alert(organization=True),
+    "POST /v1/organization/spend_alerts/{id}": an_alert(ALERTING, organization=True),
+    "DELETE /v1/organization/spend_alerts/{id}": an_alert(organization=True),
+    "GET /v1/organization/groups": lambda _world, _place: Asked(query="limit=100&order=desc"),
+    "POST /v1/organization/groups": new(name="walkers of"),
+    "GET /v1/organization/groups/{id}": a_group(),
+    "POST /v1/organization/groups/{id}": a_group({"name": "renamed"}),
+    "DELETE /v1/organization/groups/{id}": a_group(),
+    "GET /v1/organization/groups/{id}/roles": a_group(),
+    "POST /v1/organization/groups/{id}/roles": a_group({"role_id": "reader"}),
+    "GET /v1/organization/groups/{id}/roles/{role_id}": a_group(),
+    "DELETE /v1/organization/groups/{id}/roles/{role_id}": a_group(),
+    "GET /v1/organization/groups/{id}/users": a_group(),
+    "POST /v1/organization/groups/{id}/users": a_group({"user_id": "user_x"}),
+    "GET /v1/organization/groups/{id}/users/{user_id}": a_group(),
+    "DELETE /v1/organization/groups/{id}/users/{user_id}": a_group(),
+    "GET /v1/organization/projects/{id}/groups": in_project(),
+    "POST /v1/organization/projects/{id}/groups": to_be_let_in,
+    "GET /v1/organization/projects/{id}/groups/{group_id}": a_group_in(),
+    "DELETE /v1/organization/projects/{id}/groups/{group_id}": a_group_in(),
+    "GET /v1/projects/{id}/groups/{group_id}/roles": a_group_in(),
+    "POST /v1/projects/{id}/groups/{group_id}/roles": a_group_in({"role_id": "viewer"}),
+    "GET /v1/projects/{id}/groups/{group_id}/roles/{role_id}": a_group_in(),
+    "DELETE /v1/projects/{id}/groups/{group_id}/roles/{role_id}": a_group_in(),
     "GET /v1/organization/roles": lambda _world, _place: Asked(query="order=desc"),
     "POST /v1/organization/roles": new(role_name="walked", permissions=["api.files.read"]),
     "GET /v1/organization/roles/{id}": a_role(),

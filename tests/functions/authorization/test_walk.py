@@ -66,10 +66,9 @@ def outcome(answer: Answer, route: Access) -> Verdict:
     if answer.status in REFUSALS:
         assert answer.error["code"] != "unknown_url", answer.body
         return REFUSALS[answer.status]
-    in_use = (
-        answer.status == 400 and answer.error["code"] == "in_use"
-    )  # a project with models, an organisation with projects
-    assert answer.status == 200 or in_use, (str(route), answer.status, answer.body)
+    # A project with models, an organisation with projects; who is in a group of the issuer.
+    elsewhere = answer.status == 400 and answer.error["code"] in ("in_use", "managed_by_issuer")
+    assert answer.status == 200 or elsewhere, (str(route), answer.status, answer.body)
     return Verdict.ALLOWED
 
 

@@ -24,6 +24,7 @@ from llmariner.tenancy.tables import (
     api_keys,
     custom_roles,
     group_roles,
+    groups,
     invites,
     organization_users,
     organizations,
@@ -230,6 +231,17 @@ class World:
         }
         self.add(group_roles, **row, role="reader", created_at=self.now)
         return mapping_id
+
+    def group(self, place: Place, *, project_role: str | None = None) -> str:
+        """The id of a new group of the issuer that the place's organisation knows, as a reader or in the project, too."""
+        name = self.group_role(place)
+        group_id = f"id_of_{name}"
+        row = {"organization_id": place.organization_id, "issuer": self._issuer.url}
+        self.add(groups, **row, id=group_id, name=name, created_at=self.now)
+        if project_role is not None:
+            there = {"project_id": place.project_id, "role": project_role, "group_name": name}
+            self.add(group_roles, **row, id=f"there_{name}", created_at=self.now, **there)
+        return group_id
 
     def _make_places(self) -> None:
         for organization_id in ("org_walk-here", "org_walk-other"):

@@ -59,10 +59,12 @@ _READ = {
     "limits": "/v1/limits",
     "models": "/v1/models",
     "organization-admin-api-keys": "/v1/organization/admin_api_keys",
+    "organization-groups": "/v1/organization/groups",
     "organization-invites": "/v1/organization/invites",
     "organization-projects": "/v1/organization/projects",
     "organization-roles": "/v1/organization/roles",
     "organization-sign-in": "/v1/organization/sign_in/group_roles",
+    "organization-spend-alerts": "/v1/organization/spend_alerts",
     "organization-users": "/v1/organization/users",
     "organizations": "/v1/organizations",
     "prices": "/v1/prices",
@@ -70,6 +72,7 @@ _READ = {
 # Of a project that is not there, or of a limit that nobody has set.
 _NOT_FOUND = {
     "organization-projects-rate-limits": "/v1/organization/projects/proj_none/rate_limits",
+    "organization-projects-spend-alerts": "/v1/organization/projects/proj_none/spend_alerts",
     "organization-projects-spend-limit": "/v1/organization/projects/proj_none/spend_limit",
     "organization-spend-limit": "/v1/organization/spend_limit",
     "projects": "/v1/projects/proj_none/roles",

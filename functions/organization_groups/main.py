@@ -1,0 +1,126 @@
+"""/v1/organization/groups: groups of the issuer and what they are in the organisation, in OpenAI's admin shape."""
+
+from typing import Annotated, Any
+
+from fastapi import Request
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest
+from llmariner.http.administration import administers
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of
+from llmariner.http.function import Application, function
+from llmariner.http.groups import GroupBody, assignment, check_has_role, groups_of, issuer_of, shown
+from llmariner.http.lists import Cursor, Limit, Order, listed_with_next, next_page
+from llmariner.http.roles import AssignmentBody
+from llmariner.tenancy import openai_shapes as shapes
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.directory import Directory
+
+Reader = Annotated[Caller, administers("api.organizations.users.read")]
+Writer = Annotated[Caller, administers("api.organizations.users.write")]
+_ONE = "/v1/organization/groups/{group_id}"
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("organization_groups", context)
+    app.get("/v1/organization/groups")(list_groups)
+    app.post("/v1/organization/groups")(create_group)
+    app.get(_ONE)(get_group)
+    app.post(_ONE)(update_group)
+    app.delete(_ONE)(delete_group)
+    app.get(f"{_ONE}/roles")(list_roles)
+    app.post(f"{_ONE}/roles")(assign_role)
+    app.get(f"{_ONE}/roles/{{role_id}}")(get_role)
+    app.delete(f"{_ONE}/roles/{{role_id}}")(unassign_role)
+    app.get(f"{_ONE}/users")(read_members)
+    app.post(f"{_ONE}/users")(change_members)
+    app.get(f"{_ONE}/users/{{user_id}}")(read_members)
+    app.delete(f"{_ONE}/users/{{user_id}}")(change_members)
+    return app
+
+
+def list_groups(
+    request: Request, caller: Reader, after: Cursor = None, limit: Limit = 100, order: Order = "asc"
+) -> dict[str, Any]:
+    """All that the organisation knows, oldest first unless asked otherwise."""
+    found = [shown(group) for group in groups_of(request).of_organization(caller.organization_id)]
+    return next_page(found, after=after, limit=limit, order=order)
+
+
+def create_group(request: Request, caller: Writer, body: GroupBody) -> dict[str, Any]:
+    """Make a group of the present issuer known, so that it can be given roles."""
+    return shown(groups_of(request).create(caller, issuer_of(request), body.name))
+
+
+def get_group(request: Request, caller: Reader, group_id: str) -> dict[str, Any]:
+    """One of them."""
+    return shown(groups_of(request).get(caller.organization_id, group_id))
+
+
+def update_group(request: Request, caller: Writer, group_id: str, body: GroupBody) -> dict[str, Any]:
+    """Follow a group that was renamed at its issuer; whoever is in the one of that name now has its roles."""
+    return shown(groups_of(request).rename(caller, group_id, body.name))
+
+
+def delete_group(request: Request, caller: Writer, group_id: str) -> dict[str, Any]:
+    """Forget it; its roles end, and what they gave ends when each member next comes."""
+    ended = groups_of(request).delete(caller, group_id)
+    return {"id": group_id, "object": "group.deleted", "deleted": True, "removed": {"group_roles": ended}}
+
+
+def list_roles(request: Request, caller: Reader, group_id: str) -> dict[str, Any]:
+    """The one role that it has in the organisation, or none."""
+    group = groups_of(request).get(caller.organization_id, group_id)
+    held = groups_of(request).role(group, None)
+    return listed_with_next([] if held is None else [_role(request, caller, held.role)], has_more=False)
+
+
+def assign_role(request: Request, caller: Writer, group_id: str, body: AssignmentBody) -> dict[str, Any]:
+    """Give it that role in the organisation; it takes the place of the one before."""
+    groups_of(request).give(caller, group_id, body.role_id, None)
+    group = groups_of(request).get(caller.organization_id, group_id)
+    return assignment(group, _role(request, caller, body.role_id))
+
+
+def get_role(request: Request, caller: Reader, group_id: str, role_id: str) -> dict[str, Any]:
+    """Its role, if it is that one."""
+    group = groups_of(request).get(caller.organization_id, group_id)
+    check_has_role(group, groups_of(request).role(group, None), role_id)
+    return _role(request, caller, role_id)
+
+
+def unassign_role(request: Request, caller: Writer, group_id: str, role_id: str) -> dict[str, Any]:
+    """Take it from the group, which is nothing in the organisation then."""
+    get_role(request, caller, group_id, role_id)
+    groups_of(request).take(caller, group_id, None)
+    return {"object": "group.role.deleted", "deleted": True}
+
+
+def read_members(request: Request, caller: Reader, group_id: str) -> dict[str, Any]:
+    """Not here: a token says which groups its bearer is in, and no more is known."""
+    raise _issuers(request, caller, group_id)
+
+
+def change_members(request: Request, caller: Writer, group_id: str) -> dict[str, Any]:
+    """Not here, either."""
+    raise _issuers(request, caller, group_id)
+
+
+def _issuers(request: Request, caller: Caller, group_id: str) -> InvalidRequest:
+    group = groups_of(request).get(caller.organization_id, group_id)
+    return InvalidRequest(
+        f"Who is in '{group.name}' is kept by its issuer, {group.issuer}: look and change it there. Somebody who signs in "
+        "has the roles of their groups within seconds; for roles of one person use /v1/organization/users/{id}/roles.",
+        param="group_id",
+        code="managed_by_issuer",
+    )
+
+
+def _role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
+    made = Directory(context_of(request).database).roles(caller.organization_id, None)
+    return shapes.find_role(made, role_id, of_projects=False)
+
+
+handle = function(build)

@@ -1,0 +1,73 @@
+"""/v1/organization/projects/{project_id}/spend_alerts: who is to hear when a project has spent so much in a month."""
+
+from typing import Any
+
+from fastapi import Request
+
+from llmariner.context import Context
+from llmariner.http.app import api
+from llmariner.http.authentication import context_of
+from llmariner.http.function import Application, function
+from llmariner.http.lists import Cursor, Limit, Order, page
+from llmariner.http.spend_alerts import Alert, alerts_of
+from llmariner.http.spend_limits import READ, WRITE, Reader, Writer
+from llmariner.limits.rules import Subject
+from llmariner.limits.subjects import reached
+from llmariner.tenancy.caller import Caller
+
+_PREFIX = "/v1/organization/projects/{project_id}/spend_alerts"
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("organization_projects_spend_alerts", context)
+    app.get(_PREFIX)(list_alerts)
+    app.post(_PREFIX)(create_alert)
+    app.get(f"{_PREFIX}/{{alert_id}}")(get_alert)
+    app.post(f"{_PREFIX}/{{alert_id}}")(update_alert)
+    app.delete(f"{_PREFIX}/{{alert_id}}")(delete_alert)
+    return app
+
+
+def list_alerts(
+    request: Request,
+    caller: Reader,
+    project_id: str,
+    after: Cursor = None,
+    before: Cursor = None,
+    limit: Limit = 20,
+    order: Order = "desc",
+) -> dict[str, Any]:
+    """All that are set, newest first unless asked otherwise."""
+    found = alerts_of(request).all(_project(request, caller, project_id, READ))
+    return page(found, after=after, before=before, limit=limit, order=order)
+
+
+def create_alert(request: Request, caller: Writer, project_id: str, body: Alert) -> dict[str, Any]:
+    """Have somebody told when so much is spent in a month; it refuses nothing."""
+    return alerts_of(request).create(
+        caller, _project(request, caller, project_id, WRITE), body.threshold_amount, body.channel
+    )
+
+
+def get_alert(request: Request, caller: Reader, project_id: str, alert_id: str) -> dict[str, Any]:
+    """One of them."""
+    return alerts_of(request).shown(_project(request, caller, project_id, READ), alert_id)
+
+
+def update_alert(request: Request, caller: Writer, project_id: str, alert_id: str, body: Alert) -> dict[str, Any]:
+    """Change it; somebody is told again when another amount is spent."""
+    subject = _project(request, caller, project_id, WRITE)
+    return alerts_of(request).update(caller, subject, alert_id, body.threshold_amount, body.channel)
+
+
+def delete_alert(request: Request, caller: Writer, project_id: str, alert_id: str) -> dict[str, Any]:
+    """Take it away."""
+    return alerts_of(request).remove(caller, _project(request, caller, project_id, WRITE), alert_id)
+
+
+def _project(request: Request, caller: Caller, project_id: str, scope: str) -> Subject:
+    return reached(context_of(request).database, caller, "project", project_id, scope)
+
+
+handle = function(build)

@@ -1,0 +1,68 @@
+"""/v1/organization/spend_alerts: who is to hear when the organisation has spent so much, as OpenAI's admin API has it."""
+
+from typing import Any
+
+from fastapi import Request
+
+from llmariner.context import Context
+from llmariner.http.app import api
+from llmariner.http.function import Application, function
+from llmariner.http.lists import Cursor, Limit, Order, page
+from llmariner.http.spend_alerts import Alert, alerts_of
+from llmariner.http.spend_limits import Reader, Writer
+from llmariner.limits.rules import Subject
+from llmariner.tenancy.caller import Caller
+
+_PREFIX = "/v1/organization/spend_alerts"
+
+
+def build(context: Context) -> Application:
+    """The routes."""
+    app = api("organization_spend_alerts", context)
+    app.get(_PREFIX)(list_alerts)
+    app.post(_PREFIX)(create_alert)
+    app.get(f"{_PREFIX}/{{alert_id}}")(get_alert)
+    app.post(f"{_PREFIX}/{{alert_id}}")(update_alert)
+    app.delete(f"{_PREFIX}/{{alert_id}}")(delete_alert)
+    return app
+
+
+def list_alerts(
+    request: Request,
+    caller: Reader,
+    after: Cursor = None,
+    before: Cursor = None,
+    limit: Limit = 20,
+    order: Order = "desc",
+) -> dict[str, Any]:
+    """All that are set, newest first unless asked otherwise."""
+    found = alerts_of(request).all(_whole(caller))
+    return page(found, after=after, before=before, limit=limit, order=order)
+
+
+def create_alert(request: Request, caller: Writer, body: Alert) -> dict[str, Any]:
+    """Have somebody told when so much is spent in a month; it refuses nothing."""
+    return alerts_of(request).create(caller, _whole(caller), body.threshold_amount, body.channel)
+
+
+def get_alert(request: Request, caller: Reader, alert_id: str) -> dict[str, Any]:
+    """One of them."""
+    return alerts_of(request).shown(_whole(caller), alert_id)
+
+
+def update_alert(request: Request, caller: Writer, alert_id: str, body: Alert) -> dict[str, Any]:
+    """Change it; somebody is told again when another amount is spent."""
+    subject = _whole(caller)
+    return alerts_of(request).update(caller, subject, alert_id, body.threshold_amount, body.channel)
+
+
+def delete_alert(request: Request, caller: Writer, alert_id: str) -> dict[str, Any]:
+    """Take it away."""
+    return alerts_of(request).remove(caller, _whole(caller), alert_id)
+
+
+def _whole(caller: Caller) -> Subject:
+    return Subject(caller.organization_id, "organization", caller.organization_id)
+
+
+handle = function(build)

@@ -1,0 +1,69 @@
+"""OpenAI's spend alerts: who is to hear when an organisation or a project has spent so much in a month, in cents.
+
+Each is a budget that refuses nothing and may stand beside others. The event `ai.llmariner.budget.alert.v1` tells of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmariner.errors import NotFound
+from llmariner.limits.budgets import Budget, Budgets
+from llmariner.limits.rules import Subject
+from llmariner.limits.spend_limits import MONTH, NANO_IN_CENT
+from llmariner.tenancy.caller import Caller
+
+__all__ = ["SpendAlerts"]
+
+
+class SpendAlerts:
+    """Those of one installation, as OpenAI's admin API shows them. `channel` is its `notification_channel`."""
+
+    def __init__(self, budgets: Budgets) -> None:
+        self._budgets = budgets
+
+    def all(self, subject: Subject) -> list[dict[str, Any]]:
+        """A subject's, newest first."""
+        return [_shown(alert) for alert in reversed(self._budgets.of(subject)) if _is_alert(alert)]
+
+    def shown(self, subject: Subject, alert_id: str) -> dict[str, Any]:
+        """One of them. NotFound."""
+        return _shown(self._existing(subject, alert_id))
+
+    def create(self, actor: Caller, subject: Subject, cents: int, channel: Mapping[str, Any]) -> dict[str, Any]:
+        """Have the channel's recipients told of so much."""
+        return _shown(self._budgets.add_alert(actor, subject, MONTH, cents * NANO_IN_CENT, channel))
+
+    def update(
+        self, actor: Caller, subject: Subject, alert_id: str, cents: int, channel: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Change one of them. NotFound."""
+        alert = self._existing(subject, alert_id)
+        return _shown(self._budgets.update_alert(actor, alert, cents * NANO_IN_CENT, channel))
+
+    def remove(self, actor: Caller, subject: Subject, alert_id: str) -> dict[str, Any]:
+        """Take one of them away. NotFound."""
+        self._budgets.remove(actor, subject.organization_id, self._existing(subject, alert_id).id)
+        return {"id": alert_id, "object": f"{subject.kind}.spend_alert.deleted", "deleted": True}
+
+    def _existing(self, subject: Subject, alert_id: str) -> Budget:
+        for alert in self._budgets.of(subject):
+            if alert.id == alert_id and _is_alert(alert):
+                return alert
+        raise NotFound(f"No spend alert with id '{alert_id}' of this {subject.kind}.", param="alert_id")
+
+
+def _is_alert(budget: Budget) -> bool:
+    return budget.channel is not None and budget.period == MONTH
+
+
+def _shown(alert: Budget) -> dict[str, Any]:
+    return {
+        "id": alert.id,
+        "object": f"{alert.subject.kind}.spend_alert",
+        "currency": "USD",
+        "interval": MONTH,
+        "threshold_amount": alert.amount // NANO_IN_CENT,
+        "notification_channel": alert.channel,
+    }
