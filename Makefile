@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-$(shell cat locks/platform.lock pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
 ENGINE_TESTS := tests/serving tests/e2e
+# Tests that compute, a file to a process; those of the other folders take times, or start engines that take all cores.
+SPREAD := $(addprefix tests/,unit functions contract cli docs manifests kubernetes eventing identity)
+PYTEST_SPREAD := $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile
 # The cluster itself, scenarios, the suite of one machine through its Gateway; at last the platform is taken away.
 CLUSTER_TESTS ?= tests/cluster/test_lab.py tests/cluster/scenarios tests/e2e/platform/test_answers.py tests/e2e/clients tests/cluster/removal
 
@@ -22,10 +25,12 @@ down: $(STAMP)  ## stop the platform and its engines
 
 test: $(STAMP) check  ## set up what is missing and run every test on one machine, real engine included
 	@$(BIN)/python -m llmariner.local.setup
-	@$(BIN)/python -m pytest -q -m "not cluster" tests
+	@$(PYTEST_SPREAD) -m "not cluster" $(SPREAD)
+	@$(BIN)/python -m pytest -q -m "not cluster" $(addprefix --ignore=,$(SPREAD)) tests
 
 test-fast: $(STAMP)  ## the tests that need no engine
-	@$(BIN)/python -m pytest -q -m "not engine and not cluster" tests
+	@$(PYTEST_SPREAD) -m "not engine and not cluster" $(SPREAD)
+	@$(BIN)/python -m pytest -q -m "not engine and not cluster" $(addprefix --ignore=,$(SPREAD)) tests
 
 check: $(STAMP)  ## format, lint, types, architecture, generated files
 	@$(BIN)/ruff format --quiet --check shared functions eventing images tests

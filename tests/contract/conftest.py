@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,14 +50,13 @@ def postgres() -> Iterator[str]:
 @pytest.fixture(scope="session", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def new_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NewUrl:
     """Makes an empty database with each call, and says its URL."""
-    numbers = itertools.count()
     if request.param == "sqlite":
         folder = tmp_path_factory.mktemp("databases")
-        return lambda: f"sqlite:///{folder / str(next(numbers))}.db"
+        return lambda: f"sqlite:///{folder / uuid.uuid4().hex}.db"
     address = request.getfixturevalue("postgres")
 
     def make() -> str:
-        name = f"contract_{next(numbers)}"
+        name = f"contract_{uuid.uuid4().hex}"  # this may be made again, the server is not
         with psycopg.connect(f"postgresql://{address}/postgres", autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return f"postgresql+psycopg://{address}/{name}"
