@@ -81,7 +81,7 @@ class Installed:
         return [pod for pod in pods if _is(pod, "Ready")]
 
     def call(self, method: str, path: str, body: Any = None, *, seconds: float = 120) -> tuple[int, Any]:
-        """(status, JSON) of a call to the API as the administrator."""
+        """(status, JSON) of a call to the API as the administrator; of what is no JSON, as {"error": {"message": text}}."""
         head = {"authorization": f"Bearer {self.api_key}", "content-type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.base_url}{path}", data, head, method=method)
@@ -89,7 +89,7 @@ class Installed:
             with urllib.request.urlopen(request, timeout=seconds) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read() or b"{}")
+            return error.code, _decoded(error.read())
 
     def register_models(self) -> None:
         """This machine's models, under the ids that they have on one machine."""
@@ -124,6 +124,14 @@ class Installed:
     def summary(self) -> str:
         """A few lines for people."""
         return f"  base URL  {self.base_url}\n  API key   {self.api_key}"
+
+
+def _decoded(body: bytes) -> Any:
+    """Where a function is away, whoever stands before it answers, in words of its own."""
+    try:
+        return json.loads(body or b"{}")
+    except json.JSONDecodeError:
+        return {"error": {"message": body.decode(errors="replace")}}
 
 
 def install(lab: Lab) -> None:
