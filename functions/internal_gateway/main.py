@@ -10,7 +10,7 @@ from llmariner.control import InProcessControl
 from llmariner.errors import AuthenticationFailed, InvalidRequest, ModelNotFound, PermissionDenied, UnknownUrl
 from llmariner.gateway.control import Key
 from llmariner.gateway.remote_control import AUDIENCE
-from llmariner.gateway.wire import answer_to_wire, ask_from_wire, key_to_wire
+from llmariner.gateway.wire import answer_to_wire, ask_from_wire, changes_to_wire, key_to_wire, model_to_wire
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
@@ -71,10 +71,7 @@ async def _told(asked: Awaitable[Key | None]) -> dict[str, Any]:
 
 async def _model(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     state = await _control(context).known_model(_field(body, "model", str))
-    if state is None:
-        return {"model": None}
-    shown = {name: getattr(state, name) for name in state.__slots__}
-    return {"model": {**shown, "price": list(state.price) if state.price else None}}
+    return {"model": None if state is None else model_to_wire(state)}
 
 
 async def _lease(context: Context, body: dict[str, Any]) -> dict[str, Any]:
@@ -122,8 +119,7 @@ async def _statuses(context: Context, _body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _changes(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    changes = await _control(context).changes(_field(body, "cursor", str))
-    return changes._asdict()
+    return changes_to_wire(await _control(context).changes(_field(body, "cursor", str)))
 
 
 async def _record(context: Context, body: dict[str, Any]) -> dict[str, Any]:

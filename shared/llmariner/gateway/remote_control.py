@@ -11,9 +11,8 @@ import orjson
 from llmariner.client import Client, ConnectionFailed, ResponseBroken
 from llmariner.errors import AuthenticationFailed, InvalidRequest, ModelNotFound, PermissionDenied, Unavailable
 from llmariner.gateway.control import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
-from llmariner.gateway.pricing import Price
 from llmariner.gateway.service_token import ServiceTokens
-from llmariner.gateway.wire import answer_from_wire, ask_to_wire, key_from_wire
+from llmariner.gateway.wire import answer_from_wire, ask_to_wire, changes_from_wire, key_from_wire, model_from_wire
 from llmariner.settings import ControlSettings, Secret
 
 __all__ = ["AUDIENCE", "RemoteControl"]
@@ -46,9 +45,7 @@ class RemoteControl:
         found = await self.call("model", {"model": model_id})
         if found["model"] is None:
             raise ModelNotFound(model_id)
-        price = found["model"]["price"]
-        replicas = tuple(found["model"]["replicas"])
-        return ModelState(**{**found["model"], "price": Price(*price) if price else None, "replicas": replicas})
+        return model_from_wire(found["model"])
 
     async def wake(self, model_id: str) -> None:
         """See the port."""
@@ -56,8 +53,7 @@ class RemoteControl:
 
     async def changes(self, cursor: str) -> Changes:
         """See the port."""
-        found = await self.call("changes", {"cursor": cursor})
-        return Changes(found["cursor"], tuple(found["keys"]), tuple(found["models"]), found["rules"], found["prices"])
+        return changes_from_wire(await self.call("changes", {"cursor": cursor}))
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """See the port."""

@@ -1,12 +1,30 @@
-"""The control port's values as JSON objects and back."""
+"""The control port's values as JSON objects and back.
+
+While an upgrade is under way, one side may be of the next version: what a value has more than its reader knows is left
+alone, and what it lacks is what the reader's own type says by default. So every field added after a release has a default,
+and rows of a list grow at their end.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from llmariner.gateway.control import Amounts, Grant, Hold, Key, LeaseAnswer, LeaseAsk, Rule
+from llmariner.gateway.control import Amounts, Changes, Grant, Hold, Key, LeaseAnswer, LeaseAsk, ModelState, Rule
+from llmariner.gateway.pricing import Price
 
-__all__ = ["answer_from_wire", "answer_to_wire", "ask_from_wire", "ask_to_wire", "key_from_wire", "key_to_wire"]
+__all__ = [
+    "answer_from_wire",
+    "answer_to_wire",
+    "ask_from_wire",
+    "ask_to_wire",
+    "changes_from_wire",
+    "changes_to_wire",
+    "key_from_wire",
+    "key_to_wire",
+    "model_from_wire",
+    "model_to_wire",
+]
 
 
 def key_to_wire(key: Key) -> dict[str, Any]:
@@ -18,10 +36,39 @@ def key_to_wire(key: Key) -> dict[str, Any]:
 
 def key_from_wire(value: dict[str, Any]) -> Key:
     """Back from `key_to_wire`."""
-    sets = {name: frozenset(value[name]) for name in ("scopes", "refused_models")}
-    models = None if value["models"] is None else frozenset(value["models"])
-    sources = None if value["sources"] is None else tuple(value["sources"])
-    return Key(**{**value, **sets, "models": models, "sources": sources})
+    found = _known(value, Key.__slots__)
+    for name in ("scopes", "refused_models", "models"):
+        if found.get(name) is not None:
+            found[name] = frozenset(found[name])
+    if found.get("sources") is not None:
+        found["sources"] = tuple(found["sources"])
+    return Key(**found)
+
+
+def model_to_wire(state: ModelState) -> dict[str, Any]:
+    """A model's state."""
+    value = {name: getattr(state, name) for name in state.__slots__}
+    return {**value, "price": list(state.price) if state.price else None}
+
+
+def model_from_wire(value: dict[str, Any]) -> ModelState:
+    """Back from `model_to_wire`."""
+    found = _known(value, ModelState.__slots__)
+    price = found.get("price")
+    found["price"] = Price(*_row(price, Price._fields)) if price else None
+    found["replicas"] = tuple(found.get("replicas", ()))
+    return ModelState(**found)
+
+
+def changes_to_wire(changes: Changes) -> dict[str, Any]:
+    """What changed."""
+    return changes._asdict()
+
+
+def changes_from_wire(value: dict[str, Any]) -> Changes:
+    """Back from `changes_to_wire`."""
+    found = _known(value, Changes._fields)
+    return Changes(**{**found, "keys": tuple(found["keys"]), "models": tuple(found["models"])})
 
 
 def ask_to_wire(ask: LeaseAsk) -> dict[str, Any]:
@@ -41,15 +88,15 @@ def ask_from_wire(value: dict[str, Any]) -> LeaseAsk:
     return LeaseAsk(
         replica=str(value["replica"]),
         at=float(value["at"]),
-        holds=[_hold(*row) for row in value["holds"]],
+        holds=[_hold(*_row(row, Hold._fields)) for row in value["holds"]],
         newcomer=None if value["newcomer"] is None else key_from_wire(value["newcomer"]),
         model=str(value["model"]),
-        least=Amounts(*value["least"]),
+        least=_amounts(value["least"]),
     )
 
 
 def _hold(rule: str, used: list[int], taken: list[int], wants: list[int], least: list[int], age: float) -> Hold:
-    return Hold(rule, Amounts(*used), Amounts(*taken), Amounts(*wants), Amounts(*least), age)
+    return Hold(rule, _amounts(used), _amounts(taken), _amounts(wants), _amounts(least), age)
 
 
 def answer_to_wire(answer: LeaseAnswer) -> dict[str, Any]:
@@ -62,5 +109,19 @@ def answer_to_wire(answer: LeaseAnswer) -> dict[str, Any]:
 
 def answer_from_wire(value: dict[str, Any]) -> LeaseAnswer:
     """Back from `answer_to_wire`."""
-    grants = [Grant(rule, Amounts(*held), Amounts(*free), *rest) for rule, held, free, *rest in value["grants"]]
-    return LeaseAnswer(grants, None if value["rules"] is None else [Rule(**rule) for rule in value["rules"]])
+    rows = (_row(row, Grant._fields) for row in value["grants"])
+    grants = [Grant(rule, _amounts(held), _amounts(free), *rest) for rule, held, free, *rest in rows]
+    rules = value["rules"]
+    return LeaseAnswer(grants, None if rules is None else [Rule(**_known(rule, Rule._fields)) for rule in rules])
+
+
+def _amounts(row: list[int]) -> Amounts:
+    return Amounts(*_row(row, Amounts._fields))
+
+
+def _known(value: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+    return {name: value[name] for name in fields if name in value}
+
+
+def _row(row: list[Any], fields: Sequence[str]) -> list[Any]:
+    return row[: len(fields)]

@@ -1,0 +1,85 @@
+"""The control port on the wire: what goes comes back, also between two versions, as during an upgrade."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+
+from llmariner.gateway import wire
+from llmariner.gateway.control import Amounts, Changes, Grant, Hold, Key, LeaseAnswer, LeaseAsk, ModelState, Rule
+from llmariner.gateway.pricing import Price
+
+KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset({"a", "b"}), 17.5, False, frozenset({"m"}), frozenset({"n"}))
+BOUND = Key("key_2", "proj_1", "org_1", "user_1", frozenset(), None, True, sources=("10.0.0.0/8", "::1/128"))
+MODEL = ModelState(
+    "m", None, "generate", True, True, "ready", 1.0, None, "", "http://a", 4, 2, ("http://b", "http://c")
+)
+PRICED = ModelState(
+    "n", "proj_1", "embed", True, False, "asleep", 0.0, 3.5, "waits", None, 0, 0, price=Price("price_1", 1, 2, 3, 4)
+)
+CHANGES = Changes("7", ("key_1",), ("m", "n"), 3, 2.5)
+HOLD = Hold("limit_1", Amounts(1, 2, 3, 4), Amounts(5, 6, 7, 8), Amounts(9), Amounts(0, 1), 2.5)
+ASK = LeaseAsk("replica", 12.5, [HOLD], KEY, "m", Amounts(1, 64))
+RULE = Rule("limit_1", "org_1", "project", "proj_1", "", {"requests_per_minute": 5}, None, None, True, 0.5)
+ANSWER = LeaseAnswer([Grant("limit_1", Amounts(1), Amounts(2, 3), 0.5, 8, 9)], [RULE])
+
+
+class Kind(NamedTuple):
+    to_wire: Callable[[Any], dict[str, Any]]
+    from_wire: Callable[[dict[str, Any]], Any]
+    values: tuple[Any, ...]
+
+
+KINDS = [
+    Kind(wire.key_to_wire, wire.key_from_wire, (KEY, BOUND)),
+    Kind(wire.model_to_wire, wire.model_from_wire, (MODEL, PRICED)),
+    Kind(wire.changes_to_wire, wire.changes_from_wire, (CHANGES, Changes("", (), ()))),
+    Kind(wire.ask_to_wire, wire.ask_from_wire, (ASK, LeaseAsk("replica", 0.0, []))),
+    Kind(wire.answer_to_wire, wire.answer_from_wire, (ANSWER, LeaseAnswer([]))),
+]
+EACH = pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind in KINDS for value in kind.values])
+
+
+@EACH
+def test_what_goes_comes_back(kind: Kind, value: Any) -> None:
+    assert kind.from_wire(json.loads(json.dumps(kind.to_wire(value)))) == value
+
+
+@EACH
+def test_what_the_next_version_says_more_is_left_alone(kind: Kind, value: Any) -> None:
+    assert kind.from_wire(_more(json.loads(json.dumps(kind.to_wire(value))))) == value
+
+
+def _more(value: Any) -> Any:
+    """A field more in each object, an item more in each row; lists of names are no rows."""
+    if isinstance(value, dict):
+        # What a rule allows is a mapping by names, not an object with fields.
+        return {**{name: each if name == "most" else _more(each) for name, each in value.items()}, "of the next": [1]}
+    if isinstance(value, list) and value and all(isinstance(each, list | dict) for each in value):
+        return [_more(each) for each in value]
+    if isinstance(value, list) and any(isinstance(each, int) for each in value):
+        return [*map(_more, value), "of the next"]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "unsaid"),
+    [
+        (KINDS[0], replace(BOUND, sources=None), ("models", "refused_models", "sources")),
+        (KINDS[1], replace(PRICED, price=None), ("replicas", "price")),
+        (KINDS[2], Changes("7", ("key_1",), ()), ("rules", "prices")),
+    ],
+)
+def test_what_the_version_before_does_not_say_is_as_by_default(kind: Kind, value: Any, unsaid: tuple[str, ...]) -> None:
+    told = kind.to_wire(value)
+    assert kind.from_wire({name: each for name, each in told.items() if name not in unsaid}) == value
+
+
+def test_an_account_of_the_version_before_is_taken() -> None:
+    told = wire.ask_to_wire(ASK)
+    told["newcomer"] = {name: each for name, each in told["newcomer"].items() if name != "sources"}
+    assert wire.ask_from_wire(told) == ASK
