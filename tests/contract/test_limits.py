@@ -27,6 +27,8 @@ from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.keys import Owner
 from llmariner.usage.tables import ledger_requests, prices
 
+from .team import Team
+
 DEFAULT = {"requests_per_minute": 640, "tokens_per_minute": 64_000}
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 
@@ -310,3 +312,44 @@ def test_every_alert_is_told_once_of_each_amount_beside_the_budget(
     assert budgets.get(owner.organization_id, hard.id).amount == 1000
     budgets.remove(actor, owner.organization_id, alerts[0].id)
     assert {budget.id for budget in budgets.of(project)} == {hard.id, alerts[1].id}
+
+
+def test_limits_and_budgets_end_with_whom_they_bind(
+    database: Database, limits: Limits, leases: Leases, actor: Caller, owner: Owner
+) -> None:
+    team, budgets = Team(database, owner), Budgets(database)
+    project_id = team.project("Temporary")
+    ann = team.person("ann@example.org", **{owner.project_id: "member"})
+    keys = [team.key(ann)[0], team.key(team.admin, "temporary", project_id)[0], team.key(team.admin, "stays")[0]]
+    here = owner.organization_id
+    subjects = [Subject(here, "project", project_id), Subject(here, "user", ann.user_id)]
+    subjects += [Subject(here, "key", key_id) for key_id in keys]
+    made = {
+        subject.id: (
+            limits.put(actor, subject, "*", {"requests_per_day": 1}).id,
+            budgets.put(actor, subject, "day", NewBudget(1)).id,
+        )
+        for subject in subjects
+    }
+    before = Revisions(database).newest().limits
+
+    def left() -> set[str]:
+        with database.read() as session:
+            ids = {row.id for row in session.rows(select(allowances.c.id))}
+        rows = {each.id for each in (*limits.all(here), *budgets.all(here))}
+        assert ids == rows
+        return {id_ for id_, both in made.items() if set(both) & rows}
+
+    gone = team.members.remove(team.admin, ann.user_id)
+    assert (gone["limits"], gone["budgets"]) == ([made[ann.user_id][0]], [made[ann.user_id][1]])
+    assert left() == {project_id, *keys[1:]}
+    gone = team.projects.delete(team.admin, project_id)
+    assert (gone["limits"], gone["budgets"]) == ([made[project_id][0]], [made[project_id][1]])
+    assert left() == {keys[2]}
+    team.keys.revoke(owner, keys[2], actor=team.admin)
+    assert left() == set()
+    assert Revisions(database).newest().limits > before, "gateways ask anew"
+    other = team.organizations.create(team.admin, "Other")
+    there = team.caller(team.admin.user_id, other.id)
+    budget = budgets.put(there, Subject(other.id, "organization", other.id), "total", NewBudget(1))
+    assert team.organizations.delete(there)["budgets"] == [budget.id]

@@ -86,7 +86,12 @@ def test_whoever_leaves_one_organisation_stays_in_another(team: Team) -> None:
     key, secret = team.keys.create_admin(theirs, NewKey("ops", OWNER_SCOPES))
     team.members.remove(team.admin, ann.user_id)
     assert team.good(secret)
-    assert team.members.remove(elsewhere, ann.user_id) == {"projects": [], "api_keys": [key.id]}
+    assert team.members.remove(elsewhere, ann.user_id) == {
+        "projects": [],
+        "api_keys": [key.id],
+        "limits": [],
+        "budgets": [],
+    }
 
 
 def test_whoever_leaves_a_project_loses_their_keys_there(team: Team) -> None:

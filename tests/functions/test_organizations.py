@@ -170,7 +170,7 @@ def test_people_come_and_go_by_e_mail_in_any_case(company: Company) -> None:
     check(company.ask(f"DELETE {V}/users/{address}"), 404, "not_found")
     company.ask(f"POST {V}/users", {"user_id": address, "role": "member"})
     gone = company.ask(f"DELETE {O}/users/{address}").json
-    assert gone == {"removed": {"projects": [company.vision], "api_keys": []}}
+    assert gone == {"removed": {"projects": [company.vision], "api_keys": [], "limits": [], "budgets": []}}
     assert "new" not in emails(company.ask(f"GET {O}/users"))
     check(company.ask(f"DELETE {O}/users/{address}"), 404, "not_found")
 

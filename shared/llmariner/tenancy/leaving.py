@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, select, update
 
+from llmariner.limits.ending import end_rules
 from llmariner.platform.database import WriteSession
 from llmariner.platform.events import outbox
 from llmariner.tenancy.tables import api_keys, organization_users, project_users, users
@@ -21,18 +22,27 @@ _REVOKED = "ai.llmariner.api_key.revoked.v1"
 
 
 def end_keys(session: WriteSession, revision: int, which: ColumnElement[bool]) -> list[str]:
-    """Revoke the live keys among `which`; returns their ids. Every process refuses them within 2 s."""
+    """Revoke the live keys among `which`; returns their ids. Every process refuses them within 2 s.
+
+    Their own limits and budgets go with them.
+    """
     live = and_(which, api_keys.c.revoked_at.is_(None))
     rows = session.rows(select(api_keys).where(live).order_by(api_keys.c.created_at, api_keys.c.id))
     session.run(update(api_keys).where(live).values(revoked_at=time.time(), revision=revision))
     for row in rows:
         outbox.add(session, _REVOKED, f"api_keys/{row.id}", _told(row._mapping))
+    for organization_id in sorted({row.organization_id for row in rows}):
+        end_rules(session, organization_id, "key", [row.id for row in rows])
     return [row.id for row in rows]
 
 
 def end_account(session: WriteSession, revision: int, user_id: str) -> list[str]:
     """Take a service account away with its keys; returns their ids. Its name is free again."""
     ended = end_keys(session, revision, api_keys.c.user_id == user_id)
+    for row in session.rows(
+        select(organization_users.c.organization_id).where(organization_users.c.user_id == user_id)
+    ):
+        end_rules(session, row.organization_id, "user", [user_id])
     for table in (project_users, organization_users):
         session.run(delete(table).where(table.c.user_id == user_id))
     gone = {"email": f"system:serviceaccount:{user_id}", "hidden": True, "revision": revision}

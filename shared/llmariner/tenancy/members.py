@@ -15,6 +15,7 @@ from sqlalchemy import Row, Select, and_, delete, func, select, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.identifiers import new_id
+from llmariner.limits.ending import end_rules
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import names
 from llmariner.tenancy.acts import alone, done
@@ -92,7 +93,7 @@ class Members:
         return self.get(organization_id, user_id)
 
     def remove(self, caller: Caller, user_id: str) -> dict[str, list[str]]:
-        """End a person's membership of the organisation. Returns what went with it: projects and keys by id.
+        """End a person's membership of the organisation. Returns what went with it, by id.
 
         InvalidRequest for the last owner.
         """
@@ -112,6 +113,7 @@ class Members:
             )
             changed(session, user_ids=[user_id])
             gone = {"projects": [row.project_id for row in left], "api_keys": ended}
+            gone |= end_rules(session, organization_id, "user", [user_id])
             done(session, caller, "user.deleted", user_id, {"removed": gone}, organization_id=organization_id)
         return gone
 

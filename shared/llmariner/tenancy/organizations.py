@@ -14,6 +14,7 @@ from sqlalchemy import Row, delete, func, select, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.identifiers import new_id
+from llmariner.limits.ending import end_rules
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import names, reach
 from llmariner.tenancy.acts import alone, done
@@ -130,8 +131,7 @@ class Organizations:
         return self.get(organization_id)
 
     def delete(self, caller: Caller) -> dict[str, list[str]]:
-        """End the organisation that the caller stands in. Returns what went: members by e-mail; keys, roles,
-        invitations by id.
+        """End the organisation that the caller stands in. Returns what went: members by e-mail, all else by id.
 
         InvalidRequest for the default one, and while it has projects; the error lists them.
         """
@@ -146,7 +146,7 @@ class Organizations:
                     code="default_organization",
                 )
             _check_empty(session, organization_id)
-            gone = _take_away(session, revision, organization_id)
+            gone = _take_away(session, revision, organization_id) | end_rules(session, organization_id)
             _retitle(session, organization_id, f"{organization.title} (deleted {organization_id})")
             _done(session, caller, "organization.deleted", organization_id, {"removed": gone})
         return gone

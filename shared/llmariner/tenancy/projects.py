@@ -16,6 +16,7 @@ from sqlalchemy import Row, delete, select, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.identifiers import new_id
+from llmariner.limits.ending import end_rules
 from llmariner.models.tables import models
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import names
@@ -174,7 +175,7 @@ class Projects:
         return self.get(caller.organization_id, project_id)
 
     def delete(self, caller: Caller, project_id: str) -> dict[str, list[str]]:
-        """End it for good. Returns what went with it: members by e-mail, service accounts by name, keys and roles by id.
+        """End it for good. Returns what went with it: members by e-mail, service accounts by name, all else by id.
 
         InvalidRequest for the default one, and while models of it are there; the error lists them.
         """
@@ -184,6 +185,7 @@ class Projects:
             _check_not_default(project, "deleted")
             _check_empty(session, project_id)
             gone = _take_away(session, revision, project_id)
+            gone |= end_rules(session, project.organization_id, "project", [project_id])
             _set(session, project_id, archived_at=project.archived_at or int(time.time()))
             _done(session, caller, "project.deleted", project_id, {"removed": gone})
         return gone
