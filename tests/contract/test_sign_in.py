@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -12,19 +11,16 @@ import pytest
 from sqlalchemy import delete, func, select, update
 
 from llmariner.audit import log
-from llmariner.audit.tables import audit_log
 from llmariner.errors import AuthenticationFailed, NotFound, PermissionDenied
 from llmariner.platform.database import Database
-from llmariner.platform.identity import Identity
 from llmariner.settings import Secret
 from llmariner.tenancy import sign_in
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.callers import Callers
-from llmariner.tenancy.keys import Keys, NewKey, Owner
+from llmariner.tenancy.keys import Keys, Owner
 from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
 from llmariner.tenancy.sign_in import SignIn
 from llmariner.tenancy.tables import (
-    group_roles,
     invites,
     organization_users,
     organizations,
@@ -33,37 +29,9 @@ from llmariner.tenancy.tables import (
     users,
 )
 
-ISSUER = "https://issuer.example"
+from .arriving import ISSUER, Tokens, add_user, invite, join, logged, map_group, no_member, user_row
+
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
-
-ALICE = Identity(
-    issuer=ISSUER,
-    subject="0001",
-    email="alice@example.org",
-    email_verified=True,
-    name="Alice",
-    groups=None,
-    signed_in_at=1000,
-    expires_at=2_000_000_000,
-)
-
-
-class Tokens:
-    """Stands for the issuer's verifier, which tests/identity tests: a token is good when it was given out here."""
-
-    def __init__(self) -> None:
-        self._given: dict[str, Identity] = {}
-
-    def identity(self, token: str) -> Identity:
-        if token not in self._given:
-            raise AuthenticationFailed("no token")
-        return self._given[token]
-
-    def new(self, **changed: Any) -> str:
-        """A token of alice's, but for what is changed."""
-        token = f"token {len(self._given)}"
-        self._given[token] = dataclasses.replace(ALICE, **changed)
-        return token
 
 
 @pytest.fixture
@@ -85,67 +53,6 @@ def people(database: Database, tokens: Tokens, callers: Callers, owner: Owner) -
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sign_in, "_REMEMBERED_SECONDS", 0.0)
-
-
-def add_user(database: Database, email: str, **values: Any) -> str:
-    user_id = f"user_{email}"
-    with database.write() as session:
-        session.add(users, **{"id": user_id, "email": email, "created_at": 1, **values})
-    return user_id
-
-
-def join(database: Database, owner: Owner, user_id: str, role: str = "reader", **values: Any) -> None:
-    with database.write() as session:
-        key = {"organization_id": owner.organization_id, "user_id": user_id}
-        session.add(organization_users, **key, role=role, created_at=1, **values)
-
-
-def invite(database: Database, owner: Owner, email: str, *, role: str = "reader", **values: Any) -> str:
-    row = {
-        "id": f"invite_{email}",
-        "organization_id": owner.organization_id,
-        "email": email,
-        "role": role,
-        "projects": json.dumps([{"id": owner.project_id, "role": "member"}]),
-        "digest": email,
-        "invited_by": owner.user_id,
-        "created_at": 1,
-        "expires_at": int(time.time()) + 3600,
-    }
-    with database.write() as session:
-        session.add(invites, **{**row, **values})
-    return str(row["id"])
-
-
-def map_group(
-    database: Database, owner: Owner, group: str, role: str, *, project: bool = False, issuer: str = ISSUER
-) -> None:
-    with database.write() as session:
-        session.add(
-            group_roles,
-            id=f"group_role_{group}_{role}_{project}",
-            organization_id=owner.organization_id,
-            issuer=issuer,
-            group_name=group,
-            project_id=owner.project_id if project else None,
-            role=role,
-            created_at=1,
-        )
-
-
-def user_row(database: Database, email: str) -> Any:
-    with database.read() as session:
-        return session.first(select(users).where(users.c.email == email))
-
-
-def logged(database: Database, type_: str) -> list[Any]:
-    with database.read() as session:
-        return list(session.rows(select(audit_log).where(audit_log.c.type == type_).order_by(audit_log.c.sequence)))
-
-
-def no_member(people: SignIn, token: str) -> None:
-    with pytest.raises(PermissionDenied, match="not a member of any organization"):
-        people.caller(token)
 
 
 def test_nobody_invited_is_known_and_is_a_member_of_nothing(database: Database, people: SignIn, tokens: Tokens) -> None:
@@ -321,66 +228,6 @@ def test_a_new_e_mail_is_followed_unless_it_is_somebody_s(
     assert people.caller(tokens.new(email="alice@married.org")).email == "alice@married.org"
     assert people.caller(tokens.new(email="admin@localhost")).user_id == alice.user_id
     assert people.caller(tokens.new(email="x@y.org", email_verified=False)).email == "alice@married.org"
-
-
-def test_groups_give_roles_and_take_them(database: Database, people: SignIn, tokens: Tokens, owner: Owner) -> None:
-    map_group(database, owner, "staff", "viewer", project=True)
-    map_group(database, owner, "engineers", "member", project=True)
-    map_group(database, owner, "leads", "owner", issuer="https://other.example")
-
-    def roles(*groups: str) -> tuple[str | None, str | None]:
-        caller = people.caller(tokens.new(groups=frozenset(groups)))
-        return caller.organization_role, caller.project_role
-
-    assert roles("staff") == ("reader", "viewer")
-    assert roles("staff", "engineers", "leads") == ("reader", "member")
-    assert roles("staff") == ("reader", "viewer")
-    no_member(people, tokens.new(groups=frozenset()))
-    told = {name: len(logged(database, name)) for name in ("user.added", "user.deleted", "role.assignment.deleted")}
-    assert told == {"user.added": 1, "user.deleted": 1, "role.assignment.deleted": 3}
-    assert log.verify(database, owner.organization_id).whole
-
-
-def test_a_token_that_says_nothing_of_groups_changes_nothing(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner
-) -> None:
-    map_group(database, owner, "staff", "member", project=True)
-    people.caller(tokens.new(groups=frozenset({"staff"})))
-    assert people.caller(tokens.new(groups=None)).project_role == "member"
-
-
-def test_a_leaver_s_keys_end_with_the_group(
-    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: Owner
-) -> None:
-    map_group(database, owner, "staff", "member", project=True)
-    caller = people.caller(tokens.new(groups=frozenset({"staff"})))
-    keys = Keys(database, Secret("p" * 32))
-    key, secret = keys.create(caller.owner, NewKey("mine", frozenset({"api.model.read"})))
-    assert callers.by_secret(secret) is not None
-    no_member(people, tokens.new(groups=frozenset()))
-    assert callers.by_secret(secret) is None
-    assert key.id in keys.changed_since(key.revision)[1]
-    assert people.caller(tokens.new(groups=frozenset({"staff"}))).project_role == "member"
-    assert callers.by_secret(secret) is None  # it does not come back with them
-
-
-def test_what_people_gave_groups_do_not_take(database: Database, people: SignIn, tokens: Tokens, owner: Owner) -> None:
-    map_group(database, owner, "staff", "reader")
-    join(database, owner, add_user(database, "alice@example.org"), "owner")
-    for groups in ({"staff"}, set()):
-        assert people.caller(tokens.new(groups=frozenset(groups))).organization_role == "owner"
-
-
-def test_the_last_owner_stays_whatever_the_groups_say(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner
-) -> None:
-    map_group(database, owner, "admins", "owner")
-    with database.write() as session:
-        session.run(delete(organization_users).where(organization_users.c.user_id == owner.user_id))
-    assert people.caller(tokens.new(groups=frozenset({"admins"}))).is_owner
-    assert people.caller(tokens.new(groups=frozenset())).is_owner
-    join(database, owner, owner.user_id, "owner")
-    no_member(people, tokens.new(groups=frozenset()))
 
 
 def test_headers_select_by_id_or_title(

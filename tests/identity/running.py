@@ -125,6 +125,11 @@ class RunningIssuer(Signer):
         self.lifetime = lifetime
         self._clients = clients
 
+    @property
+    def listens(self) -> tuple[str, int]:
+        """Host and port."""
+        return self._host, self._port
+
     def __enter__(self) -> RunningIssuer:
         self.start()
         return self

@@ -100,3 +100,20 @@ def test_a_known_token_goes_on_while_the_issuer_is_away_and_ends_with_the_member
     while chat(served, token).status_code == 200:
         assert time.monotonic() - started < 5
         time.sleep(0.1)
+    time.sleep(6)  # longer than a sign-in is remembered
+    assert chat(served, token).status_code == 403, "the group in the token does not bring them back"
+
+
+def test_a_known_token_ends_with_the_role_of_its_group(served: ServedPlatform, issuer: RunningIssuer) -> None:
+    token = issuer.token()
+    assert chat(served, token).status_code == 200
+    mappings, owner = GroupRoles(served.context.database), served.context.callers.of_user(served.owner.user_id)
+    (mapped,) = mappings.of_organization(served.owner.organization_id)
+    mappings.delete(owner, mapped.id)
+    started = time.monotonic()
+    while chat(served, token).status_code == 200:
+        assert time.monotonic() - started < 5
+        time.sleep(0.1)
+    for _ in range(3):
+        assert chat(served, token).status_code == 403
+        time.sleep(0.5)

@@ -2,6 +2,7 @@
 
 A membership that people made stays as they made it. Groups give and take only what groups gave, so nobody is locked out by
 a mapping, and who leaves a group leaves what it gave. Only an organisation's last owner stays, whatever the groups say.
+What a token says of groups counts until a newer one says something else, or an owner removes the person.
 """
 
 from __future__ import annotations
@@ -67,17 +68,22 @@ class Arrival:
 
     def __init__(self, session: ReadSession, user_id: str, identity: Identity, *, newcomer_role: str = "none") -> None:
         self._user_id = user_id
-        self._email = str(session.value(select(users.c.email).where(users.c.id == user_id)))
+        person = session.first(select(users.c.email, users.c.groups, users.c.groups_at).where(users.c.id == user_id))
+        assert person is not None
+        self._email, self._known_groups = str(person.email), person.groups
         self._held = dict(_memberships(session, user_id))
         self._invites = list(_open_invites(session, self._email)) if identity.email_verified else []
-        self._given = _given(session, identity)
+        news = identity.groups is not None and identity.issued_at >= (person.groups_at or 0)
+        self._groups = json.dumps(sorted(identity.groups or ())) if news else self._known_groups
+        self._issued_at = identity.issued_at
+        self._given = _given(session, identity) if news else None
         self._last_of = {place for place, held in self._held.items() if _is_last_owner(session, user_id, place, held)}
         self._newcomer = _newcomer(session, newcomer_role)
         self._acts: list[_Act] = []
 
     def changes(self) -> bool:
         """Whether there is anything to write."""
-        return bool(self._invites) or bool(self._wanted())
+        return bool(self._invites) or bool(self._wanted()) or self._groups != self._known_groups
 
     def settle(self, session: WriteSession, revision: int) -> None:
         """Make it so. In a transaction that took `acts.alone`, which returned the revision; to be called last in it."""
@@ -88,6 +94,9 @@ class Arrival:
                 self._end(session, revision, place)
             else:
                 self._give(session, place, role, of_group=True)
+        if self._given is not None:
+            told = {"groups": self._groups, "groups_at": self._issued_at}
+            session.run(update(users).where(users.c.id == self._user_id).values(**told))
         if not self._held:
             for place, role in self._newcomer:
                 self._give(session, place, role, of_group=False)
@@ -106,7 +115,7 @@ class Arrival:
             )
 
     def _wanted(self) -> dict[_Place, str | None]:
-        """What groups have to change; None: the membership goes. Empty where the token says nothing of groups."""
+        """What groups have to change; None: the membership goes. Empty where the token says nothing (new) of groups."""
         if self._given is None:
             return {}
         wanted: dict[_Place, str | None] = {

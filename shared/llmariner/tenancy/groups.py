@@ -17,14 +17,14 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
 from llmariner.tenancy.acts import alone
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.group_roles import check_name, give, same, take
+from llmariner.tenancy.group_roles import check_name, give, same, settle, take
 from llmariner.tenancy.tables import group_roles, groups
 
 __all__ = ["Groups"]
 
 
 class Groups:
-    """The groups of one installation. What a group gives changes when each of its members next comes, within seconds."""
+    """The groups of one installation. What a group gives changes at once for whom the last token said to be in it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -68,13 +68,14 @@ class Groups:
     def delete(self, caller: Caller, group_id: str) -> list[str]:
         """Forget a group and all that it gives; returns the roles that ended. NotFound."""
         with self._database.write() as session:
-            alone(session)
+            revision = alone(session)
             group = _one(session, caller.organization_id, group_id)
             ending = session.rows(select(group_roles).where(_of(group)).order_by(group_roles.c.id))
             for row in ending:
                 take(session, caller, row)
             session.run(groups.delete().where(groups.c.id == group_id))
             _log(session, caller, "group.deleted", group_id, {})
+            settle(session, revision, group.issuer, group.name)
         return [row.id for row in ending]
 
     def role(self, group: Row[Any], project_id: str | None) -> Row[Any] | None:
@@ -100,22 +101,25 @@ class Groups:
     def give(self, caller: Caller, group_id: str, role: str, project_id: str | None) -> Row[Any]:
         """Give a group a role there; it takes the place of the one before. Raises as `GroupRoles.create` but Conflict."""
         with self._database.write() as session:
-            alone(session)
+            revision = alone(session)
             mapping = _mapping(_one(session, caller.organization_id, group_id), project_id)
             before = session.first(select(group_roles).where(same(mapping)))
             if before is not None:
                 take(session, caller, before)
-            return give(session, caller, mapping, role)
+            given = give(session, caller, mapping, role)
+            settle(session, revision, given.issuer, given.group_name)
+        return given
 
     def take(self, caller: Caller, group_id: str, project_id: str | None) -> None:
         """Take a group's role there from it. NotFound when it has none."""
         with self._database.write() as session:
-            alone(session)
+            revision = alone(session)
             group = _one(session, caller.organization_id, group_id)
             found = session.first(select(group_roles).where(same(_mapping(group, project_id))))
             if found is None:
                 raise NotFound(f"The group '{group.name}' has no role there.", param="group_id")
             take(session, caller, found)
+            settle(session, revision, group.issuer, group.name)
 
 
 def _one(session: ReadSession, organization_id: str, group_id: str) -> Row[Any]:

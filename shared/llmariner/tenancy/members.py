@@ -111,6 +111,7 @@ class Members:
             session.run(
                 delete(organization_users).where(_one_of(organization_users, user_id, organization_id=organization_id))
             )
+            session.run(update(users).where(users.c.id == user_id).values(**_left()))
             changed(session, user_ids=[user_id])
             gone = {"projects": [row.project_id for row in left], "api_keys": ended}
             gone |= end_rules(session, organization_id, "user", [user_id])
@@ -181,9 +182,15 @@ class Members:
                 of_them = and_(api_keys.c.user_id == user_id, api_keys.c.project_id == project_id)
                 ended = end_keys(session, revision, of_them)
             session.run(delete(project_users).where(_one_of(project_users, user_id, project_id=project_id)))
+            session.run(update(users).where(users.c.id == user_id).values(**_left()))
             changed(session, user_ids=[user_id])
             _assigned(session, caller, "role.assignment.deleted", project_id, user_id, member.role, api_keys=ended)
         return {"api_keys": ended}
+
+
+def _left() -> dict[str, int | None]:
+    """Of a person whom somebody removed: the tokens that they hold by now say nothing of groups any more."""
+    return {"groups": None, "groups_at": int(time.time()) + 1}
 
 
 def person_with(session: ReadSession, email: str) -> str | None:

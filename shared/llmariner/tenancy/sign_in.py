@@ -39,6 +39,7 @@ _MOST_REMEMBERED = 10_000
 @dataclass(frozen=True)
 class _Seen:
     user_id: str
+    revision: int | None
     at: float
 
 
@@ -68,16 +69,15 @@ class SignIn:
             self._refused.note(error, source=source)
             raise
         mark = hashlib.sha256(token.encode()).digest()
-        seen = self._seen.get(mark)
-        if seen is not None and time.monotonic() - seen.at < _REMEMBERED_SECONDS:
+        seen, revision = self._seen.get(mark), self._revision(identity)
+        if seen is not None and seen.revision == revision and time.monotonic() - seen.at < _REMEMBERED_SECONDS:
             return self._callers.of_user(seen.user_id, organization, project)
         caller = self._come(identity, organization, project, source)
-        user_id = caller.user_id
         self._log(caller, identity, source)
         with self._lock:
             if len(self._seen) >= _MOST_REMEMBERED:
                 self._seen.clear()
-            self._seen[mark] = _Seen(user_id, time.monotonic())
+            self._seen[mark] = _Seen(caller.user_id, revision, time.monotonic())
         return caller
 
     def unlink(self, actor: Caller, user_id: str) -> None:
@@ -94,7 +94,7 @@ class SignIn:
             person = session.first(select(users.c.email).where(one))
             if person is None:
                 raise NotFound(f"No person with id '{user_id}'. List them with GET /v1/users.", param="user_id")
-            session.run(update(users).where(one).values(issuer=None, subject=None))
+            session.run(update(users).where(one).values(issuer=None, subject=None, groups=None))
             changed(session, user_ids=[user_id])
             log.add(
                 session,
@@ -120,6 +120,13 @@ class SignIn:
                 who = Stranger(user_id, identity.email)
                 self._refused.note(error, source=source, who=who, organization_id=asked)
             raise
+
+    def _revision(self, identity: Identity) -> int | None:
+        """Rises with what the person may do; None for a new one."""
+        one = and_(users.c.issuer == identity.issuer, users.c.subject == identity.subject)
+        with self._database.read() as session:
+            found: int | None = session.value(select(users.c.revision).where(one))
+        return found
 
     def _arrive(self, identity: Identity) -> str:
         with self._database.read() as session:

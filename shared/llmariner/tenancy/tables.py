@@ -63,6 +63,10 @@ users = Table(
     Column("issuer", String(512)),
     Column("subject", String(512)),
     Column("last_login_at", BigInteger),
+    # The issuer's names of them, a JSON list, as the newest token said; and when it was made, or when an owner removed
+    # the person: what older tokens say of groups is old.
+    Column("groups", Text),
+    Column("groups_at", BigInteger),
     Column("hidden", Boolean, nullable=False, server_default=false()),
     # Rises with what the person may do, in the same sequence as that of keys.
     Column("revision", BigInteger, nullable=False, server_default=text("0")),

@@ -32,6 +32,9 @@ class Identity:
     signed_in_at: int
     """When the person showed who they are, in seconds since 1970; a refreshed token says the same as the first."""
 
+    issued_at: int
+    """Of this token, in seconds since 1970."""
+
     expires_at: int
 
 

@@ -90,6 +90,7 @@ class OidcIssuer:
             name=(_text(claims.get("name")) or "")[:256] or None,
             groups=frozenset(filter(None, map(_text, groups))) if isinstance(groups, list) else None,
             signed_in_at=max(0, min(at, int(time.time()))),
+            issued_at=int(claims["iat"]),
             expires_at=int(claims["exp"]),
         )
 

@@ -1,0 +1,159 @@
+"""Groups of the issuer give roles and take them: at each token that says something new, and when a mapping changes."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from sqlalchemy import delete
+
+from llmariner.audit import log
+from llmariner.platform.database import Database
+from llmariner.settings import Secret
+from llmariner.tenancy import sign_in
+from llmariner.tenancy.callers import Callers
+from llmariner.tenancy.group_roles import GroupRoles
+from llmariner.tenancy.keys import Keys, NewKey, Owner
+from llmariner.tenancy.members import Members
+from llmariner.tenancy.sign_in import SignIn
+from llmariner.tenancy.tables import organization_users
+
+from .arriving import ISSUER, Tokens, add_user, join, logged, map_group, no_member
+
+
+@pytest.fixture
+def tokens() -> Tokens:
+    return Tokens()
+
+
+@pytest.fixture
+def callers(database: Database) -> Callers:
+    return Callers(database, Secret("p" * 32))
+
+
+@pytest.fixture
+def people(database: Database, tokens: Tokens, callers: Callers, owner: Owner) -> SignIn:
+    """Of an installation with its default organisation."""
+    return SignIn(database, tokens, callers)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sign_in, "_REMEMBERED_SECONDS", 0.0)
+
+
+def test_groups_give_roles_and_take_them(database: Database, people: SignIn, tokens: Tokens, owner: Owner) -> None:
+    map_group(database, owner, "staff", "viewer", project=True)
+    map_group(database, owner, "engineers", "member", project=True)
+    map_group(database, owner, "leads", "owner", issuer="https://other.example")
+
+    def roles(*groups: str) -> tuple[str | None, str | None]:
+        caller = people.caller(tokens.new(groups=frozenset(groups)))
+        return caller.organization_role, caller.project_role
+
+    assert roles("staff") == ("reader", "viewer")
+    assert roles("staff", "engineers", "leads") == ("reader", "member")
+    assert roles("staff") == ("reader", "viewer")
+    no_member(people, tokens.new(groups=frozenset()))
+    told = {name: len(logged(database, name)) for name in ("user.added", "user.deleted", "role.assignment.deleted")}
+    assert told == {"user.added": 1, "user.deleted": 1, "role.assignment.deleted": 3}
+    assert log.verify(database, owner.organization_id).whole
+
+
+def test_a_token_that_says_nothing_of_groups_changes_nothing(
+    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+) -> None:
+    map_group(database, owner, "staff", "member", project=True)
+    people.caller(tokens.new(groups=frozenset({"staff"})))
+    assert people.caller(tokens.new(groups=None)).project_role == "member"
+
+
+def test_a_leaver_s_keys_end_with_the_group(
+    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: Owner
+) -> None:
+    map_group(database, owner, "staff", "member", project=True)
+    caller = people.caller(tokens.new(groups=frozenset({"staff"})))
+    keys = Keys(database, Secret("p" * 32))
+    key, secret = keys.create(caller.owner, NewKey("mine", frozenset({"api.model.read"})))
+    assert callers.by_secret(secret) is not None
+    no_member(people, tokens.new(groups=frozenset()))
+    assert callers.by_secret(secret) is None
+    assert key.id in keys.changed_since(key.revision)[1]
+    assert people.caller(tokens.new(groups=frozenset({"staff"}))).project_role == "member"
+    assert callers.by_secret(secret) is None  # it does not come back with them
+
+
+def test_an_older_token_is_no_news_of_groups(database: Database, people: SignIn, tokens: Tokens, owner: Owner) -> None:
+    map_group(database, owner, "staff", "member", project=True)
+    before = tokens.new(groups=frozenset({"staff"}))
+    assert people.caller(before).project_role == "member"
+    no_member(people, tokens.new(groups=frozenset(), issued_at=1060))
+    no_member(people, before)
+    again = tokens.new(groups=frozenset({"staff"}), issued_at=1120)
+    assert people.caller(again).project_role == "member"
+    assert people.caller(before).project_role == "member"
+
+
+def test_whom_an_owner_removed_stays_out_with_the_tokens_of_before(
+    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: Owner
+) -> None:
+    map_group(database, owner, "staff", "member", project=True)
+    held = tokens.new(groups=frozenset({"staff"}))
+    alice = people.caller(held).user_id
+    members = Members(database)
+    members.remove(callers.of_user(owner.user_id), alice)
+    no_member(people, held)
+    later = tokens.new(groups=frozenset({"staff"}), issued_at=int(time.time()) + 2)
+    assert people.caller(later).project_role == "member", "the group still brings them"
+
+
+def test_whom_an_owner_took_out_of_a_project_stays_out_with_the_tokens_of_before(
+    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: Owner
+) -> None:
+    map_group(database, owner, "staff", "member", project=True)
+    held = tokens.new(groups=frozenset({"staff"}))
+    alice = people.caller(held)
+    assert alice.project_role == "member"
+    Members(database).remove_from_project(callers.of_user(owner.user_id), owner.project_id, alice.user_id)
+    assert people.caller(held).project_role is None
+
+
+def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
+    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sign_in, "_REMEMBERED_SECONDS", 60.0)
+    mappings, actor = GroupRoles(database), callers.of_user(owner.user_id)
+    place = {"issuer": ISSUER, "group": "staff", "project_id": owner.project_id}
+    mapped = mappings.create(actor, role="viewer", **place)
+    token = tokens.new(groups=frozenset({"staff"}))
+    alice = people.caller(token)
+    _, secret = Keys(database, Secret("p" * 32)).create(alice.owner, NewKey("mine", frozenset({"api.model.read"})))
+    mappings.create(actor, issuer=ISSUER, group="staff", role="owner", project_id=None)
+    assert people.caller(token).is_owner
+    (_, owning) = mappings.of_organization(owner.organization_id)
+    mappings.delete(actor, owning.id)
+    assert people.caller(token).organization_role == "reader"
+    assert callers.by_secret(secret) is not None
+    mappings.delete(actor, mapped.id)
+    assert callers.by_secret(secret) is None
+    no_member(people, token)
+    assert log.verify(database, owner.organization_id).whole
+
+
+def test_what_people_gave_groups_do_not_take(database: Database, people: SignIn, tokens: Tokens, owner: Owner) -> None:
+    map_group(database, owner, "staff", "reader")
+    join(database, owner, add_user(database, "alice@example.org"), "owner")
+    for groups in ({"staff"}, set()):
+        assert people.caller(tokens.new(groups=frozenset(groups))).organization_role == "owner"
+
+
+def test_the_last_owner_stays_whatever_the_groups_say(
+    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+) -> None:
+    map_group(database, owner, "admins", "owner")
+    with database.write() as session:
+        session.run(delete(organization_users).where(organization_users.c.user_id == owner.user_id))
+    assert people.caller(tokens.new(groups=frozenset({"admins"}))).is_owner
+    assert people.caller(tokens.new(groups=frozenset())).is_owner
+    join(database, owner, owner.user_id, "owner")
+    no_member(people, tokens.new(groups=frozenset()))
