@@ -170,6 +170,12 @@ def completed(words: str, program: list[str], platform: Platform) -> list[str]:
         ("llma admin projects get --organization-title Acme V", ["Vision"]),
         ("llma admin projects list -o Tw", ["Two Words"]),
         ("llma admin projects remove-member Vision --email a", ["ada@x.org"]),
+        ("llma admin roles get ", ["owner", "auditor"]),
+        (
+            "llma admin users set-role ada@x.org --role ",
+            ["owner", "reader", "tenant-system", "member", "viewer", "auditor"],
+        ),
+        ("llma admin roles create x --scope api.a", ["api.audit.read"]),
     ],
 )
 def test_the_shell_completes_names(

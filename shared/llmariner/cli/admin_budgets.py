@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.places import complete_budgets
 from llmariner.cli.session import Session
 from llmariner.cli.subjects import named, names, subject, subject_options
 
@@ -22,7 +23,7 @@ def budgets() -> None:
 @pass_session
 def list_budgets(session: Session) -> None:
     """List the budgets that you may see, with what is spent of them."""
-    from llmariner.cli.printing import Column
+    from llmariner.cli.printing import Column, dollars
 
     api = session.api()
     known = names(session, api) if session.printer.for_people else {}
@@ -31,8 +32,8 @@ def list_budgets(session: Session) -> None:
         Column.of("id"),
         Column("FOR", named(known)),
         Column.of("period"),
-        Column("SPENT $", lambda each: _money(each.get("spent")), right=True),
-        Column("BUDGET $", lambda each: _money(each.get("amount")), right=True),
+        Column("SPENT $", lambda each: dollars(each.get("spent")), right=True),
+        Column("BUDGET $", lambda each: dollars(each.get("amount")), right=True),
         Column("ALERT AT", lambda each: _ratio(each.get("alert_ratio"))),
         Column("WHEN SPENT", lambda each: "refuse" if each.get("hard") else "go on"),
     ]
@@ -59,17 +60,19 @@ def set_budget(
     soft: bool,
 ) -> None:
     """Set a budget of the organization, or of one in it."""
+    from llmariner.cli.printing import dollars
+
     api = session.api()
     body: dict[str, Any] = {**subject(session, api, (project, user, key)), "period": period, "amount": amount}
     if alert_at is not None:
         body["alert_ratio"] = alert_at / 100
     made = api.post("budgets", {**body, "hard": not soft})
     what = f"{made.get('subject')} {made.get('subject_id')}"
-    session.printer.message(made, f"Gave {what} {_money(made.get('amount'))} dollars per {period} ({made.get('id')}).")
+    session.printer.message(made, f"Gave {what} {dollars(made.get('amount'))} dollars per {period} ({made.get('id')}).")
 
 
 @budgets.command()
-@click.argument("budget", metavar="ID")
+@click.argument("budget", metavar="ID", shell_complete=complete_budgets)
 @pass_session
 def delete(session: Session, budget: str) -> None:
     """Take a budget away."""
@@ -77,15 +80,6 @@ def delete(session: Session, budget: str) -> None:
 
     answer = session.api().delete(path_of("budgets", budget))
     session.printer.message(answer, f"Took the budget {budget} away.")
-
-
-def _money(amount: Any) -> str | None:
-    """At least two decimal places; all that there are."""
-    try:
-        whole, _, cents = f"{float(amount):.9f}".partition(".")
-    except (TypeError, ValueError):
-        return None
-    return f"{whole}.{cents.rstrip('0').ljust(2, '0')}"
 
 
 def _ratio(ratio: Any) -> str | None:

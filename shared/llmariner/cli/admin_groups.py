@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_projects, find, project
+from llmariner.cli.places import complete_given_roles, complete_groups, complete_projects, find, project
 from llmariner.cli.places import role as role_of
 from llmariner.cli.session import Session
 
@@ -40,7 +40,13 @@ def list_groups(session: Session) -> None:
 
 @groups.command()
 @click.argument("group")
-@click.option("--role", metavar="ROLE", required=True, help="One that is there everywhere, or that was made.")
+@click.option(
+    "--role",
+    metavar="ROLE",
+    required=True,
+    shell_complete=complete_given_roles,
+    help="One that is there everywhere, or that was made.",
+)
 @click.option(
     "--project",
     "project_said",
@@ -61,7 +67,7 @@ def create(session: Session, group: str, role: str, project_said: str | None) ->
 
 
 @groups.command()
-@click.argument("group", metavar="GROUP_OR_ID")
+@click.argument("group", metavar="GROUP_OR_ID", shell_complete=complete_groups)
 @pass_session
 def delete(session: Session, group: str) -> None:
     """Take a group's role from its members, from their next request on."""

@@ -8,7 +8,7 @@ import click
 
 from llmariner.cli.api_keys import DAY_SECONDS
 from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_projects, find, project
+from llmariner.cli.places import complete_given_roles, complete_invites, complete_projects, find, project
 from llmariner.cli.places import role as role_of
 from llmariner.cli.session import Session
 
@@ -24,7 +24,12 @@ def invites() -> None:
 
 @invites.command()
 @click.argument("email")
-@click.option("--role", metavar="ROLE", help="In the organization: reader (unless given), owner, or one that was made.")
+@click.option(
+    "--role",
+    metavar="ROLE",
+    shell_complete=complete_given_roles,
+    help="In the organization: reader (unless given), owner, or one that was made.",
+)
 @click.option(
     "--project",
     "projects",
@@ -73,7 +78,7 @@ def list_invites(session: Session) -> None:
 
 
 @invites.command()
-@click.argument("invite", metavar="EMAIL_OR_ID")
+@click.argument("invite", metavar="EMAIL_OR_ID", shell_complete=complete_invites)
 @pass_session
 def delete(session: Session, invite: str) -> None:
     """Take an invitation back."""

@@ -8,7 +8,7 @@ import click
 
 from llmariner.cli.api_keys import DAY_SECONDS
 from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import find
+from llmariner.cli.places import complete_admin_keys, find
 from llmariner.cli.session import Session
 
 __all__ = ["keys"]
@@ -61,7 +61,7 @@ def list_keys(session: Session) -> None:
 
 
 @keys.command()
-@click.argument("key", metavar="NAME_OR_ID")
+@click.argument("key", metavar="NAME_OR_ID", shell_complete=complete_admin_keys)
 @pass_session
 def delete(session: Session, key: str) -> None:
     """Revoke an admin key, from now on."""

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from llmariner.cli.grammar import Group, pass_session
+from llmariner.cli.places import complete_limits
 from llmariner.cli.session import Session
 from llmariner.cli.subjects import named, names, subject, subject_options
 
@@ -87,7 +88,7 @@ def set_limit(
 
 
 @limits.command()
-@click.argument("limit", metavar="ID")
+@click.argument("limit", metavar="ID", shell_complete=complete_limits)
 @pass_session
 def delete(session: Session, limit: str) -> None:
     """Take limits away."""

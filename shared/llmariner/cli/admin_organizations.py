@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_emails, complete_organizations, organization
+from llmariner.cli.places import complete_emails, complete_given_roles, complete_organizations, organization
 from llmariner.cli.places import role as role_of
 from llmariner.cli.session import Session
 
@@ -86,7 +86,13 @@ def delete(session: Session, title: str) -> None:
 @organizations.command("add-member")
 @TITLE
 @click.option("--email", required=True, help="Whom to add.")
-@click.option("--role", required=True, metavar="ROLE", help="owner, reader, tenant-system, or one that was made.")
+@click.option(
+    "--role",
+    required=True,
+    metavar="ROLE",
+    shell_complete=complete_given_roles,
+    help="owner, reader, tenant-system, or one that was made.",
+)
 @pass_session
 def add_member(session: Session, title: str, email: str, role: str) -> None:
     """Let somebody into an organization."""

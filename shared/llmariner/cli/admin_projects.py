@@ -8,7 +8,14 @@ import click
 
 from llmariner.cli.admin_organizations import member_columns, went, without_prefix
 from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_emails, complete_projects, organization, organization_option, project
+from llmariner.cli.places import (
+    complete_emails,
+    complete_given_roles,
+    complete_projects,
+    organization,
+    organization_option,
+    project,
+)
 from llmariner.cli.places import role as role_of
 from llmariner.cli.session import Session
 
@@ -147,7 +154,13 @@ def update(
 @click.option(
     "--email", required=True, shell_complete=complete_emails, help="Whom to add: a member of the organization."
 )
-@click.option("--role", required=True, metavar="ROLE", help="owner, member, viewer, or one that was made.")
+@click.option(
+    "--role",
+    required=True,
+    metavar="ROLE",
+    shell_complete=complete_given_roles,
+    help="owner, member, viewer, or one that was made.",
+)
 @pass_session
 def add_member(session: Session, title: str, organization_title: str | None, email: str, role: str) -> None:
     """Let a member of the organization into a project."""

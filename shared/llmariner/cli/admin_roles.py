@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import find
+from llmariner.cli.places import complete_roles, complete_scopes, find
 from llmariner.cli.session import Session
 
 if TYPE_CHECKING:
@@ -17,7 +17,14 @@ __all__ = ["roles"]
 
 ROLES = "organization/roles"
 _SCOPES_SHOWN = 3
-SCOPES = click.option("--scope", "scopes", metavar="SCOPE", multiple=True, help="What it allows; repeat for several.")
+SCOPES = click.option(
+    "--scope",
+    "scopes",
+    metavar="SCOPE",
+    multiple=True,
+    shell_complete=complete_scopes,
+    help="What it allows; repeat for several.",
+)
 
 
 @click.group(cls=Group)
@@ -43,7 +50,7 @@ def list_roles(session: Session) -> None:
 
 
 @roles.command("get")
-@click.argument("role", metavar="NAME_OR_ID")
+@click.argument("role", metavar="NAME_OR_ID", shell_complete=complete_roles)
 @pass_session
 def get_role(session: Session, role: str) -> None:
     """Show a role with all its scopes."""
@@ -72,7 +79,7 @@ def create(session: Session, name: str, scopes: tuple[str, ...], description: st
 
 
 @roles.command()
-@click.argument("role", metavar="NAME_OR_ID")
+@click.argument("role", metavar="NAME_OR_ID", shell_complete=complete_roles)
 @click.option("--new-name", help="What to call it from now on.")
 @SCOPES
 @click.option("--description", help="What it is for.")
@@ -92,7 +99,7 @@ def update(session: Session, role: str, new_name: str | None, scopes: tuple[str,
 
 
 @roles.command()
-@click.argument("role", metavar="NAME_OR_ID")
+@click.argument("role", metavar="NAME_OR_ID", shell_complete=complete_roles)
 @pass_session
 def delete(session: Session, role: str) -> None:
     """Delete a role that nobody has."""

@@ -8,7 +8,7 @@ import click
 
 from llmariner.cli.admin_organizations import without_prefix
 from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_emails, complete_projects, find
+from llmariner.cli.places import complete_emails, complete_given_roles, complete_projects, find
 from llmariner.cli.places import project as find_project
 from llmariner.cli.places import role as role_of
 from llmariner.cli.session import Session
@@ -62,7 +62,13 @@ def unlink(session: Session, user: str) -> None:
 
 @users.command("set-role")
 @click.argument("email", metavar="EMAIL_OR_ID", shell_complete=complete_emails)
-@click.option("--role", required=True, metavar="ROLE", help="One that is there everywhere, or one that was made.")
+@click.option(
+    "--role",
+    required=True,
+    metavar="ROLE",
+    shell_complete=complete_given_roles,
+    help="One that is there everywhere, or one that was made.",
+)
 @click.option(
     "--project", metavar="TITLE_OR_ID", shell_complete=complete_projects, help="There; else in the organization."
 )

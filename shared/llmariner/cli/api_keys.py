@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_keys, complete_projects, find, organization_option, project
+from llmariner.cli.places import (
+    complete_given_roles,
+    complete_keys,
+    complete_projects,
+    complete_scopes,
+    find,
+    organization_option,
+    project,
+)
 from llmariner.cli.session import Session
 
 if TYPE_CHECKING:
@@ -41,7 +49,12 @@ KEY = click.argument("key", metavar="NAME_OR_ID", shell_complete=complete_keys)
 @organization_option
 @PROJECT
 @click.option("--service-account", is_flag=True, help="For a service account of that name, made with it.")
-@click.option("--role", metavar="ROLE", help="Of the service account: owner, reader or tenant-system.")
+@click.option(
+    "--role",
+    metavar="ROLE",
+    shell_complete=complete_given_roles,
+    help="Of the service account: owner, reader or tenant-system.",
+)
 @click.option(
     "--expires-in", metavar="DAYS", type=click.FloatRange(min=0, min_open=True), help="Days until it expires."
 )
@@ -50,6 +63,7 @@ KEY = click.argument("key", metavar="NAME_OR_ID", shell_complete=complete_keys)
     "scopes",
     metavar="SCOPE",
     multiple=True,
+    shell_complete=complete_scopes,
     help="What it may do; repeat for several. Default: all you may.",
 )
 @click.option("--model", "models", metavar="ID", multiple=True, help="Model that it may use; else all.")

@@ -16,10 +16,18 @@ if TYPE_CHECKING:
     from llmariner.cli.api import Api
 
 __all__ = [
+    "complete_admin_keys",
+    "complete_budgets",
     "complete_emails",
+    "complete_given_roles",
+    "complete_groups",
+    "complete_invites",
     "complete_keys",
+    "complete_limits",
     "complete_organizations",
     "complete_projects",
+    "complete_roles",
+    "complete_scopes",
     "find",
     "organization",
     "organization_option",
@@ -127,7 +135,49 @@ def _keys(_session: Session, api: Api, _context: click.Context) -> Iterable[tupl
     return [(each["name"], each["id"]) for each in api.get("api_keys")["data"]]
 
 
+def _roles(_session: Session, api: Api, _context: click.Context) -> Iterable[tuple[str, str]]:
+    return [(each["name"], each["id"]) for each in api.all_pages("organization/roles")["data"]]
+
+
+def _given_roles(_session: Session, api: Api, _context: click.Context) -> Iterable[tuple[str, str]]:
+    """Those that are there everywhere, also in projects, and those that the organisation made."""
+    made = [each for each in api.all_pages("organization/roles")["data"] if not each.get("predefined_role")]
+    return [*((each.replace("_", "-"), "") for each in _EVERYWHERE), *((each["name"], each["id"]) for each in made)]
+
+
+def _scopes(_session: Session, api: Api, _context: click.Context) -> Iterable[tuple[str, str]]:
+    found = api.all_pages("organization/roles")["data"]
+    return [(scope, "") for scope in sorted({scope for each in found for scope in each.get("permissions") or ()})]
+
+
+def _admin_keys(_session: Session, api: Api, _context: click.Context) -> Iterable[tuple[str, str]]:
+    return [(each["name"], each["id"]) for each in api.all_pages("organization/admin_api_keys")["data"]]
+
+
+def _invites(_session: Session, api: Api, _context: click.Context) -> Iterable[tuple[str, str]]:
+    found = api.all_pages("organization/invites")["data"]
+    return [(each["email"], each["id"]) for each in found if each.get("status") != "accepted"]
+
+
+def _groups(_session: Session, api: Api, _context: click.Context) -> Iterable[tuple[str, str]]:
+    return [(each["group"], each["id"]) for each in api.get("organization/sign_in/group_roles")["data"]]
+
+
+def _ids(collection: str) -> Callable[[Session, Api, click.Context], Iterable[tuple[str, str]]]:
+    return lambda _session, api, _context: [
+        (each["id"], f"{each['subject']} {each['subject_id']}") for each in api.get(collection)["data"]
+    ]
+
+
 complete_keys = _names(_keys)
+complete_roles = _names(_roles)
+complete_given_roles = _names(_given_roles)
+complete_scopes = _names(_scopes)
+complete_admin_keys = _names(_admin_keys)
+complete_invites = _names(_invites)
+complete_groups = _names(_groups)
+complete_limits = _names(_ids("limits"))
+complete_budgets = _names(_ids("budgets"))
 complete_organizations = _names(_organizations)
 complete_projects = _names(_projects)
 complete_emails = _names(_emails)
