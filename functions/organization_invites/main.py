@@ -6,12 +6,12 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmariner.context import Context
+from llmariner.http import openai_shapes as shapes
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
 from llmariner.http.lists import Cursor, Limit, listed
-from llmariner.tenancy import openai_shapes as shapes
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Directory, Paging
 from llmariner.tenancy.invites import Invites, Promise

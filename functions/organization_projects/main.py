@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, NotFound
+from llmariner.http import openai_shapes as shapes
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
 from llmariner.http.groups import ProjectGroupBody, groups_of, in_project
 from llmariner.http.lists import Cursor, Limit, Order, listed, next_page
-from llmariner.tenancy import openai_shapes as shapes
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Access, Directory, Paging
 from llmariner.tenancy.granting import owns

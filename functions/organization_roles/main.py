@@ -5,13 +5,13 @@ from typing import Annotated, Any
 from fastapi import Request
 
 from llmariner.context import Context
+from llmariner.http import openai_shapes as shapes
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
 from llmariner.http.lists import Cursor, Limit, Order
 from llmariner.http.roles import NewRoleBody, RoleBody
-from llmariner.tenancy import openai_shapes as shapes
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.custom_roles import CustomRoles
 from llmariner.tenancy.directory import Directory

@@ -7,13 +7,13 @@ from pydantic import BaseModel, ConfigDict
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
+from llmariner.http import openai_shapes as shapes
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
 from llmariner.http.lists import Cursor, Limit, listed, listed_with_next, values
 from llmariner.http.roles import AssignmentBody
-from llmariner.tenancy import openai_shapes as shapes
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Directory, Paging
 from llmariner.tenancy.members import Members

@@ -6,6 +6,7 @@ from fastapi import Request
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
+from llmariner.http import openai_shapes as shapes
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
@@ -13,7 +14,6 @@ from llmariner.http.function import Application, function
 from llmariner.http.groups import assignment, check_has_role, groups_of
 from llmariner.http.lists import Cursor, Limit, Order, listed_with_next
 from llmariner.http.roles import AssignmentBody, NewRoleBody, RoleBody
-from llmariner.tenancy import openai_shapes as shapes
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.custom_roles import CustomRoles
 from llmariner.tenancy.directory import Directory
