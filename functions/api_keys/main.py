@@ -10,10 +10,10 @@ from llmariner.http.api_keys import CreateKey, RotateKey, UpdateKey, deleted
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
+from llmariner.http.shapes import api_key
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.key_views import managed
 from llmariner.tenancy.reach import in_project
-from llmariner.tenancy.shapes import api_key
 
 WRITE = "api.organizations.projects.api_keys.write"
 Reader = Annotated[Caller, requires("api.organizations.projects.api_keys.read", objects="keys")]

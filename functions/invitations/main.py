@@ -9,10 +9,10 @@ from llmariner.context import Context
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
+from llmariner.http.shapes import api_key, user
 from llmariner.settings import IdentitySettings
 from llmariner.tenancy.invites import Invite, Invites
 from llmariner.tenancy.keys import NewKey
-from llmariner.tenancy.shapes import api_key, user
 from llmariner.tenancy.users import Users
 
 

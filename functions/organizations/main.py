@@ -7,13 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, NotFound
-from llmariner.http import api_keys
+from llmariner.http import api_keys, shapes
 from llmariner.http.api_keys import CreateKey, deleted
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
 from llmariner.http.membership import standing_there
-from llmariner.tenancy import shapes
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.key_views import managed
 from llmariner.tenancy.members import Members

@@ -8,8 +8,8 @@ from llmariner.context import Context
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
+from llmariner.http.shapes import user
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.shapes import user
 from llmariner.tenancy.users import Users
 
 Self = Annotated[Caller, requires("api.selfuser.read", objects="self")]

@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, PermissionDenied
+from llmariner.http.shapes import api_key, role_of_organization
 from llmariner.tenancy.caller import Caller, Owner
 from llmariner.tenancy.granting import owns
 from llmariner.tenancy.key_views import managed
 from llmariner.tenancy.keys import NewKey
 from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, checked
 from llmariner.tenancy.service_accounts import ServiceAccounts
-from llmariner.tenancy.shapes import api_key, role_of_organization
 
 __all__ = ["CreateKey", "RotateKey", "UpdateKey", "create", "deleted", "update"]
 
