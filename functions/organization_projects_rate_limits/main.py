@@ -12,7 +12,7 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
 from llmariner.http.lists import Cursor, Limit, listed
-from llmariner.limits.openai_rows import UNSUPPORTED, Row, model_of, rows
+from llmariner.http.rate_limits import UNSUPPORTED, Row, model_of, rows
 from llmariner.limits.rules import Subject
 from llmariner.limits.subjects import reached
 from llmariner.tenancy.caller import Caller

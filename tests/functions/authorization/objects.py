@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from llmariner.audit.log import add as add_audit
+from llmariner.http.rate_limits import Row
 from llmariner.limits.budgets import NewBudget
-from llmariner.limits.openai_rows import Row
 from llmariner.limits.rules import Subject
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.events.tables import deliveries, events
