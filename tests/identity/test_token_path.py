@@ -73,6 +73,14 @@ def test_the_audit_log_says_from_where_somebody_came_or_was_refused(
     assert acts[1]["login.failed"]["error_code"] == "invalid_token"
 
 
+def test_headers_of_a_key_must_name_its_own(served: ServedPlatform) -> None:
+    for headers in ({}, {"openai_organization": "Default Organization"}, {"openai_project": served.owner.project_id}):
+        assert chat(served, served.admin_key, **headers).status_code == 200
+    for kind in ("organization", "project"):
+        refused = chat(served, served.admin_key, **{f"openai_{kind}": "Others"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, f"mismatched_{kind}")
+
+
 def test_a_token_that_ends_while_it_is_known_ends(served: ServedPlatform, issuer: RunningIssuer) -> None:
     token = issuer.token(exp=int(time.time()) + 3)
     assert chat(served, token).status_code == 200
