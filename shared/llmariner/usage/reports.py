@@ -100,14 +100,17 @@ class Reports:
         In the order of buckets and groups. InvalidRequest when it asks for buckets of less than an hour in a time of which
         only the sums are kept.
         """
-        found: dict[tuple[Any, ...], list[int]] = {}
+        found: dict[tuple[Any, ...], Sequence[int]] = {}
+        groups = len(question.group_by) + (question.width is not None)
         with self._database.read() as session:
             session.expect_many_rows()
             for piece in _pieces(question, floor(session)):
                 for row in session.rows(_statement(question, piece)):
-                    key, sums = tuple(row[: -len(question.measures)]), row[-len(question.measures) :]
-                    known = found.setdefault(key, [0] * len(sums))
-                    found[key] = [one + int(other or 0) for one, other in zip(known, sums, strict=True)]
+                    key, sums = row[:groups], row[groups:]
+                    known = found.get(key)
+                    found[key] = (
+                        sums if known is None else [one + other for one, other in zip(known, sums, strict=True)]
+                    )
         names = (*(("start",) if question.width else ()), *question.group_by, *question.measures)
         return [dict(zip(names, (*key, *sums), strict=True)) for key, sums in sorted(found.items()) if any(sums)]
 
@@ -155,8 +158,7 @@ def _statement(question: Question, piece: _Piece) -> Select[Any]:
     when: ColumnElement[Any] = table.start if piece.grain else table.admitted_at
     groups: list[ColumnElement[Any]] = []
     if question.width is not None:
-        whole = when - when % question.width if piece.grain else func.whole(when / question.width) * question.width
-        groups.append(whole.label("bucket"))
+        groups.append(_bucket(when, question.width, piece.grain).label("bucket"))
     groups += [table[name] for name in question.group_by]
     statement = select(*groups, *(_summed(name, table, piece) for name in question.measures)).where(
         table.organization_id == question.organization_id, when >= piece.start, when < piece.end
@@ -166,9 +168,15 @@ def _statement(question: Question, piece: _Piece) -> Select[Any]:
     return statement.group_by(*groups)
 
 
+def _bucket(when: ColumnElement[Any], width: int, grain: Grain | None) -> ColumnElement[Any]:
+    if grain is None:
+        return func.whole(when / width) * width
+    return when if grain.width == width else when - when % width
+
+
 def _summed(name: str, table: Any, piece: _Piece) -> ColumnElement[Any]:
     # PostgreSQL sums such numbers to numeric, ten times as slow to read.
-    return cast(func.sum(_each(name, table, piece)), BigInteger)
+    return cast(func.coalesce(func.sum(_each(name, table, piece)), 0), BigInteger)
 
 
 def _each(name: str, table: Any, piece: _Piece) -> ColumnElement[Any]:

@@ -1,4 +1,4 @@
-"""A table of sums by hour, one by day, and one by day of projects: what long spans are read from is small and lies together."""
+"""A table of sums by hour, one by day, one by day of projects: what long spans are read from is small, and together."""
 
 import sqlalchemy as sa
 from alembic import op
