@@ -123,7 +123,7 @@ async def _changes(context: Context, body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _record(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    await _control(context).record(_field(body, "events", list))
+    await context.gathering.record(_field(body, "events", list))
     return {}
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from llmariner.tenancy.callers import Callers
     from llmariner.tenancy.keys import Keys
     from llmariner.tenancy.sign_in import SignIn
+    from llmariner.usage.gathering import Gathering
     from llmariner.usage.ledger import Ledger
     from llmariner.usage.prices import Prices
 
@@ -166,6 +167,13 @@ class Context:
         from llmariner.usage.ledger import Ledger
 
         return Ledger(self.database)
+
+    @_part
+    def gathering(self) -> Gathering:
+        """Where other processes' events are gathered for the ledger."""
+        from llmariner.usage.gathering import Gathering
+
+        return Gathering(self.ledger.record)
 
     @_part
     def deliveries(self) -> Deliveries:

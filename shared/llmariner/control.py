@@ -26,6 +26,8 @@ from llmariner.usage.prices import Prices
 __all__ = ["InProcessControl"]
 
 _REMEMBERED = 1000
+_MOST_NOTED = 50_000
+_COARSE_SECONDS = 60
 
 
 class InProcessControl:
@@ -56,6 +58,7 @@ class InProcessControl:
         self._ledger = ledger
         self._phases: list[tuple[int, str]] = []
         self._phase_number = 0
+        self._noted: dict[str, int] = {}
         serving.watch(self._phase_changed)
 
     async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
@@ -121,8 +124,11 @@ class InProcessControl:
         await asyncio.to_thread(self._ledger.record, events)
 
     async def used(self, last_used: dict[str, int]) -> None:
-        """See the port."""
-        await asyncio.to_thread(self._keys.used, last_used)
+        """See the port. To the minute: however many processes tell of a key, it is written as often as by one."""
+        news = {key: at for key, at in last_used.items() if at >= self._noted.get(key, 0) + _COARSE_SECONDS}
+        if news:
+            await asyncio.to_thread(self._keys.used, news)
+            self._noted = {**(self._noted if len(self._noted) < _MOST_NOTED else {}), **news}
 
     async def known_model(self, model_id: str) -> ModelState | None:
         """As `model`, but None for an unknown id: what goes over the wire."""

@@ -35,8 +35,9 @@ RATES = ((150_000_001, 75_000_000, 600_000_333, 0), (2_000_000, 1, 9_999_999, 12
 def prices_of(database: Database) -> None:
     """A list with changes, and an empty ledger: examples share a database."""
     with database.write() as session:
-        for table in (ledger_events, ledger_requests, ledger_floor, prices, *(grain.table for grain in GRAINS)):
+        for table in (ledger_events, ledger_requests, prices, *(grain.table for grain in GRAINS)):
             session.run(table.delete())
+        session.put(ledger_floor, [{"id": 1, "admitted_at": 0}])
     with_end = zip(CHANGES, (*CHANGES[1:], None), RATES, strict=True)
     for start, end, rates in with_end:
         put_price(database, "m", start, end, rates)

@@ -1,14 +1,16 @@
 """The control function, with the database's statements counted: `python counted_control.py FILE` writes the counts there.
 
-A statement on the table of allowances is one of limits, and so is the BEGIN that SQLite is sent before it.
+They are counted by the table they name first; the BEGIN that SQLite is sent counts as one more on the table that follows.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +20,22 @@ from llmariner.boot import load, serve
 from llmariner.context import Context
 from llmariner.local.home import checkout
 
+_TABLE = re.compile(r"\b(?:FROM|INTO|UPDATE) (\w+)")
+
 
 class Counts:
-    """Statements by what they are about."""
+    """Statements by the table they are on."""
 
     def __init__(self) -> None:
-        self.all = self.limits = 0
+        self.of_table: Counter[str] = Counter()
         self._begun = threading.local()
 
     def note(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        self.all += 1
         if statement.startswith("BEGIN"):
             self._begun.at = True
             return
-        if "allowances" in statement:
-            self.limits += 1 + bool(getattr(self._begun, "at", False))
+        found = _TABLE.search(statement)
+        self.of_table[found[1] if found else statement[:40]] += 1 + bool(getattr(self._begun, "at", False))
         self._begun.at = False
 
 
@@ -43,7 +46,7 @@ def main(file: Path, port: int) -> None:
 
     def write() -> None:
         while True:
-            file.with_suffix(".new").write_text(json.dumps({"all": counts.all, "limits": counts.limits}))
+            file.with_suffix(".new").write_text(json.dumps(dict(counts.of_table)))
             file.with_suffix(".new").replace(file)
             time.sleep(0.2)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from llmariner.client import Client
 from llmariner.errors import ModelNotReady, PlatformError, Unavailable
+from llmariner.gateway.asking import Asking
 from llmariner.gateway.context_length import LONGEST_CONTEXT, context_length
 from llmariner.gateway.control import Control, ModelState
 from llmariner.gateway.keyring import Keyring
@@ -56,6 +57,7 @@ class Gateway:
         self._states: dict[str, ModelState] = {}
         self._rooms: dict[str, Room] = {}
         self._contexts: dict[str, int] = {}
+        self._asking: Asking[ModelState] = Asking()
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._cursor = ""
@@ -115,6 +117,7 @@ class Gateway:
     def forget(self, model_id: str) -> None:
         """Its endpoint did not answer, or something changed: ask again. Whoever waits is looked after at once."""
         self._contexts.pop(model_id, None)
+        self._asking.anew()
         if state := self._states.get(model_id):
             # The rest stays: it is what those who wait are told until there is news.
             self._states[model_id] = replace(state, endpoint=None, capacity=0)
@@ -151,7 +154,13 @@ class Gateway:
         self.client.close()
 
     async def _asked(self, model_id: str) -> ModelState:
-        state = self._states[model_id] = await self.control.model(model_id)
+        return await self._asking.once(model_id, lambda: self._ask(model_id))
+
+    async def _ask(self, model_id: str) -> ModelState:
+        turn = self._asking.turn
+        state = await self.control.model(model_id)
+        if turn == self._asking.turn:
+            self._states[model_id] = state
         if room := self._rooms.get(model_id):
             room.update(state)
         return state

@@ -11,8 +11,10 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from llmariner.errors import AuthenticationFailed, PermissionDenied
+from llmariner.gateway.asking import Asking
 from llmariner.gateway.control import Control, Key
 
 __all__ = ["Keyring", "bad_key", "bearer_token", "is_signed", "lacking", "nobody_signs_in"]
@@ -67,6 +69,7 @@ class Keyring:
         self._pepper = pepper.encode()
         self._known: dict[bytes, Key] = {}
         self._unknown: dict[str, float] = {}
+        self._asking: Asking[Key | None] = Asking()
         self.last_used: dict[str, int] = {}
 
     def known(self, head: Mapping[bytes, bytes], scope: str) -> Key | None:
@@ -108,11 +111,13 @@ class Keyring:
         for credentials in [each for each, key in self._known.items() if key.id in gone or key.user_id in gone]:
             del self._known[credentials]
         self._unknown.clear()
+        self._asking.anew()
 
     def forget_all(self) -> None:
         """Ask again about every key."""
         self._known.clear()
         self._unknown.clear()
+        self._asking.anew()
 
     async def _asked(
         self, credentials: bytes, token: str, head: Mapping[bytes, bytes], source: str | None
@@ -122,11 +127,15 @@ class Keyring:
         now = time.monotonic()
         if asked_at is not None and now - asked_at < _UNKNOWN_SECONDS:
             return None
-        selected = (_text(head, b"openai-organization"), _text(head, b"openai-project"))
+        organization, project = _text(head, b"openai-organization"), _text(head, b"openai-project")
         if is_signed(token):
-            key = await self._control.person(token, *selected, source)
+            ask = partial(self._control.person, token, organization, project, source)
         else:
-            key = await self._control.key(digest, *selected)
+            ask = partial(self._control.key, digest, organization, project)
+        turn = self._asking.turn
+        key = await self._asking.once(credentials, ask)
+        if turn != self._asking.turn:
+            return key  # it may be revoked since: the next request asks again
         if key is not None:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()

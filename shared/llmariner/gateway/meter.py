@@ -22,6 +22,8 @@ _FLUSH_SECONDS = 0.5
 _CHECKPOINT_SECONDS = 1.0
 _SIGN_OF_LIFE_SECONDS = 15.0
 _BATCH = 500
+# Batches under way at once: as many as a slow answer takes flushes.
+_AT_ONCE = 8
 # A function that crashes again and again is started again after at most five minutes.
 _LAST_SECONDS = 300.0
 _MOST_KEPT = 200_000
@@ -119,7 +121,7 @@ class Meter:
         self._control = control
         self._open: set[Metered] = set()
         self._events: list[dict[str, Any]] = []
-        self._flushing = asyncio.Lock()
+        self._giving: set[asyncio.Task[bool]] = set()
 
     def admit(self, request_id: str, key: Key, model: str, route: str) -> Metered:
         """Begin to count a request."""
@@ -135,7 +137,7 @@ class Meter:
         return event
 
     async def run(self) -> None:
-        """Give events away until cancelled."""
+        """Give events away until cancelled, without waiting for answers: they come when the events are in the database."""
         while True:
             await asyncio.sleep(_FLUSH_SECONDS)
             now = time.time()
@@ -145,33 +147,40 @@ class Meter:
                     self._events.append(metered.event("admitted"))
                 elif metered.due(now):
                     self._events.append(metered.event("checkpoint"))
-            await self.flush()
+            self._give()
 
     async def give_away(self) -> None:
         """Flush until nothing is left: at a process's end, who keeps the ledger may be away for a while, too."""
         limit = time.monotonic() + _LAST_SECONDS
-        await self.flush()
-        while self._events and time.monotonic() < limit:
-            await asyncio.sleep(_FLUSH_SECONDS)
-            await self.flush()
+        while self._events or self._giving:
+            self._give()
+            if not all(await asyncio.gather(*self._giving)):
+                if time.monotonic() > limit:
+                    break
+                await asyncio.sleep(_FLUSH_SECONDS)
         if self._events:
             _log.error(
                 "%d events never reached the ledger: nobody took them for %.0f s", len(self._events), _LAST_SECONDS
             )
 
-    async def flush(self) -> None:
-        """Give away what has gathered; what is refused is kept and tried again, up to a bound."""
-        async with self._flushing:
-            while self._events:
-                batch = self._events[:_BATCH]
-                try:
-                    await self._control.record(batch)
-                except InvalidRequest as error:
-                    # Kept, it would hold up every event after it for ever.
-                    _log.error("the ledger refused %d events: %s", len(batch), error.message)
-                except Exception as error:  # whatever it was: the events are kept, and this loop must go on
-                    if not isinstance(error, PlatformError):
-                        _log.exception("the ledger could not be written")
-                    del self._events[: max(0, len(self._events) - _MOST_KEPT)]
-                    return
-                del self._events[: len(batch)]
+    def _give(self) -> None:
+        """Send what has gathered, in batches."""
+        while self._events and len(self._giving) < _AT_ONCE:
+            batch, self._events = self._events[:_BATCH], self._events[_BATCH:]
+            task = asyncio.create_task(self._given(batch))
+            self._giving.add(task)
+            task.add_done_callback(self._giving.discard)
+
+    async def _given(self, batch: list[dict[str, Any]]) -> bool:
+        """Give a batch away; what is refused is kept and tried again, up to a bound. Whether that is of no need."""
+        try:
+            await self._control.record(batch)
+        except InvalidRequest as error:
+            # Kept, it would hold up every event after it for ever.
+            _log.error("the ledger refused %d events: %s", len(batch), error.message)
+        except Exception as error:  # whatever it was: the events are kept
+            if not isinstance(error, PlatformError):
+                _log.exception("the ledger could not be written")
+            self._events = [*batch, *self._events][-_MOST_KEPT:]
+            return False
+        return True

@@ -1,4 +1,4 @@
-"""What gateways must hear of, in two statements however many of them ask: whether keys, models, limits or prices changed."""
+"""What gateways must hear of, in one statement however many of them ask: whether keys, models, limits or prices changed."""
 
 from __future__ import annotations
 
@@ -44,8 +44,10 @@ class Revisions:
             return self._seen
 
     def _read(self) -> Newest:
-        begun = select(func.max(prices.c.valid_from)).where(prices.c.valid_from <= time.time())
+        begun = select(func.max(prices.c.valid_from)).where(prices.c.valid_from <= time.time()).scalar_subquery()
         with self._database.read() as session:
-            found = {row.name: row.value for row in session.rows(select(revisions))}
-            price = float(session.value(begun) or 0.0)
+            rows = session.rows(select(revisions.c.name, revisions.c.value, begun.label("begun")))
+        found = {row.name: row.value for row in rows}
+        # Whoever sets a price makes a revision: where there is none, there is no price.
+        price = float(rows[0].begun or 0.0) if rows else 0.0
         return Newest(found.get("api_keys", 0), found.get("models", 0), found.get("limits", 0), price)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import func, select
@@ -17,8 +17,9 @@ from llmariner.errors import NotFound
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.usage import folding
 from llmariner.usage.folding import GRAINS, INTERRUPTED, OPEN, Change
-from llmariner.usage.prices import PriceList
+from llmariner.usage.prices import ALL_MODELS, ListedPrice, PriceList
 from llmariner.usage.tables import SUMS, ledger_events, ledger_floor, ledger_hours, ledger_requests
+from llmariner.usage.tables import prices as listed
 
 __all__ = ["OPEN", "Ledger", "floor"]
 
@@ -155,9 +156,9 @@ def _rows(session: ReadSession, query: Any) -> list[Row]:
 def _taken(session: WriteSession, batch: Sequence[Row]) -> int:
     """Every step goes by request id, so that two batches with the same requests never wait for one another crosswise."""
     lives: dict[str, list[Row]] = {}
-    for event in _kept(session, batch):
+    lowest, prices = _terms(session, {event["model"] for event in batch})
+    for event in _kept(session, batch, lowest):
         lives.setdefault(event["request_id"], []).append(event)
-    prices = PriceList.of(session, {events[0]["model"] for events in lives.values()})
     made = {request_id: _made(events, prices) for request_id, events in lives.items()}
     new = {row.request_id for row in session.insert_many(ledger_requests, list(made.values()))}
     older = select(ledger_requests).where(ledger_requests.c.request_id.in_(made.keys() - new))
@@ -191,10 +192,20 @@ def _made(events: Sequence[Row], prices: PriceList) -> Row:
     return folding.folded(folding.blank(events[0], price.id if price is not None else None), events, price)
 
 
-def _kept(session: WriteSession, batch: Sequence[Row]) -> Sequence[Row]:
-    """What is not too late. Held to the transaction's end: the floor can't rise beneath a request that is being made."""
-    held = select(ledger_floor.c.admitted_at).with_for_update(read=True)
-    lowest = session.value(held) or 0
+def _terms(session: WriteSession, models: Collection[str]) -> tuple[int, PriceList]:
+    """The floor and the prices of some models, in one statement.
+
+    The floor is held to the transaction's end: it can't rise beneath a request that is being made.
+    """
+    priced = ledger_floor.outerjoin(listed, listed.c.model.in_({*models, ALL_MODELS}))
+    query = select(ledger_floor.c.admitted_at, *listed.c).select_from(priced)
+    rows = session.rows(query.with_for_update(read=True, of=ledger_floor))
+    prices = [ListedPrice(*tuple(row)[1:]) for row in rows if row.id is not None]
+    return int(rows[0].admitted_at), PriceList(prices)
+
+
+def _kept(session: WriteSession, batch: Sequence[Row], lowest: int) -> Sequence[Row]:
+    """What is not too late."""
     late = {event["request_id"] for event in batch if event["admitted_at"] < lowest}
     if not late:
         return batch

@@ -1,0 +1,108 @@
+"""Batches of many processes are one transaction: each is answered when it is recorded, and each for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import event as engine_event
+
+from llmariner.errors import InvalidRequest, Unavailable
+from llmariner.platform.database import Database
+from llmariner.usage.gathering import Gathering
+from llmariner.usage.ledger import Ledger
+
+from .ledgers import closed, life, rebuilt_equal_stored, stored_sums, sums_of
+
+
+def given(gathering: Gathering, batches: Sequence[Sequence[dict[str, Any]]]) -> list[Any]:
+    async def give() -> list[Any]:
+        return await asyncio.gather(*(gathering.record(batch) for batch in batches), return_exceptions=True)
+
+    return asyncio.run(give())
+
+
+def test_what_comes_together_is_recorded_in_a_few_statements(ledger: Ledger, database: Database) -> None:
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    batches = [life(f"r{number}", 3, 7, key_id=f"key_{number % 7}") for number in range(100)]
+    engine_event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        assert given(Gathering(ledger.record, seconds=0.05), [*batches, batches[0]]) == [None] * 101
+    finally:
+        engine_event.remove(database.engine, "before_cursor_execute", note)
+    assert len([each for each in statements if not each.startswith("BEGIN")]) == 6, statements
+    rebuilt_equal_stored(database, [f"r{number}" for number in range(100)])
+    assert stored_sums(database) == sums_of(database)
+
+
+def test_a_batch_that_is_wrong_spoils_no_other(ledger: Ledger) -> None:
+    wrong = closed("wrong", (1, 1, 0))
+    del wrong["model"]
+    good, refused, late = given(
+        Gathering(ledger.record, seconds=0.05), [[closed("a", (1, 1, 0))], [wrong], [closed("b", (1, 1, 0))]]
+    )
+    assert (good, late) == (None, None)
+    assert isinstance(refused, InvalidRequest)
+    assert [ledger.request(name) is not None for name in ("a", "wrong", "b")] == [True, False, True]
+
+
+def test_nobody_is_answered_before_it_is_recorded(ledger: Ledger) -> None:
+    recorded: list[float] = []
+
+    def record(batch: Any) -> None:
+        time.sleep(0.1)
+        recorded.append(time.monotonic())
+
+    async def give() -> float:
+        await Gathering(record, seconds=0.05).record([closed("a", (1, 1, 0))])
+        return time.monotonic()
+
+    assert asyncio.run(give()) >= recorded[0]
+
+
+def test_where_the_ledger_is_away_everybody_hears_of_it_and_may_come_again(ledger: Ledger) -> None:
+    away = True
+
+    def record(batch: Any) -> None:
+        if away:
+            raise Unavailable("The database does not answer.")
+        ledger.record(batch)
+
+    gathering = Gathering(record, seconds=0.01)
+    batches = [[closed("a", (1, 1, 0))], [closed("b", (1, 1, 0))]]
+    assert all(isinstance(answer, Unavailable) for answer in given(gathering, batches))
+    away = False
+    assert given(gathering, batches) == [None, None]
+    assert ledger.request("b") is not None
+
+
+def test_a_caller_that_is_gone_does_not_take_its_batch_along(ledger: Ledger) -> None:
+    async def give() -> None:
+        gathering = Gathering(ledger.record, seconds=0.05)
+        gone = asyncio.create_task(gathering.record([closed("gone", (1, 1, 0))]))
+        stays = asyncio.create_task(gathering.record([closed("stays", (1, 1, 0))]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await stays
+
+    asyncio.run(give())
+    assert [ledger.request(name) is not None for name in ("gone", "stays")] == [True, True]
+
+
+@pytest.mark.parametrize("size", [1000, 2500])
+def test_much_is_recorded_without_waiting(size: int, ledger: Ledger) -> None:
+    async def give() -> float:
+        began = time.monotonic()
+        gathering = Gathering(lambda batch: None, seconds=60)
+        batch = [closed(f"r{number}", (1, 1, 0)) for number in range(size // 5)]
+        await asyncio.gather(*(gathering.record(batch) for _ in range(5)))
+        return time.monotonic() - began
+
+    assert asyncio.run(give()) < 30
