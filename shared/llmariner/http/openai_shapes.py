@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from llmariner.errors import InvalidRequest, NotFound
+from llmariner.http.lists import next_page
 from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
 
 __all__ = [
@@ -186,15 +187,7 @@ def invite(row: Row[Any]) -> Shape:
 
 def roles_page(made: Sequence[Row[Any]], *, of_projects: bool, after: str | None, limit: int, order: str) -> Shape:
     """A page of roles: those that are there everywhere, and those that were made; it names the cursor of the next."""
-    roles = _all_roles(made, of_projects=of_projects)
-    if order == "desc":
-        roles.reverse()
-    if after:
-        places = [index for index, role in enumerate(roles) if role["id"] == after]
-        roles = roles[places[0] + 1 :] if places else []
-    shown = roles[:limit]
-    more = bool(shown) and len(roles) > limit
-    return {"object": "list", "data": shown, "has_more": more, "next": shown[-1]["id"] if more else None}
+    return next_page(_all_roles(made, of_projects=of_projects), after=after, limit=limit, order=order)
 
 
 def find_role(made: Sequence[Row[Any]], role_id: str, *, of_projects: bool) -> Shape:
