@@ -12,7 +12,7 @@ from llmariner.http.function import Application, function
 from llmariner.http.shapes import api_key, user
 from llmariner.settings import IdentitySettings
 from llmariner.tenancy.invites import Invite, Invites
-from llmariner.tenancy.keys import NewKey
+from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.users import Users
 
 

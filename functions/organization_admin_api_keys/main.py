@@ -14,7 +14,7 @@ from llmariner.http.function import Application, function
 from llmariner.http.lists import Cursor, Limit, Order, listed
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Directory, Paging
-from llmariner.tenancy.keys import NewKey, View
+from llmariner.tenancy.keys.store import NewKey, View
 from llmariner.tenancy.scopes import ADMIN_KEY_SCOPES
 
 Reader = Annotated[Caller, administers("api.organizations.read")]

@@ -18,7 +18,7 @@ from llmariner.http.lists import Cursor, Limit, Order, listed, next_page
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Access, Directory, Paging
 from llmariner.tenancy.granting import owns
-from llmariner.tenancy.keys import ApiKey, NewKey, Owner, View
+from llmariner.tenancy.keys.store import ApiKey, NewKey, Owner, View
 from llmariner.tenancy.members import Members
 from llmariner.tenancy.projects import NewProject, Projects
 from llmariner.tenancy.scopes import checked

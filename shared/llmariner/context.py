@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from llmariner.platform.events.deliveries import Deliveries
     from llmariner.platform.serving import Serving
     from llmariner.tenancy.callers import Callers
-    from llmariner.tenancy.keys import Keys
+    from llmariner.tenancy.keys.store import Keys
     from llmariner.tenancy.sign_in import SignIn
     from llmariner.usage.gathering import Gathering
     from llmariner.usage.ledger import Ledger
@@ -104,7 +104,7 @@ class Context:
     @_part
     def keys(self) -> Keys:
         """API keys."""
-        from llmariner.tenancy.keys import Keys
+        from llmariner.tenancy.keys.store import Keys
 
         return Keys(self.database, self.secrets.pepper)
 

@@ -18,7 +18,7 @@ from llmariner.models.model import ActivationStatus
 from llmariner.models.registry import Registry
 from llmariner.platform.serving import Phase, Serving, Status
 from llmariner.tenancy.callers import Callers
-from llmariner.tenancy.keys import ApiKey, Keys
+from llmariner.tenancy.keys.store import ApiKey, Keys
 from llmariner.tenancy.sign_in import SignIn
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.prices import Prices

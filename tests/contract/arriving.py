@@ -14,7 +14,7 @@ from llmariner.audit.tables import audit_log
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.platform.database import Database
 from llmariner.platform.identity import Identity
-from llmariner.tenancy.keys import Owner
+from llmariner.tenancy.keys.store import Owner
 from llmariner.tenancy.sign_in import SignIn
 from llmariner.tenancy.tables import group_roles, invites, organization_users, users
 

@@ -11,7 +11,7 @@ from llmariner.tenancy.caller import Caller, Owner
 from llmariner.tenancy.callers import Callers
 from llmariner.tenancy.custom_roles import CustomRoles
 from llmariner.tenancy.invites import Invites
-from llmariner.tenancy.keys import Keys, NewKey
+from llmariner.tenancy.keys.store import Keys, NewKey
 from llmariner.tenancy.members import Members
 from llmariner.tenancy.organizations import Organizations
 from llmariner.tenancy.projects import Assignment, NewProject, Projects

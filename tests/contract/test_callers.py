@@ -13,7 +13,7 @@ from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import Secret
 from llmariner.tenancy.callers import Callers
-from llmariner.tenancy.keys import Keys, NewKey, Owner
+from llmariner.tenancy.keys.store import Keys, NewKey, Owner
 from llmariner.tenancy.scopes import ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, VIEWER_SCOPES
 from llmariner.tenancy.standing import changed
 from llmariner.tenancy.tables import (

@@ -11,7 +11,7 @@ from llmariner.errors import NotFound
 from llmariner.platform.database import Database
 from llmariner.tenancy.caller import Owner
 from llmariner.tenancy.directory import Directory, Page, Paging
-from llmariner.tenancy.keys import Keys, NewKey
+from llmariner.tenancy.keys.store import Keys, NewKey
 from llmariner.tenancy.tables import api_keys, custom_roles, invites, organization_users, project_users, projects, users
 
 NOBODY = "nobody"

@@ -23,7 +23,7 @@ from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import tables
 from llmariner.settings import HomeSettings
-from llmariner.tenancy.keys import Keys, NewKey, Owner
+from llmariner.tenancy.keys.store import Keys, NewKey, Owner
 
 from .team import live_as_a_team
 

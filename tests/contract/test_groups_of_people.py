@@ -13,7 +13,7 @@ from llmariner.settings import Secret
 from llmariner.tenancy import sign_in
 from llmariner.tenancy.callers import Callers
 from llmariner.tenancy.group_roles import GroupRoles
-from llmariner.tenancy.keys import Keys, NewKey, Owner
+from llmariner.tenancy.keys.store import Keys, NewKey, Owner
 from llmariner.tenancy.members import Members
 from llmariner.tenancy.sign_in import SignIn
 from llmariner.tenancy.tables import organization_users

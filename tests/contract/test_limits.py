@@ -24,7 +24,7 @@ from llmariner.limits.tables import allowances
 from llmariner.platform.database import Database
 from llmariner.platform.events.tables import events
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.keys import Owner
+from llmariner.tenancy.keys.store import Owner
 from llmariner.usage.tables import ledger_requests, prices
 
 from .team import Team

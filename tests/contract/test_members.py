@@ -13,7 +13,7 @@ from sqlalchemy import select
 from llmariner.audit.tables import audit_log
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.keys import NewKey
+from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.members import Member
 from llmariner.tenancy.scopes import ORGANIZATION_ROLES, OWNER_SCOPES
 from llmariner.tenancy.tables import users

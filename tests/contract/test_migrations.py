@@ -19,7 +19,7 @@ from llmariner.platform.database.migrate import current, downgrade, head, upgrad
 from llmariner.platform.database.revisions import revisions
 from llmariner.settings import DatabaseSettings, Secret
 from llmariner.tenancy.bootstrap import first_owner, make_admin_key
-from llmariner.tenancy.keys import Keys
+from llmariner.tenancy.keys.store import Keys
 
 NewDatabase = Callable[[], Database]
 # Installers are processes: Alembic keeps the migration under way in its module.

@@ -10,7 +10,7 @@ import pytest
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.tenancy import reach
-from llmariner.tenancy.keys import NewKey
+from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.organizations import Organization, Summary
 from llmariner.tenancy.scopes import OWNER_SCOPES
 

@@ -16,7 +16,7 @@ from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.gateway.pricing import FREE, Price
 from llmariner.platform.database import Database
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.keys import Owner
+from llmariner.tenancy.keys.store import Owner
 from llmariner.usage.prices import ListedPrice, NewPrice, PriceList, Prices
 
 COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens")

@@ -14,7 +14,7 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.models.model import NewModel, SourceRepository
 from llmariner.models.registry import Registry
 from llmariner.platform.events.tables import events
-from llmariner.tenancy.keys import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, Owner
 from llmariner.tenancy.projects import Assignment, NewProject, Project
 
 from .team import Team

@@ -8,7 +8,7 @@ import pytest
 
 from llmariner.errors import NotFound, PermissionDenied
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.keys import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, Owner
 from llmariner.tenancy.reach import in_organization, in_project, sees_all_projects
 from llmariner.tenancy.scopes import ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES
 

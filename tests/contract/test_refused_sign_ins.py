@@ -15,7 +15,7 @@ from llmariner.audit.tables import audit_log
 from llmariner.errors import AuthenticationFailed, Unavailable
 from llmariner.platform.database import Database
 from llmariner.tenancy import refused_sign_ins
-from llmariner.tenancy.keys import Owner
+from llmariner.tenancy.keys.store import Owner
 from llmariner.tenancy.refused_sign_ins import MOST_IN_A_MINUTE, RefusedSignIns, Stranger
 
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
-from llmariner.tenancy.keys import NewKey, Owner, View
+from llmariner.tenancy.keys.store import NewKey, Owner, View
 from llmariner.tenancy.scopes import OWNER_SCOPES, PROJECT_ROLES
 from llmariner.tenancy.service_accounts import ServiceAccount
 

@@ -17,7 +17,7 @@ from llmariner.settings import Secret
 from llmariner.tenancy import sign_in
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.callers import Callers
-from llmariner.tenancy.keys import Keys, Owner
+from llmariner.tenancy.keys.store import Keys, Owner
 from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
 from llmariner.tenancy.sign_in import SignIn
 from llmariner.tenancy.tables import (

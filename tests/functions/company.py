@@ -8,7 +8,7 @@ from typing import Any
 
 from llmariner.tenancy.caller import Caller, Owner
 from llmariner.tenancy.custom_roles import CustomRoles
-from llmariner.tenancy.keys import NewKey
+from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.members import Members
 from llmariner.tenancy.organizations import Organizations
 from llmariner.tenancy.projects import NewProject, Projects

@@ -16,7 +16,7 @@ from llmariner.gateway.service_token import ServiceTokens
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database.migrate import upgrade
 from llmariner.tenancy.bootstrap import first_owner, make_admin_key
-from llmariner.tenancy.keys import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, Owner
 from llmariner.tenancy.tables import api_keys, organization_users, organizations, project_users, projects, users
 
 from .children import CHECKOUT

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.tenancy.keys import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, Owner
 from llmariner.tenancy.members import Members
 from llmariner.tenancy.scopes import OWNER_SCOPES, PROJECT_ROLES
 

@@ -9,7 +9,7 @@ import pytest
 
 from llmariner.boot import load
 from llmariner.context import Context
-from llmariner.tenancy.keys import NewKey
+from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.scopes import OWNER_SCOPES
 
 from .asking import InProcess, Question, check

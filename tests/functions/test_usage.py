@@ -16,7 +16,7 @@ from openai import AsyncOpenAI
 from openai.types.admin.organization import UsageCompletionsResponse, UsageCostsResponse, UsageEmbeddingsResponse
 
 from llmariner.tenancy.bootstrap import make_admin_key
-from llmariner.tenancy.keys import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, Owner
 from llmariner.tenancy.scopes import PROJECT_ROLES
 from llmariner.tenancy.tables import organization_users, project_users, users
 from llmariner.usage.folding import GRAINS

@@ -26,7 +26,7 @@ from sqlalchemy import func, select
 from llmariner.context import Context
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.tenancy.bootstrap import first_owner
-from llmariner.tenancy.keys import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, Owner
 from llmariner.tenancy.scopes import OWNER_SCOPES
 from llmariner.tenancy.tables import projects
 from llmariner.usage.tables import ledger_requests

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from llmariner.limits.budgets import Budget, NewBudget
 from llmariner.limits.rules import Subject
 from llmariner.platform.events.tables import events
-from llmariner.tenancy.keys import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, Owner
 from llmariner.tenancy.scopes import OWNER_SCOPES
 from llmariner.usage.tables import prices
 

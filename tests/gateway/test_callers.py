@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from llmariner.tenancy.keys import NewKey
+from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.scopes import OWNER_SCOPES
 from llmariner.tenancy.tables import projects
 

@@ -18,7 +18,7 @@ import pytest
 from llmariner.gateway.control import Changes
 from llmariner.gateway.gateway import Gateway
 from llmariner.local.home import checkout
-from llmariner.tenancy.keys import NewKey
+from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.scopes import OWNER_SCOPES
 
 from .caller import Answer, Caller

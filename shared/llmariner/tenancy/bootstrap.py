@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database
-from llmariner.tenancy.keys import ApiKey, Keys, NewKey, Owner
+from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, Owner
 from llmariner.tenancy.scopes import OWNER_SCOPES
 from llmariner.tenancy.tables import organization_users, organizations, project_users, projects, users
 

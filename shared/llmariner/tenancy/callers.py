@@ -11,7 +11,7 @@ from llmariner.platform.database import Database, ReadSession
 from llmariner.settings import Secret
 from llmariner.tenancy import secrets
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.keys import ApiKey, key_with_digest
+from llmariner.tenancy.keys.store import ApiKey, key_with_digest
 from llmariner.tenancy.scopes import with_implied
 from llmariner.tenancy.standing import standing
 from llmariner.tenancy.tables import api_keys, organization_users, organizations, project_users, projects, users

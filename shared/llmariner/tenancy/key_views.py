@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.keys import View
+from llmariner.tenancy.keys.store import View
 
 __all__ = ["managed"]
 
