@@ -336,7 +336,7 @@ def test_limits_and_budgets_end_with_whom_they_bind(
     def left() -> set[str]:
         with database.read() as session:
             ids = {row.id for row in session.rows(select(allowances.c.id))}
-        rows = {each.id for each in (*limits.all(here), *budgets.all(here))}
+        rows = {each.id for each in limits.all(here)} | {each.id for each in budgets.all(here)}
         assert ids == rows
         return {id_ for id_, both in made.items() if set(both) & rows}
 
