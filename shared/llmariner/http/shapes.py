@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from llmariner.errors import InvalidRequest
+from llmariner.tenancy.keys.key import ApiKey
 from llmariner.tenancy.members import Member
 from llmariner.tenancy.organizations import Organization, Summary
 from llmariner.tenancy.projects import Assignment, Project
-from llmariner.tenancy.stored_keys import ApiKey
 from llmariner.tenancy.users import User
 
 __all__ = ["api_key", "member", "organization", "project", "role_of_organization", "role_of_project", "user"]

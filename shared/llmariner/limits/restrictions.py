@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from llmariner.platform.database import Database
-from llmariner.tenancy.stored_keys import ApiKey
+from llmariner.tenancy.keys.key import ApiKey
 from llmariner.tenancy.tables import projects
 
 __all__ = ["Restriction", "of_key", "of_project"]

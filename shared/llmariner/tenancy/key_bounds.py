@@ -14,9 +14,9 @@ from llmariner.errors import PermissionDenied
 from llmariner.platform.database import ReadSession
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.granting import owns
+from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of
 from llmariner.tenancy.scopes import with_implied
 from llmariner.tenancy.standing import standing
-from llmariner.tenancy.stored_keys import KEYS, ApiKey, key_of
 from llmariner.tenancy.tables import api_keys
 
 __all__ = ["bounded", "check_may_hold"]
