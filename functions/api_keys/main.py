@@ -12,7 +12,7 @@ from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
 from llmariner.http.shapes import api_key
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.key_views import managed
+from llmariner.tenancy.keys.views import managed
 from llmariner.tenancy.reach import in_project
 
 WRITE = "api.organizations.projects.api_keys.write"

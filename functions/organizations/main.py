@@ -14,7 +14,7 @@ from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
 from llmariner.http.membership import standing_there
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.key_views import managed
+from llmariner.tenancy.keys.views import managed
 from llmariner.tenancy.members import Members
 from llmariner.tenancy.organizations import Organizations
 from llmariner.tenancy.projects import Assignment, NewProject, Projects

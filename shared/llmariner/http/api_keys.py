@@ -11,8 +11,8 @@ from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.http.shapes import api_key, role_of_organization
 from llmariner.tenancy.caller import Caller, Owner
 from llmariner.tenancy.granting import owns
-from llmariner.tenancy.key_views import managed
 from llmariner.tenancy.keys.store import NewKey
+from llmariner.tenancy.keys.views import managed
 from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, checked
 from llmariner.tenancy.service_accounts import ServiceAccounts
 
