@@ -246,6 +246,16 @@ def test_who_refuses_at_the_issuer_is_told_so(llma_there: Llma, browser: Callabl
     assert "access_denied" in result.err
 
 
+def test_who_is_let_in_nowhere_is_told_at_once(llma_there: Llma, browser: Callable[..., None], home: Path) -> None:
+    stranger = _running.Browser("mallory")
+    browser(stranger.visit)
+    result = llma_there("auth", "login")
+    stranger.close()
+    assert (result.code, "as mallory@example.org" in result.out) == (0, True)
+    assert "Ask one of its owners" in result.err
+    assert stored(home)["token"], "kept: an owner may let them in meanwhile"
+
+
 def test_nobody_comes_in_time(llma_there: Llma, browser: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmariner.cli.sign_in._WAIT_SECONDS", 0.2)
     browser(lambda address: None)

@@ -56,6 +56,7 @@ def login(session: Session, no_open: bool, token_file: str | None, connector: st
         file.put(session.target().endpoint, made)
     session.forget_target()
     _tell(session, made)
+    _tell_who_is_let_in_nowhere(session)
 
 
 @click.command(cls=Command)
@@ -195,6 +196,16 @@ def _tell(session: Session, made: SignIn) -> None:
         click.echo(f"Note: {target.api_key_source} holds an API key, which goes before a sign-in.", err=True)
     elif target.endpoint_source == "--endpoint":
         click.echo(f"To stay there: llma context set --endpoint {target.endpoint}", err=True)
+
+
+def _tell_who_is_let_in_nowhere(session: Session) -> None:
+    """To be known to the issuer is not yet to be a member here: better said now than at the next command."""
+    if session.target().sign_in is None:
+        return
+    try:
+        session.api().get("users:getSelf")
+    except CommandError as error:
+        click.echo(f"Note: the platform lets you do nothing yet: {error.message}", err=True)
 
 
 def _shown(document: dict[str, Any]) -> dict[str, Any]:
