@@ -19,7 +19,7 @@ from llmariner.platform.events import outbox
 from llmariner.settings import Secret
 from llmariner.tenancy import names, secrets, sources
 from llmariner.tenancy.caller import Caller, Owner
-from llmariner.tenancy.key_bounds import bounded, check_may_hold
+from llmariner.tenancy.keys.bounds import bounded, check_may_hold
 from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of, key_with_digest
 from llmariner.tenancy.leaving import end_account
 from llmariner.tenancy.tables import api_keys, users
