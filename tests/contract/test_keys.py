@@ -15,9 +15,9 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.platform.database import Database, metadata
 from llmariner.platform.events.tables import events
 from llmariner.settings import Secret
+from llmariner.tenancy.keys.sources import admits
 from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, Owner, View
 from llmariner.tenancy.scopes import OWNER_SCOPES
-from llmariner.tenancy.sources import admits
 from llmariner.tenancy.tables import api_keys
 
 from .team import Team

@@ -11,7 +11,7 @@ from llmariner.context import Context
 from llmariner.errors import PermissionDenied
 from llmariner.gateway.keyring import bad_key, bearer_token, is_signed, lacking, nobody_signs_in
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.sources import admits
+from llmariner.tenancy.keys.sources import admits
 
 __all__ = ["caller_of", "context_of", "requires"]
 
