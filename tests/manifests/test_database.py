@@ -28,7 +28,7 @@ from llmariner.installation.secrets import make
 from llmariner.installation.steps import Waiting
 from llmariner.platform.database.schema import is_current
 from llmariner.tenancy.bootstrap import first_owner
-from llmariner.tenancy.secrets import digest, new_secret
+from llmariner.tenancy.keys.secrets import digest, new_secret
 
 CHECKOUT = Path(__file__).parents[2]
 START = CHECKOUT / "manifests/components/postgres/start.sh"

@@ -17,7 +17,7 @@ from llmariner.installation import dex
 from llmariner.installation.secret_objects import SecretObjects
 from llmariner.installation.steps import Waiting
 from llmariner.settings import SecretSettings
-from llmariner.tenancy.secrets import new_secret
+from llmariner.tenancy.keys.secrets import new_secret
 
 __all__ = ["make"]
 

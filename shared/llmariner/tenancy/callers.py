@@ -9,8 +9,8 @@ from sqlalchemy import or_, select, update
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.platform.database import Database, ReadSession
 from llmariner.settings import Secret
-from llmariner.tenancy import secrets
 from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.keys import secrets
 from llmariner.tenancy.keys.store import ApiKey, key_with_digest
 from llmariner.tenancy.scopes import with_implied
 from llmariner.tenancy.standing import standing

@@ -17,10 +17,11 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.settings import Secret
-from llmariner.tenancy import names, secrets
+from llmariner.tenancy import names
 from llmariner.tenancy.acts import alone, done
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.granting import check_organization_role, check_project_role
+from llmariner.tenancy.keys import secrets
 from llmariner.tenancy.members import person_with
 from llmariner.tenancy.standing import changed
 from llmariner.tenancy.tables import invites, organization_users, project_users, projects, users

@@ -17,9 +17,9 @@ from llmariner.platform.database import Database, Duplicate, ReadSession, WriteS
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events import outbox
 from llmariner.settings import Secret
-from llmariner.tenancy import names, secrets
+from llmariner.tenancy import names
 from llmariner.tenancy.caller import Caller, Owner
-from llmariner.tenancy.keys import sources
+from llmariner.tenancy.keys import secrets, sources
 from llmariner.tenancy.keys.bounds import bounded, check_may_hold
 from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of, key_with_digest
 from llmariner.tenancy.leaving import end_account
