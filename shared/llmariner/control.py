@@ -88,6 +88,7 @@ class InProcessControl:
             engine_waiting=status.requests_waiting,
             replicas=status.replicas,
             price=await asyncio.to_thread(self._prices.now, model_id),
+            adapter=model.id if model.base_model_id is not None else None,
         )
 
     async def wake(self, model_id: str) -> None:

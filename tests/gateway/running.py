@@ -173,9 +173,15 @@ class Platform:
         self.process.wait(10)
 
     def model(
-        self, name: str, *arguments: str, capacity: int = 64, project_id: str | None = None, task: str = "generate"
+        self,
+        name: str,
+        *arguments: str,
+        capacity: int = 64,
+        project_id: str | None = None,
+        task: str = "generate",
+        base: str | None = None,
     ) -> str:
-        """Register a model; `arguments` and `capacity` are its engine's."""
+        """Register a model; `arguments` and `capacity` are its engine's; `base`: the model that it is an adapter of."""
         self.script(name, *arguments, capacity=capacity)
         kind = Task(task)
         new = NewModel(
@@ -184,6 +190,7 @@ class Platform:
             model_file_location="here",
             task=kind,
             project_id=project_id,
+            base_model_id=base,
         )
         self.context.registry.create(new)
         self.context.registry.loaded(name, folder=str(self.folder), size_bytes=1, task=kind)

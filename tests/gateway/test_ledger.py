@@ -38,6 +38,17 @@ def test_what_is_answered_is_counted_to_the_token(platform: Platform, model: str
     assert row["admitted_at"] <= row["closed_at"]
 
 
+def test_an_adapter_is_booked_beside_the_model_that_was_asked_for(platform: Platform, model: str) -> None:
+    tuned = platform.model(f"ft:{model}:mine", base=model)
+    rows = {}
+    for name in (model, tuned):
+        answer = asyncio.run(platform.caller.chat(name))
+        assert answer.status == 200, answer.body
+        rows[name] = platform.row(answer.headers["x-request-id"])
+    assert [(row["model"], row["adapter"]) for row in rows.values()] == [(model, None), (tuned, tuned)]
+    assert platform.context.ledger.rebuilt(rows[tuned]["request_id"])["adapter"] == tuned
+
+
 def test_a_long_stream_is_in_the_ledger_while_it_runs(platform: Platform) -> None:
     name = platform.model("under-way", "--token-interval", "20")
 

@@ -51,8 +51,8 @@ class Key:
 class ModelState:
     """A model as the token path sees it. `phase` as in the serving port; `endpoint` and `capacity` (requests at once)
     when ready; `replicas`: each engine's own endpoint, where there are several; `engine_waiting`: requests that engines
-    have queued; `price`: what it costs now,
-    None: nothing."""
+    have queued; `price`: what it costs now, None: nothing; `adapter`: what an engine of its base model puts on top for it,
+    as engines name it, None: it is a model of its own."""
 
     id: str
     project_id: str | None
@@ -68,6 +68,7 @@ class ModelState:
     engine_waiting: int
     replicas: tuple[str, ...] = ()
     price: Price | None = None
+    adapter: str | None = None
 
     @property
     def ready(self) -> bool:

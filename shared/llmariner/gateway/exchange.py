@@ -96,6 +96,7 @@ class Exchange:
             reserved.settle(0, 0)
             raise
         metered = self._gateway.meter.admit(self._request_id, key, request.model, self._route.name)
+        metered.adapter = state.adapter
         outcome = "failed"
         task = cast(asyncio.Task[None], asyncio.current_task())
         stop_watching = self._watch(task)

@@ -1,7 +1,7 @@
 """What each request used, told to the ledger in batches: admitted, every second a checkpoint, closed.
 
-Nothing of this touches a database on the way of a request: events gather here and leave every half second. What a crash
-can lose is what was not given away yet.
+Nothing of this touches a database on the way of a request: events gather here and leave every half second, whether or not
+the ones before are recorded yet. What a crash can lose is what was not given away.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Metered:
     """A request under way. `usage`: bytes of the last usage object seen, looked into only when somebody asks.
 
     `waited_seconds`: from its beginning to its place at an engine; of these `wake_seconds` while the model was not ready and
-    `queued_seconds` behind others. `adapter`: what was asked for on top of the model.
+    `queued_seconds` behind others. `adapter`: what its engine puts on top of the base model.
     `told`: the ledger knows of it. One that ends before it is told leaves as its closing event alone, which says when it
     was admitted too.
     """
