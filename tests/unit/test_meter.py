@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from llmariner import boot
 from llmariner.errors import Unavailable
+from llmariner.gateway import meter
 from llmariner.gateway.control import Key
 from llmariner.gateway.meter import Meter, Metered
 
@@ -34,13 +36,77 @@ class Away:
 def test_a_process_that_ends_waits_for_who_keeps_the_ledger() -> None:
     async def end() -> Away:
         away = Away()
-        meter = Meter(away)  # type: ignore[arg-type]
-        meter.close(meter.admit("req_1", KEY, "m", "chat_completions"), "succeeded", 200)
-        await meter.give_away()
+        meters = Meter(away)  # type: ignore[arg-type]
+        meters.close(meters.admit("req_1", KEY, "m", "chat_completions"), "succeeded", 200)
+        await meters.give_away()
         return away
 
     away = asyncio.run(end())
     assert [event["request_id"] for event in away.taken] == ["req_1"]
+
+
+class Unsure:
+    """A ledger that answers late, or not at all: before or after it took what it was given."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self.taken: list[tuple[str, int]] = []
+
+    async def record(self, events: list[dict[str, Any]]) -> None:
+        await asyncio.sleep(self._chance.choice([0.0, 0.005, 0.02]))
+        fate = self._chance.choice(["taken", "taken", "lost", "unheard"])
+        if fate != "lost":
+            self.taken += [(event["request_id"], event["sequence"]) for event in events]
+        if fate != "taken":
+            raise Unavailable("The database does not answer.")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_event_arrives_whatever_becomes_of_batches_and_answers(seed: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(meter, "_FLUSH_SECONDS", 0.002)
+    monkeypatch.setattr(meter, "_BATCH", 3)
+    names = {f"req_{number}" for number in range(100)}
+
+    async def live() -> Unsure:
+        unsure = Unsure(random.Random(seed))
+        meters = Meter(unsure)  # type: ignore[arg-type]
+        running = asyncio.create_task(meters.run())
+        for name in names:
+            meters.close(meters.admit(name, KEY, "m", "chat_completions"), "succeeded", 200)
+            if seed % 2:
+                await asyncio.sleep(0.001)
+        running.cancel()
+        await meters.give_away()
+        return unsure
+
+    assert {name for name, _ in asyncio.run(live()).taken} == names
+
+
+def test_an_answer_that_takes_its_time_holds_up_no_later_event(monkeypatch: Any) -> None:
+    monkeypatch.setattr(meter, "_FLUSH_SECONDS", 0.01)
+
+    class Slow:
+        def __init__(self) -> None:
+            self.given: list[str] = []
+
+        async def record(self, events: list[dict[str, Any]]) -> None:
+            self.given += [event["request_id"] for event in events]
+            await asyncio.sleep(0 if len(self.given) > 1 else 60)
+
+    async def live() -> list[str]:
+        slow = Slow()
+        meters = Meter(slow)  # type: ignore[arg-type]
+        running = asyncio.create_task(meters.run())
+        for name in ("first", "second"):
+            meters.close(meters.admit(name, KEY, "m", "chat_completions"), "succeeded", 200)
+            for _ in range(500):
+                await asyncio.sleep(0.01)
+                if name in slow.given:
+                    break
+        running.cancel()
+        return slow.given
+
+    assert asyncio.run(live()) == ["first", "second"]
 
 
 @pytest.mark.parametrize(
