@@ -42,14 +42,21 @@ def test_what_comes_together_is_recorded_in_a_few_statements(ledger: Ledger, dat
     assert stored_sums(database) == sums_of(database)
 
 
-def test_a_batch_that_is_wrong_spoils_no_other(ledger: Ledger) -> None:
-    wrong = closed("wrong", (1, 1, 0))
-    del wrong["model"]
+@pytest.mark.parametrize(
+    ("said", "refusal"),
+    [
+        ({"kind": "guessed"}, InvalidRequest),
+        ({"prompt_tokens": "many"}, Exception),
+        ({"completion_tokens": 2**70}, InvalidRequest),
+    ],
+)
+def test_a_batch_that_is_wrong_spoils_no_other(said: dict[str, Any], refusal: type[Exception], ledger: Ledger) -> None:
+    wrong = {**closed("wrong", (1, 1, 0)), **said}
     good, refused, late = given(
         Gathering(ledger.record, seconds=0.05), [[closed("a", (1, 1, 0))], [wrong], [closed("b", (1, 1, 0))]]
     )
     assert (good, late) == (None, None)
-    assert isinstance(refused, InvalidRequest)
+    assert isinstance(refused, refusal)
     assert [ledger.request(name) is not None for name in ("a", "wrong", "b")] == [True, False, True]
 
 

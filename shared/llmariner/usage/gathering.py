@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llmariner.errors import InvalidRequest
+from llmariner.errors import Unavailable
 
 __all__ = ["Gathering"]
 
@@ -33,7 +33,7 @@ class Gathering:
         self._enough = asyncio.Event()
 
     async def record(self, batch: Batch) -> None:
-        """Returns when the batch is recorded. What `record` raises for it; InvalidRequest only for its own events."""
+        """Returns when the batch is recorded. What `record` raises for it alone; Unavailable for all."""
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((batch, answer))
         if self._writing is None:
@@ -57,14 +57,12 @@ class Gathering:
     async def _settle(self, together: Sequence[_Waiting]) -> None:
         try:
             await asyncio.to_thread(self._record, [event for batch, _ in together for event in batch])
-        except InvalidRequest as error:
-            if len(together) == 1:
+        except Exception as error:  # each caller is told, and most of them come again
+            if len(together) == 1 or isinstance(error, Unavailable):
                 _answer(together, error)
             else:
-                for one in together:  # what is wrong with one is no reason to refuse the others
+                for one in together:  # what is wrong with one must not hold up the others
                     await self._settle([one])
-        except Exception as error:  # each caller is told, and tries again
-            _answer(together, error)
         else:
             _answer(together, None)
 
