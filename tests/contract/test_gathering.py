@@ -113,3 +113,23 @@ def test_much_is_recorded_without_waiting(size: int, ledger: Ledger) -> None:
         return time.monotonic() - began
 
     assert asyncio.run(give()) < 30
+
+
+def test_while_the_database_is_slow_batches_become_larger_and_not_more() -> None:
+    sizes: list[int] = []
+
+    def record(batch: Any) -> None:
+        sizes.append(len(batch))
+        time.sleep(0.2)
+
+    async def give() -> None:
+        gathering = Gathering(record, seconds=0)
+        giving = []
+        for number in range(10):
+            giving.append(asyncio.create_task(gathering.record([closed(f"r{number}", (1, 1, 0))])))
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*giving)
+
+    asyncio.run(give())
+    assert sum(sizes) == 10
+    assert len(sizes) < 5, sizes
