@@ -20,14 +20,13 @@ from llmariner.platform.serving import Phase, Serving, Status
 from llmariner.tenancy.callers import Callers
 from llmariner.tenancy.keys.store import ApiKey, Keys
 from llmariner.tenancy.sign_in import SignIn
+from llmariner.usage.gathering import Gathering
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.prices import Prices
 
 __all__ = ["InProcessControl"]
 
 _REMEMBERED = 1000
-_MOST_NOTED = 50_000
-_COARSE_SECONDS = 60
 
 
 class InProcessControl:
@@ -55,10 +54,10 @@ class InProcessControl:
         self._prices = prices
         self._registry = registry
         self._serving = serving
-        self._ledger = ledger
+        # At once, but one after another: a slow database gets few, larger transactions, and no more than one thread.
+        self._gathering = Gathering(ledger.record, seconds=0)
         self._phases: list[tuple[int, str]] = []
         self._phase_number = 0
-        self._noted: dict[str, int] = {}
         serving.watch(self._phase_changed)
 
     async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
@@ -122,14 +121,11 @@ class InProcessControl:
 
     async def record(self, events: Sequence[dict[str, Any]]) -> None:
         """See the port."""
-        await asyncio.to_thread(self._ledger.record, events)
+        await self._gathering.record(events)
 
     async def used(self, last_used: dict[str, int]) -> None:
-        """See the port. To the minute: however many processes tell of a key, it is written as often as by one."""
-        news = {key: at for key, at in last_used.items() if at >= self._noted.get(key, 0) + _COARSE_SECONDS}
-        if news:
-            await asyncio.to_thread(self._keys.used, news)
-            self._noted = {**(self._noted if len(self._noted) < _MOST_NOTED else {}), **news}
+        """See the port."""
+        await asyncio.to_thread(self._callers.last_use.note, last_used)
 
     async def known_model(self, model_id: str) -> ModelState | None:
         """As `model`, but None for an unknown id: what goes over the wire."""

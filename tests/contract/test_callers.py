@@ -6,12 +6,13 @@ import time
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import delete, event, select, text, update
+from sqlalchemy.exc import InternalError
 
-from llmariner.errors import AuthenticationFailed, InvalidRequest, PermissionDenied
+from llmariner.errors import AuthenticationFailed, InvalidRequest, PermissionDenied, Unavailable
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
-from llmariner.settings import Secret
+from llmariner.settings import DatabaseSettings, Secret
 from llmariner.tenancy.callers import Callers
 from llmariner.tenancy.keys.store import Keys, NewKey, Owner
 from llmariner.tenancy.scopes import ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, VIEWER_SCOPES
@@ -143,8 +144,39 @@ def test_when_a_key_was_last_used_is_noted_to_the_minute(
     for before, after in ((now - 40, now - 40), (now - 90, now)):
         with database.write() as session:
             session.run(update(api_keys).where(api_keys.c.id == made.id).values(last_used_at=before))
-        callers.by_secret(secret)
+        Callers(database, _PEPPER).by_secret(secret)  # another process, which knows only what is stored
         assert keys.get(owner, made.id).last_used_at == pytest.approx(after, abs=15)
+
+
+def test_one_process_writes_it_once_in_a_minute_whoever_tells(
+    database: Database, owner: Owner, keys: Keys, callers: Callers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
+    assert callers.by_secret(secret) is not None
+    writes = []
+    monkeypatch.setattr(database, "write", lambda: writes.append(1))
+    now = int(time.time())
+    callers.last_use.note({made.id: now})
+    callers.by_secret(secret)
+    assert not writes
+    callers.last_use.note({made.id: now + 90})
+    assert writes
+
+
+def test_a_database_that_only_reads_knows_its_keys(database: Database, owner: Owner, keys: Keys) -> None:
+    made, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
+    replica = Database(DatabaseSettings(database.url))
+    only_reads = "PRAGMA query_only = ON" if database.url.startswith("sqlite") else "SET TRANSACTION READ ONLY"
+    event.listen(replica.engine, "begin", lambda connection: connection.exec_driver_sql(only_reads))
+    try:
+        with pytest.raises((Unavailable, InternalError)), replica.write() as session:
+            session.run(update(api_keys).values(last_used_at=1))
+        caller = Callers(replica, _PEPPER).by_secret(secret)
+        assert caller is not None
+        assert caller.key_id == made.id
+    finally:
+        replica.close()
+    assert keys.get(owner, made.id).last_used_at is None
 
 
 def test_headers_of_a_key_must_name_its_own(owner: Owner, keys: Keys, callers: Callers) -> None:

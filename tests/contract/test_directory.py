@@ -11,6 +11,7 @@ from llmariner.errors import NotFound
 from llmariner.platform.database import Database
 from llmariner.tenancy.caller import Owner
 from llmariner.tenancy.directory import Directory, Page, Paging
+from llmariner.tenancy.keys.last_use import LastUse
 from llmariner.tenancy.keys.store import Keys, NewKey
 from llmariner.tenancy.tables import api_keys, custom_roles, invites, organization_users, project_users, projects, users
 
@@ -108,12 +109,12 @@ def test_people_service_accounts_and_the_hidden_are_told_apart(
 
 
 def test_a_persons_last_use_of_any_key_is_known(
-    directory: Directory, owner: Owner, keys: Keys, join: Callable[..., str]
+    directory: Directory, owner: Owner, keys: Keys, join: Callable[..., str], database: Database
 ) -> None:
     user = join("p", project="member")
     made = [keys.create(Owner(user, owner.project_id, owner.organization_id), NewKey(n, frozenset()))[0] for n in "ab"]
     assert directory.person(owner.organization_id, user).last_used_at is None
-    keys.used({made[0].id: 7, made[1].id: 5})
+    LastUse(database).note({made[0].id: 7, made[1].id: 5})
     assert directory.person(owner.organization_id, user).last_used_at == 7
 
 

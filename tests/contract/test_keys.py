@@ -15,6 +15,7 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.platform.database import Database, metadata
 from llmariner.platform.events.tables import events
 from llmariner.settings import Secret
+from llmariner.tenancy.keys.last_use import LastUse
 from llmariner.tenancy.keys.sources import admits
 from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, Owner, View
 from llmariner.tenancy.scopes import OWNER_SCOPES
@@ -220,9 +221,9 @@ def test_an_unknown_digest_finds_nothing(keys: Keys, owner: Owner) -> None:
     assert keys.by_secret("") is None
 
 
-def test_last_use_is_noted_without_a_revision(keys: Keys, owner: Owner) -> None:
+def test_last_use_is_noted_without_a_revision(keys: Keys, owner: Owner, database: Database) -> None:
     key, _ = keys.create(owner, new())
-    keys.used({key.id: 1234567890, "key_gone": 1})
+    LastUse(database).note({key.id: 1234567890, "key_gone": 1})
     noted = keys.get(owner, key.id)
     assert (noted.last_used_at, noted.revision) == (1234567890, key.revision)
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import or_, select
 
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.platform.database import Database, ReadSession
 from llmariner.settings import Secret
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.keys import secrets
-from llmariner.tenancy.keys.store import ApiKey, key_with_digest
+from llmariner.tenancy.keys.key import ApiKey, key_with_digest
+from llmariner.tenancy.keys.last_use import LastUse
 from llmariner.tenancy.scopes import with_implied
 from llmariner.tenancy.standing import standing
-from llmariner.tenancy.tables import api_keys, organization_users, organizations, project_users, projects, users
+from llmariner.tenancy.tables import organization_users, organizations, project_users, projects, users
 
 __all__ = ["Callers"]
-
-_COARSE_SECONDS = 60
 
 
 class Callers:
@@ -27,6 +26,7 @@ class Callers:
     def __init__(self, database: Database, pepper: Secret) -> None:
         self._database = database
         self._pepper = pepper
+        self.last_use = LastUse(database)
 
     def by_secret(self, secret: str, organization: str | None = None, project: str | None = None) -> Caller | None:
         """Who calls with a key; None for one that is unknown, revoked, expired or superseded.
@@ -50,7 +50,7 @@ class Callers:
                 return None
         _matches("organization", organization, key.organization_id, key.organization_title)
         _matches("project", project, key.project_id, key.project_title)
-        self._note_use(key)
+        self.last_use.note({key.id: int(now)})
         return key, Caller(
             user_id=key.user_id,
             email=key.email,
@@ -86,13 +86,6 @@ class Callers:
             project_role=stands.project_role,
             scopes=stands.scopes,
         )
-
-    def _note_use(self, key: ApiKey) -> None:
-        """When it was last used, to the minute: a write for each request would cost more than most of them."""
-        now = int(time.time())
-        if (key.last_used_at or 0) <= now - _COARSE_SECONDS:
-            with self._database.write() as session:
-                session.run(update(api_keys).where(api_keys.c.id == key.id).values(last_used_at=now))
 
 
 def _matches(what: str, asked: str | None, own_id: str | None, own_title: str | None) -> None:

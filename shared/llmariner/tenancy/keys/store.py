@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, case, select, union_all, update
+from sqlalchemy import ColumnElement, and_, select, union_all, update
 
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, NotFound
@@ -32,8 +32,6 @@ _UPDATED = "ai.llmariner.api_key.updated.v1"
 _REVOKED = "ai.llmariner.api_key.revoked.v1"
 _LONGEST_OVERLAP = 30 * 86400
 _MOST_MODELS = 1000
-# Keys that one statement writes.
-_AT_ONCE = 500
 
 
 class _Keep:
@@ -208,15 +206,6 @@ class Keys:
         with self._database.read() as session:
             rows = session.rows(union_all(*changes))
         return max([revision, *(row.revision for row in rows)]), [row.id for row in rows]
-
-    def used(self, last_used: dict[str, int]) -> None:
-        """Note when keys were last used: key id → seconds since 1970. Coarse, and off the hot path."""
-        told = list(last_used.items())
-        with self._database.write() as session:
-            for first in range(0, len(told), _AT_ONCE):
-                some = dict(told[first : first + _AT_ONCE])
-                at = case(some, value=api_keys.c.id)
-                session.run(update(api_keys).where(api_keys.c.id.in_(list(some))).values(last_used_at=at))
 
     def digest(self, secret: str) -> str:
         """The digest under which a secret is stored."""

@@ -1,0 +1,50 @@
+"""When keys were last used: to the minute, and of use to people only, so that nothing fails for its sake."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from sqlalchemy import and_, case, or_, update
+
+from llmariner.platform.database import Database
+from llmariner.tenancy.tables import api_keys
+
+__all__ = ["LastUse"]
+
+_COARSE_SECONDS = 60
+_MOST_NOTED = 50_000
+# Of one statement: SQLite takes so many terms of a CASE.
+_AT_ONCE = 500
+_log = logging.getLogger(__name__)
+
+
+class LastUse:
+    """Notes it for one process. Safe to share between threads: two may write the same once more."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._noted: dict[str, int] = {}
+
+    def note(self, used: Mapping[str, int]) -> None:
+        """Key id → seconds since 1970. However often it is told, a key is written once in a minute; never raises.
+
+        A database that only reads, or does not answer, is told again when a minute is over.
+        """
+        noted = self._noted
+        news = [(key, at) for key, at in used.items() if key not in noted or at >= noted[key] + _COARSE_SECONDS]
+        if not news:
+            return
+        self._noted = {**(noted if len(noted) < _MOST_NOTED else {}), **dict(news)}
+        try:
+            for first in range(0, len(news), _AT_ONCE):
+                self._write(dict(news[first : first + _AT_ONCE]))
+        except Exception as error:  # whatever it is, the key is as good as before
+            _log.warning("when keys were last used could not be noted: %s", error)
+
+    def _write(self, used: dict[str, int]) -> None:
+        at = case(used, value=api_keys.c.id)
+        # However many processes tell of a key, it is written as often as by one.
+        earlier = or_(api_keys.c.last_used_at.is_(None), api_keys.c.last_used_at <= at - _COARSE_SECONDS)
+        with self._database.write() as session:
+            session.run(update(api_keys).where(and_(api_keys.c.id.in_(list(used)), earlier)).values(last_used_at=at))
