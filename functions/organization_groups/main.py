@@ -5,13 +5,13 @@ from typing import Annotated, Any
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.errors import InvalidRequest
+from llmariner.errors import InvalidRequest, NotFound
 from llmariner.http import openai_shapes as shapes
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
-from llmariner.http.groups import GroupBody, assignment, check_has_role, groups_of, issuer_of, shown
+from llmariner.http.groups import GroupBody, assignment, check_has_role, groups_of, issuer_of, member, shown
 from llmariner.http.lists import Cursor, Limit, Order, listed_with_next, next_page
 from llmariner.http.roles import AssignmentBody
 from llmariner.tenancy.caller import Caller
@@ -34,9 +34,9 @@ def build(context: Context) -> Application:
     app.post(f"{_ONE}/roles")(assign_role)
     app.get(f"{_ONE}/roles/{{role_id}}")(get_role)
     app.delete(f"{_ONE}/roles/{{role_id}}")(unassign_role)
-    app.get(f"{_ONE}/users")(read_members)
+    app.get(f"{_ONE}/users")(list_members)
     app.post(f"{_ONE}/users")(change_members)
-    app.get(f"{_ONE}/users/{{user_id}}")(read_members)
+    app.get(f"{_ONE}/users/{{user_id}}")(get_member)
     app.delete(f"{_ONE}/users/{{user_id}}")(change_members)
     return app
 
@@ -65,7 +65,7 @@ def update_group(request: Request, caller: Writer, group_id: str, body: GroupBod
 
 
 def delete_group(request: Request, caller: Writer, group_id: str) -> dict[str, Any]:
-    """Forget it; its roles end, and what they gave ends when each member next comes."""
+    """Forget it; its roles end, and with them what they gave."""
     ended = groups_of(request).delete(caller, group_id)
     return {"id": group_id, "object": "group.deleted", "deleted": True, "removed": {"group_roles": ended}}
 
@@ -98,24 +98,35 @@ def unassign_role(request: Request, caller: Writer, group_id: str, role_id: str)
     return {"object": "group.role.deleted", "deleted": True}
 
 
-def read_members(request: Request, caller: Reader, group_id: str) -> dict[str, Any]:
-    """Not here: a token says which groups its bearer is in, and no more is known."""
-    raise _issuers(request, caller, group_id)
+def list_members(
+    request: Request, caller: Reader, group_id: str, after: Cursor = None, limit: Limit = 100, order: Order = "asc"
+) -> dict[str, Any]:
+    """The organisation's people who are in it, as far as their tokens said; who never signed in is not among them."""
+    return next_page(_members(request, caller, group_id), after=after, limit=limit, order=order)
+
+
+def get_member(request: Request, caller: Reader, group_id: str, user_id: str) -> dict[str, Any]:
+    """One of them."""
+    found = [each for each in _members(request, caller, group_id) if each["id"] == user_id]
+    if not found:
+        raise NotFound(f"No user with id '{user_id}' in this group, as far as tokens said.", param="user_id")
+    return found[0]
 
 
 def change_members(request: Request, caller: Writer, group_id: str) -> dict[str, Any]:
-    """Not here, either."""
-    raise _issuers(request, caller, group_id)
-
-
-def _issuers(request: Request, caller: Caller, group_id: str) -> InvalidRequest:
+    """Not here: the issuer says who is in a group."""
     group = groups_of(request).get(caller.organization_id, group_id)
-    return InvalidRequest(
-        f"Who is in '{group.name}' is kept by its issuer, {group.issuer}: look and change it there. Somebody who signs in "
-        "has the roles of their groups within seconds; for roles of one person use /v1/organization/users/{id}/roles.",
+    raise InvalidRequest(
+        f"Who is in '{group.name}' is kept by its issuer, {group.issuer}: change it there. Somebody who signs in has the "
+        "roles of their groups within seconds; for roles of one person use /v1/organization/users/{id}/roles.",
         param="group_id",
         code="managed_by_issuer",
     )
+
+
+def _members(request: Request, caller: Caller, group_id: str) -> list[dict[str, Any]]:
+    group = groups_of(request).get(caller.organization_id, group_id)
+    return [member(row) for row in groups_of(request).members(group)]
 
 
 def _role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:

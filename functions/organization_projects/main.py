@@ -239,7 +239,7 @@ def list_groups(
 
 
 def add_group(request: Request, caller: UsersWriter, project_id: str, body: ProjectGroupBody) -> dict[str, Any]:
-    """Let the members of a group into it, each when they next come; a role takes the place of the one before."""
+    """Let the members of a group into it; a role takes the place of the one before."""
     groups_of(request).give(caller, body.group_id, body.role, project_id)
     return get_group(request, caller, project_id, body.group_id)
 
@@ -253,7 +253,7 @@ def get_group(request: Request, caller: UsersReader, project_id: str, group_id: 
 
 
 def remove_group(request: Request, caller: UsersWriter, project_id: str, group_id: str) -> dict[str, Any]:
-    """Take the group's role in it away; what it gave ends when each member next comes."""
+    """Take the group's role in it away, and what it gave."""
     get_group(request, caller, project_id, group_id)
     groups_of(request).take(caller, group_id, project_id)
     return {"object": "project.group.deleted", "deleted": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -9,8 +10,10 @@ import httpx2
 import openai
 import pytest
 from openai import AsyncOpenAI
+from sqlalchemy import update
 
 from llmariner.tenancy.members import Members
+from llmariner.tenancy.tables import users
 
 from .asking import InProcess
 from .installation import Installation
@@ -225,7 +228,15 @@ def test_roles_of_the_organisation_and_of_a_project(do: Do, new_person: Callable
     do(work)
 
 
-def test_groups_of_the_issuer(do: Do, installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_of_the_issuer(
+    do: Do, installation: Installation, monkeypatch: pytest.MonkeyPatch, new_person: Callable[[str], str]
+) -> None:
+    fay, gus = (new_person(f"{name}@sdk.example") for name in ("fay", "gus"))
+    for user_id, said in ((fay, ["a", "people"]), (gus, ['more "people'])):
+        with installation.context.database.write() as session:
+            known = {"issuer": "https://issuer.example", "subject": user_id, "groups": json.dumps(said), "groups_at": 1}
+            session.run(update(users).where(users.c.id == user_id).values(**known))
+
     async def work(organization: Any) -> None:
         groups = organization.groups
         with pytest.raises(openai.BadRequestError, match="no issuer"):
@@ -248,7 +259,11 @@ def test_groups_of_the_issuer(do: Do, installation: Installation, monkeypatch: p
         with pytest.raises(openai.BadRequestError, match="kept by its issuer"):
             await groups.users.create(made.id, user_id="user_x")
         with pytest.raises(openai.BadRequestError, match="kept by its issuer"):
-            await collected(groups.users.list(made.id))
+            await groups.users.delete(fay, group_id=made.id)
+        assert [user.email for user in await collected(groups.users.list(made.id))] == ["fay@sdk.example"]
+        assert (await groups.users.retrieve(fay, group_id=made.id)).user_type == "user"
+        with pytest.raises(openai.NotFoundError):
+            await groups.users.retrieve("user_x", group_id=made.id)
         project = await organization.projects.create(name="of groups")
         inside = organization.projects.groups
         added = await inside.create(project.id, group_id=made.id, role="viewer")

@@ -21,6 +21,7 @@ __all__ = [
     "groups_of",
     "in_project",
     "issuer_of",
+    "member",
     "shown",
     "summary",
 ]
@@ -79,6 +80,18 @@ def in_project(row: Row[Any], project_id: str) -> dict[str, Any]:
         "group_type": "group",
         "created_at": row.given_at,
         "role": row.role,
+    }
+
+
+def member(row: Row[Any]) -> dict[str, Any]:
+    """Somebody in a group."""
+    return {
+        "id": row.id,
+        "object": "group.user",
+        "name": row.name or row.email,
+        "email": row.email,
+        "is_service_account": False,
+        "user_type": "user",
     }
 
 

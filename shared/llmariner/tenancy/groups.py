@@ -5,6 +5,7 @@ A group has at most one role in the organisation and one in each project, kept i
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from llmariner.platform.database import Database, ReadSession
 from llmariner.tenancy.acts import alone
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.group_roles import check_name, give, same, settle, take
-from llmariner.tenancy.tables import group_roles, groups
+from llmariner.tenancy.tables import group_roles, groups, organization_users, users
 
 __all__ = ["Groups"]
 
@@ -77,6 +78,21 @@ class Groups:
             _log(session, caller, "group.deleted", group_id, {})
             settle(session, revision, group.issuer, group.name)
         return [row.id for row in ending]
+
+    def members(self, group: Row[Any]) -> list[Row[Any]]:
+        """The organisation's people who are in a group by the newest token that each came with; oldest members first."""
+        joined = users.join(organization_users, organization_users.c.user_id == users.c.id)
+        there = and_(
+            organization_users.c.organization_id == group.organization_id,
+            users.c.issuer == group.issuer,
+            users.c.hidden.is_(False),
+            users.c.groups.contains(json.dumps(group.name), autoescape=True),
+        )
+        query = select(users.c.id, users.c.email, users.c.name, users.c.groups).select_from(joined).where(there)
+        with self._database.read() as session:
+            rows = session.rows(query.order_by(organization_users.c.created_at, users.c.id))
+        # A name may stand inside another one.
+        return [row for row in rows if group.name in json.loads(row.groups)]
 
     def role(self, group: Row[Any], project_id: str | None) -> Row[Any] | None:
         """What a group is in its organisation, or in a project of it; None: nothing."""

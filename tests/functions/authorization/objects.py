@@ -245,7 +245,8 @@ def a_group(body: Any = None) -> Make:
     """A group of the issuer that is a reader of the place's organisation."""
 
     def made(world: World, place: Place) -> Asked:
-        path = {"id": world.group(place), "role_id": "reader", "user_id": place.user_id}
+        group_id = world.group(place)
+        path = {"id": group_id, "role_id": "reader", "user_id": world.member_of_group(place, group_id)}
         return Asked(path, _numbered(body, world))
 
     return made

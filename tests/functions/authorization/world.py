@@ -243,6 +243,15 @@ class World:
             self.add(group_roles, **row, id=f"there_{name}", created_at=self.now, **there)
         return group_id
 
+    def member_of_group(self, place: Place, group_id: str) -> str:
+        """The id of a reader of the place's organisation who came with a token that names the group."""
+        user_id = self.person(place, "reader", None)
+        groups_said = json.dumps([group_id.removeprefix("id_of_")])
+        told = {"issuer": self._issuer.url, "subject": user_id, "groups": groups_said, "groups_at": 1}
+        with self.database.write() as session:
+            session.run(update(users).where(users.c.id == user_id).values(**told))
+        return user_id
+
     def _make_places(self) -> None:
         for organization_id in ("org_walk-here", "org_walk-other"):
             self.add(organizations, id=organization_id, title=organization_id, is_default=False, created_at=1)
