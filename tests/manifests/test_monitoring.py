@@ -88,7 +88,7 @@ SCENES: dict[str, tuple[str, dict[str, str], int, bool]] = {
     ),
     "a migration failed": (
         "LLMarinerJobFailed",
-        {'kube_job_status_failed{namespace="llmariner",job_name="migrations-0-2-0"}': "1x30"},
+        {'kube_job_status_failed{namespace="llmariner",job_name="migrations-0-3-0"}': "1x30"},
         5,
         True,
     ),
