@@ -45,8 +45,10 @@ def test_a_refusal_is_told_at_once_and_what_follows_in_its_minute_together(datab
     assert began <= told["since"] == told["until"]
     refused.tell()
     assert len(failures(database, owner.organization_id)) == 1, "its minute is not over"
+    RefusedSignIns(database).note(FORGED, source="192.0.2.1")
+    assert len(failures(database, owner.organization_id)) == 1, "another process told of it in this minute"
     refused.tell(everything=True)
-    assert len(failures(database, owner.organization_id)) == 1, "another process may have told of it in this minute"
+    assert [told["count"] for _, _, told in failures(database, owner.organization_id)] == [1, 3], "the process ends"
 
 
 def test_a_minute_later_the_rest_is_told_with_its_number(
@@ -113,8 +115,11 @@ def test_each_organization_has_its_own_and_who_is_known_is_named(
     ann = Stranger("user_ann", "ann@example.org")
     refused.note(FORGED, source="192.0.2.1", who=ann, organization_id=stranger.organization_id)
     refused.note(FORGED, source=None)
-    [(source, email, told)] = failures(database, stranger.organization_id)
-    assert (source, email, told["id"]) == ("192.0.2.1", "ann@example.org", "user_ann")
+    refused.note(FORGED, source="192.0.2.1", organization_id=stranger.organization_id)
+    refused.note(FORGED, source="192.0.2.1", who=Stranger("user_bob"), organization_id=stranger.organization_id)
+    found = [(source, email, told.get("id")) for source, email, told in failures(database, stranger.organization_id)]
+    people = [("ann@example.org", "user_ann"), (None, None), (None, "user_bob")]
+    assert found == [("192.0.2.1", *who) for who in people], "nobody is taken for another one"
     [(source, email, told)] = failures(database, owner.organization_id)
     assert (source, email, told.get("id")) == (None, None, None)
 

@@ -110,7 +110,7 @@ class RefusedSignIns:
             self._wait()
 
     def tell(self, *, everything: bool = False) -> None:
-        """Write what is due of what was counted; `everything`: what would come later, too."""
+        """Write what is due of what was counted; `everything`: what would come later, too, for the process ends."""
         now = time.time()
         with self._lock:
             taken = {origin: tally for origin, tally in self._untold.items() if everything or self._due(origin, now)}
@@ -121,7 +121,7 @@ class RefusedSignIns:
             theirs = {origin: tally for origin, tally in taken.items() if origin.organization_id == organization_id}
             try:
                 with self._database.write() as session:
-                    left |= _write(session, organization_id, theirs)
+                    left |= _write(session, organization_id, theirs, at_end=everything)
             except Exception as error:  # whoever was refused must hear why, whatever became of the log
                 _log.warning("%d refused sign-ins are not in the audit log yet: %s", len(theirs), error)
                 left |= theirs
@@ -153,7 +153,9 @@ class RefusedSignIns:
         self.tell()
 
 
-def _write(session: WriteSession, organization_id: str | None, tallies: dict[_Origin, _Tally]) -> dict[_Origin, _Tally]:
+def _write(
+    session: WriteSession, organization_id: str | None, tallies: dict[_Origin, _Tally], *, at_end: bool
+) -> dict[_Origin, _Tally]:
     """Entries for as many as there is room for, the last for several where there are too many; what is left is returned."""
     if organization_id is None:
         organization_id = session.value(select(organizations.c.id).where(organizations.c.is_default))
@@ -161,8 +163,9 @@ def _write(session: WriteSession, organization_id: str | None, tallies: dict[_Or
         return {}
     recent = log.lately(session, organization_id, _TYPE, seconds=_MINUTE)
     room = max(0, MOST_IN_A_MINUTE - len(recent))
-    told = {_of(json.loads(row.actor)) for row in recent}
-    free = [origin for origin in tallies if (origin.source, origin.who.email) not in told]
+    # At its end a process has no later minute to tell in.
+    told: set[Any] = set() if at_end else {_of(json.loads(row.actor)) for row in recent}
+    free = [origin for origin in tallies if (origin.source, origin.who.user_id, origin.who.email) not in told]
     chosen = [(origin, tallies[origin]) for origin in free[:room]]
     if 0 < room < len(free):
         others = _Tally()
@@ -183,6 +186,7 @@ def _write(session: WriteSession, organization_id: str | None, tallies: dict[_Or
     return {origin: tally for origin, tally in tallies.items() if origin not in gone}
 
 
-def _of(actor: dict[str, Any]) -> tuple[str | None, str | None]:
-    """Source and e-mail of an entry's actor."""
-    return actor["session"]["ip_address"] or None, actor["session"]["user"]["email"]
+def _of(actor: dict[str, Any]) -> tuple[str | None, str | None, str | None]:
+    """Source, user and e-mail of an entry's actor."""
+    user = actor["session"]["user"]
+    return actor["session"]["ip_address"] or None, user["id"], user["email"]
