@@ -228,60 +228,87 @@ def test_roles_of_the_organisation_and_of_a_project(do: Do, new_person: Callable
     do(work)
 
 
-def test_groups_of_the_issuer(
-    do: Do, installation: Installation, monkeypatch: pytest.MonkeyPatch, new_person: Callable[[str], str]
-) -> None:
-    fay, gus = (new_person(f"{name}@sdk.example") for name in ("fay", "gus"))
-    for user_id, said in ((fay, ["a", "people"]), (gus, ['more "people'])):
-        with installation.context.database.write() as session:
-            known = {"issuer": "https://issuer.example", "subject": user_id, "groups": json.dumps(said), "groups_at": 1}
-            session.run(update(users).where(users.c.id == user_id).values(**known))
+@pytest.fixture
+def issuer(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> str:
+    """That of the installation, for one test."""
+    url = "https://issuer.example"
+    monkeypatch.setitem(installation.context.env, "LLMARINER_OIDC_ISSUER", url)
+    return url
 
+
+def test_without_an_issuer_there_are_no_groups(do: Do) -> None:
+    with pytest.raises(openai.BadRequestError, match="no issuer"):
+        do(lambda organization: organization.groups.create(name="staff"))
+
+
+def test_groups_of_the_issuer_and_what_they_are(do: Do, issuer: str) -> None:
     async def work(organization: Any) -> None:
         groups = organization.groups
-        with pytest.raises(openai.BadRequestError, match="no issuer"):
-            await groups.create(name="staff")
-        monkeypatch.setitem(installation.context.env, "LLMARINER_OIDC_ISSUER", "https://issuer.example")
         made = await groups.create(name="staff")
         assert (made.name, made.group_type, made.is_scim_managed) == ("staff", "group", True)
         with pytest.raises(openai.ConflictError):
             await groups.create(name="staff")
         assert made.id in [group.id for group in await collected(groups.list(limit=1))]
-        assert (await groups.update(made.id, name="people")).name == "people"
-        assert (await groups.retrieve(made.id)).name == "people"
+        assert (await groups.update(made.id, name="everybody")).name == "everybody"
+        assert (await groups.retrieve(made.id)).name == "everybody"
         for role in ("tenant_system", "reader"):
             given = await groups.roles.create(made.id, role_id=role)
-            assert (given.group.name, given.role.id) == ("people", role)
+            assert (given.group.name, given.role.id) == ("everybody", role)
         assert [role.id for role in await collected(groups.roles.list(made.id))] == ["reader"]
         assert (await groups.roles.retrieve("reader", group_id=made.id)).predefined_role
         with pytest.raises(openai.NotFoundError):
             await groups.roles.delete("owner", group_id=made.id)
-        with pytest.raises(openai.BadRequestError, match="kept by its issuer"):
-            await groups.users.create(made.id, user_id="user_x")
-        with pytest.raises(openai.BadRequestError, match="kept by its issuer"):
-            await groups.users.delete(fay, group_id=made.id)
-        assert [user.email for user in await collected(groups.users.list(made.id))] == ["fay@sdk.example"]
-        assert (await groups.users.retrieve(fay, group_id=made.id)).user_type == "user"
-        with pytest.raises(openai.NotFoundError):
-            await groups.users.retrieve("user_x", group_id=made.id)
-        project = await organization.projects.create(name="of groups")
-        inside = organization.projects.groups
-        added = await inside.create(project.id, group_id=made.id, role="viewer")
-        assert (added.group_name, added.project_id) == ("people", project.id)
-        assert [group.group_id for group in await collected(inside.list(project.id))] == [made.id]
-        assert (await inside.retrieve(made.id, project_id=project.id)).group_id == made.id
-        of_project = inside.roles
-        assert (await of_project.create(made.id, project_id=project.id, role_id="member")).role.id == "member"
-        assert [role.id for role in await collected(of_project.list(made.id, project_id=project.id))] == ["member"]
-        assert (await of_project.delete("member", project_id=project.id, group_id=made.id)).deleted
-        assert await collected(inside.list(project.id)) == []
-        await inside.create(project.id, group_id=made.id, role="owner")
-        assert (await inside.delete(made.id, project_id=project.id)).deleted
+        assert (await groups.roles.delete("reader", group_id=made.id)).deleted
         assert (await groups.delete(made.id)).deleted
         with pytest.raises(openai.NotFoundError):
             await groups.retrieve(made.id)
         acts = organization.audit_logs.list(resource_ids=[made.id])
         assert [act.type for act in await collected(acts)] == ["group.deleted", "group.updated", "group.created"]
+
+    do(work)
+
+
+def test_who_is_in_a_group_its_issuer_says(
+    do: Do, issuer: str, installation: Installation, new_person: Callable[[str], str]
+) -> None:
+    fay, gus = (new_person(f"{name}@sdk.example") for name in ("fay", "gus"))
+    for user_id, said in ((fay, ["a", "people"]), (gus, ['more "people'])):
+        told = {"issuer": issuer, "subject": user_id, "groups": json.dumps(said), "groups_at": 1}
+        with installation.context.database.write() as session:
+            session.run(update(users).where(users.c.id == user_id).values(**told))
+
+    async def work(organization: Any) -> None:
+        group, members = await organization.groups.create(name="people"), organization.groups.users
+        assert [user.email for user in await collected(members.list(group.id))] == ["fay@sdk.example"]
+        assert (await members.retrieve(fay, group_id=group.id)).user_type == "user"
+        with pytest.raises(openai.NotFoundError):
+            await members.retrieve(gus, group_id=group.id)
+        with pytest.raises(openai.BadRequestError, match="kept by its issuer"):
+            await members.create(group.id, user_id=gus)
+        with pytest.raises(openai.BadRequestError, match="kept by its issuer"):
+            await members.delete(fay, group_id=group.id)
+
+    do(work)
+
+
+def test_groups_of_a_project(do: Do, issuer: str) -> None:
+    async def work(organization: Any) -> None:
+        group = await organization.groups.create(name="guests")
+        project, inside = await organization.projects.create(name="of groups"), organization.projects.groups
+        added = await inside.create(project.id, group_id=group.id, role="viewer")
+        assert (added.group_name, added.project_id) == ("guests", project.id)
+        assert [each.group_id for each in await collected(inside.list(project.id))] == [group.id]
+        assert (await inside.retrieve(group.id, project_id=project.id)).group_id == group.id
+        roles = inside.roles
+        assert (await roles.create(group.id, project_id=project.id, role_id="member")).role.id == "member"
+        assert [role.id for role in await collected(roles.list(group.id, project_id=project.id))] == ["member"]
+        assert (await roles.retrieve("member", project_id=project.id, group_id=group.id)).name == "member"
+        assert (await roles.delete("member", project_id=project.id, group_id=group.id)).deleted
+        assert await collected(inside.list(project.id)) == []
+        await inside.create(project.id, group_id=group.id, role="owner")
+        assert (await inside.delete(group.id, project_id=project.id)).deleted
+        with pytest.raises(openai.NotFoundError):
+            await inside.retrieve(group.id, project_id=project.id)
 
     do(work)
 

@@ -12,17 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from llmariner.audit.log import add as add_audit
 from llmariner.http.rate_limits import Row
 from llmariner.limits.budgets import NewBudget
 from llmariner.limits.rules import Subject
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.events.tables import deliveries, events
-from llmariner.usage.tables import prices
 
 from .world import Place, World
 
-__all__ = ["IN_BODY", "OBJECTS", "Asked", "seed"]
+__all__ = ["IN_BODY", "OBJECTS", "Asked", "an_alert", "an_event", "model"]
 
 
 @dataclass(frozen=True)
@@ -307,46 +305,6 @@ def model(world: World, place: Place, task: Task = Task.GENERATE, *, shared: boo
     )
     registry.loaded(name, folder=f"/weights/{name}", size_bytes=1, task=task)
     return name
-
-
-def seed(world: World) -> None:
-    """One object of every noun that is listed in each place, and a price for all of them."""
-    rates = dict.fromkeys(("prompt", "cached_prompt", "completion", "request"), 1000)
-    world.add(prices, id="price_1", model="*", created_at=1, valid_from=0.0, valid_to=None, **rates)
-    for place in world.distinct:
-        world.key(place, place.user_id)
-        world.key(place, place.user_id, admin=True)
-        world.invite(place)
-        world.role(place, of_project=False)
-        world.group(place)
-        an_alert(organization=True)(world, place)
-        model(world, place)
-        an_event(world, place)
-        with world.database.write() as session:
-            add_audit(
-                session,
-                None,
-                "project.created",
-                {"id": place.project_id},
-                organization_id=place.organization_id,
-                project_id=place.project_id,
-            )
-        subject = Subject(place.organization_id, "project", place.project_id)
-        world.context.limits.put(None, subject, "walk/seeded", {"requests_per_day": 9})
-        world.context.budgets.put(None, subject, "month", NewBudget(10**12, alert_ratio=None, hard=True))
-        world.context.ledger.record([_used(place, route) for route in ("chat_completions", "embeddings")])
-    world.now = 0
-
-
-def _used(place: Place, route: str) -> dict[str, Any]:
-    """The event that closes a request of somebody in that project, as the meter makes it."""
-    whose = {"organization_id": place.organization_id, "project_id": place.project_id, "user_id": place.user_id}
-    what = {"key_id": f"key_{place.tag}", "model": f"walk/{place.tag}", "route": route, "adapter": None}
-    counts = {"prompt_tokens": 9, "completion_tokens": 3, "cached_tokens": 0, "reasoning_tokens": 0}
-    times = ("waited_seconds", "queued_seconds", "wake_seconds", "first_token_seconds", "total_seconds")
-    known = {"request_id": f"{route}-{place.tag}", "sequence": 2**31 - 1, "kind": "closed", "outcome": "succeeded"}
-    at = time.time() - 60
-    return {**known, **whose, **what, **counts, **dict.fromkeys(times), "status": 200, "admitted_at": at, "at": at}
 
 
 def _numbered(body: Any, world: World) -> Any:

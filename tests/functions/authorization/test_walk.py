@@ -20,7 +20,8 @@ from ..children import CHECKOUT
 from ..conftest import Ask
 from ..installation import Installation
 from .issuer import serving
-from .objects import IN_BODY, OBJECTS, model, seed
+from .objects import IN_BODY, OBJECTS, model
+from .seeds import seed
 from .world import CALLERS, World
 
 ROUTES = declared(CHECKOUT)
