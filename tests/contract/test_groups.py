@@ -85,11 +85,11 @@ def test_nobody_gives_a_group_more_than_they_hold(team: Team, groups: Groups) ->
 def test_groups_end_with_their_organization_and_roles_with_their_project(team: Team, groups: Groups) -> None:
     project = team.projects.create(team.admin, NewProject("Theirs"))
     group = groups.create(team.admin, ISSUER, "staff")
-    groups.give(team.admin, group.id, "viewer", project.id)
-    team.projects.delete(team.admin, project.id)
+    given = groups.give(team.admin, group.id, "viewer", project.id)
+    assert team.projects.delete(team.admin, project.id)["group_roles"] == [given.id]
     assert groups.role(group, project.id) is None
     made = team.organizations.create(team.admin, "Another")
     there = team.caller(team.admin.user_id, made.id, None)
-    groups.create(there, ISSUER, "staff")
-    team.organizations.delete(there)
+    theirs = groups.create(there, ISSUER, "staff")
+    assert team.organizations.delete(there)["groups"] == [theirs.id]
     assert list(groups.of_organization(made.id)) == []

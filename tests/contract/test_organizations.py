@@ -96,6 +96,8 @@ def test_a_deleted_organisation_leaves_nobody_in_it(team: Team) -> None:
         "api_keys": [key.id],
         "roles": [role.id],
         "invites": [invite.id],
+        "group_roles": [],
+        "groups": [],
         "limits": [],
         "budgets": [],
     }

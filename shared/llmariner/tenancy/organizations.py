@@ -190,14 +190,15 @@ def _take_away(session: WriteSession, revision: int, organization_id: str) -> di
     )
     asked = [row.id for row in session.rows(select(invites.c.id).where(*open_ones))]
     session.run(update(invites).where(*open_ones).values(revoked_at=int(time.time())))
-    roles = [
-        row.id
-        for row in session.rows(select(custom_roles.c.id).where(custom_roles.c.organization_id == organization_id))
-    ]
-    for table in (project_users, organization_users, custom_roles, group_roles, groups):
+    gone = {"users": [row.email for row in members], "api_keys": ended, "invites": asked}
+    for noun, table in (("roles", custom_roles), ("group_roles", group_roles), ("groups", groups)):
+        theirs = table.c.organization_id == organization_id
+        gone[noun] = [row.id for row in session.rows(select(table.c.id).where(theirs).order_by(table.c.id))]
+        session.run(delete(table).where(theirs))
+    for table in (project_users, organization_users):
         session.run(delete(table).where(table.c.organization_id == organization_id))
     changed(session, user_ids=[row.id for row in members])
-    return {"users": [row.email for row in members], "api_keys": ended, "roles": roles, "invites": asked}
+    return gone
 
 
 def _one(session: ReadSession, organization_id: str) -> Organization:

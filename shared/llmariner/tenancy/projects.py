@@ -300,12 +300,12 @@ def _take_away(session: WriteSession, revision: int, project_id: str) -> dict[st
         .order_by(users.c.email)
     )
     session.run(delete(project_users).where(project_users.c.project_id == project_id))
-    session.run(delete(group_roles).where(group_roles.c.project_id == project_id))
-    roles = [row.id for row in session.rows(select(custom_roles.c.id).where(custom_roles.c.project_id == project_id))]
-    session.run(delete(custom_roles).where(custom_roles.c.project_id == project_id))
+    gone = {"users": [row.email for row in members], "service_accounts": accounts, "api_keys": ended}
+    for noun, table in (("group_roles", group_roles), ("roles", custom_roles)):
+        gone[noun] = [row.id for row in session.rows(select(table.c.id).where(table.c.project_id == project_id))]
+        session.run(delete(table).where(table.c.project_id == project_id))
     changed(session, user_ids=[row.id for row in members])
-    people = [row.email for row in members]
-    return {"users": people, "service_accounts": accounts, "api_keys": ended, "roles": roles}
+    return gone
 
 
 def _set(session: WriteSession, project_id: str, **values: Any) -> None:
