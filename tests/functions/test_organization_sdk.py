@@ -12,7 +12,9 @@ import pytest
 from openai import AsyncOpenAI
 from sqlalchemy import update
 
+from llmariner.errors import AuthenticationFailed
 from llmariner.tenancy.members import Members
+from llmariner.tenancy.refused_sign_ins import RefusedSignIns
 from llmariner.tenancy.tables import users
 
 from .asking import InProcess
@@ -325,6 +327,19 @@ def test_the_audit_log_tells_of_all_that(do: Do) -> None:
         assert found[0].actor.api_key.user.email == "admin@localhost"
         only = organization.audit_logs.list(resource_ids=[project.id], event_types=["project.created"])
         assert len(await collected(only)) == 1
+
+    do(work)
+
+
+def test_a_refused_sign_in_is_an_act_that_the_client_knows(do: Do, installation: Installation) -> None:
+    forged = AuthenticationFailed("It was forged.", code="invalid_token")
+    RefusedSignIns(installation.context.database).note(forged, source="192.0.2.77")
+
+    async def work(organization: Any) -> None:
+        found = await collected(organization.audit_logs.list(event_types=["login.failed"]))
+        [act] = [act for act in found if act.actor.session.ip_address == "192.0.2.77"]
+        assert (act.login_failed.error_code, act.login_failed.error_message) == ("invalid_token", "It was forged.")
+        assert (act.login_failed.count, act.actor.session.user.id) == (1, None)
 
     do(work)
 
