@@ -204,6 +204,9 @@ def test_openais_client_sets_spend_alerts(company: Company, organization: Any, i
     assert (whole["amount"], whole["hard"], whole["alert_ratio"]) == (20.0, False, 1.0)
     changed = company.ask(f"POST /v1/budgets/{whole['id']}", {"amount": 30})
     assert (changed.json["id"], changed.json["amount"]) == (whole["id"], 30.0)
+    for terms in ({"hard": True}, {"alert_ratio": 0.5}):
+        refused = company.ask(f"POST /v1/budgets/{whole['id']}", terms)
+        assert (refused.status, refused.error["param"]) == (400, next(iter(terms)))
     monthly_ones = [row for row in company.ask("GET /v1/budgets").json["data"] if row["period"] == "month"]
     assert 0.99 in [row["amount"] for row in monthly_ones if row["hard"]]
 

@@ -93,7 +93,12 @@ class Budgets:
             return _stored(session, actor, None, subject, period, _alert(amount), channel)
 
     def update(self, actor: Caller | None, budget: Budget, new: NewBudget) -> Budget:
-        """Change a budget or alert. NotFound when it is gone meanwhile."""
+        """Change a budget, or the amount of an alert. NotFound when it is gone meanwhile."""
+        if budget.channel is not None and new != _alert(new.amount):
+            raise InvalidRequest(
+                "A spend alert tells of its whole amount and refuses nothing: change its 'amount' only, or set a budget.",
+                param="hard" if new.hard else "alert_ratio",
+            )
         return self._change(actor, budget, new, budget.channel)
 
     def update_alert(self, actor: Caller | None, alert: Budget, amount: int, channel: Mapping[str, Any]) -> Budget:
