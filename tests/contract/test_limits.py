@@ -314,6 +314,17 @@ def test_every_alert_is_told_once_of_each_amount_beside_the_budget(
     assert {budget.id for budget in budgets.of(project)} == {hard.id, alerts[1].id}
 
 
+def test_there_are_so_many_alerts_that_counting_stays_cheap(
+    database: Database, actor: Caller, project: Subject
+) -> None:
+    budgets, channel = Budgets(database), {"type": "email", "recipients": ["ann@example.org"]}
+    for amount in range(20):
+        budgets.add_alert(actor, project, "month", amount, channel)
+    with pytest.raises(InvalidRequest, match="20 alerts"):
+        budgets.add_alert(actor, project, "month", 1, channel)
+    budgets.put(actor, project, "month", NewBudget(1))
+
+
 def test_limits_and_budgets_end_with_whom_they_bind(
     database: Database, limits: Limits, leases: Leases, actor: Caller, owner: Owner
 ) -> None:

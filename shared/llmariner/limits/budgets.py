@@ -23,6 +23,8 @@ __all__ = ["PERIODS", "Budget", "Budgets", "NewBudget", "budget_of"]
 
 PERIODS = ("day", "month", "total")
 _MOST = 2**62
+# Every request is counted by each.
+_MOST_ALERTS = 20
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,9 @@ class Budgets:
         """Have somebody told when so much is spent, beside the subject's budget and other alerts; it refuses nothing."""
         with self._database.write() as session:
             next_revision(session, "limits")
+            known = session.rows(select(budgets.c.id).where(_of(subject), budgets.c.channel.is_not(None)))
+            if len(known) >= _MOST_ALERTS:
+                raise InvalidRequest(f"There are {_MOST_ALERTS} alerts of this {subject.kind}; delete or change one.")
             return _stored(session, actor, None, subject, period, _alert(amount), channel)
 
     def update(self, actor: Caller | None, budget: Budget, new: NewBudget) -> Budget:

@@ -124,7 +124,11 @@ def an_alert(body: Any = None, *, organization: bool = False, **names: str) -> M
         whose = ("organization", place.organization_id) if organization else ("project", place.project_id)
         subject = Subject(place.organization_id, *whose)
         channel = {"type": "email", "recipients": [f"{place.tag}@example.org"], "subject_prefix": None}
-        alert = world.context.budgets.add_alert(None, subject, "month", 10**12, channel)
+        budgets = world.context.budgets
+        # There may be so many of them: the place's last one goes.
+        for last in [each for each in budgets.of(subject) if each.channel == channel]:
+            budgets.remove(None, place.organization_id, last.id)
+        alert = budgets.add_alert(None, subject, "month", 10**12, channel)
         return Asked({"id": alert.id, **{name: getattr(place, field) for name, field in names.items()}}, body)
 
     return made
