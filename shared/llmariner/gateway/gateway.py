@@ -36,6 +36,8 @@ _USED_SECONDS = 30.0
 # How long keys known to this process stay good while nobody can say what changed.
 _TRUST_SECONDS = 600.0
 _KEEPER_SECONDS = 0.1
+# Who serves a model that is ready looks at its engines that often.
+_READY_SECONDS = 0.5
 _WISH_SECONDS = 0.5
 _NOTICE_SECONDS = 2.0
 
@@ -167,7 +169,7 @@ class Gateway:
 
     async def _keep(self, model_id: str) -> None:
         """Wake the model, watch it come, let the waiting in as it has room; until nobody waits."""
-        room, wished_at = self.room(model_id), 0.0
+        room, wished_at, state = self.room(model_id), 0.0, None
         try:
             while True:
                 try:
@@ -187,7 +189,7 @@ class Gateway:
                 # Looked at last: a caller who would not wait at all still wakes the model.
                 if not room.waiting:
                     return
-                await asyncio.sleep(_KEEPER_SECONDS)
+                await asyncio.sleep(_READY_SECONDS if state is not None and state.ready else _KEEPER_SECONDS)
         finally:
             self._keepers.pop(model_id, None)
 
