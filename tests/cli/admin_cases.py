@@ -314,6 +314,19 @@ ROWS = [
         before=FIND_KEY,
     ),
     row(
+        "auth api-keys update ci -p Vision --scope api.model.read --model a/b --source 10.0.0.0/8",
+        "PATCH /api_keys/key_1",
+        KEY,
+        ("Updated API key ci (key_1).",),
+        {
+            "scopes": ["api.model.read"],
+            "allowed_models": ["a/b"],
+            "allowed_sources": ["10.0.0.0/8"],
+            "update_mask": "scopes,allowed_models,allowed_sources",
+        },
+        before=FIND_KEY,
+    ),
+    row(
         "admin limits list",
         "GET /limits",
         {"data": [LIMIT]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ _SCOPES_SHOWN = 2
 
 @click.group("api-keys", cls=Group)
 def api_keys() -> None:
-    """Make, list, rename, rotate and revoke API keys."""
+    """Make, list, change, rotate and revoke API keys."""
 
 
 PROJECT = click.option(
@@ -41,6 +42,7 @@ PROJECT = click.option(
     shell_complete=complete_projects,
     help="Title or id of the project; else that of the context, or the one that you work in.",
 )
+_INSTEAD = "Instead of those before; repeat for several."
 KEY = click.argument("key", metavar="NAME_OR_ID", shell_complete=complete_keys)
 
 
@@ -140,18 +142,39 @@ def delete(session: Session, key: str, organization_title: str | None, project_t
 @KEY
 @organization_option
 @PROJECT
-@click.option("--new-name", required=True, help="What to call it from now on.")
+@click.option("--new-name", help="What to call it from now on.")
+@click.option("--expires-in", metavar="DAYS", type=click.FloatRange(min=0, min_open=True), help="From now on.")
+@click.option("--scope", "scopes", metavar="SCOPE", multiple=True, shell_complete=complete_scopes, help=_INSTEAD)
+@click.option("--model", "models", metavar="ID", multiple=True, help=_INSTEAD)
+@click.option("--source", "sources", metavar="NETWORK", multiple=True, help=_INSTEAD)
 @pass_session
 def update(
-    session: Session, key: str, organization_title: str | None, project_title: str | None, new_name: str
+    session: Session,
+    key: str,
+    organization_title: str | None,
+    project_title: str | None,
+    new_name: str | None,
+    expires_in: float | None,
+    scopes: tuple[str, ...],
+    models: tuple[str, ...],
+    sources: tuple[str, ...],
 ) -> None:
-    """Rename a key."""
+    """Rename a key, or change what it may do, for how long, and from where."""
     from llmariner.cli.api import path_of
 
+    lists = {"scopes": scopes, "allowed_models": models, "allowed_sources": sources}
+    body: dict[str, Any] = {} if new_name is None else {"name": new_name}
+    body |= {field: list(said) for field, said in lists.items() if said}
+    if expires_in is not None:
+        body["expires_at"] = int(time.time()) + max(1, round(expires_in * DAY_SECONDS))
+    if not body:
+        raise click.UsageError("Nothing to change: give --new-name, --expires-in, --scope, --model or --source.")
     api = session.api()
     found = _find(api, key, _collection(_place(session, api, organization_title, project_title)))
-    answer = api.patch(path_of("api_keys", found["id"]), {"name": new_name, "update_mask": "name"})
-    session.printer.message(_without_secret(answer), f"Renamed API key {found['name']} ({found['id']}) to {new_name}.")
+    answer = api.patch(path_of("api_keys", found["id"]), {**body, "update_mask": ",".join(body)})
+    what = f"API key {found['name']} ({found['id']})"
+    told = f"Renamed {what} to {new_name}." if body.keys() == {"name"} else f"Updated {what}."
+    session.printer.message(_without_secret(answer), told)
 
 
 @api_keys.command()
