@@ -142,6 +142,9 @@ class IdentitySettings:
     groups_claim: str = "groups"
     """`LLMARINER_OIDC_GROUPS_CLAIM`: where a token says of which groups a person is."""
 
+    groups_omitted: bool = False
+    """`LLMARINER_OIDC_GROUPS_OMITTED`: 1: the issuer, as Dex, leaves the claim out where a person is of no group."""
+
     leeway: float = 30.0
     """`LLMARINER_OIDC_LEEWAY_SECONDS`: by how much clocks may differ, at most 300."""
 
@@ -173,6 +176,7 @@ class IdentitySettings:
             scopes=env.get("LLMARINER_OIDC_SCOPES") or cls.scopes,
             algorithms=frozenset(env.get("LLMARINER_OIDC_ALGORITHMS", "").split()) or cls.algorithms,
             groups_claim=env.get("LLMARINER_OIDC_GROUPS_CLAIM") or cls.groups_claim,
+            groups_omitted=env.get("LLMARINER_OIDC_GROUPS_OMITTED", "0") == "1",
             leeway=number(env, "LLMARINER_OIDC_LEEWAY_SECONDS", cls.leeway),
             outage_seconds=number(env, "LLMARINER_OIDC_OUTAGE_SECONDS", cls.outage_seconds),
             internal_url=env.get("LLMARINER_OIDC_INTERNAL_URL", ""),

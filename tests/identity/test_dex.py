@@ -30,6 +30,8 @@ from llmariner.settings import IdentitySettings, environment
 
 from .running import CLIENT, Browser, RunningIssuer, SigningKey
 
+COMPONENT = Path(__file__).parents[2] / "manifests/components/dex"
+SET_BY_THE_COMPONENT: dict[str, str] = yaml.safe_load((COMPONENT / "settings.yaml").read_text())["data"]
 SCOPES = ["openid", "profile", "email", "groups", "offline_access"]
 START_SECONDS = 60
 
@@ -176,6 +178,21 @@ def test_a_token_is_renewed_and_the_refresh_token_changes(
     assert renewed.refresh_token != signed_in.refresh_token
 
 
+def test_who_leaves_every_group_has_a_token_that_says_so(
+    dex: tuple[Dex, RunningIssuer], there: Issuer, signed_in: SignIn
+) -> None:
+    """Dex leaves the claim out then, which by itself would say nothing."""
+    settings = {"LLMARINER_OIDC_ISSUER": dex[0].url, **SET_BY_THE_COMPONENT}
+    verifier = OidcIssuer(IdentitySettings.load({**settings, "LLMARINER_OIDC_INTERNAL_URL": ""}))
+    dex[1].knows(alice={"groups": [], "name": "Alice"})
+    try:
+        renewed = there.renew(signed_in)
+    finally:
+        dex[1].knows(alice={"groups": ["staff"], "name": "Alice"})
+    assert "groups" not in renewed.claims
+    assert verifier.identity(renewed.token).groups == frozenset()
+
+
 def test_another_device_signs_somebody_in(
     there: Issuer, verifier: OidcIssuer, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +240,6 @@ def test_it_takes_no_password_and_no_return_to_another_machine(there: Issuer, al
     assert "redirect_uri" in page
 
 
-COMPONENT = Path(__file__).parents[2] / "manifests/components/dex"
 VERBS = {"POST": "create", "PUT": "update", "DELETE": "delete"}
 
 

@@ -88,6 +88,15 @@ def test_what_a_token_leaves_out_is_not_made_up(issuer: RunningIssuer, checked: 
     assert (found.email, found.email_verified, found.groups, found.name) == (None, False, None, None)
 
 
+def test_an_issuer_may_leave_the_groups_out_where_there_are_none(issuer: RunningIssuer) -> None:
+    leaving = Checked(issuer, LLMARINER_OIDC_GROUPS_OMITTED="1")
+    assert leaving.identity(issuer.token(groups=None)).groups == frozenset()
+    assert leaving.identity(issuer.token(groups="staff")).groups is None, (
+        "it says something, in words that nobody knows"
+    )
+    assert leaving.identity(issuer.token()).groups == frozenset({"staff"})
+
+
 @pytest.mark.parametrize(("said", "taken"), [(True, True), ("true", True), (False, False), (None, False), (1, False)])
 def test_an_e_mail_is_verified_only_where_the_issuer_says_so(
     said: Any, taken: bool, issuer: RunningIssuer, checked: Checked

@@ -79,7 +79,7 @@ class OidcIssuer:
         subject, email, signed_in = _text(claims["sub"]), _text(claims.get("email")), claims.get("auth_time")
         if subject is None or len(subject) > _LONGEST_SUBJECT or len(email or "") > _LONGEST_SUBJECT:
             raise refused("its subject or e-mail is no name")
-        groups = claims.get(self._settings.groups_claim)
+        groups = claims.get(self._settings.groups_claim, [] if self._settings.groups_omitted else None)
         at = signed_in if isinstance(signed_in, int) else int(claims["iat"])
         return Identity(
             issuer=self._settings.issuer,
