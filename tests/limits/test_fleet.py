@@ -108,3 +108,28 @@ def test_a_lease_told_twice_counts_once() -> None:
     one.slice.take(second, hold, gateways.now)
     gateways.run(30, 20)
     assert len(gateways.admitted()) == 100
+
+
+def test_a_miss_while_a_lease_is_under_way_makes_no_later_use_count_as_of_then() -> None:
+    gateways = fleet(size=1)
+    one = gateways.gateways[0].slice
+    one.miss(Amounts(1), 9.0)
+    hold = one.hold(10.0)
+    assert hold.age == 1
+    grant = gateways.lease("req_0", hold)
+    one.miss(Amounts(1), 10.1)
+    one.take(grant, hold, 10.2)
+    one.requests -= 1
+    assert one.hold(15.0).age == 0
+
+
+def test_a_slice_that_lacks_tokens_alone_may_still_be_used() -> None:
+    gateways = fleet(size=1, requests_per_minute=PER_MINUTE, tokens_per_minute=100)
+    one = gateways.gateways[0].slice
+    gateways.now = 10.0
+    one.miss(Amounts(1, 1), 9.0)
+    gateways.settle(gateways.gateways[0])
+    assert one.requests >= 1
+    one.miss(Amounts(1, 1000), 11.0)
+    one.requests -= 1
+    assert one.hold(15.0).age == 0

@@ -125,7 +125,7 @@ class Allowance:
         """Note that a request found too little of it."""
         self._missed = Amounts(*map(sum, zip(self._missed, need, strict=True)))
         self._least = Amounts(*map(max, self._least, need))
-        if not self.dry_since:
+        if self.requests < 1 and not self.dry_since:
             self.dry_since = now
 
     def due(self, now: float) -> bool:
@@ -216,6 +216,8 @@ class Allowance:
         self._given[index] += amount
         if index == 0:
             self.requests += amount
+            if self.requests >= 1:
+                self.dry_since = 0.0  # what is used from now on is used after any miss of before
         elif index == 1:
             self.tokens += amount
         elif index == 2:
