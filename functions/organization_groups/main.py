@@ -11,7 +11,16 @@ from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
-from llmariner.http.groups import GroupBody, assignment, check_has_role, groups_of, issuer_of, member, shown
+from llmariner.http.groups import (
+    GroupBody,
+    GroupUserBody,
+    assignment,
+    check_has_role,
+    groups_of,
+    issuer_of,
+    member,
+    shown,
+)
 from llmariner.http.lists import Cursor, Limit, Order, listed_with_next, next_page
 from llmariner.http.roles import AssignmentBody
 from llmariner.tenancy.caller import Caller
@@ -35,9 +44,9 @@ def build(context: Context) -> Application:
     app.get(f"{_ONE}/roles/{{role_id}}")(get_role)
     app.delete(f"{_ONE}/roles/{{role_id}}")(unassign_role)
     app.get(f"{_ONE}/users")(list_members)
-    app.post(f"{_ONE}/users")(change_members)
+    app.post(f"{_ONE}/users")(add_member)
     app.get(f"{_ONE}/users/{{user_id}}")(get_member)
-    app.delete(f"{_ONE}/users/{{user_id}}")(change_members)
+    app.delete(f"{_ONE}/users/{{user_id}}")(remove_member)
     return app
 
 
@@ -113,10 +122,19 @@ def get_member(request: Request, caller: Reader, group_id: str, user_id: str) ->
     return found[0]
 
 
-def change_members(request: Request, caller: Writer, group_id: str) -> dict[str, Any]:
+def add_member(request: Request, caller: Writer, group_id: str, body: GroupUserBody) -> dict[str, Any]:
     """Not here: the issuer says who is in a group."""
+    raise _issuers(request, caller, group_id)
+
+
+def remove_member(request: Request, caller: Writer, group_id: str, user_id: str) -> dict[str, Any]:
+    """Not here, either."""
+    raise _issuers(request, caller, group_id)
+
+
+def _issuers(request: Request, caller: Caller, group_id: str) -> InvalidRequest:
     group = groups_of(request).get(caller.organization_id, group_id)
-    raise InvalidRequest(
+    return InvalidRequest(
         f"Who is in '{group.name}' is kept by its issuer, {group.issuer}: change it there. Somebody who signs in has the "
         "roles of their groups within seconds; for roles of one person use /v1/organization/users/{id}/roles.",
         param="group_id",

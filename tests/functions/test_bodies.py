@@ -55,6 +55,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "POST /v1/organization/spend_alerts/alert_1": ("organization_spend_alerts", ALERT),
     "POST /v1/organization/groups": ("organization_groups", {"name": "made"}),
     "POST /v1/organization/groups/group_1": ("organization_groups", {"name": "made"}),
+    "POST /v1/organization/groups/group_1/users": ("organization_groups", {"user_id": "user_1"}),
     "POST /v1/organization/groups/group_1/roles": ("organization_groups", {"role_id": "reader"}),
     "POST /v1/organization/projects/SPARE/groups": (
         "organization_projects",

@@ -15,6 +15,7 @@ from llmariner.tenancy.groups import Groups
 
 __all__ = [
     "GroupBody",
+    "GroupUserBody",
     "ProjectGroupBody",
     "assignment",
     "check_has_role",
@@ -33,6 +34,14 @@ class GroupBody(BaseModel):
     model_config = ConfigDict(strict=True)
 
     name: str
+
+
+class GroupUserBody(BaseModel):
+    """POST to a group's users."""
+
+    model_config = ConfigDict(strict=True)
+
+    user_id: str
 
 
 class ProjectGroupBody(BaseModel):
