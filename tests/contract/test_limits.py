@@ -244,7 +244,7 @@ def test_gateways_hear_of_a_price_as_soon_as_it_is_in_force(database: Database) 
     with database.write() as session:
         session.add(prices, id="price_1", valid_from=now - 10, **price)
         session.add(prices, id="price_2", valid_from=now + 0.5, **price)
-        next_revision(session, "limits")
+        next_revision(session, "prices")
     before = Revisions(database).newest().prices
     time.sleep(0.6)
     assert (before, Revisions(database).newest().prices) == (now - 10, now + 0.5)
