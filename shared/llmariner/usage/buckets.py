@@ -10,9 +10,9 @@ from typing import Any
 
 from llmariner.errors import InvalidRequest
 
-__all__ = ["WIDTHS", "Buckets", "buckets", "checked_groups"]
+__all__ = ["Buckets", "buckets", "checked_groups"]
 
-WIDTHS = {"1m": 60, "1h": 3600, "1d": 86400}
+_WIDTHS = {"1m": 60, "1h": 3600, "1d": 86400}
 _PAGE = "page_"
 
 
@@ -53,7 +53,7 @@ def buckets(*, start: int, end: int | None, width: str, limit: int, page: str | 
 
     `end` is exclusive, None: now. InvalidRequest for a span without buckets, or a page that was never given out.
     """
-    size = WIDTHS[width]
+    size = _WIDTHS[width]
     stop = time.time() if end is None else end
     if stop <= start:
         raise InvalidRequest("'end_time' must be after 'start_time'.", param="end_time")

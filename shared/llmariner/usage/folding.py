@@ -28,7 +28,6 @@ __all__ = [
     "blank",
     "checked",
     "folded",
-    "identity",
     "interruption",
     "settled",
     "stored",
@@ -88,16 +87,11 @@ def stored(event: Mapping[str, Any], *, first: bool, price_id: str | None) -> di
     return row | ({"price_id": price_id} if first else {})
 
 
-def identity(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Whose a request is: what all its events say alike."""
-    return {name: event[name] for name in _IDENTITY}
-
-
 def blank(event: Mapping[str, Any], price_id: str | None) -> dict[str, Any]:
     """A request of which nothing is known but whose it is."""
     return {
         "request_id": event["request_id"],
-        **identity(event),
+        **_identity(event),
         "outcome": OPEN,
         "status": 0,
         "seen_at": event["admitted_at"],
@@ -180,6 +174,11 @@ class Change:
         sums = self._by_hour.setdefault(key, [0] * len(SUMS))
         for index, value in enumerate(values):
             sums[index] += sign * value
+
+
+def _identity(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Whose a request is: what all its events say alike."""
+    return {name: event[name] for name in _IDENTITY}
 
 
 def _microseconds(seconds: float | None) -> int:

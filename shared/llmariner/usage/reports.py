@@ -21,22 +21,13 @@ from llmariner.errors import InvalidRequest
 from llmariner.platform.database import Database
 from llmariner.usage.folding import GRAINS, HOUR, OPEN, TOKENS, Grain
 from llmariner.usage.ledger import floor
-from llmariner.usage.tables import ledger_requests
+from llmariner.usage.tables import SUMS, ledger_requests
 
 __all__ = ["DIMENSIONS", "MEASURES", "PARTS", "Question", "Reports"]
 
-DIMENSIONS = ("project_id", "user_id", "key_id", "model", "route", "outcome", "status")
+DIMENSIONS = GRAINS[-1].dimensions
 PARTS = ("prompt_cost", "cached_cost", "completion_cost")
-MEASURES = (
-    "requests",
-    "successful_requests",
-    "ended_requests",
-    *TOKENS,
-    "cost",
-    "total_microseconds",
-    "first_token_microseconds",
-    "first_tokens",
-)
+MEASURES = tuple(name for name in SUMS if name not in PARTS)
 
 
 @dataclass(frozen=True)
