@@ -159,7 +159,10 @@ def update(
     models: tuple[str, ...],
     sources: tuple[str, ...],
 ) -> None:
-    """Rename a key, or change what it may do, for how long, and from where."""
+    """Rename a key, or change what it may do.
+
+    Also for how long, and from where.
+    """
     from llmariner.cli.api import path_of
 
     lists = {"scopes": scopes, "allowed_models": models, "allowed_sources": sources}
