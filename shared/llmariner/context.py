@@ -217,7 +217,7 @@ class Context:
             from llmariner.platform.serving.kserve.adapter import KServeServing
 
             cluster = Cluster(ClusterSettings.load(self.env))
-            directory = ModelDirectory(self.registry, self.ledger)
+            directory = ModelDirectory(self.registry, self.ledger, self.gathering.models)
             return KServeServing(cluster, KServeSettings.load(self.env), directory)
         from llmariner.platform.serving.remote import RemoteServing
 

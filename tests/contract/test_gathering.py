@@ -11,6 +11,9 @@ import pytest
 from sqlalchemy import event as engine_event
 
 from llmariner.errors import InvalidRequest, Unavailable
+from llmariner.models.directory import ModelDirectory
+from llmariner.models.model import NewModel, SourceRepository, Task
+from llmariner.models.registry import Registry
 from llmariner.platform.database import Database
 from llmariner.usage.gathering import Gathering
 from llmariner.usage.ledger import Ledger
@@ -113,6 +116,25 @@ def test_much_is_recorded_without_waiting(size: int, ledger: Ledger) -> None:
         return time.monotonic() - began
 
     assert asyncio.run(give()) < 30
+
+
+def test_a_model_is_not_idle_while_something_of_it_is_gathered(ledger: Ledger, database: Database) -> None:
+    gathering = Gathering(ledger.record, seconds=0.2)
+    registry = Registry(database)
+    registry.create(NewModel("base", SourceRepository.LOCAL, "/base"))
+    registry.loaded("base", folder="/base", size_bytes=1, task=Task.GENERATE)
+    registry.create(NewModel("ft:base:x", SourceRepository.LOCAL, "/x", base_model_id="base"))
+    directory = ModelDirectory(registry, ledger, gathering.models)
+
+    async def ask() -> list[float | None]:
+        before = await directory.idle_since("base")
+        telling = asyncio.create_task(gathering.record([closed("a", (1, 1, 0), model="ft:base:x")]))
+        await asyncio.sleep(0)
+        meanwhile = await directory.idle_since("base")
+        await telling
+        return [before, meanwhile, await directory.idle_since("base")]
+
+    assert asyncio.run(ask()) == [0.0, None, 1099.0]
 
 
 def test_while_the_database_is_slow_batches_become_larger_and_not_more() -> None:

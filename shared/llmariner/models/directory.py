@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 
 from llmariner.errors import Conflict, InvalidRequest, PlatformError
 from llmariner.models.model import ActivationStatus, Model, NewModel, SourceRepository
@@ -19,11 +19,15 @@ _log = logging.getLogger(__name__)
 
 
 class ModelDirectory:
-    """Database work in threads, off the loop that relays tokens. See `kserve.adapter.Directory`."""
+    """Database work in threads, off the loop that relays tokens. See `kserve.adapter.Directory`.
 
-    def __init__(self, registry: Registry, ledger: Ledger) -> None:
+    `gathered`: the models of which this process knows something that is not in the ledger yet.
+    """
+
+    def __init__(self, registry: Registry, ledger: Ledger, gathered: Callable[[], Set[str]] = frozenset) -> None:
         self._registry = registry
         self._ledger = ledger
+        self._gathered = gathered
 
     async def find(self, model_id: str) -> EngineModel:
         """A model as an engine needs it. ModelNotFound."""
@@ -46,7 +50,10 @@ class ModelDirectory:
     async def idle_since(self, model_id: str) -> float | None:
         """When it or a model tuned from it was last asked for; 0: never; None: a request is under way."""
         tuned = await asyncio.to_thread(self._registry.tuned_from, model_id)
-        return await asyncio.to_thread(self._ledger.idle_since, [model_id, *(model.id for model in tuned)])
+        ids = [model_id, *(model.id for model in tuned)]
+        if not self._gathered().isdisjoint(ids):
+            return None
+        return await asyncio.to_thread(self._ledger.idle_since, ids)
 
     async def adopt(self, services: Mapping[str, str], *, looked_at: str | None = None) -> None:
         """Have in the registry what others made on the cluster, model id → InferenceService; `looked_at`: only that one."""

@@ -29,6 +29,7 @@ class Gathering:
         self._record = record
         self._seconds = seconds
         self._waiting: list[_Waiting] = []
+        self._under_way: list[_Waiting] = []
         self._writing: asyncio.Task[None] | None = None
         self._enough = asyncio.Event()
 
@@ -43,16 +44,21 @@ class Gathering:
             self._enough.set()
         await answer
 
+    def models(self) -> set[str]:
+        """The models that something was told of which is not recorded yet."""
+        events = (event for batch, _ in (*self._under_way, *self._waiting) for event in batch)
+        return {event["model"] for event in events if isinstance(event, Mapping) and "model" in event}
+
     async def _write(self) -> None:
         try:
             while self._waiting:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._enough.wait(), self._seconds)
                 self._enough.clear()
-                together, self._waiting = self._waiting, []
-                await self._settle(together)
+                self._under_way, self._waiting = self._waiting, []
+                await self._settle(self._under_way)
         finally:
-            self._writing = None
+            self._writing, self._under_way = None, []
 
     async def _settle(self, together: Sequence[_Waiting]) -> None:
         try:
