@@ -36,6 +36,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
 _SCOPES = ["openid", "profile", "email", "groups", "offline_access"]
 _GROUP_ROLES = "/organization/sign_in/group_roles"
+# Nobody who came in an earlier run: their accounts stay with the issuer of that run.
+_ALICE, _OLGA = (f"{name}-{uuid.uuid4().hex[:6]}" for name in ("alice", "olga"))
 # Of a change anywhere until it counts everywhere.
 _EVERYWHERE_SECONDS = 5
 
@@ -44,7 +46,7 @@ _EVERYWHERE_SECONDS = 5
 def vouching(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vouching]:
     """The platform with an issuer: alice is of the group `staff`, who are in the project; olga of `owners`, who own all."""
     with vouched(installed, tmp_path_factory.mktemp("issuer")) as vouching:
-        vouching.company.knows(alice={"groups": ["staff"], "name": "Alice"}, olga={"groups": ["owners"]})
+        vouching.company.knows(**{_ALICE: {"groups": ["staff"], "name": "Alice"}, _OLGA: {"groups": ["owners"]}})
         try:
             _role(installed, "owners", "owner")
             _role(installed, "staff", "member", _project(installed))
@@ -67,7 +69,7 @@ def alice(installed: Installed, vouching: Vouching, homes: Path) -> Terminal:
     """Signed in by a browser."""
     opened = _terminal.Opened(homes)
     terminal: Terminal = _terminal.Terminal(homes / "alice", installed.base_url, opened.command)
-    browser = _running.Browser("alice")
+    browser = _running.Browser(_ALICE)
     with contextlib.closing(browser), terminal.starts("auth", "login") as login:
         page = browser.visit(opened.address())
         said = login.communicate(timeout=60)
@@ -80,7 +82,7 @@ def alice(installed: Installed, vouching: Vouching, homes: Path) -> Terminal:
 def olga(installed: Installed, vouching: Vouching, homes: Path) -> Terminal:
     """Signed in by another device."""
     terminal: Terminal = _terminal.Terminal(homes / "olga", installed.base_url)
-    with contextlib.closing(_running.Browser("olga")) as device, terminal.starts("auth", "login", "--no-open") as login:
+    with contextlib.closing(_running.Browser(_OLGA)) as device, terminal.starts("auth", "login", "--no-open") as login:
         assert login.stderr is not None
         shown = login.stderr.readline() + login.stderr.readline()
         device.visit(str(re.findall(r"https?://[^\s)]+", shown)[-1]))
@@ -123,10 +125,10 @@ def ask(installed: Installed, model: str) -> Iterator[Callable[[str], Answer]]:
 
 def test_a_person_signs_in_and_is_what_the_group_says(installed: Installed, alice: Terminal) -> None:
     said = alice.says("auth", "status")
-    assert "alice@example.org" in said
+    assert f"{_ALICE}@example.org" in said
     assert "reader of Default Organization" in said
     assert "member of Default Project" in said
-    assert "alice@example.org" in _people(installed), "made just in time"
+    assert f"{_ALICE}@example.org" in _people(installed), "made just in time"
 
 
 def test_who_has_no_browser_signs_in_by_another_device(olga: Terminal) -> None:
@@ -142,7 +144,7 @@ def test_she_asks_and_what_she_used_is_told(
     tokens = answer.usage["completion_tokens"]
     own, owners = _api(installed, _token(alice)), _api(installed, _token(olga))
     until("her own usage", lambda: None if model in str(own("/api_usages")) else "not told yet", seconds=60)
-    person = _people(installed)["alice@example.org"]
+    person = _people(installed)[f"{_ALICE}@example.org"]
     query = f"start_time={began}&bucket_width=1d&group_by[]=user_id&models[]={model}&user_ids[]={person}"
     rows = [row for each in owners(f"/organization/usage/completions?{query}")["data"] for row in each["results"]]
     found = [(row["num_model_requests"], row["output_tokens"], row["user_id"]) for row in rows]
@@ -150,19 +152,19 @@ def test_she_asks_and_what_she_used_is_told(
     lines = [line for each in owners(f"/organization/costs?start_time={began}")["data"] for line in each["results"]]
     assert sum(line["amount"]["value"] for line in lines) >= 1
     assert model in olga.says("admin", "usage")
-    assert "alice@example.org" in olga.says("admin", "usage", "show", "--days", "1", "--by", "user")
+    assert f"{_ALICE}@example.org" in olga.says("admin", "usage", "show", "--days", "1", "--by", "user")
     assert str(tokens) in olga.says("admin", "usage", "why", answer.request_id)
     assert alice.says("admin", "usage", "why", answer.request_id), "her own request"
 
 
 def test_the_log_tells_who_came_and_what_was_done(alice: Terminal, olga: Terminal) -> None:
     came = olga.says("admin", "audit", "list", "--type", "login.succeeded")
-    assert "alice@example.org" in came
-    assert "olga@example.org" in came
+    assert f"{_ALICE}@example.org" in came
+    assert f"{_OLGA}@example.org" in came
     name = f"people-{uuid.uuid4().hex[:6]}"
     alice.says("auth", "api-keys", "create", name)
     alice.says("auth", "api-keys", "delete", name)
-    acts = olga.says("admin", "audit", "list", "--actor", "alice@example.org")
+    acts = olga.says("admin", "audit", "list", "--actor", f"{_ALICE}@example.org")
     assert "api_key.created" in acts
     assert "api_key.deleted" in acts
     said = olga.says("admin", "audit", "verify")
@@ -193,7 +195,7 @@ def test_no_forged_token_gets_in(
 def test_another_application_s_token_is_refused(
     installed: Installed, vouching: Vouching, ask: Callable[[str], Answer]
 ) -> None:
-    with contextlib.closing(_running.Browser("alice")) as browser, Issuer(vouching.url, CONSOLE, _SCOPES) as issuer:
+    with contextlib.closing(_running.Browser(_ALICE)) as browser, Issuer(vouching.url, CONSOLE, _SCOPES) as issuer:
         token = str(browser.signs_in(issuer).token)
     assert (_status(installed, token), ask(token).status) == (401, 401)
 
@@ -213,7 +215,7 @@ def test_who_leaves_the_group_is_out_with_the_next_token(
 ) -> None:
     before = _sign_in(homes, installed)
     assert ask(before.token).status == 200
-    vouching.company.knows(alice={"groups": []})
+    vouching.company.knows(**{_ALICE: {"groups": []}})
     try:
         with Issuer(vouching.url, "llmariner", _SCOPES) as issuer:
             after = issuer.renew(before)
@@ -224,7 +226,7 @@ def test_who_leaves_the_group_is_out_with_the_next_token(
         assert ask(before.token).status == 403, "what an older token says of groups is no news"
         assert _status(installed, before.token) == 403
     finally:
-        vouching.company.knows(alice={"groups": ["staff"]})
+        vouching.company.knows(**{_ALICE: {"groups": ["staff"]}})
         with Issuer(vouching.url, "llmariner", _SCOPES) as issuer:
             again = issuer.renew(after)
     SignInFile.of({"XDG_CONFIG_HOME": str(homes / "alice" / ".config")}).put(installed.base_url, again)
