@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,11 +73,30 @@ def test_no_overlay_has_it_unasked() -> None:
 
 @pytest.mark.parametrize("first", [True, False])
 def test_requests_below_its_path_reach_it_wherever_the_component_is_listed(first: bool, tmp_path: Path) -> None:
-    route = one(overlay(tmp_path, "production", "dex", first=first), "gateway.networking.k8s.io", "HTTPRoute", "dex")
+    rendered = overlay(tmp_path, "production", "dex", first=first)
+    route = one(rendered, "gateway.networking.k8s.io", "HTTPRoute", "dex")
     assert route["spec"]["hostnames"] == ["llm.example.org"]
     (rule,) = route["spec"]["rules"]
-    assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": PATH}}]
     assert rule["backendRefs"] == [{"name": "dex", "port": 5556}]
+    # As in test_routing.py: of one kind with all that takes the path, and the longest of it.
+    taking = {name: place for name, place in _places(rendered) if _takes(place, f"{PATH}/auth")}
+    assert {place["type"] for place in taking.values()} == {"RegularExpression"}
+    assert max(taking, key=lambda name: len(taking[name]["value"])) == "dex"
+    assert len(taking) > 1, "there is a route for all the rest"
+
+
+def _places(rendered: Rendered) -> Iterator[tuple[str, dict[str, str]]]:
+    for route in rendered.of("gateway.networking.k8s.io", "HTTPRoute"):
+        for rule in route["spec"]["rules"]:
+            for match in rule["matches"]:
+                yield route["metadata"]["name"], match["path"]
+
+
+def _takes(place: dict[str, str], path: str) -> bool:
+    kind, value = place["type"], place["value"]
+    if kind == "RegularExpression":
+        return re.fullmatch(value, path) is not None
+    return path == value or (kind == "PathPrefix" and path.startswith(value.rstrip("/") + "/"))
 
 
 def test_nothing_secret_is_written_down(production: Rendered) -> None:

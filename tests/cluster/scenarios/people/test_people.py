@@ -46,7 +46,7 @@ _EVERYWHERE_SECONDS = 5
 def vouching(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vouching]:
     """The platform with an issuer: alice is of the group `staff`, who are in the project; olga of `owners`, who own all."""
     with vouched(installed, tmp_path_factory.mktemp("issuer")) as vouching:
-        vouching.company.knows(**{_ALICE: {"groups": ["staff"], "name": "Alice"}, _OLGA: {"groups": ["owners"]}})
+        vouching.company.knows(**{_ALICE: {"groups": ["staff"]}, _OLGA: {"groups": ["owners"]}})
         try:
             _role(installed, "owners", "owner")
             _role(installed, "staff", "member", _project(installed))
