@@ -1,4 +1,4 @@
-"""Cold starts of every function of ours beside the bare server, the engine and the control function running."""
+"""Cold starts of every function of ours beside bare frameworks, the engine and the control function running."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pathlib import Path
 from .children import StartError, free_port, running
 from .measures import cold_start
 from .measures.cold_start import Question
-from .peers import bare
+from .peers import bare, fastapi_bare
 from .peers.gateway import CHAT as CHAT_FUNCTION
 from .peers.installation import Installation, first_route, functions, install
 from .results import Results
 from .run import Bounds, engine, say
 from .target import CHAT, MESSAGES, MODEL, Site, Target
 
-BARE = "bare uvicorn"
+BARE, FRAMEWORK = "bare uvicorn", "bare FastAPI"
+PROGRAMS = {BARE: bare.__file__, FRAMEWORK: fastapi_bare.__file__}
 BODY = json.dumps({"model": MODEL, "messages": MESSAGES, "max_tokens": 1}).encode()
-# Those with a database take seconds each; nobody sets them against the bare server.
+# Those with a database take their time.
 OTHERS_ROUNDS = 2
 JSON = {"content-type": "application/json"}
 
@@ -38,7 +39,8 @@ def measure_cold_starts(results: Results, folder: Path, bounds: Bounds) -> None:
     names = sorted(functions(), key=lambda name: (name != CHAT_FUNCTION, name))
     with ExitStack() as stack:
         direct = stack.enter_context(running(engine(), folder))
-        questions = {BARE: Question("POST", CHAT, BODY, JSON)}
+        things = Question("GET", "/things", must_succeed=True)
+        questions = {BARE: Question("POST", CHAT, BODY, JSON), FRAMEWORK: things}
         installation = install(Site(folder, direct.port)) if names else None
         if installation is not None:
             stack.enter_context(running(installation.control(), folder))
@@ -52,8 +54,8 @@ def measure_cold_starts(results: Results, folder: Path, bounds: Bounds) -> None:
 
 def _once(results: Results, folder: Path, name: str, installation: Installation | None, asked: Question) -> None:
     port = free_port()
-    if installation is None or name == BARE:
-        target = Target(BARE, [sys.executable, bare.__file__, str(port)], port)
+    if installation is None or name in PROGRAMS:
+        target = Target(name.replace(" ", "-"), [sys.executable, PROGRAMS[name], str(port)], port)
     else:
         target = installation.function(name, port)
     try:

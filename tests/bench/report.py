@@ -23,7 +23,7 @@ WAKE_COLUMNS = (("seconds", "model_seconds", "{:.1f}"),)
 BAR = 48
 
 GATEWAY, ENVOY, FILTERS, LITELLM = "gateway", "envoy", "envoy filters", "litellm"
-CHAT, BARE = "chat_completions", "bare uvicorn"
+CHAT, BARE, FRAMEWORK = "chat_completions", "bare uvicorn", "bare FastAPI"
 LIMITS = "auth and limits"
 WAKE, PLAIN = "wake", "plain start"
 RATIOS = (
@@ -74,6 +74,10 @@ def lines(results: Results) -> Iterator[str]:
         value = results.ratio(measure, above, below)
         if value is not None:
             yield f"RATIO {name} {value:.3f}"
+    cold = {subject: results.median("cold_cpu_ms", subject) or 0 for subject in results.subjects("cold_cpu_ms")}
+    if FRAMEWORK in cold:
+        slowest = max(cold, key=cold.__getitem__)
+        yield f"RATIO cold_start_slowest_vs_bare_fastapi {cold[slowest] / cold[FRAMEWORK]:.3f} ({slowest})"
     for kind in ("rss", "pss"):
         value = results.median(f"idle_{kind}_mib", GATEWAY)
         if value is not None:

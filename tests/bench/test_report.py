@@ -35,3 +35,10 @@ def test_a_bar_that_would_burst_the_width_is_cut_and_keeps_its_figure() -> None:
     rows = {line.split()[0]: line for line in render(results).splitlines() if "█" in line}
     assert rows["litellm"].endswith("… 14,000.0")
     assert rows["nginx"].count("█") < rows["envoy"].count("█") < rows["litellm"].count("█")
+
+
+def test_the_slowest_function_is_set_against_the_bare_framework() -> None:
+    results = Results()
+    for name, value in (("bare FastAPI", 400.0), ("models", 440.0), ("api_keys", 500.0), ("bare uvicorn", 100.0)):
+        results.add("cold_cpu_ms", name, value)
+    assert "RATIO cold_start_slowest_vs_bare_fastapi 1.250 (api_keys)" in render(results).splitlines()
