@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmariner.cli.admin_organizations import without_prefix
+from llmariner.cli.admin.organizations import without_prefix
 from llmariner.cli.grammar import Group, pass_session
 from llmariner.cli.places import complete_emails, complete_given_roles, complete_projects, find
 from llmariner.cli.places import project as find_project

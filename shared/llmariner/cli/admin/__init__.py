@@ -9,18 +9,18 @@ from llmariner.cli.grammar import RootGroup
 __all__ = ["admin"]
 
 _MEMBERS = {
-    "organizations": "llmariner.cli.admin_organizations:organizations",
-    "projects": "llmariner.cli.admin_projects:projects",
-    "users": "llmariner.cli.admin_users:users",
-    "groups": "llmariner.cli.admin_groups:groups",
-    "invites": "llmariner.cli.admin_invites:invites",
-    "roles": "llmariner.cli.admin_roles:roles",
-    "keys": "llmariner.cli.admin_keys:keys",
-    "limits": "llmariner.cli.admin_limits:limits",
-    "budgets": "llmariner.cli.admin_budgets:budgets",
-    "usage": "llmariner.cli.admin_usage:usage",
-    "prices": "llmariner.cli.admin_prices:prices",
-    "audit": "llmariner.cli.admin_audit:audit",
+    "organizations": "llmariner.cli.admin.organizations:organizations",
+    "projects": "llmariner.cli.admin.projects:projects",
+    "users": "llmariner.cli.admin.users:users",
+    "groups": "llmariner.cli.admin.groups:groups",
+    "invites": "llmariner.cli.admin.invites:invites",
+    "roles": "llmariner.cli.admin.roles:roles",
+    "keys": "llmariner.cli.admin.keys:keys",
+    "limits": "llmariner.cli.admin.limits:limits",
+    "budgets": "llmariner.cli.admin.budgets:budgets",
+    "usage": "llmariner.cli.admin.usage:usage",
+    "prices": "llmariner.cli.admin.prices:prices",
+    "audit": "llmariner.cli.admin.audit:audit",
 }
 _ALIASES = {
     "organization": "organizations",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from llmariner.cli.admin_organizations import member_columns, went, without_prefix
+from llmariner.cli.admin.organizations import member_columns, went, without_prefix
 from llmariner.cli.grammar import Group, pass_session
 from llmariner.cli.places import (
     complete_emails,
