@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
@@ -116,16 +117,17 @@ def expired(issuer: Any) -> str:
 def test_a_person_signs_in_by_the_browser_and_is_a_member_at_once(
     llma_there: Llma, browser: Callable[..., None], person: Any, home: Path, served: Any
 ) -> None:
-    pages: list[str] = []
-    browser(lambda address: pages.append(person.visit(address)))
+    pages: SimpleQueue[str] = SimpleQueue()
+    browser(lambda address: pages.put(person.visit(address)))
     result = llma_there("auth", "login")
     assert (result.code, result.out) == (0, f"Signed in to {served.url} as alice@example.org.\n")
     assert llma_there("auth", "api-keys", "list").code == 0
     assert stat.S_IMODE(token_file(home).stat().st_mode) == 0o600
     assert stored(home)["refresh_token"]
     assert stored(home)["token"] not in result.out + result.err
-    assert "You are signed in" in pages[0]
-    assert "alice@example.org" in pages[0]
+    seen = pages.get(timeout=30)
+    assert "You are signed in" in seen
+    assert "alice@example.org" in seen
 
 
 def test_every_attempt_has_its_own_secrets_and_a_proof(
@@ -185,7 +187,7 @@ def page(url: str) -> str:
 def test_a_redirect_that_nobody_waits_for_changes_nothing(
     llma_there: Llma, browser: Callable[..., None], person: Any
 ) -> None:
-    statuses: list[int] = []
+    statuses: SimpleQueue[int] = SimpleQueue()
 
     def visit(address: str) -> None:
         redirect = redirect_of(person, address)
@@ -197,11 +199,11 @@ def test_a_redirect_that_nobody_waits_for_changes_nothing(
             callback.replace("/callback", "/"),
             redirect,
         ):
-            statuses.append(get(each))
+            statuses.put(get(each))
 
     browser(visit)
     assert llma_there("auth", "login").code == 0
-    assert statuses == [404, 404, 404, 404, 200]
+    assert [statuses.get(timeout=30) for _ in range(5)] == [404, 404, 404, 404, 200]
 
 
 def test_a_code_of_somebody_else_s_attempt_is_no_good(
@@ -217,12 +219,12 @@ def test_a_code_of_somebody_else_s_attempt_is_no_good(
 
     browser(note)
     assert llma_there("auth", "login").code == 3
-    pages: list[str] = []
-    browser(lambda address: pages.append(page(with_changed(redirect_of(person, address), code=codes[0]))))
+    pages: SimpleQueue[str] = SimpleQueue()
+    browser(lambda address: pages.put(page(with_changed(redirect_of(person, address), code=codes[0]))))
     result = llma_there("auth", "login")
     assert result.code == 3
     assert "invalid_grant" in result.err
-    assert "You are not signed in" in pages[0], "said when it is known"
+    assert "You are not signed in" in pages.get(timeout=30), "said when it is known"
     assert not token_file(home).exists()
 
 
