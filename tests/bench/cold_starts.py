@@ -10,7 +10,7 @@ from pathlib import Path
 from .children import StartError, free_port, running
 from .measures import cold_start
 from .measures.cold_start import Question
-from .peers import bare, fastapi_bare
+from .peers import bare, bare_fastapi
 from .peers.gateway import CHAT as CHAT_FUNCTION
 from .peers.installation import Installation, first_route, functions, install
 from .results import Results
@@ -18,7 +18,7 @@ from .run import Bounds, engine, say
 from .target import CHAT, MESSAGES, MODEL, Site, Target
 
 BARE, FRAMEWORK = "bare uvicorn", "bare FastAPI"
-PROGRAMS = {BARE: bare.__file__, FRAMEWORK: fastapi_bare.__file__}
+PROGRAMS = {BARE: bare.__file__, FRAMEWORK: bare_fastapi.__file__}
 BODY = json.dumps({"model": MODEL, "messages": MESSAGES, "max_tokens": 1}).encode()
 # Those with a database take their time.
 OTHERS_ROUNDS = 2
