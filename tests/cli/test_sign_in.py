@@ -259,7 +259,7 @@ def test_who_is_let_in_nowhere_is_told_at_once(llma_there: Llma, browser: Callab
 
 
 def test_nobody_comes_in_time(llma_there: Llma, browser: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmariner.cli.sign_in._WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("llmariner.cli.sign_in.commands._WAIT_SECONDS", 0.2)
     browser(lambda address: None)
     result = llma_there("auth", "login")
     assert (result.code, "--no-open" in result.err) == (3, True)
@@ -282,7 +282,7 @@ def test_without_a_browser_the_address_is_shown(llma_there: Llma, person: Any, m
 def test_another_device_signs_somebody_in(
     llma_there: Llma, person: Any, served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import llmariner.cli.sign_in as module
+    import llmariner.cli.sign_in.commands as module
 
     shown: list[str] = []
     monkeypatch.setattr("time.sleep", lambda seconds: None)
@@ -333,8 +333,8 @@ def test_a_token_is_renewed_before_it_ends_and_only_once(signed_in: Llma, home: 
 
 def test_many_commands_at_once_use_a_refresh_token_once(signed_in: Llma, home: Path, issuer: Any, served: Any) -> None:
     """A second use would end the whole sign-in (RFC 9700, 4.14.2)."""
-    from llmariner.cli.renewal import fresh
-    from llmariner.cli.sign_ins import SignInFile
+    from llmariner.cli.sign_in.renewal import fresh
+    from llmariner.cli.sign_in.store import SignInFile
 
     change(home, token=expired(issuer))
     file = SignInFile(token_file(home))
@@ -444,7 +444,7 @@ def test_status_of_nobody_says_how_to_sign_in(llma_there: Llma) -> None:
 def test_a_token_of_another_attempt_is_refused(person: Any, issuer: Any) -> None:
     """The code and its proof are right, the token was made for somebody else's request: as a replayed one is."""
     from llmariner.cli.failures import CommandError
-    from llmariner.cli.issuer import Attempt, Issuer
+    from llmariner.cli.sign_in.issuer import Attempt, Issuer
 
     redirect_uri = "http://127.0.0.1:9/callback"
     with Issuer(issuer.url, "llmariner", ["openid", "email"]) as there:

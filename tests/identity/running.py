@@ -27,9 +27,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 
-from llmariner.cli.issuer import Attempt, Issuer
-from llmariner.cli.loopback import Callback
-from llmariner.cli.sign_ins import SignIn
+from llmariner.cli.sign_in.issuer import Attempt, Issuer
+from llmariner.cli.sign_in.loopback import Callback
+from llmariner.cli.sign_in.store import SignIn
 
 __all__ = ["CLIENT", "Browser", "RunningIssuer", "Signer", "SigningKey"]
 

@@ -21,8 +21,8 @@ import pytest
 import yaml
 
 from llmariner.cli.failures import CommandError
-from llmariner.cli.issuer import Attempt, Issuer, Refused
-from llmariner.cli.sign_ins import SignIn
+from llmariner.cli.sign_in.issuer import Attempt, Issuer, Refused
+from llmariner.cli.sign_in.store import SignIn
 from llmariner.errors import AuthenticationFailed
 from llmariner.installation.dex import PATH, configuration
 from llmariner.platform.identity.oidc import OidcIssuer

@@ -9,7 +9,7 @@ from llmariner.cli.failures import CommandError, ExitCode
 from llmariner.cli.grammar import Group, pass_session
 from llmariner.cli.invitation import accept_invite
 from llmariner.cli.session import Session
-from llmariner.cli.sign_in import login, logout, status
+from llmariner.cli.sign_in.commands import login, logout, status
 
 __all__ = ["auth"]
 

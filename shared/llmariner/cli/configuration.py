@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import click
 
 from llmariner.cli.failures import CommandError, ExitCode
-from llmariner.cli.sign_ins import SignIn, SignInFile
+from llmariner.cli.sign_in.store import SignIn, SignInFile
 from llmariner.settings import HomeSettings, Secret
 
 __all__ = ["ContextFile", "Target", "checked_endpoint", "masked", "resolve", "same_server"]

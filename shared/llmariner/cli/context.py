@@ -106,7 +106,7 @@ def _ask(session: Session, content: dict[str, Any]) -> dict[str, str | None]:
     if key:
         target = target.with_key(key)
     elif target.sign_in is not None:
-        from llmariner.cli.renewal import fresh
+        from llmariner.cli.sign_in.renewal import fresh
 
         target = target.signed_in(fresh(session.sign_in_file(), target.endpoint, target.sign_in))
     organization = ask_organization(target, str(content.get("organization") or ""))

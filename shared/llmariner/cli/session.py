@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from llmariner.cli.api import Api
     from llmariner.cli.configuration import ContextFile, Target
     from llmariner.cli.printing import Printer
-    from llmariner.cli.sign_ins import SignInFile
+    from llmariner.cli.sign_in.store import SignInFile
 
 __all__ = ["Session"]
 
@@ -45,7 +45,7 @@ class Session:
         """As `target`, with a token that is good for a minute at least where somebody signed in."""
         target = self.target()
         if target.sign_in is not None:
-            from llmariner.cli.renewal import fresh
+            from llmariner.cli.sign_in.renewal import fresh
 
             self._target = target.signed_in(fresh(self.sign_in_file(), target.endpoint, target.sign_in))
         return self.target()
@@ -56,7 +56,7 @@ class Session:
 
     def sign_in_file(self) -> SignInFile:
         """What `llma auth login` writes."""
-        from llmariner.cli.sign_ins import SignInFile
+        from llmariner.cli.sign_in.store import SignInFile
         from llmariner.settings import environment
 
         return SignInFile.of(environment())

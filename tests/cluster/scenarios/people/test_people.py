@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmariner.cli.issuer import Issuer
-from llmariner.cli.sign_ins import SignIn, SignInFile
+from llmariner.cli.sign_in.issuer import Issuer
+from llmariner.cli.sign_in.store import SignIn, SignInFile
 
 from ...lab.waiting import until
 from ...platform.installed import Installed

@@ -12,8 +12,8 @@ from llmariner.cli.grammar import Command, pass_session
 from llmariner.cli.session import Session
 
 if TYPE_CHECKING:
-    from llmariner.cli.issuer import Issuer
-    from llmariner.cli.sign_ins import SignIn
+    from llmariner.cli.sign_in.issuer import Issuer
+    from llmariner.cli.sign_in.store import SignIn
 
 __all__ = ["login", "logout", "status"]
 
@@ -44,8 +44,8 @@ def login(session: Session, no_open: bool, token_file: str | None, connector: st
     """
     issuer, client_id, scopes = _configuration(session)
     if token_file:
-        from llmariner.cli.renewal import from_token_file
-        from llmariner.cli.sign_ins import SignIn
+        from llmariner.cli.sign_in.renewal import from_token_file
+        from llmariner.cli.sign_in.store import SignIn
 
         bare = SignIn(issuer, client_id, "", "", _absolute(token_file), connector, subject_token_type)
         made = from_token_file(bare, scopes)
@@ -66,7 +66,7 @@ def logout(session: Session) -> None:
 
     Where the issuer has a way to, it is ended there, too.
     """
-    from llmariner.cli.issuer import Issuer, Refused
+    from llmariner.cli.sign_in.issuer import Issuer, Refused
 
     file, endpoint = session.sign_in_file(), session.target().endpoint
     with file.alone():
@@ -137,7 +137,7 @@ def _no_issuer(session: Session) -> CommandError:
 
 
 def _as_a_person(issuer: str, client_id: str, scopes: list[str], *, no_open: bool) -> SignIn:
-    from llmariner.cli.issuer import Issuer, Refused
+    from llmariner.cli.sign_in.issuer import Issuer, Refused
 
     with Issuer(issuer, client_id, scopes) as there:
         try:
@@ -155,8 +155,8 @@ def _as_a_person(issuer: str, client_id: str, scopes: list[str], *, no_open: boo
 def _by_browser(issuer: Issuer, *, no_open: bool) -> SignIn:
     import webbrowser
 
-    from llmariner.cli.issuer import Attempt
-    from llmariner.cli.loopback import Callback
+    from llmariner.cli.sign_in.issuer import Attempt
+    from llmariner.cli.sign_in.loopback import Callback
 
     attempt = Attempt.new()
     with Callback(attempt.state) as callback:

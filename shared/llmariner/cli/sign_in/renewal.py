@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from llmariner.cli.failures import CommandError, ExitCode
-from llmariner.cli.sign_ins import SignIn, SignInFile
+from llmariner.cli.sign_in.store import SignIn, SignInFile
 
 __all__ = ["fresh", "from_token_file"]
 
@@ -33,7 +33,7 @@ def fresh(file: SignInFile, endpoint: str, sign_in: SignIn) -> SignIn:
 
 def from_token_file(sign_in: SignIn, scopes: list[str] | None = None) -> SignIn:
     """A token for the platform from a workload's own. CommandError when the file or its token is no good."""
-    from llmariner.cli.issuer import Issuer, Refused
+    from llmariner.cli.sign_in.issuer import Issuer, Refused
 
     try:
         subject_token = Path(sign_in.token_file).read_text(encoding="utf-8").strip()
@@ -62,7 +62,7 @@ def _renewed(sign_in: SignIn) -> SignIn:
         return from_token_file(sign_in)
     if not sign_in.refresh_token:
         raise _ended("it has expired, and the issuer gave nothing to renew it with")
-    from llmariner.cli.issuer import Issuer, Refused
+    from llmariner.cli.sign_in.issuer import Issuer, Refused
 
     with Issuer(sign_in.issuer, sign_in.client_id) as issuer:
         try:

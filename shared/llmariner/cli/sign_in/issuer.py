@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 from llmariner.cli.failures import CommandError, ExitCode
-from llmariner.cli.sign_ins import SignIn, claims_of
+from llmariner.cli.sign_in.store import SignIn, claims_of
 
 if TYPE_CHECKING:
     import httpx2
