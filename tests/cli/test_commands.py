@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -105,7 +106,10 @@ class Case:
     before: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-USED = {"model": "a/b", "day": 1_795_478_400, "requests": 1200}
+# The first of these is any day; the second must be one of the last two for whoever asks, be it after the next midnight.
+SOME_DAY = 1_795_478_400
+TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+USED = {"model": "a/b", "day": SOME_DAY, "requests": 1200}
 USAGE = {"object": "list", "data": [{**USED, "key": "key_1"}, {**USED, "key": "key_gone"}]}
 EVENT = {"type": "ai.llmariner.model.loaded.v1", "subject": "models/a/b", "time": "2026-11-24T10:00:00Z"}
 DELIVERY = {"consumer": "model_loader", "state": "dead", "attempts": 9, "last_error": "500"}
@@ -118,7 +122,7 @@ ADA = {
 ACT = {"id": "audit_log_1", "type": "project.archived", "effective_at": 1_760_000_000, "actor": ADA}
 ACTS = {"data": [{**ACT, "project.archived": {"id": "proj_9"}, "project": {"id": "proj_9", "name": "Nine"}}]}
 WHOLE = {"whole": True, "entries": 7, "head": "ab" * 32, "broken_at": None, "reason": None}
-USED = {"data": [{"model": "a/b", "day": 1_795_478_400, "requests": 3, "prompt_tokens": 1200, "cost_usd": 0.0125}]}
+USED_TODAY = {"model": "a/b", "day": int(TODAY.timestamp()), "requests": 3, "prompt_tokens": 1200, "cost_usd": 0.0125}
 EXPLAINED = {
     "id": "req_1",
     "model": "a/b",
@@ -295,8 +299,8 @@ CASES = [
     Case(
         "admin usage show --days 2",
         "GET /api_usages",
-        USED,
-        ("2026-11-24", "a/b", "1,200", "0.012500", "COST $"),
+        {"data": [USED_TODAY]},
+        (f"{TODAY:%Y-%m-%d}", "a/b", "1,200", "0.012500", "COST $"),
         query={"group_by": "day"},
     ),
     Case(
