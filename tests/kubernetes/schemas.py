@@ -6,12 +6,16 @@ What webhooks and controllers decide is left to a real cluster, and to the asser
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import hashlib
 import ipaddress
 import json
 import os
 import re
+import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +27,9 @@ import jsonschema_rs
 import yaml
 
 __all__ = ["Schemas", "folder"]
+
+# What upstream's projects publish of their kinds (upstream.md says which versions, and how it is made anew).
+ARCHIVE = Path(__file__).with_name("upstream.tar.xz")
 
 # Core kinds, at the server version that the platform is tested on; CRDs say nothing of them.
 CORE = "kubernetes/v1.34.0/_definitions.json"
@@ -46,10 +53,26 @@ CEL_WORDS = re.compile(
 CEL_SIGNS = (("__", "__underscores__"), (".", "__dot__"), ("-", "__dash__"), ("/", "__slash__"))
 
 
-def folder(checkout: Path) -> Path | None:
-    """Where upstream's CRDs are: `LLMARINER_CRDS`, else `../shared/crds` beside the checkout, or None."""
-    place = Path(os.environ.get("LLMARINER_CRDS") or checkout / "../shared/crds")
-    return place.resolve() if (place / CORE).is_file() else None
+def folder() -> Path:
+    """The folder of upstream's schemas: `LLMARINER_CRDS`, else the archive beside this file, unpacked into the cache.
+
+    The folder is named by the archive's hash and appears whole or not at all, also when several processes unpack it.
+    """
+    if named := os.environ.get("LLMARINER_CRDS"):
+        return Path(named).resolve()
+    digest = hashlib.sha256(ARCHIVE.read_bytes()).hexdigest()[:12]
+    place = (
+        Path(os.environ.get("LLMARINER_CACHE") or Path.home() / ".cache" / "llmariner") / "upstream-schemas" / digest
+    )
+    if not place.is_dir():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
+            with tarfile.open(ARCHIVE) as archive:
+                archive.extractall(scratch, filter="data")
+            # Another process may have been first: its content is the same.
+            with contextlib.suppress(OSError):
+                Path(scratch, "schemas").rename(place)
+    return place
 
 
 @dataclass(frozen=True)

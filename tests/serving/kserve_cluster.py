@@ -299,7 +299,7 @@ def clustered(
             runner.run(serving.close())
 
 
-def upstream() -> tuple[Path, Schemas] | None:
-    """The folder of upstream's CRDs and the validator over them; None where there is no such folder."""
-    place: Path | None = _schemas.folder(Path(__file__).parents[2])
-    return None if place is None else (place, _schemas.Schemas(place))
+def upstream() -> tuple[Path, Schemas]:
+    """The folder of upstream's CRDs and the validator over them."""
+    place: Path = _schemas.folder()
+    return place, _schemas.Schemas(place)
