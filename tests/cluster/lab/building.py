@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llmariner.local.progress import Step
 
-from .pins import PROJECTS, Project
+from .pins import IN_EVERY_CLUSTER, PROJECTS, Project
 from .places import cache
 from .waiting import LabError, run
 
@@ -45,8 +45,7 @@ def build(*names: str) -> None:
     """
     if shutil.which("go") is None:
         raise LabError("The test cluster is built with Go 1.26 or newer, which is not on the PATH")
-    always = [name for name, project in PROJECTS.items() if not project.on_demand]
-    for project in (PROJECTS[name] for name in names or always):
+    for project in [PROJECTS[name] for name in names] or IN_EVERY_CLUSTER:
         folder = _built(project)
         folder.mkdir(parents=True, exist_ok=True)
         for name, package in project.commands.items():

@@ -14,7 +14,7 @@ from llmariner.local.progress import Step
 
 from .building import program
 from .manifests import image as image_name
-from .pins import ENVOY, PROJECTS
+from .pins import ENVOY, IN_EVERY_CLUSTER
 from .places import Lab, cache
 from .proxy import envoy_files
 from .waiting import run
@@ -124,7 +124,8 @@ def _own_images() -> list[Image]:
         ),
         Image(ENVOY_IMAGE, envoy_files(), "/usr/local/bin/envoy"),
     ]
-    for project in PROJECTS.values():
+    for project in IN_EVERY_CLUSTER:
+        # Kubernetes' own programs are processes of the host.
         for name in project.commands if project.name != "kubernetes" else ():
             place = _PLACES.get(name, f"/ko-app/{name}")
             user = "0" if name == "coredns" else _USER

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ENVOY", "MODULES", "PROJECTS", "Project"]
+__all__ = ["ENVOY", "IN_EVERY_CLUSTER", "MODULES", "PROJECTS", "Project"]
 
 MODULES = Path(__file__).resolve().parents[1] / "go"
 
@@ -98,3 +98,6 @@ PROJECTS = {
         Project("kserve", "github.com/kserve/kserve", {name: f"{_KSERVE}/{name}" for name in ("manager", "agent")}),
     )
 }
+
+# What `build` makes unasked, so all that starting a cluster may rely on.
+IN_EVERY_CLUSTER = tuple(project for project in PROJECTS.values() if not project.on_demand)

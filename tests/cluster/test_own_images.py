@@ -1,0 +1,38 @@
+"""What starting a cluster needs is what building it makes, also on a machine that never built anything."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .lab import building, images
+
+
+@pytest.fixture
+def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+    """The programs that `build()` makes in an empty cache, with the compiler's part done by hand."""
+    monkeypatch.setenv("LLMARINER_CACHE", str(tmp_path))
+    made: set[Path] = set()
+
+    def compiled(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        part = Path(command[command.index("-o") + 1])
+        part.write_bytes(b"program")
+        made.add(part.with_name(part.name.removesuffix(".part")))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(building.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(building.subprocess, "run", compiled)
+    monkeypatch.setattr(building, "_version_flags", lambda project: "")
+    building.build()
+    return made
+
+
+def test_every_image_is_made_of_programs_that_were_built(
+    built: set[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "envoy_files", dict)
+    needed = {file for image in images._own_images() for file in image.files.values() if tmp_path in file.parents}
+    assert needed <= built, f"never built: {sorted(file.name for file in needed - built)}"
+    assert len(needed) > 15
