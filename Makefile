@@ -12,7 +12,7 @@ PYTEST_SPREAD := $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8
 # The cluster itself, scenarios, the suite of one machine through its Gateway; at last the platform is taken away.
 CLUSTER_TESTS ?= tests/cluster/test_lab.py tests/cluster/scenarios tests/e2e/platform/test_answers.py tests/e2e/clients tests/cluster/removal
 
-.PHONY: help up down test test-fast check lock manifests images cluster cluster-down e2e-cluster bench e2e clean
+.PHONY: help up down test test-fast check lock manifests images cluster cluster-down e2e-api-server e2e-cluster bench e2e clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,6 +55,11 @@ cluster: $(STAMP)  ## start a Kubernetes of the tests' own on this machine (as r
 
 cluster-down: $(STAMP)  ## end it; nothing is left behind but caches
 	@$(BIN)/python -m tests.cluster.lab down
+
+e2e-api-server: $(STAMP)  ## start the test cluster's API server alone and run what needs no pods: admission, contract (as root; minutes)
+	@$(BIN)/python -m tests.cluster.lab up --rung 1
+	@LLMARINER_TEST_KUBECONFIG=$$($(BIN)/python -c "from tests.cluster.lab.places import Lab; print(Lab().kubeconfig)") \
+	  $(BIN)/python -m pytest -q tests/kubernetes tests/manifests/test_admission.py
 
 e2e-cluster: $(STAMP)  ## start the test cluster, install the platform on it, run every scenario and the suite of one machine there
 	@$(BIN)/python -m llmariner.local.setup

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -22,10 +23,12 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> set[Path]:
         made.add(part.with_name(part.name.removesuffix(".part")))
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(building.shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(building.subprocess, "run", compiled)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(subprocess, "run", compiled)
     monkeypatch.setattr(building, "_version_flags", lambda project: "")
+    assert not building.is_built()
     building.build()
+    assert building.is_built()
     return made
 
 

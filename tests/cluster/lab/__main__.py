@@ -1,4 +1,4 @@
-"""`python -m tests.cluster.lab up|down|status|build`: a real cluster on this machine, for tests."""
+"""`python -m tests.cluster.lab up|down|status|build|built`: a real cluster on this machine, for tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from .building import build
+from .building import build, is_built
 from .cluster import bring_down, bring_up, status
 from .diagnosis import diagnosis
 from .images import load
@@ -27,6 +27,7 @@ def main() -> int:
     commands.add_parser("status", help="what runs, where the kubeconfig is, how to reach the ingress")
     only = commands.add_parser("build", help="build the programs")
     only.add_argument("projects", nargs="*", choices=[*PROJECTS, []], help="default: all")
+    commands.add_parser("built", help="exit code 0 when the programs of a whole cluster are built, else 1")
     taken = commands.add_parser("load", help="bring the images of archives into the cluster")
     taken.add_argument("archives", nargs="+", type=Path)
     words = parser.parse_args()
@@ -41,6 +42,8 @@ def main() -> int:
             case "load":
                 for archive in words.archives:
                     print("\n".join(load(lab, archive)))
+            case "built":
+                return 0 if is_built() else 1
             case "down":
                 bring_down(lab)
             case _:

@@ -16,7 +16,7 @@ from .pins import IN_EVERY_CLUSTER, PROJECTS, Project
 from .places import cache
 from .waiting import LabError, run
 
-__all__ = ["build", "build_tag", "module", "program"]
+__all__ = ["build", "build_tag", "is_built", "module", "program"]
 
 _BUILD_SECONDS = 3600
 
@@ -51,6 +51,11 @@ def build(*names: str) -> None:
         for name, package in project.commands.items():
             if not (folder / name).exists():
                 _build_one(project, name, package, folder)
+
+
+def is_built() -> bool:
+    """Whether `build()` has nothing left to do."""
+    return all((_built(project) / name).exists() for project in IN_EVERY_CLUSTER for name in project.commands)
 
 
 def _build_one(project: Project, name: str, package: str, folder: Path) -> None:
