@@ -142,7 +142,7 @@ def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
 
 def test_what_people_gave_groups_do_not_take(database: Database, people: SignIn, tokens: Tokens, owner: Owner) -> None:
     map_group(database, owner, "staff", "reader")
-    join(database, owner, add_user(database, "alice@example.org"), "owner")
+    join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
     for groups in ({"staff"}, set()):
         assert people.caller(tokens.new(groups=frozenset(groups))).organization_role == "owner"
 

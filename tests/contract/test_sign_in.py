@@ -125,7 +125,7 @@ def test_an_invitation_needs_a_verified_e_mail(
 def test_an_invitation_does_not_change_what_somebody_is_already(
     database: Database, people: SignIn, tokens: Tokens, owner: Owner
 ) -> None:
-    join(database, owner, add_user(database, "alice@example.org"), "owner")
+    join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
     invite(database, owner, "alice@example.org", role="reader")
     assert people.caller(tokens.new()).organization_role == "owner"
 
@@ -193,7 +193,7 @@ def test_another_organization_s_owner_changes_nobody_s_sign_in(
 def test_an_e_mail_that_nobody_verified_finds_no_account(
     database: Database, people: SignIn, tokens: Tokens, owner: Owner
 ) -> None:
-    join(database, owner, add_user(database, "alice@example.org"), "owner")
+    join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
     with pytest.raises(PermissionDenied, match="verified") as refused:
         people.caller(tokens.new(email_verified=False))
     assert refused.value.code == "email_not_verified"

@@ -24,6 +24,7 @@ from llmariner.tenancy.tables import (
     api_keys,
     group_roles,
     invites,
+    is_human,
     organization_users,
     organizations,
     project_users,
@@ -211,7 +212,7 @@ def _is_last_owner(session: ReadSession, user_id: str, place: _Place, held: _Hel
             organization_users.c.organization_id == place.organization_id,
             organization_users.c.role == "owner",
             organization_users.c.user_id != user_id,
-            users.c.kind == "person",
+            is_human,
             users.c.hidden.is_(False),
         )
     )

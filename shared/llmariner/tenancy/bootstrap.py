@@ -36,10 +36,10 @@ def first_owner(database: Database) -> Owner:
                 is_default=True,
                 created_at=now,
             )
-        user = session.value(select(users.c.id).where(users.c.email == _ADMIN))
+        user = session.value(select(users.c.id).where(users.c.kind == "bootstrap"))
         if user is None:
             user = new_id("user")
-            session.add(users, id=user, email=_ADMIN, created_at=now)
+            session.add(users, id=user, email=_ADMIN, created_at=now, kind="bootstrap")
             join = {"user_id": user, "organization_id": organization, "role": "owner", "created_at": now}
             session.add(organization_users, **join)
             session.add(project_users, project_id=project, **join)

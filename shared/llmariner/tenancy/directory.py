@@ -17,6 +17,7 @@ from llmariner.tenancy.tables import (
     api_keys,
     custom_roles,
     invites,
+    is_human,
     organization_users,
     project_users,
     projects,
@@ -62,28 +63,28 @@ class Directory:
         """The people of a project."""
         with self._database.read() as session:
             _project(session, organization_id, project_id)
-            query = _members(project_id, "person").where(users.c.hidden.is_(False))
+            query = _members(project_id, is_human).where(users.c.hidden.is_(False))
             return _page(session, query, project_users.c.created_at, users.c.id, paging)
 
     def project_user(self, organization_id: str, project_id: str, user_id: str) -> Row[Any]:
         """One of the people of a project. NotFound."""
         with self._database.read() as session:
             _project(session, organization_id, project_id)
-            row = session.first(_members(project_id, "person").where(users.c.id == user_id))
+            row = session.first(_members(project_id, is_human).where(users.c.id == user_id))
         return _found(row, f"No user with id '{user_id}' in the project '{project_id}'.", "user_id")
 
     def service_accounts(self, organization_id: str, project_id: str, paging: Paging) -> Page:
         """The service accounts of a project."""
         with self._database.read() as session:
             _project(session, organization_id, project_id)
-            query = _members(project_id, "service_account")
+            query = _members(project_id, users.c.kind == "service_account")
             return _page(session, query, users.c.created_at, users.c.id, paging)
 
     def service_account(self, organization_id: str, project_id: str, account_id: str) -> Row[Any]:
         """One service account of a project. NotFound."""
         with self._database.read() as session:
             _project(session, organization_id, project_id)
-            row = session.first(_members(project_id, "service_account").where(users.c.id == account_id))
+            row = session.first(_members(project_id, users.c.kind == "service_account").where(users.c.id == account_id))
         message = f"No service account with id '{account_id}' in the project '{project_id}'."
         return _found(row, message, "service_account_id")
 
@@ -200,11 +201,11 @@ def _project(session: ReadSession, organization_id: str, project_id: str) -> Row
     )
 
 
-def _members(project_id: str, kind: str) -> Select[Any]:
+def _members(project_id: str, of_kind: ColumnElement[bool]) -> Select[Any]:
     columns = (users.c.id, users.c.email, users.c.name, users.c.created_at)
     joined = select(*columns, project_users.c.role, project_users.c.created_at.label("added_at"))
     joined = joined.join_from(project_users, users, users.c.id == project_users.c.user_id)
-    return joined.where(project_users.c.project_id == project_id, users.c.kind == kind)
+    return joined.where(project_users.c.project_id == project_id, of_kind)
 
 
 def _people(organization_id: str) -> Select[Any]:
@@ -216,7 +217,7 @@ def _people(organization_id: str) -> Select[Any]:
         *columns, organization_users.c.created_at.label("added_at"), last_used.scalar_subquery().label("last_used_at")
     )
     joined = joined.join_from(organization_users, users, users.c.id == organization_users.c.user_id)
-    people = and_(users.c.kind == "person", users.c.hidden.is_(False))
+    people = and_(is_human, users.c.hidden.is_(False))
     return joined.where(organization_users.c.organization_id == organization_id, people)
 
 

@@ -18,6 +18,7 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.settings import Secret
 from llmariner.tenancy import names
+from llmariner.tenancy.account_claims import open_claim
 from llmariner.tenancy.acts import alone, done
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.granting import check_organization_role, check_project_role
@@ -199,6 +200,7 @@ def _let_in(session: WriteSession, invite: Invite) -> str:
     if user_id is None:
         user_id = new_id("user")
         session.add(users, id=user_id, email=invite.email, created_at=now)
+    open_claim(session, user_id)
     joined = {"organization_id": invite.organization_id, "user_id": user_id, "created_at": now}
     session.insert_new(organization_users, [{**joined, "role": invite.role}])
     for each in invite.projects:

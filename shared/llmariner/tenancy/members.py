@@ -18,12 +18,13 @@ from llmariner.identifiers import new_id
 from llmariner.limits.ending import end_rules
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import names
+from llmariner.tenancy.account_claims import open_claim
 from llmariner.tenancy.acts import alone, done
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.granting import check_organization_role, check_project_role, owns
 from llmariner.tenancy.leaving import end_keys
 from llmariner.tenancy.standing import changed
-from llmariner.tenancy.tables import api_keys, organization_users, project_users, projects, users
+from llmariner.tenancy.tables import api_keys, is_human, organization_users, project_users, projects, users
 
 __all__ = ["Member", "Members", "person_with"]
 
@@ -56,6 +57,7 @@ class Members:
             user_id = _person(session, wanted)
             if _held(session, organization_id, user_id) is not None:
                 raise Conflict(f"'{wanted}' is a member of the organization already.", param="user_id")
+            open_claim(session, user_id)
             joined = {"organization_id": organization_id, "user_id": user_id, "created_at": int(time.time())}
             session.add(organization_users, **joined, role=role)
             changed(session, user_ids=[user_id])
@@ -85,6 +87,7 @@ class Members:
             check_organization_role(session, caller, organization_id, role)
             if member.role == "owner" and role != "owner":
                 _check_owner_may_go(session, caller, member, "become less")
+            open_claim(session, user_id)
             one = _one_of(organization_users, user_id, organization_id=organization_id)
             session.run(update(organization_users).where(one).values(role=role, of_group=False))
             changed(session, user_ids=[user_id])
@@ -195,7 +198,7 @@ def _left() -> dict[str, int | None]:
 
 def person_with(session: ReadSession, email: str) -> str | None:
     """The id of the person with that address; None for nobody."""
-    found = session.value(select(users.c.id).where(users.c.email == email, users.c.kind == "person"))
+    found = session.value(select(users.c.id).where(users.c.email == email, is_human))
     return None if found is None else str(found)
 
 
@@ -210,12 +213,12 @@ def _person(session: WriteSession, email: str) -> str:
 
 def _in_organization(organization_id: str) -> Select[Any]:
     query = select(organization_users, users.c.email, users.c.name).join(users)
-    return query.where(organization_users.c.organization_id == organization_id, users.c.kind == "person")
+    return query.where(organization_users.c.organization_id == organization_id, is_human)
 
 
 def _in_project(project_id: str) -> Select[Any]:
     query = select(project_users, users.c.email, users.c.name).join(users)
-    return query.where(project_users.c.project_id == project_id, users.c.kind == "person")
+    return query.where(project_users.c.project_id == project_id, is_human)
 
 
 def _first(session: ReadSession, query: Select[Any], user_id: str) -> Row[Any] | None:
@@ -274,7 +277,7 @@ def _check_owner_may_go(session: ReadSession, caller: Caller, owner: Member, wha
         organization_users.c.organization_id == owner.organization_id,
         organization_users.c.role == "owner",
         organization_users.c.user_id != owner.user_id,
-        users.c.kind == "person",
+        is_human,
         users.c.hidden.is_(False),
     )
     if not session.value(others):

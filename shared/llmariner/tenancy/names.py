@@ -6,11 +6,16 @@ import re
 
 from llmariner.errors import InvalidRequest
 
-__all__ = ["address", "label", "label_key", "label_value", "title"]
+__all__ = ["address", "has_public_domain", "label", "label_key", "label_value", "title"]
 
 _LONGEST_TITLE = 256
 _LONGEST_ADDRESS = 254
 _ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
+# Top-level domains that are nobody's in particular (RFC 6761, 6762, 8375, 7686, and ICANN's 'internal').
+_PRIVATE_DOMAINS = frozenset(
+    {"arpa", "corp", "example", "home", "internal", "intranet", "invalid", "lan", "local", "localdomain", "localhost"}
+    | {"mail", "onion", "private", "test"}
+)
 # A DNS label (RFC 1123), and the parts of a Kubernetes label.
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PREFIX = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/")
@@ -31,6 +36,13 @@ def address(said: str, param: str = "email") -> str:
     if len(found) > _LONGEST_ADDRESS or not _ADDRESS.fullmatch(found) or not found.isprintable():
         raise InvalidRequest(f"'{param}' must be an e-mail address, such as ann@example.org.", param=param)
     return found
+
+
+def has_public_domain(address: str) -> bool:
+    """Whether the domain of an e-mail address can be somebody's on the internet: no bare host, no IP address, none of the
+    names that every network may use for itself."""
+    *above, top = address.rpartition("@")[2].rstrip(".").split(".")
+    return bool(above) and all(above) and top not in _PRIVATE_DOMAINS and any(map(str.isalpha, top)) and "]" not in top
 
 
 def label(said: str, param: str) -> str:

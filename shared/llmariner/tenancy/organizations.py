@@ -27,6 +27,7 @@ from llmariner.tenancy.tables import (
     group_roles,
     groups,
     invites,
+    is_human,
     organization_users,
     organizations,
     project_users,
@@ -105,7 +106,7 @@ class Organizations:
         members = select(organization_users.c.organization_id, func.count().label("number")).join(users)
         people = members.where(
             organization_users.c.organization_id.in_(organization_ids),
-            users.c.kind == "person",
+            is_human,
             users.c.hidden.is_(False),
         )
         with self._database.read() as session:

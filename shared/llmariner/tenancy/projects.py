@@ -28,6 +28,7 @@ from llmariner.tenancy.tables import (
     api_keys,
     custom_roles,
     group_roles,
+    is_human,
     organization_users,
     project_users,
     projects,
@@ -120,7 +121,7 @@ class Projects:
         shown = query.where(project_users.c.project_id.in_(project_ids), users.c.hidden.is_(False))
         counts = dict.fromkeys(project_ids, 0)
         with self._database.read() as session:
-            for row in session.rows(shown.where(users.c.kind == "person")):
+            for row in session.rows(shown.where(is_human)):
                 counts[row.project_id] += 1
         return counts
 

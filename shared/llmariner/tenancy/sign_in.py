@@ -2,7 +2,8 @@
 
 Who somebody is hangs on issuer and subject, which are never given to another person. The e-mail finds an account only
 once, when nobody has signed in to it yet: as somebody was invited, or added, by it. After that another issuer, or another
-subject of the same one, cannot take the account over by saying that it has the e-mail; see `unlink`.
+subject of the same one, cannot take the account over by saying that it has the e-mail; see `unlink`. An account that
+administers an organization asks for more than an e-mail; see `account_claims`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from llmariner.errors import AuthenticationFailed, NotFound, PermissionDenied
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.identity import Identity, Issuer
+from llmariner.tenancy.account_claims import check_claimable, claim_window
 from llmariner.tenancy.acts import alone
 from llmariner.tenancy.arrivals import Arrival
 from llmariner.tenancy.caller import Caller
@@ -34,6 +36,7 @@ _REMEMBERED_SECONDS = 5.0
 """So long an invitation or a group's new role may take to show for somebody who is signed in."""
 
 _MOST_REMEMBERED = 10_000
+_UNLINKED = {"issuer": None, "subject": None, "groups": None}
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class SignIn:
             person = session.first(select(users.c.email).where(one))
             if person is None:
                 raise NotFound(f"No person with id '{user_id}'. List them with GET /v1/users.", param="user_id")
-            session.run(update(users).where(one).values(issuer=None, subject=None, groups=None))
+            session.run(update(users).where(one).values(**_UNLINKED, claimable_until=claim_window()))
             changed(session, user_ids=[user_id])
             log.add(
                 session,
@@ -208,13 +211,7 @@ def _link(session: WriteSession, identity: Identity) -> str:
             users, id=user_id, email=address, name=identity.name, created_at=int(time.time()), kind="person", **told
         )
         return user_id
-    if found.kind != "person" or found.issuer is not None:
-        raise PermissionDenied(
-            f"There is an account '{address}' that signs in through {found.issuer or 'no issuer'} as somebody else, and "
-            "it stays theirs. If it is yours, ask an owner of the default organization to unlink it from its sign-in "
-            f"(DELETE /v1/organization/sign_in/users/{found.id}), then sign in again.",
-            code="account_linked",
-        )
+    check_claimable(session, found)
     session.run(update(users).where(users.c.id == found.id).values(**told, name=found.name or identity.name))
     return str(found.id)
 

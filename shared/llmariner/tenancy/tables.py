@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, String, Table, Text, false, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Float,
+    ForeignKey,
+    Index,
+    String,
+    Table,
+    Text,
+    false,
+    text,
+)
 
 from llmariner.platform.database import metadata
 
@@ -12,6 +25,7 @@ __all__ = [
     "group_roles",
     "groups",
     "invites",
+    "is_human",
     "organization_users",
     "organizations",
     "project_users",
@@ -50,7 +64,8 @@ projects = Table(
     Index("ix_projects_organization_id", "organization_id"),
 )
 
-# People and service accounts alike; `email` in lower case, `system:serviceaccount:…` for the latter.
+# People and service accounts alike; `email` in lower case, `system:serviceaccount:…` for the latter. `kind`: 'person',
+# 'service_account', or 'bootstrap', the first administrator, which no sign-in is ever linked to.
 users = Table(
     "users",
     metadata,
@@ -63,6 +78,9 @@ users = Table(
     Column("issuer", String(512)),
     Column("subject", String(512)),
     Column("last_login_at", BigInteger),
+    # Until when a first sign-in may claim an account that administers an organization; NULL: not before an owner of the
+    # default organization allows it.
+    Column("claimable_until", BigInteger),
     # The issuer's names of them, a JSON list, as the newest token said; and when it was made, or when an owner removed
     # the person: what older tokens say of groups is old.
     Column("groups", Text),
@@ -73,6 +91,9 @@ users = Table(
     Index("ix_users_revision", "revision"),
     Index("ix_users_subject", "issuer", "subject", unique=True),
 )
+
+is_human: ColumnElement[bool] = users.c.kind.in_(("person", "bootstrap"))
+"""Whether a user is no service account."""
 
 organization_users = Table(
     "organization_users",

@@ -1,0 +1,147 @@
+"""Accounts that nobody signed in to yet: an e-mail alone makes nobody an administrator."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import select, update
+
+from llmariner.errors import NotFound, PermissionDenied
+from llmariner.platform.database import Database
+from llmariner.platform.database.migrate import downgrade, upgrade
+from llmariner.tenancy.bootstrap import first_owner
+from llmariner.tenancy.invites import Invites
+from llmariner.tenancy.keys.store import Owner
+from llmariner.tenancy.members import Members
+from llmariner.tenancy.names import has_public_domain
+from llmariner.tenancy.sign_in import SignIn
+from llmariner.tenancy.tables import users
+
+from .arriving import ISSUER, Tokens, add_user, join, no_member, user_row
+from .team import PEPPER, Team
+
+
+@pytest.fixture
+def tokens() -> Tokens:
+    return Tokens()
+
+
+@pytest.fixture
+def people(team: Team, tokens: Tokens) -> SignIn:
+    return SignIn(team.database, tokens, team.callers)
+
+
+def refused(people: SignIn, token: str) -> str | None:
+    with pytest.raises(PermissionDenied) as error:
+        people.caller(token)
+    return error.value.code
+
+
+def test_no_sign_in_is_linked_to_the_first_administrator(
+    team: Team, people: SignIn, tokens: Tokens, owner: Owner
+) -> None:
+    assert refused(people, tokens.new(email="admin@localhost")) == "account_not_claimable"
+    with pytest.raises(NotFound):
+        people.unlink(team.admin, owner.user_id)
+    assert refused(people, tokens.new(email="admin@localhost")) == "account_not_claimable"
+    found = user_row(team.database, "admin@localhost")
+    assert (found.kind, found.issuer) == ("bootstrap", None)
+    assert first_owner(team.database) == owner
+
+
+def test_the_first_administrator_of_an_older_database_is_unlinked(new_database: Callable[[], Database]) -> None:
+    database = new_database()
+    upgrade(database, "0008")
+    with database.write() as session:
+        said = {"email": "admin@localhost", "issuer": ISSUER, "subject": "0001", "kind": "person"}
+        session.run(users.insert().values(id="user_1", created_at=1, **said))
+    upgrade(database)
+    found = user_row(database, "admin@localhost")
+    assert (found.kind, found.issuer, found.subject) == ("bootstrap", None, None)
+    assert first_owner(database).user_id == "user_1"
+    downgrade(database, "0008")
+    with database.read() as session:
+        assert session.value(select(users.c.kind)) == "person"
+
+
+def test_the_first_administrator_is_a_member_like_others(team: Team, owner: Owner) -> None:
+    ann = team.person("ann@example.org", "owner")
+    assert [each.email for each in team.members.all(owner.organization_id)] == ["admin@localhost", "ann@example.org"]
+    assert team.members.set_role(ann, owner.user_id, "reader").role == "reader"
+    team.members.remove(ann, owner.user_id)
+    elsewhere = team.caller(ann.user_id)
+    assert team.members.add(elsewhere, "admin@localhost", "reader").user_id == owner.user_id
+
+
+@pytest.mark.parametrize("role", ["owner", "tenant_system", "custom"])
+def test_an_account_that_administers_waits_a_week_to_be_claimed_and_no_longer(
+    role: str, team: Team, people: SignIn, tokens: Tokens
+) -> None:
+    if role == "custom":
+        role = team.roles.create(team.admin, "deputy", ["api.organizations.users.write"]).id
+    alice = team.person("alice@example.org", role)
+    with team.database.write() as session:
+        session.run(update(users).where(users.c.id == alice.user_id).values(claimable_until=int(time.time()) - 1))
+    assert refused(people, tokens.new()) == "account_unclaimed"
+    people.unlink(team.admin, alice.user_id)
+    assert people.caller(tokens.new()).user_id == alice.user_id
+
+
+def test_an_owner_who_was_just_added_promoted_or_invited_can_sign_in(
+    team: Team, people: SignIn, tokens: Tokens
+) -> None:
+    added = team.person("added@example.org", "owner")
+    promoted = team.person("promoted@example.org")
+    Members(team.database).set_role(team.admin, promoted.user_id, "owner")
+    _, token = Invites(team.database, PEPPER).create(team.admin, "invited@example.org", "owner")
+    _, invited = Invites(team.database, PEPPER).accept(token)
+    for subject, user_id in (("added", added.user_id), ("promoted", promoted.user_id), ("invited", invited)):
+        token = tokens.new(email=f"{subject}@example.org", subject=subject)
+        assert people.caller(token).user_id == user_id
+
+
+def test_another_organization_does_not_open_an_account_that_administers(
+    team: Team, people: SignIn, tokens: Tokens
+) -> None:
+    alice = team.person("alice@example.org", "owner")
+    with team.database.write() as session:  # as accounts of before are
+        session.run(update(users).where(users.c.id == alice.user_id).values(claimable_until=None))
+    theirs = team.caller(team.admin.user_id, team.organizations.create(team.admin, "Acme").id)
+    team.members.add(theirs, "alice@example.org", "owner")
+    team.members.set_role(theirs, alice.user_id, "reader")
+    assert refused(people, tokens.new()) == "account_unclaimed"
+
+
+def test_a_reader_s_account_is_claimed_at_any_time(
+    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+) -> None:
+    join(database, owner, add_user(database, "alice@example.org"))
+    assert people.caller(tokens.new()).organization_role == "reader"
+
+
+PRIVATE = [
+    "a@localhost",
+    "a@server",
+    "a@corp.local",
+    "a@x.internal",
+    "a@192.0.2.1",
+    "a@[::1]",
+    "a@x.localhost.",
+    "a@.org",
+]
+
+
+@pytest.mark.parametrize("email", PRIVATE)
+def test_an_address_without_a_public_domain_claims_no_account(
+    email: str, database: Database, people: SignIn, tokens: Tokens, owner: Owner
+) -> None:
+    join(database, owner, add_user(database, email))
+    assert refused(people, tokens.new(email=email)) == "account_not_claimable"
+    assert not has_public_domain(email)
+
+
+def test_an_address_without_a_public_domain_can_be_somebody_new(people: SignIn, tokens: Tokens) -> None:
+    no_member(people, tokens.new(email="alice@corp.local"))
+    assert all(map(has_public_domain, ("a@example.org", "a@mail.example.co.uk", "a@xn--bcher-kva.de", "a@bücher.de")))
