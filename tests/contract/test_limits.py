@@ -178,7 +178,8 @@ def test_a_process_that_fell_silent_is_settled_from_the_ledger(
 ) -> None:
     limit = limits.put(actor, project, "*", {"requests_per_day": 100, "tokens_per_day": 1000})
     hold = Hold(limit.id, NOTHING, NOTHING, Amounts(40, 400), NOTHING)
-    leases.lease(LeaseAsk("req_dead", time.time() - 60, [hold]))
+    dead = f"req_{'d' * 20}"
+    leases.lease(LeaseAsk(dead, time.time() - 60, [hold]))
     times = {"admitted_at": time.time() - 30, "seen_at": time.time() - 20}
     whose = {"organization_id": owner.organization_id, "project_id": owner.project_id, "user_id": owner.user_id}
     counts = {"prompt_tokens": 3, "completion_tokens": 7, "cached_tokens": 0}
@@ -186,7 +187,7 @@ def test_a_process_that_fell_silent_is_settled_from_the_ledger(
         for number in range(3):
             session.add(
                 ledger_requests,
-                request_id=f"req_dead{number:08x}",
+                request_id=f"{dead}{number:08x}",
                 **whose,
                 key_id="key_1",
                 model="m",

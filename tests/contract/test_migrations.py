@@ -76,6 +76,7 @@ def test_a_downgrade_to_the_base_leaves_no_table_and_can_be_upgraded_again(new_d
     assert [model.id for model in all_models(database)] == ["org/model"]
 
 
+@pytest.mark.filterwarnings("ignore:.*expression-based index")
 def test_the_schema_of_the_code_is_the_schema_of_the_migrations(installed: Database) -> None:
     with installed.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, and_, func, or_, select
+from sqlalchemy import ColumnElement, Table, and_, case, func, or_, select
 
 from llmariner.gateway.control import Amounts, Rule
 from llmariner.limits.rules import ALL_MODELS
 from llmariner.platform.database import ReadSession
 from llmariner.usage.folding import INTERRUPTED, OPEN
-from llmariner.usage.tables import ledger_days, ledger_project_days, ledger_requests
+from llmariner.usage.tables import ledger_days, ledger_project_days, ledger_requests, process_of
 
 __all__ = ["LedgerBook"]
+
+# A request under way gives a sign of life every 15 s, and without one for a minute the sweep interrupts it.
+_SIGN_OF_LIFE_SECONDS = 120.0
 
 
 class LedgerBook:
@@ -24,28 +27,32 @@ class LedgerBook:
     def unreported(self, rule: Rule, replica: str, since: float) -> Amounts:
         """Requests admitted since, and tokens and money of what was still open then; request ids begin with the process.
 
-        What ended in the process's last half second never reached the ledger.
+        What ended in the process's last half second never reached the ledger. Reads one range of an index: what the
+        process was seen to do from shortly before `since` on.
         """
         table = ledger_requests.c
-        of_it = and_(_bound(rule), table.request_id.startswith(replica, autoescape=True))
         # What was interrupted it never told of itself.
-        unsettled = or_(table.outcome.in_((OPEN, INTERRUPTED)), table.closed_at >= since, table.seen_at >= since)
-        tokens = func.sum(table.prompt_tokens + table.completion_tokens)
-        admitted = self._sum(func.count(), and_(of_it, table.admitted_at >= since))
-        return Amounts(
-            admitted,
-            self._sum(tokens, and_(of_it, unsettled)),
-            0,
-            self._sum(func.sum(table.cost), and_(of_it, unsettled)) if rule.period else 0,
+        unsettled = or_(table.outcome.in_((OPEN, INTERRUPTED)), table.seen_at >= since)
+        tokens = table.prompt_tokens + table.completion_tokens
+        sums = select(
+            _sum_where(table.admitted_at >= since, 1),
+            _sum_where(unsettled, tokens),
+            _sum_where(unsettled, table.cost),
         )
+        of_it = and_(process_of(table.request_id) == replica, table.seen_at >= since - _SIGN_OF_LIFE_SECONDS)
+        row = self._session.rows(sums.where(of_it, _bound(rule)))[0]
+        requests, used, cost = (int(value or 0) for value in row)
+        return Amounts(requests, used, 0, cost if rule.period else 0)
 
     def spent(self, rule: Rule, since: float) -> int:
         """Nano-dollars of all requests that a budget binds and that were admitted since; the beginning of a day (UTC)."""
         sums = ledger_project_days if rule.subject in ("organization", "project") else ledger_days
-        return self._sum(func.sum(sums.c.cost), and_(_bound(rule, sums), sums.c.start >= since))
+        query = select(func.sum(sums.c.cost)).where(_bound(rule, sums), sums.c.start >= since)
+        return int(self._session.value(query) or 0)
 
-    def _sum(self, what: ColumnElement[Any], which: ColumnElement[bool]) -> int:
-        return int(self._session.value(select(what).where(which)) or 0)
+
+def _sum_where(which: ColumnElement[bool], what: Any) -> ColumnElement[Any]:
+    return func.sum(case((which, what), else_=0))
 
 
 def _bound(rule: Rule, table: Table = ledger_requests) -> ColumnElement[bool]:

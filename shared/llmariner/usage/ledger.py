@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, literal, select
 
 from llmariner.errors import NotFound
 from llmariner.platform.database import Database, ReadSession, WriteSession
@@ -81,13 +81,18 @@ class Ledger:
         return None if value is None else float(value)
 
     def idle_since(self, models: Sequence[str]) -> float | None:
-        """When the last request for any of these models ended; 0: there was none; None: one is under way."""
-        of_them = ledger_requests.c.model.in_(models)
+        """When the last request for any of these models ended; 0: there was none; None: one is under way.
+
+        Each is one look into an index, however long the history is.
+        """
+        table = ledger_requests.c
+        under_way = select(literal(1)).where(table.outcome == OPEN, table.model.in_(models)).limit(1)
         with self._database.read() as session:
-            if session.value(select(func.count()).where(of_them, ledger_requests.c.outcome == OPEN)):
+            if session.first(under_way):
                 return None
-            newest = func.max(func.coalesce(ledger_requests.c.closed_at, ledger_requests.c.admitted_at))
-            return float(session.value(select(newest).where(of_them)) or 0.0)
+            # Both databases find the greatest by an index for one model at a time only.
+            ends = (session.value(select(func.max(table.seen_at)).where(table.model == model)) for model in models)
+            return max((float(end) for end in ends if end is not None), default=0.0)
 
     def request(self, request_id: str) -> Row | None:
         """One request as it stands folded."""

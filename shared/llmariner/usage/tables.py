@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, Index, Integer, String, Table, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Float,
+    Index,
+    Integer,
+    String,
+    Table,
+    func,
+    literal_column,
+    text,
+)
 
 from llmariner.platform.database import metadata
 
@@ -15,6 +27,7 @@ __all__ = [
     "ledger_project_days",
     "ledger_requests",
     "prices",
+    "process_of",
 ]
 
 SUMS = (
@@ -63,6 +76,14 @@ def _sums(name: str, *dimensions: str) -> Table:
         *(_sum(each) for each in SUMS),
         sqlite_with_rowid=False,
     )
+
+
+def process_of(request_id: ColumnElement[str]) -> ColumnElement[str]:
+    """The process that a request came through: what its id begins with (`gateway.request_ids`).
+
+    Literals, since an index of the expression is used for the very same expression only.
+    """
+    return func.substr(request_id, literal_column("1"), literal_column("24"))
 
 
 # What happened to a request, in the order it happened; never changed. The event that made the ledger know of a request
@@ -129,7 +150,9 @@ ledger_requests = Table(
     Index("ix_ledger_requests_project_time", "project_id", "admitted_at"),
     Index("ix_ledger_requests_model_time", "model", "admitted_at"),
     Index("ix_ledger_requests_open", "outcome", "seen_at"),
+    Index("ix_ledger_requests_model_seen", "model", "seen_at"),
 )
+Index("ix_ledger_requests_process", process_of(ledger_requests.c.request_id), ledger_requests.c.seen_at)
 
 # Sums of requests by time of their admission: changed with every request, in its transaction, so that at any moment they
 # are the sums of all requests there ever were. Each coarser table leaves out what seldom matters over long spans, and

@@ -7,6 +7,7 @@ ORM, since its import alone would double the cold start of a function.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -52,6 +53,12 @@ class ReadSession:
     def value(self, statement: Executable) -> Any:
         """The first column of the first row, or None."""
         return self._connection.execute(statement).scalar()
+
+    def now(self) -> float:
+        """Seconds since 1970 by the database's clock: the one that all processes share."""
+        if self._connection.dialect.name == "sqlite":
+            return time.time()
+        return float(self._connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one())
 
     def expect_many_rows(self) -> None:
         """Say that statements of this transaction read many rows: PostgreSQL would lose half its time compiling, and keep

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, String, Table, Text
 
 from llmariner.platform.database import metadata
 
-__all__ = ["consumed_events", "deliveries", "events"]
+__all__ = ["EVERYBODY", "audience_of", "consumed_events", "deliveries", "events"]
+
+EVERYBODY = "*"
+"""The audience of an event of the installation."""
+
+
+def audience_of(data: Mapping[str, Any]) -> str:
+    """Who may see an event with that data."""
+    named = (data.get("project_id"), data.get("organization_id"))
+    return next((id_ for id_ in named if isinstance(id_, str)), EVERYBODY)
+
 
 # SQLite numbers rows by itself only in a column of the exact type INTEGER.
 _Sequence = BigInteger().with_variant(Integer, "sqlite")
@@ -23,7 +36,10 @@ events = Table(
     Column("time", Float, nullable=False),
     Column("data", Text, nullable=False),
     Column("published", Boolean, nullable=False),
+    # Who may see it: the id of its project, else of its organization, else EVERYBODY. NULL: as the release before wrote it.
+    Column("audience", String(64)),
     Index("ix_events_unpublished", "published", "sequence"),
+    Index("ix_events_audience", "audience", "sequence"),
 )
 
 deliveries = Table(
@@ -44,4 +60,5 @@ consumed_events = Table(
     Column("consumer", String(64), primary_key=True),
     Column("event_id", String(64), primary_key=True),
     Column("at", Float, nullable=False),
+    Index("ix_consumed_events_at", "at"),
 )
