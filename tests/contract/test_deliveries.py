@@ -300,3 +300,12 @@ def test_an_event_of_another_source_is_kept_for_all_projects(
 def one_event(book: Deliveries) -> Event:
     (shown,) = book.page("proj_1", None, after=None, limit=1)
     return shown.event
+
+
+def test_what_is_under_way_takes_no_place_of_what_is_due(database: Database, book: Deliveries) -> None:
+    emit(database, "x", "y", "z", type_=GONE)
+    book.fan_out()
+    first = book.due(limit=2)
+    assert [delivery.event.subject for delivery in first] == ["x", "y"]
+    under_way = [(delivery.sequence, delivery.consumer) for delivery in first]
+    assert [delivery.event.subject for delivery in book.due(limit=2, under_way=under_way)] == ["z"]

@@ -58,10 +58,9 @@ class Dispatcher:
         """Start every delivery that is due and not under way."""
         while await asyncio.to_thread(self._deliveries.fan_out):
             pass
-        for delivery in await asyncio.to_thread(self._deliveries.due):
+        for delivery in await asyncio.to_thread(self._deliveries.due, under_way=tuple(self._under_way)):
             key = (delivery.sequence, delivery.consumer)
-            if key not in self._under_way:
-                self._under_way[key] = asyncio.create_task(self._deliver(delivery))
+            self._under_way[key] = asyncio.create_task(self._deliver(delivery))
 
     async def settle(self) -> None:
         """Wait for the deliveries under way."""

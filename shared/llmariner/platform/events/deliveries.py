@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, case, delete, exists, func, or_, select, tuple_, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound
-from llmariner.platform.database import Database
+from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.events.outbox import event_of
-from llmariner.platform.events.tables import consumed_events, deliveries, events
+from llmariner.platform.events.tables import EVERYBODY, audience_of, consumed_events, deliveries, events
 from llmariner.platform.events.wire import Event
 
 __all__ = ["ATTEMPTS", "Deliveries", "Delivery", "Subscription", "backoff"]
@@ -23,6 +22,7 @@ ATTEMPTS = 8
 _FIRST_DELAY = 0.5
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _PRUNED_AT_ONCE = 1000
+_PRUNES_AT_ONCE = 100
 _PENDING, _DELIVERED, _DEAD = "pending", "delivered", "dead"
 
 
@@ -75,8 +75,11 @@ class Deliveries:
                 session.run(update(events).where(events.c.sequence == row.sequence).values(published=True))
         return len(rows)
 
-    def due(self, limit: int = 50) -> list[Delivery]:
-        """Deliveries to attempt now, oldest first. One waits while an older event of its subject is pending."""
+    def due(self, limit: int = 50, *, under_way: Collection[tuple[int, str]] = ()) -> list[Delivery]:
+        """Deliveries to attempt now, oldest first. One waits while an older event of its subject is pending.
+
+        `under_way`: sequence and consumer of those that are being attempted; they take no place of the others.
+        """
         older, older_event = deliveries.alias(), events.alias()
         held_up = exists(
             select(older.c.sequence)
@@ -88,9 +91,12 @@ class Deliveries:
                 older_event.c.subject == events.c.subject,
             )
         )
-        ready = and_(deliveries.c.state == _PENDING, deliveries.c.due_at <= time.time(), ~held_up)
+        ready = and_(deliveries.c.state == _PENDING, ~held_up)
+        if under_way:
+            ready = and_(ready, tuple_(deliveries.c.sequence, deliveries.c.consumer).not_in(list(under_way)))
         with self._database.read() as session:
-            rows = session.rows(_JOINED.where(ready).order_by(deliveries.c.sequence).limit(limit))
+            now = deliveries.c.due_at <= session.now()
+            rows = session.rows(_JOINED.where(ready, now).order_by(deliveries.c.sequence).limit(limit))
         return [_delivery(row) for row in rows]
 
     def succeeded(self, delivery: Delivery) -> None:
@@ -103,7 +109,7 @@ class Deliveries:
         if final or attempts >= ATTEMPTS:
             self._set(delivery, state=_DEAD, attempts=attempts, last_error=reason)
         else:
-            self._set(delivery, attempts=attempts, due_at=time.time() + backoff(attempts), last_error=reason)
+            self._set(delivery, attempts=attempts, wait=backoff(attempts), last_error=reason)
 
     def bury(self, event: Event, consumer: str, reason: str) -> None:
         """Keep an event that a Broker gave up on as that consumer's dead letter, once however often it is told."""
@@ -116,6 +122,7 @@ class Deliveries:
             "time": event.time,
             "data": json.dumps(event.data, separators=(",", ":")),
             "published": True,
+            "audience": audience_of(event.data),
         }
         with self._database.write() as session:
             # It may be of a source of the cluster, or forgotten since.
@@ -140,13 +147,10 @@ class Deliveries:
         `organization_id`: of those of this organisation, too, which belong to none of its projects.
         An event that no consumer takes, or that a Broker delivers, stands there once, with an empty consumer.
         """
-        query = (
-            _EVERY.where(_visible(project_id, organization_id))
-            .order_by(events.c.sequence.desc(), _CONSUMER)
-            .limit(limit)
-        )
+        query = _EVERY.order_by(events.c.sequence.desc(), _CONSUMER).limit(limit)
         if state is not None:
-            query = query.where(_STATE.in_((state,)))
+            # What is dead is rare, and has a row that says so: found by that row's index.
+            query = query.where(deliveries.c.state == _DEAD if state == _DEAD else _STATE.in_((state,)))
         if after is not None:
             sequence, _, consumer = after.partition(":")
             if not _NUMBER.fullmatch(sequence):
@@ -154,7 +158,10 @@ class Deliveries:
             here, later = events.c.sequence == int(sequence), consumer < _CONSUMER
             query = query.where(or_(events.c.sequence < int(sequence), and_(here, later)))
         with self._database.read() as session:
-            return [_delivery(row) for row in session.rows(query)]
+            # One query for each audience: each follows an index in the page's order, where a single one could not.
+            parts = [session.rows(query.where(seen)) for seen in _audiences(project_id, organization_id)]
+        rows = sorted((row for part in parts for row in part), key=lambda row: -row.number)
+        return [_delivery(row) for row in rows[:limit]]
 
     def replay(self, project_id: str, event_id: str, *, organization_id: str | None = None) -> int:
         """Make the dead deliveries of an event due again; returns how many. NotFound, or Conflict when none is dead.
@@ -162,7 +169,7 @@ class Deliveries:
         On one machine the dispatcher attempts them, on a cluster the publisher gives the event to the Broker again.
         """
         with self._database.write() as session:
-            seen = _visible(project_id, organization_id)
+            seen = or_(*_audiences(project_id, organization_id))
             sequence = session.value(select(events.c.sequence).where(events.c.id == event_id, seen))
             if sequence is None:
                 raise NotFound(f"No event with id '{event_id}'. List them with GET /v1/events.", param="id")
@@ -173,20 +180,26 @@ class Deliveries:
         return revived
 
     def prune(self, *, older_than: float) -> int:
-        """Forget events older than that many seconds, but for those with a delivery that is pending or dead."""
-        before = time.time() - older_than
-        open_ = select(deliveries.c.sequence).where(deliveries.c.state.in_((_PENDING, _DEAD)))
-        old = and_(events.c.time < before, events.c.published.is_(True), events.c.sequence.not_in(open_))
-        gone = select(events.c.sequence).where(old).limit(_PRUNED_AT_ONCE)
-        with self._database.write() as session:
-            sequences = [row.sequence for row in session.rows(gone)]
-            session.run(delete(deliveries).where(deliveries.c.sequence.in_(sequences)))
-            session.run(delete(consumed_events).where(consumed_events.c.at < before))
-            return session.run(delete(events).where(events.c.sequence.in_(sequences)))
+        """Forget events older than that many seconds, but for those with a delivery that is pending or dead.
 
-    def _set(self, delivery: Delivery, **values: Any) -> None:
+        In transactions of a thousand, a hundred of them at most: what is left is for the next time.
+        """
+        total = 0
+        for _ in range(_PRUNES_AT_ONCE):
+            with self._database.write() as session:
+                before = session.now() - older_than
+                pruned = _forgotten(session, before)
+                consumed = _consumptions_forgotten(session, before)
+            total += pruned
+            if pruned < _PRUNED_AT_ONCE and consumed < _PRUNED_AT_ONCE:
+                break
+        return total
+
+    def _set(self, delivery: Delivery, *, wait: float | None = None, **values: Any) -> None:
         row = and_(deliveries.c.sequence == delivery.sequence, deliveries.c.consumer == delivery.consumer)
         with self._database.write() as session:
+            if wait is not None:
+                values["due_at"] = session.now() + wait
             session.run(update(deliveries).where(row).values(**values))
 
 
@@ -212,14 +225,42 @@ _EVERY = select(
 ).select_from(events.outerjoin(deliveries, deliveries.c.sequence == events.c.sequence))
 
 
-def _visible(project_id: str, organization_id: str | None) -> ColumnElement[bool]:
-    """An event of no project is its organisation's, or where it names none everybody's."""
+def _audiences(project_id: str, organization_id: str | None) -> list[ColumnElement[bool]]:
+    """The events that somebody sees: of the project, of the installation, of the organization where it is given."""
+    ids = (project_id, EVERYBODY) if organization_id is None else (project_id, EVERYBODY, organization_id)
+    before = and_(events.c.audience.is_(None), _visible_by_data(project_id, organization_id))
+    return [*(events.c.audience == id_ for id_ in ids), before]
+
+
+def _visible_by_data(project_id: str, organization_id: str | None) -> ColumnElement[bool]:
+    """Of events that the release before wrote, without their audience: they are gone a week after the upgrade."""
     whose = '"organization_id":"'
     reached: ColumnElement[bool] = events.c.data.not_like(f"%{whose}%")
     if organization_id is not None:
         # The data is JSON in one form, in which a text of somebody's can't look like this.
         reached = or_(reached, events.c.data.contains(f'{whose}{organization_id}"', autoescape=True))
     return or_(events.c.project_id == project_id, and_(events.c.project_id.is_(None), reached))
+
+
+def _forgotten(session: WriteSession, before: float) -> int:
+    """Drop old events; returns how many. They are looked for from the oldest on, up to the first that is not old."""
+    in_order = select(events.c.sequence).order_by(events.c.sequence)
+    first_kept = session.value(in_order.where(events.c.time >= before).limit(1))
+    open_ = exists().where(deliveries.c.sequence == events.c.sequence, deliveries.c.state.in_((_PENDING, _DEAD)))
+    old = and_(events.c.time < before, events.c.published.is_(True), ~open_)
+    if first_kept is not None:
+        old = and_(old, events.c.sequence < first_kept)
+    sequences = [row.sequence for row in session.rows(in_order.where(old).limit(_PRUNED_AT_ONCE))]
+    session.run(delete(deliveries).where(deliveries.c.sequence.in_(sequences)))
+    session.run(delete(events).where(events.c.sequence.in_(sequences)))
+    return len(sequences)
+
+
+def _consumptions_forgotten(session: WriteSession, before: float) -> int:
+    """Drop what consumers noted of events that are not delivered any more; returns how many."""
+    key = tuple_(consumed_events.c.consumer, consumed_events.c.event_id)
+    old = select(*consumed_events.primary_key).where(consumed_events.c.at < before).limit(_PRUNED_AT_ONCE)
+    return session.run(delete(consumed_events).where(key.in_(old)))
 
 
 def _delivery(row: Row[Any]) -> Delivery:

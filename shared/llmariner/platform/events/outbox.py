@@ -10,7 +10,7 @@ from sqlalchemy import Row
 
 from llmariner.identifiers import new_id
 from llmariner.platform.database import WriteSession
-from llmariner.platform.events.tables import consumed_events, events
+from llmariner.platform.events.tables import audience_of, consumed_events, events
 from llmariner.platform.events.wire import Event
 
 __all__ = ["add", "event_of", "first_time"]
@@ -19,7 +19,7 @@ __all__ = ["add", "event_of", "first_time"]
 def add(session: WriteSession, type_: str, subject: str, data: dict[str, Any]) -> None:
     """Note that something happened. `type_` is `ai.llmariner.<noun>.<past tense>.v<n>`, listed in eventing/events.md.
 
-    `project_id` in the data says whose event it is; without one it is the installation's.
+    `project_id` in the data says whose event it is, else `organization_id`; without either it is the installation's.
     """
     session.add(
         events,
@@ -30,6 +30,7 @@ def add(session: WriteSession, type_: str, subject: str, data: dict[str, Any]) -
         time=time.time(),
         data=json.dumps(data, separators=(",", ":")),
         published=False,
+        audience=audience_of(data),
     )
 
 
