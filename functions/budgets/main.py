@@ -4,12 +4,13 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from llmariner.context import Context
 from llmariner.errors import NotFound
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
+from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
 from llmariner.limits.budgets import Budget, NewBudget
 from llmariner.limits.subjects import reached, visible
@@ -24,20 +25,20 @@ Dollars = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
-class Terms(BaseModel):
+class Terms(Body):
     """POST /v1/budgets/{id}. `amount` in US dollars; `alert_ratio` null: nobody is told; what is left out stays."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(strict=False)  # for decimals
 
     amount: Dollars | None = None
     alert_ratio: Ratio | None = None
     hard: bool | None = None
 
 
-class NewTerms(BaseModel):
+class NewTerms(Body):
     """POST /v1/budgets. `hard`: requests are refused once it is spent."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(strict=False)  # for decimals
 
     subject: Kind
     subject_id: str = Field(min_length=1, max_length=64)

@@ -3,11 +3,11 @@
 from typing import Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict
 
 from llmariner.context import Context
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
+from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
 from llmariner.http.shapes import api_key, user
 from llmariner.settings import IdentitySettings
@@ -16,10 +16,8 @@ from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.users import Users
 
 
-class AcceptInvitation(BaseModel):
+class AcceptInvitation(Body):
     """POST /v1/invitations:accept."""
-
-    model_config = ConfigDict(strict=True)
 
     token: str
 

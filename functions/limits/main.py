@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
+from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
 from llmariner.limits.rules import ALL_MODELS, MEASURES, Limit, Subject
 from llmariner.limits.subjects import reached, visible
@@ -22,10 +23,8 @@ Kind = Literal["organization", "project", "user", "key"]
 Measure = Annotated[int, Field(ge=0, le=2**53)]
 
 
-class Measures(BaseModel):
+class Measures(Body):
     """What is limited; null takes a limit away, what is left out stays as it was."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     requests_per_minute: Measure | None = None
     requests_per_day: Measure | None = None

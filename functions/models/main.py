@@ -4,12 +4,13 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import Query, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
+from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
 from llmariner.models.model import ActivationStatus, Model, ModelConfig, NewModel, SourceRepository, Task
 from llmariner.models.rendering import config_paths, rendered
@@ -22,10 +23,8 @@ Reader = Annotated[Caller, READ]
 Writer = Annotated[Caller, WRITE]
 
 
-class CreateModel(BaseModel):
+class CreateModel(Body):
     """POST /v1/models."""
-
-    model_config = ConfigDict(strict=True)
 
     id: str = ""
     source_repository: str
@@ -38,12 +37,10 @@ class CreateModel(BaseModel):
     config: dict[str, Any] | None = None
 
 
-class UpdateModel(BaseModel):
+class UpdateModel(Body):
     """PATCH /v1/models/{id}."""
 
-    model_config = ConfigDict(strict=True)
-
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     update_mask: str = ""
 
 

@@ -3,13 +3,14 @@
 from typing import Annotated, Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.http import openai_shapes as shapes
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
+from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
 from llmariner.http.lists import Cursor, Limit, Order, listed
 from llmariner.tenancy.caller import Caller
@@ -21,10 +22,8 @@ Reader = Annotated[Caller, administers("api.organizations.read")]
 Writer = Annotated[Caller, administers("api.organizations.write")]
 
 
-class AdminKeyBody(BaseModel):
+class AdminKeyBody(Body):
     """POST of an admin key. `expires_in_seconds` None: never."""
-
-    model_config = ConfigDict(strict=True)
 
     name: str
     expires_in_seconds: int | None = Field(default=None, ge=1, le=10 * 365 * 86400)

@@ -3,13 +3,14 @@
 from typing import Annotated, Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.http import openai_shapes as shapes
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
+from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
 from llmariner.http.lists import Cursor, Limit, listed
 from llmariner.tenancy.caller import Caller
@@ -20,23 +21,19 @@ Reader = Annotated[Caller, administers("api.organizations.users.read")]
 Writer = Annotated[Caller, administers("api.organizations.users.write")]
 
 
-class PromisedProject(BaseModel):
+class PromisedProject(Body):
     """A project that the invited person will be in."""
-
-    model_config = ConfigDict(strict=True)
 
     id: str
     role: str = "member"
 
 
-class InviteBody(BaseModel):
+class InviteBody(Body):
     """POST of an invitation."""
-
-    model_config = ConfigDict(strict=True)
 
     email: str
     role: str = "reader"
-    projects: list[PromisedProject] = []
+    projects: list[PromisedProject] = Field(default_factory=list)
     expires_in_seconds: int | None = Field(default=None, ge=1)
 
 

@@ -4,7 +4,7 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, NotFound
@@ -12,6 +12,7 @@ from llmariner.http import openai_shapes as shapes
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
+from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
 from llmariner.http.groups import ProjectGroupBody, groups_of, in_project
 from llmariner.http.lists import Cursor, Limit, Order, listed, next_page
@@ -36,16 +37,13 @@ Seconds = Annotated[int | None, Field(ge=1, le=10 * 365 * 86400)]
 _PREFIX = "/v1/organization/projects"
 
 
-class Body(BaseModel):
-    """Fields that we do not know are passed over: clients send new ones early."""
-
-    model_config = ConfigDict(strict=True)
-
-
 class ProjectBody(Body):
-    """POST of a project."""
+    """POST of a project. The last three are OpenAI's, accepted and not kept."""
 
     name: str | None = None
+    external_key_id: str | None = None
+    geography: str | None = None
+    residency: str | None = None
 
 
 class ModelsBody(Body):

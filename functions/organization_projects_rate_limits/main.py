@@ -3,13 +3,14 @@
 from typing import Annotated, Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
+from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
 from llmariner.http.lists import Cursor, Limit, listed
 from llmariner.http.rate_limits import UNSUPPORTED, Row, model_of, rows
@@ -24,10 +25,8 @@ _MOST_MODELS = 10_000
 Most = Annotated[int, Field(ge=0, le=2**53)]
 
 
-class Update(BaseModel):
+class Update(Body):
     """POST …/rate_limits/{id}. What is left out stays as it was."""
-
-    model_config = ConfigDict(strict=True)
 
     max_requests_per_1_minute: Most | None = None
     max_tokens_per_1_minute: Most | None = None

@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Row
 
 from llmariner.context import Context
@@ -11,6 +10,7 @@ from llmariner.errors import InvalidRequest
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
+from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
 from llmariner.http.groups import issuer_of
 from llmariner.tenancy.caller import Caller
@@ -21,10 +21,8 @@ Writer = Annotated[Caller, administers("api.organizations.users.write")]
 Runner = Annotated[Caller, administers("api.organizations.users.write", objects="installation")]
 
 
-class CreateGroupRole(BaseModel):
+class CreateGroupRole(Body):
     """POST /v1/organization/sign_in/group_roles. `project_id` None: a role in the organisation."""
-
-    model_config = ConfigDict(strict=True)
 
     group: str
     role: str

@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
@@ -11,6 +10,7 @@ from llmariner.http import openai_shapes as shapes
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
+from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
 from llmariner.http.lists import Cursor, Limit, listed, listed_with_next, values
 from llmariner.http.roles import AssignmentBody
@@ -22,13 +22,13 @@ Reader = Annotated[Caller, administers("api.organizations.users.read")]
 Writer = Annotated[Caller, administers("api.organizations.users.write")]
 
 
-class UserBody(BaseModel):
-    """POST of a user. `role` and `role_id` mean the same; what else OpenAI keeps of a person is passed over."""
-
-    model_config = ConfigDict(strict=True)
+class UserBody(Body):
+    """POST of a user. `role` and `role_id` mean the same; the last two are OpenAI's, accepted and not kept."""
 
     role: str | None = None
     role_id: str | None = None
+    developer_persona: str | None = None
+    technical_level: str | None = None
 
 
 def build(context: Context) -> Application:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, NotFound
@@ -11,6 +11,8 @@ from llmariner.http import api_keys, shapes
 from llmariner.http.api_keys import CreateKey, deleted
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
+from llmariner.http.bodies import Body
+from llmariner.http.field_masks import one_mask, paths, unwrapped
 from llmariner.http.function import Application, function
 from llmariner.http.membership import standing_there
 from llmariner.tenancy.caller import Caller
@@ -37,66 +39,73 @@ KeyWriter = Annotated[Caller, standing_there("api.organizations.projects.api_key
 
 ORGANIZATION = "/v1/organizations/{organization_id}"
 PROJECT = ORGANIZATION + "/projects/{project_id}"
-Body = ConfigDict(strict=True)
 
 
-class CreateOrganization(BaseModel):
+class CreateOrganization(Body):
     """POST /v1/organizations."""
-
-    model_config = Body
 
     title: str
 
 
-class AddMember(BaseModel):
-    """POST …/users: `user_id` is an e-mail in any case, or the id of a user that is there."""
-
-    model_config = Body
+class AddMember(Body):
+    """POST …/users: `user_id` is an e-mail in any case, or the id of a user that is there; the last two are the path's."""
 
     user_id: str
     role: str
+    organization_id: str = ""
+    project_id: str = ""
 
 
-class Label(BaseModel):
+class Label(Body):
     """A label that a node must have."""
-
-    model_config = Body
 
     key: str
     value: str = ""
 
 
-class Place(BaseModel):
+class Place(Body):
     """An assignment: `cluster_id` empty means every cluster."""
-
-    model_config = Body
 
     namespace: str
     cluster_id: str = ""
     kueue_queue_name: str = ""
-    node_selector: Annotated[list[Label], Field(max_length=50)] = []
+    node_selector: list[Label] = Field(default_factory=list, max_length=50)
 
 
-Places = Annotated[list[Place], Field(max_length=100)]
+Places = Annotated[list[Place], Field(default_factory=list, max_length=100)]
 
 
-class CreateProject(BaseModel):
-    """POST …/projects."""
-
-    model_config = Body
+class CreateProject(Body):
+    """POST …/projects. `organization_id` is that of the path."""
 
     title: str
     kubernetes_namespace: str = ""
-    assignments: Places = []
+    assignments: Places
+    organization_id: str = ""
 
 
-class UpdateProject(BaseModel):
-    """PATCH …/projects/{id}: `update_mask` names `title`, `assignments` or both; without one what is there counts."""
-
-    model_config = Body
+class ProjectFields(Body):
+    """What of a project can be changed."""
 
     title: str = ""
-    assignments: Places = []
+    assignments: Places
+
+
+class ProjectResource(ProjectFields):
+    """A project as LLMariner's clients send it: whole, with a mask that names what changes."""
+
+    output_only = frozenset(
+        {"id", "object", "organization_id", "created_at", "is_default", "kubernetes_namespace", "summary"}
+    )
+
+
+class UpdateProject(ProjectFields):
+    """PATCH …/projects/{id}, bare or wrapped in `project`.
+
+    `update_mask` names `title`, `assignments` or both; without one those that are there change.
+    """
+
+    project: ProjectResource | None = None
     update_mask: str = ""
 
 
@@ -149,6 +158,7 @@ def list_people(request: Request, caller: PeopleReader) -> dict[str, Any]:
 
 def add_person(request: Request, caller: PeopleWriter, body: AddMember) -> dict[str, Any]:
     """Let a person into the organisation, known here before or not."""
+    _check_same("organization_id", body.organization_id, caller.organization_id)
     role = shapes.role_of_organization(body.role)
     return shapes.member(Members(context_of(request).database).add(caller, body.user_id, role))
 
@@ -173,6 +183,7 @@ def list_projects(request: Request, caller: ProjectReader, include_summary: bool
 
 def create_project(request: Request, caller: Owner, body: CreateProject) -> dict[str, Any]:
     """Make a project; owners of the organisation own it."""
+    _check_same("organization_id", body.organization_id, caller.organization_id)
     new = NewProject(body.title, body.kubernetes_namespace or None, _assignments(body.assignments))
     return shapes.project(Projects(context_of(request).database).create(caller, new))
 
@@ -182,13 +193,14 @@ def update_project(
 ) -> dict[str, Any]:
     """Rename a project, or assign it elsewhere; the latter is for those who may make projects."""
     context, project_id = context_of(request), caller.owner.project_id
-    projects, chosen = Projects(context.database), _masked(body, update_mask or body.update_mask)
+    fields = unwrapped(body, body.project, "project")
+    projects, chosen = Projects(context.database), _masked(fields, one_mask(update_mask, body.update_mask))
     changed = projects.get(caller.organization_id, project_id)
     if "assignments" in chosen:
         there = in_organization(context.database, caller, caller.organization_id, "api.organizations.write")
-        changed = projects.assign(there, project_id, _assignments(body.assignments))
+        changed = projects.assign(there, project_id, _assignments(fields.assignments))
     if "title" in chosen:
-        changed = projects.rename(caller, project_id, body.title)
+        changed = projects.rename(caller, project_id, fields.title)
     return shapes.project(changed)
 
 
@@ -207,6 +219,8 @@ def list_members(request: Request, caller: MemberReader) -> dict[str, Any]:
 
 def add_member(request: Request, caller: MemberWriter, body: AddMember) -> dict[str, Any]:
     """Let a member of the organisation into the project."""
+    _check_same("organization_id", body.organization_id, caller.organization_id)
+    _check_same("project_id", body.project_id, caller.owner.project_id)
     context, role = context_of(request), shapes.role_of_project(body.role)
     user_id = Users(context.database).find(caller.organization_id, body.user_id)
     if user_id is None:
@@ -232,13 +246,8 @@ def list_keys(request: Request, caller: KeyReader) -> dict[str, Any]:
 
 def create_key(request: Request, caller: KeyMaker, body: CreateKey) -> dict[str, Any]:
     """Make a key of the project; the one answer that holds its secret."""
-    place = caller.owner
-    for name, said, own in (
-        ("project_id", body.project_id, place.project_id),
-        ("organization_id", body.organization_id, place.organization_id),
-    ):
-        if said not in (None, "", own):
-            raise InvalidRequest(f"'{name}' must be that of the path, {own}, or be left out.", param=name)
+    _check_same("project_id", body.project_id, caller.owner.project_id)
+    _check_same("organization_id", body.organization_id, caller.owner.organization_id)
     return api_keys.create(context_of(request), caller, body)
 
 
@@ -246,6 +255,12 @@ def delete_key(request: Request, caller: KeyWriter, key_id: str) -> dict[str, An
     """End a key of the project; a service account ends with its last."""
     context_of(request).keys.revoke(managed(caller, caller.owner.project_id), key_id, actor=caller)
     return deleted(key_id)
+
+
+def _check_same(param: str, in_body: str | None, in_path: str) -> None:
+    """InvalidRequest for a body that names another place than the path; LLMariner's clients send both."""
+    if in_body not in (None, "", in_path):
+        raise InvalidRequest(f"'{param}' must be that of the path, {in_path}, or be left out.", param=param)
 
 
 def _user(context: Context, caller: Caller, said: str) -> str:
@@ -267,10 +282,10 @@ def _assignments(places: list[Place]) -> list[Assignment]:
     ]
 
 
-def _masked(body: UpdateProject, mask: str) -> frozenset[str]:
-    said = frozenset(path.strip().removeprefix("project.") for path in mask.split(",")) if mask else None
-    chosen = frozenset(body.model_fields_set - {"update_mask"}) if said is None else said
-    if chosen - {"title", "assignments"} or not chosen:
+def _masked(fields: ProjectFields, mask: str) -> frozenset[str]:
+    changeable = frozenset({"title", "assignments"})
+    chosen = frozenset(paths(mask, "project")) or changeable & fields.model_fields_set
+    if chosen - changeable or not chosen:
         raise InvalidRequest("'update_mask' must name 'title', 'assignments' or both.", param="update_mask")
     return chosen
 

@@ -4,12 +4,13 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 from fastapi import Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from llmariner.context import Context
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
+from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
 from llmariner.tenancy.caller import Caller
 from llmariner.usage.prices import ListedPrice, NewPrice, Prices, dollars, nano_dollars
@@ -19,10 +20,10 @@ Writer = Annotated[Caller, administers("api.prices.write", objects="installation
 Dollars = Annotated[Decimal, Field(ge=0, le=10**6, allow_inf_nan=False)]
 
 
-class PriceBody(BaseModel):
+class PriceBody(Body):
     """A price in US dollars: per million tokens, and per request. `model` '*': of all without one of their own."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(strict=False)  # for decimals
 
     model: str = Field(min_length=1, max_length=256)
     prompt: Dollars

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, PermissionDenied
+from llmariner.http.bodies import Body
+from llmariner.http.field_masks import one_mask, paths, unwrapped
 from llmariner.http.shapes import api_key, role_of_organization
 from llmariner.tenancy.caller import Caller, Owner
 from llmariner.tenancy.granting import owns
@@ -22,13 +24,11 @@ _PATHS = frozenset({"name", "excluded_from_rate_limiting", "scopes", "expires_at
 _Listed = Annotated[list[str], Field(max_length=1000)]
 
 
-class CreateKey(BaseModel):
+class CreateKey(Body):
     """A key to be made. `expires_in_seconds` None: never; `allowed_models`, `allowed_sources` None: all.
 
     `role` of a service account in the organisation; in the project it is an owner, as in LLMariner.
     """
-
-    model_config = ConfigDict(strict=True)
 
     name: str
     project_id: str | None = None
@@ -42,10 +42,8 @@ class CreateKey(BaseModel):
     excluded_from_rate_limiting: bool = False
 
 
-class UpdateKey(BaseModel):
-    """What a key is to be. `update_mask` names the fields that count; without one those that are there do."""
-
-    model_config = ConfigDict(strict=True)
+class KeyFields(Body):
+    """What of a key can be changed."""
 
     name: str | None = None
     excluded_from_rate_limiting: bool | None = None
@@ -53,13 +51,40 @@ class UpdateKey(BaseModel):
     expires_at: int | None = None
     allowed_models: _Listed | None = None
     allowed_sources: _Listed | None = None
+
+
+class KeyResource(KeyFields):
+    """A key as LLMariner's clients send it: whole, with a mask that names what changes."""
+
+    output_only = frozenset(
+        {
+            "id",
+            "object",
+            "secret",
+            "prefix",
+            "created_at",
+            "last_used_at",
+            "user",
+            "organization",
+            "organization_role",
+            "project",
+            "project_role",
+        }
+    )
+
+
+class UpdateKey(KeyFields):
+    """What a key is to be, bare or wrapped in `api_key`.
+
+    `update_mask` names the fields that change, absent ones to their default; without one those that are there change.
+    """
+
+    api_key: KeyResource | None = None
     update_mask: str = ""
 
 
-class RotateKey(BaseModel):
+class RotateKey(Body):
     """A new secret; the old one works for `overlap_seconds` more."""
-
-    model_config = ConfigDict(strict=True)
 
     overlap_seconds: int = 0
 
@@ -89,19 +114,20 @@ def create(context: Context, caller: Caller, body: CreateKey) -> dict[str, Any]:
 
 def update(context: Context, caller: Caller, key_id: str, body: UpdateKey, query_mask: str = "") -> dict[str, Any]:
     """Change a key that the caller manages: the fields of the mask, or those that the body holds."""
-    chosen = _masked(body, query_mask or body.update_mask)
+    fields = unwrapped(body, body.api_key, "api_key")
+    chosen = _masked(fields, one_mask(query_mask, body.update_mask))
     if "excluded_from_rate_limiting" in chosen:
         _check_may_exempt(caller)
     values: dict[str, Any] = {}
     for name in chosen & {"expires_at", "allowed_models", "allowed_sources"}:
-        said = getattr(body, name)
+        said = getattr(fields, name)
         values[name] = tuple(said) if isinstance(said, list) else said
     if "scopes" in chosen:
-        values["scopes"] = checked(body.scopes, held=caller.scopes)
+        values["scopes"] = checked(fields.scopes, held=caller.scopes)
     if "excluded_from_rate_limiting" in chosen:
-        values["excluded"] = bool(body.excluded_from_rate_limiting)
+        values["excluded"] = bool(fields.excluded_from_rate_limiting)
     if "name" in chosen:
-        values["name"] = body.name or ""
+        values["name"] = fields.name or ""
     return api_key(context.keys.update(managed(caller), key_id, actor=caller, **values))
 
 
@@ -110,13 +136,18 @@ def deleted(key_id: str) -> dict[str, Any]:
     return {"id": key_id, "object": "organization.api_key", "deleted": True}
 
 
-def _masked(body: UpdateKey, mask: str) -> frozenset[str]:
-    said = frozenset(path.strip().removeprefix("api_key.") for path in mask.split(",")) if mask else None
-    chosen = frozenset(body.model_fields_set - {"update_mask"}) if said is None else said
+def _masked(fields: KeyFields, mask: str) -> frozenset[str]:
+    chosen = frozenset(paths(mask, "api_key")) or _PATHS & fields.model_fields_set
     if unknown := chosen - _PATHS:
         raise InvalidRequest(
-            f"'update_mask' can't name {', '.join(sorted(unknown)) or 'nothing'}: use {', '.join(sorted(_PATHS))}.",
+            f"'update_mask' can't name {', '.join(sorted(unknown))}: use {', '.join(sorted(_PATHS))}.",
             param="update_mask",
+        )
+    # protobuf's JSON leaves empty lists out: read as null, an absent restriction would be lifted.
+    if absent := chosen - {"excluded_from_rate_limiting"} - fields.model_fields_set:
+        raise InvalidRequest(
+            f"'update_mask' names '{min(absent)}', which the body lacks: send its value, or null for none.",
+            param=min(absent),
         )
     if not chosen:
         raise InvalidRequest(f"Nothing to change: send some of {', '.join(sorted(_PATHS))}.", param="name")

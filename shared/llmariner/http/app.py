@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from llmariner.context import Context
 from llmariner.http import rendering
+from llmariner.http.bodies import JsonRoute
 from llmariner.http.origin import Origin
 from llmariner.settings import GatewaySettings
 
@@ -26,6 +27,7 @@ def api(title: str, context: Context) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
+    app.router.route_class = JsonRoute
     app.state.context = context
     app.add_middleware(Origin, trusted=GatewaySettings.load(context.env).trusted_proxies)
     rendering.install(app, body_limit=_BODY_LIMIT)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Row
 
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.http.authentication import context_of
+from llmariner.http.bodies import Body
 from llmariner.settings import IdentitySettings
 from llmariner.tenancy.groups import Groups
 
@@ -28,26 +28,20 @@ __all__ = [
 ]
 
 
-class GroupBody(BaseModel):
+class GroupBody(Body):
     """POST of a group: its name at the issuer."""
-
-    model_config = ConfigDict(strict=True)
 
     name: str
 
 
-class GroupUserBody(BaseModel):
+class GroupUserBody(Body):
     """POST to a group's users."""
-
-    model_config = ConfigDict(strict=True)
 
     user_id: str
 
 
-class ProjectGroupBody(BaseModel):
+class ProjectGroupBody(Body):
     """POST to a project's groups."""
-
-    model_config = ConfigDict(strict=True)
 
     group_id: str
     role: str

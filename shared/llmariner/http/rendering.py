@@ -21,6 +21,7 @@ from llmariner.errors import (
     UnknownUrl,
     UnsupportedMedia,
 )
+from llmariner.http.bodies import UNKNOWN
 
 __all__ = ["AnswerHeaders", "BodyLimit", "install", "render"]
 
@@ -51,6 +52,8 @@ def _invalid(request: Request, error: Exception) -> PlatformError:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return InvalidRequest(f"The body is not valid JSON: {first['ctx']['error']}.", code="invalid_json")
+    if first["type"] == UNKNOWN:
+        return _unknown(first)
     param = ".".join(str(part) for part in first["loc"][1:])
     if first["type"] == "missing":
         return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
@@ -61,8 +64,19 @@ def _invalid(request: Request, error: Exception) -> PlatformError:
     return InvalidRequest(f"Invalid '{param}': {first['msg']}.", param=param, code="invalid_value")
 
 
+def _unknown(error: dict[str, Any]) -> PlatformError:
+    """For a field that a body doesn't have; its place is the object that holds it."""
+    path = [str(part) for part in error["loc"][1:]]
+    param = ".".join([*path, error["ctx"]["field"]])
+    nearest = error["ctx"]["nearest"]
+    hint = f"did you mean '{'.'.join([*path, nearest])}'?" if nearest else "see docs/api.md for those of this route."
+    return InvalidRequest(f"Unknown parameter: '{param}'; {hint}", param=param, code="unknown_parameter")
+
+
 def _of_status(request: Request, error: Exception) -> PlatformError:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, PlatformError):  # by which a body was refused while it was decoded
+        return error.__cause__
     method, path = request.method, request.url.path
     if error.status_code == 404:
         return UnknownUrl(method, path)

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from llmariner.http.bodies import Body
 
 __all__ = ["AssignmentBody", "NewRoleBody", "RoleBody"]
 
 
-class NewRoleBody(BaseModel):
+class NewRoleBody(Body):
     """POST of a new role. `permissions` are scopes."""
-
-    model_config = ConfigDict(strict=True)
 
     role_name: str
     permissions: list[str]
     description: str | None = None
 
 
-class RoleBody(BaseModel):
+class RoleBody(Body):
     """POST of a role; what is not said stays."""
-
-    model_config = ConfigDict(strict=True)
 
     role_name: str | None = None
     permissions: list[str] | None = None
     description: str | None = None
 
 
-class AssignmentBody(BaseModel):
+class AssignmentBody(Body):
     """POST of a role to a user."""
-
-    model_config = ConfigDict(strict=True)
 
     role_id: str

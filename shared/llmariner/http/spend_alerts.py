@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from llmariner.http.authentication import context_of
+from llmariner.http.bodies import Body
 from llmariner.limits.spend_alerts import SpendAlerts
 
 __all__ = ["Alert", "alerts_of"]
@@ -15,20 +16,16 @@ __all__ = ["Alert", "alerts_of"]
 _Address = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_length=320)]
 
 
-class _Channel(BaseModel):
+class _Channel(Body):
     """Whom the event names. Nothing is sent by e-mail from here: that is for a consumer of the event."""
-
-    model_config = ConfigDict(strict=True)
 
     type: Literal["email"]
     recipients: Annotated[list[_Address], Field(min_length=1, max_length=100)]
     subject_prefix: Annotated[str | None, Field(max_length=256)] = None
 
 
-class Alert(BaseModel):
+class Alert(Body):
     """POST of a spend alert, new or not. `threshold_amount` in cents."""
-
-    model_config = ConfigDict(strict=True)
 
     currency: Literal["USD"]
     interval: Literal["month"]

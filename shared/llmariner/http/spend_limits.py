@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llmariner.http.administration import administers
 from llmariner.http.authentication import context_of
+from llmariner.http.bodies import Body
 from llmariner.limits.spend_limits import SpendLimits
 from llmariner.tenancy.caller import Caller
 
@@ -19,10 +20,8 @@ Reader = Annotated[Caller, administers(READ)]
 Writer = Annotated[Caller, administers(WRITE)]
 
 
-class Update(BaseModel):
+class Update(Body):
     """POST …/spend_limit. `threshold_amount` in cents."""
-
-    model_config = ConfigDict(strict=True)
 
     currency: Literal["USD"]
     interval: Literal["month"]

@@ -1,0 +1,91 @@
+"""Bodies of administrative routes hold fields that the route knows, each once: a misspelt restriction is no restriction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from .asking import Answer, Question, check
+from .conftest import Ask
+from .declared import TOKEN_PATH
+from .installation import Installation
+from .test_bodies import BODIES, concrete
+
+ADMINISTRATIVE = [route for route in BODIES if BODIES[route][0] not in {*TOKEN_PATH, "internal_gateway"}]
+Send = Callable[[str, Any], Answer]
+
+
+@pytest.fixture
+def send(ask: Ask, admin: dict[str, str], installation: Installation) -> Send:
+    """Send a body to a route of `BODIES`, as the administrator."""
+
+    def sent(route: str, body: Any) -> Answer:
+        method, path = concrete(route, installation).split()
+        return ask(BODIES[route][0], Question(method, path, body, admin))
+
+    return sent
+
+
+@pytest.mark.parametrize("route", ADMINISTRATIVE)
+def test_a_field_that_no_route_has_is_refused(route: str, send: Send) -> None:
+    answer = send(route, {**BODIES[route][1], "surely_unknown": 1})
+    check(answer, 400, "unknown_parameter")
+    assert answer.error["param"] == "surely_unknown"
+
+
+@pytest.mark.parametrize("route", ADMINISTRATIVE)
+def test_a_field_that_is_given_twice_is_refused(route: str, send: Send) -> None:
+    name, value = next(iter({"name": "x", **BODIES[route][1]}.items()))
+    rest = json.dumps(BODIES[route][1]).removeprefix("{")
+    first = "{" + f"{json.dumps(name)}: {json.dumps(value)}, {json.dumps(name)}: null"
+    answer = send(route, f"{first}{', ' if rest != '}' else ''}{rest}".encode())
+    check(answer, 400, "duplicate_parameter")
+    assert answer.error["param"] == name
+
+
+MISSPELT: list[tuple[str, Mapping[str, Any], str, str]] = [
+    ("POST /v1/api_keys", {"models": ["tiny"]}, "models", "allowed_models"),
+    ("POST /v1/api_keys", {"scope": ["api.model.read"]}, "scope", "scopes"),
+    ("POST /v1/api_keys", {"expires_in": 60}, "expires_in", "expires_in_seconds"),
+    ("POST /v1/api_keys", {"allowedSources": ["10.0.0.1"]}, "allowedSources", "allowed_sources"),
+    ("PATCH /v1/api_keys/key_1", {"api_key": {"scope": []}}, "api_key.scope", "api_key.scopes"),
+    ("POST /v1/organization/admin_api_keys", {"expires_in": 60}, "expires_in", "expires_in_seconds"),
+    ("POST /v1/organization/projects/SPARE/service_accounts", {"expires": 60}, "expires", "expires_in_seconds"),
+    ("POST /v1/budgets", {"Hard": False}, "Hard", "hard"),
+    ("POST /v1/limits", {"request_per_day": 5}, "request_per_day", "requests_per_day"),
+    (
+        "POST /v1/organization/invites",
+        {"projects": [{"id": "proj_1", "rôle": "member"}]},
+        "projects.0.rôle",
+        "projects.0.role",
+    ),
+    (
+        "POST /v1/organizations/HERE/projects",
+        {"assignments": [{"namespace": "a", "node_selectors": []}]},
+        "assignments.0.node_selectors",
+        "assignments.0.node_selector",
+    ),
+]
+
+
+@pytest.mark.parametrize(("route", "wrong", "param", "nearest"), MISSPELT, ids=[case[2] for case in MISSPELT])
+def test_the_nearest_field_is_named(route: str, wrong: Mapping[str, Any], param: str, nearest: str, send: Send) -> None:
+    answer = send(route, {**BODIES[route][1], **wrong})
+    check(answer, 400, "unknown_parameter")
+    assert answer.error["param"] == param
+    assert f"did you mean '{nearest}'?" in answer.error["message"]
+
+
+def test_nothing_is_made_by_a_body_with_an_unknown_field(send: Send, ask: Ask, admin: dict[str, str]) -> None:
+    assert send("POST /v1/api_keys", {"name": "unrestricted by mistake", "models": ["tiny"]}).status == 400
+    keys = ask("api_keys", Question("GET", "/v1/api_keys", None, admin)).json["data"]
+    assert "unrestricted by mistake" not in {key["name"] for key in keys}
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_json_does_not_have_is_refused(number: str, send: Send) -> None:
+    body = f'{{"subject": "user", "subject_id": "x", "period": "day", "amount": {number}}}'.encode()
+    check(send("POST /v1/budgets", body), 400, "invalid_json")
