@@ -66,6 +66,12 @@ def prompt_length(body: dict[str, Any]) -> int:
     return sum(len(part.split() if isinstance(part, str) else part) for part in prompt)
 
 
+def prompt_count(body: dict[str, Any]) -> int:
+    """Of a completion: a list of token ids is one prompt."""
+    prompt = body.get("prompt", "")
+    return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+
+
 class Generation:
     """One request in the engine, from the queue to its last token."""
 
@@ -82,7 +88,8 @@ class Generation:
             raise RefusedError(400, "BadRequestError", message, "stream_options")
         self.include_usage = bool(options.get("include_usage"))
         self.continuous = self.include_usage and bool(options.get("continuous_usage_stats"))
-        self.wanted = int(body.get("max_completion_tokens") or body.get("max_tokens") or engine.options.tokens)
+        self.answers = int(body.get("n") or 1) * (1 if self.chat else prompt_count(body))
+        self.wanted = self._maximum(body) * self.answers
         self.prompt = prompt_length(body)
         interval = self.script.token_interval_ms
         self.interval = engine.options.token_interval if interval is None else interval / 1000
@@ -100,6 +107,12 @@ class Generation:
             "model": served,
         }
         self.head = b"data: " + orjson.dumps(self.identity)[:-1] + b',"choices":['
+
+    def _maximum(self, body: dict[str, Any]) -> int:
+        """The length of each answer, by the fields that vLLM reads on that route."""
+        found = body.get("max_completion_tokens") if self.chat else None
+        found = body.get("max_tokens") if found is None else found
+        return max(1, int(self.engine.options.tokens if found is None else found))
 
     def start(self) -> None:
         """Called when the batch has room: the prompt is read, then tokens come one interval apart."""
@@ -141,8 +154,9 @@ class Generation:
             self._schedule(self.interval)
 
     def _token(self) -> None:
+        """The next token: the answers of one request take turns."""
         if self.stream:
-            if self.made == 0 and self.chat:
+            if self.made < self.answers and self.chat:
                 self._write_role()
             self._write_token()
         self.made += 1
@@ -160,26 +174,29 @@ class Generation:
         return f',"usage":{{{counts}{details}}}'.encode()
 
     def _write_role(self) -> None:
-        choice = b'{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
+        choice = b'{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
+        choice %= self.made
         usage = self._usage(0) if self.continuous else b""
         self._event(choice + usage + b',"prompt_token_ids":null,"prompt_text":null}')
 
     def _write_token(self) -> None:
-        last = self.made + 1 == self.wanted
-        text = orjson.dumps(self._text(self.made))
+        turn, index = divmod(self.made, self.answers)
+        last = (turn + 1) * self.answers == self.wanted
+        text = orjson.dumps(self._text(turn))
         reason = b'"length"' if last else b"null"
         if self.chat:
             stop = b',"stop_reason":null' if last else b""
-            choice = b'{"index":0,"delta":{"content":%b},"logprobs":null,"finish_reason":%b%b,"token_ids":null}]'
-            piece = choice % (text, reason, stop)
+            choice = b'{"index":%d,"delta":{"content":%b},"logprobs":null,"finish_reason":%b%b,"token_ids":null}]'
+            piece = choice % (index, text, reason, stop)
         else:
             choice = (
-                b'{"index":0,"text":%b,"logprobs":null,"finish_reason":%b,"stop_reason":null,'
+                b'{"index":%d,"text":%b,"logprobs":null,"finish_reason":%b,"stop_reason":null,'
                 b'"prompt_token_ids":null,"token_ids":null}]'
             )
-            piece = choice % (text, reason)
+            piece = choice % (index, text, reason)
         if self.continuous:
-            piece += self._usage(self.made + 1)
+            # As vLLM's: of this answer alone.
+            piece += self._usage(turn + 1)
         if last and not self.include_usage:
             piece += b',"system_fingerprint":"%b"' % FINGERPRINT.encode()
         self._event(piece + b"}")
@@ -198,14 +215,12 @@ class Generation:
         self.caller.done(None if self.stream else self._answer())
 
     def _answer(self) -> dict[str, Any]:
-        text = "".join(self._text(i) for i in range(self.made))
-        choice: dict[str, Any] = {"index": 0}
+        text = "".join(self._text(i) for i in range(self.made // self.answers))
+        ending = {"logprobs": None, "finish_reason": "length", "stop_reason": None, "token_ids": None}
+        choice: dict[str, Any] = {"text": text}
         if self.chat:
             nothing = dict.fromkeys(("refusal", "annotations", "audio", "function_call", "reasoning"))
-            choice["message"] = {"role": "assistant", "content": text, **nothing}
-        else:
-            choice["text"] = text
-        choice |= {"logprobs": None, "finish_reason": "length", "stop_reason": None, "token_ids": None}
+            choice = {"message": {"role": "assistant", "content": text, **nothing}}
         usage = {
             "prompt_tokens": self.prompt,
             "total_tokens": self.prompt + self.made,
@@ -215,7 +230,7 @@ class Generation:
         }
         return {
             **self.identity,
-            "choices": [choice],
+            "choices": [{"index": index, **choice, **ending} for index in range(self.answers)],
             "service_tier": None,
             "system_fingerprint": FINGERPRINT,
             "usage": usage,

@@ -27,7 +27,7 @@ def model(platform: Platform) -> str:
 def test_what_is_answered_is_counted_to_the_token(platform: Platform, model: str, path: str, stream: bool) -> None:
     engine = platform.engine(model)
     made, read = engine.tokens, engine.metric("vllm:prompt_tokens_total")
-    body = {**chat(model, stream=stream), "prompt": "a b c d e"}
+    body = {**chat(model, stream=stream, max_tokens=7), "prompt": "a b c d e"}
     answer = asyncio.run(platform.caller.call(path, body))
     row = platform.row(answer.headers["x-request-id"])
     assert row["completion_tokens"] == engine.tokens - made == 7

@@ -37,18 +37,19 @@ def test_a_body_that_does_not_stream_goes_on_as_it_came() -> None:
     [
         (CHAT_COMPLETIONS, {}, None),
         (CHAT_COMPLETIONS, {"max_tokens": 7}, 7),
-        (CHAT_COMPLETIONS, {"max_tokens": 7, "max_completion_tokens": 5, "n": 3}, 15),
+        (CHAT_COMPLETIONS, {"max_tokens": 5, "max_completion_tokens": 5, "n": 3}, 15),
         (COMPLETIONS, {"prompt": "x"}, 16),
         (COMPLETIONS, {"prompt": ["x", "y"], "max_tokens": 10, "n": 2}, 40),
         (COMPLETIONS, {"prompt": [1, 2, 3], "max_tokens": 10, "best_of": 4}, 40),
         (COMPLETIONS, {"prompt": [[1, 2], [3]], "max_tokens": 10}, 20),
-        (EMBEDDINGS, {"input": "x"}, 0),
+        (EMBEDDINGS, {"input": "x", "max_tokens": 9, "n": 3}, 0),
     ],
 )
 def test_an_answer_is_bounded_by_what_its_caller_asked_for(
     route: Route, fields: dict[str, object], answer: int | None
 ) -> None:
-    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}).encode()
+    messages = {"messages": [{"role": "user", "content": "hi"}]} if route is CHAT_COMPLETIONS else {}
+    body = json.dumps({"model": "m", **messages, **fields}).encode()
     request = parse(route, JSON, body)
     assert (request.prompt, request.answer) == (len(body), answer)
 

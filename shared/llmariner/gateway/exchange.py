@@ -72,9 +72,10 @@ class Exchange:
             self._headers.append((b"openai-organization", key.organization_id.encode()))
             request = parse(route, head.get(b"content-type", b""), await self._body(head))
             wait = self._longest_wait(head.get(b"prefer"), stream=request.stream)
-            reserved = gateway.limits.reserve(key, request.model, request.prompt, request.answer)
+            asked = (key, request.model, request.prompt, request.answer, request.answers)
+            reserved = gateway.limits.reserve(*asked)
             if reserved is None:
-                reserved = await gateway.limits.admit(key, request.model, request.prompt, request.answer)
+                reserved = await gateway.limits.admit(*asked)
             self._headers += reserved.bound.headers()
             await self._handle(key, request, reserved, wait)
         except PlatformError as error:
@@ -126,9 +127,11 @@ class Exchange:
         if state.price is None:
             return
         prompt, answer = request.prompt, request.answer
-        if answer is None:
+        if answer is None or request.media:
             context = await self._gateway.context_length(state)
-            prompt, answer = min(prompt, context), context
+            prompts = request.prompts * context
+            prompt = prompts if request.media else min(prompt, prompts)
+            answer = request.answers * context if answer is None else answer
         money, limits = longest_cost(state.price, prompt, answer), self._gateway.limits
         if not limits.take_money(reserved, money):
             await limits.fund(reserved, money)

@@ -22,6 +22,8 @@ class Route:
 
     `computes`: whether its prompt is read by the model, and so costs tokens. `answer`: the most tokens that an engine
     answers with when the caller sets no maximum; None: as many as the model's context takes.
+    `maximum`: the fields that bound an answer's length here, by any of its names; they must agree. `choices`: those that
+    say how many answers each prompt gets; the greatest counts. Fields that the route does not name bound nothing.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Route:
     scope: str = "api.inference.write"
     computes: bool = True
     answer: int | None = None
+    maximum: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 def check(route: Route, body: Mapping[str, Any]) -> None:
@@ -47,6 +51,27 @@ def check(route: Route, body: Mapping[str, Any]) -> None:
         rule = route.checks.get(name)
         if rule is not None and value is not None:
             rule(value, name)
+    _check_maximum(route, body)
+
+
+def _check_maximum(route: Route, body: Mapping[str, Any]) -> None:
+    """Engines differ in which of two names they obey: where both are given, they must say the same."""
+    given = [name for name in route.maximum if body.get(name) is not None]
+    if len(given) > 1 and body[given[0]] != body[given[1]]:
+        first, second = given[:2]
+        raise InvalidRequest(
+            f"'{first}' is {body[first]} and '{second}' is {body[second]}, which contradict one another: "
+            f"send one of them.",
+            param=second,
+            code="invalid_value",
+        )
+    # To some engines 0 means without end.
+    if given and not body[given[0]] and not body.get("echo"):
+        raise InvalidRequest(
+            f"Invalid '{given[0]}': expected at least 1; 0 is for requests with 'echo'.",
+            param=given[0],
+            code="invalid_value",
+        )
 
 
 def _wrong(param: str, expected: str, value: Any) -> InvalidRequest:
@@ -161,6 +186,37 @@ def _tool_choice(value: Any, param: str) -> None:
         raise _wrong(param, "a string or an object", value)
 
 
+def _one_of(*allowed: str) -> Check:
+    def rule(value: Any, param: str) -> None:
+        _string(value, param)
+        if value not in allowed:
+            names = " or ".join(f"'{name}'" for name in allowed)
+            raise InvalidRequest(
+                f"Invalid '{param}': expected {names}, but got '{value}' instead.", param=param, code="invalid_value"
+            )
+
+    return rule
+
+
+def _unsupported(instead: str) -> Check:
+    """A field that some engine would read where no other does, or whose cost nobody can tell before."""
+
+    def rule(value: Any, param: str) -> None:
+        raise InvalidRequest(
+            f"Unsupported parameter: '{param}' is not supported on this route. {instead}",
+            param=param,
+            code="unsupported_parameter",
+        )
+
+    return rule
+
+
+def _off(value: Any, param: str) -> None:
+    _boolean(value, param)
+    if value:
+        _unsupported("Leave it out, or ask for several answers with 'n'.")(value, param)
+
+
 _MOST_TOKENS = 2**31 - 1
 _SAMPLING: dict[str, Check] = {
     "model": _filled,
@@ -170,8 +226,10 @@ _SAMPLING: dict[str, Check] = {
     "top_p": _number(0, 1),
     "frequency_penalty": _number(-2, 2),
     "presence_penalty": _number(-2, 2),
-    "max_tokens": _integer(0, _MOST_TOKENS),
+    "max_tokens": _integer(1, _MOST_TOKENS),
     "n": _integer(1, 128),
+    # Its steps are requests of their own inside the engine, which a hang-up leaves uncounted.
+    "use_beam_search": _off,
     "seed": _integer(-(2**63), 2**63 - 1),
     "stop": _stop,
     "logit_bias": _object,
@@ -187,7 +245,7 @@ CHAT_COMPLETIONS = Route(
     checks={
         **_SAMPLING,
         "messages": _messages,
-        "max_completion_tokens": _integer(0, _MOST_TOKENS),
+        "max_completion_tokens": _integer(1, _MOST_TOKENS),
         "logprobs": _boolean,
         "top_logprobs": _integer(0, 20),
         "response_format": _object,
@@ -196,6 +254,8 @@ CHAT_COMPLETIONS = Route(
         "parallel_tool_calls": _boolean,
     },
     streams=True,
+    maximum=("max_tokens", "max_completion_tokens"),
+    choices=("n",),
 )
 COMPLETIONS = Route(
     name="completions",
@@ -205,7 +265,11 @@ COMPLETIONS = Route(
     required=("model", "prompt"),
     checks={
         **_SAMPLING,
+        # None is generated beside the prompt that is echoed.
+        "max_tokens": _integer(0, _MOST_TOKENS),
+        "max_completion_tokens": _unsupported("Use 'max_tokens' instead."),
         "prompt": _text_or_tokens,
+        "prompt_embeds": _unsupported("Send 'prompt' instead."),
         "best_of": _integer(1, 20),
         "echo": _boolean,
         "logprobs": _integer(0, 20),
@@ -213,6 +277,8 @@ COMPLETIONS = Route(
     },
     streams=True,
     answer=16,
+    maximum=("max_tokens",),
+    choices=("n", "best_of"),
 )
 EMBEDDINGS = Route(
     name="embeddings",
@@ -223,7 +289,10 @@ EMBEDDINGS = Route(
     checks={
         "model": _filled,
         "input": _text_or_tokens,
-        "encoding_format": _string,
+        # In vLLM's other formats an answer is no JSON, and its usage not where it is read.
+        "encoding_format": _one_of("float", "base64"),
+        "messages": _unsupported("Send 'input' instead."),
+        "padding": _one_of("do_not_pad"),
         "dimensions": _integer(1, 65536),
         "user": _string,
     },

@@ -67,16 +67,19 @@ class Limits:
         self._away_until = 0.0
         self._rules = 0
 
-    def reserve(self, key: Key, model: str, prompt: int, answer: int | None) -> Reservation | None:
-        """Take a request, a place and tokens for prompt and answer (None: of open length), if the slices have it.
+    def reserve(self, key: Key, model: str, prompt: int, answer: int | None, answers: int = 1) -> Reservation | None:
+        """Take a request, a place and tokens for prompt and answer, if the slices have it.
 
-        None says: ask `admit`.
+        `answer`: tokens of all `answers` together; None: each of open length. None says: ask `admit`. ValueError for
+        negative amounts, which would give instead of take.
         """
         terms = self._terms.get(key.id)
         if terms is None:
             return None
         bound = terms.by_model.get(model, terms.always)
-        tokens = prompt + (bound.open_answer if answer is None else answer)
+        tokens = prompt + (bound.open_answer * answers if answer is None else answer)
+        if not 0 <= prompt <= tokens:
+            raise _negative(tokens - prompt, prompt)
         # As in `_taken`; a call more would be a tenth of this.
         for limit in bound.limits:
             if limit.requests < 1 or limit.tokens < tokens or limit.places < 1:
@@ -87,13 +90,16 @@ class Limits:
             limit.places -= 1
         return Reservation(bound, tokens)
 
-    async def admit(self, key: Key, model: str, prompt: int, answer: int | None) -> Reservation:
+    async def admit(self, key: Key, model: str, prompt: int, answer: int | None, answers: int = 1) -> Reservation:
         """As `reserve`, getting more where a slice is used up. RateLimited says when to come again."""
+        if prompt < 0 or (answer or 0) < 0:
+            raise _negative(prompt, answer)
         bound = await self._bound(key, model, prompt)
         if (answer or 0) > bound.most_tokens:
             self._too_large(bound, key, model, answer or 0)
         # A prompt's bound may be over a small limit where the prompt itself is not: then it takes the whole limit.
-        tokens = int(min(prompt + (bound.open_answer if answer is None else answer), bound.most_tokens))
+        longest = bound.open_answer * answers if answer is None else answer
+        tokens = int(min(prompt + longest, bound.most_tokens))
         for _ in range(_TRIES):
             if (reserved := _taken(bound, tokens)) is not None:
                 return reserved
@@ -109,6 +115,8 @@ class Limits:
 
     def take_money(self, reservation: Reservation, money: int) -> bool:
         """Take the most that a request can cost from every budget, if the slices have it. False says: ask `fund`."""
+        if money < 0:
+            raise _negative(money)
         budgets = reservation.bound.budgets
         for budget in budgets:
             if budget.money < money:
@@ -120,6 +128,9 @@ class Limits:
 
     async def fund(self, reservation: Reservation, money: int) -> None:
         """As `take_money`, getting more where a slice is used up. InsufficientQuota names the budget that can't pay."""
+        for budget in reservation.bound.budgets:
+            if budget.limited[3] and (budget.rule.amount or 0) < money:
+                raise refusals.out_of_budget(budget, time.monotonic())
         for _ in range(_TRIES):
             if self.take_money(reservation, money):
                 return
@@ -282,6 +293,10 @@ def _taken(bound: Bound, tokens: int) -> Reservation | None:
         limit.tokens -= tokens
         limit.places -= 1
     return Reservation(bound, tokens)
+
+
+def _negative(*amounts: int | None) -> ValueError:
+    return ValueError(f"a request can't reserve negative amounts: {amounts}")
 
 
 def _lacks(limit: Allowance, tokens: int) -> bool:

@@ -1,7 +1,8 @@
 """From the bytes of a body to what the token path must know of it, and back to the bytes that the engine gets.
 
 The body is parsed once, to check it; what goes on is the caller's own bytes, so that unknown fields and the written form
-of numbers reach the engine as they came. Only `stream_options` is set on the caller's behalf, by splicing.
+of numbers reach the engine as they came. Set on the caller's behalf, by splicing, are only `stream_options` and the
+answer's maximum, by the one name that every engine obeys.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ __all__ = ["ModelRequest", "parse"]
 
 _DEEPEST = 100
 _USAGE_ON = b'"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
+_TEXT_PARTS = ("text", "refusal")
 
 
 class ModelRequest(NamedTuple):
     """A checked request. `body`: the bytes for the engine; the two flags: what the caller asked to see of usage.
 
-    `prompt`: at least as many tokens as the prompt has. `answer`: at most as many as may be generated, all choices
-    together; None: as many as the model's context takes.
+    `prompt`: at least as many tokens as its prompts have. `media`: pictures or sound are among them, so that no count of
+    bytes bounds their tokens. `answers`: how many are made of how many `prompts`. `answer`: at most as many tokens as may
+    be generated, all answers together; None: as many as the model's context takes, for each.
     """
 
     model: str
@@ -35,6 +38,9 @@ class ModelRequest(NamedTuple):
     body: bytes
     prompt: int
     answer: int | None
+    prompts: int = 1
+    answers: int = 1
+    media: bool = False
 
 
 def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
@@ -48,36 +54,62 @@ def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
     if options is not None and not stream:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
     options = options or {}
+    maximum = _maximum(route, fields)
+    prompts = _prompts(fields) if "prompt" in route.required else 1
+    answers = _choices(route, fields) * prompts
     return ModelRequest(
         model=fields["model"],
         stream=stream,
         include_usage=options.get("include_usage") is True,
         continuous_usage=options.get("continuous_usage_stats") is True,
-        body=_asking_for_usage(body, "stream_options" in fields) if stream else body,
+        body=_for_engine(route, fields, body, stream=stream, maximum=maximum),
         # A token stands for at least one byte of text, or for at least two of a list of token ids; what JSON and the
         # fields around the text take is more than what a chat template adds.
         prompt=len(body) if route.computes else 0,
-        answer=_longest_answer(route, fields),
+        # An engine that is asked for the echo of a prompt alone makes a token all the same.
+        answer=maximum if maximum is None or not route.maximum else max(maximum, 1) * answers,
+        prompts=prompts,
+        answers=answers,
+        # Brackets can't be written otherwise in JSON: a chat of texts alone has one.
+        media="messages" in route.required and body.count(b"[") > 1 and _has_media(fields["messages"]),
     )
 
 
-def _longest_answer(route: Route, fields: dict[str, Any]) -> int | None:
-    longest = fields.get("max_completion_tokens") or fields.get("max_tokens")
-    if longest is None:
-        longest = route.answer
-    if longest and ("n" in fields or "prompt" in fields):
-        longest *= _choices(fields)
-    found: int | None = longest
-    return found
+def _maximum(route: Route, fields: dict[str, Any]) -> int | None:
+    """The most tokens of one answer, by whichever name the route knows; None: as many as the context takes."""
+    for name in route.maximum:
+        if (value := fields.get(name)) is not None:
+            found: int = value
+            return found
+    return route.answer
 
 
-def _choices(fields: dict[str, Any]) -> int:
-    """How many answers are made: of each prompt, as many as are asked for."""
-    choices: int = max(fields.get("n") or 1, fields.get("best_of") or 1)
-    prompts = fields.get("prompt")
-    if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
-        return choices * len(prompts)
+def _choices(route: Route, fields: dict[str, Any]) -> int:
+    """How many answers are made of each prompt."""
+    choices = 1
+    for name in route.choices:
+        if name in fields:
+            choices = max(choices, fields[name] or 1)
     return choices
+
+
+def _prompts(fields: dict[str, Any]) -> int:
+    """How many prompts a completion has: a list of integers is one of them."""
+    prompts = fields["prompt"]
+    if isinstance(prompts, list) and not isinstance(prompts[0], int):
+        return len(prompts)
+    return 1
+
+
+def _has_media(messages: list[dict[str, Any]]) -> bool:
+    """Whether a chat holds more than text."""
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, list) and not all(
+            isinstance(part, dict) and part.get("type") in _TEXT_PARTS for part in content
+        ):
+            return True
+    return False
 
 
 def _decoded(body: bytes) -> dict[str, Any]:
@@ -115,12 +147,23 @@ def _check_depth(body: bytes) -> None:
             depth -= 1
 
 
-def _asking_for_usage(body: bytes, has_options: bool) -> bytes:
-    if has_options:
-        body = _without_member(body, "stream_options")
+def _for_engine(route: Route, fields: dict[str, Any], body: bytes, *, stream: bool, maximum: int | None) -> bytes:
+    """The body with what is set on the caller's behalf; the very same bytes where that is nothing."""
+    if stream:
+        body = _with_member(body, "stream_options", _USAGE_ON, replacing="stream_options" in fields)
+    if maximum is not None and route.maximum and fields.get(route.maximum[0]) is None:
+        name = route.maximum[0]
+        body = _with_member(body, name, b'"%b":%d' % (name.encode(), maximum), replacing=name in fields)
+    return body
+
+
+def _with_member(body: bytes, name: str, member: bytes, *, replacing: bool) -> bytes:
+    """The object with one member at its end, every other byte kept. The body is known to be a valid object."""
+    if replacing:
+        body = _without_member(body, name)
     head = body[: body.rindex(b"}")].rstrip()
     comma = b"" if head.endswith(b"{") else b","
-    return head + comma + _USAGE_ON + b"}"
+    return head + comma + member + b"}"
 
 
 def _without_member(body: bytes, name: str) -> bytes:
