@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,9 @@ from llmariner.audit import log
 from llmariner.audit.tables import audit_log
 from llmariner.errors import AuthenticationFailed, Unavailable
 from llmariner.platform.database import Database
+from llmariner.platform.database.migrate import upgrade
 from llmariner.tenancy import refused_sign_ins
+from llmariner.tenancy.bootstrap import first_owner
 from llmariner.tenancy.keys.store import Owner
 from llmariner.tenancy.refused_sign_ins import MOST_IN_A_MINUTE, RefusedSignIns, Stranger
 
@@ -138,6 +143,37 @@ def test_without_the_database_it_is_told_later(
     assert not failures(database, owner.organization_id)
     refused.tell()
     assert len(failures(database, owner.organization_id)) == 1
+
+
+def test_what_was_counted_is_told_when_the_database_is_closed(new_database: Callable[[], Database]) -> None:
+    database = new_database()
+    upgrade(database)
+    organization_id = first_owner(database).organization_id
+    refused = RefusedSignIns(database)
+    for _ in range(5):
+        refused.note(FORGED, source="192.0.2.1")
+    assert [told["count"] for _, _, told in failures(database, organization_id)] == [1]
+    database.close()
+    assert sum(told["count"] for _, _, told in failures(database, organization_id)) == 5
+
+
+def test_a_process_that_closed_its_database_ends_without_a_word(tmp_path: Path) -> None:
+    program = (
+        "from llmariner.errors import AuthenticationFailed\n"
+        "from llmariner.platform.database import Database\n"
+        "from llmariner.platform.database.migrate import upgrade\n"
+        "from llmariner.settings import DatabaseSettings\n"
+        "from llmariner.tenancy.bootstrap import first_owner\n"
+        "from llmariner.tenancy.refused_sign_ins import RefusedSignIns\n"
+        f"database = Database(DatabaseSettings('sqlite:///{tmp_path}/platform.db'))\n"
+        "upgrade(database), first_owner(database)\n"
+        "refused = RefusedSignIns(database)\n"
+        "for _ in range(2): refused.note(AuthenticationFailed('no'), source='192.0.2.1')\n"
+        "database.close()\n"
+        f"import shutil; shutil.rmtree('{tmp_path}')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout + done.stderr == ""
 
 
 def _said(error: AuthenticationFailed) -> tuple[str | None, str]:

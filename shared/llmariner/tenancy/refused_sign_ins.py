@@ -7,13 +7,13 @@ waits, and sources that there are too many of are told as one. A count is lost o
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy import select
@@ -85,7 +85,7 @@ class RefusedSignIns:
         self._told_at: dict[_Origin, float] = {}
         self._full_until = 0.0
         self._timer: threading.Timer | None = None
-        atexit.register(self.tell, everything=True)
+        database.before_close(partial(self.tell, everything=True))
 
     def note(
         self,
@@ -96,8 +96,8 @@ class RefusedSignIns:
         organization_id: str | None = None,
     ) -> None:
         """Tell of a refusal, now or within a minute; never raises. `organization_id` None: the default organisation."""
-        now = time.time()
-        one = _Tally(error.message, now, now, Counter({error.code or "refused": 1}))
+        at, now = time.time(), time.monotonic()
+        one = _Tally(error.message, at, at, Counter({error.code or "refused": 1}))
         with self._lock:
             origin = _Origin(organization_id, source, who or Stranger())
             if origin not in self._untold and len(self._untold) >= _MOST_ORIGINS:
@@ -111,7 +111,7 @@ class RefusedSignIns:
 
     def tell(self, *, everything: bool = False) -> None:
         """Write what is due of what was counted; `everything`: what would come later, too, for the process ends."""
-        now = time.time()
+        now = time.monotonic()
         with self._lock:
             taken = {origin: tally for origin, tally in self._untold.items() if everything or self._due(origin, now)}
             for origin in taken:
@@ -129,7 +129,7 @@ class RefusedSignIns:
             for origin, tally in left.items():
                 self._untold.setdefault(origin, _Tally()).add(tally)
             if left:
-                self._full_until = time.time() + _FULL_SECONDS
+                self._full_until = time.monotonic() + _FULL_SECONDS
             recent = {origin: at for origin, at in self._told_at.items() if now - at < _MINUTE}
             self._told_at = recent | dict.fromkeys(taken.keys() - left.keys(), now)
             waiting = bool(self._untold)
@@ -137,7 +137,7 @@ class RefusedSignIns:
             self._wait()
 
     def _due(self, origin: _Origin, now: float) -> bool:
-        return now - self._told_at.get(origin, 0.0) >= _MINUTE
+        return now - self._told_at.get(origin, -_MINUTE) >= _MINUTE
 
     def _wait(self) -> None:
         """See that what is untold will be told."""

@@ -7,8 +7,9 @@ ORM, since its import alone would double the cold start of a function.
 
 from __future__ import annotations
 
+import atexit
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -122,6 +123,7 @@ class Database:
     def __init__(self, settings: DatabaseSettings) -> None:
         self.url = settings.url
         self.engine = _engine(settings)
+        self._last_writes: list[Callable[[], None]] = []
 
     @contextmanager
     def read(self) -> Iterator[ReadSession]:
@@ -137,8 +139,18 @@ class Database:
             with writing.begin():
                 yield WriteSession(writing)
 
+    def before_close(self, write: Callable[[], None]) -> None:
+        """Have `write` called once before the connections are closed, at the latest when the process exits. It never raises."""
+        if not self._last_writes:
+            atexit.register(self.close)
+        self._last_writes.append(write)
+
     def close(self) -> None:
-        """Close every pooled connection."""
+        """Do the last writes, close every pooled connection."""
+        atexit.unregister(self.close)
+        writes, self._last_writes = self._last_writes, []
+        for write in writes:
+            write()
         self.engine.dispose()
 
     @contextmanager
