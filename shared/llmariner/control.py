@@ -6,7 +6,8 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, TypeVarTuple
 
 from llmariner.errors import ModelNotFound
 from llmariner.gateway.control import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
@@ -26,11 +27,18 @@ from llmariner.usage.prices import Prices
 
 __all__ = ["InProcessControl"]
 
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 _REMEMBERED = 1000
+_THREADS = 6
 
 
 class InProcessControl:
-    """See `gateway.control.Control`. Database work happens in threads, off the loop that relays tokens."""
+    """See `gateway.control.Control`. Database work happens in threads, off the loop that relays tokens.
+
+    The threads are its own: whatever else a process runs in threads (on one machine, all of the platform) never keeps a
+    request for tokens waiting.
+    """
 
     def __init__(
         self,
@@ -58,19 +66,23 @@ class InProcessControl:
         self._gathering = Gathering(ledger.record, seconds=0)
         self._phases: list[tuple[int, str]] = []
         self._phase_number = 0
+        self._threads = ThreadPoolExecutor(_THREADS, "control")
         serving.watch(self._phase_changed)
+
+    async def _in_thread(self, work: Callable[[*Arguments], T], *args: *Arguments) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
     async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
         """See the port."""
-        return await asyncio.to_thread(self._key, digest, organization, project)
+        return await self._in_thread(self._key, digest, organization, project)
 
     async def person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key | None:
         """See the port."""
-        return await asyncio.to_thread(self._person, token, organization, project, source)
+        return await self._in_thread(self._person, token, organization, project, source)
 
     async def model(self, model_id: str) -> ModelState:
         """See the port."""
-        model = await asyncio.to_thread(self._registry.get, model_id)
+        model = await self._in_thread(self._registry.get, model_id)
         status = await self._serving.status(model_id) if model.loaded else Status()
         return ModelState(
             id=model.id,
@@ -86,7 +98,7 @@ class InProcessControl:
             capacity=status.capacity,
             engine_waiting=status.requests_waiting,
             replicas=status.replicas,
-            price=await asyncio.to_thread(self._prices.now, model_id),
+            price=await self._in_thread(self._prices.now, model_id),
             adapter=model.id if model.base_model_id is not None else None,
         )
 
@@ -98,14 +110,14 @@ class InProcessControl:
         """See the port. A cursor of another process (it restarted) counts as a first one: everything is asked anew."""
         parts = cursor.split(".")
         numbers = [int(part) for part in parts] if len(parts) == 3 and cursor.replace(".", "").isdigit() else [0, 0, 0]
-        newest = await asyncio.to_thread(self._revisions.newest)
+        newest = await self._in_thread(self._revisions.newest)
         keys: list[str] = []
         moved: set[str] = set()
         # Nothing is asked about as long as nothing changed, however many ask.
         if cursor and newest.keys > numbers[0]:
-            keys = (await asyncio.to_thread(self._keys.changed_since, numbers[0]))[1]
+            keys = (await self._in_thread(self._keys.changed_since, numbers[0]))[1]
         if cursor and newest.models > numbers[1]:
-            moved.update((await asyncio.to_thread(self._registry.changed_since, numbers[1]))[1])
+            moved.update((await self._in_thread(self._registry.changed_since, numbers[1]))[1])
         # Where no task of ours watches the engines, asking is what makes a change be seen.
         awake = await self._serving.statuses()
         if cursor:
@@ -117,7 +129,7 @@ class InProcessControl:
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """See the port."""
-        return await asyncio.to_thread(self._leases.lease, ask)
+        return await self._in_thread(self._leases.lease, ask)
 
     async def record(self, events: Sequence[dict[str, Any]]) -> None:
         """See the port."""
@@ -125,7 +137,7 @@ class InProcessControl:
 
     async def used(self, last_used: dict[str, int]) -> None:
         """See the port."""
-        await asyncio.to_thread(self._callers.last_use.note, last_used)
+        await self._in_thread(self._callers.last_use.note, last_used)
 
     async def known_model(self, model_id: str) -> ModelState | None:
         """As `model`, but None for an unknown id: what goes over the wire."""

@@ -53,6 +53,15 @@ def state(book: Deliveries, consumer: str = "a") -> tuple[str, int, str | None]:
     return found.state, found.attempts, found.last_error
 
 
+def test_a_slow_consumer_keeps_no_other_one_waiting(database: Database, book: Deliveries) -> None:
+    emit(database, *(f"slow{number}" for number in range(80)))
+    emit(database, "later", type_=GONE)
+    book.fan_out()
+    assert due(book, "c") == ["later"]
+    assert due(book, "a") == due(book, "b") == [f"slow{number}" for number in range(16)]
+    assert [delivery.sequence for delivery in book.due()] == sorted(delivery.sequence for delivery in book.due())
+
+
 def test_an_event_of_a_transaction_that_fails_never_was(database: Database, book: Deliveries) -> None:
     def emit_and_fail() -> None:
         with database.write() as session:
@@ -300,12 +309,3 @@ def test_an_event_of_another_source_is_kept_for_all_projects(
 def one_event(book: Deliveries) -> Event:
     (shown,) = book.page("proj_1", None, after=None, limit=1)
     return shown.event
-
-
-def test_what_is_under_way_takes_no_place_of_what_is_due(database: Database, book: Deliveries) -> None:
-    emit(database, "x", "y", "z", type_=GONE)
-    book.fan_out()
-    first = book.due(limit=2)
-    assert [delivery.event.subject for delivery in first] == ["x", "y"]
-    under_way = [(delivery.sequence, delivery.consumer) for delivery in first]
-    assert [delivery.event.subject for delivery in book.due(limit=2, under_way=under_way)] == ["z"]

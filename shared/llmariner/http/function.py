@@ -19,6 +19,7 @@ Message = MutableMapping[str, Any]
 Application = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
+_THREADS = 4
 _PROBES = ("/health/live", "/health/ready")
 Build = Callable[[Context], Application]
 Consume = Callable[[Context, Any], Awaitable[None] | None]
@@ -66,11 +67,24 @@ def function(build: Build) -> Callable[[Any], Awaitable[Any]]:
 def consumer(consume: Consume) -> Callable[[Any], Awaitable[None]]:
     """The target of an event function: `consume` is called with the context and an `Event`.
 
-    A plain function is called in a thread; a coroutine function, for those that ask the serving port, in the loop.
+    A plain function is called in a thread of the consumer's own, for it may take minutes: at most `_THREADS` of its events
+    are worked on at once, and nobody else waits for them. A coroutine function, for those that ask the serving port, runs
+    in the loop.
 
     It raises PlatformError or anything else to be called again later, MalformedEvent when a retry would not help.
     """
-    lazy = LazyApplication(lambda context: _event_application(context, consume))
+    # Imported only by who consumes events: a thread pool is no part of a lean start.
+    from concurrent.futures import ThreadPoolExecutor
+
+    threads = ThreadPoolExecutor(_THREADS, "consumer")
+
+    async def give(context: Context, event: Any) -> None:
+        if asyncio.iscoroutinefunction(consume):
+            await consume(context, event)
+        else:
+            await asyncio.get_running_loop().run_in_executor(threads, consume, context, event)
+
+    lazy = LazyApplication(lambda context: _event_application(context, give))
 
     async def handle(event: Any) -> None:
         from starlette.exceptions import HTTPException
@@ -80,7 +94,7 @@ def consumer(consume: Consume) -> Callable[[Any], Awaitable[None]]:
         context = lazy._context or Context()
         lazy.use(context)
         try:
-            await _give(consume, context, of_cloud_event(event))
+            await give(context, of_cloud_event(event))
         except MalformedEvent as error:
             raise HTTPException(400, str(error)) from error  # anything else is a 500: again later
         # functions-framework would answer "OK", and Knative's Broker takes a body that is no event for a failure.
@@ -113,14 +127,7 @@ def _delegate(application: Application) -> Any:
     return Delegate()
 
 
-async def _give(consume: Consume, context: Context, event: Any) -> None:
-    if asyncio.iscoroutinefunction(consume):
-        await consume(context, event)
-    else:
-        await asyncio.to_thread(consume, context, event)
-
-
-def _event_application(context: Context, consume: Consume) -> Application:
+def _event_application(context: Context, give: Callable[[Context, Any], Awaitable[None]]) -> Application:
     """The HTTP binding of a consumer: 204 took it, 400 never will (dead letter), 500 again later."""
     import logging
 
@@ -140,7 +147,7 @@ def _event_application(context: Context, consume: Consume) -> Application:
             parts.append(message.get("body", b""))
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            await _give(consume, context, from_http(headers, b"".join(parts)))
+            await give(context, from_http(headers, b"".join(parts)))
             status, answer = 204, b""
         except MalformedEvent as error:
             status, answer = 400, str(error).encode()

@@ -58,9 +58,10 @@ class Dispatcher:
         """Start every delivery that is due and not under way."""
         while await asyncio.to_thread(self._deliveries.fan_out):
             pass
-        for delivery in await asyncio.to_thread(self._deliveries.due, under_way=tuple(self._under_way)):
+        for delivery in await asyncio.to_thread(self._deliveries.due):
             key = (delivery.sequence, delivery.consumer)
-            self._under_way[key] = asyncio.create_task(self._deliver(delivery))
+            if key not in self._under_way:
+                self._under_way[key] = asyncio.create_task(self._deliver(delivery))
 
     async def settle(self) -> None:
         """Wait for the deliveries under way."""

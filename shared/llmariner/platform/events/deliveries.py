@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, delete, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, and_, case, delete, exists, func, or_, select, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.platform.database import Database, WriteSession
@@ -75,10 +75,10 @@ class Deliveries:
                 session.run(update(events).where(events.c.sequence == row.sequence).values(published=True))
         return len(rows)
 
-    def due(self, limit: int = 50, *, under_way: Collection[tuple[int, str]] = ()) -> list[Delivery]:
-        """Deliveries to attempt now, oldest first. One waits while an older event of its subject is pending.
+    def due(self, limit: int = 16) -> list[Delivery]:
+        """Deliveries to attempt now, oldest first, at most `limit` of each consumer: who is slow keeps nobody else waiting.
 
-        `under_way`: sequence and consumer of those that are being attempted; they take no place of the others.
+        One waits while an older event of its subject is pending.
         """
         older, older_event = deliveries.alias(), events.alias()
         held_up = exists(
@@ -92,11 +92,11 @@ class Deliveries:
             )
         )
         ready = and_(deliveries.c.state == _PENDING, ~held_up)
-        if under_way:
-            ready = and_(ready, tuple_(deliveries.c.sequence, deliveries.c.consumer).not_in(list(under_way)))
+        place = func.row_number().over(partition_by=deliveries.c.consumer, order_by=deliveries.c.sequence)
         with self._database.read() as session:
-            now = deliveries.c.due_at <= session.now()
-            rows = session.rows(_JOINED.where(ready, now).order_by(deliveries.c.sequence).limit(limit))
+            due = and_(ready, deliveries.c.due_at <= session.now())
+            ranked = _JOINED.add_columns(place.label("place")).where(due).subquery()
+            rows = session.rows(select(ranked).where(ranked.c.place <= limit).order_by(ranked.c.number))
         return [_delivery(row) for row in rows]
 
     def succeeded(self, delivery: Delivery) -> None:
