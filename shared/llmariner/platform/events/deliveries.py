@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, case, delete, exists, func, or_, select, tuple_, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.platform.database import Database, WriteSession

@@ -1,0 +1,80 @@
+"""Runs the scripts of this folder in the engine environment: each a child process that tells its progress, and that ends
+with the process that started it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from llmariner.local.engine.environment import EngineEnvironment
+
+__all__ = ["Interrupted", "Scripts"]
+
+_RUNNER = Path(__file__).with_name("ends_with_parent.py")
+_SHOWN_BYTES = 2000
+
+
+class Interrupted(Exception):
+    """The script was ended because the platform ends: to be run again after its next start."""
+
+
+class Scripts:
+    """Scripts that run now, from any thread."""
+
+    def __init__(self, environment: EngineEnvironment) -> None:
+        self._environment = environment
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._closed = False
+
+    def run(self, script: Path, arguments: list[str], hear: Callable[[dict[str, object]], None]) -> None:
+        """Run one to its end; `hear` gets each JSON line that it prints, and ends it by raising.
+
+        OSError with its last lines when it fails, Interrupted after `close`.
+        """
+        with tempfile.TemporaryFile("w+", errors="replace") as errors:
+            process = self._start([str(script), *arguments], errors.fileno())
+            try:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    if line.startswith("{"):
+                        hear(json.loads(line))
+            except BaseException:
+                process.kill()
+                raise
+            finally:
+                # Its end is waited for, and its input closed no sooner: the script ends when that does.
+                process.wait()
+                self._ended(process)
+            if process.returncode:
+                if self._closed:
+                    raise Interrupted(script.name)
+                errors.seek(0)
+                raise OSError(f"{script.name} failed:\n{errors.read()[-_SHOWN_BYTES:]}")
+
+    def close(self) -> None:
+        """End all that run, and run none any more."""
+        with self._lock:
+            self._closed = True
+            for process in self._running:
+                process.kill()
+
+    def _start(self, arguments: list[str], errors: int) -> subprocess.Popen[str]:
+        command, pipe = [str(self._environment.python), str(_RUNNER), *arguments], subprocess.PIPE
+        with self._lock:
+            if self._closed:
+                raise Interrupted(arguments[0])
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, errors="replace")
+            self._running.add(process)
+        return process
+
+    def _ended(self, process: subprocess.Popen[str]) -> None:
+        with self._lock:
+            self._running.discard(process)
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()

