@@ -14,6 +14,8 @@ def consume(context: Context, event: Event) -> None:
         model = context.registry.get(model_id)
         if model.loaded:
             return
+        if why := context.registry.blocked(model):
+            raise WeightsUnavailable(why)
         fetched = context.weights.fetch(
             model, lambda progress, message: context.registry.loading(model_id, progress=progress, message=message)
         )

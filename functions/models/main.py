@@ -7,16 +7,15 @@ from fastapi import Query, Request
 from pydantic import Field
 
 from llmariner.context import Context
-from llmariner.errors import InvalidRequest, PermissionDenied
+from llmariner.errors import InvalidRequest
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
-from llmariner.models.model import ActivationStatus, Model, ModelConfig, NewModel, SourceRepository, Task
-from llmariner.models.rendering import config_paths, rendered
+from llmariner.models.model import ActivationStatus, ModelConfig, NewModel, SourceRepository, Task
+from llmariner.models.rendering import config_paths, rendered, restates_arguments
 from llmariner.platform.serving import Status
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.reach import runs_installation
 
 READ, WRITE = requires("api.model.read"), requires("api.model.write")
 Reader = Annotated[Caller, READ]
@@ -107,8 +106,6 @@ def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, 
         config=ModelConfig.read(body.config),
         task=Task(body.task) if body.task else None,
     )
-    if new.project_id is None:
-        _check_may_share(context, key, "say 'is_project_scoped' to have one of your own project")
     return rendered(context.registry.create(new, actor=key), Status())
 
 
@@ -129,16 +126,20 @@ def update_model(
 ) -> dict[str, Any]:
     """Change how it runs; takes effect at its next wake."""
     context = context_of(request)
-    model = _changeable(context, key, model_id)
     paths = config_paths(update_mask or body.update_mask)
-    config = model.config.patched(body.config, paths=paths)
-    return rendered(context.registry.configure(model_id, config, project_id=key.owner.project_id, actor=key), Status())
+    changed = context.registry.configure(
+        model_id,
+        lambda config: config.patched(body.config, paths=paths),
+        project_id=key.owner.project_id,
+        actor=key,
+        approve=restates_arguments(body.config, paths),
+    )
+    return rendered(changed, Status())
 
 
 def delete_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
     """Remove it; its engine ends and weights that we fetched are removed."""
     context = context_of(request)
-    _changeable(context, key, model_id)
     context.registry.delete(model_id, project_id=key.owner.project_id, actor=key)
     return {"id": model_id, "object": "model", "deleted": True}
 
@@ -160,25 +161,7 @@ async def deactivate_model(request: Request, key: Writer, model_id: str) -> dict
 
 
 def _activate(context: Context, key: Caller, model_id: str, status: ActivationStatus) -> None:
-    _changeable(context, key, model_id)
     context.registry.activate(model_id, status, project_id=key.owner.project_id, actor=key)
-
-
-def _changeable(context: Context, key: Caller, model_id: str) -> Model:
-    """A model that the caller may change: its project's, and where it is of the default organisation those shared by all."""
-    model = context.registry.get(model_id, project_id=key.owner.project_id)
-    if model.project_id is None:
-        _check_may_share(context, key, "ask who runs this platform")
-    return model
-
-
-def _check_may_share(context: Context, key: Caller, instead: str) -> None:
-    with context.database.read() as session:
-        own = runs_installation(session, key.organization_id)
-    if not own:
-        raise PermissionDenied(
-            f"Models that all projects share are changed by the organization that runs this platform: {instead}."
-        )
 
 
 handle = function(build)

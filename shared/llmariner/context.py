@@ -19,6 +19,7 @@ from llmariner.settings import (
     GatewaySettings,
     IdentitySettings,
     KServeSettings,
+    ModelSettings,
     SecretSettings,
     ServingSettings,
     environment,
@@ -87,6 +88,7 @@ class Context:
         DatabaseSettings.load(self.env)
         BrokerSettings.load(self.env)
         IdentitySettings.load(self.env)
+        ModelSettings.load(self.env)
         assert self.secrets
 
     @_part
@@ -159,7 +161,7 @@ class Context:
         """Models."""
         from llmariner.models.registry import Registry
 
-        return Registry(self.database)
+        return Registry(self.database, ModelSettings.load(self.env).locations)
 
     @_part
     def ledger(self) -> Ledger:

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from llmariner.environment import Environment, Secret, environment, http_url, networks, number, secret_of
+from llmariner.weight_locations import checked_locations
 
 __all__ = [
     "BrokerSettings",
@@ -27,6 +28,7 @@ __all__ = [
     "HomeSettings",
     "IdentitySettings",
     "KServeSettings",
+    "ModelSettings",
     "Secret",
     "SecretSettings",
     "ServingSettings",
@@ -282,6 +284,25 @@ class ClusterSettings:
                 f"LLMARINER_NAMESPACE must be the name of a namespace (a-z, 0-9, -; at most 63), not {namespace!r}."
             )
         return cls(kubeconfig, namespace)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What projects may have of models without an administrator."""
+
+    locations: tuple[str, ...] = ("hf://",)
+    """`LLMARINER_MODEL_LOCATIONS`: prefixes, apart by commas, of what they may load; `${project_id}` is their id."""
+
+    @classmethod
+    def load(cls, env: Environment) -> ModelSettings:
+        """Read from a mapping. ValueError for an entry that can't be open to projects."""
+        said = env.get("LLMARINER_MODEL_LOCATIONS")
+        if said is None:
+            return cls()
+        try:
+            return cls(checked_locations([each.strip() for each in said.split(",") if each.strip()]))
+        except ValueError as error:
+            raise ValueError(f"LLMARINER_MODEL_LOCATIONS: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings, Secret
 from llmariner.tenancy.callers import Callers
 from llmariner.tenancy.keys.store import Keys, NewKey, Owner
-from llmariner.tenancy.scopes import ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, VIEWER_SCOPES
+from llmariner.tenancy.scopes import MODEL_ADMIN, ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, VIEWER_SCOPES
 from llmariner.tenancy.standing import changed
 from llmariner.tenancy.tables import (
     api_keys,
@@ -226,7 +226,8 @@ _ALL_OF_0001 = (
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [("api.files.read", frozenset({"api.files.read"})), (_ALL_OF_0001, OWNER_SCOPES)]
+    ("before", "after"),
+    [("api.files.read", frozenset({"api.files.read"})), (_ALL_OF_0001, OWNER_SCOPES | {MODEL_ADMIN})],
 )
 def test_who_had_a_key_before_there_were_memberships_keeps_what_it_did(
     before: str, after: frozenset[str], new_database: Any

@@ -135,7 +135,7 @@ def test_a_model_that_is_not_there_for_you_is_not_found(registry: Registry, mode
     registry.delete("gone", project_id=None)
     attempts: list[Callable[[], object]] = [
         lambda: registry.get(model_id, project_id="proj_1"),
-        lambda: registry.configure(model_id, ModelConfig(), project_id="proj_1"),
+        lambda: registry.configure(model_id, lambda config: config, project_id="proj_1"),
         lambda: registry.activate(model_id, ACTIVE, project_id="proj_1"),
         lambda: registry.delete(model_id, project_id="proj_1"),
         lambda: registry.create(new("ft:x:y", base_model_id=model_id, project_id="proj_1")),
@@ -148,7 +148,7 @@ def test_a_model_that_is_not_there_for_you_is_not_found(registry: Registry, mode
 def test_a_configuration_is_kept_whole(registry: Registry, database: Database) -> None:
     registry.create(new())
     config = ModelConfig(gpu=0, replicas=3, extra_args=("--max-model-len", "ä"), on_demand=False)
-    assert registry.configure("org/model", config, project_id=None).config == config
+    assert registry.configure("org/model", lambda _: config, project_id=None).config == config
     assert registry.get("org/model").config == config
     assert told(database) == ["created.v1", "updated.v1"]
 

@@ -13,6 +13,7 @@ from llmariner.settings import (
     GatewaySettings,
     HomeSettings,
     IdentitySettings,
+    ModelSettings,
     ServingSettings,
     UsageSettings,
 )
@@ -50,7 +51,8 @@ def test_every_variable_has_a_row_of_its_own() -> None:
 
 @pytest.mark.parametrize(("name", "default"), [row for row in DEFAULTS if row[0] != "LLMARINER_BASE_URL"])
 def test_setting_a_variable_to_its_documented_default_changes_nothing(name: str, default: str) -> None:
-    for settings in (HomeSettings, DatabaseSettings, GatewaySettings, IdentitySettings, ServingSettings, UsageSettings):
+    own = (HomeSettings, DatabaseSettings, GatewaySettings, IdentitySettings)
+    for settings in (*own, ModelSettings, ServingSettings, UsageSettings):
         assert settings.load({**BARE, name: default}) == settings.load(BARE)
 
 

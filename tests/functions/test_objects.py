@@ -10,7 +10,7 @@ import pytest
 from llmariner.models.model import NewModel, SourceRepository
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries, Subscription
-from llmariner.tenancy.scopes import OWNER_SCOPES
+from llmariner.tenancy.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
 
 from .asking import Answer, Question, check
 from .conftest import Ask
@@ -85,7 +85,7 @@ def test_a_taken_name_is_a_conflict_that_no_client_retries(call: Call) -> None:
 
 def test_the_administrator_holds_every_scope_of_an_owner(call: Call) -> None:
     admin = next(key for key in call("GET /v1/api_keys").json["data"] if key["name"] == "admin")
-    assert admin["scopes"] == sorted(OWNER_SCOPES)
+    assert admin["scopes"] == sorted(OWNER_SCOPES | INSTALLATION_SCOPES)
 
 
 KEY_CHANGES = {"PATCH": {"name": "stolen"}, "DELETE": None}

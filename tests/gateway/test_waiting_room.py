@@ -111,7 +111,7 @@ def test_a_wait_that_is_no_number_of_seconds_is_refused(platform: Platform, unwo
 
 def test_a_model_that_requests_may_not_wake_is_left_asleep(platform: Platform) -> None:
     name = platform.model("by-hand")
-    platform.context.registry.configure(name, ModelConfig(on_demand=False), project_id=None)
+    platform.context.registry.configure(name, lambda _: ModelConfig(on_demand=False), project_id=None)
     refused = asyncio.run(platform.caller.chat(name))
     assert (refused.status, refused.error()["code"]) == (400, "model_not_active")
     assert f"POST /v1/models/{name}:activate" in refused.error()["message"]

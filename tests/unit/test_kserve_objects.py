@@ -71,11 +71,31 @@ def test_adapters_stand_beside_the_weights_so_that_a_new_pod_has_them() -> None:
     assert predictor["model"]["args"][-2:] == ["--lora-modules", f"ft:tiny:x={adapter['mountPath']}"]
 
 
-def test_the_callers_own_arguments_come_last() -> None:
-    arguments = inference_service(model(extra_args=("--max-model-len=99",)), (), CPU)["spec"]["predictor"]["model"][
-        "args"
+def arguments_of(served: EngineModel) -> list[str]:
+    found: list[str] = inference_service(served, (), CPU)["spec"]["predictor"]["model"]["args"]
+    return found
+
+
+def test_a_models_own_arguments_come_after_defaults_and_before_what_must_hold() -> None:
+    own = ("--max-num-seqs=9", "--served-model-name=other", "--middleware=evil.Tap", "--trust-remote-code")
+    arguments = arguments_of(model(extra_args=own))
+    assert arguments[0] == "--max-num-seqs=32"
+    assert tuple(arguments[-7:-3]) == own
+    assert arguments[-3:] == [
+        "--served-model-name=tiny",
+        "--middleware=request_usage.RequestUsage",
+        "--no-trust-remote-code",
     ]
-    assert arguments[0] == "--served-model-name=tiny"
-    assert arguments[-1] == "--max-model-len=99"
+    trusted = arguments_of(model(extra_args=("--trust_remote_code",), trusted=True))
+    assert "--no-trust-remote-code" not in trusted
+
+
+def test_neither_the_kubelet_nor_kserve_reads_anything_into_an_argument() -> None:
+    arguments = arguments_of(model(extra_args=("--x=$(HF_TOKEN)", '--y={{printf "%999d" 1}}')))
+    assert "--x=$$(HF_TOKEN)" in arguments
+    assert '--y={{`{{`}}printf "%999d" 1}}' in arguments
+
+
+def test_an_embedding_model_pools() -> None:
     embedding = inference_service(model(task="embed"), (), CPU)["spec"]["predictor"]["model"]["args"]
     assert "--runner=pooling" in embedding

@@ -12,7 +12,7 @@ import yaml
 
 from llmariner.boot import load
 from llmariner.context import Context
-from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, with_implied
+from llmariner.tenancy.scopes import INSTALLATION_SCOPES, ORGANIZATION_ROLES, PROJECT_ROLES, with_implied
 
 __all__ = ["Access", "Objects", "Standing", "Undeclared", "Verdict", "Whose", "declared", "verdict"]
 
@@ -127,6 +127,8 @@ class Standing:
         """What it holds: an organisation's owner owns the project it works in."""
         project_role = self.project_role or ("owner" if self.owns and self.in_project else None)
         held = ORGANIZATION_ROLES.get(self.organization_role or "", frozenset())
+        if self.owns and self.runs_installation:
+            held |= INSTALLATION_SCOPES
         held = with_implied(held | PROJECT_ROLES.get(project_role or "", frozenset()))
         return held if self.cut is None else held & with_implied(self.cut)
 

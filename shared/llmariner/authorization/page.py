@@ -40,7 +40,9 @@ organization's object, and finds what stands here.
 - An admin key (`sk-admin-…`) acts for an owner in the whole organization and in no project: routes that work inside a
   project answer 400, `project_required`; the token path does not know it.
 
-- Models that all projects share are seen by everybody, and changed by members of the default organization only.
+- Models that all projects share are seen by everybody, and made, changed, activated and deleted with the scope
+  `api.model.admin` only, beside the scope of the route. The same scope is needed for engine arguments and weight
+  locations that are not on the lists for projects ([models](models.md)).
 
 Whose objects a route reaches:
 
@@ -74,16 +76,24 @@ def page(checkout: Path) -> str:
 def _scopes() -> Iterable[str]:
     yield "## Scopes"
     yield ""
+    yield "`default`: only in the default organization."
+    yield ""
     yield from _table(
         ["scope", *(name for name in ROLES)],
         (
             [
                 f"`{scope}`",
-                *("yes" if scope in role.scopes else "–" for role in ROLES.values()),
+                *(_held(scope, role) for role in ROLES.values()),
             ]
             for scope in sorted(ALL_SCOPES)
         ),
     )
+
+
+def _held(scope: str, role: Standing) -> str:
+    if scope in role.scopes:
+        return "yes"
+    return "default" if scope in replace(role, runs_installation=True).scopes else "–"
 
 
 def _routes(routes: Iterable[Access]) -> Iterable[str]:

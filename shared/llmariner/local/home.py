@@ -158,7 +158,10 @@ class Home:
             )
         folder = packaged.folder(self._cache)
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        if registry.get(packaged.id).folder != str(folder):
+        found = registry.get(packaged.id)
+        if not found.approved and found.model_file_location == str(folder) and not found.config.extra_args:
+            registry.approve(packaged.id)  # a release before made it
+        if found.folder != str(folder):
             registry.loaded(packaged.id, folder=str(folder), size_bytes=size, task=Task(packaged.task))
 
     def _process_serving(self) -> ProcessServing:

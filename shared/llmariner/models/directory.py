@@ -36,7 +36,9 @@ class ModelDirectory:
     async def adapters(self, model_id: str) -> tuple[EngineModel, ...]:
         """The fine-tuned models whose base it is, by id; those whose weights are here."""
         tuned = await asyncio.to_thread(self._registry.tuned_from, model_id)
-        return tuple(_for_engine(model, None) for model in tuned if model.loaded)
+        return tuple(
+            self._for_engine(model, None) for model in tuned if model.loaded and not self._registry.blocked(model)
+        )
 
     async def projects(self) -> set[str]:
         """The projects that have a model of their own."""
@@ -62,7 +64,7 @@ class ModelDirectory:
     def _find(self, model_id: str) -> EngineModel:
         model = self._registry.get(model_id)
         wakes = self._registry.wakes(model.base_model_id or model_id)
-        return _for_engine(model, wakes[len(wakes) // 2] if wakes else None)
+        return self._for_engine(model, wakes[len(wakes) // 2] if wakes else None)
 
     def _adopt(self, services: Mapping[str, str], looked_at: str | None) -> None:
         known = {model_id: name for model_id, name in self._registry.adopted().items() if looked_at in (None, name)}
@@ -78,19 +80,20 @@ class ModelDirectory:
             with contextlib.suppress(PlatformError):  # somebody else was first
                 self._registry.delete(model_id, project_id=None)
 
-
-def _for_engine(model: Model, typical: float | None) -> EngineModel:
-    return EngineModel(
-        id=model.id,
-        folder=model.folder,
-        task=model.task,
-        size_bytes=model.size_bytes,
-        extra_args=model.config.extra_args,
-        base=model.base_model_id,
-        keep_awake=model.activation_status is ActivationStatus.ACTIVE,
-        typical_wake_seconds=typical,
-        gpus=model.config.gpu,
-        replicas=model.config.replicas,
-        max_replicas=model.config.max_replicas,
-        project=model.project_id,
-    )
+    def _for_engine(self, model: Model, typical: float | None) -> EngineModel:
+        return EngineModel(
+            id=model.id,
+            folder=model.folder,
+            task=model.task,
+            size_bytes=model.size_bytes,
+            extra_args=model.config.extra_args,
+            base=model.base_model_id,
+            keep_awake=model.activation_status is ActivationStatus.ACTIVE,
+            typical_wake_seconds=typical,
+            gpus=model.config.gpu,
+            replicas=model.config.replicas,
+            max_replicas=model.config.max_replicas,
+            project=model.project_id,
+            blocked=self._registry.blocked(model),
+            trusted=model.approved,
+        )

@@ -23,6 +23,7 @@ __all__ = [
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 _SUFFIX_LENGTH = 18
 _EXTRA_ARGS = 64
+_LONGEST_LOCATION = 1024
 
 
 class LoadingStatus(StrEnum):
@@ -182,6 +183,12 @@ class NewModel:
                 f"'{self.id[:80]}' is no model id: letters, digits and . _ : / -, at most 200 characters.",
                 param="id",
             )
+        location = self.model_file_location
+        if len(location) > _LONGEST_LOCATION or not location.isprintable():
+            raise InvalidRequest(
+                f"'model_file_location' must be at most {_LONGEST_LOCATION} printable characters.",
+                param="model_file_location",
+            )
 
     @staticmethod
     def fine_tuned_id(base: str, suffix: str) -> str:
@@ -213,6 +220,8 @@ class Model:
     size_bytes: int
     config: ModelConfig
     revision: int
+    approved: bool
+    """An administrator, or the platform itself, chose its location and engine arguments: no list binds them."""
 
     @property
     def loaded(self) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, case, delete, func, or_, select, update
 
 from llmariner.audit import log
-from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
+from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, PermissionDenied
 from llmariner.models.model import (
     ActivationStatus,
     LoadingStatus,
@@ -19,10 +20,12 @@ from llmariner.models.model import (
     SourceRepository,
     Task,
 )
+from llmariner.models.restrictions import blocked, check_arguments, check_location, check_may_share, is_admin
 from llmariner.models.tables import model_wakes, models
 from llmariner.platform.database import Database, Duplicate, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events import outbox
+from llmariner.settings import ModelSettings
 from llmariner.tenancy.caller import Caller
 
 __all__ = ["Registry"]
@@ -38,14 +41,21 @@ _WAKES_KEPT = 50
 class Registry:
     """The models of one installation. `project_id` in a call: whose eyes it is seen with; None sees all.
 
-    `actor`: who is told of in the audit log; None is the platform itself, which is not.
+    `actor`: who asks and is told of in the audit log; None is the platform itself, which may everything and is not told of.
+    PermissionDenied for what `models.restrictions` keeps for administrators. `locations`: where projects may load weights
+    from, as in `ModelSettings`.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, locations: Sequence[str] = ModelSettings.locations) -> None:
         self._database = database
+        self._locations = locations
 
     def create(self, new: NewModel, *, actor: Caller | None = None) -> Model:
         """Register a model; its weights are fetched by whoever the event wakes. Conflict when the id is taken."""
+        check_may_share(actor, new.project_id, "say 'is_project_scoped' to have one of your own project")
+        if not is_admin(actor):
+            check_location(new, self._locations)
+            check_arguments(new.config.extra_args)
         with self._database.write() as session:
             # Taken before any look: who holds the revision's row is alone with the models until its transaction's end.
             revision = next_revision(session, "models")
@@ -54,7 +64,7 @@ class Registry:
                 task = self._base(session, new).task
             session.run(delete(models).where(models.c.id == new.id, models.c.deleted))
             try:
-                session.add(models, **_new_row(new, task), revision=revision)
+                session.add(models, **_new_row(new, task), approved=is_admin(actor), revision=revision)
             except Duplicate as error:
                 raise Conflict(f"A model with id '{new.id}' exists already.", param="id") from error
             outbox.add(session, CREATED, f"models/{new.id}", _told(new.id, new.project_id))
@@ -91,12 +101,26 @@ class Registry:
             return int(session.value(query))
 
     def configure(
-        self, model_id: str, config: ModelConfig, *, project_id: str | None, actor: Caller | None = None
+        self,
+        model_id: str,
+        change: Callable[[ModelConfig], ModelConfig],
+        *,
+        project_id: str | None,
+        actor: Caller | None = None,
+        approve: bool = False,
     ) -> Model:
-        """Set how it runs; takes effect at its next wake."""
+        """Change how it runs, from what it is at that moment; takes effect at its next wake.
+
+        `approve`: an administrator restates its engine arguments, and so approves it as it stands.
+        """
         with self._database.write() as session:
-            model = _one(session, model_id, project_id)
-            _change(session, model, config=json.dumps(config.shown()))
+            next_revision(session, "models")  # as in `create`: of two changes at once the second sees the first
+            model = self._changeable(session, model_id, project_id, actor)
+            config = change(model.config)
+            if not is_admin(actor) and config.extra_args != model.config.extra_args:
+                check_arguments(config.extra_args)
+            approved = model.approved or (approve and is_admin(actor))
+            _change(session, model, config=json.dumps(config.shown()), approved=approved)
             outbox.add(session, UPDATED, f"models/{model_id}", _told(model_id, model.project_id))
             told = {"changes_requested": {"config": config.shown()}}
             _log(session, actor, "updated", model_id, model.project_id, told)
@@ -108,9 +132,11 @@ class Registry:
         """Keep it awake, or let it sleep. ModelNotFound before its weights are here."""
         with self._database.write() as session:
             next_revision(session, "models")  # as in `create`
-            model = _one(session, model_id, project_id)
+            model = self._changeable(session, model_id, project_id, actor)
             if not model.loaded:
                 raise ModelNotFound(model_id)
+            if status is ActivationStatus.ACTIVE and (why := self.blocked(model)):
+                raise PermissionDenied(why)
             _change(session, model, activation_status=status)
             outbox.add(session, UPDATED, f"models/{model_id}", _told(model_id, model.project_id))
             told = {"changes_requested": {"activation_status": status}}
@@ -121,7 +147,7 @@ class Registry:
         """Remove it. InvalidRequest while it is active or the base of another."""
         with self._database.write() as session:
             next_revision(session, "models")  # as in `create`
-            model = _one(session, model_id, project_id)
+            model = self._changeable(session, model_id, project_id, actor)
             if model.activation_status is ActivationStatus.ACTIVE:
                 raise InvalidRequest(
                     f"Model '{model_id}' is active. Deactivate it first: POST /v1/models/{model_id}:deactivate.",
@@ -142,6 +168,15 @@ class Registry:
                 {**_told(model_id, model.project_id), "folder": model.folder},
             )
             _log(session, actor, "deleted", model_id, model.project_id, {})
+
+    def approve(self, model_id: str) -> None:
+        """The platform itself vouches for its location and engine arguments as they stand."""
+        with self._database.write() as session:
+            _change(session, _one(session, model_id, None), approved=True)
+
+    def blocked(self, model: Model) -> str:
+        """Why its engine must not be started; empty where it may."""
+        return blocked(model, self._locations)
 
     def loading(self, model_id: str, *, progress: float, message: str) -> None:
         """Note how far the fetching of weights is: progress from 0 to 1."""
@@ -220,6 +255,11 @@ class Registry:
         with self._database.read() as session:
             rows = session.rows(select(models.c.id, models.c.revision).where(models.c.revision > revision))
         return max([revision, *(row.revision for row in rows)]), [row.id for row in rows]
+
+    def _changeable(self, session: ReadSession, model_id: str, project_id: str | None, actor: Caller | None) -> Model:
+        model = _one(session, model_id, project_id)
+        check_may_share(actor, model.project_id, "ask who runs this platform")
+        return model
 
     def _base(self, session: ReadSession, new: NewModel) -> Model:
         base = _one(session, new.base_model_id or "", new.project_id)

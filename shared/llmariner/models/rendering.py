@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from llmariner.errors import InvalidRequest
 from llmariner.models.model import CONFIG_PATHS, Model
 from llmariner.platform.serving import Status
 
-__all__ = ["config_paths", "rendered"]
+__all__ = ["config_paths", "rendered", "restates_arguments"]
 
 
 def rendered(
@@ -60,6 +61,13 @@ def config_paths(mask: str) -> frozenset[str] | None:
     if "config" in paths:
         return None
     return frozenset(path.removeprefix("config.") for path in paths)
+
+
+def restates_arguments(config: Mapping[str, Any], paths: frozenset[str] | None) -> bool:
+    """Whether a change with that update mask says the engine arguments."""
+    covered = paths is None or not paths.isdisjoint(("runtime_config", "runtime_config.extra_args"))
+    runtime = config.get("runtime_config")
+    return covered and isinstance(runtime, Mapping) and "extra_args" in runtime
 
 
 def _quantile(ordered: list[float] | None, share: float) -> float | None:

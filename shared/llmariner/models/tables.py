@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, String, Table, Text, false
 
 from llmariner.platform.database import metadata
 
@@ -30,6 +30,8 @@ models = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("config", Text, nullable=False),
     Column("deleted", Boolean, nullable=False),
+    # As in `Model`. False for what the release before made, which asked nobody.
+    Column("approved", Boolean, nullable=False, server_default=false()),
     Column("revision", BigInteger, nullable=False, index=True),
 )
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from llmariner.models.model import Model, SourceRepository, Task
-from llmariner.platform.serving import ADOPTED
+from llmariner.models.model import Model, Task
+from llmariner.models.restrictions import weight_uri
 
 __all__ = ["FetchedWeights", "Report", "StorageUriWeights", "Weights", "WeightsUnavailable"]
 
@@ -43,10 +43,8 @@ class StorageUriWeights:
     def fetch(self, model: Model, report: Report) -> FetchedWeights:
         """See the port."""
         report(1.0, "")
-        location = model.model_file_location
-        if model.source_repository is SourceRepository.KUBERNETES:
-            return FetchedWeights(f"{ADOPTED}{location}", 0, None)
-        return FetchedWeights(location if "://" in location else f"hf://{location}", model.size_bytes, None)
+        uri = weight_uri(model.source_repository, model.model_file_location)
+        return FetchedWeights(uri, model.size_bytes, None)
 
     def discard(self, model_id: str, folder: str) -> None:
         """Nothing was brought."""

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database
 from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, Owner
-from llmariner.tenancy.scopes import OWNER_SCOPES
+from llmariner.tenancy.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
 from llmariner.tenancy.tables import organization_users, organizations, project_users, projects, users
 
 __all__ = ["first_owner", "make_admin_key"]
@@ -47,5 +47,5 @@ def first_owner(database: Database) -> Owner:
 
 
 def make_admin_key(keys: Keys, owner: Owner, name: str, secret: str = "") -> tuple[ApiKey, str]:
-    """A key of the administrator with every scope of an organisation's owner; `secret` as in `Keys.create`."""
-    return keys.create(owner, NewKey(name=name, scopes=OWNER_SCOPES), secret)
+    """A key of the administrator with every scope of an owner of the default organization; `secret` as in `Keys.create`."""
+    return keys.create(owner, NewKey(name=name, scopes=OWNER_SCOPES | INSTALLATION_SCOPES), secret)

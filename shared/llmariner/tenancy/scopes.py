@@ -7,6 +7,8 @@ from llmariner.errors import InvalidRequest
 __all__ = [
     "ADMIN_KEY_SCOPES",
     "ALL_SCOPES",
+    "INSTALLATION_SCOPES",
+    "MODEL_ADMIN",
     "ORGANIZATION_ROLES",
     "OWNER_SCOPES",
     "PROJECT_ROLES",
@@ -42,8 +44,12 @@ _OF_A_PROJECT = _pairs("api.organizations.projects", "api.organizations.projects
 _OF_AN_ORGANIZATION = _pairs("api.organizations", "api.organizations.users", "api.prices")
 _OF_THE_TENANT = frozenset({"api.k8s.clusterscope.read", "api.k8s.namespaced.write"})
 
+MODEL_ADMIN = "api.model.admin"
+"""Changes models that all projects share, and chooses engine arguments and locations of weights that are on no list."""
+# What an owner of the default organization holds beside OWNER_SCOPES: its owners run the installation.
+INSTALLATION_SCOPES: frozenset[str] = frozenset({MODEL_ADMIN})
 OWNER_SCOPES: frozenset[str] = _WORK | _OF_A_PROJECT | _OF_AN_ORGANIZATION | _pairs("api.clusters") | {"api.audit.read"}
-ALL_SCOPES: frozenset[str] = OWNER_SCOPES | _OF_THE_TENANT
+ALL_SCOPES: frozenset[str] = OWNER_SCOPES | _OF_THE_TENANT | INSTALLATION_SCOPES
 VIEWER_SCOPES: frozenset[str] = _reads(_WORK | _OF_A_PROJECT)
 # An admin key administers and sees what was used; it works in no project.
 ADMIN_KEY_SCOPES: frozenset[str] = (

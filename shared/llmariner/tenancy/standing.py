@@ -9,8 +9,8 @@ from sqlalchemy import select, update
 
 from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
-from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, with_implied
-from llmariner.tenancy.tables import api_keys, custom_roles, organization_users, project_users, users
+from llmariner.tenancy.scopes import INSTALLATION_SCOPES, ORGANIZATION_ROLES, PROJECT_ROLES, with_implied
+from llmariner.tenancy.tables import api_keys, custom_roles, organization_users, organizations, project_users, users
 
 __all__ = ["Standing", "changed", "standing"]
 
@@ -26,12 +26,15 @@ class Standing:
 
 def standing(session: ReadSession, user_id: str, organization_id: str, project_id: str | None) -> Standing:
     """How a user stands now. An organisation's owner owns its projects; who left it is nothing in any of them."""
-    member = select(organization_users.c.role).where(
-        organization_users.c.organization_id == organization_id, organization_users.c.user_id == user_id
+    member = (
+        select(organization_users.c.role, organizations.c.is_default)
+        .join(organizations)
+        .where(organization_users.c.organization_id == organization_id, organization_users.c.user_id == user_id)
     )
-    organization_role = session.value(member)
-    if organization_role is None:
+    found = session.first(member)
+    if found is None:
         return Standing(None, None, frozenset())
+    organization_role = found.role
     project_role = None
     if project_id is not None:
         project_role = session.value(
@@ -42,6 +45,8 @@ def standing(session: ReadSession, user_id: str, organization_id: str, project_i
         if organization_role == "owner":
             project_role = project_role or "owner"
     scopes = _scopes(session, ORGANIZATION_ROLES, organization_role) | _scopes(session, PROJECT_ROLES, project_role)
+    if organization_role == "owner" and found.is_default:
+        scopes |= INSTALLATION_SCOPES
     return Standing(organization_role, project_role, with_implied(scopes))
 
 

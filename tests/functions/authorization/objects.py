@@ -351,7 +351,7 @@ OBJECTS: dict[str, Make] = {
     "POST /v1/limits/{id}": a_limit({"requests_per_day": 7}),
     "DELETE /v1/limits/{id}": a_limit(),
     "GET /v1/models": lambda _world, _place: Asked(query="limit=500"),
-    "POST /v1/models": new(id="walk/made", source_repository="LOCAL", is_project_scoped=True),
+    "POST /v1/models": new(id="walk/made", source_repository="HUGGING_FACE", is_project_scoped=True),
     "GET /v1/models/{id:path}": a_model(),
     "PATCH /v1/models/{id:path}": a_model({"config": {}, "update_mask": "config"}),
     "DELETE /v1/models/{id:path}": a_model(),

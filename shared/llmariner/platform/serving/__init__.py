@@ -34,7 +34,8 @@ class EngineModel:
     """What a serving adapter must know of a model. An adapter (`base`) is served by its base's engine.
 
     `folder`: a path, or on a cluster a storage URI. For clusters: `gpus`; `replicas`, when it is awake, and how many an
-    autoscaler may make of them (`max_replicas`); `project`, None: everybody's.
+    autoscaler may make of them (`max_replicas`); `project`, None: everybody's. `blocked`: why no engine may be started for
+    it; `trusted`: an administrator chose its arguments, `--trust-remote-code` among them where it is there.
     """
 
     id: str
@@ -49,6 +50,8 @@ class EngineModel:
     replicas: int = 1
     max_replicas: int = 0
     project: str | None = None
+    blocked: str = ""
+    trusted: bool = False
 
 
 @dataclass(frozen=True)

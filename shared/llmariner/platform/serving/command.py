@@ -13,7 +13,15 @@ from typing import Any
 
 from llmariner.platform.serving import EngineModel
 
-__all__ = ["CAPACITY", "FEATURES", "engine_arguments", "engine_environment", "memory_needed"]
+__all__ = [
+    "CAPACITY",
+    "FEATURES",
+    "MIDDLEWARE",
+    "engine_arguments",
+    "engine_environment",
+    "memory_needed",
+    "remote_code",
+]
 
 CAPACITY = 32
 _PLUGINS = Path(__file__).with_name("engine_plugins")
@@ -34,23 +42,39 @@ FEATURES = (
 """What every engine that generates is started with, wherever it runs."""
 
 
+MIDDLEWARE = "request_usage.RequestUsage"
+"""What metering rests on (docs/decisions/0004)."""
+
+
+def remote_code(model: EngineModel) -> tuple[str, ...]:
+    """Code that comes with weights is run only where an administrator said so."""
+    asked = {argument.replace("_", "-") for argument in model.extra_args}
+    return () if model.trusted and "--trust-remote-code" in asked else ("--no-trust-remote-code",)
+
+
 def memory_needed(model: EngineModel) -> int:
     """Bytes an engine of this model will hold: weights, cache of keys and values, the process."""
     return int(model.size_bytes * 1.1) + _KV_CACHE[model.task] + _OVERHEAD[model.task]
 
 
 def engine_arguments(model: EngineModel, port: int) -> list[str]:
-    """Arguments after `vllm`."""
+    """Arguments after `vllm`, which takes the last of each: what must hold comes after the model's own."""
     arguments = [
-        *("serve", model.folder, "--served-model-name", model.id, "--host", "127.0.0.1", "--port", str(port)),
-        *("--enforce-eager", "--distributed-executor-backend", "uni"),
+        *("serve", model.folder, "--enforce-eager", "--distributed-executor-backend", "uni"),
         *("--kv-cache-memory-bytes", str(_KV_CACHE[model.task]), "--max-num-seqs", str(CAPACITY)),
-        *("--disable-uvicorn-access-log", "--middleware", "request_usage.RequestUsage"),
+        "--disable-uvicorn-access-log",
     ]
     if model.task == "embed":
-        return [*arguments, "--runner", "pooling", "--dtype", "float32", *model.extra_args]
-    arguments += ["--dtype", "bfloat16", "--max-model-len", str(_context(model.folder)), *_lora(model.folder)]
-    return [*arguments, *FEATURES, *model.extra_args]
+        arguments += ["--runner", "pooling", "--dtype", "float32"]
+    else:
+        arguments += ["--dtype", "bfloat16", "--max-model-len", str(_context(model.folder)), *_lora(model.folder)]
+        arguments += FEATURES
+    return [
+        *arguments,
+        *model.extra_args,
+        *("--served-model-name", model.id, "--host", "127.0.0.1", "--port", str(port)),
+        *("--middleware", MIDDLEWARE, *remote_code(model)),
+    ]
 
 
 def engine_environment(threads: int) -> dict[str, str]:

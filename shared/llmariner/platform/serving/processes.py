@@ -98,8 +98,14 @@ class ProcessServing:
         """See the port."""
         model = await self._find(model_id)
         name = model.base or model.id
+        if model.blocked:
+            self._failures[model.id] = model.blocked
+            return
         if name not in self._tasks:
             base = await self._find(name) if model.base else model
+            if base.blocked:
+                self._failures[name] = base.blocked
+                return
             if name not in self._tasks:  # somebody else may have come first while we asked
                 self._wishes_to_sleep.discard(name)
                 self._engines[name] = Engine(base, self._settings.logs / log_name(name))
@@ -257,7 +263,7 @@ class ProcessServing:
             self._failures[model.id] = f"The engine refused the adapter: {text[:500]}"
 
     def _without_engine(self, name: str, model: EngineModel) -> Status:
-        failure = self._failures.get(name) or self._failures.get(model.id)
+        failure = model.blocked or self._failures.get(name) or self._failures.get(model.id)
         if failure is None:
             return Status(estimate_seconds=model.typical_wake_seconds)
         return Status(Phase.FAILED, message=failure)

@@ -112,7 +112,7 @@ class KServeServing:
         name = object_name(model)
         seen = await self._look(name)
         status = status_of(seen, model, now=time.time())
-        if status.phase not in (Phase.ASLEEP, Phase.STOPPING, Phase.FAILED):
+        if model.blocked or status.phase not in (Phase.ASLEEP, Phase.STOPPING, Phase.FAILED):
             return
         adapters = await self._directory.adapters(model.id)
         try:
@@ -207,7 +207,7 @@ class KServeServing:
         """The whole status: phase, endpoints, what the engines are doing. Observers hear of a change of the first two."""
         name = object_name(model)
         status = status_of(seen, model, now=time.time())
-        if (refused := self._refused.get(name)) and status.phase in (Phase.ASLEEP, Phase.STOPPING):
+        if (refused := model.blocked or self._refused.get(name)) and status.phase in (Phase.ASLEEP, Phase.STOPPING):
             status = Status(Phase.FAILED, message=refused)
         if status.phase is Phase.READY:
             status = await self._serving_now(name, status, seen)
@@ -355,6 +355,9 @@ class KServeServing:
         model = await self._directory.find(model_of(service))
         name = object_name(model)
         seen = await asyncio.to_thread(self._read, name)
+        if model.blocked and seen.replicas:
+            await asyncio.to_thread(self._sleep, name, None)
+            return
         if model.keep_awake or not seen.ready or seen.deployment is None:
             return
         await asyncio.to_thread(self._complete, model, seen)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmariner.platform.serving import ADOPTED, EngineModel
-from llmariner.platform.serving.command import FEATURES
+from llmariner.platform.serving.command import FEATURES, MIDDLEWARE, remote_code
 from llmariner.settings import KServeSettings
 
 __all__ = [
@@ -146,7 +146,7 @@ def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: 
         "model": {
             "runtime": engine.runtime,
             "modelFormat": {"name": "vLLM", "version": "1"},
-            "args": engine.arguments,
+            "args": [_literal(argument) for argument in engine.arguments],
             # Our runtimes run vLLM by `python -m`, which looks there; KServe takes no PYTHONPATH.
             "workingDir": _PLUGINS_PATH,
             "volumeMounts": [{"name": "plugins", "mountPath": _PLUGINS_PATH, "readOnly": True}],
@@ -163,14 +163,20 @@ def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: 
 
 
 def _arguments(model: EngineModel, adapters: Sequence[EngineModel], settings: KServeSettings) -> list[str]:
-    """After the runtime's own; vLLM takes the last of each."""
-    arguments = [f"--served-model-name={model.id}", f"--max-num-seqs={capacity(settings)}"]
-    arguments += ["--middleware=request_usage.RequestUsage"]
+    """After the runtime's own. vLLM takes the last of each: what must hold comes after the model's own."""
+    arguments = [f"--max-num-seqs={capacity(settings)}"]
     arguments += ["--runner=pooling", "--dtype=float32"] if model.task == "embed" else FEATURES
+    arguments += model.extra_args
+    arguments += [f"--served-model-name={model.id}", f"--middleware={MIDDLEWARE}", *remote_code(model)]
     if adapters:
         arguments += ["--enable-lora", "--lora-modules"]
         arguments += [f"{each.id}={adapter_path(each)}" for each in adapters]
-    return [*arguments, *model.extra_args]
+    return arguments
+
+
+def _literal(argument: str) -> str:
+    """An argument as a container gets it unchanged: the kubelet expands `$(NAME)`, and KServe reads `{{` as a template."""
+    return argument.replace("$", "$$").replace("{{", "{{`{{`}}")
 
 
 def _runtime(model: EngineModel, settings: KServeSettings) -> str:

@@ -34,6 +34,8 @@ def fit(pod: Body, model: EngineModel, adapters: Sequence[EngineModel], wanted: 
     container = _engine(pod["spec"]["containers"])
     if container is None or not _warm(pod) or not _holds(container, wanted.resources):
         return None
+    if any("$" in each or "{{" in each for each in wanted.arguments):
+        return None  # they are written otherwise in the Deployment, which the pod is compared with
     folders = [_folder(pod, container, each.folder) for each in (model, *adapters)]
     base, *tuned = folders
     if base is None or None in tuned:

@@ -1,0 +1,64 @@
+"""Engine arguments that a project may choose for its own models: an allow-list of vLLM's flags with the values of each.
+
+What loads code, reads files, opens addresses or says how usage is counted is not on it. Whatever is not on it needs the
+scope `api.model.admin`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+__all__ = ["ALLOWED", "refused_argument"]
+
+_COUNT = "[1-9][0-9]{0,5}"
+_NAME = "[a-z0-9][a-z0-9_-]{0,39}"
+
+ALLOWED: dict[str, str] = {
+    "--block-size": "8|16|32|64|128",
+    "--chat-template-content-format": "auto|string|openai",
+    "--default-chat-template-kwargs": r'\{"(enable_thinking|thinking)": ?(true|false)\}',
+    "--dtype": "auto|half|float16|bfloat16|float|float32",
+    "--generation-config": "auto|vllm",
+    "--gpu-memory-utilization": r"0?\.[0-9]{1,3}",
+    "--kv-cache-dtype": "auto|bfloat16|fp8|fp8_e4m3|fp8_e5m2",
+    "--limit-mm-per-prompt": r'\{"(image|video|audio)": ?[0-9]{1,3}(, ?"(image|video|audio)": ?[0-9]{1,3}){0,2}\}',
+    "--max-logprobs": "[0-9]{1,3}",
+    "--max-lora-rank": "8|16|32|64|128|256",
+    "--max-model-len": f"{_COUNT}[kK]?|[1-9][0-9]{{6,7}}",
+    "--max-num-batched-tokens": _COUNT,
+    "--max-num-seqs": "[1-9][0-9]{0,3}",
+    "--pipeline-parallel-size": "[1-9][0-9]?",
+    "--quantization": _NAME,
+    "--reasoning-parser": _NAME,
+    "--seed": "[0-9]{1,9}",
+    "--tensor-parallel-size": "[1-9][0-9]?",
+    "--tokenizer-mode": "auto|slow|mistral",
+    "--tool-call-parser": _NAME,
+    # Switches, each also as `--no-…`.
+    "--async-scheduling": "",
+    "--enable-auto-tool-choice": "",
+    "--enable-chunked-prefill": "",
+    "--enable-prefix-caching": "",
+    "--enforce-eager": "",
+    "--exclude-tools-when-tool-choice-none": "",
+}
+"""Flag → pattern of its value; an empty pattern: it takes none. Names are exact: vLLM also takes abbreviations and
+underscores, and those are not here."""
+
+
+def refused_argument(arguments: Sequence[str]) -> tuple[int, str] | None:
+    """The first argument that is not allowed: its index, and why; None where all are. `--flag=value` and `--flag value`."""
+    index = 0
+    while index < len(arguments):
+        flag, equals, value = arguments[index].partition("=")
+        pattern = ALLOWED.get(f"--{flag.removeprefix('--no-')}" if flag.startswith("--no-") else flag)
+        if pattern is None or (pattern and flag.startswith("--no-")):
+            return index, f"'{flag[:80]}' is not among the engine arguments that a project may choose"
+        if pattern and not equals:
+            index += 1
+            value = arguments[index] if index < len(arguments) else ""
+        if not re.fullmatch(pattern, value, re.ASCII) or (equals and not pattern):
+            return min(index, len(arguments) - 1), f"'{value[:80]}' is no value that a project may choose for '{flag}'"
+        index += 1
+    return None

@@ -1,0 +1,78 @@
+"""What a model may ask of its engine without an administrator: its engine arguments, and where its weights are.
+
+Asked when a model is made or changed, and again before its engine is started: what the lists allow may have changed since,
+and models of releases before 0.4 were never asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmariner.errors import PermissionDenied
+from llmariner.models.engine_arguments import refused_argument
+from llmariner.models.model import Model, NewModel, SourceRepository
+from llmariner.platform.serving import ADOPTED
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.scopes import MODEL_ADMIN
+from llmariner.weight_locations import refused_location
+
+__all__ = ["blocked", "check_arguments", "check_location", "check_may_share", "is_admin", "weight_uri"]
+
+_ASK = f"Ask somebody with the scope '{MODEL_ADMIN}', which owners of the default organization hold."
+_ARGUMENTS = "config.runtime_config.extra_args"
+
+
+def is_admin(actor: Caller | None) -> bool:
+    """Whether no list binds what it says of models; None is the platform itself."""
+    return actor is None or MODEL_ADMIN in actor.scopes
+
+
+def check_may_share(actor: Caller | None, project_id: str | None, instead: str) -> None:
+    """PermissionDenied for a model that all projects share (`project_id` None), unless an administrator asks."""
+    if project_id is None and not is_admin(actor):
+        raise PermissionDenied(
+            f"Models that all projects share are changed with the scope '{MODEL_ADMIN}' only, which owners of the default "
+            f"organization hold: {instead}.",
+        )
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """PermissionDenied for engine arguments that are not on the list; the error names the first."""
+    if refused := refused_argument(arguments):
+        index, why = refused
+        raise PermissionDenied(f"{why}. {_ASK}", param=f"{_ARGUMENTS}[{index}]")
+
+
+def check_location(new: NewModel, allowed: Sequence[str]) -> None:
+    """PermissionDenied for weights that the project may not load."""
+    uri = weight_uri(new.source_repository, new.model_file_location)
+    if why := refused_location(uri, allowed, new.project_id):
+        raise PermissionDenied(f"{why}. {_ASK}", param="model_file_location")
+
+
+def blocked(model: Model, allowed: Sequence[str]) -> str:
+    """Why the engine of a registered model must not be started, and what to do; empty where it may."""
+    if model.approved or model.source_repository is SourceRepository.KUBERNETES:
+        return ""
+    refused = refused_argument(model.config.extra_args)
+    why = refused[1] if refused else None
+    why = why or refused_location(
+        weight_uri(model.source_repository, model.model_file_location), allowed, model.project_id
+    )
+    if why is None:
+        return ""
+    return (
+        f"It is not started: {why}. Somebody with the scope '{MODEL_ADMIN}' approves it by "
+        f"PATCH /v1/models/{model.id} with its '{_ARGUMENTS}', or it is deleted and made anew."
+    )
+
+
+def weight_uri(source: SourceRepository, location: str) -> str:
+    """Where weights are, as a URI: what a cluster's storage initializer is told. Paths of one machine are `file://`."""
+    if source is SourceRepository.KUBERNETES:
+        return f"{ADOPTED}{location}"
+    if "://" in location:
+        return location
+    if source in (SourceRepository.HUGGING_FACE, SourceRepository.OLLAMA):
+        return f"hf://{location}"
+    return f"file://{location}"

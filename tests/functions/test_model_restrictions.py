@@ -1,0 +1,180 @@
+"""What a project may ask of an engine, by everybody's role: its own arguments and weights, and models that all share."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from llmariner.boot import load
+from llmariner.models.directory import ModelDirectory
+from llmariner.models.model import LoadingStatus, NewModel, SourceRepository
+from llmariner.models.tables import models
+from llmariner.platform.events.wire import Event, to_http
+from llmariner.tenancy.caller import Owner
+from llmariner.tenancy.keys.store import NewKey
+from llmariner.tenancy.members import Members
+from llmariner.tenancy.scopes import MODEL_ADMIN, OWNER_SCOPES
+
+from .asking import Answer, InProcess, Question, check
+from .children import CHECKOUT
+from .company import Company
+from .conftest import Ask
+from .installation import Installation
+
+EVIL = ["--trust-remote-code", "--middleware=evil.Tap"]
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def company(installation: Installation, ask: Ask) -> Company:
+    made = Company(installation, ask)
+    # A plain member of the default organization, who is no owner of it.
+    admin = installation.context.callers.of_user(installation.owner.user_id)
+    members, owner = Members(installation.context.database), installation.owner
+    user_id = members.add(admin, made.email("plain"), "reader").user_id
+    members.add_to_project(admin, owner.project_id, user_id, "member")
+    place = Owner(user_id, owner.project_id, owner.organization_id)
+    _, made.secrets["plain"] = installation.context.keys.create(place, NewKey("plain", OWNER_SCOPES | {MODEL_ADMIN}))
+    return made
+
+
+def create(company: Company, by: str, *, args: tuple[str, ...] = (), **fields: Any) -> Answer:
+    config = {"runtime_config": {"extra_args": list(args)}}
+    body = {"id": f"walk/{next(_numbers)}", "source_repository": "HUGGING_FACE", "is_project_scoped": True}
+    return company.ask("POST /v1/models", {**body, "config": config, **fields}, by=by)
+
+
+def patch(company: Company, by: str, model: str, args: list[str]) -> Answer:
+    body = {"config": {"runtime_config": {"extra_args": args}}, "update_mask": "config.runtime_config.extra_args"}
+    return company.ask(f"PATCH /v1/models/{model}", body, by=by)
+
+
+def shared(company: Company, *args: str) -> str:
+    made = create(company, "admin", args=args, is_project_scoped=False)
+    assert made.status == 200
+    name: str = made.json["id"]
+    company.context.registry.loaded(
+        name, folder="hf://org/x", size_bytes=1, task=company.context.registry.get(name).task
+    )
+    return name
+
+
+def of_the_release_before(installation: Installation, location: str, *args: str) -> str:
+    """A model as a release left it that had no lists: nobody approved it."""
+    name = f"old/{next(_numbers)}"
+    new = NewModel(name, SourceRepository.HUGGING_FACE, location, project_id="proj_2")
+    installation.context.registry.create(new)
+    installation.context.registry.configure(
+        name, lambda config: config.patched({"runtime_config": {"extra_args": list(args)}}, paths=None), project_id=None
+    )
+    with installation.context.database.write() as session:
+        session.run(update(models).where(models.c.id == name).values(approved=False))
+    return name
+
+
+@pytest.mark.parametrize("by", ["mia", "lead", "boss", "plain"])
+def test_nobody_but_an_administrator_chooses_any_engine_argument(company: Company, by: str) -> None:
+    project = {"boss": "lead"}.get(by, by)  # an admin key works in no project
+    refused = create(company, project, args=("--enforce-eager", *EVIL))
+    check(refused, 403, "insufficient_permissions")
+    assert refused.error["param"] == "config.runtime_config.extra_args[1]"
+    assert MODEL_ADMIN in refused.error["message"]
+    made = create(company, project, args=("--max-model-len=4096", "--enforce-eager"))
+    assert made.status == 200
+    model = made.json["id"]
+    check(patch(company, project, model, EVIL), 403, "insufficient_permissions")
+    assert patch(company, project, model, ["--dtype", "bfloat16"]).status == 200
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "oci://registry.evil.example/image:1",
+        "pvc://weights/tenant-a/secret",
+        "s3://bucket/other",
+        "http://169.254.169.254/",
+    ],
+)
+@pytest.mark.parametrize("source", ["HUGGING_FACE", "OBJECT_STORE", "LOCAL", "FINE_TUNING", "OLLAMA"])
+def test_weights_come_from_the_list_of_the_installation(company: Company, location: str, source: str) -> None:
+    refused = create(company, "mia", model_file_location=location, source_repository=source)
+    check(refused, 403, "insufficient_permissions")
+    assert refused.error["param"] == "model_file_location"
+    assert create(company, "mia", model_file_location="hf://org/model", source_repository=source).status == 200
+
+
+def test_a_path_of_the_machine_is_no_place_for_a_projects_weights(company: Company) -> None:
+    check(
+        create(company, "mia", model_file_location="/etc", source_repository="LOCAL"), 403, "insufficient_permissions"
+    )
+    assert create(company, "admin", model_file_location="/etc", source_repository="LOCAL").status == 200
+
+
+def test_adapters_are_bound_by_the_same_list(company: Company) -> None:
+    base = shared(company)
+    tuned = {"is_fine_tuned_model": True, "base_model_id": base, "source_repository": "FINE_TUNING"}
+    check(create(company, "mia", model_file_location="pvc://no/x", **tuned), 403, "insufficient_permissions")
+    assert create(company, "mia", model_file_location="hf://org/adapter", **tuned).status == 200
+
+
+def test_models_that_all_share_are_an_administrators(company: Company) -> None:
+    model = shared(company)
+    questions = [("PATCH", f"/v1/models/{model}", {"config": {}, "update_mask": "config"})]
+    questions += [("POST", f"/v1/models/{model}:{verb}", None) for verb in ("activate", "deactivate")]
+    questions += [("DELETE", f"/v1/models/{model}", None)]
+    for by in ("plain", "mia", "lead", "vic", "stranger"):
+        check(create(company, by, is_project_scoped=False), 403, "insufficient_permissions")
+        for method, path, body in questions:
+            check(company.ask(f"{method} {path}", body, by=by), 403, "insufficient_permissions")
+    assert company.ask(f"DELETE /v1/models/{model}", by="admin").status == 200
+
+
+def test_no_role_gives_what_runs_the_installation(company: Company) -> None:
+    made = company.ask("POST /v1/api_keys", {"name": "greedy", "scopes": [MODEL_ADMIN]}, by="lead")
+    assert made.status == 400
+    role = {"role_name": "greedy", "permissions": [MODEL_ADMIN]}
+    assert company.ask("POST /v1/organization/roles", role, by="boss").status == 400
+
+
+def test_an_administrator_chooses_what_it_likes_and_a_member_keeps_it(company: Company) -> None:
+    made = create(company, "admin", args=tuple(EVIL), model_file_location="oci://registry/image:1")
+    assert made.status == 200
+    model = made.json["id"]
+    assert company.context.registry.blocked(company.context.registry.get(model)) == ""
+    more = {"config": {"runtime_config": {"extra_args": EVIL, "replicas": 2}}, "update_mask": "config"}
+    assert company.ask(f"PATCH /v1/models/{model}", more, by="plain").json["config"]["runtime_config"]["replicas"] == 2
+    check(patch(company, "plain", model, [*EVIL, "--port=1"]), 403, "insufficient_permissions")
+
+
+@pytest.mark.parametrize(("location", "args"), [("hf://org/x", ("--middleware=evil.Tap",)), ("oci://evil/image", ())])
+def test_what_stood_there_before_there_were_lists_is_not_started(
+    installation: Installation, in_process: InProcess, company: Company, location: str, args: tuple[str, ...]
+) -> None:
+    name, registry = of_the_release_before(installation, location, *args), installation.context.registry
+    loader: Any = load(CHECKOUT / "eventing/model_loader")
+    loader.use(installation.context)
+    headers, body = to_http(Event("evt_1", "ai.llmariner.model.created.v1", f"models/{name}", 1.5, {"id": name}))
+    assert in_process.ask(loader, Question("POST", "/", body, headers)).status == 204
+    model = registry.get(name)
+    assert model.loading_status is LoadingStatus.FAILED
+    assert MODEL_ADMIN in model.loading_failure_reason
+    registry.loaded(name, folder=location, size_bytes=1, task=model.task)
+    directory = ModelDirectory(registry, installation.context.ledger)
+    assert MODEL_ADMIN in asyncio.run(directory.find(name)).blocked
+    check(company.ask(f"POST /v1/models/{name}:activate", by="stranger"), 403, "insufficient_permissions")
+
+
+def test_an_administrator_approves_it_by_restating_its_arguments(installation: Installation, company: Company) -> None:
+    registry = installation.context.registry
+    name = of_the_release_before(installation, "hf://org/x", "--middleware=evil.Tap")
+    with installation.context.database.write() as session:
+        session.run(update(models).where(models.c.id == name).values(project_id=None))
+    body = {"config": {"runtime_config": {"replicas": 2}}, "update_mask": "config.runtime_config.replicas"}
+    assert company.ask(f"PATCH /v1/models/{name}", body, by="admin").status == 200
+    assert registry.blocked(registry.get(name))
+    assert patch(company, "admin", name, ["--middleware=evil.Tap"]).status == 200
+    assert registry.blocked(registry.get(name)) == ""

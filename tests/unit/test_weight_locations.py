@@ -1,0 +1,80 @@
+"""From where a project may have weights loaded."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmariner.settings import ModelSettings
+from llmariner.weight_locations import refused_location
+
+ALLOWED = ("hf://", "s3://models/${project_id}/", "pvc://public/weights", "file:///srv/models/${project_id}/")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "hf://org/model",
+        "hf://org/model:v1.0",
+        "s3://models/proj_1/tuned/x",
+        "pvc://public/weights",
+        "pvc://public/weights/x",
+        "file:///srv/models/proj_1/x",
+    ],
+)
+def test_what_the_list_names_is_open_to_a_project(uri: str) -> None:
+    assert refused_location(uri, ALLOWED, "proj_1") is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "oci://registry.example/image:1",
+        "http://169.254.169.254/latest",
+        "https://models.example/x",
+        "s3://models/proj_2/secret",
+        "s3://models/proj_1/../proj_2/secret",
+        "s3://models/proj_1/%2e%2e/proj_2/secret",
+        "s3://models/proj_1//../proj_2",
+        "s3://models/proj_1/./x",
+        "s3://MODELS/proj_1/x",
+        "S3://models/proj_1/x",
+        "s3://models/proj_10/x",
+        "s3://user@models/proj_1/x",
+        "s3://models/proj_1/x?versionId=1",
+        "s3://models/proj_1/x#y",
+        "s3://models/proj_1/$(HF_TOKEN)",
+        "s3://models\\proj_1\\x",
+        "s3://models/proj_1/x\n",
+        "pvc://publicweights/x",
+        "pvc://public/weights2",
+        "pvc://public/weights/../../private",
+        "file:///srv/models/proj_1/../proj_2/x",
+        "file:///etc/passwd",
+        "kserve://others",
+        "hf://",
+        "hf://..",
+        "org/model",
+        "",
+    ],
+)
+def test_everything_else_is_refused(uri: str) -> None:
+    assert refused_location(uri, ALLOWED, "proj_1") is not None
+
+
+def test_a_place_of_one_project_is_no_place_of_a_model_that_all_share() -> None:
+    assert refused_location("hf://org/model", ALLOWED, None) is None
+    assert refused_location("s3://models//x", ALLOWED, None) is not None
+    assert refused_location("s3://models/${project_id}/x", ALLOWED, None) is not None
+
+
+def test_the_list_is_a_setting() -> None:
+    assert ModelSettings.load({}).locations == ("hf://",)
+    assert ModelSettings.load({"LLMARINER_MODEL_LOCATIONS": ""}).locations == ()
+    said = {"LLMARINER_MODEL_LOCATIONS": "hf://Qwen/, s3://bucket/${project_id}/"}
+    assert ModelSettings.load(said).locations == ("hf://Qwen/", "s3://bucket/${project_id}/")
+
+
+@pytest.mark.parametrize("entry", ["oci://registry/", "http://inside/", "s3://", "pvc://", "../x", "s3://a/../b", "hf"])
+def test_a_list_that_would_open_too_much_ends_the_start(entry: str) -> None:
+    with pytest.raises(ValueError, match="LLMARINER_MODEL_LOCATIONS"):
+        ModelSettings.load({"LLMARINER_MODEL_LOCATIONS": f"hf://, {entry}"})
