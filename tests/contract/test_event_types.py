@@ -17,7 +17,7 @@ from llmariner.limits.leases import Leases
 from llmariner.limits.rules import Subject
 from llmariner.local.engine.environment import EngineEnvironment, engine_lock
 from llmariner.local.home import Home
-from llmariner.models.model import ActivationStatus, ModelConfig, NewModel, SourceRepository, Task
+from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
 from llmariner.models.registry import Registry
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
@@ -64,7 +64,7 @@ def emitted(database: Database, keys: Keys, registry: Registry, owner: Owner) ->
         registry.create(NewModel(name, SourceRepository.LOCAL, "/models/x", project_id=project))
         registry.failed(name, "No config.json in /models/x.")
         registry.loaded(name, folder="/models/x", size_bytes=1, task=Task.GENERATE)
-        registry.configure(name, ModelConfig(), project_id=None)
+        registry.configure(name, lambda config: config, project_id=None)
         registry.activate(name, ActivationStatus.INACTIVE, project_id=None)
         registry.delete(name, project_id=None)
     live_as_a_team(database, owner)

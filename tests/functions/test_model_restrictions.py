@@ -116,14 +116,14 @@ def test_a_path_of_the_machine_is_no_place_for_a_projects_weights(company: Compa
 
 def test_adapters_are_bound_by_the_same_list(company: Company) -> None:
     base = shared(company)
-    tuned = {"is_fine_tuned_model": True, "base_model_id": base, "source_repository": "FINE_TUNING"}
+    tuned: dict[str, Any] = {"is_fine_tuned_model": True, "base_model_id": base, "source_repository": "FINE_TUNING"}
     check(create(company, "mia", model_file_location="pvc://no/x", **tuned), 403, "insufficient_permissions")
     assert create(company, "mia", model_file_location="hf://org/adapter", **tuned).status == 200
 
 
 def test_models_that_all_share_are_an_administrators(company: Company) -> None:
     model = shared(company)
-    questions = [("PATCH", f"/v1/models/{model}", {"config": {}, "update_mask": "config"})]
+    questions: list[tuple[str, str, Any]] = [("PATCH", f"/v1/models/{model}", {"config": {}, "update_mask": "config"})]
     questions += [("POST", f"/v1/models/{model}:{verb}", None) for verb in ("activate", "deactivate")]
     questions += [("DELETE", f"/v1/models/{model}", None)]
     for by in ("plain", "mia", "lead", "vic", "stranger"):

@@ -36,6 +36,7 @@ MODEL = Model(
     size_bytes=0,
     config=ModelConfig(),
     revision=1,
+    approved=True,
 )
 
 
