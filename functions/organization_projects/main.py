@@ -18,7 +18,7 @@ from llmariner.http.groups import ProjectGroupBody, groups_of, in_project
 from llmariner.http.lists import Cursor, Limit, Order, listed, next_page
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Access, Directory, Paging
-from llmariner.tenancy.granting import owns
+from llmariner.tenancy.granting import held, owns
 from llmariner.tenancy.keys.store import ApiKey, NewKey, Owner, View
 from llmariner.tenancy.members import Members
 from llmariner.tenancy.projects import NewProject, Projects
@@ -387,8 +387,10 @@ def _make_key(request: Request, caller: Caller, project_id: str, user_id: str, b
 def _scopes(request: Request, caller: Caller, project_id: str, user_id: str, asked: list[str] | None) -> frozenset[str]:
     """What a key of that user may carry there: nothing the user does not hold, nor, but for owners, the caller."""
     with context_of(request).database.read() as session:
-        held = standing(session, user_id, caller.organization_id, project_id).scopes
-    return checked(asked, held=held if owns(caller) else held & caller.scopes)
+        theirs = standing(session, user_id, caller.organization_id, project_id).scopes
+        if not owns(caller):
+            theirs &= held(session, caller, caller.organization_id, project_id)
+    return checked(asked, held=theirs)
 
 
 handle = function(build)

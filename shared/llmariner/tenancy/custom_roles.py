@@ -15,7 +15,7 @@ from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import names
 from llmariner.tenancy.acts import alone, done
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.granting import owns
+from llmariner.tenancy.granting import held, owns
 from llmariner.tenancy.scopes import ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, with_implied
 from llmariner.tenancy.standing import changed
 from llmariner.tenancy.tables import (
@@ -57,9 +57,9 @@ class CustomRoles:
     ) -> CustomRole:
         """Make a role. Conflict for a name that there is; PermissionDenied for scopes that the caller doesn't hold."""
         organization_id, role_id = caller.organization_id, new_id("role")
-        wanted = _checked(caller, scopes, project_id)
         with self._database.write() as session:
             alone(session)
+            wanted = _checked(session, caller, scopes, project_id)
             if project_id is not None:
                 _check_project(session, organization_id, project_id)
             free = _free_name(session, organization_id, project_id, name)
@@ -103,8 +103,8 @@ class CustomRoles:
                 values["description"] = _description(description)
             if scopes is not None:
                 # Who could take a scope away could also cut down those above.
-                _checked(caller, role.scopes, role.project_id)
-                values["scopes"] = " ".join(sorted(_checked(caller, scopes, role.project_id)))
+                _checked(session, caller, role.scopes, role.project_id)
+                values["scopes"] = " ".join(sorted(_checked(session, caller, scopes, role.project_id)))
             if values:
                 session.run(update(custom_roles).where(custom_roles.c.id == role_id).values(**values))
                 changed(session, user_ids=_holders(session, role_id))
@@ -129,7 +129,9 @@ class CustomRoles:
             _done(session, caller, "role.deleted", role_id, role.project_id, {})
 
 
-def _checked(caller: Caller, scopes: Iterable[str], project_id: str | None) -> frozenset[str]:
+def _checked(
+    session: ReadSession, caller: Caller, scopes: Iterable[str], project_id: str | None
+) -> frozenset[str]:
     wanted = frozenset(scopes)
     possible = OWNER_SCOPES if project_id is None else PROJECT_ROLES["owner"]
     if not wanted:
@@ -140,8 +142,10 @@ def _checked(caller: Caller, scopes: Iterable[str], project_id: str | None) -> f
             f"Possible scopes: {', '.join(sorted(possible))}.",
             param="scopes",
         )
-    if not owns(caller) and (missing := with_implied(wanted) - caller.scopes):
-        raise PermissionDenied(f"You don't hold the scopes {', '.join(sorted(missing))}, so no role of yours can.")
+    if owns(caller):
+        return wanted
+    if missing := with_implied(wanted) - held(session, caller, caller.organization_id, project_id):
+        raise PermissionDenied(f"You don't hold the scopes {', '.join(sorted(missing))} there, so no role of yours can.")
     return wanted
 
 

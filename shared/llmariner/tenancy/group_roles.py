@@ -17,10 +17,15 @@ from llmariner.platform.identity import Identity
 from llmariner.tenancy.acts import alone
 from llmariner.tenancy.arrivals import Arrival
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.granting import check_organization_role, check_project_role
+from llmariner.tenancy.granting import (
+    check_may_take_organization_role,
+    check_may_take_project_role,
+    check_organization_role,
+    check_project_role,
+)
 from llmariner.tenancy.tables import group_roles, groups, projects, users
 
-__all__ = ["GroupRoles", "check_name", "give", "same", "settle", "take"]
+__all__ = ["GroupRoles", "check_name", "check_not_above", "give", "same", "settle", "take"]
 
 
 class GroupRoles:
@@ -91,8 +96,17 @@ def give(session: WriteSession, caller: Caller, mapping: Mapping[str, Any], role
     return row
 
 
+def check_not_above(session: ReadSession, caller: Caller, row: Row[Any]) -> None:
+    """PermissionDenied for a mapping (a row of `group_roles`) that gives more than the caller holds there."""
+    if row.project_id is None:
+        check_may_take_organization_role(session, caller, row.organization_id, row.role)
+    else:
+        check_may_take_project_role(session, caller, row.organization_id, row.project_id, row.role)
+
+
 def take(session: WriteSession, caller: Caller, row: Row[Any]) -> None:
-    """End a mapping that is there; `settle` follows."""
+    """End a mapping that is there; `settle` follows. PermissionDenied for a role above the caller."""
+    check_not_above(session, caller, row)
     session.run(group_roles.delete().where(group_roles.c.id == row.id))
     payload = {"group": row.group_name, "role": row.role}
     _log(session, caller, "group.role.deleted", row.id, payload, row.project_id)

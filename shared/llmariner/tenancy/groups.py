@@ -18,7 +18,7 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
 from llmariner.tenancy.acts import alone
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.group_roles import check_name, give, same, settle, take
+from llmariner.tenancy.group_roles import check_name, check_not_above, give, same, settle, take
 from llmariner.tenancy.tables import group_roles, groups, organization_users, users
 
 __all__ = ["Groups"]
@@ -60,6 +60,8 @@ class Groups:
             alone(session)
             group = _one(session, caller.organization_id, group_id)
             if name != group.name:
+                for row in session.rows(select(group_roles).where(_of(group))):
+                    check_not_above(session, caller, row)
                 _check_free(session, caller.organization_id, group.issuer, name)
                 session.run(update(group_roles).where(_of(group)).values(group_name=name))
                 session.run(update(groups).where(groups.c.id == group_id).values(name=name))

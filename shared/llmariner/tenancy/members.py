@@ -21,7 +21,13 @@ from llmariner.tenancy import names
 from llmariner.tenancy.account_claims import open_claim
 from llmariner.tenancy.acts import alone, done
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.granting import check_organization_role, check_project_role, owns
+from llmariner.tenancy.granting import (
+    check_may_take_organization_role,
+    check_may_take_project_role,
+    check_organization_role,
+    check_project_role,
+    owns,
+)
 from llmariner.tenancy.leaving import end_keys
 from llmariner.tenancy.standing import changed
 from llmariner.tenancy.tables import api_keys, is_human, organization_users, project_users, projects, users
@@ -85,6 +91,8 @@ class Members:
             alone(session)
             member = _member(session, organization_id, user_id)
             check_organization_role(session, caller, organization_id, role)
+            if role != member.role:
+                check_may_take_organization_role(session, caller, organization_id, member.role)
             if member.role == "owner" and role != "owner":
                 _check_owner_may_go(session, caller, member, "become less")
             open_claim(session, user_id)
@@ -104,6 +112,7 @@ class Members:
         with self._database.write() as session:
             revision = alone(session)
             member = _member(session, organization_id, user_id)
+            check_may_take_organization_role(session, caller, organization_id, member.role)
             if member.role == "owner":
                 _check_owner_may_go(session, caller, member, "leave")
             of_them = and_(api_keys.c.user_id == user_id, api_keys.c.organization_id == organization_id)
@@ -162,6 +171,7 @@ class Members:
             _check_project(session, organization_id, project_id)
             member = _project_member(session, organization_id, project_id, user_id)
             check_project_role(session, caller, organization_id, project_id, role)
+            check_may_take_project_role(session, caller, organization_id, project_id, member.role)
             one = _one_of(project_users, user_id, project_id=project_id)
             session.run(update(project_users).where(one).values(role=role, of_group=False))
             changed(session, user_ids=[user_id])
@@ -180,6 +190,7 @@ class Members:
         with self._database.write() as session:
             revision = alone(session)
             member = _project_member(session, organization_id, project_id, user_id)
+            check_may_take_project_role(session, caller, organization_id, project_id, member.role)
             ended: list[str] = []
             if _held(session, organization_id, user_id) != "owner":
                 of_them = and_(api_keys.c.user_id == user_id, api_keys.c.project_id == project_id)

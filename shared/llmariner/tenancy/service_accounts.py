@@ -14,7 +14,13 @@ from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import names
 from llmariner.tenancy.acts import alone, done
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.granting import check_organization_role, check_project_role, owns
+from llmariner.tenancy.granting import (
+    check_may_take_organization_role,
+    check_may_take_project_role,
+    check_organization_role,
+    check_project_role,
+    owns,
+)
 from llmariner.tenancy.leaving import end_account
 from llmariner.tenancy.standing import changed
 from llmariner.tenancy.tables import organization_users, project_users, projects, users
@@ -91,6 +97,7 @@ class ServiceAccounts:
             alone(session)
             _check_project(session, organization_id, project_id)
             account = _one(session, organization_id, project_id, account_id)
+            _check_not_above(session, caller, account)
             if name is not None and names.title(name, "name") != account.name:
                 wanted = names.title(name, "name")
                 _check_name_free(session, project_id, wanted)
@@ -108,7 +115,7 @@ class ServiceAccounts:
         """End one. Returns what went with it: keys by id."""
         with self._database.write() as session:
             revision = alone(session)
-            _one(session, caller.organization_id, project_id, account_id)
+            _check_not_above(session, caller, _one(session, caller.organization_id, project_id, account_id))
             gone = {"api_keys": end_account(session, revision, account_id)}
             _done(session, caller, "service_account.deleted", project_id, account_id, {"removed": gone})
         return gone
@@ -162,6 +169,12 @@ def _check_project(session: ReadSession, organization_id: str, project_id: str) 
         raise NotFound(f"No project with id '{project_id}' in the organization.", param="project_id")
     if row.archived_at is not None:
         raise InvalidRequest("The project is archived; no service account can be made or changed.", param="project_id")
+
+
+def _check_not_above(session: ReadSession, caller: Caller, account: ServiceAccount) -> None:
+    """PermissionDenied for an account that may more than the caller, in its project or in the organisation."""
+    check_may_take_organization_role(session, caller, account.organization_id, account.organization_role)
+    check_may_take_project_role(session, caller, account.organization_id, account.project_id, account.role)
 
 
 def _check_name_free(session: ReadSession, project_id: str, name: str) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 from llmariner.errors import PermissionDenied
 from llmariner.platform.database import ReadSession
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.granting import owns
+from llmariner.tenancy.granting import held, owns
 from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of
 from llmariner.tenancy.scopes import with_implied
 from llmariner.tenancy.standing import standing
 from llmariner.tenancy.tables import api_keys
 
-__all__ = ["bounded", "check_may_hold"]
+__all__ = ["bounded", "check_may_hold", "check_not_above"]
 
 _LISTS = ("allowed_models", "allowed_sources")
 
@@ -56,14 +56,30 @@ def check_may_hold(session: ReadSession, actor: Caller | None, key: ApiKey) -> N
     """PermissionDenied for an actor who is about to be given the secret of a key that may more than the actor."""
     if actor is None or key.id == actor.key_id:
         return
-    stands = standing(session, key.user_id, key.organization_id, key.project_id)
-    missing = (with_implied(key.scopes) & stands.scopes) - actor.scopes
+    missing = _beyond(session, actor, key)
     if missing and not owns(actor):
         raise PermissionDenied(
             f"That key may do what you may not: {', '.join(sorted(missing))}. Let its owner rotate it, or delete it."
         )
     kept: dict[str, Any] = {name: _stored(getattr(key, name)) for name in _LISTS}
     bounded(session, actor, {**kept, "expires_at": key.expires_at}, user_id=key.user_id, new=False)
+
+
+def check_not_above(session: ReadSession, actor: Caller | None, key: ApiKey) -> None:
+    """PermissionDenied for an actor who would change or end somebody else's key that may more than the actor."""
+    if actor is None or owns(actor) or key.user_id == actor.user_id:
+        return
+    if missing := _beyond(session, actor, key):
+        raise PermissionDenied(
+            f"That key may do what you may not: {', '.join(sorted(missing))}. Ask its owner, or an owner of the organization."
+        )
+
+
+def _beyond(session: ReadSession, actor: Caller, key: ApiKey) -> frozenset[str]:
+    """What a key may do, as its user stands now, and the actor may not in the same place."""
+    stands = standing(session, key.user_id, key.organization_id, key.project_id)
+    own = held(session, actor, key.organization_id, key.project_id)
+    return (with_implied(key.scopes) & stands.scopes) - own
 
 
 def _maker(session: ReadSession, actor: Caller | None) -> ApiKey | None:

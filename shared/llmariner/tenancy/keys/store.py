@@ -20,7 +20,7 @@ from llmariner.settings import Secret
 from llmariner.tenancy import names
 from llmariner.tenancy.caller import Caller, Owner
 from llmariner.tenancy.keys import secrets, sources
-from llmariner.tenancy.keys.bounds import bounded, check_may_hold
+from llmariner.tenancy.keys.bounds import bounded, check_may_hold, check_not_above
 from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of, key_with_digest
 from llmariner.tenancy.leaving import end_account
 from llmariner.tenancy.tables import api_keys, users
@@ -143,6 +143,7 @@ class Keys:
         with self._database.write() as session:
             next_revision(session, "api_keys")  # as in `_add`
             key = _live(session, view, key_id)
+            check_not_above(session, actor, key)
             new_name = values.get("name", key.name)
             if new_name != key.name and _named(session, key.user_id, new_name):
                 raise Conflict(f"A key named '{new_name}' exists already; choose another name.", param="name")
@@ -182,6 +183,7 @@ class Keys:
         """End a key; every process refuses it within its polling interval (2 s). A service account ends with its last."""
         with self._database.write() as session:
             key = _live(session, view, key_id)
+            check_not_above(session, actor, key)
             _change(session, key, revoked_at=time.time())
             outbox.add(session, _REVOKED, f"api_keys/{key_id}", _told(key))
             end_rules(session, key.organization_id, "key", [key_id])

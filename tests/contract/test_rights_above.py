@@ -1,0 +1,149 @@
+"""Those below change nothing of those above: memberships, roles of groups, service accounts, keys and invitations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llmariner.errors import PermissionDenied
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.granting import held
+from llmariner.tenancy.group_roles import GroupRoles
+from llmariner.tenancy.groups import Groups
+from llmariner.tenancy.keys.store import NewKey, Owner, View
+from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
+
+from .team import Team
+
+ISSUER = "https://issuer.example"
+PEOPLE = frozenset({"api.organizations.users.read", "api.organizations.users.write"})
+MEMBERS = frozenset({"api.organizations.projects.users.read", "api.organizations.projects.users.write"})
+
+
+@pytest.fixture
+def deputy(team: Team) -> Caller:
+    """Manages the organization's people, and holds nothing else that a reader doesn't."""
+    role = team.roles.create(team.admin, "deputy", PEOPLE | MEMBERS | ORGANIZATION_ROLES["reader"])
+    return team.person("dee@example.org", role.id)
+
+
+@pytest.fixture
+def auditor(team: Team) -> Caller:
+    """Somebody whose role holds what the deputy's doesn't."""
+    return team.person("ann@example.org", team.roles.create(team.admin, "auditor", ["api.audit.read"]).id)
+
+
+def refused(*attempts: Callable[[], Any]) -> None:
+    for attempt in attempts:
+        with pytest.raises(PermissionDenied):
+            attempt()
+
+
+def test_who_holds_more_is_neither_demoted_nor_removed(team: Team, deputy: Caller, auditor: Caller) -> None:
+    refused(
+        lambda: team.members.set_role(deputy, auditor.user_id, "reader"),
+        lambda: team.members.remove(deputy, auditor.user_id),
+    )
+    reader = team.person("bob@example.org")
+    team.members.remove(deputy, reader.user_id)
+    team.members.set_role(team.admin, auditor.user_id, "reader")
+    team.members.remove(deputy, auditor.user_id)
+
+
+def test_who_holds_more_in_a_project_keeps_their_place_there(team: Team) -> None:
+    project_id = team.project()
+    steward = team.roles.create(team.admin, "steward", MEMBERS, project_id=project_id)
+    usher = team.person("dee@example.org", **{project_id: steward.id})
+    usher = team.caller(usher.user_id, None, project_id)
+    lead = team.person("lead@example.org", **{project_id: "owner"})
+    other = team.person("bob@example.org", **{project_id: steward.id})
+    refused(
+        lambda: team.members.set_role_in_project(usher, project_id, lead.user_id, steward.id),
+        lambda: team.members.remove_from_project(usher, project_id, lead.user_id),
+    )
+    team.members.remove_from_project(usher, project_id, other.user_id)
+    theirs = team.caller(lead.user_id, None, project_id)
+    team.members.remove_from_project(theirs, project_id, usher.user_id)
+
+
+def test_a_service_account_that_holds_more_stays(team: Team, deputy: Caller) -> None:
+    project_id = team.owner.project_id
+    account = team.accounts.create(team.admin, project_id, "ci", role="owner", organization_role="owner")
+    usher = replace(deputy, project_id=project_id)
+    refused(
+        lambda: team.accounts.update(usher, project_id, account.id, name="mine"),
+        lambda: team.accounts.update(usher, project_id, account.id, role="viewer"),
+        lambda: team.accounts.delete(usher, project_id, account.id),
+    )
+    team.accounts.delete(team.admin, project_id, account.id)
+
+
+def test_a_group_s_role_above_is_neither_taken_nor_moved_to_another_group(team: Team, deputy: Caller) -> None:
+    groups, mappings = Groups(team.database), GroupRoles(team.database)
+    group = groups.create(team.admin, ISSUER, "admins")
+    given = groups.give(team.admin, group.id, "owner", None)
+    groups.give(team.admin, group.id, "member", team.owner.project_id)
+    refused(
+        lambda: groups.rename(deputy, group.id, "friends of the deputy"),
+        lambda: groups.take(deputy, group.id, None),
+        lambda: groups.take(deputy, group.id, team.owner.project_id),
+        lambda: groups.give(deputy, group.id, "reader", None),
+        lambda: groups.delete(deputy, group.id),
+        lambda: mappings.delete(deputy, given.id),
+    )
+    readers = groups.create(deputy, ISSUER, "readers")
+    groups.give(deputy, readers.id, "reader", None)
+    groups.rename(deputy, readers.id, "guests")
+    groups.delete(deputy, readers.id)
+
+
+def test_a_key_that_may_more_is_neither_changed_nor_ended(team: Team) -> None:
+    project_id = team.owner.project_id
+    usher = team.person("dee@example.org", **{project_id: "owner"})
+    usher = team.caller(usher.user_id, None, project_id)
+    member = team.person("bob@example.org", **{project_id: "member"})
+    above, _ = team.key(team.admin, "above", project_id)
+    beside, _ = team.key(team.caller(member.user_id, None, project_id), "beside", project_id)
+    view = View(team.owner.organization_id, project_id)
+    refused(
+        lambda: team.keys.update(view, above, scopes=frozenset({"api.files.read"}), actor=usher),
+        lambda: team.keys.revoke(view, above, actor=usher),
+        lambda: team.keys.rotate(view, above, overlap=0, actor=usher),
+    )
+    team.keys.revoke(view, beside, actor=usher)
+    team.keys.revoke(view, above, actor=team.admin)
+
+
+def test_whoever_holds_a_narrow_key_still_ends_their_other_keys(team: Team) -> None:
+    wide, _ = team.key(team.admin, "wide")
+    place = Owner(team.admin.user_id, team.owner.project_id, team.owner.organization_id)
+    narrow, secret = team.keys.create(place, NewKey("narrow", frozenset({"api.organizations.projects.api_keys.write"})))
+    caller = team.callers.by_secret(secret)
+    assert caller is not None
+    team.keys.revoke(place, wide, actor=caller)
+    assert [each.id for each in team.keys.of_project(place)] == [narrow.id]
+
+
+def test_what_somebody_holds_in_one_project_gives_nothing_elsewhere(team: Team, deputy: Caller) -> None:
+    mine, other = team.project("Mine"), team.project("Other")
+    team.members.add_to_project(team.admin, mine, deputy.user_id, "owner")
+    lead = team.caller(deputy.user_id, None, mine)
+    assert PROJECT_ROLES["owner"] <= lead.scopes
+    with team.database.read() as session:
+        assert "api.model.write" not in held(session, lead, lead.organization_id, None)
+    refused(
+        lambda: team.roles.create(lead, "everywhere", ["api.model.write"]),
+        lambda: team.members.add_to_project(lead, other, deputy.user_id, "owner"),
+        lambda: Groups(team.database).give(
+            lead, Groups(team.database).create(lead, ISSUER, "devs").id, "member", other
+        ),
+    )
+    everywhere = team.roles.create(team.admin, "everywhere", ["api.model.write"])
+    refused(
+        lambda: team.members.set_role(lead, deputy.user_id, everywhere.id),
+        lambda: team.invites.create(lead, "eve@example.org", everywhere.id),
+    )
+    assert team.roles.create(lead, "here", ["api.model.write"], project_id=mine).project_id == mine
