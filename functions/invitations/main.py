@@ -11,8 +11,8 @@ from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
 from llmariner.http.shapes import api_key, user
 from llmariner.settings import IdentitySettings
-from llmariner.tenancy.invites import Invite, Invites
-from llmariner.tenancy.keys.store import NewKey
+from llmariner.tenancy.invites import Accepted, Invites
+from llmariner.tenancy.keys.store import NewKey, Owner
 from llmariner.tenancy.users import Users
 
 
@@ -32,28 +32,28 @@ def build(context: Context) -> Application:
 def accept_invitation(request: Request, body: AcceptInvitation) -> dict[str, Any]:
     """Let in who shows the token. Where nobody can sign in, the answer holds their first key, this once."""
     context = context_of(request)
-    invite, user_id = Invites(context.database, context.secrets.pepper).accept(body.token)
-    caller = context.callers.of_user(user_id, invite.organization_id)
+    keys_only = not IdentitySettings.load(context.env).issuer
+    accepted = Invites(context.database, context.secrets.pepper, keys_only=keys_only).accept(body.token)
+    invite = accepted.invite
     return {
         "id": invite.id,
         "object": "organization.invite",
         "status": "accepted",
         "accepted_at": invite.accepted_at,
         "organization_id": invite.organization_id,
-        "user": user(Users(context.database).self(caller)),
-        "api_key": _first_key(context, invite, user_id),
+        "user": user(Users(context.database).member(accepted.user_id, invite.organization_id)),
+        "api_key": _first_key(context, accepted) if keys_only else None,
     }
 
 
-def _first_key(context: Context, invite: Invite, user_id: str) -> dict[str, Any] | None:
-    """None for people who sign in, and for those who are in no project yet."""
-    project_id = invite.projects[0].project_id if invite.projects else None
-    caller = context.callers.of_user(user_id, invite.organization_id)
-    if IdentitySettings.load(context.env).issuer or (project_id or caller.project_id) is None:
-        return None
-    there = context.callers.of_user(user_id, invite.organization_id, project_id)
-    new = NewKey(f"invitation {invite.id}", there.scopes)
-    return api_key(*context.keys.create(there.owner, new, actor=there))
+def _first_key(context: Context, accepted: Accepted) -> dict[str, Any]:
+    """It carries what the invitation promised, whatever the person has become since."""
+    invite, project_id = accepted.invite, accepted.project_id
+    assert project_id is not None, "an invitation without one is not accepted where nobody signs in"
+    owner = Owner(accepted.user_id, project_id, invite.organization_id)
+    actor = context.callers.of_user(accepted.user_id, invite.organization_id, project_id)
+    new = NewKey(f"invitation {invite.id}", accepted.scopes)
+    return api_key(*context.keys.create(owner, new, actor=actor))
 
 
 handle = function(build)

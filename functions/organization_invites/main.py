@@ -13,6 +13,7 @@ from llmariner.http.authentication import context_of
 from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
 from llmariner.http.lists import Cursor, Limit, listed
+from llmariner.settings import IdentitySettings
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Directory, Paging
 from llmariner.tenancy.invites import Invites, Promise
@@ -74,7 +75,8 @@ def delete_invite(request: Request, caller: Writer, invite_id: str) -> dict[str,
 
 def _invites(request: Request) -> Invites:
     context = context_of(request)
-    return Invites(context.database, context.secrets.pepper)
+    keys_only = not IdentitySettings.load(context.env).issuer
+    return Invites(context.database, context.secrets.pepper, keys_only=keys_only)
 
 
 def _directory(request: Request) -> Directory:

@@ -96,7 +96,7 @@ def test_an_owner_who_was_just_added_promoted_or_invited_can_sign_in(
     promoted = team.person("promoted@example.org")
     Members(team.database).set_role(team.admin, promoted.user_id, "owner")
     _, token = Invites(team.database, PEPPER).create(team.admin, "invited@example.org", "owner")
-    _, invited = Invites(team.database, PEPPER).accept(token)
+    invited = Invites(team.database, PEPPER).accept(token).user_id
     for subject, user_id in (("added", added.user_id), ("promoted", promoted.user_id), ("invited", invited)):
         token = tokens.new(email=f"{subject}@example.org", subject=subject)
         assert people.caller(token).user_id == user_id

@@ -128,6 +128,25 @@ def test_an_invitation_does_not_change_what_somebody_is_already(
     join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
     invite(database, owner, "alice@example.org", role="reader")
     assert people.caller(tokens.new()).organization_role == "owner"
+    with database.read() as session:
+        assert session.value(select(invites.c.accepted_at)) is None
+        assert session.value(select(invites.c.revoked_at)) is not None
+
+
+def test_an_invitation_is_taken_by_nobody_whose_token_says_another_address(
+    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+) -> None:
+    add_user(database, "b@example.org")
+    join(database, owner, add_user(database, "alice@example.org"))
+    with database.write() as session:
+        session.run(delete(organization_users).where(organization_users.c.user_id == "user_alice@example.org"))
+    no_member(people, tokens.new())
+    invite(database, owner, "alice@example.org", role="owner")
+    no_member(people, tokens.new(email="b@example.org"))
+    no_member(people, tokens.new(email=None))
+    invite(database, owner, "b@example.org", role="owner")
+    no_member(people, tokens.new(email="b@example.org"))
+    assert people.caller(tokens.new()).is_owner
 
 
 def test_an_archived_project_takes_nobody_in(database: Database, people: SignIn, tokens: Tokens, owner: Owner) -> None:

@@ -63,7 +63,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "POST /v1/projects/SPARE/groups/group_1/roles": ("projects", {"role_id": "member"}),
     "POST /v1/organization/admin_api_keys": ("organization_admin_api_keys", {"name": "made"}),
-    "POST /v1/organization/invites": ("organization_invites", {"email": "asked@example.org", "role": "reader"}),
+    "POST /v1/organization/invites": ("organization_invites", {"email": "asked@example.org", "role": "owner"}),
     "POST /v1/organization/projects": ("organization_projects", {"name": "made"}),
     "POST /v1/organization/projects/SPARE": ("organization_projects", {"name": "Spare"}),
     "POST /v1/organization/projects/SPARE/model_permissions": (

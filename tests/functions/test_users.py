@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llmariner.tenancy.invites import Invites, Promise
+from llmariner.tenancy.projects import Projects
+from llmariner.tenancy.tables import organization_users, users
 
 from .asking import InProcess, Question, check
 from .company import Company
@@ -83,10 +87,44 @@ def test_who_is_invited_comes_in_with_the_token_and_gets_a_key(company: Company)
     assert "ann" in met(company, "mia")
 
 
-def test_who_is_invited_to_no_project_gets_no_key(company: Company) -> None:
-    accepted = company.ask("POST /v1/invitations:accept", {"token": invited(company, project=False)}, by="").json
-    assert accepted["api_key"] is None
-    assert [each["title"] for each in accepted["user"]["organization_role_bindings"]] == [f"Company {company.number}"]
+def test_where_nobody_signs_in_an_invitation_leads_to_a_project(company: Company) -> None:
+    asked: dict[str, Any] = {"email": company.email("ann"), "role": "reader"}
+    nowhere = company.ask("POST /v1/organization/invites", asked)
+    check(nowhere, 400, None)
+    assert nowhere.error["param"] == "projects"
+    asked["projects"] = [{"id": company.speech}]
+    made = company.ask("POST /v1/organization/invites", asked)
+    assert made.status == 200, made.body
+    Projects(company.context.database).archive(company.founder, company.speech)
+    ended = company.ask("POST /v1/invitations:accept", {"token": made.json["token"]}, by="")
+    check(ended, 409, "conflict")
+    shown = company.ask(f"GET /v1/organization/invites/{made.json['id']}").json
+    assert (shown["status"], shown["accepted_at"]) == ("pending", None)
+
+
+def test_an_invited_owner_gets_a_key_of_a_project_that_is_there(company: Company) -> None:
+    asked = {"email": company.email("ann"), "role": "owner"}
+    made = company.ask("POST /v1/organization/invites", asked)
+    accepted = company.ask("POST /v1/invitations:accept", {"token": made.json["token"]}, by="")
+    assert accepted.json["api_key"]["project"]["id"] in (company.vision, company.speech)
+
+
+def test_an_invitation_tells_nothing_of_the_person_elsewhere(company: Company, installation: Installation) -> None:
+    members = company.members
+    members.add(company.context.callers.of_user(installation.owner.user_id), company.email("ann"), "reader")
+    accepted = company.ask("POST /v1/invitations:accept", {"token": invited(company)}, by="").json
+    assert [each["organization_id"] for each in accepted["user"]["organization_role_bindings"]] == [company.id]
+
+
+def test_who_is_a_member_accepts_nothing(company: Company) -> None:
+    token = invited(company)
+    with company.context.database.write() as session:  # as if both were done at once
+        user_id = "user_" + company.email("ann")
+        session.add(users, id=user_id, email=company.email("ann"), created_at=1)
+        joined = {"organization_id": company.id, "user_id": user_id, "role": "owner", "created_at": 1}
+        session.add(organization_users, **joined)
+    answer = company.ask("POST /v1/invitations:accept", {"token": token}, by="")
+    check(answer, 409, "already_member")
 
 
 def test_where_people_sign_in_no_key_is_given_out(

@@ -19,6 +19,7 @@ from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.platform.identity import Identity
 from llmariner.tenancy.acts import done
 from llmariner.tenancy.leaving import end_keys
+from llmariner.tenancy.open_invites import is_backed, open_invites
 from llmariner.tenancy.standing import changed
 from llmariner.tenancy.tables import (
     api_keys,
@@ -73,7 +74,9 @@ class Arrival:
         assert person is not None
         self._email, self._known_groups = str(person.email), person.groups
         self._held = dict(_memberships(session, user_id))
-        self._invites = list(_open_invites(session, self._email)) if identity.email_verified else []
+        # Only where the token says, and its issuer vouches, that they have the invited address now.
+        vouched = identity.email_verified and identity.email == self._email
+        self._invites = list(_invites_to(session, self._email)) if vouched else []
         news = identity.groups is not None and identity.issued_at >= (person.groups_at or 0)
         self._groups = json.dumps(sorted(identity.groups or ())) if news else self._known_groups
         self._issued_at = identity.issued_at
@@ -89,7 +92,11 @@ class Arrival:
     def settle(self, session: WriteSession, revision: int) -> None:
         """Make it so. In a transaction that took `acts.alone`, which returned the revision; to be called last in it."""
         for invite in self._invites:
-            self._accept(session, invite)
+            held = self._held.get(_Place(invite.organization_id))
+            if held is not None and not held.of_group:
+                self._withdraw(session, invite)
+            else:
+                self._accept(session, invite)
         for place, role in sorted(self._wanted().items(), key=lambda each: each[0].project_id is not None):
             if role is None:
                 self._end(session, revision, place)
@@ -132,8 +139,14 @@ class Arrival:
         left |= {place for place in self._held if place.organization_id in ending}
         return {**wanted, **dict.fromkeys(left)}
 
+    def _withdraw(self, session: WriteSession, invite: Any) -> None:
+        """A membership that people made before stays as it is, and an invitation adds nothing to it."""
+        session.run(update(invites).where(invites.c.id == invite.id).values(revoked_at=int(time.time())))
+        told = {"reason": "became_a_member"}
+        self._acts.append(_Act("invite.deleted", invite.id, _Place(invite.organization_id), told))
+
     def _accept(self, session: WriteSession, invite: Any) -> None:
-        """A membership that people made before stays as it is; archived projects take nobody in."""
+        """What groups gave gives way; archived projects take nobody in."""
         organization_id = invite.organization_id
         promised = [(_Place(organization_id), invite.role)]
         for each in json.loads(invite.projects):
@@ -219,14 +232,9 @@ def _is_last_owner(session: ReadSession, user_id: str, place: _Place, held: _Hel
     return session.first(others) is None
 
 
-def _open_invites(session: ReadSession, email: str) -> Iterable[Any]:
-    query = select(invites).where(
-        invites.c.email == email,
-        invites.c.accepted_at.is_(None),
-        invites.c.revoked_at.is_(None),
-        invites.c.expires_at > int(time.time()),
-    )
-    return session.rows(query.order_by(invites.c.created_at, invites.c.id))
+def _invites_to(session: ReadSession, email: str) -> Iterable[Any]:
+    query = select(invites).where(open_invites(email=email)).order_by(invites.c.created_at, invites.c.id)
+    return (row for row in session.rows(query) if is_backed(session, row))
 
 
 def _given(session: ReadSession, identity: Identity) -> dict[_Place, str] | None:

@@ -129,9 +129,7 @@ class CustomRoles:
             _done(session, caller, "role.deleted", role_id, role.project_id, {})
 
 
-def _checked(
-    session: ReadSession, caller: Caller, scopes: Iterable[str], project_id: str | None
-) -> frozenset[str]:
+def _checked(session: ReadSession, caller: Caller, scopes: Iterable[str], project_id: str | None) -> frozenset[str]:
     wanted = frozenset(scopes)
     possible = OWNER_SCOPES if project_id is None else PROJECT_ROLES["owner"]
     if not wanted:
@@ -145,7 +143,9 @@ def _checked(
     if owns(caller):
         return wanted
     if missing := with_implied(wanted) - held(session, caller, caller.organization_id, project_id):
-        raise PermissionDenied(f"You don't hold the scopes {', '.join(sorted(missing))} there, so no role of yours can.")
+        raise PermissionDenied(
+            f"You don't hold the scopes {', '.join(sorted(missing))} there, so no role of yours can."
+        )
     return wanted
 
 

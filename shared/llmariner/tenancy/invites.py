@@ -1,11 +1,13 @@
 """Invitations: somebody with an e-mail is let in once they show the token, or sign in with that e-mail.
 
-The token is shown once, to who invites, and only its keyed hash is kept.
+The token is shown once, to who invites, and only its keyed hash is kept. Whoever has it can come in as the invited person,
+so it is worth what the invitation promises and nothing that the person becomes otherwise: a member has nothing to accept.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Row, and_, select, update
 
-from llmariner.errors import Conflict, InvalidRequest, NotFound
+from llmariner.errors import Conflict, InvalidRequest, NotFound, PlatformError
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.settings import Secret
@@ -21,18 +23,24 @@ from llmariner.tenancy import names
 from llmariner.tenancy.account_claims import open_claim
 from llmariner.tenancy.acts import alone, done
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.granting import check_organization_role, check_project_role
+from llmariner.tenancy.granting import (
+    check_may_take_organization_role,
+    check_organization_role,
+    check_project_role,
+)
 from llmariner.tenancy.keys import secrets
 from llmariner.tenancy.members import person_with
-from llmariner.tenancy.standing import changed
+from llmariner.tenancy.open_invites import is_backed, open_invites
+from llmariner.tenancy.standing import changed, standing
 from llmariner.tenancy.tables import invites, organization_users, project_users, projects, users
 
-__all__ = ["LONGEST_SECONDS", "Invite", "Invites", "Promise"]
+__all__ = ["LONGEST_SECONDS", "Accepted", "Invite", "Invites", "Promise"]
 
 _DAY = 86400
 _SECONDS = 7 * _DAY
 LONGEST_SECONDS = 90 * _DAY
 _MOST_PROJECTS = 100
+_TOKEN = re.compile(r"inv-[A-Za-z0-9]{48}")
 
 
 @dataclass(frozen=True)
@@ -58,17 +66,30 @@ class Invite:
     accepted_at: int | None
     revoked_at: int | None
 
-    def open(self, at: float) -> bool:
-        """Whether it can be accepted at that time."""
-        return self.accepted_at is None and self.revoked_at is None and at < self.expires_at
+
+@dataclass(frozen=True)
+class Accepted:
+    """What came of an invitation: the person, and what a first key of theirs may carry in a project of the invitation.
+
+    `project_id` None: they are in no project.
+    """
+
+    invite: Invite
+    user_id: str
+    project_id: str | None
+    scopes: frozenset[str]
 
 
 class Invites:
-    """The invitations of one installation. A caller acts in the organisation that it stands in."""
+    """The invitations of one installation. A caller acts in the organisation that it stands in.
 
-    def __init__(self, database: Database, pepper: Secret) -> None:
+    `keys_only`: nobody can sign in, so that an invitation must end in a first key, and a key is of a project.
+    """
+
+    def __init__(self, database: Database, pepper: Secret, *, keys_only: bool = False) -> None:
         self._database = database
         self._pepper = pepper
+        self._keys_only = keys_only
 
     def create(
         self,
@@ -89,6 +110,12 @@ class Invites:
             check_organization_role(session, caller, organization_id, role)
             _check_promises(session, caller, projects)
             _check_not_there(session, organization_id, wanted)
+            if self._keys_only and not projects and _project_of_key(session, organization_id, role, ()) is None:
+                raise InvalidRequest(
+                    "Nobody can sign in to this platform, so an invitation ends in a first API key, and a key is of a "
+                    "project: name one in 'projects'.",
+                    param="projects",
+                )
             promised = [{"id": each.project_id, "role": each.role} for each in projects]
             session.add(
                 invites,
@@ -123,38 +150,78 @@ class Invites:
         with self._database.write() as session:
             alone(session)
             invite = _one(session, caller.organization_id, invite_id)
+            check_may_take_organization_role(session, caller, caller.organization_id, invite.role)
             if invite.accepted_at is not None:
                 raise Conflict("The invitation was accepted already; remove the user instead.", param="invite_id")
             session.run(update(invites).where(invites.c.id == invite_id).values(revoked_at=int(time.time())))
             done(session, caller, "invite.deleted", invite_id, {}, organization_id=caller.organization_id)
 
-    def accept(self, token: str) -> tuple[Invite, str]:
-        """Let in who shows a token; returns the invitation and the id of the person.
+    def accept(self, token: str) -> Accepted:
+        """Let in who shows a token.
 
-        NotFound for a token that is unknown, expired, taken back or used: which of these is nobody's business.
+        NotFound for a token that is unknown, expired, taken back, used or of somebody who may not invite any more: which
+        of these is nobody's business. Conflict for who is a member already, and where it would lead nowhere.
         """
+        if not _TOKEN.fullmatch(token):
+            raise _not_good()
         digest = secrets.digest(self._pepper, token)
         with self._database.read() as session:
             _open(session, digest)  # so that who tries tokens holds up nobody
         with self._database.write() as session:
             alone(session)
             invite = _open(session, digest)
+            _check_not_member(session, invite)
+            live = [
+                each.project_id
+                for each in invite.projects
+                if _is_live(session, invite.organization_id, each.project_id)
+            ]
+            project_id = _project_of_key(session, invite.organization_id, invite.role, live)
+            if self._keys_only and project_id is None:
+                raise Conflict(
+                    "There is no project any more that this invitation leads to, so no key could be made. Ask for another "
+                    "invitation.",
+                    param="token",
+                )
             user_id = _let_in(session, invite)
+            scopes = standing(session, user_id, invite.organization_id, project_id).scopes
             session.run(update(invites).where(invites.c.id == invite.id).values(accepted_at=int(time.time())))
             changed(session, user_ids=[user_id])
             told = {"user_id": user_id, "email": invite.email}
             done(session, None, "invite.accepted", invite.id, told, organization_id=invite.organization_id)
-        return self.get(invite.organization_id, invite.id), user_id
+        return Accepted(self.get(invite.organization_id, invite.id), user_id, project_id, scopes)
 
 
 def _open(session: ReadSession, digest: str) -> Invite:
-    row = session.first(select(invites).where(invites.c.digest == digest))
-    invite = _invite(row) if row is not None else None
-    if invite is None or not invite.open(time.time()):
-        raise NotFound(
-            "This invitation is not good: it is unknown, expired, taken back or used. Ask for another.", param="token"
+    row = session.first(select(invites).where(invites.c.digest == digest, open_invites()))
+    if row is None or not is_backed(session, row):
+        raise _not_good()
+    return _invite(row)
+
+
+def _not_good() -> PlatformError:
+    return NotFound(
+        "This invitation is not good: it is unknown, expired, taken back or used. Ask for another.", param="token"
+    )
+
+
+def _check_not_member(session: ReadSession, invite: Invite) -> None:
+    if _is_member(session, invite.organization_id, invite.email):
+        raise Conflict(
+            f"'{invite.email}' is a member of the organization already, and an invitation adds nothing to that. Sign in, "
+            "or ask an owner of the organization for a project or a role.",
+            param="token",
+            code="already_member",
         )
-    return invite
+
+
+def _project_of_key(session: ReadSession, organization_id: str, role: str, promised: Sequence[str]) -> str | None:
+    """Of which project a first key can be: the first that is promised; for an owner any that is there."""
+    if promised or role != "owner":
+        return next(iter(promised), None)
+    live = select(projects.c.id).where(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
+    found = session.value(live.order_by(projects.c.is_default.desc(), projects.c.created_at, projects.c.id))
+    return None if found is None else str(found)
 
 
 def _check_promises(session: ReadSession, caller: Caller, promises: Sequence[Promise]) -> None:
@@ -174,23 +241,20 @@ def _is_live(session: ReadSession, organization_id: str, project_id: str) -> boo
 
 
 def _check_not_there(session: ReadSession, organization_id: str, email: str) -> None:
+    if _is_member(session, organization_id, email):
+        raise Conflict(f"'{email}' is a member of the organization already.", param="email")
+    found = session.first(select(invites.c.id).where(open_invites(email=email, organization_id=organization_id)))
+    if found is not None:
+        raise Conflict(f"'{email}' is invited already ({found.id}); take that back first.", param="email")
+
+
+def _is_member(session: ReadSession, organization_id: str, email: str) -> bool:
     member = (
         select(users.c.id)
         .join(organization_users)
         .where(users.c.email == email, organization_users.c.organization_id == organization_id)
     )
-    if session.first(member) is not None:
-        raise Conflict(f"'{email}' is a member of the organization already.", param="email")
-    open_ones = select(invites.c.id).where(
-        invites.c.organization_id == organization_id,
-        invites.c.email == email,
-        invites.c.accepted_at.is_(None),
-        invites.c.revoked_at.is_(None),
-        invites.c.expires_at > int(time.time()),
-    )
-    found = session.first(open_ones)
-    if found is not None:
-        raise Conflict(f"'{email}' is invited already ({found.id}); take that back first.", param="email")
+    return session.first(member) is not None
 
 
 def _let_in(session: WriteSession, invite: Invite) -> str:

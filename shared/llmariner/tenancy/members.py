@@ -29,6 +29,7 @@ from llmariner.tenancy.granting import (
     owns,
 )
 from llmariner.tenancy.leaving import end_keys
+from llmariner.tenancy.open_invites import of_member, withdraw
 from llmariner.tenancy.standing import changed
 from llmariner.tenancy.tables import api_keys, is_human, organization_users, project_users, projects, users
 
@@ -69,6 +70,7 @@ class Members:
             changed(session, user_ids=[user_id])
             told = {"data": {"role": role, "email": wanted}}
             done(session, caller, "user.added", user_id, told, organization_id=organization_id)
+            withdraw(session, caller, of_member(session, organization_id, wanted))
         return self.get(organization_id, user_id)
 
     def get(self, organization_id: str, user_id: str) -> Member:

@@ -64,6 +64,22 @@ class Users:
             ]
         return _user(row, [binding for _, binding in roles])
 
+    def member(self, user_id: str, organization_id: str) -> User:
+        """A member of an organisation, with the roles in it only."""
+        in_organization = (
+            organization_users.c.user_id == user_id,
+            organization_users.c.organization_id == organization_id,
+        )
+        in_projects = project_users.c.user_id == user_id, project_users.c.organization_id == organization_id
+        with self._database.read() as session:
+            row = session.first(select(users).where(users.c.id == user_id))
+            assert row is not None, "a member is a user"
+            roles = [
+                *_bindings(session, _ORGANIZATIONS.where(*in_organization)),
+                *_bindings(session, _PROJECTS.where(*in_projects)),
+            ]
+        return _user(row, [binding for _, binding in roles])
+
     def seen_by(self, caller: Caller) -> list[User]:
         """The users that a caller sees in the organisation it works in, by id; hidden ones left out."""
         here = caller.organization_id

@@ -18,7 +18,7 @@ from llmariner.limits.rules import Subject
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.events.tables import deliveries, events
 
-from .world import Place, World
+from .world import Place, World, invite_token
 
 __all__ = ["IN_BODY", "OBJECTS", "Asked", "an_alert", "an_event", "model"]
 
@@ -55,7 +55,7 @@ def an_address(world: World, _place: Place) -> Asked:
 
 def an_invitation(world: World, place: Place) -> Asked:
     """The token of an invitation."""
-    return Asked(body={"token": f"token of {world.invite(place)}"})
+    return Asked(body={"token": invite_token(world.invite(place))})
 
 
 def in_organization(body: Any = None) -> Make:

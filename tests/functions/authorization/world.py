@@ -5,6 +5,7 @@ Every id of an object holds the name of its place ("walk-own" and so on), so tha
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ from ..children import CHECKOUT
 from ..installation import Installation
 from .issuer import Issuer
 
-__all__ = ["CALLERS", "CUT", "Place", "World"]
+__all__ = ["CALLERS", "CUT", "Place", "World", "invite_token"]
 
 CUT = frozenset({"api.model.read", "api.events.read", "api.organizations.projects.read"})
 """What the key of an owner carries that was made to do little."""
@@ -76,6 +77,11 @@ class Place:
     def tag(self) -> str:
         """What ids of its objects hold."""
         return self.project_id.removeprefix("proj_")
+
+
+def invite_token(invite_id: str) -> str:
+    """The token of an invitation that `World.invite` made."""
+    return "inv-" + hashlib.sha256(invite_id.encode()).hexdigest()[:48]
 
 
 class World:
@@ -214,11 +220,15 @@ class World:
         row |= {
             "role": "reader",
             "projects": "[]",
-            "digest": secrets.digest(self.context.secrets.pepper, f"token of {invite_id}"),
-            "invited_by": place.user_id,
+            "digest": secrets.digest(self.context.secrets.pepper, invite_token(invite_id)),
+            "invited_by": self._founder(place),
         }
         self.add(invites, **row, created_at=self.now, expires_at=4_000_000_000)
         return invite_id
+
+    def _founder(self, place: Place) -> str:
+        """Who owns its organisation."""
+        return next(each.user_id for each in self.distinct if each.organization_id == place.organization_id)
 
     def group_role(self, place: Place) -> str:
         """The id of a new mapping from a group of the issuer to a role of that organisation."""

@@ -59,7 +59,7 @@ def check_may_hold(session: ReadSession, actor: Caller | None, key: ApiKey) -> N
     missing = _beyond(session, actor, key)
     if missing and not owns(actor):
         raise PermissionDenied(
-            f"That key may do what you may not: {', '.join(sorted(missing))}. Let its owner rotate it, or delete it."
+            f"That key may do what you may not: {', '.join(sorted(missing))}. Let its owner rotate it."
         )
     kept: dict[str, Any] = {name: _stored(getattr(key, name)) for name in _LISTS}
     bounded(session, actor, {**kept, "expires_at": key.expires_at}, user_id=key.user_id, new=False)
@@ -71,7 +71,7 @@ def check_not_above(session: ReadSession, actor: Caller | None, key: ApiKey) -> 
         return
     if missing := _beyond(session, actor, key):
         raise PermissionDenied(
-            f"That key may do what you may not: {', '.join(sorted(missing))}. Ask its owner, or an owner of the organization."
+            f"That key may do what you may not: {', '.join(sorted(missing))}. Ask its owner, or one of the organization."
         )
 
 
