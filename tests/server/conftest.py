@@ -3,22 +3,73 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
-from llmariner.server import Application, Server
+from llmariner.server import Application, Bounds, Server
 
-__all__ = ["exchange", "serving"]
+__all__ = ["body_of", "count_body", "echo", "exchange", "hello", "serving", "statuses", "until"]
+
+_BOUNDS = Bounds()
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with what it saw of the request."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    seen = {
+        "method": scope["method"],
+        "path": scope["path"],
+        "query": scope["query_string"].decode(),
+        "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in scope["headers"]],
+        "body": body.decode(),
+    }
+    answer = json.dumps(seen).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(answer))]})
+    await send({"type": "http.response.body", "body": answer})
+
+
+async def hello(_scope: Any, _receive: Any, send: Any) -> None:
+    """Answers without reading the body."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+async def count_body(_scope: Any, receive: Any, send: Any) -> None:
+    """Answers how many bytes the body had."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"%d" % size})
+
+
+def body_of(answer: bytes) -> bytes:
+    """What stands behind the head."""
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+def statuses(answer: bytes) -> list[int]:
+    """The statuses of all answers on a connection."""
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
 
 
 @asynccontextmanager
-async def serving(application: Application, *, grace: float = 2.0) -> AsyncIterator[tuple[Server, int]]:
+async def serving(
+    application: Application, *, grace: float = 2.0, bounds: Bounds = _BOUNDS
+) -> AsyncIterator[tuple[Server, int]]:
     """The server and its port, until the block ends."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = Server(application, host="127.0.0.1", port=port, grace=grace)
+    server = Server(application, host="127.0.0.1", port=port, grace=grace, bounds=bounds)
     task = asyncio.create_task(server.serve())
     for _ in range(200):
         try:
@@ -48,3 +99,10 @@ async def exchange(port: int, request: bytes, *, until_closed: bool = True) -> b
         assert not until_closed, f"the connection was not closed after {answer!r}"
     writer.close()
     return answer
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something to become true; TimeoutError after ten seconds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)

@@ -8,26 +8,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import exchange, serving
+from .conftest import body_of, echo, exchange, serving, until
 
 CLOSE = b"connection: close\r\n"
-
-
-async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with what it saw of the request."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        body, more = body + message.get("body", b""), message.get("more_body", False)
-    seen = {
-        "method": scope["method"],
-        "path": scope["path"],
-        "query": scope["query_string"].decode(),
-        "body": body.decode(),
-    }
-    answer = json.dumps(seen).encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(answer))]})
-    await send({"type": "http.response.body", "body": answer})
 
 
 async def stream(_scope: Any, receive: Any, send: Any) -> None:
@@ -48,10 +31,6 @@ async def broken(_scope: Any, _receive: Any, _send: Any) -> None:
     raise RuntimeError("on purpose")
 
 
-def body_of(answer: bytes) -> bytes:
-    return answer.partition(b"\r\n\r\n")[2]
-
-
 @pytest.mark.parametrize(
     ("request_bytes", "seen"),
     [
@@ -64,7 +43,7 @@ def body_of(answer: bytes) -> bytes:
             {"body": "abcde"},
         ),
         (b"GET / HTTP/1.0\r\n\r\n", {"path": "/"}),
-        (b"POST /up HTTP/1.1\r\nhost: x\r\nupgrade: h2c\r\nconnection: Upgrade\r\n\r\n", {"path": "/up"}),
+        (b"POST /up HTTP/1.1\r\nhost: x\r\nupgrade: h2c\r\nconnection: Upgrade, close\r\n\r\n", {"path": "/up"}),
     ],
     ids=["escaped path and query", "body by length", "chunked body", "HTTP/1.0", "an upgrade that is not taken"],
 )
@@ -206,7 +185,7 @@ def test_a_hang_up_is_told_to_the_application_in_both_ways() -> None:
             writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
             await asyncio.sleep(0.1)
             writer.close()
-            await asyncio.sleep(0.1)
+            await until(lambda: len(told) == 2)
 
     asyncio.run(run())
     assert sorted(told) == ["callback", "http.disconnect"]

@@ -1,0 +1,39 @@
+"""The answers that the server gives by itself, and the status lines of all."""
+
+from __future__ import annotations
+
+import http
+import json
+import os
+
+__all__ = ["CONTINUE", "refusal", "status_line"]
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in http.HTTPStatus}
+_CODES = {
+    408: "request_timeout",
+    414: "request_too_large",
+    429: "too_many_connections",
+    431: "request_too_large",
+    500: None,
+}
+
+
+def status_line(status: int) -> bytes:
+    """The first line of an answer."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def refusal(status: int, sentence: str, date: bytes) -> bytes:
+    """The whole answer to what is no request, or can't be answered by an application; the connection ends with it."""
+    kind = "server_error" if status == 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    error = {"message": sentence, "type": kind, "param": None, "code": _CODES.get(status, "bad_request")}
+    body = json.dumps({"error": error}).encode()
+    head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n" % len(body)
+    return b"%b%b%bx-request-id: req_%b\r\n\r\n%b" % (
+        status_line(status),
+        date,
+        head,
+        os.urandom(12).hex().encode(),
+        body,
+    )

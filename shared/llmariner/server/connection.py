@@ -1,0 +1,437 @@
+"""One caller's connection: bytes in, requests one after another, and what becomes of bytes that are none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+
+import httptools
+
+from llmariner.server.answers import refusal
+from llmariner.server.cycle import Cycle, Message
+from llmariner.server.head import Refused, read_head, split_target
+
+if TYPE_CHECKING:
+    from llmariner.server.server import Server
+
+__all__ = ["Connection"]
+
+_log = logging.getLogger(__name__)
+_BODY_HIGH_WATER = 256 * 1024
+# What is parsed in one go: a body in chunks of one byte is work for the interpreter, and others have requests, too.
+_SLICE = 16 * 1024
+_FRAMING = (b"content-length", b"transfer-encoding")
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+_BROKEN = "Something broke on our side."
+
+
+class Connection(asyncio.Protocol):
+    """Reads requests and runs them one after another.
+
+    `_last` is set once no further request is taken: what else comes is dropped. After the last answer our side is
+    closed, and the caller's is read for a bounded while (`_lingering_since`): a connection that is closed with bytes
+    unread is reset, and the reset may overtake the answer (RFC 9112 9.6).
+    """
+
+    __slots__ = (
+        "_address",
+        "_chunked",
+        "_closing_since",
+        "_dropped",
+        "_half_closed",
+        "_head_began",
+        "_head_bytes",
+        "_headers",
+        "_held",
+        "_last",
+        "_lingering_since",
+        "_loop",
+        "_own_address",
+        "_parser",
+        "_paused",
+        "_queue",
+        "_quiet_since",
+        "_reading",
+        "_refusal",
+        "_scheduled",
+        "_server",
+        "_span_bytes",
+        "_span_seconds",
+        "_stuck_since",
+        "_upgrade",
+        "_url",
+        "_wire_bytes",
+        "current",
+        "drained",
+        "transport",
+    )
+
+    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        self._server = server
+        self._loop = loop
+        self._parser = httptools.HttpRequestParser(self)
+        self._queue: deque[Cycle] = deque()
+        self._reading: Cycle | None = None
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = self._wire_bytes = self._dropped = self._span_bytes = 0
+        self._head_began = self._span_seconds = 0.0
+        self._held = b""
+        self._address: Any = None
+        self._own_address: Any = None
+        self._chunked = self._half_closed = self._last = self._paused = self._scheduled = self._upgrade = False
+        self._refusal = b""
+        self._quiet_since = server.now
+        self._closing_since: float | None = None
+        self._lingering_since: float | None = None
+        self._stuck_since: float | None = None
+        self.current: Cycle | None = None
+        self.drained: asyncio.Future[None] | None = None
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+
+    # --- what the event loop calls ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        server = self._server
+        server.connections.add(self)
+        self._address = transport.get_extra_info("peername")
+        self._own_address = transport.get_extra_info("sockname")
+        if server.bounds.connections_per_address and self._address:
+            server.per_address[self._address[0]] += 1
+            if server.per_address[self._address[0]] > server.bounds.connections_per_address:
+                self.refuse(
+                    429, "Too many connections are open from your address: close some, or send requests on them."
+                )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        server = self._server
+        server.connections.discard(self)
+        if server.bounds.connections_per_address and self._address:
+            server.per_address[self._address[0]] -= 1
+            if not server.per_address[self._address[0]]:
+                del server.per_address[self._address[0]]
+        self._last, self._held = True, b""
+        self.resume_writing()
+        self._queue.clear()
+        self._hang_up()
+
+    def data_received(self, data: bytes) -> None:
+        if self._last:
+            self._drop(len(data))
+        elif self._held or len(data) > _SLICE:
+            self._held += data
+            self._feed_held()
+        else:
+            self._feed(data)
+
+    def eof_received(self) -> bool:
+        """Most callers that end their side are gone; one that only wants to send no more hears what is ready soon."""
+        self._half_closed = True
+        if self._reading is not None or self._head_bytes:
+            self.refuse(400, "The request ended in its middle.")
+        self._last = True
+        if self.current is None:
+            return False
+        self._loop.call_later(self._server.bounds.half_closed_seconds, self._close_half_closed)
+        return True
+
+    def pause_writing(self) -> None:
+        self.drained = self._loop.create_future()
+        self._stuck_since = self._server.now
+
+    def resume_writing(self) -> None:
+        self._stuck_since = None
+        if self.drained is not None:
+            if not self.drained.done():
+                self.drained.set_result(None)
+            self.drained = None
+
+    # --- what the parser calls ---
+
+    def on_message_begin(self) -> None:
+        self._url, self._headers = b"", []
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # What comes behind the head is a trailer, which must not be taken for a header (RFC 9110 6.5.1).
+        if self._reading is None:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if self._reading is not None or self._last:
+            return  # what `_decline_upgrade` says to its parser, or what comes after a last request
+        self._head_bytes = self._wire_bytes = self._span_bytes = 0
+        self._span_seconds = 0.0
+        parser, bounds = self._parser, self._server.bounds
+        if len(self._headers) > bounds.head_fields:
+            raise Refused(431, f"The head of the request has over {bounds.head_fields} fields.")
+        version = parser.get_http_version()
+        head = read_head(version, self._headers)
+        self._chunked, self._upgrade = head.chunked, parser.should_upgrade()
+        keep_alive = version == "1.1" and parser.should_keep_alive()
+        cycle = self._reading = Cycle(self, self._server, self._scope(version), keep_alive, head.wants_continue)
+        if self.current is None:
+            self._start(cycle)
+        else:
+            self._queue.append(cycle)
+            self._pause()
+
+    def on_body(self, body: bytes) -> None:
+        if self._reading is None:
+            return  # of a request behind the last one
+        self._span_bytes += len(body)
+        if self._reading.received(body) > _BODY_HIGH_WATER:
+            self._pause()
+
+    def on_message_complete(self) -> None:
+        if self._upgrade or self._reading is None:
+            return
+        self._reading.complete()
+        self._last = not self._reading.keep_alive
+        self._reading = None
+
+    # --- what a cycle calls ---
+
+    @property
+    def has_more(self) -> bool:
+        """Whether requests that came already wait for their turn."""
+        return bool(self._queue) or bool(self._refusal)
+
+    def finished(self, *, keep_alive: bool) -> None:
+        """The current cycle's answer is whole: the next one, or the connection's end."""
+        self.current = None
+        self._quiet_since = self._server.now
+        if not keep_alive:
+            self._linger()
+        elif self._queue:
+            self._start(self._queue.popleft())
+        elif self._refusal:
+            self._send_last(self._refusal)
+        elif self._last or (self._server.ending and not self._head_bytes):
+            self._linger()
+        self.resume_reading()
+
+    def resume_reading(self) -> None:
+        """A part of the body was taken, or a turn is over; reads on unless something else holds it back."""
+        if not self._paused or self._queue or self.transport.is_closing():
+            return
+        if not self._held:
+            self._paused = False
+            self.transport.resume_reading()
+        elif not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._feed_held)
+
+    def refuse(self, status: int, sentence: str) -> None:
+        """Take no further request; answer this once what came before is answered, and hang up."""
+        self._last, self._held, self._head_bytes, self._upgrade = True, b"", 0, False
+        if self.transport.is_closing():
+            return
+        broken, self._reading = self._reading, None
+        answer = refusal(status, sentence, self._server.date)
+        if broken is not None and broken is self.current:
+            self.current = None
+            broken.hung_up()
+            if broken.started and not broken.sent:
+                self.abort()
+            elif broken.started:
+                self._linger()
+            else:
+                self._send_last(answer)
+            return
+        if broken is not None:
+            self._queue.remove(broken)
+        if self.current is None:
+            self._send_last(answer)
+        else:
+            self._refusal = answer
+
+    def abort(self) -> None:
+        """Hang up at once."""
+        self.transport.abort()
+
+    # --- limits of time ---
+
+    def close_if_idle(self) -> None:
+        """Nothing is under way here, so the server's end need not wait."""
+        if self.current is None and not self._head_bytes and self._lingering_since is None:
+            self._close()
+
+    def check_time(self) -> None:
+        """Hang up on a caller that takes too long over what it does."""
+        now, bounds = self._server.now, self._server.bounds
+        stuck = self._stuck_since if self._stuck_since is not None else self._closing_since
+        if stuck is not None and now - stuck > bounds.write_seconds:
+            self.abort()
+        elif self._lingering_since is not None:
+            self._check_lingering(self._lingering_since)
+        elif self._reading is not None:
+            self._check_body(self._reading)
+        elif self.current is None and self._head_bytes:
+            if now - self._head_began > bounds.head_seconds:
+                self.refuse(408, "The head of the request took too long.")
+        elif self.current is None and self._closing_since is None and now - self._quiet_since > bounds.idle_seconds:
+            self._close()
+
+    def _check_lingering(self, since: float) -> None:
+        now, bounds = self._server.now, self._server.bounds
+        if self.transport.get_write_buffer_size():
+            if now - since > bounds.write_seconds:
+                self.abort()
+        elif now - since > bounds.linger_seconds or now - self._quiet_since > bounds.linger_quiet_seconds:
+            self.abort()
+
+    def _check_body(self, reading: Cycle) -> None:
+        """Only the time in which we read counts, and not while the caller waits for leave to send."""
+        bounds = self._server.bounds
+        if self._paused or reading.wants_continue:
+            return
+        self._span_seconds += bounds.tick_seconds
+        if self._span_seconds >= bounds.body_seconds:
+            if self._span_bytes < bounds.body_bytes:
+                self.refuse(
+                    408, f"The body came too slowly: under {bounds.body_bytes} bytes in {bounds.body_seconds:g} s."
+                )
+            self._span_seconds, self._span_bytes = 0.0, 0
+
+    # --- reading ---
+
+    def _feed_held(self) -> None:
+        """Parse one slice of what is held; the rest when others had their turn."""
+        self._scheduled = False
+        data, self._held = self._held[:_SLICE], self._held[_SLICE:]
+        if self._last:
+            self._held = b""
+            self._drop(len(data))
+            return
+        if self._held:
+            self._pause()
+        self._feed(data)
+        if self._reading is None or not self._reading.is_full(_BODY_HIGH_WATER):
+            self.resume_reading()
+
+    def _feed(self, data: bytes) -> None:
+        if self._reading is not None:
+            self._wire_bytes += len(data)
+        else:
+            if not self._head_bytes:
+                self._head_began = self._server.now
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._decline_upgrade(data[offer.args[0] :])
+        except httptools.HttpParserError as error:
+            if not self._last:  # what comes behind a last request is nobody's
+                self._refuse_for(error)
+        else:
+            self._check_bytes()
+
+    def _refuse_for(self, error: httptools.HttpParserError) -> None:
+        cause = error.__context__
+        if isinstance(cause, Refused):
+            self.refuse(cause.status, cause.sentence)
+        elif isinstance(error, httptools.HttpParserInvalidURLError) or isinstance(
+            cause, httptools.HttpParserInvalidURLError
+        ):
+            self.refuse(400, "The request's target is not a valid URL.")
+        elif isinstance(error, httptools.HttpParserCallbackError):
+            _log.error("reading a request failed", exc_info=cause)
+            self.refuse(500, _BROKEN)
+        else:
+            self.refuse(400, f"This is not a valid HTTP/1.1 request: {error}.")
+
+    def _check_bytes(self) -> None:
+        bounds, reading = self._server.bounds, self._reading
+        if reading is None:
+            if self._head_bytes > bounds.head_bytes:
+                status = 414 if len(self._url) > bounds.head_bytes // 2 else 431
+                self.refuse(status, f"The head of the request is over {bounds.head_bytes} bytes.")
+        elif self._wire_bytes > bounds.framing_bytes + 17 * reading.size:
+            self.refuse(400, "The framing of the body is many times as long as the body.")
+        elif self._chunked and reading.parts > bounds.chunks + reading.size // 64:
+            self.refuse(400, "The body comes in too many, too small chunks: send it in chunks of at least 64 bytes.")
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Go on as if nothing had been offered (RFC 9110 7.8). The parser ends at such a head: another reads the body."""
+        assert self._reading is not None
+        if self._reading.method == "CONNECT":
+            self.refuse(501, "This is no proxy.")
+            return
+        self._upgrade = False
+        self._parser = httptools.HttpRequestParser(self)
+        framing = b"".join(b"%b: %b\r\n" % each for each in self._reading.headers if each[0] in _FRAMING)
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
+        if rest and not self._last:
+            self._feed(rest)
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def _drop(self, size: int) -> None:
+        self._dropped += size
+        self._quiet_since = self._server.now
+        if self._dropped > self._server.bounds.linger_bytes:
+            self.abort()
+
+    # --- running and ending ---
+
+    def _start(self, cycle: Cycle) -> None:
+        self.current = cycle
+        cycle.task = self._loop.create_task(cycle.run())
+
+    def _send_last(self, answer: bytes) -> None:
+        self._refusal = b""
+        self.transport.write(answer)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close our side once all is written; read and drop what the caller still sends."""
+        self._last = True
+        if self._half_closed or self._lingering_since is not None or self.transport.is_closing():
+            self._close()
+            return
+        self._lingering_since = self._quiet_since = self._server.now
+        self.transport.write_eof()
+        if self._paused:
+            self._paused, self._held = False, b""
+            self.transport.resume_reading()
+
+    def _close(self) -> None:
+        if self._closing_since is None:
+            self._closing_since = self._server.now
+            self.transport.close()
+
+    def _close_half_closed(self) -> None:
+        if not self.transport.is_closing():
+            self._hang_up()
+            self._close()
+
+    def _hang_up(self) -> None:
+        gone, self.current = self.current, None
+        if gone is not None:
+            gone.hung_up()
+
+    def _scope(self, version: str) -> Message:
+        path, raw_path, query = split_target(self._url)
+        return {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "method": self._parser.get_method().decode("ascii"),
+            "scheme": "http",
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self._headers,
+            "client": self._address,
+            "server": self._own_address,
+        }

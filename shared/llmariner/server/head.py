@@ -1,0 +1,85 @@
+"""What RFC 9110 and 9112 ask of a request's head beyond what the parser looks at, and its target in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import httptools
+
+__all__ = ["Head", "Refused", "read_head", "split_target"]
+
+_READ = frozenset({b"host", b"transfer-encoding", b"expect"})
+# RFC 3986 3.2.2 and 3.2.3, without asking in which order. User information is no part of a Host.
+_OF_A_HOST = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
+_CACHED_BYTES = 256
+
+
+class Refused(Exception):
+    """What came is no request that we take: the status and the sentence of the answer."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+
+
+class Head(NamedTuple):
+    """What the header fields say to the server itself."""
+
+    chunked: bool
+    wants_continue: bool
+
+
+def read_head(version: str, headers: Sequence[tuple[bytes, bytes]]) -> Head:
+    """Look at the fields that framing and routing rest on. Refused names what is wrong."""
+    if version not in ("1.1", "1.0"):
+        raise Refused(505, "Speak HTTP/1.1 here.")
+    hosts, chunked, wants_continue = 0, False, False
+    for name, value in headers:
+        if name not in _READ:
+            continue
+        if name == b"host":
+            hosts += 1
+            if value.translate(None, _OF_A_HOST):
+                raise Refused(400, "The header 'Host' is not a host name, with or without a port.")
+        elif name == b"expect":
+            wants_continue = version == "1.1" and value.lower() == b"100-continue"
+        else:
+            _check_coding(version, value)
+            chunked = True
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise Refused(400, "A request of HTTP/1.1 has the header 'Host', once.")
+    return Head(chunked, wants_continue)
+
+
+def _check_coding(version: str, value: bytes) -> None:
+    """RFC 9112 6.1 and 6.3."""
+    if version == "1.0":
+        raise Refused(400, "HTTP/1.0 has no 'Transfer-Encoding': send the body with a 'Content-Length'.")
+    *others, last = value.lower().split(b",")
+    if last.strip() != b"chunked":
+        raise Refused(400, "The last 'Transfer-Encoding' of a request has to be 'chunked'.")
+    if others:
+        raise Refused(501, "No 'Transfer-Encoding' but 'chunked' is known here.")
+
+
+def split_target(target: bytes) -> tuple[str, bytes, bytes]:
+    """Path, path as it came and query of a request's target. httptools.HttpParserInvalidURLError when it is none.
+
+    What is not UTF-8 in the path becomes U+FFFD.
+    """
+    # Most requests ask for one of few. Only short ones are kept: 256 KiB of targets in all.
+    return _split_cached(target) if len(target) <= _CACHED_BYTES else _split(target)
+
+
+def _split(target: bytes) -> tuple[str, bytes, bytes]:
+    parts = httptools.parse_url(target)
+    raw_path = parts.path or b"/"
+    path = unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path
+    return path.decode(errors="replace"), raw_path, parts.query or b""
+
+
+_split_cached = lru_cache(maxsize=1024)(_split)

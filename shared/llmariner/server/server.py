@@ -1,0 +1,97 @@
+"""Listens, keeps the connections and their limits of time, and ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from email.utils import formatdate
+
+from llmariner.server.bounds import Bounds
+from llmariner.server.connection import Connection
+from llmariner.server.cycle import Application
+
+__all__ = ["Server"]
+
+_BOUNDS = Bounds()
+
+
+class Server:
+    """Serves one application until told to end."""
+
+    def __init__(
+        self, application: Application, *, host: str, port: int, grace: float = 30.0, bounds: Bounds = _BOUNDS
+    ) -> None:
+        self.application = application
+        self.bounds = bounds
+        self.connections: set[Connection] = set()
+        self.per_address: Counter[str] = Counter()
+        self.ending = False
+        self.date = b""
+        self.now = time.monotonic()
+        """Monotonic seconds, as of the last tick: what limits of time are measured by."""
+        self._address = (host, port)
+        self._grace = grace
+        self._end = asyncio.Event()
+
+    async def serve(self, listening: Callable[[], None] = lambda: None) -> None:
+        """Listen until SIGTERM or SIGINT; then let what is under way finish, up to the grace. OSError: port taken.
+
+        `listening` is called once the port is ours.
+        """
+        loop = asyncio.get_running_loop()
+        self._tick()
+        listener = await loop.create_server(lambda: Connection(self, loop), *self._address, backlog=2048)
+        _limit_unacknowledged(listener, self.bounds.write_seconds)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread: somebody else ends us
+                loop.add_signal_handler(number, self.end)
+        listening()
+        sweeper = asyncio.create_task(self._sweep())
+        try:
+            await self._end.wait()
+        finally:
+            listener.close()
+            await self._finish()
+            sweeper.cancel()
+
+    def end(self) -> None:
+        """Begin to end."""
+        self.ending = True
+        self._end.set()
+
+    async def _finish(self) -> None:
+        deadline = time.monotonic() + self._grace
+        for connection in list(self.connections):
+            connection.close_if_idle()
+        while self.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - the end of the process, not a hot path
+            await asyncio.sleep(0.05)
+        for connection in list(self.connections):
+            connection.abort()
+        await asyncio.sleep(0)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self.bounds.tick_seconds)
+            self._tick()
+            for connection in list(self.connections):
+                connection.check_time()
+
+    def _tick(self) -> None:
+        self.now = time.monotonic()
+        self.date = b"date: " + formatdate(usegmt=True).encode() + b"\r\n"
+
+
+def _limit_unacknowledged(listener: asyncio.Server, seconds: float) -> None:
+    """What the kernel sent and nobody acknowledged, or may not send to a full reader, ends the connection after that long.
+
+    Connections inherit it from the socket that they were accepted on. Linux only.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        for each in listener.sockets:
+            if each.family in (socket.AF_INET, socket.AF_INET6):
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * seconds))

@@ -1,0 +1,167 @@
+"""What a caller may send, in bytes: nothing costs more than its length, and everything has an end."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+
+import pytest
+
+from llmariner.server import Bounds
+from llmariner.server.head import split_target
+
+from .conftest import body_of, count_body, echo, exchange, hello, serving, statuses, until
+
+CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+
+def one_byte_chunks(count: int) -> bytes:
+    return b"1\r\nx\r\n" * count + b"0\r\n\r\n"
+
+
+def test_a_body_in_chunks_of_one_byte_holds_nobody_else_up() -> None:
+    """All chunks that are let through, many times over: an unrelated request is answered between any two slices."""
+
+    async def run() -> tuple[bytes, float]:
+        async with serving(count_body, bounds=Bounds(chunks=200_000)) as (_, port):
+            attack = asyncio.create_task(exchange(port, CHUNKED + one_byte_chunks(100_000) + GET))
+            slowest = 0.0
+            while not attack.done():
+                began = time.perf_counter()
+                await exchange(port, GET)
+                slowest = max(slowest, time.perf_counter() - began)
+            return await attack, slowest
+
+    answer, slowest = asyncio.run(run())
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"100000" in answer
+    assert slowest < 2.0  # it was over ten times as long when every chunk cost as much as all before it
+
+
+def test_the_time_for_a_body_grows_with_its_length_and_not_with_its_square() -> None:
+    async def seconds(count: int) -> float:
+        async with serving(count_body, bounds=Bounds(chunks=10**9)) as (_, port):
+            began = time.process_time()
+            await exchange(port, CHUNKED + one_byte_chunks(count) + GET)
+            return time.process_time() - began
+
+    async def run() -> tuple[float, float]:
+        return min([await seconds(20_000) for _ in range(3)]), await seconds(160_000)
+
+    short, long = asyncio.run(run())
+    assert long < 8 * short * 3
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (one_byte_chunks(20_000), b"chunks"),
+        (b"1;" + b"a" * 200_000 + b"\r\nx\r\n0\r\n\r\n", b"framing"),
+        (b"0\r\n" + b"a: b\r\n" * 40_000 + b"\r\n", b"framing"),
+        (b"0\r\nx: " + b"a" * 200_000 + b"\r\n\r\n", b"framing"),
+    ],
+    ids=["chunks of one byte", "an endless chunk extension", "endless trailers", "one endless trailer"],
+)
+def test_framing_without_end_is_refused(body: bytes, word: bytes) -> None:
+    async def run() -> bytes:
+        async with serving(count_body) as (_, port):
+            return await exchange(port, CHUNKED + body)
+
+    answer = asyncio.run(run())
+    assert statuses(answer) == [400]
+    assert word in body_of(answer)
+
+
+def test_small_chunks_of_an_ordinary_size_are_let_through() -> None:
+    """As a program that streams its body by lines sends it."""
+
+    async def run() -> bytes:
+        async with serving(count_body) as (_, port):
+            return await exchange(port, CHUNKED + (b"50\r\n" + b"x" * 80 + b"\r\n") * 10_000 + b"0\r\n\r\n" + GET)
+
+    assert b"800000" in asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 257, 431),
+        (b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"b" * 90_000, 431),
+        (b"GET /" + b"a" * 70_000, 414),
+        (b"\r\n" * 40_000, 431),
+    ],
+    ids=["fields", "one field", "target", "empty lines"],
+)
+def test_a_head_without_end_is_refused(head: bytes, status: int) -> None:
+    async def run() -> bytes:
+        async with serving(hello) as (_, port):
+            return await exchange(port, head + b"\r\n\r\n" if status != 414 else head)
+
+    assert statuses(asyncio.run(run())) == [status]
+
+
+def test_long_targets_are_not_kept() -> None:
+    before = split_target.__globals__["_split_cached"].cache_info().currsize
+
+    async def run() -> list[bytes]:
+        async with serving(hello) as (_, port):
+            return [
+                await exchange(
+                    port, b"GET /%d/%b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % (number, b"a" * 300)
+                )
+                for number in range(20)
+            ]
+
+    assert all(answer.startswith(b"HTTP/1.1 200") for answer in asyncio.run(run()))
+    assert split_target.__globals__["_split_cached"].cache_info().currsize == before
+
+
+def test_many_large_bodies_that_nobody_reads_stay_in_the_kernel() -> None:
+    async def never(_scope: object, _receive: object, _send: object) -> None:
+        await asyncio.sleep(30)
+
+    async def run() -> int:
+        async with serving(never, grace=0.0) as (_, port):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            writers = []
+            for _ in range(4):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000\r\n\r\n")
+                writers.append(writer)
+            for _ in range(200):
+                for writer in writers:
+                    if writer.transport.get_write_buffer_size() < 65536:
+                        writer.write(b"x" * 65536)
+                await asyncio.sleep(0)
+            for writer in writers:
+                writer.transport.abort()
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+    assert asyncio.run(run()) < 30_000  # KiB
+
+
+def test_a_trailer_is_no_header_of_the_request() -> None:
+    async def run() -> bytes:
+        trailers = b"0\r\nauthorization: Bearer t\r\nx-forwarded-for: 10.0.0.1\r\n\r\n"
+        async with serving(echo) as (_, port):
+            return await exchange(port, CHUNKED + trailers + GET)
+
+    assert b"bearer" not in asyncio.run(run()).lower()
+
+
+def test_one_address_may_have_so_many_connections() -> None:
+    async def run() -> tuple[bytes, bytes]:
+        async with serving(hello, bounds=Bounds(connections_per_address=2)) as (server, port):
+            held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+            refused = await exchange(port, GET)
+            for _, writer in held:
+                writer.close()
+            await until(lambda: not server.connections)
+            assert not server.per_address
+            return refused, await exchange(port, GET)
+
+    refused, taken = asyncio.run(run())
+    assert statuses(refused) == [429]
+    assert statuses(taken) == [200]

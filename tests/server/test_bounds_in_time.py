@@ -1,0 +1,212 @@
+"""What a caller may take, in time: slow heads, slow bodies, readers that do not read, connections without a request."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from llmariner.server import Bounds
+
+from .conftest import count_body, hello, serving, statuses, until
+
+QUICK = Bounds(
+    head_seconds=0.2,
+    idle_seconds=0.6,
+    body_seconds=0.3,
+    body_bytes=240,
+    write_seconds=0.4,
+    linger_quiet_seconds=0.2,
+    linger_seconds=0.6,
+    tick_seconds=0.05,
+)
+POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+async def endless(_scope: Any, receive: Any, send: Any) -> None:
+    """A stream that ends with its connection."""
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while True:
+        await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        await asyncio.sleep(0)
+
+
+async def dripped(port: int, first: bytes, drip: bytes, pause: float) -> bytes:
+    """Send, then a little again and again, until the server says something; all that it says."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(first)
+    answer = asyncio.create_task(reader.read())
+    async with asyncio.timeout(10):
+        while not answer.done():
+            if not writer.is_closing():
+                writer.write(drip)
+            await asyncio.sleep(pause)
+        writer.close()
+        try:
+            return await answer
+        except ConnectionError:
+            return b""
+
+
+@pytest.mark.parametrize(
+    ("first", "drip", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n", b"a: b\r\n", 408),
+        (POST, b"x", 408),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1;", b"a", 408),
+    ],
+    ids=["a slow head", "a slow body", "a slow chunk extension"],
+)
+def test_what_comes_too_slowly_is_refused(first: bytes, drip: bytes, status: int) -> None:
+    async def run() -> bytes:
+        async with serving(count_body, bounds=QUICK) as (_, port):
+            return await dripped(port, first, drip, 0.02)
+
+    assert statuses(asyncio.run(run())) == [status]
+
+
+def test_a_body_that_makes_progress_may_take_long() -> None:
+    async def run() -> bytes:
+        async with serving(count_body, bounds=QUICK) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(POST)
+            for _ in range(100):
+                writer.write(b"x" * 1000)
+                await asyncio.sleep(0.01)
+            answer = await asyncio.wait_for(reader.readuntil(b"100000\r\n"), 5)
+            writer.close()
+            return answer
+
+    assert statuses(asyncio.run(run())) == [200]
+
+
+def test_a_body_that_the_application_does_not_take_is_not_the_callers_fault() -> None:
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.8)
+        await count_body(scope, receive, send)
+
+    async def run() -> bytes:
+        async with serving(late, bounds=QUICK) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3000000\r\n\r\n" + b"x" * 3_000_000)
+            answer = await asyncio.wait_for(reader.readuntil(b"3000000\r\n"), 5)
+            writer.close()
+            return answer
+
+    assert statuses(asyncio.run(run())) == [200]
+
+
+def test_a_caller_that_waits_for_leave_to_send_is_not_slow() -> None:
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.6)
+        await count_body(scope, receive, send)
+
+    async def run() -> bytes:
+        async with serving(late, bounds=QUICK) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n")
+            leave = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            writer.write(b"x")
+            answer = await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 5)
+            writer.close()
+            return leave + answer
+
+    assert statuses(asyncio.run(run())) == [100, 200]
+
+
+def test_a_head_is_timed_from_its_first_byte_on_an_old_connection() -> None:
+    async def run() -> bytes:
+        async with serving(hello, bounds=QUICK) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.sleep(0.4)  # idle for longer than a head may take
+            writer.write(GET[:20])
+            await asyncio.sleep(0.1)
+            writer.write(GET[20:])
+            answer = await asyncio.wait_for(reader.readuntil(b"hello"), 5)
+            writer.close()
+            return answer
+
+    assert statuses(asyncio.run(run())) == [200]
+
+
+def test_a_connection_without_a_request_is_closed_without_a_word() -> None:
+    async def run() -> bytes:
+        async with serving(hello, bounds=QUICK) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            answer = await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+            return answer
+
+    assert asyncio.run(run()) == b""
+
+
+def test_idle_connections_outlive_those_that_a_proxy_keeps() -> None:
+    assert Bounds().idle_seconds >= 100  # Go's transport: 90 s
+    assert Bounds.load({}).idle_seconds == Bounds().idle_seconds
+
+
+def test_a_reader_that_stops_reading_loses_its_connection() -> None:
+    ended = asyncio.Event()
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        scope["extensions"]["llmariner.on_disconnect"](ended.set)
+        await endless(scope, receive, send)
+
+    async def run() -> None:
+        async with serving(watched, bounds=QUICK, grace=0.0) as (server, port):
+            with socket.create_connection(("127.0.0.1", port)) as caller:
+                caller.sendall(GET)
+                await until(lambda: ended.is_set() and not server.connections)
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_stops_reading_the_last_answer_loses_its_connection() -> None:
+    """Nobody waits for it to be written any more, so only the connection itself can be looked at."""
+
+    async def large(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"20000000")]})
+        await send({"type": "http.response.body", "body": b"x" * 20_000_000})
+
+    async def run() -> None:
+        async with serving(large, bounds=QUICK, grace=0.0) as (server, port):
+            with socket.create_connection(("127.0.0.1", port)) as caller:
+                caller.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                await until(lambda: server.connections)
+                await until(lambda: not server.connections)
+
+    asyncio.run(run())
+
+
+def test_a_slow_reader_that_reads_keeps_its_stream() -> None:
+    async def run() -> int:
+        async with serving(endless, bounds=QUICK, grace=0.0) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(GET)
+            got = 0
+            for _ in range(60):
+                got += len(await reader.read(200_000))
+                await asyncio.sleep(0.02)
+            writer.transport.abort()
+            return got
+
+    assert asyncio.run(run()) > 1_000_000
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")
+def test_the_kernel_gives_up_on_bytes_that_nobody_acknowledges() -> None:
+    async def run() -> int:
+        async with serving(hello, bounds=Bounds(write_seconds=7)) as (server, port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            await until(lambda: server.connections)
+            connection = next(iter(server.connections)).transport.get_extra_info("socket")
+            found: int = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            writer.close()
+            return found
+
+    assert asyncio.run(run()) == 7000

@@ -1,0 +1,287 @@
+"""How a connection ends: answers that are heard although the request was not read, and the end of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import shutil
+import subprocess
+import threading
+from typing import Any
+
+import pytest
+
+from llmariner.server import Bounds
+
+from .conftest import body_of, echo, exchange, hello, serving, statuses, until
+
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+CLOSE = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+LARGE = 9 * 1024 * 1024
+
+
+async def refusing(_scope: Any, _receive: Any, send: Any) -> None:
+    """Answers without reading the body, as for a key that is no good or a path that nobody serves."""
+    await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"no"})
+
+
+async def in_a_thread(port: int, call: Any) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(None, call, port)
+
+
+def by_http_client(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("POST", "/", body=b"x" * LARGE)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def by_node(port: int) -> int:
+    program = f"""
+        fetch('http://127.0.0.1:{port}/', {{method: 'POST', body: Buffer.alloc({LARGE})}})
+          .then(answer => console.log(answer.status), error => console.log(error.cause?.code ?? error))"""
+    return int(subprocess.run(["node", "-e", program], capture_output=True, timeout=60, check=True).stdout)
+
+
+@pytest.mark.parametrize("by", [by_http_client, by_node])
+def test_a_refusal_before_the_body_was_read_is_heard(by: Any) -> None:
+    if by is by_node and shutil.which("node") is None:
+        pytest.skip("node is not installed")
+
+    async def run() -> list[int]:
+        async with serving(refusing) as (_, port):
+            return [await in_a_thread(port, by) for _ in range(3)]
+
+    assert asyncio.run(run()) == [413, 413, 413]
+
+
+def test_an_early_answer_says_that_the_connection_ends() -> None:
+    async def run() -> bytes:
+        async with serving(refusing) as (_, port):
+            return await exchange(port, b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
+
+    assert b"connection: close" in asyncio.run(run())
+
+
+def test_a_refused_head_is_heard_while_more_of_it_comes() -> None:
+    def flood(port: int) -> bytes:
+        import socket
+
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as caller:
+            caller.sendall(b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"b" * 5_000_000)
+            return caller.recv(100)
+
+    async def run() -> bytes:
+        async with serving(hello) as (_, port):
+            return bytes(await in_a_thread(port, flood))
+
+    assert asyncio.run(run()).startswith(b"HTTP/1.1 431")
+
+
+def test_reading_on_after_the_last_answer_has_an_end_in_bytes_and_in_time() -> None:
+    bounds = Bounds(linger_bytes=100_000, linger_quiet_seconds=0.2, linger_seconds=0.5, tick_seconds=0.05)
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n"
+
+    async def sending(port: int, part: bytes, pause: float) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head)
+        try:
+            while not writer.is_closing():
+                writer.write(part)
+                await asyncio.sleep(pause)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def run() -> None:
+        async with serving(refusing, bounds=bounds) as (server, port):
+            for part, pause in ((b"x" * 50_000, 0), (b"x", 0.02), (b"", 0.1)):
+                task = asyncio.create_task(sending(port, part, pause))
+                await until(lambda: server.connections)
+                await until(lambda: not server.connections)
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    asyncio.run(run())
+
+
+def test_a_caller_that_only_ends_its_side_hears_an_answer_that_is_ready_soon() -> None:
+    async def run() -> bytes:
+        async with serving(echo) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(GET)
+            writer.write_eof()
+            answer = await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+            return answer
+
+    assert statuses(asyncio.run(run())) == [200]
+
+
+def test_a_caller_that_ends_its_side_is_gone_soon_after() -> None:
+    gone = asyncio.Event()
+
+    async def waiting(scope: Any, _receive: Any, _send: Any) -> None:
+        scope["extensions"]["llmariner.on_disconnect"](gone.set)
+        await gone.wait()
+
+    async def run() -> None:
+        async with serving(waiting) as (_, port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(GET)
+            writer.write_eof()
+            await asyncio.wait_for(gone.wait(), 5)
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_the_servers_end_is_said_in_the_answers_under_way() -> None:
+    entered, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        entered.set()
+        await go.wait()
+        await hello(scope, receive, send)
+
+    async def run() -> bytes:
+        async with serving(slow) as (server, port):
+            asked = asyncio.create_task(exchange(port, GET))
+            await entered.wait()
+            server.end()
+            go.set()
+            return await asked
+
+    answer = asyncio.run(run())
+    assert statuses(answer) == [200]
+    assert b"connection: close" in answer
+
+
+def test_requests_that_came_before_the_end_are_answered_by_the_last_with_a_close() -> None:
+    entered, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        entered.set()
+        await go.wait()
+        await hello(scope, receive, send)
+
+    async def run() -> bytes:
+        async with serving(slow) as (server, port):
+            asked = asyncio.create_task(exchange(port, 3 * GET))
+            await entered.wait()
+            await asyncio.sleep(0.05)
+            server.end()
+            go.set()
+            return await asked
+
+    answer = asyncio.run(run())
+    assert statuses(answer) == [200, 200, 200]
+    assert answer.count(b"connection: close") == 1
+    assert b"connection: close" in answer.rpartition(b"HTTP/1.1 ")[2]
+
+
+def test_the_servers_end_does_not_wait_for_a_reader_that_does_not_read() -> None:
+    entered = threading.Event()
+
+    async def endless(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+            entered.set()
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        bounds = Bounds(write_seconds=0.3, tick_seconds=0.05)
+        async with asyncio.timeout(10), serving(endless, grace=60.0, bounds=bounds) as (_, port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+            writer.write(GET)
+            await until(entered.is_set)
+        writer.close()
+
+    asyncio.run(run())
+
+
+def test_a_request_whose_head_is_on_its_way_at_the_end_is_answered() -> None:
+    async def run() -> bytes:
+        async with serving(hello) as (server, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(GET[:10])
+            await asyncio.sleep(0.1)
+            server.end()
+            writer.write(GET[10:])
+            answer = await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+            return answer
+
+    answer = asyncio.run(run())
+    assert statuses(answer) == [200]
+    assert b"connection: close" in answer
+
+
+async def misusing(scope: Any, _receive: Any, send: Any) -> None:
+    """An application that does what it must not, by the path."""
+    head = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]}
+    whole = {"type": "http.response.body", "body": b"first"}
+    if scope["path"] == "/second-answer":
+        await send(head)
+        await send(whole)
+        await send({**head, "status": 500})
+        await send(whole)
+    elif scope["path"] == "/second-body":
+        await send(head)
+        await send(whole)
+        await send(whole)
+    elif scope["path"] == "/written-late":
+        await send(head)
+        await send(whole)
+        scope["extensions"]["llmariner.write"](b"late")
+    elif scope["path"] == "/too-long":
+        await send(head)
+        await send({"type": "http.response.body", "body": b"longer than five"})
+    elif scope["path"] == "/too-short":
+        await send(head)
+        await send({"type": "http.response.body", "body": b"four"})
+    else:
+        await send({"type": "http.response.body", "body": b"no head"})
+
+
+@pytest.mark.parametrize(
+    ("path", "seen"),
+    [
+        (b"/second-answer", [200]),
+        (b"/second-body", [200]),
+        (b"/written-late", [200]),
+        (b"/too-long", []),
+        (b"/too-short", [200]),
+        (b"/no-head", [500]),
+    ],
+)
+def test_no_answer_is_followed_by_bytes_that_another_request_would_get(
+    path: bytes, seen: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> bytes:
+        async with serving(misusing) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % path + GET)
+            try:
+                answer = await asyncio.wait_for(reader.read(), 5)
+            except ConnectionError:
+                answer = b""
+            writer.close()
+            return answer
+
+    answer = asyncio.run(run())
+    assert statuses(answer) == seen
+    if seen == [200] and path != b"/too-short":
+        assert body_of(answer) == b"first"
+    elif seen == [500]:
+        assert json.loads(body_of(answer))["error"]["type"] == "server_error"
+    assert path == b"/too-short" or "the application sent" in caplog.text
