@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmariner.http.function import LazyApplication, application_of
-from llmariner.server import Server
+from llmariner.server import Bounds, Server
 
 __all__ = ["load", "main"]
 
@@ -51,9 +51,11 @@ def serve(application: Any, *, host: str, port: int) -> None:
     """Serve an application in this process until it is told to end."""
     import uvloop
 
+    bounds = Bounds.load(os.environ)
+
     async def run() -> None:
         # Streams under way may take hours; whoever runs us (the kubelet) has a grace of its own and ends us after it.
-        await Server(application, host=host, port=port, grace=math.inf).serve()
+        await Server(application, host=host, port=port, grace=math.inf, bounds=bounds).serve()
         if close := getattr(application, "close", None):
             await close()
 

@@ -23,7 +23,7 @@ from llmariner.local.progress import Step
 from llmariner.local.rehearsal import rehearse
 from llmariner.local.setup import set_up
 from llmariner.platform.serving.engine import log_name
-from llmariner.server import Server
+from llmariner.server import Bounds, Server
 from llmariner.settings import HomeSettings, environment
 
 __all__ = ["NotStarted", "base_url", "down", "engine_environment_of", "logs", "running", "serve", "up"]
@@ -111,7 +111,8 @@ async def serve(settings: HomeSettings) -> None:
         home = Home(settings, environment(), engine_environment_of(settings))
         home.prepare()
         router = await home.start()
-        server = Server(router, host=settings.host, port=settings.port, grace=5)
+        bounds = Bounds.load(environment())
+        server = Server(router, host=settings.host, port=settings.port, grace=5, bounds=bounds)
         state_file = settings.root / "platform.json"
         state = {"pid": os.getpid(), "host": settings.host, "port": settings.port, "started": time.time()}
         try:
