@@ -17,6 +17,7 @@
     ├── EngineFailed            502  the engine broke off or spoke nonsense
     ├── ModelNotReady           503  the wait budget ended, or the load failed
     └── Unavailable             503  a part of the platform does not answer
+        └── TransactionConflict 503  another change was made at the same time; a retry helps
 
 The shape on the wire is OpenAI's: `{"error": {"message", "type", "param", "code"}}`.
 """
@@ -41,6 +42,7 @@ __all__ = [
     "PlatformError",
     "RateLimited",
     "RoomFull",
+    "TransactionConflict",
     "Unavailable",
     "UnknownUrl",
     "UnsupportedMedia",
@@ -210,3 +212,9 @@ class Unavailable(PlatformError):
     status = 503
     type = "server_error"
     code = "service_unavailable"
+
+
+class TransactionConflict(Unavailable):
+    """The database gave up a transaction in favor of another one (a deadlock, a serialization failure)."""
+
+    code = "transaction_conflict"

@@ -78,6 +78,18 @@ class DatabaseSettings:
     pool_size: int = 5
     """`LLMARINER_DATABASE_POOL`: connections kept open. Functions are many and short-lived, so few each."""
 
+    connect_seconds: float = 5.0
+    """`LLMARINER_DATABASE_CONNECT_SECONDS`: how long a new connection may take, and the wait for one of the pool."""
+
+    lock_seconds: float = 10.0
+    """`LLMARINER_DATABASE_LOCK_SECONDS`: how long a statement waits for what another transaction has locked."""
+
+    statement_seconds: float = 30.0
+    """`LLMARINER_DATABASE_STATEMENT_SECONDS`: how long one statement may take. PostgreSQL only, as the next."""
+
+    idle_seconds: float = 60.0
+    """`LLMARINER_DATABASE_IDLE_SECONDS`: how long a transaction may wait for its next statement."""
+
     @classmethod
     def load(cls, env: Environment) -> DatabaseSettings:
         """Read from a mapping. ValueError when no database is named."""
@@ -86,7 +98,14 @@ class DatabaseSettings:
             raise ValueError(
                 "LLMARINER_DATABASE_URL is not set: sqlite:///path or postgresql+psycopg://user@host/name."
             )
-        return cls(url=url, pool_size=int(number(env, "LLMARINER_DATABASE_POOL", 5, least=1)))
+        return cls(
+            url=url,
+            pool_size=int(number(env, "LLMARINER_DATABASE_POOL", 5, least=1)),
+            connect_seconds=number(env, "LLMARINER_DATABASE_CONNECT_SECONDS", cls.connect_seconds, least=1),
+            lock_seconds=number(env, "LLMARINER_DATABASE_LOCK_SECONDS", cls.lock_seconds, least=0.1),
+            statement_seconds=number(env, "LLMARINER_DATABASE_STATEMENT_SECONDS", cls.statement_seconds, least=0.1),
+            idle_seconds=number(env, "LLMARINER_DATABASE_IDLE_SECONDS", cls.idle_seconds, least=1),
+        )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import yaml
+from sqlalchemy import text
 
 from llmariner.context import Context
 from llmariner.installation.migrations import migrate
@@ -203,6 +204,7 @@ def test_two_installers_at_once_migrate_through_pgbouncer(folder: Path, made: di
         assert "first key" not in "".join(installers(environment, folder / "key"))
         assert context.keys.of_project(owner) == []
         sessions_beyond_its_connections(context)
+        limits_of_time_hold(context)
         context.database.close()
 
 
@@ -223,6 +225,14 @@ def sessions_beyond_its_connections(context: Context) -> None:
         assert is_current(other.database)
     for other in others:
         other.database.close()
+
+
+def limits_of_time_hold(context: Context) -> None:
+    """In each transaction, and in none of whoever has the server's connection next."""
+    with context.database.read() as session:
+        assert session.value(text("SHOW statement_timeout")) == "30s"
+    with context.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        assert connection.execute(text("SHOW statement_timeout")).scalar() == "0"
 
 
 def test_a_database_that_is_away_is_waited_for() -> None:

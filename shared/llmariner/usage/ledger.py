@@ -7,7 +7,6 @@ said. Its price is the one valid when it was admitted.
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -47,22 +46,25 @@ class Ledger:
         batch = [known[place] for place in sorted(known)]
         if not batch:
             return 0
-        with self._database.write() as session:
-            return _taken(session, batch)
+        return self._database.transact(lambda session: _taken(session, batch))
 
     def interrupt(self, *, unseen_for: float) -> int:
         """Close as interrupted what is open and gave no sign for that many seconds; returns how many."""
-        silent = (ledger_requests.c.outcome == OPEN) & (ledger_requests.c.seen_at <= time.time() - unseen_for)
-        query = select(ledger_requests).where(silent).order_by(ledger_requests.c.request_id).limit(_CHUNK)
-        return self._in_chunks(lambda session: _interrupted(session, _rows(session, query.with_for_update())))
+        query = select(ledger_requests).where(ledger_requests.c.outcome == OPEN).limit(_CHUNK).with_for_update()
+
+        def interrupt_some(session: WriteSession) -> int:
+            silent = query.where(ledger_requests.c.seen_at <= session.now() - unseen_for)
+            return _interrupted(session, _rows(session, silent.order_by(ledger_requests.c.request_id)))
+
+        return self._in_chunks(interrupt_some)
 
     def forget(self, *, older_than: float) -> int:
         """Drop requests admitted more than that many seconds ago, and their events; returns how many.
 
         They stay in the sums by hour and day. Open ones stay too. At most some ten thousand go at once.
         """
-        before = int(time.time() - older_than) // folding.HOUR * folding.HOUR
         with self._database.write() as session:
+            before = int(session.now() - older_than) // folding.HOUR * folding.HOUR
             if rises := before > floor(session):
                 session.put(ledger_floor, [{"id": 1, "admitted_at": before}])
         if rises:  # once an hour, since it looks at all of them
@@ -129,16 +131,15 @@ class Ledger:
     def _drop_empty_sums(self) -> None:
         """Those of what was open once."""
         sums = ledger_hours.c
-        empty = (sums.outcome == OPEN) & (sums.requests == 0) & (sums.start < time.time() - 2 * folding.DAY)
         with self._database.write() as session:
+            empty = (sums.outcome == OPEN) & (sums.requests == 0) & (sums.start < session.now() - 2 * folding.DAY)
             session.run(ledger_hours.delete().where(empty))
 
     def _in_chunks(self, step: Callable[[WriteSession], int], *, most: int | None = None) -> int:
         """Transactions short enough that nobody waits for them, as many as there is work for."""
         total = 0
         for _ in itertools.count() if most is None else range(most):
-            with self._database.write() as session:
-                done = step(session)
+            done = self._database.transact(step)
             total += done
             if done < _CHUNK:
                 break

@@ -117,16 +117,16 @@ class Prices:
 
         PermissionDenied unless the actor's organisation runs the installation: nobody sets the price of what they buy.
         """
-        now = time.time()
-        start = now if new.valid_from is None else new.valid_from
-        if start < now - _LATE_SECONDS:
-            raise InvalidRequest(
-                "'valid_from' is in the past. What requests cost then is settled; leave it out to begin now.",
-                param="valid_from",
-            )
         cached = new.prompt if new.cached_prompt is None else new.cached_prompt
         of_model, table = prices.c.model == new.model, prices.c
         with self._database.write() as session:
+            now = session.now()
+            start = now if new.valid_from is None else new.valid_from
+            if start < now - _LATE_SECONDS:
+                raise InvalidRequest(
+                    "'valid_from' is in the past. What requests cost then is settled; leave it out to begin now.",
+                    param="valid_from",
+                )
             next_revision(session, "prices")  # whoever else sets one waits, and then sees this one
             if not runs_installation(session, actor.organization_id):
                 raise PermissionDenied("Prices are set by the organization that runs this installation, for all.")

@@ -11,17 +11,21 @@ import atexit
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Executable, MetaData, Row, Table, create_engine, event, insert, literal_column
+from sqlalchemy import Connection, Executable, MetaData, Row, Table, insert, literal_column
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Engine
-from sqlalchemy.exc import DataError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from llmariner.errors import InvalidRequest, Unavailable
+from llmariner.errors import TransactionConflict
+from llmariner.platform.database import failures
+from llmariner.platform.database.engines import engine_of
 from llmariner.settings import DatabaseSettings
 
 __all__ = ["Database", "Duplicate", "ReadSession", "WriteSession", "metadata"]
+
+Result = TypeVar("Result")
 
 metadata = MetaData(
     naming_convention={
@@ -122,18 +126,18 @@ class Database:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self.url = settings.url
-        self.engine = _engine(settings)
+        self.engine = engine_of(settings)
         self._last_writes: list[Callable[[], None]] = []
 
     @contextmanager
     def read(self) -> Iterator[ReadSession]:
-        """One reading transaction. Unavailable when the database does not answer."""
+        """One reading transaction. Unavailable when the database does not answer, or not in time."""
         with self._connection() as connection, connection.begin():
             yield ReadSession(connection)
 
     @contextmanager
     def write(self) -> Iterator[WriteSession]:
-        """One writing transaction, committed when the block ends well."""
+        """One writing transaction, committed when the block ends well. Unavailable as `read`; TransactionConflict."""
         with self._connection() as connection:
             writing = connection.execution_options(writing=True)
             with writing.begin():
@@ -144,6 +148,18 @@ class Database:
         if not self._last_writes:
             atexit.register(self.close)
         self._last_writes.append(write)
+
+    def transact(self, work: Callable[[WriteSession], Result]) -> Result:
+        """`work` in one writing transaction, and once more when the database gave it up for another one.
+
+        So `work` must change nothing but the database. TransactionConflict when the second attempt is given up, too.
+        """
+        try:
+            with self.write() as session:
+                return work(session)
+        except TransactionConflict:
+            with self.write() as session:
+                return work(session)
 
     def close(self) -> None:
         """Do the last writes, close every pooled connection."""
@@ -158,41 +174,7 @@ class Database:
         try:
             with self.engine.connect() as connection:
                 yield connection
-        except OperationalError as error:
-            raise Unavailable(
-                "The database does not answer. Nothing was changed; try again shortly.",
-                headers={"retry-after": "2"},
-            ) from error
-        except (DataError, OverflowError) as error:
-            raise InvalidRequest(
-                "A value can't be stored: a number is out of range, or a text is too long or holds a NUL character."
-            ) from error
-
-
-def _engine(settings: DatabaseSettings) -> Engine:
-    if settings.url.startswith("sqlite"):
-        engine = create_engine(settings.url, connect_args={"timeout": 30, "check_same_thread": False})
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
-    return create_engine(
-        settings.url,
-        pool_size=settings.pool_size,
-        max_overflow=2,
-        pool_pre_ping=True,
-        # PgBouncer in transaction mode gives each transaction another server connection.
-        connect_args={"prepare_threshold": None},
-    )
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # The driver's own implicit BEGIN comes too late for IMMEDIATE; `_begin_sqlite` issues ours.
-    connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A writer that began as a reader fails at its first write when another wrote in between: take the lock at once.
-    writing = connection.get_execution_options().get("writing")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+        except (DBAPIError, PoolTimeout, OverflowError) as error:
+            if (failure := failures.of(error)) is None:
+                raise
+            raise failure from error

@@ -1,0 +1,144 @@
+"""Every wait for the database ends, and what it ended with is told rightly."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from sqlalchemy import select, text, update
+
+from llmariner.errors import TransactionConflict, Unavailable
+from llmariner.platform.database import Database, WriteSession
+from llmariner.platform.database.revisions import revisions
+from llmariner.settings import DatabaseSettings
+
+SHORT = {"connect_seconds": 1.0, "lock_seconds": 0.3, "statement_seconds": 0.6, "idle_seconds": 30.0}
+
+
+@pytest.fixture
+def hasty(database: Database) -> Iterator[Database]:
+    """The same database, by somebody who waits for nothing long; two rows are in it."""
+    with database.write() as session:
+        for name in ("a", "b"):
+            session.add(revisions, name=name, value=0)
+    made = Database(DatabaseSettings(database.url, pool_size=1, **SHORT))
+    yield made
+    made.close()
+
+
+def raise_value(session: WriteSession, name: str) -> None:
+    session.run(update(revisions).where(revisions.c.name == name).values(value=revisions.c.value + 1))
+
+
+def test_what_another_transaction_has_locked_is_not_waited_for_long(database: Database, hasty: Database) -> None:
+    with database.write() as session:
+        raise_value(session, "a")
+        with pytest.raises(Unavailable, match="busy") as refused, hasty.write() as other:
+            raise_value(other, "a")
+    assert refused.value.headers["retry-after"] == "2"
+    with hasty.write() as session:
+        raise_value(session, "a")
+
+
+def test_a_process_whose_connections_are_all_in_use_says_so(hasty: Database) -> None:
+    if hasty.engine.dialect.name == "sqlite":
+        pytest.skip("a thread of SQLite's is not limited to few connections")
+    with ExitStack() as held:
+        for _ in range(3):  # one, and two that may come on top
+            held.enter_context(hasty.read())
+        with pytest.raises(Unavailable, match="in use") as refused, hasty.read():
+            pass
+    assert refused.value.headers["retry-after"] == "1"
+    with hasty.read() as session:
+        assert session.value(select(revisions.c.value).where(revisions.c.name == "a")) == 0
+
+
+def test_a_statement_that_takes_too_long_is_ended(hasty: Database) -> None:
+    if hasty.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has no limit of a statement's time")
+    with pytest.raises(Unavailable, match="took too long"), hasty.read() as session:
+        session.rows(text("SELECT pg_sleep(60)"))
+
+
+def test_a_transaction_that_is_left_alone_is_ended_by_the_server(hasty: Database) -> None:
+    if hasty.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite's transactions end with their process")
+    impatient = Database(DatabaseSettings(hasty.url, idle_seconds=0.2))
+
+    def change_and_dawdle() -> None:
+        with impatient.write() as session:
+            raise_value(session, "a")
+            time.sleep(0.5)
+            raise_value(session, "a")
+
+    with pytest.raises(Unavailable):
+        change_and_dawdle()
+    impatient.close()
+    with hasty.read() as session:
+        assert session.value(select(revisions.c.value).where(revisions.c.name == "a")) == 0
+
+
+def test_limits_are_set_for_the_transaction_and_not_for_the_session(hasty: Database) -> None:
+    if hasty.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has no sessions")
+    with hasty.read() as session:
+        assert session.value(text("SHOW lock_timeout")) == "300ms"
+        assert session.value(text("SHOW statement_timeout")) == "600ms"
+        assert session.value(text("SHOW idle_in_transaction_session_timeout")) == "30s"
+    with hasty.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "0"
+
+
+def crosswise(database: Database, do: Callable[[Callable[[WriteSession], None]], object]) -> list[Exception]:
+    """Two transactions that lock the same two rows in opposite order; what they failed with."""
+    met, failed = threading.Barrier(2), []
+
+    def change(first: str, second: str) -> None:
+        attempts = []
+
+        def work(session: WriteSession) -> None:
+            attempts.append(1)
+            raise_value(session, first)
+            if len(attempts) == 1:
+                met.wait(30)
+            raise_value(session, second)
+
+        try:
+            do(work)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=change, args=names) for names in (("a", "b"), ("b", "a"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return failed
+
+
+def test_a_deadlock_is_no_outage_and_is_tried_once_more(database: Database) -> None:
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    with database.write() as session:
+        for name in ("a", "b"):
+            session.add(revisions, name=name, value=0)
+
+    def once(work: Callable[[WriteSession], None]) -> None:
+        with database.write() as session:
+            work(session)
+
+    (failure,) = crosswise(database, once)
+    assert isinstance(failure, TransactionConflict)
+    assert (failure.status, failure.code, failure.headers["retry-after"]) == (503, "transaction_conflict", "1")
+    assert crosswise(database, database.transact) == []
+    with database.read() as reading:
+        assert {row.value for row in reading.rows(select(revisions))} == {3}
+
+
+def test_a_server_that_is_not_there_is_told_of_soon() -> None:
+    database = Database(DatabaseSettings("postgresql+psycopg://nobody@127.0.0.1:9/none", connect_seconds=1.0))
+    with pytest.raises(Unavailable, match="does not answer"), database.read():
+        pass
