@@ -5,12 +5,15 @@ the Broker, forgets old ones; has idle models put to sleep.
 """
 
 import asyncio
+import logging
 
 from llmariner.context import Context
+from llmariner.errors import PlatformError
 from llmariner.http.function import consumer
 from llmariner.platform.events.wire import Event
 from llmariner.settings import UsageSettings
 
+_log = logging.getLogger(__name__)
 # A request under way gives a sign of life every 15 s.
 _UNSEEN_SECONDS = 60.0
 # Long enough for a consumer that was down over a weekend, and for people who ask what happened.
@@ -24,10 +27,32 @@ async def consume(context: Context, _event: Event) -> None:
 
 
 def _sweep(context: Context) -> None:
-    context.ledger.interrupt(unseen_for=_UNSEEN_SECONDS)
-    context.ledger.forget(older_than=UsageSettings.load(context.env).days * 86400)
+    """Each step whatever became of the others; what went wrong is told at the end, so that all come again."""
+    failed = []
+    for step in (_publish, _interrupt, _forget_requests, _forget_events):
+        try:
+            step(context)
+        except PlatformError as error:
+            _log.warning("a step of the sweep failed: %s: %s", step.__name__.removeprefix("_"), error.message)
+            failed.append(error)
+    if failed:
+        raise failed[0]
+
+
+def _publish(context: Context) -> None:
     if context.publisher is not None:
         context.publisher.publish()
+
+
+def _interrupt(context: Context) -> None:
+    context.ledger.interrupt(unseen_for=_UNSEEN_SECONDS)
+
+
+def _forget_requests(context: Context) -> None:
+    context.ledger.forget(older_than=UsageSettings.load(context.env).days * 86400)
+
+
+def _forget_events(context: Context) -> None:
     context.deliveries.prune(older_than=_KEPT_SECONDS)
 
 

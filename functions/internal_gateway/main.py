@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastapi import Request
+from fastapi.responses import PlainTextResponse
 
 from llmariner.context import Context
 from llmariner.control import InProcessControl
@@ -14,17 +15,26 @@ from llmariner.gateway.wire import answer_to_wire, ask_from_wire, changes_to_wir
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
+from llmariner.http.metrics import backlog_metrics
 from llmariner.http.service_calls import verified
+from llmariner.platform.events.publication import Publication
 
 Kind = TypeVar("Kind")
 Operation = Callable[[Context, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 def build(context: Context) -> Application:
-    """The route: one path per operation of the port."""
+    """The route: one path per operation of the port. /metrics is for who may reach the pod, as on the token path."""
     app = api("internal_gateway", context)
+    app.get("/metrics", response_class=PlainTextResponse)(metrics)
     app.post("/internal/gateway/{operation}")(call)
     return app
+
+
+def metrics(request: Request) -> PlainTextResponse:
+    """Events that wait to be published, in Prometheus' text format."""
+    backlog = Publication(context_of(request).database).backlog()
+    return PlainTextResponse(backlog_metrics(backlog), media_type="text/plain; version=0.0.4")
 
 
 async def call(request: Request, operation: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from llmariner.platform.database import Database
+from llmariner.platform.database.tables import work_leases
+from llmariner.platform.database.work_leases import WorkLease
 from llmariner.platform.events import outbox
 from llmariner.platform.events.broker import Publisher
 from llmariner.platform.events.deliveries import Deliveries
-from llmariner.platform.events.tables import events
+from llmariner.platform.events.publication import Publication
+from llmariner.platform.events.tables import deliveries, events
 from llmariner.platform.events.wire import Event, from_http
 from llmariner.settings import BrokerSettings
 
@@ -26,7 +30,10 @@ class Ingress(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Taking)
         self.taken: list[Event] = []
         self.headers: list[dict[str, str]] = []
+        self.asked: list[str] = []
         self.status = 202
+        self.refused: dict[str, int] = {}
+        self.meanwhile: Callable[[str], None] = lambda subject: None
 
     @property
     def url(self) -> str:
@@ -39,10 +46,17 @@ class Taking(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
-        if self.server.status == 202:
+        subject = self.headers["ce-subject"]
+        self.server.asked.append(subject)
+        self.server.meanwhile(subject)
+        status = self.server.refused.get(subject, self.server.status)
+        if status == 202:
             self.server.taken.append(from_http(dict(self.headers), body))
-        self.send_response(self.server.status)
+        answer = b"" if status == 202 else b"no"
+        self.send_response(status)
+        self.send_header("content-length", str(len(answer)))
         self.end_headers()
+        self.wfile.write(answer)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -87,22 +101,127 @@ def test_what_was_taken_is_not_sent_again(database: Database, ingress: Ingress) 
     assert [event.subject for event in ingress.taken] == ["a", "b"]
 
 
-@pytest.mark.parametrize("status", [429, 503, 400])
-def test_a_broker_that_refuses_loses_nothing(database: Database, ingress: Ingress, status: int) -> None:
+def let_time_pass(database: Database) -> None:
+    """As if every pause and every wait for a next attempt were over."""
+    with database.write() as session:
+        session.run(update(work_leases).values(expires_at=0.0))
+        session.run(update(deliveries).where(deliveries.c.state == "pending").values(due_at=0.0))
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 503])
+def test_a_broker_that_refuses_for_now_loses_nothing(status: int, database: Database, ingress: Ingress) -> None:
     publisher = Publisher(database, BrokerSettings(ingress.url))
     emit(database, *"ab")
     ingress.status = status
     assert publisher.publish() == 0
     assert left(database) == 2
     ingress.status = 202
+    assert publisher.publish() == 0, "each waits for its next attempt"
+    let_time_pass(database)
     assert publisher.publish() == 2
     assert [event.subject for event in ingress.taken] == ["a", "b"]
+    assert [(d.consumer, d.state) for d in Deliveries(database, ()).page("p", None, after=None, limit=9)] == [
+        ("", "delivered"),
+        ("", "delivered"),
+    ]
 
 
-def test_a_broker_that_is_away_loses_nothing(database: Database) -> None:
+def test_an_event_that_the_broker_never_takes_is_a_dead_letter_and_stops_no_other(
+    database: Database, ingress: Ingress, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher, book = Publisher(database, BrokerSettings(ingress.url)), Deliveries(database, ())
+    emit(database, "poison", "b", "poison")
+    ingress.refused = {"poison": 400}
+    assert publisher.publish() == 1
+    assert [event.subject for event in ingress.taken] == ["b"]
+    assert left(database) == 0
+    dead = book.page("p", "dead", after=None, limit=9)
+    assert [(d.consumer, d.event.subject, d.last_error) for d in dead] == [("broker", "poison", "400: no")] * 2
+    assert "refused event" in caplog.text
+    assert "dead letter" in caplog.text
+    ingress.refused = {}
+    assert book.replay("p", dead[0].event.id) == 1
+    assert publisher.publish() == 1
+    assert ingress.taken[-1].id == dead[0].event.id
+    assert len(book.page("p", "dead", after=None, limit=9)) == 1
+
+
+def test_an_event_that_is_refused_for_now_holds_up_its_subject_only(database: Database, ingress: Ingress) -> None:
+    publisher = Publisher(database, BrokerSettings(ingress.url))
+    emit(database, "a", "a", "b")
+    ingress.refused = {"a": 503}
+    assert publisher.publish() == 1
+    assert [event.subject for event in ingress.taken] == ["b"]
+    emit(database, "a", "c")
+    assert publisher.publish() == 1
+    assert ingress.asked == ["a", "b", "c"], "the refused one waits, and what is of its subject"
+    ingress.refused = {}
+    let_time_pass(database)
+    assert publisher.publish() == 3
+    assert [event.subject for event in ingress.taken] == ["b", "c", "a", "a", "a"]
+
+
+def test_what_is_refused_for_days_is_given_up(database: Database, ingress: Ingress) -> None:
+    emit(database, "a")
+    with database.write() as session:
+        session.run(update(events).values(time=time.time() - 4 * 86400))
+    ingress.status = 503
+    Publisher(database, BrokerSettings(ingress.url)).publish()
+    assert [d.consumer for d in Deliveries(database, ()).page("p", "dead", after=None, limit=9)] == ["broker"]
+
+
+def test_a_broker_that_is_away_loses_nothing_and_is_left_alone_for_a_while(
+    database: Database, ingress: Ingress, caplog: pytest.LogCaptureFixture
+) -> None:
     emit(database, "a")
     assert Publisher(database, BrokerSettings("http://127.0.0.1:9/")).publish() == 0
     assert left(database) == 1
+    assert "1 events wait" in caplog.text
+    there = Publisher(database, BrokerSettings(ingress.url))
+    assert there.publish() == 0
+    assert ingress.asked == []
+    let_time_pass(database)
+    assert there.publish() == 1
+
+
+def test_one_process_publishes_at_a_time_and_what_comes_meanwhile_is_not_left(
+    database: Database, ingress: Ingress
+) -> None:
+    first, second = (Publisher(database, BrokerSettings(ingress.url)) for _ in range(2))
+    emit(database, *"abc")
+    told: list[int] = []
+
+    def meanwhile(subject: str) -> None:
+        if subject == "c":  # the last that the first has read
+            emit(database, "late")
+            told.append(second.publish())
+
+    ingress.meanwhile = meanwhile
+    assert first.publish() == 4
+    assert told == [0]
+    assert [event.subject for event in ingress.taken] == ["a", "b", "c", "late"]
+    assert second.publish() == 0
+
+
+def test_the_lease_of_a_publisher_that_died_ends(database: Database, ingress: Ingress) -> None:
+    assert WorkLease(database, "publish", "dead").take(30.0) == 0
+    emit(database, "a")
+    publisher = Publisher(database, BrokerSettings(ingress.url))
+    assert publisher.publish() == 0
+    let_time_pass(database)
+    assert publisher.publish() == 1
+
+
+def test_what_waits_is_counted_and_timed(database: Database, ingress: Ingress) -> None:
+    publication = Publication(database)
+    assert publication.backlog() == (0, 0.0)
+    emit(database, *"ab")
+    with database.write() as session:
+        session.run(update(events).where(events.c.subject == "a").values(time=time.time() - 50))
+    count, seconds = publication.backlog()
+    assert (count, 49 < seconds < 120) == (2, True)
+    Publisher(database, BrokerSettings(ingress.url)).publish()
+    assert publication.backlog() == (0, 0.0)
 
 
 def test_a_dead_letter_that_is_replayed_goes_to_the_broker_again(database: Database, ingress: Ingress) -> None:
@@ -116,6 +235,7 @@ def test_a_dead_letter_that_is_replayed_goes_to_the_broker_again(database: Datab
     ingress.status = 503
     assert publisher.publish() == 0
     ingress.status = 202
+    let_time_pass(database)
     assert publisher.publish() == 1
     assert ingress.taken == [event, event]
     assert publisher.publish() == 0
@@ -133,6 +253,7 @@ def test_a_broker_that_asks_is_told_who_we_are_by_the_token_of_the_moment(
     publisher = Publisher(database, BrokerSettings(ingress.url, token))
     emit(database, "a")
     assert publisher.publish() == 0, "without its token nothing is sent, and nothing lost"
+    let_time_pass(database)
     for content in ("first\n", "second"):
         token.write_text(content)
         emit(database, "b")

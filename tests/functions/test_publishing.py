@@ -1,40 +1,115 @@
-"""A function with a Broker tells it of each change, after its answer; one that only reads tells nothing."""
+"""A function with a Broker tells it of what changed after its answer; nobody waits for that, and reading tells nothing."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from llmariner.http.publishing import Publishing
+from llmariner.platform.database import Database
+from llmariner.platform.database.migrate import upgrade
+from llmariner.platform.events import outbox
+from llmariner.settings import DatabaseSettings
+
+SCOPE = {"type": "http", "method": "POST", "path": "/"}
 
 
-class Counting:
-    """Counts how often it was asked to publish."""
+class Slow:
+    """Publishes when it is let; counts how often it was asked to, and how many were at it at once."""
 
     def __init__(self) -> None:
-        self.times = 0
+        self.let = threading.Event()
+        self.times = self.at_once = self.most_at_once = 0
 
     def publish(self) -> int:
         self.times += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        assert self.let.wait(30)
+        self.at_once -= 1
         return 0
 
 
-def test_only_requests_that_may_change_something_publish_and_after_the_answer() -> None:
-    publisher = Counting()
-    order: list[str] = []
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    made = Database(DatabaseSettings(f"sqlite:///{tmp_path / 'database'}"))
+    upgrade(made)
+    return made
 
-    async def app(scope: Any, _receive: Any, _send: Any) -> None:
-        order.append(f"{scope['method']} answered with {publisher.times} published")
+
+@pytest.fixture
+def publisher() -> Slow:
+    return Slow()
+
+
+async def until(happened: Any) -> None:
+    for _ in range(3000):
+        if happened():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it did not happen within 30 s")
+
+
+def test_a_request_that_changed_something_is_published_and_nobody_waits_for_it(
+    database: Database, publisher: Slow
+) -> None:
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        with database.write() as session:
+            outbox.add(session, "t", "x", {})
 
     async def run() -> None:
-        for method in ("GET", "POST", "HEAD", "DELETE"):
-            await Publishing(app, lambda: publisher)({"type": "http", "method": method}, None, None)
+        publishing = Publishing(app, lambda: publisher)
+        # Ends though nothing can be published: the server may take the connection's next request.
+        await asyncio.wait_for(publishing(SCOPE, None, None), 10)
+        await until(lambda: publisher.times)
+        for _ in range(5):
+            await asyncio.wait_for(publishing(SCOPE, None, None), 10)
+        assert (publisher.times, publisher.most_at_once) == (1, 1)
+        publisher.let.set()
+        await until(lambda: publisher.times == 2 and not publisher.at_once)
+        await asyncio.sleep(0.05)
 
     asyncio.run(run())
-    assert publisher.times == 2
-    assert order == [
-        "GET answered with 0 published",
-        "POST answered with 0 published",
-        "HEAD answered with 1 published",
-        "DELETE answered with 1 published",
-    ]
+    assert (publisher.times, publisher.most_at_once) == (2, 1), "the five that came meanwhile are one more"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_request_that_wrote_no_event_publishes_nothing(method: str, publisher: Slow) -> None:
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        pass
+
+    async def run() -> None:
+        await Publishing(app, lambda: publisher)({**SCOPE, "method": method}, None, None)
+        await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+    assert publisher.times == 0
+
+
+def test_a_publisher_that_fails_fails_no_request_and_is_asked_again(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[int] = []
+
+    class Broken:
+        def publish(self) -> int:
+            asked.append(1)
+            raise RuntimeError("the database is away")
+
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        with database.write() as session:
+            outbox.add(session, "t", "x", {})
+
+    async def run() -> None:
+        publishing = Publishing(app, Broken)
+        for number in (1, 2):
+            await publishing(SCOPE, None, None)
+            await until(lambda number=number: len(asked) == number)
+            await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+    assert "the next sweep" in caplog.text

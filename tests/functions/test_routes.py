@@ -14,7 +14,7 @@ from .declared import FUNCTIONS, OPEN, ROUTES, TOKEN_PATH, Declared, anonymous
 from .installation import Installation
 
 Row = tuple[str, str, str, str]
-PROBES = {("GET", "/health/live"), ("GET", "/health/ready")}
+PROBES = {("GET", "/health/live"), ("GET", "/health/ready"), ("GET", "/metrics")}
 
 
 def documented() -> list[Row]:
@@ -25,7 +25,7 @@ def documented() -> list[Row]:
 
 
 def built(name: str, installation: Installation) -> list[tuple[str, str, str | None]]:
-    """Method, path and scope of each route that a function built; probes left out."""
+    """Method, path and scope of each route that a function built; what a pod is asked left out."""
     found = []
     for route in installation.application(name).prepare().routes:
         scopes = [getattr(dependency.call, "scope", None) for dependency in route.dependant.dependencies]

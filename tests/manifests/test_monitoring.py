@@ -12,7 +12,10 @@ import pytest
 import yaml
 
 from llmariner.gateway.metrics import Metrics
+from llmariner.http.metrics import backlog_metrics
 from llmariner.manifests.declarations import read
+from llmariner.manifests.installation import CONTROL
+from llmariner.platform.events.publication import Backlog
 
 from .rendering import Rendered, names
 
@@ -71,6 +74,18 @@ SCENES: dict[str, tuple[str, dict[str, str], int, bool]] = {
             'gen_ai_server_time_to_first_token_seconds_bucket{le="10",gen_ai_request_model="m"}': "0+99x40",
             'gen_ai_server_time_to_first_token_seconds_count{gen_ai_request_model="m"}': "0+100x40",
         },
+        30,
+        False,
+    ),
+    "an event waits for the Broker": (
+        "LLMarinerEventsWait",
+        {'llmariner_outbox_oldest_seconds{pod="a"}': "0+60x40"},
+        30,
+        True,
+    ),
+    "events wait for the sweep": (
+        "LLMarinerEventsWait",
+        {'llmariner_outbox_oldest_seconds{pod="a"}': "0+60x10 0x30"},
         30,
         False,
     ),
@@ -147,7 +162,8 @@ def test_an_alert_fires_when_it_should(scene: str, promtool: Any, tmp_path: Path
 
 
 def test_every_metric_is_one_that_exists() -> None:
-    ours = set(re.findall(r"^# TYPE (\S+)", Metrics().text([("m", 0, 0)]), re.MULTILINE))
+    told = Metrics().text([("m", 0, 0)]) + backlog_metrics(Backlog(0, 0.0))
+    ours = set(re.findall(r"^# TYPE (\S+)", told, re.MULTILINE))
     for rule in alerts():
         bare = re.sub(r'"[^"]*"', "", re.sub(r"by \([^)]*\)", "", rule["expr"]))
         asked = set(re.findall(r"\b(?:vllm:|kube_|llmariner_|gen_ai_server_)\w+", bare))
@@ -162,12 +178,12 @@ def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
         assert rule["annotations"].keys() == {"summary", "description"}
 
 
-def test_every_function_on_the_token_path_is_scraped() -> None:
+def test_the_control_function_and_every_function_on_the_token_path_are_scraped() -> None:
     production = Rendered(CHECKOUT / "manifests/overlays/production")
     (monitor,) = [
         o for o in production.of("monitoring.coreos.com", "PodMonitor") if o["metadata"]["namespace"] == "llmariner"
     ]
     (expression,) = monitor["spec"]["selector"]["matchExpressions"]
     without_database = {each.name for each in read(CHECKOUT)[0] if each.extras == ()}
-    assert set(expression["values"]) == without_database
+    assert set(expression["values"]) == without_database | {CONTROL}
     assert without_database <= names(production.services())

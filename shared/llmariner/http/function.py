@@ -157,4 +157,8 @@ def _event_application(context: Context, give: Callable[[Context, Any], Awaitabl
         await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
         await send({"type": "http.response.body", "body": answer})
 
-    return application
+    if not context.env.get("LLMARINER_BROKER_URL"):
+        return application
+    from llmariner.http.publishing import Publishing
+
+    return Publishing(application, lambda: context.publisher)

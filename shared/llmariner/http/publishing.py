@@ -1,14 +1,18 @@
-"""Tells the Broker of what a request changed, once its answer is on its way."""
+"""Tells the Broker of what a request changed, once it is answered."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
+
+from llmariner.platform.events.outbox import count_added
 
 __all__ = ["Publishing"]
 
-_READING = ("GET", "HEAD")
+_log = logging.getLogger(__name__)
 
 
 class Publisher(Protocol):
@@ -19,19 +23,37 @@ class Publisher(Protocol):
 
 
 class Publishing:
-    """ASGI middleware. The caller does not wait for the Broker, and what it does not take is swept later."""
+    """ASGI middleware. Neither the caller nor the next request on its connection waits for the Broker.
+
+    One publication at a time, in a thread of its own, and only after requests that wrote an event. What is not published
+    when the process ends, or can't be, is the sweep's.
+    """
 
     def __init__(self, app: Any, publisher: Callable[[], Publisher | None]) -> None:
         self._app = app
         self._publisher = publisher
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publisher")
+        self._wanted = False
+        self._under_way: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request, then publish."""
+        """Answer one request; what it changed is published later."""
+        before = count_added()
         await self._app(scope, receive, send)
-        if scope["type"] == "http" and scope["method"] not in _READING:
-            await asyncio.to_thread(self._publish)
+        if count_added() != before:
+            self._wanted = True
+            if self._under_way is None or self._under_way.done():
+                self._under_way = asyncio.create_task(self._publish())
 
-    def _publish(self) -> None:
-        publisher = self._publisher()
-        if publisher is not None:
-            publisher.publish()
+    async def _publish(self) -> None:
+        while self._wanted:
+            self._wanted = False
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._publish_once)
+
+    def _publish_once(self) -> None:
+        try:
+            publisher = self._publisher()
+            if publisher is not None:
+                publisher.publish()
+        except Exception:  # whatever it was, the sweep comes by
+            _log.exception("events wait for the next sweep")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, create_engine, event, make_url
 from sqlalchemy.engine import Engine
 
 from llmariner.settings import DatabaseSettings
@@ -24,11 +24,10 @@ def engine_of(settings: DatabaseSettings) -> Engine:
 
 
 def _sqlite(settings: DatabaseSettings) -> Engine:
-    engine = create_engine(
-        settings.url,
-        pool_timeout=settings.connect_seconds,
-        connect_args={"timeout": settings.lock_seconds, "check_same_thread": False},
-    )
+    # A database in memory has one connection for each thread, and no pool that could be exhausted.
+    pool = {"pool_timeout": settings.connect_seconds} if make_url(settings.url).database else {}
+    connect = {"timeout": settings.lock_seconds, "check_same_thread": False}
+    engine = create_engine(settings.url, connect_args=connect, **pool)
 
     def prepare(connection: Any, _record: Any) -> None:
         # The driver's own implicit BEGIN comes too late for IMMEDIATE; `begin` issues ours.

@@ -1,77 +1,123 @@
 """Carries events from the outbox to a Knative Broker: right after the commit, and by the sweep what was left behind.
 
-At least once: an event whose acceptance we did not hear of is sent again. In order: the first that is refused ends the
-round, so that a later one of its subject never overtakes it.
+At least once: an event whose acceptance we did not hear of is sent again. One process at a time publishes. Events of one
+subject keep their order: one that is refused holds up later ones of its subject, and of no other, until it is taken or
+given up as a dead letter. A Broker that does not answer at all is left alone for a while.
 """
 
 from __future__ import annotations
 
+import logging
+import secrets
 import urllib.error
 import urllib.request
 
-from sqlalchemy import and_, delete, select, update
-
 from llmariner.platform.database import Database
-from llmariner.platform.events.outbox import event_of
-from llmariner.platform.events.tables import deliveries, events
+from llmariner.platform.database.work_leases import WorkLease
+from llmariner.platform.events.publication import Outgoing, Publication
 from llmariner.platform.events.wire import Event, to_http
 from llmariner.settings import BrokerSettings
 
 __all__ = ["Publisher"]
 
-_AT_ONCE = 100
-_SECONDS = 10.0
+_log = logging.getLogger(__name__)
+_SEND_SECONDS = 10.0
+# Renewed before each event, which takes no longer than that.
+_LEASE_SECONDS = 30.0
+_PAUSE_SECONDS = 15.0
+# Of those who ask too much or too early, or of a Broker that is not set up yet; other 4xx are for good.
+_AGAIN = frozenset({401, 403, 404, 408, 409, 425, 429})
+# So many refusals in a row are not the events' fault.
+_REFUSALS_IN_A_ROW = 5
+
+
+class _Refused(Exception):
+    """The Broker answered, and did not take the event. `final`: it never will."""
+
+    def __init__(self, reason: str, *, final: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.final = final
+
+
+class _Away(Exception):
+    """The Broker does not answer."""
 
 
 class Publisher:
     """Publishes to the ingress of one Broker."""
 
     def __init__(self, database: Database, settings: BrokerSettings) -> None:
-        self._database = database
         self._settings = settings
+        self._publication = Publication(database)
+        self._lease = WorkLease(database, "publish", f"publisher_{secrets.token_hex(8)}")
 
     def publish(self) -> int:
         """Send what is not published yet; returns how many the Broker took. Never raises for a Broker that is away.
 
-        What is to be replayed is sent, too, to every consumer of its type: a Broker knows no other way.
+        Where another process is at it, that one sends ours, too. What is to be replayed is sent to every consumer of its
+        type: a Broker knows no other way.
         """
-        taken = self._replay()
-        while batch := self._unpublished():
-            for sequence, event in batch:
-                if not self._send(event):
-                    return taken
-                with self._database.write() as session:
-                    session.run(update(events).where(events.c.sequence == sequence).values(published=True))
-                taken += 1
-        return taken
-
-    def _unpublished(self) -> list[tuple[int, Event]]:
-        query = select(events).where(events.c.published.is_(False)).order_by(events.c.sequence).limit(_AT_ONCE)
-        with self._database.read() as session:
-            return [(row.sequence, event_of(row)) for row in session.rows(query)]
-
-    def _replay(self) -> int:
-        """A delivery is pending here only when a dead one was revived; the Broker has it from now on."""
-        query = select(events).join(deliveries, deliveries.c.sequence == events.c.sequence).distinct()
-        with self._database.read() as session:
-            revived = session.rows(query.where(deliveries.c.state == "pending").limit(_AT_ONCE))
         taken = 0
-        for row in revived:
-            if self._send(event_of(row)):
-                theirs = and_(deliveries.c.sequence == row.sequence, deliveries.c.state == "pending")
-                with self._database.write() as session:
-                    session.run(delete(deliveries).where(theirs))
-                taken += 1
+        requests = self._lease.take(_LEASE_SECONDS)
+        while requests is not None:
+            sent, well = self._round()
+            taken += sent
+            if not well:
+                self._lease.pause(_PAUSE_SECONDS)
+                return taken
+            requests = self._lease.give_back(requests, _LEASE_SECONDS)
         return taken
 
-    def _send(self, event: Event) -> bool:
+    def _round(self) -> tuple[int, bool]:
+        """How many events were taken, and whether it makes sense to go on."""
+        taken = in_a_row = 0
+        while batch := self._publication.next():
+            held_up: set[str] = set()
+            for each in batch:
+                if each.event.subject in held_up:
+                    continue
+                if not self._lease.renew(_LEASE_SECONDS):
+                    return taken, True
+                try:
+                    if self._sent(each):
+                        taken, in_a_row = taken + 1, 0
+                        continue
+                except _Away as error:
+                    count, seconds = self._publication.backlog()
+                    _log.warning("the Broker is away (%s): %d events wait, the oldest for %d s", error, count, seconds)
+                    return taken, False
+                held_up.add(each.event.subject)
+                in_a_row += 1
+                if in_a_row >= _REFUSALS_IN_A_ROW:
+                    return taken, False
+        return taken, True
+
+    def _sent(self, outgoing: Outgoing) -> bool:
+        """Send one event and note what became of it; whether the Broker took it. _Away."""
+        event = outgoing.event
+        try:
+            self._send(event)
+        except _Refused as refused:
+            wait = self._publication.refused(outgoing, refused.reason, final=refused.final)
+            told = "it is a dead letter now" if wait is None else f"it is tried again in {wait:g} s"
+            _log.warning("the Broker refused event %s of type %s (%s); %s", event.id, event.type, refused.reason, told)
+            return False
+        self._publication.taken(outgoing)
+        return True
+
+    def _send(self, event: Event) -> None:
         headers, body = to_http(event)
         try:
             if (token := self._settings.token_file) is not None:
                 # Read each time: it is replaced before it expires.
                 headers["Authorization"] = f"Bearer {token.read_text().strip()}"
             request = urllib.request.Request(self._settings.url, body, headers)
-            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
-                return bool(200 <= answer.status < 300)
-        except (OSError, urllib.error.HTTPError):
-            return False
+            urllib.request.urlopen(request, timeout=_SEND_SECONDS).close()
+        except urllib.error.HTTPError as error:
+            with error:
+                said = error.read(500).decode(errors="replace")
+            final = 400 <= error.code < 500 and error.code not in _AGAIN
+            raise _Refused(f"{error.code}: {said}", final=final) from error
+        except (OSError, ValueError) as error:
+            raise _Away(str(error)) from error

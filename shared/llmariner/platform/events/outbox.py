@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from typing import Any
@@ -13,7 +14,15 @@ from llmariner.platform.database import WriteSession
 from llmariner.platform.events.tables import audience_of, consumed_events, events
 from llmariner.platform.events.wire import Event
 
-__all__ = ["add", "event_of", "first_time"]
+__all__ = ["add", "count_added", "event_of", "first_time"]
+
+_added = itertools.count(1)
+_last_added = 0
+
+
+def count_added() -> int:
+    """How many events this process wrote, those of transactions that failed included."""
+    return _last_added
 
 
 def add(session: WriteSession, type_: str, subject: str, data: dict[str, Any]) -> None:
@@ -21,6 +30,8 @@ def add(session: WriteSession, type_: str, subject: str, data: dict[str, Any]) -
 
     `project_id` in the data says whose event it is, else `organization_id`; without either it is the installation's.
     """
+    global _last_added
+    _last_added = next(_added)
     session.add(
         events,
         id=new_id("evt"),
