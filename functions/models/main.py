@@ -4,7 +4,6 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import Query, Request
-from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
@@ -12,8 +11,9 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
+from llmariner.http.model_forms import ConfigBody, UpdateModel, new_config, source_repository
 from llmariner.models.model import ActivationStatus, ModelConfig, NewModel, SourceRepository, Task
-from llmariner.models.rendering import config_paths, rendered, restates_arguments
+from llmariner.models.rendering import rendered, restates_arguments
 from llmariner.platform.serving import Status
 from llmariner.tenancy.caller import Caller
 
@@ -33,14 +33,7 @@ class CreateModel(Body):
     suffix: str = ""
     is_project_scoped: bool = False
     task: str = ""
-    config: dict[str, Any] | None = None
-
-
-class UpdateModel(Body):
-    """PATCH /v1/models/{id}."""
-
-    config: dict[str, Any] = Field(default_factory=dict)
-    update_mask: str = ""
+    config: ConfigBody | None = None
 
 
 def build(context: Context) -> Application:
@@ -79,11 +72,7 @@ async def list_models(
 def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, Any]:
     """Register a model; its weights are fetched in the background."""
     context = context_of(request)
-    try:
-        source = SourceRepository(body.source_repository.upper().replace("-", "_"))
-    except ValueError:
-        known = ", ".join(source.value for source in SourceRepository)
-        raise InvalidRequest(f"'source_repository' must be one of {known}.", param="source_repository") from None
+    source = source_repository(body.source_repository)
     if source is SourceRepository.KUBERNETES:
         raise InvalidRequest(
             "An InferenceService made with kubectl is found by itself, within five minutes.", param="source_repository"
@@ -103,7 +92,7 @@ def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, 
         model_file_location=body.model_file_location or body.id,
         base_model_id=body.base_model_id if body.is_fine_tuned_model else None,
         project_id=key.owner.project_id if body.is_project_scoped or body.is_fine_tuned_model else None,
-        config=ModelConfig.read(body.config),
+        config=ModelConfig.read(new_config(body.config)),
         task=Task(body.task) if body.task else None,
     )
     return rendered(context.registry.create(new, actor=key), Status())
@@ -126,13 +115,13 @@ def update_model(
 ) -> dict[str, Any]:
     """Change how it runs; takes effect at its next wake."""
     context = context_of(request)
-    paths = config_paths(update_mask or body.update_mask)
+    said, paths = body.change(update_mask)
     changed = context.registry.configure(
         model_id,
-        lambda config: config.patched(body.config, paths=paths),
+        lambda config: config.patched(said, paths=paths),
         project_id=key.owner.project_id,
         actor=key,
-        approve=restates_arguments(body.config, paths),
+        approve=restates_arguments(said, paths),
     )
     return rendered(changed, Status())
 

@@ -149,7 +149,7 @@ ROWS = [
     row(
         "admin projects list-members Vision",
         f"GET {P}/users",
-        {"users": [{**ADA, "role": "PROJECT_ROLE_VIEWER"}]},
+        {"users": [{**ADA, "role": "PROJECT_ROLE_MEMBER", "role_id": "viewer"}]},
         ("ada@x.org", "viewer"),
         before=FIND,
     ),

@@ -17,7 +17,7 @@ GET = "GET /models/a/b"
 def model(status: str, message: str = "", progress: float | None = None, **more: Any) -> dict[str, Any]:
     return {
         "id": "a/b",
-        "loading_status": status,
+        "loading_status": f"MODEL_LOADING_STATUS_{status}",
         "loading_status_message": message,
         "loading_progress": progress,
         **more,

@@ -131,7 +131,7 @@ def test_a_model_for_embeddings_does_not_chat(call: Call) -> None:
 
 def test_a_model_is_made_found_changed_and_deleted(call: Call, installation: Installation) -> None:
     made = call("POST /v1/models", {"id": "org/life", "source_repository": "hugging-face", "is_project_scoped": True})
-    assert (made.status, made.json["loading_status"]) == (200, "REQUESTED")
+    assert (made.status, made.json["loading_status"]) == (200, "MODEL_LOADING_STATUS_REQUESTED")
     check(call("POST /v1/models", {"id": "org/life", "source_repository": "LOCAL"}), 409, "conflict")
     assert call("GET /v1/models/org/life").json["id"] == "org/life"
     ids = [model["id"] for model in call("GET /v1/models", query="limit=500").json["data"]]
@@ -155,7 +155,7 @@ def test_a_model_says_what_it_is_for_where_its_files_cannot(call: Call) -> None:
 
 def test_an_active_model_is_not_deleted(call: Call, installation: Installation) -> None:
     assert call("POST /v1/models/tiny:activate").json == {}
-    assert call("GET /v1/models/tiny").json["activation_status"] == "ACTIVE"
+    assert call("GET /v1/models/tiny").json["activation_status"] == "ACTIVATION_STATUS_ACTIVE"
     refused = call("DELETE /v1/models/tiny")
     assert (refused.status, refused.error["param"]) == (400, "model")
     assert call("POST /v1/models/tiny:deactivate").json == {}

@@ -197,7 +197,7 @@ def test_roles_are_written_as_upstream_or_as_ours(company: Company) -> None:
         assert company.ask(f"POST {O}/users", {"user_id": address, "role": role}).json["role"] == shown
     made = company.roles.create(company.founder, "chats", ["api.inference.write"], project_id=company.vision)
     joined = company.ask(f"POST {V}/users", {"user_id": company.email("rob"), "role": made.id})
-    assert joined.json["role"] == made.id
+    assert (joined.json["role_id"], joined.json["role"]) == (made.id, "PROJECT_ROLE_MEMBER")
 
 
 def test_a_project_is_placed_and_moved(company: Company) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from llmariner.cli.enumerations import enum_value
 from llmariner.cli.failures import CommandError, ExitCode
 from llmariner.cli.grammar import Command, pass_session
 from llmariner.cli.model_changes import SOURCES, base_model
@@ -49,7 +50,7 @@ def pull(session: Session, model: str, source_repository: str, model_file_locati
             time.sleep(POLL_SECONDS)
             document = _get(api, model)
         display.show(document)
-    if document.get("loading_status") == "FAILED":
+    if _status(document) == "FAILED":
         reason = str(document.get("loading_failure_reason") or "the server gives no reason").rstrip(".")
         raise CommandError(
             ExitCode.SERVER,
@@ -75,7 +76,7 @@ def _find(api: Api, model: str) -> dict[str, Any] | None:
 
 
 def _is_over(model: Mapping[str, Any]) -> bool:
-    return model.get("loading_status") in ("SUCCEEDED", "FAILED")
+    return _status(model) in ("SUCCEEDED", "FAILED")
 
 
 class _Display(Protocol):
@@ -93,7 +94,7 @@ class _Lines:
     def show(self, model: Mapping[str, Any]) -> None:
         share = _share(model)
         text = _stage(model) if share in (None, 1.0) else f"{_stage(model)}, {share:.0%}"
-        self._line.show(text, key=f"{model.get('loading_status')} {int((share or 0) * 10)}")
+        self._line.show(text, key=f"{_status(model)} {int((share or 0) * 10)}")
 
 
 class _Bar:
@@ -132,13 +133,17 @@ def _display(session: Session) -> Iterator[_Display]:
 
 def _share(model: Mapping[str, Any]) -> float | None:
     """Loaded part, 0 to 1. None: unknown."""
-    if model.get("loading_status") == "SUCCEEDED":
+    if _status(model) == "SUCCEEDED":
         return 1.0
     share = model.get("loading_progress")
     return min(max(float(share), 0.0), 1.0) if isinstance(share, int | float) and share else None
 
 
 def _stage(model: Mapping[str, Any]) -> str:
-    status = str(model.get("loading_status") or "unknown").lower()
+    status = _status(model).lower()
     message = model.get("loading_status_message")
     return ": ".join((str(model.get("id")), ", ".join(part for part in (status, message) if part)))
+
+
+def _status(model: Mapping[str, Any]) -> str:
+    return enum_value(model.get("loading_status") or "unknown")

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from llmariner.cli.enumerations import enum_value
 from llmariner.cli.grammar import Group, pass_session
 from llmariner.cli.model_changes import create, update
 from llmariner.cli.model_pull import pull
@@ -147,5 +148,5 @@ def _phase(model: Mapping[str, Any]) -> str | None:
 
 
 def _word(name: str | None) -> str | None:
-    """`HUGGING_FACE` as people write it."""
-    return name.lower().replace("_", "-") if name else None
+    """`SOURCE_REPOSITORY_HUGGING_FACE` as people write it: `hugging-face`."""
+    return enum_value(name).lower().replace("_", "-") if name else None

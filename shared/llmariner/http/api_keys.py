@@ -67,8 +67,10 @@ class KeyResource(KeyFields):
             "user",
             "organization",
             "organization_role",
+            "organization_role_id",
             "project",
             "project_role",
+            "project_role_id",
         }
     )
 

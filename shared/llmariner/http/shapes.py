@@ -1,7 +1,8 @@
 """Objects of an organisation on the wire, in LLMariner's own shapes; fields of ours stand beside its.
 
-Roles are its enums (`ORGANIZATION_ROLE_OWNER`); one that an organisation made is its id. They are read in any case, with or
-without the prefix. A user's `id` is the e-mail in lower case, `internal_id` ours.
+Roles are its enums (`ORGANIZATION_ROLE_OWNER`), all that its clients know: another role is shown as the nearest of them,
+with the role itself in `role_id`. They are read in any case, with or without the prefix. A user's `id` is the e-mail in
+lower case, `internal_id` ours.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ __all__ = ["api_key", "member", "organization", "project", "role_of_organization
 Shape = dict[str, Any]
 
 _ORGANIZATION, _PROJECT = "ORGANIZATION_ROLE_", "PROJECT_ROLE_"
+# Those of LLMariner's enums, and which of them the others are nearest to.
+_KNOWN = {
+    _ORGANIZATION: (frozenset({"owner", "reader", "tenant_system"}), "reader"),
+    _PROJECT: (frozenset({"owner", "member"}), "member"),
+}
 
 
 def role_of_organization(said: str, param: str = "role") -> str:
@@ -70,8 +76,8 @@ def member(each: Member) -> Shape:
         "created_at": each.created_at,
     }
     if each.project_id is None:
-        return {**shape, "role": _shown_role(each.role, _ORGANIZATION)}
-    return {**shape, "project_id": each.project_id, "role": _shown_role(each.role, _PROJECT)}
+        return {**shape, **_roles(each.role, _ORGANIZATION)}
+    return {**shape, "project_id": each.project_id, **_roles(each.role, _PROJECT)}
 
 
 def user(each: User) -> Shape:
@@ -80,9 +86,9 @@ def user(each: User) -> Shape:
     for one in each.bindings:
         in_project = one.project_id is not None
         named = {"project_id": one.project_id} if in_project else {}
-        role = _shown_role(one.role, _PROJECT if in_project else _ORGANIZATION)
+        roles = _roles(one.role, _PROJECT if in_project else _ORGANIZATION)
         where = {**named, "organization_id": one.organization_id, "title": one.title}
-        bindings[in_project].append({**where, "role": role})
+        bindings[in_project].append({**where, **roles})
     return {
         "id": each.email,
         "internal_id": each.id,
@@ -119,7 +125,9 @@ def api_key(key: ApiKey, secret: str | None = None) -> Shape:
         "organization": {"id": key.organization_id, "title": key.organization_title},
         "project": {"id": key.project_id, "title": key.project_title},
         "organization_role": _shown_role(key.organization_role, _ORGANIZATION),
+        "organization_role_id": key.organization_role,
         "project_role": _shown_role(key.project_role, _PROJECT),
+        "project_role_id": key.project_role,
         "excluded_from_rate_limiting": key.excluded_from_rate_limiting,
     }
 
@@ -142,7 +150,12 @@ def _read_role(said: str, prefix: str, param: str) -> str:
     return role
 
 
+def _roles(role: str, prefix: str) -> Shape:
+    return {"role": _shown_role(role, prefix), "role_id": role}
+
+
 def _shown_role(role: str | None, prefix: str) -> str:
     if role is None:
         return f"{prefix}UNSPECIFIED"
-    return role if role.startswith("role_") else prefix + role.upper()
+    known, nearest = _KNOWN[prefix]
+    return prefix + (role if role in known else nearest).upper()

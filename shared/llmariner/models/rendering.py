@@ -15,24 +15,27 @@ __all__ = ["config_paths", "rendered", "restates_arguments"]
 def rendered(
     model: Model, status: Status, *, wakes: list[float] | None = None, last_request_at: float | None = None
 ) -> dict[str, Any]:
-    """The model object. `wakes`: durations of the newest wakes in seconds, shortest first."""
+    """The model object, its enumerations spelt as LLMariner's clients read them.
+
+    `wakes`: durations of the newest wakes in seconds, shortest first.
+    """
     return {
         "id": model.id,
         "object": "model",
         "created": model.created_at,
         "owned_by": model.owned_by,
-        "loading_status": model.loading_status,
+        "loading_status": f"MODEL_LOADING_STATUS_{model.loading_status}",
         "loading_progress": model.loading_progress,
         "loading_status_message": model.loading_message,
         "loading_failure_reason": model.loading_failure_reason,
-        "source_repository": model.source_repository,
-        "formats": [model.format],
+        "source_repository": f"SOURCE_REPOSITORY_{model.source_repository}",
+        "formats": [f"MODEL_FORMAT_{model.format}"],
         "task": model.task,
         "size_bytes": model.size_bytes,
         "is_base_model": model.base_model_id is None,
         "base_model_id": model.base_model_id or "",
         "parent": model.base_model_id,
-        "activation_status": model.activation_status,
+        "activation_status": f"ACTIVATION_STATUS_{model.activation_status}",
         "config": model.config.shown(),
         "serving": {
             "phase": status.phase,

@@ -143,7 +143,7 @@ def _launchers() -> Iterator[tuple[Path, Path]]:
 def left_as_found(service: Service, model: str) -> Iterator[None]:
     """Activate the model again afterwards when it was active."""
     path = f"/v1/models/{quote(model, safe='')}"
-    active = service.call("GET", path)["activation_status"] == "ACTIVE"
+    active = service.call("GET", path)["activation_status"] == "ACTIVATION_STATUS_ACTIVE"
     try:
         yield
     finally:

@@ -113,7 +113,7 @@ class Installed:
     def _not_loaded(self, model_id: str) -> str | None:
         status, answer = self.call("GET", f"/models/{model_id}?include_loading_model=true")
         state = answer.get("loading_status", f"HTTP {status}")
-        return None if state == "SUCCEEDED" else str(state)
+        return None if state == "MODEL_LOADING_STATUS_SUCCEEDED" else str(state)
 
     @property
     def api_key(self) -> str:

@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
+from llmariner.cli.enumerations import role_name
 from llmariner.cli.grammar import Group, pass_session
 from llmariner.cli.places import complete_emails, complete_given_roles, complete_organizations, organization
 from llmariner.cli.places import role as role_of
 from llmariner.cli.session import Session
 
-__all__ = ["member_columns", "organizations", "went", "without_prefix"]
+__all__ = ["member_columns", "organizations", "went"]
 
 TITLE = click.argument("title", metavar="TITLE_OR_ID", shell_complete=complete_organizations)
 
@@ -101,7 +102,7 @@ def add_member(session: Session, title: str, email: str, role: str) -> None:
     api = session.api()
     found = organization(session, api, title)
     made = api.post(path_of("organizations", found["id"], "users"), {"user_id": email, "role": role_of(api, role)})
-    session.printer.message(made, f"Added {made.get('user_id')} to {found['title']} as {without_prefix(made)}.")
+    session.printer.message(made, f"Added {made.get('user_id')} to {found['title']} as {role_name(made)}.")
 
 
 @organizations.command("list-members")
@@ -140,20 +141,11 @@ def member_columns() -> list[Any]:
 
     return [
         Column.of("user_id", "EMAIL"),
-        Column("ROLE", without_prefix),
+        Column("ROLE", role_name),
         Column.of("name"),
         Column("SINCE", lambda each: moment(each.get("created_at"))),
         Column.of("internal_user_id", "ID"),
     ]
-
-
-def without_prefix(member: Any) -> str:
-    """A role as it is given on the command line."""
-    role = str(member.get("role") or "")
-    for prefix in ("ORGANIZATION_ROLE_", "PROJECT_ROLE_"):
-        if role.startswith(prefix):
-            return role.removeprefix(prefix).lower().replace("_", "-")
-    return role
 
 
 def went(answer: Any) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from llmariner.cli.admin.organizations import member_columns, went, without_prefix
+from llmariner.cli.admin.organizations import member_columns, went
+from llmariner.cli.enumerations import role_name
 from llmariner.cli.grammar import Group, pass_session
 from llmariner.cli.places import (
     complete_emails,
@@ -167,7 +168,7 @@ def add_member(session: Session, title: str, organization_title: str | None, ema
     api = session.api()
     found = project(session, api, title, organization_title)
     made = api.post(_path(found, "users"), {"user_id": email, "role": role_of(api, role)})
-    session.printer.message(made, f"Added {made.get('user_id')} to {found['title']} as {without_prefix(made)}.")
+    session.printer.message(made, f"Added {made.get('user_id')} to {found['title']} as {role_name(made)}.")
 
 
 @projects.command("list-members")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmariner.cli.admin.organizations import without_prefix
+from llmariner.cli.enumerations import role_name
 from llmariner.cli.grammar import Group, pass_session
 from llmariner.cli.places import complete_emails, complete_given_roles, complete_projects, find
 from llmariner.cli.places import project as find_project
@@ -99,5 +99,5 @@ def _find(api: Api, said: str) -> dict[str, Any]:
 
 def _roles(bindings: Any, *, titles: bool) -> str:
     """`Vision: member, Speech: owner`, or the bare roles."""
-    found = [(str(each.get("title") or each.get("project_id")), without_prefix(each)) for each in bindings or ()]
+    found = [(str(each.get("title") or each.get("project_id")), role_name(each)) for each in bindings or ()]
     return ", ".join(f"{title}: {role}" if titles else role for title, role in found)

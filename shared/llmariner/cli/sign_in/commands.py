@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmariner.cli.enumerations import role_name
 from llmariner.cli.failures import CommandError, ExitCode
 from llmariner.cli.grammar import Command, pass_session
 from llmariner.cli.session import Session
@@ -235,10 +236,7 @@ def _shown(document: dict[str, Any]) -> dict[str, Any]:
 def _roles(bindings: Any, kind: str) -> str:
     """`owner of Default Organization, reader of Others`."""
     found = [each for each in bindings or [] if isinstance(each, dict)]
-    named = [(str(each.get("role", "")), each.get("title") or each.get(f"{kind}_id")) for each in found]
-    prefix = f"{kind.upper()}_ROLE_"
-    # One that the organization made keeps its id, role_….
-    words = [(role.removeprefix(prefix).lower() if role.startswith(prefix) else role, title) for role, title in named]
+    words = [(role_name(each), each.get("title") or each.get(f"{kind}_id")) for each in found]
     return ", ".join(f"{role} of {title}" for role, title in words) or "none"
 
 

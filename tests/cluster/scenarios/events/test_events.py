@@ -74,7 +74,7 @@ def test_what_a_consumer_fails_at_is_retried_kept_and_replayed(functions: Functi
     assert tried
     assert tried % _ATTEMPTS == 0
     assert letter["last_error"].startswith("500"), letter
-    assert _status(installed, model) != "SUCCEEDED"
+    assert _status(installed, model) != "MODEL_LOADING_STATUS_SUCCEEDED"
     print(f"\n{tried} attempts, dead letter after {took:.0f} s: {letter['last_error'][:120]}")
     began = time.monotonic()
     said = _llma(installed, "events", "replay", letter["id"])
@@ -159,7 +159,7 @@ def _status(installed: Installed, model: str) -> str:
 
 
 def _not_loaded(installed: Installed, models: list[str]) -> str | None:
-    return ", ".join(each for each in models if _status(installed, each) != "SUCCEEDED") or None
+    return ", ".join(each for each in models if _status(installed, each) != "MODEL_LOADING_STATUS_SUCCEEDED") or None
 
 
 def _dead(installed: Installed, model: str) -> list[Body]:

@@ -1,0 +1,31 @@
+"""Values of the API's enumerations as people write them: without the enumeration's name in front."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["enum_value", "role_name"]
+
+_PREFIXES = (
+    "ACTIVATION_STATUS_",
+    "MODEL_FORMAT_",
+    "MODEL_LOADING_STATUS_",
+    "ORGANIZATION_ROLE_",
+    "PROJECT_ROLE_",
+    "SOURCE_REPOSITORY_",
+)
+
+
+def enum_value(name: str) -> str:
+    """`SOURCE_REPOSITORY_HUGGING_FACE` as `HUGGING_FACE`; what has no known prefix as it is."""
+    for prefix in _PREFIXES:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
+
+
+def role_name(member: Mapping[str, Any]) -> str:
+    """A member's role as it is given on the command line. `role` alone is the nearest that LLMariner's clients know."""
+    role = str(member.get("role_id") or member.get("role") or "")
+    return role if role.startswith("role_") else enum_value(role).lower().replace("_", "-")
