@@ -76,7 +76,8 @@ def settings_of(engines: EngineEnvironment, logs: Path) -> ProcessSettings:
 
 
 def models_of(engines: EngineEnvironment, adapter: Path) -> list[EngineModel]:
-    """The packaged model, an adapter of it with random weights, and the model with an argument that vLLM refuses."""
+    """The packaged model, an adapter of it with random weights, one whose log probabilities come after a grammar, and
+    one with an argument that vLLM refuses."""
     packaged = next(model for model in PACKAGED if model.id == BASE)
     folder = packaged.folder(HomeSettings.load(environment()).cache)
     base = EngineModel(id=BASE, folder=str(folder), task="generate", size_bytes=270 << 20, typical_wake_seconds=8)
@@ -88,5 +89,6 @@ def models_of(engines: EngineEnvironment, adapter: Path) -> list[EngineModel]:
     return [
         base,
         replace(base, id="ft:random", base=BASE, folder=str(adapter)),
+        replace(base, id="margins", extra_args=("--logprobs-mode", "processed_logprobs")),
         replace(base, id="refused", extra_args=("--no-such-argument",)),
     ]

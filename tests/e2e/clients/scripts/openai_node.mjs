@@ -61,7 +61,7 @@ async function chat() {
 }
 
 async function completions() {
-  const fields = { model: MODEL, prompt: "The capital of France is", temperature: 0, max_tokens: 8 };
+  const fields = { model: MODEL, prompt: "The capital of France is", temperature: 0, max_tokens: 1 };
   assert.match((await client.completions.create(fields)).choices[0].text, /Paris/);
 }
 
@@ -89,7 +89,7 @@ async function stream_events() {
 }
 
 async function stream_cancel() {
-  const answer = await ask({ messages: LONG, max_tokens: 1500, stream: true });
+  const answer = await ask({ messages: LONG, max_tokens: 1500, ignore_eos: true, stream: true });
   let seen = 0;
   for await (const _ of answer) if (++seen === 5) break; // leaving the loop closes the connection
   const deadline = Date.now() + CANCEL_MS;
@@ -132,7 +132,7 @@ function isWeatherInParis(called) {
 
 async function json_schema() {
   const answer = await ask({
-    messages: [{ role: "user", content: "John is 30 years old. Give his name and age as JSON." }],
+    messages: [{ role: "user", content: "John is 30 years old. Write his name and age as a JSON object." }],
     response_format: { type: "json_schema", json_schema: { name: "person", strict: true, schema: PERSON } },
   });
   assert.deepEqual(JSON.parse(answer.choices[0].message.content), { name: "John", age: 30 });

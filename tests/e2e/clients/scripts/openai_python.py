@@ -96,7 +96,7 @@ def chat_limit(client: OpenAI) -> None:
 
 
 def completions(client: OpenAI) -> None:
-    answer = client.completions.create(model=MODEL, prompt="The capital of France is", temperature=0, max_tokens=8)
+    answer = client.completions.create(model=MODEL, prompt="The capital of France is", temperature=0, max_tokens=1)
     assert "Paris" in answer.choices[0].text, answer.choices[0].text
 
 
@@ -133,7 +133,10 @@ def stream_async(_: OpenAI) -> None:
 
 
 def stream_cancel(client: OpenAI) -> None:
-    answer = client.chat.completions.create(model=MODEL, messages=LONG, temperature=0, max_tokens=1500, stream=True)
+    endless: Any = {"ignore_eos": True}
+    answer = client.chat.completions.create(
+        model=MODEL, messages=LONG, temperature=0, max_tokens=1500, stream=True, extra_body=endless
+    )
     for _, _chunk in zip(range(5), answer, strict=False):
         pass
     answer.close()
@@ -196,7 +199,7 @@ def tools_answered(client: OpenAI) -> None:
 def json_schema(client: OpenAI) -> None:
     answer = client.chat.completions.create(
         model=MODEL,
-        messages=[{"role": "user", "content": "John is 30 years old. Give his name and age as JSON."}],
+        messages=[{"role": "user", "content": "John is 30 years old. Write his name and age as a JSON object."}],
         temperature=0,
         response_format={
             "type": "json_schema",

@@ -1,0 +1,83 @@
+"""The packaged chat model as it is converted: what it is told where nobody tells it anything, and that its answers end."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmariner.local.engine import packages
+from llmariner.local.engine.packages import PACKAGED
+from llmariner.platform.serving.processes import ProcessServing
+
+from .driving import Driven
+from .questions import CAPITAL, GET_WEATHER
+from .real import BASE
+
+DEFAULT = "You are a helpful assistant that answers in one short sentence."
+USER = {"role": "user", "content": CAPITAL}
+ASKING = f"<|im_start|>user\n{CAPITAL}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def system(text: str) -> str:
+    return f"<|im_start|>system\n{text}<|im_end|>\n"
+
+
+def prompt(driven: Driven, messages: list[dict[str, Any]], **fields: Any) -> str:
+    """What the engine makes of messages."""
+    endpoint = driven.ready(BASE).endpoint
+    tokens = driven.ask(endpoint, "/tokenize", {"model": BASE, "messages": messages, **fields})["tokens"]
+    return str(driven.ask(endpoint, "/detokenize", {"model": BASE, "tokens": tokens})["prompt"])
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(900)
+def test_a_callers_own_system_message_counts_in_place_of_the_default(warm: tuple[Driven, ProcessServing]) -> None:
+    driven, _ = warm
+    assert prompt(driven, [USER]) == system(DEFAULT) + ASKING
+    for role in ("system", "developer"):
+        assert prompt(driven, [{"role": role, "content": "You are terse."}, USER]) == system("You are terse.") + ASKING
+    late = prompt(driven, [USER, {"role": "system", "content": "You are terse."}])
+    assert late.startswith("<|im_start|>user")
+    assert DEFAULT not in late
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(900)
+def test_functions_come_with_an_example_of_their_call(warm: tuple[Driven, ProcessServing]) -> None:
+    driven, _ = warm
+    offered = prompt(driven, [USER], tools=[GET_WEATHER])
+    assert '<tool_call>\n{"name": "get_weather", "arguments": {"city": "..."}}\n</tool_call>' in offered
+    assert offered.endswith(ASKING)
+    bare = prompt(driven, [USER], tools=[{"type": "function", "function": {"name": "now"}}])
+    assert '{"name": "now", "arguments": {}}' in bare
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(900)
+def test_an_answer_ends_though_nobody_says_when(warm: tuple[Driven, ProcessServing]) -> None:
+    driven, _ = warm
+    endpoint = driven.ready(BASE).endpoint
+    body = {"model": BASE, "messages": [USER], "temperature": 0, "ignore_eos": True}
+    answer = driven.ask(endpoint, "/v1/chat/completions", body)
+    assert answer["usage"]["completion_tokens"] == 256
+    longer = driven.ask(endpoint, "/v1/chat/completions", {**body, "max_tokens": 300})
+    assert longer["usage"]["completion_tokens"] == 300
+
+
+def test_another_template_or_another_conversion_makes_the_model_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat, embeddings = PACKAGED
+    before = chat.folder(tmp_path), embeddings.folder(tmp_path)
+    for name in ("_TEMPLATE", "_CONVERT"):
+        changed = tmp_path / name
+        shutil.copy(getattr(packages, name), changed)
+        changed.write_text(changed.read_text() + "\n")
+        with monkeypatch.context() as patched:
+            patched.setattr(packages, name, changed)
+            assert chat.folder(tmp_path) != before[0]
+            assert embeddings.folder(tmp_path) == before[1]
+    assert chat.folder(tmp_path) == before[0]
