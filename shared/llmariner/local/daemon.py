@@ -12,11 +12,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmariner.local import loopback
 from llmariner.local.engine.environment import EngineEnvironment, engine_lock
 from llmariner.local.home import Home, Layout
 from llmariner.local.progress import Step
@@ -72,9 +72,11 @@ def up(*, foreground: bool) -> None:
         asyncio.run(serve(settings))
         return
     _spawn(settings)
-    rehearse(base_url(settings), Layout(settings.root).admin_key.read_text(), engines)
+    wrong = rehearse(base_url(settings), Layout(settings.root).admin_key.read_text(), engines)
     print(f"The platform is up at {base_url(settings)} after {time.monotonic() - began:.1f} s; its models sleep.")
     _say_how(settings, new_key=not had_key)
+    for complaint in wrong:
+        print(f"Engines on this machine do not answer as expected. {complaint}. See `llma doctor`.", file=sys.stderr)
 
 
 def down() -> bool:
@@ -165,10 +167,10 @@ def _answers(settings: HomeSettings) -> bool:
     if not running(settings):
         return False
     try:
-        with urllib.request.urlopen(f"{base_url(settings)}/health/live", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
+        loopback.get(f"{base_url(settings)}/health/live", seconds=2)
+    except (OSError, ValueError):
         return False
+    return True
 
 
 def _say_how(settings: HomeSettings, *, new_key: bool) -> None:

@@ -6,12 +6,13 @@ import json
 import shutil
 import sys
 import urllib.error
-import urllib.request
 from dataclasses import dataclass
 
+from llmariner.local import loopback
 from llmariner.local.daemon import base_url, engine_environment_of, running
-from llmariner.local.engine.packages import PACKAGED
+from llmariner.local.engine.packages import PACKAGED, PackagedModel
 from llmariner.local.home import Layout
+from llmariner.local.rehearsal import wrong_answer
 from llmariner.platform.serving import memory
 from llmariner.settings import HomeSettings, environment
 
@@ -19,6 +20,7 @@ __all__ = ["Check", "checks"]
 
 _MEMORY = 4 * 1024**3
 _DISK = 8 * 1024**3
+_ANSWER_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ def checks() -> list[Check]:
         _secrets(settings),
         _process(settings),
         *_health(settings),
+        *_answers(settings),
     ]
 
 
@@ -101,8 +104,7 @@ def _health(settings: HomeSettings) -> list[Check]:
     if running(settings) is None:
         return []
     try:
-        with urllib.request.urlopen(f"{base_url(settings)}/health", timeout=10) as answer:
-            parts = json.loads(answer.read())["parts"]
+        parts = loopback.get(f"{base_url(settings)}/health", seconds=10)["parts"]
     except urllib.error.HTTPError as error:
         parts = json.loads(error.read()).get("parts", {})
     except (OSError, ValueError) as error:
@@ -116,3 +118,29 @@ def _health(settings: HomeSettings) -> list[Check]:
         )
         for name, part in parts.items()
     ]
+
+
+def _answers(settings: HomeSettings) -> list[Check]:
+    """Whether each packaged model, woken if it sleeps, answers as on every other machine."""
+    key = Layout(settings.root).admin_key
+    if running(settings) is None or not key.exists():
+        return []
+    return [
+        Check(
+            f"answer of {model.id}",
+            complaint is None,
+            complaint or "as expected",
+            f"See `llma logs {model.id}`. A wrong answer means that vLLM computes otherwise on this processor: "
+            "run models elsewhere, or report it with the processor's name.",
+        )
+        for model in PACKAGED
+        if model.folder(settings.cache).is_dir()
+        for complaint in (_complaint(settings, model, key.read_text()),)
+    ]
+
+
+def _complaint(settings: HomeSettings, model: PackagedModel, secret: str) -> str | None:
+    try:
+        return wrong_answer(base_url(settings), secret, model, seconds=_ANSWER_SECONDS)
+    except (OSError, ValueError, LookupError) as error:
+        return f"none: {str(error)[:300]}"

@@ -43,7 +43,8 @@ def test_status_shows_each_model_and_its_phase(platform: Platform) -> None:
 def test_doctor_finds_every_part_well(platform: Platform) -> None:
     done = platform.llma("doctor", "-o", "json")
     checks = {check["check"]: check for check in json.loads(done.stdout)["checks"]}
-    assert {"engine environment", f"model {CHAT_MODEL}", "secrets", "platform", "memory"} <= checks.keys()
+    expected = {"engine environment", f"model {CHAT_MODEL}", "secrets", "platform", "memory", f"answer of {CHAT_MODEL}"}
+    assert expected <= checks.keys()
     ill = {name: check["detail"] for name, check in checks.items() if not check["ok"]}
     # Other programs of this machine may hold its memory and its disk.
     assert ill.keys() <= {"memory", "disk"}, ill

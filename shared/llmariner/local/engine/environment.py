@@ -51,7 +51,7 @@ class EngineEnvironment:
         return (self.folder / _MARK).is_file()
 
     def make(self) -> None:
-        """Make it unless it is made. CalledProcessError when a step fails; the next call goes on from there."""
+        """Make it unless it is made. OSError when a step fails; the next call goes on from there."""
         if self.made:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -81,4 +81,6 @@ class EngineEnvironment:
 
 
 def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True)
+    done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True, errors="replace")
+    if done.returncode:
+        raise OSError(f"{Path(command[0]).name} {command[1]} failed: {done.stderr.strip()[-2000:]}")

