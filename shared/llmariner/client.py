@@ -3,11 +3,15 @@
 A response is read chunk by chunk; a reader that is slow makes the sender wait (the socket is not read past a bound), so
 memory stays flat however long a stream is. Closing a response before its end closes the connection: that is how a
 caller's hang-up reaches an engine.
+
+Servers are not trusted: head, chunk extensions and trailers are bounded, silence has a limit, and whatever a server sends
+beyond its one answer closes the connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import cast
@@ -15,21 +19,45 @@ from urllib.parse import urlsplit
 
 import httptools
 
-__all__ = ["Client", "ConnectionFailed", "Headers", "Response", "ResponseBroken"]
+__all__ = [
+    "Client",
+    "ConnectionFailed",
+    "Headers",
+    "ReaderStalled",
+    "Response",
+    "ResponseBroken",
+    "ResponseOverdue",
+]
 
 Sink = Callable[[bytes], "asyncio.Future[None] | None"]
 Headers = Iterable[tuple[bytes, bytes]]
 _HIGH_WATER = 256 * 1024
+# Of a head with everything before it (1xx answers), and of what may stand between two parts of a body.
+_FRAMING_LIMIT = 64 * 1024
+# A larger body is written beside the head, not copied behind it.
+_LARGE_BODY = 64 * 1024
 _IDLE_KEPT = 128
+# uvicorn, and so vLLM, closes a connection that was idle for 5 s: one used just then would lose its request.
+_IDLE_SECONDS = 4.0
 _CONNECT_SECONDS = 5.0
+_SILENCE_SECONDS = 300.0
+_SWEEP_SECONDS = 0.5
 
 
 class ConnectionFailed(Exception):
     """No byte of an answer came: nothing listens there, or it hung up. The request may be tried elsewhere."""
 
 
+class ResponseOverdue(ConnectionFailed):
+    """The server took the request and sent nothing for the allowed time."""
+
+
 class ResponseBroken(Exception):
-    """The answer began and broke off, or was no HTTP."""
+    """The answer began and broke off, fell silent, or was no HTTP."""
+
+
+class ReaderStalled(Exception):
+    """A sink did not take what it was given within the allowed time."""
 
 
 class Response:
@@ -54,7 +82,8 @@ class Response:
         """Call `sink` with what arrives, as it arrives, to the end. ResponseBroken when it breaks off.
 
         A token takes one pass of the event loop this way, where `chunk` takes two. A future returned by `sink` stops
-        the reading until it is done.
+        the reading until it is done; ReaderStalled when that takes longer than the client's `write_timeout`. What `sink`
+        raises ends the response and is raised here.
         """
         await self._connection.pipe(sink)
 
@@ -75,23 +104,46 @@ class Response:
 
 
 class Client:
-    """Connections to any number of origins. One per process and event loop."""
+    """Connections to any number of origins. One per process and event loop.
 
-    def __init__(self) -> None:
+    `write_timeout`: seconds that a sink may take to accept what it was given (see `Response.pipe`).
+    """
+
+    def __init__(self, *, write_timeout: float = math.inf) -> None:
+        self.write_timeout = write_timeout
+        self.busy: set[_Connection] = set()
         self._idle: dict[str, deque[_Connection]] = {}
+        self._sweeping: asyncio.TimerHandle | None = None
 
     async def request(
-        self, origin: str, method: str, path: str, *, headers: Headers = (), body: bytes = b""
+        self,
+        origin: str,
+        method: str,
+        path: str,
+        *,
+        headers: Headers = (),
+        body: bytes = b"",
+        silence: float = _SILENCE_SECONDS,
+        idempotent: bool = False,
     ) -> Response:
-        """Send a request to `http://host:port` and wait for the head of the answer. ConnectionFailed when none comes."""
-        message = _message(origin, method, path, headers, body)
-        while connection := self._kept(origin):
+        """Send a request to `http://host:port` and wait for the head of the answer. ConnectionFailed when none comes.
+
+        It is sent once. Only a GET, or what its caller calls `idempotent`, is sent once more when a kept connection turns
+        out to be closed. `silence`: seconds that the server may send nothing, before its head (ResponseOverdue) or between
+        two parts of its body (ResponseBroken).
+        """
+        head = _head(origin, method, path, headers, len(body))
+        connection = self._kept(origin)
+        if connection is not None:
             try:
-                return await connection.exchange(message)
+                return await connection.exchange(head, body, silence)
+            except ResponseOverdue:
+                raise
             except ConnectionFailed:
-                continue  # it was closed while idle: another, or a new one
+                if method != "GET" and not idempotent:
+                    raise
         connection = await self._connect(origin)
-        return await connection.exchange(message)
+        return await connection.exchange(head, body, silence)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -99,6 +151,9 @@ class Client:
             for connection in connections:
                 connection.abort()
         self._idle.clear()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
 
     def keep(self, connection: _Connection) -> None:
         """Keep a connection for the next request to its origin."""
@@ -108,12 +163,34 @@ class Client:
         else:
             connection.abort()
 
+    def watch(self, connection: _Connection) -> None:
+        """Look after a connection that is in use."""
+        self.busy.add(connection)
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        """Close what was idle for too long, and forget origins that nobody asks any more; see to those in use."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in list(self.busy):
+            connection.check_time(now)
+        for origin, kept in list(self._idle.items()):
+            while kept and not kept[0].usable(now):
+                kept.popleft().abort()
+            if not kept:
+                del self._idle[origin]
+        again = bool(self.busy or self._idle)
+        self._sweeping = loop.call_later(_SWEEP_SECONDS, self._sweep) if again else None
+
     def _kept(self, origin: str) -> _Connection | None:
         kept = self._idle.get(origin)
+        now = asyncio.get_running_loop().time()
         while kept:
             connection = kept.pop()
-            if connection.open:
+            if connection.usable(now):
                 return connection
+            connection.abort()
         return None
 
     async def _connect(self, origin: str) -> _Connection:
@@ -129,11 +206,11 @@ class Client:
         return connection
 
 
-def _message(origin: str, method: str, path: str, headers: Headers, body: bytes) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1\r\nhost: {origin[7:]}\r\ncontent-length: {len(body)}\r\n".encode("latin-1")]
+def _head(origin: str, method: str, path: str, headers: Headers, length: int) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1\r\nhost: {origin[7:]}\r\ncontent-length: {length}\r\n".encode("latin-1")]
     for name, value in headers:
         lines += (name, b": ", value, b"\r\n")
-    lines += (b"\r\n", body)
+    lines.append(b"\r\n")
     return b"".join(lines)
 
 
@@ -148,9 +225,10 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._begin()
+        self._idle_since = 0.0
+        self._begin(_SILENCE_SECONDS)
 
-    def _begin(self) -> None:
+    def _begin(self, silence: float) -> None:
         self._headers: list[tuple[bytes, bytes]] = []
         self._chunks: list[bytes] = []
         self._size = 0
@@ -161,23 +239,53 @@ class _Connection(asyncio.Protocol):
         self._paused = False
         self._sink: Sink | None = None
         self._failure: str | None = None
+        self._error: Exception | None = None
+        # Bytes since the last part of a body.
+        self._framing = 0
+        self._silence = silence
+        self._heard = True
+        self._heard_at = 0.0
+        self._overdue = False
+        self._withheld_at = math.inf
 
-    async def exchange(self, message: bytes) -> Response:
+    async def exchange(self, head: bytes, body: bytes, silence: float) -> Response:
         """Write the request, wait for the head of the answer."""
-        self._begin()
+        self._begin(silence)
         self._busy = True
+        self._client.watch(self)
         transport = self._transport
         assert transport is not None
-        transport.write(message)
+        if len(body) > _LARGE_BODY:
+            transport.writelines((head, body))
+        else:
+            transport.write(head + body)
         try:
             while not self._headed:
                 if self._failure is not None:
-                    raise ConnectionFailed(f"{self.origin}: {self._failure}")
+                    kind = ResponseOverdue if self._overdue else ConnectionFailed
+                    raise kind(f"{self.origin}: {self._failure}")
                 await self._wait()
         except BaseException:
+            self._client.busy.discard(self)
             self.abort()
             raise
         return Response(self, self._parser.get_status_code(), self._headers)
+
+    def usable(self, now: float) -> bool:
+        """Whether an idle connection may take a request: neither closed nor about to be."""
+        return self.open and now - self._idle_since < _IDLE_SECONDS
+
+    def check_time(self, now: float) -> None:
+        """Fail the exchange when the server was silent, or the sink withheld its answer, for too long."""
+        if now - self._withheld_at > self._client.write_timeout:
+            self._fail(ReaderStalled(f"the reader took nothing for {self._client.write_timeout:g} s"))
+        if self._heard or self._paused:
+            self._heard, self._heard_at = False, now
+        elif now - self._heard_at > self._silence and not self._complete:
+            self._overdue = True
+            self._failure = f"the server sent nothing for {self._silence:g} s"
+            self.abort()
+            self._wake()
 
     async def chunk(self) -> bytes:
         """See `Response.chunk`."""
@@ -196,9 +304,13 @@ class _Connection(asyncio.Protocol):
         self._resume()
         self._drain_into(sink)
         while not self._complete:
+            if self._error is not None:
+                raise self._error
             if self._failure is not None:
                 raise ResponseBroken(f"{self.origin}: {self._failure}")
             await self._wait()
+        if self._error is not None:
+            raise self._error
 
     def _taken(self) -> bytes:
         chunks = self._chunks
@@ -207,23 +319,40 @@ class _Connection(asyncio.Protocol):
 
     def _drain_into(self, sink: Sink) -> None:
         if self._chunks:
-            drained = sink(self._taken())
+            try:
+                drained = sink(self._taken())
+            except Exception as error:  # the sink's own, for whoever waits in `pipe`
+                self._fail(error)
+                return
             if drained is not None and not self._paused and self._transport is not None:
                 self._paused = True
+                self._withheld_at = self._loop.time()
                 self._transport.pause_reading()
-                drained.add_done_callback(lambda _: self._resume())
+                drained.add_done_callback(self._accepted)
+
+    def _accepted(self, _: asyncio.Future[None]) -> None:
+        self._withheld_at = math.inf
+        self._resume()
 
     def _resume(self) -> None:
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
 
+    def _fail(self, error: Exception) -> None:
+        """End the exchange with an error that is not the server's."""
+        self._error = error
+        self.abort()
+        self._wake()
+
     def release(self) -> None:
         """See `Response.close`."""
         if not self._busy:
             return
         self._busy = False
+        self._client.busy.discard(self)
         if self._complete and self.open and self._kept_alive:
+            self._idle_since = self._loop.time()
             self._client.keep(self)
         else:
             self.abort()
@@ -257,14 +386,17 @@ class _Connection(asyncio.Protocol):
         self._wake()
 
     def data_received(self, data: bytes) -> None:
-        if not self._busy:
+        if not self._busy or self._complete:
             self.abort()  # bytes nobody asked for
             return
+        self._heard = True
+        self._framing += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._failure = f"not HTTP: {error}"
-            self.abort()
+            self._break(f"not HTTP: {error}")
+        if self._framing > _FRAMING_LIMIT:
+            self._break(f"over {_FRAMING_LIMIT} bytes of headers")
         if self._sink is not None:
             self._drain_into(self._sink)
             if self._complete or self._failure is not None:
@@ -276,15 +408,27 @@ class _Connection(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> None:
+        self.open = False
         # An answer without a length ends with its connection.
         if self._busy and self._headed and not self._complete and not self._framed():
             self._complete = True
 
+    def _break(self, failure: str) -> None:
+        """The server's words can't be followed any more; an answer that is whole already stays good."""
+        if not self._complete:
+            self._failure = failure
+        self.abort()
+
     def _framed(self) -> bool:
         return any(name in (b"content-length", b"transfer-encoding") for name, _ in self._headers)
 
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise ValueError("a second answer to one request")
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if not self._headed:  # else it is a trailer, which nobody reads
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self._parser.get_status_code() >= 200:
@@ -295,9 +439,11 @@ class _Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         self._chunks.append(body)
         self._size += len(body)
+        self._framing = 0
 
     def on_message_complete(self) -> None:
         if self._headed:
             self._complete = True
+            self._framing = 0
             # Only now: the parser forgets how the message was framed when this returns.
             self._kept_alive = bool(self._parser.should_keep_alive())

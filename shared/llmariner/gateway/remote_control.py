@@ -79,7 +79,10 @@ class RemoteControl:
         path, body = f"{_ROOT}/{operation}", orjson.dumps(value)
         try:
             async with asyncio.timeout(_SECONDS):
-                response = await self._client.request(self._url, "POST", path, headers=headers, body=body)
+                # Every operation may come twice.
+                response = await self._client.request(
+                    self._url, "POST", path, headers=headers, body=body, idempotent=True
+                )
                 answer = await response.read()
         except (ConnectionFailed, ResponseBroken, TimeoutError) as error:
             raise Unavailable("The control function does not answer.", headers={"retry-after": "2"}) from error

@@ -1,0 +1,261 @@
+"""The HTTP client of the token path against servers that keep no rule: memory, time and other requests stay unharmed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tracemalloc
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from llmariner.client import Client, ConnectionFailed, ReaderStalled, ResponseBroken, ResponseOverdue
+
+from .raw_engine import RawEngine, raw_engine
+from .running import soon
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+MIB = 1 << 20
+
+
+async def ask(client: Client, engine: RawEngine, *, method: str = "POST", silence: float = 10) -> bytes:
+    response = await client.request(engine.origin, method, "/x", body=b"{}", silence=silence)
+    try:
+        return await response.read(1 * MIB)
+    finally:
+        response.close()
+
+
+async def ok(_: RawEngine, writer: asyncio.StreamWriter) -> None:
+    writer.write(OK)
+
+
+def test_a_post_is_sent_once_whatever_becomes_of_kept_connections() -> None:
+    async def scenario() -> int:
+        hanging_up = False
+        gate = asyncio.Event()
+
+        async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
+            if hanging_up:
+                writer.transport.abort()
+                return
+            await gate.wait()
+            writer.write(OK)
+
+        async with raw_engine(reply) as engine:
+            client = Client()
+            first = [asyncio.create_task(ask(client, engine)) for _ in range(20)]
+            await soon(lambda: len(engine.requests) == 20)
+            gate.set()
+            await asyncio.gather(*first)
+            hanging_up = True
+            with pytest.raises(ConnectionFailed):
+                await ask(client, engine)
+            sent = len(engine.requests) - 20
+            # What may safely be sent twice is, on a connection of its own, and no more often.
+            with pytest.raises(ConnectionFailed):
+                await ask(client, engine, method="GET")
+            assert len(engine.requests) == 20 + sent + 2
+            client.close()
+            return sent
+
+    assert asyncio.run(scenario()) == 1
+
+
+def test_a_connection_closed_while_idle_costs_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with raw_engine(ok) as engine:
+            writers: list[asyncio.StreamWriter] = []
+
+            async def noted(_: RawEngine, writer: asyncio.StreamWriter) -> None:
+                writers.append(writer)
+                writer.write(OK)
+
+            engine._reply = noted
+            client = Client()
+            assert await ask(client, engine) == b"ok"
+            writers[0].transport.abort()
+            await soon(lambda: engine.closed == 1)
+            assert await ask(client, engine) == b"ok"
+            assert len(engine.requests) == engine.connections == 2
+            client.close()
+
+    asyncio.run(scenario())
+
+
+def test_connections_idle_for_longer_than_servers_keep_them_are_closed_and_origins_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llmariner.client._IDLE_SECONDS", 0.3)
+
+    async def scenario() -> None:
+        async with raw_engine(ok) as engine:
+            client = Client()
+            await asyncio.gather(*(ask(client, engine) for _ in range(5)))
+            kept = engine.connections
+            await soon(lambda: engine.closed == kept)
+            assert not client._idle
+            assert await ask(client, engine) == b"ok"
+            assert engine.connections == kept + 1
+            client.close()
+
+    asyncio.run(scenario())
+
+
+async def forever(writer: asyncio.StreamWriter, piece: bytes) -> None:
+    with contextlib.suppress(ConnectionError):
+        while not writer.is_closing():
+            writer.write(piece)
+            await writer.drain()
+
+
+def endless(start: bytes, piece: bytes) -> Callable[[RawEngine, asyncio.StreamWriter], Awaitable[None]]:
+    async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
+        writer.write(start)
+        await forever(writer, piece)
+
+    return reply
+
+
+ENDLESS = {
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"x-a: b\r\n" * 5000),
+    "one header's value": (b"HTTP/1.1 200 OK\r\nx-a: ", b"b" * 50_000),
+    "one header's name": (b"HTTP/1.1 200 OK\r\n", b"b" * 50_000),
+    "interim answers": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 2000),
+    "a status of five thousand digits": (b"HTTP/1.1 " + b"2" * 5000, b"0" * 5000),
+    "trailers": (CHUNKED + b"2\r\nok\r\n0\r\n", b"x-a: b\r\n" * 5000),
+    "a chunk's extension": (CHUNKED + b"2;a=", b"b" * 50_000),
+    "a body": (CHUNKED, b"%x\r\n%b\r\n" % (50_000, b"b" * 50_000)),
+    "a body without framing": (b"HTTP/1.1 200 OK\r\n\r\n", b"b" * 50_000),
+    "no HTTP": (b"SSH-2.0-OpenSSH\r\n", b"b" * 50_000),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_an_answer_without_an_end_is_ended_and_its_memory_is_bounded(what: str) -> None:
+    async def scenario() -> int:
+        async with raw_engine(endless(*ENDLESS[what])) as engine:
+            client = Client()
+            tracemalloc.start()
+            try:
+                with pytest.raises((ConnectionFailed, ResponseBroken)):
+                    async with asyncio.timeout(20):
+                        await ask(client, engine)
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            await soon(lambda: engine.closed == engine.connections)
+            client.close()
+            return peak
+
+    # A body is read up to the megabyte that it may have; all else is kept to 64 kB and what one read brings.
+    assert asyncio.run(scenario()) < 8 * MIB
+
+
+SURPLUS = {
+    "a second answer": OK + b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nother",
+    "a longer body": OK + b"more than was said",
+    "a second head": OK + b"HTTP/1.1 200 OK\r\n",
+}
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("what", SURPLUS)
+def test_what_comes_beyond_an_answer_reaches_nobody(what: str, late: bool) -> None:
+    async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
+        if late:
+            writer.write(OK)
+            await asyncio.sleep(0.05)
+            writer.write(SURPLUS[what][len(OK) :])
+        else:
+            writer.write(SURPLUS[what])
+
+    async def scenario() -> None:
+        async with raw_engine(reply) as engine:
+            client = Client()
+            for number in range(3):
+                assert await ask(client, engine) == b"ok"
+                await soon(lambda number=number: engine.closed == number + 1)  # type: ignore[misc]
+            assert engine.connections == 3
+            client.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_shorter_than_it_said_is_broken() -> None:
+    async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\nok")
+        writer.close()
+
+    async def scenario() -> None:
+        async with raw_engine(reply) as engine:
+            with pytest.raises(ResponseBroken):
+                await ask(Client(), engine)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("said", "error"), [(b"", ResponseOverdue), (CHUNKED + b"2\r\nok\r\n", ResponseBroken)], ids=["head", "body"]
+)
+def test_a_server_that_falls_silent_is_given_up_after_a_time(said: bytes, error: type[Exception]) -> None:
+    async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
+        writer.write(said)
+        await writer.drain()
+        await asyncio.sleep(30)
+
+    async def scenario() -> None:
+        async with raw_engine(reply) as engine:
+            client = Client()
+            with pytest.raises(error):
+                async with asyncio.timeout(20):
+                    await ask(client, engine, method="GET", silence=0.3)
+            assert len(engine.requests) == 1
+            client.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_sink_that_takes_nothing_is_given_up_after_a_time_and_the_server_sees_the_end() -> None:
+    async def scenario() -> None:
+        async with raw_engine(endless(CHUNKED, b"2\r\nok\r\n" * 5000)) as engine:
+            client = Client(write_timeout=0.3)
+            never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            response = await client.request(engine.origin, "POST", "/x", silence=0.1)
+            with pytest.raises(ReaderStalled):
+                async with asyncio.timeout(20):
+                    await response.pipe(lambda _: never)
+            response.close()
+            await soon(lambda: engine.closed == 1)
+            client.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_a_sink_raises_is_raised_where_it_was_asked_for() -> None:
+    def sink(_: bytes) -> None:
+        raise ResponseBroken("not what was expected")
+
+    async def scenario() -> None:
+        async with raw_engine(ok) as engine:
+            client = Client()
+            response = await client.request(engine.origin, "POST", "/x")
+            with pytest.raises(ResponseBroken, match="not what"):
+                await response.pipe(sink)
+            response.close()
+            client.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_large_body_arrives_whole() -> None:
+    async def scenario() -> None:
+        async with raw_engine(ok) as engine:
+            client = Client()
+            body = b"x" * (9 * MIB)
+            response = await client.request(engine.origin, "POST", "/x", body=body)
+            assert await response.read() == b"ok"
+            client.close()
+
+    asyncio.run(scenario())
