@@ -59,12 +59,12 @@ def test_a_stream_that_did_not_ask_for_usage_is_the_engines_stream_without_it(pl
     assert b"usage" not in seen.body
 
 
-def test_include_usage_adds_one_event_without_choices(platform: Platform, model: str) -> None:
+def test_include_usage_adds_one_event_without_choices_and_null_to_all_others(platform: Platform, model: str) -> None:
     body = chat(model, max_tokens=5, stream=True, stream_options={"include_usage": True})
     *events, last, done = asyncio.run(platform.caller.call(PATH, body)).events()
     assert done == "[DONE]"
     assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 5)
-    assert not any("usage" in event for event in events)
+    assert [event["usage"] for event in events] == [None] * len(events)
 
 
 def test_continuous_usage_stands_in_every_event(platform: Platform, model: str) -> None:

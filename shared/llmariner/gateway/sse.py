@@ -10,14 +10,20 @@ import json
 import re
 from typing import Any
 
+from llmariner.client import ResponseBroken
+
 __all__ = ["DONE", "EventCutter", "UsageHider", "comment", "data", "tokens"]
 
 DONE = b"data: [DONE]\n\n"
 _USAGE = re.compile(rb',\s?"usage":\s?(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|null)')
+_NULL = b',"usage":null'
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
 _COUNT = re.compile(rb'"((?:prompt|completion|cached|reasoning)_tokens)":\s?(\d+)')
 _NAMES = {name.encode(): name for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")}
 _NOTHING = dict.fromkeys(_NAMES.values(), 0)
+
+# Longer than any that an engine has reason to send: an echoed prompt is the longest.
+_LONGEST_EVENT = 4 * 1024 * 1024
 
 
 def comment(facts: dict[str, Any]) -> bytes:
@@ -39,43 +45,56 @@ def tokens(usage: bytes) -> dict[str, int]:
 
 
 class EventCutter:
-    """Cuts a stream of bytes into whole events: what is left over waits for the rest."""
+    """Cuts a stream of bytes into whole events: what is left over waits for the rest, up to a bound."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_parts", "_size")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._parts: list[bytes] = []
+        self._size = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        """All whole events up to here, as one block; may be empty."""
-        if chunk.endswith(b"\n\n") and not self._rest:
+        """All whole events up to here, as one block; may be empty. ResponseBroken when an event has no end."""
+        if chunk.endswith(b"\n\n") and not self._parts:
             return chunk
-        block = self._rest + chunk
-        end = block.rfind(b"\n\n") + 2
-        if end == 1:
-            self._rest = block
+        return self._cut(chunk) if chunk else b""
+
+    def _cut(self, chunk: bytes) -> bytes:
+        parts = self._parts
+        parts.append(chunk)
+        self._size += len(chunk)
+        # Only the new part is looked at, so that a long event in many parts costs no more than its length.
+        across = len(parts) > 1 and parts[-2].endswith(b"\n") and chunk.startswith(b"\n")
+        if not across and b"\n\n" not in chunk:
+            if self._size > _LONGEST_EVENT:
+                raise ResponseBroken(f"an event is over {_LONGEST_EVENT} bytes")
             return b""
-        self._rest = block[end:]
+        block = b"".join(parts)
+        end = block.rfind(b"\n\n") + 2
+        self._parts = [block[end:]] if end < len(block) else []
+        self._size = len(block) - end
         return block[:end]
 
     @property
     def rest(self) -> bytes:
         """What came after the last whole event."""
-        return self._rest
+        return b"".join(self._parts)
 
 
 class UsageHider:
     """Takes usage out of a stream's events, remembering the last one seen.
 
     The engine is always asked for usage in every chunk. A caller who asked for nothing sees none of it and no usage-only
-    event; one who asked for `include_usage` sees the usage-only event; one who asked for it continuously sees all.
+    event; one who asked for `include_usage` sees the usage-only event, and null in all others; one who asked for it
+    continuously sees all.
     """
 
-    __slots__ = ("_continuous", "_include", "usage")
+    __slots__ = ("_continuous", "_include", "_instead", "usage")
 
     def __init__(self, *, include: bool, continuous: bool) -> None:
         self._include = include
         self._continuous = include and continuous
+        self._instead = _NULL if include else b""
         self.usage = b""
 
     def pass_on(self, block: bytes) -> bytes:
@@ -87,10 +106,10 @@ class UsageHider:
         if self._continuous:
             return block
         if _NO_CHOICES.search(block) is None:
-            return _USAGE.sub(b"", block)
+            return _USAGE.sub(self._instead, block)
         return b"".join(self._seen(event + b"\n\n") for event in block.split(b"\n\n") if event)
 
     def _seen(self, event: bytes) -> bytes:
         if _NO_CHOICES.search(event) is None:
-            return _USAGE.sub(b"", event)
+            return _USAGE.sub(self._instead, event)
         return event if self._include else b""
