@@ -359,6 +359,21 @@ class GatewaySettings:
     room_per_tenant: int = 1000
     """`LLMARINER_ROOM_PER_TENANT`: of these, how many of one project."""
 
+    room_bytes: int = 64 * 1024 * 1024
+    """`LLMARINER_ROOM_BYTES`: bytes of request bodies that this process holds until engines answer. Default 64 MiB."""
+
+    room_bytes_per_tenant: int = 32 * 1024 * 1024
+    """`LLMARINER_ROOM_BYTES_PER_TENANT`: of these, how many of one project. Default 32 MiB."""
+
+    write_timeout: float = 60.0
+    """`LLMARINER_WRITE_TIMEOUT_SECONDS`: how long a caller may take nothing of an answer that waits for them."""
+
+    engine_silence: float = 600.0
+    """`LLMARINER_ENGINE_SILENCE_SECONDS`: how long an engine may send nothing of a stream."""
+
+    engine_limit: float = 14_400.0
+    """`LLMARINER_ENGINE_LIMIT_SECONDS`: how long an engine may work on an answer that is not streamed."""
+
     requests_per_minute: int = 6000
     """`LLMARINER_REQUESTS_PER_MINUTE`: of a key that no limit was set for, in all processes together."""
 
@@ -376,8 +391,22 @@ class GatewaySettings:
     @classmethod
     def load(cls, env: Environment) -> GatewaySettings:
         """Read from a mapping. ValueError says which variable is wrong."""
+        body_limit = int(number(env, "LLMARINER_BODY_LIMIT", cls.body_limit, least=1024))
+        # A single request of the allowed size must find room.
+        of_tenant = int(number(env, "LLMARINER_ROOM_BYTES_PER_TENANT", max(cls.room_bytes_per_tenant, body_limit)))
+        room_bytes = int(number(env, "LLMARINER_ROOM_BYTES", max(cls.room_bytes, of_tenant)))
+        if of_tenant < body_limit or room_bytes < of_tenant:
+            raise ValueError(
+                "LLMARINER_ROOM_BYTES must be at least LLMARINER_ROOM_BYTES_PER_TENANT, and that at least "
+                f"LLMARINER_BODY_LIMIT, not {room_bytes}, {of_tenant} and {body_limit}."
+            )
         return cls(
-            body_limit=int(number(env, "LLMARINER_BODY_LIMIT", cls.body_limit, least=1024)),
+            body_limit=body_limit,
+            room_bytes=room_bytes,
+            room_bytes_per_tenant=of_tenant,
+            write_timeout=number(env, "LLMARINER_WRITE_TIMEOUT_SECONDS", cls.write_timeout, least=0.1),
+            engine_silence=number(env, "LLMARINER_ENGINE_SILENCE_SECONDS", cls.engine_silence, least=0.1),
+            engine_limit=number(env, "LLMARINER_ENGINE_LIMIT_SECONDS", cls.engine_limit, least=0.1),
             wait_budget=number(env, "LLMARINER_WAIT_SECONDS", cls.wait_budget),
             wait_limit=number(env, "LLMARINER_WAIT_LIMIT_SECONDS", cls.wait_limit),
             heartbeat=number(env, "LLMARINER_HEARTBEAT_SECONDS", cls.heartbeat, least=0.05),

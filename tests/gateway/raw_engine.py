@@ -13,7 +13,7 @@ Reply = Callable[["RawEngine", asyncio.StreamWriter], Awaitable[None]]
 
 
 class RawEngine:
-    """`requests`: the heads of all requests so far; `connections`: how many were opened. `closed`: of these, how many ended."""
+    """`requests`: the heads of all so far; `connections`: how many were opened; `closed`: how many of them ended."""
 
     def __init__(self, reply: Reply) -> None:
         self.requests: list[bytes] = []

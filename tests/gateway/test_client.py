@@ -63,7 +63,7 @@ def test_a_post_is_sent_once_whatever_becomes_of_kept_connections() -> None:
     assert asyncio.run(scenario()) == 1
 
 
-def test_a_connection_closed_while_idle_costs_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_closed_while_idle_costs_no_request() -> None:
     async def scenario() -> None:
         async with raw_engine(ok) as engine:
             writers: list[asyncio.StreamWriter] = []

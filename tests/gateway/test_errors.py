@@ -34,7 +34,7 @@ def refused(answer: Answer, status: int, code: str | None, **more: Any) -> dict[
     ("engine", "status", "code", "kind"),
     [
         (400, 400, None, "invalid_request_error"),
-        (404, 404, "model_not_found", "invalid_request_error"),
+        (404, 400, None, "invalid_request_error"),
         (422, 400, None, "invalid_request_error"),
         (500, 502, "engine_error", "server_error"),
         (503, 503, "service_unavailable", "server_error"),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from llmariner.client import ConnectionFailed, Response, ResponseBroken
-from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, ModelNotFound, PermissionDenied, PlatformError
+from llmariner.client import ConnectionFailed, ReaderStalled, Response, ResponseBroken, ResponseOverdue
+from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, PlatformError
 from llmariner.gateway import sse
-from llmariner.gateway.answers import Receive, Scope, Send, engine_error, send_error, send_head, send_json
+from llmariner.gateway.answers import Message, Receive, Scope, Send, send_error, send_head, send_json
 from llmariner.gateway.bound import Reservation, longest_cost
 from llmariner.gateway.control import Key, ModelState
+from llmariner.gateway.engine_errors import engine_error
 from llmariner.gateway.fields import Route
 from llmariner.gateway.gateway import Gateway, not_ready
 from llmariner.gateway.heartbeat import Heartbeat
@@ -24,17 +26,20 @@ from llmariner.gateway.pricing import Price
 from llmariner.gateway.request_ids import new_request_id
 from llmariner.gateway.room import Room, Waiter
 from llmariner.gateway.stream import StreamRelay
+from llmariner.gateway.usability import check_usable
 
 __all__ = ["Exchange"]
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 2
+# Of larger bodies no copy is kept once the engine answers.
+_LARGE_BODY = 64 * 1024
 Write = Callable[[bytes], "asyncio.Future[None] | None"]
 _JSON = [(b"content-type", b"application/json")]
 
 
 class CallerGone(Exception):
-    """The caller hung up; nobody is left to be told anything."""
+    """The caller hung up, or takes nothing any more; nobody is left to be told anything."""
 
 
 class Exchange:
@@ -45,11 +50,18 @@ class Exchange:
         self._route = route
         self._scope = scope
         self._receive = receive
-        self._send = send
+        self._write: Write | None = scope.get("extensions", {}).get("llmariner.write")
+        # A server with that extension looks after slow readers itself.
+        self._send = send if self._write is not None else self._send_in_time
+        self._plain_send = send
         self._began = time.perf_counter()
         self._request_id = new_request_id()
         self._headers = [(b"x-request-id", self._request_id.encode()), (b"openai-version", b"2020-10-01")]
         self._opened = False
+        self._answered = False
+        self._tenant = ""
+        self._held = 0
+        self._body = b""
         self._caller_gone = False
         self._status = 0
         self._endpoint: str | None = None
@@ -70,7 +82,11 @@ class Exchange:
             if key.sources is not None:
                 gateway.sources.check(key.sources, self._scope, head)
             self._headers.append((b"openai-organization", key.organization_id.encode()))
-            request = parse(route, head.get(b"content-type", b""), await self._body(head))
+            self._tenant = key.project_id
+            request = parse(route, head.get(b"content-type", b""), await self._read_body(head))
+            self._body = request.body
+            if len(request.body) > _LARGE_BODY:
+                request = request._replace(body=b"")
             wait = self._longest_wait(head.get(b"prefer"), stream=request.stream)
             asked = (key, request.model, request.prompt, request.answer, request.answers)
             reserved = gateway.limits.reserve(*asked)
@@ -85,12 +101,14 @@ class Exchange:
         except Exception:
             _log.exception("request %s failed", self._request_id)
             await self._fail(PlatformError("Something broke on our side. Try again; the request id helps to find it."))
+        finally:
+            self._drop_body()
 
     async def _handle(self, key: Key, request: ModelRequest, reserved: Reservation, wait: float) -> None:
         """Serve a request that the limits let through, count it, and settle what it had reserved."""
         try:
             state = self._gateway.ready_state(request.model) or await self._gateway.state(request.model)
-            self._check_usable(state, key)
+            check_usable(state, key, self._route)
             if reserved.bound.budgets:
                 await self._fund(reserved, request, state)
         except BaseException:
@@ -114,6 +132,9 @@ class Exchange:
                 raise  # the server is shutting down
             task.uncancel()
             raise CallerGone from None
+        except CallerGone:
+            outcome, self._status, self._caller_gone = "cancelled", 499, True
+            raise
         finally:
             stop_watching()
             if self._caller_gone and self._endpoint is not None:
@@ -137,10 +158,16 @@ class Exchange:
             await limits.fund(reserved, money)
 
     def _close(self, metered: Metered, outcome: str, reserved: Reservation, price: Price | None) -> None:
-        event = self._gateway.meter.close(metered, outcome, self._status)
-        self._gateway.metrics.closed(event)
-        cost = price.cost(event, outcome).total if price is not None and reserved.bound.budgets else 0
-        reserved.settle(event["prompt_tokens"] + event["completion_tokens"], cost)
+        """Count the request and pay for it. Never raises: the answer is out, or the caller gone."""
+        tokens, cost = reserved.tokens, reserved.money
+        try:
+            event = self._gateway.meter.close(metered, outcome, self._status)
+            self._gateway.metrics.closed(event)
+            tokens = event["prompt_tokens"] + event["completion_tokens"]
+            cost = price.cost(event, outcome).total if price is not None and reserved.bound.budgets else 0
+        except Exception:
+            _log.exception("what request %s used can't be told: it pays what it had reserved", self._request_id)
+        reserved.settle(tokens, cost)
 
     def _watch(self, task: asyncio.Task[None]) -> Callable[[], object]:
         """Cancel the task when the caller hangs up; returns what ends the watch."""
@@ -158,11 +185,12 @@ class Exchange:
             self._caller_gone = True
             task.cancel()
 
-    async def _body(self, head: dict[bytes, bytes]) -> bytes:
+    async def _read_body(self, head: dict[bytes, bytes]) -> bytes:
+        """The body, accounted for as held. BodyTooLarge, RoomFull."""
         limit = self._gateway.settings.body_limit
         length = head.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > limit:
-            raise BodyTooLarge(f"The body is over the limit of {limit} bytes.")
+        if length.isdigit():
+            self._hold(int(length), limit)
         message = await self._receive()
         body: bytes = message.get("body", b"")
         if not message.get("more_body"):
@@ -174,9 +202,22 @@ class Exchange:
                 raise CallerGone
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-            if size > limit:
-                raise BodyTooLarge(f"The body is over the limit of {limit} bytes.")
+            if size > self._held:
+                self._hold(size, limit)
         return b"".join(parts)
+
+    def _hold(self, size: int, limit: int) -> None:
+        if size > limit:
+            raise BodyTooLarge(f"The body is over the limit of {limit} bytes.")
+        self._gateway.bodies.take(self._tenant, size - self._held)
+        self._held = size
+
+    def _drop_body(self) -> None:
+        """Nobody needs the body any more."""
+        self._body = b""
+        if self._held:
+            self._gateway.bodies.give_back(self._tenant, self._held)
+            self._held = 0
 
     def _longest_wait(self, prefer: bytes | None, *, stream: bool) -> float:
         """Seconds this request may wait: the caller's `Prefer: wait=N` (RFC 7240), else the platform's."""
@@ -188,32 +229,6 @@ class Exchange:
                     raise InvalidRequest("The header 'Prefer: wait=N' takes whole seconds.", param="Prefer")
                 return min(float(value), settings.wait_limit)
         return settings.wait_limit if stream else settings.wait_budget
-
-    def _check_usable(self, state: ModelState, key: Key) -> None:
-        model_id = state.id
-        if not state.loaded or (state.project_id is not None and state.project_id != key.project_id):
-            raise ModelNotFound(model_id)
-        if model_id in key.refused_models or (key.models is not None and model_id not in key.models):
-            raise PermissionDenied(
-                f"You may not use the model `{model_id}`: your API key or project is restricted to other models. "
-                "An owner of the project can change that.",
-                param="model",
-                code="model_not_allowed",
-            )
-        if self._route.task is not None and state.task != self._route.task:
-            fits = "embeddings" if state.task == "embed" else "chat and completions"
-            raise InvalidRequest(
-                f"The model `{model_id}` does not serve {self._route.path}; it is for {fits}.",
-                param="model",
-                code="unsupported_model",
-            )
-        if not state.ready and not state.on_demand:
-            raise InvalidRequest(
-                f"The model `{model_id}` is inactive and not woken by requests. "
-                f"Activate it: POST /v1/models/{model_id}:activate.",
-                param="model",
-                code="model_not_active",
-            )
 
     async def _serve(
         self,
@@ -228,7 +243,7 @@ class Exchange:
         room = self._gateway.room(request.model)
         deadline = time.monotonic() + wait
         for attempt in range(1, _ATTEMPTS + 1):
-            if not (state.ready and room.try_enter()):
+            if not (state.ready and room.try_enter(key.project_id)):
                 waiter = room.join(key.project_id, reserved.bound.queue_share)
                 began = time.monotonic()
                 try:
@@ -242,7 +257,7 @@ class Exchange:
                 if await self._attempt(request, state, metered, last=attempt == _ATTEMPTS):
                     return
             finally:
-                room.leave_engine()
+                room.leave_engine(key.project_id)
                 if self._replica is not None:
                     self._gateway.replicas.leave(self._replica)
                     self._replica = None
@@ -259,27 +274,41 @@ class Exchange:
         if state.replicas:
             endpoint = self._replica = self._gateway.replicas.enter(state.replicas)
         self._endpoint = endpoint
-        headers = [*_JSON, (b"x-request-id", self._request_id.encode())]
         try:
-            response = await self._gateway.client.request(
-                endpoint, "POST", self._route.engine_path, headers=headers, body=request.body
-            )
+            response = await self._ask_engine(endpoint, request)
+        except ResponseOverdue as error:
+            self._gateway.replicas.avoid(endpoint)
+            raise EngineFailed("The engine took the request and sent nothing. See `llma logs`.") from error
         except ConnectionFailed as error:
             if last:
                 raise EngineFailed("The engine hung up before it answered, twice. See `llma logs`.") from error
             await self._gateway.gone(request.model, endpoint)
             return False
         try:
-            if response.status >= 500 and not last:
+            if response.status >= 500 and not last and not await self._gateway.is_well(endpoint):
+                await self._gateway.gone(request.model, endpoint)
                 return False
             await self._relay(response, request, metered)
         except ResponseBroken as error:
             if not last and not self._opened:
                 return False
             raise EngineFailed("The engine broke off in the middle of its answer. Try again.") from error
+        except ReaderStalled as error:
+            raise CallerGone from error
         finally:
             response.close()
         return True
+
+    async def _ask_engine(self, endpoint: str, request: ModelRequest) -> Response:
+        settings = self._gateway.settings
+        return await self._gateway.client.request(
+            endpoint,
+            "POST",
+            self._route.engine_path,
+            headers=[*_JSON, (b"x-request-id", self._request_id.encode())],
+            body=self._body,
+            silence=settings.engine_silence if request.stream else settings.engine_limit,
+        )
 
     async def _wait(self, room: Room, request: ModelRequest, waiter: Waiter, deadline: float) -> None:
         """Wait in the room until admitted. ModelNotReady when the deadline comes first."""
@@ -314,7 +343,7 @@ class Exchange:
         }
 
     async def _relay(self, response: Response, request: ModelRequest, metered: Metered) -> None:
-        if response.status >= 400:
+        if not 200 <= response.status < 300:
             raise engine_error(response.status, await response.read(), request.model)
         if request.stream:
             await self._relay_stream(response, request, metered)
@@ -322,12 +351,14 @@ class Exchange:
         body = await response.read()
         metered.usage = body[max(0, body.rfind(b'"usage":')) :]
         self._status = response.status
+        self._answered = True
         await send_json(self._send, response.status, body, self._timed())
 
     async def _relay_stream(self, response: Response, request: ModelRequest, metered: Metered) -> None:
+        self._drop_body()
         await self._open_stream()
         stream = StreamRelay(request, metered, self._began)
-        write = self._scope.get("extensions", {}).get("llmariner.write")
+        write = self._write
         if write is not None:
             await response.pipe(lambda chunk: self._passed(stream, write, chunk))
         else:
@@ -337,6 +368,7 @@ class Exchange:
         if not stream.done:
             raise ResponseBroken("the stream ended without [DONE]")
         self._status = 200
+        self._answered = True
         await self._send({"type": "http.response.body", "body": b""})
 
     def _passed(self, stream: StreamRelay, write: Write, chunk: bytes) -> asyncio.Future[None] | None:
@@ -350,10 +382,26 @@ class Exchange:
             self._opened = True
             await send_head(self._send, 200, b"text/event-stream; charset=utf-8", self._timed(), None)
 
+    async def _send_in_time(self, message: Message) -> None:
+        """CallerGone when the server can't hand the message on within the allowed time."""
+        try:
+            async with asyncio.timeout(self._gateway.settings.write_timeout):
+                await self._plain_send(message)
+        except TimeoutError:
+            raise CallerGone from None
+
     async def _send_part(self, body: bytes) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _fail(self, error: PlatformError) -> None:
+        """Answer with an error, unless an answer was given: a second one would be taken for the next request's."""
+        if self._answered:
+            return
+        self._answered = True
+        with contextlib.suppress(CallerGone):
+            await self._send_error(error)
+
+    async def _send_error(self, error: PlatformError) -> None:
         if self._opened:
             await self._send({"type": "http.response.body", "body": sse.data(error.body())})
         else:

@@ -7,9 +7,10 @@ import logging
 import time
 from dataclasses import replace
 
-from llmariner.client import Client
+from llmariner.client import Client, ConnectionFailed, ResponseBroken
 from llmariner.errors import ModelNotReady, PlatformError, Unavailable
 from llmariner.gateway.asking import Asking
+from llmariner.gateway.body_budget import BodyBudget
 from llmariner.gateway.context_length import LONGEST_CONTEXT, context_length
 from llmariner.gateway.control import Control, ModelState
 from llmariner.gateway.keyring import Keyring
@@ -40,6 +41,8 @@ _KEEPER_SECONDS = 0.1
 _READY_SECONDS = 0.5
 _WISH_SECONDS = 0.5
 _NOTICE_SECONDS = 2.0
+_HEALTH_SECONDS = 5.0
+_HEALTH_BYTES = 64 * 1024
 
 
 class Gateway:
@@ -48,7 +51,8 @@ class Gateway:
     def __init__(self, control: Control, settings: GatewaySettings, pepper: Secret) -> None:
         self.control = control
         self.settings = settings
-        self.client = Client()
+        self.client = Client(write_timeout=settings.write_timeout)
+        self.bodies = BodyBudget(settings.room_bytes, settings.room_bytes_per_tenant)
         self.keyring = Keyring(control, pepper.reveal())
         self.limits = Limits(control)
         self.sources = Sources(settings.trusted_proxies)
@@ -134,6 +138,16 @@ class Gateway:
         while (await self.state(model_id)).endpoint == endpoint and time.monotonic() < deadline:
             await asyncio.sleep(_KEEPER_SECONDS)
             self.forget(model_id)
+
+    async def is_well(self, endpoint: str) -> bool:
+        """Whether an engine that failed on a request says that it is healthy: then the failure is that request's own."""
+        try:
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                response = await self.client.request(endpoint, "GET", "/health")
+                await response.read(_HEALTH_BYTES)
+        except (ConnectionFailed, ResponseBroken, TimeoutError):
+            return False
+        return response.status == 200
 
     def tend(self, model_id: str) -> None:
         """See to it that somebody wakes the model and lets the waiting in, as long as anybody waits."""

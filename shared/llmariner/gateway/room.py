@@ -1,8 +1,9 @@
 """Admission to one engine, and the room where requests wait for it (contract: docs/waiting-room.md).
 
 A request enters at once when the engine is ready and has a place. Else it waits: first come, first served within a
-tenant, tenants in turn, so that none starves another. Places are given out as the engine has room for them, never to all
-at once. The room is bounded per model and per tenant.
+tenant; among tenants the one with the fewest requests running is next, in turn where that is equal, so that none starves
+another. While several tenants use a model, none of them holds its last places. Places are given out as the engine has room
+for them, never to all at once. The room is bounded per model and per tenant.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from llmariner.errors import PlatformError, RoomFull
 from llmariner.gateway.control import ModelState
 
 __all__ = ["Room", "Waiter"]
+
+# Of a model's places, the part that one tenant leaves to others; none where a place is a large part of them.
+_RESERVED = 8
+_LEAST_CAPACITY = 4
+# How long a model counts as shared after requests of different tenants came for it.
+_SHARED_SECONDS = 600.0
 
 
 class Waiter:
@@ -37,6 +44,9 @@ class Room:
         self._capacity = 0
         self._engine_waiting = 0
         self._queues: OrderedDict[str, deque[Waiter]] = OrderedDict()
+        self._running_of: dict[str, int] = {}
+        self._latest_tenant: str | None = None
+        self._shared_until = 0.0
         self.running = 0
         self.waiting = 0
         self.ready_at = math.inf
@@ -52,15 +62,19 @@ class Room:
         self._engine_waiting = state.engine_waiting
         self._release()
 
-    def try_enter(self) -> bool:
-        """Take a place if there is one and nobody waits for it."""
-        if self.waiting == 0 and self._has_place():
-            self.running += 1
+    def try_enter(self, tenant: str) -> bool:
+        """Take a place if there is one for this tenant and nobody waits for it."""
+        if tenant != self._latest_tenant:
+            self._note(tenant)
+        if self.waiting == 0 and self._has_place() and self._may_have_more(tenant):
+            self._enter(tenant)
             return True
         return False
 
     def join(self, tenant: str, share: int | None = None) -> Waiter:
         """Wait for a place. RoomFull when the room, or the tenant's share of it, is full; `share` None: the usual one."""
+        if tenant != self._latest_tenant:
+            self._note(tenant)
         queue = self._queues.get(tenant)
         most = self._per_tenant if share is None else share
         if self.waiting >= self._per_model or (len(queue) if queue else 0) >= most:
@@ -81,7 +95,7 @@ class Room:
         """Stop waiting. If a place was given meanwhile, it goes to the next."""
         if waiter.admitted.done():
             if not waiter.admitted.cancelled() and waiter.admitted.exception() is None:
-                self.leave_engine()
+                self.leave_engine(waiter.tenant)
             return
         waiter.admitted.cancel()
         queue = self._queues[waiter.tenant]
@@ -90,10 +104,19 @@ class Room:
         if not queue:
             del self._queues[waiter.tenant]
 
-    def leave_engine(self) -> None:
-        """Give a place back."""
+    def leave_engine(self, tenant: str) -> None:
+        """Give a place of this tenant back."""
         self.running -= 1
+        if self._running_of[tenant] == 1:
+            del self._running_of[tenant]
+        else:
+            self._running_of[tenant] -= 1
         self._release()
+
+    @property
+    def unused(self) -> bool:
+        """Whether nobody is in it."""
+        return not self.running and not self.waiting
 
     def fail(self, error: PlatformError) -> None:
         """Tell everybody in the room why the model does not come."""
@@ -103,16 +126,38 @@ class Room:
             for waiter in queue:
                 waiter.admitted.set_exception(error)
 
+    def _note(self, tenant: str) -> None:
+        """Remember that tenants take turns at this model."""
+        if self._latest_tenant is not None:
+            self._shared_until = time.monotonic() + _SHARED_SECONDS
+        self._latest_tenant = tenant
+
+    def _enter(self, tenant: str) -> None:
+        self.running += 1
+        self._running_of[tenant] = self._running_of.get(tenant, 0) + 1
+
     def _has_place(self) -> bool:
         # What waits inside the engine was let in by others: leave it to settle, but never stand still for it.
         return self.running < self._capacity and (self._engine_waiting == 0 or self.running == 0)
 
+    def _may_have_more(self, tenant: str) -> bool:
+        """Whether a tenant may take a free place, or must leave it to others who use this model."""
+        reserved = max(1, self._capacity // _RESERVED) if self._capacity >= _LEAST_CAPACITY else 0
+        own = self._running_of.get(tenant, 0)
+        return own < self._capacity - reserved or time.monotonic() > self._shared_until
+
+    def _next(self) -> str | None:
+        """The tenant whose turn it is; None: nobody who waits may have a place."""
+        running = self._running_of
+        tenant = min(self._queues, key=lambda each: running.get(each, 0))  # of equals the first in turn
+        return tenant if self._may_have_more(tenant) else None
+
     def _release(self) -> None:
-        while self._queues and self._has_place():
-            tenant, queue = self._queues.popitem(last=False)
+        while self._queues and self._has_place() and (tenant := self._next()) is not None:
+            queue = self._queues.pop(tenant)
             waiter = queue.popleft()
             if queue:
                 self._queues[tenant] = queue  # to the end of the line of tenants
             self.waiting -= 1
-            self.running += 1
+            self._enter(tenant)
             waiter.admitted.set_result(None)

@@ -1,0 +1,98 @@
+"""A caller who takes nothing of a stream gives its place back after a while; nobody holds all places of a shared model."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from llmariner.gateway.control import ModelState
+from llmariner.gateway.room import Room
+
+from .caller import Answer
+from .running import eventually, running
+
+# An engine repeats the model's name in every event: with this one an event is half a kilobyte.
+LONG = "stalled-" + "x" * 190
+
+
+@pytest.mark.parametrize("server", ["own", "uvicorn"])
+def test_callers_who_stop_reading_lose_their_places_to_those_who_wait(
+    server: str, tmp_path: Path, database: Path
+) -> None:
+    with running(tmp_path, database, server=server, WRITE_TIMEOUT_SECONDS="1") as platform:
+        model = platform.model(LONG, capacity=2)
+
+        async def scenario() -> tuple[list[Answer], Answer]:
+            stalled = [await platform.caller.stream(model, max_tokens=10**6) for _ in range(2)]
+            for answer in stalled:
+                await answer.until(b"data: {")
+            other = await platform.tenant("patient").chat(model, max_tokens=2, headers={"prefer": "wait=30"})
+            for answer in stalled:
+                answer.hang_up()
+            await asyncio.sleep(0.05)
+            return stalled, other
+
+        stalled, other = asyncio.run(scenario())
+        assert other.status == 200
+        for answer in stalled:
+            row = platform.row(answer.headers["x-request-id"])
+            assert (row["outcome"], row["status"]) == ("cancelled", 499)
+        eventually(lambda: platform.engine(model).running == 0)
+
+
+def state(capacity: int) -> ModelState:
+    return ModelState("m", None, "generate", True, True, "ready", 1.0, 0.0, "", "http://e", capacity, 0)
+
+
+def room(capacity: int) -> Room:
+    made = Room(100, 100)
+    made.update(state(capacity))
+    return made
+
+
+def test_a_tenant_alone_has_all_places() -> None:
+    alone = room(16)
+    assert [alone.try_enter("a") for _ in range(17)] == [True] * 16 + [False]
+
+
+def test_a_tenant_that_shares_a_model_leaves_its_last_places_to_others() -> None:
+    async def scenario() -> None:
+        shared = room(16)
+        assert shared.try_enter("b")
+        shared.leave_engine("b")
+        assert [shared.try_enter("a") for _ in range(15)] == [True] * 14 + [False]
+        waiter = shared.join("a")
+        assert not waiter.admitted.done()
+        # The places that it leaves are others', though somebody waits.
+        assert shared.join("b").admitted.done()
+        assert shared.join("c").admitted.done()
+        shared.leave_engine("a")
+        assert waiter.admitted.done()
+
+    asyncio.run(scenario())
+
+
+def test_of_those_who_wait_the_tenant_with_the_fewest_running_is_next() -> None:
+    async def scenario() -> None:
+        shared = room(3)
+        assert [shared.try_enter("a") for _ in range(3)] == [True] * 3
+        first = [shared.join("a") for _ in range(3)]
+        second = [shared.join("b") for _ in range(3)]
+        shared.leave_engine("a")
+        assert [waiter.admitted.done() for waiter in (*first, *second)] == [False] * 3 + [True] + [False] * 2
+        shared.leave_engine("b")
+        assert [waiter.admitted.done() for waiter in (*first, *second)] == [False] * 3 + [True] * 2 + [False]
+        shared.leave_engine("a")
+        # One each is running: in turn.
+        assert [waiter.admitted.done() for waiter in (*first, *second)] == [True] + [False] * 2 + [True] * 2 + [False]
+
+    asyncio.run(scenario())
+
+
+def test_small_models_keep_no_place_back() -> None:
+    shared = room(3)
+    assert shared.try_enter("b")
+    shared.leave_engine("b")
+    assert [shared.try_enter("a") for _ in range(3)] == [True] * 3

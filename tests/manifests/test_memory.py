@@ -1,0 +1,29 @@
+"""The memory of functions on the token path follows from what they may hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from llmariner.settings import GatewaySettings
+
+FUNCTIONS = Path(__file__).parents[2] / "functions"
+TOKEN_PATH = ("chat_completions", "completions", "embeddings", "tokenize", "detokenize")
+MIB = 1 << 20
+# Measured: what a process holds that served some requests, and what parsing takes per byte of the most costly body.
+PROCESS = 80 * MIB
+PARSING = 12
+# What a server reads of a body before anybody asks for it.
+READ_AHEAD = 256 * 1024
+
+
+@pytest.mark.parametrize("name", TOKEN_PATH)
+def test_all_that_may_be_held_at_once_fits(name: str) -> None:
+    text = (FUNCTIONS / name / "func.yaml").read_text()
+    limit, concurrency = re.search(r"memory: (\d+)Mi\s+concurrency: (\d+)", text.split("limits:")[1]).groups()  # type: ignore[union-attr]
+    settings = GatewaySettings()
+    # A body is there twice while it is written to an engine.
+    held = 2 * settings.room_bytes + PARSING * settings.body_limit + int(concurrency) * READ_AHEAD
+    assert int(limit) * MIB >= PROCESS + held
