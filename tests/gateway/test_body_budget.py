@@ -24,7 +24,8 @@ def test_requests_that_wait_hold_no_more_than_the_budget(hurried: Platform) -> N
     tenants = [hurried.tenant(f"large-{index}") for index in range(3)]
 
     async def scenario() -> tuple[list[Answer], list[Answer]]:
-        waiting, refused = [], []
+        waiting: list[Answer] = []
+        refused: list[Answer] = []
         for tenant, into in ((0, waiting), (0, waiting), (0, refused), (1, waiting), (2, refused)):
             answer = await tenants[tenant].open(PATH, large(model), headers={"prefer": "wait=30"})
             if into is refused:

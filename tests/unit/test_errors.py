@@ -23,8 +23,8 @@ from llmariner.errors import (
     Unavailable,
     UnknownUrl,
 )
-from llmariner.gateway.answers import engine_error
 from llmariner.gateway.control import ModelState
+from llmariner.gateway.engine_errors import engine_error
 from llmariner.gateway.gateway import not_ready
 
 TYPES = {"invalid_request_error", "rate_limit_error", "insufficient_quota", "server_error"}
@@ -137,8 +137,8 @@ ENGINE: list[tuple[str, int, Any, int, str | None, str | None, str]] = [
     ("a vLLM error", 400, VLLM, 400, None, "top_k", "bad top_k"),
     ("a context that is too long", 400, {"message": LONG}, 400, "context_length_exceeded", None, "max_model_len"),
     ("an older shape", 422, {"detail": "wrong"}, 400, None, None, "wrong"),
-    ("a list of details", 422, {"detail": [{"loc": ["body"]}]}, 400, None, None, "body"),
-    ("an unknown model", 404, VLLM, 404, "model_not_found", "model", "`m`"),
+    ("a list of details", 422, {"detail": [{"loc": ["body"]}]}, 400, None, None, "refused"),
+    ("an unknown model", 404, {"error": {"message": "x", "param": "model"}}, 404, "model_not_found", "model", "`m`"),
     ("overload", 429, VLLM, 503, "service_unavailable", None, "bad top_k"),
     ("not ready", 503, {}, 503, "service_unavailable", None, "overloaded"),
     ("a crash", 500, {"error": {"message": "CUDA error at 0x7f"}}, 502, "engine_error", None, "failed"),
