@@ -1,5 +1,6 @@
 """GET /v1/inference/status: engines and what they do, in LLMariner's shape."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import Request
@@ -8,6 +9,8 @@ from llmariner.context import Context
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
+from llmariner.limits.restrictions import of_caller
+from llmariner.models.selection import Selection
 from llmariner.platform.serving import Phase, Status
 from llmariner.tenancy.caller import Caller
 
@@ -25,9 +28,8 @@ async def status(request: Request, key: Reader) -> dict[str, Any]:
     """Every model that is not asleep, and every one that is, with what is in flight."""
     context = context_of(request)
     statuses = await context.serving.statuses()
-    page = context.registry.page(project_id=key.owner.project_id, include_loading=True, after=None, limit=500)
-    bases = [model for model in page if model.base_model_id is None]
-    models = [_model(model.id, statuses.get(model.id, Status())) for model in bases]
+    bases = await asyncio.to_thread(_base_ids, context, key)
+    models = [_model(model_id, statuses.get(model_id, Status())) for model_id in bases]
     running = {model["id"]: model["in_progress_task_count"] for model in models if model["in_progress_task_count"]}
     engine = {"engine_id": "local", "ready": True, "cluster_id": "local", "models": models}
     cluster = {
@@ -39,6 +41,10 @@ async def status(request: Request, key: Reader) -> dict[str, Any]:
         "gpu_allocated": 0,
     }
     return {"cluster_statuses": [cluster], "task_status": {"in_progress_task_counts": running}}
+
+
+def _base_ids(context: Context, key: Caller) -> list[str]:
+    return context.registry.base_ids(Selection(key.owner.project_id, restriction=of_caller(context.database, key)))
 
 
 def _model(model_id: str, state: Status) -> dict[str, Any]:

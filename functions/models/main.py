@@ -7,13 +7,16 @@ from fastapi import Query, Request
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
+from llmariner.gateway.refusals import model_not_allowed
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
 from llmariner.http.model_forms import ConfigBody, UpdateModel, new_config, source_repository
-from llmariner.models.model import ActivationStatus, ModelConfig, NewModel, SourceRepository, Task
+from llmariner.limits.restrictions import of_caller
+from llmariner.models.model import ActivationStatus, Model, ModelConfig, NewModel, SourceRepository, Task
 from llmariner.models.rendering import rendered, restates_arguments
+from llmariner.models.selection import Selection
 from llmariner.platform.serving import Status
 from llmariner.tenancy.caller import Caller
 
@@ -58,15 +61,19 @@ async def list_models(
 ) -> dict[str, Any]:
     """One page; `limit` 0 asks for the default."""
     context = context_of(request)
-    project, loading = key.owner.project_id, include_loading_models
-    page = await asyncio.to_thread(
-        context.registry.page, project_id=project, include_loading=loading, after=after, limit=(limit or 100) + 1
-    )
-    total = await asyncio.to_thread(context.registry.count, project_id=project, include_loading=loading)
+    page, total = await asyncio.to_thread(_page, context, key, include_loading_models, after, limit or 100)
     statuses = await context.serving.statuses()
     wanted = page[: limit or 100]
     data = [rendered(model, statuses.get(model.base_model_id or model.id, Status())) for model in wanted]
     return {"object": "list", "data": data, "has_more": len(page) > len(wanted), "total_items": total}
+
+
+def _page(
+    context: Context, key: Caller, include_loading: bool, after: str | None, limit: int
+) -> tuple[list[Model], int]:
+    """One model more than are asked for, where there are more; and how many there are."""
+    selection = Selection(key.owner.project_id, include_loading, of_caller(context.database, key))
+    return context.registry.page(selection, after=after, limit=limit + 1), context.registry.count(selection)
 
 
 def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, Any]:
@@ -103,11 +110,19 @@ async def get_model(
 ) -> dict[str, Any]:
     """One model, with its serving state, measured wakes and last request."""
     context = context_of(request)
-    model = await asyncio.to_thread(context.registry.get, model_id, project_id=key.owner.project_id)
+    model = await asyncio.to_thread(_usable, context, key, model_id)
     status = await context.serving.status(model_id) if model.loaded else Status()
     wakes = await asyncio.to_thread(context.registry.wakes, model.base_model_id or model_id)
     last = await asyncio.to_thread(context.ledger.last_request, model_id)
     return rendered(model, status, wakes=wakes, last_request_at=last)
+
+
+def _usable(context: Context, key: Caller, model_id: str) -> Model:
+    """A model that the caller sees and may use. PermissionDenied, as when it is used, where only the first is so."""
+    model = context.registry.get(model_id, project_id=key.owner.project_id)
+    if not of_caller(context.database, key).admits(model.id):
+        raise model_not_allowed(model.id)
+    return model
 
 
 def update_model(

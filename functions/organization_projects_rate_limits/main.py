@@ -16,6 +16,7 @@ from llmariner.http.lists import Cursor, Limit, listed
 from llmariner.http.rate_limits import UNSUPPORTED, Row, model_of, rows
 from llmariner.limits.rules import Subject
 from llmariner.limits.subjects import reached
+from llmariner.models.selection import Selection
 from llmariner.tenancy.caller import Caller
 
 READ, WRITE = "api.limits.read", "api.limits.write"
@@ -87,10 +88,7 @@ def update_rate_limit(
 
 
 def _rows(context: Context, subject: Subject) -> list[Row]:
-    models = [
-        model.id
-        for model in context.registry.page(project_id=subject.id, include_loading=True, after=None, limit=_MOST_MODELS)
-    ]
+    models = [model.id for model in context.registry.page(Selection(subject.id), after=None, limit=_MOST_MODELS)]
     return rows(models, context.limits.of(subject), context.leases.defaults)
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import inspect, select, text
 
 from llmariner.models.model import NewModel, SourceRepository
 from llmariner.models.registry import Registry
+from llmariner.models.selection import Selection
 from llmariner.platform.database import Database, metadata
 from llmariner.platform.database.migrate import current, downgrade, head, upgrade
 from llmariner.platform.database.revisions import revisions
@@ -106,7 +107,7 @@ def test_a_failing_migration_leaves_nothing_behind(new_database: NewDatabase) ->
 
 
 def all_models(database: Database) -> list[Any]:
-    return Registry(database).page(project_id=None, include_loading=True, after=None, limit=10)
+    return Registry(database).page(Selection(None), after=None, limit=10)
 
 
 def test_revisions_are_one_row_per_kind_of_thing(new_database: NewDatabase) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
+from llmariner.limits.restrictions import Restriction
 from llmariner.models.model import ActivationStatus, LoadingStatus, Model, ModelConfig, NewModel, SourceRepository, Task
 from llmariner.models.registry import Registry
-from llmariner.models.tables import model_wakes
+from llmariner.models.selection import Selection
+from llmariner.models.tables import model_wakes, models
 from llmariner.platform.database import Database
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events.tables import events
@@ -33,7 +35,7 @@ def loaded(registry: Registry, model_id: str = "org/model", **values: Any) -> Mo
 
 
 def page(registry: Registry, *, project_id: str | None = None, after: str | None = None, limit: int = 100) -> list[str]:
-    found = registry.page(project_id=project_id, include_loading=True, after=after, limit=limit)
+    found = registry.page(Selection(project_id), after=after, limit=limit)
     return [model.id for model in found]
 
 
@@ -76,6 +78,7 @@ def test_the_id_of_a_deleted_model_is_free_again(registry: Registry) -> None:
     again = registry.create(new())
     assert not again.loaded
     assert again.revision > first.revision
+    assert again.created_at > first.created_at  # told apart by it, in whatever second that was
 
 
 def test_models_come_active_first_then_base_models_then_by_age_and_id(registry: Registry) -> None:
@@ -96,6 +99,52 @@ def test_pages_follow_one_another_without_gap_or_overlap(registry: Registry) -> 
     assert met == whole == [f"m{number}" for number in range(7)]
 
 
+def test_a_page_goes_on_after_a_model_that_was_deleted_meanwhile(registry: Registry) -> None:
+    for number in range(4):
+        registry.create(new(f"m{number}"))
+    (first, second) = page(registry, limit=2)
+    for name in (first, second):
+        registry.delete(name, project_id=None)
+    assert page(registry, after=second) == ["m2", "m3"]
+
+
+def test_a_restriction_selects_what_may_be_used(registry: Registry) -> None:
+    for name in ("a", "b", "c"):
+        registry.create(new(name))
+    loaded(registry, "ft:a:x", base_model_id="a")
+
+    def shown(restriction: Restriction) -> list[str]:
+        selection = Selection(None, restriction=restriction)
+        found = [model.id for model in registry.page(selection, after=None, limit=10)]
+        assert registry.count(selection) == len(found)
+        return found
+
+    assert shown(Restriction(frozenset({"b", "nobody"}))) == ["b"]
+    assert shown(Restriction(refused_models=frozenset({"b"}))) == ["a", "c", "ft:a:x"]
+    assert shown(Restriction(frozenset({"a", "b"}), frozenset({"a"}))) == ["b"]
+    assert shown(Restriction(frozenset())) == []
+    assert registry.base_ids(Selection(None)) == ["a", "b", "c"]
+
+
+def test_a_page_among_thousands_reads_no_more_than_it_shows(registry: Registry, database: Database) -> None:
+    registry.create(new("m"))
+    with database.write() as session:
+        (row,) = session.rows(select(models))
+        rows = [{**row._mapping, "id": f"m{number:04}"} for number in range(3000)]
+        session.insert_new(models, rows)
+    statements: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    assert page(registry, after="m1499", limit=2) == ["m1500", "m1501"]
+    event.remove(database.engine, "before_cursor_execute", note)
+    asked = [statement for statement in statements if "FROM models" in statement]
+    assert len(asked) == 2
+    assert all("LIMIT" in statement or "models.id = " in statement for statement in asked)
+
+
 def test_a_page_after_the_last_is_empty(registry: Registry) -> None:
     registry.create(new())
     assert page(registry, after="org/model") == []
@@ -113,10 +162,10 @@ def test_after_must_name_a_model_that_one_sees(registry: Registry, after: str) -
 def test_models_that_are_loading_are_left_out_unless_asked_for(registry: Registry) -> None:
     registry.create(new("a"))
     loaded(registry, "b")
-    shown = registry.page(project_id=None, include_loading=False, after=None, limit=10)
+    shown = registry.page(Selection(None, include_loading=False), after=None, limit=10)
     assert [model.id for model in shown] == ["b"]
-    assert registry.count(project_id=None, include_loading=False) == 1
-    assert registry.count(project_id=None, include_loading=True) == 2
+    assert registry.count(Selection(None, include_loading=False)) == 1
+    assert registry.count(Selection(None)) == 2
 
 
 def test_a_project_sees_its_own_models_and_everybodys(registry: Registry) -> None:
@@ -124,7 +173,7 @@ def test_a_project_sees_its_own_models_and_everybodys(registry: Registry) -> Non
     registry.create(new("mine", project_id="proj_1"))
     registry.create(new("theirs", project_id="proj_2"))
     assert page(registry, project_id="proj_1") == ["all", "mine"]
-    assert registry.count(project_id="proj_1", include_loading=True) == 2
+    assert registry.count(Selection("proj_1")) == 2
     assert page(registry) == ["all", "mine", "theirs"]
 
 

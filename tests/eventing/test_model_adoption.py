@@ -15,6 +15,7 @@ import yaml
 
 from llmariner.context import Context
 from llmariner.models.model import ActivationStatus, Model
+from llmariner.models.selection import Selection
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.kube.resources import INFERENCE_SERVICES, NAMESPACES
 
@@ -59,7 +60,7 @@ class Platform:
 
     def models(self) -> dict[str, Model]:
         registry = self.context.registry
-        page = registry.page(project_id=None, include_loading=True, after=None, limit=100)
+        page = registry.page(Selection(None), after=None, limit=100)
         return {model.id: model for model in page}
 
 

@@ -75,7 +75,7 @@ class Company:
         method, path = route.split()
         headers = {"authorization": f"Bearer {self.secrets[by]}"} if by else {}
         words = path.split("/")
-        function = "_".join(words[2:4]) if words[2] == "organization" else words[2].partition(":")[0]
+        function = "_".join(words[2:4]) if words[2] in ("organization", "inference") else words[2].partition(":")[0]
         return self._ask(function, Question(method, path, body, headers, query))
 
     def works(self, secret: str) -> bool:

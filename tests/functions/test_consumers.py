@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from llmariner.boot import load
+from llmariner.context import Context
 from llmariner.local.dispatcher import Dispatcher, subscriptions
-from llmariner.models.model import Model, NewModel, SourceRepository
+from llmariner.models.model import Model, NewModel, SourceRepository, Task
+from llmariner.models.weights import StorageUriWeights
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries, Subscription
 from llmariner.platform.events.wire import Event, to_http
@@ -89,6 +91,37 @@ def test_retirement_takes_a_deletion_as_often_as_it_comes(way: str, ports: dict[
     data = {"id": "gone", "project_id": None, "folder": "hf://org/name"}
     taken = [posted(ports["model_retirement"][way], TYPES["model_retirement"], data) for _ in range(2)]
     assert taken == [TAKEN] * 2
+
+
+def test_retirement_discards_nothing_of_a_model_that_is_registered(
+    installation: Installation, in_process: InProcess
+) -> None:
+    """An event that is forged, or comes again when the id is another model's."""
+    discarded: list[str] = []
+
+    class Noting(StorageUriWeights):
+        def discard(self, model_id: str, folder: str) -> None:
+            discarded.append(folder)
+
+    context = Context(installation.environment)
+    context.weights = Noting()
+    retirement: Any = load(CHECKOUT / "eventing/model_retirement")
+    retirement.use(context)
+    name = new_model(installation, "retired").id
+    installation.context.registry.loaded(name, folder="hf://org/new", size_bytes=1, task=Task.GENERATE)
+
+    def told(folder: str) -> list[str]:
+        headers, body = to_http(
+            Event("evt_1", TYPES["model_retirement"], f"models/{name}", 1.5, {"id": name, "folder": folder})
+        )
+        assert in_process.ask(retirement, Question("POST", "/", body, headers)).status == 204
+        return discarded
+
+    assert told("hf://org/new") == []
+    assert told("hf://org/old") == ["hf://org/old"]
+    installation.context.registry.delete(name, project_id=None)
+    assert told("hf://org/new") == ["hf://org/old", "hf://org/new"]
+    context.database.close()
 
 
 @pytest.mark.parametrize("way", WAYS)

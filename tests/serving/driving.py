@@ -29,6 +29,8 @@ class Driven:
         self.serving = serving
         self.client = Client()
         self.phases: list[tuple[str, Phase]] = []
+        self.registered: dict[str, EngineModel] = {}
+        """What a one-machine adapter finds; a test may change it."""
         serving.watch(self._saw)
 
     def _saw(self, model: str, status: Status) -> None:
@@ -115,6 +117,7 @@ def processes(
 
         serving = runner.run(make())
         driven = Driven(runner, serving)
+        driven.registered = known
         try:
             yield driven, serving
         finally:

@@ -136,6 +136,7 @@ def test_what_kserve_scales_itself_is_stopped_by_kserves_own_switch(cluster: Clu
 def test_a_deleted_model_takes_its_service_along_and_no_others(cluster: Clustered) -> None:
     cluster.driven.ready(SMALL.id)
     theirs(cluster, **OURS_TO_SCALE)
+    del cluster.models.known[SMALL.id]
     cluster.driven.do(cluster.serving.remove(SMALL.id, SMALL.folder))
     cluster.driven.do(cluster.serving.remove("theirs", THEIRS.folder))
     assert the_service(cluster)["metadata"]["name"] == "theirs"

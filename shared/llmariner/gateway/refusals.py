@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from llmariner.errors import InsufficientQuota, RateLimited
+from llmariner.errors import InsufficientQuota, PermissionDenied, RateLimited
 from llmariner.gateway.allowance import Allowance
 from llmariner.gateway.control import Key, Rule
 
-__all__ = ["dollars", "duration", "out_of_budget", "too_large", "too_many"]
+__all__ = ["dollars", "duration", "model_not_allowed", "out_of_budget", "too_large", "too_many"]
 
 _UNITS = {
     "requests_per_minute": ("requests", "requests per min (RPM)"),
@@ -70,6 +70,16 @@ def out_of_budget(allowance: Allowance, now: float) -> InsufficientQuota:
         f"Ask for a shorter answer, or have an owner of the organization raise it: POST /v1/budgets/{rule.id}.",
         headers=headers,
         details={"budget": rule.id},
+    )
+
+
+def model_not_allowed(model_id: str) -> PermissionDenied:
+    """The refusal of a model that a key or its project may not use."""
+    return PermissionDenied(
+        f"You may not use the model `{model_id}`: your API key or project is restricted to other models. "
+        "An owner of the project can change that.",
+        param="model",
+        code="model_not_allowed",
     )
 
 

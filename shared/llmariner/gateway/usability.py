@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from llmariner.errors import InvalidRequest, ModelNotFound, PermissionDenied
+from llmariner.errors import InvalidRequest, ModelNotFound
 from llmariner.gateway.control import Key, ModelState
 from llmariner.gateway.fields import Route
+from llmariner.gateway.refusals import model_not_allowed
 
 __all__ = ["check_usable"]
 
@@ -15,12 +16,7 @@ def check_usable(state: ModelState, key: Key, route: Route) -> None:
     if not state.loaded or (state.project_id is not None and state.project_id != key.project_id):
         raise ModelNotFound(model_id)
     if model_id in key.refused_models or (key.models is not None and model_id not in key.models):
-        raise PermissionDenied(
-            f"You may not use the model `{model_id}`: your API key or project is restricted to other models. "
-            "An owner of the project can change that.",
-            param="model",
-            code="model_not_allowed",
-        )
+        raise model_not_allowed(model_id)
     if route.task is not None and state.task != route.task:
         fits = "embeddings" if state.task == "embed" else "chat and completions"
         raise InvalidRequest(

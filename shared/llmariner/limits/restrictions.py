@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from llmariner.platform.database import Database
-from llmariner.tenancy.keys.key import ApiKey
-from llmariner.tenancy.tables import projects
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of
+from llmariner.tenancy.tables import api_keys, projects
 
-__all__ = ["Restriction", "of_key", "of_project"]
+__all__ = ["Restriction", "of_caller", "of_key", "of_project"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Restriction:
     refused_models: frozenset[str] = frozenset()
     sources: tuple[str, ...] | None = None
 
+    def admits(self, model_id: str) -> bool:
+        """Whether that model may be used."""
+        return model_id not in self.refused_models and (self.models is None or model_id in self.models)
+
 
 def of_key(key: ApiKey) -> Restriction:
     """A key's, its project's included."""
@@ -30,6 +35,15 @@ def of_key(key: ApiKey) -> Restriction:
         own = frozenset(key.allowed_models)
         models = own if models is None else models & own
     return Restriction(models, refused, key.allowed_sources)
+
+
+def of_caller(database: Database, caller: Caller) -> Restriction:
+    """A key's, or that of the project which somebody without one works in."""
+    if caller.key_id is None:
+        return of_project(database, caller.owner.project_id)
+    with database.read() as session:
+        row = session.first(KEYS.where(api_keys.c.id == caller.key_id))
+    return Restriction() if row is None else of_key(key_of(row))
 
 
 def of_project(database: Database, project_id: str) -> Restriction:

@@ -20,6 +20,7 @@ from llmariner.local.router import Router
 from llmariner.local.weights import LocalWeights
 from llmariner.models.directory import ModelDirectory
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
+from llmariner.models.selection import Selection
 from llmariner.platform.database.schema import is_current
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries
@@ -200,7 +201,7 @@ class Home:
     async def _wake_active(self) -> None:
         assert self.serving is not None
         page = await asyncio.to_thread(
-            self.context.registry.page, project_id=None, include_loading=False, after=None, limit=500
+            self.context.registry.page, Selection(None, include_loading=False), after=None, limit=500
         )
         for model in page:
             if model.activation_status is ActivationStatus.ACTIVE:

@@ -96,4 +96,5 @@ class ModelDirectory:
             project=model.project_id,
             blocked=self._registry.blocked(model),
             trusted=model.approved,
+            created=model.created_at,
         )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, delete, func, or_, select, update
+from sqlalchemy import Row, delete, func, select, update
 
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, PermissionDenied
@@ -21,6 +21,7 @@ from llmariner.models.model import (
     Task,
 )
 from llmariner.models.restrictions import blocked, check_arguments, check_location, check_may_share, is_admin
+from llmariner.models.selection import Selection, after_model, ordered, visible
 from llmariner.models.tables import model_wakes, models
 from llmariner.platform.database import Database, Duplicate, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
@@ -62,9 +63,9 @@ class Registry:
             task = new.task or Task.GENERATE
             if new.base_model_id is not None:
                 task = self._base(session, new).task
-            session.run(delete(models).where(models.c.id == new.id, models.c.deleted))
+            created = _make_way(session, new.id)
             try:
-                session.add(models, **_new_row(new, task), approved=is_admin(actor), revision=revision)
+                session.add(models, **_new_row(new, task, created), approved=is_admin(actor), revision=revision)
             except Duplicate as error:
                 raise Conflict(f"A model with id '{new.id}' exists already.", param="id") from error
             outbox.add(session, CREATED, f"models/{new.id}", _told(new.id, new.project_id))
@@ -77,28 +78,24 @@ class Registry:
         with self._database.read() as session:
             return _one(session, model_id, project_id)
 
-    def page(self, *, project_id: str | None, include_loading: bool, after: str | None, limit: int) -> list[Model]:
+    def page(self, selection: Selection, *, after: str | None, limit: int) -> list[Model]:
         """Models in LLMariner's order: active first, base before fine-tuned, then by age and id."""
-        query = select(models).where(_visible(project_id)).order_by(*_ORDER)
-        if not include_loading:
-            query = query.where(models.c.loading_status == LoadingStatus.SUCCEEDED)
         with self._database.read() as session:
-            found = [_model(row) for row in session.rows(query)]
-        start = 0
-        if after is not None:
-            ids = [model.id for model in found]
-            if after not in ids:
-                raise InvalidRequest(f"'after' names no model: '{after}'.", param="after")
-            start = ids.index(after) + 1
-        return found[start : start + limit]
+            query = ordered(selection).limit(limit)
+            if after is not None:
+                query = query.where(after_model(session, selection, after))
+            return [_model(row) for row in session.rows(query)]
 
-    def count(self, *, project_id: str | None, include_loading: bool) -> int:
+    def count(self, selection: Selection) -> int:
         """How many `page` would go through."""
-        query = select(func.count()).select_from(models).where(_visible(project_id))
-        if not include_loading:
-            query = query.where(models.c.loading_status == LoadingStatus.SUCCEEDED)
         with self._database.read() as session:
-            return int(session.value(query))
+            return int(session.value(select(func.count()).select_from(models).where(selection.condition)))
+
+    def base_ids(self, selection: Selection) -> list[str]:
+        """All base models of a selection, in the order of `page`."""
+        query = ordered(selection).with_only_columns(models.c.id).where(models.c.base_model_id.is_(None))
+        with self._database.read() as session:
+            return [row.id for row in session.rows(query)]
 
     def configure(
         self,
@@ -268,25 +265,8 @@ class Registry:
         return base
 
 
-_ORDER = (
-    case((models.c.activation_status == ActivationStatus.ACTIVE, 0), else_=1),
-    case((models.c.base_model_id.is_(None), 0), else_=1),
-    models.c.created_at,
-    # Of one second: those that chat first.
-    case((models.c.task == Task.GENERATE, 0), else_=1),
-    models.c.id,
-)
-
-
-def _visible(project_id: str | None) -> ColumnElement[bool]:
-    present = models.c.deleted.is_(False)
-    if project_id is None:
-        return present
-    return and_(present, or_(models.c.project_id.is_(None), models.c.project_id == project_id))
-
-
 def _one(session: ReadSession, model_id: str, project_id: str | None) -> Model:
-    row = session.first(select(models).where(models.c.id == model_id, _visible(project_id)))
+    row = session.first(select(models).where(models.c.id == model_id, visible(project_id)))
     if row is None:
         raise ModelNotFound(model_id)
     return _model(row)
@@ -297,10 +277,16 @@ def _change(session: WriteSession, model: Model, **values: Any) -> None:
     session.run(update(models).where(models.c.id == model.id).values(revision=revision, **values))
 
 
-def _new_row(new: NewModel, task: Task) -> dict[str, Any]:
+def _make_way(session: WriteSession, model_id: str) -> int:
+    """Drop what is kept of a deleted model of that id; returns when the new one is created, later than that one."""
+    gone = session.value(delete(models).where(models.c.id == model_id, models.c.deleted).returning(models.c.created_at))
+    return max(int(time.time()), (gone or 0) + 1)
+
+
+def _new_row(new: NewModel, task: Task, created: int) -> dict[str, Any]:
     return {
         "id": new.id,
-        "created_at": int(time.time()),
+        "created_at": created,
         "project_id": new.project_id,
         "owned_by": "user" if new.base_model_id else "system",
         "source_repository": new.source_repository,

@@ -35,7 +35,8 @@ class EngineModel:
 
     `folder`: a path, or on a cluster a storage URI. For clusters: `gpus`; `replicas`, when it is awake, and how many an
     autoscaler may make of them (`max_replicas`); `project`, None: everybody's. `blocked`: why no engine may be started for
-    it; `trusted`: an administrator chose its arguments, `--trust-remote-code` among them where it is there.
+    it; `trusted`: an administrator chose its arguments, `--trust-remote-code` among them where it is there; `created`, in
+    seconds since 1970: tells it from another model that had its id before.
     """
 
     id: str
@@ -52,6 +53,7 @@ class EngineModel:
     project: str | None = None
     blocked: str = ""
     trusted: bool = False
+    created: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,10 @@ class Serving(Protocol):
         """End its engine. Idempotent."""
 
     async def remove(self, model_id: str, folder: str) -> None:
-        """End the engine of a model that was deleted, and forget it. Idempotent."""
+        """End the engine of a model that was deleted, and forget it. Idempotent.
+
+        Whether it was is asked of the registry: a model that is registered under that id keeps its engine.
+        """
 
     async def adopt(self, service: str) -> None:
         """Look at an InferenceService that somebody made or deleted: make its model known, or forget it. Idempotent."""

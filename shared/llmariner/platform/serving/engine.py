@@ -48,7 +48,8 @@ class Engine:
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
     tokens_per_second: float = 0.0
     read_at: float = 0.0
-    adapters: frozenset[str] = frozenset()
+    adapters: dict[str, int] = field(default_factory=dict)
+    """Loaded into it: model id → `EngineModel.created`."""
     ended: asyncio.Event | None = None
 
     async def start(self, launcher: Launcher, client: Client, changed: Callable[[], None]) -> float:

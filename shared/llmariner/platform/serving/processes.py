@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmariner.client import Client
+from llmariner.errors import ModelNotFound
 from llmariner.platform.serving import EngineModel, Phase, Status, memory
 from llmariner.platform.serving.command import memory_needed
 from llmariner.platform.serving.engine import Engine, EngineDied, log_name
@@ -84,7 +85,7 @@ class ProcessServing:
         engine = self._engines.get(model.base or model.id)
         if engine is None:
             return self._without_engine(model.base or model.id, model)
-        if model.base and engine.phase is Phase.READY and model.id not in engine.adapters:
+        if model.base and engine.phase is Phase.READY and engine.adapters.get(model.id) != model.created:
             phase = Phase.FAILED if model.id in self._failures else Phase.LOADING
             message = self._failures.get(model.id, "loading the adapter")
             return replace(engine.status(), phase=phase, message=message, endpoint=None, capacity=0, progress=0.9)
@@ -120,7 +121,19 @@ class ProcessServing:
 
     async def remove(self, model_id: str, folder: str) -> None:
         """See the port."""
-        await self._end(model_id)
+        created = await self._created(model_id)
+        for engine in list(self._engines.values()):
+            if engine.model.id == model_id and engine.model.created != created:
+                await self._end(model_id)
+            elif model_id in engine.adapters and engine.adapters[model_id] != created:
+                await self._unload_adapter(engine, model_id)
+
+    async def _created(self, model_id: str) -> int | None:
+        """When the model of that id was created; None where there is none."""
+        try:
+            return (await self._find(model_id)).created
+        except ModelNotFound:
+            return None
 
     async def adopt(self, service: str) -> None:
         """See the port: there is no cluster."""
@@ -248,19 +261,28 @@ class ProcessServing:
             engine.message = ""
 
     async def _load_adapter(self, engine: Engine, model: EngineModel) -> None:
-        if engine.phase is not Phase.READY or model.id in engine.adapters:
+        if engine.phase is not Phase.READY or engine.adapters.get(model.id) == model.created:
             return  # wished again by whoever waits, when the base is ready
         self._failures.pop(model.id, None)
-        body = json.dumps({"lora_name": model.id, "lora_path": model.folder}).encode()
+        await self._unload_adapter(engine, model.id)
+        status, said = await self._told_engine(engine, "load", {"lora_name": model.id, "lora_path": model.folder})
+        if status == 200 or "already been loaded" in said:
+            engine.adapters[model.id] = model.created
+        else:
+            self._failures[model.id] = f"The engine refused the adapter: {said[:500]}"
+
+    async def _unload_adapter(self, engine: Engine, model_id: str) -> None:
+        """Of a model that was deleted; another may have its id by now."""
+        if engine.adapters.pop(model_id, None) is not None and engine.phase is Phase.READY:
+            await self._told_engine(engine, "unload", {"lora_name": model_id})
+
+    async def _told_engine(self, engine: Engine, verb: str, body: dict[str, str]) -> tuple[int, str]:
+        """vLLM's routes for adapters at run time; returns status and text."""
         headers = [(b"content-type", b"application/json")]
         response = await self._client.request(
-            engine.endpoint, "POST", "/v1/load_lora_adapter", headers=headers, body=body
+            engine.endpoint, "POST", f"/v1/{verb}_lora_adapter", headers=headers, body=json.dumps(body).encode()
         )
-        text = (await response.read()).decode(errors="replace")
-        if response.status == 200 or "already been loaded" in text:
-            engine.adapters |= {model.id}
-        else:
-            self._failures[model.id] = f"The engine refused the adapter: {text[:500]}"
+        return response.status, (await response.read()).decode(errors="replace")
 
     def _without_engine(self, name: str, model: EngineModel) -> Status:
         failure = model.blocked or self._failures.get(name) or self._failures.get(model.id)

@@ -8,6 +8,7 @@ remembered but for a moment: any process with this adapter gives the same answer
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from llmariner.client import Client
-from llmariner.errors import PlatformError
+from llmariner.errors import ModelNotFound, PlatformError
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError, Conflict, NotFound
 from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS, SERVICES
@@ -28,6 +29,7 @@ from llmariner.platform.serving.kserve.objects import (
     capacity,
     deployment_of,
     inference_service,
+    is_of,
     model_of,
     object_name,
     ours,
@@ -112,8 +114,14 @@ class KServeServing:
         name = object_name(model)
         seen = await self._look(name)
         status = status_of(seen, model, now=time.time())
+        if not is_of(seen.service, model):
+            status = Status(Phase.STOPPING)
         if model.blocked or status.phase not in (Phase.ASLEEP, Phase.STOPPING, Phase.FAILED):
             return
+        if seen.service is not None and not is_of(seen.service, model):
+            await asyncio.to_thread(self._delete, seen.service)
+            self._looks.pop(name, None)
+            return  # wished again by whoever waits
         adapters = await self._directory.adapters(model.id)
         try:
             self._standby.attend(name, await asyncio.to_thread(self._wake, model, adapters, seen))
@@ -137,13 +145,12 @@ class KServeServing:
 
     async def remove(self, model_id: str, folder: str) -> None:
         """See the port. What somebody else made stays."""
-        model = EngineModel(model_id, folder, "generate", 0)
         if folder.startswith(ADOPTED):
             return
-        name = object_name(model)
+        name = object_name(EngineModel(model_id, folder, "generate", 0))
         service = await asyncio.to_thread(self._cluster.get, INFERENCE_SERVICES, self._settings.namespace, name)
-        if service is not None and ours(service):
-            await asyncio.to_thread(self._cluster.delete, INFERENCE_SERVICES, self._settings.namespace, name)
+        if service is not None and not await self._registered(model_id, service):
+            await asyncio.to_thread(self._delete, service)
         await self._queues.drop_unused(asyncio.to_thread, self._directory.projects)
         self._looks.pop(name, None)
 
@@ -178,6 +185,20 @@ class KServeServing:
         self._client.close()
         await asyncio.to_thread(self._cluster.close)
 
+    def _delete(self, service: dict[str, Any]) -> None:
+        """An InferenceService of ours, that very one."""
+        name, uid = service["metadata"]["name"], service["metadata"]["uid"]
+        if ours(service):
+            with contextlib.suppress(Conflict):  # it is another by now
+                self._cluster.delete(INFERENCE_SERVICES, self._settings.namespace, name, uid=uid)
+
+    async def _registered(self, model_id: str, service: dict[str, Any]) -> bool:
+        """Whether an InferenceService is that of the model which the registry has under that id now."""
+        try:
+            return is_of(service, await self._directory.find(model_id))
+        except ModelNotFound:
+            return False
+
     async def _base(self, model: EngineModel) -> EngineModel:
         return await self._directory.find(model.base) if model.base else model
 
@@ -207,6 +228,8 @@ class KServeServing:
         """The whole status: phase, endpoints, what the engines are doing. Observers hear of a change of the first two."""
         name = object_name(model)
         status = status_of(seen, model, now=time.time())
+        if not is_of(seen.service, model):
+            status = Status(Phase.STOPPING, message="the engine of a deleted model of this id has not ended yet")
         if (refused := model.blocked or self._refused.get(name)) and status.phase in (Phase.ASLEEP, Phase.STOPPING):
             status = Status(Phase.FAILED, message=refused)
         if status.phase is Phase.READY:

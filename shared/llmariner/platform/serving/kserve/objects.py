@@ -13,6 +13,7 @@ from llmariner.platform.serving.command import FEATURES, MIDDLEWARE, remote_code
 from llmariner.settings import KServeSettings
 
 __all__ = [
+    "CREATED",
     "ENGINE",
     "MODEL",
     "OWNER",
@@ -26,6 +27,7 @@ __all__ = [
     "deployment_of",
     "engine_of",
     "inference_service",
+    "is_of",
     "model_of",
     "object_name",
     "ours",
@@ -35,6 +37,8 @@ PLUGINS = "llmariner-engine-plugins"
 """The ConfigMap with what engines load beside vLLM (`engine_plugins/`)."""
 MODEL = "llmariner.ai/model"
 """The annotation that holds a model's id, which may have characters that no object's name may have."""
+CREATED = "llmariner.ai/created"
+"""The annotation that says which of the models that had this id, one after another: `EngineModel.created`."""
 ENGINE = "kserve-container"
 """The name of an engine's container."""
 POD_OF = "serving.kserve.io/inferenceservice"
@@ -83,6 +87,12 @@ def model_of(service: dict[str, Any]) -> str:
     return str(metadata.get("annotations", {}).get(MODEL) or metadata["name"])
 
 
+def is_of(service: dict[str, Any] | None, model: EngineModel) -> bool:
+    """Whether an InferenceService is not one of a model that had this id before and was deleted."""
+    annotations = {} if service is None else service["metadata"].get("annotations", {})
+    return bool(annotations.get(CREATED, str(model.created)) == str(model.created))
+
+
 def capacity(settings: KServeSettings) -> int:
     """Requests that one engine works on at once."""
     return _CAPACITY.get(settings.accelerator, _GPU_CAPACITY)
@@ -108,6 +118,7 @@ def inference_service(
             "labels": labels,
             "annotations": {
                 MODEL: model.id,
+                CREATED: str(model.created),
                 # A Deployment, not a Knative revision: GPUs need node selectors and tolerations.
                 "serving.kserve.io/deploymentMode": "Standard",
                 # KServe leaves the number of replicas alone: we wake and put to sleep by the scale subresource.

@@ -1,0 +1,76 @@
+"""A deletion that is told twice, late or falsely ends no engine but that of the model which is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from llmariner.platform.kube.resources import INFERENCE_SERVICES
+from llmariner.platform.serving import EngineModel, Phase
+
+from .conftest import free_port
+from .driving import processes
+from .imitation import imitation, model
+from .kserve_cluster import Clustered, clustered
+
+if TYPE_CHECKING:
+    from kubernetes.schemas import Schemas
+
+SMALL = EngineModel("small", "hf://org/small", "generate", 0, typical_wake_seconds=1.0, created=7)
+AGAIN = replace(SMALL, folder="hf://org/other", created=8)
+
+
+@pytest.fixture
+def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[Clustered]:
+    crds, schemas = upstream_schemas
+    with clustered(tmp_path, schemas, crds, free_port(), SMALL) as made:
+        yield made
+
+
+def uids(cluster: Clustered) -> list[str]:
+    return [each["metadata"]["uid"] for each in cluster.controllers.listed(INFERENCE_SERVICES)]
+
+
+def test_a_model_that_is_registered_keeps_its_inference_service(cluster: Clustered) -> None:
+    cluster.driven.ready(SMALL.id)
+    before = uids(cluster)
+    cluster.driven.do(cluster.serving.remove(SMALL.id, SMALL.folder))
+    assert uids(cluster) == before
+    del cluster.models.known[SMALL.id]
+    for _ in range(2):
+        cluster.driven.do(cluster.serving.remove(SMALL.id, SMALL.folder))
+        assert uids(cluster) == []
+
+
+def test_a_model_of_the_same_id_is_not_served_by_the_engine_of_the_one_before(cluster: Clustered) -> None:
+    cluster.driven.ready(SMALL.id)
+    before = uids(cluster)
+    cluster.models.known[SMALL.id] = AGAIN
+    assert cluster.driven.status(SMALL.id).phase is Phase.STOPPING
+    cluster.driven.wake(SMALL.id)
+    assert uids(cluster) != before
+    cluster.driven.until(lambda status: status.phase is Phase.ASLEEP, SMALL.id)
+    cluster.driven.wake(SMALL.id)
+    (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
+    assert service["spec"]["predictor"]["model"]["storageUri"] == AGAIN.folder
+    cluster.driven.do(cluster.serving.remove(SMALL.id, SMALL.folder))  # told again
+    assert uids(cluster) == [service["metadata"]["uid"]]
+
+
+def test_a_process_ends_for_a_model_that_is_gone_or_another(tmp_path: Path) -> None:
+    small = replace(model(tmp_path, "small", "--ready-after", "0.1"), created=7)
+    with processes(imitation(tmp_path), small) as (driven, serving):
+        driven.ready("small")
+        driven.do(serving.remove("small", small.folder))
+        assert driven.status("small").phase is Phase.READY
+        driven.registered["small"] = replace(small, created=8)
+        driven.do(serving.remove("small", small.folder))
+        assert driven.status("small").phase is Phase.ASLEEP
+        driven.ready("small")
+        del driven.registered["small"]
+        driven.do(serving.remove("small", small.folder))
+        assert driven.do(serving.statuses()) == {}
