@@ -24,7 +24,9 @@ from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import tables
 from llmariner.settings import HomeSettings
 from llmariner.tenancy.keys.store import Keys, NewKey, Owner
+from llmariner.usage.ledger import Ledger
 
+from .ledgers import closed
 from .team import live_as_a_team
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -71,6 +73,7 @@ def emitted(database: Database, keys: Keys, registry: Registry, owner: Owner) ->
     subject = Subject(owner.organization_id, "project", owner.project_id)
     budget = Budgets(database).put(None, subject, "month", NewBudget(0))
     Leases(database, {}).lease(LeaseAsk("req_1", 0.0, [Hold(budget.id, NOTHING, NOTHING, NOTHING)]))
+    Ledger(database).record([closed("req_1", (9, 3, 0), uncounted=True)])
     found: dict[str, list[tuple[str, Any]]] = {}
     with database.read() as session:
         for row in session.rows(select(tables.events)):

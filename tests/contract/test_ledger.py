@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import func, select
 
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.platform.database import Database
+from llmariner.platform.events.tables import events
 from llmariner.usage.folding import GRAINS
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.tables import ledger_events, ledger_hours, prices
@@ -279,3 +281,32 @@ def test_batches_with_the_same_requests_at_once_are_counted_once(
     rebuilt_equal_stored(database, [f"r{number}" for number in range(40)])
     assert stored_sums(database) == sums_of(database)
     assert sum(sums[0] for key, sums in stored_sums(database).items() if key[0] == "ledger_hours") == 40
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"prompt_tokens": value} for value in (-1, 2**63, 10**400, 1.5, "5", None, True, float("nan"))),
+        *({"at": value} for value in (float("inf"), float("nan"), -1.0, "x", None, 1e300)),
+        *({"model": value} for value in ("a\0b", "x" * 10_000, "\ud800", 7, None)),
+        *({"sequence": value} for value in (-1, 2**31, 0.5)),
+        *({"status": value} for value in (-1, 10**6, "200")),
+        *({"total_seconds": value} for value in (float("inf"), "1")),
+        {"adapter": "\0"},
+        {"outcome": 7},
+    ],
+    ids=lambda wrong: repr(wrong)[:40],
+)
+def test_an_event_that_no_column_takes_is_refused_and_leaves_nothing(ledger: Ledger, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        ledger.record([closed("req_good", (9, 3, 0)), {**closed("req_odd", (9, 3, 0)), **wrong}])
+    assert ledger.request("req_good") is None
+
+
+def test_a_request_charged_by_its_bounds_is_told_of_once(database: Database, ledger: Ledger) -> None:
+    for _ in range(2):
+        ledger.record([closed("req_1", (9, 3, 0), uncounted=True), closed("req_2", (9, 3, 0), uncounted=False)])
+    with database.read() as session:
+        told = session.rows(select(events.c.type, events.c.subject, events.c.data))
+    assert [(row.type, row.subject) for row in told] == [("ai.llmariner.usage.uncounted.v1", "requests/req_1")]
+    assert json.loads(told[0].data)["completion_tokens"] == 3

@@ -38,6 +38,8 @@ class Script:
     delay_ms: float = 0
     token_interval_ms: float | None = None
     huge_chunk_bytes: int = 0
+    usage: str | None = None
+    """The usage object as it is to be written, whatever that is; empty: none."""
 
 
 def read_script(body: dict[str, Any]) -> Script:
@@ -168,6 +170,8 @@ class Generation:
         return " " + WORDS[index % len(WORDS)]
 
     def _usage(self, completed: int, *, final: bool = False) -> bytes:
+        if self.script.usage is not None:
+            return b',"usage":' + self.script.usage.encode() if self.script.usage else b""
         counts = f'"prompt_tokens":{self.prompt},"total_tokens":{self.prompt + completed}'
         counts += f',"completion_tokens":{completed}'
         details = ',"completion_tokens_details":null' if self.chat and not final else ""
@@ -221,13 +225,15 @@ class Generation:
         if self.chat:
             nothing = dict.fromkeys(("refusal", "annotations", "audio", "function_call", "reasoning"))
             choice = {"message": {"role": "assistant", "content": text, **nothing}}
-        usage = {
+        usage: Any = {
             "prompt_tokens": self.prompt,
             "total_tokens": self.prompt + self.made,
             "completion_tokens": self.made,
             "prompt_tokens_details": None,
             "completion_tokens_details": None,
         }
+        if self.script.usage is not None:
+            usage = orjson.Fragment(self.script.usage or "null")
         return {
             **self.identity,
             "choices": [{"index": index, **choice, **ending} for index in range(self.answers)],

@@ -6,15 +6,17 @@ import asyncio
 import math
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from llmariner import boot
-from llmariner.errors import Unavailable
-from llmariner.gateway import meter
+from llmariner.errors import InvalidRequest, Unavailable
+from llmariner.gateway import meter, supervision
 from llmariner.gateway.control import Key
 from llmariner.gateway.meter import Meter, Metered
+from llmariner.gateway.metrics import Metrics
 
 KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset(), None, False)
 
@@ -36,7 +38,7 @@ class Away:
 def test_a_process_that_ends_waits_for_who_keeps_the_ledger() -> None:
     async def end() -> Away:
         away = Away()
-        meters = Meter(away)  # type: ignore[arg-type]
+        meters = Meter(away, Metrics())  # type: ignore[arg-type]
         meters.close(meters.admit("req_1", KEY, "m", "chat_completions"), "succeeded", 200)
         await meters.give_away()
         return away
@@ -69,7 +71,7 @@ def test_every_event_arrives_whatever_becomes_of_batches_and_answers(seed: int, 
 
     async def live() -> Unsure:
         unsure = Unsure(random.Random(seed))
-        meters = Meter(unsure)  # type: ignore[arg-type]
+        meters = Meter(unsure, Metrics())  # type: ignore[arg-type]
         running = asyncio.create_task(meters.run())
         for name in names:
             meters.close(meters.admit(name, KEY, "m", "chat_completions"), "succeeded", 200)
@@ -95,7 +97,7 @@ def test_an_answer_that_takes_its_time_holds_up_no_later_event(monkeypatch: Any)
 
     async def live() -> list[str]:
         slow = Slow()
-        meters = Meter(slow)  # type: ignore[arg-type]
+        meters = Meter(slow, Metrics())  # type: ignore[arg-type]
         running = asyncio.create_task(meters.run())
         for name in ("first", "second"):
             meters.close(meters.admit(name, KEY, "m", "chat_completions"), "succeeded", 200)
@@ -107,6 +109,86 @@ def test_an_answer_that_takes_its_time_holds_up_no_later_event(monkeypatch: Any)
         return slow.given
 
     assert asyncio.run(live()) == ["first", "second"]
+
+
+class Choosy:
+    """A ledger that refuses whatever holds an event of one request."""
+
+    def __init__(self, poison: str, error: Exception) -> None:
+        self._poison, self._error = poison, error
+        self.taken: list[str] = []
+
+    async def record(self, events: list[dict[str, Any]]) -> None:
+        names = [event["request_id"] for event in events]
+        if self._poison in names:
+            raise self._error
+        self.taken += names
+
+
+@pytest.mark.parametrize("error", [InvalidRequest("no"), OverflowError("too large"), TypeError("not JSON")], ids=repr)
+def test_an_event_that_the_ledger_refuses_loses_no_other(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    choosy, metrics = Choosy("req_123", error), Metrics()
+
+    async def work() -> None:
+        meters = Meter(choosy, metrics)  # type: ignore[arg-type]
+        for number in range(500):
+            meters.close(meters.admit(f"req_{number}", KEY, "m", "chat_completions"), "succeeded", 200)
+        await meters.give_away()
+
+    asyncio.run(work())
+    assert sorted(choosy.taken) == sorted(f"req_{number}" for number in range(500) if number != 123)
+    assert metrics.refused_events == 1
+    [said] = caplog.messages
+    assert "req_123" in said
+
+
+def test_a_request_that_can_not_be_counted_stops_no_other(monkeypatch: Any) -> None:
+    monkeypatch.setattr(meter, "_FLUSH_SECONDS", 0.005)
+    choosy = Choosy("", ValueError())
+
+    class Broken(Metered):
+        def due(self, now: float) -> bool:
+            raise ValueError(now)
+
+    async def work() -> None:
+        meters = Meter(choosy, Metrics())  # type: ignore[arg-type]
+        broken = Broken("req_1", KEY, "m", "chat_completions")
+        broken.told = True
+        meters._open.add(broken)
+        running = asyncio.create_task(meters.run())
+        await asyncio.sleep(0.02)
+        meters.admit("req_2", KEY, "m", "chat_completions")
+        await soon(lambda: "req_2" in choosy.taken)
+        running.cancel()
+
+    asyncio.run(work())
+
+
+def test_a_task_that_fails_begins_anew(monkeypatch: Any, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(supervision, "_PAUSE_SECONDS", 0.001)
+    begun: list[int] = []
+
+    async def fails_twice() -> None:
+        begun.append(len(begun))
+        if len(begun) < 3:
+            raise ValueError("on purpose")
+        await asyncio.sleep(60)
+
+    async def work() -> None:
+        task = asyncio.create_task(supervision.supervised(fails_twice))
+        await soon(lambda: len(begun) == 3)
+        task.cancel()
+
+    asyncio.run(work())
+    assert len([said for said in caplog.messages if "begins anew" in said]) == 2
+
+
+async def soon(fact: Callable[[], bool]) -> None:
+    for _ in range(4000):
+        if fact():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come true")
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,14 @@ def unescaped(value: str) -> str:
 def closed(**values: Any) -> dict[str, object]:
     """A closing ledger event."""
     said = {"model": "m", "route": "chat_completions", "outcome": "succeeded", "status": 200, "admitted_at": 100.0}
-    said |= {"at": 102.0, "first_token_seconds": 0.5, "prompt_tokens": 9, "completion_tokens": 4, "cached_tokens": 0}
+    said |= {
+        "at": 102.0,
+        "first_token_seconds": 0.5,
+        "prompt_tokens": 9,
+        "completion_tokens": 4,
+        "cached_tokens": 0,
+        "uncounted": False,
+    }
     return said | values
 
 
@@ -64,9 +71,14 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 def test_metrics_of_nothing_are_readable() -> None:
     samples, types = read(Metrics().text([]))
-    assert samples == {}
+    assert samples == {("llmariner_refused_ledger_events_total", frozenset()): 0}
     assert types["llmariner_requests_total"] == "counter"
-    assert sorted(types.values()) == ["counter", "gauge", "gauge", *["histogram"] * 4]
+    assert sorted(types.values()) == [*["counter"] * 3, "gauge", "gauge", *["histogram"] * 4]
+
+
+def test_requests_whose_engine_told_no_usage_are_counted() -> None:
+    samples = told(closed(uncounted=True), closed(), closed(uncounted=True))
+    assert value(samples, "llmariner_uncounted_requests_total", gen_ai_request_model="m") == 2
 
 
 def test_requests_are_counted_by_outcome_and_status() -> None:
@@ -138,7 +150,7 @@ def test_token_buckets_are_the_powers_of_four_of_the_convention() -> None:
 )
 def test_whatever_is_counted_the_text_is_readable_and_buckets_rise(events: list[dict[str, object]]) -> None:
     samples = told(*events)
-    models = {dict(labels)["gen_ai_request_model"] for _, labels in samples}
+    models = {dict(labels)["gen_ai_request_model"] for _, labels in samples if labels}
     assert models == {event["model"] for event in events}
     total = sum(number for (name, _), number in samples.items() if name == "llmariner_requests_total")
     assert total == len(events)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmariner.client import ResponseBroken
-from llmariner.gateway.sse import DONE, EventCutter, UsageHider, comment, data, tokens
+from llmariner.gateway.sse import DONE, EventCutter, UsageHider, comment, data
+from llmariner.gateway.token_counts import counts
 
 USAGE = {"prompt_tokens": 9, "total_tokens": 12, "completion_tokens": 3}
 
@@ -163,29 +164,12 @@ def test_the_last_usage_seen_is_remembered() -> None:
     hider.pass_on(chunk("a", USAGE))
     hider.pass_on(chunk("b", {**USAGE, "completion_tokens": 7}))
     hider.pass_on(DONE)
-    assert tokens(hider.usage) == {
+    assert counts(hider.usage) == {
         "prompt_tokens": 9,
         "completion_tokens": 7,
         "cached_tokens": 0,
         "reasoning_tokens": 0,
     }
-
-
-@pytest.mark.parametrize(
-    ("usage", "expected"),
-    [
-        (b"", (0, 0, 0, 0)),
-        (b'"usage":null', (0, 0, 0, 0)),
-        (b'"usage":{"prompt_tokens":5,"total_tokens":5}', (5, 0, 0, 0)),
-        (b'"usage": {"prompt_tokens": 5, "completion_tokens": 6}', (5, 6, 0, 0)),
-        (b'{"prompt_tokens":5,"completion_tokens":6,"prompt_tokens_details":{"cached_tokens":4}}', (5, 6, 4, 0)),
-        (b'{"prompt_tokens":123456789012}', (123456789012, 0, 0, 0)),
-        (b'{"completion_tokens":6,"completion_tokens_details":{"reasoning_tokens": 5}}', (0, 6, 0, 5)),
-        (b'{"prompt_tokens":null}', (0, 0, 0, 0)),
-    ],
-)
-def test_counts_are_read_from_usage_and_those_absent_are_nought(usage: bytes, expected: tuple[int, ...]) -> None:
-    assert tuple(tokens(usage).values()) == expected
 
 
 def test_an_event_and_a_comment_are_each_one_line() -> None:

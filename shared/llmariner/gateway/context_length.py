@@ -11,14 +11,16 @@ __all__ = ["LONGEST_CONTEXT", "context_length"]
 LONGEST_CONTEXT = 131_072
 """What is assumed of a model whose engine does not say, or sleeps."""
 
+_MOST = 2**31 - 1
+
 
 async def context_length(client: Client, endpoint: str, model_id: str) -> int:
-    """Tokens, as vLLM tells them in its list of models; 0 when it does not."""
+    """Tokens, as vLLM tells them in its list of models; 0 when it does not, or tells what is no length."""
     try:
         response = await client.request(endpoint, "GET", "/v1/models")
         rows = orjson.loads(await response.read())["data"]
-    except (ConnectionFailed, ResponseBroken, ValueError, KeyError, TypeError):
+        told = {row["id"]: row.get("max_model_len") for row in rows}
+    except (ConnectionFailed, ResponseBroken, ValueError, KeyError, TypeError, AttributeError):
         return 0
-    lengths = {row.get("id"): row.get("max_model_len") for row in rows}
-    found = lengths.get(model_id) or max((length for length in lengths.values() if length), default=0)
-    return int(found)
+    lengths = {name: length for name, length in told.items() if type(length) is int and 0 < length <= _MOST}
+    return lengths.get(model_id) or max(lengths.values(), default=0)

@@ -26,6 +26,7 @@ from llmariner.gateway.pricing import Price
 from llmariner.gateway.request_ids import new_request_id
 from llmariner.gateway.room import Room, Waiter
 from llmariner.gateway.stream import StreamRelay
+from llmariner.gateway.token_counts import Bounds
 from llmariner.gateway.usability import check_usable
 
 __all__ = ["Exchange"]
@@ -114,7 +115,8 @@ class Exchange:
         except BaseException:
             reserved.settle(0, 0)
             raise
-        metered = self._gateway.meter.admit(self._request_id, key, request.model, self._route.name)
+        bounds = Bounds.of(request, self._gateway.known_context(request.model))
+        metered = self._gateway.meter.admit(self._request_id, key, request.model, self._route.name, bounds)
         metered.adapter = state.adapter
         outcome = "failed"
         task = cast(asyncio.Task[None], asyncio.current_task())
@@ -349,7 +351,8 @@ class Exchange:
             await self._relay_stream(response, request, metered)
             return
         body = await response.read()
-        metered.usage = body[max(0, body.rfind(b'"usage":')) :]
+        at = body.rfind(b'"usage":')
+        metered.usage = body[at:] if at >= 0 else b""
         self._status = response.status
         self._answered = True
         await send_json(self._send, response.status, body, self._timed())

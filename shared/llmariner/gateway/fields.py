@@ -23,7 +23,8 @@ class Route:
     `computes`: whether its prompt is read by the model, and so costs tokens. `answer`: the most tokens that an engine
     answers with when the caller sets no maximum; None: as many as the model's context takes.
     `maximum`: the fields that bound an answer's length here, by any of its names; they must agree. `choices`: those that
-    say how many answers each prompt gets; the greatest counts. Fields that the route does not name bound nothing.
+    say how many answers each prompt gets; the greatest counts. `prompts`: the field that may hold several prompts.
+    Fields that the route does not name bound nothing.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Route:
     answer: int | None = None
     maximum: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
+    prompts: str | None = None
 
 
 def check(route: Route, body: Mapping[str, Any]) -> None:
@@ -279,6 +281,7 @@ COMPLETIONS = Route(
     answer=16,
     maximum=("max_tokens",),
     choices=("n", "best_of"),
+    prompts="prompt",
 )
 EMBEDDINGS = Route(
     name="embeddings",
@@ -297,6 +300,7 @@ EMBEDDINGS = Route(
         "user": _string,
     },
     answer=0,
+    prompts="input",
 )
 TOKENIZE = Route(
     name="tokenize",

@@ -21,6 +21,7 @@ from llmariner.gateway.replicas import Replicas
 from llmariner.gateway.room import Room
 from llmariner.gateway.settlement import Settlement
 from llmariner.gateway.sources import Sources
+from llmariner.gateway.supervision import supervised
 from llmariner.settings import GatewaySettings, Secret
 
 __all__ = ["Gateway", "not_ready"]
@@ -56,8 +57,8 @@ class Gateway:
         self.keyring = Keyring(control, pepper.reveal())
         self.limits = Limits(control)
         self.sources = Sources(settings.trusted_proxies)
-        self.meter = Meter(control)
         self.metrics = Metrics()
+        self.meter = Meter(control, self.metrics)
         self.replicas = Replicas()
         self.settlement = Settlement(self.client)
         self._states: dict[str, ModelState] = {}
@@ -80,8 +81,8 @@ class Gateway:
     async def refresh(self) -> None:
         """Start the tasks, if they don't run yet, and ask what changed; where nobody answers, what is known goes on."""
         if not self._tasks:
-            tending = (self.meter.run(), self.limits.run(), self._poll())
-            self._tasks = [asyncio.create_task(each) for each in tending]
+            tending = (self.meter.run, self.limits.run, self._poll)
+            self._tasks = [asyncio.create_task(supervised(each)) for each in tending]
         asked = time.monotonic() - self._tried_at <= _ASKED_SECONDS
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS if asked else None), self._polling:
@@ -106,6 +107,10 @@ class Gateway:
         if known is None and state.endpoint is not None:
             known = self._contexts[state.id] = await context_length(self.client, state.endpoint, state.id)
         return known or LONGEST_CONTEXT
+
+    def known_context(self, model_id: str) -> int | None:
+        """The same, of a model whose engine was asked already."""
+        return self._contexts.get(model_id)
 
     def room(self, model_id: str) -> Room:
         """The room of a model; made when first asked for."""

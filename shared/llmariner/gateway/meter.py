@@ -12,8 +12,9 @@ import time
 from typing import Any
 
 from llmariner.errors import InvalidRequest, PlatformError
-from llmariner.gateway import sse
 from llmariner.gateway.control import Control, Key
+from llmariner.gateway.metrics import Metrics
+from llmariner.gateway.token_counts import UNBOUNDED, Bounds, counts
 
 __all__ = ["Meter", "Metered"]
 
@@ -27,6 +28,7 @@ _AT_ONCE = 8
 # A function that crashes again and again is started again after at most five minutes.
 _LAST_SECONDS = 300.0
 _MOST_KEPT = 200_000
+_SHOWN_BYTES = 200
 # The closing event's place in its request's sequence: after any checkpoint.
 _LAST = 2**31 - 1
 
@@ -37,7 +39,7 @@ class Metered:
     `waited_seconds`: from its beginning to its place at an engine; of these `wake_seconds` while the model was not ready and
     `queued_seconds` behind others. `adapter`: what its engine puts on top of the base model.
     `told`: the ledger knows of it. One that ends before it is told leaves as its closing event alone, which says when it
-    was admitted too.
+    was admitted too. `bounds`: what its engine is believed; `uncounted`: it was charged by them.
     """
 
     __slots__ = (
@@ -46,26 +48,29 @@ class Metered:
         "_told_at",
         "adapter",
         "admitted_at",
+        "bounds",
         "first_token_seconds",
         "queued_seconds",
         "sequence",
         "told",
+        "uncounted",
         "usage",
         "waited_seconds",
         "wake_seconds",
     )
 
-    def __init__(self, request_id: str, key: Key, model: str, route: str) -> None:
+    def __init__(self, request_id: str, key: Key, model: str, route: str, bounds: Bounds = UNBOUNDED) -> None:
         self.admitted_at = time.time()
         self.usage = b""
-        self.told = False
+        self.bounds = bounds
+        self.told = self.uncounted = False
         self.sequence = 0
         self.adapter: str | None = None
         self.waited_seconds: float | None = None
         self.queued_seconds = 0.0
         self.wake_seconds = 0.0
         self.first_token_seconds: float | None = None
-        self._told: dict[str, int] = {}
+        self._told = counts(b"") or {}
         self._told_at = self.admitted_at
         self._base = {
             "request_id": request_id,
@@ -87,7 +92,7 @@ class Metered:
 
     def event(self, kind: str, *, outcome: str = "open", status: int = 0) -> dict[str, Any]:
         """The ledger event for now."""
-        self._told, self._told_at = sse.tokens(self.usage), time.time()
+        self._told, self._told_at = self._used(closing=kind == "closed", outcome=outcome), time.time()
         sequence = _LAST if kind == "closed" else self.sequence
         self.sequence += 1
         return {
@@ -103,7 +108,8 @@ class Metered:
             "queued_seconds": self.queued_seconds,
             "wake_seconds": self.wake_seconds,
             "first_token_seconds": self.first_token_seconds,
-            "total_seconds": self._told_at - self.admitted_at,
+            "total_seconds": max(0.0, self._told_at - self.admitted_at),
+            "uncounted": self.uncounted,
         }
 
     def due(self, now: float) -> bool:
@@ -111,21 +117,36 @@ class Metered:
         silent = now - self._told_at
         if silent >= _SIGN_OF_LIFE_SECONDS:
             return True
-        return silent >= _CHECKPOINT_SECONDS and sse.tokens(self.usage) != self._told
+        return silent >= _CHECKPOINT_SECONDS and self._used() != self._told
+
+    def _used(self, *, closing: bool = False, outcome: str = "open") -> dict[str, int]:
+        """What was used so far, as far as the engine is believed; never less than before.
+
+        At the end counts that can't be true are replaced by what the bounds charge, and so is the silence of an engine
+        that answered.
+        """
+        found = self.bounds.believed(counts(self.usage))
+        if closing and (found is None or (outcome == "succeeded" and not found["prompt_tokens"])):
+            self.uncounted = found is None or self.bounds.charged_prompt > 0
+            found = self.bounds.charge
+        if found is None:
+            return self._told
+        return {name: max(count, self._told[name]) for name, count in found.items()}
 
 
 class Meter:
     """Gathers ledger events and gives them to the control port."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, metrics: Metrics) -> None:
         self._control = control
+        self._metrics = metrics
         self._open: set[Metered] = set()
         self._events: list[dict[str, Any]] = []
         self._giving: set[asyncio.Task[bool]] = set()
 
-    def admit(self, request_id: str, key: Key, model: str, route: str) -> Metered:
+    def admit(self, request_id: str, key: Key, model: str, route: str, bounds: Bounds = UNBOUNDED) -> Metered:
         """Begin to count a request."""
-        metered = Metered(request_id, key, model, route)
+        metered = Metered(request_id, key, model, route, bounds)
         self._open.add(metered)
         return metered
 
@@ -134,6 +155,13 @@ class Meter:
         self._open.discard(metered)
         event = metered.event("closed", outcome=outcome, status=status)
         self._events.append(event)
+        if metered.uncounted:
+            _log.warning(
+                "request %s of %s is charged by its bounds: its engine told no usage that can be true: %r",
+                event["request_id"],
+                event["model"],
+                metered.usage[:_SHOWN_BYTES],
+            )
         return event
 
     async def run(self) -> None:
@@ -142,12 +170,18 @@ class Meter:
             await asyncio.sleep(_FLUSH_SECONDS)
             now = time.time()
             for metered in self._open:
-                if not metered.told:
-                    metered.told = True
-                    self._events.append(metered.event("admitted"))
-                elif metered.due(now):
-                    self._events.append(metered.event("checkpoint"))
+                try:
+                    self._look_at(metered, now)
+                except Exception:  # whatever is wrong with one request, the others are counted
+                    _log.exception("a request under way could not be counted")
             self._give()
+
+    def _look_at(self, metered: Metered, now: float) -> None:
+        if not metered.told:
+            metered.told = True
+            self._events.append(metered.event("admitted"))
+        elif metered.due(now):
+            self._events.append(metered.event("checkpoint"))
 
     async def give_away(self) -> None:
         """Flush until nothing is left: at a process's end, who keeps the ledger may be away for a while, too."""
@@ -172,15 +206,27 @@ class Meter:
             task.add_done_callback(self._giving.discard)
 
     async def _given(self, batch: list[dict[str, Any]]) -> bool:
-        """Give a batch away; what is refused is kept and tried again, up to a bound. Whether that is of no need."""
+        """Give a batch away; what could not be is kept and tried again, up to a bound. Whether that is of no need."""
         try:
             await self._control.record(batch)
-        except InvalidRequest as error:
-            # Kept, it would hold up every event after it for ever.
-            _log.error("the ledger refused %d events: %s", len(batch), error.message)
+        except (InvalidRequest, TypeError, ValueError, OverflowError) as error:
+            return await self._refused(batch, error)
         except Exception as error:  # whatever it was: the events are kept
             if not isinstance(error, PlatformError):
                 _log.exception("the ledger could not be written")
             self._events = [*batch, *self._events][-_MOST_KEPT:]
             return False
+        return True
+
+    async def _refused(self, batch: list[dict[str, Any]], error: Exception) -> bool:
+        """Find the event that the ledger will never take, by halves: the others are others' requests.
+
+        Kept, it would hold up every event after it for ever.
+        """
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            given = [await self._given(half) for half in (batch[:middle], batch[middle:])]
+            return all(given)
+        self._metrics.refused_events += 1
+        _log.error("the ledger refused an event, which is left out: %s: %s", error, batch[0])
         return True

@@ -76,6 +76,8 @@ class Metrics:
     def __init__(self) -> None:
         self._requests: dict[tuple[str, str, str, int], int] = {}
         self._of_model: dict[tuple[str, str], _OfModel] = {}
+        self._uncounted: dict[tuple[str, str], int] = {}
+        self.refused_events = 0
         self.duration = _Histogram(
             "gen_ai_server_request_duration_seconds", "Time from a request to the end of its answer.", _SECONDS
         )
@@ -96,6 +98,8 @@ class Metrics:
             of_model = self._of_model[model, route] = _OfModel(labels, self)
         key = (model, route, event["outcome"], event["status"])
         self._requests[key] = self._requests.get(key, 0) + 1
+        if event["uncounted"]:
+            self._uncounted[model, route] = self._uncounted.get((model, route), 0) + 1
         duration = event["at"] - event["admitted_at"]
         of_model.duration.observe(duration)
         first, completion = event["first_token_seconds"], event["completion_tokens"]
@@ -114,6 +118,7 @@ class Metrics:
         for (model, route, outcome, status), count in self._requests.items():
             labels = (*self._of_model[model, route].labels, ("outcome", outcome), ("status", str(status)))
             lines.append(f"llmariner_requests_total{_text(labels)} {count}")
+        lines += self._faults()
         for histogram in (self.duration, self.first, self.per_token, self.usage):
             lines += histogram.lines()
         rooms = list(rooms)
@@ -124,6 +129,16 @@ class Metrics:
             lines += [f"# HELP {name} {help_}", f"# TYPE {name} gauge"]
             lines += [f"{name}{_text((('gen_ai_request_model', room[0]),))} {room[column]}" for room in rooms]
         return "\n".join(lines) + "\n"
+
+    def _faults(self) -> Iterable[str]:
+        """What metering could not do as it should."""
+        yield "# HELP llmariner_uncounted_requests_total Requests charged by their bounds: their engine told no usage."
+        yield "# TYPE llmariner_uncounted_requests_total counter"
+        for of, count in self._uncounted.items():
+            yield f"llmariner_uncounted_requests_total{_text(self._of_model[of].labels)} {count}"
+        yield "# HELP llmariner_refused_ledger_events_total Events that the ledger would not take."
+        yield "# TYPE llmariner_refused_ledger_events_total counter"
+        yield f"llmariner_refused_ledger_events_total {self.refused_events}"
 
 
 def _text(labels: Labels) -> str:

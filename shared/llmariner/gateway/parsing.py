@@ -55,7 +55,7 @@ def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
     options = options or {}
     maximum = _maximum(route, fields)
-    prompts = _prompts(fields) if "prompt" in route.required else 1
+    prompts = _prompts(fields.get(route.prompts)) if route.prompts is not None else 1
     answers = _choices(route, fields) * prompts
     return ModelRequest(
         model=fields["model"],
@@ -93,9 +93,8 @@ def _choices(route: Route, fields: dict[str, Any]) -> int:
     return choices
 
 
-def _prompts(fields: dict[str, Any]) -> int:
-    """How many prompts a completion has: a list of integers is one of them."""
-    prompts = fields["prompt"]
+def _prompts(prompts: Any) -> int:
+    """How many prompts there are: a list of integers is one of them."""
     if isinstance(prompts, list) and not isinstance(prompts[0], int):
         return len(prompts)
     return 1

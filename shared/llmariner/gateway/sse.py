@@ -12,15 +12,12 @@ from typing import Any
 
 from llmariner.client import ResponseBroken
 
-__all__ = ["DONE", "EventCutter", "UsageHider", "comment", "data", "tokens"]
+__all__ = ["DONE", "EventCutter", "UsageHider", "comment", "data"]
 
 DONE = b"data: [DONE]\n\n"
 _USAGE = re.compile(rb',\s?"usage":\s?(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|null)')
 _NULL = b',"usage":null'
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
-_COUNT = re.compile(rb'"((?:prompt|completion|cached|reasoning)_tokens)":\s?(\d+)')
-_NAMES = {name.encode(): name for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")}
-_NOTHING = dict.fromkeys(_NAMES.values(), 0)
 
 # Longer than any that an engine has reason to send: an echoed prompt is the longest.
 _LONGEST_EVENT = 4 * 1024 * 1024
@@ -34,14 +31,6 @@ def comment(facts: dict[str, Any]) -> bytes:
 def data(value: dict[str, Any]) -> bytes:
     """One event."""
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
-
-
-def tokens(usage: bytes) -> dict[str, int]:
-    """The counts in the bytes of a usage object; those absent are 0."""
-    counts = dict(_NOTHING)
-    for name, digits in _COUNT.findall(usage):
-        counts[_NAMES[name]] = int(digits)
-    return counts
 
 
 class EventCutter:

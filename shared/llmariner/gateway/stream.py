@@ -7,6 +7,7 @@ import time
 from llmariner.gateway import sse
 from llmariner.gateway.meter import Metered
 from llmariner.gateway.parsing import ModelRequest
+from llmariner.gateway.token_counts import AnswerCounts
 
 __all__ = ["StreamRelay"]
 
@@ -14,11 +15,12 @@ __all__ = ["StreamRelay"]
 class StreamRelay:
     """Cuts a stream at its events, hides usage that was not asked for, and lets the meter see it."""
 
-    __slots__ = ("_began", "_cutter", "_hider", "_metered", "done")
+    __slots__ = ("_answers", "_began", "_cutter", "_hider", "_metered", "done")
 
     def __init__(self, request: ModelRequest, metered: Metered, began: float) -> None:
         self._cutter = sse.EventCutter()
         self._hider = sse.UsageHider(include=request.include_usage, continuous=request.continuous_usage)
+        self._answers = AnswerCounts(request) if request.answers > 1 else None
         self._metered = metered
         self._began = began
         self.done = False
@@ -30,7 +32,7 @@ class StreamRelay:
             return b""
         seen = self._hider.pass_on(block)
         metered = self._metered
-        metered.usage = self._hider.usage
+        metered.usage = self._hider.usage if self._answers is None else self._answers.add(block)
         if metered.first_token_seconds is None:
             metered.first_token_seconds = time.perf_counter() - self._began
         self.done = block.endswith(sse.DONE)

@@ -7,7 +7,7 @@ else by the interruption. So events may come twice, late or in any order.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import Table
@@ -37,6 +37,8 @@ OPEN = "open"
 INTERRUPTED = "interrupted"
 TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 HOUR, DAY = 3600, 86400
+# The year 9999: what databases and clients can still show.
+_LAST_TIME = 253_402_300_800
 _KINDS = ("admitted", "checkpoint", "closed")
 _IDENTITY = ("organization_id", "project_id", "user_id", "key_id", "model", "route", "adapter", "admitted_at")
 _TIMES = ("waited_seconds", "queued_seconds", "wake_seconds", "first_token_seconds", "total_seconds")
@@ -47,6 +49,8 @@ _NEEDED = frozenset({"request_id", "sequence", "kind", "at", *TOKENS, *_IDENTITY
 _NEEDED_AT_THE_END = _NEEDED | frozenset(_ENDING) - _NEWER.keys()
 # Before the closing event's place, after any checkpoint's.
 _BEFORE_LAST = 2**31 - 2
+# What a column of 64 bits takes many thousand times over: sums of these are stored, too.
+_MOST_TOKENS = 2**40
 _EVENT_COLUMNS = tuple(column.name for column in ledger_events.c)
 _ALWAYS = frozenset({"request_id", "sequence", "kind", "at", *TOKENS})
 
@@ -68,13 +72,49 @@ GRAINS = (_grain(ledger_project_days, DAY), _grain(ledger_days, DAY), _grain(led
 _FINEST = GRAINS[-1].dimensions
 
 
+Fits = Callable[[Any], bool]
+
+
+def _count(most: int) -> Fits:
+    return lambda value: type(value) is int and 0 <= value <= most
+
+
+def _seconds(least: float) -> Fits:
+    # Of a clock that was set back in between, a duration may be negative.
+    return lambda value: type(value) in (int, float) and least <= value < _LAST_TIME
+
+
+def _text(name: str) -> Fits:
+    length = ledger_events.c[name].type.length  # type: ignore[attr-defined]
+    return lambda value: type(value) is str and len(value) <= length and value.isprintable()
+
+
+def _or_none(fits: Fits) -> Fits:
+    return lambda value: value is None or fits(value)
+
+
+_FITS: dict[str, Fits] = {
+    **dict.fromkeys(TOKENS, _count(_MOST_TOKENS)),
+    "sequence": _count(2**31 - 1),
+    "status": _or_none(_count(999)),
+    **dict.fromkeys(("at", "admitted_at"), _seconds(0)),
+    **dict.fromkeys(_TIMES, _or_none(_seconds(-_LAST_TIME))),
+    **{name: _text(name) for name in ("request_id", *_IDENTITY) if name not in ("adapter", "admitted_at")},
+    **{name: _or_none(_text(name)) for name in ("adapter", "outcome")},
+}
+"""By field, whether the columns take a value, and sums of such values, too."""
+
+
 def checked(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The event with all fields there are. InvalidRequest when a needed one is missing."""
+    """The event with all fields there are. InvalidRequest when a needed one is missing, or can't be stored."""
     at_the_end = isinstance(event, Mapping) and event.get("kind") == "closed"
     needed = _NEEDED_AT_THE_END if at_the_end else _NEEDED
     if not isinstance(event, Mapping) or not event.keys() >= needed or event["kind"] not in _KINDS:
         raise InvalidRequest(f"A ledger event needs {', '.join(sorted(needed))}.", param="events")
     whole = {**dict.fromkeys(_EVENT_COLUMNS), **_NEWER, **event}
+    for name, fits in _FITS.items():
+        if not fits(whole[name]):
+            raise InvalidRequest(f"In a ledger event '{name}' can't be {repr(whole[name])[:100]}.", param="events")
     if at_the_end and whole["total_seconds"] is None:
         whole["total_seconds"] = whole["at"] - whole["admitted_at"]
     return whole

@@ -14,6 +14,7 @@ from sqlalchemy import func, literal, select
 
 from llmariner.errors import NotFound
 from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.platform.events import outbox
 from llmariner.usage import folding
 from llmariner.usage.folding import GRAINS, INTERRUPTED, OPEN, Change
 from llmariner.usage.prices import ALL_MODELS, ListedPrice, PriceList
@@ -24,6 +25,8 @@ __all__ = ["OPEN", "Ledger", "floor"]
 
 _CHUNK = 500
 _CHUNKS_AT_ONCE = 100
+_UNCOUNTED = "ai.llmariner.usage.uncounted.v1"
+_TOLD = ("organization_id", "project_id", "model", "route", "prompt_tokens", "completion_tokens")
 _COLUMNS = tuple(column.name for column in ledger_requests.c)
 Row = dict[str, Any]
 
@@ -189,6 +192,10 @@ def _taken(session: WriteSession, batch: Sequence[Row]) -> int:
                 sums.move(before, after, price)
                 changed.append(after)
     _write(session, changed, sums)
+    for event in batch:
+        if event.get("uncounted") and _place(event) in fresh:
+            told = {"id": event["request_id"], **{name: event[name] for name in _TOLD}}
+            outbox.add(session, _UNCOUNTED, f"requests/{event['request_id']}", told)
     return len(fresh)
 
 

@@ -1,0 +1,140 @@
+"""What an engine says of usage: read without trust, and never a reason to fail."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmariner.gateway.context_length import LONGEST_CONTEXT
+from llmariner.gateway.control import Key
+from llmariner.gateway.meter import Metered
+from llmariner.gateway.parsing import ModelRequest
+from llmariner.gateway.token_counts import AnswerCounts, Bounds, counts
+
+KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset(), None, False)
+
+
+def request(prompt: int, answer: int | None, *, prompts: int = 1, answers: int = 1) -> ModelRequest:
+    return ModelRequest("m", True, False, False, b"", prompt, answer, prompts, answers)
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (b"", (0, 0, 0, 0)),
+        (b'"usage":null', (0, 0, 0, 0)),
+        (b'"usage":{"prompt_tokens":5,"total_tokens":5}', (5, 0, 0, 0)),
+        (b'"usage": {"prompt_tokens": 5, "completion_tokens": 6}', (5, 6, 0, 0)),
+        (b'{"prompt_tokens":5,"completion_tokens":6,"prompt_tokens_details":{"cached_tokens":4}}', (5, 6, 4, 0)),
+        (b'{"prompt_tokens":123456789012}', (123456789012, 0, 0, 0)),
+        (b'{"completion_tokens":6,"completion_tokens_details":{"reasoning_tokens": 5}}', (0, 6, 0, 5)),
+        (b'{"prompt_tokens":null}', (0, 0, 0, 0)),
+        (b'{"prompt_tokens":5,"prompt_tokens":7}', (7, 0, 0, 0)),
+    ],
+)
+def test_counts_are_read_from_usage_and_those_absent_are_nought(usage: bytes, expected: tuple[int, ...]) -> None:
+    found = counts(usage)
+    assert found is not None
+    assert tuple(found.values()) == expected
+
+
+NO_COUNTS = ["-1", '"5"', '"x"', "1.5", "1e3", "true", "[5]", '{"a":1}', "1" * 5000, "NaN", "", "0x10"]
+
+
+@pytest.mark.parametrize("value", NO_COUNTS, ids=lambda value: value[:10])
+def test_what_is_no_count_is_told_from_nothing(value: str) -> None:
+    assert counts(f'"usage":{{"prompt_tokens":{value},"completion_tokens":3}}'.encode()) is None
+
+
+NAMES = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "usage", "index")
+PIECES = st.sampled_from(
+    [
+        *(f'"{name}":'.encode() for name in NAMES),
+        *(b"9" * 6000, b"-7", b"5", b"null", b"{", b"}", b",", b"\n\n", b'"choices":[]', b"data: ", b"\xff\x00"),
+    ]
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    chunks=st.lists(st.lists(PIECES, max_size=8).map(b"".join) | st.binary(max_size=40), max_size=6),
+    answer=st.none() | st.integers(0, 50),
+    outcome=st.sampled_from(["succeeded", "failed", "cancelled"]),
+    several=st.booleans(),
+)
+def test_whatever_an_engine_says_a_request_is_charged_within_its_bounds(
+    chunks: list[bytes], answer: int | None, outcome: str, several: bool
+) -> None:
+    asked = request(40, answer, answers=2 if several else 1)
+    bounds = Bounds.of(asked, 1000)
+    metered = Metered("req_1", KEY, "m", "chat_completions", bounds)
+    answers = AnswerCounts(asked)
+    seen = metered.event("admitted")
+    for chunk in chunks:
+        metered.usage = answers.add(chunk) if several else chunk
+        metered.due(0)
+        seen = metered.event("checkpoint")
+    last = metered.event("closed", outcome=outcome)
+    assert 0 <= seen["prompt_tokens"] <= last["prompt_tokens"] <= bounds.prompt
+    assert 0 <= seen["completion_tokens"] <= last["completion_tokens"] <= bounds.completion
+    assert last["uncounted"] or outcome != "succeeded" or last["prompt_tokens"]
+    json.dumps(last)
+
+
+@pytest.mark.parametrize(
+    ("asked", "context", "most", "charged"),
+    [
+        (request(100, 7), None, (100 + LONGEST_CONTEXT, 7), (100, 7)),
+        (request(100, 7), 50, (50, 7), (50, 7)),
+        (request(100, 7000), 50, (50, 50), (50, 50)),
+        (request(100, None), 8192, (8192, 8192), (100, 1024)),
+        (request(100, None, answers=3), 8192, (8192, 3 * 8192), (100, 3 * 1024)),
+        (request(100, 60, prompts=2, answers=6), 8192, (2 * 8192, 60), (100, 60)),
+        (request(0, 0), None, (0, 0), (0, 0)),
+    ],
+)
+def test_bounds_are_what_a_request_can_use_and_the_charge_is_what_it_reserved(
+    asked: ModelRequest, context: int | None, most: tuple[int, int], charged: tuple[int, int]
+) -> None:
+    bounds = Bounds.of(asked, context)
+    assert bounds == (*most, *charged)
+
+
+@pytest.mark.parametrize("usage", [b"", b'"usage":null', b'"usage":{"prompt_tokens":-3}', b'{"prompt_tokens":99999}'])
+def test_an_answer_without_usage_that_can_be_true_is_charged_what_it_reserved(usage: bytes) -> None:
+    metered = Metered("req_1", KEY, "m", "chat_completions", Bounds.of(request(100, 7), 8192))
+    metered.usage = usage
+    event = metered.event("closed", outcome="succeeded", status=200)
+    assert (event["prompt_tokens"], event["completion_tokens"], event["uncounted"]) == (100, 7, True)
+
+
+def test_a_request_that_got_no_answer_is_charged_nothing() -> None:
+    metered = Metered("req_1", KEY, "m", "chat_completions", Bounds.of(request(100, 7), 8192))
+    event = metered.event("closed", outcome="failed", status=502)
+    assert (event["prompt_tokens"], event["completion_tokens"], event["uncounted"]) == (0, 0, False)
+
+
+def chunk(index: int, prompt: int, made: int) -> bytes:
+    """As vLLM writes one of several answers: its own count."""
+    value = {"choices": [{"index": index, "delta": {}}], "usage": {"prompt_tokens": prompt, "completion_tokens": made}}
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+def test_answers_that_come_by_turns_are_counted_together() -> None:
+    asked = request(100, None, prompts=2, answers=4)
+    answers = AnswerCounts(asked)
+    stream = [chunk(0, 5, 1), chunk(1, 5, 1) + chunk(2, 9, 1), chunk(3, 9, 1), chunk(0, 5, 2), b": waiting\n\n"]
+    told = [counts(answers.add(block)) for block in stream]
+    assert [(found["prompt_tokens"], found["completion_tokens"]) for found in told if found] == [
+        (5, 1),
+        (14, 3),
+        (14, 4),
+        (14, 5),
+        (14, 5),
+    ]
+    whole = counts(answers.add(b'data: {"choices":[],"usage":{"prompt_tokens":14,"completion_tokens":6}}\n\n'))
+    assert whole is not None
+    assert whole["completion_tokens"] == 6
