@@ -27,7 +27,7 @@ from llmariner.installation.migrations import migrate
 from llmariner.installation.secret_objects import SecretObjects
 from llmariner.installation.secrets import make
 from llmariner.installation.steps import Waiting
-from llmariner.platform.database.schema import is_current
+from llmariner.platform.database.schema import mismatch
 from llmariner.tenancy.bootstrap import first_owner
 from llmariner.tenancy.keys.secrets import digest, new_secret
 
@@ -194,7 +194,7 @@ def test_two_installers_at_once_migrate_through_pgbouncer(folder: Path, made: di
         environment = {"LLMARINER_DATABASE_URL": url, **made["secrets"]}
         told = "".join(installers(environment, folder / "key"))
         context = Context(environment)
-        assert is_current(context.database)
+        assert mismatch(context.database) is None
         assert told.count("first key") == 1
         owner = first_owner(context.database)
         (key,) = context.keys.of_project(owner)
@@ -222,7 +222,7 @@ def sessions_beyond_its_connections(context: Context) -> None:
     """Clients that hold their connection, five times as many as PgBouncer has of PostgreSQL."""
     others = [Context(context.env) for _ in range(100)]
     for other in others:
-        assert is_current(other.database)
+        assert mismatch(other.database) is None
     for other in others:
         other.database.close()
 

@@ -10,6 +10,7 @@ from llmariner.context import Context
 from llmariner.http import rendering
 from llmariner.http.bodies import JsonRoute
 from llmariner.http.origin import Origin
+from llmariner.http.readiness import Readiness
 from llmariner.settings import GatewaySettings
 
 __all__ = ["api"]
@@ -41,8 +42,11 @@ def api(title: str, context: Context) -> FastAPI:
     def live() -> dict[str, Any]:
         return {"status": "ok"}
 
+    readiness = Readiness(context)
+
     @app.get("/health/ready")
     def ready() -> dict[str, Any]:
+        readiness.check()
         return {"status": "ok"}
 
     return app

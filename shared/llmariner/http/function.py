@@ -20,7 +20,8 @@ Application = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
 _THREADS = 4
-_PROBES = ("/health/live", "/health/ready")
+_READY = "/health/ready"
+_PROBES = ("/health/live", _READY)
 Build = Callable[[Context], Application]
 Consume = Callable[[Context, Any], Awaitable[None] | None]
 
@@ -131,14 +132,22 @@ def _event_application(context: Context, give: Callable[[Context, Any], Awaitabl
     """The HTTP binding of a consumer: 204 took it, 400 never will (dead letter), 500 again later."""
     import logging
 
+    from llmariner.errors import PlatformError
+    from llmariner.http.readiness import Readiness
     from llmariner.platform.events.wire import MalformedEvent, from_http
 
     context.check_settings()
+    readiness = Readiness(context)
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         if scope["method"] == "GET" and scope["path"] in _PROBES:
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"OK"})
+            status, answer = 200, b"OK"
+            if scope["path"] == _READY:
+                try:
+                    await asyncio.to_thread(readiness.check)
+                except PlatformError as error:
+                    status, answer = error.status, error.message.encode()
+            await _answer(send, status, answer)
             return
         parts = []
         message: Message = {"more_body": True}
@@ -154,11 +163,15 @@ def _event_application(context: Context, give: Callable[[Context, Any], Awaitabl
         except Exception as error:  # whatever it was, the event must not be lost
             logging.getLogger(__name__).exception("a consumer failed")
             status, answer = 500, f"{type(error).__name__}: {error}".encode()
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
-        await send({"type": "http.response.body", "body": answer})
+        await _answer(send, status, answer)
 
     if not context.env.get("LLMARINER_BROKER_URL"):
         return application
     from llmariner.http.publishing import Publishing
 
     return Publishing(application, lambda: context.publisher)
+
+
+async def _answer(send: Callable[[Message], Awaitable[None]], status: int, text: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": text})

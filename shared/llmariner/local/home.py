@@ -21,7 +21,7 @@ from llmariner.local.weights import LocalWeights
 from llmariner.models.directory import ModelDirectory
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
 from llmariner.models.selection import Selection
-from llmariner.platform.database.schema import is_current
+from llmariner.platform.database.schema import mismatch
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries
 from llmariner.platform.serving.command import engine_environment
@@ -100,8 +100,13 @@ class Home:
         self._weights = LocalWeights(self.layout.root / "models", environment)
 
     def prepare(self) -> str | None:
-        """Schema, first administrator, packaged models. Returns the admin's key when it was just made."""
-        if not is_current(self.context.database):
+        """Schema, first administrator, packaged models. Returns the admin's key when it was just made.
+
+        ValueError for a database of a version that this one can't run on.
+        """
+        if found := mismatch(self.context.database):
+            if not found.upgradable:
+                raise ValueError(found.reason)
             from llmariner.platform.database.migrate import upgrade
 
             upgrade(self.context.database)

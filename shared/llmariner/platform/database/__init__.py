@@ -47,6 +47,11 @@ class ReadSession:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
+    @property
+    def connection(self) -> Connection:
+        """For what looks at the database itself; nouns have no need of it."""
+        return self._connection
+
     def rows(self, statement: Executable) -> Sequence[Row[Any]]:
         """All rows."""
         return self._connection.execute(statement).all()

@@ -1,16 +1,29 @@
-"""Whether a database has the schema of this code: one query, where Alembic would cost a second of imports."""
+"""Whether this code may run on the schema that a database has: a query or two, where Alembic would cost a second of imports.
+
+A release only adds to what the release before runs on. So code runs on newer schemas than its own, up to one that
+takes away what it needs: `schema_compatibility` names the oldest revision whose code a schema still serves.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
 
 from llmariner.platform.database import Database
+from llmariner.platform.database.tables import schema_compatibility
 
-__all__ = ["is_current", "newest_revision"]
+__all__ = ["Mismatch", "mismatch", "newest_revision"]
 
 _VERSIONS = Path(__file__).parent / "migrations" / "versions"
+
+
+class Mismatch(NamedTuple):
+    """Why this code must not run on a schema, and what to do. `upgradable`: the migrations of this code mend it."""
+
+    reason: str
+    upgradable: bool
 
 
 def newest_revision() -> str:
@@ -18,9 +31,26 @@ def newest_revision() -> str:
     return max(path.name.partition("_")[0] for path in _VERSIONS.glob("[0-9]*_*.py"))
 
 
-def is_current(database: Database) -> bool:
-    """Whether every migration of this code has been applied."""
-    if not inspect(database.engine).has_table("alembic_version"):
-        return False
+def mismatch(database: Database) -> Mismatch | None:
+    """None where this code may run. Unavailable when the database does not answer."""
+    ours = newest_revision()
     with database.read() as session:
-        return bool(session.value(text("SELECT version_num FROM alembic_version")) == newest_revision())
+        tables = inspect(session.connection)
+        if not tables.has_table("alembic_version"):
+            return Mismatch(f"The database has no schema yet, this version needs revision {ours}. {_MIGRATE}", True)
+        theirs = str(session.value(text("SELECT version_num FROM alembic_version")))
+        if theirs < ours:
+            return Mismatch(f"The database is at revision {theirs}, this version needs {ours}. {_MIGRATE}", True)
+        if theirs == ours or not tables.has_table(schema_compatibility.name):
+            return None
+        oldest = session.value(select(schema_compatibility.c.oldest_revision))
+    if oldest is None or oldest <= ours:
+        return None
+    return Mismatch(
+        f"The database is at revision {theirs}, which serves code of revision {oldest} or newer; this version is of {ours}. "
+        "Install the newer version again, or restore the backup that was made before the upgrade.",
+        False,
+    )
+
+
+_MIGRATE = "Wait for the migrations Job of this version, or run `python -m llmariner.installation migrations`."

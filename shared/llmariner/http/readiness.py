@@ -1,0 +1,53 @@
+"""Whether a function may be sent requests: not while its database has a schema that its code can't run on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from llmariner.context import Context
+from llmariner.errors import PlatformError, Unavailable
+from llmariner.platform.database.schema import mismatch
+
+__all__ = ["Readiness"]
+
+_log = logging.getLogger(__name__)
+# Knative asks every 50 ms while a copy starts.
+_AGAIN_SECONDS = 1.0
+
+
+class Readiness:
+    """Asks the database until its schema will do, and never again: a schema only grows."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lock = threading.Lock()
+        self._known = False
+        self._reason: str | None = None
+        self._asked_at = -_AGAIN_SECONDS
+
+    def check(self) -> None:
+        """Unavailable, which says why, while no request should come.
+
+        A database that does not answer is no reason: requests are told so sooner than they would be if they were held back.
+        """
+        with self._lock:
+            if not self._known and time.monotonic() - self._asked_at >= _AGAIN_SECONDS:
+                self._ask()
+            reason = self._reason
+        if reason is not None:
+            raise Unavailable(reason, code="schema_mismatch", headers={"retry-after": "5"})
+
+    def _ask(self) -> None:
+        self._asked_at = time.monotonic()
+        try:
+            found = mismatch(self._context.database)
+        except PlatformError as error:
+            _log.warning("the schema is not known yet: %s", error.message)
+            return
+        self._known = found is None
+        reason = None if found is None else found.reason
+        if reason is not None and reason != self._reason:
+            _log.error("not ready: %s", reason)
+        self._reason = reason
