@@ -78,8 +78,8 @@ class Exchange:
             # What is known is decided without a coroutine: three of them would cost a twentieth of the whole request.
             key = gateway.keyring.known(head, route.scope)
             if key is None:
-                source = gateway.sources.address(self._scope, head)
-                key = await gateway.keyring.authenticate(head, route.scope, source)
+                source, forwarding = gateway.sources.origin(self._scope, head)
+                key = await gateway.keyring.authenticate(head, route.scope, source, forwarding=forwarding)
             if key.sources is not None:
                 gateway.sources.check(key.sources, self._scope, head)
             self._headers.append((b"openai-organization", key.organization_id.encode()))

@@ -13,6 +13,7 @@ from llmariner.gateway.asking import Asking
 from llmariner.gateway.body_budget import BodyBudget
 from llmariner.gateway.context_length import LONGEST_CONTEXT, context_length
 from llmariner.gateway.control import Control, ModelState
+from llmariner.gateway.failed_authentications import FailedAuthentications
 from llmariner.gateway.keyring import Keyring
 from llmariner.gateway.limits import Limits
 from llmariner.gateway.meter import Meter
@@ -54,7 +55,7 @@ class Gateway:
         self.settings = settings
         self.client = Client(write_timeout=settings.write_timeout)
         self.bodies = BodyBudget(settings.room_bytes, settings.room_bytes_per_tenant)
-        self.keyring = Keyring(control, pepper.reveal())
+        self.keyring = Keyring(control, pepper.reveal(), FailedAuthentications(settings.unknown_keys_per_minute))
         self.limits = Limits(control)
         self.sources = Sources(settings.trusted_proxies)
         self.metrics = Metrics()

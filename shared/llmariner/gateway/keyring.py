@@ -10,18 +10,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
 
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.gateway.asking import Asking
 from llmariner.gateway.control import Control, Key
+from llmariner.gateway.failed_authentications import FailedAuthentications
 
 __all__ = ["Keyring", "bad_key", "bearer_token", "is_signed", "lacking", "nobody_signs_in"]
 
 _UNKNOWN_SECONDS = 2.0
 _MOST_UNKNOWN = 10_000
-_MOST_KNOWN = 50_000
+# Of credentials and the keys they stand for; some ten thousand API keys.
+_KNOWN_BYTES = 16 * 1024 * 1024
+_KEY_BYTES = 1024
 
 
 def bearer_token(authorization: bytes | None) -> str:
@@ -62,19 +66,23 @@ def lacking(scope: str) -> PermissionDenied:
 
 
 class Keyring:
-    """Keys known to this process."""
+    """Keys known to this process; of too many, those that were used last."""
 
-    def __init__(self, control: Control, pepper: str) -> None:
+    def __init__(self, control: Control, pepper: str, failed: FailedAuthentications) -> None:
         self._control = control
         self._pepper = pepper.encode()
-        self._known: dict[bytes, Key] = {}
-        self._unknown: dict[str, float] = {}
+        self._failed = failed
+        # By what `_credentials` says, of which there is one for each key and selection, however a header is written.
+        self._known: OrderedDict[bytes, Key] = OrderedDict()
+        self._known_bytes = 0
+        self._unknown: OrderedDict[str, float] = OrderedDict()
         self._asking: Asking[Key | None] = Asking()
         self.last_used: dict[str, int] = {}
 
     def known(self, head: Mapping[bytes, bytes], scope: str) -> Key | None:
         """The key of a request if this process knows it and it may do this; None says: ask `authenticate`."""
-        # By the headers as they came: hashing again for every request would cost more than the rest of the decision.
+        # By the headers as they came, which is how nearly all are written: hashing for every request would cost more than
+        # the rest of the decision. Those of another spelling find theirs in `authenticate`.
         credentials = head.get(b"authorization", b"")
         if b"openai-project" in head or b"openai-organization" in head:
             credentials = _selecting(credentials, head)
@@ -84,19 +92,23 @@ class Keyring:
         now = time.time()
         if key.expires_at is not None and key.expires_at <= now:
             return None
+        self._known.move_to_end(credentials)
         self.last_used[key.id] = int(now)
         return key
 
-    async def authenticate(self, head: Mapping[bytes, bytes], scope: str, source: str | None = None) -> Key:
+    async def authenticate(
+        self, head: Mapping[bytes, bytes], scope: str, source: str | None = None, *, forwarding: bool = False
+    ) -> Key:
         """The key of a request. AuthenticationFailed, PermissionDenied, or Unavailable when nobody can check it.
 
-        `source`: the caller's address, for whoever logs sign-ins.
+        RateLimited when too many unknown ones came from there. `source`: the caller's address; `forwarding`: it speaks for
+        others, none of which can be told apart.
         """
-        credentials = _selecting(head.get(b"authorization", b""), head)
-        key = self._known.get(credentials)
         token = bearer_token(head.get(b"authorization"))
+        credentials = _selecting(b"Bearer " + token.encode("latin-1"), head)
+        key = self._known.get(credentials)
         if key is None:
-            key = await self._asked(credentials, token, head, source)
+            key = await self._asked(credentials, token, head, source, forwarding=forwarding)
         now = time.time()
         if key is None or (key.expires_at is not None and key.expires_at <= now):
             raise _ended_sign_in() if is_signed(token) else bad_key()
@@ -110,41 +122,56 @@ class Keyring:
         gone = set(key_ids)
         for credentials in [each for each, key in self._known.items() if key.id in gone or key.user_id in gone]:
             del self._known[credentials]
+            self._known_bytes -= len(credentials) + _KEY_BYTES
         self._unknown.clear()
         self._asking.anew()
 
     def forget_all(self) -> None:
         """Ask again about every key."""
         self._known.clear()
+        self._known_bytes = 0
         self._unknown.clear()
         self._asking.anew()
 
     async def _asked(
-        self, credentials: bytes, token: str, head: Mapping[bytes, bytes], source: str | None
+        self, credentials: bytes, token: str, head: Mapping[bytes, bytes], source: str | None, *, forwarding: bool
     ) -> Key | None:
         digest = hmac.digest(self._pepper, token.encode(), hashlib.sha256).hex()
         asked_at = self._unknown.get(digest)
         now = time.monotonic()
         if asked_at is not None and now - asked_at < _UNKNOWN_SECONDS:
             return None
+        self._failed.check(source, forwarding=forwarding)
         organization, project = _text(head, b"openai-organization"), _text(head, b"openai-project")
         if is_signed(token):
             ask = partial(self._control.person, token, organization, project, source)
         else:
             ask = partial(self._control.key, digest, organization, project)
         turn = self._asking.turn
-        key = await self._asking.once(credentials, ask)
+        try:
+            key = await self._asking.once(credentials, ask)
+        except (AuthenticationFailed, PermissionDenied):
+            self._failed.note(source, forwarding=forwarding)
+            raise
+        if key is None:
+            self._failed.note(source, forwarding=forwarding)
         if turn != self._asking.turn:
             return key  # it may be revoked since: the next request asks again
         if key is not None:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[credentials] = key
+            self._remember(credentials, key)
             return key
         if len(self._unknown) >= _MOST_UNKNOWN:
-            self._unknown.clear()
+            self._unknown.popitem(last=False)
         self._unknown[digest] = now
         return None
+
+    def _remember(self, credentials: bytes, key: Key) -> None:
+        if credentials not in self._known:
+            self._known_bytes += len(credentials) + _KEY_BYTES
+        self._known[credentials] = key
+        while self._known_bytes > _KNOWN_BYTES:
+            oldest, _ = self._known.popitem(last=False)
+            self._known_bytes -= len(oldest) + _KEY_BYTES
 
 
 def _ended_sign_in() -> AuthenticationFailed:

@@ -39,6 +39,11 @@ class Sources:
             found = hops.pop()
         return found
 
+    def origin(self, scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]) -> tuple[str | None, bool]:
+        """As `address`, and whether that is a proxy that nobody trusts: then it stands for callers who can't be told."""
+        address, client = self.address(scope, head), scope.get("client")
+        return address, b"x-forwarded-for" in head and client is not None and address == client[0]
+
 
 def _within(address: str, networks: Iterable[Network]) -> bool:
     try:

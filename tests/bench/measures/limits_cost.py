@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from llmariner.gateway.bound import longest_cost
 from llmariner.gateway.control import Amounts, Changes, Grant, Key, LeaseAnswer, LeaseAsk, ModelState, Rule
+from llmariner.gateway.failed_authentications import FailedAuthentications
 from llmariner.gateway.keyring import Keyring
 from llmariner.gateway.limits import Limits
 from llmariner.gateway.pricing import Price
@@ -64,7 +65,7 @@ def measure() -> float:
 
 async def _measure() -> float:
     control = Generous()
-    keyring, limits = Keyring(control, "p" * 64), Limits(control)
+    keyring, limits = Keyring(control, "p" * 64, FailedAuthentications(120)), Limits(control)
     head = {b"authorization": b"Bearer sk-bench", b"content-type": b"application/json", b"host": b"127.0.0.1"}
     asked = (await keyring.authenticate(head, SCOPE), "bench", 120, 8)
     (await limits.admit(*asked)).settle(28, 0)

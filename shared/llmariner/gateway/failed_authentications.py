@@ -1,0 +1,73 @@
+"""Failed authentications, counted by where they come from: whoever guesses keys soon asks nobody any more.
+
+Each unknown key is a question to the control function and a transaction there. A key that this process knows is never
+held up, whoever else comes from its address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections import OrderedDict
+
+from llmariner.errors import RateLimited
+
+__all__ = ["FailedAuthentications"]
+
+_MOST_SOURCES = 10_000
+# An address that speaks for others, none of which can be told apart.
+_OF_FORWARDER = 10
+_SITE_BITS = 64
+
+
+class FailedAuthentications:
+    """A token bucket for each source. `per_minute`: of one source, in this process; as many at once after a quiet minute."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._buckets: OrderedDict[tuple[str, bool], tuple[float, float]] = OrderedDict()
+
+    def check(self, source: str | None, *, forwarding: bool = False) -> None:
+        """RateLimited when too many failed from there of late. `forwarding`: it speaks for callers that nobody can tell."""
+        key = (_site(source), forwarding)
+        if key not in self._buckets:
+            return
+        left = self._left(key, time.monotonic())
+        if left < 1:
+            wait = (1 - left) * 60 / self._most(key)
+            raise RateLimited(
+                f"Too many unknown API keys came from {source or 'your address'}: others are not looked up for a while. "
+                f"Correct the key, and try again in {wait:.0f} s.",
+                code="too_many_failed_authentications",
+                headers={"retry-after": str(int(wait) + 1)},
+            )
+
+    def note(self, source: str | None, *, forwarding: bool = False) -> None:
+        """One failed."""
+        key, now = (_site(source), forwarding), time.monotonic()
+        # Those that were looked up at the same time may overdraw it, by no more than what comes back in a minute.
+        self._buckets[key] = (max(self._left(key, now) - 1, -float(self._most(key))), now)
+        self._buckets.move_to_end(key)
+        if len(self._buckets) > _MOST_SOURCES:
+            self._buckets.popitem(last=False)
+
+    def _left(self, key: tuple[str, bool], now: float) -> float:
+        most = self._most(key)
+        left, at = self._buckets.get(key, (most, now))
+        return min(most, left + (now - at) * most / 60)
+
+    def _most(self, key: tuple[str, bool]) -> int:
+        return self._per_minute * _OF_FORWARDER if key[1] else self._per_minute
+
+
+def _site(source: str | None) -> str:
+    """An address of IPv4, or the network of a site in IPv6, whose every host has more addresses than this table."""
+    try:
+        address = ipaddress.ip_address(source or "")
+    except ValueError:
+        return source or ""
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, _SITE_BITS), strict=False))

@@ -1,0 +1,123 @@
+"""Keys in memory: one entry for each, however it is written, within bounds; guesses are not looked up without end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmariner.errors import RateLimited
+from llmariner.gateway import keyring as module
+from llmariner.gateway.control import Control, Key
+from llmariner.gateway.failed_authentications import FailedAuthentications
+from llmariner.gateway.keyring import Keyring
+
+from .caller import Answer, Caller
+from .running import Platform, running
+
+SCOPE = "api.inference.write"
+
+
+class Asked:
+    """The control port's answers about keys, counted: every key that is asked for is good."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def key(self, digest: str, organization: str | None, project: str | None) -> Key:
+        self.count += 1
+        return Key(f"key_{digest[:20]}", "p", "o", "u", frozenset({SCOPE}), None, True)
+
+
+def keyring(asked: Asked) -> Keyring:
+    control: Control = asked  # type: ignore[assignment]
+    return Keyring(control, "p" * 64, FailedAuthentications(120))
+
+
+def spellings() -> list[bytes]:
+    schemes = [b"Bearer", b"bearer", b"BEARER", b"bEARER"]
+    return [scheme + b" " * spaces + b"sk-secret" for scheme in schemes for spaces in range(1, 250)]
+
+
+def test_one_key_is_asked_for_and_kept_once_however_it_is_written() -> None:
+    async def scenario() -> tuple[int, int]:
+        asked = Asked()
+        ring = keyring(asked)
+        for authorization in spellings():
+            head = {b"authorization": authorization}
+            key = ring.known(head, SCOPE) or await ring.authenticate(head, SCOPE)
+            assert key.project_id == "p"
+        assert ring.known({b"authorization": b"Bearer sk-secret"}, SCOPE) is not None
+        return asked.count, len(ring._known)
+
+    assert asyncio.run(scenario()) == (1, 1)
+
+
+def test_keys_are_kept_up_to_a_number_of_bytes_those_in_use_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_KNOWN_BYTES", 100_000)
+
+    async def scenario() -> None:
+        asked = Asked()
+        ring = keyring(asked)
+        used = {b"authorization": b"Bearer used"}
+        await ring.authenticate(used, SCOPE)
+        for number in range(500):
+            await ring.authenticate({b"authorization": b"Bearer %d" % number + b"x" * 1000}, SCOPE)
+            assert ring.known(used, SCOPE) is not None
+            assert ring._known_bytes <= 100_000
+        assert ring.known({b"authorization": b"Bearer 0" + b"x" * 1000}, SCOPE) is None
+        ring.forget(("u",))
+        assert (len(ring._known), ring._known_bytes) == (0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_sources_are_told_apart_by_address_and_by_ipv6_site() -> None:
+    failed = FailedAuthentications(3)
+    for _ in range(4):
+        failed.note("192.0.2.1")
+        failed.note("2001:db8::1")
+        failed.note("10.0.0.1", forwarding=True)
+    for blocked in ("192.0.2.1", "::ffff:192.0.2.1", "2001:db8::ffff"):
+        with pytest.raises(RateLimited) as refused:
+            failed.check(blocked)
+        assert refused.value.code == "too_many_failed_authentications"
+        assert 1 <= int(refused.value.headers["retry-after"]) <= 60
+    failed.check("192.0.2.2")
+    failed.check("2001:db8:0:1::1")
+    failed.check("10.0.0.1", forwarding=True)
+    failed.check(None)
+
+
+def test_the_table_of_sources_is_bounded() -> None:
+    failed = FailedAuthentications(1)
+    for number in range(20_000):
+        failed.note(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+    assert len(failed._buckets) == 10_000
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[Platform]:
+    with running(tmp_path_factory.mktemp("guarded"), database, UNKNOWN_KEYS_PER_MINUTE="5") as found:
+        yield found
+
+
+def test_whoever_guesses_keys_soon_asks_nobody_and_keys_in_use_go_on(guarded: Platform) -> None:
+    model = guarded.model("guarded", "--tokens", "1")
+    fresh = guarded.key("fresh")[1]
+
+    async def scenario() -> tuple[list[Answer], list[int]]:
+        assert (await guarded.caller.chat(model)).status == 200
+        guesses = [await Caller(guarded.port, f"sk-guess-{number}").chat(model) for number in range(8)]
+        return guesses, [(await caller.chat(model)).status for caller in (guarded.caller, fresh)]
+
+    guesses, (known, new) = asyncio.run(scenario())
+    assert [answer.status for answer in guesses[:5]] == [401] * 5
+    assert [answer.status for answer in guesses[6:]] == [429] * 2
+    error = guesses[-1].error()
+    assert (error["code"], error["type"]) == ("too_many_failed_authentications", "rate_limit_error")
+    assert int(guesses[-1].headers["retry-after"]) >= 1
+    # A key that nobody used here yet has to wait with the guesses of its address.
+    assert (known, new) == (200, 429)
