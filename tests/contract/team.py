@@ -10,6 +10,7 @@ from llmariner.settings import Secret
 from llmariner.tenancy.caller import Caller, Owner
 from llmariner.tenancy.callers import Callers
 from llmariner.tenancy.custom_roles import CustomRoles
+from llmariner.tenancy.group_roles import GroupRoles
 from llmariner.tenancy.invites import Invites
 from llmariner.tenancy.keys.store import Keys, NewKey
 from llmariner.tenancy.members import Members
@@ -89,5 +90,6 @@ def live_as_a_team(database: Database, owner: Owner) -> None:
     team.invites.revoke(team.admin, invite.id)
     team.members.remove_from_project(team.admin, project_id, ann.user_id)
     team.members.remove(team.admin, ann.user_id)
+    GroupRoles(database).create(team.admin, issuer="https://i", group="staff", role="viewer", project_id=project_id)
     team.projects.archive(team.admin, project_id)
     team.projects.delete(replace(team.admin, project_id=None), project_id)

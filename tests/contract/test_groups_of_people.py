@@ -13,12 +13,13 @@ from llmariner.settings import Secret
 from llmariner.tenancy import sign_in
 from llmariner.tenancy.callers import Callers
 from llmariner.tenancy.group_roles import GroupRoles
+from llmariner.tenancy.group_settlement import settle_group
 from llmariner.tenancy.keys.store import Keys, NewKey, Owner
 from llmariner.tenancy.members import Members
 from llmariner.tenancy.sign_in import SignIn
 from llmariner.tenancy.tables import organization_users
 
-from .arriving import ISSUER, Tokens, add_user, join, logged, map_group, no_member
+from .arriving import ISSUER, Tokens, add_user, invite, join, logged, map_group, no_member
 
 
 @pytest.fixture
@@ -103,8 +104,13 @@ def test_whom_an_owner_removed_stays_out_with_the_tokens_of_before(
     members = Members(database)
     members.remove(callers.of_user(owner.user_id), alice)
     no_member(people, held)
-    later = tokens.new(groups=frozenset({"staff"}), issued_at=int(time.time()) + 2)
-    assert people.caller(later).project_role == "member", "the group still brings them"
+    later = int(time.time()) + 60
+    no_member(people, tokens.new(groups=frozenset({"staff"}), issued_at=later))
+    map_group(database, owner, "staff", "reader")
+    settle_group(database, ISSUER, "staff")
+    no_member(people, tokens.new(groups=frozenset({"staff", "more"}), issued_at=later + 60))
+    members.add(callers.of_user(owner.user_id), "alice@example.org", "reader")
+    assert people.caller(tokens.new(groups=frozenset({"staff"}), issued_at=later + 120)).project_role == "member"
 
 
 def test_whom_an_owner_took_out_of_a_project_stays_out_with_the_tokens_of_before(
@@ -116,6 +122,23 @@ def test_whom_an_owner_took_out_of_a_project_stays_out_with_the_tokens_of_before
     assert alice.project_role == "member"
     Members(database).remove_from_project(callers.of_user(owner.user_id), owner.project_id, alice.user_id)
     assert people.caller(held).project_role is None
+    later = tokens.new(groups=frozenset({"staff"}), issued_at=int(time.time()) + 60)
+    assert people.caller(later).project_role is None
+    Members(database).add_to_project(callers.of_user(owner.user_id), owner.project_id, alice.user_id, "viewer")
+    assert people.caller(later).project_role == "viewer"
+
+
+def test_an_invitation_lets_somebody_in_again(
+    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: Owner
+) -> None:
+    map_group(database, owner, "staff", "member", project=True)
+    held = tokens.new(groups=frozenset({"staff"}))
+    Members(database).remove(callers.of_user(owner.user_id), people.caller(held).user_id)
+    no_member(people, held)
+    invite(database, owner, "alice@example.org", projects="[]")
+    later = tokens.new(groups=frozenset({"staff"}), issued_at=int(time.time()) + 60)
+    assert people.caller(later).organization_role == "reader"
+    assert people.caller(later).project_role == "member"
 
 
 def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
@@ -135,6 +158,7 @@ def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
     assert people.caller(token).organization_role == "reader"
     assert callers.by_secret(secret) is not None
     mappings.delete(actor, mapped.id)
+    settle_group(database, ISSUER, "staff")
     assert callers.by_secret(secret) is None
     no_member(people, token)
     assert log.verify(database, owner.organization_id).whole

@@ -26,6 +26,7 @@ from .children import CHECKOUT, boot, framework, process
 from .installation import Installation
 
 TYPES = {
+    "group_settlement": "ai.llmariner.group_role.changed.v1",
     "model_loader": "ai.llmariner.model.created.v1",
     "model_retirement": "ai.llmariner.model.deleted.v1",
     "sweep": "ai.llmariner.platform.tick.v1",
@@ -122,6 +123,16 @@ def test_retirement_discards_nothing_of_a_model_that_is_registered(
     installation.context.registry.delete(name, project_id=None)
     assert told("hf://org/new") == ["hf://org/old", "hf://org/new"]
     context.database.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_settlement_of_a_group_takes_a_change_as_often_as_it_comes(
+    way: str, ports: dict[str, dict[str, int]]
+) -> None:
+    group = {"issuer": "https://issuer.example", "group": "staff", "after": ""}
+    data = {"id": "group_role_1", "organization_id": "org_1", "project_id": None, **group}
+    taken = [posted(ports["group_settlement"][way], TYPES["group_settlement"], data) for _ in range(2)]
+    assert taken == [TAKEN] * 2
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -2,14 +2,15 @@
 
 A membership that people made stays as they made it. Groups give and take only what groups gave, so nobody is locked out by
 a mapping, and who leaves a group leaves what it gave. Only an organisation's last owner stays, whatever the groups say.
-What a token says of groups counts until a newer one says something else, or an owner removes the person.
+What a token says of groups counts until a newer one says something else. Whom an owner removed is not brought back by a
+group, neither by tokens of before nor by later ones, until somebody lets them in again.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from llmariner.platform.identity import Identity
 from llmariner.tenancy.acts import done
 from llmariner.tenancy.leaving import end_keys
 from llmariner.tenancy.open_invites import is_backed, open_invites
+from llmariner.tenancy.removals import forget_removal, removed_from
 from llmariner.tenancy.standing import changed
 from llmariner.tenancy.tables import (
     api_keys,
@@ -30,10 +32,11 @@ from llmariner.tenancy.tables import (
     organizations,
     project_users,
     projects,
+    user_groups,
     users,
 )
 
-__all__ = ["Arrival"]
+__all__ = ["Arrival", "settle"]
 
 # Of two groups' roles the first of these; a role that the organisation made stands between what it owns and the rest.
 _RANKS = ("owner", "role_", "member", "tenant_system", "reader", "viewer")
@@ -62,35 +65,36 @@ class _Held:
 
 
 class Arrival:
-    """One person's memberships, as they are and as they should be. Read when made; `settle` writes.
+    """One person's memberships, as they are and as they should be. Read when made; the function `settle` writes.
 
     `newcomer_role`: what the person becomes if nothing awaits them: `reader` of the default organisation, `member` of
     its default project, or `none`.
     """
 
     def __init__(self, session: ReadSession, user_id: str, identity: Identity, *, newcomer_role: str = "none") -> None:
-        self._user_id = user_id
-        person = session.first(select(users.c.email, users.c.groups, users.c.groups_at).where(users.c.id == user_id))
+        self.user_id = user_id
+        person = session.first(select(users.c.email, users.c.groups_at).where(users.c.id == user_id))
         assert person is not None
-        self._email, self._known_groups = str(person.email), person.groups
+        self._email, self._issuer = str(person.email), identity.issuer
+        self._known_groups = _groups_of(session, user_id)
         self._held = dict(_memberships(session, user_id))
         # Only where the token says, and its issuer vouches, that they have the invited address now.
         vouched = identity.email_verified and identity.email == self._email
         self._invites = list(_invites_to(session, self._email)) if vouched else []
         news = identity.groups is not None and identity.issued_at >= (person.groups_at or 0)
-        self._groups = json.dumps(sorted(identity.groups or ())) if news else self._known_groups
+        self._groups = frozenset(identity.groups or ()) if news else self._known_groups
         self._issued_at = identity.issued_at
-        self._given = _given(session, identity) if news else None
+        self._given = _given(session, identity, removed_from(session, user_id)) if news else None
         self._last_of = {place for place, held in self._held.items() if _is_last_owner(session, user_id, place, held)}
         self._newcomer = _newcomer(session, newcomer_role)
-        self._acts: list[_Act] = []
+        self.acts: list[_Act] = []
 
     def changes(self) -> bool:
         """Whether there is anything to write."""
         return bool(self._invites) or bool(self._wanted()) or self._groups != self._known_groups
 
-    def settle(self, session: WriteSession, revision: int) -> None:
-        """Make it so. In a transaction that took `acts.alone`, which returned the revision; to be called last in it."""
+    def write(self, session: WriteSession, revision: int) -> None:
+        """Make it so. `acts` are then to be told of; `settle` does both."""
         for invite in self._invites:
             held = self._held.get(_Place(invite.organization_id))
             if held is not None and not held.of_group:
@@ -103,24 +107,10 @@ class Arrival:
             else:
                 self._give(session, place, role, of_group=True)
         if self._given is not None:
-            told = {"groups": self._groups, "groups_at": self._issued_at}
-            session.run(update(users).where(users.c.id == self._user_id).values(**told))
+            self._keep_groups(session)
         if not self._held:
             for place, role in self._newcomer:
                 self._give(session, place, role, of_group=False)
-        if self._acts:
-            changed(session, user_ids=[self._user_id])
-        # In the order of organisations: each entry locks its chain.
-        for act in sorted(self._acts, key=lambda each: each.place.organization_id):
-            done(
-                session,
-                None,
-                act.name,
-                act.subject_id,
-                act.told,
-                organization_id=act.place.organization_id,
-                project_id=act.place.project_id,
-            )
 
     def _wanted(self) -> dict[_Place, str | None]:
         """What groups have to change; None: the membership goes. Empty where the token says nothing (new) of groups."""
@@ -139,11 +129,21 @@ class Arrival:
         left |= {place for place in self._held if place.organization_id in ending}
         return {**wanted, **dict.fromkeys(left)}
 
+    def _keep_groups(self, session: WriteSession) -> None:
+        told = {"groups": json.dumps(sorted(self._groups)), "groups_at": self._issued_at}
+        session.run(update(users).where(users.c.id == self.user_id).values(**told))
+        if left := self._known_groups - self._groups:
+            gone = and_(user_groups.c.user_id == self.user_id, user_groups.c.name.in_(sorted(left)))
+            session.run(user_groups.delete().where(gone))
+        new = sorted(self._groups - self._known_groups)
+        rows = [{"user_id": self.user_id, "name": name, "issuer": self._issuer} for name in new]
+        session.insert_many(user_groups, rows)
+
     def _withdraw(self, session: WriteSession, invite: Any) -> None:
         """A membership that people made before stays as it is, and an invitation adds nothing to it."""
         session.run(update(invites).where(invites.c.id == invite.id).values(revoked_at=int(time.time())))
         told = {"reason": "became_a_member"}
-        self._acts.append(_Act("invite.deleted", invite.id, _Place(invite.organization_id), told))
+        self.acts.append(_Act("invite.deleted", invite.id, _Place(invite.organization_id), told))
 
     def _accept(self, session: WriteSession, invite: Any) -> None:
         """What groups gave gives way; archived projects take nobody in."""
@@ -157,15 +157,16 @@ class Arrival:
             held = self._held.get(place)
             if held is None or held.of_group:
                 self._give(session, place, role, of_group=False)
+        forget_removal(session, organization_id, self.user_id)
         session.run(update(invites).where(invites.c.id == invite.id).values(accepted_at=int(time.time())))
-        told = {"user_id": self._user_id, "email": self._email}
-        self._acts.append(_Act("invite.accepted", invite.id, _Place(organization_id), told))
+        told = {"user_id": self.user_id, "email": self._email}
+        self.acts.append(_Act("invite.accepted", invite.id, _Place(organization_id), told))
 
     def _give(self, session: WriteSession, place: _Place, role: str, *, of_group: bool) -> None:
         table, one = self._row(place)
         held = self._held.get(place)
         if held is None:
-            key = {"organization_id": place.organization_id, "user_id": self._user_id}
+            key = {"organization_id": place.organization_id, "user_id": self.user_id}
             key |= {"project_id": place.project_id} if place.project_id else {}
             session.add(table, **key, role=role, of_group=of_group, created_at=int(time.time()))
         else:
@@ -182,29 +183,48 @@ class Arrival:
         there = api_keys.c.organization_id == place.organization_id
         if place.project_id:
             there = and_(there, api_keys.c.project_id == place.project_id)
-        end_keys(session, revision, and_(there, api_keys.c.user_id == self._user_id))
+        end_keys(session, revision, and_(there, api_keys.c.user_id == self.user_id))
         self._tell(place, held, None)
 
     def _row(self, place: _Place) -> tuple[Any, Any]:
         table = project_users if place.project_id else organization_users
-        one = and_(table.c.user_id == self._user_id, table.c.organization_id == place.organization_id)
+        one = and_(table.c.user_id == self.user_id, table.c.organization_id == place.organization_id)
         return table, and_(one, table.c.project_id == place.project_id) if place.project_id else one
 
     def _tell(self, place: _Place, before: _Held | None, role: str | None) -> None:
         """Of a change of a membership, in the names that `acts` has for it."""
         if place.project_id is not None:
             resource = {"resource_id": place.project_id, "resource_type": "api.project"}
-            principal = {"principal_id": self._user_id, "principal_type": "user", **resource}
+            principal = {"principal_id": self.user_id, "principal_type": "user", **resource}
             for name, its in (("deleted", before.role if before else None), ("created", role)):
                 if its is not None:
-                    self._acts.append(_Act(f"role.assignment.{name}", self._user_id, place, {"id": its, **principal}))
+                    self.acts.append(_Act(f"role.assignment.{name}", self.user_id, place, {"id": its, **principal}))
         elif role is None:
-            self._acts.append(_Act("user.deleted", self._user_id, place, {}))
+            self.acts.append(_Act("user.deleted", self.user_id, place, {}))
         elif before is None:
             told = {"data": {"role": role, "email": self._email}}
-            self._acts.append(_Act("user.added", self._user_id, place, told))
+            self.acts.append(_Act("user.added", self.user_id, place, told))
         else:
-            self._acts.append(_Act("user.updated", self._user_id, place, {"changes_requested": {"role": role}}))
+            self.acts.append(_Act("user.updated", self.user_id, place, {"changes_requested": {"role": role}}))
+
+
+def settle(session: WriteSession, revision: int, arrivals: Sequence[Arrival]) -> None:
+    """Make all of these so. In a transaction that took `acts.alone`, which returned the revision; to be called last in it.
+
+    Each entry of the audit log locks its organisation's chain: they come after everything else, in one order.
+    """
+    for arrival in arrivals:
+        arrival.write(session, revision)
+    changed(session, user_ids=[arrival.user_id for arrival in arrivals if arrival.acts])
+    acts = [act for arrival in arrivals for act in arrival.acts]
+    for act in sorted(acts, key=lambda each: each.place.organization_id):
+        organization_id, project_id = act.place.organization_id, act.place.project_id
+        done(session, None, act.name, act.subject_id, act.told, organization_id=organization_id, project_id=project_id)
+
+
+def _groups_of(session: ReadSession, user_id: str) -> frozenset[str]:
+    rows = session.rows(select(user_groups.c.name).where(user_groups.c.user_id == user_id))
+    return frozenset(row.name for row in rows)
 
 
 def _memberships(session: ReadSession, user_id: str) -> Iterable[tuple[_Place, _Held]]:
@@ -237,8 +257,13 @@ def _invites_to(session: ReadSession, email: str) -> Iterable[Any]:
     return (row for row in session.rows(query) if is_backed(session, row))
 
 
-def _given(session: ReadSession, identity: Identity) -> dict[_Place, str] | None:
-    """What the person's groups give, the strongest role of each place. None where the token says nothing of groups."""
+def _given(
+    session: ReadSession, identity: Identity, removed: frozenset[tuple[str, str | None]]
+) -> dict[_Place, str] | None:
+    """What the person's groups give, the strongest role of each place, but for those that they were removed from.
+
+    None where the token says nothing of groups.
+    """
     if identity.groups is None:
         return None
     query = (
@@ -253,7 +278,10 @@ def _given(session: ReadSession, identity: Identity) -> dict[_Place, str] | None
     given: dict[_Place, str] = {}
     for row in session.rows(query):
         place = _Place(row.organization_id, row.project_id)
-        given[place] = min(given.get(place, row.role), row.role, key=_rank)
+        if (row.organization_id, None) in removed:
+            continue
+        if (row.organization_id, row.project_id) not in removed:
+            given[place] = min(given.get(place, row.role), row.role, key=_rank)
         # Whoever is in a project is in its organisation.
         given.setdefault(_Place(row.organization_id), "reader")
     return given

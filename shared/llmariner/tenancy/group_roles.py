@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +12,8 @@ from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.platform.identity import Identity
+from llmariner.platform.events import outbox
 from llmariner.tenancy.acts import alone
-from llmariner.tenancy.arrivals import Arrival
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.granting import (
     check_may_take_organization_role,
@@ -23,14 +21,16 @@ from llmariner.tenancy.granting import (
     check_organization_role,
     check_project_role,
 )
-from llmariner.tenancy.tables import group_roles, groups, projects, users
+from llmariner.tenancy.tables import group_roles, groups, projects
 
-__all__ = ["GroupRoles", "check_name", "check_not_above", "give", "same", "settle", "take"]
+__all__ = ["CHANGED", "GroupRoles", "announce", "check_name", "check_not_above", "give", "same", "take"]
+
+CHANGED = "ai.llmariner.group_role.changed.v1"
 
 
 class GroupRoles:
-    """The mappings of one installation. They count at once for whom the last token said to be of the group, and within
-    seconds where functions know them."""
+    """The mappings of one installation. They count at the next request with a token, and within seconds for everybody whom
+    the last token said to be of the group, keys included."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -48,23 +48,20 @@ class GroupRoles:
         organization_id = caller.organization_id
         mapping = {"organization_id": organization_id, "issuer": issuer, "group_name": group, "project_id": project_id}
         with self._database.write() as session:
-            revision = alone(session)
+            alone(session)
             if session.first(select(group_roles.c.id).where(same(mapping))) is not None:
                 raise Conflict(f"The group '{group}' has a role there already; delete that one first.", param="group")
-            made = give(session, caller, mapping, role)
-            settle(session, revision, issuer, group)
-        return made
+            return give(session, caller, mapping, role)
 
     def delete(self, caller: Caller, row_id: str) -> None:
         """End a mapping, and what it gave. NotFound."""
         one = (group_roles.c.id == row_id) & (group_roles.c.organization_id == caller.organization_id)
         with self._database.write() as session:
-            revision = alone(session)
+            alone(session)
             found = session.first(select(group_roles).where(one))
             if found is None:
                 raise NotFound(f"No role of a group with id '{row_id}' in this organization.", param="id")
             take(session, caller, found)
-            settle(session, revision, found.issuer, found.group_name)
 
 
 def check_name(said: str, param: str) -> None:
@@ -79,7 +76,7 @@ def same(mapping: Mapping[str, Any]) -> ColumnElement[bool]:
 
 
 def give(session: WriteSession, caller: Caller, mapping: Mapping[str, Any], role: str) -> Row[Any]:
-    """Map a group that is not mapped there, and make it known; `settle` follows. Raises as `GroupRoles.create`."""
+    """Map a group that is not mapped there, and make it known. Raises as `GroupRoles.create`."""
     organization_id, project_id = mapping["organization_id"], mapping["project_id"]
     if project_id is not None:
         _check_project(session, organization_id, project_id)
@@ -90,9 +87,10 @@ def give(session: WriteSession, caller: Caller, mapping: Mapping[str, Any], role
     known = {"organization_id": organization_id, "issuer": mapping["issuer"], "name": name}
     session.insert_new(groups, [{"id": new_id("group"), "created_at": now, **known}])
     session.add(group_roles, id=row_id, role=role, created_at=now, **mapping)
-    _log(session, caller, "group.role.created", row_id, {"group": name, "role": role}, project_id)
     row = session.first(select(group_roles).where(group_roles.c.id == row_id))
     assert row is not None
+    announce(session, row)
+    _log(session, caller, "group.role.created", row_id, {"group": name, "role": role}, project_id)
     return row
 
 
@@ -105,38 +103,22 @@ def check_not_above(session: ReadSession, caller: Caller, row: Row[Any]) -> None
 
 
 def take(session: WriteSession, caller: Caller, row: Row[Any]) -> None:
-    """End a mapping that is there; `settle` follows. PermissionDenied for a role above the caller."""
+    """End a mapping that is there. PermissionDenied for a role above the caller."""
     check_not_above(session, caller, row)
     session.run(group_roles.delete().where(group_roles.c.id == row.id))
+    announce(session, row)
     payload = {"group": row.group_name, "role": row.role}
     _log(session, caller, "group.role.deleted", row.id, payload, row.project_id)
 
 
-def settle(session: WriteSession, revision: int, issuer: str, group: str) -> None:
-    """Let everybody of a group be what their groups are now. By who is `alone`, as the last thing."""
-    people = select(users).where(users.c.issuer == issuer, users.c.groups.is_not(None)).order_by(users.c.id)
-    arrivals = [
-        Arrival(session, person.id, _as_told(person))
-        for person in session.rows(people)
-        if group in json.loads(person.groups)
-    ]
-    for arrival in arrivals:
-        arrival.settle(session, revision)
+def announce(session: WriteSession, row: Row[Any]) -> None:
+    """Have everybody of a mapping's group be what their groups are now: `group_settlement` does so, in slices.
 
-
-def _as_told(person: Row[Any]) -> Identity:
-    """What the newest token said of a person's groups; nothing else of it is kept."""
-    return Identity(
-        issuer=person.issuer,
-        subject=person.subject,
-        email=None,
-        email_verified=False,
-        name=None,
-        groups=frozenset(json.loads(person.groups)),
-        signed_in_at=person.groups_at,
-        issued_at=person.groups_at,
-        expires_at=0,
-    )
+    `row` is one of `group_roles`; it may be gone by then.
+    """
+    told = {"id": row.id, "organization_id": row.organization_id, "project_id": row.project_id}
+    group = {"issuer": row.issuer, "group": row.group_name, "after": ""}
+    outbox.add(session, CHANGED, f"group_roles/{row.id}", {**told, **group})
 
 
 def _check_project(session: ReadSession, organization_id: str, project_id: str) -> None:

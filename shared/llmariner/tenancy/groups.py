@@ -5,7 +5,6 @@ A group has at most one role in the organisation and one in each project, kept i
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -18,14 +17,14 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
 from llmariner.tenancy.acts import alone
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.group_roles import check_name, check_not_above, give, same, settle, take
-from llmariner.tenancy.tables import group_roles, groups, organization_users, users
+from llmariner.tenancy.group_roles import announce, check_name, check_not_above, give, same, take
+from llmariner.tenancy.tables import group_roles, groups, organization_users, user_groups, users
 
 __all__ = ["Groups"]
 
 
 class Groups:
-    """The groups of one installation. What a group gives changes at once for whom the last token said to be in it."""
+    """The groups of one installation. What a group gives changes within seconds for whom the last token said to be in it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -54,16 +53,21 @@ class Groups:
             return _one(session, caller.organization_id, group_id)
 
     def rename(self, caller: Caller, group_id: str, name: str) -> Row[Any]:
-        """Follow a group that has another name at its issuer now; its roles go with it. NotFound, Conflict."""
+        """Follow a group that has another name at its issuer now; its roles go with it. NotFound, Conflict.
+
+        Who was in it by the name of before keeps what it gave until a newer token: keys would not come back.
+        """
         check_name(name, "name")
         with self._database.write() as session:
             alone(session)
             group = _one(session, caller.organization_id, group_id)
             if name != group.name:
-                for row in session.rows(select(group_roles).where(_of(group))):
+                for row in session.rows(select(group_roles).where(_of(group, group.name))):
                     check_not_above(session, caller, row)
                 _check_free(session, caller.organization_id, group.issuer, name)
-                session.run(update(group_roles).where(_of(group)).values(group_name=name))
+                session.run(update(group_roles).where(_of(group, group.name)).values(group_name=name))
+                for row in session.rows(select(group_roles).where(_of(group, name))):
+                    announce(session, row)
                 session.run(update(groups).where(groups.c.id == group_id).values(name=name))
                 _log(session, caller, "group.updated", group_id, {"changes_requested": {"group_name": name}})
             return _one(session, caller.organization_id, group_id)
@@ -71,30 +75,28 @@ class Groups:
     def delete(self, caller: Caller, group_id: str) -> list[str]:
         """Forget a group and all that it gives; returns the roles that ended. NotFound."""
         with self._database.write() as session:
-            revision = alone(session)
+            alone(session)
             group = _one(session, caller.organization_id, group_id)
-            ending = session.rows(select(group_roles).where(_of(group)).order_by(group_roles.c.id))
+            ending = session.rows(select(group_roles).where(_of(group, group.name)).order_by(group_roles.c.id))
             for row in ending:
                 take(session, caller, row)
             session.run(groups.delete().where(groups.c.id == group_id))
             _log(session, caller, "group.deleted", group_id, {})
-            settle(session, revision, group.issuer, group.name)
         return [row.id for row in ending]
 
     def members(self, group: Row[Any]) -> list[Row[Any]]:
         """The organisation's people who are in a group by the newest token that each came with; oldest members first."""
         joined = users.join(organization_users, organization_users.c.user_id == users.c.id)
+        joined = joined.join(user_groups, user_groups.c.user_id == users.c.id)
         there = and_(
             organization_users.c.organization_id == group.organization_id,
-            users.c.issuer == group.issuer,
+            user_groups.c.issuer == group.issuer,
+            user_groups.c.name == group.name,
             users.c.hidden.is_(False),
-            users.c.groups.contains(json.dumps(group.name), autoescape=True),
         )
-        query = select(users.c.id, users.c.email, users.c.name, users.c.groups).select_from(joined).where(there)
+        query = select(users.c.id, users.c.email, users.c.name).select_from(joined).where(there)
         with self._database.read() as session:
-            rows = session.rows(query.order_by(organization_users.c.created_at, users.c.id))
-        # A name may stand inside another one.
-        return [row for row in rows if group.name in json.loads(row.groups)]
+            return list(session.rows(query.order_by(organization_users.c.created_at, users.c.id)))
 
     def role(self, group: Row[Any], project_id: str | None) -> Row[Any] | None:
         """What a group is in its organisation, or in a project of it; None: nothing."""
@@ -119,25 +121,22 @@ class Groups:
     def give(self, caller: Caller, group_id: str, role: str, project_id: str | None) -> Row[Any]:
         """Give a group a role there; it takes the place of the one before. Raises as `GroupRoles.create` but Conflict."""
         with self._database.write() as session:
-            revision = alone(session)
+            alone(session)
             mapping = _mapping(_one(session, caller.organization_id, group_id), project_id)
             before = session.first(select(group_roles).where(same(mapping)))
             if before is not None:
                 take(session, caller, before)
-            given = give(session, caller, mapping, role)
-            settle(session, revision, given.issuer, given.group_name)
-        return given
+            return give(session, caller, mapping, role)
 
     def take(self, caller: Caller, group_id: str, project_id: str | None) -> None:
         """Take a group's role there from it. NotFound when it has none."""
         with self._database.write() as session:
-            revision = alone(session)
+            alone(session)
             group = _one(session, caller.organization_id, group_id)
             found = session.first(select(group_roles).where(same(_mapping(group, project_id))))
             if found is None:
                 raise NotFound(f"The group '{group.name}' has no role there.", param="group_id")
             take(session, caller, found)
-            settle(session, revision, group.issuer, group.name)
 
 
 def _one(session: ReadSession, organization_id: str, group_id: str) -> Row[Any]:
@@ -153,11 +152,11 @@ def _mapping(group: Row[Any], project_id: str | None) -> dict[str, Any]:
     return {**known, "project_id": project_id}
 
 
-def _of(group: Row[Any]) -> Any:
+def _of(group: Row[Any], name: str) -> Any:
     return and_(
         group_roles.c.organization_id == group.organization_id,
         group_roles.c.issuer == group.issuer,
-        group_roles.c.group_name == group.name,
+        group_roles.c.group_name == name,
     )
 
 

@@ -31,6 +31,7 @@ from llmariner.tenancy.granting import (
 from llmariner.tenancy.keys import secrets
 from llmariner.tenancy.members import person_with
 from llmariner.tenancy.open_invites import is_backed, open_invites
+from llmariner.tenancy.removals import forget_removal
 from llmariner.tenancy.standing import changed, standing
 from llmariner.tenancy.tables import invites, organization_users, project_users, projects, users
 
@@ -267,6 +268,7 @@ def _let_in(session: WriteSession, invite: Invite) -> str:
     open_claim(session, user_id)
     joined = {"organization_id": invite.organization_id, "user_id": user_id, "created_at": now}
     session.insert_new(organization_users, [{**joined, "role": invite.role}])
+    forget_removal(session, invite.organization_id, user_id)
     for each in invite.projects:
         if _is_live(session, invite.organization_id, each.project_id):
             session.insert_new(project_users, [{**joined, "project_id": each.project_id, "role": each.role}])

@@ -30,6 +30,7 @@ from llmariner.tenancy.granting import (
 )
 from llmariner.tenancy.leaving import end_keys
 from llmariner.tenancy.open_invites import of_member, withdraw
+from llmariner.tenancy.removals import forget_removal, note_removal
 from llmariner.tenancy.standing import changed
 from llmariner.tenancy.tables import api_keys, is_human, organization_users, project_users, projects, users
 
@@ -67,6 +68,7 @@ class Members:
             open_claim(session, user_id)
             joined = {"organization_id": organization_id, "user_id": user_id, "created_at": int(time.time())}
             session.add(organization_users, **joined, role=role)
+            forget_removal(session, organization_id, user_id)
             changed(session, user_ids=[user_id])
             told = {"data": {"role": role, "email": wanted}}
             done(session, caller, "user.added", user_id, told, organization_id=organization_id)
@@ -126,6 +128,7 @@ class Members:
                 delete(organization_users).where(_one_of(organization_users, user_id, organization_id=organization_id))
             )
             session.run(update(users).where(users.c.id == user_id).values(**_left()))
+            note_removal(session, organization_id, user_id)
             changed(session, user_ids=[user_id])
             gone = {"projects": [row.project_id for row in left], "api_keys": ended}
             gone |= end_rules(session, organization_id, "user", [user_id])
@@ -149,6 +152,7 @@ class Members:
                 raise Conflict(f"'{found.email}' is a member of the project already.", param="user_id")
             row = {"project_id": project_id, "user_id": user_id, "organization_id": organization_id, "role": role}
             session.add(project_users, **row, created_at=int(time.time()))
+            forget_removal(session, organization_id, user_id, project_id)
             changed(session, user_ids=[user_id])
             _assigned(session, caller, "role.assignment.created", project_id, user_id, role)
         return self.get_in_project(organization_id, project_id, user_id)
@@ -199,13 +203,14 @@ class Members:
                 ended = end_keys(session, revision, of_them)
             session.run(delete(project_users).where(_one_of(project_users, user_id, project_id=project_id)))
             session.run(update(users).where(users.c.id == user_id).values(**_left()))
+            note_removal(session, organization_id, user_id, project_id)
             changed(session, user_ids=[user_id])
             _assigned(session, caller, "role.assignment.deleted", project_id, user_id, member.role, api_keys=ended)
         return {"api_keys": ended}
 
 
 def _left() -> dict[str, int | None]:
-    """Of a person whom somebody removed: the tokens that they hold by now say nothing of groups any more."""
+    """Of a person who was removed: to the release before `removals` the tokens that they hold say nothing of groups."""
     return {"groups": None, "groups_at": int(time.time()) + 1}
 
 

@@ -22,13 +22,13 @@ from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.identity import Identity, Issuer
 from llmariner.tenancy.account_claims import check_claimable, claim_window
 from llmariner.tenancy.acts import alone
-from llmariner.tenancy.arrivals import Arrival
+from llmariner.tenancy.arrivals import Arrival, settle
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.callers import Callers
 from llmariner.tenancy.reach import runs_installation
 from llmariner.tenancy.refused_sign_ins import RefusedSignIns, Stranger
 from llmariner.tenancy.standing import changed
-from llmariner.tenancy.tables import organization_users, organizations, users
+from llmariner.tenancy.tables import organization_users, organizations, user_groups, users
 
 __all__ = ["SignIn"]
 
@@ -98,6 +98,7 @@ class SignIn:
             if person is None:
                 raise NotFound(f"No person with id '{user_id}'. List them with GET /v1/users.", param="user_id")
             session.run(update(users).where(one).values(**_UNLINKED, claimable_until=claim_window()))
+            session.run(user_groups.delete().where(user_groups.c.user_id == user_id))
             changed(session, user_ids=[user_id])
             log.add(
                 session,
@@ -146,9 +147,8 @@ class SignIn:
                 user_id = _link(session, identity)
             if address := _new_address(session, user_id, identity):
                 session.run(update(users).where(users.c.id == user_id).values(email=address))
-            Arrival(session, user_id, identity, newcomer_role=self._newcomer_role if new else "none").settle(
-                session, revision
-            )
+            newcomer_role = self._newcomer_role if new else "none"
+            settle(session, revision, [Arrival(session, user_id, identity, newcomer_role=newcomer_role)])
         return user_id
 
     def _log(self, caller: Caller, identity: Identity, source: str | None) -> None:

@@ -30,6 +30,8 @@ __all__ = [
     "organizations",
     "project_users",
     "projects",
+    "removals",
+    "user_groups",
     "users",
 ]
 
@@ -81,8 +83,8 @@ users = Table(
     # Until when a first sign-in may claim an account that administers an organization; NULL: not before an owner of the
     # default organization allows it.
     Column("claimable_until", BigInteger),
-    # The issuer's names of them, a JSON list, as the newest token said; and when it was made, or when an owner removed
-    # the person: what older tokens say of groups is old.
+    # What `user_groups` holds, a JSON list, for the release before that table; and when the token was made that said so,
+    # or when an owner removed the person: what older tokens say of groups is old.
     Column("groups", Text),
     Column("groups_at", BigInteger),
     Column("hidden", Boolean, nullable=False, server_default=false()),
@@ -90,6 +92,27 @@ users = Table(
     Column("revision", BigInteger, nullable=False, server_default=text("0")),
     Index("ix_users_revision", "revision"),
     Index("ix_users_subject", "issuer", "subject", unique=True),
+)
+
+# The issuer's groups of a person, as the newest token said.
+user_groups = Table(
+    "user_groups",
+    metadata,
+    Column("user_id", String(64), ForeignKey("users.id"), primary_key=True),
+    Column("name", String(256), primary_key=True),
+    Column("issuer", String(512), nullable=False),
+    Index("ix_user_groups_name", "issuer", "name", "user_id"),
+)
+
+# Whom an owner removed from where: their groups don't bring them back. `project_id` empty: from the whole organisation.
+removals = Table(
+    "removals",
+    metadata,
+    Column("organization_id", String(64), ForeignKey("organizations.id"), primary_key=True),
+    Column("project_id", String(64), primary_key=True),
+    Column("user_id", String(64), ForeignKey("users.id"), primary_key=True),
+    Column("removed_at", BigInteger, nullable=False),
+    Index("ix_removals_user_id", "user_id"),
 )
 
 is_human: ColumnElement[bool] = users.c.kind.in_(("person", "bootstrap"))

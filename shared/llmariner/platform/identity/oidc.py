@@ -17,6 +17,7 @@ __all__ = ["OidcIssuer"]
 
 _MOST_CHARACTERS = 16 * 1024
 _LONGEST_SUBJECT = 320
+_LONGEST_GROUP = 256
 # Id tokens, access tokens (RFC 9068). What says that it is something else, such as a logout token, is no sign-in.
 _TYPES = frozenset({"JWT", "at+jwt", "application/at+jwt"})
 
@@ -79,7 +80,7 @@ class OidcIssuer:
         subject, email, signed_in = _text(claims["sub"]), _text(claims.get("email")), claims.get("auth_time")
         if subject is None or len(subject) > _LONGEST_SUBJECT or len(email or "") > _LONGEST_SUBJECT:
             raise refused("its subject or e-mail is no name")
-        groups = claims.get(self._settings.groups_claim, [] if self._settings.groups_omitted else None)
+        groups = _names(claims.get(self._settings.groups_claim, [] if self._settings.groups_omitted else None))
         at = signed_in if isinstance(signed_in, int) else int(claims["iat"])
         return Identity(
             issuer=self._settings.issuer,
@@ -88,11 +89,22 @@ class OidcIssuer:
             # Some issuers say so in words.
             email_verified=self._settings.trust_email or str(claims.get("email_verified")).lower() == "true",
             name=(_text(claims.get("name")) or "")[:256] or None,
-            groups=frozenset(filter(None, map(_text, groups))) if isinstance(groups, list) else None,
+            groups=groups,
             signed_in_at=max(0, min(at, int(time.time()))),
             issued_at=int(claims["iat"]),
             expires_at=int(claims["exp"]),
         )
+
+
+def _names(claim: Any) -> frozenset[str] | None:
+    """The groups that a claim names: a list, or one name where somebody is in one group.
+
+    None where it says nothing, or in a form that nobody knows: what groups gave must not end by that.
+    """
+    listed = [claim] if isinstance(claim, str) else claim
+    if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+        return None
+    return frozenset(name for name in map(_text, listed) if name is not None and len(name) <= _LONGEST_GROUP)
 
 
 def _text(claim: Any) -> str | None:

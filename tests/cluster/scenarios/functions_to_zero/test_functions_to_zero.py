@@ -150,6 +150,13 @@ def _expected(functions: Functions) -> dict[str, tuple[Call, int]]:
     asked |= {name: (Call("POST", path, {}, body), 404) for name, (path, body) in _TOKEN_PATH.items()}
     asked |= {
         "invitations": (Call("POST", "/v1/invitations:accept", {}, {"token": "none"}), 404),
+        "group-settlement": (
+            _event(
+                "ai.llmariner.group_role.changed.v1",
+                {"id": "group_role_1", "issuer": "https://issuer.example", "group": "no-such-group", "after": ""},
+            ),
+            204,
+        ),
         "model-adoption": (_event("dev.knative.apiserver.ref.add", {"name": "no-such-model"}), 204),
         "dead-letters": (Call("POST", "/model_loader", {}, {}), 400),
         "internal-gateway": (_signed(functions), 200),

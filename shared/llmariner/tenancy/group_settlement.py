@@ -1,0 +1,69 @@
+"""After a group got a role, or lost one: everybody whose newest token said to be of it becomes what their groups are now.
+
+In slices, each a transaction of its own, since all administrative acts wait for one another: a group may have thousands of
+members. Doing a slice again changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import Row, Select, select
+
+from llmariner.platform.database import Database, ReadSession
+from llmariner.platform.identity import Identity
+from llmariner.tenancy.acts import alone
+from llmariner.tenancy.arrivals import Arrival, settle
+from llmariner.tenancy.tables import user_groups, users
+
+__all__ = ["settle_group"]
+
+_SLICE = 25
+_SECONDS = 20.0
+
+
+def settle_group(database: Database, issuer: str, group: str, after: str = "", *, seconds: float = _SECONDS) -> str:
+    """Settle the members of a group whose ids follow `after`, for some seconds.
+
+    Returns the id of the last one who is settled, empty at the end.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        with database.read() as session:
+            people = session.rows(_members(issuer, group).where(users.c.id > after).limit(_SLICE))
+            waiting = [person.id for person in people if _arrival(session, person).changes()]
+        if waiting:
+            with database.write() as session:
+                revision = alone(session)
+                again = session.rows(_members(issuer, group).where(users.c.id.in_(waiting)))
+                settle(session, revision, [_arrival(session, person) for person in again])
+        if len(people) < _SLICE:
+            return ""
+        after = people[-1].id
+        if time.monotonic() >= deadline:
+            return after
+
+
+def _members(issuer: str, group: str) -> Select[Any]:
+    there = (user_groups.c.issuer == issuer) & (user_groups.c.name == group) & (users.c.issuer == issuer)
+    query = select(users.c.id, users.c.issuer, users.c.subject, users.c.groups_at)
+    return query.join(user_groups, user_groups.c.user_id == users.c.id).where(there).order_by(users.c.id)
+
+
+def _arrival(session: ReadSession, person: Row[Any]) -> Arrival:
+    """As with a token that says again what the newest one said of groups; nothing else of it is kept."""
+    rows = session.rows(select(user_groups.c.name).where(user_groups.c.user_id == person.id))
+    at = person.groups_at or 0
+    identity = Identity(
+        issuer=person.issuer,
+        subject=person.subject,
+        email=None,
+        email_verified=False,
+        name=None,
+        groups=frozenset(row.name for row in rows),
+        signed_in_at=at,
+        issued_at=at,
+        expires_at=0,
+    )
+    return Arrival(session, person.id, identity)

@@ -1,0 +1,32 @@
+"""Whom an owner removed: their groups bring them back nowhere until somebody lets them in again."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import and_, select
+
+from llmariner.platform.database import ReadSession, WriteSession
+from llmariner.tenancy.tables import removals
+
+__all__ = ["forget_removal", "note_removal", "removed_from"]
+
+
+def note_removal(session: WriteSession, organization_id: str, user_id: str, project_id: str = "") -> None:
+    """Keep that somebody was removed from an organization, or (`project_id`) from a project of it."""
+    place = {"organization_id": organization_id, "project_id": project_id, "user_id": user_id}
+    session.insert_new(removals, [{**place, "removed_at": int(time.time())}])
+
+
+def forget_removal(session: WriteSession, organization_id: str, user_id: str, project_id: str = "") -> None:
+    """Somebody is let in again: into a project, or into the organization and what their groups have in it."""
+    there = and_(removals.c.organization_id == organization_id, removals.c.user_id == user_id)
+    if project_id:
+        there = and_(there, removals.c.project_id == project_id)
+    session.run(removals.delete().where(there))
+
+
+def removed_from(session: ReadSession, user_id: str) -> frozenset[tuple[str, str | None]]:
+    """From which organizations, and projects of these (else None), somebody was removed."""
+    query = select(removals.c.organization_id, removals.c.project_id).where(removals.c.user_id == user_id)
+    return frozenset((row.organization_id, row.project_id or None) for row in session.rows(query))

@@ -1,0 +1,171 @@
+"""A group's role reaches its members in slices, whoever signs in meanwhile, and however often an event comes."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from llmariner.audit import log
+from llmariner.context import Context
+from llmariner.platform.database import Database
+from llmariner.platform.database.migrate import upgrade
+from llmariner.platform.events import tables
+from llmariner.platform.events.outbox import event_of
+from llmariner.tenancy import sign_in
+from llmariner.tenancy.group_roles import CHANGED, GroupRoles
+from llmariner.tenancy.group_settlement import settle_group
+from llmariner.tenancy.groups import Groups
+from llmariner.tenancy.sign_in import SignIn
+from llmariner.tenancy.tables import organization_users, project_users, user_groups, users
+
+from .arriving import ISSUER, Tokens
+from .team import Team
+
+AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
+CHECKOUT = Path(__file__).resolve().parents[2]
+PEOPLE = 60
+
+
+@pytest.fixture
+def people(team: Team, monkeypatch: pytest.MonkeyPatch) -> tuple[SignIn, Tokens]:
+    monkeypatch.setattr(sign_in, "_REMEMBERED_SECONDS", 0.0)
+    tokens = Tokens()
+    return SignIn(team.database, tokens, team.callers), tokens
+
+
+def staff(database: Database, number: int = PEOPLE) -> None:
+    """People whose newest token said 'staff'."""
+    with database.write() as session:
+        session.insert_many(
+            users,
+            [
+                {
+                    "id": f"user_{at:04}",
+                    "email": f"p{at}@example.org",
+                    "created_at": 1,
+                    "issuer": ISSUER,
+                    "subject": f"s{at}",
+                    "groups": '["staff"]',
+                    "groups_at": 1000,
+                }
+                for at in range(number)
+            ],
+        )
+        rows = [{"user_id": f"user_{at:04}", "name": "staff", "issuer": ISSUER} for at in range(number)]
+        session.insert_many(user_groups, rows)
+
+
+def members(database: Database, table: Any = organization_users) -> int:
+    with database.read() as session:
+        query = select(func.count()).select_from(table).where(table.c.of_group.is_(True))
+        return int(session.value(query))
+
+
+def changes(database: Database) -> list[Any]:
+    with database.read() as session:
+        query = select(tables.events).where(tables.events.c.type == CHANGED)
+        return [event_of(row) for row in session.rows(query.order_by(tables.events.c.time))]
+
+
+def test_a_mapping_itself_touches_nobody(team: Team) -> None:
+    staff(team.database)
+    GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
+    assert members(team.database) == 0
+    [event] = changes(team.database)
+    assert (event.data["issuer"], event.data["group"], event.data["after"]) == (ISSUER, "staff", "")
+
+
+def test_a_delivery_goes_on_where_the_one_before_ended(team: Team) -> None:
+    staff(team.database)
+    project_id = team.owner.project_id
+    GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="member", project_id=project_id)
+    after, reached = "", list[int]()
+    while after or not reached:
+        after = settle_group(team.database, ISSUER, "staff", after, seconds=0)
+        reached.append(members(team.database, project_users))
+    assert reached == [25, 50, PEOPLE]
+    assert log.verify(team.database, team.owner.organization_id).whole
+
+
+def test_the_consumer_emits_what_is_left(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    staff(team.database)
+    GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
+    main = runpy.run_path(str(CHECKOUT / "eventing/group_settlement/main.py"))
+    context = Context({"LLMARINER_DATABASE_URL": str(team.database.url)})
+    consume = main["consume"]
+    monkeypatch.setitem(consume.__globals__, "settle_group", lambda *said: settle_group(*said, seconds=0))
+    for at in range(3):
+        consume(context, changes(team.database)[at])
+    assert members(team.database) == PEOPLE
+    assert [event.data["after"] for event in changes(team.database)] == ["", "user_0024", "user_0049"]
+    consume(context, changes(team.database)[0])  # redelivered
+    assert members(team.database) == PEOPLE
+    context.database.close()
+
+
+def test_what_is_so_already_is_not_written_again(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    staff(team.database, 5)
+    GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
+    settle_group(team.database, ISSUER, "staff")
+
+    def fail() -> None:
+        raise AssertionError("wrote")
+
+    monkeypatch.setattr(team.database, "write", fail)
+    assert settle_group(team.database, ISSUER, "staff") == ""
+
+
+def test_people_sign_in_while_their_group_is_mapped(team: Team, people: tuple[SignIn, Tokens], at_once: AtOnce) -> None:
+    signing_in, tokens = people
+    staff(team.database)
+    given = [
+        tokens.new(subject=f"s{at}", email=f"p{at}@example.org", groups=frozenset({"staff"}), signed_in_at=2000 + at)
+        for at in range(PEOPLE)
+    ]
+    mappings = GroupRoles(team.database)
+    made = mappings.create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
+
+    def come(first: int) -> list[str]:
+        return [signing_in.caller(token).user_id for token in given[first::3]]
+
+    def settle() -> str:
+        return settle_group(team.database, ISSUER, "staff") + settle_group(team.database, ISSUER, "staff")
+
+    found = at_once([settle, *(lambda first=first: come(first) for first in range(3))])
+    assert not [each for each in found if isinstance(each, Exception)], found
+    assert members(team.database) == PEOPLE
+    mappings.delete(team.admin, made.id)
+    settle_group(team.database, ISSUER, "staff")
+    assert members(team.database) == 0
+    assert log.verify(team.database, team.owner.organization_id).whole
+
+
+def test_a_group_lists_its_members_by_the_index(team: Team) -> None:
+    staff(team.database, 3)
+    groups = Groups(team.database)
+    group = groups.create(team.admin, ISSUER, "staff")
+    groups.give(team.admin, group.id, "reader", None)
+    settle_group(team.database, ISSUER, "staff")
+    assert [row.id for row in groups.members(group)] == ["user_0000", "user_0001", "user_0002"]
+
+
+def test_groups_of_an_older_database_are_kept(new_database: Callable[[], Database]) -> None:
+    database = new_database()
+    upgrade(database, "0011")
+    said = {"staff": 1, "x" * 300: 2, "ä": 3}
+    with database.write() as session:
+        row = {"id": "user_1", "email": "a@example.org", "created_at": 1, "issuer": ISSUER, "subject": "1"}
+        session.run(users.insert().values(**row, groups=json.dumps(list(said))))
+    upgrade(database)
+    with database.read() as session:
+        rows = session.rows(select(user_groups).order_by(user_groups.c.name))
+    assert [(row.user_id, row.name, row.issuer) for row in rows] == [
+        ("user_1", "staff", ISSUER),
+        ("user_1", "ä", ISSUER),
+    ]
