@@ -1,15 +1,16 @@
 """/v1/organization/audit_logs: who did what in the organisation, in OpenAI's event shape, and whether the log is whole."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 
 from llmariner.audit import reading
 from llmariner.audit.log import verify
-from llmariner.audit.reading import Entry, Filter
+from llmariner.audit.reading import Filter
 from llmariner.context import Context
 from llmariner.http.administration import administers
 from llmariner.http.app import api
+from llmariner.http.audit_events import OPENAI_TYPES, shown
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
 from llmariner.http.lists import Cursor, Limit, bounds, listed, values
@@ -27,13 +28,19 @@ def build(context: Context) -> Application:
 
 
 def list_audit_logs(
-    request: Request, caller: Auditor, after: Cursor = None, before: Cursor = None, limit: Limit = 20
+    request: Request,
+    caller: Auditor,
+    after: Cursor = None,
+    before: Cursor = None,
+    limit: Limit = 20,
+    view: Literal["openai", "all"] = "openai",
 ) -> dict[str, Any]:
     """One page of acts, newest first. Filters: event_types, project_ids, actor_ids, actor_emails, resource_ids,
-    effective_at[gt|gte|lt|lte]."""
+    effective_at[gt|gte|lt|lte]. Types that OpenAI's log does not have are in it with `view` "all", or named as a filter.
+    """
     at = bounds(request, "effective_at")
     chosen = Filter(
-        types=values(request, "event_types"),
+        types=values(request, "event_types") or (OPENAI_TYPES if view == "openai" else ()),
         project_ids=values(request, "project_ids"),
         actor_ids=values(request, "actor_ids"),
         actor_emails=values(request, "actor_emails"),
@@ -47,7 +54,7 @@ def list_audit_logs(
     found = reading.page(context_of(request).database, caller.organization_id, chosen, **paging)
     # The entry too many stands at the far end of the page, which is the newest one where it goes backwards.
     wanted = found[-limit:] if before and not after and len(found) > limit else found[:limit]
-    return listed([_rendered(entry) for entry in wanted[: limit or 0]], has_more=bool(limit) and len(found) > limit)
+    return listed([shown(entry) for entry in wanted[: limit or 0]], has_more=bool(limit) and len(found) > limit)
 
 
 def verify_audit_logs(
@@ -63,20 +70,6 @@ def verify_audit_logs(
         "head": verdict.head,
         "broken_at": verdict.broken_at,
         "reason": verdict.reason or None,
-    }
-
-
-def _rendered(entry: Entry) -> dict[str, Any]:
-    project = {"id": entry.project_id, "name": entry.project_title} if entry.project_id else None
-    return {
-        "id": entry.id,
-        "object": "organization.audit_log",
-        "type": entry.type,
-        "effective_at": int(entry.at),
-        "project": project,
-        "actor": entry.actor,
-        entry.type: entry.payload,
-        "hash": entry.hash,
     }
 
 

@@ -83,7 +83,7 @@ def list_roles(request: Request, caller: Reader, group_id: str) -> dict[str, Any
     """The one role that it has in the organisation, or none."""
     group = groups_of(request).get(caller.organization_id, group_id)
     held = groups_of(request).role(group, None)
-    return listed_with_next([] if held is None else [_role(request, caller, held.role)], has_more=False)
+    return listed_with_next([] if held is None else [_assigned(request, caller, held.role)], has_more=False)
 
 
 def assign_role(request: Request, caller: Writer, group_id: str, body: AssignmentBody) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def get_role(request: Request, caller: Reader, group_id: str, role_id: str) -> d
     """Its role, if it is that one."""
     group = groups_of(request).get(caller.organization_id, group_id)
     check_has_role(group, groups_of(request).role(group, None), role_id)
-    return _role(request, caller, role_id)
+    return _assigned(request, caller, role_id)
 
 
 def unassign_role(request: Request, caller: Writer, group_id: str, role_id: str) -> dict[str, Any]:
@@ -150,6 +150,11 @@ def _members(request: Request, caller: Caller, group_id: str) -> list[dict[str, 
 def _role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
     made = Directory(context_of(request).database).roles(caller.organization_id, None)
     return shapes.find_role(made, role_id, of_projects=False)
+
+
+def _assigned(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
+    made = Directory(context_of(request).database).roles(caller.organization_id, None)
+    return shapes.assigned_role(made, role_id, of_projects=False)
 
 
 handle = function(build)

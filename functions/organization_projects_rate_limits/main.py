@@ -27,7 +27,7 @@ Most = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class Update(Body):
-    """POST …/rate_limits/{id}. What is left out stays as it was."""
+    """POST …/rate_limits/{id}. What is left out stays as it was; of the last three nothing is served, so that 0 holds."""
 
     max_requests_per_1_minute: Most | None = None
     max_tokens_per_1_minute: Most | None = None
@@ -73,17 +73,16 @@ def update_rate_limit(
     if model not in {row.model for row in _rows(context, subject)}:
         raise NotFound(f"No rate limit with id '{rate_limit_id}' in this project.", param="rate_limit_id")
     for name in UNSUPPORTED:
-        if getattr(body, name) is not None:
-            raise InvalidRequest(f"'{name}' can't be limited here: leave it out.", param=name)
+        if getattr(body, name):
+            raise InvalidRequest(f"'{name}' can't be limited here: leave it out, or send 0.", param=name)
     said = {
         "requests_per_minute": body.max_requests_per_1_minute,
         "tokens_per_minute": body.max_tokens_per_1_minute,
         "requests_per_day": body.max_requests_per_1_day,
     }
     wanted = {name: value for name, value in said.items() if value is not None}
-    if not wanted:
-        raise InvalidRequest("Nothing to change: send 'max_requests_per_1_minute', for one.", param="body")
-    context.limits.put(caller, subject, model, wanted)
+    if wanted:
+        context.limits.put(caller, subject, model, wanted)
     return next(row for row in _rows(context, subject) if row.model == model).shown()
 
 

@@ -76,7 +76,7 @@ def remove_user(request: Request, caller: Writer, user_id: str) -> dict[str, Any
 def list_roles(request: Request, caller: Reader, user_id: str) -> dict[str, Any]:
     """The one role that a person has in an organisation."""
     person = _directory(request).person(caller.organization_id, user_id)
-    return listed_with_next([_role(request, caller, person.role)], has_more=False)
+    return listed_with_next([_assigned(request, caller, person.role)], has_more=False)
 
 
 def assign_role(request: Request, caller: Writer, user_id: str, body: AssignmentBody) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def get_role(request: Request, caller: Reader, user_id: str, role_id: str) -> di
     """Their role, if it is that one."""
     person = _directory(request).person(caller.organization_id, user_id)
     shapes.check_has_role(person, role_id)
-    return _role(request, caller, role_id)
+    return _assigned(request, caller, role_id)
 
 
 def unassign_role(request: Request, caller: Writer, user_id: str, role_id: str) -> dict[str, Any]:
@@ -109,6 +109,11 @@ def _rendered(request: Request, caller: Caller, rows: Any) -> list[dict[str, Any
 
 def _role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
     return shapes.find_role(_directory(request).roles(caller.organization_id, None), role_id, of_projects=False)
+
+
+def _assigned(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
+    made = _directory(request).roles(caller.organization_id, None)
+    return shapes.assigned_role(made, role_id, of_projects=False)
 
 
 def _members(request: Request) -> Members:

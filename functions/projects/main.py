@@ -88,7 +88,7 @@ def delete_role(request: Request, caller: Writer, project_id: str, role_id: str)
 def list_assigned(request: Request, caller: Reader, project_id: str, user_id: str) -> dict[str, Any]:
     """The one role that a person has in a project."""
     member = _directory(request).project_user(caller.organization_id, project_id, user_id)
-    return listed_with_next([_any_role(request, caller, project_id, member.role)], has_more=False)
+    return listed_with_next([_assigned(request, caller, project_id, member.role)], has_more=False)
 
 
 def assign_role(
@@ -109,7 +109,7 @@ def get_assigned(request: Request, caller: Reader, project_id: str, user_id: str
     """Their role, if it is that one."""
     member = _directory(request).project_user(caller.organization_id, project_id, user_id)
     shapes.check_has_role(member, role_id)
-    return _any_role(request, caller, project_id, role_id)
+    return _assigned(request, caller, project_id, role_id)
 
 
 def unassign_role(request: Request, caller: Writer, project_id: str, user_id: str, role_id: str) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def list_of_group(request: Request, caller: Reader, project_id: str, group_id: s
     """The one role that a group of the issuer has in a project, or none."""
     _made(request, caller, project_id)
     held = groups_of(request).role(groups_of(request).get(caller.organization_id, group_id), project_id)
-    found = [] if held is None else [_any_role(request, caller, project_id, held.role)]
+    found = [] if held is None else [_assigned(request, caller, project_id, held.role)]
     return listed_with_next(found, has_more=False)
 
 
@@ -140,7 +140,7 @@ def assign_to_group(
 
 def get_of_group(request: Request, caller: Reader, project_id: str, group_id: str, role_id: str) -> dict[str, Any]:
     """Its role in the project, if it is that one."""
-    role = _any_role(request, caller, project_id, role_id)
+    role = _assigned(request, caller, project_id, role_id)
     group = groups_of(request).get(caller.organization_id, group_id)
     check_has_role(group, groups_of(request).role(group, project_id), role_id)
     return role
@@ -163,9 +163,16 @@ def _made(request: Request, caller: Caller, project_id: str) -> Any:
 
 
 def _any_role(request: Request, caller: Caller, project_id: str, role_id: str) -> dict[str, Any]:
-    """A role that somebody has in the project, which may be one made for the whole organisation."""
-    made = [*_made(request, caller, project_id), *_directory(request).roles(caller.organization_id, None)]
-    return shapes.find_role(made, role_id, of_projects=True)
+    return shapes.find_role(_assignable(request, caller, project_id), role_id, of_projects=True)
+
+
+def _assigned(request: Request, caller: Caller, project_id: str, role_id: str) -> dict[str, Any]:
+    return shapes.assigned_role(_assignable(request, caller, project_id), role_id, of_projects=True)
+
+
+def _assignable(request: Request, caller: Caller, project_id: str) -> list[Any]:
+    """Made roles that somebody can have in the project, those of the whole organisation among them."""
+    return [*_made(request, caller, project_id), *_directory(request).roles(caller.organization_id, None)]
 
 
 def _roles(request: Request) -> CustomRoles:

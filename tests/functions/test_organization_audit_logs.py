@@ -125,13 +125,18 @@ def test_whether_the_log_is_whole_is_told_and_a_kept_head_is_looked_for(
     assert call(f"{PATH}:verify").json["whole"]
 
 
-def test_what_is_done_to_models_is_told(ask: Ask, admin: dict[str, str], call: Call) -> None:
+def test_what_openais_log_has_no_type_for_is_told_to_those_who_ask_for_it(
+    ask: Ask, admin: dict[str, str], call: Call
+) -> None:
     def do(method: str, path: str, body: Any = None) -> None:
         assert ask("models", Question(method, f"/v1/models{path}", body, admin)).status == 200
 
     do("POST", "", {"id": "audited", "source_repository": "LOCAL", "is_project_scoped": True})
     do("PATCH", "/audited", {"config": {}, "update_mask": "config"})
     do("DELETE", "/audited")
-    told = call(query="resource_ids[]=audited").json["data"]
+    assert ids(call(query="resource_ids[]=audited")) == []
+    named = ids(call(query="resource_ids[]=audited&event_types[]=model.created"))
+    told = call(query="resource_ids[]=audited&view=all").json["data"]
+    assert named == [told[2]["id"]]
     assert [entry["type"] for entry in told] == ["model.deleted", "model.updated", "model.created"]
     assert told[2]["model.created"]["data"] == {"source_repository": "LOCAL", "model_file_location": "audited"}

@@ -18,6 +18,7 @@ from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
 
 __all__ = [
     "admin_key",
+    "assigned_role",
     "check_has_role",
     "check_made_role",
     "deleted",
@@ -52,7 +53,6 @@ def project(row: Row[Any]) -> Shape:
         "status": "active" if row.archived_at is None else "archived",
         "is_default": row.is_default,
         "external_key_id": None,
-        "residency": None,
     }
 
 
@@ -101,8 +101,10 @@ def person(row: Row[Any], memberships: Iterable[Row[Any]]) -> Shape:
         "added_at": row.added_at,
         "created": row.created_at,
         "api_key_last_used_at": row.last_used_at,
+        "is_default": False,
         "is_service_account": False,
         "is_scim_managed": False,
+        "is_scale_tier_authorized_purchaser": None,
         "developer_persona": None,
         "technical_level": None,
         "projects": {"object": "list", "data": data},
@@ -196,6 +198,20 @@ def find_role(made: Sequence[Row[Any]], role_id: str, *, of_projects: bool) -> S
     if not found:
         raise NotFound(f"No role with id '{role_id}' here.", param="role_id")
     return found[0]
+
+
+def assigned_role(made: Sequence[Row[Any]], role_id: str, *, of_projects: bool) -> Shape:
+    """A role by its id, as one that somebody has: with all that OpenAI's type requires, null where nothing is kept."""
+    created = [row.created_at for row in made if row.id == role_id]
+    return {
+        **find_role(made, role_id, of_projects=of_projects),
+        "created_at": created[0] if created else None,
+        "updated_at": None,
+        "created_by": None,
+        "created_by_user_obj": None,
+        "metadata": None,
+        "assignment_sources": None,
+    }
 
 
 def check_made_role(role: Shape) -> None:

@@ -29,7 +29,7 @@ class Alert(Body):
 
     currency: Literal["USD"]
     interval: Literal["month"]
-    threshold_amount: Annotated[int, Field(ge=1, le=10**11)]
+    threshold_amount: Annotated[int, Field(ge=0, le=10**11)]
     notification_channel: _Channel
 
     @property

@@ -45,6 +45,7 @@ def list_audit(
     from llmariner.cli.printing import Column, moment
 
     query: dict[str, Any] = {
+        "view": "all",
         "event_types[]": types,
         "actor_emails[]": [actor for actor in actors if "@" in actor],
         "actor_ids[]": [actor for actor in actors if "@" not in actor],
