@@ -12,7 +12,7 @@ from llmariner.http import openai_shapes as shapes
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
-from llmariner.http.bodies import Body
+from llmariner.http.bodies import Body, sent_as
 from llmariner.http.function import Application, function
 from llmariner.http.groups import ProjectGroupBody, groups_of, in_project
 from llmariner.http.lists import Cursor, Limit, Order, listed, next_page
@@ -147,7 +147,8 @@ def create_project(request: Request, caller: Writer, body: ProjectBody) -> dict[
     """Make one; its owners are those of the organisation."""
     if body.name is None:
         raise InvalidRequest("Missing required parameter: 'name'.", param="name", code="missing_required_parameter")
-    made = _projects(request).create(caller, NewProject(body.name))
+    with sent_as(title="name"):
+        made = _projects(request).create(caller, NewProject(body.name))
     return _shown(request, caller, made.id)
 
 
@@ -159,7 +160,8 @@ def get_project(request: Request, caller: Reader, project_id: str) -> dict[str, 
 def update_project(request: Request, caller: Writer, project_id: str, body: ProjectBody) -> dict[str, Any]:
     """Rename it."""
     if body.name is not None:
-        _projects(request).rename(caller, project_id, body.name)
+        with sent_as(title="name"):
+            _projects(request).rename(caller, project_id, body.name)
     return _shown(request, caller, project_id)
 
 

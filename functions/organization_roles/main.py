@@ -6,6 +6,7 @@ from fastapi import Request
 
 from llmariner.context import Context
 from llmariner.http import openai_shapes as shapes
+from llmariner.http import roles
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
@@ -41,8 +42,7 @@ def list_roles(
 
 def create_role(request: Request, caller: Writer, body: NewRoleBody) -> dict[str, Any]:
     """Make one; only scopes that the caller holds."""
-    description = body.description or ""
-    made = _roles(request).create(caller, body.role_name, body.permissions, description=description)
+    made = roles.create(_roles(request), caller, body)
     return get_role(request, caller, made.id)
 
 
@@ -55,7 +55,7 @@ def get_role(request: Request, caller: Reader, role_id: str) -> dict[str, Any]:
 def update_role(request: Request, caller: Writer, role_id: str, body: RoleBody) -> dict[str, Any]:
     """Change it for everybody who has it; those that are there everywhere don't change."""
     shapes.check_made_role(get_role(request, caller, role_id))
-    _roles(request).update(caller, role_id, name=body.role_name, scopes=body.permissions, description=body.description)
+    roles.update(_roles(request), caller, role_id, body)
     return get_role(request, caller, role_id)
 
 

@@ -7,6 +7,7 @@ from fastapi import Request
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
 from llmariner.http import openai_shapes as shapes
+from llmariner.http import roles
 from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
@@ -26,12 +27,12 @@ Writer = Annotated[Caller, administers("api.organizations.projects.users.write")
 def build(context: Context) -> Application:
     """The routes."""
     app = api("projects", context)
-    roles, assigned = "/v1/projects/{project_id}/roles", "/v1/projects/{project_id}/users/{user_id}/roles"
-    app.get(roles)(list_roles)
-    app.post(roles)(create_role)
-    app.get(f"{roles}/{{role_id}}")(get_role)
-    app.post(f"{roles}/{{role_id}}")(update_role)
-    app.delete(f"{roles}/{{role_id}}")(delete_role)
+    of_project, assigned = "/v1/projects/{project_id}/roles", "/v1/projects/{project_id}/users/{user_id}/roles"
+    app.get(of_project)(list_roles)
+    app.post(of_project)(create_role)
+    app.get(f"{of_project}/{{role_id}}")(get_role)
+    app.post(f"{of_project}/{{role_id}}")(update_role)
+    app.delete(f"{of_project}/{{role_id}}")(delete_role)
     app.get(assigned)(list_assigned)
     app.post(assigned)(assign_role)
     app.get(f"{assigned}/{{role_id}}")(get_assigned)
@@ -60,9 +61,7 @@ def list_roles(
 
 def create_role(request: Request, caller: Writer, project_id: str, body: NewRoleBody) -> dict[str, Any]:
     """Make one for this project; only scopes that the caller holds."""
-    made = _roles(request).create(
-        caller, body.role_name, body.permissions, description=body.description or "", project_id=project_id
-    )
+    made = roles.create(_roles(request), caller, body, project_id)
     return get_role(request, caller, project_id, made.id)
 
 
@@ -74,7 +73,7 @@ def get_role(request: Request, caller: Reader, project_id: str, role_id: str) ->
 def update_role(request: Request, caller: Writer, project_id: str, role_id: str, body: RoleBody) -> dict[str, Any]:
     """Change it for everybody who has it; those of every project don't change."""
     shapes.check_made_role(get_role(request, caller, project_id, role_id))
-    _roles(request).update(caller, role_id, name=body.role_name, scopes=body.permissions, description=body.description)
+    roles.update(_roles(request), caller, role_id, body)
     return get_role(request, caller, project_id, role_id)
 
 

@@ -6,7 +6,8 @@ A misspelt restriction would otherwise make an object without it (docs/api.md).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -15,9 +16,9 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
-from llmariner.errors import InvalidRequest
+from llmariner.errors import InvalidRequest, PlatformError
 
-__all__ = ["UNKNOWN", "Body", "JsonRoute", "decode"]
+__all__ = ["UNKNOWN", "Body", "JsonRoute", "decode", "sent_as"]
 
 UNKNOWN = "unknown_parameter"
 """The type of the validation error for a field that a body doesn't have; its context has `field` and `nearest`."""
@@ -89,3 +90,15 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(text: str) -> float:
     raise InvalidRequest(f"The body holds {text}, which is no JSON number: send a finite one.", code="invalid_json")
+
+
+@contextmanager
+def sent_as(**fields: str) -> Iterator[None]:
+    """In an error, call a field what the caller sent: `sent_as(title="name")` where the rule says `title`."""
+    try:
+        yield
+    except PlatformError as error:
+        if error.param in fields:
+            error.message = error.message.replace(f"'{error.param}'", f"'{fields[error.param]}'")
+            error.param = fields[error.param]
+        raise
