@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llmariner.http.function import LazyApplication, application_of
+from llmariner.http.function import LazyApplication, application_of, loading
 from llmariner.server import Bounds, Server
 
 __all__ = ["load", "main"]
@@ -31,7 +31,8 @@ def load(folder: Path) -> LazyApplication:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    with loading():
+        spec.loader.exec_module(module)
     return application_of(module.handle)
 
 

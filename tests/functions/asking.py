@@ -58,11 +58,11 @@ class InProcess:
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
 
-    def ask(self, application: Any, question: Question) -> Answer:
-        """One request, as a server would put it."""
-        return self.runner.run(self._ask(application, question))
+    def ask(self, application: Any, question: Question, *, raw_path: bytes | None = None) -> Answer:
+        """One request, as a server would put it; `raw_path` where it is not the path itself."""
+        return self.runner.run(self._ask(application, question, raw_path))
 
-    async def _ask(self, application: Any, question: Question) -> Answer:
+    async def _ask(self, application: Any, question: Question, raw_path: bytes | None) -> Answer:
         headers, body = question.sent()
         scope = {
             "type": "http",
@@ -71,7 +71,7 @@ class InProcess:
             "method": question.method,
             "scheme": "http",
             "path": question.path,
-            "raw_path": question.path.encode(),
+            "raw_path": question.path.encode() if raw_path is None else raw_path,
             "query_string": question.query.encode(),
             "root_path": "",
             "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,31 @@ def test_a_function_of_the_token_path_says_at_its_start_what_is_missing(missing:
     said = {name: value for name, value in COMPLETE.items() if name != missing}
     command = boot(CHECKOUT / "functions/chat_completions")
     environment = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": "1", **said}
+    ended = subprocess.run(command, env=environment, cwd=CHECKOUT, capture_output=True, timeout=60, check=False)
+    assert ended.returncode != 0
+    assert missing in ended.stderr.decode().splitlines()[-1]
+
+
+DATABASE = {"LLMARINER_DATABASE_URL": "sqlite:///nowhere.db"}
+
+
+@pytest.mark.parametrize("way", [boot, framework])
+@pytest.mark.parametrize(
+    ("folder", "said", "missing"),
+    [
+        # As a function with a database is set, on the token path: everything but where the control function is.
+        ("functions/chat_completions", {**COMPLETE, **DATABASE}, "LLMARINER_CONTROL_URL"),
+        ("functions/models", {**COMPLETE}, "LLMARINER_DATABASE_URL"),
+        ("functions/models", {**COMPLETE, **DATABASE, "LLMARINER_CORS_ORIGINS": "x"}, "LLMARINER_CORS_ORIGINS"),
+        ("eventing/sweep", {**COMPLETE}, "LLMARINER_DATABASE_URL"),
+    ],
+)
+def test_whatever_runs_it_a_function_says_at_its_start_what_is_missing(
+    folder: str, said: dict[str, str], missing: str, way: Any
+) -> None:
+    set_to = {name: value for name, value in said.items() if name != missing or missing == "LLMARINER_CORS_ORIGINS"}
+    environment = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": "1", **set_to}
+    command = way(CHECKOUT / folder)
     ended = subprocess.run(command, env=environment, cwd=CHECKOUT, capture_output=True, timeout=60, check=False)
     assert ended.returncode != 0
     assert missing in ended.stderr.decode().splitlines()[-1]

@@ -55,14 +55,15 @@ def paths() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "path"), paths())
 def test_a_path_refuses_a_method_that_it_has_not(name: str, path: str, ask: Ask, admin: dict[str, str]) -> None:
     allowed = {route.method for route in ROUTES if route.function == name and route.pattern.fullmatch(path)}
+    said = allowed | {"HEAD"} if "GET" in allowed else allowed
     for method in set(METHODS) - allowed:
         answer = ask(name, Question(method, path, {}, admin))
         check(answer, 405, "method_not_supported")
-        assert set(answer.headers["allow"].split(", ")) == allowed
+        assert set(answer.headers["allow"].split(", ")) == said
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/health/nothing", "/v1//models", "/v1/%00", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/health/nothing", "/v1//models", "/v1/%25", "/docs"])
 def test_an_unknown_path_is_not_found(name: str, path: str, ask: Ask, admin: dict[str, str]) -> None:
     for method in METHODS:
         check(ask(name, Question(method, path, None, admin)), 404, "unknown_url")

@@ -27,7 +27,7 @@ def documented() -> list[Row]:
 def built(name: str, installation: Installation) -> list[tuple[str, str, str | None]]:
     """Method, path and scope of each route that a function built; what a pod is asked left out."""
     found = []
-    for route in installation.application(name).prepare().routes:
+    for route in installation.application(name).prepare().application.routes:
         scopes = [getattr(dependency.call, "scope", None) for dependency in route.dependant.dependencies]
         found += [(method, anonymous(route.path), next(iter(scopes), None)) for method in sorted(route.methods)]
     return [route for route in found if route[:2] not in PROBES]
@@ -64,7 +64,7 @@ def test_the_documentation_says_the_scope_that_a_route_asks_for(installation: In
         if function in {*OPEN, "internal_gateway"}:
             assert "api." not in scope
         elif function in TOKEN_PATH:
-            assert scope == installation.application(function).prepare().route.scope
+            assert scope == installation.application(function).prepare().application.route.scope
         else:
             assert scope == asked[method, anonymous(path)], path
 

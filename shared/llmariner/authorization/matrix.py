@@ -205,7 +205,7 @@ _OPEN: dict[str, Rule] = {
 def _built(folder: Path, context: Context) -> Iterator[tuple[str, str, Rule]]:
     application = load(folder)
     application.use(context)
-    made: Any = application.prepare()
+    made: Any = application.prepare().application
     if hasattr(made, "route"):  # the token path
         yield "POST", made.route.path, (made.route.scope, Objects.MODELS)
         return

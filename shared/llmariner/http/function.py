@@ -1,19 +1,26 @@
 """One `main.py`, three ways to run it: functions-framework, a lean server of our own (`boot`), the local home's router.
 
 functions-framework wants a plain function as its target, so `handle` is one; the application behind it is its attribute
-`app`. Nothing is built at import: the first request builds it, and with it what the route needs.
+`app`. Whoever loads a `main.py` by `boot.load` says when it is built, and with it what the route needs; functions-framework
+does not, so there the import builds it: a wrong setting ends the start and not each request.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
 from llmariner.context import Context
+from llmariner.errors import PlatformError
+from llmariner.gateway.answers import answer_headers, send_error
+from llmariner.http.cors import Cors
+from llmariner.http.web_application import WebApplication
 
-__all__ = ["Application", "LazyApplication", "application_of", "consumer", "function"]
+__all__ = ["Application", "LazyApplication", "application_of", "consumer", "function", "loading"]
 
 Message = MutableMapping[str, Any]
 Application = Callable[
@@ -22,6 +29,9 @@ Application = Callable[
 _THREADS = 4
 _READY = "/health/ready"
 _PROBES = ("/health/live", _READY)
+_EVENT_LIMIT = 8 * 1024 * 1024
+_log = logging.getLogger(__name__)
+_loading = False
 Build = Callable[[Context], Application]
 Consume = Callable[[Context, Any], Awaitable[None] | None]
 
@@ -32,21 +42,33 @@ class LazyApplication:
     def __init__(self, build: Build) -> None:
         self._build = build
         self._context: Context | None = None
-        self._application: Application | None = None
+        self._application: WebApplication | None = None
 
     def use(self, context: Context) -> None:
         """Share a process's parts; to be called before the first request."""
         self._context = context
 
-    def prepare(self) -> Application:
+    def prepare(self) -> WebApplication:
         """Build it now, so that a wrong setting ends the start and not a request."""
         if self._application is None:
-            self._application = self._build(self._context or Context())
+            context = self._context or Context()
+            self._application = WebApplication(self._build(context), Cors.load(context.env))
         return self._application
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
         await self.prepare()(scope, receive, send)
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """While a `main.py` is imported by somebody who prepares its application later."""
+    global _loading
+    before, _loading = _loading, True
+    try:
+        yield
+    finally:
+        _loading = before
 
 
 def function(build: Build) -> Callable[[Any], Awaitable[Any]]:
@@ -58,9 +80,10 @@ def function(build: Build) -> Callable[[Any], Awaitable[Any]]:
 
     handle.app = lazy  # type: ignore[attr-defined]
     # Imported only where functions-framework runs us: it costs more than a whole lean start.
-    if "functions_framework" in sys.modules:
+    if "functions_framework" in sys.modules and not _loading:
         from functions_framework import aio
 
+        lazy.prepare()
         aio.http(handle)
     return handle
 
@@ -102,9 +125,10 @@ def consumer(consume: Consume) -> Callable[[Any], Awaitable[None]]:
         raise HTTPException(204)
 
     handle.app = lazy  # type: ignore[attr-defined]
-    if "functions_framework" in sys.modules:
+    if "functions_framework" in sys.modules and not _loading:
         from functions_framework import aio
 
+        lazy.prepare()
         aio.cloud_event(handle)
     return handle
 
@@ -123,16 +147,27 @@ def _delegate(application: Application) -> Any:
         """A response that lets the application answer: functions-framework calls it with the request's own channels."""
 
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            await application(scope, receive, send)
+            started = False
+
+            async def sending(message: Message) -> None:
+                nonlocal started
+                started = True
+                await send(message)
+
+            try:
+                await application(scope, receive, sending)
+            except Exception:
+                # The framework would answer in plain text.
+                if started:
+                    raise
+                _log.exception("a request failed")
+                await send_error(send, PlatformError("Something broke on our side."), answer_headers())
 
     return Delegate()
 
 
 def _event_application(context: Context, give: Callable[[Context, Any], Awaitable[None]]) -> Application:
     """The HTTP binding of a consumer: 204 took it, 400 never will (dead letter), 500 again later."""
-    import logging
-
-    from llmariner.errors import PlatformError
     from llmariner.http.readiness import Readiness
     from llmariner.platform.events.wire import MalformedEvent, from_http
 
@@ -149,19 +184,17 @@ def _event_application(context: Context, give: Callable[[Context, Any], Awaitabl
                     status, answer = error.status, error.message.encode()
             await _answer(send, status, answer)
             return
-        parts = []
-        message: Message = {"more_body": True}
-        while message.get("more_body"):
-            message = await receive()
-            parts.append(message.get("body", b""))
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            await give(context, from_http(headers, b"".join(parts)))
+            body = await _event_body(receive)
+            if body is None:
+                return  # the sender is gone, and half an event is none
+            await give(context, from_http(headers, body))
             status, answer = 204, b""
         except MalformedEvent as error:
             status, answer = 400, str(error).encode()
         except Exception as error:  # whatever it was, the event must not be lost
-            logging.getLogger(__name__).exception("a consumer failed")
+            _log.exception("a consumer failed")
             status, answer = 500, f"{type(error).__name__}: {error}".encode()
         await _answer(send, status, answer)
 
@@ -175,3 +208,19 @@ def _event_application(context: Context, give: Callable[[Context, Any], Awaitabl
 async def _answer(send: Callable[[Message], Awaitable[None]], status: int, text: bytes) -> None:
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
     await send({"type": "http.response.body", "body": text})
+
+
+async def _event_body(receive: Callable[[], Awaitable[Message]]) -> bytes | None:
+    """The whole body of an event; None when its sender hung up. MalformedEvent when it is over the limit."""
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > _EVENT_LIMIT:
+            from llmariner.platform.events.wire import MalformedEvent
+
+            raise MalformedEvent(f"An event has at most {_EVENT_LIMIT} bytes.")
+    return bytes(body)

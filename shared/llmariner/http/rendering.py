@@ -77,6 +77,8 @@ def _of_status(request: Request, error: Exception) -> PlatformError:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, PlatformError):  # by which a body was refused while it was decoded
         return error.__cause__
+    if isinstance(error.__cause__, PlatformError):
+        return error.__cause__  # raised while the body was read
     method, path = request.method, request.url.path
     if error.status_code == 404:
         return UnknownUrl(method, path)
@@ -90,7 +92,8 @@ def _of_status(request: Request, error: Exception) -> PlatformError:
 def _allowed(request: Request) -> str:
     """All methods of the path; the framework names those of the first route that fits."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return ", ".join(sorted({method for route in routes for method in route.methods}))
+    methods = {method for route in routes for method in route.methods}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 class BodyLimit:

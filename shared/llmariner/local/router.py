@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.errors import UnknownUrl
 from llmariner.gateway.answers import answer_headers, send_error
+from llmariner.http.cors import Cors
 from llmariner.http.function import LazyApplication
+from llmariner.http.web_application import WebApplication
 
 __all__ = ["Router", "declared_paths", "path_pattern"]
 
@@ -53,9 +56,13 @@ class Router:
                     self._literal[path] = application
         # Every function of the token path answers it with the same numbers: they share one gateway here.
         self._literal["/metrics"] = self._literal["/v1/chat/completions"]
+        self._application = WebApplication(self._route, Cors.load(context.env))
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         """Answer one request."""
+        return self._application(scope, receive, send)
+
+    async def _route(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
         path = scope["path"]
@@ -63,7 +70,7 @@ class Router:
         if application is None:
             await send_error(send, UnknownUrl(scope["method"], path), answer_headers())
         else:
-            await application(scope, receive, send)
+            await application.prepare().application(scope, receive, send)
 
     def _matching(self, path: str) -> LazyApplication | None:
         return next((application for pattern, application in self._patterns if pattern.fullmatch(path)), None)

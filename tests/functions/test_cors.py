@@ -1,0 +1,164 @@
+"""Pages of other origins: what a browser is told, on every route, in errors and in streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from llmariner.boot import load
+from llmariner.context import Context
+from llmariner.http.cors import Cors
+from llmariner.local.router import Router
+
+from .asking import Answer, InProcess, Question
+from .children import CHECKOUT
+from .declared import FUNCTIONS, ROUTES, Declared
+from .installation import Installation
+
+PAGE = "https://app.example.org"
+DEVELOPMENT = "http://localhost:5173"
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "say it"}], "max_tokens": 3}
+
+
+@pytest.fixture(scope="module")
+def open_to_pages(installation: Installation) -> Any:
+    """All functions in one process, with pages of two origins allowed."""
+    context = Context({**installation.environment, "LLMARINER_CORS_ORIGINS": f"{PAGE}, {DEVELOPMENT}"})
+    for part in ("database", "serving", "gateway", "in_process_control"):
+        context.__dict__[part] = getattr(installation.context, part)
+    return Router(CHECKOUT / "functions", context)
+
+
+def vary(answer: Answer) -> set[str]:
+    return {word.strip().lower() for word in answer.headers.get("vary", "").split(",")}
+
+
+def preflight(path: str, origin: str, method: str = "POST") -> Question:
+    names = "authorization,content-type,x-stainless-retry-count"
+    asked = {"access-control-request-method": method, "access-control-request-headers": names}
+    return Question("OPTIONS", path, None, {"origin": origin, **asked})
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.function != "internal_gateway"], ids=str)
+def test_a_preflight_is_answered_on_every_route(route: Declared, open_to_pages: Any, in_process: InProcess) -> None:
+    answer = in_process.ask(open_to_pages, preflight(route.example, PAGE, route.method))
+    assert (answer.status, answer.body) == (204, b"")
+    assert answer.headers["access-control-allow-origin"] == PAGE
+    assert route.method in answer.headers["access-control-allow-methods"]
+    assert "authorization" in answer.headers["access-control-allow-headers"]
+    assert "access-control-allow-credentials" not in answer.headers
+    assert "origin" in vary(answer)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_on_its_own_answers_a_preflight(
+    name: str, installation: Installation, in_process: InProcess
+) -> None:
+    application = load(CHECKOUT / "functions" / name)
+    application.use(Context({**installation.environment, "LLMARINER_CORS_ORIGINS": PAGE}))
+    assert in_process.ask(application, preflight("/v1/anything", PAGE)).status == 204
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Question("GET", "/v1/models"),
+        Question("GET", "/v1/no/such/path"),
+        Question("PUT", "/v1/models"),
+        Question("POST", "/v1/chat/completions", CHAT),
+        Question("POST", "/v1/chat/completions", b"{"),
+        Question("GET", "/health"),
+        Question("GET", "/v1/models", None, {}, "after=%ff"),
+    ],
+    ids=str,
+)
+def test_answers_and_errors_may_be_read_by_the_page(
+    question: Question, open_to_pages: Any, in_process: InProcess, admin: dict[str, str]
+) -> None:
+    for headers in (admin, {}):
+        asked = Question(question.method, question.path, question.body, {**headers, "origin": PAGE}, question.query)
+        answer = in_process.ask(open_to_pages, asked)
+        assert answer.headers["access-control-allow-origin"] == PAGE, answer
+        assert "x-request-id" in answer.headers["access-control-expose-headers"]
+        assert "retry-after" in answer.headers["access-control-expose-headers"]
+        assert "x-ratelimit-remaining-tokens" in answer.headers["access-control-expose-headers"]
+        assert "origin" in vary(answer)
+
+
+def test_a_stream_may_be_read_by_the_page(open_to_pages: Any, in_process: InProcess, admin: dict[str, str]) -> None:
+    asked = Question("POST", "/v1/chat/completions", {**CHAT, "stream": True}, {**admin, "origin": DEVELOPMENT})
+    answer = in_process.ask(open_to_pages, asked)
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+    assert answer.headers["access-control-allow-origin"] == DEVELOPMENT
+
+
+def test_other_origins_are_told_nothing(open_to_pages: Any, in_process: InProcess, admin: dict[str, str]) -> None:
+    for origin in ("https://evil.example.org", "https://app.example.org.evil", "http://app.example.org", "null"):
+        refused = in_process.ask(open_to_pages, preflight("/v1/models", origin))
+        assert (refused.status, refused.error["code"]) == (403, "origin_not_allowed")
+        answer = in_process.ask(open_to_pages, Question("GET", "/v1/models", None, {**admin, "origin": origin}))
+        for each in (refused, answer):
+            assert not [name for name in each.headers if name.startswith("access-control-")]
+            assert "origin" in vary(each)
+
+
+def test_a_request_without_an_origin_is_not_kept_for_one_with(
+    open_to_pages: Any, in_process: InProcess, admin: dict[str, str]
+) -> None:
+    assert "origin" in vary(in_process.ask(open_to_pages, Question("GET", "/v1/models", None, admin)))
+
+
+def test_without_the_setting_nothing_is_said(router: Any, in_process: InProcess, admin: dict[str, str]) -> None:
+    answer = in_process.ask(router, Question("GET", "/v1/models", None, {**admin, "origin": PAGE}))
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+    assert in_process.ask(router, preflight("/v1/models", PAGE)).status == 405
+
+
+@pytest.mark.parametrize(
+    ("setting", "origin", "allowed"),
+    [
+        ("loopback", "http://localhost:3000", True),
+        ("loopback", "http://127.0.0.1", True),
+        ("loopback", "https://[::1]:8443", True),
+        ("loopback", "http://localhost.evil.org", False),
+        ("loopback", "http://127.0.0.1.evil.org", False),
+        ("loopback", "null", False),
+        ("*", "https://anything.example", True),
+        ("https://a.example https://b.example", "https://b.example", True),
+        ("https://a.example", "https://a.example:8443", False),
+    ],
+)
+def test_which_origins_a_setting_means(setting: str, origin: str, allowed: bool) -> None:
+    cors = Cors.load({"LLMARINER_CORS_ORIGINS": setting})
+    assert cors is not None
+    assert cors.allows(origin.encode()) is allowed
+
+
+@pytest.mark.parametrize(
+    "value", ["app.example.org", "https://app.example.org/", "https://*.example.org", "HTTPS://A.B", "null"]
+)
+def test_a_setting_that_is_no_origin_ends_the_start(value: str, installation: Installation) -> None:
+    application = load(CHECKOUT / "functions/models")
+    application.use(Context({**installation.environment, "LLMARINER_CORS_ORIGINS": value}))
+    with pytest.raises(ValueError, match="LLMARINER_CORS_ORIGINS"):
+        application.prepare()
+
+
+def test_everybody_is_never_told_by_name() -> None:
+    """With `*` no answer depends on who asks, and no credentials of the browser come along."""
+    cors = Cors.load({"LLMARINER_CORS_ORIGINS": "*"})
+    said: list[Mapping[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    async def run() -> None:
+        assert cors is not None
+        await cors.sending(b"https://a.example", send)({"type": "http.response.start", "headers": []})
+
+    asyncio.run(run())
+    assert (b"access-control-allow-origin", b"*") in said[0]["headers"]
+    assert b"access-control-allow-credentials" not in dict(said[0]["headers"])

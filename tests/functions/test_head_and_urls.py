@@ -1,0 +1,92 @@
+"""HEAD and URLs that are no text, on every route of every function and in the home on one machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import pytest
+
+from .asking import Answer, InProcess, Question
+from .conftest import Ask
+from .declared import FUNCTIONS, ROUTES, Declared
+from .installation import Installation
+
+READS = [route for route in ROUTES if route.method == "GET"]
+WITH_PARAMETERS = [route for route in ROUTES if "{" in route.path and route.function != "internal_gateway"]
+NOT_TEXT = ["%ff", "%C3", "%ED%A0%80", "a%00b"]
+
+
+def caller(route: Declared, installation: Installation) -> dict[str, str]:
+    secret = installation.service_token if route.function == "internal_gateway" else installation.keys.admin
+    return {"authorization": f"Bearer {secret}"}
+
+
+@pytest.mark.parametrize("route", READS, ids=str)
+def test_head_is_answered_as_get_without_the_body(
+    route: Declared, ask: Ask, router: Any, in_process: InProcess, installation: Installation
+) -> None:
+    question = Question("GET", route.example, None, caller(route, installation))
+    whole = ask(route.function, question)
+    for answer in (
+        ask(route.function, replace(question, method="HEAD")),
+        in_process.ask(router, replace(question, method="HEAD")),
+    ):
+        assert answer.status == whole.status
+        assert answer.body == b""
+        assert answer.headers["content-type"] == whole.headers["content-type"]
+        assert set(answer.headers) == set(whole.headers)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_probes_answer_head(name: str, ask: Ask) -> None:
+    answer = ask(name, Question("HEAD", "/health/live"))
+    assert (answer.status, answer.body) == (200, b"")
+
+
+def test_the_health_of_the_platform_answers_head(router: Any, in_process: InProcess) -> None:
+    answer = in_process.ask(router, Question("HEAD", "/health"))
+    assert (answer.status, answer.body) == (200, b"")
+
+
+def test_a_route_without_get_says_to_head_what_it_takes(ask: Ask, admin: dict[str, str]) -> None:
+    answer = ask("chat_completions", Question("HEAD", "/v1/chat/completions", None, admin))
+    assert (answer.status, answer.headers["allow"], answer.body) == (405, "POST", b"")
+
+
+def asked_raw(in_process: InProcess, application: Any, question: Question) -> Answer:
+    """As a server puts it: the path decoded, whatever it is, and raw beside it."""
+    path = unquote_to_bytes(question.path).decode(errors="replace")
+    return in_process.ask(application, replace(question, path=path), raw_path=question.path.encode())
+
+
+@pytest.mark.parametrize("text", NOT_TEXT)
+@pytest.mark.parametrize("route", WITH_PARAMETERS, ids=str)
+def test_a_path_that_is_no_text_is_refused(
+    route: Declared, text: str, router: Any, in_process: InProcess, installation: Installation
+) -> None:
+    path = route.path
+    while "{" in path:
+        path = path[: path.index("{")] + text + path[path.index("}") + 1 :]
+    question = Question(route.method, path, {} if route.method != "GET" else None, caller(route, installation))
+    for application in (router, installation.application(route.function)):
+        answer = asked_raw(in_process, application, question)
+        assert answer.status == 400
+        assert answer.error["code"] == "invalid_url"
+        assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("text", NOT_TEXT)
+@pytest.mark.parametrize("route", READS, ids=str)
+def test_a_query_that_is_no_text_is_refused(route: Declared, text: str, ask: Ask, installation: Installation) -> None:
+    answer = ask(route.function, Question("GET", route.example, None, caller(route, installation), f"after={text}"))
+    assert (answer.status, answer.error["code"]) == (400, "invalid_url")
+
+
+@pytest.mark.parametrize("path", ["/v1/models/caf%C3%A9", "/v1/models/a%2Fb", "/v1/models/%F0%9F%9A%80"])
+def test_a_path_in_any_script_is_looked_for(
+    path: str, router: Any, in_process: InProcess, admin: dict[str, str]
+) -> None:
+    answer = asked_raw(in_process, router, Question("GET", path, None, admin))
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
