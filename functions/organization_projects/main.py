@@ -336,8 +336,6 @@ def update_key(request: Request, caller: KeysWriter, project_id: str, key_id: st
     row = _directory(request).project_key(caller.organization_id, project_id, key_id)
     changes: dict[str, Any] = {}
     if body.scopes is not None:
-        if not body.scopes:
-            raise InvalidRequest("'scopes' must not be empty: delete the key instead.", param="scopes")
         changes["scopes"] = _scopes(request, caller, project_id, row.user_id, body.scopes)
     if body.expires_in_seconds is not None:
         changes["expires_at"] = int(time.time()) + body.expires_in_seconds

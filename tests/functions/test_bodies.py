@@ -133,6 +133,8 @@ UNREADABLE = {
     "text behind": b'{"name": "x"} trailing',
     "single quotes": b"{'name': 'x'}",
     "not UTF-8": b'{"name": "\xff\xfe"}',
+    "half of a surrogate pair in UTF-8": b'{"name": "\xed\xa0\x80"}',
+    "UTF-16": '{"name": "x"}'.encode("utf-16"),
     "a raw control character": b'{"name": "a\x01b"}',
     "too deep": b'{"name": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "too deep and broken": b"[" * 100_000,
@@ -253,7 +255,7 @@ WRONG: dict[str, dict[str, list[Any]]] = {
     "PATCH /v1/models/tiny": {"config": [7, None, []], "update_mask": [7, "", "name", "config.x", ","]},
     "POST /v1/api_keys": {
         "name": [7, "", "x" * 257],
-        "scopes": ["api.model.read", [7], ["api.nothing"], ["api.k8s.clusterscope.read"]],
+        "scopes": ["api.model.read", [], [7], ["api.nothing"], ["api.k8s.clusterscope.read"]],
         "expires_in_seconds": [0, -1, 1.5, "60", 10 * 365 * 86400 + 1],
         "excluded_from_rate_limiting": ["yes", 1],
         "project_id": [7],
@@ -266,7 +268,7 @@ WRONG: dict[str, dict[str, list[Any]]] = {
     "PATCH /v1/api_keys/key_1": {
         "name": [7, "", "x" * 257],
         "excluded_from_rate_limiting": ["yes"],
-        "scopes": [7, ["api.nothing"]],
+        "scopes": [7, [], ["api.nothing"]],
         "expires_at": ["x", 1.5, 1],
         "allowed_models": [[]],
         "allowed_sources": [["x"]],

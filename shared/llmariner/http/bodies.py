@@ -6,6 +6,7 @@ A misspelt restriction would otherwise make an object without it (docs/api.md).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -20,6 +21,7 @@ from llmariner.errors import InvalidRequest, PlatformError
 
 __all__ = ["UNKNOWN", "Body", "JsonRoute", "decode", "sent_as"]
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 UNKNOWN = "unknown_parameter"
 """The type of the validation error for a field that a body doesn't have; its context has `field` and `nearest`."""
 
@@ -72,8 +74,30 @@ class _JsonRequest(Request):
 
 
 def decode(raw: bytes) -> Any:
-    """The document in a body. JSONDecodeError; InvalidRequest for a field given twice or a number that JSON hasn't."""
-    return json.loads(raw, object_pairs_hook=_once, parse_constant=_no_number)
+    """The document in a body. JSONDecodeError; UnicodeDecodeError for what is not UTF-8.
+
+    InvalidRequest for a field given twice, a number that JSON hasn't, or half of a surrogate pair, which is no text.
+    """
+    document = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_no_number)
+    if _SURROGATE.search(raw):
+        _check_text(document)
+    return document
+
+
+def _check_text(document: Any) -> None:
+    """Databases, terminals and UTF-8 itself have no place for a lone surrogate."""
+    parts = document.items() if isinstance(document, dict) else [("", document)]
+    for field, value in parts:
+        try:
+            json.dumps({field: value}, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            name = field.encode(errors="replace").decode()[:80]
+            raise InvalidRequest(
+                f"'{name or 'body'}' holds half of a surrogate pair (\\u{ord(error.object[error.start]):04x}), which is no "
+                "Unicode text: send both halves, or the character itself in UTF-8.",
+                param=name or None,
+                code="invalid_json",
+            ) from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import Select, Table, select
 
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.platform.database import Database, ReadSession
 from llmariner.settings import Secret
+from llmariner.tenancy import names
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.keys import secrets
 from llmariner.tenancy.keys.key import ApiKey, key_with_digest
@@ -89,12 +91,23 @@ class Callers:
 
 
 def _matches(what: str, asked: str | None, own_id: str | None, own_title: str | None) -> None:
-    if asked and asked not in (own_id, own_title):
+    # A title that looks like an id selects nothing: it might be somebody else's.
+    if asked and asked != own_id and (asked != own_title or names.looks_like_id(asked)):
         raise AuthenticationFailed(
             f"The header 'OpenAI-{what.capitalize()}' names '{asked}', but this API key is of {own_id or 'none'}. "
             "Leave the header out, or use a key of that one.",
             code=f"mismatched_{what}",
         )
+
+
+def _selected(session: ReadSession, query: Select[Any], table: Table, asked: str | None) -> Any:
+    """The id of the first row, or of the one with that id, or else with that title; a title never goes before an id."""
+    if not asked:
+        return session.value(query)
+    found = session.value(query.where(table.c.id == asked))
+    if found is None and not names.looks_like_id(asked):
+        found = session.value(query.where(table.c.title == asked))
+    return found
 
 
 def _organization(session: ReadSession, user_id: str, asked: str | None) -> str:
@@ -104,9 +117,7 @@ def _organization(session: ReadSession, user_id: str, asked: str | None) -> str:
         .where(organization_users.c.user_id == user_id)
         .order_by(organizations.c.is_default.desc(), organizations.c.created_at, organizations.c.id)
     )
-    if asked:
-        query = query.where(or_(organizations.c.id == asked, organizations.c.title == asked))
-    found = session.value(query)
+    found = _selected(session, query, organizations, asked)
     if found is None:
         which = f"the organization '{asked}'" if asked else "any organization"
         raise PermissionDenied(f"You are not a member of {which}. Ask one of its owners to add you.")
@@ -129,9 +140,7 @@ def _project(session: ReadSession, user_id: str, organization_id: str, asked: st
     )
     if owns is None:
         query = query.join(project_users).where(project_users.c.user_id == user_id)
-    if asked:
-        query = query.where(or_(projects.c.id == asked, projects.c.title == asked))
-    found = session.value(query)
+    found = _selected(session, query, projects, asked)
     if found is None and asked:
         raise PermissionDenied(f"You are not a member of the project '{asked}'. Ask one of its owners to add you.")
     return None if found is None else str(found)

@@ -98,7 +98,7 @@ class CustomRoles:
             role = _one(session, organization_id, role_id)
             values: dict[str, Any] = {}
             if name is not None and names.title(name, "name") != role.name:
-                values["name"] = _free_name(session, organization_id, role.project_id, name)
+                values["name"] = _free_name(session, organization_id, role.project_id, name, but=role_id)
             if description is not None:
                 values["description"] = _description(description)
             if scopes is not None:
@@ -149,16 +149,16 @@ def _checked(session: ReadSession, caller: Caller, scopes: Iterable[str], projec
     return wanted
 
 
-def _free_name(session: ReadSession, organization_id: str, project_id: str | None, name: str) -> str:
-    wanted = names.title(name, "name")
+def _free_name(session: ReadSession, organization_id: str, project_id: str | None, name: str, *, but: str = "") -> str:
+    wanted = names.selectable_title(name, "name")
     if wanted.lower() in ORGANIZATION_ROLES or wanted.lower() in PROJECT_ROLES:
         raise Conflict(f"'{wanted}' is a role that is there everywhere; choose another name.", param="name")
-    taken = select(custom_roles.c.id).where(
+    there = select(custom_roles.c.name).where(
         custom_roles.c.organization_id == organization_id,
         custom_roles.c.project_id == project_id,
-        custom_roles.c.name == wanted,
+        custom_roles.c.id != but,
     )
-    if session.first(taken) is not None:
+    if names.skeleton(wanted) in {names.skeleton(row.name) for row in session.rows(there)}:
         raise Conflict(f"There is a role named '{wanted}' already; choose another name.", param="name")
     return wanted
 

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from llmariner.errors import InvalidRequest
+from llmariner.platform.identity import addresses
 
-__all__ = ["address", "has_public_domain", "label", "label_key", "label_value", "title"]
+__all__ = [
+    "address",
+    "has_public_domain",
+    "label",
+    "label_key",
+    "label_value",
+    "looks_like_id",
+    "selectable_title",
+    "skeleton",
+    "title",
+]
 
 _LONGEST_TITLE = 256
-_LONGEST_ADDRESS = 254
-_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
+# As `identifiers.new_id` makes them.
+_ID = re.compile(r"[a-z_]+_[0-9a-z]{22}")
 # Top-level domains that are nobody's in particular (RFC 6761, 6762, 8375, 7686, and ICANN's 'internal').
 _PRIVATE_DOMAINS = frozenset(
     {"arpa", "corp", "example", "home", "internal", "intranet", "invalid", "lan", "local", "localdomain", "localhost"}
@@ -23,18 +35,42 @@ _WORD = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
 def title(said: str, param: str = "title", *, most: int = _LONGEST_TITLE) -> str:
-    """A title or name without the space around it. InvalidRequest when it is empty, too long or unprintable."""
-    stripped = said.strip()
+    """A title or name without the space around it, in Unicode's form NFC.
+
+    InvalidRequest when it is empty, too long or holds what is not printable: control characters, characters without width or
+    that change the direction of text.
+    """
+    stripped = unicodedata.normalize("NFC", said.strip())
     if not 1 <= len(stripped) <= most or not stripped.isprintable():
         raise InvalidRequest(f"'{param}' must be 1 to {most} printable characters.", param=param)
     return stripped
 
 
+def selectable_title(said: str, param: str = "title", *, most: int = _LONGEST_TITLE) -> str:
+    """The title of what requests select by id or title. InvalidRequest also for one that looks like an id."""
+    found = title(said, param, most=most)
+    if looks_like_id(found):
+        raise InvalidRequest(f"'{param}' must not look like an id: choose another one than '{found}'.", param=param)
+    return found
+
+
+def looks_like_id(said: str) -> bool:
+    """Whether it has the form of our ids."""
+    return _ID.fullmatch(said.lower()) is not None
+
+
+def skeleton(said: str) -> str:
+    """What is left of a title without the differences that nobody sees: two with one skeleton are taken for the same."""
+    return addresses.INVISIBLE.sub("", unicodedata.normalize("NFKC", said))
+
+
 def address(said: str, param: str = "email") -> str:
     """An e-mail address in lower case, which is how people are told apart. InvalidRequest when it is none."""
-    found = said.strip().lower()
-    if len(found) > _LONGEST_ADDRESS or not _ADDRESS.fullmatch(found) or not found.isprintable():
-        raise InvalidRequest(f"'{param}' must be an e-mail address, such as ann@example.org.", param=param)
+    found = addresses.canonical(said)
+    if found is None:
+        raise InvalidRequest(
+            f"'{param}' must be an e-mail address, such as ann@example.org, in Unicode's form NFKC.", param=param
+        )
     return found
 
 

@@ -67,15 +67,12 @@ class Organizations:
 
     def create(self, caller: Caller, title: str) -> Organization:
         """Make an organisation that the caller owns. PermissionDenied unless they own the default one; Conflict."""
-        wanted, organization_id = names.title(title, most=_LONGEST_TITLE), new_id("org")
+        wanted, organization_id = names.selectable_title(title, most=_LONGEST_TITLE), new_id("org")
         now = int(time.time())
         with self._database.write() as session:
             alone(session)
             _check_runs_installation(session, caller)
-            if session.first(select(organizations.c.id).where(organizations.c.title == wanted)) is not None:
-                raise Conflict(
-                    f"An organization titled '{wanted}' exists already; choose another title.", param="title"
-                )
+            _check_title_free(session, wanted)
             session.add(organizations, id=organization_id, title=wanted, is_default=False, created_at=now)
             joined = {"user_id": caller.user_id, "role": "owner", "created_at": now}
             session.add(organization_users, organization_id=organization_id, **joined)
@@ -116,16 +113,10 @@ class Organizations:
 
     def rename(self, caller: Caller, title: str) -> Organization:
         """Give the caller's organisation another title. Conflict."""
-        wanted, organization_id = names.title(title, most=_LONGEST_TITLE), caller.organization_id
+        wanted, organization_id = names.selectable_title(title, most=_LONGEST_TITLE), caller.organization_id
         with self._database.write() as session:
             alone(session)
-            taken = select(organizations.c.id).where(
-                organizations.c.title == wanted, organizations.c.id != organization_id
-            )
-            if session.first(taken) is not None:
-                raise Conflict(
-                    f"An organization titled '{wanted}' exists already; choose another title.", param="title"
-                )
+            _check_title_free(session, wanted, but=organization_id)
             _retitle(session, organization_id, wanted)
             told = {"changes_requested": {"title": wanted}}
             _done(session, caller, "organization.updated", organization_id, told)
@@ -151,6 +142,12 @@ class Organizations:
             _retitle(session, organization_id, f"{organization.title} (deleted {organization_id})")
             _done(session, caller, "organization.deleted", organization_id, {"removed": gone})
         return gone
+
+
+def _check_title_free(session: ReadSession, title: str, *, but: str = "") -> None:
+    taken = session.rows(select(organizations.c.title).where(organizations.c.id != but))
+    if names.skeleton(title) in {names.skeleton(row.title) for row in taken}:
+        raise Conflict(f"An organization titled '{title}' exists already; choose another title.", param="title")
 
 
 def _check_runs_installation(session: ReadSession, caller: Caller) -> None:

@@ -84,7 +84,7 @@ class Projects:
     def create(self, caller: Caller, new: NewProject) -> Project:
         """Make a project; owners of the organisation own it. Conflict when a live one has the title."""
         organization_id, project_id = caller.organization_id, new_id("proj")
-        values = {"title": names.title(new.title), **_place(new.kubernetes_namespace, new.assignments)}
+        values = {"title": names.selectable_title(new.title), **_place(new.kubernetes_namespace, new.assignments)}
         now = int(time.time())
         with self._database.write() as session:
             alone(session)
@@ -127,12 +127,12 @@ class Projects:
 
     def rename(self, caller: Caller, project_id: str, title: str) -> Project:
         """Give it another title. Conflict when a live one has that."""
-        wanted = names.title(title)
+        wanted = names.selectable_title(title)
         with self._database.write() as session:
             alone(session)
             project = _live(session, caller, project_id)
             if wanted != project.title:
-                _check_title_free(session, caller.organization_id, wanted)
+                _check_title_free(session, caller.organization_id, wanted, but=project_id)
             _set(session, project_id, title=wanted)
             told = {"changes_requested": {"name": wanted, "title": wanted}}
             _done(session, caller, "project.updated", project_id, told)
@@ -264,11 +264,11 @@ def _live(session: ReadSession, caller: Caller, project_id: str) -> Project:
     return project
 
 
-def _check_title_free(session: ReadSession, organization_id: str, title: str) -> None:
-    live = select(projects.c.id).where(
-        projects.c.organization_id == organization_id, projects.c.title == title, projects.c.archived_at.is_(None)
+def _check_title_free(session: ReadSession, organization_id: str, title: str, *, but: str = "") -> None:
+    live = select(projects.c.title).where(
+        projects.c.organization_id == organization_id, projects.c.archived_at.is_(None), projects.c.id != but
     )
-    if session.first(live) is not None:
+    if names.skeleton(title) in {names.skeleton(row.title) for row in session.rows(live)}:
         raise Conflict(f"The organization has a project titled '{title}'; choose another title.", param="title")
 
 

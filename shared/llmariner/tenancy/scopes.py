@@ -82,9 +82,14 @@ def with_implied(scopes: frozenset[str]) -> frozenset[str]:
 
 
 def checked(scopes: list[str] | None, *, held: frozenset[str]) -> frozenset[str]:
-    """The scopes asked for, or all that the maker holds. InvalidRequest for one unknown or not held."""
-    if not scopes:
+    """The scopes asked for; None: all that the maker holds. InvalidRequest for none, and for one unknown or not held."""
+    if scopes is None:
         return held
+    if not scopes:
+        raise InvalidRequest(
+            "'scopes' must not be empty: name what the key may do, send null for all that you may, or delete the key.",
+            param="scopes",
+        )
     for index, scope in enumerate(scopes):
         if scope not in ALL_SCOPES:
             raise InvalidRequest(

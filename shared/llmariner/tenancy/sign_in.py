@@ -20,6 +20,7 @@ from llmariner.errors import AuthenticationFailed, NotFound, PermissionDenied
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.identity import Identity, Issuer
+from llmariner.tenancy import names
 from llmariner.tenancy.account_claims import check_claimable, claim_window
 from llmariner.tenancy.acts import alone
 from llmariner.tenancy.arrivals import Arrival, settle
@@ -175,8 +176,12 @@ class SignIn:
 
 def _organization(session: ReadSession, asked: str | None) -> str | None:
     """The organisation that somebody asks to be let into, by id or title; the default one where they ask for none."""
-    which = or_(organizations.c.id == asked, organizations.c.title == asked) if asked else organizations.c.is_default
-    found: str | None = session.value(select(organizations.c.id).where(which))
+    if asked and not names.looks_like_id(asked):
+        which = or_(organizations.c.id == asked, organizations.c.title == asked)
+    else:
+        which = organizations.c.id == asked if asked else organizations.c.is_default
+    first = (organizations.c.id == asked).desc()
+    found: str | None = session.value(select(organizations.c.id).where(which).order_by(first))
     return found
 
 

@@ -111,7 +111,8 @@ class Users:
         query = select(users.c.id).join(organization_users, organization_users.c.user_id == users.c.id)
         named = or_(users.c.id == user, users.c.email == user.strip().lower(), users.c.email == user.strip())
         with self._database.read() as session:
-            found = session.value(query.where(organization_users.c.organization_id == organization_id, named))
+            there = query.where(organization_users.c.organization_id == organization_id, named)
+            found = session.value(there.order_by((users.c.id == user).desc()))
         return None if found is None else str(found)
 
 

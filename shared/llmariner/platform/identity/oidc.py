@@ -9,6 +9,7 @@ import jwt
 
 from llmariner.errors import AuthenticationFailed
 from llmariner.platform.identity import Identity
+from llmariner.platform.identity.addresses import canonical
 from llmariner.platform.identity.documents import published_keys
 from llmariner.platform.identity.signing_keys import SigningKeys
 from llmariner.settings import IdentitySettings
@@ -85,7 +86,7 @@ class OidcIssuer:
         return Identity(
             issuer=self._settings.issuer,
             subject=subject,
-            email=email.strip().lower() or None if email else None,
+            email=canonical(email) if email else None,
             # Some issuers say so in words.
             email_verified=self._settings.trust_email or str(claims.get("email_verified")).lower() == "true",
             name=(_text(claims.get("name")) or "")[:256] or None,

@@ -135,7 +135,7 @@ class Keys:
 
         `expires_at` None: never; `allowed_models`, `allowed_sources` None: all.
         """
-        values: dict[str, Any] = {"name": _name(name)} if name is not None else {}
+        values: dict[str, Any] = {"name": names.title(name, "name")} if name is not None else {}
         values |= {"excluded_from_rate_limiting": excluded} if excluded is not None else {}
         values |= {"scopes": " ".join(sorted(scopes))} if scopes is not None else {}
         values |= {"expires_at": _moment(expires_at)} if not isinstance(expires_at, _Keep) else {}
@@ -222,7 +222,7 @@ class Keys:
         organization_id: str,
         project_id: str | None,
     ) -> str:
-        now, key_id, name = int(time.time()), new_id("key"), _name(new.name)
+        now, key_id, name = int(time.time()), new_id("key"), names.title(new.name, "name")
         whose = {"user_id": user_id, "project_id": project_id, "organization_id": organization_id}
         bounds: dict[str, Any] = {**_allowed(new.allowed_models, new.allowed_sources)}
         bounds |= {"expires_at": now + new.expires_in if new.expires_in else None}
@@ -265,12 +265,6 @@ def _live_of(session: ReadSession, key_id: str) -> ApiKey:
     row = session.first(KEYS.where(api_keys.c.id == key_id))
     assert row is not None, "it was just made"
     return key_of(row)
-
-
-def _name(said: str) -> str:
-    if not 1 <= len(said) <= 256:
-        raise InvalidRequest("'name' must be 1 to 256 characters long.", param="name")
-    return said
 
 
 def _moment(said: int | None) -> int | None:

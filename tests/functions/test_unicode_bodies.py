@@ -1,0 +1,55 @@
+"""Text that is no Unicode: half of a surrogate pair is refused in any field of any body."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from .asking import Question, check
+from .conftest import Ask
+from .declared import TOKEN_PATH
+from .installation import Installation
+from .test_bodies import BODIES, concrete, send
+
+__all__ = ["send"]
+
+_FUNCTIONS = {route: body for route, (name, body) in BODIES.items() if name not in TOKEN_PATH}
+
+
+def broken(body: Any) -> Iterator[Any]:
+    """The body with each of its texts broken in turn, at any depth."""
+    if isinstance(body, str):
+        yield "\ud800" + body
+        yield body + "\udfff"
+    for at in body if isinstance(body, dict) else range(len(body)) if isinstance(body, list) else ():
+        for value in broken(body[at]):
+            copy = body.copy()
+            copy[at] = value
+            yield copy
+
+
+@pytest.mark.parametrize("route", BODIES)
+def test_half_of_a_surrogate_pair_is_refused_in_every_field(route: str, send: Any) -> None:
+    for body in [*broken(BODIES[route][1]), {"name": "\ud800"}, {"\udc00": 1}]:
+        raw = json.dumps(body).encode()
+        answer = send(route, raw)
+        assert answer.status == 400, (body, answer.body)
+        assert answer.error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("route", _FUNCTIONS)
+def test_a_whole_pair_is_a_character(route: str, ask: Ask, admin: dict[str, str], installation: Installation) -> None:
+    method, path = concrete(route, installation).split()
+    body = b'{"no_such_field": "\\ud83d\\ude00"}'
+    answer = ask(BODIES[route][0], Question(method, path, body, admin))
+    assert "surrogate" not in answer.body.decode()
+
+
+def test_nobody_needs_a_key_to_send_a_broken_token(ask: Ask) -> None:
+    raw = b'{"token": "inv-\\ud800"}'
+    answer = ask("invitations", Question("POST", "/v1/invitations:accept", raw))
+    check(answer, 400, "invalid_json")
+    assert answer.error["param"] == "token"
