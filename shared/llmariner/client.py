@@ -40,6 +40,7 @@ _IDLE_KEPT = 128
 # uvicorn, and so vLLM, closes a connection that was idle for 5 s: one used just then would lose its request.
 _IDLE_SECONDS = 4.0
 _CONNECT_SECONDS = 5.0
+_UNIX = "unix:"
 _SILENCE_SECONDS = 300.0
 _SWEEP_SECONDS = 0.5
 
@@ -126,7 +127,9 @@ class Client:
         silence: float = _SILENCE_SECONDS,
         idempotent: bool = False,
     ) -> Response:
-        """Send a request to `http://host:port` and wait for the head of the answer. ConnectionFailed when none comes.
+        """Send a request to `http://host:port` or `unix:path`, a socket's, and wait for the head of the answer.
+
+        ConnectionFailed when none comes.
 
         It is sent once. Only a GET, or what its caller calls `idempotent`, is sent once more when a kept connection turns
         out to be closed. `silence`: seconds that the server may send nothing, before its head (ResponseOverdue) or between
@@ -194,20 +197,25 @@ class Client:
         return None
 
     async def _connect(self, origin: str) -> _Connection:
-        parts = urlsplit(origin)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                _, connection = await loop.create_connection(
-                    lambda: _Connection(self, origin), parts.hostname or "", parts.port or 80
-                )
+                if origin.startswith(_UNIX):
+                    path = origin.removeprefix(_UNIX)
+                    _, connection = await loop.create_unix_connection(lambda: _Connection(self, origin), path)
+                else:
+                    parts = urlsplit(origin)
+                    _, connection = await loop.create_connection(
+                        lambda: _Connection(self, origin), parts.hostname or "", parts.port or 80
+                    )
         except (OSError, TimeoutError) as error:
             raise ConnectionFailed(f"{origin}: {error or 'timed out'}") from error
         return connection
 
 
 def _head(origin: str, method: str, path: str, headers: Headers, length: int) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1\r\nhost: {origin[7:]}\r\ncontent-length: {length}\r\n".encode("latin-1")]
+    host = "localhost" if origin.startswith(_UNIX) else origin[7:]
+    lines = [f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n".encode("latin-1")]
     for name, value in headers:
         lines += (name, b": ", value, b"\r\n")
     lines.append(b"\r\n")

@@ -16,6 +16,7 @@ class Options:
 
     host: str
     port: int
+    uds: str | None
     models: tuple[str, ...]
     ready_after: float
     token_interval: float

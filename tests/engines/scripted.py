@@ -28,7 +28,8 @@ from engines.engine import Engine, Options
 def parse_options(arguments: list[str]) -> Options:
     parser = argparse.ArgumentParser(description="an OpenAI-compatible engine that does what it is told")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--uds", metavar="PATH", help="a socket to listen on in place of host and port")
     parser.add_argument("--model", action="append", default=[], help="a served name; none given: every name")
     parser.add_argument("--ready-after", type=float, default=0, metavar="S")
     parser.add_argument("--token-interval", type=float, default=0, metavar="MS")
@@ -44,7 +45,11 @@ def parse_options(arguments: list[str]) -> Options:
 async def serve(options: Options) -> None:
     """Listens at once, so that /health can say 503 while the load lasts."""
     engine = Engine(options)
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(engine), options.host, options.port)
+    loop = asyncio.get_running_loop()
+    if options.uds:
+        server = await loop.create_unix_server(lambda: Connection(engine), options.uds)
+    else:
+        server = await loop.create_server(lambda: Connection(engine), options.host, options.port)
     await asyncio.sleep(options.ready_after)
     if options.fail_load:
         sys.exit("RuntimeError: the weights could not be loaded (scripted)")

@@ -29,7 +29,7 @@ import os
 import sys
 
 given = sys.argv[1:]
-names = {{"--served-model-name": "--model", "--port": "--port"}}
+names = {{"--served-model-name": "--model", "--uds": "--uds"}}
 kept = ("--ready-after", "--tokens", "--token-interval", "--max-running", "--crash-after-tokens")
 arguments = ["--fail-load"] if "--fail-load" in given else []
 for name, value in zip(given, given[1:] + [""]):

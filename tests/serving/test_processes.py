@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import time
@@ -17,6 +20,7 @@ import pytest
 
 from llmariner.platform.serving import Phase
 from llmariner.platform.serving.launcher_process import end_orphans
+from llmariner.platform.serving.sockets import EngineSockets
 
 from .driving import CHAT, Driven, processes
 from .imitation import MEMORY, imitation, model, processes_with
@@ -243,6 +247,47 @@ def test_without_vllm_to_import_the_launcher_stays_plain_and_says_why(tmp_path: 
         driven.ready("a")
         assert serving.launcher.warm is False
         assert "vllm" in (serving.launcher.reason or "")
+
+
+def test_nobody_but_the_owner_reaches_an_engine(tmp_path: Path) -> None:
+    with processes(imitation(tmp_path), model(tmp_path, "a"), model(tmp_path, "b")) as (driven, serving):
+        endpoints = [driven.ready(name).endpoint or "" for name in "ab"]
+        paths = [Path(endpoint.removeprefix("unix:")) for endpoint in endpoints]
+        assert len({*paths}) == 2
+        (folder,) = {path.parent for path in paths}
+        assert (stat.S_IMODE(folder.stat().st_mode), folder.stat().st_uid) == (0o700, os.getuid())
+        assert all(path.is_socket() for path in paths)
+        assert [ports_of(engine.pid or 0) for engine in serving._engines.values()] == [set(), set()]
+    assert not folder.exists()
+
+
+def ports_of(pid: int) -> set[int]:
+    """The TCP ports that a process or one of its group listens on."""
+    group, inodes = os.getpgid(pid), set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.getpgid(int(folder.name)) == group:
+                inodes |= {os.readlink(link) for link in (folder / "fd").iterdir()}
+    rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    listening = "0A"
+    return {
+        int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == listening and f"socket:[{row[9]}]" in inodes
+    }
+
+
+@pytest.mark.parametrize("name", ["engines", "long" * 40])
+def test_engines_listen_in_a_folder_that_no_other_user_enters(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir(mode=0o755)
+    (tmp_path / name / "1.sock").touch()
+    sockets = EngineSockets(tmp_path / name)
+    first, second = sockets.new(), sockets.new()
+    assert first != second
+    assert not first.exists(), "left behind by an earlier platform"
+    assert stat.S_IMODE(first.parent.stat().st_mode) == 0o700
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(first))
+    sockets.close()
+    assert not first.parent.exists()
 
 
 def test_closing_ends_every_process(tmp_path: Path) -> None:

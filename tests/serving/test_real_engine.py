@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from llmariner.platform.serving.processes import ProcessServing, ProcessSettings
 
 from .driving import Driven, processes
 from .real import BASE, PATIENCE
+from .test_processes import ports_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -36,11 +38,21 @@ def test_a_warm_parent_wakes_the_model_and_wakes_it_again(
         status = driven.ready(BASE)
         seconds.append(time.monotonic() - began)
         assert "Paris" in answer_of(driven, status.endpoint)
+        # torch's collectives listen on ports of their own, which know no requests.
+        assert not any(map(answers_http, ports_of(serving._engines[BASE].pid or 0))), "any local user could ask it"
         driven.sleep(BASE)
         assert driven.status(BASE).phase is Phase.ASLEEP
     print(f"\nwakes: {', '.join(f'{each:.1f} s' for each in seconds)}")
     told = [phase for _, phase in driven.phases[before:]]
     assert told == [Phase.STARTING, Phase.LOADING, Phase.READY, Phase.STOPPING, Phase.ASLEEP] * 2
+
+
+def answers_http(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        connection.settimeout(0.2)
+        connection.sendall(b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        return connection.recv(5).startswith(b"HTTP")
+    return False
 
 
 def test_an_adapter_is_served_by_its_bases_engine_and_answers_otherwise(warm: tuple[Driven, ProcessServing]) -> None:

@@ -49,8 +49,10 @@ class ClusterPlatform(Platform):
     def down(self) -> None:
         """Others may use it on."""
 
-    def engine_url(self, model: str) -> str:
-        return self.installed.engine_url(model)
+    def engine_metrics(self, model: str) -> str:
+        with urllib.request.urlopen(f"{self.installed.engine_url(model)}/metrics", timeout=20) as answer:
+            counted: str = answer.read().decode()
+        return counted
 
     def gateway_metrics(self) -> str:
         """Of all copies of all functions of the token path."""

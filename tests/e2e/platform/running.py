@@ -170,14 +170,19 @@ class Platform:
 
     def engine_metric(self, name: str, model: str = CHAT_MODEL) -> int:
         """A count that the engine itself keeps."""
-        with urllib.request.urlopen(f"{self.engine_url(model)}/metrics", timeout=20) as answer:
-            rows = answer.read().decode().splitlines()
+        rows = self.engine_metrics(model).splitlines()
         return int(sum(float(row.rpartition(" ")[2]) for row in rows if row.startswith(f"{name}{{")))
 
-    def engine_url(self, model: str) -> str:
-        """Where the model's engine listens."""
-        port = re.findall(r"http://127\.0\.0\.1:(\d+)", self.log(model))[-1]
-        return f"http://127.0.0.1:{port}"
+    def engine_metrics(self, model: str) -> str:
+        """What the model's engine counts, asked on the socket that it listens on."""
+        path = re.findall(r"unix:(/\S+\.sock)", self.log(model))[-1]
+        connection = http.client.HTTPConnection("localhost", timeout=20)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(path)
+        connection.request("GET", "/metrics")
+        counted = connection.getresponse().read().decode()
+        connection.close()
+        return counted
 
     def gateway_metrics(self) -> str:
         """What the functions of the token path count."""

@@ -57,8 +57,12 @@ def memory_needed(model: EngineModel) -> int:
     return int(model.size_bytes * 1.1) + _KV_CACHE[model.task] + _OVERHEAD[model.task]
 
 
-def engine_arguments(model: EngineModel, port: int) -> list[str]:
-    """Arguments after `vllm`, which takes the last of each: what must hold comes after the model's own."""
+def engine_arguments(model: EngineModel, address: Path | int) -> list[str]:
+    """Arguments after `vllm`, which takes the last of each: what must hold comes after the model's own.
+
+    `address`: the socket that the engine listens on, or a port of the loopback address.
+    """
+    listening = ("--port", str(address)) if isinstance(address, int) else ("--uds", str(address))
     arguments = [
         *("serve", model.folder, "--enforce-eager", "--distributed-executor-backend", "uni"),
         *("--kv-cache-memory-bytes", str(_KV_CACHE[model.task]), "--max-num-seqs", str(CAPACITY)),
@@ -72,7 +76,7 @@ def engine_arguments(model: EngineModel, port: int) -> list[str]:
     return [
         *arguments,
         *model.extra_args,
-        *("--served-model-name", model.id, "--host", "127.0.0.1", "--port", str(port)),
+        *("--served-model-name", model.id, "--host", "127.0.0.1", *listening),
         *("--middleware", MIDDLEWARE, *remote_code(model)),
     ]
 

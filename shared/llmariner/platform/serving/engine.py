@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,15 +51,17 @@ class Engine:
     """Loaded into it: model id → `EngineModel.created`."""
     ended: asyncio.Event | None = None
 
-    async def start(self, launcher: Launcher, client: Client, changed: Callable[[], None]) -> float:
-        """Start the process and wait until it answers; returns how many seconds it took. EngineDied says why not."""
+    async def start(self, launcher: Launcher, client: Client, socket: Path, changed: Callable[[], None]) -> float:
+        """Start the process and wait until it answers on `socket`; returns how many seconds it took.
+
+        EngineDied says why not.
+        """
         self.began = time.monotonic()
         self.ended = asyncio.Event()
         self.log.write_bytes(b"")
         self._enter(Phase.STARTING, changed)
-        port = _free_port()
-        self.endpoint = f"http://127.0.0.1:{port}"
-        self.pid = await launcher.start_engine(self.model.id, engine_arguments(self.model, port), self.log)
+        self.endpoint = f"unix:{socket}"
+        self.pid = await launcher.start_engine(self.model.id, engine_arguments(self.model, socket), self.log)
         await self._wait_until_ready(client, changed)
         self.ready_at = self.last_busy = time.monotonic()
         self._enter(Phase.READY, changed)
@@ -164,9 +165,3 @@ async def _answers(client: Client, endpoint: str) -> bool:
     except (ConnectionFailed, ResponseBroken):
         return False
     return response.status == 200
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -22,6 +22,7 @@ from llmariner.platform.serving.command import memory_needed
 from llmariner.platform.serving.engine import Engine, EngineDied, log_name
 from llmariner.platform.serving.engine_metrics import read_metrics
 from llmariner.platform.serving.launcher_process import Launcher, LauncherGone
+from llmariner.platform.serving.sockets import EngineSockets
 
 __all__ = ["ProcessServing", "ProcessSettings"]
 
@@ -60,6 +61,7 @@ class ProcessServing:
         self._launcher = Launcher(
             settings.python, settings.environment, settings.logs, self._exited, warm=settings.warm
         )
+        self._sockets = EngineSockets(settings.logs.with_name("engines"))
         self._budget = settings.budget or int(memory.available() * _KEEP_FREE)
         self._engines: dict[str, Engine] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -153,6 +155,7 @@ class ProcessServing:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._launcher.close()
         self._client.close()
+        self._sockets.close()
 
     async def _start_launcher(self) -> None:
         with contextlib.suppress(LauncherGone):
@@ -164,7 +167,9 @@ class ProcessServing:
         try:
             await self._take_room(engine)
             await self._pause_after_deaths(engine)
-            seconds = await engine.start(self._launcher, self._client, lambda: self._changed(engine))
+            seconds = await engine.start(
+                self._launcher, self._client, self._sockets.new(), lambda: self._changed(engine)
+            )
             self._failures.pop(name, None)
             await self._woke(name, seconds)
             await self._tend(engine)
