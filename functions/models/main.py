@@ -64,7 +64,7 @@ async def list_models(
     page, total = await asyncio.to_thread(_page, context, key, include_loading_models, after, limit or 100)
     statuses = await context.serving.statuses()
     wanted = page[: limit or 100]
-    data = [rendered(model, statuses.get(model.base_model_id or model.id, Status())) for model in wanted]
+    data = [rendered(model, statuses.get(model.id, Status())) for model in wanted]
     return {"object": "list", "data": data, "has_more": len(page) > len(wanted), "total_items": total}
 
 

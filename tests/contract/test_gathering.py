@@ -127,12 +127,12 @@ def test_a_model_is_not_idle_while_something_of_it_is_gathered(ledger: Ledger, d
     directory = ModelDirectory(registry, ledger, gathering.models)
 
     async def ask() -> list[float | None]:
-        before = await directory.idle_since("base")
+        before = await directory.idle_since(["base", "ft:base:x"])
         telling = asyncio.create_task(gathering.record([closed("a", (1, 1, 0), model="ft:base:x")]))
         await asyncio.sleep(0)
-        meanwhile = await directory.idle_since("base")
+        meanwhile = await directory.idle_since(["base", "ft:base:x"])
         await telling
-        return [before, meanwhile, await directory.idle_since("base")]
+        return [before, meanwhile, await directory.idle_since(["base", "ft:base:x"])]
 
     assert asyncio.run(ask()) == [0.0, None, 1099.0]
 

@@ -46,6 +46,8 @@ class ApiServer:
         self.certificate = certificate
         self.store = Store(schemas)
         self.api = Api(self.store, [*core_kinds(), *custom_kinds(crds)])
+        self.answered: list[tuple[str, str, str]] = []
+        """Who asked (user agent), method and path of every request."""
         self._port = 0
         self._http: _Http | None = None
 
@@ -168,6 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.headers.get("content-type", "application/json").partition(";")[0],
             self.headers.get("user-agent", "unknown"),
         )
+        owner.answered.append((self.headers.get("user-agent", "unknown"), self.command, asked.path))
         return owner.api.answer(request)
 
     def _send(self, code: int, answer: dict[str, Any]) -> None:

@@ -14,8 +14,9 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from llmariner.platform.kube.resources import (
 )
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.kserve.adapter import KServeServing
+from llmariner.platform.serving.kserve.directory import EngineKey, Served
 from llmariner.platform.serving.kserve.phases import STANDBY
 from llmariner.settings import ClusterSettings, KServeSettings
 
@@ -59,14 +61,28 @@ class Models:
         self.last: dict[str, float | None] = {}
         self.adopted: Mapping[str, str] = {}
         self.looked_at: str | None = None
+        self.asked: list[int] = []
+        """Of how many engines at once `engines` was asked."""
 
     async def find(self, model_id: str) -> EngineModel:
         if model_id not in self.known:
             raise ModelNotFound(model_id)
         return self.known[model_id]
 
-    async def adapters(self, model_id: str) -> tuple[EngineModel, ...]:
-        return tuple(model for _, model in sorted(self.known.items()) if model.base == model_id)
+    async def engine(self, model_id: str) -> Served:
+        model = await self.find(model_id)
+        base = self.known[model.base] if model.base else model
+        return self.served(base, model.project if model.project != base.project else None)
+
+    async def engines(self, keys: Collection[EngineKey], *, waking: Collection[str] = ()) -> dict[EngineKey, Served]:
+        self.asked.append(len(keys))
+        return {key: self.served(self.known[key[0]], key[1]) for key in keys if key[0] in self.known}
+
+    def served(self, base: EngineModel, apart: str | None) -> Served:
+        project = base.project if apart is None else apart
+        adapters = (model for _, model in sorted(self.known.items()) if model.base == base.id)
+        engine = base if apart is None else replace(base, project=apart, adapters_of=apart)
+        return Served(engine, tuple(model for model in adapters if model.project == project))
 
     async def projects(self) -> set[str]:
         return {model.project for model in self.known.values() if model.project is not None}
@@ -74,8 +90,9 @@ class Models:
     async def woke(self, model_id: str, seconds: float) -> None:
         self.wakes.append((model_id, seconds))
 
-    async def idle_since(self, model_id: str) -> float | None:
-        return self.last.get(model_id, 0.0)
+    async def idle_since(self, model_ids: Collection[str]) -> float | None:
+        last = [self.last.get(model_id, 0.0) for model_id in model_ids]
+        return None if None in last else max((each or 0.0 for each in last), default=0.0)
 
     async def adopt(self, services: Mapping[str, str], *, looked_at: str | None = None) -> None:
         self.adopted, self.looked_at = services, looked_at

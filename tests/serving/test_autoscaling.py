@@ -95,7 +95,7 @@ def test_a_model_of_a_fixed_number_has_none(start: Start) -> None:
 def test_the_other_kind_goes_before_one_comes(start: Start) -> None:
     with start(GROWING, prometheus="") as cluster:
         cluster.driven.ready(GROWING.id)
-        cluster.serving._autoscaling._settings = replace(cluster.serving._settings, prometheus=PROMETHEUS)
+        cluster.serving._transitions._autoscaling._settings = replace(cluster.serving._settings, prometheus=PROMETHEUS)
         rewake(cluster, GROWING)
         assert [each["kind"] for each in autoscalers(cluster)] == ["ScaledObject"]
 

@@ -197,7 +197,7 @@ def test_a_sleeper_that_comes_second_changes_nothing(cluster: Clustered) -> None
         media="application/merge-patch+json",
     )
     with pytest.raises(Conflict):
-        cluster.serving._sleep(name, seen)
+        cluster.serving._transitions.sleep(name, seen)
     assert cluster.deployment(name)["spec"]["replicas"] == 2
 
 

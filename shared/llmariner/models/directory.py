@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from dataclasses import replace
 
 from llmariner.errors import Conflict, InvalidRequest, PlatformError
 from llmariner.models.model import ActivationStatus, Model, NewModel, SourceRepository
 from llmariner.models.registry import Registry
 from llmariner.platform.serving import EngineModel
+from llmariner.platform.serving.kserve.directory import EngineKey, Served
 from llmariner.usage.ledger import Ledger
 
 __all__ = ["ModelDirectory"]
@@ -19,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class ModelDirectory:
-    """Database work in threads, off the loop that relays tokens. See `kserve.adapter.Directory`.
+    """Database work in threads, off the loop that relays tokens. See `kserve.directory.Directory`.
 
     `gathered`: the models of which this process knows something that is not in the ledger yet.
     """
@@ -33,12 +35,13 @@ class ModelDirectory:
         """A model as an engine needs it. ModelNotFound."""
         return await asyncio.to_thread(self._find, model_id)
 
-    async def adapters(self, model_id: str) -> tuple[EngineModel, ...]:
-        """The fine-tuned models whose base it is, by id; those whose weights are here."""
-        tuned = await asyncio.to_thread(self._registry.tuned_from, model_id)
-        return tuple(
-            self._for_engine(model, None) for model in tuned if model.loaded and not self._registry.blocked(model)
-        )
+    async def engine(self, model_id: str) -> Served:
+        """The engine that serves a model. ModelNotFound."""
+        return await asyncio.to_thread(self._engine, model_id)
+
+    async def engines(self, keys: Collection[EngineKey], *, waking: Collection[str] = ()) -> dict[EngineKey, Served]:
+        """Those of them that are registered; how long a wake takes is told of models in `waking` only."""
+        return await asyncio.to_thread(self._engines, keys, waking)
 
     async def projects(self) -> set[str]:
         """The projects that have a model of their own."""
@@ -49,13 +52,11 @@ class ModelDirectory:
         with contextlib.suppress(PlatformError):  # deleted meanwhile
             await asyncio.to_thread(self._registry.woke, model_id, seconds)
 
-    async def idle_since(self, model_id: str) -> float | None:
-        """When it or a model tuned from it was last asked for; 0: never; None: a request is under way."""
-        tuned = await asyncio.to_thread(self._registry.tuned_from, model_id)
-        ids = [model_id, *(model.id for model in tuned)]
-        if not self._gathered().isdisjoint(ids):
+    async def idle_since(self, model_ids: Collection[str]) -> float | None:
+        """When one of them was last asked for; 0: never; None: a request is under way."""
+        if not self._gathered().isdisjoint(model_ids):
             return None
-        return await asyncio.to_thread(self._ledger.idle_since, ids)
+        return await asyncio.to_thread(self._ledger.idle_since, list(model_ids))
 
     async def adopt(self, services: Mapping[str, str], *, looked_at: str | None = None) -> None:
         """Have in the registry what others made on the cluster, model id → InferenceService; `looked_at`: only that one."""
@@ -65,6 +66,33 @@ class ModelDirectory:
         model = self._registry.get(model_id)
         wakes = self._registry.wakes(model.base_model_id or model_id)
         return self._for_engine(model, wakes[len(wakes) // 2] if wakes else None)
+
+    def _engine(self, model_id: str) -> Served:
+        model = self._registry.get(model_id)
+        base = model if model.base_model_id is None else self._registry.get(model.base_model_id)
+        wakes = self._registry.wakes(base.id)
+        # An adapter of a model that others share is served apart: neither can they reach it, nor its faults them.
+        apart = model.project_id if model.project_id != base.project_id else None
+        return self._served(base, apart, self._registry.tuned_from(base.id), wakes)
+
+    def _engines(self, keys: Collection[EngineKey], waking: Collection[str]) -> dict[EngineKey, Served]:
+        bases, tuned = self._registry.with_tuned({model_id for model_id, _ in keys})
+        wakes = {model_id: self._registry.wakes(model_id) for model_id in waking}
+        return {
+            (model_id, apart): self._served(base, apart, tuned.get(model_id, ()), wakes.get(model_id, ()))
+            for model_id, apart in keys
+            if (base := bases.get(model_id)) is not None
+        }
+
+    def _served(self, base: Model, apart: str | None, tuned: Sequence[Model], wakes: Sequence[float]) -> Served:
+        project = base.project_id if apart is None else apart
+        mine = [each for each in tuned if each.project_id == project and each.loaded]
+        adapters = tuple(self._for_engine(each, None) for each in mine if not self._registry.blocked(each))
+        engine = self._for_engine(base, wakes[len(wakes) // 2] if wakes else None)
+        kept = any(adapter.keep_awake for adapter in adapters)
+        if apart is None:
+            return Served(replace(engine, keep_awake=engine.keep_awake or kept), adapters)
+        return Served(replace(engine, keep_awake=kept, project=apart, adapters_of=apart), adapters)
 
     def _adopt(self, services: Mapping[str, str], looked_at: str | None) -> None:
         known = {model_id: name for model_id, name in self._registry.adopted().items() if looked_at in (None, name)}

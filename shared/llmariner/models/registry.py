@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Row, delete, func, select, update
+from sqlalchemy import Row, delete, func, or_, select, update
 
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, PermissionDenied
@@ -232,6 +232,20 @@ class Registry:
         query = select(models).where(models.c.base_model_id == base_id, models.c.deleted.is_(False))
         with self._database.read() as session:
             return [_model(row) for row in session.rows(query.order_by(models.c.id))]
+
+    def with_tuned(self, model_ids: Collection[str]) -> tuple[dict[str, Model], dict[str, list[Model]]]:
+        """Those of the models that there are, by id; and the models whose base each is, by their ids. One query."""
+        wanted = sorted(model_ids)
+        query = select(models).where(
+            models.c.deleted.is_(False), or_(models.c.id.in_(wanted), models.c.base_model_id.in_(wanted))
+        )
+        with self._database.read() as session:
+            found = [_model(row) for row in session.rows(query.order_by(models.c.id))]
+        tuned: dict[str, list[Model]] = {}
+        for model in found:
+            if model.base_model_id is not None:
+                tuned.setdefault(model.base_model_id, []).append(model)
+        return {model.id: model for model in found if model.id in model_ids}, tuned
 
     def adopted(self) -> dict[str, str]:
         """The models that somebody else made an InferenceService for: id → its name."""

@@ -54,6 +54,8 @@ class EngineModel:
     blocked: str = ""
     trusted: bool = False
     created: int = 0
+    adapters_of: str | None = None
+    """A project whose adapters alone this engine serves, apart from the base model that others share."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Serving(Protocol):
         """How the model is now; cheap, asked many times a second while somebody waits."""
 
     async def statuses(self) -> dict[str, Status]:
-        """Every model that is not asleep."""
+        """Every model that is not asleep, adapters that an engine serves included."""
 
     async def wake(self, model_id: str) -> None:
         """Wish it awake; returns at once. Idempotent; the load goes on whether or not anybody waits."""

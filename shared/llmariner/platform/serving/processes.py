@@ -95,7 +95,10 @@ class ProcessServing:
 
     async def statuses(self) -> dict[str, Status]:
         """See the port."""
-        return {name: engine.status() for name, engine in self._engines.items()}
+        found = {name: engine.status() for name, engine in self._engines.items()}
+        for engine in self._engines.values():
+            found |= dict.fromkeys(engine.adapters, engine.status())
+        return found
 
     async def wake(self, model_id: str) -> None:
         """See the port."""

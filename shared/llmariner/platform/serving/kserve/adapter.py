@@ -8,69 +8,37 @@ remembered but for a moment: any process with this adapter gives the same answer
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from llmariner.client import Client
 from llmariner.errors import ModelNotFound, PlatformError
+from llmariner.gateway.asking import Asking
 from llmariner.platform.kube import Cluster
-from llmariner.platform.kube.errors import ClusterError, Conflict, NotFound
-from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS, SERVICES
+from llmariner.platform.kube.errors import ClusterError, Conflict
+from llmariner.platform.kube.resources import INFERENCE_SERVICES
 from llmariner.platform.serving import ADOPTED, EngineModel, Phase, Status
 from llmariner.platform.serving.engine_metrics import EngineMetrics, read_metrics
-from llmariner.platform.serving.kserve.autoscaling import Autoscaling
-from llmariner.platform.serving.kserve.objects import (
-    ENGINE,
-    POD_OF,
-    capacity,
-    deployment_of,
-    inference_service,
-    is_of,
-    model_of,
-    object_name,
-    ours,
-)
-from llmariner.platform.serving.kserve.phases import Seen, gated, is_leaving, status_of
-from llmariner.platform.serving.kserve.queues import ProjectQueues, queue_of
+from llmariner.platform.serving.kserve.directory import Directory, Served
+from llmariner.platform.serving.kserve.objects import capacity, engine_key, is_of, model_of, object_name, ours
+from llmariner.platform.serving.kserve.phases import Seen, status_of
+from llmariner.platform.serving.kserve.queues import ProjectQueues
+from llmariner.platform.serving.kserve.reading import ClusterReader, endpoint_of, engine_url
 from llmariner.platform.serving.kserve.standby import StandbyPods
+from llmariner.platform.serving.kserve.transitions import Transitions
 from llmariner.settings import KServeSettings
 
-__all__ = ["Directory", "KServeServing"]
+__all__ = ["KServeServing"]
 
 _log = logging.getLogger(__name__)
 # How long what was read stands: those who wait ask ten times a second, for all of them together one read is enough.
 _FRESH_SECONDS = 0.5
 _LIST_SECONDS = 2.0
-_STOP = "serving.kserve.io/stop"
-
-
-class Directory(Protocol):
-    """What the adapter must know of models, and tell of them; each call may ask a database."""
-
-    async def find(self, model_id: str) -> EngineModel:
-        """A model by its id. ModelNotFound."""
-
-    async def adapters(self, model_id: str) -> tuple[EngineModel, ...]:
-        """The adapters of a base model, in an order that does not change."""
-
-    async def projects(self) -> set[str]:
-        """The projects that have a model of their own."""
-
-    async def woke(self, model_id: str, seconds: float) -> None:
-        """A wake of a model took so long."""
-
-    async def idle_since(self, model_id: str) -> float | None:
-        """When it, or an adapter of it, was last asked for, in seconds since 1970 (0: never); None: it is right now."""
-
-    async def adopt(self, services: Mapping[str, str], *, looked_at: str | None = None) -> None:
-        """All InferenceServices that are not ours, model id → name; what was adopted and is not among them is gone.
-
-        `looked_at`: only that one was looked at.
-        """
+# Models that a list or a sweep sees to at the same time: each may ask engines, the cluster and the database.
+_AT_ONCE = 16
 
 
 class KServeServing:
@@ -82,49 +50,51 @@ class KServeServing:
         self._directory = directory
         self._client = Client()
         self._queues = ProjectQueues(cluster, settings)
-        self._autoscaling = Autoscaling(cluster, settings)
         self._standby = StandbyPods(cluster, self._client, settings)
+        self._reader = ClusterReader(cluster, settings, self._queues)
+        self._transitions = Transitions(cluster, settings, self._queues, self._standby)
         self._observers: list[Callable[[str, Status], None]] = []
-        self._phases: dict[str, tuple[Phase, tuple[str, ...]]] = {}
+        self._phases: dict[str, tuple[Phase, tuple[str, ...], list[str]]] = {}
         self._looks: dict[str, tuple[float, asyncio.Task[Seen]]] = {}
         self._listed: tuple[float, dict[str, Status]] = (float("-inf"), {})
+        self._lists: Asking[dict[str, Status]] = Asking()
+        self._sweeps: Asking[None] = Asking()
         self._metrics: dict[str, tuple[float, EngineMetrics]] = {}
         self._woken: dict[str, float] = {}
         self._refused: dict[str, str] = {}
 
     async def status(self, model_id: str) -> Status:
-        """See the port. An adapter has its base's state."""
-        model = await self._base(await self._directory.find(model_id))
-        name = object_name(model)
+        """See the port. An adapter has the state of the engine that serves it."""
+        served = await self._directory.engine(model_id)
+        name = object_name(served.engine)
         seen = await self._look(name)
         self._standby.attend(name, seen.pods)
-        return await self._told(model, seen)
+        return await self._told(served, seen)
 
     async def statuses(self) -> dict[str, Status]:
-        """See the port."""
+        """See the port. However many ask, one list is under way."""
         at, known = self._listed
-        if time.monotonic() - at > _LIST_SECONDS:
-            known = await self._list()
-            self._listed = (time.monotonic(), known)
-        return known
+        if time.monotonic() - at <= _LIST_SECONDS:
+            return known
+        return await self._lists.once("list", self._list)
 
     async def wake(self, model_id: str) -> None:
         """See the port."""
-        model = await self._base(await self._directory.find(model_id))
+        served = await self._directory.engine(model_id)
+        model = served.engine
         name = object_name(model)
         seen = await self._look(name)
-        status = status_of(seen, model, now=time.time())
-        if not is_of(seen.service, model):
-            status = Status(Phase.STOPPING)
-        if model.blocked or status.phase not in (Phase.ASLEEP, Phase.STOPPING, Phase.FAILED):
+        if model.blocked:
             return
         if seen.service is not None and not is_of(seen.service, model):
-            await asyncio.to_thread(self._delete, seen.service)
+            await asyncio.to_thread(self._transitions.delete, seen.service)
             self._looks.pop(name, None)
             return  # wished again by whoever waits
-        adapters = await self._directory.adapters(model.id)
+        status = status_of(seen, model, now=time.time())
+        if status.phase not in (Phase.ASLEEP, Phase.STOPPING, Phase.FAILED):
+            return
         try:
-            self._standby.attend(name, await asyncio.to_thread(self._wake, model, adapters, seen))
+            self._standby.attend(name, await asyncio.to_thread(self._transitions.wake, served, seen))
             self._refused.pop(name, None)
         except (ClusterError, ValueError) as error:
             self._refused[name] = _words(error)
@@ -135,11 +105,10 @@ class KServeServing:
 
     async def sleep(self, model_id: str) -> None:
         """See the port."""
-        model = await self._base(await self._directory.find(model_id))
-        name = object_name(model)
+        name = object_name((await self._directory.engine(model_id)).engine)
         self._refused.pop(name, None)
         self._woken.pop(name, None)
-        await asyncio.to_thread(self._sleep, name, None)
+        await asyncio.to_thread(self._transitions.sleep, name)
         self._looks.pop(name, None)
         self._listed = (float("-inf"), {})
 
@@ -150,7 +119,7 @@ class KServeServing:
         name = object_name(EngineModel(model_id, folder, "generate", 0))
         service = await asyncio.to_thread(self._cluster.get, INFERENCE_SERVICES, self._settings.namespace, name)
         if service is not None and not await self._registered(model_id, service):
-            await asyncio.to_thread(self._delete, service)
+            await asyncio.to_thread(self._transitions.delete, service)
         await self._queues.drop_unused(asyncio.to_thread, self._directory.projects)
         self._looks.pop(name, None)
 
@@ -161,19 +130,11 @@ class KServeServing:
         await self._directory.adopt(others, looked_at=service)
 
     async def tidy(self) -> None:
-        """See the port: models idle for long go to sleep, those that somebody else made are made known."""
-        services = (await asyncio.to_thread(self._cluster.list, INFERENCE_SERVICES, self._settings.namespace)).items
-        others = {model_of(each): each["metadata"]["name"] for each in services if not ours(each)}
-        await self._directory.adopt(others)
-        await self._queues.drop_unused(asyncio.to_thread, self._directory.projects)
-        await asyncio.to_thread(self._standby.release_abandoned, time.time())
-        if not self._settings.idle_seconds:
-            return
-        for service in services:
-            try:
-                await self._sleep_if_idle(service)
-            except (PlatformError, ClusterError):
-                _log.warning("whether %s is idle can't be told now", model_of(service), exc_info=True)
+        """See the port: models idle for long go to sleep, those that somebody else made are made known.
+
+        A sweep that is asked for while one is under way is that one.
+        """
+        await self._sweeps.once("sweep", self._sweep)
 
     def watch(self, observer: Callable[[str, Status], None]) -> None:
         """See the port: changes are seen as often as somebody asks."""
@@ -185,47 +146,24 @@ class KServeServing:
         self._client.close()
         await asyncio.to_thread(self._cluster.close)
 
-    def _delete(self, service: dict[str, Any]) -> None:
-        """An InferenceService of ours, that very one."""
-        name, uid = service["metadata"]["name"], service["metadata"]["uid"]
-        if ours(service):
-            with contextlib.suppress(Conflict):  # it is another by now
-                self._cluster.delete(INFERENCE_SERVICES, self._settings.namespace, name, uid=uid)
-
     async def _registered(self, model_id: str, service: dict[str, Any]) -> bool:
         """Whether an InferenceService is that of the model which the registry has under that id now."""
         try:
-            return is_of(service, await self._directory.find(model_id))
+            return is_of(service, (await self._directory.engine(model_id)).engine)
         except ModelNotFound:
             return False
-
-    async def _base(self, model: EngineModel) -> EngineModel:
-        return await self._directory.find(model.base) if model.base else model
 
     async def _look(self, name: str) -> Seen:
         """The objects of one model: read once for all who ask within a moment."""
         at, task = self._looks.get(name, (float("-inf"), None))
         if task is None or time.monotonic() - at > _FRESH_SECONDS or (task.done() and task.exception()):
-            task = asyncio.create_task(asyncio.to_thread(self._read, name))
+            task = asyncio.create_task(asyncio.to_thread(self._reader.one, name))
             self._looks[name] = (time.monotonic(), task)
         return await asyncio.shield(task)
 
-    def _read(self, name: str) -> Seen:
-        cluster, namespace = self._cluster, self._settings.namespace
-        service = cluster.get(INFERENCE_SERVICES, namespace, name)
-        if service is None:
-            return Seen()
-        deployment = cluster.get(DEPLOYMENTS, namespace, deployment_of(name))
-        pods = cluster.list(PODS, namespace, labels={POD_OF: name}).items
-        return Seen(service, deployment, pods, self._waiting(pods))
-
-    def _waiting(self, pods: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-        """The workloads of the pool that one of these pods waits in for quota."""
-        queue = next((queue_of(pod) for pod in pods if gated(pod)), None)
-        return self._queues.waiting(queue) if queue is not None else ()
-
-    async def _told(self, model: EngineModel, seen: Seen) -> Status:
+    async def _told(self, served: Served, seen: Seen) -> Status:
         """The whole status: phase, endpoints, what the engines are doing. Observers hear of a change of the first two."""
+        model = served.engine
         name = object_name(model)
         status = status_of(seen, model, now=time.time())
         if not is_of(seen.service, model):
@@ -236,44 +174,40 @@ class KServeServing:
             status = await self._serving_now(name, status, seen)
             if (began := self._woken.pop(name, None)) is not None:
                 await self._directory.woke(model.id, time.monotonic() - began)
-                await asyncio.to_thread(self._complete, model, seen)
-        if self._phases.get(model.id) != (now := (status.phase, status.replicas)):
-            self._phases[model.id] = now
-            for observer in self._observers:
-                observer(model.id, status)
+                await asyncio.to_thread(self._transitions.complete, model, seen)
+        self._notice(name, status, served.ids)
         return status
 
+    def _notice(self, name: str, status: Status, model_ids: list[str]) -> None:
+        """Tell observers of a phase, or of endpoints, that were not there before."""
+        known = self._phases.get(name)
+        self._phases[name] = (status.phase, status.replicas, model_ids)
+        if known is None or known[:2] != (status.phase, status.replicas):
+            for observer in self._observers:
+                for model_id in model_ids:
+                    observer(model_id, status)
+
     async def _serving_now(self, name: str, status: Status, seen: Seen) -> Status:
-        endpoint = await asyncio.to_thread(self._endpoint, name, seen)
+        endpoint = endpoint_of(seen)
         if endpoint is None:
             return replace(status, phase=Phase.LOADING, progress=0.97, message="waiting for its Service")
         metrics = await self._engines(name, seen)
         return replace(
             status,
             endpoint=endpoint,
-            replicas=tuple(sorted(map(_engine_url, seen.ready))) if len(seen.ready) > 1 else (),
+            replicas=tuple(sorted(map(engine_url, seen.ready))) if len(seen.ready) > 1 else (),
             capacity=capacity(self._settings) * len(seen.ready),
             requests_running=metrics.running,
             requests_waiting=metrics.waiting,
             generation_tokens=metrics.generation_tokens,
         )
 
-    def _endpoint(self, name: str, seen: Seen) -> str | None:
-        """The address of the model's Service: one that needs no name server, and stays when pods come and go."""
-        service = self._cluster.get(SERVICES, self._settings.namespace, deployment_of(name))
-        if service is None:
-            return None
-        address = service["spec"].get("clusterIP", "None")
-        if address != "None":
-            return f"http://{address}:{service['spec']['ports'][0]['port']}"
-        return _engine_url(seen.ready[0])
-
     async def _engines(self, name: str, seen: Seen) -> EngineMetrics:
         """What all engines of a model are doing, together; read every other second."""
         at, known = self._metrics.get(name, (float("-inf"), EngineMetrics()))
         if time.monotonic() - at < _LIST_SECONDS:
             return known
-        read = await asyncio.gather(*(read_metrics(self._client, _engine_url(pod)) for pod in seen.ready))
+        read = await asyncio.gather(*(read_metrics(self._client, engine_url(pod)) for pod in seen.ready))
         told = [each for each in read if each is not None]
         known = EngineMetrics(
             running=sum(each.running for each in told),
@@ -285,131 +219,108 @@ class KServeServing:
         return known
 
     async def _list(self) -> dict[str, Status]:
+        """Every model that is not asleep; of those that are nobody asks anything."""
+        everything = {_name(seen): seen for seen in await asyncio.to_thread(self._reader.all)}
+        self._forget_all_but(everything)
+        awake = {name: seen for name, seen in everything.items() if not seen.asleep or name in self._refused}
+        for name, (phase, _, model_ids) in list(self._phases.items()):
+            if name not in awake and phase is not Phase.ASLEEP:
+                self._notice(name, Status(Phase.ASLEEP), model_ids)
+        keys = {name: engine_key(_service(seen)) for name, seen in awake.items()}
+        waking = {keys[name][0] for name, seen in awake.items() if not seen.ready}
+        served = await self._directory.engines(set(keys.values()), waking=waking)
         found: dict[str, Status] = {}
-        for seen in await asyncio.to_thread(self._read_all):
-            assert seen.service is not None
+
+        async def tell(name: str, seen: Seen) -> None:
+            if (mine := served.get(keys[name])) is None or object_name(mine.engine) != name:
+                return  # not registered (yet), or deleted
+            self._standby.attend(name, seen.pods)
             try:
-                model = await self._directory.find(model_of(seen.service))
-                self._standby.attend(object_name(model), seen.pods)
-                status = await self._told(model, seen)
-            except PlatformError:
-                continue  # not registered (yet), or deleted
+                status = await self._told(mine, seen)
+            except (PlatformError, ClusterError):
+                _log.warning("how %s is can't be told now", mine.engine.id, exc_info=True)
+                return
             if status.phase is not Phase.ASLEEP:
-                found[model.id] = status
+                found.update(dict.fromkeys(mine.ids, status))
+
+        await _bounded(tell(name, seen) for name, seen in awake.items())
+        self._listed = (time.monotonic(), found)
         return found
 
-    def _read_all(self) -> list[Seen]:
-        """The objects of every model, by one list of each kind: every copy of a function asks every other second."""
-        cluster, namespace = self._cluster, self._settings.namespace
-        services = cluster.list(INFERENCE_SERVICES, namespace).items
-        deployments = {each["metadata"]["name"]: each for each in cluster.list(DEPLOYMENTS, namespace).items}
-        pods: dict[str, list[dict[str, Any]]] = {}
-        for pod in cluster.list(PODS, namespace).items:
-            pods.setdefault(pod["metadata"].get("labels", {}).get(POD_OF, ""), []).append(pod)
-        names = [(each, each["metadata"]["name"]) for each in services]
-        return [
-            Seen(each, deployments.get(deployment_of(name)), found := pods.get(name, []), self._waiting(found))
-            for each, name in names
-        ]
+    def _forget_all_but(self, names: Iterable[str]) -> None:
+        """What is known of models whose objects are gone."""
+        kept = set(names)
+        for name in self._phases.keys() - kept:
+            del self._phases[name]
+        for name in self._metrics.keys() - kept:
+            del self._metrics[name]
+        for name in self._looks.keys() - kept:
+            del self._looks[name]
 
-    def _wake(self, model: EngineModel, adapters: tuple[EngineModel, ...], seen: Seen) -> list[dict[str, Any]]:
-        """Bring the objects to one replica; returns the pod that stood by for it, if one did."""
-        ends = all(is_leaving(pod) for pod in seen.pods)
-        if model.folder.startswith(ADOPTED) or not ends or (reserved := self._standby.reserve(model, adapters)) is None:
-            self._scale_up(model, adapters, seen)
-            return []
+    async def _sweep(self) -> None:
+        everything = await asyncio.to_thread(self._reader.all)
+        others = {model_of(service): _name(seen) for seen in everything if not ours(service := _service(seen))}
+        await self._directory.adopt(others)
+        await self._queues.drop_unused(asyncio.to_thread, self._directory.projects)
+        await asyncio.to_thread(self._standby.release_abandoned, time.time())
+        keys = {_name(seen): engine_key(_service(seen)) for seen in everything}
+        concerned = [seen for seen in everything if not seen.asleep or keys[_name(seen)][1] is not None]
+        served = await self._directory.engines({keys[_name(seen)] for seen in concerned})
+        await _bounded(self._sweep_one(seen, served.get(keys[_name(seen)])) for seen in concerned)
+
+    async def _sweep_one(self, seen: Seen, served: Served | None) -> None:
+        name, service = _name(seen), _service(seen)
         try:
-            self._scale_up(model, adapters, seen)
-        except ClusterError:
-            self._standby.release(reserved)
-            raise
-        return [reserved]
+            if engine_key(service)[1] is not None and (served is None or not served.adapters):
+                await asyncio.to_thread(self._transitions.delete, service)  # the last adapter is gone
+            elif served is not None and object_name(served.engine) == name:
+                await self._sleep_if_idle(name, served, seen)
+        except (PlatformError, ClusterError):
+            _log.warning("whether %s is idle can't be told now", model_of(service), exc_info=True)
 
-    def _scale_up(self, model: EngineModel, adapters: tuple[EngineModel, ...], seen: Seen) -> None:
-        name, namespace = object_name(model), self._settings.namespace
-        service = seen.service
-        if not model.folder.startswith(ADOPTED):
-            queue = self._queues.of(model.project)
-            service = self._cluster.apply(inference_service(model, adapters, self._settings, queue))
-        elif service is None:
-            raise NotFound(f"The InferenceService {namespace}/{name} is gone.")
-        elif not _scaled_by_us(service):
-            self._stop(name, "false")
-            return
-        if seen.deployment is not None and seen.deployment["spec"].get("replicas", 1) == 0:
-            self._cluster.scale(DEPLOYMENTS, namespace, deployment_of(name), max(1, model.replicas))
-        if ours(service):
-            self._autoscaling.settle(model, service)
-
-    def _sleep(self, name: str, resource_version: str | None) -> None:
-        """To no replicas; Conflict where the Deployment is not what it was at `resource_version`."""
-        namespace = self._settings.namespace
-        service = self._cluster.get(INFERENCE_SERVICES, namespace, name)
-        if service is None:
-            return
-        if not ours(service) and not _scaled_by_us(service):
-            self._stop(name, "true")
-            return
-        try:
-            self._cluster.scale(DEPLOYMENTS, namespace, deployment_of(name), 0, resource_version=resource_version)
-        except NotFound:
-            return
-
-    def _stop(self, name: str, value: str) -> None:
-        """KServe's own switch, for what it scales itself: the one field of another's object that we ever own."""
-        metadata = {"name": name, "namespace": self._settings.namespace, "annotations": {_STOP: value}}
-        kind = {"apiVersion": INFERENCE_SERVICES.api_version, "kind": INFERENCE_SERVICES.kind}
-        self._cluster.apply({**kind, "metadata": metadata})
-
-    def _complete(self, model: EngineModel, seen: Seen) -> None:
-        """As many replicas as one of our models has when it is awake: KServe makes the first Deployment with one."""
-        if seen.deployment is None or seen.service is None or not ours(seen.service):
-            return
-        if 0 < seen.replicas < model.replicas:
-            name, version = deployment_of(object_name(model)), seen.deployment["metadata"]["resourceVersion"]
-            try:
-                self._cluster.scale(
-                    DEPLOYMENTS, self._settings.namespace, name, model.replicas, resource_version=version
-                )
-            except Conflict:
-                _log.info("%s changed while its replicas were to be completed: later", model.id)
-
-    async def _sleep_if_idle(self, service: dict[str, Any]) -> None:
-        model = await self._directory.find(model_of(service))
-        name = object_name(model)
-        seen = await asyncio.to_thread(self._read, name)
+    async def _sleep_if_idle(self, name: str, served: Served, seen: Seen) -> None:
+        model = served.engine
         if model.blocked and seen.replicas:
-            await asyncio.to_thread(self._sleep, name, None)
+            await asyncio.to_thread(self._transitions.sleep, name)
             return
-        if model.keep_awake or not seen.ready or seen.deployment is None:
+        if not self._settings.idle_seconds or model.keep_awake or not seen.ready or seen.deployment is None:
             return
-        await asyncio.to_thread(self._complete, model, seen)
+        await asyncio.to_thread(self._transitions.complete, model, seen)
         self._metrics.pop(name, None)
         if (await self._engines(name, seen)).busy:
             return
         # Asked last of all: a request that came meanwhile is in it.
-        last = await self._directory.idle_since(model.id)
+        last = await self._directory.idle_since(served.ids)
         if last is None or time.time() - max(last, seen.ready_since) < self._settings.idle_seconds:
             return
         try:
-            await asyncio.to_thread(self._sleep, name, seen.deployment["metadata"]["resourceVersion"])
+            await asyncio.to_thread(self._transitions.sleep, name, seen.deployment["metadata"]["resourceVersion"])
         except Conflict:
             _log.info("%s changed while it was to be put to sleep: it stays awake", model.id)
         self._looks.pop(name, None)
 
 
-def _scaled_by_us(service: dict[str, Any]) -> bool:
-    """Whether KServe leaves the number of replicas to others."""
-    annotations = service["metadata"].get("annotations", {})
-    mode = annotations.get("serving.kserve.io/deploymentMode"), annotations.get("serving.kserve.io/autoscalerClass")
-    return mode == ("Standard", "external")
+async def _bounded(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """All of it, so many at a time; the first error is raised when all are done."""
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(each: Coroutine[Any, Any, None]) -> None:
+        async with places:
+            await each
+
+    results = await asyncio.gather(*(one(each) for each in work), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
 
 
-def _engine_url(pod: dict[str, Any]) -> str:
-    container = next((each for each in pod["spec"]["containers"] if each["name"] == ENGINE), None)
-    container = container or pod["spec"]["containers"][0]
-    port = container.get("ports", [{"containerPort": 8080}])[0]["containerPort"]
-    return f"http://{pod['status']['podIP']}:{port}"
+def _service(seen: Seen) -> dict[str, Any]:
+    assert seen.service is not None
+    return seen.service
+
+
+def _name(seen: Seen) -> str:
+    return str(_service(seen)["metadata"]["name"])
 
 
 def _words(error: Exception) -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "adapter_path",
     "capacity",
     "deployment_of",
+    "engine_key",
     "engine_of",
     "inference_service",
     "is_of",
@@ -39,6 +40,8 @@ MODEL = "llmariner.ai/model"
 """The annotation that holds a model's id, which may have characters that no object's name may have."""
 CREATED = "llmariner.ai/created"
 """The annotation that says which of the models that had this id, one after another: `EngineModel.created`."""
+ADAPTERS_OF = "llmariner.ai/adapters-of"
+"""The annotation that holds `EngineModel.adapters_of`."""
 ENGINE = "kserve-container"
 """The name of an engine's container."""
 POD_OF = "serving.kserve.io/inferenceservice"
@@ -64,7 +67,8 @@ def object_name(model: EngineModel) -> str:
     """The name of a model's InferenceService: its own where it was adopted, else made of the id and a hash of it."""
     if model.folder.startswith(ADOPTED):
         return model.folder.removeprefix(ADOPTED)
-    digest = hashlib.sha256(model.id.encode()).hexdigest()[:8]
+    named = model.id if model.adapters_of is None else f"{model.id} {model.adapters_of}"
+    digest = hashlib.sha256(named.encode()).hexdigest()[:8]
     # A host name is made of it, with parts around it; the hash tells apart what lower case and dashes make alike.
     slug = re.sub(r"[^a-z0-9]+", "-", model.id.lower()).strip("-")[: _NAME_LIMIT - 11].strip("-")
     return f"m-{slug}-{digest}"
@@ -85,6 +89,11 @@ def model_of(service: dict[str, Any]) -> str:
     """The id of an InferenceService's model: what its annotation says, else its name."""
     metadata = service["metadata"]
     return str(metadata.get("annotations", {}).get(MODEL) or metadata["name"])
+
+
+def engine_key(service: dict[str, Any]) -> tuple[str, str | None]:
+    """Which engine an InferenceService is: its model's id, and whose adapters alone it serves."""
+    return model_of(service), service["metadata"].get("annotations", {}).get(ADAPTERS_OF)
 
 
 def is_of(service: dict[str, Any] | None, model: EngineModel) -> bool:
@@ -119,6 +128,7 @@ def inference_service(
             "annotations": {
                 MODEL: model.id,
                 CREATED: str(model.created),
+                **({} if model.adapters_of is None else {ADAPTERS_OF: model.adapters_of}),
                 # A Deployment, not a Knative revision: GPUs need node selectors and tolerations.
                 "serving.kserve.io/deploymentMode": "Standard",
                 # KServe leaves the number of replicas alone: we wake and put to sleep by the scale subresource.

@@ -35,13 +35,15 @@ _UNSCHEDULABLE_FOR_GOOD = 600.0
 class Seen:
     """The objects of one model as they were read together.
 
-    `workloads`: all of its pool, oldest first; read only while a pod of it waits for quota.
+    `workloads`: all of its pool, oldest first; read only while a pod of it waits for quota. `address`: the Service in front
+    of its pods.
     """
 
     service: Body | None = None
     deployment: Body | None = None
     pods: Sequence[Body] = ()
     workloads: Sequence[Body] = field(default=())
+    address: Body | None = None
 
     @property
     def replicas(self) -> int:
@@ -49,6 +51,12 @@ class Seen:
         if self.service is None or self.deployment is None or _stopped(self.service):
             return 0
         return int(self.deployment["spec"].get("replicas", 1))
+
+    @property
+    def asleep(self) -> bool:
+        """Nothing of it runs, and nothing is about to."""
+        waits_for_kserve = self.service is not None and self.deployment is None and not _stopped(self.service)
+        return self.replicas == 0 and not self.pods and not waits_for_kserve
 
     @property
     def ready(self) -> list[Body]:

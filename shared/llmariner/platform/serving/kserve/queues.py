@@ -18,7 +18,7 @@ from llmariner.platform.kube.resources import LOCAL_QUEUES, WORKLOADS
 from llmariner.platform.serving.kserve.objects import OWNER, QUEUE
 from llmariner.settings import KServeSettings
 
-__all__ = ["PROJECT", "ProjectQueues", "queue_name", "queue_of"]
+__all__ = ["PROJECT", "ProjectQueues", "Waiting", "queue_name", "queue_of"]
 
 PROJECT = "llmariner.ai/project"
 """The annotation that holds a project's id."""
@@ -75,16 +75,13 @@ class ProjectQueues:
             for project in missed:
                 await in_thread(self.of, project)
 
-    def waiting(self, queue: str) -> list[Body]:
-        """All workloads of a queue's pool, whichever of its queues they came by, oldest first."""
+    def read(self) -> tuple[list[Body], list[Body]]:
+        """All queues and all workloads; none where the cluster has no Kueue."""
         try:
             queues = self._cluster.list(LOCAL_QUEUES, self._namespace).items
-            workloads = self._cluster.list(WORKLOADS, self._namespace).items
+            return queues, self._cluster.list(WORKLOADS, self._namespace).items
         except NotFound:
-            return []
-        pools = {each["metadata"]["name"]: each["spec"]["clusterQueue"] for each in queues}
-        mine = [each for each in workloads if pools.get(each["spec"].get("queueName")) == pools.get(queue)]
-        return sorted(mine, key=lambda each: str(each["metadata"].get("creationTimestamp", "")))
+            return [], []
 
     def _ours(self) -> list[Body]:
         try:
@@ -99,6 +96,26 @@ class ProjectQueues:
             self._cluster.delete(LOCAL_QUEUES, self._namespace, name, uid=uid)
         except Conflict:
             _log.info("the queue %s is another by now: it stays", name)
+
+
+class Waiting:
+    """The workloads of pools at one moment; read when first asked for. Blocks then."""
+
+    def __init__(self, queues: ProjectQueues) -> None:
+        self._queues = queues
+        self._pools: dict[str, list[Body]] | None = None
+        self._pool_of: dict[str, str] = {}
+
+    def of(self, queue: str) -> list[Body]:
+        """All workloads of a queue's pool, whichever of its queues they came by, oldest first."""
+        if self._pools is None:
+            queues, workloads = self._queues.read()
+            self._pool_of = {each["metadata"]["name"]: each["spec"]["clusterQueue"] for each in queues}
+            self._pools = {}
+            for each in sorted(workloads, key=lambda each: str(each["metadata"].get("creationTimestamp", ""))):
+                pool = self._pool_of.get(each["spec"].get("queueName", ""), "")
+                self._pools.setdefault(pool, []).append(each)
+        return self._pools.get(self._pool_of.get(queue, ""), [])
 
 
 def queue_of(pod: Body) -> str:

@@ -1,0 +1,85 @@
+"""The objects of models as they are on the cluster: of one by itself, of all by one list of each kind. Calls block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llmariner.platform.kube import Cluster
+from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS, SERVICES
+from llmariner.platform.serving.kserve.objects import ENGINE, POD_OF, deployment_of
+from llmariner.platform.serving.kserve.phases import Seen, gated
+from llmariner.platform.serving.kserve.queues import ProjectQueues, Waiting, queue_of
+from llmariner.settings import KServeSettings
+
+__all__ = ["ClusterReader", "endpoint_of", "engine_url"]
+
+Body = dict[str, Any]
+
+
+class ClusterReader:
+    """Reads what a status rests on."""
+
+    def __init__(self, cluster: Cluster, settings: KServeSettings, queues: ProjectQueues) -> None:
+        self._cluster = cluster
+        self._namespace = settings.namespace
+        self._queues = queues
+
+    def one(self, name: str) -> Seen:
+        """The objects of the InferenceService of that name."""
+        cluster, namespace = self._cluster, self._namespace
+        service = cluster.get(INFERENCE_SERVICES, namespace, name)
+        if service is None:
+            return Seen()
+        deployment = cluster.get(DEPLOYMENTS, namespace, deployment_of(name))
+        pods = cluster.list(PODS, namespace, labels={POD_OF: name}).items
+        seen = Seen(service, deployment, pods, _workloads(pods, Waiting(self._queues)))
+        address = cluster.get(SERVICES, namespace, deployment_of(name)) if seen.ready else None
+        return Seen(service, deployment, pods, seen.workloads, address)
+
+    def all(self) -> list[Seen]:
+        """The objects of every InferenceService: four lists, and two more where a pod waits for quota."""
+        cluster, namespace = self._cluster, self._namespace
+        services = cluster.list(INFERENCE_SERVICES, namespace).items
+        deployments = _by_name(cluster.list(DEPLOYMENTS, namespace).items)
+        addresses = _by_name(cluster.list(SERVICES, namespace).items)
+        pods: dict[str, list[Body]] = {}
+        for pod in cluster.list(PODS, namespace).items:
+            pods.setdefault(pod["metadata"].get("labels", {}).get(POD_OF, ""), []).append(pod)
+        waiting = Waiting(self._queues)
+        found = []
+        for service in services:
+            name = service["metadata"]["name"]
+            mine, predictor = pods.get(name, []), deployment_of(name)
+            found.append(
+                Seen(service, deployments.get(predictor), mine, _workloads(mine, waiting), addresses.get(predictor))
+            )
+        return found
+
+
+def endpoint_of(seen: Seen) -> str | None:
+    """The address of the model's Service: one that needs no name server, and stays when pods come and go."""
+    if seen.address is None:
+        return None
+    cluster_ip = seen.address["spec"].get("clusterIP", "None")
+    if cluster_ip != "None":
+        return f"http://{cluster_ip}:{seen.address['spec']['ports'][0]['port']}"
+    return engine_url(seen.ready[0])
+
+
+def engine_url(pod: Body) -> str:
+    """An engine's own address."""
+    container = next((each for each in pod["spec"]["containers"] if each["name"] == ENGINE), None)
+    container = container or pod["spec"]["containers"][0]
+    port = container.get("ports", [{"containerPort": 8080}])[0]["containerPort"]
+    return f"http://{pod['status']['podIP']}:{port}"
+
+
+def _workloads(pods: Sequence[Body], waiting: Waiting) -> Sequence[Body]:
+    """The workloads of the pool that one of these pods waits in for quota."""
+    queue = next((queue_of(pod) for pod in pods if gated(pod)), None)
+    return waiting.of(queue) if queue is not None else ()
+
+
+def _by_name(objects: Sequence[Body]) -> dict[str, Body]:
+    return {each["metadata"]["name"]: each for each in objects}

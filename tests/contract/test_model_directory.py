@@ -1,0 +1,63 @@
+"""Which engine serves a model, and what else it serves, as the registry says."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from llmariner.errors import ModelNotFound
+from llmariner.models.directory import ModelDirectory
+from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
+from llmariner.models.registry import Registry
+from llmariner.usage.ledger import Ledger
+
+
+def add(registry: Registry, model_id: str, base: str | None = None, project: str | None = None) -> None:
+    registry.create(NewModel(model_id, SourceRepository.HUGGING_FACE, "org/x", base_model_id=base, project_id=project))
+    registry.loaded(model_id, folder="hf://org/x", size_bytes=1, task=Task.GENERATE)
+
+
+@pytest.fixture
+def directory(registry: Registry, ledger: Ledger) -> ModelDirectory:
+    add(registry, "shared")
+    add(registry, "own", project="proj_a")
+    for project in ("proj_a", "proj_b"):
+        add(registry, f"ft:shared:{project}", "shared", project)
+    add(registry, "ft:own:x", "own", "proj_a")
+    return ModelDirectory(registry, ledger)
+
+
+def test_adapters_of_a_shared_base_are_served_apart_by_project(directory: ModelDirectory) -> None:
+    base = asyncio.run(directory.engine("shared"))
+    assert (base.engine.id, base.engine.adapters_of, base.ids) == ("shared", None, ["shared"])
+    tuned = asyncio.run(directory.engine("ft:shared:proj_b"))
+    assert (tuned.engine.id, tuned.engine.adapters_of, tuned.engine.project) == ("shared", "proj_b", "proj_b")
+    assert tuned.ids == ["ft:shared:proj_b"]
+
+
+def test_adapters_of_a_projects_own_base_are_served_with_it(directory: ModelDirectory) -> None:
+    for model_id in ("own", "ft:own:x"):
+        served = asyncio.run(directory.engine(model_id))
+        assert (served.engine.id, served.engine.adapters_of) == ("own", None)
+        assert served.ids == ["own", "ft:own:x"]
+    with pytest.raises(ModelNotFound):
+        asyncio.run(directory.engine("nobody"))
+
+
+def test_an_adapter_that_is_kept_awake_keeps_its_engine_awake(directory: ModelDirectory, registry: Registry) -> None:
+    registry.activate("ft:shared:proj_a", ActivationStatus.ACTIVE, project_id="proj_a")
+    assert asyncio.run(directory.engine("ft:shared:proj_a")).engine.keep_awake
+    assert not asyncio.run(directory.engine("ft:shared:proj_b")).engine.keep_awake
+    assert not asyncio.run(directory.engine("shared")).engine.keep_awake
+
+
+def test_many_engines_are_told_at_once(directory: ModelDirectory) -> None:
+    keys = {("shared", None), ("shared", "proj_a"), ("shared", "proj_c"), ("own", None), ("nobody", None)}
+    found = asyncio.run(directory.engines(keys, waking=["own"]))
+    assert {key: served.ids for key, served in found.items()} == {
+        ("shared", None): ["shared"],
+        ("shared", "proj_a"): ["ft:shared:proj_a"],
+        ("shared", "proj_c"): [],
+        ("own", None): ["own", "ft:own:x"],
+    }

@@ -1,0 +1,78 @@
+"""Adapters of a base model that all share: served apart for each project, so that none reaches or holds up others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmariner.platform.kube.resources import INFERENCE_SERVICES
+from llmariner.platform.serving import EngineModel, Phase
+
+from .conftest import free_port
+from .kserve_cluster import Clustered, clustered
+
+if TYPE_CHECKING:
+    from kubernetes.schemas import Schemas
+
+BASE = EngineModel("base", "hf://org/base", "generate", 0, typical_wake_seconds=1.0)
+THEIRS = EngineModel("ft:base:theirs", "pvc://no-such-claim/x", "generate", 0, base="base", project="proj_b")
+MINE = EngineModel("ft:base:mine", "hf://org/mine", "generate", 0, base="base", project="proj_a")
+
+
+@pytest.fixture
+def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[Clustered]:
+    crds, schemas = upstream_schemas
+    with clustered(tmp_path, schemas, crds, free_port(), BASE, THEIRS, MINE, idle_seconds=30.0) as made:
+        yield made
+
+
+def services(cluster: Clustered) -> dict[str | None, dict[str, Any]]:
+    """By whose adapters they serve; None: the base for everybody."""
+    found = cluster.controllers.listed(INFERENCE_SERVICES)
+    return {each["metadata"]["annotations"].get("llmariner.ai/adapters-of"): each for each in found}
+
+
+def test_the_shared_base_fetches_nothing_of_any_project(cluster: Clustered) -> None:
+    cluster.driven.ready("base")
+    predictor = services(cluster)[None]["spec"]["predictor"]
+    assert "storageUris" not in predictor
+    assert predictor["model"]["storageUri"] == BASE.folder
+    assert not [each for each in predictor["model"]["args"] if "ft:" in each]
+
+
+def test_each_project_has_an_engine_with_its_own_adapters_alone(cluster: Clustered) -> None:
+    for adapter in (THEIRS, MINE):
+        cluster.driven.wake(adapter.id)
+    found = services(cluster)
+    assert set(found) == {"proj_a", "proj_b"}
+    for project, adapter in (("proj_a", MINE), ("proj_b", THEIRS)):
+        uris = found[project]["spec"]["predictor"]["storageUris"]
+        assert [each["uri"] for each in uris] == [BASE.folder, adapter.folder]
+    assert cluster.driven.status("base").phase is Phase.ASLEEP
+
+
+def test_what_hinders_one_projects_adapter_is_told_of_that_alone(cluster: Clustered) -> None:
+    failed = {"waiting": {"reason": "CrashLoopBackOff"}}
+    container = {"name": "storage-initializer", "image": "x", "imageID": "", "ready": False, "restartCount": 3}
+    last = {"terminated": {"exitCode": 1, "message": "claim no-such-claim not found"}}
+    cluster.controllers.stuck = {
+        "phase": "Pending",
+        "conditions": [{"type": "PodScheduled", "status": "True"}],
+        "initContainerStatuses": [{**container, "state": failed, "lastState": last}],
+    }
+    cluster.driven.wake(THEIRS.id)
+    cluster.driven.until(lambda status: status.phase is Phase.FAILED, THEIRS.id)
+    cluster.controllers.stuck = None
+    assert cluster.driven.ready("base").phase is Phase.READY
+
+
+def test_an_engine_of_adapters_goes_with_the_last_of_them(cluster: Clustered) -> None:
+    cluster.driven.wake(MINE.id)
+    cluster.driven.do(cluster.serving.tidy())
+    assert set(services(cluster)) == {"proj_a"}
+    del cluster.models.known[MINE.id]
+    cluster.driven.do(cluster.serving.tidy())
+    assert services(cluster) == {}
