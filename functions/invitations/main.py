@@ -4,13 +4,16 @@ from typing import Any
 
 from fastapi import Request
 
+from llmariner.audit.acting import acting_from
 from llmariner.context import Context
+from llmariner.errors import NotFound
+from llmariner.gateway.failed_authentications import FailedAuthentications
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
 from llmariner.http.shapes import api_key, user
-from llmariner.settings import IdentitySettings
+from llmariner.settings import GatewaySettings, IdentitySettings
 from llmariner.tenancy.invites import Accepted, Invites
 from llmariner.tenancy.keys.store import NewKey, Owner
 from llmariner.tenancy.users import Users
@@ -25,6 +28,8 @@ class AcceptInvitation(Body):
 def build(context: Context) -> Application:
     """The routes."""
     app = api("invitations", context)
+    per_minute = GatewaySettings.load(context.env).unknown_keys_per_minute
+    app.state.failed = FailedAuthentications(per_minute, "invitations")
     app.post("/v1/invitations:accept")(accept_invitation)
     return app
 
@@ -33,7 +38,17 @@ def accept_invitation(request: Request, body: AcceptInvitation) -> dict[str, Any
     """Let in who shows the token. Where nobody can sign in, the answer holds their first key, this once."""
     context = context_of(request)
     keys_only = not IdentitySettings.load(context.env).issuer
-    accepted = Invites(context.database, context.secrets.pepper, keys_only=keys_only).accept(body.token)
+    invites = Invites(context.database, context.secrets.pepper, keys_only=keys_only)
+    failed, source = request.app.state.failed, acting_from.get()
+    assert isinstance(failed, FailedAuthentications)
+    # An address that speaks for others and that nobody trusts.
+    proxy = request.client is not None and "x-forwarded-for" in request.headers and source == request.client.host
+    failed.check(source, forwarding=proxy)
+    try:
+        accepted = invites.accept(body.token)
+    except NotFound:
+        failed.note(source, forwarding=proxy)
+        raise
     invite = accepted.invite
     return {
         "id": invite.id,

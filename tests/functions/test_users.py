@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from llmariner.boot import load
+from llmariner.context import Context
 from llmariner.tenancy.invites import Invites, Promise
 from llmariner.tenancy.projects import Projects
 from llmariner.tenancy.tables import organization_users, users
 
 from .asking import InProcess, Question, check
+from .children import CHECKOUT
 from .company import Company
 from .conftest import Ask
 from .installation import Installation
@@ -127,17 +130,31 @@ def test_who_is_a_member_accepts_nothing(company: Company) -> None:
     check(answer, 409, "already_member")
 
 
+def another(installation: Installation, settings: dict[str, str]) -> Any:
+    """The function with other settings."""
+    application = load(CHECKOUT / "functions/invitations")
+    application.use(Context({**installation.environment, **settings}))
+    return application
+
+
+def test_invitations_are_not_guessed(company: Company, installation: Installation, in_process: InProcess) -> None:
+    application = another(installation, {"LLMARINER_UNKNOWN_KEYS_PER_MINUTE": "3"})
+
+    def accept(token: str) -> Any:
+        return in_process.ask(application, Question("POST", "/v1/invitations:accept", {"token": token}))
+
+    assert [accept(f"inv-{at:048}").status for at in range(4)] == [404, 404, 404, 429]
+    refused = accept(invited(company))
+    check(refused, 429, "too_many_failed_authentications")
+    assert "invitations" in refused.error["message"]
+    assert int(refused.headers["retry-after"]) >= 1
+
+
 def test_where_people_sign_in_no_key_is_given_out(
     company: Company, installation: Installation, in_process: InProcess
 ) -> None:
-    from llmariner.boot import load
-    from llmariner.context import Context
-
-    from .children import CHECKOUT
-
-    application = load(CHECKOUT / "functions/invitations")
     signing_in = {"LLMARINER_OIDC_ISSUER": "https://issuer.example.org", "LLMARINER_OIDC_CLIENT_ID": "llmariner"}
-    application.use(Context({**installation.environment, **signing_in}))
+    application = another(installation, signing_in)
     question = Question("POST", "/v1/invitations:accept", {"token": invited(company)})
     accepted = in_process.ask(application, question)
     assert (accepted.status, accepted.json["api_key"]) == (200, None)

@@ -7,6 +7,7 @@ held up, whoever else comes from its address.
 from __future__ import annotations
 
 import ipaddress
+import threading
 import time
 from collections import OrderedDict
 
@@ -21,10 +22,15 @@ _SITE_BITS = 64
 
 
 class FailedAuthentications:
-    """A token bucket for each source. `per_minute`: of one source, in this process; as many at once after a quiet minute."""
+    """A token bucket for each source. `per_minute`: of one source, in this process; as many at once after a quiet minute.
 
-    def __init__(self, per_minute: int) -> None:
+    `what` is guessed, in the plural. Safe to share between threads.
+    """
+
+    def __init__(self, per_minute: int, what: str = "API keys") -> None:
         self._per_minute = per_minute
+        self._what = what
+        self._lock = threading.Lock()
         self._buckets: OrderedDict[tuple[str, bool], tuple[float, float]] = OrderedDict()
 
     def check(self, source: str | None, *, forwarding: bool = False) -> None:
@@ -36,8 +42,8 @@ class FailedAuthentications:
         if left < 1:
             wait = (1 - left) * 60 / self._most(key)
             raise RateLimited(
-                f"Too many unknown API keys came from {source or 'your address'}: others are not looked up for a while. "
-                f"Correct the key, and try again in {wait:.0f} s.",
+                f"Too many unknown {self._what} came from {source or 'your address'}: others are not looked up for a "
+                f"while. Correct yours, and try again in {wait:.0f} s.",
                 code="too_many_failed_authentications",
                 headers={"retry-after": str(int(wait) + 1)},
             )
@@ -45,11 +51,12 @@ class FailedAuthentications:
     def note(self, source: str | None, *, forwarding: bool = False) -> None:
         """One failed."""
         key, now = (_site(source), forwarding), time.monotonic()
-        # Those that were looked up at the same time may overdraw it, by no more than what comes back in a minute.
-        self._buckets[key] = (max(self._left(key, now) - 1, -float(self._most(key))), now)
-        self._buckets.move_to_end(key)
-        if len(self._buckets) > _MOST_SOURCES:
-            self._buckets.popitem(last=False)
+        with self._lock:
+            # Those that were looked up at the same time may overdraw it, by no more than what comes back in a minute.
+            self._buckets[key] = (max(self._left(key, now) - 1, -float(self._most(key))), now)
+            self._buckets.move_to_end(key)
+            if len(self._buckets) > _MOST_SOURCES:
+                self._buckets.popitem(last=False)
 
     def _left(self, key: tuple[str, bool], now: float) -> float:
         most = self._most(key)

@@ -7,11 +7,12 @@ members. Doing a slice again changes nothing.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Row, Select, select
 
-from llmariner.platform.database import Database, ReadSession
+from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.identity import Identity
 from llmariner.tenancy.acts import alone
 from llmariner.tenancy.arrivals import Arrival, settle
@@ -34,15 +35,18 @@ def settle_group(database: Database, issuer: str, group: str, after: str = "", *
             people = session.rows(_members(issuer, group).where(users.c.id > after).limit(_SLICE))
             waiting = [person.id for person in people if _arrival(session, person).changes()]
         if waiting:
-            with database.write() as session:
-                revision = alone(session)
-                again = session.rows(_members(issuer, group).where(users.c.id.in_(waiting)))
-                settle(session, revision, [_arrival(session, person) for person in again])
+            there = _members(issuer, group).where(users.c.id.in_(waiting))
+            database.transact(partial(_settle, people=there))
         if len(people) < _SLICE:
             return ""
         after = people[-1].id
         if time.monotonic() >= deadline:
             return after
+
+
+def _settle(session: WriteSession, people: Select[Any]) -> None:
+    revision = alone(session)
+    settle(session, revision, [_arrival(session, person) for person in session.rows(people)])
 
 
 def _members(issuer: str, group: str) -> Select[Any]:

@@ -12,6 +12,7 @@ import hashlib
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import and_, or_, select, update
 
@@ -140,16 +141,18 @@ class SignIn:
                 _new_address(session, known, identity) or Arrival(session, known, identity).changes()
             ):
                 return known
-        with self._database.write() as session:
-            revision = alone(session)
-            user_id = _linked(session, identity)
-            new = user_id is None
-            if user_id is None:
-                user_id = _link(session, identity)
-            if address := _new_address(session, user_id, identity):
-                session.run(update(users).where(users.c.id == user_id).values(email=address))
-            newcomer_role = self._newcomer_role if new else "none"
-            settle(session, revision, [Arrival(session, user_id, identity, newcomer_role=newcomer_role)])
+        return self._database.transact(lambda session: self._settle(session, identity))
+
+    def _settle(self, session: WriteSession, identity: Identity) -> str:
+        revision = alone(session)
+        user_id = _linked(session, identity)
+        new = user_id is None
+        if user_id is None:
+            user_id = _link(session, identity)
+        if address := _new_address(session, user_id, identity):
+            session.run(update(users).where(users.c.id == user_id).values(email=address))
+        newcomer_role = self._newcomer_role if new else "none"
+        settle(session, revision, [Arrival(session, user_id, identity, newcomer_role=newcomer_role)])
         return user_id
 
     def _log(self, caller: Caller, identity: Identity, source: str | None) -> None:
@@ -160,18 +163,14 @@ class SignIn:
         if before is not None and before >= at:
             return
         earlier = or_(users.c.last_login_at.is_(None), users.c.last_login_at < at)
-        with self._database.write() as session:
-            first = session.run(update(users).where(users.c.id == caller.user_id, earlier).values(last_login_at=at))
-            if first:
-                payload = {"id": caller.user_id, "issuer": identity.issuer}
-                log.add(
-                    session,
-                    caller,
-                    "login.succeeded",
-                    payload,
-                    organization_id=caller.organization_id,
-                    source=source,
-                )
+        payload = {"id": caller.user_id, "issuer": identity.issuer}
+
+        def write(session: WriteSession) -> None:
+            if session.run(update(users).where(users.c.id == caller.user_id, earlier).values(last_login_at=at)):
+                place: Any = {"organization_id": caller.organization_id, "source": source}
+                log.add(session, caller, "login.succeeded", payload, **place)
+
+        self._database.transact(write)
 
 
 def _organization(session: ReadSession, asked: str | None) -> str | None:

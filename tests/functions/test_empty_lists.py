@@ -1,0 +1,83 @@
+"""A list that restricts: null is all, an empty one is refused, on every way to make or change what it restricts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmariner.tenancy.keys.store import View
+from llmariner.tenancy.service_accounts import ServiceAccounts
+
+from .asking import Answer, check
+from .company import Company
+from .conftest import Ask
+from .installation import Installation
+
+KEYS = "/v1/organization/projects/VISION/api_keys"
+
+
+@pytest.fixture(scope="module")
+def company(installation: Installation, ask: Ask) -> Company:
+    return Company(installation, ask)
+
+
+@pytest.fixture(scope="module")
+def ids(company: Company) -> dict[str, str]:
+    """A narrow key, a service account, a role of the organization and one of the project."""
+    key = company.ask("POST /v1/api_keys", {"name": "narrow", "scopes": ["api.model.read"]}).json["id"]
+    accounts = ServiceAccounts(company.context.database)
+    account = accounts.create(company.founder, company.vision, "ci").id
+    role = company.roles.create(company.founder, "reads", ["api.audit.read"]).id
+    there = company.roles.create(company.founder, "reads", ["api.model.read"], project_id=company.vision).id
+    return {"KEY": key, "ACCOUNT": account, "ROLE": role, "THERE": there}
+
+
+WAYS: list[tuple[str, dict[str, Any], str]] = [
+    ("POST /v1/api_keys", {"name": "a"}, "scopes"),
+    ("POST /v1/api_keys", {"name": "a"}, "allowed_models"),
+    ("POST /v1/api_keys", {"name": "a"}, "allowed_sources"),
+    ("POST /v1/api_keys", {"name": "a", "is_service_account": True, "role": "reader"}, "scopes"),
+    ("PATCH /v1/api_keys/KEY", {}, "scopes"),
+    ("PATCH /v1/api_keys/KEY", {}, "allowed_models"),
+    ("PATCH /v1/api_keys/KEY", {}, "allowed_sources"),
+    ("POST /v1/organizations/HERE/projects/VISION/api_keys", {"name": "a"}, "scopes"),
+    (f"POST {KEYS}", {"name": "a"}, "scopes"),
+    (f"POST {KEYS}/KEY", {}, "scopes"),
+    ("POST /v1/organization/projects/VISION/service_accounts/ACCOUNT/api_keys", {"name": "a"}, "scopes"),
+    ("POST /v1/organization/roles", {"role_name": "a"}, "permissions"),
+    ("POST /v1/organization/roles/ROLE", {}, "permissions"),
+    ("POST /v1/projects/VISION/roles", {"role_name": "a"}, "permissions"),
+    ("POST /v1/projects/VISION/roles/THERE", {}, "permissions"),
+]
+
+
+def asked(company: Company, ids: dict[str, str], route: str, body: dict[str, Any]) -> Answer:
+    for word, value in ids.items():
+        route = route.replace(word, value)
+    return company.ask(route, body)
+
+
+@pytest.mark.parametrize(("route", "body", "field"), WAYS)
+def test_an_empty_list_is_refused(
+    route: str, body: dict[str, Any], field: str, company: Company, ids: dict[str, str]
+) -> None:
+    answer = asked(company, ids, route, {**body, field: []})
+    check(answer, 400, None)
+    assert answer.error["param"] == field
+    [narrow] = [each for each in company.context.keys.seen(_all(company)) if each.id == ids["KEY"]]
+    assert narrow.scopes == {"api.model.read"}
+
+
+def test_a_project_whose_list_of_models_is_empty_may_use_none(company: Company) -> None:
+    path = "POST /v1/organization/projects/SPEECH/model_permissions"
+    assert company.ask(path, {"mode": "allow_list", "model_ids": []}).status == 200
+    found = company.context.callers.by_secret(company.secrets["sam"])
+    assert found is not None
+    key = company.context.keys.by_secret(company.secrets["sam"])
+    assert key is not None
+    assert key.project_models == ("allow", frozenset())
+
+
+def _all(company: Company) -> Any:
+    return View(company.id)
