@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import Query, Request
+from fastapi import Request
 
 from llmariner.context import Context
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
+from llmariner.http.lists import Limit
 from llmariner.platform.events.deliveries import Delivery
 from llmariner.tenancy.caller import Caller
 
@@ -28,7 +29,7 @@ def list_events(
     key: Reader,
     state: Literal["pending", "delivered", "dead"] | None = None,
     after: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Limit = 20,
 ) -> dict[str, Any]:
     """Deliveries, newest first; `after` is the `cursor` of the last one seen."""
     asked: dict[str, Any] = {"organization_id": _owned(key), "after": after or None, "limit": limit + 1}

@@ -12,7 +12,7 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
-from llmariner.http.lists import Cursor, Limit, Order, listed
+from llmariner.http.lists import KeyCursor, Limit, Order, listed
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Directory, Paging
 from llmariner.tenancy.keys.store import NewKey, View
@@ -40,7 +40,7 @@ def build(context: Context) -> Application:
 
 
 def list_keys(
-    request: Request, caller: Reader, after: Cursor = None, limit: Limit = 20, order: Order = "desc"
+    request: Request, caller: Reader, after: KeyCursor = None, limit: Limit = 20, order: Order = "desc"
 ) -> dict[str, Any]:
     """The live ones, newest first unless asked otherwise."""
     rows, more = _directory(request).admin_keys(caller.organization_id, Paging(after, limit, order))

@@ -13,7 +13,7 @@ from llmariner.http.app import api
 from llmariner.http.audit_events import OPENAI_TYPES, shown
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
-from llmariner.http.lists import Cursor, Limit, bounds, listed, values
+from llmariner.http.lists import ActCursor, Limit, bounds, listed, values
 from llmariner.tenancy.caller import Caller
 
 Auditor = Annotated[Caller, administers("api.audit.read")]
@@ -30,8 +30,8 @@ def build(context: Context) -> Application:
 def list_audit_logs(
     request: Request,
     caller: Auditor,
-    after: Cursor = None,
-    before: Cursor = None,
+    after: ActCursor = None,
+    before: ActCursor = None,
     limit: Limit = 20,
     view: Literal["openai", "all"] = "openai",
 ) -> dict[str, Any]:
@@ -50,11 +50,11 @@ def list_audit_logs(
         earlier_than=at.get("lt"),
         until=at.get("lte"),
     )
-    paging: dict[str, Any] = {"after": after or None, "before": before or None, "limit": limit + 1}
+    paging: dict[str, Any] = {"after": after, "before": before, "limit": limit + 1}
     found = reading.page(context_of(request).database, caller.organization_id, chosen, **paging)
     # The entry too many stands at the far end of the page, which is the newest one where it goes backwards.
     wanted = found[-limit:] if before and not after and len(found) > limit else found[:limit]
-    return listed([shown(entry) for entry in wanted[: limit or 0]], has_more=bool(limit) and len(found) > limit)
+    return listed([shown(entry) for entry in wanted], has_more=len(found) > limit)
 
 
 def verify_audit_logs(

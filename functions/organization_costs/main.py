@@ -34,14 +34,14 @@ def list_costs(
     start_time: Moment,
     end_time: Annotated[int | None, Query(ge=0, le=10**11)] = None,
     bucket_width: Literal["1d"] = "1d",
-    limit: Annotated[int, Query(ge=1, le=180)] = 7,
+    limit: Annotated[int, Query(ge=0, le=180)] = 7,
     page: Annotated[str | None, Query(max_length=64)] = None,
 ) -> dict[str, Any]:
     """A page of days. Filters: project_ids, user_ids, api_key_ids, line_items; `group_by` of the same."""
     groups = checked_groups(values(request, "group_by"), (*_COLUMNS, "line_item"))
     items = values(request, "line_items")
     by_item = "line_item" in groups or bool(items)
-    shown = buckets(start=start_time, end=end_time, width=bucket_width, limit=limit, page=page)
+    shown = buckets(start=start_time, end=end_time, width=bucket_width, limit=limit or 7, page=page)
     columns = tuple(column for name, column in _COLUMNS.items() if name in groups)
     where = {column: asked for name, column in _COLUMNS.items() if (asked := values(request, f"{name}s"))}
     question = Question(

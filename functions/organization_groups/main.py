@@ -21,7 +21,7 @@ from llmariner.http.groups import (
     member,
     shown,
 )
-from llmariner.http.lists import Cursor, Limit, Order, listed_with_next, next_page
+from llmariner.http.lists import GroupCursor, LongLimit, Order, UserCursor, listed_with_next, next_page
 from llmariner.http.roles import AssignmentBody
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Directory
@@ -51,7 +51,7 @@ def build(context: Context) -> Application:
 
 
 def list_groups(
-    request: Request, caller: Reader, after: Cursor = None, limit: Limit = 100, order: Order = "asc"
+    request: Request, caller: Reader, after: GroupCursor = None, limit: LongLimit = 100, order: Order = "asc"
 ) -> dict[str, Any]:
     """All that the organisation knows, oldest first unless asked otherwise."""
     found = [shown(group) for group in groups_of(request).of_organization(caller.organization_id)]
@@ -108,7 +108,12 @@ def unassign_role(request: Request, caller: Writer, group_id: str, role_id: str)
 
 
 def list_members(
-    request: Request, caller: Reader, group_id: str, after: Cursor = None, limit: Limit = 100, order: Order = "asc"
+    request: Request,
+    caller: Reader,
+    group_id: str,
+    after: UserCursor = None,
+    limit: LongLimit = 100,
+    order: Order = "asc",
 ) -> dict[str, Any]:
     """The organisation's people who are in it, as far as their tokens said; who never signed in is not among them."""
     return next_page(_members(request, caller, group_id), after=after, limit=limit, order=order)

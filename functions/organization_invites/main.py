@@ -12,7 +12,7 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
-from llmariner.http.lists import Cursor, Limit, listed
+from llmariner.http.lists import InviteCursor, Limit, listed
 from llmariner.settings import IdentitySettings
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Directory, Paging
@@ -48,7 +48,7 @@ def build(context: Context) -> Application:
     return app
 
 
-def list_invites(request: Request, caller: Reader, after: Cursor = None, limit: Limit = 20) -> dict[str, Any]:
+def list_invites(request: Request, caller: Reader, after: InviteCursor = None, limit: Limit = 20) -> dict[str, Any]:
     """All but those taken back, newest first."""
     rows, more = _directory(request).invites(caller.organization_id, Paging(after, limit))
     return listed([shapes.invite(row) for row in rows], has_more=more)

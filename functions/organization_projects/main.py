@@ -15,7 +15,7 @@ from llmariner.http.authentication import context_of
 from llmariner.http.bodies import Body, sent_as
 from llmariner.http.function import Application, function
 from llmariner.http.groups import ProjectGroupBody, groups_of, in_project
-from llmariner.http.lists import Cursor, Limit, Order, listed, next_page
+from llmariner.http.lists import GroupCursor, KeyCursor, Limit, Order, ProjectCursor, UserCursor, listed, next_page
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Access, Directory, Paging
 from llmariner.tenancy.granting import held, owns
@@ -136,7 +136,7 @@ def build(context: Context) -> Application:
 
 
 def list_projects(
-    request: Request, caller: Reader, after: Cursor = None, limit: Limit = 20, include_archived: bool = False
+    request: Request, caller: Reader, after: ProjectCursor = None, limit: Limit = 20, include_archived: bool = False
 ) -> dict[str, Any]:
     """The organisation's projects, newest first."""
     rows, more = _directory(request).projects(caller.organization_id, Paging(after, limit), archived=include_archived)
@@ -190,7 +190,7 @@ def clear_models(request: Request, caller: Writer, project_id: str) -> dict[str,
 
 
 def list_users(
-    request: Request, caller: UsersReader, project_id: str, after: Cursor = None, limit: Limit = 20
+    request: Request, caller: UsersReader, project_id: str, after: UserCursor = None, limit: Limit = 20
 ) -> dict[str, Any]:
     """The people in it, newest members first."""
     rows, more = _directory(request).project_users(caller.organization_id, project_id, Paging(after, limit))
@@ -230,7 +230,7 @@ def list_groups(
     request: Request,
     caller: UsersReader,
     project_id: str,
-    after: Cursor = None,
+    after: GroupCursor = None,
     limit: Limit = 20,
     order: Order = "asc",
 ) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def remove_group(request: Request, caller: UsersWriter, project_id: str, group_i
 
 
 def list_accounts(
-    request: Request, caller: UsersReader, project_id: str, after: Cursor = None, limit: Limit = 20
+    request: Request, caller: UsersReader, project_id: str, after: UserCursor = None, limit: Limit = 20
 ) -> dict[str, Any]:
     """Its service accounts, newest first."""
     rows, more = _directory(request).service_accounts(caller.organization_id, project_id, Paging(after, limit))
@@ -310,7 +310,7 @@ def list_keys(
     request: Request,
     caller: KeysReader,
     project_id: str,
-    after: Cursor = None,
+    after: KeyCursor = None,
     limit: Limit = 20,
     owner_project_access: Access = "any",
 ) -> dict[str, Any]:

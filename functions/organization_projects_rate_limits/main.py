@@ -12,7 +12,7 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
-from llmariner.http.lists import Cursor, Limit, listed
+from llmariner.http.lists import Cursor, LongLimit, listed
 from llmariner.http.rate_limits import UNSUPPORTED, Row, model_of, rows
 from llmariner.limits.rules import Subject
 from llmariner.limits.subjects import reached
@@ -51,15 +51,15 @@ def list_rate_limits(
     project_id: str,
     after: Cursor = None,
     before: Cursor = None,
-    limit: Limit = 100,
+    limit: LongLimit = 100,
 ) -> dict[str, Any]:
     """The project's limits, by model: of every model that it may use, those without a limit of their own included."""
     found = _rows(context_of(request), reached(context_of(request).database, caller, "project", project_id, READ))
     if after:
-        found = found[_place(found, after, "after") + 1 :]
+        found = [row for row in found if row.model > _model_at(after, "after")]
     if before:
-        found = found[: _place(found, before, "before")]
-    page = found[-limit:] if before and not after and limit else found[:limit]
+        found = [row for row in found if row.model < _model_at(before, "before")]
+    page = found[-limit:] if before and not after else found[:limit]
     return listed([row.shown() for row in page], has_more=len(page) < len(found))
 
 
@@ -91,11 +91,14 @@ def _rows(context: Context, subject: Subject) -> list[Row]:
     return rows(models, context.limits.of(subject), context.leases.defaults)
 
 
-def _place(found: list[Row], row_id: str, param: str) -> int:
-    for place, row in enumerate(found):
-        if row.id == row_id:
-            return place
-    raise InvalidRequest(f"'{param}' must be the id of one of the rows.", param=param)
+def _model_at(row_id: str, param: str) -> str:
+    """The model of a row, which need not be there any more."""
+    try:
+        return model_of(row_id)
+    except NotFound:
+        raise InvalidRequest(
+            f"'{param}' must be the id of a row, such as the last one of the page before.", param=param
+        ) from None
 
 
 handle = function(build)

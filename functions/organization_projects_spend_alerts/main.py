@@ -8,7 +8,7 @@ from llmariner.context import Context
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
-from llmariner.http.lists import Cursor, Limit, Order, page
+from llmariner.http.lists import AlertCursor, Limit, Order, page
 from llmariner.http.spend_alerts import Alert, alerts_of
 from llmariner.http.spend_limits import READ, WRITE, Reader, Writer
 from llmariner.limits.rules import Subject
@@ -33,8 +33,8 @@ def list_alerts(
     request: Request,
     caller: Reader,
     project_id: str,
-    after: Cursor = None,
-    before: Cursor = None,
+    after: AlertCursor = None,
+    before: AlertCursor = None,
     limit: Limit = 20,
     order: Order = "desc",
 ) -> dict[str, Any]:

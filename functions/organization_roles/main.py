@@ -11,7 +11,7 @@ from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
-from llmariner.http.lists import Cursor, Limit, Order
+from llmariner.http.lists import Cursor, LongLimit, Order
 from llmariner.http.roles import NewRoleBody, RoleBody
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.custom_roles import CustomRoles
@@ -33,7 +33,7 @@ def build(context: Context) -> Application:
 
 
 def list_roles(
-    request: Request, caller: Reader, after: Cursor = None, limit: Limit = 100, order: Order = "asc"
+    request: Request, caller: Reader, after: Cursor = None, limit: LongLimit = 100, order: Order = "asc"
 ) -> dict[str, Any]:
     """Those that are there everywhere, then the organisation's own, oldest first unless asked otherwise."""
     made = _directory(request).roles(caller.organization_id, None)

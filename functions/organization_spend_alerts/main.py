@@ -7,7 +7,7 @@ from fastapi import Request
 from llmariner.context import Context
 from llmariner.http.app import api
 from llmariner.http.function import Application, function
-from llmariner.http.lists import Cursor, Limit, Order, page
+from llmariner.http.lists import AlertCursor, Limit, Order, page
 from llmariner.http.spend_alerts import Alert, alerts_of
 from llmariner.http.spend_limits import Reader, Writer
 from llmariner.limits.rules import Subject
@@ -30,8 +30,8 @@ def build(context: Context) -> Application:
 def list_alerts(
     request: Request,
     caller: Reader,
-    after: Cursor = None,
-    before: Cursor = None,
+    after: AlertCursor = None,
+    before: AlertCursor = None,
     limit: Limit = 20,
     order: Order = "desc",
 ) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def list_completions(
     start_time: Moment,
     end_time: End = None,
     bucket_width: Width = "1d",
-    limit: Annotated[int | None, Query(ge=1)] = None,
+    limit: Annotated[int | None, Query(ge=0)] = None,
     page: Page = None,
     batch: bool | None = None,
 ) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def list_embeddings(
     start_time: Moment,
     end_time: End = None,
     bucket_width: Width = "1d",
-    limit: Annotated[int | None, Query(ge=1)] = None,
+    limit: Annotated[int | None, Query(ge=0)] = None,
     page: Page = None,
 ) -> dict[str, Any]:
     """A page of buckets of embeddings. Filters: project_ids, user_ids, api_key_ids, models."""

@@ -12,7 +12,7 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
-from llmariner.http.lists import Cursor, Limit, listed, listed_with_next, values
+from llmariner.http.lists import Limit, UserCursor, listed, listed_with_next, values
 from llmariner.http.roles import AssignmentBody
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Directory, Paging
@@ -45,7 +45,7 @@ def build(context: Context) -> Application:
     return app
 
 
-def list_users(request: Request, caller: Reader, after: Cursor = None, limit: Limit = 20) -> dict[str, Any]:
+def list_users(request: Request, caller: Reader, after: UserCursor = None, limit: Limit = 20) -> dict[str, Any]:
     """The organisation's people, newest members first. Filter: emails."""
     paging = Paging(after, limit)
     rows, more = _directory(request).people(caller.organization_id, paging, values(request, "emails"))

@@ -13,7 +13,7 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
 from llmariner.http.groups import assignment, check_has_role, groups_of
-from llmariner.http.lists import Cursor, Limit, Order, listed_with_next
+from llmariner.http.lists import Cursor, LongLimit, Order, listed_with_next
 from llmariner.http.roles import AssignmentBody, NewRoleBody, RoleBody
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.custom_roles import CustomRoles
@@ -50,7 +50,7 @@ def list_roles(
     caller: Reader,
     project_id: str,
     after: Cursor = None,
-    limit: Limit = 100,
+    limit: LongLimit = 100,
     order: Order = "asc",
 ) -> dict[str, Any]:
     """Those of every project, then this one's own, oldest first unless asked otherwise."""

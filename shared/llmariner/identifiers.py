@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 
-__all__ = ["new_id"]
+__all__ = ["made_at", "new_id"]
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -13,6 +13,14 @@ _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 def new_id(prefix: str) -> str:
     """`<prefix>_<10 characters of time><12 random ones>`, e.g. `key_0mb2k1r9xa4t…`; 62 bits of randomness."""
     return f"{prefix}_{_base36(time.time_ns() // 1000, 10)}{_base36(secrets.randbits(62), 12)}"
+
+
+def made_at(id_: str) -> float | None:
+    """When an id was made, in seconds since 1970; None for what `new_id` did not make."""
+    random = id_.rpartition("_")[2]
+    if len(random) != 22 or not set(random) <= set(_ALPHABET):
+        return None
+    return int(random[:10], 36) / 1e6
 
 
 def _base36(number: int, width: int) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy import update
 from llmariner.audit.log import add
 from llmariner.audit.reading import Filter, page
 from llmariner.audit.tables import audit_log
+from llmariner.identifiers import new_id
 from llmariner.platform.database import Database
 
 
@@ -94,12 +95,16 @@ def test_pages_follow_one_another_both_ways(database: Database, acted: dict[str,
     assert letters(database, acted, limit=0) == ""
 
 
-@pytest.mark.parametrize("cursor", ["audit_log_nobody", "", "z"])
-def test_nothing_follows_an_entry_that_is_not_the_organisations(
-    database: Database, acted: dict[str, str], cursor: str
-) -> None:
+@pytest.mark.parametrize("cursor", ["audit_log_nobody", ""])
+def test_nothing_follows_an_id_that_says_no_time(database: Database, acted: dict[str, str], cursor: str) -> None:
     named = acted.get(cursor, cursor)
     assert (letters(database, acted, after=named), letters(database, acted, before=named)) == ("", "")
+
+
+def test_an_entry_that_is_not_the_organisations_stands_at_its_time(database: Database, acted: dict[str, str]) -> None:
+    assert letters(database, acted, limit=2, after=new_id("audit_log")) == "ed"
+    assert letters(database, acted, before=new_id("audit_log")) == ""
+    assert letters(database, acted, after=f"audit_log_{'0' * 22}") == ""
 
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -64,15 +64,17 @@ def test_pages_follow_one_another_both_ways_round(directory: Directory, owner: O
         found = directory.projects(here, Paging(**paging))
         return ids(([row for row in found[0] if row.id != owner.project_id], found[1]))
 
-    # The default project is the newest.
-    assert page(limit=3) == ("ac", True)
-    assert page(limit=2, after="c") == ("bd", False)
+    # In the order of ids: the default project, proj_…, is the last.
+    assert page(limit=3) == ("dc", True)
+    assert page(limit=2, after="c") == ("ba", False)
     assert page(limit=1, after="c") == ("b", True)
-    assert page(limit=2, order="asc") == ("db", True)
-    assert page(limit=2, order="asc", after="b") == ("ca", True)
-    assert page(limit=0) == ("", False)
-    assert page(after=NOBODY) == ("", False)
-    assert page(after="") == ("acbd", False)
+    assert page(limit=2, order="asc") == ("ab", True)
+    assert page(limit=2, order="asc", after="b") == ("cd", True)
+    assert page(after="") == ("dcba", False)
+    # Ids that are not there are places, too.
+    assert page(after=NOBODY) == ("dcba", False)
+    assert page(after="bb") == ("ba", False)
+    assert page(order="asc", after="bb") == ("cd", False)
     assert [row.id for row in directory.roles(here, None)] == ["rd", "rb", "rc", "ra"]
 
 
@@ -97,7 +99,7 @@ def test_people_service_accounts_and_the_hidden_are_told_apart(
     join("o", at=50)
     assert ids(directory.project_users(here, project, Paging())) == (f"{owner.user_id}p", False)
     assert ids(directory.service_accounts(here, project, Paging())) == ("s", False)
-    assert ids(directory.people(here, Paging())) == (f"{owner.user_id}op", False)
+    assert ids(directory.people(here, Paging())) == (f"{owner.user_id}po", False)
     assert ids(directory.people(here, Paging(), ("P@Example.org", NOBODY))) == ("p", False)
     assert directory.person_with_email(here, " P@EXAMPLE.org ").id == "p"
     person = directory.project_user(here, project, "p")
@@ -188,5 +190,5 @@ def test_nothing_of_another_organisation_is_there(
         with pytest.raises(NotFound):
             ask()
     assert ids(directory.projects(there, Paging())) == (stranger.project_id, False)
-    assert ids(directory.projects(there, Paging(after=project))) == ("", False)
+    assert ids(directory.projects(there, Paging(after=project))) == (stranger.project_id, False)
     assert directory.memberships(there, ["p"]) == {"p": []}

@@ -363,7 +363,6 @@ QUERIES = {
             "start_time=1&bucket_width=1h",
             "start_time=1&group_by=model",
             "start_time=1&limit=181",
-            "start_time=1&limit=0",
             "start_time=1&page=x",
         ],
     ),
@@ -374,7 +373,6 @@ QUERIES = {
             "start_time=1&bucket_width=2d",
             "start_time=1&group_by[]=line_item",
             "start_time=1&page=page_7",
-            "start_time=1&limit=0",
             "start_time=-1",
         ],
     ),
@@ -383,7 +381,7 @@ QUERIES = {
     "GET /v1/prices": ("prices", ["at=x", "at=-1"]),
     "GET /v1/events": (
         "events",
-        ["limit=0", "limit=101", "limit=x", "state=lost", "after=x", "after=%C2%B2", f"after={'9' * 30}"],
+        ["limit=101", "limit=x", "state=lost", "after=x", "after=%C2%B2", f"after={'9' * 30}"],
     ),
     "GET /v1/models/tiny": ("models", ["include_loading_model=maybe"]),
 }

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, or_, select
 
 from llmariner.audit.tables import audit_log
+from llmariner.identifiers import made_at
 from llmariner.platform.database import Database, ReadSession
 from llmariner.tenancy.tables import projects
 
@@ -56,17 +57,18 @@ def page(
 ) -> list[Entry]:
     """Up to `limit` entries, newest first: those that follow the entry `after`, or that stand right before `before`.
 
-    An id that is in no entry of the organisation has nothing before and after it.
+    An id that is in no entry of the organisation stands at the time when it was made; one that says no time has nothing
+    before and after it.
     """
     conditions = [audit_log.c.organization_id == organization_id, *_conditions(chosen)]
     with database.read() as session:
         for cursor, side in ((after, "older"), (before, "newer")):
             if cursor is None:
                 continue
-            at = _sequence(session, organization_id, cursor)
+            column, at = _place(session, organization_id, cursor)
             if at is None:
                 return []
-            conditions.append(audit_log.c.sequence < at if side == "older" else audit_log.c.sequence > at)
+            conditions.append(column < at if side == "older" else column > at)
         backwards = before is not None and after is None
         order = audit_log.c.sequence.asc() if backwards else audit_log.c.sequence.desc()
         rows = session.rows(_ENTRIES.where(and_(*conditions)).order_by(order).limit(limit))
@@ -78,10 +80,11 @@ _ENTRIES = select(audit_log, projects.c.title.label("project_title")).select_fro
 )
 
 
-def _sequence(session: ReadSession, organization_id: str, entry_id: str) -> int | None:
+def _place(session: ReadSession, organization_id: str, entry_id: str) -> tuple[ColumnElement[Any], float | None]:
+    """Where an entry stands, and in which column; None: nowhere."""
     same = audit_log.c.organization_id == organization_id
-    found: int | None = session.value(select(audit_log.c.sequence).where(audit_log.c.id == entry_id, same))
-    return found
+    sequence: int | None = session.value(select(audit_log.c.sequence).where(audit_log.c.id == entry_id, same))
+    return (audit_log.c.at, made_at(entry_id)) if sequence is None else (audit_log.c.sequence, sequence)
 
 
 def _conditions(chosen: Filter) -> list[ColumnElement[bool]]:

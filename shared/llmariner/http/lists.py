@@ -1,19 +1,71 @@
-"""Lists as OpenAI's admin API gives them: two envelopes, cursors that are ids, and filters in brackets."""
+"""Lists as OpenAI's admin API gives them: two envelopes, cursors that are ids, and filters in brackets.
+
+Ids sort by the time of making, and lists are in the order of their ids. So an id is a place in the list, whether its item is
+still there or not: a client that deletes what it lists, and goes on after the last id that it saw, misses nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 from llmariner.errors import InvalidRequest
 
-__all__ = ["Cursor", "Limit", "Order", "bounds", "listed", "listed_with_next", "next_page", "page", "values"]
+__all__ = [
+    "ActCursor",
+    "AlertCursor",
+    "Cursor",
+    "GroupCursor",
+    "InviteCursor",
+    "KeyCursor",
+    "Limit",
+    "LongLimit",
+    "Order",
+    "ProjectCursor",
+    "UserCursor",
+    "bounds",
+    "listed",
+    "listed_with_next",
+    "next_page",
+    "page",
+    "values",
+]
 
-Limit = Annotated[int, Query(ge=0, le=100)]
-Cursor = Annotated[str | None, Query(max_length=64)]
+_DEFAULT, _LONG = 20, 100
+# Zero is as if it were left out, which is what protobuf's JSON makes of it.
+Limit = Annotated[int, Query(ge=0, le=100), AfterValidator(lambda said: said or _DEFAULT)]
+LongLimit = Annotated[int, Query(ge=0, le=100), AfterValidator(lambda said: said or _LONG)]
 Order = Literal["asc", "desc"]
+
+
+def _of(prefix: str) -> Callable[[str | None], str | None]:
+    pattern = re.compile(rf"{prefix}_[0-9a-z_]{{1,60}}")
+
+    def check(said: str | None) -> str | None:
+        if said and not pattern.fullmatch(said):
+            raise PydanticCustomError(
+                "cursor", "it must be an id of this list, such as the last one of the page before"
+            )
+        return said or None
+
+    return check
+
+
+_Text = Query(max_length=64)
+Cursor = Annotated[str | None, _Text]
+"""For lists whose ids have no common prefix."""
+ActCursor = Annotated[str | None, _Text, AfterValidator(_of("audit_log"))]
+AlertCursor = Annotated[str | None, _Text, AfterValidator(_of("alert"))]
+GroupCursor = Annotated[str | None, _Text, AfterValidator(_of("group"))]
+InviteCursor = Annotated[str | None, _Text, AfterValidator(_of("invite"))]
+KeyCursor = Annotated[str | None, _Text, AfterValidator(_of("key"))]
+ProjectCursor = Annotated[str | None, _Text, AfterValidator(_of("proj"))]
+UserCursor = Annotated[str | None, _Text, AfterValidator(_of("user"))]
 
 
 def listed(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
@@ -23,19 +75,12 @@ def listed(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
 
 
 def page(
-    newest_first: Sequence[dict[str, Any]], *, after: str | None, before: str | None, limit: int, order: str
+    found: Sequence[dict[str, Any]], *, after: str | None, before: str | None, limit: int, order: str
 ) -> dict[str, Any]:
     """A page of a list that is short enough to be at hand: what follows `after`, or stands right before `before`."""
-    data = list(newest_first) if order == "desc" else list(reversed(newest_first))
-    ids = [each["id"] for each in data]
-    if (after or before) and (after or before) not in ids:
-        return listed([], has_more=False)
-    if after:
-        data = data[ids.index(after) + 1 :]
-    elif before:
-        data = data[: ids.index(before)]
-        return listed(data[-limit:] if limit else [], has_more=0 < limit < len(data))
-    return listed(data[:limit], has_more=0 < limit < len(data))
+    data = _between(found, after, before, order, "id", str)
+    backwards = before is not None and after is None
+    return listed(data[-limit:] if backwards else data[:limit], has_more=limit < len(data))
 
 
 def listed_with_next(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
@@ -49,16 +94,36 @@ def listed_with_next(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[
 
 
 def next_page(
-    oldest_first: Sequence[dict[str, Any]], *, after: str | None, limit: int, order: str, name: str = "id"
+    found: Sequence[dict[str, Any]],
+    *,
+    after: str | None,
+    limit: int,
+    order: str,
+    name: str = "id",
+    key: Callable[[str], Any] = str,
 ) -> dict[str, Any]:
-    """As `page`, of a list that names the cursor of the next one: what stands under `name`."""
-    data = list(oldest_first) if order == "asc" else list(reversed(oldest_first))
-    if after:
-        places = [index for index, each in enumerate(data) if each[name] == after]
-        data = data[places[0] + 1 :] if places else []
-    shown = data[:limit]
-    more = bool(shown) and len(data) > limit
-    return {"object": "list", "data": shown, "has_more": more, "next": shown[-1][name] if more else None}
+    """As `page`, of a list that names the cursor of the next one: what stands under `name`, in the order of its `key`."""
+    data = _between(found, after, None, order, name, key)
+    more = len(data) > limit
+    return {"object": "list", "data": data[:limit], "has_more": more, "next": data[limit - 1][name] if more else None}
+
+
+def _between(
+    found: Sequence[dict[str, Any]],
+    after: str | None,
+    before: str | None,
+    order: str,
+    name: str,
+    key: Callable[[str], Any],
+) -> list[dict[str, Any]]:
+    """In the order asked for, what stands after the one and before the other."""
+    data = sorted(found, key=lambda each: key(each[name]), reverse=order == "desc")
+    low, high = (after, before) if order == "asc" else (before, after)
+    return [
+        each
+        for each in data
+        if (low is None or key(each[name]) > key(low)) and (high is None or key(each[name]) < key(high))
+    ]
 
 
 def values(request: Request, name: str) -> tuple[str, ...]:

@@ -189,7 +189,17 @@ def invite(row: Row[Any]) -> Shape:
 
 def roles_page(made: Sequence[Row[Any]], *, of_projects: bool, after: str | None, limit: int, order: str) -> Shape:
     """A page of roles: those that are there everywhere, and those that were made; it names the cursor of the next."""
-    return next_page(_all_roles(made, of_projects=of_projects), after=after, limit=limit, order=order)
+    everywhere = [*(PROJECT_ROLES if of_projects else ORGANIZATION_ROLES)]
+    if after and after not in everywhere and not after.startswith("role_"):
+        raise InvalidRequest(
+            "'after' must be an id of this list, such as the 'next' of the page before.", param="after"
+        )
+    found = _all_roles(made, of_projects=of_projects)
+
+    def key(role_id: str) -> tuple[int, str]:
+        return (everywhere.index(role_id), "") if role_id in everywhere else (len(everywhere), role_id)
+
+    return next_page(found, after=after or None, limit=limit, order=order, key=key)
 
 
 def find_role(made: Sequence[Row[Any]], role_id: str, *, of_projects: bool) -> Shape:

@@ -1,7 +1,7 @@
 """An organisation as its administrators look at it: pages of its projects, people, service accounts, keys, invitations.
 
-Reading only; the rules by which it changes are in the modules of each noun. Pages are newest first unless asked otherwise.
-An id that is not there (any more), or not in this organisation, has nothing after it.
+Reading only; the rules by which it changes are in the modules of each noun. Pages are in the order of ids, which is that of
+making, newest first unless asked otherwise. An id is a place in that order, whether it is there (any more) or not.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select
 
 from llmariner.errors import NotFound
 from llmariner.platform.database import Database, ReadSession
@@ -52,7 +52,7 @@ class Directory:
         if not archived:
             query = query.where(projects.c.archived_at.is_(None))
         with self._database.read() as session:
-            return _page(session, query, projects.c.created_at, projects.c.id, paging)
+            return _page(session, query, projects.c.id, paging)
 
     def project(self, organization_id: str, project_id: str) -> Row[Any]:
         """One project, archived or not. NotFound."""
@@ -64,7 +64,7 @@ class Directory:
         with self._database.read() as session:
             _project(session, organization_id, project_id)
             query = _members(project_id, is_human).where(users.c.hidden.is_(False))
-            return _page(session, query, project_users.c.created_at, users.c.id, paging)
+            return _page(session, query, users.c.id, paging)
 
     def project_user(self, organization_id: str, project_id: str, user_id: str) -> Row[Any]:
         """One of the people of a project. NotFound."""
@@ -78,7 +78,7 @@ class Directory:
         with self._database.read() as session:
             _project(session, organization_id, project_id)
             query = _members(project_id, users.c.kind == "service_account")
-            return _page(session, query, users.c.created_at, users.c.id, paging)
+            return _page(session, query, users.c.id, paging)
 
     def service_account(self, organization_id: str, project_id: str, account_id: str) -> Row[Any]:
         """One service account of a project. NotFound."""
@@ -95,7 +95,7 @@ class Directory:
             query = _keys(organization_id).where(api_keys.c.project_id == project_id)
             if access != "any":
                 query = query.where(_HAS_ACCESS if access == "active" else ~_HAS_ACCESS)
-            return _page(session, query, api_keys.c.created_at, api_keys.c.id, paging)
+            return _page(session, query, api_keys.c.id, paging)
 
     def project_key(self, organization_id: str, project_id: str, key_id: str) -> Row[Any]:
         """One live key of a project. NotFound."""
@@ -109,7 +109,7 @@ class Directory:
         """The organisation's live admin keys."""
         with self._database.read() as session:
             query = _keys(organization_id).where(api_keys.c.kind == "admin")
-            return _page(session, query, api_keys.c.created_at, api_keys.c.id, paging)
+            return _page(session, query, api_keys.c.id, paging)
 
     def admin_key(self, organization_id: str, key_id: str) -> Row[Any]:
         """One live admin key. NotFound."""
@@ -123,7 +123,7 @@ class Directory:
         if emails:
             query = query.where(users.c.email.in_([email.lower() for email in emails]))
         with self._database.read() as session:
-            return _page(session, query, organization_users.c.created_at, users.c.id, paging)
+            return _page(session, query, users.c.id, paging)
 
     def person(self, organization_id: str, user_id: str) -> Row[Any]:
         """One of the organisation's people. NotFound."""
@@ -155,7 +155,7 @@ class Directory:
     def invites(self, organization_id: str, paging: Paging) -> Page:
         """The organisation's invitations, but for those it took back."""
         with self._database.read() as session:
-            return _page(session, _invites(organization_id), invites.c.created_at, invites.c.id, paging)
+            return _page(session, _invites(organization_id), invites.c.id, paging)
 
     def invite(self, organization_id: str, invite_id: str) -> Row[Any]:
         """One invitation. NotFound."""
@@ -171,19 +171,12 @@ class Directory:
             return session.rows(query.order_by(custom_roles.c.created_at, custom_roles.c.id))
 
 
-def _page(
-    session: ReadSession, query: Select[Any], created: ColumnElement[int], identity: ColumnElement[str], paging: Paging
-) -> Page:
+def _page(session: ReadSession, query: Select[Any], identity: ColumnElement[str], paging: Paging) -> Page:
     ascending = paging.order == "asc"
     if paging.after is not None:
-        cursor = session.first(query.with_only_columns(created, identity).where(identity == paging.after))
-        if cursor is None:
-            return (), False
-        here = tuple_(created, identity)
-        query = query.where(here > tuple(cursor) if ascending else here < tuple(cursor))
-    order = (created.asc(), identity.asc()) if ascending else (created.desc(), identity.desc())
-    rows = session.rows(query.order_by(*order).limit(paging.limit + 1))
-    return rows[: paging.limit], paging.limit > 0 and len(rows) > paging.limit
+        query = query.where(identity > paging.after if ascending else identity < paging.after)
+    rows = session.rows(query.order_by(identity.asc() if ascending else identity.desc()).limit(paging.limit + 1))
+    return rows[: paging.limit], len(rows) > paging.limit
 
 
 def _found(row: Row[Any] | None, message: str, param: str) -> Row[Any]:
