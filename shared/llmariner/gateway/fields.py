@@ -157,6 +157,9 @@ def _messages(value: Any, param: str) -> None:
             raise _wrong(f"{where}.content", "a string or an array", content)
 
 
+_TEXT_OR_TOKENS = frozenset({str, int, list})
+
+
 def _text_or_tokens(value: Any, param: str) -> None:
     if isinstance(value, str):
         return
@@ -164,6 +167,8 @@ def _text_or_tokens(value: Any, param: str) -> None:
         raise _wrong(param, "a string or an array", value)
     if not value:
         raise InvalidRequest(f"'{param}' must not be an empty array.", param=param, code="empty_array")
+    if _TEXT_OR_TOKENS.issuperset(map(type, value)):  # of half a million in milliseconds
+        return
     for index, item in enumerate(value):
         if isinstance(item, bool) or not isinstance(item, str | int | list):
             raise _wrong(f"{param}[{index}]", "a string, an integer or an array of integers", item)
@@ -172,7 +177,7 @@ def _text_or_tokens(value: Any, param: str) -> None:
 def _stop(value: Any, param: str) -> None:
     if isinstance(value, str):
         return
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, list) or set(map(type, value)) - {str}:
         raise _wrong(param, "a string or an array of strings", value)
 
 

@@ -15,10 +15,11 @@ import orjson
 
 from llmariner.errors import InvalidRequest, UnsupportedMedia
 from llmariner.gateway.fields import Route, check
+from llmariner.gateway.structure import check_structure
 
 __all__ = ["ModelRequest", "parse"]
 
-_DEEPEST = 100
+_MOST_MEMBERS = 1000
 _USAGE_ON = b'"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
 _TEXT_PARTS = ("text", "refusal")
 
@@ -112,8 +113,7 @@ def _has_media(messages: list[dict[str, Any]]) -> bool:
 
 
 def _decoded(body: bytes) -> dict[str, Any]:
-    if body.count(b"[") + body.count(b"{") > _DEEPEST:
-        _check_depth(body)
+    check_structure(body)
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -123,27 +123,6 @@ def _decoded(body: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
     return fields
-
-
-def _check_depth(body: bytes) -> None:
-    """Brackets outside of strings; a body that is no JSON is left to the parser."""
-    depth, inside, escaped = 0, False, False
-    for byte in body:
-        if inside:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                inside = False
-        elif byte == 0x22:
-            inside = True
-        elif byte in b"[{":
-            depth += 1
-            if depth > _DEEPEST:
-                raise InvalidRequest(f"The body is nested more than {_DEEPEST} levels deep.", code="nesting_too_deep")
-        elif byte in b"]}":
-            depth -= 1
 
 
 def _for_engine(route: Route, fields: dict[str, Any], body: bytes, *, stream: bool, maximum: int | None) -> bytes:
@@ -170,7 +149,7 @@ def _without_member(body: bytes, name: str) -> bytes:
     text = body.decode()
     decoder = json.decoder.JSONDecoder()
     skip = json.decoder.WHITESPACE.match  # type: ignore[attr-defined]
-    kept = []
+    kept: list[str] = []
     at = skip(text, text.index("{") + 1).end()
     while text[at] != "}":
         start = at
@@ -179,6 +158,8 @@ def _without_member(body: bytes, name: str) -> bytes:
         _, at = decoder.raw_decode(text, at)
         if key != name:
             kept.append(text[start:at])
+        if len(kept) > _MOST_MEMBERS:
+            raise InvalidRequest(f"The body has more than {_MOST_MEMBERS} fields.", code="too_many_values")
         at = skip(text, at).end()
         if text[at] == ",":
             at = skip(text, at + 1).end()
