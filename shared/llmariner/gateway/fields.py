@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmariner.errors import InvalidRequest
+from llmariner.gateway.json_schema import check_schema
 
 __all__ = ["CHAT_COMPLETIONS", "COMPLETIONS", "DETOKENIZE", "EMBEDDINGS", "TOKENIZE", "Route", "check"]
 
@@ -224,6 +225,26 @@ def _off(value: Any, param: str) -> None:
         _unsupported("Leave it out, or ask for several answers with 'n'.")(value, param)
 
 
+def _response_format(value: Any, param: str) -> None:
+    _object(value, param)
+    described = value.get("json_schema")
+    if isinstance(described, dict):
+        check_schema(described.get("schema"), f"{param}.json_schema.schema")
+
+
+def _structured_outputs(value: Any, param: str) -> None:
+    _object(value, param)
+    check_schema(value.get("json"), f"{param}.json")
+
+
+def _tools(value: Any, param: str) -> None:
+    _array(value, param)
+    for index, tool in enumerate(value):
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if isinstance(function, dict):
+            check_schema(function.get("parameters"), f"{param}[{index}].function.parameters")
+
+
 _MOST_TOKENS = 2**31 - 1
 _SAMPLING: dict[str, Check] = {
     "model": _filled,
@@ -241,6 +262,10 @@ _SAMPLING: dict[str, Check] = {
     "stop": _stop,
     "logit_bias": _object,
     "user": _string,
+    "response_format": _response_format,
+    # vLLM's own names for the same.
+    "structured_outputs": _structured_outputs,
+    "guided_json": check_schema,
 }
 
 CHAT_COMPLETIONS = Route(
@@ -255,8 +280,7 @@ CHAT_COMPLETIONS = Route(
         "max_completion_tokens": _integer(1, _MOST_TOKENS),
         "logprobs": _boolean,
         "top_logprobs": _integer(0, 20),
-        "response_format": _object,
-        "tools": _array,
+        "tools": _tools,
         "tool_choice": _tool_choice,
         "parallel_tool_calls": _boolean,
     },
