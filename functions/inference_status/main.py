@@ -27,7 +27,7 @@ def build(context: Context) -> Application:
 async def status(request: Request, key: Reader) -> dict[str, Any]:
     """Every model that is not asleep, and every one that is, with what is in flight."""
     context = context_of(request)
-    statuses = await context.serving.statuses()
+    statuses = context.waiting_requests.added_to_all(await context.serving.statuses())
     bases = await asyncio.to_thread(_base_ids, context, key)
     models = [_model(model_id, statuses.get(model_id, Status())) for model_id in bases]
     running = {model["id"]: model["in_progress_task_count"] for model in models if model["in_progress_task_count"]}

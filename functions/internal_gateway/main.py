@@ -97,6 +97,14 @@ async def _wake(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+async def _waiting(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    counts = _field(body, "counts", dict)
+    if not all(isinstance(count, int) for count in counts.values()):
+        raise InvalidRequest("'counts' must be whole numbers.", param="counts")
+    await _control(context).waiting(_field(body, "process", str), counts)
+    return {}
+
+
 async def _sleep(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     await context.serving.sleep(_field(body, "model", str))
     return {}
@@ -119,13 +127,16 @@ async def _tidy(context: Context, _body: dict[str, Any]) -> dict[str, Any]:
 
 async def _status(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     try:
-        return {"status": (await context.serving.status(_field(body, "model", str))).shown()}
+        model_id = _field(body, "model", str)
+        status = await context.serving.status(model_id)
+        return {"status": context.waiting_requests.added(model_id, status).shown()}
     except ModelNotFound:
         return {"status": None}
 
 
 async def _statuses(context: Context, _body: dict[str, Any]) -> dict[str, Any]:
-    return {"statuses": {name: status.shown() for name, status in (await context.serving.statuses()).items()}}
+    statuses = context.waiting_requests.added_to_all(await context.serving.statuses())
+    return {"statuses": {name: status.shown() for name, status in statuses.items()}}
 
 
 async def _changes(context: Context, body: dict[str, Any]) -> dict[str, Any]:
@@ -147,6 +158,7 @@ _OPERATIONS: dict[str, Operation] = {
     "person": _person,
     "model": _model,
     "wake": _wake,
+    "waiting": _waiting,
     "sleep": _sleep,
     "remove": _remove,
     "adopt": _adopt,

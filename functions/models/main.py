@@ -62,7 +62,7 @@ async def list_models(
     """One page; `limit` 0 asks for the default."""
     context = context_of(request)
     page, total = await asyncio.to_thread(_page, context, key, include_loading_models, after, limit or 100)
-    statuses = await context.serving.statuses()
+    statuses = context.waiting_requests.added_to_all(await context.serving.statuses())
     wanted = page[: limit or 100]
     data = [rendered(model, statuses.get(model.id, Status())) for model in wanted]
     return {"object": "list", "data": data, "has_more": len(page) > len(wanted), "total_items": total}
@@ -112,6 +112,7 @@ async def get_model(
     context = context_of(request)
     model = await asyncio.to_thread(_usable, context, key, model_id)
     status = await context.serving.status(model_id) if model.loaded else Status()
+    status = context.waiting_requests.added(model_id, status)
     wakes = await asyncio.to_thread(context.registry.wakes, model.base_model_id or model_id)
     last = await asyncio.to_thread(context.ledger.last_request, model_id)
     return rendered(model, status, wakes=wakes, last_request_at=last)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from llmariner.platform.events.broker import Publisher
     from llmariner.platform.events.deliveries import Deliveries
     from llmariner.platform.serving import Serving
+    from llmariner.platform.serving.waiting_requests import WaitingRequests
     from llmariner.tenancy.callers import Callers
     from llmariner.tenancy.keys.store import Keys
     from llmariner.tenancy.sign_in import SignIn
@@ -226,6 +227,13 @@ class Context:
         return RemoteServing(self.remote_control)
 
     @_part
+    def waiting_requests(self) -> WaitingRequests:
+        """What gateways say of their waiting rooms to this process."""
+        from llmariner.platform.serving.waiting_requests import WaitingRequests
+
+        return WaitingRequests()
+
+    @_part
     def remote_control(self) -> RemoteControl:
         """The control function at `LLMARINER_CONTROL_URL`."""
         from llmariner.gateway.remote_control import RemoteControl
@@ -249,6 +257,7 @@ class Context:
             prices=self.prices,
             registry=self.registry,
             serving=self.serving,
+            waiting_requests=self.waiting_requests,
             ledger=self.ledger,
         )
 

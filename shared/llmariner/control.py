@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -18,6 +18,7 @@ from llmariner.limits.restrictions import Restriction, of_key
 from llmariner.models.model import ActivationStatus
 from llmariner.models.registry import Registry
 from llmariner.platform.serving import Phase, Serving, Status
+from llmariner.platform.serving.waiting_requests import WaitingRequests
 from llmariner.tenancy.callers import Callers
 from llmariner.tenancy.keys.store import ApiKey, Keys
 from llmariner.tenancy.sign_in import SignIn
@@ -51,6 +52,7 @@ class InProcessControl:
         prices: Prices,
         registry: Registry,
         serving: Serving,
+        waiting_requests: WaitingRequests,
         ledger: Ledger,
     ) -> None:
         self._keys = keys
@@ -62,6 +64,7 @@ class InProcessControl:
         self._prices = prices
         self._registry = registry
         self._serving = serving
+        self._waiting_requests = waiting_requests
         # At once, but one after another: a slow database gets few, larger transactions, and no more than one thread.
         self._gathering = Gathering(ledger.record, seconds=0)
         self._phases: list[tuple[int, str]] = []
@@ -105,6 +108,10 @@ class InProcessControl:
     async def wake(self, model_id: str) -> None:
         """See the port."""
         await self._serving.wake(model_id)
+
+    async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
+        """See the port."""
+        self._waiting_requests.note(process, counts)
 
     async def changes(self, cursor: str) -> Changes:
         """See the port. A cursor of another process (it restarted) counts as a first one: everything is asked anew."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +51,9 @@ class Asked:
         raise NotImplementedError
 
     async def wake(self, model_id: str) -> None:
+        raise NotImplementedError
+
+    async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
         raise NotImplementedError
 
     async def changes(self, cursor: str) -> Changes:

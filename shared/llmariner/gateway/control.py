@@ -195,6 +195,9 @@ class Control(Protocol):
     async def wake(self, model_id: str) -> None:
         """Wish it awake; returns at once."""
 
+    async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
+        """How many requests wait for each model in this process; said every second while any do, and once when none does."""
+
     async def changes(self, cursor: str) -> Changes:
         """What changed since; an empty cursor asks for a first one."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -19,6 +20,7 @@ from llmariner.gateway.limits import Limits
 from llmariner.gateway.meter import Meter
 from llmariner.gateway.metrics import Metrics
 from llmariner.gateway.replicas import Replicas
+from llmariner.gateway.request_ids import process_name
 from llmariner.gateway.room import Room
 from llmariner.gateway.settlement import Settlement
 from llmariner.gateway.sources import Sources
@@ -43,6 +45,7 @@ _KEEPER_SECONDS = 0.1
 _READY_SECONDS = 0.5
 _WISH_SECONDS = 0.5
 _NOTICE_SECONDS = 2.0
+_WAITING_SECONDS = 1.0
 _HEALTH_SECONDS = 5.0
 _HEALTH_BYTES = 64 * 1024
 
@@ -82,7 +85,7 @@ class Gateway:
     async def refresh(self) -> None:
         """Start the tasks, if they don't run yet, and ask what changed; where nobody answers, what is known goes on."""
         if not self._tasks:
-            tending = (self.meter.run, self.limits.run, self._poll)
+            tending = (self.meter.run, self.limits.run, self._poll, self._tell_waiting)
             self._tasks = [asyncio.create_task(supervised(each)) for each in tending]
         asked = time.monotonic() - self._tried_at <= _ASKED_SECONDS
         try:
@@ -228,6 +231,17 @@ class Gateway:
                     await self.control.used(used)
                 except Exception:  # coarse on purpose, and not worth the end of this loop
                     _log.warning("when keys were last used could not be noted", exc_info=True)
+
+    async def _tell_waiting(self) -> None:
+        """Say how many requests wait for models, as long as any do."""
+        told = False
+        while True:
+            await asyncio.sleep(_WAITING_SECONDS)
+            counts = {model_id: room.waiting for model_id, room in self._rooms.items() if room.waiting}
+            if counts or told:
+                told = bool(counts)
+                with contextlib.suppress(Unavailable):
+                    await self.control.waiting(process_name(), counts)
 
     async def _ask_for_changes(self) -> None:
         self._tried_at = time.monotonic()

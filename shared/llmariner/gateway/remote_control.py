@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -50,6 +50,10 @@ class RemoteControl:
     async def wake(self, model_id: str) -> None:
         """See the port."""
         await self.call("wake", {"model": model_id})
+
+    async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
+        """See the port."""
+        await self.call("waiting", {"process": process, "counts": dict(counts)})
 
     async def changes(self, cursor: str) -> Changes:
         """See the port."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from llmariner.gateway.bound import longest_cost
 from llmariner.gateway.control import Amounts, Changes, Grant, Key, LeaseAnswer, LeaseAsk, ModelState, Rule
@@ -47,6 +47,9 @@ class Generous:
         raise NotImplementedError
 
     async def wake(self, model_id: str) -> None:
+        raise NotImplementedError
+
+    async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
         raise NotImplementedError
 
     async def changes(self, cursor: str) -> Changes:

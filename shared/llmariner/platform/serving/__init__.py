@@ -84,8 +84,9 @@ class Status:
 
     @classmethod
     def read(cls, value: dict[str, Any]) -> Status:
-        """Back from `shown`."""
-        return cls(**{**value, "phase": Phase(value["phase"]), "replicas": tuple(value.get("replicas", ()))})
+        """Back from `shown`; what a later version says more is left out."""
+        known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
+        return cls(**{**known, "phase": Phase(value["phase"]), "replicas": tuple(value.get("replicas", ()))})
 
 
 class Serving(Protocol):

@@ -1,0 +1,58 @@
+"""How many requests wait for models in the waiting rooms of gateways, as these say every second while any do.
+
+It is for people to see. What an engine has queued itself is another number (`Status.requests_waiting` of a serving
+adapter), by which requests are let in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from llmariner.platform.serving import Status
+
+__all__ = ["WaitingRequests"]
+
+# A process that said nothing for so long has ended, or speaks to another copy of the control function.
+_FRESH_SECONDS = 5.0
+_MOST_PROCESSES = 1000
+
+
+class WaitingRequests:
+    """The latest counts of each gateway process."""
+
+    def __init__(self) -> None:
+        self._of_process: dict[str, tuple[float, dict[str, int]]] = {}
+
+    def note(self, process: str, counts: Mapping[str, int]) -> None:
+        """All that wait in a process, by model."""
+        now = time.monotonic()
+        self._of_process.pop(process, None)
+        if counts:
+            self._of_process[process] = (now, dict(counts))
+        self._of_process = {name: row for name, row in self._of_process.items() if now - row[0] < _FRESH_SECONDS}
+        while len(self._of_process) > _MOST_PROCESSES:
+            del self._of_process[next(iter(self._of_process))]
+
+    def added(self, model_id: str, status: Status) -> Status:
+        """The status with those that wait for the model's engine in front of it."""
+        waiting = self._counts().get(model_id, 0)
+        return replace(status, requests_waiting=status.requests_waiting + waiting) if waiting else status
+
+    def added_to_all(self, statuses: Mapping[str, Status]) -> dict[str, Status]:
+        """As `added`, for every model that has a status or is waited for."""
+        found, counts = dict(statuses), self._counts()
+        for model_id, waiting in counts.items():
+            status = found.get(model_id, Status())
+            found[model_id] = replace(status, requests_waiting=status.requests_waiting + waiting)
+        return found
+
+    def _counts(self) -> dict[str, int]:
+        total: dict[str, int] = {}
+        oldest = time.monotonic() - _FRESH_SECONDS
+        for at, counts in self._of_process.values():
+            if at > oldest:
+                for model_id, count in counts.items():
+                    total[model_id] = total.get(model_id, 0) + count
+        return total

@@ -1,0 +1,68 @@
+"""Who looks at a model sees its whole queue: what its engine has queued, and what waits in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from llmariner.platform.serving import Phase, Status
+from llmariner.platform.serving import waiting_requests as module
+from llmariner.platform.serving.waiting_requests import WaitingRequests
+
+from .running import Platform
+
+
+def test_requests_that_wait_for_a_waking_model_are_shown(platform: Platform) -> None:
+    name = platform.model("looked-at", "--ready-after", "4", "--tokens", "1")
+
+    async def shown() -> tuple[int, int]:
+        model = (await platform.caller.call(f"/v1/models/{name}")).json()
+        status: Any = (await platform.caller.call("/v1/inference/status")).json()
+        rows = status["cluster_statuses"][0]["engine_statuses"][0]["models"]
+        row = next(row for row in rows if row["id"] == name)
+        return model["serving"]["requests_waiting"], row["requests_waiting"]
+
+    async def scenario() -> tuple[tuple[int, int], tuple[int, int]]:
+        waiting = [asyncio.create_task(platform.caller.chat(name)) for _ in range(31)]
+        seen = (0, 0)
+        while seen != (31, 31) and not any(each.done() for each in waiting):
+            await asyncio.sleep(0.2)
+            seen = await shown()
+        assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+        for _ in range(100):
+            await asyncio.sleep(0.2)
+            if (after := await shown()) == (0, 0):
+                break
+        return seen, after
+
+    assert asyncio.run(scenario()) == ((31, 31), (0, 0))
+
+
+def test_counts_of_all_processes_are_added_and_forgotten_when_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = WaitingRequests()
+    waiting.note("one", {"m": 3})
+    waiting.note("two", {"m": 4, "n": 1})
+    waiting.note("two", {"m": 5, "n": 1})
+    assert waiting.added("m", Status(requests_waiting=2)).requests_waiting == 10
+    ready = Status(Phase.READY)
+    assert waiting.added("other", ready) is ready
+    everything = waiting.added_to_all({"m": ready, "other": ready})
+    assert {name: status.requests_waiting for name, status in everything.items()} == {"m": 8, "other": 0, "n": 1}
+    waiting.note("two", {})
+    assert waiting.added("m", Status()).requests_waiting == 3
+    monkeypatch.setattr(module, "_FRESH_SECONDS", 0.0)
+    assert waiting.added("m", Status()).requests_waiting == 0
+
+
+def test_processes_beyond_all_bounds_are_not_remembered() -> None:
+    waiting = WaitingRequests()
+    for number in range(1500):
+        waiting.note(f"process-{number}", {"m": 1})
+    assert waiting.added("m", Status()).requests_waiting == 1000
+
+
+def test_a_status_of_a_later_version_is_read() -> None:
+    assert Status.read({**asdict(Status(Phase.READY)), "more": 1}) == Status(Phase.READY)
