@@ -84,6 +84,10 @@ class Chromium:
         """What the page shows, as a person reads it."""
         return str(_asked("GET", f"{self._element('body')}/text"))
 
+    def open(self, address: str) -> None:
+        """Go to an address."""
+        _asked("POST", f"{self._session}/url", {"url": address})
+
     def fill(self, selector: str, text: str) -> None:
         """Type into a field, as soon as it is there."""
         _asked("POST", f"{self._element(selector)}/value", {"text": text})

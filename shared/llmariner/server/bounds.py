@@ -38,7 +38,7 @@ class Bounds:
     """Chunks of a body, beyond one for each 64 bytes of it."""
 
     write_seconds: float = 60.0
-    """`LLMARINER_WRITE_SECONDS`: how long what was written may wait for a caller that does not read."""
+    """`LLMARINER_WRITE_TIMEOUT_SECONDS`: how long what was written may wait for a caller that does not read."""
 
     half_closed_seconds: float = 0.25
     """How long a caller that ended its side of the connection is believed to listen still. Most have gone."""
@@ -62,6 +62,6 @@ class Bounds:
         """Read from a mapping. ValueError says which variable is wrong."""
         return cls(
             idle_seconds=number(env, "LLMARINER_KEEP_ALIVE_SECONDS", cls.idle_seconds, least=1),
-            write_seconds=number(env, "LLMARINER_WRITE_SECONDS", cls.write_seconds, least=1),
+            write_seconds=number(env, "LLMARINER_WRITE_TIMEOUT_SECONDS", cls.write_seconds, least=0.1),
             connections_per_address=int(number(env, "LLMARINER_CONNECTIONS_PER_ADDRESS", cls.connections_per_address)),
         )

@@ -1,0 +1,67 @@
+"""The body of an event as the wire may bring it: cut by a hang-up, compressed, without an end."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from typing import Any
+
+import pytest
+
+from llmariner.context import Context
+from llmariner.http.function import application_of, consumer
+
+from .asking import InProcess, Question
+from .installation import Installation
+
+EVENT = {"id": "evt_1", "type": "ai.llmariner.test.v1", "specversion": "1.0", "source": "/test", "subject": "x"}
+HEADERS = {f"ce-{name}": value for name, value in EVENT.items()} | {"ce-time": "2026-01-01T00:00:00Z"}
+
+
+@pytest.fixture
+def taken() -> list[Any]:
+    """The data of the events that the consumer was given."""
+    return []
+
+
+@pytest.fixture
+def application(taken: list[Any], installation: Installation) -> Any:
+    def consume(_context: Context, event: Any) -> None:
+        taken.append(event.data)
+
+    found = application_of(consumer(consume))
+    found.use(installation.context)
+    return found
+
+
+def test_half_an_event_is_none(application: Any, taken: list[Any]) -> None:
+    messages = [{"type": "http.request", "body": b'{"a": 1}', "more_body": True}, {"type": "http.disconnect"}]
+    sent: list[Any] = []
+    headers = [
+        (name.encode(), value.encode()) for name, value in {**HEADERS, "content-type": "application/json"}.items()
+    ]
+    scope = {"type": "http", "method": "POST", "path": "/", "raw_path": b"/", "query_string": b"", "headers": headers}
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(application(scope, receive, send))
+    assert (taken, sent) == ([], [])
+
+
+def test_an_event_without_an_end_is_refused_for_good(application: Any, taken: list[Any], in_process: InProcess) -> None:
+    body = json.dumps({"a": "x" * 9_000_000}).encode()
+    answer = in_process.ask(application, Question("POST", "/", body, HEADERS))
+    assert answer.status == 400
+    assert taken == []
+
+
+def test_a_compressed_event_is_taken(application: Any, taken: list[Any], in_process: InProcess) -> None:
+    body = gzip.compress(b'{"a": 1}')
+    answer = in_process.ask(application, Question("POST", "/", body, {**HEADERS, "content-encoding": "gzip"}))
+    assert answer.status == 204
+    assert taken == [{"a": 1}]
