@@ -243,7 +243,7 @@ def databases(chosen: str, folder: Path) -> Iterator[Database]:
         database.close()
         return
     with importlib.import_module("tests.contract.postgres").running() as address:
-        database = Database(DatabaseSettings(f"postgresql+psycopg://{address}/postgres"))
+        database = Database(DatabaseSettings(f"postgresql+psycopg://{address}/postgres", statement_seconds=3600))
         upgrade(database)
         yield database
         database.close()
