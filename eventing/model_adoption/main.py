@@ -17,4 +17,5 @@ async def consume(context: Context, event: Event) -> None:
     await context.serving.adopt(name)
 
 
-handle = consumer(consume)
+# Kubernetes' events are not ours to know: nothing but the name is taken from one.
+handle = consumer(consume, recorded=False)

@@ -6,24 +6,34 @@ the Broker, forgets old ones; has idle models put to sleep.
 
 import asyncio
 import logging
+import secrets
 
 from llmariner.context import Context
 from llmariner.errors import PlatformError
 from llmariner.http.function import consumer
+from llmariner.platform.database.work_leases import WorkLease
 from llmariner.platform.events.wire import Event
 from llmariner.settings import UsageSettings
 
 _log = logging.getLogger(__name__)
 # A request under way gives a sign of life every 15 s.
 _UNSEEN_SECONDS = 60.0
+# Longer than a sweep takes; one that is killed holds up the next no longer.
+_LEASE_SECONDS = 120.0
 # Long enough for a consumer that was down over a weekend, and for people who ask what happened.
 _KEPT_SECONDS = 7 * 86400.0
 
 
 async def consume(context: Context, _event: Event) -> None:
-    """Idempotent by nature."""
-    await asyncio.to_thread(_sweep, context)
-    await context.serving.tidy()
+    """Idempotent by nature. One sweep at a time, however often it is asked for."""
+    lease = WorkLease(context.database, "sweep", f"sweep_{secrets.token_hex(8)}")
+    if await asyncio.to_thread(lease.take, _LEASE_SECONDS) is None:
+        return
+    try:
+        await asyncio.to_thread(_sweep, context)
+        await context.serving.tidy()
+    finally:
+        await asyncio.to_thread(lease.pause, 0.0)
 
 
 def _sweep(context: Context) -> None:
@@ -56,4 +66,5 @@ def _forget_events(context: Context) -> None:
     context.deliveries.prune(older_than=_KEPT_SECONDS)
 
 
-handle = consumer(consume)
+# The cluster's clock sends its own; nothing is taken from them.
+handle = consumer(consume, recorded=False)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from llmariner.errors import Conflict, InvalidRequest, NotFound
+from llmariner.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from llmariner.platform.database import Database
 from llmariner.platform.events import outbox, tables
 from llmariner.platform.events.deliveries import ATTEMPTS, Deliveries, Delivery, Subscription, backoff
@@ -304,6 +304,21 @@ def test_an_event_of_another_source_is_kept_for_all_projects(
     assert (dead.event.type, dead.event.data) == ("dev.knative.apiserver.ref.add", data)
     assert book.due() == []
     assert book.replay("proj_1", "1") == 1
+
+
+def test_events_of_kubernetes_are_kept_as_dead_letters_up_to_a_bound(
+    database: Database, book: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmariner.platform.events.deliveries._MOST_OF_KUBERNETES", 3)
+    for number in range(3):
+        book.bury(Event(str(number), "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}), "a", "503: no")
+    with pytest.raises(RateLimited):
+        book.bury(Event("4", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}), "a", "503: no")
+    book.bury(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}), "a", "503: again")
+    for type_ in (MADE, "dev.knative.sources.ping", "x"):
+        with pytest.raises(InvalidRequest, match="was written by this platform"):
+            book.bury(Event("5", type_, "/apis/x", 1.5, {}), "a", "503: no")
+    assert len(book.page("proj_1", None, after=None, limit=100)) == 3
 
 
 def one_event(book: Deliveries) -> Event:

@@ -6,17 +6,20 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.local.dispatcher import Dispatcher, subscriptions
 from llmariner.models.model import Model, NewModel, SourceRepository, Task
 from llmariner.models.weights import StorageUriWeights
-from llmariner.platform.events import outbox
+from llmariner.platform.database.work_leases import WorkLease
+from llmariner.platform.events import outbox, tables
 from llmariner.platform.events.deliveries import Deliveries, Subscription
 from llmariner.platform.events.wire import Event, to_http
 from llmariner.usage.ledger import Ledger
@@ -53,11 +56,21 @@ def ports(installation: Installation, tmp_path_factory: pytest.TempPathFactory) 
         }
 
 
-def posted(port: int, type_: str, data: dict[str, Any], **headers: str) -> tuple[int, bytes]:
-    event = Event(id="evt_1", type=type_, subject="models/x", time=1.5, data=data)
+def posted(port: int, event: Event, **headers: str) -> tuple[int, bytes]:
     said, body = to_http(event)
     answer = over_http(port, Question("POST", "/", body, {**said, **headers}))
     return answer.status, answer.body
+
+
+def written(installation: Installation, type_: str, data: dict[str, Any]) -> Event:
+    """An event that this platform wrote."""
+    with installation.context.database.write() as session:
+        outbox.add(session, type_, "models/x", data)
+        newest = select(tables.events).order_by(tables.events.c.sequence.desc()).limit(1)
+        return outbox.event_of(session.rows(newest)[0])
+
+
+TICK = Event(id="evt_tick", type=TYPES["sweep"], subject="platform", time=1.5, data={"every_seconds": 30})
 
 
 def new_model(installation: Installation, name: str) -> Model:
@@ -74,30 +87,36 @@ def test_there_is_a_test_for_every_consumer() -> None:
 def test_the_loader_loads_a_model_once(way: str, ports: dict[str, dict[str, int]], installation: Installation) -> None:
     port, name = ports["model_loader"][way], f"loaded-{way}"
     new_model(installation, name)
-    assert posted(port, TYPES["model_loader"], {"id": name, "project_id": None}) == TAKEN
+    event = written(installation, TYPES["model_loader"], {"id": name, "project_id": None})
+    assert posted(port, event) == TAKEN
     model = installation.context.registry.get(name)
     assert (model.loaded, model.folder) == (True, "hf://org/name")
-    assert posted(port, TYPES["model_loader"], {"id": name, "project_id": None}) == TAKEN
+    assert posted(port, event) == TAKEN
     assert installation.context.registry.get(name) == model
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_loader_leaves_a_model_alone_that_is_gone(way: str, ports: dict[str, dict[str, int]]) -> None:
-    port = ports["model_loader"][way]
-    assert posted(port, TYPES["model_loader"], {"id": "gone", "project_id": None}) == TAKEN
+def test_the_loader_leaves_a_model_alone_that_is_gone(
+    way: str, ports: dict[str, dict[str, int]], installation: Installation
+) -> None:
+    event = written(installation, TYPES["model_loader"], {"id": "gone", "project_id": None})
+    assert posted(ports["model_loader"][way], event) == TAKEN
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_retirement_takes_a_deletion_as_often_as_it_comes(way: str, ports: dict[str, dict[str, int]]) -> None:
+def test_retirement_takes_a_deletion_as_often_as_it_comes(
+    way: str, ports: dict[str, dict[str, int]], installation: Installation
+) -> None:
     data = {"id": "gone", "project_id": None, "folder": "hf://org/name"}
-    taken = [posted(ports["model_retirement"][way], TYPES["model_retirement"], data) for _ in range(2)]
+    event = written(installation, TYPES["model_retirement"], data)
+    taken = [posted(ports["model_retirement"][way], event) for _ in range(2)]
     assert taken == [TAKEN] * 2
 
 
 def test_retirement_discards_nothing_of_a_model_that_is_registered(
     installation: Installation, in_process: InProcess
 ) -> None:
-    """An event that is forged, or comes again when the id is another model's."""
+    """An event that comes again when the id is another model's."""
     discarded: list[str] = []
 
     class Noting(StorageUriWeights):
@@ -112,9 +131,7 @@ def test_retirement_discards_nothing_of_a_model_that_is_registered(
     installation.context.registry.loaded(name, folder="hf://org/new", size_bytes=1, task=Task.GENERATE)
 
     def told(folder: str) -> list[str]:
-        headers, body = to_http(
-            Event("evt_1", TYPES["model_retirement"], f"models/{name}", 1.5, {"id": name, "folder": folder})
-        )
+        headers, body = to_http(written(installation, TYPES["model_retirement"], {"id": name, "folder": folder}))
         assert in_process.ask(retirement, Question("POST", "/", body, headers)).status == 204
         return discarded
 
@@ -143,7 +160,7 @@ def test_the_sweep_closes_what_gives_no_sign_of_life(
     admitted(ledger, f"gone-{way}", now - 100)
     admitted(ledger, f"here-{way}", now)
     for _ in range(2):
-        assert posted(ports["sweep"][way], TYPES["sweep"], {"every_seconds": 30}) == TAKEN
+        assert posted(ports["sweep"][way], TICK) == TAKEN
     gone, here = ledger.request(f"gone-{way}"), ledger.request(f"here-{way}")
     assert gone is not None
     assert here is not None
@@ -158,7 +175,7 @@ def test_the_sweep_drops_requests_that_are_old(
     for name, age in (("old", 100 * 86400), ("young", 80 * 86400)):
         admitted(ledger, f"{name}-{way}", now - age)
     ledger.interrupt(unseen_for=60)
-    assert posted(ports["sweep"][way], TYPES["sweep"], {"every_seconds": 30}) == TAKEN
+    assert posted(ports["sweep"][way], TICK) == TAKEN
     assert [ledger.request(f"{name}-{way}") is None for name in ("old", "young")] == [True, False]
 
 
@@ -189,12 +206,47 @@ def test_what_is_no_event_is_refused_for_good(way: str, what: str, ports: dict[s
 
 def test_a_structured_event_is_taken_too(ports: dict[str, dict[str, int]], installation: Installation) -> None:
     new_model(installation, "structured")
-    whole = {"specversion": "1.0", "id": "1", "source": "/x", "type": TYPES["model_loader"]}
-    body = json.dumps({**whole, "data": {"id": "structured"}}).encode()
-    question = Question("POST", "/", body, {"content-type": "application/cloudevents+json"})
+    event = written(installation, TYPES["model_loader"], {"id": "structured"})
+    whole = {"specversion": "1.0", "id": event.id, "source": "/x", "type": event.type, "data": event.data}
+    question = Question("POST", "/", json.dumps(whole).encode(), {"content-type": "application/cloudevents+json"})
     for port in ports["model_loader"].values():
         assert over_http(port, question).status in (200, 204)
     assert installation.context.registry.get("structured").loaded
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["model_loader", "model_retirement"])
+def test_an_event_that_the_platform_did_not_write_is_refused_for_good(
+    name: str, way: str, ports: dict[str, dict[str, int]], installation: Installation
+) -> None:
+    forged = Event("evt_forged", TYPES[name], "models/x", 1.5, {"id": "x", "project_id": None, "folder": "/"})
+    assert posted(ports[name][way], forged)[0] == 400
+    of_another_type = written(installation, "ai.llmariner.model.updated.v1", {"id": "x", "project_id": None})
+    assert posted(ports[name][way], replace(of_another_type, type=TYPES[name]))[0] == 400
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_of_an_event_what_was_written_counts_and_not_what_is_brought(
+    way: str, ports: dict[str, dict[str, int]], installation: Installation
+) -> None:
+    names = [f"{what}-{way}" for what in ("meant", "other")]
+    for name in names:
+        new_model(installation, name)
+    event = written(installation, TYPES["model_loader"], {"id": names[0], "project_id": None})
+    assert posted(ports["model_loader"][way], replace(event, data={"id": names[1], "project_id": None})) == TAKEN
+    assert [installation.context.registry.get(name).loaded for name in names] == [True, False]
+
+
+def test_one_sweep_runs_at_a_time(ports: dict[str, dict[str, int]], installation: Installation) -> None:
+    ledger, database = installation.context.ledger, installation.context.database
+    admitted(ledger, "gone-once", time.time() - 100)
+    lease = WorkLease(database, "sweep", "another")
+    assert lease.take(30.0) is not None
+    assert posted(ports["sweep"]["boot"], TICK) == TAKEN
+    assert (ledger.request("gone-once") or {})["outcome"] == "open"
+    lease.pause(0.0)
+    assert posted(ports["sweep"]["boot"], TICK) == TAKEN
+    assert (ledger.request("gone-once") or {})["outcome"] == "interrupted"
 
 
 @pytest.mark.parametrize("name", ["model_loader", "sweep"])
@@ -202,7 +254,7 @@ def test_an_event_is_not_lost_while_the_database_is_away(name: str, tmp_path: Pa
     secrets = {"LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32}
     environment = {"LLMARINER_DATABASE_URL": f"sqlite:///{tmp_path}/nowhere/x.db", **secrets}
     with process(boot(CHECKOUT / "eventing" / name), environment, tmp_path / "log") as port:
-        assert posted(port, TYPES[name], {"id": "x"})[0] == 500
+        assert posted(port, replace(TICK, type=TYPES[name], data={"id": "x"}))[0] == 500
 
 
 def test_the_dispatcher_carries_an_event_from_the_outbox_to_its_consumer(

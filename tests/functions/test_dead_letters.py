@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from llmariner.platform.events import outbox, tables
 from llmariner.platform.events.wire import Event, to_http
 
 from .asking import Question, over_http
@@ -18,6 +20,7 @@ from .installation import Installation
 
 WAYS = {"framework": framework, "boot": boot}
 FOLDER = CHECKOUT / "eventing/dead_letters"
+UNKNOWN = Event("evt_forged", "ai.llmariner.model.deleted.v1", "models/x", 1.5, {"project_id": "proj_forged"})
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +39,12 @@ def sent(port: int, path: str, event: Event, **headers: str) -> Any:
     return over_http(port, Question("POST", path, body, {**said, **headers}))
 
 
-def letter(name: str) -> Event:
-    return Event(
-        id=f"evt_{name}", type="ai.llmariner.test.v1", subject="x", time=1.5, data={"project_id": f"proj_{name}"}
-    )
+def letter(installation: Installation, name: str) -> Event:
+    """An event that this platform wrote."""
+    with installation.context.database.write() as session:
+        outbox.add(session, "ai.llmariner.test.v1", "x", {"project_id": f"proj_{name}"})
+        newest = select(tables.events).order_by(tables.events.c.sequence.desc()).limit(1)
+        return outbox.event_of(session.rows(newest)[0])
 
 
 def refused(code: str, text: str) -> dict[str, str]:
@@ -51,7 +56,7 @@ def refused(code: str, text: str) -> dict[str, str]:
 def test_a_letter_is_kept_with_its_consumer_and_reason(
     way: str, ports: dict[str, int], installation: Installation
 ) -> None:
-    event = letter(way)
+    event = letter(installation, way)
     for _ in range(2):
         assert sent(ports[way], "/model_loader", event, **refused("500", "OSError: no")).status == 200
     (dead,) = installation.context.deliveries.page(f"proj_{way}", "dead", after=None, limit=10)[:1]
@@ -70,11 +75,12 @@ REASONS: dict[str, tuple[dict[str, str], str]] = {
 def test_a_reason_is_told_as_far_as_it_is_known(what: str, ports: dict[str, int], installation: Installation) -> None:
     headers, reason = REASONS[what]
     name = what.replace(" ", "_")
-    assert sent(ports["boot"], "/sweep", letter(name), **headers).status == 200
+    event = letter(installation, name)
+    assert sent(ports["boot"], "/sweep", event, **headers).status == 200
     (dead,) = [
         d
         for d in installation.context.deliveries.page(f"proj_{name}", "dead", after=None, limit=50)
-        if d.event.id == f"evt_{name}"
+        if d.event.id == event.id
     ]
     assert dead.last_error == reason
 
@@ -82,7 +88,7 @@ def test_a_reason_is_told_as_far_as_it_is_known(what: str, ports: dict[str, int]
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("path", ["/Sweep", "/sweep/x", "/..", "/" + "a" * 65, "/a-b"])
 def test_a_path_that_names_no_consumer_is_refused_in_our_envelope(way: str, path: str, ports: dict[str, int]) -> None:
-    answer = sent(ports[way], path, letter("nobody"))
+    answer = sent(ports[way], path, UNKNOWN)
     assert answer.status == (404 if "/" in path[1:] else 400)
     assert answer.error["type"] == "invalid_request_error"
 
@@ -98,4 +104,21 @@ def test_a_letter_is_not_lost_while_the_database_is_away(tmp_path: Path) -> None
     secrets = {"LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32}
     environment = {"LLMARINER_DATABASE_URL": f"sqlite:///{tmp_path}/nowhere/x.db", **secrets}
     with process(boot(FOLDER), environment, tmp_path / "log") as port:
-        assert sent(port, "/sweep", letter("later")).status == 503
+        assert sent(port, "/sweep", UNKNOWN).status == 503
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_event_that_the_platform_did_not_write_is_not_kept(
+    way: str, ports: dict[str, int], installation: Installation
+) -> None:
+    answer = sent(ports[way], "/model_loader", UNKNOWN)
+    assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
+    page = installation.context.deliveries.page("proj_forged", None, after=None, limit=100)
+    assert UNKNOWN.id not in [delivery.event.id for delivery in page]
+
+
+def test_an_event_has_so_many_consumers_and_no_more(ports: dict[str, int], installation: Installation) -> None:
+    event = letter(installation, "many")
+    answers = [sent(ports["boot"], f"/consumer_{number}", event).status for number in range(25)]
+    assert answers == [200] * 20 + [400] * 5
+    assert sent(ports["boot"], "/consumer_0", event).status == 200

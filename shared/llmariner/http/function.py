@@ -88,7 +88,7 @@ def function(build: Build) -> Callable[[Any], Awaitable[Any]]:
     return handle
 
 
-def consumer(consume: Consume) -> Callable[[Any], Awaitable[None]]:
+def consumer(consume: Consume, *, recorded: bool = True) -> Callable[[Any], Awaitable[None]]:
     """The target of an event function: `consume` is called with the context and an `Event`.
 
     A plain function is called in a thread of the consumer's own, for it may take minutes: at most `_THREADS` of its events
@@ -96,6 +96,9 @@ def consumer(consume: Consume) -> Callable[[Any], Awaitable[None]]:
     in the loop.
 
     It raises PlatformError or anything else to be called again later, MalformedEvent when a retry would not help.
+
+    Anybody in the cluster may reach a consumer, so what it is given is the event as the outbox holds it, and one that this
+    platform never wrote is refused. `recorded` False: for events of the cluster's sources, of which nothing is believed.
     """
     # Imported only by who consumes events: a thread pool is no part of a lean start.
     from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +106,8 @@ def consumer(consume: Consume) -> Callable[[Any], Awaitable[None]]:
     threads = ThreadPoolExecutor(_THREADS, "consumer")
 
     async def give(context: Context, event: Any) -> None:
+        if recorded:
+            event = await asyncio.to_thread(_as_recorded, context, event)
         if asyncio.iscoroutinefunction(consume):
             await consume(context, event)
         else:
@@ -164,6 +169,21 @@ def _delegate(application: Application) -> Any:
                 await send_error(send, PlatformError("Something broke on our side."), answer_headers())
 
     return Delegate()
+
+
+def _as_recorded(context: Context, event: Any) -> Any:
+    """The event as the outbox holds it. MalformedEvent."""
+    import logging
+
+    from llmariner.platform.events import outbox
+    from llmariner.platform.events.wire import MalformedEvent
+
+    with context.database.read() as session:
+        found = outbox.recorded(session, event)
+    if found is None:
+        logging.getLogger(__name__).warning("refused an event that this platform did not write: %.80r", event.id)
+        raise MalformedEvent(f"No event '{event.id[:80]}' of type '{event.type[:128]}' was written by this platform.")
+    return found
 
 
 def _event_application(context: Context, give: Callable[[Context, Any], Awaitable[None]]) -> Application:

@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, case, delete, exists, func, or_, select, tuple_, update
 
-from llmariner.errors import Conflict, InvalidRequest, NotFound
+from llmariner.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.events.outbox import event_of
-from llmariner.platform.events.tables import EVERYBODY, audience_of, consumed_events, deliveries, events
+from llmariner.platform.events.tables import EVERYBODY, consumed_events, deliveries, events
 from llmariner.platform.events.wire import Event
 
 __all__ = ["ATTEMPTS", "Deliveries", "Delivery", "Subscription", "backoff"]
@@ -23,6 +23,10 @@ _FIRST_DELAY = 0.5
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _PRUNED_AT_ONCE = 1000
 _PRUNES_AT_ONCE = 100
+# An ApiServerSource's.
+_OF_KUBERNETES = "dev.knative.apiserver.ref."
+_MOST_OF_KUBERNETES = 1000
+_CONSUMERS_OF_ONE = 20
 _PENDING, _DELIVERED, _DEAD = "pending", "delivered", "dead"
 
 
@@ -112,26 +116,21 @@ class Deliveries:
             self._set(delivery, attempts=attempts, wait=backoff(attempts), last_error=reason)
 
     def bury(self, event: Event, consumer: str, reason: str) -> None:
-        """Keep an event that a Broker gave up on as that consumer's dead letter, once however often it is told."""
-        project = event.data.get("project_id")
-        row = {
-            "id": event.id,
-            "type": event.type,
-            "subject": event.subject,
-            "project_id": project if isinstance(project, str) else None,
-            "time": event.time,
-            "data": json.dumps(event.data, separators=(",", ":")),
-            "published": True,
-            "audience": audience_of(event.data),
-        }
+        """Keep an event that a Broker gave up on as that consumer's dead letter, once however often it is told.
+
+        Whoever tells of it may be anybody. InvalidRequest for an event that is neither ours nor a change of Kubernetes'
+        objects, or that more consumers are said to have refused than there can be; RateLimited when Kubernetes' are many.
+        """
+        dead = {"state": _DEAD, "attempts": ATTEMPTS, "due_at": 0.0, "last_error": reason}
         with self._database.write() as session:
-            # It may be of a source of the cluster, or forgotten since.
-            session.insert_new(events, [row])
             sequence = session.value(select(events.c.sequence).where(events.c.id == event.id))
-            dead = {"state": _DEAD, "attempts": ATTEMPTS, "due_at": 0.0, "last_error": reason}
-            if not session.insert_new(deliveries, [{"sequence": sequence, "consumer": consumer, **dead}]):
-                here = and_(deliveries.c.sequence == sequence, deliveries.c.consumer == consumer)
-                session.run(update(deliveries).where(here).values(**dead))
+            if sequence is None:
+                sequence = _kept(session, event)
+            here = deliveries.c.sequence == sequence
+            consumers = {row.consumer for row in session.rows(select(deliveries.c.consumer).where(here))}
+            if consumer not in consumers and len(consumers) >= _CONSUMERS_OF_ONE:
+                raise InvalidRequest(f"Event '{event.id[:80]}' has {len(consumers)} consumers, no more are believed.")
+            session.put(deliveries, [{"sequence": sequence, "consumer": consumer, **dead}])
 
     def page(
         self,
@@ -240,6 +239,20 @@ def _visible_by_data(project_id: str, organization_id: str | None) -> ColumnElem
         # The data is JSON in one form, in which a text of somebody's can't look like this.
         reached = or_(reached, events.c.data.contains(f'{whose}{organization_id}"', autoescape=True))
     return or_(events.c.project_id == project_id, and_(events.c.project_id.is_(None), reached))
+
+
+def _kept(session: WriteSession, event: Event) -> int:
+    """The sequence of an event of Kubernetes', which is kept only because it is a dead letter."""
+    if not event.type.startswith(_OF_KUBERNETES):
+        raise InvalidRequest(f"No event '{event.id[:80]}' was written by this platform; it is not kept.")
+    theirs = select(deliveries.c.sequence).join(events, events.c.sequence == deliveries.c.sequence)
+    theirs = theirs.where(deliveries.c.state == _DEAD, events.c.type.startswith(_OF_KUBERNETES))
+    if len(session.rows(theirs.limit(_MOST_OF_KUBERNETES))) >= _MOST_OF_KUBERNETES:
+        raise RateLimited("Enough events of Kubernetes are dead letters: replay them, see GET /v1/events?state=dead.")
+    row = {"id": event.id, "type": event.type, "subject": event.subject, "project_id": None, "time": event.time}
+    data = json.dumps(event.data, separators=(",", ":"))
+    session.add(events, **row, data=data, published=True, audience=EVERYBODY)
+    return int(session.value(select(events.c.sequence).where(events.c.id == event.id)))
 
 
 def _forgotten(session: WriteSession, before: float) -> int:

@@ -7,14 +7,14 @@ import json
 import time
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Row, select
 
 from llmariner.identifiers import new_id
-from llmariner.platform.database import WriteSession
+from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.platform.events.tables import audience_of, consumed_events, events
 from llmariner.platform.events.wire import Event
 
-__all__ = ["add", "count_added", "event_of", "first_time"]
+__all__ = ["add", "count_added", "event_of", "first_time", "recorded"]
 
 _added = itertools.count(1)
 _last_added = 0
@@ -52,6 +52,15 @@ def first_time(session: WriteSession, consumer: str, event_id: str) -> bool:
     """
     row = {"consumer": consumer, "event_id": event_id, "at": time.time()}
     return session.insert_new(consumed_events, [row]) == 1
+
+
+def recorded(session: ReadSession, event: Event) -> Event | None:
+    """What the outbox holds of an event that somebody brings; None where this platform never wrote one of its id and type.
+
+    Events are kept for a week after they were published.
+    """
+    row = session.first(select(events).where(events.c.id == event.id, events.c.type == event.type))
+    return None if row is None else event_of(row)
 
 
 def event_of(row: Row[Any]) -> Event:
