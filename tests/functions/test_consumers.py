@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 from llmariner.boot import load
 from llmariner.context import Context
@@ -19,7 +18,7 @@ from llmariner.local.dispatcher import Dispatcher, subscriptions
 from llmariner.models.model import Model, NewModel, SourceRepository, Task
 from llmariner.models.weights import StorageUriWeights
 from llmariner.platform.database.work_leases import WorkLease
-from llmariner.platform.events import outbox, tables
+from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries, Subscription
 from llmariner.platform.events.wire import Event, to_http
 from llmariner.usage.ledger import Ledger
@@ -27,6 +26,7 @@ from llmariner.usage.ledger import Ledger
 from .asking import InProcess, Question, over_http
 from .children import CHECKOUT, boot, framework, process
 from .installation import Installation
+from .written_events import written
 
 TYPES = {
     "group_settlement": "ai.llmariner.group_role.changed.v1",
@@ -60,14 +60,6 @@ def posted(port: int, event: Event, **headers: str) -> tuple[int, bytes]:
     said, body = to_http(event)
     answer = over_http(port, Question("POST", "/", body, {**said, **headers}))
     return answer.status, answer.body
-
-
-def written(installation: Installation, type_: str, data: dict[str, Any]) -> Event:
-    """An event that this platform wrote."""
-    with installation.context.database.write() as session:
-        outbox.add(session, type_, "models/x", data)
-        newest = select(tables.events).order_by(tables.events.c.sequence.desc()).limit(1)
-        return outbox.event_of(session.rows(newest)[0])
 
 
 TICK = Event(id="evt_tick", type=TYPES["sweep"], subject="platform", time=1.5, data={"every_seconds": 30})
@@ -144,11 +136,12 @@ def test_retirement_discards_nothing_of_a_model_that_is_registered(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_settlement_of_a_group_takes_a_change_as_often_as_it_comes(
-    way: str, ports: dict[str, dict[str, int]]
+    way: str, ports: dict[str, dict[str, int]], installation: Installation
 ) -> None:
     group = {"issuer": "https://issuer.example", "group": "staff", "after": ""}
     data = {"id": "group_role_1", "organization_id": "org_1", "project_id": None, **group}
-    taken = [posted(ports["group_settlement"][way], TYPES["group_settlement"], data) for _ in range(2)]
+    event = written(installation, TYPES["group_settlement"], data)
+    taken = [posted(ports["group_settlement"][way], event) for _ in range(2)]
     assert taken == [TAKEN] * 2
 
 

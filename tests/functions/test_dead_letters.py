@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
-from llmariner.platform.events import outbox, tables
 from llmariner.platform.events.wire import Event, to_http
 
 from .asking import Question, over_http
 from .children import CHECKOUT, boot, framework, process
 from .installation import Installation
+from .written_events import written
 
 WAYS = {"framework": framework, "boot": boot}
 FOLDER = CHECKOUT / "eventing/dead_letters"
@@ -40,11 +39,7 @@ def sent(port: int, path: str, event: Event, **headers: str) -> Any:
 
 
 def letter(installation: Installation, name: str) -> Event:
-    """An event that this platform wrote."""
-    with installation.context.database.write() as session:
-        outbox.add(session, "ai.llmariner.test.v1", "x", {"project_id": f"proj_{name}"})
-        newest = select(tables.events).order_by(tables.events.c.sequence.desc()).limit(1)
-        return outbox.event_of(session.rows(newest)[0])
+    return written(installation, "ai.llmariner.test.v1", {"project_id": f"proj_{name}"})
 
 
 def refused(code: str, text: str) -> dict[str, str]:

@@ -57,7 +57,7 @@ def test_events_under_work_take_no_thread_of_anybody_else(
     def other(_context: Context, _event: Event) -> None:
         """A consumer with nothing to do."""
 
-    slow, quick = application_of(consumer(work)), application_of(consumer(other))
+    slow, quick = (application_of(consumer(each, recorded=False)) for each in (work, other))
     slow.use(installation.context)
     quick.use(installation.context)
 

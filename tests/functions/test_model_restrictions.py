@@ -13,7 +13,7 @@ from llmariner.boot import load
 from llmariner.models.directory import ModelDirectory
 from llmariner.models.model import LoadingStatus, NewModel, SourceRepository
 from llmariner.models.tables import models
-from llmariner.platform.events.wire import Event, to_http
+from llmariner.platform.events.wire import to_http
 from llmariner.tenancy.caller import Owner
 from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.members import Members
@@ -24,6 +24,7 @@ from .children import CHECKOUT
 from .company import Company
 from .conftest import Ask
 from .installation import Installation
+from .written_events import written
 
 EVIL = ["--trust-remote-code", "--middleware=evil.Tap"]
 _numbers = itertools.count()
@@ -157,7 +158,7 @@ def test_what_stood_there_before_there_were_lists_is_not_started(
     name, registry = of_the_release_before(installation, location, *args), installation.context.registry
     loader: Any = load(CHECKOUT / "eventing/model_loader")
     loader.use(installation.context)
-    headers, body = to_http(Event("evt_1", "ai.llmariner.model.created.v1", f"models/{name}", 1.5, {"id": name}))
+    headers, body = to_http(written(installation, "ai.llmariner.model.created.v1", {"id": name}))
     assert in_process.ask(loader, Question("POST", "/", body, headers)).status == 204
     model = registry.get(name)
     assert model.loading_status is LoadingStatus.FAILED

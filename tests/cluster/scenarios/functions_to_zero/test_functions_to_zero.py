@@ -150,22 +150,17 @@ def _expected(functions: Functions) -> dict[str, tuple[Call, int]]:
     asked |= {name: (Call("POST", path, {}, body), 404) for name, (path, body) in _TOKEN_PATH.items()}
     asked |= {
         "invitations": (Call("POST", "/v1/invitations:accept", {}, {"token": "none"}), 404),
-        "group-settlement": (
-            _event(
-                "ai.llmariner.group_role.changed.v1",
-                {"id": "group_role_1", "issuer": "https://issuer.example", "group": "no-such-group", "after": ""},
-            ),
-            204,
-        ),
         "model-adoption": (_event("dev.knative.apiserver.ref.add", {"name": "no-such-model"}), 204),
         "dead-letters": (Call("POST", "/model_loader", {}, {}), 400),
         "internal-gateway": (_signed(functions), 200),
-        "model-loader": (_event("ai.llmariner.model.created.v1", {"id": "no-such-model", "project_id": None}), 204),
+        # Events that the platform did not write.
+        "group-settlement": (_event("ai.llmariner.group_role.changed.v1", {"id": "no-such-role"}), 400),
+        "model-loader": (_event("ai.llmariner.model.created.v1", {"id": "no-such-model", "project_id": None}), 400),
         "model-retirement": (
             _event(
                 "ai.llmariner.model.deleted.v1", {"id": "no-such-model", "project_id": None, "folder": "hf://no/model"}
             ),
-            204,
+            400,
         ),
         "sweep": (_event("ai.llmariner.platform.tick.v1", {"every_seconds": 300}), 204),
     }
