@@ -120,6 +120,29 @@ def test_an_answer_nobody_waited_for_is_counted_to_the_token(platform: Platform,
     assert made["prompt_tokens"] > 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_of_several_answers_cut_off_the_prompt_is_counted_once_and_each_answer_once(
+    platform: Platform, path: str, stream: bool
+) -> None:
+    prompts = ["Once upon a time", "It was a dark night and"]
+    fields: dict[str, Any] = {"prompt": prompts} if path == "/v1/completions" else {}
+    short = platform.chat_body("Tell a long story.", n=2, temperature=1, max_tokens=1, ignore_eos=True) | fields
+    prompt_tokens = platform.post(path, short)["usage"]["prompt_tokens"]
+    before, began = platform.engine_metric(TOKENS), time.time()
+    long = {"n": 2, "temperature": 1, "max_tokens": 3000, "ignore_eos": True, "stream": stream}
+    body = platform.chat_body("Tell a long story.", **long) | fields
+    connection = platform.send(path, body)
+    while platform.engine_metric(TOKENS) < before + 24:
+        assert time.time() - began < 60
+        time.sleep(0.05)
+    connection.close()
+    row = cancelled_since(platform, began)
+    made = platform.engine_metric(TOKENS) - before
+    print(f"\nof {prompt_tokens} tokens {made} were made: {row}")
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (prompt_tokens, made)
+
+
 def cancelled_since(platform: Platform, began: float) -> dict[str, Any]:
     """The one request admitted since then, as soon as the ledger has it as cancelled."""
     query = select(ledger_requests).where(ledger_requests.c.admitted_at >= began)

@@ -30,26 +30,44 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-class Accounts:
-    """Tokens by request id, of requests that are over; the oldest are forgotten."""
+class Usage:
+    """What one request has used: each of its prompts once, however many answers are made of it, and each answer once."""
 
     def __init__(self) -> None:
-        self._used: OrderedDict[str, dict[str, int]] = OrderedDict()
+        self._prompts: dict[str, tuple[int, int]] = {}
+        self._answers: dict[str, int] = {}
+
+    def add(self, state: Any) -> None:
+        """Count one of vLLM's request states: there is one for each answer, under the id of its prompt."""
+        if not state.is_prefilling:
+            self._prompts.setdefault(state.external_req_id, (state.prompt_len, state.num_cached_tokens))
+        if state.detokenizer is not None:
+            self._answers[state.request_id] = state.detokenizer.num_output_tokens()
+
+    def counts(self) -> dict[str, int]:
+        """The sums, under the names of OpenAI's usage."""
+        return {
+            "prompt_tokens": sum(tokens for tokens, _ in self._prompts.values()),
+            "completion_tokens": sum(self._answers.values()),
+            "cached_tokens": sum(cached for _, cached in self._prompts.values()),
+        }
+
+
+class Accounts:
+    """Usage by request id, of requests that are over; the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._used: OrderedDict[str, Usage] = OrderedDict()
         self._asked: dict[str, asyncio.Event] = {}
         self._states: dict[str, Any] = {}
 
     def over(self, state: Any, under_way: dict[str, Any]) -> None:
-        """Add what one of vLLM's request states has used to its request; a request has one for each prompt and choice."""
+        """Add what one of vLLM's request states has used to its request; told twice, it is counted once."""
         self._states = under_way
         request_id = _request_id(state)
         if request_id is None:
             return
-        used = self._used.setdefault(request_id, {"prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0})
-        if not state.is_prefilling:
-            used["prompt_tokens"] += state.prompt_len
-            used["cached_tokens"] += state.num_cached_tokens
-        if state.detokenizer is not None:
-            used["completion_tokens"] += state.detokenizer.num_output_tokens()
+        self._used.setdefault(request_id, Usage()).add(state)
         while len(self._used) > _KEPT:
             self._used.popitem(last=False)
         if request_id in self._asked and self._complete(request_id):
@@ -62,7 +80,7 @@ class Accounts:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(event.wait(), _PATIENCE_SECONDS)
             self._asked.pop(request_id, None)
-        return self._used.pop(request_id, None) if self._complete(request_id) else None
+        return self._used.pop(request_id).counts() if self._complete(request_id) else None
 
     def _complete(self, request_id: str) -> bool:
         return request_id in self._used and all(_request_id(state) != request_id for state in self._states.values())
