@@ -140,7 +140,10 @@ async def _statuses(context: Context, _body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _changes(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    return changes_to_wire(await _control(context).changes(_field(body, "cursor", str)))
+    rules = body.get("rules", 0)  # gateways of the release before do not say it
+    if not isinstance(rules, int):
+        raise InvalidRequest("'rules' must be of type int.", param="rules")
+    return changes_to_wire(await _control(context).changes(_field(body, "cursor", str), rules))
 
 
 async def _record(context: Context, body: dict[str, Any]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class InProcessControl:
         """See the port."""
         self._waiting_requests.note(process, counts)
 
-    async def changes(self, cursor: str) -> Changes:
+    async def changes(self, cursor: str, rules: int) -> Changes:
         """See the port. A cursor of another process (it restarted) counts as a first one: everything is asked anew."""
         parts = cursor.split(".")
         numbers = [int(part) for part in parts] if len(parts) == 3 and cursor.replace(".", "").isdigit() else [0, 0, 0]
@@ -132,7 +132,8 @@ class InProcessControl:
             if numbers[2] > self._phase_number:
                 moved.update(awake)
         at = f"{newest.keys}.{newest.models}.{self._phase_number}"
-        return Changes(at, tuple(keys), tuple(moved), newest.limits, newest.prices)
+        subjects = None if newest.limits == rules else await self._in_thread(self._revisions.subjects_since, rules)
+        return Changes(at, tuple(keys), tuple(moved), newest.limits, newest.prices, subjects)
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """See the port."""

@@ -140,9 +140,9 @@ def test_after_a_pause_a_request_waits_to_hear_what_was_revoked(
         await asyncio.sleep(1.1)
         changes = control.changes
 
-        async def slowly(cursor: str) -> Changes:
+        async def slowly(cursor: str, rules: int) -> Changes:
             await asyncio.sleep(1.5)  # longer than a request waits while others ask
-            return await changes(cursor)
+            return await changes(cursor, rules)
 
         monkeypatch.setattr(control, "changes", slowly)
         await gateway.refresh()

@@ -56,7 +56,7 @@ class Asked:
     async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
         raise NotImplementedError
 
-    async def changes(self, cursor: str) -> Changes:
+    async def changes(self, cursor: str, rules: int) -> Changes:
         raise NotImplementedError
 
     async def record(self, events: Sequence[dict[str, Any]]) -> None:

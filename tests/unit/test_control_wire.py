@@ -10,7 +10,19 @@ from typing import Any, NamedTuple
 import pytest
 
 from llmariner.gateway import wire
-from llmariner.gateway.control import Amounts, Changes, Grant, Hold, Key, LeaseAnswer, LeaseAsk, ModelState, Rule
+from llmariner.gateway.control import (
+    NOTHING,
+    Amounts,
+    Changes,
+    Grant,
+    Hold,
+    Key,
+    LeaseAnswer,
+    LeaseAsk,
+    ModelState,
+    Newcomer,
+    Rule,
+)
 from llmariner.gateway.pricing import Price
 
 KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset({"a", "b"}), 17.5, False, frozenset({"m"}), frozenset({"n"}))
@@ -21,11 +33,11 @@ MODEL = ModelState(
 PRICED = ModelState(
     "n", "proj_1", "embed", True, False, "asleep", 0.0, 3.5, "waits", None, 0, 0, price=Price("price_1", 1, 2, 3, 4)
 )
-CHANGES = Changes("7", ("key_1",), ("m", "n"), 3, 2.5)
+CHANGES = Changes("7", ("key_1",), ("m", "n"), 3, 2.5, (("key", "key_1"), ("project", "proj_1")))
 HOLD = Hold("limit_1", Amounts(1, 2, 3, 4), Amounts(5, 6, 7, 8), Amounts(9), Amounts(0, 1), 2.5)
-ASK = LeaseAsk("replica", 12.5, [HOLD], KEY, "m", Amounts(1, 64))
+ASK = LeaseAsk("replica", 12.5, [HOLD], KEY, "m", Amounts(1, 64), [Newcomer(BOUND, "", NOTHING)])
 RULE = Rule("limit_1", "org_1", "project", "proj_1", "", {"requests_per_minute": 5}, None, None, True, 0.5)
-ANSWER = LeaseAnswer([Grant("limit_1", Amounts(1), Amounts(2, 3), 0.5, 8, 9)], [RULE])
+ANSWER = LeaseAnswer([Grant("limit_1", Amounts(1), Amounts(2, 3), 0.5, 8, 9)], [RULE], [[RULE], []])
 
 
 class Kind(NamedTuple):
@@ -38,8 +50,8 @@ KINDS = [
     Kind(wire.key_to_wire, wire.key_from_wire, (KEY, BOUND)),
     Kind(wire.model_to_wire, wire.model_from_wire, (MODEL, PRICED)),
     Kind(wire.changes_to_wire, wire.changes_from_wire, (CHANGES, Changes("", (), ()))),
-    Kind(wire.ask_to_wire, wire.ask_from_wire, (ASK, LeaseAsk("replica", 0.0, []))),
-    Kind(wire.answer_to_wire, wire.answer_from_wire, (ANSWER, LeaseAnswer([]))),
+    Kind(wire.ask_to_wire, wire.ask_from_wire, (ASK, LeaseAsk("replica", 0.0, [], others=[]))),
+    Kind(wire.answer_to_wire, wire.answer_from_wire, (ANSWER, LeaseAnswer([], others=[]))),
 ]
 EACH = pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind in KINDS for value in kind.values])
 
@@ -71,7 +83,7 @@ def _more(value: Any) -> Any:
     [
         (KINDS[0], replace(BOUND, sources=None), ("models", "refused_models", "sources")),
         (KINDS[1], replace(PRICED, price=None), ("replicas", "price")),
-        (KINDS[2], Changes("7", ("key_1",), ()), ("rules", "prices")),
+        (KINDS[2], Changes("7", ("key_1",), ()), ("rules", "prices", "subjects")),
     ],
 )
 def test_what_the_version_before_does_not_say_is_as_by_default(kind: Kind, value: Any, unsaid: tuple[str, ...]) -> None:

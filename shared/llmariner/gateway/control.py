@@ -23,6 +23,7 @@ __all__ = [
     "LeaseAnswer",
     "LeaseAsk",
     "ModelState",
+    "Newcomer",
     "Rule",
 ]
 
@@ -83,7 +84,9 @@ _NONE: Mapping[str, int] = {}
 class Changes(NamedTuple):
     """What changed since a cursor was given out: ids of keys and of models. `cursor`: to be given back next time.
 
-    `rules`: rises with every change of a limit or budget. `prices`: is another one as soon as another price is in force.
+    `rules`: rises with every change of a limit or budget; `subjects`: kinds and ids of those whose limits or budgets changed
+    since the number that the question came with, None: nobody can say. `prices`: is another one as soon as another price is
+    in force.
     """
 
     cursor: str
@@ -91,6 +94,7 @@ class Changes(NamedTuple):
     models: tuple[str, ...]
     rules: int = 0
     prices: float = 0.0
+    subjects: tuple[tuple[str, str], ...] | None = None
 
 
 class Rule(NamedTuple):
@@ -153,10 +157,19 @@ class Grant(NamedTuple):
     spent: int = 0
 
 
+class Newcomer(NamedTuple):
+    """A caller whose rules a process wants to know. `least`: what its first request needs, of `model`; NOTHING: its rules
+    alone are asked for."""
+
+    key: Key
+    model: str
+    least: Amounts
+
+
 class LeaseAsk(NamedTuple):
     """One process's account of all rules it holds something of. `at`: its clock, seconds since 1970.
 
-    `newcomer`: a caller whose rules it does not know yet; `least`: what that caller's first request needs, of `model`.
+    `newcomer`, `model` and `least` are the first caller whose rules it asks for, as in `Newcomer`; `others`: the others.
     """
 
     replica: str
@@ -165,13 +178,15 @@ class LeaseAsk(NamedTuple):
     newcomer: Key | None = None
     model: str = ""
     least: Amounts = NOTHING
+    others: Sequence[Newcomer] = ()
 
 
 class LeaseAnswer(NamedTuple):
-    """Grants of the rules that are still there; `rules`: all that bind the newcomer."""
+    """Grants of the rules that are still there; `rules`: all that bind the newcomer; `others`: those of the others."""
 
     grants: Sequence[Grant]
     rules: Sequence[Rule] | None = None
+    others: Sequence[Sequence[Rule]] = ()
 
 
 class Control(Protocol):
@@ -198,8 +213,8 @@ class Control(Protocol):
     async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
         """How many requests wait for each model in this process; said every second while any do, and once when none does."""
 
-    async def changes(self, cursor: str) -> Changes:
-        """What changed since; an empty cursor asks for a first one."""
+    async def changes(self, cursor: str, rules: int) -> Changes:
+        """What changed since, of limits and budgets since the number `rules`; an empty cursor asks for a first one."""
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """Account for what was used, and get slices of what is left: one transaction for all rules."""

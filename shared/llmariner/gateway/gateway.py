@@ -246,7 +246,7 @@ class Gateway:
     async def _ask_for_changes(self) -> None:
         self._tried_at = time.monotonic()
         try:
-            changes = await self.control.changes(self._cursor)
+            changes = await self.control.changes(self._cursor, self.limits.rules)
         except Exception as error:  # whatever it was, known keys and models go on for a bounded time
             if not isinstance(error, Unavailable):
                 _log.exception("what changed could not be asked")
@@ -257,7 +257,7 @@ class Gateway:
         self._polled_at = time.monotonic()
         if changes.keys:
             self.keyring.forget(changes.keys)
-        self.limits.forget(changes.keys, changes.rules)
+        self.limits.forget(changes.keys, changes.rules, changes.subjects)
         models = changes.models
         if changes.prices != self._prices:
             self._prices, models = changes.prices, tuple(self._states)

@@ -55,9 +55,9 @@ class RemoteControl:
         """See the port."""
         await self.call("waiting", {"process": process, "counts": dict(counts)})
 
-    async def changes(self, cursor: str) -> Changes:
+    async def changes(self, cursor: str, rules: int) -> Changes:
         """See the port."""
-        return changes_from_wire(await self.call("changes", {"cursor": cursor}))
+        return changes_from_wire(await self.call("changes", {"cursor": cursor, "rules": rules}))
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """See the port."""

@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llmariner.gateway.control import Amounts, Changes, Grant, Hold, Key, LeaseAnswer, LeaseAsk, ModelState, Rule
+from llmariner.gateway.control import (
+    Amounts,
+    Changes,
+    Grant,
+    Hold,
+    Key,
+    LeaseAnswer,
+    LeaseAsk,
+    ModelState,
+    Newcomer,
+    Rule,
+)
 from llmariner.gateway.pricing import Price
 
 __all__ = [
@@ -68,6 +79,8 @@ def changes_to_wire(changes: Changes) -> dict[str, Any]:
 def changes_from_wire(value: dict[str, Any]) -> Changes:
     """Back from `changes_to_wire`."""
     found = _known(value, Changes._fields)
+    if (subjects := found.get("subjects")) is not None:
+        found["subjects"] = tuple((kind, id_) for kind, id_, *_ in subjects)
     return Changes(**{**found, "keys": tuple(found["keys"]), "models": tuple(found["models"])})
 
 
@@ -80,6 +93,7 @@ def ask_to_wire(ask: LeaseAsk) -> dict[str, Any]:
         "newcomer": None if ask.newcomer is None else key_to_wire(ask.newcomer),
         "model": ask.model,
         "least": list(ask.least),
+        "others": [[key_to_wire(each.key), each.model, list(each.least)] for each in ask.others],
     }
 
 
@@ -92,7 +106,12 @@ def ask_from_wire(value: dict[str, Any]) -> LeaseAsk:
         newcomer=None if value["newcomer"] is None else key_from_wire(value["newcomer"]),
         model=str(value["model"]),
         least=_amounts(value["least"]),
+        others=[_newcomer(*_row(row, Newcomer._fields)) for row in value.get("others", ())],
     )
+
+
+def _newcomer(key: dict[str, Any], model: str, least: list[int]) -> Newcomer:
+    return Newcomer(key_from_wire(key), str(model), _amounts(least))
 
 
 def _hold(rule: str, used: list[int], taken: list[int], wants: list[int], least: list[int], age: float) -> Hold:
@@ -104,6 +123,7 @@ def answer_to_wire(answer: LeaseAnswer) -> dict[str, Any]:
     return {
         "grants": [[g.rule, list(g.held), list(g.free), g.again, g.replicas, g.spent] for g in answer.grants],
         "rules": None if answer.rules is None else [r._asdict() for r in answer.rules],
+        "others": [[r._asdict() for r in rules] for rules in answer.others],
     }
 
 
@@ -112,7 +132,11 @@ def answer_from_wire(value: dict[str, Any]) -> LeaseAnswer:
     rows = (_row(row, Grant._fields) for row in value["grants"])
     grants = [Grant(rule, _amounts(held), _amounts(free), *rest) for rule, held, free, *rest in rows]
     rules = value["rules"]
-    return LeaseAnswer(grants, None if rules is None else [Rule(**_known(rule, Rule._fields)) for rule in rules])
+    return LeaseAnswer(grants, None if rules is None else _rules(rules), [*map(_rules, value.get("others", ()))])
+
+
+def _rules(rules: list[dict[str, Any]]) -> list[Rule]:
+    return [Rule(**_known(rule, Rule._fields)) for rule in rules]
 
 
 def _amounts(row: list[int]) -> Amounts:

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Row, select, update
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.gateway.control import Rule
 from llmariner.identifiers import new_id
+from llmariner.limits.changes import rules_changed
 from llmariner.limits.rules import ALL_MODELS, Subject, binding, changed, new_row, store_rule
 from llmariner.limits.tables import allowances, budgets
 from llmariner.platform.database import Database, ReadSession, WriteSession
@@ -82,7 +83,7 @@ class Budgets:
     def put(self, actor: Caller | None, subject: Subject, period: str, new: NewBudget) -> Budget:
         """Set a subject's budget of a period. What was spent in it so far counts."""
         with self._database.write() as session:
-            next_revision(session, "limits")  # as in `Limits.put`
+            _changing(session, subject)  # first, as in `Limits.put`
             one = select(budgets.c.id).where(_of(subject), budgets.c.period == period, budgets.c.channel.is_(None))
             return _stored(session, actor, session.value(one), subject, period, new, None)
 
@@ -91,7 +92,7 @@ class Budgets:
     ) -> Budget:
         """Have somebody told when so much is spent, beside the subject's budget and other alerts; it refuses nothing."""
         with self._database.write() as session:
-            next_revision(session, "limits")
+            _changing(session, subject)
             known = session.rows(select(budgets.c.id).where(_of(subject), budgets.c.channel.is_not(None)))
             if len(known) >= _MOST_ALERTS:
                 raise InvalidRequest(f"There are {_MOST_ALERTS} alerts of this {subject.kind}; delete or change one.")
@@ -114,7 +115,7 @@ class Budgets:
         self, actor: Caller | None, budget: Budget, new: NewBudget, channel: Mapping[str, Any] | None
     ) -> Budget:
         with self._database.write() as session:
-            next_revision(session, "limits")
+            _changing(session, budget.subject)
             _existing(session, budget.subject.organization_id, budget.id)
             return _stored(session, actor, budget.id, budget.subject, budget.period, new, channel)
 
@@ -140,8 +141,9 @@ class Budgets:
     def remove(self, actor: Caller | None, organization_id: str, budget_id: str) -> None:
         """Take a budget away."""
         with self._database.write() as session:
-            next_revision(session, "limits")
+            revision = next_revision(session, "limits")
             budget = _existing(session, organization_id, budget_id)
+            rules_changed(session, revision, [(budget.subject.kind, budget.subject.id)])
             session.run(budgets.delete().where(budgets.c.id == budget_id))
             session.run(allowances.delete().where(allowances.c.id == budget_id))
             changed(session, actor, "budget.deleted", budget.subject, {"id": budget_id, "period": budget.period})
@@ -161,6 +163,10 @@ def budget_of(row: Row[Any] | None) -> Budget:
         updated_at=row.updated_at,
         channel=None if row.channel is None else json.loads(row.channel),
     )
+
+
+def _changing(session: WriteSession, subject: Subject) -> None:
+    rules_changed(session, next_revision(session, "limits"), [(subject.kind, subject.id)])
 
 
 def _alert(amount: int) -> NewBudget:

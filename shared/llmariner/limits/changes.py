@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from sqlalchemy import func, select
 
-from llmariner.platform.database import Database
+from llmariner.limits.tables import rule_changes
+from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.database.revisions import revisions
 from llmariner.usage.tables import prices
 
-__all__ = ["Newest", "Revisions"]
+__all__ = ["Newest", "Revisions", "rules_changed"]
 
 _FRESH_SECONDS = 1.0
+_KEPT = 1000
+
+
+def rules_changed(session: WriteSession, revision: int, subjects: Iterable[tuple[str, str]]) -> None:
+    """Note whose rules (kinds and ids) a revision of `limits` changes, so that gateways ask anew about those alone."""
+    rows = [{"revision": revision, "subject": kind, "subject_id": id_} for kind, id_ in sorted(set(subjects))]
+    session.insert_new(rule_changes, rows)
+    session.run(rule_changes.delete().where(rule_changes.c.revision <= revision - _KEPT))
 
 
 class Newest(NamedTuple):
@@ -34,6 +44,7 @@ class Revisions:
         self._lock = threading.Lock()
         self._seen: Newest | None = None
         self._seen_at = 0.0
+        self._subjects: tuple[int, int, tuple[tuple[str, str], ...] | None] = (-1, -1, None)
 
     def newest(self) -> Newest:
         """As of at most a second ago."""
@@ -42,6 +53,27 @@ class Revisions:
             if self._seen is None or now - self._seen_at > _FRESH_SECONDS:
                 self._seen, self._seen_at = self._read(), now
             return self._seen
+
+    def subjects_since(self, rules: int) -> tuple[tuple[str, str], ...] | None:
+        """Whose rules changed after a revision of `limits`, up to the newest. None: not all of that is known."""
+        newest = self.newest().limits
+        if newest <= rules < newest + _KEPT:
+            return ()  # another copy of this function has looked a moment later
+        if not newest - _KEPT < rules < newest:
+            return None
+        since, until, found = self._subjects
+        if (since, until) != (rules, newest):  # gateways ask the same at the same time
+            found = self._subjects_between(rules, newest)
+            self._subjects = rules, newest, found
+        return found
+
+    def _subjects_between(self, rules: int, newest: int) -> tuple[tuple[str, str], ...] | None:
+        with self._database.read() as session:
+            rows = session.rows(select(rule_changes).where(rule_changes.c.revision.between(rules + 1, newest)))
+        # The release before raises the revision, and does not say for whom.
+        if len({row.revision for row in rows}) < newest - rules:
+            return None
+        return tuple(sorted({(row.subject, row.subject_id) for row in rows}))
 
     def _read(self) -> Newest:
         begun = select(func.max(prices.c.valid_from)).where(prices.c.valid_from <= time.time()).scalar_subquery()

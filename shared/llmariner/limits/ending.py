@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import and_, delete, select
 
+from llmariner.limits.changes import rules_changed
 from llmariner.limits.tables import allowances, budgets, limits
 from llmariner.platform.database import WriteSession
 from llmariner.platform.database.revisions import next_revision
@@ -20,15 +21,19 @@ def end_rules(
 
     What was spent stays in the ledger.
     """
-    found = {}
+    found: dict[str, list[str]] = {}
+    subjects: set[tuple[str, str]] = set()
     for table in (limits, budgets):
         which = table.c.organization_id == organization_id
         if kind is not None:
             which = and_(which, table.c.subject == kind, table.c.subject_id.in_(ids))
-        found[table.name] = [row.id for row in session.rows(select(table.c.id).where(which).order_by(table.c.id))]
-    if not any(found.values()):
+        query = select(table.c.id, table.c.subject, table.c.subject_id).where(which).order_by(table.c.id)
+        rows = session.rows(query)
+        found[table.name] = [row.id for row in rows]
+        subjects.update((row.subject, row.subject_id) for row in rows)
+    if not subjects:
         return found
-    next_revision(session, "limits")  # so that gateways ask anew
+    rules_changed(session, next_revision(session, "limits"), subjects)
     for table in (limits, budgets):
         session.run(delete(table).where(table.c.id.in_(found[table.name])))
     session.run(delete(allowances).where(allowances.c.id.in_([*found["limits"], *found["budgets"]])))

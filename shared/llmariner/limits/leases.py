@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, Select, Table, Update, case, select, update
+from sqlalchemy import Row, Select, Table, Update, and_, case, or_, select, update
 
-from llmariner.gateway.control import NOTHING, Amounts, Grant, Hold, Key, LeaseAnswer, LeaseAsk, Rule
+from llmariner.gateway.control import NOTHING, Amounts, Grant, Hold, Key, LeaseAnswer, LeaseAsk, Newcomer, Rule
 from llmariner.limits.account import Account
 from llmariner.limits.book import LedgerBook
 from llmariner.limits.budgets import budget_of
-from llmariner.limits.rules import ALL_MODELS, binding, limit_of
+from llmariner.limits.rules import ALL_MODELS, limit_of
 from llmariner.limits.tables import allowances, budgets, limits
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.events import outbox
@@ -44,16 +44,16 @@ class Leases:
     def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """See `gateway.control.Control.lease`."""
         with self._database.write() as session:
-            rules = None if ask.newcomer is None else self._rules(session, ask.newcomer)
+            callers = _callers(ask)
+            known = self._rules(session, [each.key for each in callers])
             holds = {hold.rule: hold for hold in ask.holds}
-            first = {
-                rule.id: _first_hold(rule, ask.least)
-                for rule in rules or ()
-                if rule.id not in holds and rule.model in (ALL_MODELS, ask.model)
-            }
-            if not holds and not first:
-                return LeaseAnswer((), rules)
-            return LeaseAnswer(self._granted(session, ask, holds, first), rules)
+            first: dict[str, Hold] = {}
+            for caller, rules in zip(callers, known, strict=True):
+                for rule in rules:
+                    if caller.least != NOTHING and rule.id not in holds and rule.model in (ALL_MODELS, caller.model):
+                        first.setdefault(rule.id, _first_hold(rule, caller.least))
+            grants = self._granted(session, ask, holds, first) if holds or first else []
+        return LeaseAnswer(grants, known[0] if known else None, known[1:])
 
     def accounts(self, rule_ids: Sequence[str]) -> dict[str, Account]:
         """How limits and budgets stand, by id; of those that nobody has used there may be none."""
@@ -88,16 +88,24 @@ class Leases:
             session.run(_write_back(states))
         return grants
 
-    def _rules(self, session: WriteSession, key: Key) -> list[Rule]:
-        """All that bind a caller; the default gets an account when it is first met."""
-        found = [budget_of(row).rule for row in session.rows(_bound(budgets, key))]
-        if key.unlimited:
-            return found
-        found += [limit_of(row).rule for row in session.rows(_bound(limits, key))]
-        own = "user" if key.id == key.user_id else "key"
-        if not any(rule.subject == own and rule.model == ALL_MODELS and rule.period is None for rule in found):
-            found.append(self._default(key.id))
-            session.insert_new(allowances, [{"id": default_limit_id(key.id), "rule": None, "state": "{}"}])
+    def _rules(self, session: WriteSession, keys: Sequence[Key]) -> list[list[Rule]]:
+        """All that bind each of these callers; the default gets an account when it is first met."""
+        if not keys:
+            return []
+        of_budgets = _by_subject(budget_of(row).rule for row in session.rows(_bound(budgets, keys)))
+        of_limits = _by_subject(limit_of(row).rule for row in session.rows(_bound(limits, keys)))
+        found, defaults = [], []
+        for key in keys:
+            rules = [rule for subject in _subjects(key) for rule in of_budgets.get(subject, ())]
+            if not key.unlimited:
+                limiting = [rule for subject in _subjects(key) for rule in of_limits.get(subject, ())]
+                own = "user" if key.id == key.user_id else "key"
+                if not any(rule.subject == own and rule.model == ALL_MODELS for rule in limiting):
+                    limiting.append(self._default(key.id))
+                    defaults.append(default_limit_id(key.id))
+                rules += limiting
+            found.append(rules)
+        _make_accounts(session, defaults)
         return found
 
     def _default(self, key_id: str) -> Rule:
@@ -107,14 +115,47 @@ class Leases:
         return self._default(row.id.removeprefix(_DEFAULT)) if row.rule is None else Rule(**json.loads(row.rule))
 
 
-def _bound(table: Table, key: Key) -> Select[Any]:
-    subjects = {
-        "organization": key.organization_id,
-        "project": key.project_id,
-        "user": key.user_id,
-        "key": key.id,
-    }
-    return select(table).where(binding(table, key.organization_id, subjects))
+def _callers(ask: LeaseAsk) -> list[Newcomer]:
+    if ask.newcomer is None:
+        return []
+    return [Newcomer(ask.newcomer, ask.model, ask.least), *ask.others]
+
+
+def _make_accounts(session: WriteSession, ids: Sequence[str]) -> None:
+    """Of default limits; nearly always they are there."""
+    if ids:
+        there = {row.id for row in session.rows(select(allowances.c.id).where(allowances.c.id.in_(ids)))}
+        missing = [{"id": id_, "rule": None, "state": "{}"} for id_ in sorted({*ids} - there)]
+        session.insert_many(allowances, missing)
+
+
+_Subject = tuple[str, str, str]
+
+
+def _subjects(key: Key) -> list[_Subject]:
+    """Whose rules bind a caller: organization, kind and id."""
+    ids = {"organization": key.organization_id, "project": key.project_id, "user": key.user_id, "key": key.id}
+    return [(key.organization_id, kind, id_) for kind, id_ in ids.items()]
+
+
+def _by_subject(rules: Iterable[Rule]) -> dict[_Subject, list[Rule]]:
+    found: dict[_Subject, list[Rule]] = {}
+    for rule in rules:
+        found.setdefault((rule.organization_id, rule.subject, rule.subject_id), []).append(rule)
+    return found
+
+
+def _bound(table: Table, keys: Sequence[Key]) -> Select[Any]:
+    """The rows of `limits` or `budgets` that bind any of these callers."""
+    of: dict[tuple[str, str], set[str]] = {}
+    for key in keys:
+        for organization_id, kind, id_ in _subjects(key):
+            of.setdefault((organization_id, kind), set()).add(id_)
+    each = (
+        and_(table.c.organization_id == organization_id, table.c.subject == kind, table.c.subject_id.in_(sorted(ids)))
+        for (organization_id, kind), ids in of.items()
+    )
+    return select(table).where(or_(*each))
 
 
 def _locked(session: WriteSession, rule_ids: Iterable[str]) -> Sequence[Row[Any]]:

@@ -14,6 +14,7 @@ from llmariner.audit import log
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.gateway.control import Rule
 from llmariner.identifiers import new_id
+from llmariner.limits.changes import rules_changed
 from llmariner.limits.tables import allowances, limits
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
@@ -90,7 +91,7 @@ class Limits:
         values = _checked(most)
         with self._database.write() as session:
             # Whoever holds the revision's row is the only one who makes limits.
-            next_revision(session, "limits")
+            rules_changed(session, next_revision(session, "limits"), [(subject.kind, subject.id)])
             row = session.first(select(limits).where(_of(subject), limits.c.model == model))
             now = int(time.time())
             if row is None:
@@ -125,8 +126,9 @@ class Limits:
     def remove(self, actor: Caller | None, organization_id: str, limit_id: str) -> None:
         """Take a limit away."""
         with self._database.write() as session:
-            next_revision(session, "limits")
+            revision = next_revision(session, "limits")
             limit = _existing(session, organization_id, limit_id)
+            rules_changed(session, revision, [(limit.subject.kind, limit.subject.id)])
             session.run(limits.delete().where(limits.c.id == limit_id))
             session.run(allowances.delete().where(allowances.c.id == limit_id))
             changed(session, actor, "rate_limit.deleted", limit.subject, {"id": limit_id, "model": limit.model})

@@ -6,7 +6,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, St
 
 from llmariner.platform.database import metadata
 
-__all__ = ["allowances", "budgets", "limits"]
+__all__ = ["allowances", "budgets", "limits", "rule_changes"]
 
 _ONE = text("channel IS NULL")
 
@@ -75,4 +75,13 @@ allowances = Table(
     Column("id", String(64), primary_key=True),
     Column("rule", Text),
     Column("state", Text, nullable=False),
+)
+
+# Whose limits or budgets changed with which revision of `limits`; the last thousand revisions are kept.
+rule_changes = Table(
+    "rule_changes",
+    metadata,
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("subject", String(16), primary_key=True),
+    Column("subject_id", String(64), primary_key=True),
 )

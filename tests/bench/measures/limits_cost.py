@@ -52,7 +52,7 @@ class Generous:
     async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
         raise NotImplementedError
 
-    async def changes(self, cursor: str) -> Changes:
+    async def changes(self, cursor: str, rules: int) -> Changes:
         raise NotImplementedError
 
     async def record(self, events: Sequence[dict[str, object]]) -> None:

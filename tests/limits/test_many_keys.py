@@ -1,0 +1,200 @@
+"""Many keys in one process: refilled at once, met at once, and told apart when the limits of one of them change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from llmariner.errors import RateLimited
+from llmariner.gateway.control import Key, LeaseAnswer, LeaseAsk
+from llmariner.gateway.limits import Limits
+from llmariner.limits.changes import Revisions
+from llmariner.limits.leases import Leases
+from llmariner.limits.rules import Limits as Rules
+from llmariner.limits.rules import Subject
+from llmariner.platform.database import Database
+from llmariner.platform.database.migrate import upgrade
+from llmariner.settings import DatabaseSettings
+from llmariner.tenancy.bootstrap import first_owner
+
+Result = TypeVar("Result")
+
+
+class Asked:
+    """The control port as far as limits go, on a database of its own. `older`: it answers for one caller at a time."""
+
+    def __init__(self, leases: Leases, *, older: bool = False) -> None:
+        self.leases = leases
+        self.asks: list[LeaseAsk] = []
+        self.pause = 0.0
+        self._older = older
+
+    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+        self.asks.append(ask)
+        answer = self.leases.lease(ask._replace(others=()) if self._older else ask)
+        await asyncio.sleep(self.pause)
+        return answer
+
+    @property
+    def callers(self) -> list[str]:
+        """Those whose rules were asked for, in order."""
+        found: list[str] = []
+        for ask in self.asks:
+            found += [] if ask.newcomer is None else [ask.newcomer.id, *(each.key.id for each in ask.others)]
+        return found
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(DatabaseSettings(f"sqlite:///{tmp_path}/limits.db"))
+    upgrade(made)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def owner(database: Database) -> Key:
+    """A key of the installation's first organization."""
+    found = first_owner(database)
+    return Key("key_0", found.project_id, found.organization_id, found.user_id, frozenset(), None, unlimited=False)
+
+
+def keys(owner: Key, count: int) -> list[Key]:
+    return [replace(owner, id=f"key_{number}") for number in range(count)]
+
+
+def port(control: Asked, replica: str | None = None) -> Limits:
+    return Limits(control, replica)  # type: ignore[arg-type]
+
+
+def run(work: Callable[[], Awaitable[Result]]) -> Result:
+    async def whole() -> Result:
+        return await work()
+
+    return asyncio.run(whole())
+
+
+async def admitted(limits: Limits, callers: Sequence[Key], requests: int = 1) -> list[Any]:
+    """How many requests of each caller at once fare."""
+    asked = (limits.admit(key, "m", 1, 1) for key in callers for _ in range(requests))
+    return await asyncio.gather(*asked, return_exceptions=True)
+
+
+def test_however_many_keys_refill_at_once_none_is_refused(database: Database, owner: Key) -> None:
+    control = Asked(Leases(database, {"requests_per_minute": 1000}))
+    many = keys(owner, 1000)
+
+    async def work() -> list[Any]:
+        limits = port(control)
+        await admitted(limits, many)
+        # The first slice of each is a sixty-fourth of its limit.
+        return await admitted(limits, many, 20)
+
+    assert [found for found in run(work) if isinstance(found, Exception)] == []
+    assert len(control.asks) < 100
+
+
+def test_keys_met_at_once_are_asked_for_together(database: Database, owner: Key) -> None:
+    control = Asked(Leases(database, {"requests_per_minute": 10}))
+    found = run(lambda: admitted(port(control), keys(owner, 500)))
+    assert not [each for each in found if isinstance(each, Exception)]
+    assert sorted(control.callers) == sorted(key.id for key in keys(owner, 500))
+    assert len(control.asks) <= 5
+
+
+def test_an_older_control_function_answers_for_all_of_them_too(database: Database, owner: Key) -> None:
+    control = Asked(Leases(database, {"requests_per_minute": 10}), older=True)
+    found = run(lambda: admitted(port(control), keys(owner, 20)))
+    assert not [each for each in found if isinstance(each, Exception)]
+
+
+def test_a_change_is_work_for_whom_it_concerns_alone(database: Database, owner: Key) -> None:
+    control, many = Asked(Leases(database, {"requests_per_minute": 6400})), keys(owner, 300)
+    rules, revisions = Rules(database), Revisions(database)
+
+    async def work() -> None:
+        limits = port(control)
+        await admitted(limits, many)
+        limits.forget((), revisions.newest().limits, ())
+        control.asks.clear()
+        before = limits.rules
+        rules.put(None, Subject(owner.organization_id, "key", "key_7"), "*", {"requests_per_minute": 0})
+        await asyncio.sleep(1.01)  # as long as the newest revision is remembered
+        limits.forget((), revisions.newest().limits, revisions.subjects_since(before))
+        assert limits.rules > before
+        await until(lambda: bool(control.asks))
+        await asyncio.sleep(0.05)
+        assert control.callers == ["key_7"]
+        with pytest.raises(RateLimited):
+            await limits.admit(many[7], "m", 1, 1)
+        assert limits.reserve(many[8], "m", 1, 1) is not None
+
+    run(work)
+
+
+@pytest.mark.parametrize("kind", ["key", "user", "project", "organization"])
+def test_whoever_a_rule_binds_hears_of_it(database: Database, owner: Key, kind: str) -> None:
+    control = Asked(Leases(database, {"requests_per_minute": 100}))
+    ids = {"key": owner.id, "user": owner.user_id, "project": owner.project_id, "organization": owner.organization_id}
+
+    async def work() -> None:
+        limits = port(control)
+        await limits.admit(owner, "m", 1, 1)
+        Rules(database).put(None, Subject(owner.organization_id, kind, ids[kind]), "*", {"requests_per_minute": 0})
+        limits.forget((), 1, [(kind, ids[kind])])
+        await until(lambda: len(control.asks) > 1)
+        await asyncio.sleep(0.01)
+        with pytest.raises(RateLimited):
+            await limits.admit(owner, "m", 1, 1)
+
+    run(work)
+
+
+def test_while_everybodys_rules_are_asked_for_nobody_waits(database: Database, owner: Key) -> None:
+    control, many = Asked(Leases(database, {"requests_per_minute": 6400})), keys(owner, 1000)
+
+    async def work() -> None:
+        limits = port(control)
+        await admitted(limits, many)
+        control.asks.clear()
+        control.pause = 0.01
+        limits.forget((), 1, None)
+        # What was known goes on at once.
+        assert all(limits.reserve(key, "m", 1, 1) is not None for key in many)
+        await until(lambda: len(control.callers) == len(many))
+        assert len(control.asks) <= 6
+
+    run(work)
+
+
+def test_a_change_while_its_rules_are_being_answered_is_asked_for_again(database: Database, owner: Key) -> None:
+    control = Asked(Leases(database, {"requests_per_minute": 100}))
+    control.pause = 0.05
+
+    async def work() -> None:
+        limits = port(control)
+        meeting = asyncio.create_task(limits.admit(owner, "m", 1, 1))
+        await until(lambda: bool(control.asks))
+        # The answer is read already, and under way.
+        Rules(database).put(None, Subject(owner.organization_id, "key", owner.id), "*", {"requests_per_minute": 0})
+        limits.forget((), 1, [("key", owner.id)])
+        await meeting
+        await until(lambda: len(control.asks) > 1)
+        await asyncio.sleep(0.1)
+        with pytest.raises(RateLimited):
+            await limits.admit(owner, "m", 1, 1)
+
+    run(work)
+
+
+async def until(fact: Callable[[], bool]) -> None:
+    for _ in range(4000):
+        if fact():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come true")
