@@ -27,7 +27,7 @@ from llmariner.context import Context
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.tenancy.bootstrap import first_owner
 from llmariner.tenancy.keys.store import NewKey, Owner
-from llmariner.tenancy.scopes import OWNER_SCOPES
+from llmariner.tenancy.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
 from llmariner.tenancy.tables import projects
 from llmariner.usage.tables import ledger_requests
 
@@ -203,7 +203,7 @@ class Platform:
 
     def key(self, name: str, *, limited: bool = False, owner: Owner | None = None) -> tuple[str, Caller]:
         """A new key: its id and a caller who uses it."""
-        new = NewKey(name=name, scopes=OWNER_SCOPES, excluded_from_rate_limiting=not limited)
+        new = NewKey(name=name, scopes=OWNER_SCOPES | INSTALLATION_SCOPES, excluded_from_rate_limiting=not limited)
         key, secret = self.context.keys.create(owner or self.owner, new)
         return key.id, Caller(self.port, secret)
 
