@@ -11,6 +11,7 @@ from llmariner.errors import InvalidRequest
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
+from llmariner.http.moments import Moment
 from llmariner.tenancy.caller import Caller
 from llmariner.usage.reports import Question, Reports
 
@@ -29,8 +30,8 @@ def build(context: Context) -> Application:
 def list_model_usage_summaries(
     request: Request,
     caller: Reader,
-    start: Annotated[int | None, Query(alias="filter.start_timestamp", ge=0, le=10**11)] = None,
-    end: Annotated[int | None, Query(alias="filter.end_timestamp", ge=0, le=10**11)] = None,
+    start: Annotated[Moment | None, Query(alias="filter.start_timestamp")] = None,
+    end: Annotated[Moment | None, Query(alias="filter.end_timestamp")] = None,
     status_code: Annotated[int | None, Query(alias="filter.status_code", ge=0, le=999)] = None,
     interval_sec: Annotated[int, Query(ge=0, le=366 * 86400)] = 3600,
 ) -> dict[str, Any]:

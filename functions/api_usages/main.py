@@ -11,6 +11,7 @@ from llmariner.errors import InvalidRequest
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
+from llmariner.http.moments import NANOSECONDS, misread
 from llmariner.platform.database import Database
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.tables import api_keys, users
@@ -21,8 +22,6 @@ Reader = Annotated[Caller, requires("api.api_usages.read", objects="member")]
 Moment = Annotated[float | None, Query(ge=0, le=1e20)]
 _DEFAULT_SPAN = 31 * 86400
 _DAY = 86400
-# LLMariner's clients say nanoseconds where ours say seconds: no second of this millennium is that large.
-_NANOSECONDS = 1e12
 _GROUPS = {"key": "key_id", "model": "model", "user": "user_id", "project": "project_id", "day": "start"}
 _COUNTS = ("requests", "successful_requests", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 _OF_USAGES = (
@@ -54,8 +53,8 @@ def list_usage(
 
     `usages` are LLMariner's, by user, key and model; `data` are ours, by `group_by`.
     """
-    end = _seconds(end_time) if end_time is not None else time.time() + 1
-    start = _seconds(start_time) if start_time is not None else max(0.0, end - _DEFAULT_SPAN)
+    end = _seconds(end_time, "end_time") if end_time is not None else time.time() + 1
+    start = _seconds(start_time, "start_time") if start_time is not None else max(0.0, end - _DEFAULT_SPAN)
     groups = tuple(dict.fromkeys(name.strip() for name in group_by.split(",") if name.strip()))
     database = context_of(request).database
     return {
@@ -68,8 +67,13 @@ def list_usage(
     }
 
 
-def _seconds(moment: float) -> float:
-    return moment / 1e9 if moment >= _NANOSECONDS else moment
+def _seconds(moment: float, param: str) -> float:
+    """LLMariner's clients say nanoseconds where ours say seconds; nobody means anything between."""
+    if moment >= NANOSECONDS:
+        return moment / 1e9
+    if wrong := misread(moment):
+        raise InvalidRequest(f"Invalid '{param}': {wrong}, or nanoseconds.", param=param, code="invalid_value")
+    return moment
 
 
 def _seen(caller: Caller) -> dict[str, tuple[str, ...]]:

@@ -10,13 +10,13 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
 from llmariner.http.lists import values
+from llmariner.http.moments import Moment
 from llmariner.tenancy.caller import Caller
 from llmariner.usage.buckets import buckets, checked_groups
 from llmariner.usage.prices import NANO
 from llmariner.usage.reports import PARTS, Question, Reports
 
 Reader = Annotated[Caller, administers("api.api_usages.read")]
-Moment = Annotated[int, Query(ge=0, le=10**11)]
 _COLUMNS = {"project_id": "project_id", "user_id": "user_id", "api_key_id": "key_id"}
 _OF_ITEMS = (*PARTS, "requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 
@@ -32,7 +32,7 @@ def list_costs(
     request: Request,
     caller: Reader,
     start_time: Moment,
-    end_time: Annotated[int | None, Query(ge=0, le=10**11)] = None,
+    end_time: Moment | None = None,
     bucket_width: Literal["1d"] = "1d",
     limit: Annotated[int, Query(ge=0, le=180)] = 7,
     page: Annotated[str | None, Query(max_length=64)] = None,

@@ -13,6 +13,7 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
 from llmariner.http.lists import values
+from llmariner.http.moments import Moment
 from llmariner.tenancy.caller import Caller
 from llmariner.usage import export
 from llmariner.usage.buckets import buckets, checked_groups
@@ -22,8 +23,6 @@ from llmariner.usage.reports import Question, Reports
 
 Administrator = Annotated[Caller, administers("api.api_usages.read")]
 Reader = Annotated[Caller, requires("api.api_usages.read", objects="member")]
-Moment = Annotated[int, Query(ge=0, le=10**11)]
-End = Annotated[int | None, Query(ge=0, le=10**11)]
 Width = Literal["1m", "1h", "1d"]
 Page = Annotated[str | None, Query(max_length=64)]
 
@@ -49,7 +48,7 @@ def list_completions(
     request: Request,
     caller: Administrator,
     start_time: Moment,
-    end_time: End = None,
+    end_time: Moment | None = None,
     bucket_width: Width = "1d",
     limit: Annotated[int | None, Query(ge=0)] = None,
     page: Page = None,
@@ -80,7 +79,7 @@ def list_embeddings(
     request: Request,
     caller: Administrator,
     start_time: Moment,
-    end_time: End = None,
+    end_time: Moment | None = None,
     bucket_width: Width = "1d",
     limit: Annotated[int | None, Query(ge=0)] = None,
     page: Page = None,
@@ -100,7 +99,7 @@ def list_embeddings(
 
 
 def export_requests(
-    request: Request, caller: Administrator, start_time: Moment = 0, end_time: End = None
+    request: Request, caller: Administrator, start_time: Moment = 0, end_time: Moment | None = None
 ) -> StreamingResponse:
     """Every request admitted in [start_time, end_time) that is kept one by one, as CSV, oldest first, while it is read.
 

@@ -12,6 +12,7 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
+from llmariner.http.moments import ExactMoment
 from llmariner.tenancy.caller import Caller
 from llmariner.usage.prices import ListedPrice, NewPrice, Prices, dollars, nano_dollars
 
@@ -30,7 +31,7 @@ class PriceBody(Body):
     completion: Dollars
     cached_prompt: Dollars | None = None
     request: Dollars = Decimal(0)
-    valid_from: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] | None = None
+    valid_from: ExactMoment | None = None
 
 
 def build(context: Context) -> Application:
@@ -45,7 +46,7 @@ def list_prices(
     request: Request,
     _caller: Reader,
     model: Annotated[str | None, Query(max_length=256)] = None,
-    at: Annotated[float | None, Query(ge=0, le=1e11)] = None,
+    at: ExactMoment | None = None,
 ) -> dict[str, Any]:
     """Every price there was, is or will be; of one model, or those in force at a moment (seconds since 1970)."""
     listed = Prices(context_of(request).database).all(model=model, at=at)

@@ -10,6 +10,7 @@ from llmariner.context import Context
 from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.http.bodies import Body
 from llmariner.http.field_masks import one_mask, paths, unwrapped
+from llmariner.http.moments import Moment
 from llmariner.http.shapes import api_key, role_of_organization
 from llmariner.tenancy.caller import Caller, Owner
 from llmariner.tenancy.granting import owns
@@ -48,7 +49,7 @@ class KeyFields(Body):
     name: str | None = None
     excluded_from_rate_limiting: bool | None = None
     scopes: list[str] | None = None
-    expires_at: int | None = None
+    expires_at: Moment | None = None
     allowed_models: _Listed | None = None
     allowed_sources: _Listed | None = None
 

@@ -15,6 +15,7 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from llmariner.errors import InvalidRequest
+from llmariner.http.moments import misread
 
 __all__ = [
     "ActCursor",
@@ -140,7 +141,10 @@ def bounds(request: Request, name: str) -> dict[str, float]:
         if said is None:
             continue
         # Not float(): it takes "nan", and digits that no database takes.
-        if not (said.isascii() and said.isdigit() and len(said) <= 12):
-            raise InvalidRequest(f"'{name}[{operator}]' must be whole seconds since 1970.", param=f"{name}[{operator}]")
+        param = f"{name}[{operator}]"
+        if not (said.isascii() and said.isdigit() and len(said) <= 20):
+            raise InvalidRequest(f"'{param}' must be whole seconds since 1970.", param=param)
+        if wrong := misread(float(said)):
+            raise InvalidRequest(f"Invalid '{param}': {wrong}.", param=param, code="invalid_value")
         found[operator] = float(said)
     return found
