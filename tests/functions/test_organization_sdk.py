@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -15,7 +14,7 @@ from sqlalchemy import update
 from llmariner.errors import AuthenticationFailed
 from llmariner.tenancy.members import Members
 from llmariner.tenancy.refused_sign_ins import RefusedSignIns
-from llmariner.tenancy.tables import users
+from llmariner.tenancy.tables import user_groups, users
 
 from .asking import InProcess
 from .installation import Installation
@@ -275,9 +274,10 @@ def test_who_is_in_a_group_its_issuer_says(
 ) -> None:
     fay, gus = (new_person(f"{name}@sdk.example") for name in ("fay", "gus"))
     for user_id, said in ((fay, ["a", "people"]), (gus, ['more "people'])):
-        told = {"issuer": issuer, "subject": user_id, "groups": json.dumps(said), "groups_at": 1}
+        told = {"issuer": issuer, "subject": user_id, "groups_at": 1}
         with installation.context.database.write() as session:
             session.run(update(users).where(users.c.id == user_id).values(**told))
+            session.insert_many(user_groups, [{"user_id": user_id, "name": name, "issuer": issuer} for name in said])
 
     async def work(organization: Any) -> None:
         group, members = await organization.groups.create(name="people"), organization.groups.users

@@ -31,6 +31,7 @@ from llmariner.tenancy.tables import (
     organizations,
     project_users,
     projects,
+    user_groups,
     users,
 )
 
@@ -256,10 +257,10 @@ class World:
     def member_of_group(self, place: Place, group_id: str) -> str:
         """The id of a reader of the place's organisation who came with a token that names the group."""
         user_id = self.person(place, "reader", None)
-        groups_said = json.dumps([group_id.removeprefix("id_of_")])
-        told = {"issuer": self._issuer.url, "subject": user_id, "groups": groups_said, "groups_at": 1}
+        told = {"issuer": self._issuer.url, "subject": user_id, "groups_at": 1}
         with self.database.write() as session:
             session.run(update(users).where(users.c.id == user_id).values(**told))
+        self.add(user_groups, user_id=user_id, name=group_id.removeprefix("id_of_"), issuer=self._issuer.url)
         return user_id
 
     def _make_places(self) -> None:
