@@ -100,6 +100,22 @@ def test_a_group_s_role_above_is_neither_taken_nor_moved_to_another_group(team: 
     groups.delete(deputy, readers.id)
 
 
+def test_a_role_above_is_neither_renamed_nor_deleted(team: Team, deputy: Caller) -> None:
+    strong = team.roles.create(team.admin, "strong", ["api.audit.read"])
+    project_id = team.project()
+    there = team.roles.create(team.admin, "there", ["api.model.write"], project_id=project_id)
+    refused(
+        lambda: team.roles.update(deputy, strong.id, name="harmless"),
+        lambda: team.roles.update(deputy, strong.id, description="Gives nothing."),
+        lambda: team.roles.update(deputy, there.id, name="harmless"),
+        lambda: team.roles.delete(deputy, strong.id),
+        lambda: team.roles.delete(deputy, there.id),
+    )
+    weak = team.roles.create(deputy, "weak", ["api.organizations.users.read"])
+    assert team.roles.update(deputy, weak.id, name="weaker").name == "weaker"
+    team.roles.delete(deputy, weak.id)
+
+
 def test_a_key_that_may_more_is_neither_changed_nor_ended(team: Team) -> None:
     project_id = team.owner.project_id
     usher = team.person("dee@example.org", **{project_id: "owner"})

@@ -15,7 +15,12 @@ from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import names
 from llmariner.tenancy.acts import alone, done
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.granting import held, owns
+from llmariner.tenancy.granting import (
+    check_may_take_organization_role,
+    check_may_take_project_role,
+    held,
+    owns,
+)
 from llmariner.tenancy.scopes import ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, with_implied
 from llmariner.tenancy.standing import changed
 from llmariner.tenancy.tables import (
@@ -91,19 +96,21 @@ class CustomRoles:
         scopes: Iterable[str] | None = None,
         description: str | None = None,
     ) -> CustomRole:
-        """Change a role; what is None stays. Whoever has it may do more or less within seconds."""
+        """Change a role; what is None stays. Whoever has it may do more or less within seconds.
+
+        PermissionDenied for a role above the caller: by another name it would be given to others for what it is not.
+        """
         organization_id = caller.organization_id
         with self._database.write() as session:
             alone(session)
             role = _one(session, organization_id, role_id)
+            _check_not_above(session, caller, role)
             values: dict[str, Any] = {}
             if name is not None and names.title(name, "name") != role.name:
                 values["name"] = _free_name(session, organization_id, role.project_id, name, but=role_id)
             if description is not None:
                 values["description"] = _description(description)
             if scopes is not None:
-                # Who could take a scope away could also cut down those above.
-                _checked(session, caller, role.scopes, role.project_id)
                 values["scopes"] = " ".join(sorted(_checked(session, caller, scopes, role.project_id)))
             if values:
                 session.run(update(custom_roles).where(custom_roles.c.id == role_id).values(**values))
@@ -116,6 +123,7 @@ class CustomRoles:
         with self._database.write() as session:
             alone(session)
             role = _one(session, caller.organization_id, role_id)
+            _check_not_above(session, caller, role)
             in_the_way = _in_the_way(session, role_id)
             if any(in_the_way.values()):
                 listed = "; ".join(f"{what}: {', '.join(held[:10])}" for what, held in in_the_way.items() if held)
@@ -127,6 +135,13 @@ class CustomRoles:
                 )
             session.run(delete(custom_roles).where(custom_roles.c.id == role_id))
             _done(session, caller, "role.deleted", role_id, role.project_id, {})
+
+
+def _check_not_above(session: ReadSession, caller: Caller, role: CustomRole) -> None:
+    if role.project_id is None:
+        check_may_take_organization_role(session, caller, role.organization_id, role.id)
+    else:
+        check_may_take_project_role(session, caller, role.organization_id, role.project_id, role.id)
 
 
 def _checked(session: ReadSession, caller: Caller, scopes: Iterable[str], project_id: str | None) -> frozenset[str]:
