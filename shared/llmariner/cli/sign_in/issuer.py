@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "Issuer", "Refused"]
 
 _SECONDS = 20.0
+_LONGEST_PAUSE = 60.0
+_LONGEST_WAIT = 1800.0
 _DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 _EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 _ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
@@ -145,14 +147,17 @@ class Issuer:
             str(begun.get("user_code", "")),
             str(begun.get("verification_uri_complete") or ""),
         )
-        pause, end = float(begun.get("interval") or 5), time.monotonic() + float(begun.get("expires_in") or 300)
+        if not isinstance(code := begun.get("device_code"), str):
+            raise self._broken("began a sign-in on another device without a device_code")
+        pause = _seconds(begun.get("interval"), 5, most=_LONGEST_PAUSE)
+        end = time.monotonic() + _seconds(begun.get("expires_in"), 300, most=_LONGEST_WAIT)
         while time.monotonic() < end:
             time.sleep(pause)
             try:
-                return self._signed_in(self._token({"grant_type": _DEVICE_CODE, "device_code": begun["device_code"]}))
+                return self._signed_in(self._token({"grant_type": _DEVICE_CODE, "device_code": code}))
             except Refused as refused:
                 if refused.error == "slow_down":
-                    pause += 5
+                    pause = min(pause + 5, _LONGEST_PAUSE)
                 elif refused.error != "authorization_pending":
                     raise
         raise Refused("expired_token", "nobody signed in in time")
@@ -243,6 +248,12 @@ def _json(response: httpx2.Response) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _seconds(said: Any, default: float, *, most: float) -> float:
+    """A number of seconds of the issuer's, within bounds; the default where it is none."""
+    known = isinstance(said, int | float) and not isinstance(said, bool) and said > 0
+    return min(float(said), most) if known else default
 
 
 def _is_safe(url: str) -> bool:

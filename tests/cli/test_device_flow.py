@@ -1,0 +1,102 @@
+"""Signing in on another device (RFC 8628): however an issuer answers, it is polled in time and not for ever."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from llmariner.cli.failures import CommandError
+from llmariner.cli.sign_in.issuer import Issuer, Refused
+
+
+class _Answers(BaseHTTPRequestHandler):
+    server: _Issuer
+
+    def do_GET(self) -> None:
+        base = self.server.url
+        endpoints = {f"{name}_endpoint": f"{base}/{name}" for name in ("token", "device_authorization")}
+        self._answer(200, {"issuer": base, **endpoints})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        if self.path == "/device_authorization":
+            self._answer(200, self.server.begun)
+        else:
+            self._answer(400, {"error": self.server.errors.pop(0) if self.server.errors else "access_denied"})
+
+    def _answer(self, status: int, document: Any) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+class _Issuer(ThreadingHTTPServer):
+    begun: dict[str, Any]
+    errors: list[str]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+@pytest.fixture
+def issuer() -> Iterator[_Issuer]:
+    server = _Issuer(("127.0.0.1", 0), _Answers)
+    server.begun, server.errors = {"device_code": "d", "user_code": "u"}, []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long was waited before each question; time itself does not pass."""
+    found: list[float] = []
+    monkeypatch.setattr("llmariner.cli.sign_in.issuer.time.sleep", found.append)
+    return found
+
+
+def sign_in(issuer: _Issuer) -> None:
+    with Issuer(issuer.url, "llmariner", ["openid"]) as known:
+        known.on_another_device(lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("said", "pause"),
+    [(2, 2), (None, 5), (0, 5), (-1, 5), ("x", 5), (True, 5), (1e9, 60), (float("nan"), 5), (float("inf"), 60)],
+)
+def test_the_issuer_s_pause_is_kept_within_bounds(
+    said: Any, pause: float, issuer: _Issuer, pauses: list[float]
+) -> None:
+    issuer.begun["interval"] = said
+    with pytest.raises(Refused, match="access_denied"):
+        sign_in(issuer)
+    assert pauses == [pause]
+
+
+def test_whoever_is_told_to_slow_down_does(issuer: _Issuer, pauses: list[float]) -> None:
+    issuer.errors = ["authorization_pending", "slow_down", "slow_down", "authorization_pending"]
+    with pytest.raises(Refused):
+        sign_in(issuer)
+    assert pauses == [5, 5, 10, 15, 15]
+
+
+@pytest.mark.parametrize("code", [None, 7, ["d"]])
+def test_a_sign_in_without_a_code_is_the_issuer_s_fault(code: Any, issuer: _Issuer, pauses: list[float]) -> None:
+    issuer.begun["device_code"] = code
+    with pytest.raises(CommandError, match="device_code"):
+        sign_in(issuer)
+    assert pauses == []
