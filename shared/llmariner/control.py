@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 
 from llmariner.errors import ModelNotFound
 from llmariner.gateway.control import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
@@ -31,6 +32,8 @@ __all__ = ["InProcessControl"]
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 _REMEMBERED = 1000
+# Of the control function; a cursor says for each how much of it was told.
+_MOST_COPIES = 32
 _THREADS = 6
 
 
@@ -69,6 +72,7 @@ class InProcessControl:
         self._gathering = Gathering(ledger.record, seconds=0)
         self._phases: list[tuple[int, str]] = []
         self._phase_number = 0
+        self._copy = secrets.token_hex(4)
         self._threads = ThreadPoolExecutor(_THREADS, "control")
         serving.watch(self._phase_changed)
 
@@ -114,26 +118,31 @@ class InProcessControl:
         self._waiting_requests.note(process, counts)
 
     async def changes(self, cursor: str, rules: int) -> Changes:
-        """See the port. A cursor of another process (it restarted) counts as a first one: everything is asked anew."""
-        parts = cursor.split(".")
-        numbers = [int(part) for part in parts] if len(parts) == 3 and cursor.replace(".", "").isdigit() else [0, 0, 0]
+        """See the port.
+
+        Phases are numbered by each copy of the control function for itself. To whoever was told nothing by this copy yet,
+        but by others, it can't say what they missed: then everything is to be asked anew, once.
+        """
+        told = _Told.read(cursor)
         newest = await self._in_thread(self._revisions.newest)
         keys: list[str] = []
         moved: set[str] = set()
         # Nothing is asked about as long as nothing changed, however many ask.
-        if cursor and newest.keys > numbers[0]:
-            keys = (await self._in_thread(self._keys.changed_since, numbers[0]))[1]
-        if cursor and newest.models > numbers[1]:
-            moved.update((await self._in_thread(self._registry.changed_since, numbers[1]))[1])
+        if cursor and newest.keys > told.keys:
+            keys = (await self._in_thread(self._keys.changed_since, told.keys))[1]
+        if cursor and newest.models > told.models:
+            moved.update((await self._in_thread(self._registry.changed_since, told.models))[1])
         # Where no task of ours watches the engines, asking is what makes a change be seen.
         awake = await self._serving.statuses()
+        known = told.phases.pop(self._copy, None)
+        anew = bool(cursor) and (known is None or known < self._phase_number - _REMEMBERED)
         if cursor:
-            moved.update(name for number, name in self._phases if number > numbers[2])
-            if numbers[2] > self._phase_number:
-                moved.update(awake)
-        at = f"{newest.keys}.{newest.models}.{self._phase_number}"
+            moved.update(name for number, name in self._phases if number > (known or 0))
+        if anew:
+            moved.update(awake)
+        at = _Told(newest.keys, newest.models, {**told.phases, self._copy: self._phase_number})
         subjects = None if newest.limits == rules else await self._in_thread(self._revisions.subjects_since, rules)
-        return Changes(at, tuple(keys), tuple(moved), newest.limits, newest.prices, subjects)
+        return Changes(at.text(), tuple(keys), tuple(moved), newest.limits, newest.prices, subjects, anew)
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """See the port."""
@@ -198,6 +207,30 @@ class InProcessControl:
         if status.phase in (Phase.READY, Phase.STOPPING, Phase.ASLEEP, Phase.FAILED):
             self._phase_number += 1
             self._phases = [*self._phases[-_REMEMBERED:], (self._phase_number, model_id)]
+
+
+class _Told(NamedTuple):
+    """What a cursor says: revisions of keys and models, and of each copy the number of the last phase it told of."""
+
+    keys: int
+    models: int
+    phases: dict[str, int]
+
+    @classmethod
+    def read(cls, cursor: str) -> _Told:
+        """Back from `text`; what is no cursor of this form counts as a first one."""
+        keys, _, rest = cursor.partition(".")
+        models, _, listed = rest.partition(".")
+        rows = [row.partition(":") for row in listed.split(",") if ":" in row][-_MOST_COPIES:]
+        try:
+            return cls(int(keys), int(models), {copy: int(number) for copy, _, number in rows})
+        except ValueError:
+            return cls(0, 0, {})
+
+    def text(self) -> str:
+        """The cursor."""
+        rows = list(self.phases.items())[-_MOST_COPIES:]
+        return f"{self.keys}.{self.models}." + ",".join(f"{copy}:{number}" for copy, number in rows)
 
 
 def _expiry(key: ApiKey, digest: str) -> float | None:

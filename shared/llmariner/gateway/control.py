@@ -87,6 +87,7 @@ class Changes(NamedTuple):
     `rules`: rises with every change of a limit or budget; `subjects`: kinds and ids of those whose limits or budgets changed
     since the number that the question came with, None: nobody can say. `prices`: is another one as soon as another price is
     in force.
+    `anew`: models may have changed that are not among them: all that are known are to be asked about again.
     """
 
     cursor: str
@@ -95,6 +96,7 @@ class Changes(NamedTuple):
     rules: int = 0
     prices: float = 0.0
     subjects: tuple[tuple[str, str], ...] | None = None
+    anew: bool = False
 
 
 class Rule(NamedTuple):

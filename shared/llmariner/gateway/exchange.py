@@ -242,9 +242,9 @@ class Exchange:
         wait: float,
     ) -> None:
         """Get a place, send the request to the engine, relay the answer; once more if no byte of an answer came."""
-        room = self._gateway.room(request.model)
         deadline = time.monotonic() + wait
         for attempt in range(1, _ATTEMPTS + 1):
+            room = self._gateway.room(request.model)
             if not (state.ready and room.try_enter(key.project_id)):
                 waiter = room.join(key.project_id, reserved.bound.queue_share)
                 began = time.monotonic()

@@ -45,6 +45,7 @@ _KEEPER_SECONDS = 0.1
 _READY_SECONDS = 0.5
 _WISH_SECONDS = 0.5
 _NOTICE_SECONDS = 2.0
+_MOST_MODELS = 1000
 _WAITING_SECONDS = 1.0
 _HEALTH_SECONDS = 5.0
 _HEALTH_BYTES = 64 * 1024
@@ -186,9 +187,24 @@ class Gateway:
         state = await self.control.model(model_id)
         if turn == self._asking.turn:
             self._states[model_id] = state
+            if len(self._states) > _MOST_MODELS:
+                self._forget_unused()
         if room := self._rooms.get(model_id):
             room.update(state)
         return state
+
+    def _forget_unused(self) -> None:
+        """Forget models that nobody uses now, those known longest first: whoever asks for one again makes it known."""
+        unused = [
+            model_id
+            for model_id in self._states
+            if model_id not in self._keepers and ((room := self._rooms.get(model_id)) is None or room.unused)
+        ]
+        for model_id in unused[: _MOST_MODELS // 4]:
+            del self._states[model_id]
+            self._rooms.pop(model_id, None)
+            self._contexts.pop(model_id, None)
+            self.metrics.forget(model_id)
 
     async def _keep(self, model_id: str) -> None:
         """Wake the model, watch it come, let the waiting in as it has room; until nobody waits."""
@@ -259,7 +275,7 @@ class Gateway:
             self.keyring.forget(changes.keys)
         self.limits.forget(changes.keys, changes.rules, changes.subjects)
         models = changes.models
-        if changes.prices != self._prices:
+        if changes.prices != self._prices or changes.anew:
             self._prices, models = changes.prices, tuple(self._states)
         for model_id in models:
             self.forget(model_id)

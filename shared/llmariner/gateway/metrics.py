@@ -43,6 +43,10 @@ class _Histogram:
     def series(self, labels: Labels) -> _Series:
         return self._series.setdefault(labels, _Series(self.bounds))
 
+    def forget(self, labels: Labels) -> None:
+        for found in [found for found in self._series if found[: len(labels)] == labels]:
+            del self._series[found]
+
     def lines(self) -> Iterable[str]:
         yield f"# HELP {self.name} {self.help}"
         yield f"# TYPE {self.name} histogram"
@@ -111,6 +115,16 @@ class Metrics:
             of_model.input.observe(event["prompt_tokens"])
         if completion:
             of_model.output.observe(completion)
+
+    def forget(self, model: str) -> None:
+        """Drop the series of a model; if it is used again they begin anew, as after a process's start."""
+        for of in [of for of in self._of_model if of[0] == model]:
+            labels = self._of_model.pop(of).labels
+            self._uncounted.pop(of, None)
+            for histogram in (self.duration, self.first, self.per_token, self.usage):
+                histogram.forget(labels)
+        for key in [key for key in self._requests if key[0] == model]:
+            del self._requests[key]
 
     def text(self, rooms: Iterable[tuple[str, int, int]]) -> str:
         """All metrics; `rooms`: engine, requests running, requests waiting."""

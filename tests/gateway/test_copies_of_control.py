@@ -1,0 +1,89 @@
+"""Several copies of the control function: a cursor of one is no cursor of another, and nothing is missed for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from llmariner.context import Context
+from llmariner.control import InProcessControl
+from llmariner.platform.serving import Phase, Status
+from llmariner.platform.serving.static import StaticServing
+
+from .running import Platform
+
+
+class Copy:
+    """One copy, on the database of all; the test says what it sees of engines."""
+
+    def __init__(self, context: Context) -> None:
+        serving = _Watched()
+        context.serving = serving
+        self.control: InProcessControl = context.in_process_control
+        self._serving = serving
+
+    def sees(self, model: str, phase: Phase) -> None:
+        for observer in self._serving.observers:
+            observer(model, Status(phase))
+
+    def changes(self, cursor: str) -> tuple[str, set[str], bool]:
+        found = asyncio.run(self.control.changes(cursor, 0))
+        return found.cursor, set(found.models), found.anew
+
+
+class _Watched(StaticServing):
+    def __init__(self) -> None:
+        super().__init__("{}")
+        self.observers: list[Callable[[str, Status], None]] = []
+
+    def watch(self, observer: Callable[[str, Status], None]) -> None:
+        self.observers.append(observer)
+
+
+@pytest.fixture
+def copies(tmp_path: Path, database: Path) -> Iterator[tuple[Copy, Copy]]:
+    home = Platform(tmp_path, {}, database)
+    contexts = [Context(home.environment) for _ in range(2)]
+    yield Copy(contexts[0]), Copy(contexts[1])
+    for context in (*contexts, home.context):
+        context.database.close()
+
+
+def test_who_asks_now_one_and_now_the_other_misses_nothing(copies: tuple[Copy, Copy]) -> None:
+    one, two = copies
+    for number in range(5):
+        one.sees(f"before-{number}", Phase.READY)
+    cursor, moved, anew = one.changes("")
+    assert (moved, anew) == (set(), False)
+    # The other copy has counted less, and can't say what happened before it was asked.
+    cursor, moved, anew = two.changes(cursor)
+    assert anew
+    cursor, moved, anew = two.changes(cursor)
+    assert (moved, anew) == (set(), False)
+    one.sees("slept", Phase.ASLEEP)
+    two.sees("woke", Phase.READY)
+    cursor, moved, anew = two.changes(cursor)
+    assert (moved, anew) == ({"woke"}, False)
+    cursor, moved, anew = one.changes(cursor)
+    assert (moved, anew) == ({"slept"}, False)
+    assert one.changes(cursor)[1:] == (set(), False)
+
+
+def test_what_is_older_than_a_copy_remembers_is_asked_about_anew(copies: tuple[Copy, Copy]) -> None:
+    one, _ = copies
+    cursor, _, _ = one.changes("")
+    for number in range(1500):
+        one.sees(f"model-{number}", Phase.READY)
+    assert one.changes(cursor)[2]
+
+
+@pytest.mark.parametrize("cursor", ["5.6.7", "x", "1.2", "..", "1.2.a:b", "1.2." + "c:1," * 1000, "1.2.a:1:1"])
+def test_a_cursor_of_another_form_counts_as_a_first_one(copies: tuple[Copy, Copy], cursor: str) -> None:
+    one, _ = copies
+    following, _, anew = one.changes(cursor)
+    assert anew
+    assert one.changes(following)[2] is False
+    assert len(following) < 1000

@@ -1,0 +1,80 @@
+"""A process keeps next to nothing of models that nobody uses any more, however many there were."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from llmariner.gateway import gateway as module
+from llmariner.gateway.control import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.gateway.gateway import Gateway
+from llmariner.settings import GatewaySettings, Secret
+
+
+class Many:
+    """A control port that knows a model of every name."""
+
+    async def model(self, model_id: str) -> ModelState:
+        return ModelState(model_id, None, "generate", True, True, "ready", 1.0, 0.0, "", "http://e", 8, 0)
+
+    async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
+        raise NotImplementedError
+
+    async def person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key | None:
+        raise NotImplementedError
+
+    async def wake(self, model_id: str) -> None:
+        raise NotImplementedError
+
+    async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
+        raise NotImplementedError
+
+    async def changes(self, cursor: str, rules: int) -> Changes:
+        raise NotImplementedError
+
+    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+        raise NotImplementedError
+
+    async def record(self, events: Sequence[dict[str, Any]]) -> None:
+        raise NotImplementedError
+
+    async def used(self, last_used: dict[str, int]) -> None:
+        raise NotImplementedError
+
+
+def closing(model: str) -> dict[str, Any]:
+    """A closing ledger event, as the metrics read it."""
+    counts = {"prompt_tokens": 3, "completion_tokens": 2, "uncounted": True}
+    times = {"at": 2.0, "admitted_at": 1.0, "first_token_seconds": 0.5}
+    return {"model": model, "route": "chat", "outcome": "succeeded", "status": 200, **counts, **times}
+
+
+def test_models_out_of_use_are_forgotten_and_those_in_use_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_MODELS", 40)
+
+    async def scenario() -> None:
+        gateway = Gateway(Many(), GatewaySettings(), Secret("p" * 64))
+        await gateway.state("busy")
+        assert gateway.room("busy").try_enter("tenant")
+        gateway.metrics.closed(closing("busy"))
+        for number in range(500):
+            name = f"model-{number}"
+            await gateway.state(name)
+            room = gateway.room(name)
+            assert room.try_enter("tenant")
+            room.leave_engine("tenant")
+            gateway.metrics.closed(closing(name))
+        assert len(gateway._states) <= 41
+        assert gateway._rooms.keys() <= gateway._states.keys()
+        assert gateway.room("busy").running == 1
+        text = gateway.text()
+        assert 'gen_ai_request_model="busy"' in text
+        assert 'gen_ai_request_model="model-499"' in text
+        assert "model-0" not in text
+        # Four histograms with some sixteen lines, and five more.
+        assert text.count("\n") < 42 * 90 + 20
+
+    asyncio.run(scenario())
