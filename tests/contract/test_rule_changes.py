@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from llmariner.gateway.control import NOTHING, Amounts, Hold, LeaseAsk
 from llmariner.limits import changes
 from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.changes import Revisions
 from llmariner.limits.ending import end_rules
+from llmariner.limits.leases import Leases
 from llmariner.limits.rules import Limits, Subject
 from llmariner.platform.database import Database
 from llmariner.platform.database.revisions import next_revision
@@ -76,3 +80,19 @@ def test_what_is_long_ago_may_concern_anybody(
     assert revisions.subjects_since(before + 3) == (("project", owner.project_id),)
     # Another copy of the control function may know of a change a moment before this one does.
     assert revisions.subjects_since(revisions.newest().limits + 1) == ()
+
+
+def test_windows_and_periods_follow_the_databases_clock_whatever_the_processes_is(
+    database: Database, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite's clock is the process's")
+    limit = Limits(database).put(None, project(owner), "*", {"requests_per_minute": 10})
+    leases, real = Leases(database, {}), time.time
+    for ahead in (0, 7200, -7200):
+        monkeypatch.setattr(time, "time", lambda: real() + ahead)  # noqa: B023
+        used = Hold(limit.id, Amounts(6), NOTHING, NOTHING)
+        leases.lease(LeaseAsk("req_a", 0.0, [used]))
+        grant = leases.lease(LeaseAsk("req_b", 0.0, [Hold(limit.id, NOTHING, NOTHING, Amounts(10))])).grants[0]
+        assert grant.held.requests <= 4
+        assert leases.accounts([limit.id])[limit.id].used_now() == {"requests_per_minute": 6}

@@ -81,6 +81,74 @@ def test_periods_are_those_of_utc(period: str, start: datetime) -> None:
     assert period_start("total", NOW) == 0
 
 
+def tell(account: Account, replica: str, days: dict[int, int], now: float) -> Account:
+    """A process says what it used, by the day of admission; the account goes through its stored form."""
+    hold = Hold("budget_1", Amounts(money=sum(days.values())), NOTHING, NOTHING, days=tuple(days.items()))
+    account.prepare(now, Silent())
+    account.serve(hold, replica, now, now)
+    return Account.load(account.rule, account.stored())
+
+
+YESTERDAY = int(NOW // 86400)
+
+
+@pytest.mark.parametrize("period", ["day", "month"])
+def test_a_period_has_spent_what_requests_cost_that_were_admitted_in_it(period: str) -> None:
+    account = opened(budget(period), Silent())
+    account = tell(account, "a", {YESTERDAY: 300}, NOW)
+    assert account.spent == 300
+    book = Silent()
+    book.cost = 10  # what the ledger has of the first seconds already: processes tell of it later
+    account.prepare(NOW + 15, book)
+    assert account.spent == 0
+    # Of what a tells now, forty were yesterday's last.
+    account = tell(account, "a", {YESTERDAY: 340, YESTERDAY + 1: 10}, NOW + 20)
+    assert account.spent == 10
+    account = tell(account, "b", {YESTERDAY: 7}, NOW + 21)
+    account = tell(account, "a", {YESTERDAY: 341, YESTERDAY + 1: 25}, NOW + 30)
+    assert account.spent == 25
+
+
+def test_all_days_of_a_month_are_in_it() -> None:
+    noon = NOW - 5 * 86400
+    account = opened(budget(), Silent(), noon)
+    told: dict[int, int] = {}
+    for hours in range(8):
+        told[YESTERDAY - 5 + hours // 4] = 10 * (hours % 4 + 1)
+        account = tell(account, "a", told, noon + 1800 * hours)
+    assert account.spent == 80
+
+
+def test_a_process_that_was_silent_for_long_is_not_counted_anew() -> None:
+    account = opened(budget("total"), Silent())
+    account = tell(account, "a", {YESTERDAY: 100}, NOW)
+    account.prepare(NOW + 2 * 3600, Silent())
+    assert not account.replicas
+    for first in (None, Hold("budget_1", NOTHING, NOTHING, Amounts(money=10))):
+        back = Account.load(account.rule, account.stored())
+        if first is not None:  # what a new key of that process is granted on its first question
+            back.serve(first, "a", NOW, NOW + 7200)
+        used, known = Amounts(money=101), Amounts(money=100)
+        days = ((YESTERDAY, 100), (YESTERDAY + 1, 1))
+        back.serve(Hold("budget_1", used, NOTHING, NOTHING, days=days, known=known), "a", NOW, NOW + 7201)
+        assert back.spent == 101
+
+
+def test_a_process_whose_clock_is_ahead_is_counted_in_the_period_it_means() -> None:
+    account = opened(budget("day"), Silent())
+    account = tell(account, "a", {YESTERDAY: 100, YESTERDAY + 1: 5}, NOW)
+    account.prepare(NOW + 15, Silent())
+    assert account.spent == 5
+
+
+def test_what_processes_of_the_release_before_tell_counts_when_they_tell_it() -> None:
+    account = opened(budget("day"), Silent())
+    serve(account, "a", 100, 0)
+    account.prepare(NOW + 15, Silent())
+    serve(account, "a", 130, 0, now=NOW + 15)
+    assert account.spent == 30
+
+
 def test_an_alert_is_due_once_in_a_period() -> None:
     book = Silent()
     account = opened(budget(), book)

@@ -34,7 +34,9 @@ PRICED = ModelState(
     "n", "proj_1", "embed", True, False, "asleep", 0.0, 3.5, "waits", None, 0, 0, price=Price("price_1", 1, 2, 3, 4)
 )
 CHANGES = Changes("7", ("key_1",), ("m", "n"), 3, 2.5, (("key", "key_1"), ("project", "proj_1")))
-HOLD = Hold("limit_1", Amounts(1, 2, 3, 4), Amounts(5, 6, 7, 8), Amounts(9), Amounts(0, 1), 2.5)
+HOLD = Hold(
+    "limit_1", Amounts(1, 2, 3, 4), Amounts(5, 6, 7, 8), Amounts(9), Amounts(0, 1), 2.5, ((20544, 3), (20545, 1))
+)
 ASK = LeaseAsk("replica", 12.5, [HOLD], KEY, "m", Amounts(1, 64), [Newcomer(BOUND, "", NOTHING)])
 RULE = Rule("limit_1", "org_1", "project", "proj_1", "", {"requests_per_minute": 5}, None, None, True, 0.5)
 ANSWER = LeaseAnswer([Grant("limit_1", Amounts(1), Amounts(2, 3), 0.5, 8, 9)], [RULE], [[RULE], []])
@@ -94,4 +96,6 @@ def test_what_the_version_before_does_not_say_is_as_by_default(kind: Kind, value
 def test_an_account_of_the_version_before_is_taken() -> None:
     told = wire.ask_to_wire(ASK)
     told["newcomer"] = {name: each for name, each in told["newcomer"].items() if name != "sources"}
-    assert wire.ask_from_wire(told) == ASK
+    told["holds"] = [row[:6] for row in told["holds"]]
+    del told["others"]
+    assert wire.ask_from_wire(told) == ASK._replace(holds=[HOLD._replace(days=(), known=NOTHING)], others=[])

@@ -25,6 +25,8 @@ _SHARED_SECONDS = 2.0
 _RENEW_SECONDS = 10.0
 _SCARCE_SECONDS = 1.0
 _PER = ("requests", "tokens")
+# As many as accounts keep.
+_DAYS = 3
 
 
 class Allowance:
@@ -35,6 +37,7 @@ class Allowance:
 
     __slots__ = (
         "_given",
+        "_known",
         "_least",
         "_left_then",
         "_missed",
@@ -43,6 +46,7 @@ class Allowance:
         "_refilled_at",
         "_used_then",
         "closed_until",
+        "days",
         "dry_since",
         "free",
         "limited",
@@ -61,6 +65,7 @@ class Allowance:
     def __init__(self, rule: Rule) -> None:
         self._given = [0, 0, 0, 0]
         self.tokens_used = self.money_used = 0
+        self.days: dict[int, int] = {}
         # Whole numbers where something is limited: they are also shown.
         self.requests: float = math.inf
         self.tokens: float = math.inf
@@ -73,7 +78,7 @@ class Allowance:
         self.spent = 0
         self.synced_at = self.closed_until = self.dry_since = 0.0
         self._refilled_at = [0.0, 0.0]
-        self._left_then = self._used_then = self._missed = self._least = NOTHING
+        self._left_then = self._used_then = self._missed = self._least = self._known = NOTHING
         self._rates: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
 
     def change(self, rule: Rule) -> None:
@@ -93,6 +98,13 @@ class Allowance:
             self._given[3], self.money = self.money_used, 0 if limited[3] else math.inf
         self.limited = limited
         self._part = Amounts(*((most or 0) // _PARTS for most in least))
+
+    def spend(self, money: int, day: int) -> None:
+        """Count money used by a request that was admitted on that day (since 1970, UTC): budgets are by such days."""
+        self.money_used += money
+        self.days[day] = self.days.get(day, 0) + money
+        if len(self.days) > _DAYS:
+            del self.days[min(self.days)]
 
     @property
     def left(self) -> Amounts:
@@ -152,7 +164,8 @@ class Allowance:
             if left > want:
                 self._change(index, want - left)
         age = now - self.dry_since if self.dry_since else 0.0
-        hold = Hold(self.rule.id, self.used, self.taken, wants, self._least, age)
+        days = tuple(self.days.items())
+        hold = Hold(self.rule.id, self.used, self.taken, wants, self._least, age, days, self._known)
         self._used_then, self._missed, self._least = hold.used, NOTHING, NOTHING
         self.synced_at, self.dry_since, self._left_then = now, 0.0, self.left
         return hold
@@ -160,6 +173,8 @@ class Allowance:
     def take(self, grant: Grant, told: Hold | None, now: float) -> None:
         """Hold what was granted in answer to `told`; None: what a caller's first question was answered with."""
         used = self._used_then if told is None else told.used
+        if told is not None:
+            self._known = used
         for index, limited in enumerate(self.limited):
             if limited:
                 self._change(index, grant.held[index] + used[index] - self._given[index])

@@ -76,15 +76,16 @@ class Reservation:
         self.tokens = tokens
         self.money = 0
 
-    def settle(self, tokens: int, money: int) -> None:
-        """Pay what was used, and give the rest back; to be called once."""
+    def settle(self, tokens: int, money: int, admitted_at: float = 0.0) -> None:
+        """Pay what was used, and give the rest back; to be called once. `admitted_at`: as the ledger has it."""
         for limit in self.bound.limits:
             limit.places += 1
             limit.tokens += self.tokens - tokens
             limit.tokens_used += tokens
         for budget in self.bound.budgets:
             budget.money += self.money - money
-            budget.money_used += money
+            if money:
+                budget.spend(money, int(admitted_at // 86400))
 
 
 def longest_cost(price: Price, prompt: int, answer: int) -> int:

@@ -134,7 +134,8 @@ NOTHING = Amounts()
 class Hold(NamedTuple):
     """What a process says of one rule. `used`: all it has ever used of it; `taken`: reserved by requests under way;
     `wants`: what it wants to have free beside that; `least`: what it must get of it to be of use; `age`: seconds since
-    the last use. All absolute, so that a hold told twice says the same."""
+    the last use; `days`: of the money used, what requests used that were admitted on the last days (since 1970, UTC);
+    `known`: of what it used, what an answer has confirmed. All absolute, so that a hold told twice says the same."""
 
     rule: str
     used: Amounts
@@ -142,6 +143,8 @@ class Hold(NamedTuple):
     wants: Amounts
     least: Amounts = NOTHING
     age: float = 0.0
+    days: Sequence[tuple[int, int]] = ()
+    known: Amounts = NOTHING
 
 
 class Grant(NamedTuple):

@@ -169,7 +169,7 @@ class Exchange:
             cost = price.cost(event, outcome).total if price is not None and reserved.bound.budgets else 0
         except Exception:
             _log.exception("what request %s used can't be told: it pays what it had reserved", self._request_id)
-        reserved.settle(tokens, cost)
+        reserved.settle(tokens, cost, metered.admitted_at)
 
     def _watch(self, task: asyncio.Task[None]) -> Callable[[], object]:
         """Cancel the task when the caller hangs up; returns what ends the watch."""

@@ -89,7 +89,10 @@ def ask_to_wire(ask: LeaseAsk) -> dict[str, Any]:
     return {
         "replica": ask.replica,
         "at": ask.at,
-        "holds": [[h.rule, *map(list, (h.used, h.taken, h.wants, h.least)), h.age] for h in ask.holds],
+        "holds": [
+            [h.rule, *map(list, (h.used, h.taken, h.wants, h.least)), h.age, list(map(list, h.days)), list(h.known)]
+            for h in ask.holds
+        ],
         "newcomer": None if ask.newcomer is None else key_to_wire(ask.newcomer),
         "model": ask.model,
         "least": list(ask.least),
@@ -114,8 +117,20 @@ def _newcomer(key: dict[str, Any], model: str, least: list[int]) -> Newcomer:
     return Newcomer(key_from_wire(key), str(model), _amounts(least))
 
 
-def _hold(rule: str, used: list[int], taken: list[int], wants: list[int], least: list[int], age: float) -> Hold:
-    return Hold(rule, _amounts(used), _amounts(taken), _amounts(wants), _amounts(least), age)
+def _hold(
+    rule: str,
+    used: list[int],
+    taken: list[int],
+    wants: list[int],
+    least: list[int],
+    age: float,
+    days: Sequence[Sequence[int]] = (),
+    known: list[int] | None = None,
+) -> Hold:
+    told = tuple((int(day), int(money)) for day, money, *_ in days)
+    return Hold(
+        rule, _amounts(used), _amounts(taken), _amounts(wants), _amounts(least), age, told, _amounts(known or [])
+    )
 
 
 def answer_to_wire(answer: LeaseAnswer) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -24,6 +25,8 @@ LEASE_SECONDS = 30.0
 _FORGET_SECONDS = 3600.0
 _AGAIN_SECONDS = 1.0
 _DAY = 86400
+# Days of which it is kept what was used: no request lasts longer.
+_DAYS = 3
 _SECONDS = {
     "requests_per_minute": 60,
     "requests_per_day": _DAY,
@@ -45,17 +48,22 @@ class Book(Protocol):
 
 @dataclass
 class _Replica:
-    """One process's part: all it ever used, what it holds, when it last spoke (its clock), and until when that holds."""
+    """One process's part: all it ever used, what it holds, when it last spoke (its clock), and until when that holds.
+
+    `days`: of what it used of a budget, the money by the day (since 1970, UTC) on which requests were admitted.
+    """
 
     used: Amounts = NOTHING
     held: Amounts = NOTHING
     spoke_at: float = 0.0
     expires_at: float = 0.0
+    days: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass
 class Account:
-    """The account of one rule. `alerted`: the money spent that somebody was told of in this period, None: nobody was."""
+    """The account of one rule. `spent`: in the period, by requests admitted in it, as the ledger has it. `alerted`: the
+    money spent that somebody was told of in this period, None: nobody was."""
 
     rule: Rule
     windows: dict[str, Window] = field(default_factory=dict)
@@ -68,12 +76,12 @@ class Account:
     def load(cls, rule: Rule, state: str) -> Account:
         """From its stored form."""
         stored: dict[str, Any] = json.loads(state)
-        rows = stored.get("windows", {})
+        rows, days = stored.get("windows", {}), stored.get("days", {})
         return cls(
             rule,
             {name: Window(seconds, rows.get(name, [])) for name, seconds in _SECONDS.items() if name in rule.most},
             {
-                name: _Replica(Amounts(*used), Amounts(*held), spoke_at, expires_at)
+                name: _Replica(Amounts(*used), Amounts(*held), spoke_at, expires_at, dict(days.get(name, ())))
                 for name, (used, held, spoke_at, expires_at) in stored.get("replicas", {}).items()
             },
             stored.get("period_start", -1.0),
@@ -92,23 +100,23 @@ class Account:
         }
         if self.rule.period is not None:
             value |= {"period_start": self.period_start, "spent": self.spent, "alerted": self.alerted}
+            value["days"] = {name: list(part.days.items()) for name, part in self.replicas.items() if part.days}
         return json.dumps(value, separators=(",", ":"))
 
     def prepare(self, now: float, book: Book) -> None:
         """Bring it to this moment: the period, what counts no more, and whoever fell silent."""
         for window in self.windows.values():
             window.forget(now)
-        self._settle_silent(now, book)
         if self.rule.period is not None:
-            start = period_start(self.rule.period, now)
-            if start != self.period_start:
-                self.period_start, self.alerted = start, None
-                self.spent = book.spent(self.rule, start)
+            self._begin(period_start(self.rule.period, now), book)
+        self._settle_silent(now, book)
 
     def serve(self, hold: Hold, replica: str, at: float, now: float) -> Grant:
         """Take what a process says it used, and lease it a slice of what is left."""
         part = self.replicas.setdefault(replica, _Replica())
-        self._count(part, hold.used, now, now - hold.age)
+        # Of a process that was forgotten in between, what it was told to have been counted.
+        part.used = Amounts(*map(max, part.used, hold.known))
+        self._count(part, hold.used, now, now - hold.age, hold.days)
         part.held = NOTHING
         alive = [other.held for name, other in self.replicas.items() if name != replica and other.expires_at > now]
         others = [held for held in alive if any(held)]
@@ -158,15 +166,42 @@ class Account:
             used["concurrent_requests"] = sum(part.held.places for part in self.replicas.values())
         return used
 
-    def _count(self, part: _Replica, used: Amounts, now: float, requests_at: float) -> None:
+    def _begin(self, start: float, book: Book) -> None:
+        """Be in the period that began then. What it has spent at its first moment processes have told, or will tell.
+
+        The ledger is asked only by an account that is new: later, some of what it knows will be told once more.
+        """
+        if start == self.period_start:
+            return
+        if self.period_start < 0:
+            self.spent = book.spent(self.rule, start)
+        else:
+            parts = self.replicas.values()
+            self.spent = sum(money for part in parts for day, money in part.days.items() if day * _DAY >= start)
+        self.period_start, self.alerted = start, None
+
+    def _count(
+        self,
+        part: _Replica,
+        used: Amounts,
+        now: float,
+        requests_at: float,
+        days: Sequence[tuple[int, int]] = (),
+    ) -> None:
         """Add what was used since the process last spoke. Told twice, it is counted once."""
         new = Amounts(*(max(0, told - known) for told, known in zip(used, part.used, strict=True)))
         for name, window in self.windows.items():
             of_requests = name.startswith("requests")
             if amount := new.requests if of_requests else new.tokens:
                 window.add(requests_at if of_requests else now, amount)
-        self.spent += new.money
+        money = new.money
+        if days:  # some of it may be of a period that is over
+            here = (spent - part.days.get(day, 0) for day, spent in days if day * _DAY >= self.period_start)
+            money = min(money, sum(max(0, more) for more in here))
+        self.spent += money
         part.used = Amounts(*map(max, used, part.used))
+        known = {**part.days, **{day: max(spent, part.days.get(day, 0)) for day, spent in days}}
+        part.days = {day: known[day] for day in sorted(known)[-_DAYS:]}
 
     def _rooms(self, others: list[Amounts]) -> list[int | None]:
         """What is neither used nor held by others, of requests, tokens, places and money; None: not limited."""

@@ -1,12 +1,12 @@
 """Leases of limits and budgets: what gateways take slices of, in one transaction for all rules of one question.
 
-Two statements take care of any number of rules: one reads and locks their accounts, one writes them back.
+Three statements take care of any number of rules: one reads and locks their accounts, one asks the database's clock, which
+all copies of this function share, and one writes them back.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -57,10 +57,10 @@ class Leases:
 
     def accounts(self, rule_ids: Sequence[str]) -> dict[str, Account]:
         """How limits and budgets stand, by id; of those that nobody has used there may be none."""
-        now = time.time()
         found = {}
         # Brought up to date for whoever looks, but not stored: that is for those who lease.
         with self._database.read() as session:
+            now = session.now()
             for row in session.rows(select(allowances).where(allowances.c.id.in_(rule_ids))):
                 found[row.id] = Account.load(self._rule(row), row.state)
                 found[row.id].prepare(now, LedgerBook(session))
@@ -69,9 +69,10 @@ class Leases:
     def _granted(
         self, session: WriteSession, ask: LeaseAsk, holds: Mapping[str, Hold], first: Mapping[str, Hold]
     ) -> list[Grant]:
-        now, book = time.time(), LedgerBook(session)
         grants, states = [], {}
-        for row in _locked(session, [*holds, *first]):
+        rows, book = _locked(session, [*holds, *first]), LedgerBook(session)
+        now = session.now()
+        for row in rows:
             account = Account.load(self._rule(row), row.state)
             account.prepare(now, book)
             hold = holds.get(row.id)
