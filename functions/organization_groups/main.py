@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.errors import InvalidRequest, NotFound
+from llmariner.errors import InvalidRequest
 from llmariner.http import openai_shapes as shapes
 from llmariner.http.administration import administers
 from llmariner.http.app import api
@@ -24,7 +24,7 @@ from llmariner.http.groups import (
 from llmariner.http.lists import GroupCursor, LongLimit, Order, UserCursor, listed_with_next, next_page
 from llmariner.http.roles import AssignmentBody
 from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.directory import Directory
+from llmariner.tenancy.directory import Directory, Paging
 
 Reader = Annotated[Caller, administers("api.organizations.users.read")]
 Writer = Annotated[Caller, administers("api.organizations.users.write")]
@@ -116,15 +116,15 @@ def list_members(
     order: Order = "asc",
 ) -> dict[str, Any]:
     """The organisation's people who are in it, as far as their tokens said; who never signed in is not among them."""
-    return next_page(_members(request, caller, group_id), after=after, limit=limit, order=order)
+    groups = groups_of(request)
+    rows, more = groups.members(groups.get(caller.organization_id, group_id), Paging(after, limit, order))
+    return listed_with_next([member(row) for row in rows], has_more=more)
 
 
 def get_member(request: Request, caller: Reader, group_id: str, user_id: str) -> dict[str, Any]:
     """One of them."""
-    found = [each for each in _members(request, caller, group_id) if each["id"] == user_id]
-    if not found:
-        raise NotFound(f"No user with id '{user_id}' in this group, as far as tokens said.", param="user_id")
-    return found[0]
+    groups = groups_of(request)
+    return member(groups.member(groups.get(caller.organization_id, group_id), user_id))
 
 
 def add_member(request: Request, caller: Writer, group_id: str, body: GroupUserBody) -> dict[str, Any]:
@@ -145,11 +145,6 @@ def _issuers(request: Request, caller: Caller, group_id: str) -> InvalidRequest:
         param="group_id",
         code="managed_by_issuer",
     )
-
-
-def _members(request: Request, caller: Caller, group_id: str) -> list[dict[str, Any]]:
-    group = groups_of(request).get(caller.organization_id, group_id)
-    return [member(row) for row in groups_of(request).members(group)]
 
 
 def _role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:

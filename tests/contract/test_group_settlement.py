@@ -13,11 +13,13 @@ from sqlalchemy import func, select
 
 from llmariner.audit import log
 from llmariner.context import Context
+from llmariner.errors import NotFound
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import tables
 from llmariner.platform.events.outbox import event_of
 from llmariner.tenancy import sign_in
+from llmariner.tenancy.directory import Paging
 from llmariner.tenancy.group_roles import CHANGED, GroupRoles
 from llmariner.tenancy.group_settlement import settle_group
 from llmariner.tenancy.groups import Groups
@@ -146,13 +148,20 @@ def test_people_sign_in_while_their_group_is_mapped(team: Team, people: tuple[Si
     assert log.verify(team.database, team.owner.organization_id).whole
 
 
-def test_a_group_lists_its_members_by_the_index(team: Team) -> None:
+def test_a_group_s_members_are_paged_in_the_database(team: Team) -> None:
     staff(team.database, 3)
     groups = Groups(team.database)
     group = groups.create(team.admin, ISSUER, "staff")
     groups.give(team.admin, group.id, "reader", None)
     settle_group(team.database, ISSUER, "staff")
-    assert [row.id for row in groups.members(group)] == ["user_0000", "user_0001", "user_0002"]
+    rows, more = groups.members(group, Paging(limit=2, order="asc"))
+    assert ([row.id for row in rows], more) == (["user_0000", "user_0001"], True)
+    rows, more = groups.members(group, Paging(after="user_0001", limit=2, order="asc"))
+    assert ([row.id for row in rows], more) == (["user_0002"], False)
+    assert groups.member(group, "user_0001").email == "p1@example.org"
+    for user_id in (team.admin.user_id, "user_nobody"):
+        with pytest.raises(NotFound):
+            groups.member(group, user_id)
 
 
 def test_groups_of_an_older_database_are_kept(new_database: Callable[[], Database]) -> None:

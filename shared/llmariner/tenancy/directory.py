@@ -24,7 +24,7 @@ from llmariner.tenancy.tables import (
     users,
 )
 
-__all__ = ["Access", "Directory", "Page", "Paging"]
+__all__ = ["Access", "Directory", "Page", "Paging", "page_of"]
 
 Page: TypeAlias = tuple[Sequence[Row[Any]], bool]
 """Rows, and whether more follow."""
@@ -52,7 +52,7 @@ class Directory:
         if not archived:
             query = query.where(projects.c.archived_at.is_(None))
         with self._database.read() as session:
-            return _page(session, query, projects.c.id, paging)
+            return page_of(session, query, projects.c.id, paging)
 
     def project(self, organization_id: str, project_id: str) -> Row[Any]:
         """One project, archived or not. NotFound."""
@@ -64,7 +64,7 @@ class Directory:
         with self._database.read() as session:
             _project(session, organization_id, project_id)
             query = _members(project_id, is_human).where(users.c.hidden.is_(False))
-            return _page(session, query, users.c.id, paging)
+            return page_of(session, query, users.c.id, paging)
 
     def project_user(self, organization_id: str, project_id: str, user_id: str) -> Row[Any]:
         """One of the people of a project. NotFound."""
@@ -78,7 +78,7 @@ class Directory:
         with self._database.read() as session:
             _project(session, organization_id, project_id)
             query = _members(project_id, users.c.kind == "service_account")
-            return _page(session, query, users.c.id, paging)
+            return page_of(session, query, users.c.id, paging)
 
     def service_account(self, organization_id: str, project_id: str, account_id: str) -> Row[Any]:
         """One service account of a project. NotFound."""
@@ -95,7 +95,7 @@ class Directory:
             query = _keys(organization_id).where(api_keys.c.project_id == project_id)
             if access != "any":
                 query = query.where(_HAS_ACCESS if access == "active" else ~_HAS_ACCESS)
-            return _page(session, query, api_keys.c.id, paging)
+            return page_of(session, query, api_keys.c.id, paging)
 
     def project_key(self, organization_id: str, project_id: str, key_id: str) -> Row[Any]:
         """One live key of a project. NotFound."""
@@ -109,7 +109,7 @@ class Directory:
         """The organisation's live admin keys."""
         with self._database.read() as session:
             query = _keys(organization_id).where(api_keys.c.kind == "admin")
-            return _page(session, query, api_keys.c.id, paging)
+            return page_of(session, query, api_keys.c.id, paging)
 
     def admin_key(self, organization_id: str, key_id: str) -> Row[Any]:
         """One live admin key. NotFound."""
@@ -123,7 +123,7 @@ class Directory:
         if emails:
             query = query.where(users.c.email.in_([email.lower() for email in emails]))
         with self._database.read() as session:
-            return _page(session, query, users.c.id, paging)
+            return page_of(session, query, users.c.id, paging)
 
     def person(self, organization_id: str, user_id: str) -> Row[Any]:
         """One of the organisation's people. NotFound."""
@@ -155,7 +155,7 @@ class Directory:
     def invites(self, organization_id: str, paging: Paging) -> Page:
         """The organisation's invitations, but for those it took back."""
         with self._database.read() as session:
-            return _page(session, _invites(organization_id), invites.c.id, paging)
+            return page_of(session, _invites(organization_id), invites.c.id, paging)
 
     def invite(self, organization_id: str, invite_id: str) -> Row[Any]:
         """One invitation. NotFound."""
@@ -171,7 +171,8 @@ class Directory:
             return session.rows(query.order_by(custom_roles.c.created_at, custom_roles.c.id))
 
 
-def _page(session: ReadSession, query: Select[Any], identity: ColumnElement[str], paging: Paging) -> Page:
+def page_of(session: ReadSession, query: Select[Any], identity: ColumnElement[str], paging: Paging) -> Page:
+    """A page of a query in the order of `identity`, the column of ids."""
     ascending = paging.order == "asc"
     if paging.after is not None:
         query = query.where(identity > paging.after if ascending else identity < paging.after)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, and_, select, update
+from sqlalchemy import Row, Select, and_, select, update
 
 from llmariner.audit import log
 from llmariner.errors import Conflict, NotFound
@@ -17,6 +17,7 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
 from llmariner.tenancy.acts import alone
 from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.directory import Page, Paging, page_of
 from llmariner.tenancy.group_roles import announce, check_name, check_not_above, give, same, take
 from llmariner.tenancy.tables import group_roles, groups, organization_users, user_groups, users
 
@@ -84,19 +85,18 @@ class Groups:
             _log(session, caller, "group.deleted", group_id, {})
         return [row.id for row in ending]
 
-    def members(self, group: Row[Any]) -> list[Row[Any]]:
-        """The organisation's people who are in a group by the newest token that each came with; oldest members first."""
-        joined = users.join(organization_users, organization_users.c.user_id == users.c.id)
-        joined = joined.join(user_groups, user_groups.c.user_id == users.c.id)
-        there = and_(
-            organization_users.c.organization_id == group.organization_id,
-            user_groups.c.issuer == group.issuer,
-            user_groups.c.name == group.name,
-            users.c.hidden.is_(False),
-        )
-        query = select(users.c.id, users.c.email, users.c.name).select_from(joined).where(there)
+    def members(self, group: Row[Any], paging: Paging) -> Page:
+        """The organisation's people who are in a group by the newest token of each, in the order of their ids."""
         with self._database.read() as session:
-            return list(session.rows(query.order_by(organization_users.c.created_at, users.c.id)))
+            return page_of(session, _members(group), users.c.id, paging)
+
+    def member(self, group: Row[Any], user_id: str) -> Row[Any]:
+        """One of them. NotFound."""
+        with self._database.read() as session:
+            found = session.first(_members(group).where(users.c.id == user_id))
+        if found is None:
+            raise NotFound(f"No user with id '{user_id}' in this group, as far as tokens said.", param="user_id")
+        return found
 
     def role(self, group: Row[Any], project_id: str | None) -> Row[Any] | None:
         """What a group is in its organisation, or in a project of it; None: nothing."""
@@ -145,6 +145,18 @@ def _one(session: ReadSession, organization_id: str, group_id: str) -> Row[Any]:
     if found is None:
         raise NotFound(f"No group with id '{group_id}' in this organization.", param="group_id")
     return found
+
+
+def _members(group: Row[Any]) -> Select[Any]:
+    joined = users.join(organization_users, organization_users.c.user_id == users.c.id)
+    joined = joined.join(user_groups, user_groups.c.user_id == users.c.id)
+    there = and_(
+        organization_users.c.organization_id == group.organization_id,
+        user_groups.c.issuer == group.issuer,
+        user_groups.c.name == group.name,
+        users.c.hidden.is_(False),
+    )
+    return select(users.c.id, users.c.email, users.c.name).select_from(joined).where(there)
 
 
 def _mapping(group: Row[Any], project_id: str | None) -> dict[str, Any]:
