@@ -6,13 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-$(shell cat locks/platform.lock pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
 ENGINE_TESTS := tests/serving tests/e2e
-# Tests that compute, a file to a process; those of the other folders take times, or start engines that take all cores.
-SPREAD := $(addprefix tests/,unit functions contract cli docs manifests kubernetes eventing identity)
-PYTEST_SPREAD := $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile
 # The cluster itself, scenarios, the suite of one machine through its Gateway; at last the platform is taken away.
 CLUSTER_TESTS ?= tests/cluster/test_lab.py tests/cluster/scenarios tests/e2e/platform/test_answers.py tests/e2e/clients tests/cluster/removal
 
-.PHONY: help up down test test-fast check lock manifests images cluster cluster-down e2e-api-server e2e-cluster bench e2e clean
+.PHONY: help up down test test-fast test-dates check lock manifests images cluster cluster-down e2e-api-server e2e-cluster bench e2e clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,14 +20,14 @@ up: $(STAMP)  ## set up what is missing and start the platform, with a real mode
 down: $(STAMP)  ## stop the platform and its engines
 	@$(BIN)/llma down
 
-test: $(STAMP) check  ## set up what is missing and run every test on one machine, real engine included
-	@$(BIN)/python -m llmariner.local.setup
-	@$(PYTEST_SPREAD) -m "not cluster" $(SPREAD)
-	@$(BIN)/python -m pytest -q -m "not cluster" $(addprefix --ignore=,$(SPREAD)) tests
+test: $(STAMP)  ## set up what is missing and run every test on one machine, real engine included
+	@$(BIN)/python -m tests.suite check setup spread whole
 
 test-fast: $(STAMP)  ## the tests that need no engine
-	@$(PYTEST_SPREAD) -m "not engine and not cluster" $(SPREAD)
-	@$(BIN)/python -m pytest -q -m "not engine and not cluster" $(addprefix --ignore=,$(SPREAD)) tests
+	@$(BIN)/python -m tests.suite --fast spread whole
+
+test-dates: $(STAMP)  ## the fast tests on another day or in another time zone (DATE=...; else one of them, by turns)
+	@$(BIN)/python -m tests.suite.dates $(DATE)
 
 check: $(STAMP)  ## format, lint, types, architecture, generated files
 	@$(BIN)/ruff format --quiet --check shared functions eventing images tests
@@ -82,14 +79,17 @@ lock: $(STAMP)  ## make the locks anew from their inputs
 clean:  ## remove what was made in this folder (not the caches, not the platform's data)
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-# The stamp is written last: an interrupted making is made again.
+# The stamp is written last. An interruption may have left half a package that looks whole: what was begun is begun anew.
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12 up"; exit 1; }
 	@echo "  platform environment ($(VENV)): making it, about half a minute"
+	@if test -e $(VENV)/.being-made; then rm -rf $(VENV); fi
+	@mkdir -p $(VENV) && touch $(VENV)/.being-made
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r locks/platform.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@rm -f $(VENV)/.made-from-*
 	@touch $@
+	@rm $(VENV)/.being-made

@@ -31,6 +31,10 @@ def boot(folder: Path) -> list[str]:
     return [sys.executable, "-m", "llmariner.boot", str(folder)]
 
 
+# Where the tests run on another date, so do their children.
+_CLOCK = ("TZ", "LD_PRELOAD", "CLOCK_SHIFT")
+
+
 @contextmanager
 def process(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[int]:
     """A server for as long as the block lasts; yields its port. It is told of it by `PORT`, as Knative does."""
@@ -46,7 +50,8 @@ def engine() -> list[str]:
 
 @contextmanager
 def _listening(command: list[str], port: int, environment: Mapping[str, str], log: Path) -> Iterator[None]:
-    said = {"PATH": os.environ["PATH"], "PORT": str(port), "HOST": "127.0.0.1", **environment}
+    kept = {name: os.environ[name] for name in ("PATH", *_CLOCK) if name in os.environ}
+    said = {**kept, "PORT": str(port), "HOST": "127.0.0.1", **environment}
     with log.open("wb") as output:
         child = subprocess.Popen(
             command, env=said, cwd=CHECKOUT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True

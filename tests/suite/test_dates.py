@@ -1,0 +1,54 @@
+"""Other dates are really seen by the processes of a run."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from . import dates
+from .dates import DATES, Date, of_day, run
+
+PROGRAM = """
+import subprocess, sys, time
+from datetime import datetime
+monotonic = time.monotonic()
+child = subprocess.run([sys.executable, "-c", "import time; print(time.time())"], capture_output=True, text=True)
+assert abs(float(child.stdout) - time.time()) < 30, "children have the same clock"
+assert time.monotonic() - monotonic < 30
+open(sys.argv[1], "w").write(f"{time.time()} {datetime.now().astimezone().utcoffset().total_seconds()}")
+"""
+UNTIL_SET_BACK = """
+import time
+last = time.time()
+while time.time() > last - 60:
+    last = time.time()
+    time.sleep(0.05)
+"""
+
+
+def seen(date: Date, folder: Path) -> tuple[datetime, float]:
+    assert run(date, [sys.executable, "-c", PROGRAM, str(folder / "seen")]) == 0
+    at, offset = map(float, (folder / "seen").read_text().split())
+    return datetime.fromtimestamp(at, UTC), offset / 3600
+
+
+def test_processes_see_another_day(tmp_path: Path) -> None:
+    assert (seen(DATES["forty-days"], tmp_path)[0] - datetime.now(UTC)).days in (39, 40)
+    assert seen(DATES["leap-day"], tmp_path)[0].strftime("%d %b %Y") in ("29 Feb 2028", "01 Mar 2028")
+
+
+def test_processes_see_another_place(tmp_path: Path) -> None:
+    assert seen(DATES["kiritimati"], tmp_path)[1] == 14
+    assert seen(DATES["st-johns"], tmp_path)[1] in (-3.5, -2.5)
+
+
+def test_the_clock_is_set_back_under_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dates, "_STEP_SECONDS", 1.0)
+    assert run(DATES["set-back"], [sys.executable, "-c", UNTIL_SET_BACK]) == 0
+
+
+def test_each_date_has_its_turn() -> None:
+    assert {of_day(number) for number in range(20_000, 20_000 + len(DATES))} == set(DATES)

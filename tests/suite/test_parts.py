@@ -1,0 +1,47 @@
+"""A part that fails keeps no other from being run, and the end says which it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from . import parts
+
+TESTS = {
+    "tests/first/test_first.py": "def test_good():\n    pass\n\ndef test_bad():\n    assert False\n",
+    "tests/second/test_second.py": "import pytest\n\ndef test_good(): pass\n\ndef test_other():\n    pytest.skip('x')\n",
+}
+
+
+@pytest.fixture
+def small_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two folders of tests, the first of which fails, and a check."""
+    for name, text in TESTS.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = cluster\n  engine\naddopts = --import-mode=importlib\n")
+    (tmp_path / "Makefile").write_text("check:\n\t@test ! -e wrong\n")
+    monkeypatch.setattr(parts, "ROOT", tmp_path)
+    monkeypatch.setattr(parts, "SPREAD", ["tests/first"])
+    monkeypatch.setattr(parts, "_MANY", [])
+    return tmp_path
+
+
+def test_every_part_is_run_and_the_last_lines_tell_of_all(small_suite: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert parts.main(["check", "spread", "whole"]) == 1
+    out = capfd.readouterr().out
+    check, spread, failed, whole = out.rpartition("\nSummary\n")[2].splitlines()
+    assert check.split()[:2] == ["check", "ok"]
+    assert spread.split()[:2] == ["spread", "FAILED"]
+    assert spread.endswith("1 passed, 1 failed")
+    assert "test_bad" in failed
+    assert whole.split()[:2] == ["whole", "ok"]
+    assert whole.endswith("1 passed, 1 skipped")
+
+
+def test_a_suite_without_a_fault_ends_well(small_suite: Path) -> None:
+    assert parts.main(["whole"]) == 0
+    (small_suite / "wrong").touch()
+    assert parts.main(["check"]) == 1
