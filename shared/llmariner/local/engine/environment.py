@@ -1,7 +1,8 @@
 """Makes the engine environment: a virtual environment of its own, from a lock, under the cache folder.
 
 Keyed by a hash of the lock and the Python version, so that another lock makes another environment. It counts as made only
-when its marker is written, last; an interrupted making is taken up where it stopped.
+when its marker is written, last. An interrupted making is taken up where it stopped, but for what may be half there: the
+virtual environment itself is made anew, and packages that look installed are installed again, from the installer's cache.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ __all__ = ["EngineEnvironment", "engine_lock"]
 
 _ABOUT_BYTES = 5_500_000_000
 _MARK = "complete"
+_BEGUN = "being-installed"
+_UV = str(Path(sys.executable).with_name("uv"))
 # vLLM looks itself up among the installed distributions by this name; the build for CPUs has another.
 _SHIM = """[build-system]
 requires = ["setuptools>=61"]
@@ -58,15 +61,18 @@ class EngineEnvironment:
         free = shutil.disk_usage(self.folder).free
         if free < _ABOUT_BYTES:
             raise OSError(f"The engine environment needs about {megabytes(_ABOUT_BYTES)}; {megabytes(free)} are free.")
-        uv = str(Path(sys.executable).with_name("uv"))
-        venv = str(self.folder / "venv")
-        if not self.python.exists():
-            _run([uv, "venv", "--quiet", "--seed", "--python", sys.executable, venv])
+        begun = self.folder / _BEGUN
+        interrupted = begun.exists()
+        if not interrupted:
+            _run([_UV, "venv", "--quiet", "--seed", "--clear", "--python", sys.executable, str(self.folder / "venv")])
+            begun.write_text("")
         with Step("engine environment (vLLM, torch)", lambda: self._written(free)):
-            install = [uv, "pip", "install", "--quiet", "--python", str(self.python), "--no-deps"]
+            install = [_UV, "pip", "install", "--quiet", "--python", str(self.python), "--no-deps"]
+            install += ["--reinstall"] if interrupted else []
             _run([*install, "--require-hashes", "-r", str(self._lock)])
             _run([*install, str(self._shim())])
         (self.folder / _MARK).write_text("")
+        begun.unlink()
 
     def _shim(self) -> Path:
         folder = self.folder / "shim"
