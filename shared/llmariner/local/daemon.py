@@ -18,7 +18,7 @@ from typing import Any
 
 from llmariner.local import loopback
 from llmariner.local.engine.environment import EngineEnvironment, engine_lock
-from llmariner.local.home import Home, Layout
+from llmariner.local.home import Home, Layout, write_private
 from llmariner.local.progress import Step
 from llmariner.local.rehearsal import rehearse
 from llmariner.local.setup import set_up
@@ -30,6 +30,7 @@ __all__ = ["NotStarted", "base_url", "down", "engine_environment_of", "logs", "r
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 40.0
+_LOOK_SECONDS = 1.0
 
 
 class NotStarted(Exception):
@@ -47,13 +48,12 @@ def engine_environment_of(settings: HomeSettings) -> EngineEnvironment:
 
 
 def running(settings: HomeSettings) -> int | None:
-    """The platform's process id, while it runs."""
-    try:
-        state = json.loads((settings.root / "platform.json").read_text())
-        os.kill(state["pid"], 0)
-        return int(state["pid"]) if _lock_is_held(settings.root) else None
-    except (OSError, ValueError, KeyError):
-        return None
+    """The platform's process id, once it listens."""
+    pid = _holder(settings.root)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        if pid is not None and json.loads((settings.root / "platform.json").read_text())["pid"] == pid:
+            return pid
+    return None
 
 
 def up(*, foreground: bool) -> None:
@@ -80,17 +80,17 @@ def up(*, foreground: bool) -> None:
 
 
 def down() -> bool:
-    """End the platform and its engines; False when it was not running."""
+    """End the platform and its engines, be it that it starts yet; False when it was not running."""
     settings = HomeSettings.load(environment())
-    pid = running(settings)
+    pid = _holder(settings.root)
     if pid is None:
         return False
-    os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + _STOP_SECONDS
-    with Step("stopping the platform"):
-        while running(settings) and time.monotonic() < deadline:
+    with contextlib.suppress(ProcessLookupError), Step("stopping the platform"):
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while _holder(settings.root) == pid and time.monotonic() < deadline:
             time.sleep(0.1)
-        if running(settings):
+        if _holder(settings.root) == pid:
             os.kill(pid, signal.SIGKILL)
     return True
 
@@ -119,7 +119,7 @@ async def serve(settings: HomeSettings) -> None:
         state = {"pid": os.getpid(), "host": settings.host, "port": settings.port, "started": time.time()}
         try:
             # Written once the port is ours: somebody else may answer on it.
-            await server.serve(listening=lambda: _write(state_file, state))
+            await server.serve(listening=lambda: write_private(state_file, json.dumps(state)))
         finally:
             await home.stop()
             state_file.unlink(missing_ok=True)
@@ -138,10 +138,6 @@ def _check_port(settings: HomeSettings) -> None:
             ) from error
 
 
-def _write(file: Path, state: dict[str, Any]) -> None:
-    file.write_text(json.dumps(state))
-
-
 def _spawn(settings: HomeSettings) -> None:
     log = Layout(settings.root).logs / "platform.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +152,9 @@ def _spawn(settings: HomeSettings) -> None:
     deadline = time.monotonic() + _START_SECONDS
     with Step("starting the platform"):
         while not _answers(settings):
-            if process.poll() is not None or time.monotonic() > deadline:
+            # Where another one holds the home, ours ends at once, and that one is waited for.
+            ended = process.poll() is not None and _holder(settings.root) is None
+            if ended or time.monotonic() > deadline:
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
                 raise NotStarted(f"The platform did not start. The end of {log}:\n{tail}")
             time.sleep(0.05)
@@ -191,28 +189,45 @@ def _say_how(settings: HomeSettings, *, new_key: bool) -> None:
 
 @contextlib.contextmanager
 def _lock(root: Path) -> Iterator[None]:
-    """One platform per home folder: a second one would fight over engines and ledger."""
+    """One platform per home folder: a second one would fight over engines and ledger. The lock names its holder."""
     root.mkdir(parents=True, exist_ok=True)
-    with (root / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise NotStarted(f"Another platform runs in {root}; end it with `llma down`.") from None
+    with (root / "lock").open("a+") as file:
+        if not _locked(file.fileno()):
+            raise NotStarted(f"Another platform runs in {root}; end it with `llma down`.")
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
 
 
-def _lock_is_held(root: Path) -> bool:
-    with contextlib.suppress(OSError), (root / "lock").open("r") as file:
+def _locked(file: int) -> bool:
+    """Lock an open file. For a moment it may be locked by somebody who looks whether it is."""
+    deadline = time.monotonic() + _LOOK_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _holder(root: Path) -> int | None:
+    """The process that holds the home's lock. A process id that is only written somewhere may be anybody's by now."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), (root / "lock").open("r") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return True
+            # The lock of a platform of an earlier release is empty.
+            return int(file.read() or json.loads((root / "platform.json").read_text())["pid"])
         fcntl.flock(file, fcntl.LOCK_UN)
-    return False
+    return None
 
 
 if __name__ == "__main__":
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(HomeSettings.load(environment())))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        try:
+            loop.run(serve(HomeSettings.load(environment())))
+        except NotStarted as error:
+            sys.exit(str(error))

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from llmariner.boot import load
 from llmariner.context import Context
@@ -30,7 +31,7 @@ from llmariner.platform.serving.processes import ProcessServing, ProcessSettings
 from llmariner.settings import Environment, HomeSettings, SecretSettings, ServingSettings
 from llmariner.tenancy.bootstrap import first_owner, make_admin_key
 
-__all__ = ["Home", "Layout", "checkout"]
+__all__ = ["Home", "Layout", "checkout", "write_private"]
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 30
@@ -62,7 +63,8 @@ class Layout:
         """The environment of the functions, with what this home has."""
         return {
             **env,
-            "LLMARINER_DATABASE_URL": env.get("LLMARINER_DATABASE_URL") or f"sqlite:///{self.root / 'platform.db'}",
+            "LLMARINER_DATABASE_URL": env.get("LLMARINER_DATABASE_URL")
+            or f"sqlite:///{quote(str(self.root / 'platform.db'))}",
             "LLMARINER_PEPPER_FILE": str(self.root / "pepper"),
             "LLMARINER_SERVICE_SECRET_FILE": str(self.root / "service-secret"),
         }
@@ -81,6 +83,8 @@ def write_private(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, path)
 
 
