@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from sqlalchemy import update
 
 from llmariner.errors import ModelNotFound
 from llmariner.models.directory import ModelDirectory
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
 from llmariner.models.registry import Registry
+from llmariner.models.tables import models
+from llmariner.platform.database import Database
 from llmariner.usage.ledger import Ledger
 
 
@@ -50,6 +53,16 @@ def test_an_adapter_that_is_kept_awake_keeps_its_engine_awake(directory: ModelDi
     assert asyncio.run(directory.engine("ft:shared:proj_a")).engine.keep_awake
     assert not asyncio.run(directory.engine("ft:shared:proj_b")).engine.keep_awake
     assert not asyncio.run(directory.engine("shared")).engine.keep_awake
+
+
+def test_an_adapter_that_nobody_approved_is_in_no_engine(directory: ModelDirectory, database: Database) -> None:
+    with database.write() as session:
+        values = {"approved": False, "model_file_location": "oci://evil/image"}
+        session.run(update(models).where(models.c.id == "ft:own:x").values(**values))
+    served = asyncio.run(directory.engine("ft:own:x"))
+    assert served.ids == ["own"]
+    assert "api.model.admin" in served.refused
+    assert asyncio.run(directory.engine("own")).refused == ""
 
 
 def test_many_engines_are_told_at_once(directory: ModelDirectory) -> None:

@@ -73,7 +73,8 @@ class ModelDirectory:
         wakes = self._registry.wakes(base.id)
         # An adapter of a model that others share is served apart: neither can they reach it, nor its faults them.
         apart = model.project_id if model.project_id != base.project_id else None
-        return self._served(base, apart, self._registry.tuned_from(base.id), wakes)
+        served = self._served(base, apart, self._registry.tuned_from(base.id), wakes)
+        return served if model is base else replace(served, refused=self._registry.blocked(model))
 
     def _engines(self, keys: Collection[EngineKey], waking: Collection[str]) -> dict[EngineKey, Served]:
         bases, tuned = self._registry.with_tuned({model_id for model_id, _ in keys})

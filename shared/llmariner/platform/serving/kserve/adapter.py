@@ -66,6 +66,8 @@ class KServeServing:
     async def status(self, model_id: str) -> Status:
         """See the port. An adapter has the state of the engine that serves it."""
         served = await self._directory.engine(model_id)
+        if served.refused:
+            return Status(Phase.FAILED, message=served.refused)
         name = object_name(served.engine)
         seen = await self._look(name)
         self._standby.attend(name, seen.pods)
@@ -84,7 +86,7 @@ class KServeServing:
         model = served.engine
         name = object_name(model)
         seen = await self._look(name)
-        if model.blocked:
+        if model.blocked or served.refused:
             return
         if seen.service is not None and not is_of(seen.service, model):
             await asyncio.to_thread(self._transitions.delete, seen.service)

@@ -16,10 +16,14 @@ EngineKey = tuple[str, str | None]
 
 @dataclass(frozen=True)
 class Served:
-    """What one engine serves: a model, and adapters of it by their ids."""
+    """What one engine serves: a model, and adapters of it by their ids.
+
+    `refused`: why the model that was asked about is not among them.
+    """
 
     engine: EngineModel
     adapters: tuple[EngineModel, ...] = ()
+    refused: str = ""
 
     @property
     def ids(self) -> list[str]:
