@@ -1,5 +1,7 @@
 """Brings the weights of a model that was registered."""
 
+from functools import partial
+
 from llmariner.context import Context
 from llmariner.errors import ModelNotFound
 from llmariner.http.function import consumer
@@ -9,18 +11,22 @@ from llmariner.platform.events.wire import Event
 
 def consume(context: Context, event: Event) -> None:
     """Idempotent by nature: what is loaded stays, what is deleted meanwhile is left alone."""
-    model_id = str(event.data["id"])
+    model_id = str(event.data.get("registry_id", event.data["id"]))
     try:
         model = context.registry.get(model_id)
         if model.loaded:
             return
         if why := context.registry.blocked(model):
             raise WeightsUnavailable(why)
-        fetched = context.weights.fetch(
-            model, lambda progress, message: context.registry.loading(model_id, progress=progress, message=message)
-        )
+        # Which of the models that may have the id one after another: weights of one are not to become another's.
+        loading = partial(context.registry.loading, model_id, created=model.created_at)
+        fetched = context.weights.fetch(model, lambda progress, message: loading(progress=progress, message=message))
         context.registry.loaded(
-            model_id, folder=fetched.folder, size_bytes=fetched.size_bytes, task=fetched.task or model.task
+            model_id,
+            folder=fetched.folder,
+            size_bytes=fetched.size_bytes,
+            task=fetched.task or model.task,
+            created=model.created_at,
         )
     except ModelNotFound:
         return

@@ -14,7 +14,7 @@ from llmariner.platform.events.wire import Event
 
 async def consume(context: Context, event: Event) -> None:
     """Idempotent by nature: what is gone stays gone, and what is registered stays."""
-    model_id, folder = str(event.data["id"]), str(event.data["folder"])
+    model_id, folder = str(event.data.get("registry_id", event.data["id"])), str(event.data["folder"])
     await context.serving.remove(model_id, folder)
     await asyncio.to_thread(_discard, context, model_id, folder)
 

@@ -11,7 +11,7 @@ from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
 from llmariner.limits.restrictions import of_caller
 from llmariner.models.selection import Selection
-from llmariner.platform.serving import Phase, Status
+from llmariner.platform.serving import Phase, Status, name_of
 from llmariner.tenancy.caller import Caller
 
 Reader = Annotated[Caller, requires("api.model.read")]
@@ -29,7 +29,7 @@ async def status(request: Request, key: Reader) -> dict[str, Any]:
     context = context_of(request)
     statuses = context.waiting_requests.added_to_all(await context.serving.statuses())
     bases = await asyncio.to_thread(_base_ids, context, key)
-    models = [_model(model_id, statuses.get(model_id, Status())) for model_id in bases]
+    models = [_model(name_of(model_id), statuses.get(model_id, Status())) for model_id in bases]
     running = {model["id"]: model["in_progress_task_count"] for model in models if model["in_progress_task_count"]}
     engine = {"engine_id": "local", "ready": True, "cluster_id": "local", "models": models}
     cluster = {

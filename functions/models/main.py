@@ -121,8 +121,8 @@ async def get_model(
 def _usable(context: Context, key: Caller, model_id: str) -> Model:
     """A model that the caller sees and may use. PermissionDenied, as when it is used, where only the first is so."""
     model = context.registry.get(model_id, project_id=key.owner.project_id)
-    if not of_caller(context.database, key).admits(model.id):
-        raise model_not_allowed(model.id)
+    if not of_caller(context.database, key).admits(model.name):
+        raise model_not_allowed(model.name)
     return model
 
 
@@ -152,21 +152,21 @@ def delete_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]
 async def activate_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
     """Keep it awake, from now on."""
     context = context_of(request)
-    await asyncio.to_thread(_activate, context, key, model_id, ActivationStatus.ACTIVE)
-    await context.serving.wake(model_id)
+    model = await asyncio.to_thread(_activate, context, key, model_id, ActivationStatus.ACTIVE)
+    await context.serving.wake(model.id)
     return {}
 
 
 async def deactivate_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
     """Put it to sleep; the next request wakes it where on-demand allocation is enabled."""
     context = context_of(request)
-    await asyncio.to_thread(_activate, context, key, model_id, ActivationStatus.INACTIVE)
-    await context.serving.sleep(model_id)
+    model = await asyncio.to_thread(_activate, context, key, model_id, ActivationStatus.INACTIVE)
+    await context.serving.sleep(model.id)
     return {}
 
 
-def _activate(context: Context, key: Caller, model_id: str, status: ActivationStatus) -> None:
-    context.registry.activate(model_id, status, project_id=key.owner.project_id, actor=key)
+def _activate(context: Context, key: Caller, model_id: str, status: ActivationStatus) -> Model:
+    return context.registry.activate(model_id, status, project_id=key.owner.project_id, actor=key)
 
 
 handle = function(build)

@@ -87,7 +87,7 @@ def update_rate_limit(
 
 
 def _rows(context: Context, subject: Subject) -> list[Row]:
-    models = [model.id for model in context.registry.page(Selection(subject.id), after=None, limit=_MOST_MODELS)]
+    models = [model.name for model in context.registry.page(Selection(subject.id), after=None, limit=_MOST_MODELS)]
     return rows(models, context.limits.of(subject), context.leases.defaults)
 
 

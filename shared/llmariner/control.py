@@ -92,7 +92,7 @@ class InProcessControl:
         model = await self._in_thread(self._registry.get, model_id)
         status = await self._serving.status(model_id) if model.loaded else Status()
         return ModelState(
-            id=model.id,
+            id=model.name,
             project_id=model.project_id,
             task=model.task,
             loaded=model.loaded,
@@ -105,8 +105,8 @@ class InProcessControl:
             capacity=status.capacity,
             engine_waiting=status.requests_waiting,
             replicas=status.replicas,
-            price=await self._in_thread(self._prices.now, model_id),
-            adapter=model.id if model.base_model_id is not None else None,
+            price=await self._in_thread(self._prices.now, model.name),
+            adapter=model.name if model.base_model_id is not None else None,
         )
 
     async def wake(self, model_id: str) -> None:
@@ -132,6 +132,7 @@ class InProcessControl:
             keys = (await self._in_thread(self._keys.changed_since, told.keys))[1]
         if cursor and newest.models > told.models:
             moved.update((await self._in_thread(self._registry.changed_since, told.models))[1])
+            keys += {model_id.partition("@")[2] for model_id in moved if "@" in model_id}
         # Where no task of ours watches the engines, asking is what makes a change be seen.
         awake = await self._serving.statuses()
         known = told.phases.pop(self._copy, None)
@@ -182,6 +183,7 @@ class InProcessControl:
             models=restricted.models,
             refused_models=restricted.refused_models,
             sources=restricted.sources,
+            own_models=self._registry.names_of_its_own(key.project_id),
         )
 
     def _person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key:
@@ -201,6 +203,7 @@ class InProcessControl:
             unlimited=False,
             models=restricted.models,
             refused_models=restricted.refused_models,
+            own_models=self._registry.names_of_its_own(owner.project_id),
         )
 
     def _phase_changed(self, model_id: str, status: Status) -> None:

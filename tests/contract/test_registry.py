@@ -61,12 +61,6 @@ def test_an_id_is_taken_once(registry: Registry, database: Database) -> None:
     assert told(database) == ["created.v1"]
 
 
-def test_an_id_is_taken_once_for_all_projects_together(registry: Registry) -> None:
-    registry.create(new(project_id="proj_1"))
-    with pytest.raises(Conflict):
-        registry.create(new(project_id="proj_2"))
-
-
 def test_of_many_who_take_an_id_at_once_one_gets_it(registry: Registry, at_once: AtOnce) -> None:
     found = at_once([lambda: registry.create(new())] * 4)
     assert sorted(type(result).__name__ for result in found) == ["Conflict", "Conflict", "Conflict", "Model"]

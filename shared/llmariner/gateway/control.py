@@ -33,7 +33,8 @@ class Key:
     """What the token path needs of who calls: an API key, or a person, whose `id` is the user's then.
 
     `expires_at` in seconds since 1970, of the secret or token that was shown. `models` None: all; `refused_models`: of
-    those, what the project's list refuses. `sources` None: from everywhere; else networks in CIDR form.
+    those, what the project's list refuses. `sources` None: from everywhere; else networks in CIDR form. `own_models`: names
+    by which its project means models of its own that others mean other models by.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Key:
     models: frozenset[str] | None = None
     refused_models: frozenset[str] = frozenset()
     sources: tuple[str, ...] | None = None
+    own_models: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,9 @@ _NONE: Mapping[str, int] = {}
 
 # What follows is made of named tuples: a dataclass of slots costs a cold start four times as much.
 class Changes(NamedTuple):
-    """What changed since a cursor was given out: ids of keys and of models. `cursor`: to be given back next time.
+    """What changed since a cursor was given out: ids of keys (or of their users or projects) and of models.
+
+    `cursor`: to be given back next time.
 
     `rules`: rises with every change of a limit or budget; `subjects`: kinds and ids of those whose limits or budgets changed
     since the number that the question came with, None: nobody can say. `prices`: is another one as soon as another price is

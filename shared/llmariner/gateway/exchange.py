@@ -63,6 +63,7 @@ class Exchange:
         self._tenant = ""
         self._held = 0
         self._body = b""
+        self._model = ""
         self._caller_gone = False
         self._status = 0
         self._endpoint: str | None = None
@@ -85,7 +86,7 @@ class Exchange:
             self._headers.append((b"openai-organization", key.organization_id.encode()))
             self._tenant = key.project_id
             request = parse(route, head.get(b"content-type", b""), await self._read_body(head))
-            self._body = request.body
+            self._body, self._model = request.body, gateway.registered(key, request.model)
             if len(request.body) > _LARGE_BODY:
                 request = request._replace(body=b"")
             wait = self._longest_wait(head.get(b"prefer"), stream=request.stream)
@@ -108,14 +109,14 @@ class Exchange:
     async def _handle(self, key: Key, request: ModelRequest, reserved: Reservation, wait: float) -> None:
         """Serve a request that the limits let through, count it, and settle what it had reserved."""
         try:
-            state = self._gateway.ready_state(request.model) or await self._gateway.state(request.model)
+            state = self._gateway.ready_state(self._model) or await self._gateway.state(self._model)
             check_usable(state, key, self._route)
             if reserved.bound.budgets:
                 await self._fund(reserved, request, state)
         except BaseException:
             reserved.settle(0, 0)
             raise
-        bounds = Bounds.of(request, self._gateway.known_context(request.model))
+        bounds = Bounds.of(request, self._gateway.known_context(self._model))
         metered = self._gateway.meter.admit(self._request_id, key, request.model, self._route.name, bounds)
         metered.adapter = state.adapter
         outcome = "failed"
@@ -151,7 +152,7 @@ class Exchange:
             return
         prompt, answer = request.prompt, request.answer
         if answer is None or request.media:
-            context = await self._gateway.context_length(state)
+            context = await self._gateway.context_length(self._model, state)
             prompts = request.prompts * context
             prompt = prompts if request.media else min(prompt, prompts)
             answer = request.answers * context if answer is None else answer
@@ -244,7 +245,7 @@ class Exchange:
         """Get a place, send the request to the engine, relay the answer; once more if no byte of an answer came."""
         deadline = time.monotonic() + wait
         for attempt in range(1, _ATTEMPTS + 1):
-            room = self._gateway.room(request.model)
+            room = self._gateway.room(self._model)
             if not (state.ready and room.try_enter(key.project_id)):
                 waiter = room.join(key.project_id, reserved.bound.queue_share)
                 began = time.monotonic()
@@ -255,7 +256,7 @@ class Exchange:
             if attempt == 1:
                 metered.waited_seconds = time.perf_counter() - self._began
             try:
-                state = self._gateway.ready_state(request.model) or await self._gateway.state(request.model)
+                state = self._gateway.ready_state(self._model) or await self._gateway.state(self._model)
                 if await self._attempt(request, state, metered, last=attempt == _ATTEMPTS):
                     return
             finally:
@@ -263,8 +264,8 @@ class Exchange:
                 if self._replica is not None:
                     self._gateway.replicas.leave(self._replica)
                     self._replica = None
-            self._gateway.forget(request.model)
-            state = await self._gateway.state(request.model)
+            self._gateway.forget(self._model)
+            state = await self._gateway.state(self._model)
 
     async def _attempt(self, request: ModelRequest, state: ModelState, metered: Metered, *, last: bool) -> bool:
         """One try at an engine; False when another may be made."""
@@ -284,11 +285,11 @@ class Exchange:
         except ConnectionFailed as error:
             if last:
                 raise EngineFailed("The engine hung up before it answered, twice. See `llma logs`.") from error
-            await self._gateway.gone(request.model, endpoint)
+            await self._gateway.gone(self._model, endpoint)
             return False
         try:
             if response.status >= 500 and not last and not await self._gateway.is_well(endpoint):
-                await self._gateway.gone(request.model, endpoint)
+                await self._gateway.gone(self._model, endpoint)
                 return False
             await self._relay(response, request, metered)
         except ResponseBroken as error:
@@ -317,14 +318,14 @@ class Exchange:
         heart = Heartbeat(self._gateway.settings.heartbeat) if request.stream else None
         admitted = False
         try:
-            self._gateway.tend(request.model)
+            self._gateway.tend(self._model)
             while not waiter.admitted.done():
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise not_ready(self._gateway.known(request.model), "The model was not ready within the wait")
+                    raise not_ready(self._gateway.known(self._model), "The model was not ready within the wait")
                 if heart is not None:
                     await self._open_stream()
-                    facts = self._facts(request.model, room)
+                    facts = self._facts(self._model, room)
                     if heart.due(str(facts["phase"])):
                         await self._send_part(sse.comment(facts))
                 await asyncio.wait({waiter.admitted}, timeout=min(left, heart.pause if heart else left))

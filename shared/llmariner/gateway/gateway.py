@@ -9,11 +9,11 @@ import time
 from dataclasses import replace
 
 from llmariner.client import Client, ConnectionFailed, ResponseBroken
-from llmariner.errors import ModelNotReady, PlatformError, Unavailable
+from llmariner.errors import ModelNotFound, ModelNotReady, PlatformError, Unavailable
 from llmariner.gateway.asking import Asking
 from llmariner.gateway.body_budget import BodyBudget
 from llmariner.gateway.context_length import LONGEST_CONTEXT, context_length
-from llmariner.gateway.control import Control, ModelState
+from llmariner.gateway.control import Control, Key, ModelState
 from llmariner.gateway.failed_authentications import FailedAuthentications
 from llmariner.gateway.keyring import Keyring
 from llmariner.gateway.limits import Limits
@@ -96,6 +96,15 @@ class Gateway:
         except TimeoutError:
             self._tried_at = time.monotonic()  # the next requests need not wait, too
 
+    @staticmethod
+    def registered(key: Key, name: str) -> str:
+        """The id in the registry of the model that a caller means by a name; everything below goes by it."""
+        if name in key.own_models:
+            return f"{name}@{key.project_id}"
+        if "@" in name:
+            raise ModelNotFound(name)  # no name holds one
+        return name
+
     def ready_state(self, model_id: str) -> ModelState | None:
         """The state of a model that is known to be ready."""
         state = self._states.get(model_id)
@@ -106,11 +115,11 @@ class Gateway:
         state = self._states.get(model_id)
         return state if state is not None and state.ready else await self._asked(model_id)
 
-    async def context_length(self, state: ModelState) -> int:
+    async def context_length(self, model_id: str, state: ModelState) -> int:
         """How many tokens prompt and answer of a model may have together, as its engine says."""
-        known = self._contexts.get(state.id)
+        known = self._contexts.get(model_id)
         if known is None and state.endpoint is not None:
-            known = self._contexts[state.id] = await context_length(self.client, state.endpoint, state.id)
+            known = self._contexts[model_id] = await context_length(self.client, state.endpoint, state.id)
         return known or LONGEST_CONTEXT
 
     def known_context(self, model_id: str) -> int | None:

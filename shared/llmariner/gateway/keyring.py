@@ -118,9 +118,11 @@ class Keyring:
         return key
 
     def forget(self, key_ids: tuple[str, ...]) -> None:
-        """Ask again about these keys, and those of these users, when they next come."""
+        """Ask again about these keys, and those of these users and projects, when they next come."""
         gone = set(key_ids)
-        for credentials in [each for each, key in self._known.items() if key.id in gone or key.user_id in gone]:
+        for credentials in [
+            each for each, key in self._known.items() if not gone.isdisjoint((key.id, key.user_id, key.project_id))
+        ]:
             del self._known[credentials]
             self._known_bytes -= len(credentials) + _KEY_BYTES
         self._unknown.clear()

@@ -44,7 +44,7 @@ class RemoteControl:
         """See the port."""
         found = await self.call("model", {"model": model_id})
         if found["model"] is None:
-            raise ModelNotFound(model_id)
+            raise ModelNotFound(model_id.partition("@")[0])  # without what qualifies a project's own
         return model_from_wire(found["model"])
 
     async def wake(self, model_id: str) -> None:

@@ -42,13 +42,17 @@ def key_to_wire(key: Key) -> dict[str, Any]:
     """A key."""
     value = {name: getattr(key, name) for name in key.__slots__}
     models = None if key.models is None else sorted(key.models)
-    return {**value, "scopes": sorted(key.scopes), "models": models, "refused_models": sorted(key.refused_models)}
+    return {**value, "scopes": sorted(key.scopes), "models": models, **_sorted(key)}
+
+
+def _sorted(key: Key) -> dict[str, list[str]]:
+    return {"refused_models": sorted(key.refused_models), "own_models": sorted(key.own_models)}
 
 
 def key_from_wire(value: dict[str, Any]) -> Key:
     """Back from `key_to_wire`."""
     found = _known(value, Key.__slots__)
-    for name in ("scopes", "refused_models", "models"):
+    for name in ("scopes", "refused_models", "models", "own_models"):
         if found.get(name) is not None:
             found[name] = frozenset(found[name])
     if found.get("sources") is not None:

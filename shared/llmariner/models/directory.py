@@ -11,7 +11,7 @@ from dataclasses import replace
 from llmariner.errors import Conflict, InvalidRequest, PlatformError
 from llmariner.models.model import ActivationStatus, Model, NewModel, SourceRepository
 from llmariner.models.registry import Registry
-from llmariner.platform.serving import EngineModel
+from llmariner.platform.serving import EngineModel, name_of
 from llmariner.platform.serving.kserve.directory import EngineKey, Served
 from llmariner.usage.ledger import Ledger
 
@@ -54,9 +54,10 @@ class ModelDirectory:
 
     async def idle_since(self, model_ids: Collection[str]) -> float | None:
         """When one of them was last asked for; 0: never; None: a request is under way."""
-        if not self._gathered().isdisjoint(model_ids):
+        names = {name_of(model_id) for model_id in model_ids}  # what the ledger calls them
+        if not self._gathered().isdisjoint(names):
             return None
-        return await asyncio.to_thread(self._ledger.idle_since, list(model_ids))
+        return await asyncio.to_thread(self._ledger.idle_since, sorted(names))
 
     async def adopt(self, services: Mapping[str, str], *, looked_at: str | None = None) -> None:
         """Have in the registry what others made on the cluster, model id → InferenceService; `looked_at`: only that one."""

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from llmariner.errors import InvalidRequest
+from llmariner.platform.serving import name_of
 
 __all__ = [
     "ActivationStatus",
@@ -18,12 +19,18 @@ __all__ = [
     "NewModel",
     "SourceRepository",
     "Task",
+    "qualified",
 ]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 _SUFFIX_LENGTH = 18
 _EXTRA_ARGS = 64
 _LONGEST_LOCATION = 1024
+
+
+def qualified(name: str, project_id: str) -> str:
+    """The id in the registry of a project's own model whose name another model has, too. No name holds an `@`."""
+    return f"{name}@{project_id}"
 
 
 class LoadingStatus(StrEnum):
@@ -200,7 +207,10 @@ class NewModel:
 
 @dataclass(frozen=True)
 class Model:
-    """A registered model. `folder`: its weights here; empty until they arrived. `size_bytes`: of the weights."""
+    """A registered model. `folder`: its weights here; empty until they arrived. `size_bytes`: of the weights.
+
+    `id`: in the registry, which is its name unless that is another project's, too.
+    """
 
     id: str
     created_at: int
@@ -222,6 +232,11 @@ class Model:
     revision: int
     approved: bool
     """An administrator, or the platform itself, chose its location and engine arguments: no list binds them."""
+
+    @property
+    def name(self) -> str:
+        """What callers call it."""
+        return name_of(self.id)
 
     @property
     def loaded(self) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Row, delete, func, or_, select, update
 
 from llmariner.audit import log
-from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, PermissionDenied
+from llmariner.errors import InvalidRequest, ModelNotFound, PermissionDenied
+from llmariner.models.identity import CREATED, DELETED, FAILED, LOADED, UPDATED, free_id, tell
 from llmariner.models.model import (
     ActivationStatus,
     LoadingStatus,
@@ -21,21 +22,16 @@ from llmariner.models.model import (
     Task,
 )
 from llmariner.models.restrictions import blocked, check_arguments, check_location, check_may_share, is_admin
-from llmariner.models.selection import Selection, after_model, ordered, visible
+from llmariner.models.selection import Selection, after_model, named, ordered, visible
 from llmariner.models.tables import model_wakes, models
-from llmariner.platform.database import Database, Duplicate, ReadSession, WriteSession
+from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
-from llmariner.platform.events import outbox
+from llmariner.platform.serving import name_of
 from llmariner.settings import ModelSettings
 from llmariner.tenancy.caller import Caller
 
 __all__ = ["Registry"]
 
-CREATED = "ai.llmariner.model.created.v1"
-LOADED = "ai.llmariner.model.loaded.v1"
-FAILED = "ai.llmariner.model.failed.v1"
-UPDATED = "ai.llmariner.model.updated.v1"
-DELETED = "ai.llmariner.model.deleted.v1"
 _WAKES_KEPT = 50
 
 
@@ -60,18 +56,14 @@ class Registry:
         with self._database.write() as session:
             # Taken before any look: who holds the revision's row is alone with the models until its transaction's end.
             revision = next_revision(session, "models")
-            task = new.task or Task.GENERATE
-            if new.base_model_id is not None:
-                task = self._base(session, new).task
-            created = _make_way(session, new.id)
-            try:
-                session.add(models, **_new_row(new, task, created), approved=is_admin(actor), revision=revision)
-            except Duplicate as error:
-                raise Conflict(f"A model with id '{new.id}' exists already.", param="id") from error
-            outbox.add(session, CREATED, f"models/{new.id}", _told(new.id, new.project_id))
+            base = None if new.base_model_id is None else self._base(session, new)
+            model_id, created = free_id(session, new)
+            row = {**_new_row(new, base), "id": model_id, "created_at": created}
+            session.add(models, **row, approved=is_admin(actor), revision=revision)
+            tell(session, CREATED, model_id, new.project_id)
             source = {"source_repository": new.source_repository, "model_file_location": new.model_file_location}
             _log(session, actor, "created", new.id, new.project_id, {"data": source})
-        return self.get(new.id)
+        return self.get(model_id)
 
     def get(self, model_id: str, *, project_id: str | None = None) -> Model:
         """One model. ModelNotFound for an unknown id, and for another project's."""
@@ -118,10 +110,10 @@ class Registry:
                 check_arguments(config.extra_args)
             approved = model.approved or (approve and is_admin(actor))
             _change(session, model, config=json.dumps(config.shown()), approved=approved)
-            outbox.add(session, UPDATED, f"models/{model_id}", _told(model_id, model.project_id))
+            tell(session, UPDATED, model.id, model.project_id)
             told = {"changes_requested": {"config": config.shown()}}
-            _log(session, actor, "updated", model_id, model.project_id, told)
-        return self.get(model_id)
+            _log(session, actor, "updated", model.name, model.project_id, told)
+        return self.get(model.id)
 
     def activate(
         self, model_id: str, status: ActivationStatus, *, project_id: str | None, actor: Caller | None = None
@@ -135,10 +127,10 @@ class Registry:
             if status is ActivationStatus.ACTIVE and (why := self.blocked(model)):
                 raise PermissionDenied(why)
             _change(session, model, activation_status=status)
-            outbox.add(session, UPDATED, f"models/{model_id}", _told(model_id, model.project_id))
+            tell(session, UPDATED, model.id, model.project_id)
             told = {"changes_requested": {"activation_status": status}}
-            _log(session, actor, "updated", model_id, model.project_id, told)
-        return self.get(model_id)
+            _log(session, actor, "updated", model.name, model.project_id, told)
+        return self.get(model.id)
 
     def delete(self, model_id: str, *, project_id: str | None, actor: Caller | None = None) -> None:
         """Remove it. InvalidRequest while it is active or the base of another."""
@@ -147,24 +139,19 @@ class Registry:
             model = self._changeable(session, model_id, project_id, actor)
             if model.activation_status is ActivationStatus.ACTIVE:
                 raise InvalidRequest(
-                    f"Model '{model_id}' is active. Deactivate it first: POST /v1/models/{model_id}:deactivate.",
+                    f"Model '{model.name}' is active. Deactivate it first: POST /v1/models/{model.name}:deactivate.",
                     param="model",
                 )
             tuned = session.first(
-                select(models.c.id).where(models.c.base_model_id == model_id, models.c.deleted.is_(False))
+                select(models.c.id).where(models.c.base_model_id == model.id, models.c.deleted.is_(False))
             )
             if tuned is not None:
                 raise InvalidRequest(
-                    f"Model '{model_id}' is the base of '{tuned.id}'; delete that first.", param="model"
+                    f"Model '{model.name}' is the base of '{name_of(tuned.id)}'; delete that first.", param="model"
                 )
             _change(session, model, deleted=True)
-            outbox.add(
-                session,
-                DELETED,
-                f"models/{model_id}",
-                {**_told(model_id, model.project_id), "folder": model.folder},
-            )
-            _log(session, actor, "deleted", model_id, model.project_id, {})
+            tell(session, DELETED, model.id, model.project_id, folder=model.folder)
+            _log(session, actor, "deleted", model.name, model.project_id, {})
 
     def approve(self, model_id: str) -> None:
         """The platform itself vouches for its location and engine arguments as they stand."""
@@ -175,20 +162,24 @@ class Registry:
         """Why its engine must not be started; empty where it may."""
         return blocked(model, self._locations)
 
-    def loading(self, model_id: str, *, progress: float, message: str) -> None:
-        """Note how far the fetching of weights is: progress from 0 to 1."""
+    def loading(self, model_id: str, *, progress: float, message: str, created: int | None = None) -> None:
+        """Note how far the fetching of weights is: progress from 0 to 1.
+
+        `created`: which of the models that had this id, one after another. ModelNotFound for one that is gone.
+        """
         with self._database.write() as session:
             values = {
                 "loading_status": LoadingStatus.LOADING,
                 "loading_progress": progress,
                 "loading_message": message,
             }
-            _change(session, _one(session, model_id, None), **values)
+            _change(session, _that(session, model_id, created), **values)
 
-    def loaded(self, model_id: str, *, folder: str, size_bytes: int, task: Task) -> None:
-        """Note that the weights are here."""
+    def loaded(self, model_id: str, *, folder: str, size_bytes: int, task: Task, created: int | None = None) -> None:
+        """Note that the weights are here; `created` as in `loading`."""
         with self._database.write() as session:
-            model = _one(session, model_id, None)
+            next_revision(session, "models")  # as in `create`
+            model = _that(session, model_id, created)
             _change(
                 session,
                 model,
@@ -200,14 +191,15 @@ class Registry:
                 size_bytes=size_bytes,
                 task=task,
             )
-            outbox.add(session, LOADED, f"models/{model_id}", _told(model_id, model.project_id))
+            tell(session, LOADED, model.id, model.project_id)
 
-    def failed(self, model_id: str, reason: str) -> None:
-        """Note that the weights could not be had, and why."""
+    def failed(self, model_id: str, reason: str, *, created: int | None = None) -> None:
+        """Note that the weights could not be had, and why; `created` as in `loading`."""
         with self._database.write() as session:
-            model = _one(session, model_id, None)
+            next_revision(session, "models")  # as in `create`
+            model = _that(session, model_id, created)
             _change(session, model, loading_status=LoadingStatus.FAILED, loading_failure_reason=reason)
-            outbox.add(session, FAILED, f"models/{model_id}", {**_told(model_id, model.project_id), "reason": reason})
+            tell(session, FAILED, model.id, model.project_id, reason=reason)
 
     def woke(self, model_id: str, seconds: float) -> None:
         """Note how long a wake took; the newest fifty are kept."""
@@ -261,6 +253,14 @@ class Registry:
         with self._database.read() as session:
             return {row.project_id for row in session.rows(query.distinct())}
 
+    def names_of_its_own(self, project_id: str) -> frozenset[str]:
+        """Names by which a project means models of its own that others mean other models by."""
+        query = select(models.c.id).where(
+            models.c.project_id == project_id, models.c.deleted.is_(False), models.c.id.contains("@", autoescape=True)
+        )
+        with self._database.read() as session:
+            return frozenset(name_of(row.id) for row in session.rows(query))
+
     def changed_since(self, revision: int) -> tuple[int, list[str]]:
         """The newest revision, and the ids of models changed or deleted after `revision`."""
         with self._database.read() as session:
@@ -275,15 +275,24 @@ class Registry:
     def _base(self, session: ReadSession, new: NewModel) -> Model:
         base = _one(session, new.base_model_id or "", new.project_id)
         if base.base_model_id is not None:
-            raise InvalidRequest(f"'{base.id}' is fine-tuned itself; name its base model.", param="base_model_id")
+            raise InvalidRequest(f"'{base.name}' is fine-tuned itself; name its base model.", param="base_model_id")
         return base
 
 
 def _one(session: ReadSession, model_id: str, project_id: str | None) -> Model:
-    row = session.first(select(models).where(models.c.id == model_id, visible(project_id)))
+    """By its id in the registry; for a project by its name, its own before one that all share."""
+    query = select(models).where(named(model_id, project_id), visible(project_id))
+    row = session.first(query.order_by(models.c.project_id.is_(None)).limit(1))
     if row is None:
-        raise ModelNotFound(model_id)
+        raise ModelNotFound(name_of(model_id))
     return _model(row)
+
+
+def _that(session: ReadSession, model_id: str, created: int | None) -> Model:
+    model = _one(session, model_id, None)
+    if created is not None and model.created_at != created:
+        raise ModelNotFound(model.name)  # another has its id by now
+    return model
 
 
 def _change(session: WriteSession, model: Model, **values: Any) -> None:
@@ -291,23 +300,15 @@ def _change(session: WriteSession, model: Model, **values: Any) -> None:
     session.run(update(models).where(models.c.id == model.id).values(revision=revision, **values))
 
 
-def _make_way(session: WriteSession, model_id: str) -> int:
-    """Drop what is kept of a deleted model of that id; returns when the new one is created, later than that one."""
-    gone = session.value(delete(models).where(models.c.id == model_id, models.c.deleted).returning(models.c.created_at))
-    return max(int(time.time()), (gone or 0) + 1)
-
-
-def _new_row(new: NewModel, task: Task, created: int) -> dict[str, Any]:
+def _new_row(new: NewModel, base: Model | None) -> dict[str, Any]:
     return {
-        "id": new.id,
-        "created_at": created,
         "project_id": new.project_id,
-        "owned_by": "user" if new.base_model_id else "system",
+        "owned_by": "system" if base is None else "user",
         "source_repository": new.source_repository,
         "model_file_location": new.model_file_location,
         "format": "HUGGING_FACE",
-        "task": task,
-        "base_model_id": new.base_model_id,
+        "task": (new.task or Task.GENERATE) if base is None else base.task,
+        "base_model_id": None if base is None else base.id,
         "loading_status": LoadingStatus.REQUESTED,
         "loading_progress": 0.0,
         "loading_message": "",
@@ -339,7 +340,3 @@ def _log(
     if actor is not None:
         place: Any = {"organization_id": actor.organization_id, "project_id": project_id}
         log.add(session, actor, f"model.{what}", {"id": model_id, **told}, **place)
-
-
-def _told(model_id: str, project_id: str | None) -> dict[str, Any]:
-    return {"id": model_id, "project_id": project_id}

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmariner.errors import InvalidRequest
 from llmariner.models.model import CONFIG_PATHS, Model
-from llmariner.platform.serving import Status
+from llmariner.platform.serving import Status, name_of
 
 __all__ = ["config_paths", "rendered", "restates_arguments"]
 
@@ -20,7 +20,7 @@ def rendered(
     `wakes`: durations of the newest wakes in seconds, shortest first.
     """
     return {
-        "id": model.id,
+        "id": model.name,
         "object": "model",
         "created": model.created_at,
         "owned_by": model.owned_by,
@@ -33,8 +33,8 @@ def rendered(
         "task": model.task,
         "size_bytes": model.size_bytes,
         "is_base_model": model.base_model_id is None,
-        "base_model_id": model.base_model_id or "",
-        "parent": model.base_model_id,
+        "base_model_id": name_of(model.base_model_id or ""),
+        "parent": name_of(model.base_model_id or "") or None,
         "activation_status": f"ACTIVATION_STATUS_{model.activation_status}",
         "config": model.config.shown(),
         "serving": {

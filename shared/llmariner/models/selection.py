@@ -9,11 +9,11 @@ from sqlalchemy import ColumnElement, Row, Select, and_, case, or_, select, tupl
 
 from llmariner.errors import InvalidRequest
 from llmariner.limits.restrictions import Restriction
-from llmariner.models.model import ActivationStatus, LoadingStatus, Task
+from llmariner.models.model import ActivationStatus, LoadingStatus, Task, qualified
 from llmariner.models.tables import models
 from llmariner.platform.database import ReadSession
 
-__all__ = ["Selection", "after_model", "ordered", "visible"]
+__all__ = ["Selection", "after_model", "named", "ordered", "visible"]
 
 # LLMariner's: active first, base before fine-tuned, then by age; of one second those that chat first.
 _ORDER = (
@@ -40,10 +40,21 @@ class Selection:
         if not self.include_loading:
             parts.append(models.c.loading_status == LoadingStatus.SUCCEEDED)
         if self.restriction.models is not None:
-            parts.append(models.c.id.in_(sorted(self.restriction.models)))
+            parts.append(models.c.id.in_(self._ids(self.restriction.models)))
         if self.restriction.refused_models:
-            parts.append(models.c.id.not_in(sorted(self.restriction.refused_models)))
+            parts.append(models.c.id.not_in(self._ids(self.restriction.refused_models)))
         return and_(*parts)
+
+    def _ids(self, names: frozenset[str]) -> list[str]:
+        own = [] if self.project_id is None else [qualified(name, self.project_id) for name in names]
+        return sorted([*names, *own])
+
+
+def named(model_id: str, project_id: str | None) -> ColumnElement[bool]:
+    """Rows of that id; for a project, which knows names only, of that name."""
+    if project_id is None:
+        return models.c.id == model_id
+    return models.c.id.in_([] if "@" in model_id else [model_id, qualified(model_id, project_id)])
 
 
 def visible(project_id: str | None) -> ColumnElement[bool]:
@@ -62,9 +73,10 @@ def after_model(session: ReadSession, selection: Selection, model_id: str) -> Co
     InvalidRequest for one that the project never saw.
     """
     place: Row[Any] | None = session.first(
-        select(*(column.label(f"place_{index}") for index, column in enumerate(_ORDER))).where(
-            models.c.id == model_id, _of(selection.project_id)
-        )
+        select(*(column.label(f"place_{index}") for index, column in enumerate(_ORDER)))
+        .where(named(model_id, selection.project_id), _of(selection.project_id))
+        .order_by(models.c.project_id.is_(None))
+        .limit(1)
     )
     if place is None:
         raise InvalidRequest(f"'after' names no model: '{model_id}'.", param="after")

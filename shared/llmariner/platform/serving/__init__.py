@@ -11,10 +11,15 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-__all__ = ["ADOPTED", "EngineModel", "Phase", "Serving", "Status"]
+__all__ = ["ADOPTED", "EngineModel", "Phase", "Serving", "Status", "name_of"]
 
 ADOPTED = "kserve://"
 """Begins the `folder` of a model that somebody else made an InferenceService for; its name follows."""
+
+
+def name_of(model_id: str) -> str:
+    """What callers and engines call a model, from its id in the registry, which a project may qualify."""
+    return model_id.partition("@")[0]
 
 
 class Phase(StrEnum):
@@ -56,6 +61,11 @@ class EngineModel:
     created: int = 0
     adapters_of: str | None = None
     """A project whose adapters alone this engine serves, apart from the base model that others share."""
+
+    @property
+    def name(self) -> str:
+        """What callers call it, and so its engine."""
+        return name_of(self.id)
 
 
 @dataclass(frozen=True)

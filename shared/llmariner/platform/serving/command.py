@@ -76,7 +76,7 @@ def engine_arguments(model: EngineModel, address: Path | int) -> list[str]:
     return [
         *arguments,
         *model.extra_args,
-        *("--served-model-name", model.id, "--host", "127.0.0.1", *listening),
+        *("--served-model-name", model.name, "--host", "127.0.0.1", *listening),
         *("--middleware", MIDDLEWARE, *remote_code(model)),
     ]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from llmariner.client import Client
 from llmariner.errors import ModelNotFound
-from llmariner.platform.serving import EngineModel, Phase, Status, memory
+from llmariner.platform.serving import EngineModel, Phase, Status, memory, name_of
 from llmariner.platform.serving.command import memory_needed
 from llmariner.platform.serving.engine import Engine, EngineDied, log_name
 from llmariner.platform.serving.engine_metrics import read_metrics
@@ -87,6 +87,8 @@ class ProcessServing:
         engine = self._engines.get(model.base or model.id)
         if engine is None:
             return self._without_engine(model.base or model.id, model)
+        if model.base is None and engine.model.created != model.created:
+            return Status(Phase.STOPPING, message="the engine of a deleted model of this id has not ended yet")
         if model.base and engine.phase is Phase.READY and engine.adapters.get(model.id) != model.created:
             phase = Phase.FAILED if model.id in self._failures else Phase.LOADING
             message = self._failures.get(model.id, "loading the adapter")
@@ -107,6 +109,9 @@ class ProcessServing:
         if model.blocked:
             self._failures[model.id] = model.blocked
             return
+        engine = self._engines.get(name)
+        if model.base is None and engine is not None and engine.model.created != model.created:
+            await self._end(name)  # of a model that had this id before
         if name not in self._tasks:
             base = await self._find(name) if model.base else model
             if base.blocked:
@@ -273,7 +278,10 @@ class ProcessServing:
             return  # wished again by whoever waits, when the base is ready
         self._failures.pop(model.id, None)
         await self._unload_adapter(engine, model.id)
-        status, said = await self._told_engine(engine, "load", {"lora_name": model.id, "lora_path": model.folder})
+        if any(name_of(each) == model.name for each in engine.adapters):
+            self._failures[model.id] = "The engine serves another project's adapter of this name: give it another name."
+            return
+        status, said = await self._told_engine(engine, "load", {"lora_name": model.name, "lora_path": model.folder})
         if status == 200 or "already been loaded" in said:
             engine.adapters[model.id] = model.created
         else:
@@ -282,7 +290,7 @@ class ProcessServing:
     async def _unload_adapter(self, engine: Engine, model_id: str) -> None:
         """Of a model that was deleted; another may have its id by now."""
         if engine.adapters.pop(model_id, None) is not None and engine.phase is Phase.READY:
-            await self._told_engine(engine, "unload", {"lora_name": model_id})
+            await self._told_engine(engine, "unload", {"lora_name": name_of(model_id)})
 
     async def _told_engine(self, engine: Engine, verb: str, body: dict[str, str]) -> tuple[int, str]:
         """vLLM's routes for adapters at run time; returns status and text."""

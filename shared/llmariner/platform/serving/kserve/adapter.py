@@ -275,6 +275,8 @@ class KServeServing:
         try:
             if engine_key(service)[1] is not None and (served is None or not served.adapters):
                 await asyncio.to_thread(self._transitions.delete, service)  # the last adapter is gone
+            elif served is not None and not is_of(service, served.engine):
+                await asyncio.to_thread(self._transitions.delete, service)  # of a model that had this id before
             elif served is not None and object_name(served.engine) == name:
                 await self._sleep_if_idle(name, served, seen)
         except (PlatformError, ClusterError):

@@ -188,10 +188,10 @@ def _arguments(model: EngineModel, adapters: Sequence[EngineModel], settings: KS
     arguments = [f"--max-num-seqs={capacity(settings)}"]
     arguments += ["--runner=pooling", "--dtype=float32"] if model.task == "embed" else FEATURES
     arguments += model.extra_args
-    arguments += [f"--served-model-name={model.id}", f"--middleware={MIDDLEWARE}", *remote_code(model)]
+    arguments += [f"--served-model-name={model.name}", f"--middleware={MIDDLEWARE}", *remote_code(model)]
     if adapters:
         arguments += ["--enable-lora", "--lora-modules"]
-        arguments += [f"{each.id}={adapter_path(each)}" for each in adapters]
+        arguments += [f"{each.name}={adapter_path(each)}" for each in adapters]
     return arguments
 
 

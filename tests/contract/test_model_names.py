@@ -1,0 +1,117 @@
+"""Names of models: a project's own are in nobody's way, and what all share is nobody's to take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import select
+
+from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
+from llmariner.limits.restrictions import Restriction
+from llmariner.models.model import NewModel, SourceRepository, Task
+from llmariner.models.registry import Registry
+from llmariner.models.selection import Selection
+from llmariner.platform.database import Database
+from llmariner.platform.events.tables import events
+
+
+def create(registry: Registry, name: str, project: str | None, base: str | None = None) -> str:
+    new = NewModel(name, SourceRepository.HUGGING_FACE, f"org/{project}", project_id=project, base_model_id=base)
+    return registry.create(new).id
+
+
+def where(registry: Registry, name: str, project: str) -> str:
+    return registry.get(name, project_id=project).model_file_location
+
+
+def names(registry: Registry, project: str, **restricted: frozenset[str]) -> list[str]:
+    selection = Selection(project, restriction=Restriction(**restricted))  # type: ignore[arg-type]
+    return [model.name for model in registry.page(selection, after=None, limit=10)]
+
+
+def test_a_name_that_another_project_took_is_free(registry: Registry) -> None:
+    ids = [create(registry, "gpt-4", project) for project in ("proj_a", "proj_b", "proj_c")]
+    assert len(set(ids)) == 3
+    for project in ("proj_a", "proj_b", "proj_c"):
+        assert where(registry, "gpt-4", project) == f"org/{project}"
+        assert names(registry, project) == ["gpt-4"]
+        with pytest.raises(Conflict):
+            create(registry, "gpt-4", project)
+    with pytest.raises(ModelNotFound):
+        registry.get("gpt-4", project_id="proj_d")
+
+
+def test_a_model_for_all_takes_its_name_from_those_who_have_it_for_themselves(registry: Registry) -> None:
+    create(registry, "gpt-4", "proj_a")
+    create(registry, "ft:gpt-4:x", "proj_a", base="gpt-4")
+    before = registry.get("gpt-4")
+    registry.woke("gpt-4", 2.0)
+    assert create(registry, "gpt-4", None) == "gpt-4"
+    shared = registry.get("gpt-4")
+    assert (shared.project_id, shared.created_at > before.created_at) == (None, True)
+    own = registry.get("gpt-4", project_id="proj_a")
+    assert (own.name, own.project_id, own.created_at) == ("gpt-4", "proj_a", before.created_at)
+    assert registry.get("ft:gpt-4:x", project_id="proj_a").base_model_id == own.id
+    assert (registry.wakes(own.id), registry.wakes("gpt-4")) == ([2.0], [])
+    assert where(registry, "gpt-4", "proj_b") == "org/None"
+    with pytest.raises(Conflict):
+        create(registry, "gpt-4", "proj_b")
+    assert registry.names_of_its_own("proj_a") == {"gpt-4"}
+    assert registry.names_of_its_own("proj_b") == frozenset()
+
+
+def test_what_is_under_way_for_a_model_does_not_become_that_of_another(registry: Registry, database: Database) -> None:
+    create(registry, "gpt-4", "proj_a")
+    before = registry.get("gpt-4")
+    create(registry, "gpt-4", None)
+    of = before.created_at
+    reports: list[Callable[[], object]] = [
+        lambda: registry.loaded("gpt-4", folder="hf://evil/x", size_bytes=1, task=Task.GENERATE, created=of),
+        lambda: registry.loading("gpt-4", progress=0.5, message="", created=of),
+        lambda: registry.failed("gpt-4", "broken", created=of),
+    ]
+    for report in reports:
+        with pytest.raises(ModelNotFound):
+            report()
+    assert not registry.get("gpt-4").loaded
+    with database.read() as session:
+        asked_again = [row.data for row in session.rows(select(events.c.data).order_by(events.c.sequence))][1]
+    assert '"registry_id":"gpt-4@proj_a"' in asked_again.replace(" ", "")
+
+
+def test_what_qualifies_an_id_is_no_name(registry: Registry) -> None:
+    create(registry, "m", "proj_a")
+    own = create(registry, "m", "proj_b")
+    for project in ("proj_a", "proj_b"):
+        with pytest.raises(ModelNotFound):
+            registry.get(own, project_id=project)
+    with pytest.raises(InvalidRequest):
+        create(registry, "m@proj_c", "proj_a")
+
+
+def test_each_is_changed_and_deleted_by_its_own_project(registry: Registry) -> None:
+    create(registry, "m", "proj_a")
+    create(registry, "m", "proj_b")
+    registry.configure(
+        "m",
+        lambda config: config.patched({"runtime_config": {"resources": {"gpu": 3}}}, paths=None),
+        project_id="proj_b",
+    )
+    assert [registry.get("m", project_id=each).config.gpu for each in ("proj_a", "proj_b")] == [1, 3]
+    registry.delete("m", project_id="proj_b")
+    assert where(registry, "m", "proj_a") == "org/proj_a"
+    with pytest.raises(ModelNotFound):
+        registry.get("m", project_id="proj_b")
+    assert create(registry, "m", "proj_b") == "m@proj_b"
+
+
+def test_lists_and_restrictions_go_by_names(registry: Registry) -> None:
+    for name in ("x", "y"):
+        create(registry, name, "proj_a")
+        create(registry, name, "proj_b")
+    assert names(registry, "proj_b") == ["x", "y"]
+    assert names(registry, "proj_b", models=frozenset({"x"})) == ["x"]
+    assert names(registry, "proj_b", refused_models=frozenset({"x"})) == ["y"]
+    page = registry.page(Selection("proj_b"), after="x", limit=5)
+    assert [(model.name, model.project_id) for model in page] == [("y", "proj_b")]
