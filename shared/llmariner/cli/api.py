@@ -18,6 +18,7 @@ import click
 from llmariner.cli.configuration import Target
 from llmariner.cli.failures import CommandError, ExitCode, Refusal, refused
 from llmariner.cli.frames import Frame, frames
+from llmariner.cli.listeners import check_ours
 
 if TYPE_CHECKING:
     import httpx2
@@ -41,6 +42,13 @@ class Api:
     def __init__(self, target: Target, *, answer_seconds: float = ANSWER_SECONDS) -> None:
         import httpx2
 
+        if target.own_program_only and not check_ours(target.port):
+            target = target.without_key()
+        if target.in_the_clear and target.api_key_source:
+            click.echo(
+                f"Warning: your key goes to {target.endpoint} unencrypted, for everybody in between to read; use https.",
+                err=True,
+            )
         headers = {
             "accept": "application/json",
             "openai-organization": target.organization,

@@ -1,8 +1,8 @@
 """Which server, which key, which organisation and project a command uses, and where each was found.
 
 A key is only ever sent where it belongs. One that the context file holds together with an endpoint goes to
-that endpoint alone, and the administrator's key of this machine's own platform goes to this machine alone: a
-mistyped or foreign `--endpoint` must not collect either.
+that endpoint alone, and the administrator's key of this machine's own platform goes to a program of this user on
+this machine alone: neither a mistyped or foreign `--endpoint` nor another user's program must collect either.
 """
 
 from __future__ import annotations
@@ -46,13 +46,20 @@ class Target:
     sign_in: SignIn | None = None
     """Whose token `api_key` is, if it is one."""
 
+    own_program_only: bool = False
+    """The key is the administrator's of this machine, found and not given: for a program of this user alone."""
+
     def signed_in(self, sign_in: SignIn) -> Target:
         """The same with the token of a sign-in."""
-        return replace(self, api_key=Secret(sign_in.token), sign_in=sign_in)
+        return replace(self, api_key=Secret(sign_in.token), sign_in=sign_in, own_program_only=False)
 
     def anonymous(self) -> Target:
         """The same without anything that says who asks."""
-        return replace(self, api_key=Secret(""), api_key_source=None, sign_in=None, organization="", project="")
+        return replace(self.without_key(), organization="", project="")
+
+    def without_key(self) -> Target:
+        """The same without key or token."""
+        return replace(self, api_key=Secret(""), api_key_source=None, sign_in=None, own_program_only=False)
 
     def selecting(self, organization: str, project: str) -> Target:
         """The same for another organisation and project; empty: the default ones."""
@@ -60,12 +67,22 @@ class Target:
 
     def with_key(self, key: str) -> Target:
         """The same with a key that was just typed."""
-        return replace(self, api_key=Secret(key), api_key_source="what you typed", sign_in=None)
+        return replace(self, api_key=Secret(key), api_key_source="what you typed", sign_in=None, own_program_only=False)
 
     @property
     def is_local(self) -> bool:
         """Whether the endpoint is on this machine."""
         return _is_loopback(self.endpoint)
+
+    @property
+    def port(self) -> int:
+        """Of the endpoint."""
+        return _origin(self.endpoint)[2] or 0
+
+    @property
+    def in_the_clear(self) -> bool:
+        """Whether whoever sits between here and there can read what is sent."""
+        return self.endpoint.startswith("http://") and not self.is_local
 
 
 class ContextFile:
@@ -142,9 +159,12 @@ def resolve(environment: Mapping[str, str], *, endpoint: str | None = None) -> T
     url = checked_endpoint(chosen, source)
     tokens = SignInFile.of(environment)
     sign_in = None if environment.get("LLMARINER_API_KEY", "").strip() else tokens.get(url)
-    key, key_source = _key(environment, context, url, home.root / "admin.key", file.path)
+    key, key_source = _key(environment, context, url, file.path)
     if sign_in is not None:
         key, key_source = Secret(sign_in.token), f"your sign-in ({tokens.path})"
+    admin_key = Secret("") if key_source else _admin_key(home.root / "admin.key", url)
+    if admin_key.reveal():
+        key, key_source = admin_key, str(home.root / "admin.key")
     return Target(
         endpoint=url,
         endpoint_source=source,
@@ -153,6 +173,7 @@ def resolve(environment: Mapping[str, str], *, endpoint: str | None = None) -> T
         organization=str(context.get("organization") or ""),
         project=str(context.get("project") or ""),
         sign_in=sign_in,
+        own_program_only=bool(admin_key.reveal()),
     )
 
 
@@ -167,20 +188,25 @@ def same_server(one: str, other: str) -> bool:
 
 
 def _key(
-    environment: Mapping[str, str], context: Mapping[str, Any], endpoint: str, admin_key: Path, file: Path
+    environment: Mapping[str, str], context: Mapping[str, Any], endpoint: str, file: Path
 ) -> tuple[Secret, str | None]:
     if key := environment.get("LLMARINER_API_KEY", "").strip():
         return Secret(key), "LLMARINER_API_KEY"
     stored_endpoint = str(context.get("endpoint") or "")
     if context.get("api_key") and (not stored_endpoint or same_server(stored_endpoint, endpoint)):
         return Secret(str(context["api_key"])), str(file)
-    if _is_loopback(endpoint):
-        try:
-            if key := admin_key.read_text(encoding="utf-8").strip():
-                return Secret(key), str(admin_key)
-        except OSError:
-            pass  # no platform of this user's on this machine, so no key of its administrator either
     return Secret(""), None
+
+
+def _admin_key(file: Path, endpoint: str) -> Secret:
+    """The key of the administrator of this user's platform, for an endpoint that surely is on this machine."""
+    host = _origin(endpoint)[1]
+    if not _is_loopback(endpoint) or host.endswith(".localhost"):  # names below localhost are looked up like others
+        return Secret("")
+    try:
+        return Secret(file.read_text(encoding="utf-8").strip())
+    except OSError:
+        return Secret("")  # no platform of this user's on this machine, so no key of its administrator either
 
 
 def _home(environment: Mapping[str, str]) -> HomeSettings:

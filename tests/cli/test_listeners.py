@@ -1,0 +1,106 @@
+"""The administrator's key goes to this user's own program on this machine, and no key over the network without a word."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from llmariner.cli.api import Api
+from llmariner.cli.configuration import resolve
+from llmariner.cli.failures import ExitCode
+from llmariner.cli.listeners import users_on
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cli.conftest import Llma, Platform
+
+KEY = "sk-admin-key-of-this-machine"
+NOBODY = 65534
+LINUX = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="this system has no /proc/net/tcp")
+
+
+@pytest.fixture
+def administered(home: Path) -> None:
+    (home / ".llmariner").mkdir(exist_ok=True)
+    (home / ".llmariner/admin.key").write_text(KEY)
+
+
+@pytest.fixture
+def strangers() -> Iterator[socket.socket]:
+    """A port that another user took: a socket belongs to who was in effect when it was made."""
+    if os.geteuid() != 0:
+        pytest.skip("only root acts as somebody else")
+    os.seteuid(NOBODY)
+    try:
+        server = socket.create_server(("127.0.0.1", 0))
+    finally:
+        os.seteuid(0)
+    with server:
+        yield server
+
+
+@LINUX
+def test_the_administrators_key_is_not_sent_to_another_users_program(
+    bare_llma: Llma, administered: None, strangers: socket.socket
+) -> None:
+    result = bare_llma("models", "list", "--endpoint", f"http://127.0.0.1:{strangers.getsockname()[1]}/v1")
+    assert result.code == ExitCode.DENIED
+    assert f"uid {NOBODY}" in result.err
+    strangers.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        strangers.accept()
+
+
+@LINUX
+def test_the_administrators_key_is_not_sent_where_nobody_listened(home: Path, administered: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    target = resolve(
+        {"HOME": str(home), "LLMARINER_HOME": str(home / ".llmariner")}, endpoint=f"http://127.0.0.1:{port}/v1"
+    )
+    assert target.own_program_only
+    with Api(target) as api:
+        assert "authorization" not in api._client.headers
+
+
+def test_names_below_localhost_get_no_administrators_key(bare_llma: Llma, administered: None) -> None:
+    assert bare_llma("auth", "token", "--endpoint", "http://platform.localhost:8080/v1").code == ExitCode.DENIED
+
+
+def test_who_listens_is_read_from_the_kernels_tables(tmp_path: Path) -> None:
+    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    row = (
+        "   0: {address}:{port:04X} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 {uid:5d}        0 1\n"
+    )
+    loopback, any6 = "0100007F", "0" * 32
+    (tmp_path / "tcp").write_text(
+        head
+        + row.format(address=loopback, port=8080, state="0A", uid=1000)
+        + row.format(address=loopback, port=8080, state="01", uid=7)
+        + row.format(address=loopback, port=8081, state="0A", uid=8)
+    )
+    assert users_on(8080, tmp_path) == frozenset({1000})
+    (tmp_path / "tcp6").write_text(head + row.format(address=any6, port=8080, state="0A", uid=1001))
+    assert users_on(8080, tmp_path) == frozenset({1000, 1001})
+    assert users_on(9, tmp_path) == frozenset()
+    assert users_on(8080, tmp_path / "none") is None
+
+
+def test_a_key_that_travels_in_the_clear_is_told_of(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(endpoint: str, **environment: str) -> str:
+        with Api(resolve({"HOME": str(home), **environment}, endpoint=endpoint)):
+            return capsys.readouterr().err
+
+    assert "unencrypted" in said("http://llm.example.org/v1", LLMARINER_API_KEY="sk-mine")
+    assert "unencrypted" not in said("https://llm.example.org/v1", LLMARINER_API_KEY="sk-mine")
+    assert "unencrypted" not in said("http://llm.example.org/v1")
+
+
+def test_on_this_machine_nothing_is_said_of_encryption(bare_llma: Llma, platform: Platform) -> None:
+    platform.answer("GET /models", {"object": "list", "data": [], "has_more": False})
+    assert "unencrypted" not in bare_llma("models", "list", "--endpoint", platform.url).err
