@@ -29,7 +29,9 @@ class ExitCode(enum.IntEnum):
     NOT_FOUND = 4
     SERVER = 5
     UNREACHABLE = 6
+    OUTPUT = 7
     INTERRUPTED = 130
+    PIPE_CLOSED = 141
 
     @property
     def meaning(self) -> str:
@@ -45,7 +47,9 @@ _MEANINGS = {
     ExitCode.NOT_FOUND: "no such thing (404)",
     ExitCode.SERVER: "the server or an engine is in trouble (5xx, or a broken answer)",
     ExitCode.UNREACHABLE: "no server answers at the endpoint; `llma up` starts one here",
+    ExitCode.OUTPUT: "the output could not be written",
     ExitCode.INTERRUPTED: "interrupted",
+    ExitCode.PIPE_CLOSED: "the reader of the output went away, such as `head`",
 }
 
 

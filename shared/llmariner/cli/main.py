@@ -5,12 +5,15 @@ Members are import paths, not imports: a command loads what it needs and nothing
 
 from __future__ import annotations
 
+import errno
+import sys
 from collections.abc import Sequence
 
 import click
 
 from llmariner.cli.failures import CommandError, ExitCode
 from llmariner.cli.grammar import RootGroup
+from llmariner.cli.terminal import discard_output, prepare_output
 
 __all__ = ["llma", "main"]
 
@@ -36,6 +39,8 @@ _MEMBERS = {
     "version": "llmariner.cli.version:version",
 }
 
+_FULL = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC})
+
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code.value:>3}  {code.meaning}" for code in ExitCode)
 
 
@@ -56,8 +61,23 @@ def llma() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's own) and return its exit code."""
+    prepare_output()
     try:
         result = llma.main(arguments, prog_name="llma", standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit as ending:
+        if not ending.code:  # completion ended
+            return ExitCode.OK
+        discard_output()  # what click and rich make of a closed pipe
+        return ExitCode.PIPE_CLOSED
+    except OSError as error:
+        discard_output()
+        CommandError(
+            ExitCode.OUTPUT,
+            f"the output could not be written: {error.strerror or error}.",
+            next_step="make room for it.",
+        ).show()
+        return ExitCode.OUTPUT
     except CommandError as failure:
         failure.show()
         return failure.code

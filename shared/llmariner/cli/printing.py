@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmariner.cli.terminal import printable, write
+from llmariner.cli.terminal import printable, speaks_unicode, write
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -127,11 +127,11 @@ class Printer:
 
     def _document(self, document: Record) -> None:
         if self.output == "json":
-            write(json.dumps(document, indent=2, ensure_ascii=False))
+            write(json.dumps(document, indent=2, ensure_ascii=not speaks_unicode()))
         else:
             import yaml
 
-            write(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True), end="")
+            write(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=speaks_unicode()), end="")
 
 
 def moment(value: Any) -> str | None:

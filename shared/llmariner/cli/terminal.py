@@ -7,13 +7,42 @@ stays exact.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from typing import TextIO
 
 import click
 
-__all__ = ["StatusLine", "printable", "write"]
+__all__ = ["StatusLine", "discard_output", "prepare_output", "printable", "speaks_unicode", "write"]
 
 _CONTROL = {code: None for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def prepare_output() -> None:
+    """Make stdout and stderr take any text: closed ones swallow it, those of a narrow encoding get escapes."""
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        stream: TextIO | None = getattr(sys, name)
+        if stream is None:  # closed by whoever started us; the next file to be opened would take its descriptor
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif not _is_utf(stream) and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def discard_output() -> None:
+    """Send what is still to be written nowhere: its place takes no more, and the interpreter would try at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def speaks_unicode() -> bool:
+    """Whether stdout takes every character."""
+    return _is_utf(sys.stdout)
+
+
+def _is_utf(stream: TextIO) -> bool:
+    return (stream.encoding or "").lower().startswith("utf")
 
 
 def printable(text: str) -> str:
