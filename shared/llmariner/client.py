@@ -88,13 +88,18 @@ class Response:
         """
         await self._connection.pipe(sink)
 
-    async def read(self, limit: int = 64 * 1024 * 1024) -> bytes:
-        """The rest of the body. ResponseBroken when it is over `limit` bytes."""
+    async def read(self, limit: int = 64 * 1024 * 1024, *, held: Callable[[int], None] | None = None) -> bytes:
+        """The rest of the body. ResponseBroken when it is over `limit` bytes.
+
+        `held` is told how many bytes there are so far, and may raise.
+        """
         parts, size = [], 0
         while part := await self.chunk():
             size += len(part)
             if size > limit:
                 raise ResponseBroken(f"the answer is over {limit} bytes")
+            if held is not None:
+                held(size)
             parts.append(part)
         self.close()
         return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -260,6 +260,9 @@ class GatewaySettings:
     room_bytes_per_tenant: int = 32 * 1024 * 1024
     """`LLMARINER_ROOM_BYTES_PER_TENANT`: of these, how many of one project. Default 32 MiB."""
 
+    answer_bytes: int = 96 * 1024 * 1024
+    """`LLMARINER_ANSWER_BYTES`: bytes of large answers that this process holds until they are delivered. Default 96 MiB."""
+
     write_timeout: float = 60.0
     """`LLMARINER_WRITE_TIMEOUT_SECONDS`: how long a caller may take nothing of an answer that waits for them."""
 
@@ -302,6 +305,7 @@ class GatewaySettings:
             body_limit=body_limit,
             room_bytes=room_bytes,
             room_bytes_per_tenant=of_tenant,
+            answer_bytes=int(number(env, "LLMARINER_ANSWER_BYTES", cls.answer_bytes, least=1024 * 1024)),
             write_timeout=number(env, "LLMARINER_WRITE_TIMEOUT_SECONDS", cls.write_timeout, least=0.1),
             engine_silence=number(env, "LLMARINER_ENGINE_SILENCE_SECONDS", cls.engine_silence, least=0.1),
             engine_limit=number(env, "LLMARINER_ENGINE_LIMIT_SECONDS", cls.engine_limit, least=0.1),

@@ -54,6 +54,11 @@ def served(
 def hurried(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[Platform]:
     """A platform that soon gives up callers and engines who do nothing, and has room for few bytes of bodies."""
     times = {"WRITE_TIMEOUT_SECONDS": "1", "ENGINE_SILENCE_SECONDS": "1", "ENGINE_LIMIT_SECONDS": "1.5"}
-    room = {"BODY_LIMIT": "2000000", "ROOM_BYTES": "5000000", "ROOM_BYTES_PER_TENANT": "3000000"}
+    room = {
+        "ANSWER_BYTES": "10000000",
+        "BODY_LIMIT": "2000000",
+        "ROOM_BYTES": "5000000",
+        "ROOM_BYTES_PER_TENANT": "3000000",
+    }
     with running(tmp_path_factory.mktemp("hurried"), database, **times, **room) as found:
         yield found

@@ -165,3 +165,17 @@ def test_a_request_that_an_ailing_engine_failed_is_tried_on_another(hurried: Pla
     statuses, asked = asyncio.run(scenario())
     # The first finds out; it is left alone then for a while.
     assert (statuses, asked) == ([200] * 6, 1)
+
+
+def test_large_answers_are_held_up_to_a_number_of_bytes(hurried: Platform, honest: str) -> None:
+    """Each would be read to its end: what a process holds of all together is bounded."""
+    before = resident(hurried.pid)
+
+    async def scenario() -> list[int]:
+        async with served(hurried, "verbose", saying(b"HTTP/1.1 200 OK\r\n\r\n", more=b"x" * 100_000)):
+            answers = await asyncio.gather(*(hurried.caller.chat("verbose") for _ in range(20)))
+            return [answer.status for answer in answers]
+
+    assert set(asyncio.run(scenario())) <= {502, 503}
+    assert resident(hurried.pid) - before < 60 << 20
+    assert asyncio.run(hurried.caller.chat(honest)).status == 200

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llmariner.gateway.sse import _LONGEST_EVENT
 from llmariner.settings import GatewaySettings
 
 FUNCTIONS = Path(__file__).parents[2] / "functions"
@@ -24,6 +25,7 @@ def test_all_that_may_be_held_at_once_fits(name: str) -> None:
     text = (FUNCTIONS / name / "func.yaml").read_text()
     limit, concurrency = re.search(r"memory: (\d+)Mi\s+concurrency: (\d+)", text.split("limits:")[1]).groups()  # type: ignore[union-attr]
     settings = GatewaySettings()
-    # A body is there twice while it is written to an engine.
-    held = 2 * settings.room_bytes + PARSING * settings.body_limit + int(concurrency) * READ_AHEAD
+    # A body is there twice while it is written to an engine, and so is a large answer while it is read.
+    held = 2 * (settings.room_bytes + settings.answer_bytes) + PARSING * settings.body_limit
+    held += int(concurrency) * (READ_AHEAD + _LONGEST_EVENT)
     assert int(limit) * MIB >= PROCESS + held

@@ -11,7 +11,7 @@ from functools import partial
 from typing import cast
 
 from llmariner.client import ConnectionFailed, ReaderStalled, Response, ResponseBroken, ResponseOverdue
-from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, PlatformError
+from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, PlatformError, RoomFull, Unavailable
 from llmariner.gateway import sse
 from llmariner.gateway.answers import Message, Receive, Scope, Send, send_error, send_head, send_json
 from llmariner.gateway.bound import Reservation, longest_cost
@@ -35,6 +35,9 @@ _log = logging.getLogger(__name__)
 _ATTEMPTS = 2
 # Of larger bodies no copy is kept once the engine answers.
 _LARGE_BODY = 64 * 1024
+# Smaller answers are not accounted for one by one.
+_LARGE_ANSWER = 256 * 1024
+_ERROR_BYTES = 1024 * 1024
 Write = Callable[[bytes], "asyncio.Future[None] | None"]
 _JSON = [(b"content-type", b"application/json")]
 
@@ -61,7 +64,7 @@ class Exchange:
         self._opened = False
         self._answered = False
         self._tenant = ""
-        self._held = 0
+        self._held = self._answer_held = 0
         self._body = b""
         self._model = ""
         self._caller_gone = False
@@ -105,6 +108,8 @@ class Exchange:
             await self._fail(PlatformError("Something broke on our side. Try again; the request id helps to find it."))
         finally:
             self._drop_body()
+            if self._answer_held:
+                self._gateway.answers.give_back(self._tenant, self._answer_held)
 
     async def _handle(self, key: Key, request: ModelRequest, reserved: Reservation, wait: float) -> None:
         """Serve a request that the limits let through, count it, and settle what it had reserved."""
@@ -214,6 +219,18 @@ class Exchange:
             raise BodyTooLarge(f"The body is over the limit of {limit} bytes.")
         self._gateway.bodies.take(self._tenant, size - self._held)
         self._held = size
+
+    def _hold_answer(self, size: int) -> None:
+        """Account for an answer that is large. Unavailable when the process holds too much of others already."""
+        if size > _LARGE_ANSWER:
+            try:
+                self._gateway.answers.take(self._tenant, size - self._answer_held)
+            except RoomFull as error:
+                raise Unavailable(
+                    "Too many large answers wait to be delivered here. Try again shortly, or ask for less at once.",
+                    headers={"retry-after": "2"},
+                ) from error
+            self._answer_held = size
 
     def _drop_body(self) -> None:
         """Nobody needs the body any more."""
@@ -347,11 +364,11 @@ class Exchange:
 
     async def _relay(self, response: Response, request: ModelRequest, metered: Metered) -> None:
         if not 200 <= response.status < 300:
-            raise engine_error(response.status, await response.read(), request.model)
+            raise engine_error(response.status, await response.read(_ERROR_BYTES), request.model)
         if request.stream:
             await self._relay_stream(response, request, metered)
             return
-        body = await response.read()
+        body = await response.read(held=self._hold_answer)
         at = body.rfind(b'"usage":')
         metered.usage = body[at:] if at >= 0 else b""
         self._status = response.status

@@ -20,7 +20,7 @@ _NULL = b',"usage":null'
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
 
 # Longer than any that an engine has reason to send: an echoed prompt is the longest.
-_LONGEST_EVENT = 4 * 1024 * 1024
+_LONGEST_EVENT = 2 * 1024 * 1024
 
 
 def comment(facts: dict[str, Any]) -> bytes:
