@@ -278,6 +278,9 @@ class GatewaySettings:
     tokens_per_minute: int = 10_000_000
     """`LLMARINER_TOKENS_PER_MINUTE`: likewise."""
 
+    concurrent_requests: int = 1000
+    """`LLMARINER_CONCURRENT_REQUESTS`: requests of such a key that may be under way, those that wait included."""
+
     unknown_keys_per_minute: int = 120
     """`LLMARINER_UNKNOWN_KEYS_PER_MINUTE`: keys of one address that are looked up in vain, in this process."""
 
@@ -287,7 +290,11 @@ class GatewaySettings:
     @property
     def default_limit(self) -> dict[str, int]:
         """The limit of a key that none was set for."""
-        return {"requests_per_minute": self.requests_per_minute, "tokens_per_minute": self.tokens_per_minute}
+        return {
+            "requests_per_minute": self.requests_per_minute,
+            "tokens_per_minute": self.tokens_per_minute,
+            "concurrent_requests": self.concurrent_requests,
+        }
 
     @classmethod
     def load(cls, env: Environment) -> GatewaySettings:
@@ -316,6 +323,7 @@ class GatewaySettings:
             room_per_tenant=int(number(env, "LLMARINER_ROOM_PER_TENANT", cls.room_per_tenant, least=1)),
             requests_per_minute=int(number(env, "LLMARINER_REQUESTS_PER_MINUTE", cls.requests_per_minute, least=1)),
             tokens_per_minute=int(number(env, "LLMARINER_TOKENS_PER_MINUTE", cls.tokens_per_minute, least=1)),
+            concurrent_requests=int(number(env, "LLMARINER_CONCURRENT_REQUESTS", cls.concurrent_requests, least=1)),
             unknown_keys_per_minute=int(
                 number(env, "LLMARINER_UNKNOWN_KEYS_PER_MINUTE", cls.unknown_keys_per_minute, least=1)
             ),

@@ -96,3 +96,26 @@ def test_small_models_keep_no_place_back() -> None:
     assert shared.try_enter("b")
     shared.leave_engine("b")
     assert [shared.try_enter("a") for _ in range(3)] == [True] * 3
+
+
+def test_a_key_without_a_limit_of_its_own_has_only_so_many_requests_under_way(tmp_path: Path, database: Path) -> None:
+    with running(tmp_path, database, CONCURRENT_REQUESTS="3") as platform:
+        model = platform.model("one-key", "--token-interval", "10")
+        caller = platform.key("eager", limited=True)[1]
+
+        async def scenario() -> tuple[Answer, Answer]:
+            streams = [await caller.stream(model, max_tokens=10_000) for _ in range(3)]
+            for stream in streams:
+                await stream.until(b"data: {")
+            fourth = await caller.chat(model, max_tokens=1)
+            streams[0].hang_up()
+            await asyncio.sleep(1.5)
+            again = await caller.chat(model, max_tokens=1)
+            for stream in streams:
+                stream.hang_up()
+            await asyncio.sleep(0.05)
+            return fourth, again
+
+        fourth, again = asyncio.run(scenario())
+        assert (fourth.status, again.status) == (429, 200)
+        assert "concurrent requests: Limit 3" in fourth.error()["message"]
