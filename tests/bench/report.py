@@ -20,12 +20,14 @@ COLUMNS = (
 )
 COLD_COLUMNS = (("wall ms", "cold_wall_ms", "{:,.0f}"), ("CPU ms", "cold_cpu_ms", "{:,.0f}"))
 WAKE_COLUMNS = (("seconds", "model_seconds", "{:.1f}"),)
+ATTACK_COLUMNS = (("ms p50", "attacked_p50_ms", "{:.2f}"), ("ms p95", "attacked_p95_ms", "{:.2f}"))
 BAR = 48
 
 GATEWAY, ENVOY, FILTERS, LITELLM = "gateway", "envoy", "envoy filters", "litellm"
 CHAT, BARE, FRAMEWORK = "chat_completions", "bare uvicorn", "bare FastAPI"
 LIMITS = "auth and limits"
 WAKE, PLAIN = "wake", "plain start"
+QUIET = "quiet"
 RATIOS = (
     ("gateway_cpu_per_request_vs_envoy", "request_cpu_us", GATEWAY, ENVOY),
     ("gateway_cpu_per_request_vs_envoy_with_filters", "request_cpu_us", GATEWAY, FILTERS),
@@ -37,6 +39,8 @@ RATIOS = (
     ("auth_and_limits_cpu_per_request", "request_cpu_us", LIMITS, GATEWAY),
     ("cold_start_chat_vs_bare_uvicorn", "cold_cpu_ms", CHAT, BARE),
     ("cold_start_chat_wall_vs_bare_uvicorn", "cold_wall_ms", CHAT, BARE),
+    ("request_during_one_byte_chunks_vs_quiet", "attacked_p50_ms", "chunks", QUIET),
+    ("request_during_unread_streams_vs_quiet", "attacked_p50_ms", "readers", QUIET),
     ("model_wake_vs_engine_start", "model_seconds", WAKE, PLAIN),
 )
 
@@ -95,6 +99,7 @@ def render(results: Results) -> str:
         list(table(results, COLD_COLUMNS)),
         list(bars(results, "Cold start, CPU ms to the first answer", "cold_cpu_ms")),
         list(table(results, WAKE_COLUMNS)),
+        list(table(results, ATTACK_COLUMNS)),
         list(lines(results)),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)

@@ -20,8 +20,12 @@ __all__ = ["Connection"]
 
 _log = logging.getLogger(__name__)
 _BODY_HIGH_WATER = 256 * 1024
-# What is parsed in one go: a body in chunks of one byte is work for the interpreter, and others have requests, too.
-_SLICE = 16 * 1024
+# What is parsed in one go, so that others have their turns: a chunk of one byte is as much work as a large one. Of a body
+# in pieces of an ordinary size more is taken.
+_SLICE = 1024
+_BODY_SLICE = 16 * 1024
+_FEW_PARTS = 8
+_ORDINARY_PART = 64
 _FRAMING = (b"content-length", b"transfer-encoding")
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _BROKEN = "Something broke on our side."
@@ -302,18 +306,23 @@ class Connection(asyncio.Protocol):
     # --- reading ---
 
     def _feed_held(self) -> None:
-        """Parse one slice of what is held; the rest when others had their turn."""
+        """Parse some of what is held; the rest when others had their turn."""
         self._scheduled = False
-        data, self._held = self._held[:_SLICE], self._held[_SLICE:]
-        if self._last:
-            self._held = b""
-            self._drop(len(data))
-            return
+        self._feed_slice(_SLICE)
+        reading = self._reading
+        if self._held and reading is not None and reading.parts <= _FEW_PARTS + reading.size // _ORDINARY_PART:
+            self._feed_slice(_BODY_SLICE)
         if self._held:
             self._pause()
-        self._feed(data)
         if self._reading is None or not self._reading.is_full(_BODY_HIGH_WATER):
             self.resume_reading()
+
+    def _feed_slice(self, size: int) -> None:
+        data, self._held = self._held[:size], self._held[size:]
+        if self._last:
+            self._held = b""
+        elif data:
+            self._feed(data)
 
     def _feed(self, data: bytes) -> None:
         if self._reading is not None:
@@ -354,7 +363,7 @@ class Connection(asyncio.Protocol):
                 self.refuse(status, f"The head of the request is over {bounds.head_bytes} bytes.")
         elif self._wire_bytes > bounds.framing_bytes + 17 * reading.size:
             self.refuse(400, "The framing of the body is many times as long as the body.")
-        elif self._chunked and reading.parts > bounds.chunks + reading.size // 64:
+        elif self._chunked and reading.parts > bounds.chunks + reading.size // _ORDINARY_PART:
             self.refuse(400, "The body comes in too many, too small chunks: send it in chunks of at least 64 bytes.")
 
     def _decline_upgrade(self, rest: bytes) -> None:
