@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -138,3 +139,10 @@ def test_answers_that_come_by_turns_are_counted_together() -> None:
     whole = counts(answers.add(b'data: {"choices":[],"usage":{"prompt_tokens":14,"completion_tokens":6}}\n\n'))
     assert whole is not None
     assert whole["completion_tokens"] == 6
+
+
+def test_a_usage_object_without_an_end_costs_no_time() -> None:
+    huge = b'"usage":{' + b'"prompt_tokens":5,' * 500_000
+    began = time.process_time()
+    assert counts(huge) == {"prompt_tokens": 5, "completion_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}
+    assert time.process_time() - began < 0.05

@@ -59,21 +59,21 @@ def check(route: Route, body: Mapping[str, Any]) -> None:
 
 def _check_maximum(route: Route, body: Mapping[str, Any]) -> None:
     """Engines differ in which of two names they obey: where both are given, they must say the same."""
-    given = [name for name in route.maximum if body.get(name) is not None]
-    if len(given) > 1 and body[given[0]] != body[given[1]]:
-        first, second = given[:2]
-        raise InvalidRequest(
-            f"'{first}' is {body[first]} and '{second}' is {body[second]}, which contradict one another: "
-            f"send one of them.",
-            param=second,
-            code="invalid_value",
-        )
+    name, value = "", None
+    for other in route.maximum:
+        if (said := body.get(other)) is None:
+            continue
+        if value is not None and said != value:
+            raise InvalidRequest(
+                f"'{name}' is {value} and '{other}' is {said}, which contradict one another: send one of them.",
+                param=other,
+                code="invalid_value",
+            )
+        name, value = other, said
     # To some engines 0 means without end.
-    if given and not body[given[0]] and not body.get("echo"):
+    if value == 0 and not body.get("echo"):
         raise InvalidRequest(
-            f"Invalid '{given[0]}': expected at least 1; 0 is for requests with 'echo'.",
-            param=given[0],
-            code="invalid_value",
+            f"Invalid '{name}': expected at least 1; 0 is for requests with 'echo'.", param=name, code="invalid_value"
         )
 
 

@@ -56,8 +56,11 @@ def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
     options = options or {}
     maximum = _maximum(route, fields)
-    prompts = _prompts(fields.get(route.prompts)) if route.prompts is not None else 1
-    answers = _choices(route, fields) * prompts
+    prompts = 1 if route.prompts is None else _prompts(fields.get(route.prompts))
+    answers = prompts
+    for name in route.choices:
+        if name in fields:
+            answers = max(answers, (fields[name] or 1) * prompts)
     return ModelRequest(
         model=fields["model"],
         stream=stream,
@@ -83,15 +86,6 @@ def _maximum(route: Route, fields: dict[str, Any]) -> int | None:
             found: int = value
             return found
     return route.answer
-
-
-def _choices(route: Route, fields: dict[str, Any]) -> int:
-    """How many answers are made of each prompt."""
-    choices = 1
-    for name in route.choices:
-        if name in fields:
-            choices = max(choices, fields[name] or 1)
-    return choices
 
 
 def _prompts(prompts: Any) -> int:

@@ -19,6 +19,8 @@ _NAMES = {name.encode(): name for name in ("prompt_tokens", "completion_tokens",
 _NOTHING = dict.fromkeys(_NAMES.values(), 0)
 # More than any context: what is longer is not looked at.
 _MOST_DIGITS = 12
+# Counts stand at the beginning of a usage object, which is some hundred bytes long.
+_LONGEST_USAGE = 8192
 _INDEX = re.compile(rb'"index":\s?(\d{1,6})')
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
 # An answer of open length, of a model whose engine was not asked for its context.
@@ -30,7 +32,7 @@ _OPEN_ANSWER = 1024
 def counts(usage: bytes) -> dict[str, int] | None:
     """The counts in the bytes of a usage object, 0 for those absent or null. None: one of them is no count."""
     found = dict(_NOTHING)
-    for name, value in _COUNT.findall(usage):
+    for name, value in _COUNT.findall(usage, 0, _LONGEST_USAGE):
         if value.isdigit() and len(value) <= _MOST_DIGITS:
             found[_NAMES[name]] = int(value)
         elif value != b"null":
