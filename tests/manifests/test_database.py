@@ -23,11 +23,14 @@ import yaml
 from sqlalchemy import text
 
 from llmariner.context import Context
+from llmariner.errors import Unavailable
 from llmariner.installation.migrations import migrate
 from llmariner.installation.secret_objects import SecretObjects
 from llmariner.installation.secrets import make
 from llmariner.installation.steps import Waiting
+from llmariner.platform.database import Database
 from llmariner.platform.database.schema import mismatch
+from llmariner.settings import DatabaseSettings
 from llmariner.tenancy.bootstrap import first_owner
 from llmariner.tenancy.keys.secrets import digest, new_secret
 
@@ -225,6 +228,31 @@ def sessions_beyond_its_connections(context: Context) -> None:
         assert mismatch(other.database) is None
     for other in others:
         other.database.close()
+
+
+@pytest.mark.postgres
+def test_a_client_of_pgbouncer_does_not_wait_long_for_a_connection(
+    folder: Path, made: dict[str, Mapping[str, str]]
+) -> None:
+    text_ = made["pgbouncer"]["pgbouncer.ini"]
+    for said, here in (("pool_size = 20", "pool_size = 1"), ("pool_size = 5", "pool_size = 0"), ("= 10\n", "= 1\n")):
+        assert text_.count(said) == 1
+        text_ = text_.replace(said, here)
+    secret = {**made["pgbouncer"], "pgbouncer.ini": text_}
+    with postgres(folder, made["postgres"]) as server, pgbouncer(folder, secret, server) as port:
+        connected(port, made["postgres"]).close()
+        url = made["database"]["LLMARINER_DATABASE_URL"].replace("@pgbouncer:5432", f"@127.0.0.1:{port}")
+        first, second = Database(DatabaseSettings(url)), Database(DatabaseSettings(url))
+        with first.read():
+            began = time.monotonic()
+            with pytest.raises(Unavailable) as refused, second.read():
+                pass
+            assert time.monotonic() - began < 30
+        assert refused.value.headers["retry-after"] == "2"
+        for database in (first, second):
+            with database.read() as session:
+                assert session.value(text("SELECT 1")) == 1
+            database.close()
 
 
 def limits_of_time_hold(context: Context) -> None:

@@ -102,6 +102,8 @@ pool_mode = transaction
 max_client_conn = 2000
 default_pool_size = 20
 reserve_pool_size = 5
+# Seconds that a client waits for one of them; 120 unless it is said.
+query_wait_timeout = 10
 ignore_startup_parameters = extra_float_digits,options
 """
     return {"pgbouncer.ini": configuration, "userlist.txt": f'"{user}" "{password}"\n'}
