@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from sqlalchemy import update
@@ -25,7 +26,7 @@ def end_all(database: Database) -> None:
 
 def test_of_many_who_take_it_at_once_one_has_it(database: Database, at_once: AtOnce) -> None:
     takers = leases(database, *"abcdef")
-    taken = at_once([lambda taker=taker: taker.take(30.0) for taker in takers])
+    taken = at_once([partial(taker.take, 30.0) for taker in takers])
     assert sorted(taken, key=str) == [0, *[None] * 5]
     (holder,) = (taker for taker, requests in zip(takers, taken, strict=True) if requests is not None)
     assert holder.give_back(0, 30.0) == 5, "the five others want it done, too"
