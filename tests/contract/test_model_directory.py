@@ -65,6 +65,14 @@ def test_an_adapter_that_nobody_approved_is_in_no_engine(directory: ModelDirecto
     assert asyncio.run(directory.engine("own")).refused == ""
 
 
+def test_adapters_of_other_projects_are_not_even_read(directory: ModelDirectory, registry: Registry) -> None:
+    found = registry.tuned([("shared", "proj_a"), ("shared", None), ("own", "proj_b")])
+    assert {key: [model.id for model in each] for key, each in found.items()} == {
+        ("shared", "proj_a"): ["ft:shared:proj_a"]
+    }
+    assert registry.tuned([]) == {}
+
+
 def test_many_engines_are_told_at_once(directory: ModelDirectory) -> None:
     keys = {("shared", None), ("shared", "proj_a"), ("shared", "proj_c"), ("own", None), ("nobody", None)}
     found = asyncio.run(directory.engines(keys, waking=["own"]))

@@ -71,25 +71,27 @@ class ModelDirectory:
     def _engine(self, model_id: str) -> Served:
         model = self._registry.get(model_id)
         base = model if model.base_model_id is None else self._registry.get(model.base_model_id)
-        wakes = self._registry.wakes(base.id)
         # An adapter of a model that others share is served apart: neither can they reach it, nor its faults them.
         apart = model.project_id if model.project_id != base.project_id else None
-        served = self._served(base, apart, self._registry.tuned_from(base.id), wakes)
+        project = base.project_id if apart is None else apart
+        tuned = self._registry.tuned([(base.id, project)]).get((base.id, project), ())
+        served = self._served(base, apart, tuned, self._registry.wakes(base.id))
         return served if model is base else replace(served, refused=self._registry.blocked(model))
 
     def _engines(self, keys: Collection[EngineKey], waking: Collection[str]) -> dict[EngineKey, Served]:
-        bases, tuned = self._registry.with_tuned({model_id for model_id, _ in keys})
+        bases = self._registry.several({model_id for model_id, _ in keys})
+        projects = {key: key[1] or bases[key[0]].project_id for key in keys if key[0] in bases}
+        tuned = self._registry.tuned({(model_id, project) for (model_id, _), project in projects.items()})
         wakes = {model_id: self._registry.wakes(model_id) for model_id in waking}
         return {
-            (model_id, apart): self._served(base, apart, tuned.get(model_id, ()), wakes.get(model_id, ()))
-            for model_id, apart in keys
-            if (base := bases.get(model_id)) is not None
+            key: self._served(bases[key[0]], key[1], tuned.get((key[0], project), ()), wakes.get(key[0], ()))
+            for key, project in projects.items()
         }
 
     def _served(self, base: Model, apart: str | None, tuned: Sequence[Model], wakes: Sequence[float]) -> Served:
-        project = base.project_id if apart is None else apart
-        mine = [each for each in tuned if each.project_id == project and each.loaded]
-        adapters = tuple(self._for_engine(each, None) for each in mine if not self._registry.blocked(each))
+        """`tuned`: the adapters of one project, which is the base's own unless that is served `apart`."""
+        ready = (each for each in tuned if each.loaded and not self._registry.blocked(each))
+        adapters = tuple(self._for_engine(each, None) for each in ready)
         engine = self._for_engine(base, wakes[len(wakes) // 2] if wakes else None)
         kept = any(adapter.keep_awake for adapter in adapters)
         if apart is None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Row, delete, func, or_, select, update
+from sqlalchemy import Row, delete, func, select, tuple_, update
 
 from llmariner.audit import log
 from llmariner.errors import InvalidRequest, ModelNotFound, PermissionDenied
@@ -219,25 +219,24 @@ class Registry:
         with self._database.read() as session:
             return sorted(row.seconds for row in session.rows(query))
 
-    def tuned_from(self, base_id: str) -> list[Model]:
-        """The models whose base it is, by id."""
-        query = select(models).where(models.c.base_model_id == base_id, models.c.deleted.is_(False))
+    def several(self, model_ids: Collection[str]) -> dict[str, Model]:
+        """Those of the models that there are, by id."""
+        query = select(models).where(models.c.id.in_(sorted(model_ids)), models.c.deleted.is_(False))
         with self._database.read() as session:
-            return [_model(row) for row in session.rows(query.order_by(models.c.id))]
+            return {row.id: _model(row) for row in session.rows(query)}
 
-    def with_tuned(self, model_ids: Collection[str]) -> tuple[dict[str, Model], dict[str, list[Model]]]:
-        """Those of the models that there are, by id; and the models whose base each is, by their ids. One query."""
-        wanted = sorted(model_ids)
-        query = select(models).where(
-            models.c.deleted.is_(False), or_(models.c.id.in_(wanted), models.c.base_model_id.in_(wanted))
-        )
+    def tuned(self, bases: Collection[tuple[str, str | None]]) -> dict[tuple[str, str | None], list[Model]]:
+        """The models whose base each is and whose project is the one beside it, by their ids."""
+        if not bases:
+            return {}
+        wanted = [(base, project or "") for base, project in bases]
+        place = tuple_(models.c.base_model_id, func.coalesce(models.c.project_id, ""))
+        query = select(models).where(place.in_(wanted), models.c.deleted.is_(False)).order_by(models.c.id)
+        found: dict[tuple[str, str | None], list[Model]] = {}
         with self._database.read() as session:
-            found = [_model(row) for row in session.rows(query.order_by(models.c.id))]
-        tuned: dict[str, list[Model]] = {}
-        for model in found:
-            if model.base_model_id is not None:
-                tuned.setdefault(model.base_model_id, []).append(model)
-        return {model.id: model for model in found if model.id in model_ids}, tuned
+            for model in map(_model, session.rows(query)):
+                found.setdefault((model.base_model_id or "", model.project_id), []).append(model)
+        return found
 
     def adopted(self) -> dict[str, str]:
         """The models that somebody else made an InferenceService for: id → its name."""

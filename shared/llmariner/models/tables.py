@@ -20,7 +20,7 @@ models = Table(
     Column("model_file_location", String(1024), nullable=False),
     Column("format", String(16), nullable=False),
     Column("task", String(16), nullable=False),
-    Column("base_model_id", String(256)),
+    Column("base_model_id", String(256), index=True),
     Column("loading_status", String(16), nullable=False),
     Column("loading_progress", Float, nullable=False),
     Column("loading_message", Text, nullable=False),

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from llmariner.client import Client
@@ -57,6 +58,7 @@ class KServeServing:
         self._phases: dict[str, tuple[Phase, tuple[str, ...], list[str]]] = {}
         self._looks: dict[str, tuple[float, asyncio.Task[Seen]]] = {}
         self._listed: tuple[float, dict[str, Status]] = (float("-inf"), {})
+        self._finds: Asking[Served] = Asking()
         self._lists: Asking[dict[str, Status]] = Asking()
         self._sweeps: Asking[None] = Asking()
         self._metrics: dict[str, tuple[float, EngineMetrics]] = {}
@@ -65,7 +67,7 @@ class KServeServing:
 
     async def status(self, model_id: str) -> Status:
         """See the port. An adapter has the state of the engine that serves it."""
-        served = await self._directory.engine(model_id)
+        served = await self._finds.once(model_id, partial(self._find, model_id))
         if served.refused:
             return Status(Phase.FAILED, message=served.refused)
         name = object_name(served.engine)
@@ -154,6 +156,9 @@ class KServeServing:
             return is_of(service, (await self._directory.engine(model_id)).engine)
         except ModelNotFound:
             return False
+
+    async def _find(self, model_id: str) -> Served:
+        return await self._directory.engine(model_id)
 
     async def _look(self, name: str) -> Seen:
         """The objects of one model: read once for all who ask within a moment."""
