@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from llmariner.boot import load
 from llmariner.context import Context
+from llmariner.errors import Unavailable
 from llmariner.local.dispatcher import Dispatcher, subscriptions
 from llmariner.models.model import Model, NewModel, SourceRepository, Task
 from llmariner.models.weights import StorageUriWeights
@@ -170,6 +171,32 @@ def test_the_sweep_drops_requests_that_are_old(
     ledger.interrupt(unseen_for=60)
     assert posted(ports["sweep"][way], TICK) == TAKEN
     assert [ledger.request(f"{name}-{way}") is None for name in ("old", "young")] == [True, False]
+
+
+def test_a_step_of_the_sweep_that_fails_stops_no_other(installation: Installation, in_process: InProcess) -> None:
+    pruned: list[float] = []
+
+    class Away:
+        def interrupt(self, *, unseen_for: float) -> int:
+            raise Unavailable("away")
+
+        def forget(self, *, older_than: float) -> int:
+            raise Unavailable("away")
+
+    class Noting(Deliveries):
+        def prune(self, *, older_than: float) -> int:
+            pruned.append(older_than)
+            return 0
+
+    context = Context(installation.environment)
+    context.ledger = cast(Any, Away())
+    context.deliveries = Noting(context.database, ())
+    sweep: Any = load(CHECKOUT / "eventing/sweep")
+    sweep.use(context)
+    headers, body = to_http(TICK)
+    assert in_process.ask(sweep, Question("POST", "/", body, headers)).status == 500
+    assert pruned == [7 * 86400.0]
+    context.database.close()
 
 
 NO_EVENTS: dict[str, tuple[dict[str, str], bytes]] = {

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from llmariner.context import Context
+from llmariner.http.function import application_of, consumer
 from llmariner.http.publishing import Publishing
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import outbox
+from llmariner.platform.events.wire import Event, to_http
 from llmariner.settings import DatabaseSettings
 
 SCOPE = {"type": "http", "method": "POST", "path": "/"}
@@ -113,3 +116,35 @@ def test_a_publisher_that_fails_fails_no_request_and_is_asked_again(
 
     asyncio.run(run())
     assert "the next sweep" in caplog.text
+
+
+def test_what_a_consumer_changed_is_published_too(database: Database, publisher: Slow) -> None:
+    def work(context: Context, _event: Event) -> None:
+        with context.database.write() as session:
+            outbox.add(session, "t", "x", {})
+
+    env = {"LLMARINER_DATABASE_URL": database.url, "LLMARINER_BROKER_URL": "http://127.0.0.1:9/"}
+    context = Context({**env, "LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32})
+    context.publisher = cast(Any, publisher)
+    application = application_of(consumer(work, recorded=False))
+    application.use(context)
+    headers, body = to_http(Event("evt_1", "t", "x", 1.5, {}))
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    said: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    async def run() -> None:
+        await asyncio.wait_for(application({**SCOPE, "headers": raw}, receive, send), 10)
+        await until(lambda: publisher.times)
+        publisher.let.set()
+        await until(lambda: not publisher.at_once)
+        await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+    assert said[0]["status"] == 204
+    context.database.close()
