@@ -15,6 +15,7 @@ from llmariner.http.publishing import Publishing
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import outbox
+from llmariner.platform.events.deliveries import Deliveries
 from llmariner.platform.events.wire import Event, to_http
 from llmariner.settings import DatabaseSettings
 
@@ -78,6 +79,26 @@ def test_a_request_that_changed_something_is_published_and_nobody_waits_for_it(
 
     asyncio.run(run())
     assert (publisher.times, publisher.most_at_once) == (2, 1), "the five that came meanwhile are one more"
+
+
+def test_a_dead_letter_that_is_revived_is_published(database: Database, publisher: Slow) -> None:
+    book = Deliveries(database, ())
+    with database.write() as session:
+        outbox.add(session, "t", "x", {})
+    (shown,) = book.page("p", None, after=None, limit=1)
+    book.bury(shown.event, "consumer", "503: no")
+
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        book.replay("p", shown.event.id)
+
+    async def run() -> None:
+        publisher.let.set()
+        await Publishing(app, lambda: publisher)(SCOPE, None, None)
+        await until(lambda: publisher.times)
+        await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+    assert publisher.times == 1
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

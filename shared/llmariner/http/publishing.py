@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from llmariner.platform.events.outbox import count_added
+from llmariner.platform.events.outbox import count_changes
 
 __all__ = ["Publishing"]
 
@@ -25,8 +25,8 @@ class Publisher(Protocol):
 class Publishing:
     """ASGI middleware. Neither the caller nor the next request on its connection waits for the Broker.
 
-    One publication at a time, in a thread of its own, and only after requests that wrote an event. What is not published
-    when the process ends, or can't be, is the sweep's.
+    One publication at a time, in a thread of its own, and only after requests that left something to publish. What is
+    not published when the process ends, or can't be, is the sweep's.
     """
 
     def __init__(self, app: Any, publisher: Callable[[], Publisher | None]) -> None:
@@ -38,9 +38,9 @@ class Publishing:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request; what it changed is published later."""
-        before = count_added()
+        before = count_changes()
         await self._app(scope, receive, send)
-        if count_added() != before:
+        if count_changes() != before:
             self._wanted = True
             if self._under_way is None or self._under_way.done():
                 self._under_way = asyncio.create_task(self._publish())

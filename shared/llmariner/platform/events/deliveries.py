@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Row, and_, case, delete, exists, func, or_
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from llmariner.platform.database import Database, WriteSession
-from llmariner.platform.events.outbox import event_of
+from llmariner.platform.events.outbox import event_of, note_change
 from llmariner.platform.events.tables import EVERYBODY, consumed_events, deliveries, events
 from llmariner.platform.events.wire import Event
 
@@ -174,6 +174,7 @@ class Deliveries:
                 raise NotFound(f"No event with id '{event_id}'. List them with GET /v1/events.", param="id")
             dead = and_(deliveries.c.sequence == sequence, deliveries.c.state == _DEAD)
             revived = session.run(update(deliveries).where(dead).values(state=_PENDING, attempts=0, due_at=0.0))
+            note_change()
         if not revived:
             raise Conflict(f"Event '{event_id}' has no dead delivery; there is nothing to replay.")
         return revived

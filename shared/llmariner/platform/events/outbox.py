@@ -14,15 +14,21 @@ from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.platform.events.tables import audience_of, consumed_events, events
 from llmariner.platform.events.wire import Event
 
-__all__ = ["add", "count_added", "event_of", "first_time", "recorded"]
+__all__ = ["add", "count_changes", "event_of", "first_time", "note_change", "recorded"]
 
-_added = itertools.count(1)
-_last_added = 0
+_changes = itertools.count(1)
+_last_change = 0
 
 
-def count_added() -> int:
-    """How many events this process wrote, those of transactions that failed included."""
-    return _last_added
+def count_changes() -> int:
+    """How often this process left something to publish, in transactions that failed, too."""
+    return _last_change
+
+
+def note_change() -> None:
+    """There is something to publish once the caller's transaction ends."""
+    global _last_change
+    _last_change = next(_changes)
 
 
 def add(session: WriteSession, type_: str, subject: str, data: dict[str, Any]) -> None:
@@ -30,8 +36,7 @@ def add(session: WriteSession, type_: str, subject: str, data: dict[str, Any]) -
 
     `project_id` in the data says whose event it is, else `organization_id`; without either it is the installation's.
     """
-    global _last_added
-    _last_added = next(_added)
+    note_change()
     session.add(
         events,
         id=new_id("evt"),
