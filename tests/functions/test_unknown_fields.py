@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from openai.types.admin import organization as of_organization
+from openai.types.admin.organization import projects as of_project
+from openai.types.admin.organization.projects import service_accounts as of_account
 
 from .asking import Answer, Question, check
 from .conftest import Ask
@@ -89,3 +92,43 @@ def test_nothing_is_made_by_a_body_with_an_unknown_field(send: Send, ask: Ask, a
 def test_a_number_that_json_does_not_have_is_refused(number: str, send: Send) -> None:
     body = f'{{"subject": "user", "subject_id": "x", "period": "day", "amount": {number}}}'.encode()
     check(send("POST /v1/budgets", body), 400, "invalid_json")
+
+
+P, G = "POST /v1/organization/projects", "POST /v1/organization/groups"
+PARAMETERS: dict[str, Any] = {
+    P: of_organization.ProjectCreateParams,
+    f"{P}/SPARE": of_organization.ProjectUpdateParams,
+    f"{P}/SPARE/users": of_project.UserCreateParams,
+    f"{P}/SPARE/users/user_1": of_project.UserUpdateParams,
+    f"{P}/SPARE/service_accounts": of_project.ServiceAccountCreateParams,
+    f"{P}/SPARE/service_accounts/user_1": of_project.ServiceAccountUpdateParams,
+    f"{P}/SPARE/service_accounts/user_1/api_keys": of_account.APIKeyCreateParams,
+    f"{P}/SPARE/api_keys/key_1": of_project.APIKeyUpdateParams,
+    f"{P}/SPARE/rate_limits/rl-1": of_project.RateLimitUpdateRateLimitParams,
+    f"{P}/SPARE/model_permissions": of_project.ModelPermissionUpdateParams,
+    f"{P}/SPARE/groups": of_project.GroupCreateParams,
+    f"{P}/SPARE/spend_limit": of_project.SpendLimitUpdateParams,
+    f"{P}/SPARE/spend_alerts": of_project.SpendAlertCreateParams,
+    f"{P}/SPARE/spend_alerts/alert_1": of_project.SpendAlertUpdateParams,
+    G: of_organization.GroupCreateParams,
+    f"{G}/group_1": of_organization.GroupUpdateParams,
+    "POST /v1/organization/admin_api_keys": of_organization.AdminAPIKeyCreateParams,
+    "POST /v1/organization/invites": of_organization.InviteCreateParams,
+    "POST /v1/organization/roles": of_organization.RoleCreateParams,
+    "POST /v1/organization/roles/role_1": of_organization.RoleUpdateParams,
+    "POST /v1/organization/spend_limit": of_organization.SpendLimitUpdateParams,
+    "POST /v1/organization/spend_alerts": of_organization.SpendAlertCreateParams,
+    "POST /v1/organization/users/user_1": of_organization.UserUpdateParams,
+    "POST /v1/projects/SPARE/roles": of_project.RoleCreateParams,
+    "POST /v1/projects/SPARE/roles/role_1": of_project.RoleUpdateParams,
+}
+OF_THE_PATH = {"project_id"}
+
+
+@pytest.mark.parametrize("route", PARAMETERS)
+def test_every_parameter_of_openais_client_is_known(route: str, send: Send) -> None:
+    parameters = set(PARAMETERS[route].__annotations__) - OF_THE_PATH
+    assert parameters
+    for name in parameters:
+        answer = send(route, {name: None})
+        assert answer.status == 200 or answer.error["code"] != "unknown_parameter", answer.body
