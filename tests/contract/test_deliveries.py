@@ -53,6 +53,16 @@ def state(book: Deliveries, consumer: str = "a") -> tuple[str, int, str | None]:
     return found.state, found.attempts, found.last_error
 
 
+def test_a_clock_that_is_set_back_puts_no_retry_off(database: Database, book: Deliveries) -> None:
+    emit(database, "x")
+    book.fan_out()
+    book.failed(one(book), "503: no", final=False)
+    assert due(book, "a") == []
+    with database.write() as session:
+        session.run(update(tables.deliveries).values(due_at=time.time() + 3600))
+    assert due(book, "a") == ["x"]
+
+
 def test_a_slow_consumer_keeps_no_other_one_waiting(database: Database, book: Deliveries) -> None:
     emit(database, *(f"slow{number}" for number in range(80)))
     emit(database, "later", type_=GONE)

@@ -120,3 +120,13 @@ def test_a_call_without_a_token_is_refused() -> None:
     for authorization in (None, "", "Bearer"):
         with pytest.raises(AuthenticationFailed):
             caller(authorization)
+
+
+def test_a_token_from_before_the_clock_was_set_back_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, now = ServiceTokens(SECRET, issuer="function", audience=AUDIENCE), time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
+    ahead = tokens.token()
+    assert tokens.token() == ahead
+    monkeypatch.setattr(time, "time", lambda: now)
+    assert caller(f"Bearer {tokens.token()}") == "function"
+    assert tokens.token() == tokens.token()

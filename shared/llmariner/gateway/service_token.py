@@ -30,7 +30,8 @@ class ServiceTokens:
     def token(self) -> str:
         """A token good for at least half a minute."""
         now = time.time()
-        if now > self._expires - _RENEW_BEFORE:
+        # One from later than now was signed before the clock was set back: nobody would take it yet.
+        if not self._expires - _SECONDS <= now <= self._expires - _RENEW_BEFORE:
             self._expires = now + _SECONDS
             claims = {**self._claims, "iat": int(now), "exp": int(self._expires)}
             signed = _part({"alg": "HS256", "typ": "JWT"}) + b"." + _part(claims)
