@@ -14,6 +14,7 @@ from images.store import Store
 
 from llmariner.local.engine.environment import EngineEnvironment, engine_lock
 from llmariner.local.engine.packages import PACKAGED
+from llmariner.local.rehearsal import ANSWER
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.command import engine_arguments, engine_environment
 from llmariner.settings import HomeSettings
@@ -61,7 +62,7 @@ def test_vllm_serves_as_in_any_image_of_it(engine: Container, tmp_path: Path) ->
     port = free_port()
     with engine.running(["vllm", *arguments(port)], tmp_path) as server:
         server.wait(f"http://127.0.0.1:{port}/health", 180)
-        assert "Paris" in capital(server, port)
+        assert capital(server, port) == ANSWER
 
 
 def test_a_standby_takes_a_model_and_another_after_it(engine: Container, tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_a_standby_takes_a_model_and_another_after_it(engine: Container, tmp_pat
             assert server.answer(f"{base}/start", order, headers)[0] == 202
             assert server.answer(f"{base}/start", order, headers)[0] == 409
             ready = server.wait(f"http://127.0.0.1:{port}/health", 60)
-            assert "Paris" in capital(server, port)
+            assert capital(server, port) == ANSWER
             print(f"warm parent {warm:.1f} s, model {ready:.1f} s", file=sys.stderr)
             assert server.answer(f"{base}/stop", {"grace": 10}, headers)[0] == 202
             server.wait(f"{base}/ready", 30)

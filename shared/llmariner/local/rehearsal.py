@@ -12,13 +12,15 @@ from llmariner.local.engine.environment import EngineEnvironment
 from llmariner.local.engine.packages import PACKAGED, PackagedModel
 from llmariner.local.progress import Step
 
-__all__ = ["FIRST_SECONDS", "rehearse", "wrong_answer"]
+__all__ = ["ANSWER", "rehearse", "wrong_answer"]
 
-FIRST_SECONDS = 900.0
+_FIRST_SECONDS = 900.0
 """For an engine's first start, which compiles and fills caches."""
 
 QUESTION = "What is the capital of France?"
 ANSWER = "The capital of France is Paris."
+"""Of the packaged chat model to the question asked here, at temperature 0."""
+
 _LIKE, _UNLIKE = ("A cat sleeps on the sofa.", "A kitten naps on the couch."), "The parliament passed the budget."
 
 
@@ -33,7 +35,7 @@ def rehearse(url: str, secret: str, engines: EngineEnvironment) -> list[str]:
         if mark.exists():
             continue
         with Step(f"first start of {model.id} (later ones take seconds)"):
-            complaint = wrong_answer(url, secret, model, seconds=FIRST_SECONDS)
+            complaint = wrong_answer(url, secret, model, seconds=_FIRST_SECONDS)
         loopback.post(f"{url}/v1/models/{model.id}:deactivate", secret, {}, seconds=60)
         if complaint is None:
             mark.write_text("")
