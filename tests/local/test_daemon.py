@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from llmariner.local import daemon
 from llmariner.local.engine.environment import EngineEnvironment, engine_lock
 from llmariner.local.engine.packages import PACKAGED
 
@@ -79,6 +80,15 @@ def test_a_taken_port_is_told_before_the_setup(tmp_path: Path) -> None:
     assert f"Port {port} of 127.0.0.1 can't be had" in done.stderr
     assert "LLMARINER_PORT" in done.stderr
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_full_disk_is_told_before_anything_is_begun(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(daemon, "LEAST_FREE", 1 << 60)
+    with pytest.raises(daemon.NotStarted, match=r"MB are free at .*LLMARINER_HOME"):
+        daemon.up(foreground=False)
+    assert not Path(env["LLMARINER_HOME"]).exists()
 
 
 def test_started_twice_at_once_one_platform_runs_and_both_say_so(env: Env) -> None:

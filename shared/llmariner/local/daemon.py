@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,14 +20,17 @@ from typing import Any
 from llmariner.local import loopback
 from llmariner.local.engine.environment import EngineEnvironment, engine_lock
 from llmariner.local.home import Home, Layout, write_private
-from llmariner.local.progress import Step
+from llmariner.local.progress import Step, megabytes
 from llmariner.local.rehearsal import rehearse
 from llmariner.local.setup import set_up
 from llmariner.platform.serving.engine import log_name
 from llmariner.server import Bounds, Server
 from llmariner.settings import HomeSettings, environment
 
-__all__ = ["NotStarted", "base_url", "down", "engine_environment_of", "logs", "running", "serve", "up"]
+__all__ = ["LEAST_FREE", "NotStarted", "base_url", "down", "engine_environment_of", "logs", "running", "serve", "up"]
+
+LEAST_FREE = 64_000_000
+"""Bytes of the home's disk, for a start: database, its journal, logs."""
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 40.0
@@ -65,6 +69,7 @@ def up(*, foreground: bool) -> None:
         _say_how(settings, new_key=False)
         return
     _check_port(settings)
+    _check_disk(settings)
     engines = engine_environment_of(settings)
     set_up(settings, engines)
     had_key = Layout(settings.root).admin_key.exists()
@@ -136,6 +141,17 @@ def _check_port(settings: HomeSettings) -> None:
                 f"Port {settings.port} of {settings.host} can't be had: {error.strerror}. "
                 "Another platform or program may hold it; set LLMARINER_PORT to a free one."
             ) from error
+
+
+def _check_disk(settings: HomeSettings) -> None:
+    """Whether the home has room for a start; a database without any can't even say so in its log."""
+    place = next(path for path in (settings.root, *settings.root.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < LEAST_FREE:
+        raise NotStarted(
+            f"Only {megabytes(free)} are free at {place}; the platform needs {megabytes(LEAST_FREE)} to start. Free some, "
+            "or set LLMARINER_HOME to a folder on another disk."
+        )
 
 
 def _spawn(settings: HomeSettings) -> None:

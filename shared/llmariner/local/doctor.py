@@ -9,7 +9,7 @@ import urllib.error
 from dataclasses import dataclass
 
 from llmariner.local import loopback
-from llmariner.local.daemon import base_url, engine_environment_of, running
+from llmariner.local.daemon import LEAST_FREE, base_url, engine_environment_of, running
 from llmariner.local.engine.packages import PACKAGED, PackagedModel
 from llmariner.local.home import Layout
 from llmariner.local.rehearsal import wrong_answer
@@ -39,6 +39,7 @@ def checks() -> list[Check]:
     return [
         _python(),
         _disk(settings),
+        _home_disk(settings),
         _memory(),
         _engine(settings),
         *_models(settings),
@@ -61,6 +62,13 @@ def _disk(settings: HomeSettings) -> Check:
     return Check(
         "disk", ok, f"{free >> 30} GiB free at {place}", "Free 8 GiB, or set LLMARINER_CACHE to a larger disk."
     )
+
+
+def _home_disk(settings: HomeSettings) -> Check:
+    place = next(path for path in (settings.root, *settings.root.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    mend = "Free some, or set LLMARINER_HOME to a folder on a larger disk."
+    return Check("home disk", free >= LEAST_FREE, f"{free >> 20} MiB free at {place}", mend)
 
 
 def _memory() -> Check:
