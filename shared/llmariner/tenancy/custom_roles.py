@@ -62,6 +62,7 @@ class CustomRoles:
     ) -> CustomRole:
         """Make a role. Conflict for a name that there is; PermissionDenied for scopes that the caller doesn't hold."""
         organization_id, role_id = caller.organization_id, new_id("role")
+        said = _description(description)
         with self._database.write() as session:
             alone(session)
             wanted = _checked(session, caller, scopes, project_id)
@@ -69,7 +70,7 @@ class CustomRoles:
                 _check_project(session, organization_id, project_id)
             free = _free_name(session, organization_id, project_id, name)
             row = {"id": role_id, "organization_id": organization_id, "project_id": project_id, "name": free}
-            stored = {"description": _description(description), "scopes": " ".join(sorted(wanted))}
+            stored = {"description": said, "scopes": " ".join(sorted(wanted))}
             session.add(custom_roles, **row, **stored, created_at=int(time.time()))
             _done(session, caller, "role.created", role_id, project_id, {"data": {"role_name": free}})
         return self.get(organization_id, role_id)

@@ -60,12 +60,12 @@ class ServiceAccounts:
         with self._database.write() as session:
             alone(session)
             _check_project(session, organization_id, project_id)
-            _check_name_free(session, project_id, wanted)
             check_project_role(session, caller, organization_id, project_id, role)
             if organization_role != "reader":
                 check_organization_role(session, caller, organization_id, organization_role)
                 if not owns(caller):
                     raise PermissionDenied("Only an owner of the organization gives a service account such a role.")
+            _check_name_free(session, project_id, wanted)
             row = {"id": user_id, "email": _address(project_id, wanted), "name": wanted, "kind": "service_account"}
             session.add(users, **row, created_at=now)
             joined = {"organization_id": organization_id, "user_id": user_id, "created_at": now}
