@@ -79,6 +79,12 @@ def test_the_engines_own_words_reach_the_caller_with_the_field_they_are_about(pl
         ),
         (b'{"model":"errors","messages":[{"role":"user","content":"x"}],"n":"1"}', "invalid_type", "n"),
         (b'{"model":"errors","messages":' + b"[" * 200 + b"]" * 200 + b"}", "nesting_too_deep", None),
+        (b'{"model":"errors","messages":[{"role":"user","content":[7]}]}', "invalid_type", "messages[0].content[0]"),
+        (
+            b'{"model":"errors","messages":[{"role":"user","content":[{"type":"text","text":7}]}]}',
+            "invalid_type",
+            "messages[0].content[0].text",
+        ),
         (b'{"model":"\xff"}', "invalid_json", None),
     ],
 )

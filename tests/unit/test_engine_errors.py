@@ -16,6 +16,12 @@ UNION = (
     "  {'type': 'list_type', 'loc': 'body.messages.0.content', 'msg': 'Input should be a valid list', 'input': 7}\n"
     "  ...and 17 more errors"
 )
+PRINTED = """4 validation errors for ValidatorIterator
+0.ChatCompletionContentPartTextParam
+  Input should be a valid dictionary [type=dict_type, input_value=7, input_type=int]
+    For further information visit https://errors.pydantic.dev/2.14/v/dict_type
+0.ChatCompletionContentPartImageParam
+  Input should be a valid dictionary [type=dict_type, input_value=7, input_type=int]"""
 QUOTED = """1 validation error:
   {'type': 'value_error', 'loc': 'body', 'msg': "Value error, `top_k` can't be -7.", 'input': '<dict of 3 items>'}"""
 
@@ -34,6 +40,7 @@ def refused(status: int, **error: Any) -> tuple[type[Exception], str, str | None
             "Invalid 'messages[0].content': Input should be a valid string (the first of 19 errors).",
             "messages[0].content",
         ),
+        (PRINTED, None, "Input should be a valid dictionary (the first of 4 errors).", None),
         (QUOTED, "body", "`top_k` can't be -7.", None),
         ("The prompt is empty.", None, "The prompt is empty.", None),
         ("A tool lacks a name.", "tools.1.function.name", "A tool lacks a name.", "tools[1].function.name"),

@@ -18,6 +18,8 @@ __all__ = ["engine_error"]
 _LONGEST = 2000
 _DUMP = re.compile(r"(\d+) validation errors?\b")
 _MESSAGE = re.compile(r"""'msg': (?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")""")
+# The same as pydantic prints it itself: a place in its own terms, then a sentence, then its kind in brackets.
+_PRINTED = re.compile(r"(\d+) validation errors? for [^\n]*\n[^\n]*\n +([^\n]*?) \[type=")
 _VALUE_ERROR = "Value error, "
 
 
@@ -62,6 +64,8 @@ def _words(body: bytes) -> tuple[str, str | None]:
     found = _openai_name(param) if isinstance(param, str) else None
     if (dump := _DUMP.match(text)) and (said := _MESSAGE.search(text)):
         text = _sentence(said[1] or said[2], int(dump[1]), found)
+    elif printed := _PRINTED.match(text):
+        text = _sentence(printed[2], int(printed[1]), found)
     return text, found
 
 

@@ -156,6 +156,17 @@ def _messages(value: Any, param: str) -> None:
         content = message.get("content")
         if content is not None and not isinstance(content, str | list):
             raise _wrong(f"{where}.content", "a string or an array", content)
+        if isinstance(content, list):
+            _parts(content, f"{where}.content")
+
+
+def _parts(parts: list[Any], param: str) -> None:
+    """What engines would refuse in their own words, one for each kind of part that there is."""
+    for index, part in enumerate(parts):
+        where = f"{param}[{index}]"
+        _object(part, where)
+        if part.get("type") == "text":
+            _string(part.get("text"), f"{where}.text")
 
 
 _TEXT_OR_TOKENS = frozenset({str, int, list})
