@@ -43,16 +43,18 @@ class Leases:
 
     def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """See `gateway.control.Control.lease`."""
-        with self._database.write() as session:
-            callers = _callers(ask)
-            known = self._rules(session, [each.key for each in callers])
-            holds = {hold.rule: hold for hold in ask.holds}
-            first: dict[str, Hold] = {}
-            for caller, rules in zip(callers, known, strict=True):
-                for rule in rules:
-                    if caller.least != NOTHING and rule.id not in holds and rule.model in (ALL_MODELS, caller.model):
-                        first.setdefault(rule.id, _first_hold(rule, caller.least))
-            grants = self._granted(session, ask, holds, first) if holds or first else []
+        return self._database.transact(lambda session: self._leased(session, ask))
+
+    def _leased(self, session: WriteSession, ask: LeaseAsk) -> LeaseAnswer:
+        callers = _callers(ask)
+        known = self._rules(session, [each.key for each in callers])
+        holds = {hold.rule: hold for hold in ask.holds}
+        first: dict[str, Hold] = {}
+        for caller, rules in zip(callers, known, strict=True):
+            for rule in rules:
+                if caller.least != NOTHING and rule.id not in holds and rule.model in (ALL_MODELS, caller.model):
+                    first.setdefault(rule.id, _first_hold(rule, caller.least))
+        grants = self._granted(session, ask, holds, first) if holds or first else []
         return LeaseAnswer(grants, known[0] if known else None, known[1:])
 
     def accounts(self, rule_ids: Sequence[str]) -> dict[str, Account]:
