@@ -169,3 +169,77 @@ def test_a_mask_does_not_lift_a_restriction_that_the_body_leaves_out(ask: Ask, a
     answer = ask("api_keys", Question("PATCH", f"/v1/api_keys/{made['id']}", whole, admin))
     assert answer.status == 200, answer.body
     assert (answer.json["name"], answer.json["scopes"]) == ("still narrow", ["api.model.read"])
+
+
+# Fields of LLMariner's messages. A model's `project` is not told (docs/api.md).
+MODEL_FIELDS = {
+    "id",
+    "created",
+    "object",
+    "owned_by",
+    "loading_status",
+    "source_repository",
+    "loading_failure_reason",
+    "loading_status_message",
+    "formats",
+    "is_base_model",
+    "base_model_id",
+    "activation_status",
+    "config",
+}
+KEY_FIELDS = {
+    "id",
+    "object",
+    "name",
+    "secret",
+    "created_at",
+    "user",
+    "organization",
+    "project",
+    "organization_role",
+    "project_role",
+    "excluded_from_rate_limiting",
+}
+PROJECT_FIELDS = {
+    "id",
+    "title",
+    "assignments",
+    "kubernetes_namespace",
+    "organization_id",
+    "created_at",
+    "summary",
+    "is_default",
+}
+USER_FIELDS = {
+    "id",
+    "internal_id",
+    "is_service_account",
+    "hidden",
+    "organization_role_bindings",
+    "project_role_bindings",
+}
+MESSAGES: dict[str, tuple[str, set[str]]] = {
+    "llma models list": ("data", MODEL_FIELDS),
+    "llma models get tiny": ("", MODEL_FIELDS),
+    "llma auth api-keys create ours": ("", KEY_FIELDS),
+    "llma auth api-keys list": ("data", KEY_FIELDS),
+    "llma auth status": ("", USER_FIELDS),
+    "llma admin users list": ("users", USER_FIELDS),
+    "llma admin organizations create Others2": ("", {"id", "title", "created_at", "summary", "is_default"}),
+    "llma admin organizations list": ("organizations", {"id", "title", "created_at", "summary", "is_default"}),
+    "llma admin organizations list-members Others2": (
+        "users",
+        {"user_id", "internal_user_id", "organization_id", "role"},
+    ),
+    "llma admin projects list": ("projects", PROJECT_FIELDS),
+    "llma admin projects list-members Sight": ("users", {"user_id", "project_id", "organization_id", "role"}),
+}
+
+
+@pytest.mark.parametrize("command", MESSAGES)
+def test_every_field_of_the_clients_message_is_there(command: str, answers: dict[str, Any]) -> None:
+    where, fields = MESSAGES[command]
+    documents = answers[command][where] if where else [answers[command]]
+    assert documents
+    for document in documents:
+        assert fields - set(document) == set()
