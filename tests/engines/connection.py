@@ -141,7 +141,13 @@ class Connection(asyncio.Protocol):
                 break
             await asyncio.sleep(0.01)
         used = self.engine.aborted.pop(request_id, None)
-        self._answer(request, 404 if used is None else 200, orjson.dumps(used))
+        if used is None:
+            nothing = {"error": {"message": "no request of this id ended here"}}
+            self._answer(request, 404, orjson.dumps(nothing))
+        elif used:
+            self._answer(request, 200, orjson.dumps(used))
+        else:  # as a vLLM without our plugin
+            self._answer(request, 404, b'{"detail":"Not Found"}')
 
     def _answer(self, request: Request, status: int, body: bytes, kind: str = "application/json") -> None:
         head = f"HTTP/1.1 {status} {REASONS.get(status, 'Scripted')}\r\ncontent-length: {len(body)}\r\n"

@@ -39,7 +39,7 @@ class Script:
     token_interval_ms: float | None = None
     huge_chunk_bytes: int = 0
     usage: str | None = None
-    """The usage object as it is to be written, whatever that is; empty: none."""
+    """The usage object as it is to be written, whatever that is; empty: none, and none is told after a hang-up."""
 
 
 def read_script(body: dict[str, Any]) -> Script:
@@ -129,6 +129,8 @@ class Generation:
             self.timer.cancel()
         began = self in self.engine.running
         used = {"prompt_tokens": self.prompt if began else 0, "completion_tokens": self.made}
+        if self.script.usage == "":
+            used = {}
         self.engine.aborted[self.request.headers.get("x-request-id", "")] = used
         self.engine.leave(self)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -11,7 +13,7 @@ from sqlalchemy import select
 from llmariner.platform.events.tables import events
 
 from .caller import chat
-from .running import Platform, eventually
+from .running import Platform, eventually, soon
 
 ODD = [
     "",
@@ -79,6 +81,32 @@ def test_odd_usage_is_charged_within_bounds_and_harms_nobody(
     assert row["cached_tokens"] <= row["prompt_tokens"]
     assert platform.row(good_id)["completion_tokens"] == 2
     assert told(platform, odd_id) == (usage not in TRUE)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_hang_up_on_an_engine_that_tells_nothing_is_charged_by_its_bounds(
+    platform: Platform, model: str, stream: bool
+) -> None:
+    body = chat(model, stream=stream, max_tokens=50, x_script={"usage": "", "token_interval_ms": 100})
+    engine = platform.engine(model)
+
+    async def scenario() -> None:
+        before = engine.tokens
+        answer = await platform.caller.open("/v1/chat/completions", body)
+        await soon(lambda: engine.tokens > before)
+        answer.hang_up()
+
+    began = time.time()
+    asyncio.run(scenario())
+
+    def cancelled() -> list[dict[str, Any]]:
+        return [row for row in platform.ledger(model) if row["admitted_at"] >= began]
+
+    eventually(cancelled, seconds=30, what="the closing")
+    [row] = cancelled()
+    assert row["outcome"] == "cancelled"
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (len(json.dumps(body)), 50)
+    assert told(platform, row["request_id"])
 
 
 def told(platform: Platform, request_id: str) -> bool:

@@ -39,7 +39,8 @@ class Metered:
     `waited_seconds`: from its beginning to its place at an engine; of these `wake_seconds` while the model was not ready and
     `queued_seconds` behind others. `adapter`: what its engine puts on top of the base model.
     `told`: the ledger knows of it. One that ends before it is told leaves as its closing event alone, which says when it
-    was admitted too. `bounds`: what its engine is believed; `uncounted`: it was charged by them.
+    was admitted too. `bounds`: what its engine is believed; `uncounted`: it was charged by them;
+    `untold`: its caller left, and its engine does not tell what it used.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class Metered:
         "sequence",
         "told",
         "uncounted",
+        "untold",
         "usage",
         "waited_seconds",
         "wake_seconds",
@@ -63,7 +65,7 @@ class Metered:
         self.admitted_at = time.time()
         self.usage = b""
         self.bounds = bounds
-        self.told = self.uncounted = False
+        self.told = self.uncounted = self.untold = False
         self.sequence = 0
         self.adapter: str | None = None
         self.waited_seconds: float | None = None
@@ -123,10 +125,10 @@ class Metered:
         """What was used so far, as far as the engine is believed; never less than before.
 
         At the end counts that can't be true are replaced by what the bounds charge, and so is the silence of an engine
-        that answered.
+        that answered, or would have.
         """
         found = self.bounds.believed(counts(self.usage))
-        if closing and (found is None or (outcome == "succeeded" and not found["prompt_tokens"])):
+        if closing and (found is None or ((self.untold or outcome == "succeeded") and not found["prompt_tokens"])):
             self.uncounted = found is None or self.bounds.charged_prompt > 0
             found = self.bounds.charge
         if found is None:

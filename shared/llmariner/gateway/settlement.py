@@ -1,7 +1,8 @@
 """What a request had used whose caller hung up: asked from its engine, since no answer will tell.
 
 A stream's last chunk before the hang-up tells nearly all of it, an answer that comes whole tells nothing. The engine knows
-(`engine_plugins/request_usage.py`); where it can't be asked, what was seen stands.
+(`engine_plugins/request_usage.py`); where it can't be asked, what was seen stands. Of an engine that can't tell and told
+nothing before, the request is charged by its bounds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from llmariner.gateway.meter import Metered
 __all__ = ["Settlement"]
 
 _PATIENCE_SECONDS = 5.0
+# What our plugin says of a request that its engine never worked on. Any other refusal is of an engine that can't tell.
+_NOTHING_ENDED = b"no request of this id ended here"
 
 
 class Settlement:
@@ -41,6 +44,8 @@ class Settlement:
                 told = await response.read()
                 if response.status == 200:
                     metered.usage = told
+                else:
+                    metered.untold = _NOTHING_ENDED not in told
         except (ConnectionFailed, ResponseBroken, TimeoutError):
             pass
         finally:
