@@ -15,7 +15,7 @@ from llmariner.http.function import Application, function
 from llmariner.http.shapes import api_key, user
 from llmariner.settings import GatewaySettings, IdentitySettings
 from llmariner.tenancy.invites import Accepted, Invites
-from llmariner.tenancy.keys.store import NewKey, Owner
+from llmariner.tenancy.keys.store import Owner
 from llmariner.tenancy.users import Users
 
 
@@ -45,7 +45,7 @@ def accept_invitation(request: Request, body: AcceptInvitation) -> dict[str, Any
     proxy = request.client is not None and "x-forwarded-for" in request.headers and source == request.client.host
     failed.check(source, forwarding=proxy)
     try:
-        accepted = invites.accept(body.token)
+        accepted = invites.accept(body.token, context.keys if keys_only else None)
     except NotFound:
         failed.note(source, forwarding=proxy)
         raise
@@ -57,18 +57,17 @@ def accept_invitation(request: Request, body: AcceptInvitation) -> dict[str, Any
         "accepted_at": invite.accepted_at,
         "organization_id": invite.organization_id,
         "user": user(Users(context.database).member(accepted.user_id, invite.organization_id)),
-        "api_key": _first_key(context, accepted) if keys_only else None,
+        "api_key": _first_key(context, accepted),
     }
 
 
-def _first_key(context: Context, accepted: Accepted) -> dict[str, Any]:
-    """It carries what the invitation promised, whatever the person has become since."""
-    invite, project_id = accepted.invite, accepted.project_id
-    assert project_id is not None, "an invitation without one is not accepted where nobody signs in"
-    owner = Owner(accepted.user_id, project_id, invite.organization_id)
-    actor = context.callers.of_user(accepted.user_id, invite.organization_id, project_id)
-    new = NewKey(f"invitation {invite.id}", accepted.scopes)
-    return api_key(*context.keys.create(owner, new, actor=actor))
+def _first_key(context: Context, accepted: Accepted) -> dict[str, Any] | None:
+    """None for people who sign in."""
+    if accepted.first_key is None or accepted.project_id is None:
+        return None
+    key_id, secret = accepted.first_key
+    place = Owner(accepted.user_id, accepted.project_id, accepted.invite.organization_id)
+    return api_key(context.keys.get(place, key_id), secret)
 
 
 handle = function(build)

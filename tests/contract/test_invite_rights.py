@@ -128,6 +128,25 @@ def test_an_invitation_whose_projects_ended_is_not_spent(team: Team) -> None:
     assert states(team) == [(False, False)]
 
 
+def test_an_invitation_is_not_spent_where_its_key_cannot_be_made(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, token = team.invites.create(team.admin, "c@example.org", "reader", [Promise(team.owner.project_id)])
+    with monkeypatch.context() as broken:
+
+        def fail(*_: Any) -> None:
+            raise Conflict("no key")
+
+        broken.setattr(team.keys, "create_in", fail)
+        with pytest.raises(Conflict):
+            team.invites.accept(token, team.keys)
+    assert states(team) == [(False, False)]
+    accepted = team.invites.accept(token, team.keys)
+    assert accepted.first_key is not None
+    assert team.good(accepted.first_key[1])
+    found = team.callers.by_secret(accepted.first_key[1])
+    assert found is not None
+    assert found.scopes == accepted.scopes
+
+
 @pytest.mark.parametrize("token", ["", "inv-", "inv-" + "x" * 47, "inv-" + "x" * 49, "inv-" + "ä" * 48, "x" * 100_000])
 def test_what_is_no_token_costs_no_question(team: Team, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:

@@ -29,6 +29,7 @@ from llmariner.tenancy.granting import (
     check_project_role,
 )
 from llmariner.tenancy.keys import secrets
+from llmariner.tenancy.keys.store import Keys, NewKey, Owner
 from llmariner.tenancy.members import person_with
 from llmariner.tenancy.open_invites import is_backed, open_invites
 from llmariner.tenancy.removals import forget_removal
@@ -72,13 +73,14 @@ class Invite:
 class Accepted:
     """What came of an invitation: the person, and what a first key of theirs may carry in a project of the invitation.
 
-    `project_id` None: they are in no project.
+    `project_id` None: they are in no project. `first_key`: id and secret of that key, where one was made.
     """
 
     invite: Invite
     user_id: str
     project_id: str | None
     scopes: frozenset[str]
+    first_key: tuple[str, str] | None = None
 
 
 class Invites:
@@ -157,8 +159,8 @@ class Invites:
             session.run(update(invites).where(invites.c.id == invite_id).values(revoked_at=int(time.time())))
             done(session, caller, "invite.deleted", invite_id, {}, organization_id=caller.organization_id)
 
-    def accept(self, token: str) -> Accepted:
-        """Let in who shows a token.
+    def accept(self, token: str, keys: Keys | None = None) -> Accepted:
+        """Let in who shows a token; with a first key of `keys`, which carries what the invitation promised.
 
         NotFound for a token that is unknown, expired, taken back, used or of somebody who may not invite any more: which
         of these is nobody's business. Conflict for who is a member already, and where it would lead nowhere.
@@ -188,9 +190,13 @@ class Invites:
             scopes = standing(session, user_id, invite.organization_id, project_id).scopes
             session.run(update(invites).where(invites.c.id == invite.id).values(accepted_at=int(time.time())))
             changed(session, user_ids=[user_id])
+            first_key = None
+            if keys is not None and project_id is not None:
+                place = Owner(user_id, project_id, invite.organization_id)
+                first_key = keys.create_in(session, place, NewKey(f"invitation {invite.id}", scopes))
             told = {"user_id": user_id, "email": invite.email}
             done(session, None, "invite.accepted", invite.id, told, organization_id=invite.organization_id)
-        return Accepted(self.get(invite.organization_id, invite.id), user_id, project_id, scopes)
+        return Accepted(self.get(invite.organization_id, invite.id), user_id, project_id, scopes, first_key)
 
 
 def _open(session: ReadSession, digest: str) -> Invite:

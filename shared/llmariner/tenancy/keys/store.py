@@ -93,13 +93,21 @@ class Keys:
         `secret` only where it had to be known before there was a database.
         """
         secret = secret or secrets.new_secret()
-        key_id = self._add(actor, new, secret, owner.user_id, owner.organization_id, owner.project_id)
+        with self._database.write() as session:
+            place = (owner.user_id, owner.organization_id, owner.project_id)
+            key_id = self._insert(session, actor, new, secret, *place)
         return self.get(owner, key_id), secret
+
+    def create_in(self, session: WriteSession, owner: Owner, new: NewKey) -> tuple[str, str]:
+        """As `create`, by the platform itself and in a transaction under way; returns id and secret."""
+        secret = secrets.new_secret()
+        return self._insert(session, None, new, secret, owner.user_id, owner.organization_id, owner.project_id), secret
 
     def create_admin(self, caller: Caller, new: NewKey) -> tuple[ApiKey, str]:
         """Make a key that administers the caller's organisation and uses no project; as `create`."""
         secret = secrets.new_admin_secret()
-        key_id = self._add(caller, new, secret, caller.user_id, caller.organization_id, None)
+        with self._database.write() as session:
+            key_id = self._insert(session, caller, new, secret, caller.user_id, caller.organization_id, None)
         return self.get(View(caller.organization_id, kind="admin"), key_id), secret
 
     def of_project(self, owner: Owner) -> list[ApiKey]:
@@ -141,7 +149,7 @@ class Keys:
         values |= {"expires_at": _moment(expires_at)} if not isinstance(expires_at, _Keep) else {}
         values |= _allowed(allowed_models, allowed_sources)
         with self._database.write() as session:
-            next_revision(session, "api_keys")  # as in `_add`
+            next_revision(session, "api_keys")  # as in `_insert`
             key = _live(session, view, key_id)
             check_not_above(session, actor, key)
             new_name = values.get("name", key.name)
@@ -213,8 +221,9 @@ class Keys:
         """The digest under which a secret is stored."""
         return secrets.digest(self._pepper, secret)
 
-    def _add(
+    def _insert(
         self,
+        session: WriteSession,
         actor: Caller | None,
         new: NewKey,
         secret: str,
@@ -226,27 +235,26 @@ class Keys:
         whose = {"user_id": user_id, "project_id": project_id, "organization_id": organization_id}
         bounds: dict[str, Any] = {**_allowed(new.allowed_models, new.allowed_sources)}
         bounds |= {"expires_at": now + new.expires_in if new.expires_in else None}
-        with self._database.write() as session:
-            # Taken before the look at the names: whoever holds the revision's row is the only one who gives out names.
-            revision = next_revision(session, "api_keys")
-            if _named(session, user_id, name):
-                raise Conflict(f"There is a key named '{name}' of this user already; choose another.", param="name")
-            session.add(
-                api_keys,
-                id=key_id,
-                name=name,
-                kind="project" if project_id is not None else "admin",
-                prefix=secrets.mask(secret),
-                scopes=" ".join(sorted(new.scopes)),
-                created_at=now,
-                excluded_from_rate_limiting=new.excluded_from_rate_limiting,
-                digest=secrets.digest(self._pepper, secret),
-                revision=revision,
-                **whose,
-                **bounded(session, actor, bounds, user_id=user_id, new=True),
-            )
-            outbox.add(session, _CREATED, f"api_keys/{key_id}", {"id": key_id, "name": name, **whose})
-            _log(session, actor, "created", _live_of(session, key_id), {"data": {"scopes": sorted(new.scopes)}})
+        # Taken before the look at the names: whoever holds the revision's row is the only one who gives out names.
+        revision = next_revision(session, "api_keys")
+        if _named(session, user_id, name):
+            raise Conflict(f"There is a key named '{name}' of this user already; choose another.", param="name")
+        session.add(
+            api_keys,
+            id=key_id,
+            name=name,
+            kind="project" if project_id is not None else "admin",
+            prefix=secrets.mask(secret),
+            scopes=" ".join(sorted(new.scopes)),
+            created_at=now,
+            excluded_from_rate_limiting=new.excluded_from_rate_limiting,
+            digest=secrets.digest(self._pepper, secret),
+            revision=revision,
+            **whose,
+            **bounded(session, actor, bounds, user_id=user_id, new=True),
+        )
+        outbox.add(session, _CREATED, f"api_keys/{key_id}", {"id": key_id, "name": name, **whose})
+        _log(session, actor, "created", _live_of(session, key_id), {"data": {"scopes": sorted(new.scopes)}})
         return key_id
 
 
