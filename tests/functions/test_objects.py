@@ -100,7 +100,7 @@ def test_a_key_of_another_project_is_not_there(call: Call, stranger: dict[str, s
     assert key_id in [key["id"] for key in call("GET /v1/api_keys").json["data"]]
 
 
-@pytest.mark.parametrize("key_id", ["key_nobody", "%00", "a b", "x" * 500, "ä", "'; DROP TABLE api_keys; --"])
+@pytest.mark.parametrize("key_id", ["key_nobody", "a b", "x" * 500, "ä", "'; DROP TABLE api_keys; --"])
 def test_an_unknown_key_is_not_found(call: Call, ask: Ask, admin: dict[str, str], key_id: str) -> None:
     for method, body in KEY_CHANGES.items():
         check(ask("api_keys", Question(method, f"/v1/api_keys/{key_id}", body, admin)), 404, "not_found")
@@ -132,7 +132,8 @@ def test_a_model_for_embeddings_does_not_chat(call: Call) -> None:
 def test_a_model_is_made_found_changed_and_deleted(call: Call, installation: Installation) -> None:
     made = call("POST /v1/models", {"id": "org/life", "source_repository": "hugging-face", "is_project_scoped": True})
     assert (made.status, made.json["loading_status"]) == (200, "MODEL_LOADING_STATUS_REQUESTED")
-    check(call("POST /v1/models", {"id": "org/life", "source_repository": "LOCAL"}), 409, "conflict")
+    again = {"id": "org/life", "source_repository": "LOCAL", "is_project_scoped": True}
+    check(call("POST /v1/models", again), 409, "conflict")
     assert call("GET /v1/models/org/life").json["id"] == "org/life"
     ids = [model["id"] for model in call("GET /v1/models", query="limit=500").json["data"]]
     assert "org/life" not in ids

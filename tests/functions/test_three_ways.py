@@ -55,7 +55,7 @@ REAL = {
     "tokenize": Question("POST", "/v1/tokenize", {"model": "tiny", "prompt": "say it"}),
     "users": Question("GET", "/v1/users:getSelf"),
 }
-VOLATILE = {"id", "created", "last_used_at", "x_received_headers"}
+VOLATILE = {"id", "created", "cursor", "last_used_at", "x_received_headers"}
 OF_THE_SERVER = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
 
 
