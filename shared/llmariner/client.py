@@ -14,6 +14,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -179,8 +180,7 @@ class Client:
 
     def _sweep(self) -> None:
         """Close what was idle for too long, and forget origins that nobody asks any more; see to those in use."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = monotonic()
         for connection in list(self.busy):
             connection.check_time(now)
         for origin, kept in list(self._idle.items()):
@@ -189,14 +189,14 @@ class Client:
             if not kept:
                 del self._idle[origin]
         again = bool(self.busy or self._idle)
+        loop = asyncio.get_running_loop()
         self._sweeping = loop.call_later(_SWEEP_SECONDS, self._sweep) if again else None
 
     def _kept(self, origin: str) -> _Connection | None:
         kept = self._idle.get(origin)
-        now = asyncio.get_running_loop().time()
         while kept:
             connection = kept.pop()
-            if connection.usable(now):
+            if connection.usable(monotonic()):
                 return connection
             connection.abort()
         return None
@@ -239,6 +239,11 @@ class _Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._idle_since = 0.0
+        # These end the connection, or are as they were when an exchange ends.
+        self._error: Exception | None = None
+        self._overdue = False
+        self._heard_at = 0.0
+        self._withheld_at = math.inf
         self._begin(_SILENCE_SECONDS)
 
     def _begin(self, silence: float) -> None:
@@ -252,14 +257,10 @@ class _Connection(asyncio.Protocol):
         self._paused = False
         self._sink: Sink | None = None
         self._failure: str | None = None
-        self._error: Exception | None = None
         # Bytes since the last part of a body.
         self._framing = 0
         self._silence = silence
         self._heard = True
-        self._heard_at = 0.0
-        self._overdue = False
-        self._withheld_at = math.inf
 
     async def exchange(self, head: bytes, body: bytes, silence: float) -> Response:
         """Write the request, wait for the head of the answer."""
@@ -339,11 +340,11 @@ class _Connection(asyncio.Protocol):
                 return
             if drained is not None and not self._paused and self._transport is not None:
                 self._paused = True
-                self._withheld_at = self._loop.time()
+                self._withheld_at = monotonic()
                 self._transport.pause_reading()
                 drained.add_done_callback(self._accepted)
 
-    def _accepted(self, _: asyncio.Future[None]) -> None:
+    def _accepted(self, _: asyncio.Future[None] | None = None) -> None:
         self._withheld_at = math.inf
         self._resume()
 
@@ -365,7 +366,9 @@ class _Connection(asyncio.Protocol):
         self._busy = False
         self._client.busy.discard(self)
         if self._complete and self.open and self._kept_alive:
-            self._idle_since = self._loop.time()
+            if self._paused:
+                self._accepted()
+            self._idle_since = monotonic()
             self._client.keep(self)
         else:
             self.abort()

@@ -259,3 +259,20 @@ def test_a_large_body_arrives_whole() -> None:
             client.close()
 
     asyncio.run(scenario())
+
+
+def test_a_connection_whose_last_sink_was_slow_serves_the_next_request() -> None:
+    async def scenario() -> None:
+        async with raw_engine(ok) as engine:
+            client = Client(write_timeout=0.3)
+            later: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            response = await client.request(engine.origin, "POST", "/x")
+            await response.pipe(lambda _: later)
+            response.close()
+            async with asyncio.timeout(10):
+                assert await ask(client, engine) == b"ok"
+            assert engine.connections == 1
+            later.set_result(None)
+            client.close()
+
+    asyncio.run(scenario())
