@@ -21,13 +21,16 @@ def consume(context: Context, event: Event) -> None:
         # Which of the models that may have the id one after another: weights of one are not to become another's.
         loading = partial(context.registry.loading, model_id, created=model.created_at)
         fetched = context.weights.fetch(model, lambda progress, message: loading(progress=progress, message=message))
-        context.registry.loaded(
-            model_id,
-            folder=fetched.folder,
-            size_bytes=fetched.size_bytes,
-            task=fetched.task or model.task,
-            created=model.created_at,
-        )
+        try:
+            context.registry.loaded(
+                model_id,
+                folder=fetched.folder,
+                size_bytes=fetched.size_bytes,
+                task=fetched.task or model.task,
+                created=model.created_at,
+            )
+        except ModelNotFound:  # deleted since; its deletion knew of no weights
+            context.weights.discard(model_id, fetched.folder)
     except ModelNotFound:
         return
     except WeightsUnavailable as error:

@@ -1,0 +1,55 @@
+"""Weights of a model that is deleted while they arrive are not left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+from llmariner.context import Context
+from llmariner.local.home import checkout
+from llmariner.local.weights import LocalWeights
+from llmariner.models.model import Model, NewModel, SourceRepository
+from llmariner.models.weights import FetchedWeights, Report
+from llmariner.platform.database.migrate import upgrade
+from llmariner.platform.events.wire import Event
+
+from .hub import environment_with_hub
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Iterator[Context]:
+    made = Context({"LLMARINER_DATABASE_URL": f"sqlite:///{tmp_path / 'platform.db'}"})
+    upgrade(made.database)
+    yield made
+    made.database.close()
+
+
+def load(context: Context, model: Model) -> None:
+    """What the consumer does about a model that was registered."""
+    spec = spec_from_file_location("model_loader", checkout() / "eventing/model_loader/main.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    event = Event("evt_1", "ai.llmariner.model.created.v1", f"models/{model.id}", 1.5, {"id": model.id})
+    module.consume(context, event)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_weights_stay_with_their_model(deleted: bool, context: Context, tmp_path: Path) -> None:
+    class Deleting(LocalWeights):
+        def fetch(self, model: Model, report: Report) -> FetchedWeights:
+            fetched = super().fetch(model, report)
+            if deleted:
+                context.registry.delete(model.id, project_id=None)
+            return fetched
+
+    context.weights = Deleting(tmp_path / "models", environment_with_hub(tmp_path))
+    model = context.registry.create(NewModel("m", SourceRepository.HUGGING_FACE, "org/repository"))
+    load(context, model)
+    assert len(list((tmp_path / "models").iterdir())) == (0 if deleted else 1)
+    if not deleted:
+        assert context.registry.get("m").loaded
