@@ -158,4 +158,7 @@ def test_what_is_in_the_home_is_its_owners_alone(env: Env) -> None:
     assert home.stat().st_mode & 0o077 == 0
     for name in ("admin.key", "pepper", "service-secret", "platform.json"):
         assert (home / name).stat().st_mode & 0o077 == 0, name
-    assert (home / "engines").stat().st_mode & 0o077 == 0
+    (folder,) = (home / "engines").iterdir()
+    assert folder.stat().st_mode & 0o077 == 0
+    llma(env, "down")
+    assert list((home / "engines").iterdir()) == []

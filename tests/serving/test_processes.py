@@ -278,16 +278,17 @@ def ports_of(pid: int) -> set[int]:
 @pytest.mark.parametrize("name", ["engines", "long" * 40])
 def test_engines_listen_in_a_folder_that_no_other_user_enters(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir(mode=0o755)
-    (tmp_path / name / "1.sock").touch()
-    sockets = EngineSockets(tmp_path / name)
-    first, second = sockets.new(), sockets.new()
-    assert first != second
-    assert not first.exists(), "left behind by an earlier platform"
-    assert stat.S_IMODE(first.parent.stat().st_mode) == 0o700
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(first))
+    sockets, others = EngineSockets(tmp_path / name), EngineSockets(tmp_path / name)
+    paths = [sockets.new(), sockets.new(), others.new()]
+    assert len(set(paths)) == 3
+    for path in paths:
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(path))
+    others.close()
+    assert paths[0].parent.exists()
     sockets.close()
-    assert not first.parent.exists()
+    assert not any(path.parent.exists() for path in paths)
 
 
 def test_closing_ends_every_process(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,7 @@ class Home:
     async def start(self) -> Router:
         """Engines' warm parent, functions, dispatcher, timer; returns the application. Models sleep yet."""
         end_orphans(self.layout.logs)
+        shutil.rmtree(self.layout.root / "engines", ignore_errors=True)  # sockets of those
         self.serving = self._process_serving()
         self.context.serving = self.serving
         self.context.weights = self._weights

@@ -14,19 +14,20 @@ from pathlib import Path
 
 __all__ = ["EngineSockets"]
 
-# The kernel takes 107 bytes for the path of a socket.
-_LONGEST_FOLDER = 90
+# The kernel takes 107 bytes for the path of a socket; a folder of our own and the socket's name come after it.
+_LONGEST_FOLDER = 80
 
 
 class EngineSockets:
-    """Names for sockets, each given once. `folder`: where they stand; elsewhere if its path is too long for a socket's."""
+    """Names for sockets, each given once, in a new folder below `folder`; elsewhere if that path is too long."""
 
     def __init__(self, folder: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        if len(os.fsencode(folder)) > _LONGEST_FOLDER:
-            folder = Path(tempfile.mkdtemp(prefix="llmariner-"))
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder = folder
+        within: Path | None = None
+        if len(os.fsencode(folder)) <= _LONGEST_FOLDER:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            within = folder
+        # Made with mode 0700.
+        self._folder = Path(tempfile.mkdtemp(prefix="llmariner-", dir=within))
         self._numbers = count(1)
 
     def new(self) -> Path:
