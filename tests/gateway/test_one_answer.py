@@ -1,0 +1,84 @@
+"""A request is answered once, whatever goes wrong after its answer; and it is paid for then, too."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from llmariner.gateway.app import RouteApp
+from llmariner.gateway.control import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.gateway.fields import CHAT_COMPLETIONS
+from llmariner.gateway.gateway import Gateway
+from llmariner.gateway.metrics import Metrics
+from llmariner.settings import GatewaySettings, Secret
+
+from .raw_engine import RawEngine, raw_engine
+from .test_many_models import Many
+
+BODY = b'{"model":"m","messages":[{"role":"user","content":"x"}],"stream":%b}'
+WHOLE = b'{"id":"x","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
+EVENTS = b"data: " + WHOLE + b"\n\ndata: [DONE]\n\n"
+
+
+class _One(Many):
+    """Knows one key, and one model that is served at an endpoint."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+
+    async def key(self, digest: str, organization: str | None, project: str | None) -> Key:
+        return Key("key", "p", "o", "u", frozenset({"api.inference.write"}), None, True)
+
+    async def model(self, model_id: str) -> ModelState:
+        return ModelState(model_id, None, "generate", True, True, "ready", 1.0, 0.0, "", self._endpoint, 8, 0)
+
+    async def changes(self, cursor: str, rules: int) -> Changes:
+        return Changes("1.1.", (), ())
+
+    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+        return LeaseAnswer((), (), tuple(() for _ in ask.others))
+
+
+class _Failing(Metrics):
+    def closed(self, event: dict[str, Any]) -> None:
+        raise ValueError("what nobody thought of")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_fails_after_an_answer_is_no_second_answer(stream: bool) -> None:
+    async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
+        said = EVENTS if stream else WHOLE
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(said), said))
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def scenario() -> Gateway:
+        async with raw_engine(reply) as engine:
+            gateway = Gateway(_One(engine.origin), GatewaySettings(), Secret("p" * 64))
+            gateway.metrics = _Failing()
+            messages = [{"type": "http.request", "body": BODY % (b"true" if stream else b"false")}]
+
+            async def receive() -> Any:
+                if messages:
+                    return messages.pop()
+                return await asyncio.get_running_loop().create_future()
+
+            head = [(b"authorization", b"Bearer sk-x")]
+            scope = {"type": "http", "method": "POST", "path": CHAT_COMPLETIONS.path, "headers": head}
+            await RouteApp(gateway, CHAT_COMPLETIONS)(scope, receive, send)
+            for task in (*gateway._tasks, *gateway._keepers.values()):
+                task.cancel()
+            gateway.client.close()
+            return gateway
+
+    gateway = asyncio.run(scenario())
+    assert [message["status"] for message in sent if message["type"] == "http.response.start"] == [200]
+    assert [message.get("more_body", False) for message in sent[1:]].count(False) == 1
+    assert sent[-1].get("more_body", False) is False
+    assert gateway.room("m").running == 0
+    assert gateway.bodies.held == 0
