@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -141,6 +142,37 @@ def test_a_caller_that_ends_its_side_is_gone_soon_after() -> None:
             writer.close()
 
     asyncio.run(run())
+
+
+def test_an_application_that_goes_on_after_a_hang_up_holds_nobody_else_up() -> None:
+    entered = asyncio.Event()
+    answered: list[bytes] = []
+    gave_up: list[bool] = []
+
+    async def heedless(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] != "/endless":
+            await hello(scope, receive, send)
+            return
+        entered.set()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        end = time.monotonic() + 4
+        while time.monotonic() < end and not answered:
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        gave_up.append(not answered)
+
+    async def run() -> bytes:
+        async with serving(heedless) as (server, port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n")
+            await asyncio.wait_for(entered.wait(), 10)
+            writer.transport.abort()
+            await until(lambda: not server.connections)
+            answered.append(await exchange(port, CLOSE))
+            await until(lambda: gave_up)
+            return answered[0]
+
+    assert statuses(asyncio.run(run())) == [200]
+    assert gave_up == [False]
 
 
 def test_the_servers_end_is_said_in_the_answers_under_way() -> None:

@@ -174,6 +174,7 @@ class Cycle:
 
     async def _send(self, message: Message) -> None:
         if self._disconnected:
+            await asyncio.sleep(0)  # an application that goes on without looking must not keep others from their turns
             return
         if message["type"] == "http.response.start":
             self._write_head(message["status"], message["headers"])
