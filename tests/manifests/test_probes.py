@@ -12,6 +12,7 @@ from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.manifests.declarations import Workload, read
 from llmariner.manifests.services import service
+from llmariner.platform.database.migrate import upgrade
 
 CHECKOUT = Path(__file__).parents[2]
 WORKLOADS = {each.source: each for kind in read(CHECKOUT) for each in kind}
@@ -19,8 +20,17 @@ ENVIRONMENT = {
     "LLMARINER_PEPPER": "p" * 32,
     "LLMARINER_SERVICE_SECRET": "s" * 32,
     "LLMARINER_CONTROL_URL": "http://internal-gateway",
-    "LLMARINER_DATABASE_URL": "sqlite://",
 }
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """With a database of this checkout's schema: on another one a workload is not ready."""
+    file = tmp_path_factory.mktemp("probes") / "platform.db"
+    context = Context({**ENVIRONMENT, "LLMARINER_DATABASE_URL": f"sqlite:///{file}"})
+    upgrade(context.database)
+    context.database.close()
+    return {**ENVIRONMENT, "LLMARINER_DATABASE_URL": f"sqlite:///{file}"}
 
 
 def paths(workload: Workload) -> set[str]:
@@ -56,9 +66,9 @@ async def status(application: Any, path: str) -> int:
 
 
 @pytest.mark.parametrize("source", list(WORKLOADS))
-def test_a_workload_answers_its_probes(source: str) -> None:
+def test_a_workload_answers_its_probes(source: str, environment: dict[str, str]) -> None:
     workload = WORKLOADS[source]
     application = load(CHECKOUT / workload.folder)
-    application.use(Context(ENVIRONMENT))
+    application.use(Context(environment))
     answers = {path: asyncio.run(status(application, path)) for path in paths(workload)}
     assert set(answers.values()) == {200}, answers
