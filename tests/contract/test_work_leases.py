@@ -63,3 +63,12 @@ def test_while_it_is_paused_nobody_has_it_and_nothing_is_noted(database: Databas
     assert [first.take(30.0), second.take(30.0)] == [None, None]
     end_all(database)
     assert second.take(30.0) == 0
+
+
+def test_a_lease_from_before_the_clock_was_set_back_is_over(database: Database) -> None:
+    first, second = leases(database, "a", "b")
+    assert first.take(30.0) == 0
+    with database.write() as session:
+        session.run(update(work_leases).values(expires_at=session.now() + 3600))
+    assert second.take(30.0) == 0
+    assert not first.renew(30.0)

@@ -2,15 +2,19 @@
 
 At least once: an event whose acceptance we did not hear of is sent again. One process at a time publishes. Events of one
 subject keep their order: one that is refused holds up later ones of its subject, and of no other, until it is taken or
-given up as a dead letter. A Broker that does not answer at all is left alone for a while.
+given up as a dead letter. A Broker that does not answer at all is left alone for a while; an event that it never answers
+waits like one that it refused, so that it holds up no others.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
-import urllib.error
-import urllib.request
+import socket
+import threading
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from urllib.parse import urlsplit
 
 from llmariner.platform.database import Database
 from llmariner.platform.database.work_leases import WorkLease
@@ -22,7 +26,7 @@ __all__ = ["Publisher"]
 
 _log = logging.getLogger(__name__)
 _SEND_SECONDS = 10.0
-# Renewed before each event, which takes no longer than that.
+# Renewed before each event, which takes no longer than to connect and to be sent.
 _LEASE_SECONDS = 30.0
 _PAUSE_SECONDS = 15.0
 # Of those who ask too much or too early, or of a Broker that is not set up yet; other 4xx are for good.
@@ -84,6 +88,7 @@ class Publisher:
                         taken, in_a_row = taken + 1, 0
                         continue
                 except _Away as error:
+                    self._publication.unanswered(each, f"no answer: {error}")
                     count, seconds = self._publication.backlog()
                     _log.warning("the Broker is away (%s): %d events wait, the oldest for %d s", error, count, seconds)
                     return taken, False
@@ -112,12 +117,42 @@ class Publisher:
             if (token := self._settings.token_file) is not None:
                 # Read each time: it is replaced before it expires.
                 headers["Authorization"] = f"Bearer {token.read_text().strip()}"
-            request = urllib.request.Request(self._settings.url, body, headers)
-            urllib.request.urlopen(request, timeout=_SEND_SECONDS).close()
-        except urllib.error.HTTPError as error:
-            with error:
-                said = error.read(500).decode(errors="replace")
-            final = 400 <= error.code < 500 and error.code not in _AGAIN
-            raise _Refused(f"{error.code}: {said}", final=final) from error
-        except (OSError, ValueError) as error:
-            raise _Away(str(error)) from error
+            status, said = _posted(self._settings.url, headers, body)
+        except (OSError, HTTPException, ValueError) as error:
+            raise _Away(str(error) or type(error).__name__) from error
+        # A redirect is no acceptance: nothing is known of what stands there.
+        if not 200 <= status < 300:
+            raise _Refused(f"{status}: {said}", final=400 <= status < 500 and status not in _AGAIN)
+
+
+def _posted(url: str, headers: dict[str, str], body: bytes) -> tuple[int, str]:
+    """The status of a POST and the start of a refusal's text. OSError, HTTPException or ValueError without an answer.
+
+    From the connection on, all of it takes `_SEND_SECONDS` at most, however slowly the answer comes.
+    """
+    place = urlsplit(url)
+    kind = HTTPSConnection if place.scheme == "https" else HTTPConnection
+    connection = kind(place.hostname or "", place.port, timeout=_SEND_SECONDS)
+    connection.connect()
+    deadline = threading.Timer(_SEND_SECONDS, _cut, [connection.sock])
+    deadline.start()
+    try:
+        connection.request("POST", f"{place.path or '/'}{'?' * bool(place.query)}{place.query}", body, headers)
+        with connection.getresponse() as answer:
+            return answer.status, "" if answer.status < 300 else _text_of(answer)
+    finally:
+        deadline.cancel()
+        connection.close()
+
+
+def _text_of(answer: HTTPResponse) -> str:
+    """The start of a refusal's text, as far as it came: its status alone says what to do."""
+    try:
+        return answer.read(500).decode(errors="replace")
+    except (OSError, HTTPException):
+        return ""
+
+
+def _cut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it ended by itself
+        connection.shutdown(socket.SHUT_RDWR)

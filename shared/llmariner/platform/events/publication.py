@@ -6,8 +6,9 @@ its next attempt, or dead, to be seen and replayed like them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, select, update
 
@@ -57,7 +58,7 @@ class Publication:
         with self._database.read() as session:
             now = session.now()
             new = and_(events.c.published.is_(False), ~_held_up(now))
-            revived = select(deliveries.c.sequence).where(deliveries.c.state == _PENDING, deliveries.c.due_at <= now)
+            revived = select(deliveries.c.sequence).where(deliveries.c.state == _PENDING, ~_waits(deliveries.c, now))
             in_order = select(events).order_by(events.c.sequence).limit(_AT_ONCE)
             rows = [
                 *session.rows(in_order.where(events.c.published.is_(True), events.c.sequence.in_(revived))),
@@ -74,10 +75,17 @@ class Publication:
 
     def refused(self, outgoing: Outgoing, reason: str, *, final: bool) -> float | None:
         """The Broker did not take it; returns the seconds to its next attempt, None when it is given up."""
+        return self._failed(outgoing, reason, final=final, lasting=_GIVEN_UP_SECONDS)
+
+    def unanswered(self, outgoing: Outgoing, reason: str) -> None:
+        """The Broker said nothing. The event has its next attempt later, and is never given up for that."""
+        self._failed(outgoing, reason, final=False, lasting=math.inf)
+
+    def _failed(self, outgoing: Outgoing, reason: str, *, final: bool, lasting: float) -> float | None:
         with self._database.write() as session:
             now = session.now()
             attempts = 1 + int(session.value(select(deliveries.c.attempts).where(_is(outgoing.sequence, BROKER))) or 0)
-            wait = None if final or now - outgoing.event.time > _GIVEN_UP_SECONDS else _wait(attempts)
+            wait = None if final or now - outgoing.event.time > lasting else _wait(attempts)
             outcome = {
                 "state": _DEAD if wait is None else _PENDING,
                 "due_at": 0.0 if wait is None else now + wait,
@@ -104,6 +112,12 @@ def _is(sequence: int, consumer: str) -> ColumnElement[bool]:
     return and_(deliveries.c.sequence == sequence, deliveries.c.consumer == consumer)
 
 
+def _waits(delivery: Any, now: float) -> ColumnElement[bool]:
+    """Its next attempt is later. Later than any wait goes it can only seem, since the clock was set back."""
+    due: ColumnElement[bool] = delivery.due_at.between(now, now + _LONGEST_WAIT)
+    return due
+
+
 def _wait(attempts: int) -> float:
     return float(min(_FIRST_WAIT * 2 ** min(attempts - 1, 30), _LONGEST_WAIT))
 
@@ -117,7 +131,7 @@ def _held_up(now: float) -> ColumnElement[bool]:
         .where(
             older.c.consumer == BROKER,
             older.c.state == _PENDING,
-            older.c.due_at > now,
+            _waits(older.c, now),
             older.c.sequence <= events.c.sequence,
             older_event.c.subject == events.c.subject,
         )

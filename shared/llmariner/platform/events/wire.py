@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 __all__ = ["SOURCE", "Event", "MalformedEvent", "from_http", "of_cloud_event", "to_http"]
 
 SOURCE = "/llmariner"
+# Of the HTTP binding, 3.1.3.2: all that is printable in ASCII, but for the space, the quotation mark and the percent sign.
+_AS_IT_IS = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
 
 class MalformedEvent(ValueError):
@@ -34,16 +37,17 @@ class Event:
 
 def to_http(event: Event) -> tuple[dict[str, str], bytes]:
     """Headers and body of a POST in binary mode. Without the SDK: functions that only publish have none."""
+    subject = quote(event.subject, safe=_AS_IT_IS)
     headers = {
         "content-type": "application/json",
         "ce-specversion": "1.0",
         "ce-id": event.id,
         "ce-source": SOURCE,
         "ce-type": event.type,
-        "ce-subject": event.subject,
+        "ce-subject": subject,
         "ce-time": datetime.fromtimestamp(event.time, UTC).isoformat(),
         # Kafka keeps the order of what has the same key (CloudEvents extension Partitioning).
-        "ce-partitionkey": event.subject,
+        "ce-partitionkey": subject,
     }
     return headers, json.dumps(event.data).encode()
 
