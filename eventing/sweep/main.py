@@ -30,23 +30,27 @@ async def consume(context: Context, _event: Event) -> None:
     if await asyncio.to_thread(lease.take, _LEASE_SECONDS) is None:
         return
     try:
-        await asyncio.to_thread(_sweep, context)
+        failed = await asyncio.to_thread(_sweep, context)
         await context.serving.tidy()
     finally:
         await asyncio.to_thread(lease.pause, 0.0)
+    if failed:
+        raise failed[0]
 
 
-def _sweep(context: Context) -> None:
-    """Each step whatever became of the others; what went wrong is told at the end, so that all come again."""
-    failed = []
+def _sweep(context: Context) -> list[Exception]:
+    """Each step whatever became of the others; returns what went wrong, to be raised at the end, so that all come again."""
+    failed: list[Exception] = []
     for step in (_publish, _interrupt, _forget_requests, _forget_events):
         try:
             step(context)
         except PlatformError as error:
             _log.warning("a step of the sweep failed: %s: %s", step.__name__.removeprefix("_"), error.message)
             failed.append(error)
-    if failed:
-        raise failed[0]
+        except Exception as error:  # whatever it was, the others must come
+            _log.exception("a step of the sweep failed: %s", step.__name__.removeprefix("_"))
+            failed.append(error)
+    return failed
 
 
 def _publish(context: Context) -> None:

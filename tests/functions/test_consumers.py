@@ -173,29 +173,38 @@ def test_the_sweep_drops_requests_that_are_old(
     assert [ledger.request(f"{name}-{way}") is None for name in ("old", "young")] == [True, False]
 
 
-def test_a_step_of_the_sweep_that_fails_stops_no_other(installation: Installation, in_process: InProcess) -> None:
+@pytest.mark.parametrize("error", [Unavailable("away"), RuntimeError("broken")], ids=["known", "unknown"])
+def test_a_step_of_the_sweep_that_fails_stops_no_other(
+    error: Exception, installation: Installation, in_process: InProcess
+) -> None:
     pruned: list[float] = []
+    tidied: list[str] = []
 
     class Away:
         def interrupt(self, *, unseen_for: float) -> int:
-            raise Unavailable("away")
+            raise error
 
         def forget(self, *, older_than: float) -> int:
-            raise Unavailable("away")
+            raise error
 
     class Noting(Deliveries):
         def prune(self, *, older_than: float) -> int:
             pruned.append(older_than)
             return 0
 
+    class Serving:
+        async def tidy(self) -> None:
+            tidied.append("tidied")
+
     context = Context(installation.environment)
+    context.serving = cast(Any, Serving())
     context.ledger = cast(Any, Away())
     context.deliveries = Noting(context.database, ())
     sweep: Any = load(CHECKOUT / "eventing/sweep")
     sweep.use(context)
     headers, body = to_http(TICK)
     assert in_process.ask(sweep, Question("POST", "/", body, headers)).status == 500
-    assert pruned == [7 * 86400.0]
+    assert (pruned, tidied) == ([7 * 86400.0], ["tidied"])
     context.database.close()
 
 
