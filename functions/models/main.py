@@ -111,10 +111,11 @@ async def get_model(
     """One model, with its serving state, measured wakes and last request."""
     context = context_of(request)
     model = await asyncio.to_thread(_usable, context, key, model_id)
-    status = await context.serving.status(model_id) if model.loaded else Status()
-    status = context.waiting_requests.added(model_id, status)
-    wakes = await asyncio.to_thread(context.registry.wakes, model.base_model_id or model_id)
-    last = await asyncio.to_thread(context.ledger.last_request, model_id)
+    # By its id in the registry: another project's model, or the one that all share, may have the same name.
+    status = await context.serving.status(model.id) if model.loaded else Status()
+    status = context.waiting_requests.added(model.id, status)
+    wakes = await asyncio.to_thread(context.registry.wakes, model.base_model_id or model.id)
+    last = await asyncio.to_thread(context.ledger.last_request, model.name, model.project_id)
     return rendered(model, status, wakes=wakes, last_request_at=last)
 
 

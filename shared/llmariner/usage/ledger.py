@@ -78,9 +78,11 @@ class Ledger:
             lambda session: _dropped(session, [row.request_id for row in session.rows(ids)]), most=_CHUNKS_AT_ONCE
         )
 
-    def last_request(self, model: str) -> float | None:
-        """When a request for this model was last admitted."""
+    def last_request(self, model: str, project_id: str | None = None) -> float | None:
+        """When a request for a model of this name was last admitted; of one project, or of all."""
         query = select(func.max(ledger_requests.c.admitted_at)).where(ledger_requests.c.model == model)
+        if project_id is not None:
+            query = query.where(ledger_requests.c.project_id == project_id)
         with self._database.read() as session:
             value = session.value(query)
         return None if value is None else float(value)
