@@ -115,3 +115,21 @@ def test_lists_and_restrictions_go_by_names(registry: Registry) -> None:
     assert names(registry, "proj_b", refused_models=frozenset({"x"})) == ["y"]
     page = registry.page(Selection("proj_b"), after="x", limit=5)
     assert [(model.name, model.project_id) for model in page] == [("y", "proj_b")]
+
+
+def test_a_list_shows_each_name_once_and_ends(registry: Registry) -> None:
+    for name in ("x", "y"):
+        create(registry, name, "proj_a")
+        create(registry, name, None)
+    selection, seen = Selection("proj_a"), list[str]()
+    while page := registry.page(selection, after=seen[-1] if seen else None, limit=1):
+        assert page[0].project_id == "proj_a"
+        seen.append(page[0].name)
+        assert len(seen) <= 2
+    assert (seen, registry.count(selection), registry.base_ids(selection)) == (
+        ["x", "y"],
+        2,
+        ["x@proj_a", "y@proj_a"],
+    )
+    registry.delete("x", project_id="proj_a")
+    assert [model.project_id for model in registry.page(selection, after=None, limit=9)] == ["proj_a", None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, case, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, case, not_, or_, select, true, tuple_
 
 from llmariner.errors import InvalidRequest
 from llmariner.limits.restrictions import Restriction
@@ -36,7 +36,7 @@ class Selection:
     @property
     def condition(self) -> ColumnElement[bool]:
         """What a row must be to be selected."""
-        parts = [visible(self.project_id)]
+        parts = [visible(self.project_id), _meant(self.project_id)]
         if not self.include_loading:
             parts.append(models.c.loading_status == LoadingStatus.SUCCEEDED)
         if self.restriction.models is not None:
@@ -81,6 +81,15 @@ def after_model(session: ReadSession, selection: Selection, model_id: str) -> Co
     if place is None:
         raise InvalidRequest(f"'after' names no model: '{model_id}'.", param="after")
     return tuple_(*_ORDER) > tuple_(*place)
+
+
+def _meant(project_id: str | None) -> ColumnElement[bool]:
+    """Models that a project means by their names: not the shared one where its own has the same name."""
+    if project_id is None:
+        return true()
+    own = models.alias()
+    same = select(own.c.id).where(own.c.id == models.c.id.concat(f"@{project_id}"), own.c.deleted.is_(False))
+    return or_(models.c.project_id.is_not(None), not_(same.exists()))
 
 
 def _of(project_id: str | None) -> ColumnElement[bool]:
