@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from llmariner.platform.serving.engine import log_name
+
 if TYPE_CHECKING:
     from cli.conftest import Llma
 
@@ -33,7 +35,7 @@ def platform_home(home: Path) -> Iterator[Path]:
     (root / "logs").mkdir(parents=True)
     (root / "admin.key").write_text(SECRET)
     (root / "logs/platform.log").write_text("".join(f"line {number}\n" for number in range(9)))
-    (root / "logs/engine-org_tiny.log").write_text("engine line\n")
+    (root / "logs" / log_name("org/tiny")).write_text("engine line\n")
     with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (root / "platform.json").write_text(json.dumps({"pid": os.getpid()}))

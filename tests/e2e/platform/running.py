@@ -26,6 +26,7 @@ from typing import Any
 
 import pytest
 
+from llmariner.platform.serving.engine import log_name
 from llmariner.platform.serving.memory import available
 from llmariner.settings import HomeSettings, environment
 
@@ -166,7 +167,7 @@ class Platform:
         }
 
     def log(self, model: str = CHAT_MODEL) -> str:
-        return (self.home / "logs" / f"engine-{model}.log").read_text(errors="replace")
+        return (self.home / "logs" / log_name(model)).read_text(errors="replace")
 
     def engine_metric(self, name: str, model: str = CHAT_MODEL) -> int:
         """A count that the engine itself keeps."""

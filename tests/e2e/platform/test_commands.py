@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from llmariner.platform.serving.engine import log_name
+
 from .running import CHAT_MODEL, EMBEDDING_MODEL
 
 if TYPE_CHECKING:
@@ -59,4 +61,4 @@ def test_logs_show_the_platform_and_each_engine(platform: Platform) -> None:
     assert platform.llma("logs").returncode == 0
     missing = platform.llma("logs", "no-such-model")
     assert missing.returncode != 0
-    assert f"engine-{CHAT_MODEL}.log" in missing.stdout + missing.stderr
+    assert log_name(CHAT_MODEL) in missing.stdout + missing.stderr

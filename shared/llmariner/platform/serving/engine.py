@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -154,8 +156,10 @@ class Engine:
 
 
 def log_name(model_id: str) -> str:
-    """The file name of an engine's log: a model id may hold what a file name may not."""
-    return f"engine-{''.join(c if c.isalnum() or c in '-._' else '_' for c in model_id)}.log"
+    """The file name of an engine's log: a model id may hold what a file name may not, and be longer. No two ids share one,
+    on file systems that ignore case either."""
+    digest = hashlib.sha256(model_id.encode()).hexdigest()[:12]
+    return f"engine-{re.sub(r'[^A-Za-z0-9._-]', '_', model_id)[:128]}-{digest}.log"
 
 
 async def _answers(client: Client, endpoint: str) -> bool:
