@@ -115,7 +115,13 @@ def _organization(session: ReadSession, user_id: str, asked: str | None) -> str:
         select(organizations.c.id)
         .join(organization_users)
         .where(organization_users.c.user_id == user_id)
-        .order_by(organizations.c.is_default.desc(), organizations.c.created_at, organizations.c.id)
+        # By when they joined: whoever adds somebody to an organization later changes nothing of where they work.
+        .order_by(
+            organizations.c.is_default.desc(),
+            organization_users.c.created_at,
+            organizations.c.created_at,
+            organizations.c.id,
+        )
     )
     found = _selected(session, query, organizations, asked)
     if found is None:
@@ -125,7 +131,7 @@ def _organization(session: ReadSession, user_id: str, asked: str | None) -> str:
 
 
 def _project(session: ReadSession, user_id: str, organization_id: str, asked: str | None) -> str | None:
-    """The one asked for, else the default one, else the oldest that is theirs."""
+    """The one asked for, else the default one, else the one that they joined first; for an owner, the oldest."""
     owns = session.first(
         select(organization_users.c.role).where(
             organization_users.c.organization_id == organization_id,
@@ -136,10 +142,12 @@ def _project(session: ReadSession, user_id: str, organization_id: str, asked: st
     query = (
         select(projects.c.id)
         .where(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
-        .order_by(projects.c.is_default.desc(), projects.c.created_at, projects.c.id)
+        .order_by(projects.c.is_default.desc())
     )
     if owns is None:
         query = query.join(project_users).where(project_users.c.user_id == user_id)
+        query = query.order_by(project_users.c.created_at)
+    query = query.order_by(projects.c.created_at, projects.c.id)
     found = _selected(session, query, projects, asked)
     if found is None and asked:
         raise PermissionDenied(f"You are not a member of the project '{asked}'. Ask one of its owners to add you.")

@@ -123,11 +123,11 @@ class Members:
             ended = end_keys(session, revision, of_them)
             joined = _one_of(project_users, user_id, organization_id=organization_id)
             left = session.rows(select(project_users.c.project_id).where(joined).order_by(project_users.c.created_at))
+            _distrust_tokens(session, organization_users, user_id, organization_id=organization_id)
             session.run(delete(project_users).where(joined))
             session.run(
                 delete(organization_users).where(_one_of(organization_users, user_id, organization_id=organization_id))
             )
-            session.run(update(users).where(users.c.id == user_id).values(**_left()))
             note_removal(session, organization_id, user_id)
             changed(session, user_ids=[user_id])
             gone = {"projects": [row.project_id for row in left], "api_keys": ended}
@@ -201,17 +201,23 @@ class Members:
             if _held(session, organization_id, user_id) != "owner":
                 of_them = and_(api_keys.c.user_id == user_id, api_keys.c.project_id == project_id)
                 ended = end_keys(session, revision, of_them)
+            _distrust_tokens(session, project_users, user_id, project_id=project_id)
             session.run(delete(project_users).where(_one_of(project_users, user_id, project_id=project_id)))
-            session.run(update(users).where(users.c.id == user_id).values(**_left()))
             note_removal(session, organization_id, user_id, project_id)
             changed(session, user_ids=[user_id])
             _assigned(session, caller, "role.assignment.deleted", project_id, user_id, member.role, api_keys=ended)
         return {"api_keys": ended}
 
 
-def _left() -> dict[str, int | None]:
-    """Of a person who was removed: to the release before `removals` the tokens that they hold say nothing of groups."""
-    return {"groups": None, "groups_at": int(time.time()) + 1}
+def _distrust_tokens(session: WriteSession, table: Any, user_id: str, **place: str) -> None:
+    """Of a person about to be removed: to the release before `removals` the tokens that they hold say nothing of groups.
+
+    Only where a group gave the membership. Whoever is added and removed by one organization's owner, over and over, still
+    gets what groups give in another.
+    """
+    of_group = select(table.c.role).where(_one_of(table, user_id, **place), table.c.of_group).exists()
+    left = {"groups": None, "groups_at": int(time.time()) + 1}
+    session.run(update(users).where(users.c.id == user_id, of_group).values(**left))
 
 
 def person_with(session: ReadSession, email: str) -> str | None:

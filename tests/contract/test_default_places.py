@@ -1,0 +1,67 @@
+"""Where somebody works who selects nothing: no later act of others moves them there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from llmariner.tenancy import sign_in
+from llmariner.tenancy.group_roles import GroupRoles
+from llmariner.tenancy.sign_in import SignIn
+from llmariner.tenancy.tables import organization_users, organizations, project_users, projects
+
+from .arriving import ISSUER, Tokens, no_member
+from .team import Team
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sign_in, "_REMEMBERED_SECONDS", 0.0)
+
+
+def made_at(team: Team, table: Any, id_: str, at: int) -> None:
+    with team.database.write() as session:
+        session.run(update(table).where(table.c.id == id_).values(created_at=at))
+
+
+def joined_at(team: Team, user_id: str, at: int, **place: str) -> None:
+    table = project_users if "project_id" in place else organization_users
+    [(column, id_)] = place.items()
+    with team.database.write() as session:
+        there = (table.c.user_id == user_id) & (table.c[column] == id_)
+        session.run(update(table).where(there).values(created_at=at))
+
+
+def test_who_is_added_to_an_older_organization_goes_on_working_in_their_own(team: Team) -> None:
+    hostile, own = (team.organizations.create(team.admin, title) for title in ("Hostile", "Own"))
+    made_at(team, organizations, hostile.id, 5)
+    ann = team.members.add(team.caller(team.owner.user_id, own.id), "ann@example.org", "reader")
+    joined_at(team, ann.user_id, 10, organization_id=own.id)
+    team.members.add(team.caller(team.owner.user_id, hostile.id), "ann@example.org", "reader")
+    assert team.caller(ann.user_id).organization_id == own.id
+    assert team.caller(ann.user_id, hostile.id).organization_id == hostile.id
+
+
+def test_who_is_added_to_an_older_project_goes_on_working_in_their_own(team: Team) -> None:
+    older, own = team.project("Older"), team.project("Own")
+    made_at(team, projects, older, 5)
+    ann = team.person("ann@example.org", **{own: "member"})
+    joined_at(team, ann.user_id, 10, project_id=own)
+    team.members.add_to_project(team.admin, older, ann.user_id, "member")
+    assert team.caller(ann.user_id).project_id == own
+    team.members.add_to_project(team.admin, team.owner.project_id, ann.user_id, "member")
+    assert team.caller(ann.user_id).project_id == team.owner.project_id
+
+
+def test_an_organization_that_adds_and_removes_somebody_keeps_their_groups_from_nobody_else(team: Team) -> None:
+    tokens = Tokens()
+    people = SignIn(team.database, tokens, team.callers)
+    no_member(people, tokens.new())
+    acme = team.organizations.create(team.admin, "Acme")
+    GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
+    there = team.caller(team.owner.user_id, acme.id)
+    token = tokens.new(groups=frozenset({"staff"}), issued_at=2000)
+    team.members.remove(there, team.members.add(there, "alice@example.org", "reader").user_id)
+    assert people.caller(token).organization_id == team.owner.organization_id
