@@ -178,3 +178,18 @@ def test_groups_of_an_older_database_are_kept(new_database: Callable[[], Databas
         ("user_1", "staff", ISSUER),
         ("user_1", "ä", ISSUER),
     ]
+
+
+def test_owners_who_lose_their_group_at_once_leave_an_owner(team: Team) -> None:
+    acme = team.organizations.create(team.admin, "Acme")
+    founder = team.caller(team.owner.user_id, acme.id)
+    staff(team.database, 3)
+    mappings = GroupRoles(team.database)
+    made = mappings.create(founder, issuer=ISSUER, group="staff", role="owner", project_id=None)
+    settle_group(team.database, ISSUER, "staff")
+    chief = team.caller("user_0000", acme.id)
+    team.members.remove(chief, founder.user_id)
+    mappings.delete(chief, made.id)
+    settle_group(team.database, ISSUER, "staff")
+    [left] = team.members.all(acme.id)
+    assert left.role == "owner"

@@ -30,6 +30,7 @@ from llmariner.tenancy.tables import (
 )
 
 from .arriving import ISSUER, Tokens, add_user, invite, join, logged, map_group, no_member, user_row
+from .team import Team
 
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 
@@ -89,6 +90,33 @@ def test_whom_an_owner_removed_stays_removed(
         for table in (project_users, organization_users):
             session.run(delete(table).where(table.c.user_id == user_id))
     no_member(people, tokens.new())
+
+
+@pytest.mark.parametrize("newcomers", ["reader", "member"])
+def test_a_removal_outlasts_what_newcomers_get(
+    newcomers: str, database: Database, tokens: Tokens, callers: Callers, team: Team
+) -> None:
+    """Of somebody who never signed in before, and of somebody whose account is unlinked afterwards."""
+    people = SignIn(database, tokens, callers, newcomer_role=newcomers)
+    alice = team.person("alice@example.org")
+    team.members.remove(team.admin, alice.user_id)
+    no_member(people, tokens.new())
+    people.unlink(team.admin, alice.user_id)
+    no_member(people, tokens.new(subject="0002"))
+    team.members.add(team.admin, "alice@example.org", "reader")
+    assert people.caller(tokens.new(subject="0002")).organization_role == "reader"
+
+
+def test_who_was_removed_from_the_default_project_is_no_member_of_it_as_a_newcomer(
+    database: Database, tokens: Tokens, callers: Callers, team: Team
+) -> None:
+    people = SignIn(database, tokens, callers, newcomer_role="member")
+    alice = team.person("alice@example.org", **{team.owner.project_id: "member"})
+    team.members.remove_from_project(team.admin, team.owner.project_id, alice.user_id)
+    with database.write() as session:
+        session.run(delete(organization_users).where(organization_users.c.user_id == alice.user_id))
+    found = people.caller(tokens.new())
+    assert (found.organization_id, found.project_id) == (team.owner.organization_id, None)
 
 
 def test_an_invitation_is_kept_to_the_letter(database: Database, people: SignIn, tokens: Tokens, owner: Owner) -> None:

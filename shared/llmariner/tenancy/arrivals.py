@@ -85,8 +85,8 @@ class Arrival:
         self._groups = frozenset(identity.groups or ()) if news else self._known_groups
         self._issued_at = identity.issued_at
         self._given = _given(session, identity, removed_from(session, user_id)) if news else None
-        self._last_of = {place for place, held in self._held.items() if _is_last_owner(session, user_id, place, held)}
-        self._newcomer = _newcomer(session, newcomer_role)
+        self._last_of = self._owned_alone(session)
+        self._newcomer = _newcomer(session, user_id, newcomer_role)
         self.acts: list[_Act] = []
 
     def changes(self) -> bool:
@@ -101,6 +101,8 @@ class Arrival:
                 self._withdraw(session, invite)
             else:
                 self._accept(session, invite)
+        # Others of the same transaction may have lost their ownership since this was read.
+        self._last_of = self._owned_alone(session)
         for place, role in sorted(self._wanted().items(), key=lambda each: each[0].project_id is not None):
             if role is None:
                 self._end(session, revision, place)
@@ -111,6 +113,12 @@ class Arrival:
         if not self._held:
             for place, role in self._newcomer:
                 self._give(session, place, role, of_group=False)
+
+    def _owned_alone(self, session: ReadSession) -> frozenset[_Place]:
+        """The organisations that have no other owner."""
+        return frozenset(
+            place for place, held in self._held.items() if _is_last_owner(session, self.user_id, place, held)
+        )
 
     def _wanted(self) -> dict[_Place, str | None]:
         """What groups have to change; None: the membership goes. Empty where the token says nothing (new) of groups."""
@@ -291,14 +299,18 @@ def _rank(role: str) -> tuple[int, str]:
     return next((at for at, known in enumerate(_RANKS) if role.startswith(known)), len(_RANKS)), role
 
 
-def _newcomer(session: ReadSession, role: str) -> list[tuple[_Place, str]]:
+def _newcomer(session: ReadSession, user_id: str, role: str) -> list[tuple[_Place, str]]:
+    """What somebody becomes whom nothing awaits; nothing where an owner removed them."""
     if role == "none":
         return []
     organization_id = session.value(select(organizations.c.id).where(organizations.c.is_default))
-    if organization_id is None:
+    removed = removed_from(session, user_id)
+    if organization_id is None or (organization_id, None) in removed:
         return []
     given = [(_Place(organization_id), "reader")]
     project_id = session.value(
         select(projects.c.id).where(projects.c.organization_id == organization_id, projects.c.is_default)
     )
-    return [*given, (_Place(organization_id, project_id), "member")] if role == "member" and project_id else given
+    if role != "member" or project_id is None or (organization_id, project_id) in removed:
+        return given
+    return [*given, (_Place(organization_id, project_id), "member")]
