@@ -70,6 +70,19 @@ def test_a_role_of_the_organisations_own_sees_every_project_if_it_says_so(team: 
         in_project(team.database, blind, blind.organization_id, project_id, READ)
 
 
+def test_a_key_sees_every_project_only_if_it_carries_that_itself(team: Team) -> None:
+    project_id = team.project()
+    role = team.roles.create(team.admin, "steward", [READ, "api.limits.write"])
+    ann = team.person("ann@example.org", role.id, **{team.owner.project_id: "member"})
+    place = team.owner.project_id, ann.organization_id
+    blind = key_of(team, ann.user_id, *place, frozenset({"api.limits.write"}))
+    with pytest.raises(NotFound):
+        in_project(team.database, blind, ann.organization_id, project_id, "api.limits.write")
+    assert not sees_all_projects(blind)
+    person = in_project(team.database, ann, ann.organization_id, project_id, "api.limits.write")
+    assert sees_all_projects(person)
+
+
 def test_a_members_key_reaches_its_own_project_only(team: Team) -> None:
     project_id = team.project()
     ann = team.person("ann@example.org", **{project_id: "member", team.owner.project_id: "member"})

@@ -143,6 +143,45 @@ def test_whoever_holds_a_narrow_key_still_ends_their_other_keys(team: Team) -> N
     assert [each.id for each in team.keys.of_project(place)] == [narrow.id]
 
 
+def test_a_narrow_key_makes_no_other_key_of_its_user_freer(team: Team) -> None:
+    ann = team.person("ann@example.org", **{team.owner.project_id: "owner"})
+    place = Owner(ann.user_id, team.owner.project_id, ann.organization_id)
+    writes = frozenset({"api.organizations.projects.api_keys.write"})
+    bound = NewKey("wide", ann.scopes, expires_in=60, allowed_models=("m",), allowed_sources=("192.0.2.0/24",))
+    wide, _ = team.keys.create(place, bound)
+    equal, _ = team.keys.create(place, NewKey("equal", writes))
+    _, secret = team.keys.create(place, NewKey("narrow", writes))
+    narrow = team.callers.by_secret(secret)
+    view = View(ann.organization_id, place.project_id, ann.user_id)
+    refused(
+        lambda: team.keys.update(view, wide.id, expires_at=None, actor=narrow),
+        lambda: team.keys.update(view, wide.id, allowed_models=None, actor=narrow),
+        lambda: team.keys.update(view, wide.id, allowed_sources=None, actor=narrow),
+        lambda: team.keys.update(view, wide.id, name="mine", actor=narrow),
+    )
+    assert team.keys.update(view, equal.id, name="like it", actor=narrow).name == "like it"
+    assert team.keys.update(view, wide.id, allowed_sources=None, actor=ann).allowed_sources is None
+
+
+def test_a_key_that_somebody_else_was_given_the_secret_of_does_not_rise_with_its_user(team: Team) -> None:
+    project_id = team.owner.project_id
+    boss = team.person("boss@example.org", "owner")
+    key_id, _ = team.key(boss, "boss's", project_id)
+    kept, _ = team.key(boss, "kept", project_id)
+    lead = team.person("lead@example.org", **{project_id: "owner"})
+    team.members.set_role(team.admin, boss.user_id, "reader")
+    team.members.add_to_project(team.admin, project_id, boss.user_id, "member")
+    view = View(boss.organization_id, project_id)
+    _, handed_over = team.keys.rotate(view, key_id, overlap=0, actor=lead)
+    _, mine = team.keys.rotate(view, kept, overlap=0, actor=team.caller(boss.user_id))
+    team.members.set_role(team.admin, boss.user_id, "owner")
+    for secret, rises in ((handed_over, False), (mine, True)):
+        found = team.callers.by_secret(secret)
+        assert found is not None
+        assert "api.model.write" in found.scopes
+        assert ("api.organizations.write" in found.scopes) is rises
+
+
 def test_what_somebody_holds_in_one_project_gives_nothing_elsewhere(team: Team, deputy: Caller) -> None:
     mine, other = team.project("Mine"), team.project("Other")
     team.members.add_to_project(team.admin, mine, deputy.user_id, "owner")

@@ -43,17 +43,21 @@ def in_project(
         row = session.first(query)
     pinned = caller.key_id is not None and project_id != caller.project_id
     hidden = stands.project_role is None or pinned
-    if row is None or (row.archived_at is not None and not archived) or (hidden and not _sees_all(stands)):
+    there = _placed(caller, organization_id, project_id, stands)
+    if row is None or (row.archived_at is not None and not archived) or (hidden and not sees_all_projects(there)):
         raise NotFound(
             f"No project with id '{project_id}' that you can see in the organization '{organization_id}'.",
             param="project_id",
         )
-    return _checked(_placed(caller, organization_id, project_id, stands), scope)
+    return _checked(there, scope)
 
 
 def sees_all_projects(caller: Caller) -> bool:
     """Whether the caller, as it stands in an organisation, sees projects that it is no member of."""
-    return _sees_all(Standing(caller.organization_role, caller.project_role, caller.scopes))
+    if caller.organization_role == "owner":
+        return True
+    made_here = caller.organization_role is not None and caller.organization_role not in ORGANIZATION_ROLES
+    return made_here and "api.organizations.projects.read" in caller.scopes
 
 
 def runs_installation(session: ReadSession, organization_id: str) -> bool:
@@ -79,13 +83,6 @@ def _reaches(session: ReadSession, caller: Caller, organization_id: str) -> bool
     if caller.key_id is None or organization_id == caller.organization_id:
         return True
     return caller.is_owner and runs_installation(session, caller.organization_id)
-
-
-def _sees_all(stands: Standing) -> bool:
-    if stands.organization_role == "owner":
-        return True
-    made_here = stands.organization_role is not None and stands.organization_role not in ORGANIZATION_ROLES
-    return made_here and "api.organizations.projects.read" in stands.scopes
 
 
 def _placed(caller: Caller, organization_id: str, project_id: str | None, stands: Standing) -> Caller:

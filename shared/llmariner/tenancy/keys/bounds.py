@@ -19,7 +19,7 @@ from llmariner.tenancy.scopes import with_implied
 from llmariner.tenancy.standing import standing
 from llmariner.tenancy.tables import api_keys
 
-__all__ = ["bounded", "check_may_hold", "check_not_above"]
+__all__ = ["bounded", "check_may_hold", "check_not_above", "scopes_handed_over"]
 
 _LISTS = ("allowed_models", "allowed_sources")
 
@@ -65,14 +65,33 @@ def check_may_hold(session: ReadSession, actor: Caller | None, key: ApiKey) -> N
     bounded(session, actor, {**kept, "expires_at": key.expires_at}, user_id=key.user_id, new=False)
 
 
-def check_not_above(session: ReadSession, actor: Caller | None, key: ApiKey) -> None:
-    """PermissionDenied for an actor who would change or end somebody else's key that may more than the actor."""
-    if actor is None or owns(actor) or key.user_id == actor.user_id:
+def scopes_handed_over(session: ReadSession, actor: Caller | None, key: ApiKey) -> frozenset[str]:
+    """What a key carries once the actor was given its secret: no more than the actor holds now.
+
+    The role of the key's user may rise later, and what the key carries beyond the present one would count then. Owners,
+    and people with their own keys, keep it all.
+    """
+    if actor is None or owns(actor) or key.id == actor.key_id or _is_own(actor, key):
+        return key.scopes
+    return key.scopes & held(session, actor, key.organization_id, key.project_id)
+
+
+def check_not_above(session: ReadSession, actor: Caller | None, key: ApiKey, *, ending: bool = False) -> None:
+    """PermissionDenied for an actor who would change, or end, a key that may more than the actor.
+
+    Somebody's own keys are theirs to change; by one of them the others can be ended (`ending`), not made freer.
+    """
+    if actor is None or owns(actor) or _is_own(actor, key) or (ending and key.user_id == actor.user_id):
         return
     if missing := _beyond(session, actor, key):
         raise PermissionDenied(
             f"That key may do what you may not: {', '.join(sorted(missing))}. Ask its owner, or one of the organization."
         )
+
+
+def _is_own(actor: Caller, key: ApiKey) -> bool:
+    """Whether the actor is the key's user in person."""
+    return actor.key_id is None and key.user_id == actor.user_id
 
 
 def _beyond(session: ReadSession, actor: Caller, key: ApiKey) -> frozenset[str]:

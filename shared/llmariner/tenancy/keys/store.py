@@ -20,7 +20,7 @@ from llmariner.settings import Secret
 from llmariner.tenancy import names
 from llmariner.tenancy.caller import Caller, Owner
 from llmariner.tenancy.keys import secrets, sources
-from llmariner.tenancy.keys.bounds import bounded, check_may_hold, check_not_above
+from llmariner.tenancy.keys.bounds import bounded, check_may_hold, check_not_above, scopes_handed_over
 from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of, key_with_digest
 from llmariner.tenancy.leaving import end_account
 from llmariner.tenancy.tables import api_keys, users
@@ -166,7 +166,8 @@ class Keys:
     ) -> tuple[ApiKey, str]:
         """Give a key a new secret, returned this once; the old one works for `overlap` more seconds.
 
-        PermissionDenied for an actor who would hold the secret of a key that may more.
+        PermissionDenied for an actor who would hold the secret of a key that may more. In the hands of somebody else than
+        its user, but an owner, a key loses the scopes that the actor lacks.
         """
         if not 0 <= overlap <= _LONGEST_OVERLAP:
             raise InvalidRequest(f"'overlap_seconds' must be 0 to {_LONGEST_OVERLAP}.", param="overlap_seconds")
@@ -174,24 +175,27 @@ class Keys:
             key = _live(session, view, key_id)
             check_may_hold(session, actor, key)
             secret = secrets.new_admin_secret() if key.kind == "admin" else secrets.new_secret()
+            carried = scopes_handed_over(session, actor, key)
             _change(
                 session,
                 key,
+                scopes=" ".join(sorted(carried)),
                 digest=secrets.digest(self._pepper, secret),
                 prefix=secrets.mask(secret),
                 previous_digest=key.digest if overlap else None,
                 previous_expires_at=time.time() + overlap if overlap else None,
             )
             outbox.add(session, _UPDATED, f"api_keys/{key_id}", _told(key))
-            told = {"changes_requested": {"secret": "rotated", "overlap_seconds": overlap}}
-            _log(session, actor, "updated", key, told)
+            told: dict[str, Any] = {"secret": "rotated", "overlap_seconds": overlap}
+            told |= {"scopes": " ".join(sorted(carried))} if carried != key.scopes else {}
+            _log(session, actor, "updated", key, {"changes_requested": told})
         return self.get(view, key_id), secret
 
     def revoke(self, view: Owner | View, key_id: str, *, actor: Caller | None = None) -> None:
         """End a key; every process refuses it within its polling interval (2 s). A service account ends with its last."""
         with self._database.write() as session:
             key = _live(session, view, key_id)
-            check_not_above(session, actor, key)
+            check_not_above(session, actor, key, ending=True)
             _change(session, key, revoked_at=time.time())
             outbox.add(session, _REVOKED, f"api_keys/{key_id}", _told(key))
             end_rules(session, key.organization_id, "key", [key_id])
