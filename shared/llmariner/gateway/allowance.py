@@ -1,6 +1,6 @@
 """What one process holds of one limit or budget, and what it tells of it.
 
-The four amounts that requests take from are plain numbers, infinite where nothing is limited: taking is a subtraction.
+The four amounts that requests take from are plain numbers, endless where nothing is limited: taking is a subtraction.
 Requests used and what is reserved are not counted beside them, they follow from what was given.
 """
 
@@ -27,6 +27,8 @@ _SCARCE_SECONDS = 1.0
 _PER = ("requests", "tokens")
 # As many as accounts keep.
 _DAYS = 3
+# Tokens, places and money where nothing is limited: a number, so that what is reserved stays known if they become limited.
+_ENDLESS = 1 << 128
 
 
 class Allowance:
@@ -63,14 +65,14 @@ class Allowance:
     )
 
     def __init__(self, rule: Rule) -> None:
-        self._given = [0, 0, 0, 0]
+        self._given = [0, _ENDLESS, _ENDLESS, _ENDLESS]
         self.tokens_used = self.money_used = 0
         self.days: dict[int, int] = {}
         # Whole numbers where something is limited: they are also shown.
         self.requests: float = math.inf
-        self.tokens: float = math.inf
-        self.places: float = math.inf
-        self.money: float = math.inf
+        self.tokens: float = _ENDLESS
+        self.places: float = _ENDLESS
+        self.money: float = _ENDLESS
         self.limited: tuple[bool, ...] = (False, False, False, False)
         self.change(rule)
         self.free = NOTHING
@@ -87,15 +89,13 @@ class Allowance:
         least = [_least(most for name, most in rule.most.items() if name.startswith(resource)) for resource in _PER]
         least += [rule.most.get("concurrent_requests"), rule.amount if rule.hard else None]
         limited = tuple(most is not None for most in least)
-        # Nothing of what becomes limited is held yet, and nothing is counted of what was not.
+        # Nothing of what becomes limited is held yet, and requests are counted only while they are limited. What requests
+        # under way have reserved of the rest is owed until they end: given back as free, it would be spent a second time.
         if limited[0] is not self.limited[0]:
             self._given[0], self.requests = self.used.requests, 0 if limited[0] else math.inf
-        if limited[1] is not self.limited[1]:
-            self._given[1], self.tokens = self.tokens_used, 0 if limited[1] else math.inf
-        if limited[2] is not self.limited[2]:
-            self._given[2], self.places = 0, 0 if limited[2] else math.inf
-        if limited[3] is not self.limited[3]:
-            self._given[3], self.money = self.money_used, 0 if limited[3] else math.inf
+        for index, used in ((1, self.tokens_used), (2, 0), (3, self.money_used)):
+            if limited[index] is not self.limited[index]:
+                self._change(index, used + (0 if limited[index] else _ENDLESS) - self._given[index])
         self.limited = limited
         self._part = Amounts(*((most or 0) // _PARTS for most in least))
 

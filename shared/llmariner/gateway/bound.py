@@ -40,12 +40,15 @@ class Bound:
         self._tokens = self._shown("tokens")
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """OpenAI's x-ratelimit headers, of the narrowest limit on requests and of that on tokens."""
+        """OpenAI's x-ratelimit headers, of the narrowest limit on requests and of that on tokens.
+
+        A limit may have lost either measure since: what binds its other callers is then asked for just now.
+        """
         found = self._constant.copy()
-        if (narrow := self._requests) is not None:
+        if (narrow := self._requests) is not None and narrow.limited[0]:
             left = narrow.requests + narrow.free.requests
             found.append((b"x-ratelimit-remaining-requests", b"%d" % (left if left > 0 else 0)))
-        if (narrow := self._tokens) is not None:
+        if (narrow := self._tokens) is not None and narrow.limited[1]:
             left = narrow.tokens + narrow.free.tokens
             found.append((b"x-ratelimit-remaining-tokens", b"%d" % (left if left > 0 else 0)))
         return found

@@ -97,7 +97,6 @@ class Exchange:
             reserved = gateway.limits.reserve(*asked)
             if reserved is None:
                 reserved = await gateway.limits.admit(*asked)
-            self._headers += reserved.bound.headers()
             await self._handle(key, request, reserved, wait)
         except PlatformError as error:
             await self._fail(error)
@@ -114,6 +113,7 @@ class Exchange:
     async def _handle(self, key: Key, request: ModelRequest, reserved: Reservation, wait: float) -> None:
         """Serve a request that the limits let through, count it, and settle what it had reserved."""
         try:
+            self._headers += reserved.bound.headers()
             state = self._gateway.ready_state(self._model) or await self._gateway.state(self._model)
             check_usable(state, key, self._route)
             if reserved.bound.budgets:

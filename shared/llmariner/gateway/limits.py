@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Iterable
-from typing import NoReturn
 
 from llmariner.errors import PlatformError, Unavailable
 from llmariner.gateway import refusals
@@ -64,7 +63,7 @@ class Limits:
         terms = self._terms.get(key.id) or await self._leasing.meet(key, model, prompt)
         bound = terms.by_model.get(model, terms.always)
         if (answer or 0) > bound.most_tokens:
-            self._too_large(bound, key, model, answer or 0)
+            _check_size(bound, key, model, answer or 0)
         # A prompt's bound may be over a small limit where the prompt itself is not: then it takes the whole limit.
         longest = bound.open_answer * answers if answer is None else answer
         tokens = int(min(prompt + longest, bound.most_tokens))
@@ -152,12 +151,13 @@ class Limits:
             each.miss(need, now)
         return now >= self._leasing.away_until and all(now >= each.closed_until for each in short)
 
-    def _too_large(self, bound: Bound, key: Key, model: str, tokens: int) -> NoReturn:
-        for limit in bound.limits:
-            most = min((n for name, n in limit.rule.most.items() if name.startswith("tokens")), default=tokens)
-            if most < tokens:
-                raise refusals.too_large(limit.rule, key, model, tokens, most)
-        raise AssertionError
+
+def _check_size(bound: Bound, key: Key, model: str, tokens: int) -> None:
+    """RateLimited for an answer that is over a limit; one that was raised meanwhile refuses nothing."""
+    for limit in bound.limits:
+        most = min((n for name, n in limit.rule.most.items() if name.startswith("tokens")), default=tokens)
+        if most < tokens:
+            raise refusals.too_large(limit.rule, key, model, tokens, most)
 
 
 def _taken(bound: Bound, tokens: int) -> Reservation | None:

@@ -1,0 +1,180 @@
+"""Rules that change while requests run: what becomes limited, and what is limited no more."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llmariner.errors import InsufficientQuota, RateLimited
+from llmariner.gateway.allowance import Allowance
+from llmariner.gateway.bound import Bound, Reservation
+from llmariner.gateway.control import Hold, Key, LeaseAnswer, LeaseAsk, Rule
+from llmariner.gateway.limits import Limits
+from llmariner.limits.budgets import Budgets, NewBudget
+from llmariner.limits.leases import Leases
+from llmariner.limits.rules import Limits as Rules
+from llmariner.limits.rules import Subject
+from llmariner.platform.database import Database
+from llmariner.platform.database.migrate import upgrade
+from llmariner.settings import DatabaseSettings
+from llmariner.tenancy.bootstrap import first_owner
+
+AMOUNT, LONGEST, COST = 1000, 500, 10
+
+
+class Asked:
+    """The control port as far as limits go."""
+
+    def __init__(self, leases: Leases) -> None:
+        self.leases = leases
+
+    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+        return self.leases.lease(ask)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(DatabaseSettings(f"sqlite:///{tmp_path}/limits.db"))
+    upgrade(made)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def owner(database: Database) -> Key:
+    """A key of the installation's first organization."""
+    found = first_owner(database)
+    return Key("key_0", found.project_id, found.organization_id, found.user_id, frozenset(), None, unlimited=True)
+
+
+def port(database: Database) -> Limits:
+    return Limits(Asked(Leases(database, {})))  # type: ignore[arg-type]
+
+
+async def heard(limits: Limits, key: Key, revision: int) -> None:
+    """The process hears that the rules of a key's organization changed, and of what they are now."""
+    limits.forget((), revision, [("organization", key.organization_id)])
+    await asyncio.sleep(0.05)
+
+
+async def spent_to_the_end(limits: Limits, key: Key, cost: int) -> int:
+    """Nano-dollars that requests which each cost all they reserve can spend before the budget refuses one."""
+    total = 0
+    while total < 100 * AMOUNT:
+        reserved = await limits.admit(key, "m", 1, 1)
+        try:
+            if not limits.take_money(reserved, cost):
+                await limits.fund(reserved, cost)
+        except InsufficientQuota:
+            reserved.settle(0, 0)
+            break
+        reserved.settle(2, cost, time.time())
+        total += cost
+    return total
+
+
+def test_a_budget_that_becomes_hard_while_requests_run_is_not_overspent(database: Database, owner: Key) -> None:
+    subject = Subject(owner.organization_id, "organization", owner.organization_id)
+
+    async def work() -> int:
+        budgets = Budgets(database)
+        budgets.put(None, subject, "total", NewBudget(AMOUNT, hard=False))
+        limits, running = port(database), []
+        for _ in range(10):
+            running.append(await limits.admit(owner, "m", 1, 1))
+            assert limits.take_money(running[-1], LONGEST)
+        budgets.put(None, subject, "total", NewBudget(AMOUNT, hard=True))
+        await heard(limits, owner, 1)
+        for each in running:
+            each.settle(2, COST, time.time())
+        return len(running) * COST + await spent_to_the_end(limits, owner, 50)
+
+    assert asyncio.run(work()) == AMOUNT
+
+
+def test_requests_under_way_count_when_their_number_becomes_limited(database: Database, owner: Key) -> None:
+    caller = replace(owner, unlimited=False)
+    subject = Subject(caller.organization_id, "organization", caller.organization_id)
+
+    async def work() -> None:
+        rules = Rules(database)
+        rules.put(None, subject, "*", {"requests_per_minute": 10_000})
+        limits = port(database)
+        running = [await limits.admit(caller, "m", 1, 1) for _ in range(5)]
+        rules.put(None, subject, "*", {"concurrent_requests": 5})
+        await heard(limits, caller, 1)
+        with pytest.raises(RateLimited):
+            await limits.admit(caller, "m", 1, 1)
+        running.pop().settle(2, 0)
+        assert limits.reserve(caller, "m", 1, 1) is not None or await limits.admit(caller, "m", 1, 1)
+        with pytest.raises(RateLimited):
+            await limits.admit(caller, "m", 1, 1)
+
+    asyncio.run(work())
+
+
+def test_what_callers_are_told_of_a_limit_that_lost_a_measure_meanwhile(database: Database, owner: Key) -> None:
+    """Another key of the organization hears of the change first: what binds this one is as it was asked for."""
+    caller = replace(owner, unlimited=False)
+    subject = Subject(caller.organization_id, "organization", caller.organization_id)
+
+    async def work() -> None:
+        rules = Rules(database)
+        rules.put(None, subject, "*", {"requests_per_minute": 100, "tokens_per_minute": 1000})
+        limits = port(database)
+        bound = (await limits.admit(caller, "m", 1, 1)).bound
+        rules.put(
+            None, subject, "*", {"requests_per_minute": None, "tokens_per_minute": None, "concurrent_requests": 9}
+        )
+        await limits.admit(replace(caller, id="key_other"), "m", 1, 1)
+        names = [name for name, _ in bound.headers()]
+        assert b"x-ratelimit-remaining-requests" not in names
+        assert b"x-ratelimit-remaining-tokens" not in names
+        # Its answer is longer than the limit was; by now none refuses it.
+        assert (await limits.admit(caller, "m", 1, 5000)).bound is bound
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("measure", ["tokens", "places", "money"])
+def test_what_was_reserved_before_a_change_is_known_after_it(measure: str) -> None:
+    """In any order of changes: what is told of is what requests under way have reserved, never less than nothing."""
+    limited = {"tokens": {"tokens_per_minute": 10**6}, "places": {"concurrent_requests": 100}, "money": {}}
+    most, period = limited[measure], "total" if measure == "money" else None
+    free = Rule("rule_1", "org_1", "key", "key_1", "*", {}, period, AMOUNT, hard=False)
+    bound = free._replace(most=most, hard=True)
+    slice_ = Allowance(free)
+    caller = Bound([slice_])
+    running: list[Reservation] = []
+
+    def begin() -> None:
+        reserved = Reservation(caller, 7)
+        for limit in caller.limits:
+            limit.tokens -= 7
+            limit.places -= 1
+        for budget in caller.budgets:
+            budget.money -= 7
+        reserved.money = 7
+        running.append(reserved)
+
+    def told() -> Hold:
+        return slice_.hold(time.monotonic())
+
+    each = 1 if measure == "places" else 7
+    begin()
+    slice_.change(bound)
+    assert getattr(told().taken, measure) == each
+    begin()
+    slice_.change(free)
+    begin()
+    slice_.change(bound)
+    assert getattr(told().taken, measure) == 3 * each
+    for reserved in running:
+        reserved.settle(2, 2)
+    assert getattr(told().taken, measure) == 0
+    assert getattr(slice_, measure) <= 0
