@@ -141,6 +141,30 @@ def test_answers_that_come_by_turns_are_counted_together() -> None:
     assert whole["completion_tokens"] == 6
 
 
+def test_a_chunk_costs_no_more_where_answers_are_many() -> None:
+    answers = AnswerCounts(request(100, 320_000, prompts=20_000, answers=20_000))
+    for index in range(20_000):
+        answers.add(chunk(index, 2, 1))
+    began = time.process_time()
+    for index in range(1000):
+        told = answers.add(chunk(index, 2, 2))
+    assert time.process_time() - began < 0.5
+    found = counts(told)
+    assert found is not None
+    assert (found["prompt_tokens"], found["completion_tokens"]) == (40_000, 21_000)
+
+
+def test_answers_that_nobody_asked_for_are_neither_kept_nor_counted() -> None:
+    answers = AnswerCounts(request(100, 60, prompts=2, answers=4))
+    answers.add(chunk(3, 5, 1))
+    for index in range(4, 1000):
+        told = answers.add(chunk(index, 5, 9))
+    found = counts(told)
+    assert found is not None
+    assert (found["prompt_tokens"], found["completion_tokens"]) == (5, 1)
+    assert len(answers._made) == 1
+
+
 def test_a_usage_object_without_an_end_costs_no_time() -> None:
     huge = b'"usage":{' + b'"prompt_tokens":5,' * 500_000
     began = time.process_time()

@@ -90,11 +90,15 @@ class AnswerCounts:
     What the answers used together is the sum of the last count of each; the chunk at the end has the sum itself.
     """
 
-    __slots__ = ("_choices", "_last", "_whole")
+    __slots__ = ("_answers", "_choices", "_completion", "_made", "_prompt", "_prompts", "_whole")
 
     def __init__(self, request: ModelRequest) -> None:
+        self._answers = request.answers
         self._choices = max(1, request.answers // request.prompts)
-        self._last: dict[int, tuple[int, int]] = {}
+        # Of each answer and each prompt, and their sums: there may be many thousands of them, and each has many chunks.
+        self._made: dict[int, int] = {}
+        self._prompts: dict[int, int] = {}
+        self._prompt = self._completion = 0
         self._whole = b""
 
     def add(self, block: bytes) -> bytes:
@@ -107,16 +111,19 @@ class AnswerCounts:
             index, found = _INDEX.search(event), counts(usage)
             if _NO_CHOICES.search(event) or index is None or found is None:
                 self._whole = usage
-            else:
-                self._last[int(index[1])] = found["prompt_tokens"], found["completion_tokens"]
+            elif (answer := int(index[1])) < self._answers:  # else it is of no answer that was asked for
+                self._note(answer, found["prompt_tokens"], found["completion_tokens"])
         return self._whole or self._sum()
 
+    def _note(self, answer: int, prompt: int, made: int) -> None:
+        self._completion += made - self._made.get(answer, 0)
+        self._made[answer] = made
+        of = answer // self._choices
+        if (more := prompt - self._prompts.get(of, 0)) > 0:
+            self._prompts[of] = prompt
+            self._prompt += more
+
     def _sum(self) -> bytes:
-        if not self._last:
+        if not self._made:
             return b""
-        prompts: dict[int, int] = {}
-        for index, (prompt, _) in self._last.items():
-            of = index // self._choices
-            prompts[of] = max(prompt, prompts.get(of, 0))
-        completion = sum(made for _, made in self._last.values())
-        return b'"usage":{"prompt_tokens":%d,"completion_tokens":%d}' % (sum(prompts.values()), completion)
+        return b'"usage":{"prompt_tokens":%d,"completion_tokens":%d}' % (self._prompt, self._completion)
