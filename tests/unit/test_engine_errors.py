@@ -99,3 +99,18 @@ def test_what_a_caller_cannot_mend_is_not_said_to_be_theirs(status: int, kind: t
 def test_any_other_body_is_an_error_all_the_same(body: bytes) -> None:
     for status in (400, 404, 422, 500, 999):
         assert engine_error(status, body, "m").body()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "No.", "param": "a." * 400_000}},
+        {"error": {"message": {"a": [1.5] * 150_000}}},
+        {"error": [1.5] * 150_000},
+        {"detail": [{"loc": list(range(100_000)), "msg": ["No."] * 100_000}]},
+        {"detail": [{"loc": [["a" * 800_000]], "msg": "No."}]},
+    ],
+)
+def test_an_error_of_a_megabyte_becomes_a_short_one(body: dict[str, Any]) -> None:
+    found = engine_error(400, json.dumps(body).encode(), "m")
+    assert len(json.dumps(found.body())) < 3000

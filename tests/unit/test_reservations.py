@@ -198,7 +198,6 @@ def test_an_echo_of_the_prompt_alone_reserves_the_token_that_engines_make() -> N
         ([{"type": "text", "text": "x"}], False),
         ([{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}], True),
         ([{"type": "text", "text": "x"}, {"type": "input_audio"}], True),
-        (["x"], True),
     ],
 )
 def test_a_prompt_that_is_more_than_text_is_told_from_one_that_is_bounded_by_its_bytes(

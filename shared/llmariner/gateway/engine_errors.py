@@ -16,6 +16,9 @@ from llmariner.errors import EngineFailed, InvalidRequest, ModelNotFound, Platfo
 __all__ = ["engine_error"]
 
 _LONGEST = 2000
+# Of a field's name, in characters and in parts: an engine may write a million of them.
+_LONGEST_NAME = 256
+_MOST_PARTS = 32
 _DUMP = re.compile(r"(\d+) validation errors?\b")
 _MESSAGE = re.compile(r"""'msg': (?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")""")
 # The same as pydantic prints it itself: a place in its own terms, then a sentence, then its kind in brackets.
@@ -55,12 +58,12 @@ def _words(body: bytes) -> tuple[str, str | None]:
         return body[:500].decode(errors="replace"), None
     holder = value.get("error", value) if isinstance(value, dict) else {}
     if not isinstance(holder, dict):
-        return str(holder)[:500], None
+        return (holder[:500] if isinstance(holder, str) else ""), None
     param = holder.get("param")
     message = holder.get("message") or holder.get("detail") or ""
     if isinstance(message, list):
         return _of_list(message)
-    text = str(message)[:_LONGEST]
+    text = message[:_LONGEST] if isinstance(message, str) else ""
     found = _openai_name(param) if isinstance(param, str) else None
     if (dump := _DUMP.match(text)) and (said := _MESSAGE.search(text)):
         text = _sentence(said[1] or said[2], int(dump[1]), found)
@@ -73,8 +76,10 @@ def _of_list(errors: list[Any]) -> tuple[str, str | None]:
     """FastAPI's own shape: a list of objects with `loc` and `msg`."""
     first = errors[0] if errors and isinstance(errors[0], dict) else {}
     loc = first.get("loc")
-    param = _openai_name(".".join(map(str, loc))) if isinstance(loc, list) else None
-    return _sentence(str(first.get("msg", "The engine refused the request"))[:_LONGEST], len(errors), param), param
+    param = _openai_name(".".join(str(each) for each in loc[:_MOST_PARTS])) if isinstance(loc, list) else None
+    said = first.get("msg")
+    text = said[:_LONGEST] if isinstance(said, str) else "The engine refused the request"
+    return _sentence(text, len(errors), param), param
 
 
 def _sentence(said: str, errors: int, param: str | None) -> str:
@@ -86,6 +91,6 @@ def _sentence(said: str, errors: int, param: str | None) -> str:
 def _openai_name(path: str) -> str | None:
     """`messages[0].content` of `body.messages.0.content`; None of the body as a whole."""
     name = ""
-    for part in path.removeprefix("body").strip(".").split("."):
+    for part in path[:_LONGEST_NAME].removeprefix("body").strip(".").split("."):
         name += f"[{part}]" if part.isdigit() else f".{part}"
     return name.strip(".") or None
