@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,25 @@ def test_one_key_is_asked_for_and_kept_once_however_it_is_written() -> None:
         return asked.count, len(ring._known)
 
     assert asyncio.run(scenario()) == (1, 1)
+
+
+def test_keys_that_name_many_models_count_for_as_many_bytes() -> None:
+    class Naming(Asked):
+        async def key(self, digest: str, organization: str | None, project: str | None) -> Key:
+            names = frozenset(f"model-{number}" for number in range(1000))
+            return replace(await super().key(digest, organization, project), own_models=names)
+
+    async def scenario() -> int:
+        ring = keyring(Naming())
+        for number in range(200):
+            await ring.authenticate({b"authorization": b"Bearer sk-%d" % number}, SCOPE)
+        kept = len(ring._known)
+        ring.forget(("p",))
+        assert ring._known_bytes == 0
+        return kept
+
+    # Of keys that name none there would be room for all.
+    assert 50 < asyncio.run(scenario()) < 150
 
 
 def test_keys_are_kept_up_to_a_number_of_bytes_those_in_use_last(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,8 @@ _MOST_UNKNOWN = 10_000
 # Of credentials and the keys they stand for; some ten thousand API keys.
 _KNOWN_BYTES = 16 * 1024 * 1024
 _KEY_BYTES = 1024
+# Of each model or network that a key names.
+_NAME_BYTES = 128
 
 
 def bearer_token(authorization: bytes | None) -> str:
@@ -123,8 +125,7 @@ class Keyring:
         for credentials in [
             each for each, key in self._known.items() if not gone.isdisjoint((key.id, key.user_id, key.project_id))
         ]:
-            del self._known[credentials]
-            self._known_bytes -= len(credentials) + _KEY_BYTES
+            self._known_bytes -= _weight(credentials, self._known.pop(credentials))
         self._unknown.clear()
         self._asking.anew()
 
@@ -168,12 +169,18 @@ class Keyring:
         return None
 
     def _remember(self, credentials: bytes, key: Key) -> None:
-        if credentials not in self._known:
-            self._known_bytes += len(credentials) + _KEY_BYTES
+        if (before := self._known.pop(credentials, None)) is not None:
+            self._known_bytes -= _weight(credentials, before)
         self._known[credentials] = key
+        self._known_bytes += _weight(credentials, key)
         while self._known_bytes > _KNOWN_BYTES:
-            oldest, _ = self._known.popitem(last=False)
-            self._known_bytes -= len(oldest) + _KEY_BYTES
+            self._known_bytes -= _weight(*self._known.popitem(last=False))
+
+
+def _weight(credentials: bytes, key: Key) -> int:
+    """About how many bytes a key takes here: one that names a thousand models takes a hundred times another's."""
+    names = len(key.models or ()) + len(key.refused_models) + len(key.own_models) + len(key.sources or ())
+    return len(credentials) + _KEY_BYTES + names * _NAME_BYTES
 
 
 def _ended_sign_in() -> AuthenticationFailed:

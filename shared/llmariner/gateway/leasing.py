@@ -11,6 +11,7 @@ import itertools
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from llmariner.errors import Unavailable
 from llmariner.gateway.allowance import Allowance
@@ -91,7 +92,7 @@ class Leasing:
         waiting = self._newcomers.get(key.id)
         if waiting is None:
             answer: asyncio.Future[Terms | Exception] = asyncio.get_running_loop().create_future()
-            waiting = self._newcomers[key.id] = Newcomer(key, model, Amounts(1, prompt, 1)), answer
+            waiting = self._newcomers[key.id] = Newcomer(_bare(key), model, Amounts(1, prompt, 1)), answer
         self._go_on()
         await asyncio.wait([waiting[1]])
         found = waiting[1].result()
@@ -276,6 +277,11 @@ class Leasing:
             # It was taken away.
             if (gone := self._allowances.pop(rule, None)) is not None:
                 self.active.discard(gone)
+
+
+def _bare(key: Key) -> Key:
+    """What decides by which rules a key is bound; the models it names may be thousands, and would be kept and sent along."""
+    return replace(key, models=None, refused_models=frozenset(), own_models=frozenset(), sources=None)
 
 
 def _question(replica: str, holds: Sequence[Hold], callers: Sequence[Newcomer]) -> LeaseAsk:
