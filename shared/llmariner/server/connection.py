@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Most callers that end their side are gone; one that only wants to send no more hears what is ready soon."""
         self._half_closed = True
-        if self._reading is not None or self._head_bytes:
+        if not self._last and (self._reading is not None or self._head_bytes):
             self.refuse(400, "The request ended in its middle.")
         self._last = True
         if self.current is None:
@@ -219,6 +219,13 @@ class Connection(asyncio.Protocol):
         elif self._last or (self._server.ending and not self._head_bytes):
             self._linger()
         self.resume_reading()
+
+    def failed(self) -> None:
+        """The application gave the current request no answer: say so in its place, and hang up."""
+        if self._reading is self.current:
+            self._reading = None
+        self.current = None
+        self.refuse(500, _BROKEN)
 
     def resume_reading(self) -> None:
         """A part of the body was taken, or a turn is over; reads on unless something else holds it back."""
@@ -368,7 +375,8 @@ class Connection(asyncio.Protocol):
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Go on as if nothing had been offered (RFC 9110 7.8). The parser ends at such a head: another reads the body."""
-        assert self._reading is not None
+        if self._reading is None:
+            return  # of a request behind the last one
         if self._reading.method == "CONNECT":
             self.refuse(501, "This is no proxy.")
             return

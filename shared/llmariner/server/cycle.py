@@ -90,7 +90,7 @@ class Cycle:
         """Let the application answer; whatever it does, the connection ends up in a known state."""
         try:
             await self._server.application(self._scope, self._receive, self._send)
-        except Exception:
+        except (Exception, asyncio.CancelledError):  # it may wait for something that somebody else cancels
             _log.exception("the application failed on %s %r", self._scope["method"], self._scope["path"])
         finally:
             # Request, scope and task hold each other: undone by hand, since finding such rings takes the garbage
@@ -101,8 +101,7 @@ class Cycle:
         if self._disconnected:
             return
         if not self.started:
-            self._connection.current = None
-            self._connection.refuse(500, "Something broke on our side.")
+            self._connection.failed()
         elif not self.sent or self._left:
             self._connection.abort()
         else:

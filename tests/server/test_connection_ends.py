@@ -1,0 +1,76 @@
+"""What ends a connection leaves nobody waiting, whatever was under way, and breaks nothing in the server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.server.conftest import exchange, serving, statuses, until
+
+PARTIAL = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc"
+WHOLE = PARTIAL + b"defghij"
+
+
+async def crash(_scope: Any, receive: Any, _send: Any) -> None:
+    await receive()
+    raise ValueError("on purpose")
+
+
+async def crash_at_once(_scope: Any, _receive: Any, _send: Any) -> None:
+    raise ValueError("on purpose")
+
+
+async def wait_for_what_is_cancelled(_scope: Any, _receive: Any, _send: Any) -> None:
+    shared = asyncio.get_running_loop().create_future()
+    shared.cancel()
+    await shared
+
+
+@pytest.mark.parametrize(
+    "application", [crash, crash_at_once, wait_for_what_is_cancelled], ids=lambda each: each.__name__
+)
+@pytest.mark.parametrize("request_bytes", [WHOLE, PARTIAL, WHOLE + PARTIAL], ids=["whole", "partial", "next-partial"])
+def test_a_failure_is_answered_however_much_of_the_request_came(application: Any, request_bytes: bytes) -> None:
+    async def run() -> bytes:
+        async with serving(application) as (_, port):
+            return await exchange(port, request_bytes)
+
+    answer = asyncio.run(run())
+    assert statuses(answer) == [500]
+    assert b"on purpose" not in answer
+
+
+async def too_large(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"no"})
+
+
+def test_a_caller_may_end_its_side_within_a_body_that_was_refused(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with serving(too_large) as (server, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(PARTIAL)
+            assert statuses(await asyncio.wait_for(reader.read(), 5)) == [413]
+            writer.write_eof()
+            await until(lambda: not server.connections)
+            writer.close()
+
+    asyncio.run(run())
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n",
+        b"CONNECT x:1 HTTP/1.1\r\nhost: x:1\r\n\r\n",
+    ],
+)
+def test_an_offer_behind_the_last_request_takes_nothing_from_its_answer(behind: bytes) -> None:
+    async def run() -> bytes:
+        async with serving(too_large) as (_, port):
+            return await exchange(port, b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n" + behind)
+
+    assert statuses(asyncio.run(run())) == [413]
