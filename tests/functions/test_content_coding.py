@@ -127,6 +127,45 @@ def test_a_body_is_decoded_however_it_arrives(cut: int) -> None:
     assert asyncio.run(run()) == whole
 
 
+@pytest.mark.parametrize(
+    ("first", "rest"),
+    [
+        (b"\x1f\x8b\x08\0\0\0\0\0\0\xff", b"\0\0\0\xff\xff" * 10_000),
+        (b"\x1f\x8b\x08\x08\0\0\0\0\0\xff", b"a" * 50_000),
+    ],
+    ids=["empty-blocks", "name"],
+)
+def test_a_coding_of_nothing_without_end_is_refused(first: bytes, rest: bytes) -> None:
+    sent = 0
+
+    async def receive() -> Any:
+        nonlocal sent
+        sent += 1
+        assert sent < 10, "the body has no end"
+        return {"type": "http.request", "body": rest if sent > 1 else first, "more_body": True}
+
+    with pytest.raises(InvalidRequest, match="many times as long"):
+        asyncio.run(DecodedBody(receive, "gzip")())
+
+
+def test_a_body_that_is_flushed_after_every_byte_is_decoded() -> None:
+    coder = zlib.compressobj(wbits=31)
+    coded = b"".join(coder.compress(b"x") + coder.flush(zlib.Z_SYNC_FLUSH) for _ in range(50_000)) + coder.flush()
+    messages = [{"type": "http.request", "body": coded, "more_body": False}]
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def run() -> int:
+        body, size, more = DecodedBody(receive, "gzip"), 0, True
+        while more:
+            message = await body()
+            size, more = size + len(message["body"]), message["more_body"]
+        return size
+
+    assert asyncio.run(run()) == 50_000
+
+
 def test_a_hang_up_within_a_body_is_passed_on() -> None:
     messages = [
         {"type": "http.request", "body": gzip.compress(RAW)[:5], "more_body": True},

@@ -203,16 +203,15 @@ class Exchange:
         body: bytes = message.get("body", b"")
         if not message.get("more_body"):
             return body
-        parts, size = [body], len(body)
+        whole = bytearray(body)  # a list would hold many times as much of a body that comes in parts of two bytes
         while message.get("more_body"):
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise CallerGone
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self._held:
-                self._hold(size, limit)
-        return b"".join(parts)
+            whole += message.get("body", b"")
+            if len(whole) > self._held:
+                self._hold(len(whole), limit)
+        return bytes(whole)
 
     def _hold(self, size: int, limit: int) -> None:
         if size > limit:

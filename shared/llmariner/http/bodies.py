@@ -66,6 +66,15 @@ class JsonRoute(APIRoute):
 
 
 class _JsonRequest(Request):
+    async def body(self) -> bytes:
+        """The bytes. The framework's list would hold many times as much of a body that comes in parts of two bytes."""
+        if not hasattr(self, "_body"):
+            whole = bytearray()
+            async for part in self.stream():
+                whole += part
+            self._body = bytes(whole)
+        return self._body
+
     async def json(self) -> Any:
         """The body. JSONDecodeError, or InvalidRequest for a field that is given twice."""
         if not hasattr(self, "_json"):

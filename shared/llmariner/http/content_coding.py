@@ -13,6 +13,8 @@ __all__ = ["DecodedBody", "body_coding"]
 
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _PART = 64 * 1024
+# What no body needs of a coding beyond sixteen bytes for each of its own: names in the head, empty blocks.
+_OVERHEAD = 64 * 1024
 
 
 def body_coding(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
@@ -43,9 +45,13 @@ class DecodedBody:
         self._pending = b""
         self._more = True
         self._begun = self._ended = False
+        self._taken = self._given = 0
 
     async def __call__(self) -> Message:
-        """The next part. InvalidRequest when it can't be decoded, ends early, or goes on behind its end."""
+        """The next part.
+
+        InvalidRequest when it can't be decoded, ends early, goes on behind its end, or decodes to next to nothing.
+        """
         if self._ended:
             return await self._receive()
         while True:
@@ -71,6 +77,7 @@ class DecodedBody:
             if self._pending:
                 raise self._broken("goes on behind its end")
             return b""
+        waiting = len(self._pending)
         try:
             part: bytes = self._decoder.decompress(self._pending, _PART)
         except self._failure as error:
@@ -78,6 +85,10 @@ class DecodedBody:
         self._pending = self._decoder.unused_data if self._decoder.eof else self._decoder.unconsumed_tail
         if self._decoder.eof and self._pending:
             raise self._broken("goes on behind its end")
+        self._taken += waiting - len(self._pending)
+        self._given += len(part)
+        if self._taken > _OVERHEAD + 16 * self._given:  # no limit of what comes out would ever end it
+            raise self._broken("is many times as long coded as decoded")
         return part
 
     def _last(self, part: bytes) -> dict[str, Any]:

@@ -1,0 +1,77 @@
+"""A body in parts of two bytes takes no more memory than one that comes whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tracemalloc
+from types import SimpleNamespace
+from typing import Any, cast
+
+from fastapi import FastAPI, Request
+
+from llmariner.gateway.answers import Receive
+from llmariner.gateway.body_budget import BodyBudget
+from llmariner.gateway.exchange import Exchange
+from llmariner.gateway.gateway import Gateway
+from llmariner.http.bodies import JsonRoute
+
+SIZE = 400_000
+WHOLE = json.dumps({"field": "é" * (SIZE // 2)}, ensure_ascii=False).encode()
+
+
+def in_parts() -> Receive:
+    """A body as the server gives it to an application, two bytes at a time."""
+    places = iter(range(0, len(WHOLE), 2))
+
+    async def receive() -> Any:
+        place = next(places)
+        return {"type": "http.request", "body": WHOLE[place : place + 2], "more_body": place + 2 < len(WHOLE)}
+
+    return receive
+
+
+def peak(reading: Any) -> tuple[bytes, float]:
+    """What is read, and how many bytes were held for each of it at most."""
+    tracemalloc.start()
+    try:
+        body = asyncio.run(reading())
+        return body, tracemalloc.get_traced_memory()[1] / len(body)
+    finally:
+        tracemalloc.stop()
+
+
+async def no_send(_message: Any) -> None:
+    raise AssertionError
+
+
+def test_on_the_token_path() -> None:
+    budget = BodyBudget(10 * SIZE, 10 * SIZE)
+    gateway = cast(Gateway, SimpleNamespace(settings=SimpleNamespace(body_limit=10 * SIZE), bodies=budget))
+    exchange = Exchange(gateway, cast(Any, None), {}, in_parts(), no_send)
+
+    body, held = peak(lambda: exchange._read_body({}))
+    assert body == WHOLE
+    assert held < 10
+
+
+def test_on_administrative_routes() -> None:
+    seen: list[bytes] = []
+    app = FastAPI()
+    app.router.route_class = JsonRoute
+
+    @app.post("/")
+    async def take(request: Request) -> None:
+        seen.append(await request.body())
+
+    async def ignore(_message: Any) -> None:
+        pass
+
+    async def reading() -> bytes:
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b"", "root_path": ""}
+        await app(scope, in_parts(), ignore)
+        return seen[0]
+
+    body, held = peak(reading)
+    assert body == WHOLE
+    assert held < 10
