@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.conftest import exchange, serving, statuses, until
+from .conftest import exchange, serving, statuses, until
 
 PARTIAL = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc"
 WHOLE = PARTIAL + b"defghij"

@@ -90,8 +90,9 @@ class Cycle:
         """Let the application answer; whatever it does, the connection ends up in a known state."""
         try:
             await self._server.application(self._scope, self._receive, self._send)
-        except (Exception, asyncio.CancelledError):  # it may wait for something that somebody else cancels
-            _log.exception("the application failed on %s %r", self._scope["method"], self._scope["path"])
+        except (Exception, asyncio.CancelledError) as error:  # it may wait for something that somebody else cancels
+            if not (self._disconnected and isinstance(error, asyncio.CancelledError)):
+                _log.exception("the application failed on %s %r", self._scope["method"], self._scope["path"])
         finally:
             # Request, scope and task hold each other: undone by hand, since finding such rings takes the garbage
             # collector an eighth of the time of a small request.
