@@ -145,8 +145,15 @@ class Database:
         """One writing transaction, committed when the block ends well. Unavailable as `read`; TransactionConflict."""
         with self._connection() as connection:
             writing = connection.execution_options(writing=True)
-            with writing.begin():
-                yield WriteSession(writing)
+            ended = False
+            try:
+                with writing.begin():
+                    yield WriteSession(writing)
+                    ended = True
+            except DBAPIError as error:
+                if ended and (failure := failures.of_commit(error)) is not None:
+                    raise failure from error
+                raise
 
     def before_close(self, write: Callable[[], None]) -> None:
         """Have `write` (it never raises) called once before the connections close, at the latest when the process exits."""

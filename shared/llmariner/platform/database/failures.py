@@ -7,7 +7,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from llmariner.errors import InvalidRequest, PlatformError, TransactionConflict, Unavailable
 
-__all__ = ["of"]
+__all__ = ["of", "of_commit"]
 
 # PostgreSQL, appendix A: serialization_failure, deadlock_detected.
 _CONFLICTS = frozenset({"40001", "40P01"})
@@ -35,6 +35,18 @@ def of(error: Exception) -> PlatformError | None:
     if isinstance(error, (OperationalError, InternalError)):
         return _unavailable("The database does not answer. Nothing was changed", 2)
     return None
+
+
+def of_commit(error: DBAPIError) -> PlatformError | None:
+    """As `of`, of the end of a transaction: where the connection is gone, nobody knows whether the change is there."""
+    if error.connection_invalidated and getattr(error.orig, "sqlstate", None) not in _CONFLICTS | _TOO_LONG:
+        return Unavailable(
+            "The connection to the database broke while the change was stored: it may have been made or not. Look at what is "
+            "there before you try again.",
+            code="outcome_unknown",
+            headers={"x-should-retry": "false"},
+        )
+    return of(error)
 
 
 def _is_locked(error: Exception) -> bool:
