@@ -12,7 +12,7 @@ from llmariner.context import Context
 from llmariner.errors import Unavailable
 from llmariner.http.readiness import Readiness
 from llmariner.platform.database import Database
-from llmariner.platform.database.migrate import head, upgrade
+from llmariner.platform.database.migrate import downgrade, head, upgrade
 from llmariner.platform.database.schema import mismatch, newest_revision
 from llmariner.platform.database.tables import schema_compatibility
 
@@ -31,11 +31,15 @@ def test_the_newest_revision_is_the_head_of_the_migrations() -> None:
 
 
 def test_a_database_without_a_schema_is_to_be_migrated(new_database: NewDatabase) -> None:
-    found = mismatch(new_database())
-    assert found is not None
-    assert found.upgradable
-    assert "has no schema yet" in found.reason
-    assert "migrations Job" in found.reason
+    never, undone = new_database(), new_database()
+    upgrade(undone)
+    downgrade(undone, "base")
+    for database in (never, undone):
+        found = mismatch(database)
+        assert found is not None
+        assert found.upgradable
+        assert "has no schema yet" in found.reason
+        assert "migrations Job" in found.reason
 
 
 def test_an_older_schema_is_to_be_migrated(new_database: NewDatabase) -> None:

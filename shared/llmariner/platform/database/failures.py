@@ -41,8 +41,8 @@ def of_commit(error: DBAPIError) -> PlatformError | None:
     """As `of`, of the end of a transaction: where the connection is gone, nobody knows whether the change is there."""
     if error.connection_invalidated and getattr(error.orig, "sqlstate", None) not in _CONFLICTS | _TOO_LONG:
         return Unavailable(
-            "The connection to the database broke while the change was stored: it may have been made or not. Look at what is "
-            "there before you try again.",
+            "The connection to the database broke while the change was stored: it may have been made or not. Look at what "
+            "is there before you try again.",
             code="outcome_unknown",
             headers={"x-should-retry": "false"},
         )

@@ -36,9 +36,11 @@ def mismatch(database: Database) -> Mismatch | None:
     ours = newest_revision()
     with database.read() as session:
         tables = inspect(session.connection)
-        if not tables.has_table("alembic_version"):
+        known = tables.has_table("alembic_version")
+        # The table stays, without its row, where every migration was undone.
+        theirs = session.value(text("SELECT version_num FROM alembic_version")) if known else None
+        if theirs is None:
             return Mismatch(f"The database has no schema yet, this version needs revision {ours}. {_MIGRATE}", True)
-        theirs = str(session.value(text("SELECT version_num FROM alembic_version")))
         if theirs < ours:
             return Mismatch(f"The database is at revision {theirs}, this version needs {ours}. {_MIGRATE}", True)
         if theirs == ours or not tables.has_table(schema_compatibility.name):
