@@ -8,6 +8,7 @@ ORM, since its import alone would double the cold start of a function.
 from __future__ import annotations
 
 import atexit
+import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ from llmariner.settings import DatabaseSettings
 __all__ = ["Database", "Duplicate", "ReadSession", "WriteSession", "metadata"]
 
 Result = TypeVar("Result")
+
+_ATTEMPTS = 3
+_RETRY_SECONDS = 0.1
 
 metadata = MetaData(
     naming_convention={
@@ -162,16 +166,19 @@ class Database:
         self._last_writes.append(write)
 
     def transact(self, work: Callable[[WriteSession], Result]) -> Result:
-        """`work` in one writing transaction, and once more when the database gave it up for another one.
+        """`work` in one writing transaction, and up to twice more when the database gave it up for another one.
 
-        So `work` must change nothing but the database. TransactionConflict when the second attempt is given up, too.
+        So `work` must change nothing but the database. TransactionConflict when the last attempt is given up, too.
         """
-        try:
-            with self.write() as session:
-                return work(session)
-        except TransactionConflict:
-            with self.write() as session:
-                return work(session)
+        for attempt in range(1, _ATTEMPTS):
+            try:
+                with self.write() as session:
+                    return work(session)
+            except TransactionConflict:
+                # The database may give up both sides of a deadlock: they must not meet again at the same moment.
+                time.sleep(random.uniform(0, _RETRY_SECONDS * attempt))
+        with self.write() as session:
+            return work(session)
 
     def close(self) -> None:
         """Do the last writes, close every pooled connection."""
