@@ -122,7 +122,7 @@ async def get_model(
 def _usable(context: Context, key: Caller, model_id: str) -> Model:
     """A model that the caller sees and may use. PermissionDenied, as when it is used, where only the first is so."""
     model = context.registry.get(model_id, project_id=key.owner.project_id)
-    if not of_caller(context.database, key).admits(model.name):
+    if not of_caller(context.database, key).admits(model.name, model.base_name):
         raise model_not_allowed(model.name)
     return model
 

@@ -105,8 +105,9 @@ class InProcessControl:
             capacity=status.capacity,
             engine_waiting=status.requests_waiting,
             replicas=status.replicas,
-            price=await self._in_thread(self._prices.now, model.name),
-            adapter=model.name if model.base_model_id is not None else None,
+            price=await self._in_thread(self._prices.now, model.name, model.base_name),
+            adapter=None if model.base_name is None else model.name,
+            base=model.base_name,
         )
 
     async def wake(self, model_id: str) -> None:

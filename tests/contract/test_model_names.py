@@ -133,3 +133,12 @@ def test_a_list_shows_each_name_once_and_ends(registry: Registry) -> None:
     )
     registry.delete("x", project_id="proj_a")
     assert [model.project_id for model in registry.page(selection, after=None, limit=9)] == ["proj_a", None]
+
+
+def test_who_is_denied_a_model_is_not_shown_its_adapters(registry: Registry) -> None:
+    create(registry, "x", None)
+    create(registry, "ft:x:a", "proj_a", base="x")
+    create(registry, "y", "proj_a")
+    assert names(registry, "proj_a", refused_models=frozenset({"x"})) == ["y"]
+    assert not Restriction(refused_models=frozenset({"x"})).admits("ft:x:a", "x")
+    assert Restriction(refused_models=frozenset({"x"})).admits("y", None)

@@ -123,7 +123,7 @@ class Exchange:
             raise
         bounds = Bounds.of(request, self._gateway.known_context(self._model))
         metered = self._gateway.meter.admit(self._request_id, key, request.model, self._route.name, bounds)
-        metered.adapter = state.adapter
+        metered.adapter, metered.base_model = state.adapter, state.base
         outcome = "failed"
         task = cast(asyncio.Task[None], asyncio.current_task())
         stop_watching = self._watch(task)

@@ -37,7 +37,7 @@ class Metered:
     """A request under way. `usage`: bytes of the last usage object seen, looked into only when somebody asks.
 
     `waited_seconds`: from its beginning to its place at an engine; of these `wake_seconds` while the model was not ready and
-    `queued_seconds` behind others. `adapter`: what its engine puts on top of the base model.
+    `queued_seconds` behind others. `adapter`: what its engine puts on top of `base_model`.
     `told`: the ledger knows of it. One that ends before it is told leaves as its closing event alone, which says when it
     was admitted too. `bounds`: what its engine is believed; `uncounted`: it was charged by them;
     `untold`: its caller left, and its engine does not tell what it used.
@@ -49,6 +49,7 @@ class Metered:
         "_told_at",
         "adapter",
         "admitted_at",
+        "base_model",
         "bounds",
         "first_token_seconds",
         "queued_seconds",
@@ -68,6 +69,7 @@ class Metered:
         self.told = self.uncounted = self.untold = False
         self.sequence = 0
         self.adapter: str | None = None
+        self.base_model: str | None = None
         self.waited_seconds: float | None = None
         self.queued_seconds = 0.0
         self.wake_seconds = 0.0
@@ -106,6 +108,7 @@ class Metered:
             "outcome": outcome,
             "status": status,
             "adapter": self.adapter,
+            "base_model": self.base_model,
             "waited_seconds": self.waited_seconds,
             "queued_seconds": self.queued_seconds,
             "wake_seconds": self.wake_seconds,

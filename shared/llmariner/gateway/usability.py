@@ -15,7 +15,8 @@ def check_usable(state: ModelState, key: Key, route: Route) -> None:
     model_id = state.id
     if not state.loaded or (state.project_id is not None and state.project_id != key.project_id):
         raise ModelNotFound(model_id)
-    if model_id in key.refused_models or (key.models is not None and model_id not in key.models):
+    refused = model_id in key.refused_models or state.base in key.refused_models
+    if refused or (key.models is not None and model_id not in key.models):
         raise model_not_allowed(model_id)
     if route.task is not None and state.task != route.task:
         fits = "embeddings" if state.task == "embed" else "chat and completions"

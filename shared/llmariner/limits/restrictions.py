@@ -23,9 +23,10 @@ class Restriction:
     refused_models: frozenset[str] = frozenset()
     sources: tuple[str, ...] | None = None
 
-    def admits(self, model_id: str) -> bool:
-        """Whether that model may be used."""
-        return model_id not in self.refused_models and (self.models is None or model_id in self.models)
+    def admits(self, name: str, base: str | None) -> bool:
+        """Whether the model of that name may be used; an adapter may not where its base model is refused."""
+        refused = name in self.refused_models or base in self.refused_models
+        return not refused and (self.models is None or name in self.models)
 
 
 def of_key(key: ApiKey) -> Restriction:

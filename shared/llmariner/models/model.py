@@ -239,6 +239,11 @@ class Model:
         return name_of(self.id)
 
     @property
+    def base_name(self) -> str | None:
+        """What callers call the model that it is an adapter of."""
+        return None if self.base_model_id is None else name_of(self.base_model_id)
+
+    @property
     def loaded(self) -> bool:
         """The weights are here."""
         return self.loading_status is LoadingStatus.SUCCEEDED

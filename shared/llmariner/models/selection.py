@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, case, not_, or_, select, true, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, case, func, not_, or_, select, true, tuple_
 
 from llmariner.errors import InvalidRequest
 from llmariner.limits.restrictions import Restriction
@@ -42,7 +42,8 @@ class Selection:
         if self.restriction.models is not None:
             parts.append(models.c.id.in_(self._ids(self.restriction.models)))
         if self.restriction.refused_models:
-            parts.append(models.c.id.not_in(self._ids(self.restriction.refused_models)))
+            refused = self._ids(self.restriction.refused_models)
+            parts += [models.c.id.not_in(refused), func.coalesce(models.c.base_model_id, "").not_in(refused)]
         return and_(*parts)
 
     def _ids(self, names: frozenset[str]) -> list[str]:

@@ -22,7 +22,7 @@ def explained(database: Database, request_id: str) -> dict[str, Any]:
     history = ledger.history(request_id)
     rebuilt, stored = history[-1], ledger.request(request_id)
     with database.read() as session:
-        price = PriceList.of(session, [rebuilt["model"]]).known(rebuilt["price_id"])
+        price = PriceList.with_ids(session, [rebuilt["price_id"]]).known(rebuilt["price_id"])
     return {
         "object": "organization.usage.request",
         "id": request_id,

@@ -44,7 +44,10 @@ _IDENTITY = ("organization_id", "project_id", "user_id", "key_id", "model", "rou
 _TIMES = ("waited_seconds", "queued_seconds", "wake_seconds", "first_token_seconds", "total_seconds")
 _ENDING = ("outcome", "status", *_TIMES)
 # What processes of an older version do not say.
-_NEWER = {"reasoning_tokens": 0, "adapter": None, "queued_seconds": None, "wake_seconds": None, "total_seconds": None}
+_NEWER = {
+    "reasoning_tokens": 0,
+    **dict.fromkeys(("adapter", "base_model", "queued_seconds", "wake_seconds", "total_seconds")),
+}
 _NEEDED = frozenset({"request_id", "sequence", "kind", "at", *TOKENS, *_IDENTITY}) - _NEWER.keys()
 _NEEDED_AT_THE_END = _NEEDED | frozenset(_ENDING) - _NEWER.keys()
 # Before the closing event's place, after any checkpoint's.
@@ -101,6 +104,7 @@ _FITS: dict[str, Fits] = {
     **dict.fromkeys(_TIMES, _or_none(_seconds(-_LAST_TIME))),
     **{name: _text(name) for name in ("request_id", *_IDENTITY) if name not in ("adapter", "admitted_at")},
     **{name: _or_none(_text(name)) for name in ("adapter", "outcome")},
+    "base_model": _or_none(_text("model")),
 }
 """By field, whether the columns take a value, and sums of such values, too."""
 

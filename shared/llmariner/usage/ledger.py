@@ -125,7 +125,7 @@ class Ledger:
                     f"No request with id '{request_id}' is kept. The id is in the answer's header 'x-request-id'.",
                     param="request_id",
                 )
-            price = PriceList.of(session, [first["model"]]).known(first["price_id"])
+            price = PriceList.with_ids(session, [first["price_id"]]).known(first["price_id"])
         states = []
         row = folding.blank(first, first["price_id"])
         for event in events:
@@ -167,7 +167,9 @@ def _rows(session: ReadSession, query: Any) -> list[Row]:
 def _taken(session: WriteSession, batch: Sequence[Row]) -> int:
     """Every step goes by request id, so that two batches with the same requests never wait for one another crosswise."""
     lives: dict[str, list[Row]] = {}
-    lowest, prices = _terms(session, {event["model"] for event in batch})
+    lowest, prices = _terms(
+        session, {event[name] for event in batch for name in ("model", "base_model") if event[name]}
+    )
     for event in _kept(session, batch, lowest):
         lives.setdefault(event["request_id"], []).append(event)
     made = {request_id: _made(events, prices) for request_id, events in lives.items()}
@@ -203,7 +205,7 @@ def _taken(session: WriteSession, batch: Sequence[Row]) -> int:
 
 def _made(events: Sequence[Row], prices: PriceList) -> Row:
     """A request of which the ledger knew nothing."""
-    price = prices.at(events[0]["model"], events[0]["admitted_at"])
+    price = prices.at(events[0]["model"], events[0]["admitted_at"], events[0]["base_model"])
     return folding.folded(folding.blank(events[0], price.id if price is not None else None), events, price)
 
 
@@ -230,7 +232,7 @@ def _kept(session: WriteSession, batch: Sequence[Row], lowest: int) -> Sequence[
 
 
 def _interrupted(session: WriteSession, requests: Sequence[Row]) -> int:
-    prices = PriceList.of(session, {row["model"] for row in requests})
+    prices = PriceList.with_ids(session, {row["price_id"] for row in requests})
     events = [folding.interruption(row) for row in requests]
     session.insert_many(ledger_events, events)
     sums, changed = Change(), []

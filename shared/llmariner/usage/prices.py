@@ -93,9 +93,15 @@ class PriceList:
         query = select(prices).where(prices.c.model.in_({*models, ALL_MODELS}))
         return cls(_listed(row) for row in session.rows(query))
 
-    def at(self, model: str, at: float) -> Price | None:
-        """What a model cost then: its own price, else that of all others; None: nothing."""
-        for name in (model, ALL_MODELS):
+    @classmethod
+    def with_ids(cls, session: ReadSession, ids: Collection[str | None]) -> PriceList:
+        """Those of some ids; None is nobody's."""
+        query = select(prices).where(prices.c.id.in_({each for each in ids if each is not None}))
+        return cls(_listed(row) for row in session.rows(query))
+
+    def at(self, model: str, at: float, base: str | None = None) -> Price | None:
+        """What a model cost then: its own price, else that of its base model, else that of all others; None: nothing."""
+        for name in (model, ALL_MODELS) if base is None else (model, base, ALL_MODELS):
             for price in self._of_model.get(name, ()):
                 if price.valid(at):
                     return price.price
@@ -160,10 +166,10 @@ class Prices:
             listed = [_listed(row) for row in session.rows(query)]
         return [price for price in listed if at is None or price.valid(at)]
 
-    def now(self, model: str) -> Price | None:
-        """What a model costs at this moment."""
+    def now(self, model: str, base: str | None = None) -> Price | None:
+        """What a model costs at this moment; `base`: the name of the model that it is an adapter of."""
         with self._database.read() as session:
-            return PriceList.of(session, [model]).at(model, time.time())
+            return PriceList.of(session, [model] if base is None else [model, base]).at(model, time.time(), base)
 
 
 def _listed(row: Row[Any]) -> ListedPrice:
