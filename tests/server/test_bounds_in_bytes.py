@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import resource
 import time
+from typing import Any
 
 import pytest
 
-from llmariner.server import Bounds
+from llmariner.server import Bounds, Server
+from llmariner.server.connection import Connection
 from llmariner.server.head import split_target
 
 from .conftest import body_of, count_body, echo, exchange, hello, serving, statuses, until
@@ -159,9 +161,53 @@ def test_one_address_may_have_so_many_connections() -> None:
             for _, writer in held:
                 writer.close()
             await until(lambda: not server.connections)
-            assert not server.per_address
+            assert not server.per_site
             return refused, await exchange(port, GET)
 
     refused, taken = asyncio.run(run())
     assert statuses(refused) == [429]
     assert statuses(taken) == [200]
+
+
+class Peer(asyncio.Transport):
+    """A caller's end, as far as a new connection looks at it."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__({"peername": (address, 1)})
+        self.written = b""
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def write_eof(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::1", "::2", True),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+    ],
+)
+def test_a_network_of_one_site_counts_as_one_address(first: str, second: str, same: bool) -> None:
+    async def run() -> list[bytes]:
+        server = Server(hello, host="", port=0, bounds=Bounds(connections_per_address=1))
+        peers = [Peer(first), Peer(second)]
+        connections = [Connection(server, asyncio.get_running_loop()) for _ in peers]
+        for connection, peer in zip(connections, peers, strict=True):
+            connection.connection_made(peer)
+        for connection in connections:
+            connection.connection_lost(None)
+        assert not server.per_site
+        return [peer.written for peer in peers]
+
+    taken, refused = asyncio.run(run())
+    assert (taken, statuses(refused)) == (b"", [429] if same else [])

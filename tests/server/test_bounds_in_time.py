@@ -199,14 +199,18 @@ def test_a_slow_reader_that_reads_keeps_its_stream() -> None:
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")
-def test_the_kernel_gives_up_on_bytes_that_nobody_acknowledges() -> None:
-    async def run() -> int:
-        async with serving(hello, bounds=Bounds(write_seconds=7)) as (server, port):
+@pytest.mark.parametrize(("seconds", "probe"), [(1, 1), (60, 15)])
+def test_the_kernel_gives_up_on_callers_that_acknowledge_nothing(seconds: int, probe: int) -> None:
+    options = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)
+
+    async def run() -> list[int]:
+        async with serving(hello, bounds=Bounds(write_seconds=seconds)) as (server, port):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             await until(lambda: server.connections)
             connection = next(iter(server.connections)).transport.get_extra_info("socket")
-            found: int = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            found = [connection.getsockopt(socket.IPPROTO_TCP, each) for each in options]
             writer.close()
-            return found
+            # Without it a caller that waits for its answer is asked nothing.
+            return [connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *found]
 
-    assert asyncio.run(run()) == 7000
+    assert asyncio.run(run()) == [1, 1000 * seconds, probe, probe]

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from llmariner.server import Bounds
+
 from .conftest import exchange, serving, statuses, until
 
 PARTIAL = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc"
@@ -74,3 +76,32 @@ def test_an_offer_behind_the_last_request_takes_nothing_from_its_answer(behind: 
             return await exchange(port, b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n" + behind)
 
     assert statuses(asyncio.run(run())) == [413]
+
+
+@pytest.mark.parametrize("behind", [WHOLE, PARTIAL, PARTIAL + b"x" * 5], ids=["whole", "partial", "partial-body"])
+@pytest.mark.parametrize("reset", [False, True], ids=["end", "reset"])
+def test_a_hang_up_is_told_while_another_request_waits_its_turn(behind: bytes, reset: bool) -> None:
+    gone = asyncio.Event()
+    entered: list[str] = []
+
+    async def waiting(scope: Any, _receive: Any, _send: Any) -> None:
+        entered.append(scope["method"])
+        scope["extensions"]["llmariner.on_disconnect"](gone.set)
+        await gone.wait()
+
+    async def run() -> None:
+        async with serving(waiting, bounds=Bounds(tick_seconds=0.05)) as (server, port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" + behind)
+            await until(lambda: entered)
+            await asyncio.sleep(0.2)
+            assert not gone.is_set()
+            if reset:
+                writer.transport.abort()
+            else:
+                writer.close()
+            await asyncio.wait_for(gone.wait(), 5)
+            await until(lambda: not server.connections)
+
+    asyncio.run(run())
+    assert entered == ["GET"]

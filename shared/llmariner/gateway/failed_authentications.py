@@ -6,11 +6,11 @@ held up, whoever else comes from its address.
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 import time
 from collections import OrderedDict
 
+from llmariner.addresses import site
 from llmariner.errors import RateLimited
 
 __all__ = ["FailedAuthentications"]
@@ -18,7 +18,6 @@ __all__ = ["FailedAuthentications"]
 _MOST_SOURCES = 10_000
 # An address that speaks for others, none of which can be told apart.
 _OF_FORWARDER = 10
-_SITE_BITS = 64
 
 
 class FailedAuthentications:
@@ -35,7 +34,7 @@ class FailedAuthentications:
 
     def check(self, source: str | None, *, forwarding: bool = False) -> None:
         """RateLimited when too many failed from there of late. `forwarding`: it speaks for callers that nobody can tell."""
-        key = (_site(source), forwarding)
+        key = (site(source), forwarding)
         if key not in self._buckets:
             return
         left = self._left(key, time.monotonic())
@@ -50,7 +49,7 @@ class FailedAuthentications:
 
     def note(self, source: str | None, *, forwarding: bool = False) -> None:
         """One failed."""
-        key, now = (_site(source), forwarding), time.monotonic()
+        key, now = (site(source), forwarding), time.monotonic()
         with self._lock:
             # Those that were looked up at the same time may overdraw it, by no more than what comes back in a minute.
             self._buckets[key] = (max(self._left(key, now) - 1, -float(self._most(key))), now)
@@ -65,16 +64,3 @@ class FailedAuthentications:
 
     def _most(self, key: tuple[str, bool]) -> int:
         return self._per_minute * _OF_FORWARDER if key[1] else self._per_minute
-
-
-def _site(source: str | None) -> str:
-    """An address of IPv4, or the network of a site in IPv6, whose every host has more addresses than this table."""
-    try:
-        address = ipaddress.ip_address(source or "")
-    except ValueError:
-        return source or ""
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address, _SITE_BITS), strict=False))

@@ -53,7 +53,8 @@ class Bounds:
     """How long without a byte."""
 
     connections_per_address: int = 0
-    """`LLMARINER_CONNECTIONS_PER_ADDRESS`: 0 for no limit, as behind a proxy, whose address all callers have."""
+    """`LLMARINER_CONNECTIONS_PER_ADDRESS`: of an address of IPv4, or a network of 64 bits in IPv6. 0 for no limit, as
+    behind a proxy, whose address all callers have."""
 
     tick_seconds: float = 1.0
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
+from llmariner.addresses import site
 from llmariner.server.answers import refusal
 from llmariner.server.cycle import Cycle, Message
 from llmariner.server.head import Refused, read_head, split_target
@@ -26,6 +28,7 @@ _SLICE = 1024
 _BODY_SLICE = 16 * 1024
 _FEW_PARTS = 8
 _ORDINARY_PART = 64
+_ENDED = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere only a reset is seen
 _FRAMING = (b"content-length", b"transfer-encoding")
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _BROKEN = "Something broke on our side."
@@ -61,6 +64,7 @@ class Connection(asyncio.Protocol):
         "_refusal",
         "_scheduled",
         "_server",
+        "_site",
         "_span_bytes",
         "_span_seconds",
         "_stuck_since",
@@ -86,7 +90,7 @@ class Connection(asyncio.Protocol):
         self._address: Any = None
         self._own_address: Any = None
         self._chunked = self._half_closed = self._last = self._paused = self._scheduled = self._upgrade = False
-        self._refusal = b""
+        self._refusal, self._site = b"", ""
         self._quiet_since = server.now
         self._closing_since: float | None = None
         self._lingering_since: float | None = None
@@ -104,8 +108,9 @@ class Connection(asyncio.Protocol):
         self._address = transport.get_extra_info("peername")
         self._own_address = transport.get_extra_info("sockname")
         if server.bounds.connections_per_address and self._address:
-            server.per_address[self._address[0]] += 1
-            if server.per_address[self._address[0]] > server.bounds.connections_per_address:
+            self._site = site(self._address[0])
+            server.per_site[self._site] += 1
+            if server.per_site[self._site] > server.bounds.connections_per_address:
                 self.refuse(
                     429, "Too many connections are open from your address: close some, or send requests on them."
                 )
@@ -113,10 +118,10 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         server = self._server
         server.connections.discard(self)
-        if server.bounds.connections_per_address and self._address:
-            server.per_address[self._address[0]] -= 1
-            if not server.per_address[self._address[0]]:
-                del server.per_address[self._address[0]]
+        if self._site:
+            server.per_site[self._site] -= 1
+            if not server.per_site[self._site]:
+                del server.per_site[self._site]
         self._last, self._held = True, b""
         self.resume_writing()
         self._queue.clear()
@@ -275,6 +280,9 @@ class Connection(asyncio.Protocol):
 
     def check_time(self) -> None:
         """Hang up on a caller that takes too long over what it does."""
+        if self._queue and self._ended_unread():
+            self._close_half_closed()
+            return
         now, bounds = self._server.now, self._server.bounds
         stuck = self._stuck_since if self._stuck_since is not None else self._closing_since
         if stuck is not None and now - stuck > bounds.write_seconds:
@@ -288,6 +296,12 @@ class Connection(asyncio.Protocol):
                 self.refuse(408, "The head of the request took too long.")
         elif self.current is None and self._closing_since is None and now - self._quiet_since > bounds.idle_seconds:
             self._close()
+
+    def _ended_unread(self) -> bool:
+        """Whether the caller ended its side while nothing is read, as long as requests wait for their turn."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), _ENDED)
+        return bool(poll.poll(0))
 
     def _check_lingering(self, since: float) -> None:
         now, bounds = self._server.now, self._server.bounds

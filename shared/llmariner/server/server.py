@@ -29,7 +29,7 @@ class Server:
         self.application = application
         self.bounds = bounds
         self.connections: set[Connection] = set()
-        self.per_address: Counter[str] = Counter()
+        self.per_site: Counter[str] = Counter()
         self.ending = False
         self.date = b""
         self.now = time.monotonic()
@@ -89,9 +89,14 @@ class Server:
 def _limit_unacknowledged(listener: asyncio.Server, seconds: float) -> None:
     """What the kernel sent and nobody acknowledged, or may not send to a full reader, ends the connection after that long.
 
-    Connections inherit it from the socket that they were accepted on. Linux only.
+    So that it has something to send while an answer is awaited, it probes: a caller whose machine or network is gone says
+    no goodbye. Connections inherit all of it from the socket that they were accepted on. Linux only.
     """
+    probe = max(1, int(seconds / 4))
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         for each in listener.sockets:
             if each.family in (socket.AF_INET, socket.AF_INET6):
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * seconds))
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, probe)
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, probe)
