@@ -9,7 +9,7 @@ from pydantic import Field
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.http import openai_shapes as shapes
-from llmariner.http.administration import administers
+from llmariner.http.administration import administers, check_administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.bodies import Body, sent_as
@@ -31,7 +31,8 @@ Writer = Annotated[Caller, administers("api.organizations.projects.write")]
 UsersReader = Annotated[Caller, administers("api.organizations.projects.users.read")]
 UsersWriter = Annotated[Caller, administers("api.organizations.projects.users.write")]
 KeysReader = Annotated[Caller, administers("api.organizations.projects.api_keys.read")]
-KeysWriter = Annotated[Caller, administers("api.organizations.projects.api_keys.write")]
+KEYS_WRITE = "api.organizations.projects.api_keys.write"
+KeysWriter = Annotated[Caller, administers(KEYS_WRITE)]
 
 Seconds = Annotated[int | None, Field(ge=1, le=10 * 365 * 86400)]
 _PREFIX = "/v1/organization/projects"
@@ -269,6 +270,8 @@ def list_accounts(
 
 def create_account(request: Request, caller: UsersWriter, project_id: str, body: NewAccountBody) -> dict[str, Any]:
     """Make one, and unless it is not wanted a key of it, whose secret is in this answer only."""
+    if not body.create_service_account_only:
+        check_administers(request, caller, KEYS_WRITE)
     made = _accounts(request).create(caller, project_id, body.name, role=body.role)
     shown: dict[str, Any] = {**get_account(request, caller, project_id, made.id), "api_key": None}
     if not body.create_service_account_only:

@@ -113,10 +113,16 @@ def export_requests(
 
 def get_request(request: Request, caller: Reader, request_id: str) -> dict[str, Any]:
     """One request, with the events and the price that made its cost; an owner sees those of the whole organisation."""
-    found = explained(context_of(request).database, request_id)
-    mine = found["organization_id"] == caller.organization_id
-    if not (mine and (caller.is_owner or found["project_id"] == caller.owner.project_id)):
-        raise NotFound(f"No request with id '{request_id}' is kept.", param="request_id")
+    try:
+        found = explained(context_of(request).database, request_id)
+    except NotFound:
+        found = None
+    mine = found is not None and found["organization_id"] == caller.organization_id
+    if found is None or not (mine and (caller.is_owner or found["project_id"] == caller.owner.project_id)):
+        raise NotFound(
+            f"No request with id '{request_id}' is kept. The id is in the answer's header 'x-request-id'.",
+            param="request_id",
+        )
     return found
 
 

@@ -132,3 +132,16 @@ def test_where_an_act_was_done_from_is_in_the_log(company: Company) -> None:
     logged = company.ask("GET /v1/organization/audit_logs", query=f"resource_ids={made['id']}").json["data"][0]
     assert (logged["type"], logged["actor"]["api_key"]["ip_address"]) == ("api_key.created", "127.0.0.1")
     assert logged["actor"]["api_key"]["user"]["email"] == company.email("mia")
+
+
+def test_a_key_that_is_refused_leaves_no_service_account(company: Company) -> None:
+    body = {"name": "robot", "is_service_account": True, "role": "ORGANIZATION_ROLE_READER"}
+    wrong_ones: list[dict[str, list[str]]] = [
+        {"allowed_sources": ["nowhere"]},
+        {"allowed_models": []},
+        {"scopes": ["api.audit.read"]},
+    ]
+    for wrong in wrong_ones:
+        check(company.ask(f"POST {KEYS}", {**body, **wrong}), 400, None)
+    made = company.ask(f"POST {KEYS}", {**body, "allowed_sources": ["10.0.0.0/8"]})
+    assert (made.status, made.json["allowed_sources"]) == (200, ["10.0.0.0/8"])

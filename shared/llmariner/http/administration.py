@@ -14,7 +14,7 @@ from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.reach import runs_installation
 from llmariner.tenancy.tables import custom_roles
 
-__all__ = ["administers"]
+__all__ = ["administers", "check_administers"]
 
 
 def administers(scope: str, *, objects: str = "organization") -> Any:
@@ -28,16 +28,21 @@ def administers(scope: str, *, objects: str = "organization") -> Any:
         caller = of_caller(request)
         if objects == "installation" and not _owns_installation(request, caller):
             raise PermissionDenied("Only an owner of the default organization, who runs the installation, may do that.")
-        if not caller.is_owner and scope not in _of_organization(request, caller):
-            raise PermissionDenied(
-                "Only an owner of the organization, one of its admin keys, or a role that it made for this may do that. "
-                "Inside your own project, use the routes of LLMariner's own API."
-            )
+        check_administers(request, caller, scope)
         return caller
 
     administering.scope = scope  # type: ignore[attr-defined]
     administering.objects = objects  # type: ignore[attr-defined]
     return Depends(administering)
+
+
+def check_administers(request: Request, caller: Caller, scope: str) -> None:
+    """PermissionDenied unless the caller holds `scope` for the whole organisation."""
+    if scope not in caller.scopes or not (caller.is_owner or scope in _of_organization(request, caller)):
+        raise PermissionDenied(
+            f"Only an owner of the organization, one of its admin keys, or a role that it made for this, each with the "
+            f"scope '{scope}', may do that. Inside your own project, use the routes of LLMariner's own API."
+        )
 
 
 def _owns_installation(request: Request, caller: Caller) -> bool:

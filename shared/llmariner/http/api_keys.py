@@ -14,7 +14,7 @@ from llmariner.http.moments import Moment
 from llmariner.http.shapes import api_key, role_of_organization
 from llmariner.tenancy.caller import Caller, Owner
 from llmariner.tenancy.granting import owns
-from llmariner.tenancy.keys.store import NewKey
+from llmariner.tenancy.keys.store import ApiKey, NewKey
 from llmariner.tenancy.keys.views import managed
 from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, checked
 from llmariner.tenancy.service_accounts import ServiceAccounts
@@ -96,23 +96,13 @@ def create(context: Context, caller: Caller, body: CreateKey) -> dict[str, Any]:
     """Make a key in the project that the caller stands in; the one answer that holds its secret."""
     if body.excluded_from_rate_limiting:
         _check_may_exempt(caller)
-    place, held = caller.owner, caller.scopes
     if caller.project_role is None:
         raise PermissionDenied("Only a member of the project makes keys of it: let one of its owners add you.")
     if body.is_service_account:
-        place, held = _account(context, caller, body)
-    elif body.role is not None:
+        return api_key(*_create_with_account(context, caller, body))
+    if body.role is not None:
         raise InvalidRequest("'role' is for a service account's key: a person's key has their roles.", param="role")
-    new = NewKey(
-        name=body.name,
-        scopes=checked(body.scopes, held=held),
-        expires_in=body.expires_in_seconds,
-        excluded_from_rate_limiting=body.excluded_from_rate_limiting,
-        allowed_models=None if body.allowed_models is None else tuple(body.allowed_models),
-        allowed_sources=None if body.allowed_sources is None else tuple(body.allowed_sources),
-    )
-    made, secret = context.keys.create(place, new, actor=caller)
-    return api_key(made, secret)
+    return api_key(*context.keys.create(caller.owner, _new_key(body, caller.scopes), actor=caller))
 
 
 def update(context: Context, caller: Caller, key_id: str, body: UpdateKey, query_mask: str = "") -> dict[str, Any]:
@@ -165,14 +155,28 @@ def _check_may_exempt(caller: Caller) -> None:
         )
 
 
-def _account(context: Context, caller: Caller, body: CreateKey) -> tuple[Owner, frozenset[str]]:
-    """A new service account for a key, and what that may do."""
+def _new_key(body: CreateKey, held: frozenset[str]) -> NewKey:
+    return NewKey(
+        name=body.name,
+        scopes=checked(body.scopes, held=held),
+        expires_in=body.expires_in_seconds,
+        excluded_from_rate_limiting=body.excluded_from_rate_limiting,
+        allowed_models=None if body.allowed_models is None else tuple(body.allowed_models),
+        allowed_sources=None if body.allowed_sources is None else tuple(body.allowed_sources),
+    )
+
+
+def _create_with_account(context: Context, caller: Caller, body: CreateKey) -> tuple[ApiKey, str]:
+    """A new service account with its key: both, or neither."""
     if not owns(caller):
         raise PermissionDenied("Only an owner of the organization makes keys of service accounts.")
     if body.role is None:
         raise InvalidRequest("A service account needs a role in the organization: send 'role'.", param="role")
     role, project_id = role_of_organization(body.role), caller.owner.project_id
-    held = PROJECT_ROLES["owner"] | ORGANIZATION_ROLES.get(role, frozenset())
-    checked(body.scopes, held=held)  # before there is an account that no key would be for
-    made = ServiceAccounts(context.database).create(caller, project_id, body.name, role="owner", organization_role=role)
-    return Owner(made.id, project_id, caller.organization_id), held
+    new = _new_key(body, PROJECT_ROLES["owner"] | ORGANIZATION_ROLES.get(role, frozenset()))
+    accounts = ServiceAccounts(context.database)
+    with context.database.write() as session:
+        account_id = accounts.create_in(session, caller, project_id, body.name, "owner", role)
+        place = Owner(account_id, project_id, caller.organization_id)
+        key_id, secret = context.keys.create_in(session, place, new, actor=caller)
+    return context.keys.get(place, key_id), secret

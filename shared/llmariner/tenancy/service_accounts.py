@@ -55,25 +55,32 @@ class ServiceAccounts:
 
         PermissionDenied for a role that the caller may not give; in the organisation more than a reader's, owners give.
         """
-        user_id, wanted, now = new_id("user"), names.title(name, "name"), int(time.time())
-        organization_id = caller.organization_id
         with self._database.write() as session:
-            alone(session)
-            _check_project(session, organization_id, project_id)
-            check_project_role(session, caller, organization_id, project_id, role)
-            if organization_role != "reader":
-                check_organization_role(session, caller, organization_id, organization_role)
-                if not owns(caller):
-                    raise PermissionDenied("Only an owner of the organization gives a service account such a role.")
-            _check_name_free(session, project_id, wanted)
-            row = {"id": user_id, "email": _address(project_id, wanted), "name": wanted, "kind": "service_account"}
-            session.add(users, **row, created_at=now)
-            joined = {"organization_id": organization_id, "user_id": user_id, "created_at": now}
-            session.add(organization_users, **joined, role=organization_role)
-            session.add(project_users, **joined, project_id=project_id, role=role)
-            told = {"data": {"role": role, "name": wanted, "organization_role": organization_role}}
-            _done(session, caller, "service_account.created", project_id, user_id, told)
-        return self.get(organization_id, project_id, user_id)
+            account_id = self.create_in(session, caller, project_id, name, role, organization_role)
+        return self.get(caller.organization_id, project_id, account_id)
+
+    def create_in(
+        self, session: WriteSession, caller: Caller, project_id: str, name: str, role: str, organization_role: str
+    ) -> str:
+        """As `create`, in a transaction under way; returns the id."""
+        account_id, wanted, now = new_id("user"), names.title(name, "name"), int(time.time())
+        organization_id = caller.organization_id
+        alone(session)
+        _check_project(session, organization_id, project_id)
+        check_project_role(session, caller, organization_id, project_id, role)
+        if organization_role != "reader":
+            check_organization_role(session, caller, organization_id, organization_role)
+            if not owns(caller):
+                raise PermissionDenied("Only an owner of the organization gives a service account such a role.")
+        _check_name_free(session, project_id, wanted)
+        row = {"id": account_id, "email": _address(project_id, wanted), "name": wanted, "kind": "service_account"}
+        session.add(users, **row, created_at=now)
+        joined = {"organization_id": organization_id, "user_id": account_id, "created_at": now}
+        session.add(organization_users, **joined, role=organization_role)
+        session.add(project_users, **joined, project_id=project_id, role=role)
+        told = {"data": {"role": role, "name": wanted, "organization_role": organization_role}}
+        _done(session, caller, "service_account.created", project_id, account_id, told)
+        return account_id
 
     def get(self, organization_id: str, project_id: str, account_id: str) -> ServiceAccount:
         """One of a project. NotFound."""

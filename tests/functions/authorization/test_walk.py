@@ -5,6 +5,7 @@ What a caller may is read from the same matrix that docs/security/authorization.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from sqlalchemy import select
 from llmariner.authorization.matrix import Access, Objects, Verdict, Whose, declared, verdict
 from llmariner.platform.events import outbox
 from llmariner.platform.events.tables import events
+from llmariner.tenancy.tables import custom_roles
 
 from ..asking import Answer, InProcess, Question, check
 from ..children import CHECKOUT
@@ -219,3 +221,40 @@ def test_a_role_that_the_organisation_made_gives_what_it_holds_and_no_project_ad
             path = PLACEHOLDER.sub(lambda match, made=made: made.path[match[1]], route.path)  # type: ignore[misc]
             answer = ask(route.function, Question(route.method, path, made.body, world.auditor, made.query))
             assert answer.status == (200 if route.scope == "api.audit.read" else 403), (str(route), answer.body)
+
+
+def test_a_key_of_a_service_account_is_made_by_nobody_who_may_not_make_keys(world: World, ask: Ask) -> None:
+    here = world.places[Whose.OWN]
+    people = "api.organizations.projects.users.read api.organizations.projects.users.write"
+    row = {"organization_id": here.organization_id, "description": "", "scopes": people, "created_at": 1}
+    for role_id in ("role_usher", "role_ushered"):
+        world.add(custom_roles, **row, id=role_id, name=role_id)
+    _, secret = world.key(here, world.person(here, "role_usher", "viewer"))
+    path = f"/v1/organization/projects/{here.project_id}/service_accounts"
+    body: dict[str, object] = {"name": f"ushered {world.number()}", "role": "role_ushered"}
+    headers = {"authorization": f"Bearer {secret}"}
+    check(ask("organization_projects", Question("POST", path, body, headers)), 403, "insufficient_permissions")
+    body["create_service_account_only"] = True
+    made = ask("organization_projects", Question("POST", path, body, headers))
+    assert (made.status, made.json["api_key"]) == (200, None)
+
+
+def twin(text: str) -> str:
+    """What another organisation's object is called, changed to what nothing is called."""
+    return re.sub(r'([^":/ ]*walk-other[^":/ ]*)', r"\1-nobody", text)
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.scope and has_object(route)], ids=str)
+def test_another_organizations_object_is_answered_like_one_that_is_not_there(
+    route: Access, world: World, ask: Ask
+) -> None:
+    for caller in ("owner", "member", "owner in person"):
+        made = OBJECTS[str(route)](world, world.place(Whose.OTHER, caller))
+        path = PLACEHOLDER.sub(lambda match, made=made: made.path[match[1]], route.path)  # type: ignore[misc]
+        body = json.dumps(made.body)
+        theirs = ask(route.function, Question(route.method, path, made.body, world.headers[caller], made.query))
+        nobodys = ask(
+            route.function,
+            Question(route.method, twin(path), json.loads(twin(body)), world.headers[caller], made.query),
+        )
+        assert (theirs.status, theirs.body) == (nobodys.status, nobodys.body.replace(b"-nobody", b"")), caller

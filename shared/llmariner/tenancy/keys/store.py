@@ -98,10 +98,12 @@ class Keys:
             key_id = self._insert(session, actor, new, secret, *place)
         return self.get(owner, key_id), secret
 
-    def create_in(self, session: WriteSession, owner: Owner, new: NewKey) -> tuple[str, str]:
-        """As `create`, by the platform itself and in a transaction under way; returns id and secret."""
+    def create_in(
+        self, session: WriteSession, owner: Owner, new: NewKey, *, actor: Caller | None = None
+    ) -> tuple[str, str]:
+        """As `create`, in a transaction under way; returns id and secret."""
         secret = secrets.new_secret()
-        return self._insert(session, None, new, secret, owner.user_id, owner.organization_id, owner.project_id), secret
+        return self._insert(session, actor, new, secret, owner.user_id, owner.organization_id, owner.project_id), secret
 
     def create_admin(self, caller: Caller, new: NewKey) -> tuple[ApiKey, str]:
         """Make a key that administers the caller's organisation and uses no project; as `create`."""
