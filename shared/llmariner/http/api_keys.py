@@ -96,13 +96,14 @@ def create(context: Context, caller: Caller, body: CreateKey) -> dict[str, Any]:
     """Make a key in the project that the caller stands in; the one answer that holds its secret."""
     if body.excluded_from_rate_limiting:
         _check_may_exempt(caller)
+    place = caller.owner
     if caller.project_role is None:
         raise PermissionDenied("Only a member of the project makes keys of it: let one of its owners add you.")
     if body.is_service_account:
         return api_key(*_create_with_account(context, caller, body))
     if body.role is not None:
         raise InvalidRequest("'role' is for a service account's key: a person's key has their roles.", param="role")
-    return api_key(*context.keys.create(caller.owner, _new_key(body, caller.scopes), actor=caller))
+    return api_key(*context.keys.create(place, _new_key(body, caller.scopes), actor=caller))
 
 
 def update(context: Context, caller: Caller, key_id: str, body: UpdateKey, query_mask: str = "") -> dict[str, Any]:
