@@ -7,7 +7,7 @@ import struct
 from typing import Any
 
 from engines.engine import Engine
-from engines.generation import message_text
+from engines.generation import message_text, prompt_length
 
 MAX_MODEL_LEN = 8192
 
@@ -37,7 +37,8 @@ def embeddings(engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
 def tokenize(engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
     text = body["prompt"] if "prompt" in body else message_text(body["messages"])
     ids = engine.vocabulary.encode(text)
-    return {"count": len(ids), "max_model_len": MAX_MODEL_LEN, "tokens": ids, "token_strs": None}
+    count = len(ids) if "prompt" in body else prompt_length(body, engine.options.template_tokens)
+    return {"count": count, "max_model_len": MAX_MODEL_LEN, "tokens": ids, "token_strs": None}
 
 
 def detokenize(engine: Engine, body: dict[str, Any]) -> dict[str, Any]:

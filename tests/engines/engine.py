@@ -24,6 +24,7 @@ class Options:
     max_running: int
     fail_load: bool
     crash_after_tokens: int
+    template_tokens: int = 0
 
 
 @dataclass

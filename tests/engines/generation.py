@@ -58,10 +58,10 @@ def message_text(messages: list[dict[str, Any]]) -> str:
     return " ".join(texts)
 
 
-def prompt_length(body: dict[str, Any]) -> int:
-    """Prompt tokens: one per word; a prompt of token ids counts as it is."""
+def prompt_length(body: dict[str, Any], template: int) -> int:
+    """Prompt tokens: one per word; a prompt of token ids counts as it is. `template`: of a chat and of each function."""
     if "messages" in body:
-        return len(message_text(body["messages"]).split())
+        return len(message_text(body["messages"]).split()) + template * (1 + len(body.get("tools") or ()))
     prompt = body.get("prompt", "")
     if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
         prompt = [prompt]
@@ -92,7 +92,7 @@ class Generation:
         self.continuous = self.include_usage and bool(options.get("continuous_usage_stats"))
         self.answers = int(body.get("n") or 1) * (1 if self.chat else prompt_count(body))
         self.wanted = self._maximum(body) * self.answers
-        self.prompt = prompt_length(body)
+        self.prompt = prompt_length(body, engine.options.template_tokens)
         interval = self.script.token_interval_ms
         self.interval = engine.options.token_interval if interval is None else interval / 1000
         self.made = 0

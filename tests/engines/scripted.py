@@ -37,6 +37,8 @@ def parse_options(arguments: list[str]) -> Options:
     parser.add_argument("--max-running", type=int, default=256)
     parser.add_argument("--fail-load", action="store_true", help="exit 1 instead of becoming ready")
     parser.add_argument("--crash-after-tokens", type=int, default=0, metavar="N", help="counted over all requests")
+    template = "that the chat template adds to a chat, and again for each function"
+    parser.add_argument("--template-tokens", type=int, default=0, metavar="N", help=template)
     found = vars(parser.parse_args(arguments))
     found |= {"models": tuple(found.pop("model")), "token_interval": found["token_interval"] / 1000}
     return Options(**found)

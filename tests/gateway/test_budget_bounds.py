@@ -121,3 +121,40 @@ def test_a_hard_budget_is_never_overspent_whatever_bodies_say(platform: Platform
 
     eventually(settled, seconds=30, what="the settlement of the last of it")
     assert 0 < spent(platform, made, priced) <= made.amount
+
+
+TEMPLATE = 3000
+
+
+@pytest.fixture(scope="module")
+def templated(platform: Platform) -> str:
+    """A model whose chat template adds more to a chat than the chat has bytes, and again for each function."""
+    name = platform.model("templated", "--template-tokens", str(TEMPLATE), capacity=64)
+    with platform.context.database.write() as session:
+        session.add(prices, id="price_templated", model=name, valid_from=1.0, valid_to=None, created_at=1, **PRICE)
+    asyncio.run(platform.caller.chat(name, max_tokens=1))
+    return name
+
+
+def functions(count: int) -> dict[str, Any]:
+    return {"tools": [{"type": "function", "function": {"name": f"f{number}"}} for number in range(count)]}
+
+
+@pytest.mark.parametrize("fields", [{}, functions(1)], ids=["plain", "functions"])
+def test_what_a_chat_template_adds_is_reserved(platform: Platform, templated: str, fields: dict[str, Any]) -> None:
+    token = PRICE["prompt"] // 10**6
+    prompt = 3 + TEMPLATE * (2 if fields else 1)
+    caller, made = tenant(platform, (3 * prompt - 1) * token)
+
+    async def scenario() -> list[int]:
+        asked = (caller.chat(templated, max_tokens=1, **fields) for _ in range(20))
+        return [answer.status for answer in await asyncio.gather(*asked)]
+
+    statuses = asyncio.run(scenario())
+    assert set(statuses) == {200, 429}
+
+    def settled() -> bool:
+        return platform.context.leases.accounts([made.id])[made.id].spent == spent(platform, made, templated)
+
+    eventually(settled, seconds=30, what="the settlement of the last of it")
+    assert prompt * token < spent(platform, made, templated) <= made.amount

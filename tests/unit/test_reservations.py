@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmariner.errors import InvalidRequest
+from llmariner.gateway.chat_template import ChatTemplate, longest_prompt
 from llmariner.gateway.fields import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, Route
 from llmariner.gateway.parsing import ModelRequest, parse
 
@@ -192,7 +193,7 @@ def test_an_echo_of_the_prompt_alone_reserves_the_token_that_engines_make() -> N
 
 
 @pytest.mark.parametrize(
-    ("content", "media"),
+    ("content", "unbounded"),
     [
         ("x", False),
         ([{"type": "text", "text": "x"}], False),
@@ -201,10 +202,26 @@ def test_an_echo_of_the_prompt_alone_reserves_the_token_that_engines_make() -> N
     ],
 )
 def test_a_prompt_that_is_more_than_text_is_told_from_one_that_is_bounded_by_its_bytes(
-    content: Any, media: bool
+    content: Any, unbounded: bool
 ) -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": content}], "tools": []}).encode()
-    assert parse(CHAT_COMPLETIONS, b"", body).media is media
+    assert parse(CHAT_COMPLETIONS, b"", body).unbounded is unbounded
+
+
+@pytest.mark.parametrize(
+    ("fields", "unbounded"),
+    [
+        ({"chat_template": "{{ 'a ' * 10 ** 6 }}"}, True),
+        ({"chat_template": None}, False),
+        ({"documents": [{"title": "x", "text": "x"}]}, True),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, False),
+        ({"chat_template_kwargs": {"documents": []}}, True),
+        ({"chat_template_kwargs": "x"}, False),
+    ],
+)
+def test_what_a_caller_has_a_template_write_is_not_bounded_by_its_bytes(fields: Body, unbounded: bool) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], **fields}).encode()
+    assert parse(CHAT_COMPLETIONS, b"", body).unbounded is unbounded
 
 
 def test_a_maximum_reaches_every_engine_by_the_name_that_all_obey() -> None:
@@ -213,3 +230,25 @@ def test_a_maximum_reaches_every_engine_by_the_name_that_all_obey() -> None:
     assert [value for name, value in sent if name == "max_tokens"] == [7]
     completion = json.dumps(PLAIN["completions"]).encode()
     assert json.loads(parse(COMPLETIONS, b"", completion).body) == {**PLAIN["completions"], "max_tokens": 16}
+
+
+@pytest.mark.parametrize("depth", [1, 20, 90])
+def test_functions_are_reserved_as_templates_write_them(depth: int) -> None:
+    """As JSON indented by four spaces, where each byte may be a token; and named once more."""
+    nested: Any = [1] * 10
+    for _ in range(depth):
+        nested = [nested]
+    tools = [{"type": "function", "function": {"name": "f" * 50, "parameters": {"enum": nested}}}]
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": tools}).encode()
+    request = parse(CHAT_COMPLETIONS, b"", body)
+    assert request.functions == 1
+    longest = longest_prompt(ChatTemplate(30, 7), request.body, 1)
+    assert longest is not None
+    assert longest >= len(json.dumps(tools, indent=4)) + len("f" * 50) + 37
+
+
+def test_functions_of_a_large_body_reserve_the_whole_context() -> None:
+    tools = [{"type": "function", "function": {"name": f"f{number}"}} for number in range(2000)]
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": tools}).encode()
+    assert longest_prompt(ChatTemplate(30, 7), body, 2000) is None
+    assert longest_prompt(ChatTemplate(30, 7), body, 0) == len(body) + 30

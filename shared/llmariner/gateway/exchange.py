@@ -15,6 +15,7 @@ from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, Platfor
 from llmariner.gateway import sse
 from llmariner.gateway.answers import Message, Receive, Scope, Send, send_error, send_head, send_json
 from llmariner.gateway.bound import Reservation, longest_cost
+from llmariner.gateway.chat_template import longest_prompt
 from llmariner.gateway.control import Key, ModelState
 from llmariner.gateway.engine_errors import engine_error
 from llmariner.gateway.fields import Route
@@ -155,15 +156,25 @@ class Exchange:
         """Take what the longest answer can cost from the budgets."""
         if state.price is None:
             return
-        prompt, answer = request.prompt, request.answer
-        if answer is None or request.media:
+        prompt, answer = await self._longest_prompt(request, state), request.answer
+        if answer is None or prompt is None or request.functions:
             context = await self._gateway.context_length(self._model, state)
             prompts = request.prompts * context
-            prompt = prompts if request.media else min(prompt, prompts)
+            prompt = prompts if prompt is None else min(prompt, prompts)
             answer = request.answers * context if answer is None else answer
         money, limits = longest_cost(state.price, prompt, answer), self._gateway.limits
         if not limits.take_money(reserved, money):
             await limits.fund(reserved, money)
+
+    async def _longest_prompt(self, request: ModelRequest, state: ModelState) -> int | None:
+        """At least as many tokens as its prompts have; None: only the model's context bounds them."""
+        if request.unbounded:
+            return None
+        if "messages" not in self._route.required:
+            return request.prompt  # no template writes it
+        gateway = self._gateway
+        template = gateway.known_template(self._model) or await gateway.chat_template(self._model, request.model, state)
+        return longest_prompt(template, self._body, request.functions)
 
     def _close(self, metered: Metered, outcome: str, reserved: Reservation, price: Price | None) -> None:
         """Count the request and pay for it. Never raises: the answer is out, or the caller gone."""

@@ -12,6 +12,7 @@ from llmariner.client import Client, ConnectionFailed, ResponseBroken
 from llmariner.errors import ModelNotFound, ModelNotReady, PlatformError, Unavailable
 from llmariner.gateway.asking import Asking
 from llmariner.gateway.body_budget import BodyBudget
+from llmariner.gateway.chat_template import UNKNOWN, ChatTemplate, chat_template
 from llmariner.gateway.context_length import LONGEST_CONTEXT, context_length
 from llmariner.gateway.control import Control, Key, ModelState
 from llmariner.gateway.failed_authentications import FailedAuthentications
@@ -70,7 +71,9 @@ class Gateway:
         self._states: dict[str, ModelState] = {}
         self._rooms: dict[str, Room] = {}
         self._contexts: dict[str, int] = {}
+        self._templates: dict[str, ChatTemplate] = {}
         self._asking: Asking[ModelState] = Asking()
+        self._asking_templates: Asking[ChatTemplate] = Asking()
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._cursor = ""
@@ -127,6 +130,20 @@ class Gateway:
         """The same, of a model whose engine was asked already."""
         return self._contexts.get(model_id)
 
+    def known_template(self, model_id: str) -> ChatTemplate | None:
+        """What the chat template of a model adds, if its engine was asked already."""
+        return self._templates.get(model_id)
+
+    async def chat_template(self, model_id: str, name: str, state: ModelState) -> ChatTemplate:
+        """The same, asked where it is not known; `name`: the model's, as its engine knows it."""
+        if (endpoint := state.endpoint) is None:
+            return UNKNOWN
+        turn = self._asking_templates.turn
+        found = await self._asking_templates.once(model_id, lambda: chat_template(self.client, endpoint, name))
+        if turn == self._asking_templates.turn:
+            self._templates[model_id] = found
+        return found
+
     def room(self, model_id: str) -> Room:
         """The room of a model; made when first asked for."""
         room = self._rooms.get(model_id)
@@ -143,7 +160,9 @@ class Gateway:
     def forget(self, model_id: str) -> None:
         """Its endpoint did not answer, or something changed: ask again. Whoever waits is looked after at once."""
         self._contexts.pop(model_id, None)
+        self._templates.pop(model_id, None)
         self._asking.anew()
+        self._asking_templates.anew()
         if state := self._states.get(model_id):
             # The rest stays: it is what those who wait are told until there is news.
             self._states[model_id] = replace(state, endpoint=None, capacity=0)
@@ -214,6 +233,7 @@ class Gateway:
             del self._states[model_id]
             self._rooms.pop(model_id, None)
             self._contexts.pop(model_id, None)
+            self._templates.pop(model_id, None)
             self.metrics.forget(model_id)
 
     async def _keep(self, model_id: str) -> None:

@@ -22,14 +22,17 @@ __all__ = ["ModelRequest", "parse"]
 _MOST_MEMBERS = 1000
 _USAGE_ON = b'"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
 _TEXT_PARTS = ("text", "refusal")
+# By these a caller tells vLLM's chat templates what to write, or brings another template.
+_TEMPLATE_FIELDS = frozenset({"chat_template", "chat_template_kwargs", "documents"})
 
 
 class ModelRequest(NamedTuple):
     """A checked request. `body`: the bytes for the engine; the two flags: what the caller asked to see of usage.
 
-    `prompt`: at least as many tokens as its prompts have. `media`: pictures or sound are among them, so that no count of
-    bytes bounds their tokens. `answers`: how many are made of how many `prompts`. `answer`: at most as many tokens as may
-    be generated, all answers together; None: as many as the model's context takes, for each.
+    `prompt`: at least as many tokens as its prompts have, but for what a chat template adds. `unbounded`: pictures or sound
+    are among them, or a template of the caller's own, so that no count of bytes bounds their tokens. `functions`: how many
+    are offered to a chat. `answers`: how many are made of how many `prompts`. `answer`: at most as many
+    tokens as may be generated, all answers together; None: as many as the model's context takes, for each.
     """
 
     model: str
@@ -41,7 +44,8 @@ class ModelRequest(NamedTuple):
     answer: int | None
     prompts: int = 1
     answers: int = 1
-    media: bool = False
+    unbounded: bool = False
+    functions: int = 0
 
 
 def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
@@ -67,15 +71,14 @@ def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
         include_usage=options.get("include_usage") is True,
         continuous_usage=options.get("continuous_usage_stats") is True,
         body=_for_engine(route, fields, body, stream=stream, maximum=maximum),
-        # A token stands for at least one byte of text, or for at least two of a list of token ids; what JSON and the
-        # fields around the text take is more than what a chat template adds.
+        # A token stands for at least one byte of text, or for at least two of a list of token ids.
         prompt=len(body) if route.computes else 0,
         # An engine that is asked for the echo of a prompt alone makes a token all the same.
         answer=maximum if maximum is None or not route.maximum else max(maximum, 1) * answers,
         prompts=prompts,
         answers=answers,
-        # Brackets can't be written otherwise in JSON: a chat of texts alone has one.
-        media="messages" in route.required and body.count(b"[") > 1 and _has_media(fields["messages"]),
+        unbounded="messages" in route.required and _is_unbounded(fields, body),
+        functions=len(fields.get("tools") or ()) if "messages" in route.required else 0,
     )
 
 
@@ -93,6 +96,17 @@ def _prompts(prompts: Any) -> int:
     if isinstance(prompts, list) and not isinstance(prompts[0], int):
         return len(prompts)
     return 1
+
+
+def _is_unbounded(fields: dict[str, Any], body: bytes) -> bool:
+    """Whether bytes do not bound the prompt of a chat."""
+    if not _TEMPLATE_FIELDS.isdisjoint(fields):
+        arguments = fields.get("chat_template_kwargs")
+        values = arguments.values() if isinstance(arguments, dict) else ()
+        if fields.get("chat_template") or fields.get("documents") or any(isinstance(v, dict | list) for v in values):
+            return True
+    # Brackets can't be written otherwise in JSON: a chat of texts alone has one.
+    return body.count(b"[") > 1 and _has_media(fields["messages"])
 
 
 def _has_media(messages: list[dict[str, Any]]) -> bool:
