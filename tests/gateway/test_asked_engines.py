@@ -1,0 +1,70 @@
+"""What an engine is asked about its model: nobody waits long for it, and nothing but a number is believed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from llmariner.client import Client
+from llmariner.gateway import chat_template as template_module
+from llmariner.gateway import context_length as context_module
+from llmariner.gateway.chat_template import UNKNOWN, ChatTemplate, chat_template
+from llmariner.gateway.context_length import context_length
+
+from .raw_engine import RawEngine, raw_engine
+
+
+def asked(body: bytes | None, status: bytes = b"200 OK") -> tuple[ChatTemplate, int]:
+    """What is taken from an engine that answers everything alike; None: it says nothing."""
+
+    async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
+        if body is None:
+            await asyncio.sleep(60)
+        else:
+            writer.write(b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
+
+    async def scenario() -> tuple[ChatTemplate, int]:
+        client = Client()
+        async with raw_engine(reply) as engine:
+            found = await asyncio.gather(
+                chat_template(client, engine.origin, "m"), context_length(client, engine.origin, "m")
+            )
+        client.close()
+        return found[0], found[1]
+
+    return asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"count":0,"data":[]}',
+        b'{"count":-7,"data":[{"id":"m","max_model_len":-7}]}',
+        b'{"count":true,"data":[{"id":"m","max_model_len":true}]}',
+        b'{"count":1e9,"data":[{"id":"m","max_model_len":1e9}]}',
+        b'{"count":99999999999,"data":[{"id":"m","max_model_len":99999999999}]}',
+        b'{"count":"12","data":[7]}',
+        b'{"count":[],"data":{}}',
+        b" " * (1024 * 1024 + 1),
+    ],
+)
+def test_what_is_no_number_is_not_believed(body: bytes) -> None:
+    assert asked(body) == (UNKNOWN, 0)
+
+
+def test_an_engine_that_does_not_know_the_question_is_taken_as_one_that_does_not_tell() -> None:
+    assert asked(b'{"detail":"Not Found"}', b"404 Not Found") == (UNKNOWN, 0)
+
+
+def test_nobody_waits_for_an_engine_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_module, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(context_module, "_PATIENCE_SECONDS", 0.1)
+    assert asked(None) == (UNKNOWN, 0)
+
+
+def test_an_engine_that_tells_is_believed() -> None:
+    assert asked(b'{"count":31,"data":[{"id":"m","max_model_len":4096}]}') == (ChatTemplate(31, 0), 4096)
