@@ -172,17 +172,19 @@ class Registry:
         return blocked(model, self._locations)
 
     def loading(self, model_id: str, *, progress: float, message: str, created: int | None = None) -> None:
-        """Note how far the fetching of weights is: progress from 0 to 1.
+        """Note how far the fetching of weights is: progress from 0 to 1. What is loaded stays so.
 
-        `created`: which of the models that had this id, one after another. ModelNotFound for one that is gone.
+        `created`: which of the models that had this id, one after another. ModelNotFound for one that is gone. The revision
+        stays: whoever goes by it asks again for what is not loaded anyway.
         """
         with self._database.write() as session:
-            values = {
-                "loading_status": LoadingStatus.LOADING,
-                "loading_progress": progress,
-                "loading_message": message,
-            }
-            _change(session, _that(session, model_id, created), **values)
+            model = _that(session, model_id, created)
+            same = (models.c.id == model.id) & (models.c.created_at == model.created_at)
+            session.run(
+                update(models)
+                .where(same, models.c.loading_status != LoadingStatus.SUCCEEDED)
+                .values(loading_status=LoadingStatus.LOADING, loading_progress=progress, loading_message=message)
+            )
 
     def loaded(self, model_id: str, *, folder: str, size_bytes: int, task: Task, created: int | None = None) -> None:
         """Note that the weights are here; `created` as in `loading`."""
@@ -203,10 +205,12 @@ class Registry:
             tell(session, LOADED, model.id, model.project_id)
 
     def failed(self, model_id: str, reason: str, *, created: int | None = None) -> None:
-        """Note that the weights could not be had, and why; `created` as in `loading`."""
+        """Note that the weights could not be had, and why; `created` as in `loading`. What is loaded stays so."""
         with self._database.write() as session:
             next_revision(session, "models")  # as in `create`
             model = _that(session, model_id, created)
+            if model.loaded:
+                return
             _change(session, model, loading_status=LoadingStatus.FAILED, loading_failure_reason=reason)
             tell(session, FAILED, model.id, model.project_id, reason=reason)
 
