@@ -51,6 +51,8 @@ class Engine:
     read_at: float = 0.0
     adapters: dict[str, int] = field(default_factory=dict)
     """Loaded into it: model id → `EngineModel.created`."""
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by who loads or unloads an adapter, until the engine has answered."""
     ended: asyncio.Event | None = None
 
     async def start(self, launcher: Launcher, client: Client, socket: Path, changed: Callable[[], None]) -> float:

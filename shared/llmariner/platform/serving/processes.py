@@ -135,8 +135,10 @@ class ProcessServing:
         for engine in list(self._engines.values()):
             if engine.model.id == model_id and engine.model.created != created:
                 await self._end(model_id)
-            elif model_id in engine.adapters and engine.adapters[model_id] != created:
-                await self._unload_adapter(engine, model_id)
+            elif model_id in engine.adapters:
+                async with engine.changing:
+                    if engine.adapters.get(model_id) != await self._created(model_id):
+                        await self._unload_adapter(engine, model_id)
 
     async def _created(self, model_id: str) -> int | None:
         """When the model of that id was created; None where there is none."""
@@ -274,23 +276,40 @@ class ProcessServing:
             engine.message = ""
 
     async def _load_adapter(self, engine: Engine, model: EngineModel) -> None:
-        if engine.phase is not Phase.READY or engine.adapters.get(model.id) == model.created:
-            return  # wished again by whoever waits, when the base is ready
-        self._failures.pop(model.id, None)
-        await self._unload_adapter(engine, model.id)
-        if any(name_of(each) == model.name for each in engine.adapters):
-            self._failures[model.id] = "The engine serves another project's adapter of this name: give it another name."
-            return
-        status, said = await self._told_engine(engine, "load", {"lora_name": model.name, "lora_path": model.folder})
-        if status == 200 or "already been loaded" in said:
-            engine.adapters[model.id] = model.created
-        else:
-            self._failures[model.id] = f"The engine refused the adapter: {said[:500]}"
+        async with engine.changing:
+            if engine.phase is not Phase.READY or engine.adapters.get(model.id) == model.created:
+                return  # wished again by whoever waits, when the base is ready
+            self._failures.pop(model.id, None)
+            for each in [each for each in engine.adapters if name_of(each) == model.name]:
+                if await self._created(each) == engine.adapters[each]:
+                    said = "The engine serves another project's adapter of this name: give it another name."
+                    break
+                if said := await self._unload_adapter(engine, each):  # of a model that was deleted, or has another id
+                    break
+            else:
+                said = await self._replace_adapter(engine, model)
+            if said:
+                self._failures[model.id] = said
+            else:
+                engine.adapters[model.id] = model.created
 
-    async def _unload_adapter(self, engine: Engine, model_id: str) -> None:
-        """Of a model that was deleted; another may have its id by now."""
-        if engine.adapters.pop(model_id, None) is not None and engine.phase is Phase.READY:
-            await self._told_engine(engine, "unload", {"lora_name": name_of(model_id)})
+    async def _replace_adapter(self, engine: Engine, model: EngineModel) -> str:
+        """Load it; why not, empty where it is done. What the engine has under that name, whoever put it there, goes first."""
+        body = {"lora_name": model.name, "lora_path": model.folder}
+        status, said = await self._told_engine(engine, "load", body)
+        if status != 200 and "already been loaded" in said:
+            await self._told_engine(engine, "unload", {"lora_name": model.name})
+            status, said = await self._told_engine(engine, "load", body)
+        return "" if status == 200 else f"The engine refused the adapter: {said[:500]}"
+
+    async def _unload_adapter(self, engine: Engine, model_id: str) -> str:
+        """Of a model that was deleted; another may have its id by now. Why not, empty where the engine has none."""
+        if model_id in engine.adapters and engine.phase is Phase.READY:
+            status, said = await self._told_engine(engine, "unload", {"lora_name": name_of(model_id)})
+            if status not in (200, 404):
+                return f"The engine keeps the adapter that had this name before: {said[:500]}"
+        engine.adapters.pop(model_id, None)
+        return ""
 
     async def _told_engine(self, engine: Engine, verb: str, body: dict[str, str]) -> tuple[int, str]:
         """vLLM's routes for adapters at run time; returns status and text."""

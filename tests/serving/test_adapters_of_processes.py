@@ -1,0 +1,119 @@
+"""Adapters in an engine of this machine: one of another project, or of before, is never served by a name that is free again."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from llmariner.platform.serving import EngineModel, Phase
+
+from .driving import Driven, processes
+from .imitation import imitation, model
+
+BASE, TUNED = "base", "tuned"
+# An engine whose adapters can be told, with vLLM's answers about them. `unload`: what its name says, "no" or "slow".
+_ENGINE = """#!{python}
+import http.server, json, pathlib, socketserver, sys, threading, time
+
+loaded, script = {{}}, pathlib.Path({script!r})
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.answer(200, json.dumps(loaded))
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        name, unload = asked["lora_name"], script.read_text()
+        if self.path == "/v1/load_lora_adapter":
+            if name in loaded:
+                return self.answer(400, f"The lora adapter '{{name}}' has already been loaded.")
+            loaded[name] = asked["lora_path"]
+        elif unload == "no":
+            return self.answer(500, "it is in use")
+        else:
+            time.sleep(0.5 if unload == "slow" else 0)
+            if loaded.pop(name, None) is None:
+                return self.answer(404, "The lora adapter cannot be found.")
+        self.answer(200, "done")
+
+    def answer(self, status, text):
+        self.send_response(status)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_):
+        pass
+
+    def address_string(self):
+        return "local"
+
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+Server(sys.argv[sys.argv.index("--uds") + 1], Handler).serve_forever()
+"""
+
+
+def engine(folder: Path, unload: str) -> list[EngineModel]:
+    """An environment with that engine; the base model, an adapter, and another that has its id after it."""
+    (folder / "bin").mkdir()
+    (folder / "unload").write_text(unload)
+    program = folder / "bin/vllm"
+    program.write_text(_ENGINE.format(python=sys.executable, script=str(folder / "unload")))
+    program.chmod(0o755)
+    (folder / "bin/python").symlink_to(sys.executable)
+    base = replace(model(folder, BASE), created=1)
+    first = replace(base, id=TUNED, base=BASE, folder="/weights/first", project="proj_a", created=2)
+    return [base, first, replace(first, folder="/weights/second", project="proj_b", created=3)]
+
+
+def loaded(driven: Driven) -> dict[str, str]:
+    return driven.ask(driven.status(BASE).endpoint, "/loaded")
+
+
+def test_an_adapter_that_the_engine_keeps_is_not_served_as_the_next_of_its_name(tmp_path: Path) -> None:
+    base, first, second = engine(tmp_path, "no")
+    with processes(imitation(tmp_path), base, first) as (driven, _):
+        driven.ready(BASE)
+        driven.ready(TUNED)
+        driven.registered[TUNED] = second
+        driven.wake(TUNED)
+        status = driven.status(TUNED)
+        assert loaded(driven) == {TUNED: "/weights/first"}
+        assert (status.phase, status.endpoint) == (Phase.FAILED, None)
+        assert "it is in use" in status.message
+        (tmp_path / "unload").write_text("")
+        driven.ready(TUNED)
+        assert loaded(driven) == {TUNED: "/weights/second"}
+
+
+def test_an_adapter_is_loaded_after_the_one_before_is_gone(tmp_path: Path) -> None:
+    base, first, second = engine(tmp_path, "slow")
+    with processes(imitation(tmp_path), base, first) as (driven, serving):
+        driven.ready(BASE)
+        driven.ready(TUNED)
+        driven.registered[TUNED] = second
+
+        async def at_once() -> None:
+            await asyncio.gather(serving.remove(TUNED, first.folder), *(serving.wake(TUNED) for _ in range(3)))
+
+        driven.do(at_once())
+        driven.ready(TUNED)
+        assert loaded(driven) == {TUNED: "/weights/second"}
+
+
+def test_an_adapter_whose_id_became_another_is_loaded_by_that(tmp_path: Path) -> None:
+    base, first, second = engine(tmp_path, "")
+    with processes(imitation(tmp_path), base, first) as (driven, _):
+        driven.ready(BASE)
+        driven.ready(TUNED)
+        driven.registered[f"{TUNED}@proj_b"] = replace(second, id=f"{TUNED}@proj_b")
+        driven.wake(f"{TUNED}@proj_b")
+        assert "another project's" in driven.status(f"{TUNED}@proj_b").message
+        assert loaded(driven) == {TUNED: "/weights/first"}
+        driven.registered[f"{TUNED}@proj_a"] = replace(driven.registered.pop(TUNED), id=f"{TUNED}@proj_a")
+        driven.ready(f"{TUNED}@proj_a")
+        assert list(driven.do(driven.serving.statuses())) == [BASE, f"{TUNED}@proj_a"]
