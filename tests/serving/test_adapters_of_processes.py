@@ -1,4 +1,4 @@
-"""Adapters in an engine of this machine: one of another project, or of before, is never served by a name that is free again."""
+"""Adapters in an engine of this machine: none of before, or of another project, is served by a name that is free again."""
 
 from __future__ import annotations
 

@@ -294,7 +294,7 @@ class ProcessServing:
                 engine.adapters[model.id] = model.created
 
     async def _replace_adapter(self, engine: Engine, model: EngineModel) -> str:
-        """Load it; why not, empty where it is done. What the engine has under that name, whoever put it there, goes first."""
+        """Load it; why not, empty where it is done. What the engine has by that name, whoever put it there, goes first."""
         body = {"lora_name": model.name, "lora_path": model.folder}
         status, said = await self._told_engine(engine, "load", body)
         if status != 200 and "already been loaded" in said:
