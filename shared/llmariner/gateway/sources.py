@@ -33,7 +33,7 @@ class Sources:
     def address(self, scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]) -> str | None:
         """The last address on the way that is not one of ours; None where it can't be told."""
         client = scope.get("client")
-        hops = [hop.strip() for hop in head.get(b"x-forwarded-for", b"").decode("latin-1").split(",") if hop.strip()]
+        hops = _forwarded_for(scope) if b"x-forwarded-for" in head else []
         found = client[0] if client else None
         while found is not None and hops and _within(found, self._trusted):
             found = hops.pop()
@@ -43,6 +43,12 @@ class Sources:
         """As `address`, and whether that is a proxy that nobody trusts: then it stands for callers who can't be told."""
         address, client = self.address(scope, head), scope.get("client")
         return address, b"x-forwarded-for" in head and client is not None and address == client[0]
+
+
+def _forwarded_for(scope: MutableMapping[str, Any]) -> list[str]:
+    """The hops that the header names, first to last. Some proxies add a line of it each (RFC 9110, 5.3)."""
+    lines = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+    return [hop.strip() for hop in lines.decode("latin-1").split(",") if hop.strip()]
 
 
 def _within(address: str, networks: Iterable[Network]) -> bool:

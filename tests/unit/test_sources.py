@@ -1,0 +1,52 @@
+"""Where a request comes from, however the hops before us write it down."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmariner.errors import PermissionDenied
+from llmariner.gateway.sources import Sources
+
+TRUSTED = ("10.0.0.0/8", "fd00::/8")
+
+SAID = {
+    "nothing": ([], "10.0.0.1"),
+    "one hop": (["203.0.113.9"], "203.0.113.9"),
+    "an empty line": ([""], "10.0.0.1"),
+    "through a proxy of ours": (["203.0.113.9, 10.0.0.7"], "203.0.113.9"),
+    "through a proxy that adds a line": (["203.0.113.9", "10.0.0.7"], "203.0.113.9"),
+    "a caller who names another before itself": (["192.0.2.7, 203.0.113.9"], "203.0.113.9"),
+    "a caller whose own line comes first": (["192.0.2.7", "203.0.113.9"], "203.0.113.9"),
+    "ours in the form of the other family": (["203.0.113.9, ::ffff:10.0.0.7"], "203.0.113.9"),
+    "a caller in that form": (["::ffff:203.0.113.9"], "::ffff:203.0.113.9"),
+    "octal": (["192.0.2.7, 012.0.0.1"], "012.0.0.1"),
+    "hexadecimal": (["192.0.2.7, 0x0a000001"], "0x0a000001"),
+    "short": (["192.0.2.7, 10.1"], "10.1"),
+    "a port": (["192.0.2.7, 10.0.0.7:80"], "10.0.0.7:80"),
+    "brackets": (["192.0.2.7, [fd00::1]"], "[fd00::1]"),
+    "a word": (["192.0.2.7, unknown"], "unknown"),
+}
+
+
+@pytest.mark.parametrize(("lines", "found"), SAID.values(), ids=SAID)
+def test_the_last_address_that_is_not_ours_is_the_caller_s(lines: list[str], found: str) -> None:
+    headers = [(b"x-forwarded-for", line.encode()) for line in lines]
+    scope = {"client": ("10.0.0.1", 1234), "headers": headers}
+    assert Sources(TRUSTED).address(scope, dict(headers)) == found
+    assert Sources(()).address(scope, dict(headers)) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "said", ["012.0.0.1", "0x0a000001", "167772161", "10.1", "10.0.0.7:80", "[fd00::1]", "unknown", "203.0.113.9"]
+)
+def test_what_is_no_address_is_in_no_network(said: str) -> None:
+    headers = [(b"x-forwarded-for", said.encode())]
+    scope = {"client": ("10.0.0.1", 1234), "headers": headers}
+    for allowed in (["10.0.0.0/8", "fd00::/8"], ["0.0.0.0/5", "::/0"]):
+        with pytest.raises(PermissionDenied, match="bound to certain networks"):
+            Sources(TRUSTED).check(allowed, scope, dict(headers))
+
+
+def test_a_caller_of_the_older_family_is_known_in_both_forms() -> None:
+    for address in ("203.0.113.9", "::ffff:203.0.113.9"):
+        Sources(()).check(["203.0.113.0/24"], {"client": (address, 1), "headers": []}, {})
