@@ -305,6 +305,16 @@ def test_what_a_broker_gave_up_on_is_kept_once(database: Database, book: Deliver
     assert book.page("proj_2", "dead", after=None, limit=10) == []
 
 
+@pytest.mark.parametrize("reason", ["500: a\0b", "500: a\ud800b"], ids=["NUL", "surrogate"])
+def test_a_reason_is_kept_in_whatever_bytes_it_was_told(reason: str, database: Database, book: Deliveries) -> None:
+    emit(database, "a")
+    book.fan_out()
+    book.failed(one(book), reason, final=True)
+    book.bury(one(book, "b").event, "b", reason)
+    dead = book.page("proj_1", "dead", after=None, limit=9)
+    assert [(d.consumer, (d.last_error or "")[:6]) for d in dead] == [("a", "500: a"), ("b", "500: a")]
+
+
 @pytest.mark.parametrize("data", [{}, {"project_id": 7}, {"project_id": None}])
 def test_an_event_of_another_source_is_kept_for_all_projects(
     database: Database, book: Deliveries, data: dict[str, Any]

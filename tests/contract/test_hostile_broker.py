@@ -112,6 +112,7 @@ ANSWERS: dict[str, Answer] = {
     "a thousand fields": always(b"HTTP/1.1 202 Accepted\r\n" + b"x: y\r\n" * 1000 + b"\r\n"),
     "a refusal that breaks off": always(b"HTTP/1.1 503 No\r\nContent-Length: 10\r\n\r\nab"),
     "a refusal of broken chunks": always(b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
+    "a refusal in bytes that are no text": always(b"HTTP/1.1 503 No\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x00\x00"),
     "a refusal without end": hang,
     "one byte at a time": trickle,
     "a redirect": redirect,

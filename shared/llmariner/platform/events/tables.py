@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, String, Table, Text
 
 from llmariner.platform.database import metadata
+from llmariner.platform.database.texts import ReportedText
 
 __all__ = ["EVERYBODY", "audience_of", "consumed_events", "deliveries", "events"]
 
@@ -50,7 +51,7 @@ deliveries = Table(
     Column("state", String(16), nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("due_at", Float, nullable=False),
-    Column("last_error", Text),
+    Column("last_error", ReportedText),
     Index("ix_deliveries_due", "state", "due_at"),
 )
 
