@@ -16,7 +16,7 @@ from llmariner.platform.events import outbox
 from llmariner.platform.events.broker import Publisher
 from llmariner.platform.events.deliveries import Deliveries
 from llmariner.platform.events.publication import Publication
-from llmariner.platform.events.tables import deliveries
+from llmariner.platform.events.tables import deliveries, events
 from llmariner.settings import BrokerSettings
 
 TAKEN = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"
@@ -157,6 +157,16 @@ def test_any_text_is_a_subject(subject: str, database: Database, peer: Peer) -> 
     assert Publisher(database, BrokerSettings(peer.url)).publish() == 2
     assert peer.requests[0].isascii()
     assert peer.requests[0].count(b"ce-id: ") == 1
+
+
+def test_an_event_that_can_not_be_sent_is_a_dead_letter_and_stops_no_other(database: Database, peer: Peer) -> None:
+    emit(database, "a", "b")
+    with database.write() as session:
+        session.run(update(events).where(events.c.subject == "a").values(time=1e18))
+    assert Publisher(database, BrokerSettings(peer.url)).publish() == 1
+    (dead,) = Deliveries(database, ()).page("p", "dead", after=None, limit=9)
+    assert (dead.consumer, dead.event.subject) == ("broker", "a")
+    assert Publication(database).backlog().events == 0
 
 
 def test_a_clock_that_was_set_back_keeps_no_event_waiting(database: Database, peer: Peer) -> None:

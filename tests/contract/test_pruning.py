@@ -10,6 +10,7 @@ from llmariner.platform.database import Database
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries, Subscription
 from llmariner.platform.events.tables import events
+from llmariner.platform.events.wire import Event
 
 
 def test_old_events_are_forgotten_unless_pending_or_dead(database: Database) -> None:
@@ -28,3 +29,24 @@ def test_old_events_are_forgotten_unless_pending_or_dead(database: Database) -> 
     with database.read() as session:
         assert session.value(select(func.count()).select_from(events)) == 3
         assert {row.subject for row in session.rows(select(events.c.subject))} == {"dead", "pending", "fresh"}
+
+
+def test_an_event_from_before_the_clock_was_set_back_keeps_no_other(database: Database) -> None:
+    book = Deliveries(database, [])
+    with database.write() as session:
+        for subject in ("of tomorrow", "old", "fresh"):
+            outbox.add(session, "t", subject, {})
+    book.fan_out()
+    with database.write() as session:
+        for subject, seconds in (("of tomorrow", 86400), ("old", -100)):
+            session.run(update(events).where(events.c.subject == subject).values(time=time.time() + seconds))
+    assert book.prune(older_than=50) == 1
+    with database.read() as session:
+        assert {row.subject for row in session.rows(select(events.c.subject))} == {"of tomorrow", "fresh"}
+
+
+def test_an_event_of_kubernetes_that_claims_to_be_of_tomorrow_is_of_today(database: Database) -> None:
+    book = Deliveries(database, [])
+    book.bury(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", time.time() + 86400, {}), "a", "503: no")
+    with database.read() as session:
+        assert session.value(select(events.c.time)) <= session.now()

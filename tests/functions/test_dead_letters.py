@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -93,6 +94,29 @@ def test_what_is_no_event_is_refused_for_good(way: str, ports: dict[str, int]) -
     answer = over_http(ports[way], Question("POST", "/sweep", b"{}", {"content-type": "application/json"}))
     assert answer.status == 400
     assert answer.error["message"].startswith("Not a CloudEvent")
+
+
+OF_KUBERNETES = {"type": "dev.knative.apiserver.ref.add", "specversion": "1.0", "source": "/x", "subject": "/apis/x"}
+UNREADABLE: dict[str, dict[str, Any]] = {
+    "half of a surrogate pair": {"data": {"x": "\ud800"}},
+    "a name that is half of a pair": {"data": {"\udc00": 1}},
+    "a subject that is half of a pair": {"subject": "\ud800"},
+    "no number": {"data": {"x": float("nan")}},
+    "a number without end": {"data": {"x": float("inf")}},
+    "depth": {"data": {"x": json.loads("[" * 300 + "]" * 300)}},
+    "a time before all calendars": {"time": "0001-01-01T00:00:00+14:00"},
+    "a time after all calendars": {"time": "9999-12-31T23:59:59-14:00"},
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_what_nobody_could_read_is_not_kept(what: str, ports: dict[str, int], installation: Installation) -> None:
+    event = {**OF_KUBERNETES, "id": "unreadable", "data": {}, **UNREADABLE[what]}
+    headers = {"content-type": "application/cloudevents+json"}
+    answer = over_http(ports["boot"], Question("POST", "/sweep", json.dumps(event).encode(), headers))
+    assert (answer.status, answer.error["message"].partition(":")[0]) == (400, "Not a CloudEvent")
+    page = installation.context.deliveries.page("proj_1", "dead", after=None, limit=100)
+    assert "unreadable" not in [delivery.event.id for delivery in page]
 
 
 def test_a_letter_is_not_lost_while_the_database_is_away(tmp_path: Path) -> None:

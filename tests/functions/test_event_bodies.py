@@ -30,7 +30,7 @@ def application(taken: list[Any], installation: Installation) -> Any:
     def consume(_context: Context, event: Any) -> None:
         taken.append(event.data)
 
-    found = application_of(consumer(consume))
+    found = application_of(consumer(consume, recorded=False))
     found.use(installation.context)
     return found
 

@@ -112,7 +112,10 @@ class Publisher:
         return True
 
     def _send(self, event: Event) -> None:
-        headers, body = to_http(event)
+        try:
+            headers, body = to_http(event)
+        except (ValueError, OverflowError, OSError) as error:  # a time that no calendar holds
+            raise _Refused(f"it can't be sent: {error}", final=True) from error
         try:
             if (token := self._settings.token_file) is not None:
                 # Read each time: it is replaced before it expires.

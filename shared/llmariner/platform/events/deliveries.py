@@ -24,6 +24,7 @@ _LONGEST_DELAY = _FIRST_DELAY * 2**ATTEMPTS
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _PRUNED_AT_ONCE = 1000
 _PRUNES_AT_ONCE = 100
+_CLOCKS_DIFFER = 60.0
 # An ApiServerSource's.
 _OF_KUBERNETES = "dev.knative.apiserver.ref."
 _MOST_OF_KUBERNETES = 1000
@@ -254,7 +255,9 @@ def _kept(session: WriteSession, event: Event) -> int:
     theirs = theirs.where(deliveries.c.state == _DEAD, events.c.type.startswith(_OF_KUBERNETES))
     if len(session.rows(theirs.limit(_MOST_OF_KUBERNETES))) >= _MOST_OF_KUBERNETES:
         raise RateLimited("Enough events of Kubernetes are dead letters: replay them, see GET /v1/events?state=dead.")
-    row = {"id": event.id, "type": event.type, "subject": event.subject, "project_id": None, "time": event.time}
+    # The time is whoever's word; one to come would keep the event, and what is pruned up to it, until then.
+    moment = min(event.time, session.now())
+    row = {"id": event.id, "type": event.type, "subject": event.subject, "project_id": None, "time": moment}
     data = json.dumps(event.data, separators=(",", ":"))
     session.add(events, **row, data=data, published=True, audience=EVERYBODY)
     return int(session.value(select(events.c.sequence).where(events.c.id == event.id)))
@@ -263,7 +266,9 @@ def _kept(session: WriteSession, event: Event) -> int:
 def _forgotten(session: WriteSession, before: float) -> int:
     """Drop old events; returns how many. They are looked for from the oldest on, up to the first that is not old."""
     in_order = select(events.c.sequence).order_by(events.c.sequence)
-    first_kept = session.value(in_order.where(events.c.time >= before).limit(1))
+    # One of a time to come was written before the clock was set back, and says nothing of those after it.
+    young = events.c.time.between(before, session.now() + _CLOCKS_DIFFER)
+    first_kept = session.value(in_order.where(young).limit(1))
     open_ = exists().where(deliveries.c.sequence == events.c.sequence, deliveries.c.state.in_((_PENDING, _DEAD)))
     old = and_(events.c.time < before, events.c.published.is_(True), ~open_)
     if first_kept is not None:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 __all__ = ["SOURCE", "Event", "MalformedEvent", "from_http", "of_cloud_event", "to_http"]
 
 SOURCE = "/llmariner"
+_DEEPEST = 64
 # Of the HTTP binding, 3.1.3.2: all that is printable in ASCII, but for the space, the quotation mark and the percent sign.
 _AS_IT_IS = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
@@ -59,24 +60,34 @@ def from_http(headers: Mapping[str, str], body: bytes) -> Event:
 
     try:
         return of_cloud_event(read(dict(headers), body))
-    except (GenericException, ValueError) as error:
+    except (GenericException, ValueError, RecursionError) as error:
         raise MalformedEvent(f"Not a CloudEvent: {error}") from error
 
 
 def of_cloud_event(event: Any) -> Event:
-    """Our value from the SDK's. MalformedEvent when its data is not a JSON object, or its time is none."""
+    """Our value from the SDK's. MalformedEvent for data that is no JSON object which any reader takes, and for no time."""
     data = event.get_data()
     if not isinstance(data, dict):
         raise MalformedEvent("The data of an event must be a JSON object.")
+    id_, type_, subject = str(event["id"]), str(event["type"]), str(event.get("subject") or "")
+    _check_text([id_, type_, subject, data])
     when = event.get("time")
     try:
-        moment = datetime.fromisoformat(str(when)) if when else datetime.now(UTC)
-    except ValueError as error:
+        moment = (datetime.fromisoformat(str(when)) if when else datetime.now(UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise MalformedEvent(f"The time of an event must be as in RFC 3339, not {when!r}.") from error
-    return Event(
-        id=str(event["id"]),
-        type=str(event["type"]),
-        subject=str(event.get("subject") or ""),
-        time=moment.timestamp(),
-        data=data,
-    )
+    return Event(id=id_, type=type_, subject=subject, time=moment.timestamp(), data=data)
+
+
+def _check_text(said: list[Any]) -> None:
+    """MalformedEvent for what could be kept, but not be written as JSON for whoever looks at it later."""
+    level = said
+    for _ in range(_DEEPEST):
+        parts = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list)))
+        level = [inner for part in parts for inner in part]
+    if level:
+        raise MalformedEvent(f"The data of an event is at most {_DEEPEST} levels deep.")
+    try:
+        json.dumps(said, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise MalformedEvent("An event consists of Unicode text and finite numbers.") from error
