@@ -397,7 +397,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.open = False
-        if self._busy and not self._complete:
+        if self._busy and not self._complete and self._failure is None:
             self._failure = str(exc) if exc else "the connection was closed"
         self._wake()
 
@@ -409,6 +409,8 @@ class _Connection(asyncio.Protocol):
         self._framing += len(data)
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._break("a change to another protocol, for which nobody asked")
         except httptools.HttpParserError as error:
             self._break(f"not HTTP: {error}")
         if self._framing > _FRAMING_LIMIT:

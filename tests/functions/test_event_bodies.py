@@ -65,3 +65,23 @@ def test_a_compressed_event_is_taken(application: Any, taken: list[Any], in_proc
     answer = in_process.ask(application, Question("POST", "/", body, {**HEADERS, "content-encoding": "gzip"}))
     assert answer.status == 204
     assert taken == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b'"specversion": ["1.0"]',
+        b'"specversion": "\\ud8009"',
+        b'"id": "\\ud800"',
+        b'"type": "a\\u0000b"',
+        b'"data": ' + b"[" * 100_000 + b"]" * 100_000,
+    ],
+    ids=["version-list", "version-no-text", "id-no-text", "type-nul", "deep"],
+)
+def test_what_nobody_can_read_is_refused_for_good(
+    part: bytes, application: Any, taken: list[Any], in_process: InProcess
+) -> None:
+    body = json.dumps({**EVENT, "data": {}}).encode()[:-1] + b", " + part + b"}"  # of two the last counts
+    answer = in_process.ask(application, Question("POST", "/", body, {"content-type": "application/cloudevents+json"}))
+    assert answer.status == 400
+    assert taken == []

@@ -183,6 +183,21 @@ def test_what_comes_beyond_an_answer_reaches_nobody(what: str, late: bool) -> No
     asyncio.run(scenario())
 
 
+def test_a_change_of_protocol_is_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n" + OK)
+
+    async def scenario() -> None:
+        async with raw_engine(reply) as engine:
+            client = Client()
+            with pytest.raises(ConnectionFailed, match="another protocol"):
+                await ask(client, engine)
+            client.close()
+
+    asyncio.run(scenario())
+    assert "Fatal error" not in caplog.text
+
+
 def test_an_answer_shorter_than_it_said_is_broken() -> None:
     async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\nok")

@@ -212,10 +212,10 @@ def _event_application(context: Context, give: Callable[[Context, Any], Awaitabl
             await give(context, from_http(headers, body))
             status, answer = 204, b""
         except MalformedEvent as error:
-            status, answer = 400, str(error).encode()
+            status, answer = 400, str(error).encode(errors="replace")
         except Exception as error:  # whatever it was, the event must not be lost
             _log.exception("a consumer failed")
-            status, answer = 500, f"{type(error).__name__}: {error}".encode()
+            status, answer = 500, f"{type(error).__name__}: {error}".encode(errors="replace")
         await _answer(send, status, answer)
 
     if not context.env.get("LLMARINER_BROKER_URL"):

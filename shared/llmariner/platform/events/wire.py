@@ -60,7 +60,7 @@ def from_http(headers: Mapping[str, str], body: bytes) -> Event:
 
     try:
         return of_cloud_event(read(dict(headers), body))
-    except (GenericException, ValueError, RecursionError) as error:
+    except (GenericException, ValueError, TypeError, RecursionError) as error:
         raise MalformedEvent(f"Not a CloudEvent: {error}") from error
 
 
