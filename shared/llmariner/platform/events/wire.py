@@ -70,6 +70,8 @@ def of_cloud_event(event: Any) -> Event:
     if not isinstance(data, dict):
         raise MalformedEvent("The data of an event must be a JSON object.")
     id_, type_, subject = str(event["id"]), str(event["type"]), str(event.get("subject") or "")
+    if "\0" in id_ + type_ + subject:
+        raise MalformedEvent("The attributes of an event hold no NUL, which no database keeps.")
     _check_text([id_, type_, subject, data])
     when = event.get("time")
     try:
