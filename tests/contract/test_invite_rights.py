@@ -155,3 +155,23 @@ def test_what_is_no_token_costs_no_question(team: Team, token: str, monkeypatch:
     monkeypatch.setattr(team.database, "read", fail)
     with pytest.raises(NotFound):
         team.invites.accept(token)
+
+
+def test_an_invitation_ends_with_the_right_to_invite_and_with_the_role_that_was_promised(
+    team: Team, deputy: Caller
+) -> None:
+    """Its sender is still a member, and may still have what it gives."""
+    _, from_deputy = team.invites.create(deputy, "alice@example.org", "reader")
+    team.members.set_role(team.admin, deputy.user_id, "reader")
+    with pytest.raises(NotFound):
+        team.invites.accept(from_deputy)
+    people = ["api.organizations.users.write", "api.organizations.users.read"]
+    steward = team.roles.create(team.admin, "steward", people + sorted(ORGANIZATION_ROLES["reader"]))
+    lead = team.person("lead@example.org", steward.id, **{team.owner.project_id: "owner"})
+    promised = [Promise(team.owner.project_id, "member")]
+    _, from_lead = team.invites.create(lead, "bob@example.org", "reader", promised)
+    team.members.set_role_in_project(team.admin, team.owner.project_id, lead.user_id, "viewer")
+    with pytest.raises(NotFound):
+        team.invites.accept(from_lead)
+    team.members.set_role_in_project(team.admin, team.owner.project_id, lead.user_id, "owner")
+    assert team.invites.accept(from_lead).project_id == team.owner.project_id
