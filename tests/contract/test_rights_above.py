@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from llmariner.errors import PermissionDenied
+from llmariner.errors import Conflict, PermissionDenied
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.granting import held
 from llmariner.tenancy.group_roles import GroupRoles
 from llmariner.tenancy.groups import Groups
 from llmariner.tenancy.keys.store import NewKey, Owner, View
+from llmariner.tenancy.projects import NewProject
 from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
 
 from .team import Team
@@ -180,6 +181,23 @@ def test_a_key_that_somebody_else_was_given_the_secret_of_does_not_rise_with_its
         assert found is not None
         assert "api.model.write" in found.scopes
         assert ("api.organizations.write" in found.scopes) is rises
+
+
+def test_what_keys_are_called_in_one_organization_is_nothing_to_another(team: Team) -> None:
+    acme = team.organizations.create(team.admin, "Acme")
+    theirs = team.caller(team.admin.user_id, acme.id)
+    project_id = team.projects.create(theirs, NewProject("Theirs")).id
+    ann = team.person("ann@example.org", **{team.owner.project_id: "member"})
+    team.members.add(theirs, "ann@example.org", "reader")
+    team.members.add_to_project(theirs, project_id, ann.user_id, "member")
+    team.key(ann, "payroll")
+    there, _ = team.key(team.caller(ann.user_id, acme.id), "key", project_id)
+    view = View(acme.id, project_id)
+    assert team.keys.update(view, there, name="payroll", actor=theirs).name == "payroll"
+    team.keys.update(view, there, name="ci", actor=theirs)
+    team.key(ann, "ci")
+    with pytest.raises(Conflict):
+        team.key(ann, "payroll")
 
 
 def test_what_somebody_holds_in_one_project_gives_nothing_elsewhere(team: Team, deputy: Caller) -> None:

@@ -88,9 +88,10 @@ class Keys:
         self._pepper = pepper
 
     def create(self, owner: Owner, new: NewKey, secret: str = "", *, actor: Caller | None = None) -> tuple[ApiKey, str]:
-        """Make a key; the secret is returned this once. Conflict when the owner has a live key of that name.
+        """Make a key; the secret is returned this once.
 
-        `secret` only where it had to be known before there was a database.
+        Conflict when the owner has a live key of that name in the organisation. `secret` only where it had to
+        be known before there was a database.
         """
         secret = secret or secrets.new_secret()
         with self._database.write() as session:
@@ -155,7 +156,7 @@ class Keys:
             key = _live(session, view, key_id)
             check_not_above(session, actor, key)
             new_name = values.get("name", key.name)
-            if new_name != key.name and _named(session, key.user_id, new_name):
+            if new_name != key.name and _named(session, key.organization_id, key.user_id, new_name):
                 raise Conflict(f"A key named '{new_name}' exists already; choose another name.", param="name")
             values = bounded(session, actor, values, user_id=key.user_id, new=False)
             _change(session, key, **values)
@@ -243,7 +244,7 @@ class Keys:
         bounds |= {"expires_at": now + new.expires_in if new.expires_in else None}
         # Taken before the look at the names: whoever holds the revision's row is the only one who gives out names.
         revision = next_revision(session, "api_keys")
-        if _named(session, user_id, name):
+        if _named(session, organization_id, user_id, name):
             raise Conflict(f"There is a key named '{name}' of this user already; choose another.", param="name")
         session.add(
             api_keys,
@@ -307,10 +308,10 @@ def _listed(name: str, said: tuple[str, ...]) -> list[str]:
     return [names.title(each, f"{name}[{index}]") for index, each in enumerate(said)]
 
 
-def _named(session: ReadSession, user_id: str, name: str) -> bool:
-    query = select(api_keys.c.id).where(
-        api_keys.c.user_id == user_id, api_keys.c.name == name, api_keys.c.revoked_at.is_(None)
-    )
+def _named(session: ReadSession, organization_id: str, user_id: str, name: str) -> bool:
+    """Whether the user has a live key of that name in the organisation; what is in others is nothing to it."""
+    of_user = and_(api_keys.c.user_id == user_id, api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
+    query = select(api_keys.c.id).where(of_user, api_keys.c.organization_id == organization_id)
     return session.first(query) is not None
 
 
