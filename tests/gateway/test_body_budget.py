@@ -64,6 +64,24 @@ def test_what_a_body_declares_counts_before_it_comes_and_is_given_back_when_it_d
     assert (refused.status, refused.error()["code"], taken.status) == (429, "waiting_room_full", 200)
 
 
+def test_tenants_who_declare_much_and_send_little_leave_room_for_others(hurried: Platform) -> None:
+    model = hurried.model("left", "--tokens", "1")
+    first, second, third = (hurried.tenant(f"left-{index}") for index in range(3))
+
+    async def scenario() -> list[int]:
+        opened = []
+        for caller, size in ((first, 2_000_000), (first, 1_000_000), (second, 2_000_000), (second, 1_000_000)):
+            opened.append(await caller.open(PATH, b"{", headers={"content-length": str(size)}))
+            await asyncio.sleep(0.1)
+        answers = [await third.chat(model, user="x" * size) for size in (10, 100_000)]
+        for each in opened:
+            each.hang_up()
+        await asyncio.sleep(0.1)
+        return [answer.status for answer in answers]
+
+    assert asyncio.run(scenario()) == [200, 200]
+
+
 def test_a_body_without_a_declared_length_counts_as_it_comes(hurried: Platform) -> None:
     model = hurried.model("undeclared", "--tokens", "1")
     caller = hurried.tenant("undeclaring")
@@ -108,9 +126,12 @@ def test_the_budget_keeps_count_of_nobody_who_holds_nothing() -> None:
     budget.take("a", 6)
     with pytest.raises(RoomFull):
         budget.take("a", 1)
-    budget.take("b", 4)
+    budget.take("b", 2)
     with pytest.raises(RoomFull):
-        budget.take("c", 1)
-    budget.give_back("a", 6)
-    budget.give_back("b", 4)
+        budget.take("b", 1)
+    budget.take("c", 1)
+    with pytest.raises(RoomFull):
+        budget.take("d", 1)
+    for tenant, size in (("a", 6), ("b", 2), ("c", 1)):
+        budget.give_back(tenant, size)
     assert (budget.held, budget._of_tenant) == (0, {})

@@ -2,6 +2,8 @@
 
 A body is kept from its first byte until an engine begins to answer, so that the request may be tried once more; requests
 that wait for a sleeping model can be many. What a body declares as its length counts before it is read.
+
+Where others hold some, too, a tenant may hold up to twice what is left: however many fill it, there is room for a small one.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 from llmariner.errors import RoomFull
 
 __all__ = ["BodyBudget"]
+
+_SHARE = 2
 
 
 class BodyBudget:
@@ -23,7 +27,9 @@ class BodyBudget:
     def take(self, tenant: str, size: int) -> None:
         """Account for so many bytes more; to be given back with `give_back`. RoomFull when there is no room for them."""
         own = self._of_tenant.get(tenant, 0)
-        if self.held + size > self._most or own + size > self._most_of_tenant:
+        left = self._most - self.held - size
+        full = left < 0 or own + size > self._most_of_tenant
+        if full or (self.held > own and own + size > _SHARE * left):
             raise RoomFull(
                 f"Requests that hold {self.held} bytes wait here already, {own} bytes of them yours; this one has {size} "
                 "more. Try again shortly, with fewer large requests at once.",

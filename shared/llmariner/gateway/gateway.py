@@ -60,7 +60,7 @@ class Gateway:
         self.settings = settings
         self.client = Client(write_timeout=settings.write_timeout)
         self.bodies = BodyBudget(settings.room_bytes, settings.room_bytes_per_tenant)
-        self.answers = BodyBudget(settings.answer_bytes, settings.answer_bytes)
+        self.answers = BodyBudget(settings.answer_bytes, settings.answer_bytes * 2 // 3)
         self.keyring = Keyring(control, pepper.reveal(), FailedAuthentications(settings.unknown_keys_per_minute))
         self.limits = Limits(control)
         self.sources = Sources(settings.trusted_proxies)
