@@ -1,0 +1,46 @@
+"""What nobody foresaw is answered in OpenAI's shape, without a word of the inside, whatever serves the function."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .asking import Question, over_http
+from .children import boot, framework, process
+
+CRASHING = """
+from llmariner.http.function import function
+
+
+def build(_context):
+    async def application(scope, receive, send):
+        if scope["path"] == "/begun":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+            await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise RuntimeError("of the inside")
+
+    return application
+
+
+handle = function(build)
+"""
+
+
+@pytest.mark.parametrize("command", [framework, boot], ids=["framework", "boot"])
+def test_a_crash_is_answered_without_a_word_of_the_inside(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(CRASHING)
+    with process(command(tmp_path), {}, tmp_path / "log") as port:
+        for _ in range(2):
+            answer = over_http(port, Question("POST", "/", {"field": "x"}))
+            assert (answer.status, answer.headers["content-type"]) == (500, "application/json")
+            assert answer.headers["x-request-id"].startswith("req_")
+            assert json.loads(answer.body)["error"]["type"] == "server_error"
+            assert b"of the inside" not in answer.body
+        with pytest.raises((http.client.HTTPException, ConnectionError)):
+            over_http(port, Question("GET", "/begun"))
+        assert over_http(port, Question("GET", "/")).status == 500
+    assert "of the inside" in (tmp_path / "log").read_text()
