@@ -117,3 +117,16 @@ def test_another_organisations_role_is_not_there(team: Team) -> None:
 
 def test_what_is_there_everywhere_is_no_more_than_an_owner() -> None:
     assert ORGANIZATION_ROLES["reader"] < ORGANIZATION_ROLES["owner"]
+
+
+def test_there_are_so_many_roles_in_a_place_and_no_more(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmariner.tenancy.custom_roles._MOST_ROLES", 2)
+    first = team.roles.create(team.admin, "first", ["api.files.read"])
+    team.roles.create(team.admin, "second", ["api.files.read"])
+    with pytest.raises(InvalidRequest) as full:
+        team.roles.create(team.admin, "third", ["api.files.read"])
+    assert full.value.code == "too_many_roles"
+    team.roles.create(team.admin, "third", ["api.files.read"], project_id=team.owner.project_id)
+    team.roles.update(team.admin, first.id, name="renamed")
+    team.roles.delete(team.admin, first.id)
+    team.roles.create(team.admin, "third", ["api.files.read"])

@@ -190,3 +190,16 @@ def test_another_organisations_project_is_not_there(team: Team) -> None:
     ):
         with pytest.raises(NotFound):
             attempt()
+
+
+def test_an_organization_has_so_many_live_projects_and_no_more(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmariner.tenancy.projects._MOST_PROJECTS", 3)
+    acme = team.organizations.create(team.admin, "Acme")
+    second = team.project("Second")
+    team.project("Third")
+    with pytest.raises(InvalidRequest) as full:
+        team.project("Fourth")
+    assert full.value.code == "too_many_projects"
+    team.projects.create(team.caller(team.admin.user_id, acme.id), NewProject("Fourth"))
+    team.projects.archive(team.admin, second)
+    team.project("Fourth")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import Row, delete, func, select, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.identifiers import new_id
@@ -36,6 +36,8 @@ from llmariner.tenancy.tables import (
 __all__ = ["CustomRole", "CustomRoles"]
 
 _LONGEST_DESCRIPTION = 2000
+# Of an organization, or of one project: their names are compared while every administrative act of the installation waits.
+_MOST_ROLES = 1000
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,10 @@ class CustomRoles:
     def create(
         self, caller: Caller, name: str, scopes: Iterable[str], *, description: str = "", project_id: str | None = None
     ) -> CustomRole:
-        """Make a role. Conflict for a name that there is; PermissionDenied for scopes that the caller doesn't hold."""
+        """Make a role. Conflict for a name that there is; PermissionDenied for scopes that the caller doesn't hold.
+
+        InvalidRequest where there are too many.
+        """
         organization_id, role_id = caller.organization_id, new_id("role")
         said = _description(description)
         with self._database.write() as session:
@@ -68,6 +73,7 @@ class CustomRoles:
             wanted = _checked(session, caller, scopes, project_id)
             if project_id is not None:
                 _check_project(session, organization_id, project_id)
+            _check_not_full(session, organization_id, project_id)
             free = _free_name(session, organization_id, project_id, name)
             row = {"id": role_id, "organization_id": organization_id, "project_id": project_id, "name": free}
             stored = {"description": said, "scopes": " ".join(sorted(wanted))}
@@ -163,6 +169,16 @@ def _checked(session: ReadSession, caller: Caller, scopes: Iterable[str], projec
             f"You don't hold the scopes {', '.join(sorted(missing))} there, so no role of yours can."
         )
     return wanted
+
+
+def _check_not_full(session: ReadSession, organization_id: str, project_id: str | None) -> None:
+    there = select(func.count()).where(
+        custom_roles.c.organization_id == organization_id, custom_roles.c.project_id == project_id
+    )
+    if session.value(there) >= _MOST_ROLES:
+        raise InvalidRequest(
+            f"There are {_MOST_ROLES} roles already: delete those that nobody has.", code="too_many_roles"
+        )
 
 
 def _free_name(session: ReadSession, organization_id: str, project_id: str | None, name: str, *, but: str = "") -> str:

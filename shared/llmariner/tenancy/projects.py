@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import Row, delete, func, select, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.identifiers import new_id
@@ -38,6 +38,8 @@ from llmariner.tenancy.tables import (
 __all__ = ["Assignment", "NewProject", "Project", "Projects"]
 
 _MOST_MODELS = 1000
+# Live ones of an organization: their titles are compared while every administrative act of the installation waits.
+_MOST_PROJECTS = 1000
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,14 @@ class Projects:
         self._database = database
 
     def create(self, caller: Caller, new: NewProject) -> Project:
-        """Make a project; owners of the organisation own it. Conflict when a live one has the title."""
+        """Make a project; owners of the organisation own it. Conflict when a live one has the title, InvalidRequest
+        where there are too many."""
         organization_id, project_id = caller.organization_id, new_id("proj")
         values = {"title": names.selectable_title(new.title), **_place(new.kubernetes_namespace, new.assignments)}
         now = int(time.time())
         with self._database.write() as session:
             alone(session)
+            _check_not_full(session, organization_id)
             _check_title_free(session, organization_id, values["title"])
             row = {"id": project_id, "organization_id": organization_id, "is_default": False, "created_at": now}
             session.add(projects, **row, **values)
@@ -262,6 +266,15 @@ def _live(session: ReadSession, caller: Caller, project_id: str) -> Project:
     if project.archived_at is not None:
         raise InvalidRequest(f"The project '{project.title}' is archived; it can't be changed.", param="project_id")
     return project
+
+
+def _check_not_full(session: ReadSession, organization_id: str) -> None:
+    live = select(func.count()).where(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
+    if session.value(live) >= _MOST_PROJECTS:
+        raise InvalidRequest(
+            f"An organization has up to {_MOST_PROJECTS} projects: archive or delete those that are not needed.",
+            code="too_many_projects",
+        )
 
 
 def _check_title_free(session: ReadSession, organization_id: str, title: str, *, but: str = "") -> None:
