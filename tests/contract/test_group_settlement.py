@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from llmariner.audit import log
 from llmariner.context import Context
@@ -121,6 +121,21 @@ def test_what_is_so_already_is_not_written_again(team: Team, monkeypatch: pytest
 
     monkeypatch.setattr(team.database, "write", fail)
     assert settle_group(team.database, ISSUER, "staff") == ""
+
+
+def test_who_left_a_group_by_the_release_before_gets_nothing_of_it(team: Team) -> None:
+    """That release writes what a token says into its column, and does not know the table."""
+    staff(team.database, 3)
+    with team.database.write() as session:
+        left = {"groups": json.dumps(["others", "x" * 300]), "groups_at": 2000}
+        session.run(update(users).where(users.c.id == "user_0001").values(**left))
+    GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="owner", project_id=None)
+    settle_group(team.database, ISSUER, "staff")
+    with team.database.read() as session:
+        given = select(organization_users.c.user_id).where(organization_users.c.of_group.is_(True))
+        assert {row.user_id for row in session.rows(given)} == {"user_0000", "user_0002"}
+        known = select(user_groups.c.name).where(user_groups.c.user_id == "user_0001")
+        assert [row.name for row in session.rows(known)] == ["others"]
 
 
 def test_people_sign_in_while_their_group_is_mapped(team: Team, people: tuple[SignIn, Tokens], at_once: AtOnce) -> None:
