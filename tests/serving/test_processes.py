@@ -261,18 +261,31 @@ def test_nobody_but_the_owner_reaches_an_engine(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def ports_of(pid: int) -> set[int]:
-    """The TCP ports that a process or one of its group listens on."""
+def inodes_of(pid: int) -> set[str]:
+    """What a process and those of its group have open, as links name it."""
     group, inodes = os.getpgid(pid), set()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if os.getpgid(int(folder.name)) == group:
                 inodes |= {os.readlink(link) for link in (folder / "fd").iterdir()}
+    return inodes
+
+
+def ports_of(pid: int) -> set[int]:
+    """The TCP ports that a process or one of its group listens on."""
+    inodes = inodes_of(pid)
     rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
     listening = "0A"
     return {
         int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == listening and f"socket:[{row[9]}]" in inodes
     }
+
+
+def unix_sockets_of(pid: int) -> set[str]:
+    """The paths of the Unix sockets that a process or one of its group has open."""
+    inodes = inodes_of(pid)
+    rows = [row.split() for row in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return {row[7] for row in rows if len(row) > 7 and f"socket:[{row[6]}]" in inodes}
 
 
 @pytest.mark.parametrize("name", ["engines", "long" * 40])
@@ -289,6 +302,46 @@ def test_engines_listen_in_a_folder_that_no_other_user_enters(tmp_path: Path, na
     assert paths[0].parent.exists()
     sockets.close()
     assert not any(path.parent.exists() for path in paths)
+
+
+def test_an_engine_that_hangs_is_ended_and_the_next_wake_starts_another(tmp_path: Path) -> None:
+    settings = replace(imitation(tmp_path), patience_seconds=0.5)
+    with processes(settings, model(tmp_path, "a")) as (driven, serving):
+        driven.ready("a")
+        pid = serving._engines["a"].pid
+        assert pid is not None
+        os.killpg(pid, signal.SIGSTOP)
+        said = driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=30)
+        assert "hung" in said.message
+        assert gone(pid)
+        driven.wake("a")
+        driven.until(lambda status: status.phase is Phase.READY, "a")
+        assert serving._engines["a"].pid != pid
+
+
+def test_an_engine_serves_though_its_wake_can_not_be_recorded(tmp_path: Path) -> None:
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
+
+        async def woke(_: str, seconds: float) -> None:
+            raise RuntimeError("the database is away")
+
+        serving._woke = woke
+        driven.ready("a")
+        driven.pass_time(0.3)
+        assert driven.status("a").phase is Phase.READY
+
+
+def test_the_temporary_files_of_an_engine_are_in_its_own_folder_and_go_with_it(tmp_path: Path) -> None:
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
+        endpoint = driven.ready("a").endpoint
+        assert endpoint is not None
+        folder = Path(endpoint.removeprefix("unix:")).parent
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        environment = Path(f"/proc/{serving._engines['a'].pid}/environ").read_bytes().split(b"\0")
+        assert f"TMPDIR={folder}".encode() in environment
+        (folder / "left-behind").touch()
+        driven.sleep("a")
+        assert not folder.exists()
 
 
 def test_closing_ends_every_process(tmp_path: Path) -> None:

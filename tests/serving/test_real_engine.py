@@ -17,7 +17,7 @@ from llmariner.platform.serving.processes import ProcessServing, ProcessSettings
 
 from .driving import Driven, processes
 from .real import BASE, PATIENCE
-from .test_processes import ports_of
+from .test_processes import ports_of, unix_sockets_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -40,6 +40,9 @@ def test_a_warm_parent_wakes_the_model_and_wakes_it_again(
         assert "Paris" in answer_of(driven, status.endpoint)
         # torch's collectives listen on ports of their own, which know no requests.
         assert not any(map(answers_http, ports_of(serving._engines[BASE].pid or 0))), "any local user could ask it"
+        folder = str(Path((status.endpoint or "").removeprefix("unix:")).parent)
+        # vLLM's own sockets, between its processes, believe whoever opens them.
+        assert {path.startswith(folder) for path in unix_sockets_of(serving._engines[BASE].pid or 0)} == {True}
         driven.sleep(BASE)
         assert driven.status(BASE).phase is Phase.ASLEEP
     print(f"\nwakes: {', '.join(f'{each:.1f} s' for each in seconds)}")

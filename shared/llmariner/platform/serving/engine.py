@@ -54,6 +54,8 @@ class Engine:
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by who loads or unloads an adapter, until the engine has answered."""
     ended: asyncio.Event | None = None
+    hung: bool = False
+    """It answers nothing any more: it would not hear that it shall end, either."""
 
     async def start(self, launcher: Launcher, client: Client, socket: Path, changed: Callable[[], None]) -> float:
         """Start the process and wait until it answers on `socket`; returns how many seconds it took.
@@ -65,7 +67,8 @@ class Engine:
         self.log.write_bytes(b"")
         self._enter(Phase.STARTING, changed)
         self.endpoint = f"unix:{socket}"
-        self.pid = await launcher.start_engine(self.model.id, engine_arguments(self.model, socket), self.log)
+        arguments = engine_arguments(self.model, socket)
+        self.pid = await launcher.start_engine(self.model.id, arguments, self.log, temporary=socket.parent)
         await self._wait_until_ready(client, changed)
         self.ready_at = self.last_busy = time.monotonic()
         self._enter(Phase.READY, changed)
@@ -76,7 +79,7 @@ class Engine:
         if self.pid is None or self.ended is None or self.ended.is_set():
             return
         self._enter(Phase.STOPPING, changed)
-        await launcher.stop_engine(self.pid, _GRACE)
+        await launcher.stop_engine(self.pid, 0.0 if self.hung else _GRACE)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GRACE + 5):
                 await self.ended.wait()

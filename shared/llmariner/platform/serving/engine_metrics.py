@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from llmariner.client import Client, ConnectionFailed, ResponseBroken
 
-__all__ = ["EngineMetrics", "read_metrics"]
+__all__ = ["SILENCE_SECONDS", "EngineMetrics", "read_metrics"]
 
+# Whoever asks looks after other engines, too, or wants the room that this one takes.
+SILENCE_SECONDS = 15.0
 _NAMES = {
     "vllm:num_requests_running": "running",
     "vllm:num_requests_waiting": "waiting",
@@ -31,16 +33,16 @@ class EngineMetrics:
         return self.running + self.waiting > 0
 
 
-async def read_metrics(client: Client, endpoint: str) -> EngineMetrics | None:
-    """The counts now; None when the engine does not answer."""
+async def read_metrics(client: Client, endpoint: str, *, silence: float = SILENCE_SECONDS) -> EngineMetrics | None:
+    """The counts now; None when the engine does not answer for `silence` seconds, or nothing that can be read."""
     try:
-        response = await client.request(endpoint, "GET", "/metrics")
+        response = await client.request(endpoint, "GET", "/metrics", silence=silence)
         text = (await response.read()).decode()
-    except (ConnectionFailed, ResponseBroken):
+        values = dict.fromkeys(_NAMES.values(), 0)
+        for line in text.splitlines():
+            name = line.partition("{")[0].partition(" ")[0]
+            if name in _NAMES:
+                values[_NAMES[name]] += int(float(line.rpartition(" ")[2]))
+    except (ConnectionFailed, ResponseBroken, ValueError, OverflowError):
         return None
-    values = dict.fromkeys(_NAMES.values(), 0)
-    for line in text.splitlines():
-        name = line.partition("{")[0].partition(" ")[0]
-        if name in _NAMES:
-            values[_NAMES[name]] += int(float(line.rpartition(" ")[2]))
     return EngineMetrics(**values)

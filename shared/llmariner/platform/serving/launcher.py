@@ -23,6 +23,7 @@ import os
 import select
 import signal
 import sys
+import tempfile
 import time
 from typing import Any, NoReturn
 
@@ -136,6 +137,7 @@ class Launcher:
             for source, target in ((null, 0), (log, 1), (log, 2)):
                 os.dup2(source, target)
             os.environ.update(command["environment"])
+            tempfile.tempdir = None  # the parent's, looked up when it imported vLLM
             self._become_engine(command["argv"])
         except BaseException as error:
             print(f"engine could not start: {type(error).__name__}: {error}", file=sys.stderr, flush=True)

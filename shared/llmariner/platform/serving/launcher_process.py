@@ -62,11 +62,14 @@ class Launcher:
         if self.pid is None:
             raise LauncherGone(f"The engine launcher ended at its start; see {self._logs / 'launcher.log'}.")
 
-    async def start_engine(self, model: str, arguments: list[str], log: Path) -> int:
-        """Fork an engine; returns its process id. LauncherGone when the launcher is no more."""
+    async def start_engine(self, model: str, arguments: list[str], log: Path, temporary: Path) -> int:
+        """Fork an engine, with a folder for its temporary files; returns its process id. LauncherGone when the launcher
+        is no more."""
         await self.start()
         waiter = self._pids[model] = asyncio.get_running_loop().create_future()
-        await self._send({"op": "start", "model": model, "argv": arguments, "environment": {}, "log": str(log)})
+        environment = {"TMPDIR": str(temporary)}
+        command = {"op": "start", "model": model, "argv": arguments, "environment": environment, "log": str(log)}
+        await self._send(command)
         try:
             return await asyncio.shield(waiter)
         except asyncio.CancelledError:

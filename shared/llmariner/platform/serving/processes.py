@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -20,12 +21,13 @@ from llmariner.errors import ModelNotFound
 from llmariner.platform.serving import EngineModel, Phase, Status, memory, name_of
 from llmariner.platform.serving.command import memory_needed
 from llmariner.platform.serving.engine import Engine, EngineDied, log_name
-from llmariner.platform.serving.engine_metrics import read_metrics
+from llmariner.platform.serving.engine_metrics import SILENCE_SECONDS, read_metrics
 from llmariner.platform.serving.launcher_process import Launcher, LauncherGone
 from llmariner.platform.serving.sockets import EngineSockets
 
 __all__ = ["ProcessServing", "ProcessSettings"]
 
+_log = logging.getLogger(__name__)
 _TEND = 2.0
 _FIRST_PAUSE = 2.0
 _LONGEST_PAUSE = 120.0
@@ -35,7 +37,7 @@ _KEEP_FREE = 0.75
 @dataclass(frozen=True)
 class ProcessSettings:
     """Where engines run and what they may take. `budget` in bytes, 0: three quarters of what is free at start;
-    `idle_seconds` until a model sleeps, 0: never; `warm`: keep a warm parent to fork from."""
+    `idle_seconds` until a model sleeps, 0: never; `warm`: keep a warm parent to fork from; `patience_seconds`: how long an engine may leave its metrics unanswered."""
 
     python: Path
     logs: Path
@@ -43,6 +45,7 @@ class ProcessSettings:
     budget: int = 0
     idle_seconds: float = 300.0
     warm: bool = True
+    patience_seconds: float = 120.0
 
 
 class ProcessServing:
@@ -174,14 +177,14 @@ class ProcessServing:
     async def _live(self, engine: Engine) -> None:
         """The one task that may change this engine, from the first wish to its end."""
         name = engine.model.id
+        socket: Path | None = None
         try:
             await self._take_room(engine)
             await self._pause_after_deaths(engine)
-            seconds = await engine.start(
-                self._launcher, self._client, self._sockets.new(), lambda: self._changed(engine)
-            )
+            socket = self._sockets.new()
+            seconds = await engine.start(self._launcher, self._client, socket, lambda: self._changed(engine))
             self._failures.pop(name, None)
-            await self._woke(name, seconds)
+            await self._note_wake(name, seconds)
             await self._tend(engine)
             self._deaths.pop(name, None)
         except asyncio.CancelledError:
@@ -189,11 +192,14 @@ class ProcessServing:
                 self._deaths.pop(name, None)  # it was put to sleep, it did not die
             raise
         except (EngineDied, LauncherGone, OSError) as error:
-            deaths, _ = self._deaths.get(name, (0, 0.0))
-            self._deaths[name] = (deaths + 1, time.monotonic())
-            self._failures[name] = str(error)
+            self._note_death(name, str(error))
+        except Exception as error:  # whatever it was, those who wait for the model must hear of it
+            _log.exception("the engine of %s was ended", name)
+            self._note_death(name, f"The platform could not look after the engine: {type(error).__name__}: {error}")
         finally:
             await engine.stop(self._launcher, lambda: self._changed(engine))
+            if socket is not None:
+                self._sockets.remove(socket)
             self._engines.pop(name, None)
             self._tasks.pop(name, None)
             self._wishes_to_sleep.discard(name)
@@ -201,13 +207,30 @@ class ProcessServing:
             async with self._room:
                 self._room.notify_all()
 
+    async def _note_wake(self, name: str, seconds: float) -> None:
+        """Record a wake. The engine serves, be it recorded or not: a database may be away, or its disk full."""
+        try:
+            await self._woke(name, seconds)
+        except Exception:
+            _log.exception("the wake of %s could not be recorded", name)
+
+    def _note_death(self, name: str, reason: str) -> None:
+        deaths, _ = self._deaths.get(name, (0, 0.0))
+        self._deaths[name] = (deaths + 1, time.monotonic())
+        self._failures[name] = reason
+
     async def _tend(self, engine: Engine) -> None:
-        """Until it shall sleep: read its counts, note when it was busy. EngineDied when it ends by itself."""
+        """Until it shall sleep: read its counts, note when it was busy. EngineDied when it ends by itself, or hangs."""
         assert engine.ended is not None
-        name = engine.model.id
+        name, answered = engine.model.id, time.monotonic()
+        patience = self._settings.patience_seconds
         while name not in self._wishes_to_sleep:
-            metrics = await read_metrics(self._client, engine.endpoint)
+            metrics = await read_metrics(self._client, engine.endpoint, silence=min(SILENCE_SECONDS, patience))
+            if metrics is None and time.monotonic() - answered > patience:
+                engine.hung = True
+                raise EngineDied(f"The engine has hung: it answers nothing any more.\n{engine.last_lines()}")
             if metrics is not None:
+                answered = time.monotonic()
                 engine.heard(metrics)
                 idle = self._settings.idle_seconds
                 if idle and not engine.model.keep_awake and time.monotonic() - engine.last_busy > idle:

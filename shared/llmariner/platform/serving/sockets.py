@@ -1,4 +1,4 @@
-"""Where the engines of one machine listen: Unix sockets in a folder that its owner alone may enter.
+"""Where the engines of one machine listen: Unix sockets in folders that their owner alone may enter.
 
 A port on the loopback address answers any local user, and vLLM's own key leaves metrics, tokenizing and the loading of
 adapters open.
@@ -14,12 +14,13 @@ from pathlib import Path
 
 __all__ = ["EngineSockets"]
 
-# The kernel takes 107 bytes for the path of a socket; a folder of our own and the socket's name come after it.
-_LONGEST_FOLDER = 80
+# The kernel takes 107 bytes for the path of a socket. After `folder` come a folder of our own, an engine's and, the longest
+# name there, the UUID of one of vLLM's own sockets.
+_LONGEST_FOLDER = 107 - len("/llmariner-12345678/1000000/") - 36
 
 
 class EngineSockets:
-    """Names for sockets, each given once, in a new folder below `folder`; elsewhere if that path is too long."""
+    """A new folder for each engine, in a new folder below `folder`; elsewhere if that path is too long."""
 
     def __init__(self, folder: Path) -> None:
         within: Path | None = None
@@ -31,9 +32,15 @@ class EngineSockets:
         self._numbers = count(1)
 
     def new(self) -> Path:
-        """A path that no engine of this owner has listened on."""
-        return self._folder / f"{next(self._numbers)}.sock"
+        """The path of a socket that no engine of this owner has listened on, in a folder for this engine's files."""
+        folder = self._folder / str(next(self._numbers))
+        folder.mkdir(mode=0o700)
+        return folder / "engine.sock"
+
+    def remove(self, socket: Path) -> None:
+        """Remove the folder of an engine that has ended, with all that it left there."""
+        shutil.rmtree(socket.parent, ignore_errors=True)
 
     def close(self) -> None:
-        """Remove the folder."""
+        """Remove all folders."""
         shutil.rmtree(self._folder, ignore_errors=True)
