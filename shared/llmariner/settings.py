@@ -52,6 +52,12 @@ class HomeSettings:
     port: int = 8080
     """`LLMARINER_PORT`."""
 
+    @property
+    def base_url(self) -> str:
+        """Where the platform answers programs on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - all addresses: any will do
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
     @classmethod
     def load(cls, env: Environment) -> HomeSettings:
         """Read from a mapping. ValueError says which variable is wrong."""
@@ -62,7 +68,7 @@ class HomeSettings:
         return cls(
             root=Path(env.get("LLMARINER_HOME") or Path.home() / ".llmariner").expanduser().absolute(),
             cache=Path(env.get("LLMARINER_CACHE") or cache_home / "llmariner").expanduser().absolute(),
-            host=env.get("LLMARINER_HOST") or "127.0.0.1",
+            host=(env.get("LLMARINER_HOST") or "127.0.0.1").strip("[]"),
             port=port,
         )
 

@@ -82,6 +82,46 @@ def test_a_taken_port_is_told_before_the_setup(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_it_listens_on_an_address_of_ipv6_and_is_found_there(env: Env) -> None:
+    env["LLMARINER_HOST"] = "::1"
+    done = llma(env, "up")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"http://[::1]:{env['LLMARINER_PORT']}/v1" in done.stdout
+    listed = llma(env, "models", "list")
+    assert listed.returncode == 0, listed.stdout + listed.stderr
+    with socket.socket(socket.AF_INET6) as holder:
+        holder.bind(("::1", 0))
+        holder.listen()
+        elsewhere = {"LLMARINER_HOME": env["LLMARINER_HOME"] + "-2", "LLMARINER_PORT": str(holder.getsockname()[1])}
+        done = llma(env | elsewhere, "up")
+    assert done.returncode == 5
+    assert "of ::1 can't be had" in done.stderr
+
+
+def test_a_home_that_can_not_be_written_is_told_by_the_doctor(env: Env) -> None:
+    # /proc can't be written by anybody, root included.
+    said = llma(env | {"LLMARINER_HOME": "/proc/llmariner"}, "doctor")
+    assert said.returncode != 0
+    assert "/proc can't be written" in said.stdout
+    assert "Set LLMARINER_HOME" in said.stdout
+
+
+def test_an_address_that_is_none_is_told(env: Env) -> None:
+    done = llma(env | {"LLMARINER_HOST": "no such host"}, "up")
+    assert done.returncode == 5
+    assert "Set LLMARINER_HOST to one" in done.stderr
+
+
 def test_a_full_disk_is_told_before_anything_is_begun(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)

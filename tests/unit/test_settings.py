@@ -38,6 +38,21 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     assert ServingSettings.load({}) == ServingSettings()
 
 
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("", "http://127.0.0.1:8080"),
+        ("::1", "http://[::1]:8080"),
+        ("[::1]", "http://[::1]:8080"),
+        ("0.0.0.0", "http://127.0.0.1:8080"),  # noqa: S104 - what an operator may write
+        ("::", "http://[::1]:8080"),
+        ("platform.test", "http://platform.test:8080"),
+    ],
+)
+def test_the_platform_of_this_machine_is_asked_where_it_listens(host: str, url: str) -> None:
+    assert HomeSettings.load({"LLMARINER_HOST": host}).base_url == url
+
+
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert GatewaySettings.load({"LLMARINER_BODY_LIMIT": ""}) == GatewaySettings()
     assert HomeSettings.load({"LLMARINER_HOST": "", "LLMARINER_PORT": "", "LLMARINER_HOME": ""}) == HomeSettings.load(

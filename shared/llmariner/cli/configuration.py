@@ -152,7 +152,7 @@ def resolve(environment: Mapping[str, str], *, endpoint: str | None = None) -> T
             (endpoint, "--endpoint"),
             (environment.get("LLMARINER_BASE_URL"), "LLMARINER_BASE_URL"),
             (stored_endpoint, str(file.path)),
-            (f"http://localhost:{home.port}/v1", "the default"),
+            (f"{_default(environment, home)}/v1", "the default"),
         )
         if value
     )
@@ -175,6 +175,10 @@ def resolve(environment: Mapping[str, str], *, endpoint: str | None = None) -> T
         sign_in=sign_in,
         own_program_only=bool(admin_key.reveal()),
     )
+
+
+def _default(environment: Mapping[str, str], home: HomeSettings) -> str:
+    return home.base_url if environment.get("LLMARINER_HOST") else f"http://localhost:{home.port}"
 
 
 def masked(key: str) -> str:

@@ -27,7 +27,7 @@ from llmariner.platform.serving.engine import log_name
 from llmariner.server import Bounds, Server
 from llmariner.settings import HomeSettings, environment
 
-__all__ = ["LEAST_FREE", "NotStarted", "base_url", "down", "engine_environment_of", "logs", "running", "serve", "up"]
+__all__ = ["LEAST_FREE", "NotStarted", "down", "engine_environment_of", "logs", "running", "serve", "up"]
 
 LEAST_FREE = 64_000_000
 """Bytes of the home's disk, for a start: database, its journal, logs."""
@@ -39,11 +39,6 @@ _LOOK_SECONDS = 1.0
 
 class NotStarted(Exception):
     """The platform did not come up; the message says why, and what to do."""
-
-
-def base_url(settings: HomeSettings) -> str:
-    """Where the platform answers."""
-    return f"http://{settings.host}:{settings.port}"
 
 
 def engine_environment_of(settings: HomeSettings) -> EngineEnvironment:
@@ -65,7 +60,7 @@ def up(*, foreground: bool) -> None:
     settings = HomeSettings.load(environment())
     began = time.monotonic()
     if running(settings):
-        print(f"The platform runs already at {base_url(settings)}.")
+        print(f"The platform runs already at {settings.base_url}.")
         _say_how(settings, new_key=False)
         return
     _check_port(settings)
@@ -77,8 +72,8 @@ def up(*, foreground: bool) -> None:
         asyncio.run(serve(settings))
         return
     _spawn(settings)
-    wrong = rehearse(base_url(settings), Layout(settings.root).admin_key.read_text(), engines)
-    print(f"The platform is up at {base_url(settings)} after {time.monotonic() - began:.1f} s; its models sleep.")
+    wrong = rehearse(settings.base_url, Layout(settings.root).admin_key.read_text(), engines)
+    print(f"The platform is up at {settings.base_url} after {time.monotonic() - began:.1f} s; its models sleep.")
     _say_how(settings, new_key=not had_key)
     for complaint in wrong:
         print(f"Engines on this machine do not answer as expected. {complaint}. See `llma doctor`.", file=sys.stderr)
@@ -132,10 +127,17 @@ async def serve(settings: HomeSettings) -> None:
 
 def _check_port(settings: HomeSettings) -> None:
     """Before minutes of setup: whether the platform could listen at all."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        addresses = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise NotStarted(
+            f"{settings.host} is no address of this machine: {error.strerror}. Set LLMARINER_HOST to one, such as 127.0.0.1."
+        ) from error
+    for family, kind, protocol, _, address in addresses:
         try:
-            probe.bind((settings.host, settings.port))
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
         except OSError as error:
             raise NotStarted(
                 f"Port {settings.port} of {settings.host} can't be had: {error.strerror}. "
@@ -181,7 +183,7 @@ def _answers(settings: HomeSettings) -> bool:
     if not running(settings):
         return False
     try:
-        loopback.get(f"{base_url(settings)}/health/live", seconds=2)
+        loopback.get(f"{settings.base_url}/health/live", seconds=2)
     except (OSError, ValueError):
         return False
     return True
@@ -192,13 +194,13 @@ def _say_how(settings: HomeSettings, *, new_key: bool) -> None:
     secret = key_file.read_text() if new_key else f"$(cat {key_file})"
     if new_key:
         print(f"\nYour administrator's API key, shown this once (llma reads it from {key_file}):\n\n  {secret}")
-    print(f"\nBase URL for OpenAI SDKs:\n\n  {base_url(settings)}/v1\n\nTry it:\n")
+    print(f"\nBase URL for OpenAI SDKs:\n\n  {settings.base_url}/v1\n\nTry it:\n")
     body: dict[str, Any] = {
         "model": "smollm2-135m-instruct",
         "temperature": 0,
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
     }
-    print(f"  curl {base_url(settings)}/v1/chat/completions \\")
+    print(f"  curl {settings.base_url}/v1/chat/completions \\")
     print(f'    -H "Authorization: Bearer {secret}" -H "Content-Type: application/json" \\')
     print(f"    -d '{json.dumps(body)}'\n")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
 import urllib.error
 from dataclasses import dataclass
 
 from llmariner.local import loopback
-from llmariner.local.daemon import LEAST_FREE, base_url, engine_environment_of, running
+from llmariner.local.daemon import LEAST_FREE, engine_environment_of, running
 from llmariner.local.engine.packages import PACKAGED, PackagedModel
 from llmariner.local.home import Layout
 from llmariner.local.rehearsal import wrong_answer
@@ -67,6 +68,12 @@ def _disk(settings: HomeSettings) -> Check:
 def _home_disk(settings: HomeSettings) -> Check:
     place = next(path for path in (settings.root, *settings.root.parents) if path.exists())
     free = shutil.disk_usage(place).free
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        said = f"{place} can't be written: {error.strerror}"
+        return Check("home disk", False, said, "Set LLMARINER_HOME to a folder that you may write.")
     mend = "Free some, or set LLMARINER_HOME to a folder on a larger disk."
     return Check("home disk", free >= LEAST_FREE, f"{free >> 20} MiB free at {place}", mend)
 
@@ -112,7 +119,7 @@ def _health(settings: HomeSettings) -> list[Check]:
     if running(settings) is None:
         return []
     try:
-        parts = loopback.get(f"{base_url(settings)}/health", seconds=10)["parts"]
+        parts = loopback.get(f"{settings.base_url}/health", seconds=10)["parts"]
     except urllib.error.HTTPError as error:
         parts = json.loads(error.read()).get("parts", {})
     except (OSError, ValueError) as error:
@@ -149,6 +156,6 @@ def _answers(settings: HomeSettings) -> list[Check]:
 
 def _complaint(settings: HomeSettings, model: PackagedModel, secret: str) -> str | None:
     try:
-        return wrong_answer(base_url(settings), secret, model, seconds=_ANSWER_SECONDS)
+        return wrong_answer(settings.base_url, secret, model, seconds=_ANSWER_SECONDS)
     except (OSError, ValueError, LookupError) as error:
         return f"none: {str(error)[:300]}"

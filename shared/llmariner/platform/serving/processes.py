@@ -37,7 +37,8 @@ _KEEP_FREE = 0.75
 @dataclass(frozen=True)
 class ProcessSettings:
     """Where engines run and what they may take. `budget` in bytes, 0: three quarters of what is free at start;
-    `idle_seconds` until a model sleeps, 0: never; `warm`: keep a warm parent to fork from; `patience_seconds`: how long an engine may leave its metrics unanswered."""
+    `idle_seconds` until a model sleeps, 0: never; `warm`: keep a warm parent to fork from;
+    `patience_seconds`: how long an engine may leave its metrics unanswered."""
 
     python: Path
     logs: Path
