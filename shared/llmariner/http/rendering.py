@@ -18,6 +18,7 @@ from llmariner.errors import (
     InvalidRequest,
     MethodNotAllowed,
     PlatformError,
+    Unavailable,
     UnknownUrl,
     UnsupportedMedia,
 )
@@ -26,6 +27,8 @@ from llmariner.http.bodies import UNKNOWN
 __all__ = ["AnswerHeaders", "BodyLimit", "install", "render"]
 
 _log = logging.getLogger(__name__)
+_SMALL = 16 * 1024
+_LARGE_TOGETHER = 64 * 1024 * 1024
 
 
 def install(app: FastAPI, *, body_limit: int) -> None:
@@ -77,8 +80,6 @@ def _of_status(request: Request, error: Exception) -> PlatformError:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, PlatformError):  # by which a body was refused while it was decoded
         return error.__cause__
-    if isinstance(error.__cause__, PlatformError):
-        return error.__cause__  # raised while the body was read
     method, path = request.method, request.url.path
     if error.status_code == 404:
         return UnknownUrl(method, path)
@@ -97,26 +98,39 @@ def _allowed(request: Request) -> str:
 
 
 class BodyLimit:
-    """Ends the reading of a body over a number of bytes. The framework's own limit would answer in plain text."""
+    """Ends the reading of a body over a number of bytes. The framework's own limit would answer in plain text.
+
+    The framework reads a body before it asks who sends it, so what all bodies hold is limited, too: of each what is over
+    `_SMALL` counts, so that whoever sends large ones slowly is in the way of large ones only.
+    """
 
     def __init__(self, app: Any, *, most: int) -> None:
         self._app = app
         self._most = most
+        self._held = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
         length = dict(scope.get("headers", ())).get(b"content-length", b"0")
-        size = 0
+        size = held = 0
 
         async def receiving() -> Any:
-            nonlocal size
+            nonlocal size, held
             message = await receive()
             size += len(message.get("body", b""))
             if size > self._most or (length.isdigit() and int(length) > self._most):
                 raise HTTPException(413)
+            if size - held > _SMALL:
+                self._held += size - _SMALL - held
+                held = size - _SMALL
+                if self._held > _LARGE_TOGETHER:
+                    raise Unavailable("Too many large bodies are on their way here.", headers={"retry-after": "5"})
             return message
 
-        await self._app(scope, receiving, send)
+        try:
+            await self._app(scope, receiving, send)
+        finally:
+            self._held -= held
 
 
 class AnswerHeaders:
