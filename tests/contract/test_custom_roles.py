@@ -10,7 +10,7 @@ import pytest
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.tenancy.invites import Promise
-from llmariner.tenancy.scopes import ORGANIZATION_ROLES
+from llmariner.tenancy.scopes import ALL_SCOPES, ORGANIZATION_ROLES, OWNER_SCOPES
 from llmariner.tenancy.tables import group_roles
 
 from .team import Team
@@ -130,3 +130,16 @@ def test_there_are_so_many_roles_in_a_place_and_no_more(team: Team, monkeypatch:
     team.roles.update(team.admin, first.id, name="renamed")
     team.roles.delete(team.admin, first.id)
     team.roles.create(team.admin, "third", ["api.files.read"])
+
+
+@pytest.mark.parametrize("scope", sorted(ALL_SCOPES - OWNER_SCOPES))
+def test_no_role_of_an_organization_gives_what_its_owners_do_not_hold(scope: str, team: Team) -> None:
+    """Those of the default organization, who run the installation, can't give away what they hold for it, either."""
+    acme = team.organizations.create(team.admin, "Acme")
+    for owner in (team.admin, team.caller(team.admin.user_id, acme.id)):
+        mine = team.roles.create(owner, "mine", ["api.files.read"])
+        for project_id in (None, team.owner.project_id if owner is team.admin else None):
+            with pytest.raises(InvalidRequest, match=scope):
+                team.roles.create(owner, "more", [scope], project_id=project_id)
+        with pytest.raises(InvalidRequest, match=scope):
+            team.roles.update(owner, mine.id, scopes=[scope])

@@ -16,7 +16,7 @@ from llmariner.platform.database import Database, metadata
 from llmariner.platform.events.tables import events
 from llmariner.settings import Secret
 from llmariner.tenancy.keys.last_use import LastUse
-from llmariner.tenancy.keys.sources import admits
+from llmariner.tenancy.keys.sources import admits, networks
 from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, Owner, View
 from llmariner.tenancy.scopes import OWNER_SCOPES
 from llmariner.tenancy.tables import api_keys
@@ -317,6 +317,7 @@ def test_what_a_key_may_be_used_for_and_from_where_is_kept(keys: Keys, owner: Ow
         ({"allowed_sources": ("10.0.0.0/8", "10.1.2.3/8")}, "allowed_sources[1]"),
         ({"allowed_sources": ("localhost",)}, "allowed_sources[0]"),
         ({"allowed_sources": ("10.0.0.1",) * 101}, "allowed_sources"),
+        ({"allowed_sources": ("fe80::1%eth0",)}, "allowed_sources[0]"),
     ],
 )
 def test_what_a_key_cannot_be_bound_to_is_named(keys: Keys, owner: Owner, values: dict[str, Any], param: str) -> None:
@@ -338,6 +339,22 @@ def test_a_source_is_let_in_by_its_network() -> None:
     assert not admits(listed, "203.0.113.9")
     assert not admits(listed, "unix:")
     assert not admits(listed, "")
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("::ffff:10.9.8.7", "10.9.8.7/32"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+        ("2001:db8::/32", "2001:db8::/32"),
+    ],
+)
+def test_a_source_of_the_older_family_is_kept_in_its_own_form(said: str, kept: str) -> None:
+    assert networks([said]) == (kept,)
+    older = not kept.startswith("2") and kept != "::/0"
+    assert admits(networks([said]), "::ffff:10.9.8.7") is admits(networks([said]), "10.9.8.7") is older
 
 
 def test_a_view_sees_what_is_in_it(team: Team) -> None:

@@ -10,6 +10,8 @@ from llmariner.errors import InvalidRequest
 __all__ = ["admits", "networks"]
 
 _MOST = 100
+# Of ::ffff:0:0/96 (RFC 4291, 2.5.5.2).
+_MAPPED_BITS = 96
 
 
 def networks(said: Sequence[str], param: str = "allowed_sources") -> tuple[str, ...]:
@@ -34,8 +36,19 @@ def admits(sources: Sequence[str] | None, address: str) -> bool:
 
 def _network(said: str, param: str) -> str:
     try:
-        return str(ipaddress.ip_network(said.strip()))
+        found = ipaddress.ip_network(said.strip())
     except ValueError as error:
         raise InvalidRequest(
             f"'{param}' must be an address or a network, such as 192.0.2.7 or 10.1.0.0/16: {error}.", param=param
         ) from error
+    if isinstance(found, ipaddress.IPv4Network):
+        return str(found)
+    address = found.network_address
+    if address.scope_id is not None:
+        raise InvalidRequest(
+            f"'{param}' must not name a zone ('%{address.scope_id}'), which means nothing on another machine.",
+            param=param,
+        )
+    # Callers of IPv4 are compared by their own addresses.
+    mapped = address.ipv4_mapped if found.prefixlen >= _MAPPED_BITS else None
+    return str(found) if mapped is None else f"{mapped}/{found.prefixlen - _MAPPED_BITS}"
