@@ -175,3 +175,9 @@ def test_an_invitation_ends_with_the_right_to_invite_and_with_the_role_that_was_
         team.invites.accept(from_lead)
     team.members.set_role_in_project(team.admin, team.owner.project_id, lead.user_id, "owner")
     assert team.invites.accept(from_lead).project_id == team.owner.project_id
+
+
+def test_nobody_promises_what_they_do_not_hold_in_a_project(team: Team, deputy: Caller) -> None:
+    with pytest.raises(PermissionDenied):
+        team.invites.create(deputy, "c@example.org", "reader", [Promise(team.owner.project_id, "viewer")])
+    assert states(team) == []

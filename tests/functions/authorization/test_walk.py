@@ -15,7 +15,7 @@ from sqlalchemy import select
 from llmariner.authorization.matrix import Access, Objects, Verdict, Whose, declared, verdict
 from llmariner.platform.events import outbox
 from llmariner.platform.events.tables import events
-from llmariner.tenancy.tables import custom_roles
+from llmariner.tenancy.tables import api_keys, custom_roles
 
 from ..asking import Answer, InProcess, Question, check
 from ..children import CHECKOUT
@@ -258,3 +258,25 @@ def test_another_organizations_object_is_answered_like_one_that_is_not_there(
             Question(route.method, twin(path), json.loads(twin(body)), world.headers[caller], made.query),
         )
         assert (theirs.status, theirs.body) == (nobodys.status, nobodys.body.replace(b"-nobody", b"")), caller
+
+
+def test_a_key_for_a_service_account_carries_no_more_than_its_maker_holds(world: World, ask: Ask) -> None:
+    here = world.places[Whose.OWN]
+    writes = "api.organizations.projects.api_keys.write"
+    row = {"organization_id": here.organization_id, "description": "", "created_at": 1}
+    world.add(custom_roles, **row, id="role_maker", name="role_maker", scopes=writes)
+    _, secret = world.key(here, world.person(here, "role_maker", "viewer"))
+    headers = {"authorization": f"Bearer {secret}"}
+    path = f"/v1/organization/projects/{here.project_id}/service_accounts/{world.account(here)}/api_keys"
+    made = ask("organization_projects", Question("POST", path, {"name": "its"}, headers))
+    assert made.status == 200, made.body
+    with world.database.read() as session:
+        carried = session.value(select(api_keys.c.scopes).where(api_keys.c.id == made.json["id"]))
+    # What a viewer may read, and to make keys.
+    assert writes in carried.split()
+    assert not [scope for scope in carried.split() if scope.endswith(".write") and scope != writes]
+    for asked_for in ("api.model.write", "api.inference.write"):
+        more = {"name": "more", "scopes": [asked_for]}
+        check(ask("organization_projects", Question("POST", path, more, headers)), 400, None)
+        below = f"/v1/organization/projects/{here.project_id}/api_keys/{made.json['id']}"
+        check(ask("organization_projects", Question("POST", below, {"scopes": [asked_for]}, headers)), 400, None)
