@@ -42,7 +42,9 @@ def test_a_request_that_comes_while_it_is_held_keeps_it_held(database: Database)
     assert second.take(30.0) is None
     assert first.give_back(1, 30.0) == 2
     assert first.give_back(2, 30.0) is None
+    assert not first.renew(30.0)
     assert second.take(30.0) == 2
+    assert second.take(30.0) == 2, "who has it may take it again, as one does whose work failed"
 
 
 def test_who_lost_it_neither_renews_nor_gives_back_what_another_has(database: Database) -> None:
