@@ -72,6 +72,17 @@ def test_a_new_period_begins_with_what_is_held_still_held() -> None:
     assert serve(account, "b", 0, 5000, least=900, now=later) == 900
 
 
+def test_what_a_process_that_fell_silent_had_spent_is_not_lost_between_two_periods() -> None:
+    book = Silent()
+    account = opened(budget("day"), book)
+    serve(account, "a", 0, 100)
+    book.used["a"] = Amounts(money=70)
+    account.prepare(NOW + LEASE_SECONDS + 1, book)
+    assert account.period_start == period_start("day", NOW + LEASE_SECONDS)
+    # Which of it was of today nobody says: it counts as if all was.
+    assert (account.spent, account.reserved()) == (70, 0)
+
+
 @pytest.mark.parametrize(
     ("period", "start"),
     [("day", datetime(2026, 3, 31, tzinfo=UTC)), ("month", datetime(2026, 3, 1, tzinfo=UTC))],

@@ -112,6 +112,30 @@ def test_an_answer_without_usage_that_can_be_true_is_charged_what_it_reserved(us
     assert (event["prompt_tokens"], event["completion_tokens"], event["uncounted"]) == (100, 7, True)
 
 
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (b'{"prompt_tokens":100,"completion_tokens":7}', (100, 7, 0, 0)),
+        (b'{"prompt_tokens":100,"completion_tokens":8}', None),
+        (b'{"prompt_tokens":8193,"completion_tokens":7}', None),
+        (b'{"prompt_tokens":5,"completion_tokens":7,"cached_tokens":6}', (5, 7, 5, 0)),
+        (b'{"prompt_tokens":5,"completion_tokens":6,"reasoning_tokens":7}', (5, 6, 0, 6)),
+    ],
+)
+def test_each_count_is_believed_up_to_its_own_bound(usage: bytes, expected: tuple[int, ...] | None) -> None:
+    believed = Bounds.of(request(100, 7), 8192).believed(counts(usage))
+    assert (None if believed is None else tuple(believed.values())) == expected
+
+
+def test_what_a_request_was_said_to_have_used_never_becomes_less() -> None:
+    metered = Metered("req_1", KEY, "m", "chat_completions", Bounds.of(request(100, 70), 8192))
+    metered.usage = b'{"prompt_tokens":50,"completion_tokens":60}'
+    metered.event("checkpoint")
+    metered.usage = b'{"prompt_tokens":1,"completion_tokens":1}'
+    event = metered.event("closed", outcome="succeeded", status=200)
+    assert (event["prompt_tokens"], event["completion_tokens"]) == (50, 60)
+
+
 def test_a_request_that_got_no_answer_is_charged_nothing() -> None:
     metered = Metered("req_1", KEY, "m", "chat_completions", Bounds.of(request(100, 7), 8192))
     event = metered.event("closed", outcome="failed", status=502)

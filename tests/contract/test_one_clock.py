@@ -1,0 +1,70 @@
+"""What is settled by time goes by the clock of the database, which all processes share, not by that of the process that asks."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import select
+
+from llmariner.gateway.control import NOTHING, Amounts, Hold, LeaseAsk
+from llmariner.limits.account import period_start
+from llmariner.limits.budgets import Budgets, NewBudget
+from llmariner.limits.leases import Leases
+from llmariner.limits.rules import Subject
+from llmariner.limits.tables import allowances
+from llmariner.platform.database import Database, ReadSession
+from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.keys.store import Owner
+from llmariner.usage.ledger import Ledger
+from llmariner.usage.prices import NewPrice, Prices
+
+from .ledgers import closed, event
+
+DAY = 86400
+AHEAD = 2 * DAY
+
+
+@pytest.fixture(autouse=True)
+def ahead(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
+    """This process's clock is two days behind."""
+
+    def now() -> float:
+        return time.time() + AHEAD
+
+    monkeypatch.setattr(ReadSession, "now", lambda _: now())
+    return now
+
+
+def test_periods_begin_by_it(database: Database, owner: Owner, ahead: Callable[[], float]) -> None:
+    leases = Leases(database, {})
+    subject = Subject(owner.organization_id, "project", owner.project_id)
+    before = period_start("day", ahead())
+    budget = Budgets(database).put(None, subject, "day", NewBudget(1000))
+    leases.lease(LeaseAsk("req_a", time.time(), [Hold(budget.id, NOTHING, NOTHING, Amounts(money=10))]))
+    with database.read() as session:
+        stored = json.loads(session.value(select(allowances.c.state).where(allowances.c.id == budget.id)))
+    shown = leases.accounts([budget.id])[budget.id].period_start
+    assert {stored["period_start"], shown} <= {before, period_start("day", ahead())}
+
+
+def test_silent_requests_are_interrupted_by_it(ledger: Ledger) -> None:
+    now = time.time()
+    ledger.record([event("req_1", 0, "admitted", (0, 0, 0), admitted_at=now, at=now)])
+    assert ledger.interrupt(unseen_for=3 * DAY) == 0
+    assert ledger.interrupt(unseen_for=DAY) == 1
+
+
+def test_old_requests_are_forgotten_by_it(ledger: Ledger) -> None:
+    now = time.time()
+    ledger.record([closed("req_1", (1, 1, 0), admitted_at=now, at=now)])
+    assert ledger.forget(older_than=3 * DAY) == 0
+    assert ledger.forget(older_than=DAY) == 1
+
+
+def test_prices_begin_by_it(database: Database, owner: Owner, ahead: Callable[[], float]) -> None:
+    actor = Caller(owner.user_id, "admin@localhost", owner.organization_id, None, "owner", None, frozenset())
+    made = Prices(database).set(actor, NewPrice("m", 10, 20))
+    assert made.valid_from == pytest.approx(ahead(), abs=60)
