@@ -1,4 +1,4 @@
-"""What is settled by time goes by the clock of the database, which all processes share, not by that of the process that asks."""
+"""What is settled by time goes by the clock of the database, which processes share, not by that of the one that asks."""
 
 from __future__ import annotations
 

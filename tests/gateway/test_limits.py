@@ -162,3 +162,14 @@ def test_a_share_of_the_waiting_room_may_be_smaller_than_the_usual_one(platform:
     finally:
         platform.context.limits.remove(None, subject.organization_id, limit.id)
     assert (refused.status, refused.error()["code"]) == (429, "waiting_room_full")
+
+
+def test_a_request_that_is_refused_after_its_limits_gives_its_place_back(platform: Platform) -> None:
+    key_id, caller = platform.key("one at a time", limited=True)
+    subject = Subject(platform.owner.organization_id, "key", key_id)
+    platform.context.limits.put(None, subject, "*", {"concurrent_requests": 1})
+
+    async def scenario() -> list[int]:
+        return [(await caller.chat("nobody-knows-it")).status for _ in range(4)]
+
+    assert asyncio.run(scenario()) == [404] * 4
