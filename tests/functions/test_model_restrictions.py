@@ -13,6 +13,7 @@ from llmariner.boot import load
 from llmariner.identifiers import new_id
 from llmariner.models.directory import ModelDirectory
 from llmariner.models.model import LoadingStatus, NewModel, SourceRepository
+from llmariner.models.registry import Registry
 from llmariner.models.tables import models
 from llmariner.platform.events.wire import to_http
 from llmariner.tenancy.caller import Owner
@@ -184,6 +185,29 @@ def test_what_stood_there_before_there_were_lists_is_not_started(
     directory = ModelDirectory(registry, installation.context.ledger)
     assert MODEL_ADMIN in asyncio.run(directory.find(name)).blocked
     check(company.ask(f"POST /v1/models/{name}:activate", by="stranger"), 403, "insufficient_permissions")
+
+
+def test_a_member_approves_nothing_by_restating_its_arguments(installation: Installation, company: Company) -> None:
+    registry, args = installation.context.registry, ["--middleware=evil.Tap"]
+    name = of_the_release_before(installation, "hf://org/x", *args)
+    assert patch(company, "stranger", name, args).status == 200
+    assert (registry.get(name).approved, registry.blocked(registry.get(name)) != "") == (False, True)
+
+
+def test_what_a_member_made_is_held_to_the_list_as_it_is_later(installation: Installation, company: Company) -> None:
+    made = create(company, "mia", model_file_location="hf://org/model")
+    model = installation.context.registry.get(made.json["id"], project_id=company.vision)
+    assert not model.approved
+    assert installation.context.registry.blocked(model) == ""
+    narrower = Registry(installation.context.database, ("hf://other/",))
+    assert MODEL_ADMIN in narrower.blocked(model)
+
+
+@pytest.mark.parametrize("by", ["mia", "admin"])
+def test_an_inference_service_is_registered_by_nobody(company: Company, by: str) -> None:
+    refused = create(company, by, source_repository="KUBERNETES", model_file_location="somebodys")
+    check(refused, 400, None)
+    assert refused.error["param"] == "source_repository"
 
 
 def test_an_administrator_approves_it_by_restating_its_arguments(installation: Installation, company: Company) -> None:

@@ -142,6 +142,13 @@ def test_a_deleted_model_takes_its_service_along_and_no_others(cluster: Clustere
     assert the_service(cluster)["metadata"]["name"] == "theirs"
 
 
+def test_a_sweep_deletes_nothing_that_somebody_else_made_whatever_it_says_of_itself(cluster: Clustered) -> None:
+    said = {"llmariner.ai/adapters-of": "proj_a", "llmariner.ai/created": "7", "llmariner.ai/model": SMALL.id}
+    theirs(cluster, **said)
+    cluster.driven.do(cluster.serving.tidy())
+    assert the_service(cluster)["metadata"]["name"] == "theirs"
+
+
 def idle(cluster: Clustered, last: float | None) -> int:
     cluster.models.last[SMALL.id] = last
     cluster.driven.do(cluster.serving.tidy())

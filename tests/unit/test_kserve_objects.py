@@ -30,6 +30,16 @@ def test_ids_alike_have_names_apart() -> None:
     assert len({object_name(model(each)) for each in ("a/b", "a-b", "A-B", "a.b")}) == 4
 
 
+@pytest.mark.parametrize("fields", [{}, {"gpus": 1, "trusted": True, "extra_args": ("--trust-remote-code",)}])
+def test_an_engine_has_no_word_for_the_kubernetes_api_and_no_door_to_the_outside(fields: dict[str, object]) -> None:
+    tuned = model("ft:tiny:x", folder="s3://bucket/x", base="tiny")
+    made = inference_service(model(**fields), (tuned,), NVIDIA)
+    predictor = made["spec"]["predictor"]
+    assert predictor["automountServiceAccountToken"] is False
+    assert "serviceAccountName" not in predictor
+    assert made["metadata"]["labels"]["networking.kserve.io/visibility"] == "cluster-local"
+
+
 def test_an_adopted_model_keeps_its_name() -> None:
     assert object_name(model(folder=f"{ADOPTED}theirs")) == "theirs"
 

@@ -65,6 +65,8 @@ def test_a_place_of_one_project_is_no_place_of_a_model_that_all_share() -> None:
     assert refused_location("hf://org/model", ALLOWED, None) is None
     assert refused_location("s3://models//x", ALLOWED, None) is not None
     assert refused_location("s3://models/${project_id}/x", ALLOWED, None) is not None
+    assert refused_location("s3://models-proj_1/x", ("s3://models-${project_id}",), None) is not None
+    assert refused_location("s3://models/x", ("s3://models/${project_id}",), None) is not None
 
 
 def test_the_list_is_a_setting() -> None:
