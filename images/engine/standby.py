@@ -21,6 +21,7 @@ import contextlib
 import hmac
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,8 @@ from typing import Any
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _LONGEST_BODY = 65536
+_LONGEST_GRACE = 86_400
+_SILENCE_SECONDS = 10.0
 _KEPT_LINES = 40
 
 
@@ -94,8 +97,9 @@ class Standby:
     def stop(self, body: dict[str, Any]) -> None:
         """End the engine. Refused: 409 when there is none."""
         grace = body.get("grace", 60)
-        if not isinstance(grace, int | float) or grace < 0:
-            raise Refused(400, "grace must be a number of seconds")
+        # Neither may be infinite or no number at all, which JSON in Python's hands can be.
+        if not isinstance(grace, int | float) or not 0 <= grace <= _LONGEST_GRACE:
+            raise Refused(400, f"grace must be a number of seconds, at most {_LONGEST_GRACE}")
         with self._lock:
             if self._engine is None or self._engine["pid"] is None:
                 raise Refused(409, "no engine runs")
@@ -158,6 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
     standby: Standby
     token: str
     protocol_version = "HTTP/1.1"
+    timeout = _SILENCE_SECONDS  # each connection holds a thread
 
     def do_GET(self) -> None:
         if self.path == "/live":
@@ -184,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> dict[str, Any]:
         """The JSON object of an authorised request, read whole so that the connection can go on."""
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > _LONGEST_BODY:
+        if not re.fullmatch("[0-9]{1,9}", length) or int(length) > _LONGEST_BODY:
             self.close_connection = True
             raise Refused(411, f"a Content-Length of at most {_LONGEST_BODY} is needed")
         raw = self.rfile.read(int(length))

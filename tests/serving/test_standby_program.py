@@ -99,6 +99,15 @@ def test_an_end_that_was_asked_for_lets_the_engine_finish_first(start: Start, tm
     assert (tmp_path / "finished").exists()
 
 
+def test_an_engine_does_not_inherit_the_token(start: Start, tmp_path: Path) -> None:
+    _, port = start(f"env > {tmp_path}/environment; touch {tmp_path}/up; sleep 60 & wait")
+    give(port)
+    until((tmp_path / "up").exists)
+    environment = (tmp_path / "environment").read_text()
+    assert "CONTROL_PORT" in environment
+    assert TOKEN not in environment
+
+
 def test_a_free_one_ends_at_once(start: Start) -> None:
     process, _ = start("exit 0")
     began = time.monotonic()
