@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.tenancy import sign_in
 from llmariner.tenancy.group_roles import GroupRoles
 from llmariner.tenancy.sign_in import SignIn
@@ -65,3 +66,17 @@ def test_an_organization_that_adds_and_removes_somebody_keeps_their_groups_from_
     token = tokens.new(groups=frozenset({"staff"}), issued_at=2000)
     team.members.remove(there, team.members.add(there, "alice@example.org", "reader").user_id)
     assert people.caller(token).organization_id == team.owner.organization_id
+
+
+def test_a_title_that_looks_like_the_id_of_another_place_selects_nothing(team: Team) -> None:
+    """None can be given any more; a database may hold one of before."""
+    own, other = team.project("Own"), team.project("Other")
+    ann = team.person("ann@example.org", **{own: "member"})
+    _, secret = team.key(ann, project_id=own)
+    with team.database.write() as session:
+        session.run(update(projects).where(projects.c.id == own).values(title=other))
+    with pytest.raises(AuthenticationFailed):
+        team.callers.by_secret(secret, project=other)
+    with pytest.raises(PermissionDenied):
+        team.caller(ann.user_id, project=other)
+    assert team.callers.by_secret(secret, project=own) is not None
