@@ -203,6 +203,38 @@ def test_one_process_publishes_at_a_time_and_what_comes_meanwhile_is_not_left(
     assert second.publish() == 0
 
 
+def test_who_lost_its_lease_sends_nothing_more(database: Database, ingress: Ingress) -> None:
+    emit(database, *"abc")
+
+    def meanwhile(subject: str) -> None:
+        with database.write() as session:
+            session.run(update(work_leases).values(holder="another", expires_at=session.now() + 30))
+
+    ingress.meanwhile = meanwhile
+    assert Publisher(database, BrokerSettings(ingress.url)).publish() == 1
+    assert ingress.asked == ["a"]
+    assert left(database) == 2
+
+
+def test_a_broker_that_refuses_whatever_comes_is_left_alone(database: Database, ingress: Ingress) -> None:
+    publisher = Publisher(database, BrokerSettings(ingress.url))
+    emit(database, *"abcdefgh")
+    ingress.status = 503
+    assert publisher.publish() == 0
+    assert ingress.asked == list("abcde"), "so many refusals in a row are not the events' fault"
+    ingress.refused, ingress.status = {"g": 503}, 202
+    assert publisher.publish() == 0, "paused"
+    let_time_pass(database)
+    assert publisher.publish() == 7
+
+
+def test_a_broker_that_takes_some_is_told_of_all(database: Database, ingress: Ingress) -> None:
+    emit(database, *"abcdefghijkl")
+    ingress.refused = dict.fromkeys("acegik", 503)
+    assert Publisher(database, BrokerSettings(ingress.url)).publish() == 6
+    assert ingress.asked == list("abcdefghijkl")
+
+
 def test_the_lease_of_a_publisher_that_died_ends(database: Database, ingress: Ingress) -> None:
     assert WorkLease(database, "publish", "dead").take(30.0) == 0
     emit(database, "a")
@@ -234,6 +266,7 @@ def test_a_dead_letter_that_is_replayed_goes_to_the_broker_again(database: Datab
     assert book.replay("proj_1", event.id) == 1
     ingress.status = 503
     assert publisher.publish() == 0
+    assert ingress.asked == ["a", "a"], "it waits as a whole for its next attempt"
     ingress.status = 202
     let_time_pass(database)
     assert publisher.publish() == 1
