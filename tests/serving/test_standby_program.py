@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,3 +125,22 @@ def test_the_engine_answers_where_its_arguments_say(start: Start) -> None:
     until(lambda: answers(port, "/health"))
     assert not answers(control, "/ready")
     assert process.poll() is None
+
+
+@pytest.mark.parametrize("length", ["²", "1" * 5000, "-1", "1_0", "65537", ""])
+def test_a_length_that_is_none_is_refused(length: str, start: Start) -> None:
+    _, port = start("exit 0")
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        head = f"POST /start HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n"
+        connection.sendall(head.encode("latin-1"))
+        assert b" 411 " in connection.recv(4096).splitlines()[0]
+
+
+@pytest.mark.parametrize("grace", ["NaN", "Infinity", "-1", "1e300", '"1"'])
+def test_a_grace_that_would_never_end_is_refused(grace: str, start: Start) -> None:
+    _, port = start("sleep 60")
+    give(port)
+    head = {"authorization": f"Bearer {TOKEN}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/stop", f'{{"grace": {grace}}}'.encode(), head)
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(request, timeout=5)

@@ -165,3 +165,9 @@ def test_whatever_is_counted_the_text_is_readable_and_buckets_rise(events: list[
             counts = [n for _, n in sorted(rising)]
             assert counts == sorted(counts)
             assert counts[-1] == count
+
+
+def test_metrics_name_models_and_nobody_who_used_them() -> None:
+    samples = told(closed(), closed(outcome="failed", status=502, uncounted=True), rooms=[("m", 1, 1)])
+    named = {name for _, labels in samples for name, _ in labels}
+    assert named == {"gen_ai_operation_name", "gen_ai_request_model", "gen_ai_token_type", "le", "outcome", "status"}
