@@ -105,3 +105,21 @@ def test_a_hang_up_is_told_while_another_request_waits_its_turn(behind: bytes, r
 
     asyncio.run(run())
     assert entered == ["GET"]
+
+
+def test_a_body_that_breaks_behind_its_answer_gets_no_second_one() -> None:
+    async def answer_and_go_on(scope: Any, receive: Any, send: Any) -> None:
+        await too_large(scope, receive, send)
+        await asyncio.sleep(10)
+
+    async def run() -> bytes:
+        async with serving(answer_and_go_on) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
+            answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\nno"), 5)
+            writer.write(b"no chunk\r\n")
+            answer += await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+            return answer
+
+    assert statuses(asyncio.run(run())) == [413]
