@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llmariner.server import Bounds
+from llmariner.server.connection import Connection
 
 from .conftest import count_body, hello, serving, statuses, until
 
@@ -214,3 +215,25 @@ def test_the_kernel_gives_up_on_callers_that_acknowledge_nothing(seconds: int, p
             return [connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *found]
 
     assert asyncio.run(run()) == [1, 1000 * seconds, probe, probe]
+
+
+def test_a_connection_whose_limits_fail_takes_none_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = Connection.check_time
+    failed: list[Connection] = []
+
+    def fail_once(connection: Connection) -> None:
+        if not failed:
+            failed.append(connection)
+            raise ValueError("on purpose")
+        check(connection)
+
+    async def run() -> None:
+        async with serving(hello, bounds=Bounds(tick_seconds=0.05, idle_seconds=0.1)) as (server, port):
+            monkeypatch.setattr(Connection, "check_time", fail_once)
+            writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(3)]
+            await until(lambda: failed)
+            await until(lambda: not server.connections)
+            for writer in writers:
+                writer.close()
+
+    asyncio.run(run())

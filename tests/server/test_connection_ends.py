@@ -123,3 +123,20 @@ def test_a_body_that_breaks_behind_its_answer_gets_no_second_one() -> None:
             return answer
 
     assert statuses(asyncio.run(run())) == [413]
+
+
+async def begin(_scope: Any, receive: Any, send: Any) -> None:
+    """Begins an answer, then asks for the body."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"half", "more_body": True})
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def test_leave_to_send_is_not_given_within_an_answer() -> None:
+    async def run() -> bytes:
+        async with serving(begin) as (_, port):
+            request = PARTIAL[:-3].replace(b"\r\n\r\n", b"\r\nexpect: 100-continue\r\n\r\n")
+            return await exchange(port, request, until_closed=False)
+
+    assert statuses(asyncio.run(run())) == [200]

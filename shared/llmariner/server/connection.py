@@ -280,7 +280,7 @@ class Connection(asyncio.Protocol):
 
     def check_time(self) -> None:
         """Hang up on a caller that takes too long over what it does."""
-        if self._queue and self._ended_unread():
+        if self._queue and not self.transport.is_closing() and self._ended_unread():
             self._close_half_closed()
             return
         now, bounds = self._server.now, self._server.bounds

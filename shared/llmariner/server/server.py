@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import time
@@ -18,6 +19,7 @@ from llmariner.server.cycle import Application
 __all__ = ["Server"]
 
 _BOUNDS = Bounds()
+_log = logging.getLogger(__name__)
 
 
 class Server:
@@ -79,7 +81,11 @@ class Server:
             await asyncio.sleep(self.bounds.tick_seconds)
             self._tick()
             for connection in list(self.connections):
-                connection.check_time()
+                try:
+                    connection.check_time()
+                except Exception:  # all others would be without limits from now on
+                    _log.exception("the limits of a connection can't be looked at: it is closed")
+                    connection.abort()
 
     def _tick(self) -> None:
         self.now = time.monotonic()
