@@ -162,3 +162,27 @@ def test_everybody_is_never_told_by_name() -> None:
     asyncio.run(run())
     assert (b"access-control-allow-origin", b"*") in said[0]["headers"]
     assert b"access-control-allow-credentials" not in dict(said[0]["headers"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "echoed"),
+    [(b"authorization, content-type", True), (b"x" * 3000, False), (b"a\xff", False), (b"a\r\nset-cookie: b", False)],
+)
+def test_only_names_of_headers_are_echoed(asked: bytes, echoed: bool) -> None:
+    cors = Cors.load({"LLMARINER_CORS_ORIGINS": "https://a.example"})
+    said: list[Mapping[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    async def run() -> bool:
+        assert cors is not None
+        head = {
+            b"origin": b"https://a.example",
+            b"access-control-request-method": b"POST",
+            b"access-control-request-headers": asked,
+        }
+        return await cors.preflight({"method": "OPTIONS"}, head, send)
+
+    assert asyncio.run(run())
+    assert dict(said[0]["headers"]).get(b"access-control-allow-headers") == (asked if echoed else None)
