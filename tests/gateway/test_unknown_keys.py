@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llmariner.errors import RateLimited
+from llmariner.errors import AuthenticationFailed, RateLimited
 from llmariner.gateway import keyring as module
 from llmariner.gateway.control import Control, Key
 from llmariner.gateway.failed_authentications import FailedAuthentications
@@ -54,6 +55,23 @@ def test_one_key_is_asked_for_and_kept_once_however_it_is_written() -> None:
         return asked.count, len(ring._known)
 
     assert asyncio.run(scenario()) == (1, 1)
+
+
+def test_a_known_key_is_refused_from_the_moment_it_expires() -> None:
+    class Expiring(Asked):
+        async def key(self, digest: str, organization: str | None, project: str | None) -> Key:
+            return replace(await super().key(digest, organization, project), expires_at=time.time() + 0.5)
+
+    async def scenario() -> None:
+        ring, head = keyring(Expiring()), {b"authorization": b"Bearer sk-secret"}
+        expires_at = (await ring.authenticate(head, SCOPE)).expires_at
+        assert expires_at is not None
+        await asyncio.sleep(max(0.0, expires_at - time.time()) + 0.01)
+        assert ring.known(head, SCOPE) is None
+        with pytest.raises(AuthenticationFailed):
+            await ring.authenticate(head, SCOPE)
+
+    asyncio.run(scenario())
 
 
 def test_keys_that_name_many_models_count_for_as_many_bytes() -> None:

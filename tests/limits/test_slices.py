@@ -199,6 +199,17 @@ def test_an_answer_of_open_length_reserves_a_part_of_a_small_limit(database: Dat
     assert run(reserved(10**7)) == 100 + 1024
 
 
+def test_each_of_many_answers_of_open_length_reserves_its_part(database: Database) -> None:
+    async def reserved() -> list[int]:
+        limits = Limits(asked(database, tokens_per_minute=10**7))
+        first = await limits.admit(KEY, "m", 100, None, 3)
+        second = limits.reserve(KEY, "m", 100, None, 3)
+        assert second is not None
+        return [first.tokens, second.tokens]
+
+    assert run(reserved()) == [100 + 3 * 1024] * 2
+
+
 def test_what_was_asked_while_nobody_answered_is_known_afterwards(database: Database) -> None:
     control = asked(database, requests_per_minute=64)
 
