@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 from llmariner.platform.database import Database
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries, Subscription
-from llmariner.platform.events.tables import events
+from llmariner.platform.events.tables import consumed_events, events
 from llmariner.platform.events.wire import Event
 
 
@@ -50,3 +50,13 @@ def test_an_event_of_kubernetes_that_claims_to_be_of_tomorrow_is_of_today(databa
     book.bury(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", time.time() + 86400, {}), "a", "503: no")
     with database.read() as session:
         assert session.value(select(events.c.time)) <= session.now()
+
+
+def test_what_consumers_noted_of_old_events_is_forgotten(database: Database) -> None:
+    with database.write() as session:
+        assert outbox.first_time(session, "taker", "old")
+        session.run(update(consumed_events).values(at=time.time() - 100))
+        assert outbox.first_time(session, "taker", "fresh")
+    Deliveries(database, []).prune(older_than=50)
+    with database.read() as session:
+        assert [row.event_id for row in session.rows(select(consumed_events.c.event_id))] == ["fresh"]
