@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from llmariner.context import Context
 from llmariner.http.function import application_of, consumer
+from llmariner.platform.events.wire import to_http
 
 from .asking import InProcess, Question
 from .installation import Installation
+from .written_events import written
 
 EVENT = {"id": "evt_1", "type": "ai.llmariner.test.v1", "specversion": "1.0", "source": "/test", "subject": "x"}
 HEADERS = {f"ce-{name}": value for name, value in EVENT.items()} | {"ce-time": "2026-01-01T00:00:00Z"}
@@ -85,3 +88,14 @@ def test_what_nobody_can_read_is_refused_for_good(
     answer = in_process.ask(application, Question("POST", "/", body, {"content-type": "application/cloudevents+json"}))
     assert answer.status == 400
     assert taken == []
+
+
+def test_an_event_of_ours_under_another_type_is_refused(installation: Installation, in_process: InProcess) -> None:
+    taken: list[str] = []
+    believing = application_of(consumer(lambda _context, event: taken.append(event.type)))
+    believing.use(installation.context)
+    event = written(installation, "ai.llmariner.test.v1", {"project_id": None})
+    for type_, status in ((event.type, 204), ("ai.llmariner.model.deleted.v1", 400)):
+        headers, body = to_http(replace(event, type=type_))
+        assert in_process.ask(believing, Question("POST", "/", body, headers)).status == status
+    assert taken == [event.type]
