@@ -165,6 +165,13 @@ def test_a_chain_that_was_cut_short_is_found(database: Database, left: int) -> N
     assert (verdict.entries, verdict.broken_at) == (left, None)
 
 
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_number_of_entries_that_was_changed_is_found(database: Database, length: int) -> None:
+    act(database, *"ab")
+    change(database, update(audit_heads).values(length=length))
+    assert not verify(database, "org_1").whole
+
+
 def test_an_entry_that_was_added_past_the_log_is_found(database: Database) -> None:
     act(database, *"ab")
     forged = dict(rows(database)[-1]._mapping)

@@ -90,12 +90,14 @@ def test_what_nobody_can_read_is_refused_for_good(
     assert taken == []
 
 
-def test_an_event_of_ours_under_another_type_is_refused(installation: Installation, in_process: InProcess) -> None:
-    taken: list[str] = []
-    believing = application_of(consumer(lambda _context, event: taken.append(event.type)))
+def test_an_event_of_ours_is_taken_as_we_wrote_it_and_under_its_type_only(
+    installation: Installation, in_process: InProcess
+) -> None:
+    taken: list[Any] = []
+    believing = application_of(consumer(lambda _context, event: taken.append(event)))
     believing.use(installation.context)
     event = written(installation, "ai.llmariner.test.v1", {"project_id": None})
     for type_, status in ((event.type, 204), ("ai.llmariner.model.deleted.v1", 400)):
-        headers, body = to_http(replace(event, type=type_))
+        headers, body = to_http(replace(event, type=type_, subject="forged", data={"project_id": "proj_2"}))
         assert in_process.ask(believing, Question("POST", "/", body, headers)).status == status
-    assert taken == [event.type]
+    assert taken == [event]
