@@ -1,3 +1,3 @@
 """LLMariner on Knative: the package that functions, event consumers and the command line share."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

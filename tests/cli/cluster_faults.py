@@ -267,17 +267,17 @@ FAULTS: dict[str, tuple[Callable[[Miniature], None], str, str, str]] = {
     ),
     "migrations gave up": (
         lambda good: good.set_status(
-            "Job", f"{PLATFORM}/migrations-0-3-0", true("Failed", message="Job has reached the limit") | {"failed": 21}
+            "Job", f"{PLATFORM}/migrations-0-4-0", true("Failed", message="Job has reached the limit") | {"failed": 21}
         ),
         "migrations job",
-        "migrations-0-3-0 gave up: Job has reached the limit",
-        "logs job/migrations-0-3-0",
+        "migrations-0-4-0 gave up: Job has reached the limit",
+        "logs job/migrations-0-4-0",
     ),
     "migrations under way": (
-        lambda good: good.set_status("Job", f"{PLATFORM}/migrations-0-3-0", {"active": 1, "failed": 2}),
+        lambda good: good.set_status("Job", f"{PLATFORM}/migrations-0-4-0", {"active": 1, "failed": 2}),
         "migrations job",
         "is not complete, 2 tries failed",
-        "logs job/migrations-0-3-0",
+        "logs job/migrations-0-4-0",
     ),
     "function not ready": (
         says(SERVICE, f"{PLATFORM}/models", "Ready", 'Unable to fetch image "localhost:5000/models": not found'),

@@ -139,7 +139,7 @@ def test_a_missing_kind_of_a_project_is_told(server: Miniature, check: Check) ->
 
 
 def test_jobs_that_were_cleared_away_are_judged_by_what_they_did(good: Miniature, check: Check) -> None:
-    for job in ("secrets-0-3-0", "migrations-0-3-0"):
+    for job in ("secrets-0-4-0", "migrations-0-4-0"):
         good.delete("Job", f"{PLATFORM}/{job}")
     assert check().code == 0
     good.set_status(SERVICE, f"{PLATFORM}/models", _miniature.true("Ready", status="Unknown"))
