@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -192,9 +193,18 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(env: Env) -> N
     assert llma(env, "models", "list").returncode == 0
 
 
-def test_what_is_in_the_home_is_its_owners_alone(env: Env) -> None:
+@pytest.fixture
+def short_home(env: Env) -> Iterator[Path]:
+    """A home whose path leaves room for the paths of sockets below it; where it does not, they are elsewhere."""
+    with tempfile.TemporaryDirectory(prefix="home-", dir="/tmp") as folder:
+        env["LLMARINER_HOME"] = folder
+        yield Path(folder)
+        llma(env, "down")
+
+
+def test_what_is_in_the_home_is_its_owners_alone(env: Env, short_home: Path) -> None:
+    home = short_home
     assert llma(env, "up").returncode == 0
-    home = Path(env["LLMARINER_HOME"])
     assert home.stat().st_mode & 0o077 == 0
     for name in ("admin.key", "pepper", "service-secret", "platform.json"):
         assert (home / name).stat().st_mode & 0o077 == 0, name
