@@ -218,7 +218,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 def main() -> int:
     """Serve until SIGTERM or the launcher's end; exit status 0, or 1 where the launcher ended by itself."""
-    token = os.environ.get("STANDBY_TOKEN")
+    # Taken out, so that neither the launcher nor an engine inherits it.
+    token = os.environ.pop("STANDBY_TOKEN", None)
     if not token:
         sys.exit("STANDBY_TOKEN is not set: without it anybody in the cluster could start engines here.")
     standby = Standby(Path(os.environ.get("TMPDIR", "/tmp")))

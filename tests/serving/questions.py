@@ -26,6 +26,7 @@ OPEN = {
     "What is in this picture?",
     "Paris.",
     "a",
+    "hi",
     "word ",
     "x",
     "You are terse.",

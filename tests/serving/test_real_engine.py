@@ -32,6 +32,7 @@ def test_a_warm_parent_wakes_the_model_and_wakes_it_again(
     driven, serving = warm
     driven.do(serving.launcher.start())
     assert serving.launcher.warm, serving.launcher.reason
+    driven.sleep(BASE)  # other tests may have left it awake
     seconds, before = [], len(driven.phases)
     for _ in range(2):
         began = time.monotonic()
