@@ -12,6 +12,7 @@ __all__ = [
     "ADMIN_KEY",
     "BROKER",
     "DATABASE",
+    "FOUNDATION",
     "GATEWAY",
     "GATEWAY_NAMESPACE",
     "HOST",
@@ -41,6 +42,7 @@ SETTINGS = "llmariner-settings"
 SECRETS = "llmariner-secrets"
 """Secret with the keys that functions refer to. Made by components/secrets, or by hand: no manifest holds a value."""
 DATABASE = "llmariner-database"
+FOUNDATION = "llmariner-foundation"
 """Secret with `LLMARINER_DATABASE_URL`; only functions with a database see it."""
 STANDBY = "llmariner-standby"
 """Secret with the word that standby engines want to hear; in both namespaces, where there are such engines."""
@@ -75,6 +77,21 @@ def _namespace(name: str, **levels: str) -> Object:
         "apiVersion": "v1",
         "kind": "Namespace",
         "metadata": {"name": name, "labels": {**LABELS, **security}},
+    }
+
+
+def foundation_priority() -> Object:
+    """The priority of what every function waits for: the database, its pool, and the Jobs of an installation.
+
+    Functions that wait for them are pods, too, and may have taken all room of a small cluster before.
+    """
+    return {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": FOUNDATION, "labels": LABELS},
+        "value": 1_000_000,
+        "globalDefault": False,
+        "description": "LLMariner's database and the Jobs of its installation, before the functions that wait for them",
     }
 
 

@@ -13,6 +13,7 @@ from llmariner import __version__
 from llmariner.manifests.installation import (
     ADMIN_KEY,
     DATABASE,
+    FOUNDATION,
     LABELS,
     MODELS_NAMESPACE,
     NAMESPACE,
@@ -125,6 +126,7 @@ def _job(name: str, image: str, memory: str, *, env: list[Object], token: bool) 
         "serviceAccountName": name,
         "automountServiceAccountToken": token,
         "enableServiceLinks": False,
+        "priorityClassName": FOUNDATION,
         "restartPolicy": "OnFailure",
         "containers": [container],
         "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}}],

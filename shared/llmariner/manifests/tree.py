@@ -51,6 +51,7 @@ def generate(checkout: Path) -> Tree:
     ways = matches(public, fallback=next((each.name for each in public if each.name == FALLBACK), None))
     files = {
         "base/00-namespaces.yaml": _file("", *installation.namespaces()),
+        "base/05-priority.yaml": _file("", installation.foundation_priority()),
         "base/10-rights.yaml": _file("", *roles(workloads)),
         "base/20-settings.yaml": _file("", installation.settings()),
         "base/25-engine-plugins.yaml": _file("", installation.engine_plugins()),
