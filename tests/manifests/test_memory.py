@@ -13,7 +13,8 @@ from llmariner.settings import GatewaySettings
 FUNCTIONS = Path(__file__).parents[2] / "functions"
 TOKEN_PATH = ("chat_completions", "completions", "embeddings", "tokenize", "detokenize")
 MIB = 1 << 20
-# Measured: what a process holds that served some requests, and what parsing takes per byte of the most costly body.
+# Estimates: what a process holds that served some requests, and, from the sizes of objects, what parsing takes per byte
+# of the most costly body.
 PROCESS = 80 * MIB
 PARSING = 12
 # What a server reads of a body before anybody asks for it.
