@@ -8,8 +8,12 @@ STAMP := $(VENV)/.made-from-$(shell cat locks/platform.lock pyproject.toml 2>/de
 ENGINE_TESTS := tests/serving tests/e2e
 # The cluster itself, scenarios, the suite of one machine through its Gateway; at last the platform is taken away.
 CLUSTER_TESTS ?= tests/cluster/test_lab.py tests/cluster/scenarios tests/e2e/platform/test_answers.py tests/e2e/clients tests/cluster/removal
+# What needs an API server and nothing behind it.
+API_SERVER_TESTS := tests/kubernetes tests/manifests/test_admission.py
+ON_API_SERVER = LLMARINER_TEST_KUBECONFIG=$$($(BIN)/python -c "from tests.cluster.lab.places import Lab; print(Lab().kubeconfig)") \
+  $(BIN)/python
 
-.PHONY: help up down test test-fast test-dates check lock manifests images cluster cluster-down e2e-api-server e2e-cluster bench e2e clean
+.PHONY: help up down test test-fast test-dates check lock manifests images cluster cluster-down e2e-api-server e2e-cluster e2e-cluster-again bench e2e clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,16 +59,18 @@ cluster-down: $(STAMP)  ## end it; nothing is left behind but caches
 
 e2e-api-server: $(STAMP)  ## start the test cluster's API server alone and run what needs no pods: admission, contract (as root; minutes)
 	@$(BIN)/python -m tests.cluster.lab up --rung 1
-	@LLMARINER_TEST_KUBECONFIG=$$($(BIN)/python -c "from tests.cluster.lab.places import Lab; print(Lab().kubeconfig)") \
-	  $(BIN)/python -m pytest -q tests/kubernetes tests/manifests/test_admission.py
+	@$(ON_API_SERVER) -m pytest -q $(API_SERVER_TESTS)
 
 e2e-cluster: $(STAMP)  ## start the test cluster, install the platform on it, run every scenario and the suite of one machine there
 	@$(BIN)/python -m llmariner.local.setup
 	@$(BIN)/python -m tests.cluster.lab up
-	@LLMARINER_TEST_KUBECONFIG=$$($(BIN)/python -c "from tests.cluster.lab.places import Lab; print(Lab().kubeconfig)") \
-	  $(BIN)/python -m pytest -q tests/kubernetes tests/manifests/test_admission.py
-	@$(BIN)/python -m tests.cluster.platform up
-	@LLMARINER_E2E_CLUSTER=1 $(BIN)/python -m pytest -q $(CLUSTER_TESTS)
+	@failed=0; $(ON_API_SERVER) -m pytest -q $(API_SERVER_TESTS) || failed=1; \
+	  { $(BIN)/python -m tests.cluster.platform up && \
+	    LLMARINER_E2E_CLUSTER=1 $(BIN)/python -m pytest -q $(CLUSTER_TESTS); } || failed=1; exit $$failed
+
+e2e-cluster-again: $(STAMP)  ## on the test cluster as it stands, the tests that failed last
+	@LLMARINER_E2E_CLUSTER=1 $(ON_API_SERVER) -m pytest -q --last-failed --last-failed-no-failures none \
+	  $(API_SERVER_TESTS) $(CLUSTER_TESTS)
 
 bench: $(STAMP)  ## measure against nginx, Envoy, LiteLLM and a bare server; prints RATIO lines
 	@$(BIN)/python -m tests.bench

@@ -45,10 +45,10 @@ class Caller:
     def request(
         self, method: str, path: str, body: Any = None, /, *, media: str = JSON, **query: str | int
     ) -> tuple[int, Body]:
-        """(code, body) of one request."""
+        """(code, body) of one request; of a watch, its first event."""
         answer = self._send(method, path, body, media, query)
-        text = answer.data
-        return answer.status, json.loads(text) if text.startswith(b"{") else {"text": text.decode()}
+        text = answer.data.decode()
+        return answer.status, json.JSONDecoder().raw_decode(text)[0] if text.startswith("{") else {"text": text}
 
     def get(self, resource: Resource, namespace: str | None, name: str) -> Body:
         """The object. AssertionError: it isn't there."""

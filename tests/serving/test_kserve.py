@@ -209,7 +209,8 @@ def test_a_sleeper_that_comes_second_changes_nothing(cluster: Clustered) -> None
 
 
 def test_what_the_pods_say_reaches_those_who_wait(cluster: Clustered) -> None:
-    cluster.controllers.gates = [{"name": "kueue.x-k8s.io/admission"}]
+    # A pod behind a gate stays where it is.
+    cluster.controllers.gates, cluster.controllers.stuck = [{"name": "kueue.x-k8s.io/admission"}], {"phase": "Pending"}
     cluster.driven.wake(SMALL.id)
     gated = cluster.driven.until(lambda status: "quota" in status.message, SMALL.id)
     assert gated.phase is Phase.QUEUED
