@@ -8,12 +8,14 @@ from llmariner.tenancy.group_settlement import settle_group
 
 
 def consume(context: Context, event: Event) -> None:
-    """Idempotent by nature. What doesn't fit into one delivery goes on with another event."""
+    """Settling again changes nothing. What doesn't fit into one delivery goes on with another event, one for each event."""
     data = event.data
     after = settle_group(context.database, str(data["issuer"]), str(data["group"]), str(data["after"]))
     if after:
         with context.database.write() as session:
-            outbox.add(session, event.type, event.subject, {**data, "after": after})
+            # An event that is delivered twice must not have two successors: their number would double with each slice.
+            if outbox.first_time(session, "group_settlement", event.id):
+                outbox.add(session, event.type, event.subject, {**data, "after": after})
 
 
 handle = consumer(consume)
