@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Request
 
 from llmariner.context import Context
+from llmariner.http.administration import owns_installation
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
@@ -32,7 +33,7 @@ def list_events(
     limit: Limit = 20,
 ) -> dict[str, Any]:
     """Deliveries, newest first; `after` is the `cursor` of the last one seen."""
-    asked: dict[str, Any] = {"organization_id": _owned(key), "after": after or None, "limit": limit + 1}
+    asked: dict[str, Any] = {**_owned(request, key), "after": after or None, "limit": limit + 1}
     found = context_of(request).deliveries.page(key.owner.project_id, state, **asked)
     page = found[:limit]
     return {"object": "list", "data": [_rendered(delivery) for delivery in page], "has_more": len(found) > limit}
@@ -41,13 +42,16 @@ def list_events(
 def replay_event(request: Request, key: Writer, event_id: str) -> dict[str, Any]:
     """Deliver a dead letter again."""
     deliveries = context_of(request).deliveries
-    replayed = deliveries.replay(key.owner.project_id, event_id, organization_id=_owned(key))
+    replayed = deliveries.replay(key.owner.project_id, event_id, **_owned(request, key))
     return {"id": event_id, "object": "event", "replayed": replayed}
 
 
-def _owned(key: Caller) -> str | None:
-    """The organisation whose own events the caller sees: of people, invitations, admin keys."""
-    return key.organization_id if key.is_owner else None
+def _owned(request: Request, key: Caller) -> dict[str, Any]:
+    """Whose events an owner sees beside the project's: the organisation's, of people, invitations, admin keys; and who
+    runs the installation those of Kubernetes' objects, which are of all tenants."""
+    if not key.is_owner:
+        return {}
+    return {"organization_id": key.organization_id, "operator": owns_installation(request, key)}
 
 
 def _rendered(delivery: Delivery) -> dict[str, Any]:

@@ -315,15 +315,22 @@ def test_a_reason_is_kept_in_whatever_bytes_it_was_told(reason: str, database: D
     assert [(d.consumer, (d.last_error or "")[:6]) for d in dead] == [("a", "500: a"), ("b", "500: a")]
 
 
-@pytest.mark.parametrize("data", [{}, {"project_id": 7}, {"project_id": None}])
-def test_an_event_of_another_source_is_kept_for_all_projects(
-    database: Database, book: Deliveries, data: dict[str, Any]
+@pytest.mark.parametrize("audience", ["operators", None], ids=["this release", "the release before"])
+@pytest.mark.parametrize("data", [{}, {"project_id": "proj_1"}, {"name": "proj-2-model"}])
+def test_an_event_of_kubernetes_is_kept_for_who_runs_the_installation(
+    database: Database, book: Deliveries, data: dict[str, Any], audience: str | None
 ) -> None:
     book.bury(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, data), "a", "503: no")
-    (dead,) = book.page("proj_1", "dead", after=None, limit=10)
+    with database.write() as session:
+        session.run(update(tables.events).values(audience=audience))
+    for organization_id in (None, "org_1"):
+        assert book.page("proj_1", None, organization_id=organization_id, after=None, limit=10) == []
+        with pytest.raises(NotFound):
+            book.replay("proj_1", "1", organization_id=organization_id)
+    (dead,) = book.page("proj_1", "dead", operator=True, after=None, limit=10)
     assert (dead.event.type, dead.event.data) == ("dev.knative.apiserver.ref.add", data)
     assert book.due() == []
-    assert book.replay("proj_1", "1") == 1
+    assert book.replay("proj_1", "1", operator=True) == 1
 
 
 def test_events_of_kubernetes_are_kept_as_dead_letters_up_to_a_bound(
@@ -338,7 +345,7 @@ def test_events_of_kubernetes_are_kept_as_dead_letters_up_to_a_bound(
     for type_ in (MADE, "dev.knative.sources.ping", "x"):
         with pytest.raises(InvalidRequest, match="was written by this platform"):
             book.bury(Event("5", type_, "/apis/x", 1.5, {}), "a", "503: no")
-    assert len(book.page("proj_1", None, after=None, limit=100)) == 3
+    assert len(book.page("proj_1", None, operator=True, after=None, limit=100)) == 3
 
 
 def one_event(book: Deliveries) -> Event:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from llmariner.models.model import NewModel, SourceRepository
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries, Subscription
+from llmariner.platform.events.wire import Event
 from llmariner.tenancy.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
 
 from .asking import Answer, Question, check
@@ -192,6 +194,23 @@ def test_another_projects_events_are_not_there(
     assert call(f"POST /v1/events/{event_id}:replay").json["replayed"] == 1
     check(call(f"POST /v1/events/{event_id}:replay"), 409, "conflict")
     check(call("POST /v1/events/evt_nobody:replay"), 404, "not_found")
+
+
+def test_names_of_kubernetes_objects_are_for_who_runs_the_installation(
+    call: Call, stranger: dict[str, str], installation: Installation
+) -> None:
+    event = Event("kube-1", "dev.knative.apiserver.ref.add", "/apis/x/theirs", time.time(), {"name": "theirs"})
+    Deliveries(installation.context.database, ()).bury(event, "model_adoption", "503: no")
+    made = call("POST /v1/api_keys", {"name": "narrow", "scopes": ["api.events.read"]}).json
+    assert len(_shown(call, event.id, bearer(made["secret"]))) == 1
+    assert _shown(call, event.id, stranger) == []
+    check(call(f"POST /v1/events/{event.id}:replay", by=stranger), 404, "not_found")
+    assert call(f"POST /v1/events/{event.id}:replay").json["replayed"] == 1
+
+
+def _shown(call: Call, event_id: str, by: dict[str, str]) -> list[Any]:
+    page = call("GET /v1/events", by=by, query="limit=100").json["data"]
+    return [event for event in page if event["id"] == event_id]
 
 
 def test_pages_of_deliveries_follow_one_another(call: Call, installation: Installation) -> None:

@@ -14,7 +14,7 @@ from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.reach import runs_installation
 from llmariner.tenancy.tables import custom_roles
 
-__all__ = ["administers", "check_administers"]
+__all__ = ["administers", "check_administers", "owns_installation"]
 
 
 def administers(scope: str, *, objects: str = "organization") -> Any:
@@ -26,7 +26,7 @@ def administers(scope: str, *, objects: str = "organization") -> Any:
 
     def administering(request: Request) -> Caller:
         caller = of_caller(request)
-        if objects == "installation" and not _owns_installation(request, caller):
+        if objects == "installation" and not owns_installation(request, caller):
             raise PermissionDenied("Only an owner of the default organization, who runs the installation, may do that.")
         check_administers(request, caller, scope)
         return caller
@@ -45,7 +45,8 @@ def check_administers(request: Request, caller: Caller, scope: str) -> None:
         )
 
 
-def _owns_installation(request: Request, caller: Caller) -> bool:
+def owns_installation(request: Request, caller: Caller) -> bool:
+    """Whether the caller is an owner of the default organization."""
     with context_of(request).database.read() as session:
         return caller.is_owner and runs_installation(session, caller.organization_id)
 

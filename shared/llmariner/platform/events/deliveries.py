@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Row, and_, case, delete, exists, func, or_
 from llmariner.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.events.outbox import event_of, note_change
-from llmariner.platform.events.tables import EVERYBODY, consumed_events, deliveries, events
+from llmariner.platform.events.tables import EVERYBODY, OPERATORS, consumed_events, deliveries, events
 from llmariner.platform.events.wire import Event
 
 __all__ = ["ATTEMPTS", "Deliveries", "Delivery", "Subscription", "backoff"]
@@ -143,12 +143,14 @@ class Deliveries:
         state: str | None,
         *,
         organization_id: str | None = None,
+        operator: bool = False,
         after: str | None,
         limit: int,
     ) -> list[Delivery]:
         """Deliveries of the project's and the installation's events, newest first; `after`: the cursor of one of them.
 
-        `organization_id`: of those of this organisation, too, which belong to none of its projects.
+        `organization_id`: of those of this organisation, too, which belong to none of its projects. `operator`: of
+        Kubernetes' objects, too, whosever they are.
         An event that no consumer takes, or that a Broker delivers, stands there once, with an empty consumer.
         """
         query = _EVERY.order_by(events.c.sequence.desc(), _CONSUMER).limit(limit)
@@ -163,17 +165,21 @@ class Deliveries:
             query = query.where(or_(events.c.sequence < int(sequence), and_(here, later)))
         with self._database.read() as session:
             # One query for each audience: each follows an index in the page's order, where a single one could not.
-            parts = [session.rows(query.where(seen)) for seen in _audiences(project_id, organization_id)]
+            parts = [session.rows(query.where(seen)) for seen in _audiences(project_id, organization_id, operator)]
         rows = sorted((row for part in parts for row in part), key=lambda row: -row.number)
         return [_delivery(row) for row in rows[:limit]]
 
-    def replay(self, project_id: str, event_id: str, *, organization_id: str | None = None) -> int:
+    def replay(
+        self, project_id: str, event_id: str, *, organization_id: str | None = None, operator: bool = False
+    ) -> int:
         """Make the dead deliveries of an event due again; returns how many. NotFound, or Conflict when none is dead.
+
+        Of the events that `page` shows with the same arguments.
 
         On one machine the dispatcher attempts them, on a cluster the publisher gives the event to the Broker again.
         """
         with self._database.write() as session:
-            seen = or_(*_audiences(project_id, organization_id))
+            seen = or_(*_audiences(project_id, organization_id, operator))
             sequence = session.value(select(events.c.sequence).where(events.c.id == event_id, seen))
             if sequence is None:
                 raise NotFound(f"No event with id '{event_id}'. List them with GET /v1/events.", param="id")
@@ -230,10 +236,14 @@ _EVERY = select(
 ).select_from(events.outerjoin(deliveries, deliveries.c.sequence == events.c.sequence))
 
 
-def _audiences(project_id: str, organization_id: str | None) -> list[ColumnElement[bool]]:
+def _audiences(project_id: str, organization_id: str | None, operator: bool) -> list[ColumnElement[bool]]:
     """The events that somebody sees: of the project, of the installation, of the organization where it is given."""
-    ids = (project_id, EVERYBODY) if organization_id is None else (project_id, EVERYBODY, organization_id)
+    ids = [project_id, EVERYBODY]
+    ids += [] if organization_id is None else [organization_id]
+    ids += [OPERATORS] if operator else []
     before = and_(events.c.audience.is_(None), _visible_by_data(project_id, organization_id))
+    if not operator:
+        before = and_(before, events.c.type.not_like(f"{_OF_KUBERNETES}%"))
     return [*(events.c.audience == id_ for id_ in ids), before]
 
 
@@ -259,7 +269,7 @@ def _kept(session: WriteSession, event: Event) -> int:
     moment = min(event.time, session.now())
     row = {"id": event.id, "type": event.type, "subject": event.subject, "project_id": None, "time": moment}
     data = json.dumps(event.data, separators=(",", ":"))
-    session.add(events, **row, data=data, published=True, audience=EVERYBODY)
+    session.add(events, **row, data=data, published=True, audience=OPERATORS)
     return int(session.value(select(events.c.sequence).where(events.c.id == event.id)))
 
 

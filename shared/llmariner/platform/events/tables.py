@@ -10,10 +10,13 @@ from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, In
 from llmariner.platform.database import metadata
 from llmariner.platform.database.texts import ReportedText
 
-__all__ = ["EVERYBODY", "audience_of", "consumed_events", "deliveries", "events"]
+__all__ = ["EVERYBODY", "OPERATORS", "audience_of", "consumed_events", "deliveries", "events"]
 
 EVERYBODY = "*"
 """The audience of an event of the installation."""
+
+OPERATORS = "operators"
+"""The audience of what only those may see who run the installation, such as names of Kubernetes' objects of all tenants."""
 
 
 def audience_of(data: Mapping[str, Any]) -> str:
@@ -37,7 +40,8 @@ events = Table(
     Column("time", Float, nullable=False),
     Column("data", Text, nullable=False),
     Column("published", Boolean, nullable=False),
-    # Who may see it: the id of its project, else of its organization, else EVERYBODY. NULL: as the release before wrote it.
+    # Who may see it: the id of its project, else of its organization, else EVERYBODY; or OPERATORS.
+    # NULL: as the release before wrote it.
     Column("audience", String(64)),
     Index("ix_events_unpublished", "published", "sequence"),
     Index("ix_events_audience", "audience", "sequence"),
