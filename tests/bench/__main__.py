@@ -11,6 +11,7 @@ from pathlib import Path
 from .attacks import measure_attacks
 from .cold_starts import measure_cold_starts
 from .environments import cache
+from .limit_changes import measure_limit_changes
 from .model_wakes import measure_model_wakes
 from .report import render
 from .results import Results
@@ -26,7 +27,13 @@ def main() -> None:
     bounds = Bounds(options.rounds, time.monotonic() + options.seconds)
     results = Results()
     with tempfile.TemporaryDirectory(prefix="llmariner-bench-") as folder:
-        for measure in (measure_proxies, measure_attacks, measure_cold_starts, measure_model_wakes):
+        for measure in (
+            measure_proxies,
+            measure_attacks,
+            measure_limit_changes,
+            measure_cold_starts,
+            measure_model_wakes,
+        ):
             place = Path(folder, measure.__name__)
             place.mkdir()
             measure(results, place, bounds)

@@ -21,6 +21,11 @@ COLUMNS = (
 COLD_COLUMNS = (("wall ms", "cold_wall_ms", "{:,.0f}"), ("CPU ms", "cold_cpu_ms", "{:,.0f}"))
 WAKE_COLUMNS = (("seconds", "model_seconds", "{:.1f}"),)
 ATTACK_COLUMNS = (("ms p50", "attacked_p50_ms", "{:.2f}"), ("ms p95", "attacked_p95_ms", "{:.2f}"))
+CHANGE_COLUMNS = (
+    ("CPU ms", "limit_change_cpu_ms", "{:,.1f}"),
+    ("slowest ms", "limit_change_slowest_ms", "{:,.1f}"),
+    ("questions", "limit_change_questions", "{:,.0f}"),
+)
 BAR = 48
 
 GATEWAY, ENVOY, FILTERS, LITELLM = "gateway", "envoy", "envoy filters", "litellm"
@@ -41,6 +46,8 @@ RATIOS = (
     ("cold_start_chat_wall_vs_bare_uvicorn", "cold_wall_ms", CHAT, BARE),
     ("request_during_one_byte_chunks_vs_quiet", "attacked_p50_ms", "chunks", QUIET),
     ("request_during_unread_streams_vs_quiet", "attacked_p50_ms", "readers", QUIET),
+    ("request_during_withheld_bodies_vs_quiet", "attacked_p50_ms", "bodies", QUIET),
+    ("request_during_nested_bodies_vs_quiet", "attacked_p50_ms", "brackets", QUIET),
     ("model_wake_vs_engine_start", "model_seconds", WAKE, PLAIN),
 )
 
@@ -100,6 +107,7 @@ def render(results: Results) -> str:
         list(bars(results, "Cold start, CPU ms to the first answer", "cold_cpu_ms")),
         list(table(results, WAKE_COLUMNS)),
         list(table(results, ATTACK_COLUMNS)),
+        list(table(results, CHANGE_COLUMNS)),
         list(lines(results)),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..loading import Load, LoadError, drive
 from ..target import Started
 
-ATTACKS = ("chunks", "readers")
+ATTACKS = ("chunks", "readers", "bodies", "brackets")
 QUIET = "quiet"
 LOAD = Load(connections=1, seconds=1.5, warm=20, tokens=4)
 _PROGRAM = Path(__file__).parents[1] / "attack.py"
