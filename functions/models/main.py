@@ -138,7 +138,8 @@ def update_model(
         lambda config: config.patched(said, paths=paths),
         project_id=key.owner.project_id,
         actor=key,
-        approve=restates_arguments(said, paths),
+        restated=restates_arguments(said, paths),
+        created=body.of_created,
     )
     return rendered(changed, Status())
 

@@ -207,11 +207,15 @@ CASES = [
         },
     ),
     Case(
-        "models update a/b --clear-extra-args",
+        "models update a/b --clear-extra-args --created 1790000000",
         "PATCH /models/a/b",
         MODEL,
         ("Updated a/b.",),
-        body={"config": {"runtime_config": {"extra_args": []}}, "update_mask": "config.runtime_config.extra_args"},
+        body={
+            "config": {"runtime_config": {"extra_args": []}},
+            "update_mask": "config.runtime_config.extra_args",
+            "created": 1790000000,
+        },
     ),
     Case("models pull a/b", "GET /models/a/b", MODEL, ("a/b is loaded.",), query={"include_loading_model": "true"}),
     Case("auth api-keys list", "GET /api_keys", KEYS, ("key_1", "laptop", "llmk_ab", "api.model.read", "never")),

@@ -52,9 +52,9 @@ def create(company: Company, by: str, *, args: tuple[str, ...] = (), **fields: A
     return company.ask("POST /v1/models", {**body, "config": config, **fields}, by=by)
 
 
-def patch(company: Company, by: str, model: str, args: list[str]) -> Answer:
+def patch(company: Company, by: str, model: str, args: list[str], **more: Any) -> Answer:
     body = {"config": {"runtime_config": {"extra_args": args}}, "update_mask": "config.runtime_config.extra_args"}
-    return company.ask(f"PATCH /v1/models/{model}", body, by=by)
+    return company.ask(f"PATCH /v1/models/{model}", {**body, **more}, by=by)
 
 
 def shared(company: Company, *args: str) -> str:
@@ -218,5 +218,36 @@ def test_an_administrator_approves_it_by_restating_its_arguments(installation: I
     body = {"config": {"runtime_config": {"replicas": 2}}, "update_mask": "config.runtime_config.replicas"}
     assert company.ask(f"PATCH /v1/models/{name}", body, by="admin").status == 200
     assert registry.blocked(registry.get(name))
-    assert patch(company, "admin", name, ["--middleware=evil.Tap"]).status == 200
+    refused = patch(company, "admin", name, ["--middleware=evil.Tap"])
+    assert (refused.status, refused.error["param"]) == (400, "created")
+    assert registry.blocked(registry.get(name))
+    seen = company.ask(f"GET /v1/models/{name}", by="admin").json["created"]
+    assert patch(company, "admin", name, ["--middleware=evil.Tap"], created=seen).status == 200
     assert registry.blocked(registry.get(name)) == ""
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_was_made_anew_since_an_administrator_looked_is_not_approved(
+    installation: Installation, company: Company, wrapped: bool
+) -> None:
+    registry = installation.context.registry
+    name = of_the_release_before(installation, "hf://org/x", "--seed=1")
+    seen = registry.get(name).created_at
+    registry.delete(name, project_id="proj_2")
+    registry.create(NewModel(name, SourceRepository.HUGGING_FACE, "oci://evil/image"))
+    with installation.context.database.write() as session:
+        session.run(update(models).where(models.c.id == name).values(approved=False))
+    fields: dict[str, Any] = {"config": {"runtime_config": {"extra_args": ["--seed=1"]}}}
+    # LLMariner's clients write 64-bit numbers as texts.
+    said = {"model": {**fields, "created": str(seen)}} if wrapped else {**fields, "created": seen}
+    answer = company.ask(f"PATCH /v1/models/{name}", {**said, "update_mask": "config"}, by="admin")
+    assert (answer.status, answer.error["param"]) == (409, "created")
+    assert not registry.get(name).approved
+    assert "oci://evil/image" in registry.blocked(registry.get(name))
+
+
+def test_who_is_to_approve_is_told_of_arguments_and_location(installation: Installation) -> None:
+    name = of_the_release_before(installation, "oci://evil/image", "--middleware=evil.Tap")
+    why = installation.context.registry.blocked(installation.context.registry.get(name))
+    assert "--middleware" in why
+    assert "oci://evil/image" in why

@@ -83,6 +83,12 @@ def create_fine_tuned(
     default=None,
     help="Whether a request may wake it.",
 )
+@click.option(
+    "--created",
+    metavar="N",
+    type=int,
+    help="Only the model whose `created` this is; needed to approve one (its `llma models get`).",
+)
 @pass_session
 def update(
     session: Session,
@@ -92,6 +98,7 @@ def update(
     extra_args: tuple[str, ...],
     clear_extra_args: bool,
     on_demand: bool | None,
+    created: int | None,
 ) -> None:
     """Change how a model is served.
 
@@ -106,7 +113,8 @@ def update(
     if not config:
         raise click.UsageError("Nothing to change: give at least one option.")
     mask = ",".join(_paths(config, "config"))
-    answer = session.api().patch(path_of("models", model), {"config": config, "update_mask": mask})
+    body = {"config": config, "update_mask": mask} | ({} if created is None else {"created": created})
+    answer = session.api().patch(path_of("models", model), body)
     session.printer.message(answer, f"Updated {model}.")
 
 

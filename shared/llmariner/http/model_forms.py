@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from llmariner.errors import InvalidRequest
 from llmariner.http.bodies import Body
@@ -46,10 +46,16 @@ class ConfigBody(Body):
     cluster_allocation_policy: PolicyBody | None = None
 
 
+def _whole(said: Any) -> Any:
+    """Protobuf's JSON writes 64-bit numbers as texts."""
+    return int(said) if isinstance(said, str) and said.isascii() and said.isdigit() and len(said) < 20 else said
+
+
 class ModelFields(Body):
-    """What of a model can be changed."""
+    """What of a model can be changed. `created` changes nothing: it says which of the models that may have had the id."""
 
     config: ConfigBody = Field(default_factory=ConfigBody)
+    created: Annotated[int, BeforeValidator(_whole)] | None = None
 
 
 class ModelResource(ModelFields):
@@ -59,7 +65,6 @@ class ModelResource(ModelFields):
         {
             "id",
             "object",
-            "created",
             "owned_by",
             "loading_status",
             "loading_progress",
@@ -95,6 +100,11 @@ class UpdateModel(ModelFields):
         covered = config_paths(",".join(paths(one_mask(mask_in_query, self.update_mask), "model")))
         config = _said(fields.config)
         return config if self.model is None else _with_zeros(config, covered), covered
+
+    @property
+    def of_created(self) -> int | None:
+        """Which of the models that may have had the id is meant; None: whichever has it."""
+        return (self.created if self.model is None else self.model.created) or None
 
 
 def new_config(config: ConfigBody | None) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row, delete, func, select, tuple_, update
 
 from llmariner.audit import log
-from llmariner.errors import InvalidRequest, ModelNotFound, PermissionDenied
+from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, PermissionDenied
 from llmariner.models.identity import CREATED, DELETED, FAILED, LOADED, UPDATED, free_id, tell
 from llmariner.models.model import (
     ActivationStatus,
@@ -27,6 +28,7 @@ from llmariner.models.restrictions import (
     check_location,
     check_may_share,
     check_price,
+    check_says_which,
     is_admin,
 )
 from llmariner.models.selection import Selection, after_model, named, ordered, visible
@@ -105,20 +107,30 @@ class Registry:
         *,
         project_id: str | None,
         actor: Caller | None = None,
-        approve: bool = False,
+        restated: bool = False,
+        created: int | None = None,
     ) -> Model:
         """Change how it runs, from what it is at that moment; takes effect at its next wake.
 
-        `approve`: an administrator restates its engine arguments, and so approves it as it stands.
+        `created`: which of the models that may have had the id is meant; Conflict where another has it by now.
+        `restated`: its engine arguments are said anew: an administrator who says `created`, too, approves it as it stands.
         """
         with self._database.write() as session:
             next_revision(session, "models")  # as in `create`: of two changes at once the second sees the first
             model = self._changeable(session, model_id, project_id, actor)
+            if created not in (None, model.created_at):
+                raise Conflict(
+                    f"Model '{model.name}' was deleted and made anew, at {model.created_at}. Look at it again.",
+                    param="created",
+                )
             config = change(model.config)
             if not is_admin(actor) and config.extra_args != model.config.extra_args:
                 check_arguments(config.extra_args)
-            approved = model.approved or (approve and is_admin(actor))
-            _change(session, model, config=json.dumps(config.shown()), approved=approved)
+            approves = restated and is_admin(actor) and created is not None
+            changed = replace(model, config=config, approved=model.approved or approves)
+            if restated and is_admin(actor):
+                check_says_which(changed, self.blocked(changed))
+            _change(session, model, config=json.dumps(config.shown()), approved=changed.approved)
             tell(session, UPDATED, model.id, model.project_id)
             told = {"changes_requested": {"config": config.shown()}}
             _log(session, actor, "updated", model.name, model.project_id, told)

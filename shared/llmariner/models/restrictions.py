@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 
-from llmariner.errors import PermissionDenied
+from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.models.engine_arguments import refused_argument
 from llmariner.models.model import Model, NewModel, SourceRepository
 from llmariner.platform.database import ReadSession
@@ -20,7 +20,16 @@ from llmariner.tenancy.scopes import MODEL_ADMIN
 from llmariner.usage.tables import prices
 from llmariner.weight_locations import refused_location
 
-__all__ = ["blocked", "check_arguments", "check_location", "check_may_share", "check_price", "is_admin", "weight_uri"]
+__all__ = [
+    "blocked",
+    "check_arguments",
+    "check_location",
+    "check_may_share",
+    "check_price",
+    "check_says_which",
+    "is_admin",
+    "weight_uri",
+]
 
 _ASK = f"Ask somebody with the scope '{MODEL_ADMIN}', which owners of the default organization hold."
 _ARGUMENTS = "config.runtime_config.extra_args"
@@ -66,20 +75,30 @@ def check_price(session: ReadSession, new: NewModel, base: Model) -> None:
         )
 
 
+def check_says_which(model: Model, why_blocked: str) -> None:
+    """InvalidRequest for an approval that does not say of which model: another may have been given its id meanwhile."""
+    if why_blocked:
+        raise InvalidRequest(
+            f"This would approve model '{model.name}' as it stands. Look at it, and say which you mean: with the 'created' "
+            "that GET /v1/models/{id} answers.",
+            param="created",
+        )
+
+
 def blocked(model: Model, allowed: Sequence[str]) -> str:
     """Why the engine of a registered model must not be started, and what to do; empty where it may."""
     if model.approved or model.source_repository is SourceRepository.KUBERNETES:
         return ""
     refused = refused_argument(model.config.extra_args)
-    why = refused[1] if refused else None
-    why = why or refused_location(
-        weight_uri(model.source_repository, model.model_file_location), allowed, model.project_id
-    )
-    if why is None:
+    uri = weight_uri(model.source_repository, model.model_file_location)
+    # Both: who approves it approves both.
+    reasons = [refused[1] if refused else None, refused_location(uri, allowed, model.project_id)]
+    why = "; ".join(reason for reason in reasons if reason)
+    if not why:
         return ""
     return (
         f"It is not started: {why}. Somebody with the scope '{MODEL_ADMIN}' approves it by "
-        f"PATCH /v1/models/{model.name} with its '{_ARGUMENTS}', or it is deleted and made anew."
+        f"PATCH /v1/models/{model.name} with its '{_ARGUMENTS}' and 'created', or it is deleted and made anew."
     )
 
 
