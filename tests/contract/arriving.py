@@ -46,6 +46,10 @@ class Tokens:
             raise AuthenticationFailed("no token")
         return self._given[token]
 
+    def anew(self, **changed: Any) -> str:
+        """As `new`, issued now."""
+        return self.new(issued_at=int(time.time()), **changed)
+
     def new(self, **changed: Any) -> str:
         """A token of alice's, but for what is changed."""
         token = f"token {len(self._given)}"

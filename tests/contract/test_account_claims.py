@@ -86,7 +86,20 @@ def test_an_account_that_administers_waits_a_week_to_be_claimed_and_no_longer(
         session.run(update(users).where(users.c.id == alice.user_id).values(claimable_until=int(time.time()) - 1))
     assert refused(people, tokens.new()) == "account_unclaimed"
     people.unlink(team.admin, alice.user_id)
-    assert people.caller(tokens.new()).user_id == alice.user_id
+    assert people.caller(tokens.anew()).user_id == alice.user_id
+
+
+def test_who_was_unlinked_does_not_take_the_account_back_with_the_token_that_they_hold(
+    team: Team, people: SignIn, tokens: Tokens
+) -> None:
+    alice, held = team.person("alice@example.org", "owner"), tokens.new(subject="leaver")
+    assert people.caller(held).organization_role == "owner"
+    unlinked_after = int(time.time())
+    people.unlink(team.admin, alice.user_id)
+    assert refused(people, held) == "account_unlinked"
+    assert refused(people, tokens.new(subject="leaver", issued_at=unlinked_after - 1)) == "account_unlinked"
+    assert people.caller(tokens.anew(subject="newcomer")).user_id == alice.user_id
+    assert refused(people, held) == "account_linked"
 
 
 def test_an_owner_who_was_just_added_promoted_or_invited_can_sign_in(

@@ -102,9 +102,9 @@ def test_a_removal_outlasts_what_newcomers_get(
     team.members.remove(team.admin, alice.user_id)
     no_member(people, tokens.new())
     people.unlink(team.admin, alice.user_id)
-    no_member(people, tokens.new(subject="0002"))
+    no_member(people, tokens.anew(subject="0002"))
     team.members.add(team.admin, "alice@example.org", "reader")
-    assert people.caller(tokens.new(subject="0002")).organization_role == "reader"
+    assert people.caller(tokens.anew(subject="0002")).organization_role == "reader"
 
 
 def test_who_was_removed_from_the_default_project_is_no_member_of_it_as_a_newcomer(
@@ -213,7 +213,7 @@ def test_an_owner_may_let_somebody_move_to_another_issuer(
     database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: Owner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org"))
-    alice, moved = people.caller(tokens.new()), tokens.new(issuer="https://other.example")
+    alice = people.caller(tokens.new())
     administrator = callers.of_user(owner.user_id)
     with pytest.raises(PermissionDenied, match="Only an owner"):
         people.unlink(alice, alice.user_id)
@@ -223,7 +223,7 @@ def test_an_owner_may_let_somebody_move_to_another_issuer(
     before, _ = keys.changed_since(0)
     people.unlink(administrator, alice.user_id)
     assert keys.changed_since(before)[1] == [alice.user_id]  # gateways forget the tokens that they know
-    assert people.caller(moved).user_id == alice.user_id
+    assert people.caller(tokens.anew(issuer="https://other.example")).user_id == alice.user_id
     with pytest.raises(PermissionDenied):
         people.caller(tokens.new())
     assert len(logged(database, "user.updated")) == 1

@@ -160,6 +160,7 @@ _BY_CODE = {
     "invalid_token": "sign in again with `llma auth login`.",
     "token_expired": "sign in again with `llma auth login`.",
     "account_linked": "once that is done, sign in again with `llma auth login`.",
+    "account_unlinked": "sign in again with `llma auth login`.",
     "email_not_verified": "once that is done, sign in again with `llma auth login`.",
     "insufficient_quota": "`llma usage list` shows what used it up; an administrator can raise the budget.",
 }

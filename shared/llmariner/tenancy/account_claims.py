@@ -38,8 +38,11 @@ def open_claim(session: WriteSession, user_id: str) -> None:
         session.run(update(users).where(unlinked).values(claimable_until=claim_window()))
 
 
-def check_claimable(session: ReadSession, account: Row[Any]) -> None:
-    """PermissionDenied for an account (a row of `users`) that a first sign-in with its e-mail may not claim."""
+def check_claimable(session: ReadSession, account: Row[Any], *, issued_at: int) -> None:
+    """PermissionDenied for an account (a row of `users`) that a first sign-in with its e-mail may not claim.
+
+    `issued_at`: of the token, in seconds since 1970.
+    """
     if account.kind == "bootstrap":
         raise _refused(
             f"The account '{account.email}' is this installation's first administrator, which works with its API key only. "
@@ -52,6 +55,13 @@ def check_claimable(session: ReadSession, account: Row[Any]) -> None:
             "and it stays theirs. If it is yours, ask an owner of the default organization to unlink it from its sign-in "
             f"(DELETE /v1/organization/sign_in/users/{account.id}), then sign in again.",
             "account_linked",
+        )
+    if account.unlinked_at is not None and issued_at < account.unlinked_at:
+        # Else whoever was unlinked would take the account back with the token that they still hold.
+        raise _refused(
+            f"The account '{account.email}' was unlinked from its sign-in after your token was issued. Sign in again with "
+            "`llma auth login`.",
+            "account_unlinked",
         )
     if "@" in account.email and not names.has_public_domain(account.email):
         raise _refused(

@@ -88,8 +88,9 @@ class SignIn:
     def unlink(self, actor: Caller, user_id: str) -> None:
         """Let a person sign in anew, with whatever issuer and subject says that it has the e-mail next.
 
-        For who moved to another issuer. NotFound for an unknown person, PermissionDenied unless the actor owns the
-        default organisation: accounts are the installation's, not one organisation's.
+        Tokens that were issued before don't count for it. For who moved to another issuer. NotFound for an unknown person,
+        PermissionDenied unless the actor owns the default organisation: accounts are the installation's, not one
+        organisation's.
         """
         with self._database.write() as session:
             alone(session)
@@ -99,7 +100,8 @@ class SignIn:
             person = session.first(select(users.c.email).where(one))
             if person is None:
                 raise NotFound(f"No person with id '{user_id}'. List them with GET /v1/users.", param="user_id")
-            session.run(update(users).where(one).values(**_UNLINKED, claimable_until=claim_window()))
+            unlinked = {**_UNLINKED, "unlinked_at": int(time.time()), "claimable_until": claim_window()}
+            session.run(update(users).where(one).values(**unlinked))
             session.run(user_groups.delete().where(user_groups.c.user_id == user_id))
             changed(session, user_ids=[user_id])
             log.add(
@@ -215,7 +217,7 @@ def _link(session: WriteSession, identity: Identity) -> str:
             users, id=user_id, email=address, name=identity.name, created_at=int(time.time()), kind="person", **told
         )
         return user_id
-    check_claimable(session, found)
+    check_claimable(session, found, issued_at=identity.issued_at)
     session.run(update(users).where(users.c.id == found.id).values(**told, name=found.name or identity.name))
     return str(found.id)
 

@@ -83,6 +83,8 @@ users = Table(
     # Until when a first sign-in may claim an account that administers an organization; NULL: not before an owner of the
     # default organization allows it.
     Column("claimable_until", BigInteger),
+    # When an owner unlinked the account from its sign-in: a token that was issued before does not claim it.
+    Column("unlinked_at", BigInteger),
     # What `user_groups` holds, a JSON list, for the release before that table; and when the token was made that said so,
     # or when an owner removed the person: what older tokens say of groups is old.
     Column("groups", Text),
