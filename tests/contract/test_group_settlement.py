@@ -140,6 +140,24 @@ def test_who_left_a_group_by_the_release_before_gets_nothing_of_it(team: Team) -
         assert [row.name for row in session.rows(known)] == ["others"]
 
 
+@pytest.mark.parametrize("name", ["staff", 'a "b" \\ %_ä'])
+def test_who_came_into_a_group_by_the_release_before_loses_what_it_gave(team: Team, name: str) -> None:
+    staff(team.database, 30)
+    with team.database.write() as session:
+        session.run(user_groups.delete().where(user_groups.c.user_id != "user_0001"))
+        session.run(user_groups.update().values(name=name))
+        session.run(update(users).where(users.c.groups.is_not(None)).values(groups=json.dumps(["other", name])))
+    mappings = GroupRoles(team.database)
+    made = mappings.create(team.admin, issuer=ISSUER, group=name, role="reader", project_id=None)
+    settle_group(team.database, ISSUER, name)
+    assert members(team.database) == 30
+    with team.database.write() as session:
+        session.run(user_groups.delete())
+    mappings.delete(team.admin, made.id)
+    settle_group(team.database, ISSUER, name)
+    assert members(team.database) == 0
+
+
 def test_people_sign_in_while_their_group_is_mapped(team: Team, people: tuple[SignIn, Tokens], at_once: AtOnce) -> None:
     signing_in, tokens = people
     staff(team.database)

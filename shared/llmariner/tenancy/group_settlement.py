@@ -11,7 +11,7 @@ import time
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Row, Select, and_, exists, or_, select
 
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.identity import Identity
@@ -53,9 +53,11 @@ def _settle(session: WriteSession, people: Select[Any]) -> None:
 
 
 def _members(issuer: str, group: str) -> Select[Any]:
-    there = (user_groups.c.issuer == issuer) & (user_groups.c.name == group) & (users.c.issuer == issuer)
+    """As the table has it, or the column alone, where the release before was told. That is one look at everybody."""
+    one = and_(user_groups.c.issuer == issuer, user_groups.c.name == group, user_groups.c.user_id == users.c.id)
+    there = or_(exists().where(one), users.c.groups.contains(json.dumps(group), autoescape=True))
     query = select(users.c.id, users.c.issuer, users.c.subject, users.c.groups, users.c.groups_at)
-    return query.join(user_groups, user_groups.c.user_id == users.c.id).where(there).order_by(users.c.id)
+    return query.where(users.c.issuer == issuer, there).order_by(users.c.id)
 
 
 def _arrival(session: ReadSession, person: Row[Any]) -> Arrival:
