@@ -28,7 +28,7 @@ def rules_changed(session: WriteSession, revision: int, subjects: Iterable[tuple
 
 
 class Newest(NamedTuple):
-    """Numbers that rise with every change; `prices`: when the newest price in force began, seconds since 1970."""
+    """Numbers that rise with every change; `prices`: also when a price that was set for later comes into force."""
 
     keys: int
     models: int
@@ -80,6 +80,7 @@ class Revisions:
         with self._database.read() as session:
             rows = session.rows(select(revisions.c.name, revisions.c.value, begun.label("begun")))
         found = {row.name: row.value for row in rows}
-        # Whoever sets a price makes a revision: where there is none, there is no price.
-        price = float(rows[0].begun or 0.0) if rows else 0.0
+        # Whoever sets a price makes a revision: where there is none, there is no price. The beginning alone would not rise
+        # with a price that begins before the newest one did, as one set for a moment ago.
+        price = float(rows[0].begun or 0.0) + found.get("prices", 0) if rows else 0.0
         return Newest(found.get("api_keys", 0), found.get("models", 0), found.get("limits", 0), price)
