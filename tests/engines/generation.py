@@ -127,8 +127,7 @@ class Generation:
         """The caller is gone: what was used so far is kept for whoever asks, as our plugin in vLLM does."""
         if self.timer is not None:
             self.timer.cancel()
-        began = self in self.engine.running
-        used = {"prompt_tokens": self.prompt if began else 0, "completion_tokens": self.made}
+        used = {"prompt_tokens": self.prompt, "completion_tokens": self.made}
         if self.script.usage == "":
             used = {}
         self.engine.aborted[self.request.headers.get("x-request-id", "")] = used

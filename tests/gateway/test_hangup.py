@@ -55,7 +55,22 @@ def test_hanging_up_before_an_answer_ends_the_engines_request_within_a_second(se
     assert eventually(lambda: engine.running == 0, what="the end of the request") < 1
     eventually(lambda: since(served, model, began), what="the request in the ledger")
     (row,) = since(served, model, began)
-    assert (row["outcome"], row["status"]) == ("cancelled", 499)
+    assert (row["outcome"], row["status"], row["prompt_tokens"]) == ("cancelled", 499, 3)
+
+
+def test_hanging_up_before_the_first_token_costs_the_prompt(served: Platform, model: str) -> None:
+    engine = served.engine(model)
+
+    async def scenario() -> None:
+        answer = await served.caller.open(PATH, chat(model, max_tokens=100, x_script={"delay_ms": 60_000}))
+        await soon(lambda: engine.running == 1)
+        answer.hang_up()
+
+    began = time.time()
+    asyncio.run(scenario())
+    eventually(lambda: since(served, model, began), what="the request in the ledger")
+    (row,) = since(served, model, began)
+    assert (row["outcome"], row["prompt_tokens"], row["completion_tokens"]) == ("cancelled", 3, 0)
 
 
 def test_a_caller_who_hangs_up_in_the_middle_of_a_body_leaves_nothing_behind(served: Platform, model: str) -> None:

@@ -16,6 +16,8 @@ from llmariner.gateway.meter import Metered
 __all__ = ["Settlement"]
 
 _PATIENCE_SECONDS = 5.0
+# Many times as much as our plugin says.
+_ANSWER_BYTES = 64 * 1024
 # What our plugin says of a request that its engine never worked on. Any other refusal is of an engine that can't tell.
 _NOTHING_ENDED = b"no request of this id ended here"
 
@@ -41,7 +43,7 @@ class Settlement:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 response = await self._client.request(endpoint, "GET", f"/llmariner/usage/{request_id}")
-                told = await response.read()
+                told = await response.read(_ANSWER_BYTES)
                 if response.status == 200:
                     metered.usage = told
                 else:

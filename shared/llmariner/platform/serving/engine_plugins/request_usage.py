@@ -38,9 +38,12 @@ class Usage:
         self._answers: dict[str, int] = {}
 
     def add(self, state: Any) -> None:
-        """Count one of vLLM's request states: there is one for each answer, under the id of its prompt."""
-        if not state.is_prefilling:
-            self._prompts.setdefault(state.external_req_id, (state.prompt_len, state.num_cached_tokens))
+        """Count one of vLLM's request states: there is one for each answer, under the id of its prompt.
+
+        A prompt counts whole as soon as the engine has it. How much of it was computed when its sender hung up is known in
+        vLLM's core alone; counted as nothing, long prompts could be computed for nothing again and again.
+        """
+        self._prompts.setdefault(state.external_req_id, (state.prompt_len, state.num_cached_tokens))
         if state.detokenizer is not None:
             self._answers[state.request_id] = state.detokenizer.num_output_tokens()
 
@@ -74,7 +77,7 @@ class Accounts:
             self._asked[request_id].set()
 
     async def told(self, request_id: str) -> dict[str, int] | None:
-        """What a request has used, once all of it is over; None when it is not known here, or goes on."""
+        """What a request has used, once all of it is over; None when it is not known here, or goes on (`under_way`)."""
         if not self._complete(request_id):
             event = self._asked.setdefault(request_id, asyncio.Event())
             with contextlib.suppress(TimeoutError):
@@ -82,8 +85,12 @@ class Accounts:
             self._asked.pop(request_id, None)
         return self._used.pop(request_id).counts() if self._complete(request_id) else None
 
+    def under_way(self, request_id: str) -> bool:
+        """Whether some of a request goes on."""
+        return any(_request_id(state) == request_id for state in self._states.values())
+
     def _complete(self, request_id: str) -> bool:
-        return request_id in self._used and all(_request_id(state) != request_id for state in self._states.values())
+        return request_id in self._used and not self.under_way(request_id)
 
 
 def _request_id(state: Any) -> str | None:
@@ -130,8 +137,11 @@ class RequestUsage:
         if self._missing:
             await _answer(send, 501, {"error": {"message": self._missing}})
             return
-        used = await self._accounts.told(scope["path"].removeprefix(_PATH))
-        if used is None:
+        request_id = scope["path"].removeprefix(_PATH)
+        used = await self._accounts.told(request_id)
+        if used is None and self._accounts.under_way(request_id):
+            await _answer(send, 503, {"error": {"message": "this request goes on"}})
+        elif used is None:
             await _answer(send, 404, {"error": {"message": "no request of this id ended here"}})
         else:
             await _answer(send, 200, used)

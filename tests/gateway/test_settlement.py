@@ -1,0 +1,54 @@
+"""What an engine tells of a request whose caller hung up, and what is made of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from llmariner.client import Client
+from llmariner.gateway.control import Key
+from llmariner.gateway.meter import Metered
+from llmariner.gateway.settlement import Settlement
+
+from .raw_engine import RawEngine, raw_engine
+
+KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset(), None, False)
+COUNTS = b'{"prompt_tokens": 7, "completion_tokens": 3}'
+NOTHING = b'{"error": {"message": "no request of this id ended here"}}'
+
+
+def settled(status: int, body: bytes) -> Metered:
+    metered = Metered("req_1", KEY, "m", "chat_completions")
+    metered.usage = b"seen"
+
+    async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 %d Said\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
+
+    async def scenario() -> None:
+        closed = asyncio.Event()
+        client = Client()
+        async with raw_engine(reply) as engine:
+            Settlement(client).settle(metered, "req_1", engine.origin, closed.set)
+            await closed.wait()
+            assert engine.requests[0].startswith(b"GET /llmariner/usage/req_1 ")
+        client.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    return metered
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "usage", "untold"),
+    [
+        (200, COUNTS, COUNTS, False),
+        (404, NOTHING, b"seen", False),
+        (404, b'{"detail":"Not Found"}', b"seen", True),
+        (503, b'{"error": {"message": "this request goes on"}}', b"seen", True),
+        # No plugin of ours says as much: it is not kept.
+        (200, COUNTS + b" " * 200_000, b"seen", False),
+    ],
+)
+def test_an_engines_word_is_taken_where_it_is_one(status: int, body: bytes, usage: bytes, untold: bool) -> None:
+    metered = settled(status, body)
+    assert (metered.usage, metered.untold) == (usage, untold)
