@@ -22,7 +22,10 @@ Dollars = Annotated[Decimal, Field(ge=0, le=10**6, allow_inf_nan=False)]
 
 
 class PriceBody(Body):
-    """A price in US dollars: per million tokens, and per request. `model` '*': of all without one of their own."""
+    """A price in US dollars: per million tokens, and per request. `model` '*': of all without one of their own.
+
+    `project_id`: of that project's own model of this name; without it, of the one that all projects share.
+    """
 
     model_config = ConfigDict(strict=False)  # for decimals
 
@@ -32,6 +35,7 @@ class PriceBody(Body):
     cached_prompt: Dollars | None = None
     request: Dollars = Decimal(0)
     valid_from: ExactMoment | None = None
+    project_id: str | None = Field(default=None, min_length=1, max_length=64)
 
 
 def build(context: Context) -> Application:
@@ -44,12 +48,12 @@ def build(context: Context) -> Application:
 
 def list_prices(
     request: Request,
-    _caller: Reader,
+    caller: Reader,
     model: Annotated[str | None, Query(max_length=256)] = None,
     at: ExactMoment | None = None,
 ) -> dict[str, Any]:
     """Every price there was, is or will be; of one model, or those in force at a moment (seconds since 1970)."""
-    listed = Prices(context_of(request).database).all(model=model, at=at)
+    listed = Prices(context_of(request).database).seen_by(caller, model=model, at=at)
     return {"object": "list", "data": [_rendered(price) for price in listed], "has_more": False}
 
 
@@ -62,6 +66,7 @@ def set_price(request: Request, caller: Writer, body: PriceBody) -> dict[str, An
         cached_prompt=None if body.cached_prompt is None else nano_dollars(body.cached_prompt, "cached_prompt"),
         request=nano_dollars(body.request, "request"),
         valid_from=body.valid_from,
+        project_id=body.project_id,
     )
     return _rendered(Prices(context_of(request).database).set(caller, new))
 
@@ -71,6 +76,7 @@ def _rendered(price: ListedPrice) -> dict[str, Any]:
         "object": "price",
         "id": price.id,
         "model": price.model,
+        "project_id": price.project_id,
         "currency": "usd",
         "prompt": dollars(price.prompt),
         "cached_prompt": dollars(price.cached_prompt),

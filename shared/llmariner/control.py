@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 from llmariner.errors import ModelNotFound
 from llmariner.gateway.control import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
 from llmariner.gateway.keyring import nobody_signs_in
+from llmariner.gateway.pricing import Price
 from llmariner.limits.changes import Revisions
 from llmariner.limits.leases import Leases
 from llmariner.limits.restrictions import Restriction, of_key
-from llmariner.models.model import ActivationStatus
+from llmariner.models.model import ActivationStatus, Model
 from llmariner.models.registry import Registry
 from llmariner.platform.serving import Phase, Serving, Status
 from llmariner.platform.serving.waiting_requests import WaitingRequests
@@ -91,6 +92,7 @@ class InProcessControl:
         """See the port."""
         model = await self._in_thread(self._registry.get, model_id)
         status = await self._serving.status(model_id) if model.loaded else Status()
+        price, base_project_id = await self._in_thread(self._priced, model)
         return ModelState(
             id=model.name,
             project_id=model.project_id,
@@ -105,9 +107,10 @@ class InProcessControl:
             capacity=status.capacity,
             engine_waiting=status.requests_waiting,
             replicas=status.replicas,
-            price=await self._in_thread(self._prices.now, model.name, model.base_name),
+            price=price,
             adapter=None if model.base_name is None else model.name,
             base=model.base_name,
+            base_project_id=base_project_id,
         )
 
     async def wake(self, model_id: str) -> None:
@@ -186,6 +189,12 @@ class InProcessControl:
             sources=restricted.sources,
             own_models=self._registry.names_of_its_own(key.project_id),
         )
+
+    def _priced(self, model: Model) -> tuple[Price | None, str | None]:
+        """What a model costs, and whose own its base model is."""
+        base = None if model.base_model_id is None else self._registry.get(model.base_model_id).project_id
+        of = {"project_id": model.project_id, "base_project_id": base}
+        return self._prices.now(model.name, model.base_name, **of), base
 
     def _person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key:
         people = self._people()

@@ -53,6 +53,42 @@ def test_a_new_price_ends_the_one_before(list_: Prices, caller: Caller, database
     assert now_price == Price(first.id, 10, 10, 20, 0)
 
 
+def test_prices_of_projects_and_of_all_stand_beside_one_another(
+    list_: Prices, caller: Caller, owner: Owner, database: Database
+) -> None:
+    shared = list_.set(caller, NewPrice("m", 10, 20))
+    own = list_.set(caller, NewPrice("m", 30, 40, project_id=owner.project_id))
+    assert [price.valid_to for price in list_.all()] == [None, None]
+    assert list_.now("m") == shared.price
+    assert list_.now("m", project_id=owner.project_id) == own.price
+    assert list_.now("m", project_id="proj_other") is None
+    assert list_.now("tuned", "m", project_id=owner.project_id) == shared.price
+    assert list_.now("tuned", "m", project_id=owner.project_id, base_project_id=owner.project_id) == own.price
+    again = list_.set(caller, NewPrice("m", 50, 60, project_id=owner.project_id))
+    with database.read() as session:
+        known = PriceList.of(session, ["m"], [owner.project_id])
+    assert (known.at("m", again.valid_from), known.known(own.id)) == (shared.price, own.price)
+    assert known.at("m", again.valid_from, project_id=owner.project_id) == again.price
+    with pytest.raises(InvalidRequest, match="No project"):
+        list_.set(caller, NewPrice("m", 1, 1, project_id="proj_unknown"))
+
+
+def test_a_projects_price_is_for_itself_and_the_installations_owners_to_see(
+    list_: Prices, caller: Caller, owner: Owner
+) -> None:
+    list_.set(caller, NewPrice("secret-name", 30, 40, project_id=owner.project_id))
+    list_.set(caller, NewPrice("*", 30, 40))
+
+    def seen(seer: Caller) -> list[str]:
+        return [price.model for price in list_.seen_by(seer)]
+
+    own, other = (
+        replace(caller, organization_role="reader", project_id=project_id) for project_id in (owner.project_id, "p")
+    )
+    assert seen(caller) == seen(own) == ["*", "secret-name"]
+    assert seen(other) == seen(replace(caller, organization_id="org_other", project_id="p")) == ["*"]
+
+
 def test_a_price_between_two_ends_where_the_next_begins(list_: Prices, caller: Caller, database: Database) -> None:
     now = time.time()
     late = list_.set(caller, NewPrice("m", 1, 1, valid_from=now + 300))

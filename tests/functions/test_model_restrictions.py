@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import update
 
 from llmariner.boot import load
-from llmariner.identifiers import new_id
 from llmariner.models.directory import ModelDirectory
 from llmariner.models.model import LoadingStatus, NewModel, SourceRepository
 from llmariner.models.registry import Registry
@@ -20,7 +19,6 @@ from llmariner.tenancy.caller import Owner
 from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.members import Members
 from llmariner.tenancy.scopes import MODEL_ADMIN, OWNER_SCOPES
-from llmariner.usage.tables import prices
 
 from .asking import Answer, InProcess, Question, check
 from .children import CHECKOUT
@@ -123,21 +121,6 @@ def test_adapters_are_bound_by_the_same_list(company: Company) -> None:
     tuned: dict[str, Any] = {"is_fine_tuned_model": True, "base_model_id": base, "source_repository": "FINE_TUNING"}
     check(create(company, "mia", model_file_location="pvc://no/x", **tuned), 403, "insufficient_permissions")
     assert create(company, "mia", model_file_location="hf://org/adapter", **tuned).status == 200
-
-
-def test_an_adapter_of_a_shared_model_gets_no_name_that_has_a_price(company: Company) -> None:
-    base, name = shared(company), f"walk/cheap-{next(_numbers)}"
-    row = {"prompt": 0, "cached_prompt": 0, "completion": 0, "request": 0, "created_at": 1, "valid_from": 1.0}
-    with company.context.database.write() as session:
-        session.add(prices, id=new_id("price"), model=name, **row)
-    tuned: dict[str, Any] = {"is_fine_tuned_model": True, "source_repository": "FINE_TUNING", "id": name}
-    tuned["model_file_location"] = "hf://org/adapter"
-    refused = create(company, "mia", base_model_id=base, **tuned)
-    check(refused, 403, "insufficient_permissions")
-    assert refused.error["param"] == "id"
-    assert create(company, "mia", base_model_id=base, **{**tuned, "id": f"{name}-2"}).status == 200
-    own = create(company, "mia", model_file_location="hf://org/base").json["id"]
-    assert create(company, "mia", base_model_id=own, **tuned).status == 200
 
 
 def test_models_that_all_share_are_an_administrators(company: Company) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
+
+import pytest
 
 from llmariner.models.model import NewModel, SourceRepository, Task
+from llmariner.usage.tables import prices
 
 from .caller import Caller
 from .running import Platform, eventually
 
 
-def own_model(platform: Platform, name: str, project_id: str | None) -> str:
+def own_model(platform: Platform, name: str, project_id: str | None, base: str | None = None) -> str:
     """Register a model that says of itself whose it is, by the length of its answers; returns its id in the registry."""
-    model = platform.context.registry.create(NewModel(name, SourceRepository.LOCAL, "here", project_id=project_id))
+    new = NewModel(name, SourceRepository.LOCAL, "here", base_model_id=base, project_id=project_id)
+    model = platform.context.registry.create(new)
     value = {"arguments": ["--model", name, "--tokens", "1"], "capacity": 8}
     (platform.folder / f"{model.id}.json").write_text(json.dumps(value))
     platform.context.registry.loaded(model.id, folder=str(platform.folder), size_bytes=1, task=Task.GENERATE)
@@ -47,3 +52,54 @@ def test_a_name_that_a_project_took_is_free_for_all(platform: Platform) -> None:
     (platform.folder / "free@proj_free-a.json").write_text(json.dumps(value))
     eventually(lambda: status(second, "free") == 200, what="the model for all")
     eventually(lambda: status(first, "free") == 200 and platform.engines("free@proj_free-a"), what="its own")
+
+
+def list_price(platform: Platform, price_id: str, model: str, request: int, project_id: str | None = None) -> None:
+    rates = {"prompt": 0, "cached_prompt": 0, "completion": 0, "valid_from": 1.0, "created_at": 1}
+    with platform.context.database.write() as session:
+        session.add(prices, id=price_id, model=model, request=request, project_id=project_id, **rates)
+
+
+def cost(platform: Platform, caller: Caller, model: str) -> int:
+    answer = asyncio.run(caller.chat(model))
+    assert answer.status == 200, answer.body
+    found: int = platform.row(answer.headers["x-request-id"])["cost"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def listed(platform: Platform) -> Iterator[None]:
+    list_price(platform, "price_cheap", "cheap", 1)
+    list_price(platform, "price_all_models", "*", 1000)
+    list_price(platform, "price_bargain", "bargain", 2, "proj_bargainer")
+    list_price(platform, "price_own", "*", 500, "proj_bargainer")
+    yield
+    with platform.context.database.write() as session:
+        session.run(
+            prices.delete().where(prices.c.id.in_(["price_cheap", "price_all_models", "price_bargain", "price_own"]))
+        )
+
+
+@pytest.mark.usefixtures("listed")
+def test_a_project_does_not_choose_a_price_by_a_name(platform: Platform) -> None:
+    namer = platform.tenant("namer")
+    own_model(platform, "cheap", "proj_namer")
+    own_model(platform, "bargain", "proj_namer")
+    assert [cost(platform, namer, name) for name in ("cheap", "bargain")] == [1000, 1000]
+    platform.model("costly")
+    list_price(platform, "price_costly", "costly", 77)
+    list_price(platform, "price_cheaply", "cheaply", 1)
+    own_model(platform, "cheaply", "proj_namer", base="costly")
+    assert cost(platform, namer, "cheaply") == 77, "an adapter costs what its base costs"
+
+
+@pytest.mark.usefixtures("listed")
+def test_a_price_of_a_projects_own_models_is_theirs_alone(platform: Platform) -> None:
+    bargainer = platform.tenant("bargainer")
+    own_model(platform, "bargain", "proj_bargainer")
+    own_model(platform, "unlisted", "proj_bargainer")
+    own_model(platform, "ft:unlisted:x", "proj_bargainer", base="unlisted")
+    own_model(platform, "ft:bargain:x", "proj_bargainer", base="bargain")
+    platform.model("for-all")
+    found = [cost(platform, bargainer, f) for f in ("bargain", "unlisted", "ft:unlisted:x", "ft:bargain:x", "for-all")]
+    assert found == [2, 500, 500, 2, 1000]

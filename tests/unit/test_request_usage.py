@@ -25,7 +25,9 @@ class OutputProcessor:
     def __init__(self) -> None:
         self.request_states: dict[str, Any] = {}
 
-    def begin(self, key: str, prompt: int, made: int, *, prefilling: bool = False, name: str = f"cmpl-{REQUEST}-0") -> None:
+    def begin(
+        self, key: str, prompt: int, made: int, *, prefilling: bool = False, name: str = f"cmpl-{REQUEST}-0"
+    ) -> None:
         self.request_states[key] = SimpleNamespace(
             request_id=key,
             external_req_id=name,

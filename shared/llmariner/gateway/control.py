@@ -55,7 +55,8 @@ class ModelState:
     """A model as the token path sees it. `phase` as in the serving port; `endpoint` and `capacity` (requests at once)
     when ready; `replicas`: each engine's own endpoint, where there are several; `engine_waiting`: requests that engines
     have queued; `price`: what it costs now, None: nothing; `adapter`: what an engine of its base model puts on top for it,
-    as engines name it, None: it is a model of its own; `base`: the name of that base model."""
+    as engines name it, None: it is a model of its own; `base`: the name of that base model; `project_id`, `base_project_id`:
+    whose own model and base model are, None: all projects share them."""
 
     id: str
     project_id: str | None
@@ -73,6 +74,7 @@ class ModelState:
     price: Price | None = None
     adapter: str | None = None
     base: str | None = None
+    base_project_id: str | None = None
 
     @property
     def ready(self) -> bool:

@@ -125,6 +125,7 @@ class Exchange:
         bounds = Bounds.of(request, self._gateway.known_context(self._model))
         metered = self._gateway.meter.admit(self._request_id, key, request.model, self._route.name, bounds)
         metered.adapter, metered.base_model = state.adapter, state.base
+        metered.model_project_id, metered.base_project_id = state.project_id, state.base_project_id
         outcome = "failed"
         task = cast(asyncio.Task[None], asyncio.current_task())
         stop_watching = self._watch(task)

@@ -37,7 +37,8 @@ class Metered:
     """A request under way. `usage`: bytes of the last usage object seen, looked into only when somebody asks.
 
     `waited_seconds`: from its beginning to its place at an engine; of these `wake_seconds` while the model was not ready and
-    `queued_seconds` behind others. `adapter`: what its engine puts on top of `base_model`.
+    `queued_seconds` behind others. `adapter`: what its engine puts on top of `base_model`. `model_project_id` and
+    `base_project_id`: whose own the two models are; None: all projects share them.
     `told`: the ledger knows of it. One that ends before it is told leaves as its closing event alone, which says when it
     was admitted too. `bounds`: what its engine is believed; `uncounted`: it was charged by them;
     `untold`: its caller left, and its engine does not tell what it used.
@@ -50,8 +51,10 @@ class Metered:
         "adapter",
         "admitted_at",
         "base_model",
+        "base_project_id",
         "bounds",
         "first_token_seconds",
+        "model_project_id",
         "queued_seconds",
         "sequence",
         "told",
@@ -70,6 +73,8 @@ class Metered:
         self.sequence = 0
         self.adapter: str | None = None
         self.base_model: str | None = None
+        self.model_project_id: str | None = None
+        self.base_project_id: str | None = None
         self.waited_seconds: float | None = None
         self.queued_seconds = 0.0
         self.wake_seconds = 0.0
@@ -109,6 +114,8 @@ class Metered:
             "status": status,
             "adapter": self.adapter,
             "base_model": self.base_model,
+            "model_project_id": self.model_project_id,
+            "base_project_id": self.base_project_id,
             "waited_seconds": self.waited_seconds,
             "queued_seconds": self.queued_seconds,
             "wake_seconds": self.wake_seconds,

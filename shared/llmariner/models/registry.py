@@ -27,7 +27,6 @@ from llmariner.models.restrictions import (
     check_arguments,
     check_location,
     check_may_share,
-    check_price,
     check_says_which,
     is_admin,
 )
@@ -66,8 +65,6 @@ class Registry:
             # Taken before any look: who holds the revision's row is alone with the models until its transaction's end.
             revision = next_revision(session, "models")
             base = None if new.base_model_id is None else self._base(session, new)
-            if base is not None and not is_admin(actor):
-                check_price(session, new, base)
             model_id, created = free_id(session, new)
             row = {**_new_row(new, base), "id": model_id, "created_at": created}
             session.add(models, **row, approved=is_admin(actor), revision=revision)

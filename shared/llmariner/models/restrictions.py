@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
-
 from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.models.engine_arguments import refused_argument
 from llmariner.models.model import Model, NewModel, SourceRepository
-from llmariner.platform.database import ReadSession
 from llmariner.platform.serving import ADOPTED
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.scopes import MODEL_ADMIN
-from llmariner.usage.tables import prices
 from llmariner.weight_locations import refused_location
 
 __all__ = [
@@ -25,7 +21,6 @@ __all__ = [
     "check_arguments",
     "check_location",
     "check_may_share",
-    "check_price",
     "check_says_which",
     "is_admin",
     "weight_uri",
@@ -61,18 +56,6 @@ def check_location(new: NewModel, allowed: Sequence[str]) -> None:
     uri = weight_uri(new.source_repository, new.model_file_location)
     if why := refused_location(uri, allowed, new.project_id):
         raise PermissionDenied(f"{why}. {_ASK}", param="model_file_location")
-
-
-def check_price(session: ReadSession, new: NewModel, base: Model) -> None:
-    """PermissionDenied for an adapter of a model that others share whose name has a price of its own: what a project calls
-    its adapter would be what it pays for the base model's engine."""
-    priced = select(prices.c.id).where(prices.c.model == new.id).limit(1)
-    if base.project_id != new.project_id and session.first(priced) is not None:
-        raise PermissionDenied(
-            f"The price list has a price for the name '{new.id}'. Give the adapter another name: it costs what its base "
-            f"model costs then. Or ask somebody with the scope '{MODEL_ADMIN}' to register it.",
-            param="id",
-        )
 
 
 def check_says_which(model: Model, why_blocked: str) -> None:

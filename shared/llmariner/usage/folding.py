@@ -47,6 +47,7 @@ _ENDING = ("outcome", "status", *_TIMES)
 _NEWER = {
     "reasoning_tokens": 0,
     **dict.fromkeys(("adapter", "base_model", "queued_seconds", "wake_seconds", "total_seconds")),
+    **dict.fromkeys(("model_project_id", "base_project_id")),
 }
 _NEEDED = frozenset({"request_id", "sequence", "kind", "at", *TOKENS, *_IDENTITY}) - _NEWER.keys()
 _NEEDED_AT_THE_END = _NEEDED | frozenset(_ENDING) - _NEWER.keys()
@@ -105,6 +106,7 @@ _FITS: dict[str, Fits] = {
     **{name: _text(name) for name in ("request_id", *_IDENTITY) if name not in ("adapter", "admitted_at")},
     **{name: _or_none(_text(name)) for name in ("adapter", "outcome")},
     "base_model": _or_none(_text("model")),
+    **dict.fromkeys(("model_project_id", "base_project_id"), _or_none(_text("project_id"))),
 }
 """By field, whether the columns take a value, and sums of such values, too."""
 

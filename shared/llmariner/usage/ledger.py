@@ -17,7 +17,7 @@ from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.events import outbox
 from llmariner.usage import folding
 from llmariner.usage.folding import GRAINS, INTERRUPTED, OPEN, Change
-from llmariner.usage.prices import ALL_MODELS, ListedPrice, PriceList
+from llmariner.usage.prices import ListedPrice, PriceList, concerns
 from llmariner.usage.tables import SUMS, ledger_events, ledger_floor, ledger_hours, ledger_requests
 from llmariner.usage.tables import prices as listed
 
@@ -26,6 +26,8 @@ __all__ = ["OPEN", "Ledger", "floor"]
 _CHUNK = 500
 _CHUNKS_AT_ONCE = 100
 _UNCOUNTED = "ai.llmariner.usage.uncounted.v1"
+# Whose own the model and the model that it is an adapter of are; None: all projects share it.
+_WHOSE = ("model_project_id", "base_project_id")
 _TOLD = ("organization_id", "project_id", "model", "route", "prompt_tokens", "completion_tokens")
 _COLUMNS = tuple(column.name for column in ledger_requests.c)
 Row = dict[str, Any]
@@ -167,9 +169,7 @@ def _rows(session: ReadSession, query: Any) -> list[Row]:
 def _taken(session: WriteSession, batch: Sequence[Row]) -> int:
     """Every step goes by request id, so that two batches with the same requests never wait for one another crosswise."""
     lives: dict[str, list[Row]] = {}
-    lowest, prices = _terms(
-        session, {event[name] for event in batch for name in ("model", "base_model") if event[name]}
-    )
+    lowest, prices = _terms(session, _named(batch, "model", "base_model"), _named(batch, *_WHOSE))
     for event in _kept(session, batch, lowest):
         lives.setdefault(event["request_id"], []).append(event)
     made = {request_id: _made(events, prices) for request_id, events in lives.items()}
@@ -205,16 +205,23 @@ def _taken(session: WriteSession, batch: Sequence[Row]) -> int:
 
 def _made(events: Sequence[Row], prices: PriceList) -> Row:
     """A request of which the ledger knew nothing."""
-    price = prices.at(events[0]["model"], events[0]["admitted_at"], events[0]["base_model"])
-    return folding.folded(folding.blank(events[0], price.id if price is not None else None), events, price)
+    first = events[0]
+    whose, whose_base = (first[name] for name in _WHOSE)
+    terms = first["model"], first["admitted_at"], first["base_model"]
+    price = prices.at(*terms, project_id=whose, base_project_id=whose_base)
+    return folding.folded(folding.blank(first, price.id if price is not None else None), events, price)
 
 
-def _terms(session: WriteSession, models: Collection[str]) -> tuple[int, PriceList]:
+def _named(batch: Sequence[Row], *fields: str) -> set[str]:
+    return {event[field] for event in batch for field in fields if event[field]}
+
+
+def _terms(session: WriteSession, models: Collection[str], project_ids: Collection[str]) -> tuple[int, PriceList]:
     """The floor and the prices of some models, in one statement.
 
     The floor is held to the transaction's end: it can't rise beneath a request that is being made.
     """
-    priced = ledger_floor.outerjoin(listed, listed.c.model.in_({*models, ALL_MODELS}))
+    priced = ledger_floor.outerjoin(listed, concerns(models, project_ids))
     query = select(ledger_floor.c.admitted_at, *listed.c).select_from(priced)
     rows = session.rows(query.with_for_update(read=True, of=ledger_floor))
     prices = [ListedPrice(*tuple(row)[1:]) for row in rows if row.id is not None]

@@ -1,5 +1,8 @@
 """The price list of the installation: what a model's tokens and requests cost, from when to when.
 
+Projects choose the names of their own models, so a price of a name holds for the model that all projects share alone; one
+that names a project, too, holds for that project's own model of that name.
+
 A price that was valid is never changed, so that what a request cost stays what it was: a new one begins now or later, and
 ends the one before.
 """
@@ -12,7 +15,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Row, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, or_, select, update
 
 from llmariner.audit import log as audit
 from llmariner.errors import InvalidRequest, PermissionDenied
@@ -22,9 +25,20 @@ from llmariner.platform.database import Database, ReadSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.reach import runs_installation
+from llmariner.tenancy.tables import projects
 from llmariner.usage.tables import prices
 
-__all__ = ["ALL_MODELS", "NANO", "ListedPrice", "NewPrice", "PriceList", "Prices", "dollars", "nano_dollars"]
+__all__ = [
+    "ALL_MODELS",
+    "NANO",
+    "ListedPrice",
+    "NewPrice",
+    "PriceList",
+    "Prices",
+    "concerns",
+    "dollars",
+    "nano_dollars",
+]
 
 ALL_MODELS = "*"
 NANO = 10**9
@@ -36,7 +50,8 @@ _LATE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class NewPrice:
-    """A price to be set: nano-dollars per million tokens, and per request. `cached_prompt` None: as any other prompt."""
+    """A price to be set: nano-dollars per million tokens, and per request. `cached_prompt` None: as any other prompt.
+    `project_id`: whose own model it is for; None: for one that all share."""
 
     model: str
     prompt: int
@@ -44,6 +59,7 @@ class NewPrice:
     cached_prompt: int | None = None
     request: int = 0
     valid_from: float | None = None
+    project_id: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.model) <= 256:
@@ -67,6 +83,7 @@ class ListedPrice:
     completion: int
     request: int
     created_at: int
+    project_id: str | None = None
 
     @property
     def price(self) -> Price:
@@ -83,14 +100,14 @@ class PriceList:
 
     def __init__(self, listed: Iterable[ListedPrice]) -> None:
         self._by_id = {price.id: price for price in listed}
-        self._of_model: dict[str, list[ListedPrice]] = {}
+        self._of_model: dict[tuple[str, str | None], list[ListedPrice]] = {}
         for price in self._by_id.values():
-            self._of_model.setdefault(price.model, []).append(price)
+            self._of_model.setdefault((price.model, price.project_id), []).append(price)
 
     @classmethod
-    def of(cls, session: ReadSession, models: Collection[str]) -> PriceList:
-        """Those of some models and of all others."""
-        query = select(prices).where(prices.c.model.in_({*models, ALL_MODELS}))
+    def of(cls, session: ReadSession, models: Collection[str], project_ids: Collection[str] = ()) -> PriceList:
+        """Those of some models and of all others, shared and of these projects' own."""
+        query = select(prices).where(concerns(models, project_ids))
         return cls(_listed(row) for row in session.rows(query))
 
     @classmethod
@@ -99,9 +116,24 @@ class PriceList:
         query = select(prices).where(prices.c.id.in_({each for each in ids if each is not None}))
         return cls(_listed(row) for row in session.rows(query))
 
-    def at(self, model: str, at: float, base: str | None = None) -> Price | None:
-        """What a model cost then: its own price, else that of its base model, else that of all others; None: nothing."""
-        for name in (model, ALL_MODELS) if base is None else (model, base, ALL_MODELS):
+    def at(
+        self,
+        model: str,
+        at: float,
+        base: str | None = None,
+        *,
+        project_id: str | None = None,
+        base_project_id: str | None = None,
+    ) -> Price | None:
+        """What a model cost then: its own price, else that of its base model, else that of all others; None: nothing.
+
+        `project_id`, `base_project_id`: whose own model and base model are; None: all projects share them.
+        """
+        names: list[tuple[str, str | None]] = [(model, project_id)]
+        if base is not None:
+            names.append((base, base_project_id))
+        names += [(ALL_MODELS, project_id), (ALL_MODELS, None)]
+        for name in names:
             for price in self._of_model.get(name, ()):
                 if price.valid(at):
                     return price.price
@@ -124,7 +156,9 @@ class Prices:
         PermissionDenied unless the actor's organisation runs the installation: nobody sets the price of what they buy.
         """
         cached = new.prompt if new.cached_prompt is None else new.cached_prompt
-        of_model, table = prices.c.model == new.model, prices.c
+        table = prices.c
+        # A comparison with None is one with NULL.
+        of_model = and_(table.model == new.model, table.project_id == new.project_id)
         with self._database.write() as session:
             now = session.now()
             start = now if new.valid_from is None else new.valid_from
@@ -136,6 +170,7 @@ class Prices:
             next_revision(session, "prices")  # whoever else sets one waits, and then sees this one
             if not runs_installation(session, actor.organization_id):
                 raise PermissionDenied("Prices are set by the organization that runs this installation, for all.")
+            _check_project(session, new.project_id)
             later = session.value(
                 select(table.valid_from).where(of_model, table.valid_from > start).order_by("valid_from")
             )
@@ -151,11 +186,19 @@ class Prices:
                 completion=new.completion,
                 request=new.request,
                 created_at=int(now),
+                project_id=new.project_id,
             )
             session.add(prices, **asdict(made))
             told = {"id": made.id, "data": asdict(made)}
             audit.add(session, actor, "price.created", told, organization_id=actor.organization_id)
         return made
+
+    def seen_by(self, caller: Caller, *, model: str | None = None, at: float | None = None) -> list[ListedPrice]:
+        """As `all`, as far as it is the caller's to see: what projects call their own models is not everybody's."""
+        with self._database.read() as session:
+            everything = caller.is_owner and runs_installation(session, caller.organization_id)
+        own = (None, caller.project_id)
+        return [price for price in self.all(model=model, at=at) if everything or price.project_id in own]
 
     def all(self, *, model: str | None = None, at: float | None = None) -> list[ListedPrice]:
         """The list, by model and beginning; of one model only, or those in force at a moment."""
@@ -166,10 +209,34 @@ class Prices:
             listed = [_listed(row) for row in session.rows(query)]
         return [price for price in listed if at is None or price.valid(at)]
 
-    def now(self, model: str, base: str | None = None) -> Price | None:
-        """What a model costs at this moment; `base`: the name of the model that it is an adapter of."""
+    def now(
+        self,
+        model: str,
+        base: str | None = None,
+        *,
+        project_id: str | None = None,
+        base_project_id: str | None = None,
+    ) -> Price | None:
+        """What a model costs at this moment, as in `PriceList.at`."""
         with self._database.read() as session:
-            return PriceList.of(session, [model] if base is None else [model, base]).at(model, time.time(), base)
+            listed = PriceList.of(session, _given(model, base), _given(project_id, base_project_id))
+            return listed.at(model, time.time(), base, project_id=project_id, base_project_id=base_project_id)
+
+
+def concerns(models: Collection[str], project_ids: Collection[str]) -> ColumnElement[bool]:
+    """Prices of models of some names and of all others, shared and of some projects' own."""
+    whose = or_(prices.c.project_id.is_(None), prices.c.project_id.in_(set(project_ids)))
+    return and_(prices.c.model.in_({*models, ALL_MODELS}), whose)
+
+
+def _given(*values: str | None) -> list[str]:
+    return [value for value in values if value is not None]
+
+
+def _check_project(session: ReadSession, project_id: str | None) -> None:
+    """InvalidRequest for one that there is not."""
+    if project_id is not None and session.value(select(projects.c.id).where(projects.c.id == project_id)) is None:
+        raise InvalidRequest(f"No project with id '{project_id[:80]}'.", param="project_id")
 
 
 def _listed(row: Row[Any]) -> ListedPrice:

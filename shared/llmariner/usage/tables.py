@@ -169,7 +169,8 @@ ledger_floor = Table(
     Column("admitted_at", BigInteger, nullable=False),
 )
 
-# What tokens and requests of a model cost, from one moment to another; '*' for models without a price of their own.
+# What tokens and requests of a model cost, from one moment to another; '*' for models without a price of their own. Of a
+# model that all projects share, where `project_id` is NULL, else of that project's own.
 # Never changed but for the moment it ends.
 prices = Table(
     "prices",
@@ -184,5 +185,6 @@ prices = Table(
     Column("completion", BigInteger, nullable=False),
     Column("request", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("project_id", String(64)),
     Index("ix_prices_model", "model", "valid_from"),
 )

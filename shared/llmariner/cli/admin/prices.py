@@ -36,6 +36,7 @@ def list_prices(session: Session, model: str | None, everything: bool) -> None:
 
     columns = [
         Column.of("model"),
+        Column.of("project_id", "PROJECT"),
         money("prompt", "PROMPT $/M"),
         money("cached_prompt", "CACHED $/M"),
         money("completion", "COMPLETION $/M"),
@@ -54,6 +55,7 @@ def list_prices(session: Session, model: str | None, everything: bool) -> None:
 @click.option("--cached", metavar="DOLLARS", help="Per million prompt tokens found in a cache; else as --prompt.")
 @click.option("--request", metavar="DOLLARS", help="Per request; else nothing.")
 @click.option("--in-days", metavar="N", type=click.FloatRange(min=0), help="When it begins; else now.")
+@click.option("--project", metavar="ID", help="Of this project's own MODEL; else of the one that all projects share.")
 @pass_session
 def set_price(
     session: Session,
@@ -63,16 +65,18 @@ def set_price(
     cached: str | None,
     request: str | None,
     in_days: float | None,
+    project: str | None,
 ) -> None:
     """Set what MODEL costs from now on, or later.
 
-    * is for all models without a price of their own. The price before ends where this one begins. What
-    requests cost that were admitted before stays as it is.
+    * is for all models without a price of their own; with --project, for all of that project's own. The price
+    before ends where this one begins. What requests cost that were admitted before stays as it is.
     """
     from llmariner.cli.printing import moment
 
     body: dict[str, Any] = {"model": model, "prompt": prompt, "completion": completion}
-    body |= {name: said for name, said in (("cached_prompt", cached), ("request", request)) if said is not None}
+    optional = {"cached_prompt": cached, "request": request, "project_id": project}
+    body |= {name: said for name, said in optional.items() if said is not None}
     if in_days is not None:
         body["valid_from"] = time.time() + in_days * DAY_SECONDS
     made = session.api().post("prices", body)
