@@ -21,6 +21,7 @@ __all__ = ["Engine", "EngineDied", "log_name"]
 
 _POLL = 0.05
 _GRACE = 10.0
+_OVER_GRACE = 5.0
 _SILENCE = 120.0
 _PATIENCE = 180.0
 _BYTES_PER_SECOND = 50 * 1024 * 1024
@@ -54,6 +55,8 @@ class Engine:
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by who loads or unloads an adapter, until the engine has answered."""
     ended: asyncio.Event | None = None
+    ending: bool = False
+    """Its end has begun, or is about to: its task is not to be cancelled any more."""
     hung: bool = False
     """It answers nothing any more: it would not hear that it shall end, either."""
 
@@ -79,10 +82,13 @@ class Engine:
         if self.pid is None or self.ended is None or self.ended.is_set():
             return
         self._enter(Phase.STOPPING, changed)
-        await launcher.stop_engine(self.pid, 0.0 if self.hung else _GRACE)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GRACE + 5):
+        grace = 0.0 if self.hung else _GRACE
+        try:
+            async with asyncio.timeout(grace + _OVER_GRACE):
+                await launcher.stop_engine(self.pid, grace)
                 await self.ended.wait()
+        except TimeoutError:
+            launcher.kill_engine(self.pid)
 
     def status(self) -> Status:
         """How it is now."""

@@ -16,14 +16,21 @@ __all__ = ["Launcher", "LauncherGone", "end_orphans"]
 
 _SCRIPT = Path(__file__).with_name("launcher.py")
 _MARK = "LLMARINER_ENGINES_OF"
+_WARM_SECONDS = 900.0
+"""For its start: it imports vLLM, on a slow disk for the first time."""
+_FORK_SECONDS = 60.0
+"""For the start of an engine: a fork takes milliseconds, where nothing is swapped out."""
 
 
 class LauncherGone(Exception):
-    """The launcher ended; its engines ended with it."""
+    """The launcher ended, or was ended because it did not answer; its engines ended with it."""
 
 
 class Launcher:
-    """One launcher process, started when first needed or ahead of it, and again after it ended."""
+    """One launcher process, started when first needed or ahead of it, and again after it ended.
+
+    `warm_seconds` and `fork_seconds`: how long it may leave its start, and the start of an engine, unanswered.
+    """
 
     def __init__(
         self,
@@ -33,7 +40,11 @@ class Launcher:
         on_exit: Callable[[int, int], None],
         *,
         warm: bool = True,
+        warm_seconds: float = _WARM_SECONDS,
+        fork_seconds: float = _FORK_SECONDS,
     ) -> None:
+        self._warm_seconds = warm_seconds
+        self._fork_seconds = fork_seconds
         self._python = python
         self._environment = environment
         self._logs = logs
@@ -58,7 +69,12 @@ class Launcher:
         async with self._starting:
             if self.pid is None:
                 await self._spawn()
-        await self._ready.wait()
+        process = self._process
+        try:
+            async with asyncio.timeout(self._warm_seconds):
+                await self._ready.wait()
+        except TimeoutError:
+            raise self._ended_as_hung(process, self._warm_seconds) from None
         if self.pid is None:
             raise LauncherGone(f"The engine launcher ended at its start; see {self._logs / 'launcher.log'}.")
 
@@ -69,19 +85,43 @@ class Launcher:
         waiter = self._pids[model] = asyncio.get_running_loop().create_future()
         environment = {"TMPDIR": str(temporary)}
         command = {"op": "start", "model": model, "argv": arguments, "environment": environment, "log": str(log)}
-        await self._send(command)
+        forking = asyncio.create_task(self._forked(command, waiter))
         try:
-            return await asyncio.shield(waiter)
+            return await asyncio.shield(forking)
         except asyncio.CancelledError:
             # It is forked all the same: nobody else would ever end it.
             with contextlib.suppress(LauncherGone):
-                await self.stop_engine(await waiter, 0.0)
+                await self.stop_engine(await forking, 0.0)
             raise
+
+    async def _forked(self, command: dict[str, Any], waiter: asyncio.Future[int]) -> int:
+        process = self._process
+        await self._send(command)
+        try:
+            async with asyncio.timeout(self._fork_seconds):
+                return await asyncio.shield(waiter)
+        except TimeoutError:
+            raise self._ended_as_hung(process, self._fork_seconds) from None
+
+    def _ended_as_hung(self, process: Process | None, seconds: float) -> LauncherGone:
+        """Kill a launcher that does not answer: no engine can be started, nor ended, by it any more."""
+        if process is not None and process.returncode is None:
+            process.kill()
+        return LauncherGone(
+            f"The engine launcher did not answer for {seconds:g} s, and was ended with its engines; the next request "
+            "starts another. See `llma logs` and launcher.log beside it."
+        )
 
     async def stop_engine(self, pid: int, grace: float) -> None:
         """Ask an engine to end, and kill it after `grace` seconds."""
         if self.pid is not None:
             await self._send({"op": "stop", "pid": pid, "grace": grace})
+
+    def kill_engine(self, pid: int) -> None:
+        """Kill an engine that the launcher did not end. Nothing is done where the launcher has told of its end."""
+        if pid in self._engines:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
 
     async def close(self) -> None:
         """End the launcher and with it every engine."""
@@ -114,8 +154,11 @@ class Launcher:
         if process is None or process.stdin is None or process.returncode is not None:
             raise LauncherGone("The engine launcher is gone.")
         try:
-            process.stdin.write(json.dumps(command).encode() + b"\n")
-            await process.stdin.drain()
+            async with asyncio.timeout(self._fork_seconds):
+                process.stdin.write(json.dumps(command).encode() + b"\n")
+                await process.stdin.drain()
+        except TimeoutError:
+            raise self._ended_as_hung(process, self._fork_seconds) from None
         except (BrokenPipeError, ConnectionResetError) as error:
             raise LauncherGone("The engine launcher is gone.") from error
 

@@ -198,15 +198,23 @@ class ProcessServing:
             _log.exception("the engine of %s was ended", name)
             self._note_death(name, f"The platform could not look after the engine: {type(error).__name__}: {error}")
         finally:
-            await engine.stop(self._launcher, lambda: self._changed(engine))
-            if socket is not None:
-                self._sockets.remove(socket)
-            self._engines.pop(name, None)
-            self._tasks.pop(name, None)
-            self._wishes_to_sleep.discard(name)
-            self._tell(name, self._without_engine(name, engine.model))
-            async with self._room:
-                self._room.notify_all()
+            engine.ending = True
+            try:
+                with contextlib.suppress(LauncherGone):  # and the engine with it
+                    await engine.stop(self._launcher, lambda: self._changed(engine))
+            finally:
+                await self._forget(engine, socket)
+
+    async def _forget(self, engine: Engine, socket: Path | None) -> None:
+        name = engine.model.id
+        if socket is not None:
+            self._sockets.remove(socket)
+        self._engines.pop(name, None)
+        self._tasks.pop(name, None)
+        self._wishes_to_sleep.discard(name)
+        self._tell(name, self._without_engine(name, engine.model))
+        async with self._room:
+            self._room.notify_all()
 
     async def _note_wake(self, name: str, seconds: float) -> None:
         """Record a wake. The engine serves, be it recorded or not: a database may be away, or its disk full."""
@@ -249,8 +257,11 @@ class ProcessServing:
         if task is None or engine is None:
             self._wishes_to_sleep.discard(name)
             return
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        if not engine.ending:
+            engine.ending = True
+            task.cancel()
+        # Not gathered: where the caller is cancelled, that would cancel the task again, in the midst of the engine's end.
+        await asyncio.wait({task})
 
     async def _take_room(self, engine: Engine) -> None:
         """Wait until the budget holds this engine too; end idle ones for it, longest idle first."""

@@ -1,0 +1,96 @@
+"""The one-machine adapter when its launcher answers nothing, and when an engine's end is asked for twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from llmariner.platform.serving import Phase, engine
+
+from .driving import processes
+from .imitation import imitation, model
+from .test_processes import gone, soon
+
+
+def test_a_launcher_that_does_not_answer_is_ended_and_the_next_wake_starts_another(tmp_path: Path) -> None:
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
+        driven.do(serving.launcher.start())
+        hung = serving.launcher.pid
+        assert hung is not None
+        serving.launcher._fork_seconds = 0.3
+        os.kill(hung, signal.SIGSTOP)
+        driven.wake("a")
+        said = driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=10).message
+        assert "did not answer" in said
+        serving.launcher._fork_seconds = 30
+        driven.ready("a")
+        assert serving.launcher.pid != hung
+        soon(lambda: gone(hung))
+
+
+def test_a_launcher_that_hangs_as_it_starts_is_ended(tmp_path: Path) -> None:
+    settings = imitation(tmp_path)
+    interpreter = settings.python
+    interpreter.unlink()
+    interpreter.write_text("#!/bin/sh\nexec sleep 600\n")
+    interpreter.chmod(0o755)
+    with processes(settings, model(tmp_path, "a")) as (driven, serving):
+        serving.launcher._warm_seconds = 0.3
+        driven.wake("a")
+        said = driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=10).message
+        assert "did not answer" in said
+
+
+def test_putting_to_sleep_what_waits_for_a_hung_launcher_takes_no_longer_than_its_limit(tmp_path: Path) -> None:
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
+        driven.do(serving.launcher.start())
+        serving.launcher._fork_seconds = 0.5
+        os.kill(serving.launcher.pid or 0, signal.SIGSTOP)
+        driven.wake("a")
+        driven.pass_time(0.1)
+        driven.do(asyncio.wait_for(serving.sleep("a"), 10))
+        assert driven.status("a").phase is Phase.ASLEEP
+
+
+def test_an_engine_is_ended_though_the_launcher_hears_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_GRACE", 0.1)
+    monkeypatch.setattr(engine, "_OVER_GRACE", 0.3)
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
+        driven.ready("a")
+        pid = serving._engines["a"].pid
+        assert pid is not None
+        os.kill(serving.launcher.pid or 0, signal.SIGSTOP)
+        driven.sleep("a")
+        assert driven.status("a").phase is Phase.ASLEEP
+        soon(lambda: gone(pid))
+
+
+def test_an_engine_whose_end_is_asked_for_again_as_it_ends_can_be_started_again(tmp_path: Path) -> None:
+    """Whoever puts it to sleep while it ends by itself, or hangs up meanwhile, leaves nothing behind that stands in the way."""
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
+        first = driven.ready("a")
+        pid = serving._engines["a"].pid
+        assert pid is not None
+        os.killpg(pid, signal.SIGSTOP)  # it takes its time to end
+
+        async def several_times() -> None:
+            sleeps = [asyncio.create_task(serving.sleep("a")) for _ in range(2)]
+            await asyncio.sleep(0.2)
+            sleeps.append(asyncio.create_task(serving.sleep("a")))
+            await asyncio.sleep(0.2)
+            sleeps[0].cancel()
+            await asyncio.sleep(0.2)
+            assert not gone(pid)
+            os.killpg(pid, signal.SIGCONT)
+            await asyncio.gather(*sleeps, return_exceptions=True)
+
+        driven.do(several_times())
+        began = time.monotonic()
+        driven.until(lambda status: status.phase is Phase.ASLEEP, "a", seconds=15)
+        assert gone(pid), time.monotonic() - began
+        assert driven.ready("a").endpoint != first.endpoint
