@@ -1,5 +1,6 @@
 """Brings the weights of a model that was registered."""
 
+import contextlib
 from functools import partial
 
 from llmariner.context import Context
@@ -34,7 +35,8 @@ def consume(context: Context, event: Event) -> None:
     except ModelNotFound:
         return
     except WeightsUnavailable as error:
-        context.registry.failed(model_id, str(error))
+        with contextlib.suppress(ModelNotFound):  # deleted since
+            context.registry.failed(model_id, str(error), created=model.created_at)
 
 
 handle = consumer(consume)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -15,9 +16,9 @@ import pytest
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.errors import Unavailable
-from llmariner.local.dispatcher import Dispatcher, subscriptions
+from llmariner.local.dispatcher import Dispatcher, limits, subscriptions
 from llmariner.models.model import Model, NewModel, SourceRepository, Task
-from llmariner.models.weights import StorageUriWeights
+from llmariner.models.weights import FetchedWeights, Report, StorageUriWeights, WeightsUnavailable
 from llmariner.platform.database.work_leases import WorkLease
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries, Subscription
@@ -94,6 +95,28 @@ def test_the_loader_leaves_a_model_alone_that_is_gone(
 ) -> None:
     event = written(installation, TYPES["model_loader"], {"id": "gone", "project_id": None})
     assert posted(ports["model_loader"][way], event) == TAKEN
+
+
+def test_what_the_loader_could_not_fetch_is_no_failure_of_the_model_that_has_the_id_since(
+    installation: Installation, in_process: InProcess
+) -> None:
+    name = "made-anew"
+
+    class Failing(StorageUriWeights):
+        def fetch(self, model: Model, report: Report) -> FetchedWeights:
+            installation.context.registry.delete(name, project_id=None)
+            new_model(installation, name)
+            raise WeightsUnavailable("the hub is away")
+
+    context = Context(installation.environment)
+    context.weights = Failing()
+    loader: Any = load(CHECKOUT / "eventing/model_loader")
+    loader.use(context)
+    new_model(installation, name)
+    headers, body = to_http(written(installation, TYPES["model_loader"], {"id": name, "project_id": None}))
+    assert in_process.ask(loader, Question("POST", "/", body, headers)).status == 204
+    assert installation.context.registry.get(name).loading_failure_reason == ""
+    context.database.close()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -336,6 +359,33 @@ def test_the_dispatcher_buries_what_nobody_will_ever_take(
     in_process.runner.run(carry())
     dead = [d for d in book.page(project, "dead", after=None, limit=10) if d.consumer == consumer]
     assert [(d.attempts, d.last_error) for d in dead] == [(1, reason)]
+
+
+async def hang(_scope: Any, _receive: Any, _send: Any) -> None:
+    await asyncio.Event().wait()
+
+
+def test_a_delivery_that_hangs_is_ended_and_due_again(installation: Installation, in_process: InProcess) -> None:
+    type_, project = "ai.test.hangs.v1", "proj_hangs"
+    with installation.context.database.write() as session:
+        outbox.add(session, type_, "x", {"project_id": project})
+    book = Deliveries(installation.context.database, [Subscription("hanging", type_)])
+    dispatcher = Dispatcher(book, {"hanging": hang}, {"hanging": 0.1})
+
+    async def carry() -> None:
+        await dispatcher.step()
+        await asyncio.wait_for(dispatcher.settle(), 20)
+
+    in_process.runner.run(carry())
+    (pending,) = (d for d in book.page(project, "pending", after=None, limit=10) if d.consumer == "hanging")
+    assert (pending.attempts, pending.last_error) == (1, "504: It was not done within 0.1 s.")
+
+
+def test_a_delivery_may_take_as_long_here_as_on_a_cluster_and_a_download_longer() -> None:
+    seconds = limits(CHECKOUT / "eventing")
+    assert seconds.keys() == {file.parent.name for file in CHECKOUT.glob("eventing/*/trigger.yaml")}
+    assert (seconds["sweep"], seconds["group_settlement"]) == (600, 60)
+    assert seconds["model_loader"] >= 3600
 
 
 def admitted(ledger: Ledger, request_id: str, at: float) -> None:

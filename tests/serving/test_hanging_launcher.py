@@ -71,7 +71,7 @@ def test_an_engine_is_ended_though_the_launcher_hears_nothing(tmp_path: Path, mo
 
 
 def test_an_engine_whose_end_is_asked_for_again_as_it_ends_can_be_started_again(tmp_path: Path) -> None:
-    """Whoever puts it to sleep while it ends by itself, or hangs up meanwhile, leaves nothing behind that stands in the way."""
+    """Also where who asked first hangs up meanwhile."""
     with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
         first = driven.ready("a")
         pid = serving._engines["a"].pid

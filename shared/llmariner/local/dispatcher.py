@@ -1,13 +1,14 @@
 """Carries events from the outbox to the consumers in `eventing/`, as a Broker does on a cluster.
 
-Same HTTP binding, same reading of answers: 2xx took it, 4xx (but 404, 408, 409, 429) never will, anything else again.
+Same HTTP binding, same reading of answers: 2xx took it, 4xx (but 404, 408, 409, 429) never will, anything else again. Same
+limit of time for one delivery, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from llmariner.errors import PlatformError
 from llmariner.platform.events.deliveries import Deliveries, Delivery, Subscription
 from llmariner.platform.events.wire import to_http
 
-__all__ = ["Dispatcher", "subscriptions"]
+__all__ = ["Dispatcher", "limits", "subscriptions"]
 
 _log = logging.getLogger(__name__)
 _EVERY_SECONDS = 0.25
 _AGAIN = frozenset({404, 408, 409, 429})
+_LIMIT_SECONDS = 60.0
+_FETCH_SECONDS = 86_400.0
+"""For the weights of a model: one machine downloads them in the delivery, a cluster when their engine starts."""
 Consumers = dict[str, Callable[[Any, Any, Any], Awaitable[None]]]
 
 
@@ -35,12 +39,28 @@ def subscriptions(eventing: Path) -> list[Subscription]:
     return found
 
 
-class Dispatcher:
-    """Delivers until it is closed. `consumers`: each one's application, by folder name."""
+def limits(eventing: Path) -> dict[str, float]:
+    """How many seconds a delivery may take, by consumer: what its trigger.yaml says, but for what downloads."""
+    found = {}
+    for file in sorted(eventing.glob("*/trigger.yaml")):
+        annotations = yaml.safe_load(file.read_text())["metadata"].get("annotations", {})
+        found[file.parent.name] = float(annotations.get("llmariner.ai/timeout-seconds", _LIMIT_SECONDS))
+    return found | {"model_loader": _FETCH_SECONDS}
 
-    def __init__(self, deliveries: Deliveries, consumers: Consumers) -> None:
+
+class Dispatcher:
+    """Delivers until it is closed. `consumers`: each one's application, by folder name; `seconds`: see `limits`.
+
+    A delivery that is not over in time is one that failed. A thread that still works on it goes on: as on a cluster,
+    consumers are written to be called again meanwhile.
+    """
+
+    def __init__(
+        self, deliveries: Deliveries, consumers: Consumers, seconds: Mapping[str, float] | None = None
+    ) -> None:
         self._deliveries = deliveries
         self._consumers = consumers
+        self._seconds = seconds or {}
         self._under_way: dict[tuple[int, str], asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -76,7 +96,7 @@ class Dispatcher:
 
     async def _deliver(self, delivery: Delivery) -> None:
         try:
-            status, answer = await self._post(delivery)
+            status, answer = await self._answer(delivery)
             if 200 <= status < 300:
                 await asyncio.to_thread(self._deliveries.succeeded, delivery)
             else:
@@ -85,6 +105,14 @@ class Dispatcher:
                 await asyncio.to_thread(self._deliveries.failed, delivery, reason, final=final)
         finally:
             self._under_way.pop((delivery.sequence, delivery.consumer), None)
+
+    async def _answer(self, delivery: Delivery) -> tuple[int, bytes]:
+        limit = self._seconds.get(delivery.consumer, _LIMIT_SECONDS)
+        try:
+            async with asyncio.timeout(limit):
+                return await self._post(delivery)
+        except TimeoutError:
+            return 504, f"It was not done within {limit:g} s.".encode()
 
     async def _post(self, delivery: Delivery) -> tuple[int, bytes]:
         """One POST of the CloudEvents HTTP binding, to an application in this process."""

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.errors import PlatformError
-from llmariner.local.dispatcher import Dispatcher, subscriptions
+from llmariner.local.dispatcher import Dispatcher, limits, subscriptions
 from llmariner.local.engine.environment import EngineEnvironment
 from llmariner.local.engine.packages import PACKAGED, PackagedModel
 from llmariner.local.router import Router
@@ -195,7 +195,8 @@ class Home:
         for folder in sorted(path.parent for path in eventing.glob("*/trigger.yaml")):
             consumers[folder.name] = load(folder)
             consumers[folder.name].use(self.context)
-        return Dispatcher(Deliveries(self.context.database, subscriptions(eventing)), consumers)
+        deliveries = Deliveries(self.context.database, subscriptions(eventing))
+        return Dispatcher(deliveries, consumers, limits(eventing))
 
     async def _tick(self) -> None:
         while True:
