@@ -52,6 +52,17 @@ def test_a_script_that_fails_says_why(tmp_path: Path) -> None:
         scripts.run(script(tmp_path, "raise SystemExit('no space left')"), [], print)
 
 
+def test_a_script_that_hangs_is_ended_and_one_that_tells_its_progress_is_not(tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    scripts = Scripts(environment_with_hub(tmp_path), silence=2)
+    text = "import time\nfor _ in range(8):\n    time.sleep(0.4)\n    print('{}', flush=True)\n"
+    scripts.run(script(tmp_path, text), [], told.append)
+    assert len(told) == 8
+    text = "import os, signal\nprint('{}', flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)\n"
+    with pytest.raises(OSError, match="said nothing for 2 s"):
+        scripts.run(script(tmp_path, text), [], told.append)
+
+
 def test_a_script_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
     text = "import json, os, time\nprint(json.dumps({'pid': os.getpid()}), flush=True)\ntime.sleep(120)\n"
     tests = Path(__file__).resolve().parents[1]

@@ -16,6 +16,7 @@ __all__ = ["Interrupted", "Scripts"]
 
 _RUNNER = Path(__file__).with_name("ends_with_parent.py")
 _SHOWN_BYTES = 2000
+_SILENCE_SECONDS = 1800.0
 
 
 class Interrupted(Exception):
@@ -23,24 +24,30 @@ class Interrupted(Exception):
 
 
 class Scripts:
-    """Scripts that run now, from any thread."""
+    """Scripts that run now, from any thread. `silence`: seconds without a line after which one is ended."""
 
-    def __init__(self, environment: EngineEnvironment) -> None:
+    def __init__(self, environment: EngineEnvironment, *, silence: float = _SILENCE_SECONDS) -> None:
         self._environment = environment
+        self._silence = silence
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
+        self._silent: set[subprocess.Popen[str]] = set()
         self._closed = False
 
     def run(self, script: Path, arguments: list[str], hear: Callable[[dict[str, object]], None]) -> None:
         """Run one to its end; `hear` gets each JSON line that it prints, and ends it by raising.
 
-        OSError with its last lines when it fails, Interrupted after `close`.
+        OSError with its last lines when it fails or falls silent, Interrupted after `close`.
         """
         with tempfile.TemporaryFile("w+", errors="replace") as errors:
             process = self._start([str(script), *arguments], errors.fileno())
+            heard = threading.Event()
+            watch = threading.Thread(target=self._watch, args=(process, heard), daemon=True)
+            watch.start()
             try:
                 assert process.stdout is not None
                 for line in process.stdout:
+                    heard.set()
                     if line.startswith("{"):
                         hear(json.loads(line))
             except BaseException:
@@ -49,12 +56,26 @@ class Scripts:
             finally:
                 # Its end is waited for, and its input closed no sooner: the script ends when that does.
                 process.wait()
+                heard.set()
+                watch.join()
                 self._ended(process)
             if process.returncode:
                 if self._closed:
                     raise Interrupted(script.name)
+                if process in self._silent:
+                    self._silent.discard(process)
+                    raise OSError(f"{script.name} was ended: it said nothing for {self._silence:g} s.")
                 errors.seek(0)
                 raise OSError(f"{script.name} failed:\n{errors.read()[-_SHOWN_BYTES:]}")
+
+    def _watch(self, process: subprocess.Popen[str], heard: threading.Event) -> None:
+        """Kill it when it says nothing for too long."""
+        while process.poll() is None:
+            if not heard.wait(self._silence):
+                self._silent.add(process)
+                process.kill()
+                return
+            heard.clear()
 
     def close(self) -> None:
         """End all that run, and run none any more."""
