@@ -16,6 +16,7 @@ from llmariner.http.model_forms import ConfigBody, UpdateModel, new_config, sour
 from llmariner.limits.restrictions import of_caller
 from llmariner.models.model import ActivationStatus, Model, ModelConfig, NewModel, SourceRepository, Task
 from llmariner.models.rendering import rendered, restates_arguments
+from llmariner.models.restrictions import is_admin
 from llmariner.models.selection import Selection
 from llmariner.platform.serving import Status
 from llmariner.tenancy.caller import Caller
@@ -64,7 +65,7 @@ async def list_models(
     page, total = await asyncio.to_thread(_page, context, key, include_loading_models, after, limit or 100)
     statuses = context.waiting_requests.added_to_all(await context.serving.statuses())
     wanted = page[: limit or 100]
-    data = [rendered(model, statuses.get(model.id, Status())) for model in wanted]
+    data = [rendered(model, statuses.get(model.id, Status()), whole=is_admin(key)) for model in wanted]
     return {"object": "list", "data": data, "has_more": len(page) > len(wanted), "total_items": total}
 
 
@@ -102,7 +103,7 @@ def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, 
         config=ModelConfig.read(new_config(body.config)),
         task=Task(body.task) if body.task else None,
     )
-    return rendered(context.registry.create(new, actor=key), Status())
+    return rendered(context.registry.create(new, actor=key), Status(), whole=is_admin(key))
 
 
 async def get_model(
@@ -116,7 +117,7 @@ async def get_model(
     status = context.waiting_requests.added(model.id, status)
     wakes = await asyncio.to_thread(context.registry.wakes, model.base_model_id or model.id)
     last = await asyncio.to_thread(context.ledger.last_request, model.name, model.project_id)
-    return rendered(model, status, wakes=wakes, last_request_at=last)
+    return rendered(model, status, whole=is_admin(key), wakes=wakes, last_request_at=last)
 
 
 def _usable(context: Context, key: Caller, model_id: str) -> Model:
@@ -141,7 +142,7 @@ def update_model(
         restated=restates_arguments(said, paths),
         created=body.of_created,
     )
-    return rendered(changed, Status())
+    return rendered(changed, Status(), whole=is_admin(key))
 
 
 def delete_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:

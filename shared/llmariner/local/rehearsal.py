@@ -57,7 +57,8 @@ def wrong_answer(url: str, secret: str, model: PackagedModel, *, seconds: float)
         body["messages"] = [{"role": "user", "content": QUESTION}]
         return _wrong_text(loopback.post(f"{url}/v1/chat/completions", secret, body, seconds=seconds))
     except urllib.error.HTTPError as error:
-        raise OSError(f"{model.id} answered {error.code}: {error.read().decode(errors='replace')[:2000]}") from error
+        said = error.read().decode(errors="replace")[:2000]
+        raise OSError(f"{model.id} answered {error.code}: {said} See `llma logs {model.id}`.") from error
 
 
 def _wrong_text(answer: dict[str, Any]) -> str | None:

@@ -35,6 +35,7 @@ from llmariner.models.tables import model_wakes, models
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.serving import name_of
+from llmariner.platform.serving.disclosure import without_paths
 from llmariner.settings import ModelSettings
 from llmariner.tenancy.caller import Caller
 
@@ -221,7 +222,7 @@ class Registry:
             if model.loaded:
                 return
             _change(session, model, loading_status=LoadingStatus.FAILED, loading_failure_reason=reason)
-            tell(session, FAILED, model.id, model.project_id, reason=reason)
+            tell(session, FAILED, model.id, model.project_id, reason=without_paths(reason))
 
     def woke(self, model_id: str, seconds: float) -> None:
         """Note how long a wake took; the newest fifty are kept."""

@@ -8,17 +8,25 @@ from typing import Any
 from llmariner.errors import InvalidRequest
 from llmariner.models.model import CONFIG_PATHS, Model
 from llmariner.platform.serving import Status, name_of
+from llmariner.platform.serving.disclosure import without_paths
 
 __all__ = ["config_paths", "rendered", "restates_arguments"]
 
 
 def rendered(
-    model: Model, status: Status, *, wakes: list[float] | None = None, last_request_at: float | None = None
+    model: Model,
+    status: Status,
+    *,
+    whole: bool = False,
+    wakes: list[float] | None = None,
+    last_request_at: float | None = None,
 ) -> dict[str, Any]:
     """The model object, its enumerations spelt as LLMariner's clients read them.
 
+    `whole`: with what engines and downloads printed, and the folders named in it; for who runs the platform.
     `wakes`: durations of the newest wakes in seconds, shortest first.
     """
+    reason = model.loading_failure_reason
     return {
         "id": model.name,
         "object": "model",
@@ -27,7 +35,7 @@ def rendered(
         "loading_status": f"MODEL_LOADING_STATUS_{model.loading_status}",
         "loading_progress": model.loading_progress,
         "loading_status_message": model.loading_message,
-        "loading_failure_reason": model.loading_failure_reason,
+        "loading_failure_reason": reason if whole else without_paths(reason),
         "source_repository": f"SOURCE_REPOSITORY_{model.source_repository}",
         "formats": [f"MODEL_FORMAT_{model.format}"],
         "task": model.task,
@@ -41,7 +49,7 @@ def rendered(
             "phase": status.phase,
             "progress": status.progress,
             "estimate_seconds": status.estimate_seconds,
-            "message": status.message,
+            "message": "\n".join(filter(None, (status.message, status.detail if whole else ""))),
             "requests_running": status.requests_running,
             "requests_waiting": status.requests_waiting,
             "memory_bytes": status.memory_bytes,

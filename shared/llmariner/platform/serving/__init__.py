@@ -72,7 +72,8 @@ class EngineModel:
 class Status:
     """A model's state. `progress` 0 to 1; `endpoint` and `capacity` (requests at once) only when ready.
 
-    `replicas`: each engine's own endpoint, where there are several.
+    `replicas`: each engine's own endpoint, where there are several. `message` is for everybody who sees the model; `detail`,
+    what an engine printed, for those who run the platform: it may name folders, and hold what other tenants asked.
     """
 
     phase: Phase = Phase.ASLEEP
@@ -87,6 +88,7 @@ class Status:
     tokens_per_second: float = 0.0
     memory_bytes: int = 0
     replicas: tuple[str, ...] = ()
+    detail: str = ""
 
     def shown(self) -> dict[str, Any]:
         """As a JSON object."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from llmariner.client import Client, ConnectionFailed, ResponseBroken
 from llmariner.platform.serving import EngineModel, Phase, Status
 from llmariner.platform.serving.command import CAPACITY, engine_arguments
+from llmariner.platform.serving.disclosure import without_paths
 from llmariner.platform.serving.engine_metrics import EngineMetrics
 from llmariner.platform.serving.launcher_process import Launcher
 
@@ -25,11 +26,17 @@ _SILENCE = 120.0
 _PATIENCE = 180.0
 _BYTES_PER_SECOND = 50 * 1024 * 1024
 _FIRST_GUESS = 20.0
+_SHOWN = 300
+_PROCESS = re.compile(r"^\([^)]*pid=\d+\) ?")
 _LOADING_MARKS = ("Starting to load model", "Loading safetensors", "Loading weights took", "init engine")
 
 
 class EngineDied(Exception):
-    """The engine ended or gave no sign before it was ready; the message holds its last lines."""
+    """The engine ended or gave no sign, and why; `detail` holds the last lines of its log."""
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 @dataclass
@@ -40,6 +47,7 @@ class Engine:
     log: Path
     phase: Phase = Phase.QUEUED
     message: str = ""
+    detail: str = ""
     pid: int | None = None
     endpoint: str = ""
     began: float = 0.0
@@ -96,6 +104,7 @@ class Engine:
             progress=self._progress(),
             estimate_seconds=self._estimate(),
             message=self.message,
+            detail=self.detail,
             endpoint=self.endpoint if self.phase is Phase.READY else None,
             capacity=CAPACITY if self.phase is Phase.READY else 0,
             requests_running=self.metrics.running,
@@ -117,12 +126,20 @@ class Engine:
 
     def last_lines(self, count: int = 12) -> str:
         """The end of its log, for whoever asks why."""
+        lines = self._lines()
+        return "\n".join(_errors(lines)[-2:] + lines[-count:])
+
+    def _lines(self) -> list[str]:
         try:
-            lines = self.log.read_text(errors="replace").splitlines()
+            return self.log.read_text(errors="replace").splitlines()
         except OSError:
-            return ""
-        errors = [line for line in lines if "Error" in line or "error:" in line]
-        return "\n".join((errors[-2:] if errors else []) + lines[-count:])
+            return []
+
+    def _failed_start(self, what: str) -> EngineDied:
+        """With the error that it printed last. Before it is ready nobody has asked it anything that could be in there."""
+        said = _PROCESS.sub("", (_errors(self._lines()) or [""])[-1])
+        cause = without_paths(said).strip()[:_SHOWN]
+        return EngineDied(f"{what}{f': {cause}' if cause else '.'}", self.last_lines())
 
     def _enter(self, phase: Phase, changed: Callable[[], None]) -> None:
         self.phase = phase
@@ -152,7 +169,7 @@ class Engine:
         deadline = since + _PATIENCE + self.model.size_bytes / _BYTES_PER_SECOND
         while not await _answers(client, self.endpoint):
             if self.ended.is_set():
-                raise EngineDied(f"The engine ended while loading.\n{self.last_lines()}")
+                raise self._failed_start("The engine ended while loading")
             now = time.monotonic()
             if (size := self.log.stat().st_size) != written:
                 written, since = size, now
@@ -161,8 +178,12 @@ class Engine:
                 ):
                     self._enter(Phase.LOADING, changed)
             if now > deadline and now - since > _SILENCE:
-                raise EngineDied(f"The engine said nothing for {_SILENCE:.0f} s while loading.\n{self.last_lines()}")
+                raise self._failed_start(f"The engine said nothing for {_SILENCE:.0f} s while loading")
             await asyncio.sleep(_POLL)
+
+
+def _errors(lines: list[str]) -> list[str]:
+    return [line for line in lines if "Error" in line or "error:" in line]
 
 
 def log_name(model_id: str) -> str:

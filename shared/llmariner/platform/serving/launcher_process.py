@@ -76,7 +76,7 @@ class Launcher:
         except TimeoutError:
             raise self._ended_as_hung(process, self._warm_seconds) from None
         if self.pid is None:
-            raise LauncherGone(f"The engine launcher ended at its start; see {self._logs / 'launcher.log'}.")
+            raise LauncherGone("The engine launcher ended at its start; see launcher.log beside the platform's log.")
 
     async def start_engine(self, model: str, arguments: list[str], log: Path, temporary: Path) -> int:
         """Fork an engine, with a folder for its temporary files; returns its process id. LauncherGone when the launcher
@@ -109,7 +109,7 @@ class Launcher:
             process.kill()
         return LauncherGone(
             f"The engine launcher did not answer for {seconds:g} s, and was ended with its engines; the next request "
-            "starts another. See `llma logs` and launcher.log beside it."
+            "starts another. See launcher.log beside the platform's log."
         )
 
     async def stop_engine(self, pid: int, grace: float) -> None:

@@ -15,11 +15,13 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from llmariner.client import Client
+from llmariner.client import Client, ConnectionFailed, ResponseBroken
 from llmariner.errors import ModelNotFound
 from llmariner.platform.serving import EngineModel, Phase, Status, memory, name_of
 from llmariner.platform.serving.command import memory_needed
+from llmariner.platform.serving.disclosure import without_paths
 from llmariner.platform.serving.engine import Engine, EngineDied, log_name
 from llmariner.platform.serving.engine_metrics import SILENCE_SECONDS, read_metrics
 from llmariner.platform.serving.launcher_process import Launcher, LauncherGone
@@ -49,6 +51,13 @@ class ProcessSettings:
     patience_seconds: float = 120.0
 
 
+class _Failure(NamedTuple):
+    """Why a model has no engine, as `Status` tells it."""
+
+    message: str
+    detail: str = ""
+
+
 class ProcessServing:
     """See the module. `find` gives what is known of a model or raises ModelNotFound; `woke` is told of each wake."""
 
@@ -71,7 +80,7 @@ class ProcessServing:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wishes_to_sleep: set[str] = set()
         self._deaths: dict[str, tuple[int, float]] = {}
-        self._failures: dict[str, str] = {}
+        self._failures: dict[str, _Failure] = {}
         self._observers: list[Callable[[str, Status], None]] = []
         self._room = asyncio.Condition()
         self._warming: asyncio.Task[None] | None = None
@@ -95,8 +104,9 @@ class ProcessServing:
             return Status(Phase.STOPPING, message="the engine of a deleted model of this id has not ended yet")
         if model.base and engine.phase is Phase.READY and engine.adapters.get(model.id) != model.created:
             phase = Phase.FAILED if model.id in self._failures else Phase.LOADING
-            message = self._failures.get(model.id, "loading the adapter")
-            return replace(engine.status(), phase=phase, message=message, endpoint=None, capacity=0, progress=0.9)
+            message, detail = self._failures.get(model.id, _Failure("loading the adapter"))
+            told = replace(engine.status(), phase=phase, message=message, detail=detail)
+            return replace(told, endpoint=None, capacity=0, progress=0.9)
         return engine.status()
 
     async def statuses(self) -> dict[str, Status]:
@@ -111,7 +121,7 @@ class ProcessServing:
         model = await self._find(model_id)
         name = model.base or model.id
         if model.blocked:
-            self._failures[model.id] = model.blocked
+            self._failures[model.id] = _Failure(model.blocked)
             return
         engine = self._engines.get(name)
         if model.base is None and engine is not None and engine.model.created != model.created:
@@ -119,7 +129,7 @@ class ProcessServing:
         if name not in self._tasks:
             base = await self._find(name) if model.base else model
             if base.blocked:
-                self._failures[name] = base.blocked
+                self._failures[name] = _Failure(base.blocked)
                 return
             if name not in self._tasks:  # somebody else may have come first while we asked
                 self._wishes_to_sleep.discard(name)
@@ -193,10 +203,10 @@ class ProcessServing:
                 self._deaths.pop(name, None)  # it was put to sleep, it did not die
             raise
         except (EngineDied, LauncherGone, OSError) as error:
-            self._note_death(name, str(error))
+            self._note_death(name, without_paths(str(error)), getattr(error, "detail", str(error)))
         except Exception as error:  # whatever it was, those who wait for the model must hear of it
             _log.exception("the engine of %s was ended", name)
-            self._note_death(name, f"The platform could not look after the engine: {type(error).__name__}: {error}")
+            self._note_death(name, f"The platform could not look after the engine: {type(error).__name__}", str(error))
         finally:
             engine.ending = True
             try:
@@ -223,10 +233,10 @@ class ProcessServing:
         except Exception:
             _log.exception("the wake of %s could not be recorded", name)
 
-    def _note_death(self, name: str, reason: str) -> None:
+    def _note_death(self, name: str, reason: str, detail: str) -> None:
         deaths, _ = self._deaths.get(name, (0, 0.0))
         self._deaths[name] = (deaths + 1, time.monotonic())
-        self._failures[name] = reason
+        self._failures[name] = _Failure(reason, detail)
 
     async def _tend(self, engine: Engine) -> None:
         """Until it shall sleep: read its counts, note when it was busy. EngineDied when it ends by itself, or hangs."""
@@ -237,7 +247,7 @@ class ProcessServing:
             metrics = await read_metrics(self._client, engine.endpoint, silence=min(SILENCE_SECONDS, patience))
             if metrics is None and time.monotonic() - answered > patience:
                 engine.hung = True
-                raise EngineDied(f"The engine has hung: it answers nothing any more.\n{engine.last_lines()}")
+                raise EngineDied("The engine has hung: it answers nothing any more.", engine.last_lines())
             if metrics is not None:
                 answered = time.monotonic()
                 engine.heard(metrics)
@@ -249,7 +259,7 @@ class ProcessServing:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TEND):
                     await engine.ended.wait()
-                raise EngineDied(f"The engine ended unexpectedly.\n{engine.last_lines()}")
+                raise EngineDied("The engine ended unexpectedly.", engine.last_lines())
 
     async def _end(self, name: str) -> None:
         self._wishes_to_sleep.add(name)
@@ -306,9 +316,10 @@ class ProcessServing:
         if deaths > 1:
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (deaths - 2))
             left = max(0.0, last + pause - time.monotonic())
-            engine.message = f"{deaths} starts failed; the next is in {left:.0f} s. {self._failures[engine.model.id]}"
+            message, engine.detail = self._failures[engine.model.id]
+            engine.message = f"{deaths} starts failed; the next is in {left:.0f} s. {message}"
             await asyncio.sleep(left)
-            engine.message = ""
+            engine.message = engine.detail = ""
 
     async def _load_adapter(self, engine: Engine, model: EngineModel) -> None:
         async with engine.changing:
@@ -324,7 +335,7 @@ class ProcessServing:
             else:
                 said = await self._replace_adapter(engine, model)
             if said:
-                self._failures[model.id] = said
+                self._failures[model.id] = _Failure(without_paths(said), said)
             else:
                 engine.adapters[model.id] = model.created
 
@@ -347,18 +358,22 @@ class ProcessServing:
         return ""
 
     async def _told_engine(self, engine: Engine, verb: str, body: dict[str, str]) -> tuple[int, str]:
-        """vLLM's routes for adapters at run time; returns status and text."""
+        """vLLM's routes for adapters at run time; returns status and text. An engine that does not answer has status 0."""
         headers = [(b"content-type", b"application/json")]
-        response = await self._client.request(
-            engine.endpoint, "POST", f"/v1/{verb}_lora_adapter", headers=headers, body=json.dumps(body).encode()
-        )
-        return response.status, (await response.read()).decode(errors="replace")
+        path, raw = f"/v1/{verb}_lora_adapter", json.dumps(body).encode()
+        try:
+            response = await self._client.request(engine.endpoint, "POST", path, headers=headers, body=raw)
+            return response.status, (await response.read()).decode(errors="replace")
+        except (ConnectionFailed, ResponseBroken):
+            return 0, "it does not answer"
 
     def _without_engine(self, name: str, model: EngineModel) -> Status:
-        failure = model.blocked or self._failures.get(name) or self._failures.get(model.id)
+        failure = self._failures.get(name) or self._failures.get(model.id)
+        if model.blocked:
+            failure = _Failure(model.blocked)
         if failure is None:
             return Status(estimate_seconds=model.typical_wake_seconds)
-        return Status(Phase.FAILED, message=failure)
+        return Status(Phase.FAILED, message=failure.message, detail=failure.detail)
 
     def _exited(self, pid: int, _status: int) -> None:
         for engine in self._engines.values():

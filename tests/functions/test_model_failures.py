@@ -1,0 +1,46 @@
+"""Why a model can't be served: everybody who sees it reads the cause, the folders of the machine only who runs it."""
+
+from __future__ import annotations
+
+import json
+
+from llmariner.models.model import NewModel, SourceRepository
+from llmariner.models.rendering import rendered
+from llmariner.platform.serving import Phase, Status
+
+from .company import Company
+from .conftest import Ask
+from .installation import Installation
+
+REASON = "No readable config.json in /home/operator/models: it must be a Hugging Face model folder."
+NAME = "org/unreadable"
+
+
+def test_folders_of_the_machine_are_shown_to_who_runs_it(installation: Installation, ask: Ask) -> None:
+    company, registry = Company(installation, ask), installation.context.registry
+    registry.create(NewModel(NAME, SourceRepository.LOCAL, "/home/operator/models"))
+    registry.failed(NAME, REASON)
+
+    def seen(by: str) -> str:
+        shown = company.ask(f"GET /v1/models/{NAME}", by=by, query="include_loading_model=true").json
+        listed = company.ask("GET /v1/models", by=by, query="include_loading_models=true&limit=500").json["data"]
+        reasons = {each["loading_failure_reason"] for each in (shown, *listed) if each["id"] == NAME}
+        (reason,) = reasons
+        return str(reason)
+
+    assert seen("admin") == REASON
+    for name in ("boss", "lead", "mia", "vic", "stranger"):
+        if name != "boss":  # an organization's key works in no project
+            assert seen(name) == REASON.replace("/home/operator/models:", "[path]"), name
+    events = company.ask("GET /v1/events", by="mia", query="limit=100").json["data"]
+    told = [event for event in events if event["data"].get("id") == NAME]
+    assert any("No readable config.json" in json.dumps(event) for event in told)
+    assert "operator" not in json.dumps(told)
+
+
+def test_what_an_engine_printed_is_shown_to_who_runs_it(installation: Installation) -> None:
+    model = installation.context.registry.create(NewModel("org/ended", SourceRepository.HUGGING_FACE, "org/ended"))
+    status = Status(Phase.FAILED, message="It ended.", detail="at /home/operator/x")
+    assert rendered(model, status)["serving"]["message"] == "It ended."
+    assert rendered(model, status, whole=True)["serving"]["message"] == "It ended.\nat /home/operator/x"
+    assert Status.read(status.shown()) == status
