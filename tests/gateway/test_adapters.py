@@ -9,12 +9,13 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import delete, update
 
+from llmariner.limits.rules import Limits, Subject
 from llmariner.tenancy.keys.store import Owner
 from llmariner.tenancy.tables import projects
 from llmariner.usage.explanation import explained
 from llmariner.usage.tables import prices
 
-from .caller import Caller
+from .caller import Answer, Caller
 from .running import Platform
 
 _RATES = {"prompt": 0, "cached_prompt": 0, "completion": 10**9, "valid_from": 1.0, "valid_to": None, "created_at": 1}
@@ -67,3 +68,53 @@ def test_who_is_denied_a_model_is_denied_its_adapters(platform: Platform, base: 
         session.run(update(projects).where(projects.c.id == "proj_denied").values(**denied))
     other = platform.key("other", owner=Owner(platform.owner.user_id, "proj_denied", platform.owner.organization_id))[1]
     assert [asyncio.run(other.chat(name)).status for name in (base, tuned)] == [403, 403]
+
+
+def test_limits_of_a_model_count_requests_for_its_adapters(platform: Platform, base: str) -> None:
+    platform.tenant("adapted")
+    organization, project = platform.owner.organization_id, "proj_adapted"
+    tuned = [platform.model(f"ft:dear:{each}", base=base, project_id=project) for each in "ab"]
+    limits, subject = Limits(platform.context.database), Subject(organization, "project", project)
+    limits.put(None, subject, base, {"requests_per_day": 5})
+    limits.put(None, subject, tuned[1], {"requests_per_day": 1})
+    caller = platform.key("adapted, limited", limited=True, owner=Owner(platform.owner.user_id, project, organization))[
+        1
+    ]
+
+    async def scenario() -> list[Answer]:
+        asked = [tuned[0], tuned[1], tuned[1], base, tuned[0], base, tuned[0], base]
+        return [await caller.chat(name, max_tokens=1) for name in asked]
+
+    answers = asyncio.run(scenario())
+    assert [answer.status for answer in answers] == [200, 200, 429, 200, 200, 200, 429, 429]
+    told = [answers[index].headers["x-ratelimit-limit-requests"] for index in (0, 3)]
+    left = [answers[index].headers["x-ratelimit-remaining-requests"] for index in (0, 3, 4)]
+    assert told[0] == told[1] != "5", "the narrowest limit per minute is told of"
+    assert left[0] > left[1] > left[2]
+
+
+def test_an_adapters_requests_have_places_of_its_base_models_limit(platform: Platform, base: str) -> None:
+    platform.tenant("placed")
+    organization, project = platform.owner.organization_id, "proj_placed"
+    tuned = platform.model("ft:dear:placed", base=base, project_id=project)
+    Limits(platform.context.database).put(
+        None, Subject(organization, "project", project), base, {"concurrent_requests": 1, "tokens_per_day": 100_000}
+    )
+    caller = platform.key("placed, limited", limited=True, owner=Owner(platform.owner.user_id, project, organization))[
+        1
+    ]
+
+    async def scenario() -> None:
+        answer = await caller.stream(tuned, x_script={"token_interval_ms": 50}, max_tokens=1000)
+        await answer.until(b"data: ")
+        assert (await caller.chat(base, max_tokens=1)).status == 429
+        assert (await caller.chat(tuned, max_tokens=1)).status == 429
+        assert (await caller.chat(tuned, max_tokens=200_000)).status == 429
+        answer.hang_up()
+        for _ in range(100):
+            if (await caller.chat(tuned, max_tokens=1)).status == 200:
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError("the place never came back")
+
+    asyncio.run(scenario())

@@ -79,6 +79,16 @@ class Reservation:
         self.tokens = tokens
         self.money = 0
 
+    def withdraw(self) -> None:
+        """Give everything back, the request itself included, and be bound by nothing from now on."""
+        for limit in self.bound.limits:
+            limit.requests += 1
+            limit.places += 1
+            limit.tokens += self.tokens
+        for budget in self.bound.budgets:
+            budget.money += self.money
+        self.bound, self.tokens, self.money = _UNBOUND, 0, 0
+
     def settle(self, tokens: int, money: int, admitted_at: float = 0.0) -> None:
         """Pay what was used, and give the rest back; to be called once. `admitted_at`: as the ledger has it."""
         for limit in self.bound.limits:
@@ -89,6 +99,9 @@ class Reservation:
             budget.money += self.money - money
             if money:
                 budget.spend(money, int(admitted_at // 86400))
+
+
+_UNBOUND = Bound(())
 
 
 def longest_cost(price: Price, prompt: int, answer: int) -> int:

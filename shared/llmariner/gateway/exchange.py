@@ -114,9 +114,14 @@ class Exchange:
     async def _handle(self, key: Key, request: ModelRequest, reserved: Reservation, wait: float) -> None:
         """Serve a request that the limits let through, count it, and settle what it had reserved."""
         try:
+            told = len(self._headers)
             self._headers += reserved.bound.headers()
             state = self._gateway.ready_state(self._model) or await self._gateway.state(self._model)
             check_usable(state, key, self._route)
+            if state.base is not None:
+                asked = (request.model, state.base, request.prompt, request.answer, request.answers)
+                await self._gateway.limits.count_for_base(reserved, key, *asked)
+                self._headers[told:] = reserved.bound.headers()
             if reserved.bound.budgets:
                 await self._fund(reserved, request, state)
         except BaseException:

@@ -37,16 +37,22 @@ _ALL_MODELS = "*"
 class Terms:
     """What binds one key: by model where a limit names one, `always` else."""
 
-    __slots__ = ("always", "by_model", "key")
+    __slots__ = ("_allowances", "always", "by_model", "key")
 
     def __init__(self, key: Key, allowances: list[Allowance]) -> None:
         self.key = key
+        self._allowances = allowances
         everywhere = [each for each in allowances if each.rule.model == _ALL_MODELS]
         self.always = Bound(everywhere)
         named = {each.rule.model for each in allowances} - {_ALL_MODELS}
         self.by_model = {
             model: Bound([*everywhere, *(each for each in allowances if each.rule.model == model)]) for model in named
         }
+
+    def of_adapter(self, name: str, base: str) -> Bound:
+        """What binds an adapter of that name: the limits of its base model, too."""
+        names = (_ALL_MODELS, name, base)
+        return Bound([each for each in self._allowances if each.rule.model in names])
 
 
 class Leasing:

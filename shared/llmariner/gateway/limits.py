@@ -61,7 +61,30 @@ class Limits:
         if prompt < 0 or (answer or 0) < 0:
             raise _negative(prompt, answer)
         terms = self._terms.get(key.id) or await self._leasing.meet(key, model, prompt)
-        bound = terms.by_model.get(model, terms.always)
+        return await self._obtained(terms.by_model.get(model, terms.always), key, model, prompt, answer, answers)
+
+    async def count_for_base(
+        self,
+        reservation: Reservation,
+        key: Key,
+        model: str,
+        base: str,
+        prompt: int,
+        answer: int | None,
+        answers: int = 1,
+    ) -> None:
+        """Have a reservation for an adapter count for its base model, too. RateLimited: it holds nothing any more."""
+        terms = self._terms.get(key.id) or await self._leasing.meet(key, model, prompt)
+        if base not in terms.by_model:
+            return
+        reservation.withdraw()
+        taken = await self._obtained(terms.of_adapter(model, base), key, model, prompt, answer, answers)
+        reservation.bound, reservation.tokens = taken.bound, taken.tokens
+
+    async def _obtained(
+        self, bound: Bound, key: Key, model: str, prompt: int, answer: int | None, answers: int
+    ) -> Reservation:
+        """A reservation, from larger slices where these are used up. RateLimited."""
         if (answer or 0) > bound.most_tokens:
             _check_size(bound, key, model, answer or 0)
         # A prompt's bound may be over a small limit where the prompt itself is not: then it takes the whole limit.
