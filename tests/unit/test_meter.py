@@ -142,6 +142,50 @@ def test_an_event_that_the_ledger_refuses_loses_no_other(error: Exception, caplo
     assert "req_123" in said
 
 
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_ledger_that_is_away_for_long_costs_a_bounded_memory(
+    answers: bool, monkeypatch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(meter, "_FLUSH_SECONDS", 0.005)
+    monkeypatch.setattr(meter, "_MOST_KEPT", 20)
+    monkeypatch.setattr(meter, "_BATCH", 2)
+    back = asyncio.Event()
+    taken: list[dict[str, Any]] = []
+
+    class Hanging:
+        async def record(self, events: list[dict[str, Any]]) -> None:
+            if answers and not back.is_set():
+                raise Unavailable("away")
+            await back.wait()
+            taken.extend(events)
+
+    async def work() -> tuple[int, Meter]:
+        metrics = Metrics()
+        meters = Meter(Hanging(), metrics)  # type: ignore[arg-type]
+        running = asyncio.create_task(meters.run())
+        under_way = [meters.admit(f"open_{number}", KEY, "m", "chat_completions") for number in range(15)]
+        await soon(lambda: all(each.told for each in under_way))
+        for number in range(15):
+            meters.close(meters.admit(f"req_{number}", KEY, "m", "chat_completions"), "succeeded", 200)
+        await soon(lambda: len(meters._events) <= 20)
+        assert metrics.lost_events == 0, "what a later event repeats goes first"
+        for number in range(15, 60):
+            meters.close(meters.admit(f"req_{number}", KEY, "m", "chat_completions"), "succeeded", 200)
+        await soon(lambda: len(meters._events) <= 20)
+        running.cancel()
+        back.set()
+        await meters.give_away()
+        return metrics.lost_events, meters
+
+    lost, meters = asyncio.run(work())
+    names = [event["request_id"] for event in taken if event["kind"] == "closed"]
+    assert not meters._events
+    assert lost > 0
+    assert len(names) + lost == 60
+    assert "req_59" in names, "the newest are kept"
+    assert any("is lost" in said for said in caplog.messages)
+
+
 def test_a_request_that_can_not_be_counted_stops_no_other(monkeypatch: Any) -> None:
     monkeypatch.setattr(meter, "_FLUSH_SECONDS", 0.005)
     choosy = Choosy("", ValueError())

@@ -71,9 +71,9 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 def test_metrics_of_nothing_are_readable() -> None:
     samples, types = read(Metrics().text([]))
-    assert samples == {("llmariner_refused_ledger_events_total", frozenset()): 0}
+    assert samples == {(f"llmariner_{what}_ledger_events_total", frozenset()): 0 for what in ("refused", "lost")}
     assert types["llmariner_requests_total"] == "counter"
-    assert sorted(types.values()) == [*["counter"] * 3, "gauge", "gauge", *["histogram"] * 4]
+    assert sorted(types.values()) == [*["counter"] * 4, "gauge", "gauge", *["histogram"] * 4]
 
 
 def test_requests_whose_engine_told_no_usage_are_counted() -> None:

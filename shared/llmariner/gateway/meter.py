@@ -187,6 +187,7 @@ class Meter:
                 except Exception:  # whatever is wrong with one request, the others are counted
                     _log.exception("a request under way could not be counted")
             self._give()
+            self._bound_events()
 
     def _look_at(self, metered: Metered, now: float) -> None:
         if not metered.told:
@@ -226,9 +227,21 @@ class Meter:
         except Exception as error:  # whatever it was: the events are kept
             if not isinstance(error, PlatformError):
                 _log.exception("the ledger could not be written")
-            self._events = [*batch, *self._events][-_MOST_KEPT:]
+            self._events = [*batch, *self._events]
+            self._bound_events()
             return False
         return True
+
+    def _bound_events(self) -> None:
+        """Keep no more events than memory is meant for: first go those that a later one of the same request repeats."""
+        if len(self._events) <= _MOST_KEPT:
+            return
+        closing = [event for event in self._events if event["kind"] == "closed"]
+        lost = max(0, len(closing) - _MOST_KEPT)
+        self._events = closing[lost:]
+        if lost:
+            self._metrics.lost_events += lost
+            _log.error("the ledger takes no events: what the oldest %d requests used is lost", lost)
 
     async def _refused(self, batch: list[dict[str, Any]], error: Exception) -> bool:
         """Find the event that the ledger will never take, by halves: the others are others' requests.

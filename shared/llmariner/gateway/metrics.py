@@ -82,6 +82,7 @@ class Metrics:
         self._of_model: dict[tuple[str, str], _OfModel] = {}
         self._uncounted: dict[tuple[str, str], int] = {}
         self.refused_events = 0
+        self.lost_events = 0
         self.duration = _Histogram(
             "gen_ai_server_request_duration_seconds", "Time from a request to the end of its answer.", _SECONDS
         )
@@ -153,6 +154,9 @@ class Metrics:
         yield "# HELP llmariner_refused_ledger_events_total Events that the ledger would not take."
         yield "# TYPE llmariner_refused_ledger_events_total counter"
         yield f"llmariner_refused_ledger_events_total {self.refused_events}"
+        yield "# HELP llmariner_lost_ledger_events_total Requests that the ledger, away too long, never heard of."
+        yield "# TYPE llmariner_lost_ledger_events_total counter"
+        yield f"llmariner_lost_ledger_events_total {self.lost_events}"
 
 
 def _text(labels: Labels) -> str:
