@@ -1,0 +1,67 @@
+"""Places at an engine: given once, and given on by whoever leaves in the moment of being let in."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from llmariner.errors import PlatformError
+from llmariner.gateway.chat_template import ChatTemplate
+from llmariner.gateway.control import ModelState
+from llmariner.gateway.gateway import Gateway
+from llmariner.gateway.room import Room
+from llmariner.settings import GatewaySettings, Secret
+
+
+def state(capacity: int, **values: Any) -> ModelState:
+    facts = {"phase": "ready", "progress": 1.0, "estimate_seconds": None, "message": "", "engine_waiting": 0}
+    whose = {"id": "m", "project_id": None, "task": "generate", "loaded": True, "on_demand": True}
+    return ModelState(**{**whose, **facts, "endpoint": "http://engine", "capacity": capacity, **values})
+
+
+def test_a_place_given_to_who_leaves_at_that_moment_goes_to_the_next() -> None:
+    async def scenario() -> None:
+        room = Room(10, 10)
+        room.update(state(1))
+        assert room.try_enter("a")
+        first, second = room.join("a", None), room.join("b", None)
+        room.leave_engine("a")
+        given, other = (first, second) if first.admitted.done() else (second, first)
+        assert given.admitted.done()
+        assert not other.admitted.done()
+        room.leave_room(given)  # its caller hung up before it could go on
+        assert other.admitted.done()
+        assert (room.running, room.waiting) == (1, 0)
+        room.leave_engine(other.tenant)
+        assert room.unused
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_who_leaves_without_a_place_gives_none_back(failed: bool) -> None:
+    async def scenario() -> None:
+        room = Room(10, 10)
+        room.update(state(1))
+        assert room.try_enter("a")
+        waiter = room.join("a", None)
+        if failed:
+            room.fail(PlatformError("it can't be started"))
+        room.leave_room(waiter)
+        room.leave_room(waiter)
+        assert (room.running, room.waiting) == (1, 0)
+        if failed:
+            assert waiter.admitted.exception() is not None
+
+    asyncio.run(scenario())
+
+
+def test_what_an_engine_said_of_a_model_is_asked_again_when_the_model_changed() -> None:
+    gateway = Gateway(None, GatewaySettings(), Secret("p" * 64))  # type: ignore[arg-type]
+    gateway._templates |= {"m": ChatTemplate(10, 20), "other": ChatTemplate(1, 2)}
+    gateway._contexts |= {"m": 4096, "other": 2048}
+    gateway.forget("m")
+    assert (gateway.known_template("m"), gateway.known_context("m")) == (None, None)
+    assert (gateway.known_template("other"), gateway.known_context("other")) == (ChatTemplate(1, 2), 2048)
