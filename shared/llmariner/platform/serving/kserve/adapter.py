@@ -24,7 +24,15 @@ from llmariner.platform.kube.resources import INFERENCE_SERVICES
 from llmariner.platform.serving import ADOPTED, EngineModel, Phase, Status
 from llmariner.platform.serving.engine_metrics import EngineMetrics, read_metrics
 from llmariner.platform.serving.kserve.directory import Directory, Served
-from llmariner.platform.serving.kserve.objects import capacity, engine_key, is_of, model_of, object_name, ours
+from llmariner.platform.serving.kserve.objects import (
+    capacity,
+    engine_key,
+    is_anothers,
+    is_of,
+    model_of,
+    object_name,
+    ours,
+)
 from llmariner.platform.serving.kserve.phases import Seen, status_of
 from llmariner.platform.serving.kserve.queues import ProjectQueues
 from llmariner.platform.serving.kserve.reading import ClusterReader, endpoint_of, engine_url
@@ -40,6 +48,7 @@ _FRESH_SECONDS = 0.5
 _LIST_SECONDS = 2.0
 # Models that a list or a sweep sees to at the same time: each may ask engines, the cluster and the database.
 _AT_ONCE = 16
+_SAME_NAME = "Another model's object on the cluster has the name that this model's would have: register it under another name."
 
 
 class KServeServing:
@@ -72,6 +81,8 @@ class KServeServing:
             return Status(Phase.FAILED, message=served.refused)
         name = object_name(served.engine)
         seen = await self._look(name)
+        if is_anothers(seen.service, served.engine):
+            return Status(Phase.FAILED, message=_SAME_NAME)
         self._standby.attend(name, seen.pods)
         return await self._told(served, seen)
 
@@ -88,7 +99,7 @@ class KServeServing:
         model = served.engine
         name = object_name(model)
         seen = await self._look(name)
-        if model.blocked or served.refused:
+        if model.blocked or served.refused or is_anothers(seen.service, model):
             return
         if seen.service is not None and not is_of(seen.service, model):
             await asyncio.to_thread(self._transitions.delete, seen.service)
@@ -109,7 +120,10 @@ class KServeServing:
 
     async def sleep(self, model_id: str) -> None:
         """See the port."""
-        name = object_name((await self._directory.engine(model_id)).engine)
+        model = (await self._directory.engine(model_id)).engine
+        name = object_name(model)
+        if is_anothers((await self._look(name)).service, model):
+            return
         self._refused.pop(name, None)
         self._woken.pop(name, None)
         await asyncio.to_thread(self._transitions.sleep, name)
@@ -120,9 +134,10 @@ class KServeServing:
         """See the port. What somebody else made stays."""
         if folder.startswith(ADOPTED):
             return
-        name = object_name(EngineModel(model_id, folder, "generate", 0))
+        gone = EngineModel(model_id, folder, "generate", 0)
+        name = object_name(gone)
         service = await asyncio.to_thread(self._cluster.get, INFERENCE_SERVICES, self._settings.namespace, name)
-        if service is not None and not await self._registered(model_id, service):
+        if service is not None and not is_anothers(service, gone) and not await self._registered(model_id, service):
             await asyncio.to_thread(self._transitions.delete, service)
         await self._queues.drop_unused(asyncio.to_thread, self._directory.projects)
         self._looks.pop(name, None)

@@ -28,6 +28,7 @@ __all__ = [
     "engine_key",
     "engine_of",
     "inference_service",
+    "is_anothers",
     "is_of",
     "model_of",
     "object_name",
@@ -100,6 +101,17 @@ def is_of(service: dict[str, Any] | None, model: EngineModel) -> bool:
     """Whether an InferenceService is not one of a model that had this id before and was deleted."""
     annotations = {} if service is None else service["metadata"].get("annotations", {})
     return bool(annotations.get(CREATED, str(model.created)) == str(model.created))
+
+
+def is_anothers(service: dict[str, Any] | None, model: EngineModel) -> bool:
+    """Whether the InferenceService of a model's name is a different model's.
+
+    An object's name holds 32 bits of a hash: who may choose an id finds one that comes to the name of any other.
+    """
+    if service is None or model.folder.startswith(ADOPTED):
+        return False
+    said = MODEL in service["metadata"].get("annotations", {})
+    return said and engine_key(service) != (model.id, model.adapters_of)
 
 
 def capacity(settings: KServeSettings) -> int:

@@ -218,6 +218,8 @@ def _said(body: Body, kind: str) -> str:
 
 
 def _seconds(stamp: str | None, otherwise: float) -> float:
-    if not stamp:
+    """A stamp in seconds since 1970; annotations are anybody's, so one may say what is no time."""
+    try:
+        return datetime.datetime.fromisoformat((stamp or "").replace("Z", "+00:00")).timestamp()
+    except (ValueError, OverflowError):
         return otherwise
-    return datetime.datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
