@@ -15,7 +15,7 @@ from llmariner.platform.serving import EngineModel, Phase
 from .conftest import free_port
 from .driving import processes
 from .imitation import imitation, model
-from .kserve_cluster import Clustered, clustered
+from .kserve_cluster import NAMESPACE, Clustered, clustered
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -59,6 +59,24 @@ def test_a_model_of_the_same_id_is_not_served_by_the_engine_of_the_one_before(cl
     assert service["spec"]["predictor"]["model"]["storageUri"] == AGAIN.folder
     cluster.driven.do(cluster.serving.remove(SMALL.id, SMALL.folder))  # told again
     assert uids(cluster) == [service["metadata"]["uid"]]
+
+
+def test_an_engine_whose_deletion_nobody_told_of_ends_with_the_next_sweep(cluster: Clustered) -> None:
+    cluster.driven.ready(SMALL.id)
+    cluster.driven.do(cluster.serving.tidy())
+    assert len(uids(cluster)) == 1
+    del cluster.models.known[SMALL.id]
+    cluster.driven.do(cluster.serving.tidy())
+    assert uids(cluster) == []
+
+
+def test_an_object_that_somebody_else_made_outlives_the_registry(cluster: Clustered) -> None:
+    kind = {"apiVersion": INFERENCE_SERVICES.api_version, "kind": INFERENCE_SERVICES.kind}
+    model = {"modelFormat": {"name": "vLLM"}, "storageUri": "hf://a/b"}
+    body = {**kind, "metadata": {"name": "theirs", "namespace": NAMESPACE}, "spec": {"predictor": {"model": model}}}
+    cluster.caller.make(INFERENCE_SERVICES, body)
+    cluster.driven.do(cluster.serving.tidy())
+    assert len(uids(cluster)) == 1
 
 
 def test_a_process_ends_for_a_model_that_is_gone_or_another(tmp_path: Path) -> None:

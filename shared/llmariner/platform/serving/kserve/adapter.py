@@ -295,6 +295,10 @@ class KServeServing:
         try:
             if engine_key(service)[1] is not None and (served is None or not served.adapters):
                 await asyncio.to_thread(self._transitions.delete, service)  # the last adapter is gone
+            elif served is None:
+                # Nobody can ask for it, and whoever was to end it was never told: an event may be lost.
+                if not await self._registered(model_of(service), service):
+                    await asyncio.to_thread(self._transitions.delete, service)
             elif served is not None and not is_of(service, served.engine):
                 await asyncio.to_thread(self._transitions.delete, service)  # of a model that had this id before
             elif served is not None and object_name(served.engine) == name:
