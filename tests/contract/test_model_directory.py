@@ -82,3 +82,26 @@ def test_many_engines_are_told_at_once(directory: ModelDirectory) -> None:
         ("shared", "proj_c"): [],
         ("own", None): ["own", "ft:own:x"],
     }
+
+
+def test_an_inference_service_of_another_name_takes_the_place_of_one_that_is_gone(
+    directory: ModelDirectory, registry: Registry
+) -> None:
+    asyncio.run(directory.adopt({"first": "theirs"}))
+    assert registry.adopted() == {"theirs": "first"}
+    asyncio.run(directory.adopt({"second": "theirs"}))
+    assert registry.adopted() == {"theirs": "second"}
+    asyncio.run(directory.adopt({}))
+    assert registry.adopted() == {}
+
+
+def test_the_first_of_two_that_say_one_model_stays_it(directory: ModelDirectory, registry: Registry) -> None:
+    asyncio.run(directory.adopt({"m": "theirs"}))
+    for rival in ("a", "z"):
+        asyncio.run(directory.adopt({"m": "theirs", rival: "theirs"}))
+        asyncio.run(directory.adopt({rival: "theirs"}, looked_at=rival))
+        assert registry.adopted() == {"theirs": "m"}
+    asyncio.run(directory.adopt({}, looked_at="z"))
+    assert registry.adopted() == {"theirs": "m"}
+    asyncio.run(directory.adopt({}, looked_at="m"))
+    assert registry.adopted() == {}

@@ -60,7 +60,7 @@ class ModelDirectory:
         return await asyncio.to_thread(self._ledger.idle_since, sorted(names))
 
     async def adopt(self, services: Mapping[str, str], *, looked_at: str | None = None) -> None:
-        """Have in the registry what others made on the cluster, model id → InferenceService; `looked_at`: only that one."""
+        """Have in the registry what others made on the cluster, InferenceService → model id; `looked_at`: only that one."""
         await asyncio.to_thread(self._adopt, services, looked_at)
 
     def _find(self, model_id: str) -> EngineModel:
@@ -100,17 +100,19 @@ class ModelDirectory:
 
     def _adopt(self, services: Mapping[str, str], looked_at: str | None) -> None:
         known = {model_id: name for model_id, name in self._registry.adopted().items() if looked_at in (None, name)}
-        for model_id, name in services.items():
-            if model_id not in known:
-                try:
-                    self._registry.create(NewModel(model_id, SourceRepository.KUBERNETES, name))
-                except (Conflict, InvalidRequest) as error:
-                    _log.warning("the InferenceService %s is not served: %s", name, error.message)
-        for model_id in known.keys() - services.keys():
+        for model_id, name in known.items():
+            if services.get(name) == model_id:
+                continue
             with contextlib.suppress(PlatformError):  # it was never loaded
                 self._registry.activate(model_id, ActivationStatus.INACTIVE, project_id=None)
             with contextlib.suppress(PlatformError):  # somebody else was first
                 self._registry.delete(model_id, project_id=None)
+        for name, model_id in services.items():
+            if known.get(model_id) != name:
+                try:
+                    self._registry.create(NewModel(model_id, SourceRepository.KUBERNETES, name))
+                except (Conflict, InvalidRequest) as error:
+                    _log.warning("the InferenceService %s is not served: %s", name, error.message)
 
     def _for_engine(self, model: Model, typical: float | None) -> EngineModel:
         return EngineModel(

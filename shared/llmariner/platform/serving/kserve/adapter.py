@@ -145,7 +145,7 @@ class KServeServing:
     async def adopt(self, service: str) -> None:
         """See the port."""
         found = await asyncio.to_thread(self._cluster.get, INFERENCE_SERVICES, self._settings.namespace, service)
-        others = {} if found is None or ours(found) else {model_of(found): service}
+        others = {} if found is None or ours(found) else {service: model_of(found)}
         await self._directory.adopt(others, looked_at=service)
 
     async def tidy(self) -> None:
@@ -281,7 +281,7 @@ class KServeServing:
 
     async def _sweep(self) -> None:
         everything = await asyncio.to_thread(self._reader.all)
-        others = {model_of(service): _name(seen) for seen in everything if not ours(service := _service(seen))}
+        others = {_name(seen): model_of(service) for seen in everything if not ours(service := _service(seen))}
         await self._directory.adopt(others)
         await self._queues.drop_unused(asyncio.to_thread, self._directory.projects)
         await asyncio.to_thread(self._standby.release_abandoned, time.time())

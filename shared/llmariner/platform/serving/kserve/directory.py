@@ -51,7 +51,7 @@ class Directory(Protocol):
         """When one of them was last asked for, in seconds since 1970 (0: never); None: one is right now."""
 
     async def adopt(self, services: Mapping[str, str], *, looked_at: str | None = None) -> None:
-        """All InferenceServices that are not ours, model id → name; what was adopted and is not among them is gone.
+        """All InferenceServices that are not ours, name → model id; what was adopted and is not among them is gone.
 
         `looked_at`: only that one was looked at.
         """
