@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -72,11 +71,14 @@ def test_who_declares_nothing_has_nothing_and_no_token_to_try(installed: Rendere
 
 def test_rights_of_functions_end_at_the_namespace_of_the_models(installed: Rendered) -> None:
     for each in [each for kind in read(CHECKOUT) for each in kind if each.rights]:
-        given = rules(installed, each.name)
-        assert {place for place, _ in given} == {"", MODELS}
-        assert {what: verbs for (place, what), verbs in given.items() if not place} == {
-            "serving.kserve.io/clusterservingruntimes": {"get", "list", "watch"}
-        }
+        assert {place for place, _ in rules(installed, each.name)} == {MODELS}
+    assert installed.of(RBAC, "ClusterRole") == []
+
+
+def test_who_serves_changes_no_pod_unless_engines_stand_by(installed: Rendered) -> None:
+    given = rules(installed, "internal-gateway")
+    assert given[MODELS, "/pods"] == {"list"}
+    assert (MODELS, "/events") not in given
 
 
 def test_who_serves_may_wake_put_to_sleep_and_delete(installed: Rendered) -> None:
@@ -101,20 +103,6 @@ def test_no_right_reaches_secrets_or_everything(installed: Rendered) -> None:
             if "secrets" in rule["resources"]:
                 assert role["metadata"]["name"] == "secrets"
                 assert rule["verbs"] == ["create"] or rule["resourceNames"]
-
-
-def test_the_adapter_may_do_what_it_does(installed: Rendered) -> None:
-    """Every kind that the serving adapter reads is one that its functions may read."""
-    source = "\n".join(p.read_text() for p in (CHECKOUT / "shared/llmariner/platform/serving/kserve").glob("*.py"))
-    from llmariner.platform.kube import resources
-
-    given = rules(installed, "internal-gateway")
-    for name in resources.__all__:
-        kind: Any = getattr(resources, name)
-        if isinstance(kind, resources.Resource) and name in source:
-            group = kind.api_version.rpartition("/")[0]
-            where = MODELS if kind.namespaced else ""
-            assert "get" in given[where, f"{group}/{kind.plural}"], name
 
 
 def test_the_source_of_changes_may_watch_what_it_tells_of(installed: Rendered) -> None:

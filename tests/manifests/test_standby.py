@@ -124,6 +124,20 @@ def test_only_the_function_that_serves_models_has_the_word_and_the_way(standing:
     assert who["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "llmariner"}}
 
 
+def test_who_may_join_pods_to_models_is_the_function_that_serves_them(standing: Rendered) -> None:
+    rbac = "rbac.authorization.k8s.io"
+    changing = {"apiGroups": [""], "resources": ["pods"], "verbs": ["patch", "delete"]}
+    (role,) = [o for o in standing.of(rbac, "Role") if changing in o["rules"]]
+    bound = [
+        (o["metadata"].get("namespace"), each["name"])
+        for kind in ("RoleBinding", "ClusterRoleBinding")
+        for o in standing.of(rbac, kind)
+        if o["roleRef"]["name"] in (role["metadata"]["name"], "llmariner-serving-runtimes")
+        for each in o["subjects"]
+    ]
+    assert bound == [(MODELS, "internal-gateway"), (None, "internal-gateway")]
+
+
 def test_the_job_may_make_the_one_secret_in_both_namespaces_and_has_an_image_that_is_there(standing: Rendered) -> None:
     (job,) = [o for o in standing.of("batch", "Job") if o["metadata"]["name"].startswith("standby-token")]
     (container,) = job["spec"]["template"]["spec"]["containers"]

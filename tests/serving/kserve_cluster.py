@@ -271,14 +271,15 @@ class Clustered:
         caller: Caller,
         controllers: Controllers,
         models: Models,
-        forbid: Callable[..., None],
+        server: Any,
     ) -> None:
         self.driven = driven
         self.serving = serving
         self.caller = caller
         self.controllers = controllers
         self.models = models
-        self.forbid = forbid
+        self.forbid: Callable[..., None] = server.forbid
+        self.answered: list[tuple[str, str, str]] = server.answered
 
     def deployment(self, name: str) -> Body:
         return self.caller.get(DEPLOYMENTS, NAMESPACE, f"{name}-predictor")
@@ -308,7 +309,7 @@ def clustered(
         driven = Driven(runner, serving)
         driven.pass_time(0)
         try:
-            yield Clustered(driven, serving, caller, controllers, known, server.forbid)
+            yield Clustered(driven, serving, caller, controllers, known, server)
         finally:
             controllers.done.set()
             controllers.join(20)

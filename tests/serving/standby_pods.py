@@ -89,6 +89,11 @@ class StandbyPods:
         code, body = self.cluster.caller.request("GET", PODS.path(NAMESPACE, name))
         return body if code == 200 else None
 
+    def warm(self, name: str) -> bool:
+        """Whether its startup probe has passed."""
+        statuses = ((self.pod(name) or {}).get("status") or {}).get("containerStatuses", ())
+        return any(each.get("started") for each in statuses)
+
     def attend(self) -> None:
         """A kubelet's work: probes, restarts, and the end of a pod that was deleted."""
         for name, process in list(self.processes.items()):

@@ -49,7 +49,7 @@ def standby(cluster: Clustered, tmp_path: Path) -> Iterator[StandbyPods]:
 
 def warm(standby: StandbyPods, name: str = "standby-1", **fields: Any) -> None:
     standby.start(name, free_port(), **fields)
-    until(lambda: ((standby.pod(name) or {}).get("status") or {}).get("containerStatuses", [{}])[0].get("started"))
+    until(lambda: standby.warm(name))
 
 
 def until(fact: Any, seconds: float = 60) -> None:

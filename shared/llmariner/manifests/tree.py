@@ -15,7 +15,7 @@ from llmariner.manifests.identity import event_identity, event_policy
 from llmariner.manifests.installation import Object
 from llmariner.manifests.matches import matches
 from llmariner.manifests.prerequisites import config_defaults, config_features
-from llmariner.manifests.rights import binding, roles
+from llmariner.manifests.rights import binding, roles, standby_rights
 from llmariner.manifests.routes import FALLBACK, http_route
 from llmariner.manifests.services import account, image, service
 
@@ -52,7 +52,7 @@ def generate(checkout: Path) -> Tree:
     files = {
         "base/00-namespaces.yaml": _file("", *installation.namespaces()),
         "base/05-priority.yaml": _file("", installation.foundation_priority()),
-        "base/10-rights.yaml": _file("", *roles(workloads)),
+        "base/10-rights.yaml": _file("", *roles()),
         "base/20-settings.yaml": _file("", installation.settings()),
         "base/25-engine-plugins.yaml": _file("", installation.engine_plugins()),
         "base/30-gateway.yaml": _file("", installation.gateway(), installation.reference_grant()),
@@ -69,6 +69,7 @@ def generate(checkout: Path) -> Tree:
         files[f"components/{name}/kustomization.yaml"] = _file("", _component(f"{name}.yaml"))
     # The rest of that component is written by hand.
     files["components/standby-engine/token.yaml"] = _file("", *jobs.standby_token())
+    files["components/standby-engine/rights.yaml"] = _file("", *standby_rights(workloads))
     for function in functions:
         routed = [http_route(function, ways[function.name])] if function.public else []
         files[f"base/50-functions/{function.name}.yaml"] = _workload_file(function, *routed)

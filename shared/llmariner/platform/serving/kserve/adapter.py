@@ -48,7 +48,9 @@ _FRESH_SECONDS = 0.5
 _LIST_SECONDS = 2.0
 # Models that a list or a sweep sees to at the same time: each may ask engines, the cluster and the database.
 _AT_ONCE = 16
-_SAME_NAME = "Another model's object on the cluster has the name that this model's would have: register it under another name."
+_SAME_NAME = (
+    "Another model's object on the cluster has the name that this one's would have: register it under another name."
+)
 
 
 class KServeServing:

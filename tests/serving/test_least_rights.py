@@ -1,0 +1,126 @@
+"""The account that serves models may do what the adapter asks of a cluster, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmariner.manifests.declarations import read
+from llmariner.manifests.rights import roles, standby_rights
+from llmariner.platform.kube.resources import INFERENCE_SERVICES, LOCAL_QUEUES, PODS
+from llmariner.platform.serving import EngineModel
+from llmariner.settings import Secret
+
+from .conftest import free_port
+from .kserve_cluster import NAMESPACE, Clustered, clustered
+from .standby_pods import TOKEN, StandbyPods
+
+if TYPE_CHECKING:
+    from kubernetes.schemas import Schemas
+
+CHECKOUT = Path(__file__).parents[2]
+SMALL = EngineModel("small", "pvc://models/small", "generate", 0, typical_wake_seconds=1.0, project="proj_1")
+MANY = replace(SMALL, replicas=2, max_replicas=3)
+POOL = "cpu"
+Rights = set[tuple[str, str]]
+
+_ASKED = re.compile(r"/(?:api|apis/([^/]+))/v[^/]+(?:/namespaces/[^/]+)?/([^/]+)(?:/([^/]+))?(?:/([^/]+))?")
+_VERBS = {"POST": {"create"}, "DELETE": {"delete"}}
+# Made by server-side apply, which creates what is not there.
+_APPLIED = {"inferenceservices", "localqueues", "scaledobjects", "horizontalpodautoscalers"}
+
+
+def granted(objects: Iterable[dict[str, Any]]) -> Rights:
+    rules = [rule for each in objects for rule in each.get("rules", ())]
+    return {
+        (f"{group}/{kind}", verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for kind in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def used(cluster: Clustered) -> Rights:
+    """What the adapter asked of objects: discovery of what the cluster has is open to every account."""
+    found: Rights = set()
+    for agent, method, path in cluster.answered:
+        if agent != "llmariner" or (matched := _ASKED.fullmatch(path)) is None:
+            continue
+        group, kind, name, part = matched.groups("")
+        verbs = _VERBS.get(method) or {"patch"} | ({"create"} if kind in _APPLIED else set())
+        if method == "GET":
+            verbs = {"get" if name else "list"}
+        found |= {(f"{group}/{kind}{'/' if part else ''}{part}", verb) for verb in verbs}
+    return found
+
+
+def make_queue(cluster: Clustered) -> None:
+    kind = {"apiVersion": LOCAL_QUEUES.api_version, "kind": LOCAL_QUEUES.kind}
+    body = {**kind, "metadata": {"name": POOL, "namespace": NAMESPACE}, "spec": {"clusterQueue": "llmariner-cpu"}}
+    cluster.caller.make(LOCAL_QUEUES, body)
+
+
+def live(cluster: Clustered) -> None:
+    """All that happens to a model, one thing after the other."""
+    make_queue(cluster)
+    cluster.controllers.gates = [{"name": "kueue.x-k8s.io/admission"}]
+    cluster.driven.wake(SMALL.id)
+    cluster.driven.until(lambda _: cluster.controllers.listed(PODS), SMALL.id)
+    cluster.driven.do(cluster.serving.statuses())
+    cluster.controllers.gates = []
+    cluster.driven.ready(SMALL.id)
+    for changed in (MANY, SMALL):
+        cluster.models.known[SMALL.id] = changed
+        cluster.driven.sleep(SMALL.id)
+        cluster.driven.ready(SMALL.id)
+    (name,) = (each["metadata"]["name"] for each in cluster.controllers.listed(INFERENCE_SERVICES))
+    cluster.driven.do(cluster.serving.adopt(name))
+    cluster.driven.do(cluster.serving.tidy())
+    del cluster.models.known[SMALL.id]
+    cluster.driven.do(cluster.serving.remove(SMALL.id, SMALL.folder))
+    assert cluster.controllers.listed(INFERENCE_SERVICES) == []
+
+
+def test_without_standby_engines_each_right_is_used_and_each_use_a_right(
+    upstream_schemas: tuple[Path, Schemas], tmp_path: Path
+) -> None:
+    crds, schemas = upstream_schemas
+    found: Rights = set()
+    for prometheus in ("", "http://prometheus:9090"):
+        with clustered(tmp_path, schemas, crds, free_port(), SMALL, queue=POOL, prometheus=prometheus) as cluster:
+            live(cluster)
+            found |= used(cluster)
+    assert found == granted(roles())
+
+
+@pytest.fixture
+def standing(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[tuple[Clustered, StandbyPods]]:
+    crds, schemas = upstream_schemas
+    with clustered(tmp_path, schemas, crds, free_port(), SMALL, standby_token=Secret(TOKEN)) as cluster:
+        cluster.controllers.stuck = {"phase": "Pending"}
+        pods = StandbyPods(tmp_path, cluster)
+        yield cluster, pods
+        cluster.controllers.also.clear()
+        pods.close()
+
+
+def test_what_standby_engines_ask_besides_comes_with_them(standing: tuple[Clustered, StandbyPods]) -> None:
+    cluster, pods = standing
+    workloads = [each for kind in read(CHECKOUT) for each in kind]
+    more = granted(standby_rights(workloads))
+    assert not more & granted(roles())
+    pods.start("standby-1", free_port())
+    cluster.driven.until(lambda _: pods.warm("standby-1"), SMALL.id, seconds=60)
+    cluster.driven.ready(SMALL.id)
+    cluster.driven.until(lambda _: ("/events", "create") in used(cluster), SMALL.id)
+    # Its container runs again and knows of no model: it is given up.
+    pods.processes["standby-1"].kill()
+    cluster.driven.until(lambda _: ("/pods", "delete") in used(cluster), SMALL.id)
+    assert used(cluster) - granted(roles()) == more
+    assert all(pod["metadata"]["name"] != "standby-1" for pod in cluster.controllers.listed(PODS))
