@@ -6,7 +6,10 @@ import base64
 import contextlib
 import json
 import re
+import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import padding
 
 from llmariner.errors import AuthenticationFailed, Unavailable
 from llmariner.gateway.keyring import is_signed
-from llmariner.platform.identity import Identity
+from llmariner.platform.identity import Identity, documents, signing_keys
 from llmariner.platform.identity.documents import Unreachable, discovered, published_keys
 from llmariner.platform.identity.oidc import OidcIssuer
 from llmariner.platform.identity.signing_keys import COOLDOWN_SECONDS, FRESH_SECONDS, SigningKeys
@@ -246,6 +249,36 @@ def test_known_keys_outlive_the_issuer_for_a_bounded_time(own_issuer: RunningIss
     assert checked.identity(token).subject == "alice"
 
 
+def test_an_issuer_that_does_not_answer_holds_one_thread_and_no_other_for_long(
+    issuer: RunningIssuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody can make a token that names an unknown key."""
+    monkeypatch.setattr(signing_keys, "WAIT_SECONDS", 0.2)
+    fetches, answers, clock = [], threading.Event(), Clock()
+
+    def fetch() -> list[dict[str, Any]]:
+        fetches.append(clock.now)
+        assert len(fetches) == 1 or answers.wait(60)
+        return [issuer.key.jwk(private=False)]
+
+    keys = SigningKeys(fetch, OUTAGE_SECONDS, clock)
+    assert keys.key(issuer.key.kid, "RS256") is not None
+    clock.now += COOLDOWN_SECONDS + 1
+    with ThreadPoolExecutor(8) as pool:
+        asking = pool.submit(keys.key, "unknown", "RS256")
+        while len(fetches) == 1:
+            time.sleep(0.01)
+        for _ in range(3):
+            waiting = [pool.submit(keys.key, "unknown", "RS256") for _ in range(6)]
+            assert all("not yet" in str(each.exception(10)) for each in waiting)
+        assert pool.submit(keys.key, issuer.key.kid, "RS256").result(10) is not None
+        clock.now += COOLDOWN_SECONDS + 1
+        answers.set()
+        assert asking.result(10) is None
+    assert keys.key("unknown", "RS256") is None  # the pause counts from the end
+    assert len(fetches) == 2
+
+
 def test_a_process_that_never_saw_the_issuer_says_so_and_recovers(own_issuer: RunningIssuer) -> None:
     own_issuer.stop()
     checked = Checked(own_issuer)
@@ -301,3 +334,24 @@ def test_an_issuer_in_clear_is_only_this_machine_or_a_test() -> None:
         assert IdentitySettings.load({"LLMARINER_OIDC_ISSUER": url}).issuer == url
     plain = {"LLMARINER_OIDC_ISSUER": "http://api.test/v1/dex", "LLMARINER_OIDC_PLAIN_HTTP": "1"}
     assert IdentitySettings.load(plain).issuer == "http://api.test/v1/dex"
+
+
+def test_a_document_that_comes_byte_by_byte_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "TIMEOUT_SECONDS", 0.5)
+    over = threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+            while not over.wait(0.05):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+        dripping = pool.submit(drip, listening)
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(Unreachable, match="took longer"):
+            discovered(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": url}))
+        over.set()
+        dripping.result(10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 import urllib.error
 import urllib.request
 from typing import Any
@@ -13,6 +14,8 @@ from llmariner.settings import IdentitySettings
 __all__ = ["Unreachable", "discovered", "published_keys"]
 
 TIMEOUT_SECONDS = 5.0
+"""For an answer to begin, and then for all of it to come."""
+
 _MOST_BYTES = 1024 * 1024
 
 
@@ -58,15 +61,25 @@ def _json(url: str) -> dict[str, Any]:
     request = urllib.request.Request(url, headers={"accept": "application/json"})
     try:
         with _opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
-            body = answer.read(_MOST_BYTES + 1)
-        if len(body) > _MOST_BYTES:
-            raise Unreachable(f"{url} answered with more than {_MOST_BYTES} bytes")
+            body = _body(answer, url)
         document = json.loads(body)
     except urllib.error.HTTPError as error:
         error.close()
         raise Unreachable(f"{url} answered {error.code}") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
         raise Unreachable(f"{url}: {error}") from error
     if not isinstance(document, dict):
         raise Unreachable(f"{url} did not answer with a JSON object")
     return document
+
+
+def _body(answer: http.client.HTTPResponse, url: str) -> bytes:
+    """The whole of it. Unreachable where it is too long, or comes too slowly; the socket's timeout is for each part."""
+    body, deadline = bytearray(), time.monotonic() + TIMEOUT_SECONDS
+    while part := answer.read1(_MOST_BYTES):
+        body += part
+        if len(body) > _MOST_BYTES:
+            raise Unreachable(f"{url} answered with more than {_MOST_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise Unreachable(f"{url} took longer than {TIMEOUT_SECONDS:.0f} s to answer")
+    return bytes(body)

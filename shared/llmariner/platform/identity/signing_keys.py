@@ -18,11 +18,14 @@ from jwt.exceptions import PyJWKError
 from llmariner.errors import Unavailable
 from llmariner.platform.identity.documents import Unreachable
 
-__all__ = ["COOLDOWN_SECONDS", "FRESH_SECONDS", "SigningKeys"]
+__all__ = ["COOLDOWN_SECONDS", "FRESH_SECONDS", "WAIT_SECONDS", "SigningKeys"]
 
 FRESH_SECONDS = 300.0
 COOLDOWN_SECONDS = 10.0
-"""At most one fetch in this time, whatever keys tokens name and however often the issuer fails."""
+"""From the end of a fetch to the next one, whatever keys tokens name and however often the issuer fails."""
+
+WAIT_SECONDS = 2.0
+"""So long after a fetch began others wait for it: anybody can name an unknown key, and each who waits holds a thread."""
 
 _KINDS = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 
@@ -45,6 +48,8 @@ class SigningKeys:
         self._fetched_at: float | None = None
         self._tried_at: float | None = None
         self._failure = ""
+        # Of the fetch under way, in real seconds.
+        self._began_at: float | None = None
 
     def key(self, kid: str | None, algorithm: str) -> PyJWK | None:
         """The key of that id for that algorithm; None when the issuer has none. Unavailable when nobody can tell."""
@@ -56,7 +61,7 @@ class SigningKeys:
         found = self._known(kid, algorithm)
         if found is None and self._refresh(wait=True):
             found = self._known(kid, algorithm)
-        if found is None and self._failure:
+        if found is None and (self._failure or self._began_at is not None):
             raise self._unavailable()
         return found
 
@@ -75,33 +80,39 @@ class SigningKeys:
         return made
 
     def _refresh(self, *, wait: bool) -> bool:
-        """Whether the keys are newer than before; False within the cooldown, or while another thread asks."""
+        """Whether the keys are newer than before; False within the cooldown, or while another thread asks for long."""
         before = self._fetched_at
-        if not self._lock.acquire(blocking=wait):
+        if not self._lock.acquire(timeout=self._patience() if wait else 0):
             return False
         try:
-            now = self._clock()
             if self._fetched_at != before:
                 return True
-            if self._tried_at is not None and now - self._tried_at < COOLDOWN_SECONDS:
+            if self._tried_at is not None and self._clock() - self._tried_at < COOLDOWN_SECONDS:
                 return False
-            self._tried_at = now
+            self._began_at = time.monotonic()
             try:
                 keys = self._fetch()
             except Unreachable as error:
                 self._failure = str(error)
                 return False
+            finally:
+                self._began_at, self._tried_at = None, self._clock()
             self._keys, self._made, self._fetched_at, self._failure = keys, {}, self._clock(), ""
             return True
         finally:
             self._lock.release()
+
+    def _patience(self) -> float:
+        """How long to wait for the fetch under way, in seconds."""
+        began_at = self._began_at
+        return WAIT_SECONDS if began_at is None else max(0.0, began_at + WAIT_SECONDS - time.monotonic())
 
     def _age(self) -> float:
         return float("inf") if self._fetched_at is None else self._clock() - self._fetched_at
 
     def _unavailable(self) -> Unavailable:
         return Unavailable(
-            f"Nobody can check your sign-in: the issuer of tokens does not answer ({self._failure}). "
+            f"Nobody can check your sign-in: the issuer of tokens does not answer ({self._failure or 'not yet'}). "
             "Try again shortly; API keys go on working.",
             headers={"retry-after": "10"},
         )
