@@ -41,13 +41,12 @@ def accept_invitation(request: Request, body: AcceptInvitation) -> dict[str, Any
     invites = Invites(context.database, context.secrets.pepper, keys_only=keys_only)
     failed, source = request.app.state.failed, acting_from.get()
     assert isinstance(failed, FailedAuthentications)
-    # An address that speaks for others and that nobody trusts.
-    proxy = request.client is not None and "x-forwarded-for" in request.headers and source == request.client.host
-    failed.check(source, forwarding=proxy)
+    proxied = bool(request.state.proxied)
+    failed.check(source, forwarding=proxied)
     try:
         accepted = invites.accept(body.token, context.keys if keys_only else None)
     except NotFound:
-        failed.note(source, forwarding=proxy)
+        failed.note(source, forwarding=proxied)
         raise
     invite = accepted.invite
     return {

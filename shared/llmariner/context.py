@@ -28,6 +28,7 @@ from llmariner.settings import (
 if TYPE_CHECKING:
     from llmariner.control import InProcessControl
     from llmariner.gateway.control import Control
+    from llmariner.gateway.failed_authentications import SecretLookups
     from llmariner.gateway.gateway import Gateway
     from llmariner.gateway.remote_control import RemoteControl
     from llmariner.limits.budgets import Budgets
@@ -117,6 +118,13 @@ class Context:
         from llmariner.tenancy.callers import Callers
 
         return Callers(self.database, self.secrets.pepper)
+
+    @_part
+    def secret_lookups(self) -> SecretLookups:
+        """The bound on keys and tokens that are looked up in vain."""
+        from llmariner.gateway.failed_authentications import SecretLookups
+
+        return SecretLookups(GatewaySettings.load(self.env).unknown_keys_per_minute)
 
     @_part
     def identity(self) -> SignIn | None:

@@ -48,6 +48,8 @@ class Installation:
             "LLMARINER_PEPPER": _PEPPER,
             "LLMARINER_SERVICE_SECRET": SERVICE_SECRET,
             "LLMARINER_SERVING": "static",
+            # These tests come from one address with many keys that are no good.
+            "LLMARINER_UNKNOWN_KEYS_PER_MINUTE": "1000000",
             "LLMARINER_SERVING_STATIC": f'{{"tiny": "{engine}", "vectors": "{engine}"}}',
         }
         self.context = Context(self.environment)

@@ -6,16 +6,22 @@ held up, whoever else comes from its address.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeVar
 
 from llmariner.addresses import site
-from llmariner.errors import RateLimited
+from llmariner.errors import AuthenticationFailed, PermissionDenied, RateLimited
 
-__all__ = ["FailedAuthentications"]
+__all__ = ["FailedAuthentications", "SecretLookups"]
+
+Found = TypeVar("Found")
 
 _MOST_SOURCES = 10_000
+_MOST_ACCEPTED = 10_000
 # An address that speaks for others, none of which can be told apart.
 _OF_FORWARDER = 10
 
@@ -64,3 +70,39 @@ class FailedAuthentications:
 
     def _most(self, key: tuple[str, bool]) -> int:
         return self._per_minute * _OF_FORWARDER if key[1] else self._per_minute
+
+
+class SecretLookups:
+    """API keys and tokens looked up in the database, few of one source in vain. Safe to share between threads.
+
+    One that was accepted here is looked up whatever else its source sends.
+    """
+
+    def __init__(self, per_minute: int) -> None:
+        self._failed = FailedAuthentications(per_minute)
+        self._lock = threading.Lock()
+        self._accepted: OrderedDict[bytes, None] = OrderedDict()
+
+    def look_up(self, secret: str, find: Callable[[], Found], source: str | None, *, forwarding: bool = False) -> Found:
+        """What `find` returns. RateLimited, without asking it, when too many failed from there of late.
+
+        `find` raises AuthenticationFailed, or PermissionDenied, for a secret that is no good. `forwarding` as in
+        `FailedAuthentications.check`.
+        """
+        mark = hashlib.sha256(secret.encode()).digest()
+        if mark not in self._accepted:
+            self._failed.check(source, forwarding=forwarding)
+        try:
+            found = find()
+        except (AuthenticationFailed, PermissionDenied) as error:
+            self._failed.note(source, forwarding=forwarding)
+            if isinstance(error, AuthenticationFailed):
+                with self._lock:
+                    self._accepted.pop(mark, None)
+            raise
+        with self._lock:
+            self._accepted[mark] = None
+            self._accepted.move_to_end(mark)
+            if len(self._accepted) > _MOST_ACCEPTED:
+                self._accepted.popitem(last=False)
+        return found

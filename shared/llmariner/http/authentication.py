@@ -24,17 +24,14 @@ def context_of(request: Request) -> Context:
 
 
 def caller_of(request: Request) -> Caller:
-    """Who calls, whatever they may do. AuthenticationFailed for a key or token that is no good."""
+    """Who calls, whatever they may do. AuthenticationFailed for a key or token that is no good.
+
+    RateLimited when too many of these came from there.
+    """
     authorization = request.headers.get("authorization")
     secret = bearer_token(authorization.encode("latin-1") if authorization else None)
-    organization, project = request.headers.get("openai-organization"), request.headers.get("openai-project")
-    caller: Caller | None
-    if is_signed(secret):
-        caller = _person(request, secret, organization, project)
-    else:
-        caller = context_of(request).callers.by_secret(secret, organization, project)
-    if caller is None:
-        raise bad_key()
+    lookups, proxied = context_of(request).secret_lookups, bool(request.state.proxied)
+    caller = lookups.look_up(secret, lambda: _caller(request, secret), acting_from.get(), forwarding=proxied)
     _check_source(caller)
     return caller
 
@@ -55,6 +52,16 @@ def requires(scope: str, *, objects: str = "project") -> Any:
     authorised.scope = scope  # type: ignore[attr-defined]
     authorised.objects = objects  # type: ignore[attr-defined]
     return Depends(authorised)
+
+
+def _caller(request: Request, secret: str) -> Caller:
+    organization, project = request.headers.get("openai-organization"), request.headers.get("openai-project")
+    if is_signed(secret):
+        return _person(request, secret, organization, project)
+    caller = context_of(request).callers.by_secret(secret, organization, project)
+    if caller is None:
+        raise bad_key()
+    return caller
 
 
 def _check_source(caller: Caller) -> None:

@@ -12,7 +12,10 @@ __all__ = ["Origin"]
 
 
 class Origin:
-    """ASGI middleware. `trusted`: networks of those whose X-Forwarded-For is believed."""
+    """ASGI middleware. `trusted`: networks of those whose X-Forwarded-For is believed.
+
+    A request's `state.proxied` says whether the address is that of a proxy which is not: then it stands for many callers.
+    """
 
     def __init__(self, app: Any, *, trusted: Sequence[str]) -> None:
         self._app = app
@@ -23,7 +26,9 @@ class Origin:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        token = acting_from.set(self._sources.address(scope, dict(scope["headers"])))
+        address, proxied = self._sources.origin(scope, dict(scope["headers"]))
+        scope.setdefault("state", {})["proxied"] = proxied
+        token = acting_from.set(address)
         try:
             await self._app(scope, receive, send)
         finally:

@@ -1,0 +1,84 @@
+"""Keys and tokens that are no good are looked up in the database a few times a minute, and good ones are not held up by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmariner.boot import load
+from llmariner.context import Context
+
+from .asking import Answer, InProcess, Question, check
+from .children import CHECKOUT
+from .installation import Installation
+
+TOKEN = "eyJhbGciOiJSUzI1NiIsImtpZCI6IngifQ.e30.c2ln"  # of nobody
+
+
+class Asked:
+    """A function that looks up three keys of one address in vain, and counts."""
+
+    def __init__(self, installation: Installation, in_process: InProcess, **env: str) -> None:
+        few = {"LLMARINER_UNKNOWN_KEYS_PER_MINUTE": "3", **env}
+        self.context = Context({**installation.environment, **few})
+        self.context.__dict__["database"] = installation.context.database
+        self._application: Any = load(CHECKOUT / "functions/users")
+        self._application.use(self.context)
+        self._in_process = in_process
+        self.looked_up = 0
+        look_up = self.context.callers.by_secret
+
+        def counting(*said: Any) -> Any:
+            self.looked_up += 1
+            return look_up(*said)
+
+        self.context.callers.by_secret = counting  # type: ignore[method-assign]
+
+    def __call__(self, secret: str, **headers: str) -> Answer:
+        head = {"authorization": f"Bearer {secret}", **{name.replace("_", "-"): said for name, said in headers.items()}}
+        return self._in_process.ask(self._application, Question("GET", "/v1/users:getSelf", None, head))
+
+
+@pytest.fixture
+def asked(installation: Installation, in_process: InProcess) -> Asked:
+    return Asked(installation, in_process)
+
+
+def test_keys_are_not_guessed(asked: Asked, installation: Installation) -> None:
+    assert asked(installation.keys.admin).status == 200
+    assert [asked(f"sk-{at}").status for at in range(5)] == [401, 401, 401, 429, 429]
+    assert asked.looked_up == 4
+    refused = asked(installation.keys.stranger)  # may be good: nobody looks
+    check(refused, 429, "too_many_failed_authentications")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert asked(installation.keys.admin).status == 200
+
+
+def test_a_key_that_was_good_counts_like_others_once_it_is_not(asked: Asked, installation: Installation) -> None:
+    good, secret = True, installation.keys.admin
+    look_up = asked.context.callers.by_secret
+    asked.context.callers.by_secret = lambda *said: look_up(*said) if good else None  # type: ignore[method-assign]
+    assert asked(secret).status == 200
+    good = False
+    assert [asked(secret).status for _ in range(4)] == [401, 401, 401, 429]
+
+
+def test_tokens_are_not_guessed(asked: Asked) -> None:
+    assert [asked(TOKEN).status for _ in range(4)] == [401, 401, 401, 429]
+
+
+def test_addresses_behind_a_trusted_proxy_count_for_themselves(
+    installation: Installation, in_process: InProcess
+) -> None:
+    asked = Asked(installation, in_process, LLMARINER_TRUSTED_PROXIES="127.0.0.1")
+    for at in range(4):
+        status = asked(f"sk-{at}", x_forwarded_for="192.0.2.1").status
+    assert status == 429
+    assert asked("sk-x", x_forwarded_for="192.0.2.2").status == 401
+
+
+def test_a_proxy_that_nobody_trusts_stands_for_many(asked: Asked) -> None:
+    found = [asked(f"sk-{at}", x_forwarded_for=f"192.0.2.{at}").status for at in range(31)]
+    assert found == [401] * 30 + [429]
+    assert asked("sk-x").status == 401
