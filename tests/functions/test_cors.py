@@ -129,6 +129,11 @@ def test_without_the_setting_nothing_is_said(router: Any, in_process: InProcess,
         ("*", "https://anything.example", True),
         ("https://a.example https://b.example", "https://b.example", True),
         ("https://a.example", "https://a.example:8443", False),
+        ("https://a.example:8443", "https://a.example:8443", True),
+        ("https://a.example:443", "https://a.example", True),
+        ("http://a.example:80", "http://a.example", True),
+        ("http://a.example:443", "http://a.example:443", True),
+        ("https://[2001:db8::1]:0443", "https://[2001:db8::1]", True),
     ],
 )
 def test_which_origins_a_setting_means(setting: str, origin: str, allowed: bool) -> None:
@@ -138,7 +143,11 @@ def test_which_origins_a_setting_means(setting: str, origin: str, allowed: bool)
 
 
 @pytest.mark.parametrize(
-    "value", ["app.example.org", "https://app.example.org/", "https://*.example.org", "HTTPS://A.B", "null"]
+    "value",
+    [
+        *("app.example.org", "https://app.example.org/", "https://*.example.org", "HTTPS://A.B", "null"),
+        *("https://a.example:", "https://a.example:0", "https://a.example:65536", "https://a:1:2", "https://:443"),
+    ],
 )
 def test_a_setting_that_is_no_origin_ends_the_start(value: str, installation: Installation) -> None:
     application = load(CHECKOUT / "functions/models")

@@ -12,9 +12,11 @@ from llmariner.gateway.answers import Message, Scope, Send, answer_headers, send
 
 __all__ = ["Cors"]
 
-_ORIGIN = re.compile(r"https?://[a-z0-9.\-\[\]:]+")
+_ORIGIN = re.compile(r"(https?)://((?:[a-z0-9-]+\.)*[a-z0-9-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
 _LOOPBACK = re.compile(r"https?://(localhost|[a-z0-9-]+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?")
 _FIELD_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,2048}")
+# Browsers leave these out (https://html.spec.whatwg.org/#ascii-serialisation-of-an-origin).
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 _RATE_LIMITS = [f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")]
 _EXPOSED = ", ".join(
@@ -41,13 +43,7 @@ class Cors:
         words = frozenset(re.split(r"[,\s]+", env.get("LLMARINER_CORS_ORIGINS", "").strip(", \t\n"))) - {""}
         if not words:
             return None
-        origins = words - {"loopback", "*"}
-        for each in origins:
-            if not _ORIGIN.fullmatch(each):
-                raise ValueError(
-                    "LLMARINER_CORS_ORIGINS must be origins as browsers say them, such as https://app.example.org or "
-                    f"http://localhost:5173 (no path, no capitals), or 'loopback', or '*'; not {each!r}."
-                )
+        origins = frozenset(_serialized(each) for each in words - {"loopback", "*"})
         return cls(origins, loopback="loopback" in words, everybody="*" in words)
 
     def allows(self, origin: bytes) -> bool:
@@ -99,3 +95,16 @@ class Cors:
 
     def _answered(self, origin: bytes) -> bytes:
         return b"*" if self.everybody else origin
+
+
+def _serialized(said: str) -> str:
+    """An origin as browsers say it. ValueError for what is none."""
+    found = _ORIGIN.fullmatch(said)
+    port = int(found[3]) if found and found[3] else None
+    if found is None or not (port is None or 0 < port < 65536):
+        raise ValueError(
+            "LLMARINER_CORS_ORIGINS must be origins as browsers say them, such as https://app.example.org or "
+            f"http://localhost:5173 (no path, no capitals), or 'loopback', or '*'; not {said!r}."
+        )
+    named = f"{found[1]}://{found[2]}"
+    return named if port in (None, _DEFAULT_PORTS[found[1]]) else f"{named}:{port}"
