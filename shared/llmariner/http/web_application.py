@@ -14,6 +14,9 @@ from llmariner.http.cors import Cors
 __all__ = ["WebApplication"]
 
 _OF_THE_CODED_BODY = (b"content-encoding", b"content-length")
+# Given twice, some readers take the first and some the last: one may check what another obeys.
+_ONCE = frozenset({b"authorization", b"openai-organization", b"openai-project"})
+_LOOKED_AT = _ONCE | {b"content-encoding"}
 
 
 class WebApplication:
@@ -44,6 +47,7 @@ class WebApplication:
         if scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, _without_body(send)
         try:
+            _check_once(scope["headers"])
             _check_text(scope)
             coding = body_coding(scope["headers"])
         except PlatformError as error:
@@ -61,15 +65,26 @@ def _is_plain(scope: Scope) -> bool:
         scope["method"] != "HEAD"
         and b"%" not in scope.get("raw_path", b"%")
         and b"%" not in scope.get("query_string", b"")
-        and not _is_coded(scope["headers"])
+        and _has_plain_head(scope["headers"])
     )
 
 
-def _is_coded(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    for name, _ in headers:  # noqa: SIM110 - a generator costs more than the loop
-        if name == b"content-encoding":
-            return True
-    return False
+def _has_plain_head(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Neither a coded body, nor a field given twice that must not be."""
+    found = [name for name, _ in headers if name in _LOOKED_AT]
+    return found == [b"authorization"] or (len(found) == len(set(found)) and b"content-encoding" not in found)
+
+
+def _check_once(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """InvalidRequest for a field given twice of which there can be one (RFC 9110, 5.3)."""
+    seen: set[bytes] = set()
+    for name, _ in headers:
+        if name in seen:
+            raise InvalidRequest(
+                f"The header '{name.decode('latin-1').title()}' is given twice: send it once.", code="duplicate_header"
+            )
+        if name in _ONCE:
+            seen.add(name)
 
 
 def _check_text(scope: Scope) -> None:

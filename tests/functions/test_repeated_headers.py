@@ -1,0 +1,79 @@
+"""A header of which there can be one is refused when it is given twice, on every route."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmariner.http.web_application import WebApplication
+
+from .asking import Answer, InProcess, Question, check
+from .conftest import Ask
+from .declared import ROUTES, Declared
+from .installation import Installation
+
+Head = list[tuple[bytes, bytes]]
+
+
+class Repeating:
+    """An application that is asked with more headers than a mapping holds."""
+
+    def __init__(self, application: Any, more: Head) -> None:
+        self._application, self._more = application, more
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._application({**scope, "headers": [*self._more, *scope["headers"]]}, receive, send)
+
+
+def asked(in_process: InProcess, application: Any, question: Question, *more: tuple[bytes, bytes]) -> Answer:
+    return in_process.ask(Repeating(application, list(more)), question)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=str)
+def test_two_credentials_are_none(route: Declared, installation: Installation, in_process: InProcess) -> None:
+    """Whichever of them is good, and whichever would count."""
+    own = installation.service_token if route.function == "internal_gateway" else installation.keys.admin
+    application = installation.application(route.function)
+    for first, last in ((own, "sk-unknown"), ("sk-unknown", own), (own, own)):
+        question = Question(route.method, route.example, None, {"authorization": f"Bearer {last}"})
+        answer = asked(in_process, application, question, (b"authorization", b"Bearer " + first.encode()))
+        check(answer, 400, "duplicate_header")
+        assert "'Authorization'" in answer.error["message"]
+
+
+@pytest.mark.parametrize("name", ["openai-organization", "openai-project"])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions"])
+def test_two_selections_are_none(
+    name: str, path: str, router: Any, in_process: InProcess, admin: dict[str, str], installation: Installation
+) -> None:
+    head = {**admin, name: installation.owner.organization_id}
+    answer = asked(in_process, router, Question("POST", path, {}, head), (name.encode(), b"proj_2"))
+    check(answer, 400, "duplicate_header")
+
+
+def test_headers_that_list_things_may_be_given_twice(
+    ask: Ask, in_process: InProcess, installation: Installation
+) -> None:
+    head = {"authorization": f"Bearer {installation.keys.admin}", "accept": "*/*"}
+    question = Question("GET", "/v1/users:getSelf", None, head)
+    answer = asked(in_process, installation.application("users"), question, (b"accept", b"text/html"))
+    assert answer.status == 200
+
+
+def test_nothing_is_looked_at_twice_where_there_is_nothing_to_do() -> None:
+    """Requests with one of each go straight to the application."""
+    reached: list[Any] = []
+
+    def application(scope: Any, _receive: Any, _send: Any) -> Any:
+        reached.append(scope)
+        return None
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "raw_path": b"/v1/models",
+        "headers": [(b"authorization", b"Bearer x"), (b"openai-project", b"p"), (b"openai-organization", b"o")],
+    }
+    WebApplication(application, None)(scope, None, None)  # type: ignore[arg-type]
+    assert reached == [scope]
