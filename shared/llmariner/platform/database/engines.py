@@ -12,7 +12,13 @@ from llmariner.settings import DatabaseSettings
 __all__ = ["UNBOUNDED", "engine_of"]
 
 UNBOUNDED = "unbounded"
-"""Execution option of a connection whose statements may take any time: a migration's."""
+"""Execution option of a connection whose statements may take any time, a migration's. It waits for locks for a few
+seconds only: everybody who comes after it for the same table waits behind it."""
+
+_BEGIN_UNBOUNDED = (
+    "BEGIN; SET LOCAL lock_timeout = 3000; SET LOCAL statement_timeout = 0; "
+    "SET LOCAL idle_in_transaction_session_timeout = 0"
+)
 
 # A server that is gone without a word is noticed by the system within about half a minute.
 _KEEPALIVES = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
@@ -74,7 +80,7 @@ def _postgresql(settings: DatabaseSettings) -> Engine:
     def begin(connection: Connection) -> None:
         options = connection.get_execution_options()
         if options.get("isolation_level") != "AUTOCOMMIT":
-            connection.exec_driver_sql("BEGIN" if options.get(UNBOUNDED) else bounded)
+            connection.exec_driver_sql(_BEGIN_UNBOUNDED if options.get(UNBOUNDED) else bounded)
 
     event.listen(engine, "begin", begin)
     return engine

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import OperationalError
 
 from llmariner.platform.database import Database
 
 __all__ = ["current", "downgrade", "head", "upgrade"]
 
+_log = logging.getLogger(__name__)
 _SCRIPTS = Path(__file__).with_name("migrations")
+# Who was held up by a try comes through before the next one.
+_TRIES, _PAUSE_SECONDS = 20, 3.0
+_LOCK_NOT_AVAILABLE = "55P03"
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Bring the schema up to `revision`. Two installers at once are safe: the second waits and finds it done."""
+    """Bring the schema up to `revision`. Two installers at once are safe: the second waits and finds it done.
+
+    A table that somebody uses for long, such as a backup, is tried for a minute or two; then OperationalError. What was
+    done by then stays, and the next call goes on from there.
+    """
     _run(database, lambda config: command.upgrade(config, revision))
 
 
@@ -37,8 +49,15 @@ def head() -> str | None:
     return ScriptDirectory(str(_SCRIPTS)).get_current_head()
 
 
-def _run(database: Database, action: object) -> None:
+def _run(database: Database, action: Callable[[Config], None]) -> None:
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS))
     config.attributes["engine"] = database.engine
-    action(config)  # type: ignore[operator]
+    for left in range(_TRIES - 1, -1, -1):
+        try:
+            return action(config)
+        except OperationalError as error:
+            if not left or getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                raise
+            _log.warning("somebody uses what a migration changes; tried again in %g s: %s", _PAUSE_SECONDS, error.orig)
+            time.sleep(_PAUSE_SECONDS)

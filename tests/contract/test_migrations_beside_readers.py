@@ -1,0 +1,82 @@
+"""An upgrade of a database that is in use: nobody waits for it longer than a few seconds, however long it takes itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
+
+from llmariner.platform.database import Database, engines
+from llmariner.platform.database import migrate as migrating
+from llmariner.platform.database.migrate import current, head, upgrade
+from llmariner.tenancy.tables import users
+
+BEFORE = "0008"
+
+
+@pytest.fixture
+def older(new_database: Callable[[], Database], monkeypatch: pytest.MonkeyPatch) -> Database:
+    """A PostgreSQL database of the release before, for a migration that waits for locks 0.2 s."""
+    database = new_database()
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite's readers never wait for a writer")
+    upgrade(database, BEFORE)
+    monkeypatch.setattr(engines, "_BEGIN_UNBOUNDED", engines._BEGIN_UNBOUNDED.replace("3000", "200"))
+    monkeypatch.setattr(migrating, "_PAUSE_SECONDS", 0.2)
+    return database
+
+
+@contextmanager
+def held(database: Database, statement: str) -> Iterator[None]:
+    """Somebody's transaction that did this, and does not end."""
+    url = database.url.replace("postgresql+psycopg", "postgresql")
+    with psycopg.connect(url) as connection:
+        connection.execute(statement.encode())
+        yield
+
+
+def until_it_waits(database: Database) -> None:
+    """Until a statement waits for the lock of a table."""
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with database.read() as session:
+            if session.value(waiting):
+                return
+        time.sleep(0.01)
+    raise AssertionError("no migration waits")
+
+
+def read_users(database: Database) -> None:
+    with database.read() as session:
+        session.rows(select(users.c.id))
+
+
+def test_who_reads_for_long_holds_up_the_upgrade_and_nobody_else(older: Database) -> None:
+    with held(older, "SELECT count(*) FROM users"):
+        upgrading = threading.Thread(target=upgrade, args=(older,))
+        upgrading.start()
+        for _ in range(3):
+            until_it_waits(older)
+            read_users(older)
+        assert upgrading.is_alive()
+    upgrading.join(60)
+    assert current(older) == head()
+
+
+def test_what_a_migration_locked_is_free_before_the_next_one(older: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrating, "_TRIES", 1)
+    # 0009 changes `users`; 0010 builds an index of a table that somebody is writing.
+    with held(older, "LOCK TABLE ledger_requests IN ROW EXCLUSIVE MODE"):
+        with pytest.raises(OperationalError, match="lock timeout"):
+            upgrade(older)
+        assert current(older) == "0009"
+        read_users(older)
+    upgrade(older)
+    assert current(older) == head()
