@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -331,6 +332,13 @@ def test_an_event_of_kubernetes_is_kept_for_who_runs_the_installation(
     assert (dead.event.type, dead.event.data) == ("dev.knative.apiserver.ref.add", data)
     assert book.due() == []
     assert book.replay("proj_1", "1", operator=True) == 1
+
+
+def test_an_event_of_kubernetes_that_two_are_told_of_at_once_is_kept_once(book: Deliveries, at_once: AtOnce) -> None:
+    told = [Event(str(number), "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}) for number in range(5)]
+    for event in told:
+        assert at_once([partial(book.bury, event, f"c{at}", "503: no") for at in range(3)]) == [None] * 3
+    assert len(book.page("proj_1", "dead", operator=True, after=None, limit=100)) == 15
 
 
 def test_events_of_kubernetes_are_kept_as_dead_letters_up_to_a_bound(
