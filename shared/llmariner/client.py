@@ -44,6 +44,8 @@ _CONNECT_SECONDS = 5.0
 _UNIX = "unix:"
 _SILENCE_SECONDS = 300.0
 _SWEEP_SECONDS = 0.5
+# How long a server may take to end an answer of which all that matters has come.
+_END_SECONDS = 1.0
 
 
 class ConnectionFailed(Exception):
@@ -90,20 +92,26 @@ class Response:
         await self._connection.pipe(sink)
 
     async def read(self, limit: int = 64 * 1024 * 1024, *, held: Callable[[int], None] | None = None) -> bytes:
-        """The rest of the body. ResponseBroken when it is over `limit` bytes.
+        """The rest of the body; closes the response, however it ends. ResponseBroken when it is over `limit` bytes.
 
         `held` is told how many bytes there are so far, and may raise.
         """
         parts, size = [], 0
-        while part := await self.chunk():
-            size += len(part)
-            if size > limit:
-                raise ResponseBroken(f"the answer is over {limit} bytes")
-            if held is not None:
-                held(size)
-            parts.append(part)
-        self.close()
+        try:
+            while part := await self.chunk():
+                size += len(part)
+                if size > limit:
+                    raise ResponseBroken(f"the answer is over {limit} bytes")
+                if held is not None:
+                    held(size)
+                parts.append(part)
+        finally:
+            self.close()
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def conclude(self) -> None:
+        """All that matters has come: drop what follows. `pipe` and `chunk` end with the body, or within two seconds."""
+        self._connection.conclude()
 
     def close(self) -> None:
         """Give the connection back when the answer was read to its end, else close it. Idempotent."""
@@ -227,6 +235,10 @@ def _head(origin: str, method: str, path: str, headers: Headers, length: int) ->
     return b"".join(lines)
 
 
+def _drop(_: bytes) -> None:
+    """A sink for what nobody wants."""
+
+
 class _Connection(asyncio.Protocol):
     """One connection and the one exchange on it."""
 
@@ -256,6 +268,7 @@ class _Connection(asyncio.Protocol):
         self._busy = False
         self._paused = False
         self._sink: Sink | None = None
+        self._concluded_at = math.inf
         self._failure: str | None = None
         # Bytes since the last part of a body.
         self._framing = 0
@@ -293,7 +306,10 @@ class _Connection(asyncio.Protocol):
         """Fail the exchange when the server was silent, or the sink withheld its answer, for too long."""
         if now - self._withheld_at > self._client.write_timeout:
             self._fail(ReaderStalled(f"the reader took nothing for {self._client.write_timeout:g} s"))
-        if self._heard or self._paused:
+        if now - self._concluded_at > _END_SECONDS:
+            self._break("the server did not end its answer")
+            self._wake()
+        elif self._heard or self._paused:
             self._heard, self._heard_at = False, now
         elif now - self._heard_at > self._silence and not self._complete:
             self._overdue = True
@@ -304,10 +320,8 @@ class _Connection(asyncio.Protocol):
     async def chunk(self) -> bytes:
         """See `Response.chunk`."""
         while not self._chunks:
-            if self._complete:
+            if self._over():
                 return b""
-            if self._failure is not None:
-                raise ResponseBroken(f"{self.origin}: {self._failure}")
             await self._wait()
         self._resume()
         return self._taken()
@@ -317,14 +331,21 @@ class _Connection(asyncio.Protocol):
         self._sink = sink
         self._resume()
         self._drain_into(sink)
-        while not self._complete:
-            if self._error is not None:
-                raise self._error
-            if self._failure is not None:
-                raise ResponseBroken(f"{self.origin}: {self._failure}")
+        while self._error is None and not self._over():
             await self._wait()
         if self._error is not None:
             raise self._error
+
+    def conclude(self) -> None:
+        """See `Response.conclude`."""
+        self._sink = _drop
+        self._concluded_at = monotonic()
+
+    def _over(self) -> bool:
+        """Whether nothing more comes of the body. ResponseBroken when it broke off."""
+        if self._failure is not None and not self._complete and self._concluded_at == math.inf:
+            raise ResponseBroken(f"{self.origin}: {self._failure}")
+        return self._complete or self._failure is not None
 
     def _taken(self) -> bytes:
         chunks = self._chunks
@@ -365,13 +386,17 @@ class _Connection(asyncio.Protocol):
             return
         self._busy = False
         self._client.busy.discard(self)
-        if self._complete and self.open and self._kept_alive:
+        if self._complete and self.open and self._kept_alive and self._written():
             if self._paused:
                 self._accepted()
             self._idle_since = monotonic()
             self._client.keep(self)
         else:
             self.abort()
+
+    def _written(self) -> bool:
+        """Whether the server took the whole request: one that answers early may never read the rest, or what follows."""
+        return self._transport is not None and not self._transport.get_write_buffer_size()
 
     def abort(self) -> None:
         """Close at once; the other side sees a reset or an end."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import tracemalloc
 from collections.abc import Awaitable, Callable
+from typing import ClassVar
 
 import pytest
 
@@ -230,6 +231,96 @@ def test_a_server_that_falls_silent_is_given_up_after_a_time(said: bytes, error:
             client.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("what", ["over its limit", "given up", "refused"])
+def test_a_body_that_is_not_read_to_its_end_leaves_no_connection(what: str) -> None:
+    limit, seconds = (100_000, 10.0) if what == "over its limit" else (1 << 30, 0.3)
+
+    def held(size: int) -> None:
+        if what == "refused":
+            raise ResponseBroken("no more")
+
+    async def read(client: Client, engine: RawEngine) -> None:
+        response = await client.request(engine.origin, "GET", "/x")
+        await response.read(limit, held=held)
+
+    async def scenario() -> None:
+        async with raw_engine(endless(CHUNKED, b"2\r\nok\r\n" * 5000)) as engine:
+            client = Client()
+            with pytest.raises((ResponseBroken, TimeoutError)):
+                await asyncio.wait_for(read(client, engine), seconds)
+            await soon(lambda: engine.closed == 1)
+            assert not client.busy
+            client.close()
+
+    asyncio.run(scenario())
+
+
+class Early(asyncio.Protocol):
+    """Answers to the first bytes that come, and reads no others."""
+
+    made: ClassVar[list[asyncio.Transport]] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.made.append(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.pause_reading()
+        self._transport.write(OK)
+
+
+def test_a_server_that_answers_before_it_took_the_request_gets_no_other_on_that_connection() -> None:
+    async def scenario() -> list[bytes]:
+        server = await asyncio.get_running_loop().create_server(Early, "127.0.0.1", 0)
+        client, answers = Client(), []
+        origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with asyncio.timeout(20):
+            for size in (20 * MIB, 2):
+                response = await client.request(origin, "POST", "/x", body=b"x" * size)
+                answers.append(await response.read())
+        client.close()
+        for transport in Early.made:
+            transport.abort()
+        server.close()
+        return answers
+
+    assert asyncio.run(scenario()) == [b"ok", b"ok"]
+    assert len(Early.made) == 2
+
+
+@pytest.mark.parametrize("late", [b"", b"2\r\nno\r\n", b"no chunk", b"0\r\n\r\n"])
+@pytest.mark.parametrize("piped", [False, True])
+def test_an_answer_whose_reader_has_all_of_it_ends_soon_whatever_its_server_does(late: bytes, piped: bool) -> None:
+    async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED + b"2\r\nok\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.write(late)
+
+    async def scenario() -> tuple[list[bytes], int]:
+        async with raw_engine(reply) as engine, asyncio.timeout(20):
+            client, parts = Client(), []
+            response = await client.request(engine.origin, "POST", "/x")
+
+            def sink(part: bytes) -> None:
+                parts.append(part)
+                response.conclude()
+
+            if piped:
+                await response.pipe(sink)
+            else:
+                while part := await response.chunk():
+                    sink(part)
+            response.close()
+            kept = sum(map(len, client._idle.values()))
+            client.close()
+            return parts, kept
+
+    # One that ends its answer in time is asked again on the same connection.
+    assert asyncio.run(scenario()) == ([b"ok"], int(late.startswith(b"0")))
 
 
 def test_a_sink_that_takes_nothing_is_given_up_after_a_time_and_the_server_sees_the_end() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -39,6 +40,7 @@ _LARGE_BODY = 64 * 1024
 # Smaller answers are not accounted for one by one.
 _LARGE_ANSWER = 256 * 1024
 _ERROR_BYTES = 1024 * 1024
+_OBJECT = re.compile(rb"\s*\{")
 Write = Callable[[bytes], "asyncio.Future[None] | None"]
 _JSON = [(b"content-type", b"application/json")]
 
@@ -379,12 +381,16 @@ class Exchange:
         }
 
     async def _relay(self, response: Response, request: ModelRequest, metered: Metered) -> None:
-        if not 200 <= response.status < 300:
+        if response.status != 200:  # no engine has reason for another; behind 204 and 205 nothing may stand
             raise engine_error(response.status, await response.read(_ERROR_BYTES), request.model)
         if request.stream:
             await self._relay_stream(response, request, metered)
             return
         body = await response.read(held=self._hold_answer)
+        if _OBJECT.match(body) is None:
+            raise EngineFailed(
+                "The engine's answer is no JSON object. Try again; if it happens again, see `llma logs`."
+            )
         at = body.rfind(b'"usage":')
         metered.usage = body[at:] if at >= 0 else b""
         self._status = response.status
@@ -397,10 +403,13 @@ class Exchange:
         stream = StreamRelay(request, metered, self._began)
         write = self._write
         if write is not None:
-            await response.pipe(lambda chunk: self._passed(stream, write, chunk))
+            await response.pipe(lambda chunk: self._passed(response, stream, write, chunk))
         else:
             while chunk := await response.chunk():
-                if seen := stream.pass_on(chunk):
+                seen = stream.pass_on(chunk)
+                if stream.done:
+                    self._conclude(response)
+                if seen:
                     await self._send_part(seen)
         if not stream.done:
             raise ResponseBroken("the stream ended without [DONE]")
@@ -408,11 +417,18 @@ class Exchange:
         self._answered = True
         await self._send({"type": "http.response.body", "body": b""})
 
-    def _passed(self, stream: StreamRelay, write: Write, chunk: bytes) -> asyncio.Future[None] | None:
+    def _passed(
+        self, response: Response, stream: StreamRelay, write: Write, chunk: bytes
+    ) -> asyncio.Future[None] | None:
         seen = stream.pass_on(chunk)
         if stream.done:
-            self._status = 200  # a caller that leaves after [DONE] has all of it, and has not hung up
+            self._conclude(response)
         return write(seen) if seen else None
+
+    def _conclude(self, response: Response) -> None:
+        """A caller that leaves after [DONE] has all of it, and has not hung up; an engine that goes on holds nobody."""
+        self._status = 200
+        response.conclude()
 
     async def _open_stream(self) -> None:
         if not self._opened:

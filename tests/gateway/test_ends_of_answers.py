@@ -1,0 +1,75 @@
+"""A stream is over with its last event, whatever its engine does then; and only a whole answer is passed on as one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from .caller import Answer
+from .running import Platform, eventually
+from .test_hostile_engines import ANSWER, EVENTS, chunk, saying, whole
+from .test_hostile_engines import served as answering
+
+LAST = EVENTS + chunk(b"data: " + ANSWER % b"1" + b"\n\n") + chunk(b"data: [DONE]\n\n")
+_COMMENT = chunk(b": x\n\n")
+
+
+async def goes_on(engine: object, writer: asyncio.StreamWriter) -> None:
+    """All of a stream but its end, and after a moment comments for as long as anybody listens."""
+    writer.write(LAST)
+    await writer.drain()
+    while not writer.is_closing():
+        await asyncio.sleep(0.1)
+        writer.write(_COMMENT)
+        await writer.drain()
+
+
+BEYOND = {"silent": saying(LAST), "going on": goes_on, "broken": saying(LAST + b"no chunk")}
+
+
+@pytest.mark.parametrize("hanging_up", [False, True])
+@pytest.mark.parametrize("what", BEYOND)
+def test_an_engine_that_does_not_end_its_stream_holds_nobody(served: Platform, what: str, hanging_up: bool) -> None:
+    name = f"unending-{list(BEYOND).index(what)}-{hanging_up}"
+
+    async def scenario() -> Answer:
+        async with answering(served, name, BEYOND[what]) as (engine,), asyncio.timeout(20):
+            answer = await served.caller.stream(name)
+            if hanging_up:
+                await answer.until(b"[DONE]\n\n")
+                answer.hang_up()
+            else:
+                await answer.read()
+            await asyncio.to_thread(eventually, lambda: engine.closed == engine.connections)
+            return answer
+
+    answer = asyncio.run(scenario())
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+    row = served.row(answer.headers["x-request-id"])
+    # A caller who has all of an answer has not hung up on it.
+    assert (row["outcome"], row["status"], row["completion_tokens"]) == ("succeeded", 200, 1)
+    assert f'llmariner_requests_running{{gen_ai_request_model="{name}"}} 0' in served.metrics()
+
+
+NO_ANSWERS = {
+    "no content": whole(ANSWER % b"1", b"204 No Content"),
+    "a reset": whole(ANSWER % b"1", b"205 Reset Content"),
+    "a part": whole(ANSWER % b"1", b"206 Partial Content"),
+    "a page": whole(b"<html>"),
+    "nothing": whole(b""),
+}
+
+
+@pytest.mark.parametrize("what", NO_ANSWERS)
+def test_what_is_no_whole_answer_is_an_error_of_the_engine_and_costs_nothing(platform: Platform, what: str) -> None:
+    name = f"no-answer-{list(NO_ANSWERS).index(what)}"
+
+    async def scenario() -> Answer:
+        async with answering(platform, name, saying(NO_ANSWERS[what])):
+            return await platform.caller.chat(name)
+
+    answer = asyncio.run(scenario())
+    assert (answer.status, answer.error()["code"]) == (502, "engine_error")
+    row = platform.row(answer.headers["x-request-id"])
+    assert (row["outcome"], row["prompt_tokens"], row["completion_tokens"]) == ("failed", 0, 0)
