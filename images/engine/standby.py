@@ -4,9 +4,13 @@ Run by the engine image's interpreter, standard library only. It answers on CONT
 
     GET  /live    200 while this process lives
     GET  /ready   200 once vLLM is imported and no engine runs: a model can be taken
-    GET  /status  {"warm", "reason", "engine": null or {"model", "pid"}, "last": null or {"model", "status", "log"}}
+    GET  /status  {"warm", "reason", "engine": null or {"model", "pid", "answer", "usage"},
+                  "last": null or {"model", "status", "log"}}
     POST /start   {"model": id, "argv": ["serve", folder, …]}: 202, and the engine answers /health when it is loaded
     POST /stop    {"grace": seconds}: 202, the engine ends; the next model can come
+
+`answer` and `usage` are what the engine's plugin expected_answer.py tells of the question it was asked at its start: whether
+the answer was as_expected, differs, is pending, or was not_asked, and the tokens that took.
 
 `argv` is what would follow `vllm`; it must name the port itself. One engine at a time: 409 while one runs. Both POSTs need
 `Authorization: Bearer` with the word in STANDBY_TOKEN, without which this program does not start.
@@ -19,6 +23,8 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import http.client
+import itertools
 import json
 import os
 import re
@@ -37,6 +43,8 @@ _LONGEST_BODY = 65536
 _LONGEST_GRACE = 86_400
 _SILENCE_SECONDS = 10.0
 _KEPT_LINES = 40
+_ANSWER_SECONDS = 2.0
+_LONGEST_ANSWER = 65536
 
 
 class Refused(Exception):
@@ -56,6 +64,7 @@ class Standby:
         self._lock = threading.Lock()
         self._ready: dict[str, Any] | None = None
         self._engine: dict[str, Any] | None = None
+        self._port: int | None = None
         self._last: dict[str, Any] | None = None
         self._stopping = False
         self._ending = False
@@ -75,7 +84,10 @@ class Standby:
         """What `GET /status` answers."""
         with self._lock:
             ready = self._ready or {"warm": False, "reason": "still importing"}
-            return {"warm": ready["warm"], "reason": ready["reason"], "engine": self._engine, "last": self._last}
+            engine, port, last = self._engine, self._port, self._last
+        if engine is not None:
+            engine = {**engine, **_first_answer(port)}
+        return {"warm": ready["warm"], "reason": ready["reason"], "engine": engine, "last": last}
 
     def start(self, body: dict[str, Any]) -> None:
         """Fork an engine. Refused: 400 for what is no `vllm serve`, 409 while one runs, 503 before vLLM is imported."""
@@ -90,6 +102,7 @@ class Standby:
             if self._engine is not None:
                 raise Refused(409, f"the model {self._engine['model']} is here; POST /stop first")
             self._engine = {"model": model, "pid": None}
+            self._port = _port(argv)
             self._stopping = False
             self._lines.clear()
             self._send({"op": "start", "model": model, "argv": argv, "environment": {}, "log": str(self._fifo)})
@@ -156,6 +169,34 @@ class Standby:
             for line in lines:
                 self._lines.append(line.rstrip("\n"))
                 print(line, end="", file=sys.stderr, flush=True)
+
+
+def _port(argv: list[str]) -> int | None:
+    """The port that an engine is told to listen on: the last one counts. None: it is not told."""
+    port = None
+    for argument, following in itertools.pairwise([*argv, ""]):
+        name, sign, value = argument.partition("=")
+        value = value if sign else following
+        if name == "--port" and re.fullmatch("[0-9]{1,5}", value):
+            port = int(value)
+    return port
+
+
+def _first_answer(port: int | None) -> dict[str, Any]:
+    """What the engine on a port of this pod tells of its first answer; what it can't tell was not asked."""
+    nothing = {"answer": "not_asked", "usage": {"prompt_tokens": 0, "completion_tokens": 0}}
+    if port is None:
+        return nothing
+    try:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_SECONDS)) as connection:
+            connection.request("GET", "/llmariner/answer")
+            response = connection.getresponse()
+            if response.status != 200:
+                return nothing
+            told = json.loads(response.read(_LONGEST_ANSWER))
+            return {name: told[name] for name in nothing}
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError):
+        return nothing
 
 
 class _Handler(BaseHTTPRequestHandler):

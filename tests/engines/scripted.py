@@ -39,6 +39,7 @@ def parse_options(arguments: list[str]) -> Options:
     parser.add_argument("--crash-after-tokens", type=int, default=0, metavar="N", help="counted over all requests")
     template = "that the chat template adds to a chat, and again for each function"
     parser.add_argument("--template-tokens", type=int, default=0, metavar="N", help=template)
+    parser.add_argument("--first-answer", default="", metavar="WORD", help="what it tells of the question at its start")
     found = vars(parser.parse_args(arguments))
     found |= {"models": tuple(found.pop("model")), "token_interval": found["token_interval"] / 1000}
     return Options(**found)

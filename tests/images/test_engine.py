@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,10 @@ from images.plan import ENGINE, ENGINE_LOCAL
 from images.store import Store
 
 from llmariner.local.engine.environment import EngineEnvironment, engine_lock
-from llmariner.local.engine.packages import PACKAGED
-from llmariner.local.rehearsal import ANSWER
+from llmariner.local.engine.packages import PACKAGED, bring
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.command import engine_arguments, engine_environment
+from llmariner.platform.serving.command import ANSWER_CHECK, engine_arguments, engine_environment
+from llmariner.platform.serving.engine_plugins.expected_answer import FILE, ExpectedText
 from llmariner.settings import HomeSettings
 
 from .conftest import Start
@@ -26,7 +30,10 @@ from .test_images import free_port
 pytestmark = [pytest.mark.images, pytest.mark.engine]
 
 TOKEN = "standby-0123456789"
+assert isinstance(PACKAGED[0].expected, ExpectedText)
+ANSWER = PACKAGED[0].expected.starts_with
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+FIRST_USAGE = {"prompt_tokens": 33, "completion_tokens": 8}
 
 
 @pytest.fixture
@@ -36,7 +43,7 @@ def engine(built: Store, container: Start) -> Container:
     if not environment.made:
         pytest.skip("the engine environment is not made: python -m llmariner.local.setup")
     python = Path(os.path.realpath(environment.python)).parents[1]
-    weights = PACKAGED[0].folder(cache)
+    weights = bring(PACKAGED[0], cache, environment)
     binds = {environment.folder: str(environment.folder), python: str(python), weights: "/mnt/models"}
     said = {key: value for key, value in engine_environment(1).items() if key != "PYTHONPATH"}  # the image has its own
     said |= {"STANDBY_TOKEN": TOKEN, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -47,7 +54,8 @@ def arguments(port: int) -> list[str]:
     """What follows `vllm` for the chat model."""
     folder = PACKAGED[0].folder(HomeSettings.load(os.environ).cache)
     model = EngineModel(id="smol", folder=str(folder), size_bytes=1, task="generate")
-    return [part.replace(str(folder), "/mnt/models") for part in engine_arguments(model, port)]
+    found = [part.replace(str(folder), "/mnt/models") for part in engine_arguments(model, port)]
+    return [*found, "--middleware", ANSWER_CHECK]
 
 
 def capital(server: Running, port: int) -> str:
@@ -58,11 +66,38 @@ def capital(server: Running, port: int) -> str:
     return content
 
 
+def told_of_the_first_answer(server: Running, port: int) -> dict[str, Any]:
+    """As soon as the engine has it."""
+    deadline = time.monotonic() + 60
+    while (told := server.answer(f"http://127.0.0.1:{port}/llmariner/answer")[1])["answer"] == "pending":
+        assert time.monotonic() < deadline, server.words()
+        time.sleep(0.05)
+    return dict(told)
+
+
 def test_vllm_serves_as_in_any_image_of_it(engine: Container, tmp_path: Path) -> None:
     port = free_port()
     with engine.running(["vllm", *arguments(port)], tmp_path) as server:
         server.wait(f"http://127.0.0.1:{port}/health", 180)
+        assert told_of_the_first_answer(server, port)["answer"] == "as_expected"
         assert capital(server, port) == ANSWER
+
+
+def test_a_processor_that_answers_otherwise_is_told(engine: Container, tmp_path: Path) -> None:
+    """What is expected here is wrong: as if this processor were."""
+    weights = tmp_path / "weights"
+    shutil.copytree(next(folder for folder, place in engine.binds.items() if place == "/mnt/models"), weights)
+    wrong = {**asdict(PACKAGED[0].expected), "starts_with": "The capital of France is Rome."}
+    (weights / FILE).write_text(json.dumps(wrong))
+    engine.binds = {folder: place for folder, place in engine.binds.items() if place != "/mnt/models"}
+    engine.binds = {**engine.binds, weights: "/mnt/models"}
+    port = free_port()
+    with engine.running(["vllm", *arguments(port)], tmp_path) as server:
+        server.wait(f"http://127.0.0.1:{port}/health", 180)
+        assert told_of_the_first_answer(server, port)["answer"] == "differs"
+        (line,) = [line for line in server.log.read_text().splitlines() if line.startswith("expected answer: ")]
+        assert "differs: this processor (" in line
+        assert ANSWER in line
 
 
 def test_a_standby_takes_a_model_and_another_after_it(engine: Container, tmp_path: Path) -> None:
@@ -79,6 +114,10 @@ def test_a_standby_takes_a_model_and_another_after_it(engine: Container, tmp_pat
             assert server.answer(f"{base}/start", order, headers)[0] == 202
             assert server.answer(f"{base}/start", order, headers)[0] == 409
             ready = server.wait(f"http://127.0.0.1:{port}/health", 60)
+            told = told_of_the_first_answer(server, port)
+            assert (told["answer"], told["usage"]) == ("as_expected", FIRST_USAGE)
+            engine_told = server.answer(f"{base}/status")[1]["engine"]
+            assert (engine_told["answer"], engine_told["usage"]) == ("as_expected", FIRST_USAGE)
             assert capital(server, port) == ANSWER
             print(f"warm parent {warm:.1f} s, model {ready:.1f} s", file=sys.stderr)
             assert server.answer(f"{base}/stop", {"grace": 10}, headers)[0] == 202

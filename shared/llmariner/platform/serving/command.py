@@ -14,6 +14,7 @@ from typing import Any
 from llmariner.platform.serving import EngineModel
 
 __all__ = [
+    "ANSWER_CHECK",
     "CAPACITY",
     "FEATURES",
     "MIDDLEWARE",
@@ -44,6 +45,9 @@ FEATURES = (
 
 MIDDLEWARE = "request_usage.RequestUsage"
 """What metering rests on (docs/decisions/0004)."""
+
+ANSWER_CHECK = "expected_answer.ExpectedAnswer"
+"""What looks at an engine's first answer on a CPU of a cluster (docs/decisions/0021)."""
 
 
 def remote_code(model: EngineModel) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmariner.platform.serving import ADOPTED, EngineModel
-from llmariner.platform.serving.command import FEATURES, MIDDLEWARE, remote_code
+from llmariner.platform.serving.command import ANSWER_CHECK, FEATURES, MIDDLEWARE, remote_code
 from llmariner.settings import KServeSettings
 
 __all__ = [
@@ -200,7 +200,9 @@ def _arguments(model: EngineModel, adapters: Sequence[EngineModel], settings: KS
     arguments = [f"--max-num-seqs={capacity(settings)}"]
     arguments += ["--runner=pooling", "--dtype=float32"] if model.task == "embed" else FEATURES
     arguments += model.extra_args
-    arguments += [f"--served-model-name={model.name}", f"--middleware={MIDDLEWARE}", *remote_code(model)]
+    arguments += [f"--served-model-name={model.name}", f"--middleware={MIDDLEWARE}"]
+    arguments += [f"--middleware={ANSWER_CHECK}"] if _hardware(model, settings) == "cpu" else []
+    arguments += remote_code(model)
     if adapters:
         arguments += ["--enable-lora", "--lora-modules"]
         arguments += [f"{each.name}={adapter_path(each)}" for each in adapters]
@@ -213,9 +215,14 @@ def _literal(argument: str) -> str:
 
 
 def _runtime(model: EngineModel, settings: KServeSettings) -> str:
-    """On the installation's accelerator, unless the model asks for none; the installation may name its own runtimes."""
-    hardware = settings.accelerator if model.gpus else "cpu"
+    """The installation may name its own runtimes."""
+    hardware = _hardware(model, settings)
     return settings.runtimes.get(hardware, _RUNTIMES[hardware])
+
+
+def _hardware(model: EngineModel, settings: KServeSettings) -> str:
+    """The installation's accelerator, unless the model asks for none."""
+    return settings.accelerator if model.gpus else "cpu"
 
 
 def _resources(model: EngineModel, settings: KServeSettings) -> dict[str, str]:

@@ -1,0 +1,264 @@
+"""Inside the engine: whether this processor computes what it should, seen by one answer that is known beforehand.
+
+Weights may bring a file `expected_answer.json`: a question with the start of its answer,
+
+    {"question": "What is …?", "max_tokens": 24, "starts_with": "The …"}
+
+or, for embeddings, two texts of like meaning and one of another, with bounds of their cosine similarities:
+
+    {"like": ["…", "…"], "unlike": "…", "like_above": 0.5, "unlike_below": 0.3}
+
+It is asked once, as soon as the engine serves. `GET /llmariner/answer` tells what came of it: `answer` (pending,
+as_expected, differs, not_asked), `reason`, and the `usage`, which the engine's counters include and nobody's ledger. An
+answer that differs is a line in the engine's log; the engine serves all the same. The file comes from whoever made the
+weights: it chooses a short text to compute and nothing else. Loaded by `--middleware expected_answer.ExpectedAnswer`;
+standard library only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import secrets
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = "expected_answer.json"
+PATH = "/llmariner/answer"
+
+_LONGEST_FILE = 16384
+_LONGEST_TEXT = 1000
+_MOST_TOKENS = 64
+_LONGEST_SECONDS = 300.0
+# The first answers to /health wait for it, so that a small model's first caller does not share the processor with it.
+_PATIENCE_SECONDS = 1.0
+_COUNTS = ("prompt_tokens", "completion_tokens")
+_HELP = "docs/install-cluster.md, 'Answers of engines on CPUs'"
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class ExpectedText:
+    """A question to a model that generates."""
+
+    question: str
+    max_tokens: int
+    starts_with: str
+
+    path = "/v1/chat/completions"
+
+    def body(self) -> dict[str, Any]:
+        """The request's body, without a model."""
+        messages = [{"role": "user", "content": self.question}]
+        return {"messages": messages, "temperature": 0, "max_tokens": self.max_tokens}
+
+    def difference(self, answer: dict[str, Any]) -> str | None:
+        """What is wrong with an answer, or None. LookupError, TypeError: it is none."""
+        said = str(answer["choices"][0]["message"]["content"])
+        if said.startswith(self.starts_with):
+            return None
+        return f"answers {self.question!r} with {said[:200]!r} where {self.starts_with!r} was expected"
+
+
+@dataclass(frozen=True)
+class ExpectedVectors:
+    """Texts to an embedding model: two of like meaning, one of another."""
+
+    like: tuple[str, str]
+    unlike: str
+    like_above: float
+    unlike_below: float
+
+    path = "/v1/embeddings"
+
+    def body(self) -> dict[str, Any]:
+        """The request's body, without a model."""
+        return {"input": [*self.like, self.unlike]}
+
+    def difference(self, answer: dict[str, Any]) -> str | None:
+        """What is wrong with an answer, or None. LookupError, TypeError, ValueError: it is none."""
+        one, other, third = (row["embedding"] for row in answer["data"])
+        like, unlike = _cosine(one, other), _cosine(one, third)
+        if like > self.like_above and unlike < self.unlike_below:
+            return None
+        told = f"finds sentences of like meaning {like:.2f} alike, of unlike meaning {unlike:.2f}"
+        return f"{told}, where above {self.like_above} and below {self.unlike_below} was expected"
+
+
+def parse(raw: bytes) -> ExpectedText | ExpectedVectors:
+    """What a file says. ValueError where it is not of that form, or asks for more than a short answer."""
+    try:
+        value = json.loads(raw)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")
+    if "question" in value:
+        most = value.get("max_tokens")
+        if type(most) is not int or not 0 < most <= _MOST_TOKENS:
+            raise ValueError(f"max_tokens must be a number from 1 to {_MOST_TOKENS}")
+        return ExpectedText(_text(value, "question"), most, _text(value, "starts_with"))
+    like = value.get("like")
+    if not isinstance(like, list) or len(like) != 2:
+        raise ValueError("it has neither a question nor two texts of like meaning")
+    texts = {"like 1": like[0], "like 2": like[1]}
+    bounds = _bound(value, "like_above"), _bound(value, "unlike_below")
+    return ExpectedVectors((_text(texts, "like 1"), _text(texts, "like 2")), _text(value, "unlike"), *bounds)
+
+
+class ExpectedAnswer:
+    """ASGI middleware in front of the engine's own application."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._over = asyncio.Event()
+        self._asking: asyncio.Task[None] | None = None
+        self._patient_until = 0.0
+        self._usage = dict.fromkeys(_COUNTS, 0)
+        self._answer, self._reason = "not_asked", "the server has not started"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer our route; pass on everything else, /health once the question is answered or has taken its time."""
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == PATH:
+            await self._tell(send)
+        else:
+            if scope["type"] == "http" and scope["path"] == "/health" and self._asking is not None:
+                await self._patience()
+            await self._app(scope, receive, send)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                self._answer, self._reason = "pending", ""
+                self._patient_until = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
+                self._asking = asyncio.create_task(self._ask(scope["app"]))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            if self._asking is not None:
+                self._asking.cancel()
+
+    async def _patience(self) -> None:
+        left = self._patient_until - asyncio.get_running_loop().time()
+        if not self._over.is_set() and left > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), left)
+
+    async def _ask(self, app: Any) -> None:
+        """Ask and note what came of it. Whatever happens, the engine serves on."""
+        try:
+            self._answer, self._reason = await asyncio.wait_for(self._asked(app), _LONGEST_SECONDS)
+        except TimeoutError:
+            self._answer, self._reason = "not_asked", f"no answer within {_LONGEST_SECONDS:.0f} s"
+        except Exception as error:  # a vLLM may differ anywhere, and so may what it answers
+            self._answer, self._reason = "not_asked", repr(error)
+        finally:
+            self._over.set()
+        told = ": ".join(filter(None, ("expected answer", self._answer.replace("_", " "), self._reason)))
+        print(told + (f"; see {_HELP}" if self._answer == "differs" else ""), file=sys.stderr, flush=True)
+
+    async def _asked(self, app: Any) -> tuple[str, str]:
+        raw = await asyncio.to_thread(_read, app.state.args.model)
+        if raw is None:
+            return "not_asked", f"there is no {FILE} beside the weights"
+        try:
+            expected = parse(raw)
+        except ValueError as error:
+            return "not_asked", f"{FILE}: {error}"
+        # A cache of its own: what callers ask is not found there, nor charged as found.
+        body = {**expected.body(), "cache_salt": secrets.token_hex(16)}
+        status, answer = await _request(self._app, app, expected.path, json.dumps(body).encode())
+        if status != 200:
+            return "not_asked", f"the engine refuses the question with status {status}"
+        value = json.loads(answer)
+        used = value.get("usage") or {}
+        self._usage = {name: used.get(name) or 0 for name in _COUNTS}
+        difference = expected.difference(value)
+        return ("as_expected", "") if difference is None else ("differs", f"this processor ({_cpu()}) {difference}")
+
+    async def _tell(self, send: Send) -> None:
+        value = json.dumps({"answer": self._answer, "reason": self._reason, "usage": self._usage}).encode()
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": value})
+
+
+async def _request(inner: App, app: Any, path: str, body: bytes) -> tuple[int, bytes]:
+    """One request to an application inside this process: its status and the answer's body."""
+    status, parts = 0, []
+    given = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> MutableMapping[str, Any]:
+        if given:
+            return given.pop()
+        await asyncio.Event().wait()  # whoever asks does not hang up
+        raise AssertionError
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        else:
+            parts.append(message.get("body", b""))
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers.append((b"x-request-id", b"expected-answer"))
+    scope: Scope = {
+        **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "method": "POST"},
+        **{"path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "headers": headers},
+        **{"client": None, "server": None, "state": {}, "app": app},
+    }
+    await inner(scope, receive, send)
+    return status, b"".join(parts)
+
+
+def _read(folder: str) -> bytes | None:
+    """The file beside the weights; None where there is none, or what bears its name is no file."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        raw = file.read(_LONGEST_FILE + 1)
+    return raw if len(raw) <= _LONGEST_FILE else b"too long"
+
+
+def _text(value: dict[str, Any], name: str) -> str:
+    text = value.get(name)
+    if not isinstance(text, str) or not 0 < len(text) <= _LONGEST_TEXT:
+        raise ValueError(f"{name} must be a text of at most {_LONGEST_TEXT} characters")
+    return text
+
+
+def _bound(value: dict[str, Any], name: str) -> float:
+    bound = value.get(name)
+    if isinstance(bound, bool) or not isinstance(bound, int | float) or not -1 <= bound <= 1:
+        raise ValueError(f"{name} must be a number from -1 to 1")
+    return float(bound)
+
+
+def _cosine(one: list[float], other: list[float]) -> float:
+    lengths = math.hypot(*one) * math.hypot(*other)
+    return sum(a * b for a, b in zip(one, other, strict=True)) / lengths if lengths else math.nan
+
+
+def _cpu() -> str:
+    """The processor's name, as Linux knows it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return os.uname().machine

@@ -1,0 +1,117 @@
+"""The real engine is asked at its start what its weights expect it to answer, and tells what came of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmariner.local.engine.packages import PACKAGED, PackagedModel
+from llmariner.platform.serving import EngineModel
+from llmariner.platform.serving.command import ANSWER_CHECK
+from llmariner.platform.serving.engine import log_name
+from llmariner.platform.serving.engine_plugins.expected_answer import FILE
+from llmariner.platform.serving.processes import ProcessServing, ProcessSettings
+from llmariner.settings import HomeSettings, environment
+
+from .driving import Driven
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+CHAT, EMBEDDINGS = PACKAGED
+TOLD_COUNTS = {"vllm:prompt_tokens_total": "prompt_tokens", "vllm:generation_tokens_total": "completion_tokens"}
+
+
+def model_of(packaged: PackagedModel, folder: Path, **changes: Any) -> EngineModel:
+    """The packaged weights, with another word on what they are expected to answer."""
+    folder.mkdir()
+    for file in packaged.folder(HomeSettings.load(environment()).cache).iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / FILE).unlink(missing_ok=True)
+    (folder / FILE).write_text(json.dumps(asdict(packaged.expected) | changes))
+    checked = ("--middleware", ANSWER_CHECK)
+    return EngineModel("asked", str(folder), packaged.task, 270 << 20, typical_wake_seconds=8, extra_args=checked)
+
+
+def counted(driven: Driven, endpoint: str, name: str) -> int:
+    async def metrics() -> str:
+        response = await driven.client.request(endpoint, "GET", "/metrics", headers=[], body=b"")
+        return (await response.read()).decode()
+
+    return sum(int(float(found)) for found in re.findall(rf"^{name}{{.*}} (\S+)$", driven.do(metrics()), re.MULTILINE))
+
+
+async def status(driven: Driven, endpoint: str | None, path: str) -> tuple[int, str]:
+    """Of an error, with its message."""
+    assert endpoint is not None
+    response = await driven.client.request(endpoint, "GET", path, headers=[], body=b"")
+    return response.status, json.loads(await response.read())["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("packaged", "changes", "answer"),
+    [
+        (CHAT, {}, "as_expected"),
+        (CHAT, {"starts_with": "The capital of France is Rome."}, "differs"),
+        (EMBEDDINGS, {}, "as_expected"),
+        (EMBEDDINGS, {"unlike_below": -0.9}, "differs"),
+    ],
+)
+def test_an_engine_tells_whether_it_answers_as_expected_and_what_that_took(
+    packaged: PackagedModel,
+    changes: dict[str, Any],
+    answer: str,
+    warm: tuple[Driven, ProcessServing],
+    settings: ProcessSettings,
+    tmp_path: Path,
+) -> None:
+    driven, _ = warm
+    driven.registered["asked"] = model_of(packaged, tmp_path / "weights", **changes)
+    try:
+        endpoint = driven.ready("asked").endpoint
+        assert endpoint is not None
+        deadline = time.monotonic() + 60
+        while (told := driven.ask(endpoint, "/llmariner/answer"))["answer"] == "pending":
+            assert time.monotonic() < deadline
+            driven.pass_time(0.05)
+        assert told["answer"] == answer, told
+        assert told["usage"] == {own: counted(driven, endpoint, name) for name, own in TOLD_COUNTS.items()}
+        assert told["usage"]["prompt_tokens"] > 0
+        _, line = (settings.logs / log_name("asked")).read_text().split("expected answer: ")
+        assert line.startswith("as expected" if answer == "as_expected" else "differs: this processor (")
+    finally:
+        driven.sleep("asked")
+        del driven.registered["asked"]
+
+
+def test_what_it_was_asked_is_in_nobodys_cache(warm: tuple[Driven, ProcessServing], tmp_path: Path) -> None:
+    driven, _ = warm
+    model = model_of(CHAT, tmp_path / "weights")
+    told = ("--enable-prompt-tokens-details", "--block-size", "32")
+    driven.registered["asked"] = EngineModel(
+        "asked", model.folder, "generate", 270 << 20, typical_wake_seconds=8, extra_args=(*model.extra_args, *told)
+    )
+    body = {"model": "asked", "messages": [{"role": "user", "content": asdict(CHAT.expected)["question"]}]}
+    try:
+        endpoint = driven.ready("asked").endpoint
+        while driven.ask(endpoint, "/llmariner/answer")["answer"] == "pending":
+            driven.pass_time(0.05)
+        # The middleware that meters is there as well.
+        assert driven.do(status(driven, endpoint, "/llmariner/usage/req_0")) == (
+            404,
+            "no request of this id ended here",
+        )
+        details = [
+            driven.ask(endpoint, "/v1/chat/completions", {**body, "max_tokens": 4})["usage"]["prompt_tokens_details"]
+            for _ in range(2)
+        ]
+    finally:
+        driven.sleep("asked")
+        del driven.registered["asked"]
+    first, again = ((each or {}).get("cached_tokens") or 0 for each in details)
+    assert (first, again > 0) == (0, True)
