@@ -78,7 +78,7 @@ def test_rights_of_functions_end_at_the_namespace_of_the_models(installed: Rende
 def test_who_serves_changes_no_pod_unless_engines_stand_by(installed: Rendered) -> None:
     given = rules(installed, "internal-gateway")
     assert given[MODELS, "/pods"] == {"list"}
-    assert (MODELS, "/events") not in given
+    assert given[MODELS, "/events"] == {"create"}
 
 
 def test_who_serves_may_wake_put_to_sleep_and_delete(installed: Rendered) -> None:

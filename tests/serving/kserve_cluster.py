@@ -107,6 +107,7 @@ class Controllers(threading.Thread):
         self.port = port
         self.stuck: Body | None = None
         self.gates: list[Body] = []
+        self.engine_arguments: list[str] = []
         self.done = threading.Event()
         self.engines: dict[str, subprocess.Popen[bytes]] = {}
         self.also: list[Callable[[], None]] = []
@@ -224,6 +225,7 @@ class Controllers(threading.Thread):
             return _status([("PodScheduled", "True")], {"waiting": {"reason": "ContainerCreating"}})
         if name not in self.engines:
             command = [sys.executable, str(SCRIPTED), "--port", str(self.port), "--ready-after", "0.3"]
+            command += self.engine_arguments
             self.engines[name] = subprocess.Popen(command)
         ready = "True" if self.answers() else "False"
         return {**_status([("PodScheduled", "True"), ("Ready", ready)], {"running": {}}), "podIP": "127.0.0.1"}

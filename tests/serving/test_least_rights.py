@@ -12,7 +12,7 @@ import pytest
 
 from llmariner.manifests.declarations import read
 from llmariner.manifests.rights import roles, standby_rights
-from llmariner.platform.kube.resources import INFERENCE_SERVICES, LOCAL_QUEUES, PODS
+from llmariner.platform.kube.resources import EVENTS, INFERENCE_SERVICES, LOCAL_QUEUES, PODS
 from llmariner.platform.serving import EngineModel
 from llmariner.settings import Secret
 
@@ -74,7 +74,9 @@ def live(cluster: Clustered) -> None:
     cluster.driven.until(lambda _: cluster.controllers.listed(PODS), SMALL.id)
     cluster.driven.do(cluster.serving.statuses())
     cluster.controllers.gates = []
+    cluster.controllers.engine_arguments = ["--first-answer", "differs"]
     cluster.driven.ready(SMALL.id)
+    cluster.driven.until(lambda _: cluster.controllers.listed(EVENTS), SMALL.id)
     for changed in (MANY, SMALL):
         cluster.models.known[SMALL.id] = changed
         cluster.driven.sleep(SMALL.id)

@@ -31,6 +31,8 @@ _SERVING = (
     _rule("apps", ["deployments/scale"], "patch"),
     _rule("", ["pods"], "list"),
     _rule("", ["services"], *_LOOK),
+    # That an engine answers otherwise than expected is a warning of its InferenceService.
+    _rule("", ["events"], "create"),
     # A queue per project, an autoscaler per model that may have more replicas.
     _rule("kueue.x-k8s.io", ["workloads"], "list"),
     _rule("kueue.x-k8s.io", ["localqueues"], *_LOOK, "create", "patch", "delete"),
@@ -42,7 +44,6 @@ _SERVING = (
 _STANDBY = (
     _rule("apps", ["replicasets"], "list"),
     _rule("", ["pods"], "patch", "delete"),
-    _rule("", ["events"], "create"),
 )
 
 

@@ -24,6 +24,7 @@ from llmariner.platform.kube.resources import INFERENCE_SERVICES
 from llmariner.platform.serving import ADOPTED, EngineModel, Phase, Status
 from llmariner.platform.serving.engine_metrics import EngineMetrics, read_metrics
 from llmariner.platform.serving.kserve.directory import Directory, Served
+from llmariner.platform.serving.kserve.first_answers import FirstAnswers
 from llmariner.platform.serving.kserve.objects import (
     capacity,
     engine_key,
@@ -63,6 +64,7 @@ class KServeServing:
         self._client = Client()
         self._queues = ProjectQueues(cluster, settings)
         self._standby = StandbyPods(cluster, self._client, settings)
+        self._first_answers = FirstAnswers(cluster, self._client, settings.namespace)
         self._reader = ClusterReader(cluster, settings, self._queues)
         self._transitions = Transitions(cluster, settings, self._queues, self._standby)
         self._observers: list[Callable[[str, Status], None]] = []
@@ -164,6 +166,7 @@ class KServeServing:
     async def close(self) -> None:
         """See the port: engines are the cluster's, and go on."""
         await self._standby.close()
+        await self._first_answers.close()
         self._client.close()
         await asyncio.to_thread(self._cluster.close)
 
@@ -195,6 +198,7 @@ class KServeServing:
         if (refused := model.blocked or self._refused.get(name)) and status.phase in (Phase.ASLEEP, Phase.STOPPING):
             status = Status(Phase.FAILED, message=refused)
         if status.phase is Phase.READY:
+            self._first_answers.look(name, seen.ready)
             status = await self._serving_now(name, status, seen)
             if (began := self._woken.pop(name, None)) is not None:
                 await self._directory.woke(model.id, time.monotonic() - began)
@@ -274,6 +278,7 @@ class KServeServing:
     def _forget_all_but(self, names: Iterable[str]) -> None:
         """What is known of models whose objects are gone."""
         kept = set(names)
+        self._first_answers.forget_all_but(kept)
         for name in self._phases.keys() - kept:
             del self._phases[name]
         for name in self._metrics.keys() - kept:

@@ -24,11 +24,11 @@ from llmariner.platform.kube.errors import ClusterError, Conflict, NotFound
 from llmariner.platform.kube.resources import (
     CLUSTER_SERVING_RUNTIMES,
     DEPLOYMENTS,
-    INFERENCE_SERVICES,
     PODS,
     REPLICA_SETS,
 )
 from llmariner.platform.serving import EngineModel
+from llmariner.platform.serving.kserve.object_events import record
 from llmariner.platform.serving.kserve.objects import (
     ENGINE,
     MODEL,
@@ -201,32 +201,9 @@ class StandbyPods:
         labels |= {**replica_set["spec"]["selector"]["matchLabels"], STANDBY: TAKEN}
         metadata = pod["metadata"]
         self._cluster.merge(PODS, metadata["namespace"], metadata["name"], {"metadata": {"labels": labels}})
-        self._note(name, metadata["name"])
-
-    def _note(self, name: str, pod: str) -> None:
-        """An event of the InferenceService: `kubectl describe` shows it. Its annotations would make new pods."""
-        service = self._cluster.get(INFERENCE_SERVICES, self._settings.namespace, name)
-        if service is None:
-            return
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        involved = {key: service["metadata"][key] for key in ("name", "namespace", "uid")}
-        event = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"generateName": f"{name}.", "namespace": self._settings.namespace},
-            "involvedObject": {"apiVersion": service["apiVersion"], "kind": service["kind"], **involved},
-            "type": "Normal",
-            "reason": "StandbyTaken",
-            "message": f"The standby pod {pod} serves the model.",
-            "source": {"component": "llmariner"},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
-        try:
-            self._cluster.create(event)
-        except ClusterError as error:
-            _log.warning("that %s serves %s could not be noted: %s", pod, name, error)
+        said = f"The standby pod {metadata['name']} serves the model."
+        event = f"{metadata['name']}.standby-taken"
+        record(self._cluster, self._settings.namespace, name, "Normal", "StandbyTaken", said, event)
 
     async def _drop(self, pod: Body, why: str) -> None:
         _log.warning("the standby pod %s is given up: %s", pod["metadata"]["name"], why)

@@ -1,0 +1,91 @@
+"""What engines tell of the answer that they were asked for at their start, passed on to those who look at KServe's objects.
+
+An engine whose answer differs from the expected one serves all the same: a warning of the InferenceService says so
+(docs/decisions/0021-engines-on-cpus-are-asked-what-has-one-answer.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any
+
+from llmariner.client import Client, ConnectionFailed, ResponseBroken
+from llmariner.errors import PlatformError
+from llmariner.platform.kube import Cluster
+from llmariner.platform.kube.errors import ClusterError
+from llmariner.platform.serving.kserve.object_events import record
+from llmariner.platform.serving.kserve.reading import engine_url
+
+__all__ = ["FirstAnswers"]
+
+_log = logging.getLogger(__name__)
+_PATH = "/llmariner/answer"
+_SILENCE_SECONDS = 15.0
+_LONGEST_ANSWER = 65536
+# A large model may need minutes for its first answer.
+_PAUSES = (0.0, *(2.0**power for power in range(-1, 8)))
+
+Body = dict[str, Any]
+
+
+class FirstAnswers:
+    """Of the engines of one namespace, each looked at once by this process."""
+
+    def __init__(self, cluster: Cluster, client: Client, namespace: str) -> None:
+        self._cluster = cluster
+        self._client = client
+        self._namespace = namespace
+        self._looked: dict[str, set[str]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def look(self, name: str, pods: Sequence[Body]) -> None:
+        """Look at those of an InferenceService's ready pods that were not there before; at once, the rest goes on."""
+        known, self._looked[name] = self._looked.get(name, set()), {pod["metadata"]["uid"] for pod in pods}
+        for pod in pods:
+            if pod["metadata"]["uid"] not in known:
+                task = asyncio.create_task(self._look(name, pod))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def forget_all_but(self, names: Collection[str]) -> None:
+        """What is known of InferenceServices that are gone."""
+        for name in self._looked.keys() - names:
+            del self._looked[name]
+
+    async def close(self) -> None:
+        """Stop looking."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _look(self, name: str, pod: Body) -> None:
+        told: Body = {}
+        for pause in _PAUSES:
+            await asyncio.sleep(pause)
+            told = await self._told(engine_url(pod))
+            if told.get("answer") != "pending":
+                break
+        if told.get("answer") != "differs":
+            return
+        pod_name, reason = pod["metadata"]["name"], str(told.get("reason"))[:800]
+        message, event = f"The pod {pod_name} answers otherwise than expected: {reason}", f"{pod_name}.first-answer"
+        recording = partial(record, self._cluster, self._namespace, name, "Warning", "UnexpectedAnswer", message, event)
+        try:
+            if await asyncio.to_thread(recording):
+                _log.warning("%s: %s", name, message)
+        except (ClusterError, PlatformError) as error:
+            _log.warning("%s: %s (an event could not be recorded: %s)", name, message, error)
+
+    async def _told(self, engine: str) -> Body:
+        """What an engine tells; nothing where it can't."""
+        try:
+            response = await self._client.request(engine, "GET", _PATH, silence=_SILENCE_SECONDS)
+            raw = await response.read()
+            told = json.loads(raw) if response.status == 200 and len(raw) <= _LONGEST_ANSWER else {}
+        except (ConnectionFailed, ResponseBroken, ValueError, RecursionError):
+            return {}
+        return told if isinstance(told, dict) else {}

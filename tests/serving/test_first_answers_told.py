@@ -1,0 +1,174 @@
+"""An engine whose first answer differs is served, and a warning of its InferenceService says so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmariner.client import Client
+from llmariner.platform.kube.resources import EVENTS, INFERENCE_SERVICES, PODS
+from llmariner.platform.serving import EngineModel, Phase
+from llmariner.platform.serving.kserve import first_answers
+from llmariner.platform.serving.kserve.adapter import KServeServing
+from llmariner.platform.serving.kserve.first_answers import FirstAnswers
+
+from .conftest import free_port
+from .kserve_cluster import Clustered, clustered
+
+if TYPE_CHECKING:
+    from kubernetes.schemas import Schemas
+
+SMALL = EngineModel("small", "hf://org/small", "generate", 0, typical_wake_seconds=1.0)
+
+
+@pytest.fixture
+def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[Clustered]:
+    crds, schemas = upstream_schemas
+    with clustered(tmp_path, schemas, crds, free_port(), SMALL) as made:
+        yield made
+
+
+def looked(cluster: Clustered, serving: KServeServing | None = None) -> list[dict[str, Any]]:
+    """The events that there are once what was begun is done."""
+
+    async def over() -> None:
+        await asyncio.gather(*(serving or cluster.serving)._first_answers._tasks)
+
+    cluster.driven.do(over())
+    return cluster.controllers.listed(EVENTS)
+
+
+def test_it_is_one_warning_however_often_and_by_whom_the_engine_is_seen(cluster: Clustered) -> None:
+    cluster.controllers.engine_arguments = ["--first-answer", "differs"]
+    status = cluster.driven.ready(SMALL.id)
+    assert cluster.driven.chat(SMALL.id, status.endpoint, max_tokens=2)
+    (event,) = looked(cluster)
+    (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
+    (pod,) = cluster.controllers.listed(PODS)
+    assert (event["type"], event["reason"]) == ("Warning", "UnexpectedAnswer")
+    assert event["involvedObject"]["uid"] == service["metadata"]["uid"]
+    assert pod["metadata"]["name"] in event["message"]
+
+    async def another() -> KServeServing:
+        return KServeServing(cluster.serving._cluster, cluster.serving._settings, cluster.serving._directory)
+
+    fresh = cluster.driven.do(another())
+    try:
+        assert cluster.driven.do(fresh.statuses())[SMALL.id].phase is Phase.READY
+        assert looked(cluster, fresh) == [event]
+    finally:
+        cluster.driven.do(fresh._first_answers.close())
+        fresh._client.close()
+
+
+def test_an_engine_is_asked_once(cluster: Clustered, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    original = FirstAnswers._told
+
+    async def counting(self: FirstAnswers, engine: str) -> dict[str, Any]:
+        asked.append(engine)
+        return await original(self, engine)
+
+    monkeypatch.setattr(FirstAnswers, "_told", counting)
+    cluster.controllers.engine_arguments = ["--first-answer", "as_expected"]
+    cluster.driven.ready(SMALL.id)
+    for _ in range(3):
+        cluster.driven.pass_time(0.6)
+        cluster.driven.status(SMALL.id)
+        cluster.driven.do(cluster.serving.statuses())
+    assert looked(cluster) == []
+    assert len(asked) == 1
+    cluster.driven.sleep(SMALL.id)
+    cluster.driven.until(lambda _: not cluster.controllers.listed(PODS), SMALL.id)
+    cluster.driven.ready(SMALL.id)
+    assert looked(cluster) == []
+    assert len(asked) == 2, "another engine is another processor, perhaps"
+
+
+def test_a_cluster_that_takes_no_event_still_has_it_in_the_log(
+    cluster: Clustered, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.forbid("create events")
+    cluster.controllers.engine_arguments = ["--first-answer", "differs"]
+    with caplog.at_level(logging.WARNING):
+        cluster.driven.ready(SMALL.id)
+        assert looked(cluster) == []
+    assert any("answers otherwise than expected" in line for line in caplog.messages)
+    assert cluster.driven.status(SMALL.id).phase is Phase.READY
+
+
+DIFFERS = {"answer": "differs", "reason": "r" * 5000, "usage": {}}
+PENDING = {"answer": "pending"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ([PENDING, PENDING, DIFFERS], True),
+        ([PENDING, {"answer": "as_expected"}], False),
+        ([[]], False),
+        ([{}], False),
+        ([{"answer": {"differs": 1}}], False),
+        (["[" * 60_000], False),
+        (["9" * 5000], False),
+        ([{**DIFFERS, "more": "x" * 70_000}], False),
+        (["no JSON"], False),
+        ([""], False),
+        ([None], False),
+    ],
+)
+def test_what_engines_tell_is_waited_for_and_not_believed_beyond_a_word(
+    answers: list[Any], told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[tuple[Any, ...]] = []
+
+    def record(*arguments: Any) -> bool:
+        recorded.append(arguments)
+        return True
+
+    monkeypatch.setattr(first_answers, "record", record)
+    monkeypatch.setattr(first_answers, "_PAUSES", (0.0, 0.01, 0.01))
+    left = list(answers)
+
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        answer = left.pop(0)
+        if answer is not None:
+            raw = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+            head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(raw)}\r\nconnection: close\r\n\r\n"
+            writer.write(head.encode() + raw)
+        writer.close()
+
+    async def run() -> None:
+        async with await asyncio.start_server(engine, "127.0.0.1", 0) as server:
+            port, client = server.sockets[0].getsockname()[1], Client()
+            looking = FirstAnswers(None, client, "models")  # type: ignore[arg-type]
+            spec = {"containers": [{"name": "kserve-container", "ports": [{"containerPort": port}]}]}
+            metadata = {"name": "small-1", "uid": "1"}
+            looking.look("small", [{"metadata": metadata, "spec": spec, "status": {"podIP": "127.0.0.1"}}])
+            await asyncio.gather(*looking._tasks)
+            client.close()
+
+    asyncio.run(run())
+    assert [arguments[4] for arguments in recorded] == (["UnexpectedAnswer"] if told else [])
+    assert all(len(arguments[5]) < 1024 for arguments in recorded)
+
+
+def test_what_is_known_of_services_that_are_gone_is_forgotten() -> None:
+    async def run() -> dict[str, set[str]]:
+        client = Client()
+        looking = FirstAnswers(None, client, "models")  # type: ignore[arg-type]
+        for name in ("a", "b"):
+            looking.look(name, [])
+        looking.forget_all_but({"b"})
+        await looking.close()
+        client.close()
+        return looking._looked
+
+    assert asyncio.run(run()).keys() == {"b"}
