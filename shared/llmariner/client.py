@@ -28,6 +28,7 @@ __all__ = [
     "Response",
     "ResponseBroken",
     "ResponseOverdue",
+    "ResponseTooLarge",
 ]
 
 Sink = Callable[[bytes], "asyncio.Future[None] | None"]
@@ -58,6 +59,10 @@ class ResponseOverdue(ConnectionFailed):
 
 class ResponseBroken(Exception):
     """The answer began and broke off, fell silent, or was no HTTP."""
+
+
+class ResponseTooLarge(ResponseBroken):
+    """More came than whoever reads takes."""
 
 
 class ReaderStalled(Exception):
@@ -92,7 +97,7 @@ class Response:
         await self._connection.pipe(sink)
 
     async def read(self, limit: int = 64 * 1024 * 1024, *, held: Callable[[int], None] | None = None) -> bytes:
-        """The rest of the body; closes the response, however it ends. ResponseBroken when it is over `limit` bytes.
+        """The rest of the body; closes the response, however it ends. ResponseTooLarge when it is over `limit` bytes.
 
         `held` is told how many bytes there are so far, and may raise.
         """
@@ -101,7 +106,7 @@ class Response:
             while part := await self.chunk():
                 size += len(part)
                 if size > limit:
-                    raise ResponseBroken(f"the answer is over {limit} bytes")
+                    raise ResponseTooLarge(f"the answer is over {limit} bytes")
                 if held is not None:
                     held(size)
                 parts.append(part)

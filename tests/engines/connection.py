@@ -140,10 +140,10 @@ class Connection(asyncio.Protocol):
         """As request_usage.py does inside vLLM: the sender may ask before this engine knows that it hung up."""
         request_id = request.path.removeprefix(USAGE)
         for _ in range(200):
-            if request_id in self.engine.aborted:
+            if request_id in self.engine.over:
                 break
             await asyncio.sleep(0.01)
-        used = self.engine.aborted.pop(request_id, None)
+        used = self.engine.over.pop(request_id, None)
         if used is None:
             nothing = {"error": {"message": "no request of this id ended here"}}
             self._answer(request, 404, orjson.dumps(nothing))

@@ -85,7 +85,13 @@ class Engine:
         self.prompt_tokens = self.first_usage.get("prompt_tokens", 0)
         self.generation_tokens = self.first_usage.get("completion_tokens", 0)
         self.connections = 0
-        self.aborted: dict[str, dict[str, int]] = {}
+        self.over: dict[str, dict[str, int]] = {}
+
+    def note(self, request_id: str, used: dict[str, int]) -> None:
+        """Keep what a request used that is over, for whoever asks."""
+        self.over[request_id] = used
+        if len(self.over) > 4096:
+            del self.over[next(iter(self.over))]
 
     def submit(self, generation: Generating) -> None:
         self.waiting.append(generation)

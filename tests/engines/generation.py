@@ -124,13 +124,17 @@ class Generation:
         self._schedule(self.script.delay_ms / 1000 + self.interval)
 
     def abort(self) -> None:
-        """The caller is gone: what was used so far is kept for whoever asks, as our plugin in vLLM does."""
+        """The caller is gone."""
         if self.timer is not None:
             self.timer.cancel()
+        self._over()
+
+    def _over(self) -> None:
+        """What was used is kept for whoever asks, as our plugin in vLLM does."""
         used = {"prompt_tokens": self.prompt, "completion_tokens": self.made}
         if self.script.usage == "":
             used = {}
-        self.engine.aborted[self.request.headers.get("x-request-id", "")] = used
+        self.engine.note(self.request.headers.get("x-request-id", ""), used)
         self.engine.leave(self)
 
     def pause(self) -> None:
@@ -216,7 +220,7 @@ class Generation:
                 self._event(b"]" + usage + b',"system_fingerprint":"%b"}' % FINGERPRINT.encode())
             self.caller.write_chunk(b"data: [DONE]\n\n")
             self.caller.write(b"0\r\n\r\n")
-        self.engine.leave(self)
+        self._over()
         self.caller.done(None if self.stream else self._answer())
 
     def _answer(self) -> dict[str, Any]:

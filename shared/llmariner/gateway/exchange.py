@@ -11,7 +11,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from llmariner.client import ConnectionFailed, ReaderStalled, Response, ResponseBroken, ResponseOverdue
+from llmariner.client import (
+    ConnectionFailed,
+    ReaderStalled,
+    Response,
+    ResponseBroken,
+    ResponseOverdue,
+    ResponseTooLarge,
+)
 from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, PlatformError, RoomFull, Unavailable
 from llmariner.gateway import sse
 from llmariner.gateway.answers import Message, Receive, Scope, Send, send_error, send_head, send_json
@@ -71,6 +78,8 @@ class Exchange:
         self._body = b""
         self._model = ""
         self._caller_gone = False
+        # Whether we left an answer that the engine had begun, so that it is to be asked what that took.
+        self._left_answer = False
         self._status = 0
         self._endpoint: str | None = None
         self._replica: str | None = None
@@ -154,7 +163,7 @@ class Exchange:
             raise
         finally:
             stop_watching()
-            if self._caller_gone and self._endpoint is not None:
+            if (self._caller_gone or self._left_answer) and self._endpoint is not None:
                 close = partial(self._close, metered, outcome, reserved, state.price)
                 self._gateway.settlement.settle(metered, self._request_id, self._endpoint, close)
             else:
@@ -244,6 +253,7 @@ class Exchange:
             try:
                 self._gateway.answers.take(self._tenant, size - self._answer_held)
             except RoomFull as error:
+                self._left_answer = True
                 raise Unavailable(
                     "Too many large answers wait to be delivered here. Try again shortly, or ask for less at once.",
                     headers={"retry-after": "2"},
@@ -327,6 +337,9 @@ class Exchange:
                 await self._gateway.gone(self._model, endpoint)
                 return False
             await self._relay(response, request, metered)
+        except ResponseTooLarge as error:
+            self._left_answer = 200 <= response.status < 300
+            raise EngineFailed(f"The engine's answer is too large: {error}. Ask for less at once.") from error
         except ResponseBroken as error:
             if not last and not self._opened:
                 return False

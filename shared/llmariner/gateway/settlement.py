@@ -1,4 +1,4 @@
-"""What a request had used whose caller hung up: asked from its engine, since no answer will tell.
+"""What a request had used whose caller hung up, or whose answer was too large: asked from its engine, since no answer tells.
 
 A stream's last chunk before the hang-up tells nearly all of it, an answer that comes whole tells nothing. The engine knows
 (`engine_plugins/request_usage.py`); where it can't be asked, what was seen stands. Of an engine that can't tell and told

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from llmariner.client import ResponseBroken
+from llmariner.client import ResponseTooLarge
 
 __all__ = ["DONE", "EventCutter", "UsageHider", "comment", "data"]
 
@@ -43,7 +43,7 @@ class EventCutter:
         self._size = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        """All whole events up to here, as one block; may be empty. ResponseBroken when an event has no end."""
+        """All whole events up to here, as one block; may be empty. ResponseTooLarge when an event has no end."""
         if chunk.endswith(b"\n\n") and not self._parts:
             return chunk
         return self._cut(chunk) if chunk else b""
@@ -56,7 +56,7 @@ class EventCutter:
         across = len(parts) > 1 and parts[-2].endswith(b"\n") and chunk.startswith(b"\n")
         if not across and b"\n\n" not in chunk:
             if self._size > _LONGEST_EVENT:
-                raise ResponseBroken(f"an event is over {_LONGEST_EVENT} bytes")
+                raise ResponseTooLarge(f"an event is over {_LONGEST_EVENT} bytes")
             return b""
         block = b"".join(parts)
         end = block.rfind(b"\n\n") + 2
