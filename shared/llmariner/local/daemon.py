@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -65,6 +66,7 @@ def up(*, foreground: bool) -> None:
         return
     _check_port(settings)
     _check_disk(settings)
+    _check_home(settings.root)
     engines = engine_environment_of(settings)
     set_up(settings, engines)
     had_key = Layout(settings.root).admin_key.exists()
@@ -156,12 +158,30 @@ def _check_disk(settings: HomeSettings) -> None:
         )
 
 
+def _check_home(root: Path) -> None:
+    """Whether the home can be ours alone: it is made so, and a folder for everybody must not be."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = root.stat()
+    except OSError as error:
+        raise NotStarted(
+            f"{root} can't be the platform's home: {error.strerror}. Set LLMARINER_HOME to another."
+        ) from error
+    if found.st_mode & stat.S_ISVTX:
+        raise NotStarted(
+            f"{root} is a folder for everybody; set LLMARINER_HOME to one of your own, such as one below it."
+        )
+    if os.geteuid() not in (0, found.st_uid) or not os.access(root, os.W_OK | os.X_OK):
+        raise NotStarted(f"{root} is not yours to write; set LLMARINER_HOME to a folder of your own.")
+
+
 def _spawn(settings: HomeSettings) -> None:
     log = Layout(settings.root).logs / "platform.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "llmariner.local.daemon"],
+            # Without -P a file in the folder that `llma up` is called in would be imported in the place of a library.
+            [sys.executable, "-P", "-m", "llmariner.local.daemon"],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from llmariner.platform.events.deliveries import Deliveries
 from llmariner.platform.serving.command import engine_environment
 from llmariner.platform.serving.launcher_process import end_orphans
 from llmariner.platform.serving.processes import ProcessServing, ProcessSettings
+from llmariner.platform.serving.sockets import remove_left_over
 from llmariner.settings import Environment, HomeSettings, SecretSettings, ServingSettings
 from llmariner.tenancy.bootstrap import first_owner, make_admin_key
 
@@ -56,6 +56,11 @@ class Layout:
         return self.root / "logs"
 
     @property
+    def engines(self) -> Path:
+        """Sockets of engines."""
+        return self.root / "engines"
+
+    @property
     def admin_key(self) -> Path:
         """The administrator's own credential, as `llma` finds it; the database holds only its hash."""
         return self.root / "admin.key"
@@ -68,6 +73,9 @@ class Layout:
             or f"sqlite:///{quote(str(self.root / 'platform.db'))}",
             "LLMARINER_PEPPER_FILE": str(self.root / "pepper"),
             "LLMARINER_SERVICE_SECRET_FILE": str(self.root / "service-secret"),
+            # A cluster's: whoever works on one, too, has them set, and events and questions would go there.
+            "LLMARINER_BROKER_URL": "",
+            "LLMARINER_CONTROL_URL": "",
         }
 
     def make(self) -> None:
@@ -131,7 +139,7 @@ class Home:
     async def start(self) -> Router:
         """Engines' warm parent, functions, dispatcher, timer; returns the application. Models sleep yet."""
         end_orphans(self.layout.logs)
-        shutil.rmtree(self.layout.root / "engines", ignore_errors=True)  # sockets of those
+        remove_left_over(self.layout.engines)
         self.serving = self._process_serving()
         self.context.serving = self.serving
         self.context.weights = self._weights

@@ -17,7 +17,7 @@ def set_up(settings: HomeSettings, engines: EngineEnvironment) -> None:
     if engines.made and all(model.folder(settings.cache).is_dir() for model in PACKAGED):
         return
     settings.cache.mkdir(parents=True, exist_ok=True)
-    with (settings.cache / "lock").open("w") as file:
+    with (settings.cache / "lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

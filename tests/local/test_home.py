@@ -1,0 +1,82 @@
+"""What a home takes from the folder it is in, from the folder that `llma up` is called in, and from the environment."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from llmariner.local import daemon
+from llmariner.local.home import Layout
+from llmariner.platform.serving.sockets import EngineSockets, remove_left_over
+
+from .test_daemon import LLMA, Env, environment_of, llma
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Env:
+    return environment_of(tmp_path / "home", tmp_path / "cache")
+
+
+def test_no_module_of_the_folder_it_is_called_in_is_imported(env: Env, tmp_path: Path) -> None:
+    hostile = tmp_path / "repository"
+    hostile.mkdir()
+    for name in ("uvloop", "yaml", "llmariner", "json"):
+        (hostile / f"{name}.py").write_text(f"raise SystemExit('{name} of this folder was run')\n")
+    command = [str(Path(LLMA[0]).with_name("llma")), "up"]
+    done = subprocess.run(command, env=env, cwd=hostile, capture_output=True, text=True, timeout=120, check=False)
+    llma(env, "down")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_folder_for_everybody_is_no_home_and_keeps_its_mode(env: Env, tmp_path: Path) -> None:
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    done = llma(env | {"LLMARINER_HOME": str(shared)}, "up")
+    assert done.returncode == 5
+    assert "a folder for everybody" in done.stderr
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o1777
+    assert list(shared.iterdir()) == []
+
+
+def test_a_home_that_can_not_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(daemon.NotStarted, match=r"Not a directory. Set LLMARINER_HOME to another"):
+        daemon._check_home(tmp_path / "file" / "home")
+
+
+def test_of_a_folder_of_engines_only_our_own_sockets_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/data").touch()
+    sockets = EngineSockets(tmp_path)
+    sockets.new().touch()
+    remove_left_over(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["precious", "data"]
+
+
+def test_events_and_questions_of_a_home_go_to_no_cluster(env: Env, tmp_path: Path) -> None:
+    """Whoever works on a cluster, too, may have its addresses in the environment."""
+    cluster = {"LLMARINER_BROKER_URL": "http://127.0.0.1:9", "LLMARINER_CONTROL_URL": "http://127.0.0.1:9"}
+    given = Layout(tmp_path).environment(env | cluster)
+    assert [given[name] for name in cluster] == ["", ""]
+    assert llma(env | cluster, "up").returncode == 0
+    key = (tmp_path / "home/admin.key").read_text()
+    base, headers = f"http://127.0.0.1:{env['LLMARINER_PORT']}/v1/models", {"authorization": f"Bearer {key}"}
+    body = {"id": "org/gone", "source_repository": "LOCAL", "model_file_location": "/no/such/folder"}
+    headers["content-type"] = "application/json"
+    with urllib.request.urlopen(urllib.request.Request(base, json.dumps(body).encode(), headers), timeout=20):
+        pass
+    deadline, status = time.monotonic() + 30, ""
+    while status != "MODEL_LOADING_STATUS_FAILED":
+        assert time.monotonic() < deadline, status
+        question = urllib.request.Request(f"{base}/org/gone?include_loading_model=true", headers=headers)
+        with urllib.request.urlopen(question, timeout=20) as answer:
+            status = json.load(answer)["loading_status"]
+        time.sleep(0.1)
+    llma(env, "down")
