@@ -17,13 +17,20 @@ from .imitation import imitation, model
 from .test_processes import gone, soon
 
 
+def stop(pid: int | None) -> None:
+    """Stop a process and its group, and wait until it is so: of two pending signals SIGTERM would come first."""
+    assert pid is not None
+    os.killpg(pid, signal.SIGSTOP)
+    soon(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+
+
 def test_a_launcher_that_does_not_answer_is_ended_and_the_next_wake_starts_another(tmp_path: Path) -> None:
     with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
         driven.do(serving.launcher.start())
         hung = serving.launcher.pid
         assert hung is not None
         serving.launcher._fork_seconds = 0.3
-        os.kill(hung, signal.SIGSTOP)
+        stop(hung)
         driven.wake("a")
         said = driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=10).message
         assert "did not answer" in said
@@ -50,7 +57,7 @@ def test_putting_to_sleep_what_waits_for_a_hung_launcher_takes_no_longer_than_it
     with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
         driven.do(serving.launcher.start())
         serving.launcher._fork_seconds = 0.5
-        os.kill(serving.launcher.pid or 0, signal.SIGSTOP)
+        stop(serving.launcher.pid)
         driven.wake("a")
         driven.pass_time(0.1)
         driven.do(asyncio.wait_for(serving.sleep("a"), 10))
@@ -64,7 +71,7 @@ def test_an_engine_is_ended_though_the_launcher_hears_nothing(tmp_path: Path, mo
         driven.ready("a")
         pid = serving._engines["a"].pid
         assert pid is not None
-        os.kill(serving.launcher.pid or 0, signal.SIGSTOP)
+        stop(serving.launcher.pid)
         driven.sleep("a")
         assert driven.status("a").phase is Phase.ASLEEP
         soon(lambda: gone(pid))
@@ -76,7 +83,7 @@ def test_an_engine_whose_end_is_asked_for_again_as_it_ends_can_be_started_again(
         first = driven.ready("a")
         pid = serving._engines["a"].pid
         assert pid is not None
-        os.killpg(pid, signal.SIGSTOP)  # it takes its time to end
+        stop(pid)  # it takes its time to end
 
         async def several_times() -> None:
             sleeps = [asyncio.create_task(serving.sleep("a")) for _ in range(2)]

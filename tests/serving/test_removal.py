@@ -92,3 +92,22 @@ def test_a_process_ends_for_a_model_that_is_gone_or_another(tmp_path: Path) -> N
         del driven.registered["small"]
         driven.do(serving.remove("small", small.folder))
         assert driven.do(serving.statuses()) == {}
+
+
+def test_what_failed_under_an_id_is_no_fault_of_the_model_that_has_it_next(tmp_path: Path) -> None:
+    """It may be another project's, which neither learns of the first nor waits for it."""
+    first = replace(model(tmp_path, "small", "--fail-load"), created=7, project="proj_a")
+    with processes(imitation(tmp_path), first) as (driven, serving):
+        for _ in range(2):
+            driven.wake("small")
+            driven.until(lambda status: status.phase is Phase.FAILED, "small")
+        driven.registered["small"] = replace(model(tmp_path, "small"), created=8, project="proj_b")
+        status = driven.status("small")
+        assert (status.phase, status.message, status.detail) == (Phase.ASLEEP, "", "")
+        driven.wake("small")
+        driven.pass_time(0)
+        assert "failed" not in driven.status("small").message
+        driven.until(lambda status: status.phase is Phase.READY, "small")
+        driven.do(serving.remove("small", first.folder))
+        assert driven.status("small").phase is Phase.READY
+        assert (serving._failures, serving._deaths) == ({}, {})

@@ -52,10 +52,19 @@ class ProcessSettings:
 
 
 class _Failure(NamedTuple):
-    """Why a model has no engine, as `Status` tells it."""
+    """Why a model has no engine, as `Status` tells it; `created` says which of those that had the id."""
 
+    created: int
     message: str
     detail: str = ""
+
+
+class _Deaths(NamedTuple):
+    """How many starts failed in a row, when the last did, and of which of the models that had the id."""
+
+    created: int
+    starts: int = 0
+    last: float = 0.0
 
 
 class ProcessServing:
@@ -79,7 +88,7 @@ class ProcessServing:
         self._engines: dict[str, Engine] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wishes_to_sleep: set[str] = set()
-        self._deaths: dict[str, tuple[int, float]] = {}
+        self._deaths: dict[str, _Deaths] = {}
         self._failures: dict[str, _Failure] = {}
         self._observers: list[Callable[[str, Status], None]] = []
         self._room = asyncio.Condition()
@@ -103,8 +112,9 @@ class ProcessServing:
         if model.base is None and engine.model.created != model.created:
             return Status(Phase.STOPPING, message="the engine of a deleted model of this id has not ended yet")
         if model.base and engine.phase is Phase.READY and engine.adapters.get(model.id) != model.created:
-            phase = Phase.FAILED if model.id in self._failures else Phase.LOADING
-            message, detail = self._failures.get(model.id, _Failure("loading the adapter"))
+            failure = self._failure(model)
+            phase = Phase.LOADING if failure is None else Phase.FAILED
+            message, detail = ("loading the adapter", "") if failure is None else (failure.message, failure.detail)
             told = replace(engine.status(), phase=phase, message=message, detail=detail)
             return replace(told, endpoint=None, capacity=0, progress=0.9)
         return engine.status()
@@ -121,7 +131,7 @@ class ProcessServing:
         model = await self._find(model_id)
         name = model.base or model.id
         if model.blocked:
-            self._failures[model.id] = _Failure(model.blocked)
+            self._failures[model.id] = _Failure(model.created, model.blocked)
             return
         engine = self._engines.get(name)
         if model.base is None and engine is not None and engine.model.created != model.created:
@@ -129,7 +139,7 @@ class ProcessServing:
         if name not in self._tasks:
             base = await self._find(name) if model.base else model
             if base.blocked:
-                self._failures[name] = _Failure(base.blocked)
+                self._failures[name] = _Failure(base.created, base.blocked)
                 return
             if name not in self._tasks:  # somebody else may have come first while we asked
                 self._wishes_to_sleep.discard(name)
@@ -146,6 +156,9 @@ class ProcessServing:
     async def remove(self, model_id: str, folder: str) -> None:
         """See the port."""
         created = await self._created(model_id)
+        for kept in (self._failures, self._deaths):
+            if model_id in kept and kept[model_id].created != created:
+                del kept[model_id]
         for engine in list(self._engines.values()):
             if engine.model.id == model_id and engine.model.created != created:
                 await self._end(model_id)
@@ -203,10 +216,12 @@ class ProcessServing:
                 self._deaths.pop(name, None)  # it was put to sleep, it did not die
             raise
         except (EngineDied, LauncherGone, OSError) as error:
-            self._note_death(name, without_paths(str(error)), getattr(error, "detail", str(error)))
+            self._note_death(engine.model, without_paths(str(error)), getattr(error, "detail", str(error)))
         except Exception as error:  # whatever it was, those who wait for the model must hear of it
             _log.exception("the engine of %s was ended", name)
-            self._note_death(name, f"The platform could not look after the engine: {type(error).__name__}", str(error))
+            self._note_death(
+                engine.model, f"The platform could not look after the engine: {type(error).__name__}", str(error)
+            )
         finally:
             engine.ending = True
             try:
@@ -233,10 +248,17 @@ class ProcessServing:
         except Exception:
             _log.exception("the wake of %s could not be recorded", name)
 
-    def _note_death(self, name: str, reason: str, detail: str) -> None:
-        deaths, _ = self._deaths.get(name, (0, 0.0))
-        self._deaths[name] = (deaths + 1, time.monotonic())
-        self._failures[name] = _Failure(reason, detail)
+    def _note_death(self, model: EngineModel, reason: str, detail: str) -> None:
+        self._deaths[model.id] = _Deaths(model.created, self._deaths_of(model).starts + 1, time.monotonic())
+        self._failures[model.id] = _Failure(model.created, reason, detail)
+
+    def _deaths_of(self, model: EngineModel) -> _Deaths:
+        found = self._deaths.get(model.id)
+        return found if found is not None and found.created == model.created else _Deaths(model.created)
+
+    def _failure(self, model: EngineModel) -> _Failure | None:
+        found = self._failures.get(model.id)
+        return found if found is not None and found.created == model.created else None
 
     async def _tend(self, engine: Engine) -> None:
         """Until it shall sleep: read its counts, note when it was busy. EngineDied when it ends by itself, or hangs."""
@@ -312,11 +334,11 @@ class ProcessServing:
         return None
 
     async def _pause_after_deaths(self, engine: Engine) -> None:
-        deaths, last = self._deaths.get(engine.model.id, (0, 0.0))
+        _, deaths, last = self._deaths_of(engine.model)
         if deaths > 1:
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (deaths - 2))
             left = max(0.0, last + pause - time.monotonic())
-            message, engine.detail = self._failures[engine.model.id]
+            _, message, engine.detail = self._failures[engine.model.id]
             engine.message = f"{deaths} starts failed; the next is in {left:.0f} s. {message}"
             await asyncio.sleep(left)
             engine.message = engine.detail = ""
@@ -335,7 +357,7 @@ class ProcessServing:
             else:
                 said = await self._replace_adapter(engine, model)
             if said:
-                self._failures[model.id] = _Failure(without_paths(said), said)
+                self._failures[model.id] = _Failure(model.created, without_paths(said), said)
             else:
                 engine.adapters[model.id] = model.created
 
@@ -368,9 +390,10 @@ class ProcessServing:
             return 0, "it does not answer"
 
     def _without_engine(self, name: str, model: EngineModel) -> Status:
-        failure = self._failures.get(name) or self._failures.get(model.id)
+        # Of an adapter's base, which is there as long as its adapters are, whatever it failed of.
+        failure = (self._failures.get(name) if name != model.id else None) or self._failure(model)
         if model.blocked:
-            failure = _Failure(model.blocked)
+            failure = _Failure(model.created, model.blocked)
         if failure is None:
             return Status(estimate_seconds=model.typical_wake_seconds)
         return Status(Phase.FAILED, message=failure.message, detail=failure.detail)
