@@ -184,6 +184,46 @@ def test_what_comes_beyond_an_answer_reaches_nobody(what: str, late: bool) -> No
     asyncio.run(scenario())
 
 
+def test_trailers_are_no_headers() -> None:
+    async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED + b"2\r\nok\r\n0\r\nx-late: 1\r\ncontent-type: text/html\r\n\r\n")
+
+    async def scenario() -> None:
+        async with raw_engine(reply) as engine:
+            client = Client()
+            for _ in range(2):
+                response = await client.request(engine.origin, "POST", "/x")
+                assert await response.read() == b"ok"
+                assert response.headers == [(b"transfer-encoding", b"chunked")]
+            assert engine.connections == 1
+            client.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_came_before_its_question_is_nobodys() -> None:
+    """What a server sends on a connection that is kept would be taken for the answer to whoever asks next."""
+
+    async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK)
+        await writer.drain()
+        if len(engine.requests) == 1:
+            await asyncio.sleep(0.05)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nothers")
+
+    async def scenario() -> tuple[list[bytes], int]:
+        async with raw_engine(reply) as engine:
+            client = Client()
+            answers = [await ask(client, engine)]
+            (kept,) = client._idle[engine.origin]
+            await soon(lambda: not kept.open)
+            answers += [await ask(client, engine) for _ in range(2)]
+            client.close()
+            return answers, engine.connections
+
+    assert asyncio.run(scenario()) == ([b"ok"] * 3, 2)
+
+
 def test_a_change_of_protocol_is_no_answer(caplog: pytest.LogCaptureFixture) -> None:
     async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n" + OK)

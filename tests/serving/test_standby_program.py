@@ -24,17 +24,19 @@ from .conftest import SCRIPTED, free_port
 
 CHECKOUT = Path(__file__).parents[2]
 TOKEN = "standby-0123456789"
-Start = Callable[[str], tuple[subprocess.Popen[bytes], int]]
+Start = Callable[..., tuple[subprocess.Popen[bytes], int]]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Its process and control port, with this shell script in place of vLLM."""
+    """Its process and control port, with this shell script in place of vLLM; `silence`: what it bears of a caller."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(engine: str) -> tuple[subprocess.Popen[bytes], int]:
-        for source in ("images/engine/standby.py", "shared/llmariner/platform/serving/launcher.py"):
-            shutil.copy(CHECKOUT / source, tmp_path)
+    def run(engine: str, silence: float = 10.0) -> tuple[subprocess.Popen[bytes], int]:
+        shutil.copy(CHECKOUT / "shared/llmariner/platform/serving/launcher.py", tmp_path)
+        before, seconds, after = (CHECKOUT / "images/engine/standby.py").read_text().partition("SECONDS = 10.0\n")
+        assert seconds
+        (tmp_path / "standby.py").write_text(f"{before}SECONDS = {silence}\n{after}")
         (tmp_path / "python").symlink_to(sys.executable)
         (tmp_path / "vllm").write_text(f"#!/bin/sh\n{engine}\n")
         (tmp_path / "vllm").chmod(0o755)
@@ -199,3 +201,11 @@ def test_a_grace_that_would_never_end_is_refused(grace: str, start: Start) -> No
     request = urllib.request.Request(f"http://127.0.0.1:{port}/stop", f'{{"grace": {grace}}}'.encode(), head)
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urllib.request.urlopen(request, timeout=5)
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /li", b"POST /start HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n{"])
+def test_a_caller_who_falls_silent_holds_a_thread_for_a_while_only(start: Start, said: bytes) -> None:
+    _, port = start("exit 0", silence=0.2)
+    with socket.create_connection(("127.0.0.1", port), timeout=8) as connection:
+        connection.sendall(said)
+        assert connection.recv(4096) == b""
