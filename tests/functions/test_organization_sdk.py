@@ -282,7 +282,9 @@ def test_who_is_in_a_group_its_issuer_says(
     async def work(organization: Any) -> None:
         group, members = await organization.groups.create(name="people"), organization.groups.users
         assert [user.email for user in await collected(members.list(group.id))] == ["fay@sdk.example"]
-        assert (await members.retrieve(fay, group_id=group.id)).user_type == "user"
+        found = await members.retrieve(fay, group_id=group.id)
+        assert found.user_type == "user"
+        assert found.model_fields_set >= set(type(found).model_fields)
         with pytest.raises(openai.NotFoundError):
             await members.retrieve(gus, group_id=group.id)
         with pytest.raises(openai.BadRequestError, match="kept by its issuer"):

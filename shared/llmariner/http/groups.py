@@ -93,6 +93,7 @@ def member(row: Row[Any]) -> dict[str, Any]:
         "object": "group.user",
         "name": row.name or row.email,
         "email": row.email,
+        "picture": None,
         "is_service_account": False,
         "user_type": "user",
     }
