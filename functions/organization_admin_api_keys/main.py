@@ -40,9 +40,9 @@ def build(context: Context) -> Application:
 
 
 def list_keys(
-    request: Request, caller: Reader, after: KeyCursor = None, limit: Limit = 20, order: Order = "desc"
+    request: Request, caller: Reader, after: KeyCursor = None, limit: Limit = 20, order: Order = "asc"
 ) -> dict[str, Any]:
-    """The live ones, newest first unless asked otherwise."""
+    """The live ones, oldest first unless asked otherwise."""
     rows, more = _directory(request).admin_keys(caller.organization_id, Paging(after, limit, order))
     return listed([shapes.admin_key(row) for row in rows], has_more=more)
 

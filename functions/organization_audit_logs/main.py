@@ -34,10 +34,14 @@ def list_audit_logs(
     before: ActCursor = None,
     limit: Limit = 20,
     view: Literal["openai", "all"] = "openai",
+    tenant_only: bool = False,
 ) -> dict[str, Any]:
     """One page of acts, newest first. Filters: event_types, project_ids, actor_ids, actor_emails, resource_ids,
     effective_at[gt|gte|lt|lte]. Types that OpenAI's log does not have are in it with `view` "all", or named as a filter.
+    `tenant_only`: of acts that concern a tenant above the organisation, of which there are none.
     """
+    if tenant_only:
+        return listed([], has_more=False)
     at = bounds(request, "effective_at")
     chosen = Filter(
         types=values(request, "event_types") or (OPENAI_TYPES if view == "openai" else ()),

@@ -21,7 +21,16 @@ from llmariner.http.groups import (
     member,
     shown,
 )
-from llmariner.http.lists import GroupCursor, LongLimit, Order, UserCursor, listed_with_next, next_page
+from llmariner.http.lists import (
+    Cursor,
+    GroupCursor,
+    LongLimit,
+    Order,
+    RoleLimit,
+    UserCursor,
+    listed_with_next,
+    next_page,
+)
 from llmariner.http.roles import AssignmentBody
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Directory, Paging
@@ -79,11 +88,19 @@ def delete_group(request: Request, caller: Writer, group_id: str) -> dict[str, A
     return {"id": group_id, "object": "group.deleted", "deleted": True, "removed": {"group_roles": ended}}
 
 
-def list_roles(request: Request, caller: Reader, group_id: str) -> dict[str, Any]:
+def list_roles(
+    request: Request,
+    caller: Reader,
+    group_id: str,
+    after: Cursor = None,
+    limit: RoleLimit = 1000,
+    order: Order = "asc",
+) -> dict[str, Any]:
     """The one role that it has in the organisation, or none."""
     group = groups_of(request).get(caller.organization_id, group_id)
     held = groups_of(request).role(group, None)
-    return listed_with_next([] if held is None else [_assigned(request, caller, held.role)], has_more=False)
+    found = [] if held is None else [_assigned(request, caller, held.role)]
+    return shapes.roles_page(found, of_projects=False, after=after, limit=limit, order=order)
 
 
 def assign_role(request: Request, caller: Writer, group_id: str, body: AssignmentBody) -> dict[str, Any]:
@@ -113,7 +130,7 @@ def list_members(
     group_id: str,
     after: UserCursor = None,
     limit: LongLimit = 100,
-    order: Order = "asc",
+    order: Order = "desc",
 ) -> dict[str, Any]:
     """The organisation's people who are in it, as far as their tokens said; who never signed in is not among them."""
     groups = groups_of(request)

@@ -201,10 +201,13 @@ def list_users(
 def add_user(request: Request, caller: UsersWriter, project_id: str, body: NewUserBody) -> dict[str, Any]:
     """Let one of the organisation's people into it."""
     user_id = body.user_id
-    if (user_id is None) is (body.email is None):
-        raise InvalidRequest("Say who: either 'user_id' or 'email'.", param="user_id")
+    if user_id is None and body.email is None:
+        raise InvalidRequest("Say who: 'user_id' or 'email'.", param="user_id")
     if body.email is not None:
-        user_id = _directory(request).person_with_email(caller.organization_id, body.email).id
+        named = _directory(request).person_with_email(caller.organization_id, body.email).id
+        if user_id not in (None, named):
+            raise InvalidRequest("'user_id' and 'email' are of two people: send one of them.", param="email")
+        user_id = named
     Members(context_of(request).database).add_to_project(caller, project_id, str(user_id), body.role)
     return get_user(request, caller, project_id, str(user_id))
 
@@ -245,10 +248,16 @@ def add_group(request: Request, caller: UsersWriter, project_id: str, body: Proj
     return get_group(request, caller, project_id, body.group_id)
 
 
-def get_group(request: Request, caller: UsersReader, project_id: str, group_id: str) -> dict[str, Any]:
-    """One of the groups whose members are in it."""
+def get_group(
+    request: Request,
+    caller: UsersReader,
+    project_id: str,
+    group_id: str,
+    group_type: Literal["group", "tenant_group"] = "group",
+) -> dict[str, Any]:
+    """One of the groups whose members are in it; none of them is a tenant's."""
     found = [group for group in _groups(request, caller, project_id) if group["group_id"] == group_id]
-    if not found:
+    if not found or group_type == "tenant_group":
         raise NotFound(f"No group with id '{group_id}' in the project '{project_id}'.", param="group_id")
     return found[0]
 

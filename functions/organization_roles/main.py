@@ -11,7 +11,7 @@ from llmariner.http.administration import administers
 from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
-from llmariner.http.lists import Cursor, LongLimit, Order
+from llmariner.http.lists import Cursor, Order, RoleLimit
 from llmariner.http.roles import NewRoleBody, RoleBody
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.custom_roles import CustomRoles
@@ -33,11 +33,11 @@ def build(context: Context) -> Application:
 
 
 def list_roles(
-    request: Request, caller: Reader, after: Cursor = None, limit: LongLimit = 100, order: Order = "asc"
+    request: Request, caller: Reader, after: Cursor = None, limit: RoleLimit = 1000, order: Order = "asc"
 ) -> dict[str, Any]:
     """Those that are there everywhere, then the organisation's own, oldest first unless asked otherwise."""
-    made = _directory(request).roles(caller.organization_id, None)
-    return shapes.roles_page(made, of_projects=False, after=after, limit=limit, order=order)
+    found = shapes.all_roles(_directory(request).roles(caller.organization_id, None), of_projects=False)
+    return shapes.roles_page(found, of_projects=False, after=after, limit=limit, order=order)
 
 
 def create_role(request: Request, caller: Writer, body: NewRoleBody) -> dict[str, Any]:

@@ -33,9 +33,9 @@ def list_alerts(
     after: AlertCursor = None,
     before: AlertCursor = None,
     limit: Limit = 20,
-    order: Order = "desc",
+    order: Order = "asc",
 ) -> dict[str, Any]:
-    """All that are set, newest first unless asked otherwise."""
+    """All that are set, oldest first unless asked otherwise."""
     found = alerts_of(request).all(_whole(caller))
     return page(found, after=after, before=before, limit=limit, order=order)
 

@@ -12,7 +12,7 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.bodies import Body
 from llmariner.http.function import Application, function
-from llmariner.http.lists import Limit, UserCursor, listed, listed_with_next, values
+from llmariner.http.lists import Cursor, Limit, Order, RoleLimit, UserCursor, listed, values
 from llmariner.http.roles import AssignmentBody
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.directory import Directory, Paging
@@ -73,10 +73,18 @@ def remove_user(request: Request, caller: Writer, user_id: str) -> dict[str, Any
     return {**shapes.deleted("organization.user", user_id), "removed": gone}
 
 
-def list_roles(request: Request, caller: Reader, user_id: str) -> dict[str, Any]:
+def list_roles(
+    request: Request,
+    caller: Reader,
+    user_id: str,
+    after: Cursor = None,
+    limit: RoleLimit = 1000,
+    order: Order = "asc",
+) -> dict[str, Any]:
     """The one role that a person has in an organisation."""
     person = _directory(request).person(caller.organization_id, user_id)
-    return listed_with_next([_assigned(request, caller, person.role)], has_more=False)
+    held = [_assigned(request, caller, person.role)]
+    return shapes.roles_page(held, of_projects=False, after=after, limit=limit, order=order)
 
 
 def assign_role(request: Request, caller: Writer, user_id: str, body: AssignmentBody) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from llmariner.http.app import api
 from llmariner.http.authentication import context_of
 from llmariner.http.function import Application, function
 from llmariner.http.groups import assignment, check_has_role, groups_of
-from llmariner.http.lists import Cursor, LongLimit, Order, listed_with_next
+from llmariner.http.lists import Cursor, Order, RoleLimit
 from llmariner.http.roles import AssignmentBody, NewRoleBody, RoleBody
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.custom_roles import CustomRoles
@@ -50,13 +50,12 @@ def list_roles(
     caller: Reader,
     project_id: str,
     after: Cursor = None,
-    limit: LongLimit = 100,
+    limit: RoleLimit = 1000,
     order: Order = "asc",
 ) -> dict[str, Any]:
     """Those of every project, then this one's own, oldest first unless asked otherwise."""
-    return shapes.roles_page(
-        _made(request, caller, project_id), of_projects=True, after=after, limit=limit, order=order
-    )
+    found = shapes.all_roles(_made(request, caller, project_id), of_projects=True)
+    return shapes.roles_page(found, of_projects=True, after=after, limit=limit, order=order)
 
 
 def create_role(request: Request, caller: Writer, project_id: str, body: NewRoleBody) -> dict[str, Any]:
@@ -84,10 +83,19 @@ def delete_role(request: Request, caller: Writer, project_id: str, role_id: str)
     return {"id": role_id, "object": "role.deleted", "deleted": True}
 
 
-def list_assigned(request: Request, caller: Reader, project_id: str, user_id: str) -> dict[str, Any]:
+def list_assigned(
+    request: Request,
+    caller: Reader,
+    project_id: str,
+    user_id: str,
+    after: Cursor = None,
+    limit: RoleLimit = 1000,
+    order: Order = "asc",
+) -> dict[str, Any]:
     """The one role that a person has in a project."""
     member = _directory(request).project_user(caller.organization_id, project_id, user_id)
-    return listed_with_next([_assigned(request, caller, project_id, member.role)], has_more=False)
+    held = [_assigned(request, caller, project_id, member.role)]
+    return shapes.roles_page(held, of_projects=True, after=after, limit=limit, order=order)
 
 
 def assign_role(
@@ -120,12 +128,20 @@ def unassign_role(request: Request, caller: Writer, project_id: str, user_id: st
     return {"object": "user.role.deleted", "deleted": True}
 
 
-def list_of_group(request: Request, caller: Reader, project_id: str, group_id: str) -> dict[str, Any]:
+def list_of_group(
+    request: Request,
+    caller: Reader,
+    project_id: str,
+    group_id: str,
+    after: Cursor = None,
+    limit: RoleLimit = 1000,
+    order: Order = "asc",
+) -> dict[str, Any]:
     """The one role that a group of the issuer has in a project, or none."""
     _made(request, caller, project_id)
     held = groups_of(request).role(groups_of(request).get(caller.organization_id, group_id), project_id)
     found = [] if held is None else [_assigned(request, caller, project_id, held.role)]
-    return listed_with_next(found, has_more=False)
+    return shapes.roles_page(found, of_projects=True, after=after, limit=limit, order=order)
 
 
 def assign_to_group(

@@ -182,8 +182,8 @@ def test_openais_client_sets_spend_alerts(company: Company, organization: Any, i
             first = await alerts.create(*where, **monthly, threshold_amount=1000)
             second = await alerts.create(*where, **monthly, threshold_amount=2000)
             assert (first.threshold_amount, first.notification_channel.recipients) == (1000, ["boss@example.org"])
-            assert [each.id for each in await collected(alerts.list(*where, limit=1))] == [second.id, first.id]
-            assert [each.id for each in await collected(alerts.list(*where, order="asc"))] == [first.id, second.id]
+            assert [each.id for each in await collected(alerts.list(*where, limit=1))] == [first.id, second.id]
+            assert [each.id for each in await collected(alerts.list(*where, order="desc"))] == [second.id, first.id]
             before = await alerts.list(*where, before=first.id)
             assert [each.id for each in before.data] == [second.id]
             changed = await alerts.update(first.id, **named, **monthly, threshold_amount=3000)

@@ -52,6 +52,7 @@ OTHERS = {
     "/organization/projects/VISION/rate_limits": "rl",
     "/organization/audit_logs": "audit_log",
 }
+OLDEST_FIRST = ("/groups", "/admin_api_keys", "/spend_alerts")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_what_is_no_id_of_the_list_is_refused(path: str, call: Any) -> None:
 @pytest.mark.parametrize("path", [path for path, (_, _, prefix) in LISTS.items() if prefix != "role"])
 def test_an_id_that_is_gone_is_the_place_where_it_was(path: str, call: Any) -> None:
     prefix = LISTS[path][2]
-    order = "&order=desc" if path == "/organization/groups" else ""
+    order = "&order=desc" if path.endswith(OLDEST_FIRST) else ""
     everything = [each["id"] for each in call("GET", path, None, f"limit=100{order}").json["data"]]
     after = call("GET", path, None, f"limit=100&after={new_id(prefix)}{order}").json["data"]
     assert [each["id"] for each in after] == everything
@@ -127,7 +128,7 @@ def test_an_id_that_is_gone_is_the_place_where_it_was(path: str, call: Any) -> N
 @pytest.mark.parametrize("path", [*LISTS, *OTHERS, "/models", "/events"])
 def test_a_limit_of_zero_is_as_if_it_were_left_out(path: str, call: Any) -> None:
     assert call("GET", path, None, "limit=0").json == call("GET", path).json
-    for limit in ("-1", "501", "x"):
+    for limit in ("-1", "1001", "x"):
         check(call("GET", path, None, f"limit={limit}"), 400, "invalid_value")
 
 

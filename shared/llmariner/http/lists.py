@@ -28,6 +28,7 @@ __all__ = [
     "LongLimit",
     "Order",
     "ProjectCursor",
+    "RoleLimit",
     "UserCursor",
     "bounds",
     "listed",
@@ -37,10 +38,11 @@ __all__ = [
     "values",
 ]
 
-_DEFAULT, _LONG = 20, 100
-# Zero is as if it were left out, which is what protobuf's JSON makes of it.
+_DEFAULT, _LONG, _MOST = 20, 100, 1000
+# Zero is as if it were left out, which is what protobuf's JSON makes of it. Bounds and defaults are those of OpenAI's lists.
 Limit = Annotated[int, Query(ge=0, le=100), AfterValidator(lambda said: said or _DEFAULT)]
-LongLimit = Annotated[int, Query(ge=0, le=100), AfterValidator(lambda said: said or _LONG)]
+LongLimit = Annotated[int, Query(ge=0, le=_MOST), AfterValidator(lambda said: said or _LONG)]
+RoleLimit = Annotated[int, Query(ge=0, le=_MOST), AfterValidator(lambda said: said or _MOST)]
 Order = Literal["asc", "desc"]
 
 

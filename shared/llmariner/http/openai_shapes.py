@@ -18,6 +18,7 @@ from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
 
 __all__ = [
     "admin_key",
+    "all_roles",
     "assigned_role",
     "check_has_role",
     "check_made_role",
@@ -187,24 +188,23 @@ def invite(row: Row[Any]) -> Shape:
     }
 
 
-def roles_page(made: Sequence[Row[Any]], *, of_projects: bool, after: str | None, limit: int, order: str) -> Shape:
-    """A page of roles: those that are there everywhere, and those that were made; it names the cursor of the next."""
+def roles_page(roles: Sequence[Shape], *, of_projects: bool, after: str | None, limit: int, order: str) -> Shape:
+    """A page of roles, those that are there everywhere before those that were made; it names the cursor of the next."""
     everywhere = [*(PROJECT_ROLES if of_projects else ORGANIZATION_ROLES)]
     if after and after not in everywhere and not after.startswith("role_"):
         raise InvalidRequest(
             "'after' must be an id of this list, such as the 'next' of the page before.", param="after"
         )
-    found = _all_roles(made, of_projects=of_projects)
 
     def key(role_id: str) -> tuple[int, str]:
         return (everywhere.index(role_id), "") if role_id in everywhere else (len(everywhere), role_id)
 
-    return next_page(found, after=after or None, limit=limit, order=order, key=key)
+    return next_page(roles, after=after or None, limit=limit, order=order, key=key)
 
 
 def find_role(made: Sequence[Row[Any]], role_id: str, *, of_projects: bool) -> Shape:
     """A role by its id. NotFound."""
-    found = [role for role in _all_roles(made, of_projects=of_projects) if role["id"] == role_id]
+    found = [role for role in all_roles(made, of_projects=of_projects) if role["id"] == role_id]
     if not found:
         raise NotFound(f"No role with id '{role_id}' here.", param="role_id")
     return found[0]
@@ -236,8 +236,8 @@ def check_has_role(member: Row[Any], role_id: str) -> None:
         raise NotFound(f"The user '{member.email}' has the role '{member.role}', not '{role_id}'.", param="role_id")
 
 
-def _all_roles(made: Sequence[Row[Any]], *, of_projects: bool) -> list[Shape]:
-    """Names of those that are there everywhere are their ids."""
+def all_roles(made: Sequence[Row[Any]], *, of_projects: bool) -> list[Shape]:
+    """Roles that are there everywhere, whose names are their ids, then those that were made."""
     of, known = ("api.project", PROJECT_ROLES) if of_projects else ("api.organization", ORGANIZATION_ROLES)
     roles = [_role(name, name, "", scopes, of, predefined=True) for name, scopes in known.items()]
     return [*roles, *(_made_role(row) for row in made)]
