@@ -130,6 +130,25 @@ def test_all_days_of_a_month_are_in_it() -> None:
     assert account.spent == 80
 
 
+def test_a_clock_that_is_set_back_gives_no_budget_anew() -> None:
+    account = opened(budget(), Silent(), NOW - 5 * 86400)
+    told: dict[int, int] = {}
+    for day in range(YESTERDAY - 5, YESTERDAY + 1):
+        told = {**dict(list(told.items())[-2:]), day: 100}
+        hold = Hold("budget_1", Amounts(money=100 * (day - YESTERDAY + 6)), NOTHING, NOTHING, days=tuple(told.items()))
+        account.prepare(min(NOW, day * 86400 + 100), Silent())
+        account.serve(hold, "a", NOW, NOW)
+    assert account.spent == 600
+    account.prepare(NOW + 15, Silent())
+    assert account.spent == 0
+    book = Silent()
+    book.cost = 600
+    account.prepare(NOW + 5, book)
+    assert account.spent == 600
+    account.prepare(NOW + 15, Silent())
+    assert account.spent == 0
+
+
 def test_a_process_that_was_silent_for_long_is_not_counted_anew() -> None:
     account = opened(budget("total"), Silent())
     account = tell(account, "a", {YESTERDAY: 100}, NOW)

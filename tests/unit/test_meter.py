@@ -142,6 +142,15 @@ def test_an_event_that_the_ledger_refuses_loses_no_other(error: Exception, caplo
     assert "req_123" in said
 
 
+def test_a_request_under_way_is_told_of_when_it_has_news_or_gives_a_sign_of_life() -> None:
+    metered = Metered("req_1", KEY, "m", "chat_completions")
+    now = metered.event("admitted")["at"]
+    assert [metered.due(now + seconds) for seconds in (0.5, 2.0, 14.9, 15.1)] == [False, False, False, True]
+    metered.usage = b'"usage":{"prompt_tokens":3,"completion_tokens":1}'
+    assert [metered.due(now + seconds) for seconds in (0.5, 1.1)] == [False, True]
+    assert metered.due(now - 3600), "the clock was set back: without a sign it would count as gone"
+
+
 @pytest.mark.parametrize("answers", [False, True])
 def test_a_ledger_that_is_away_for_long_costs_a_bounded_memory(
     answers: bool, monkeypatch: Any, caplog: pytest.LogCaptureFixture

@@ -127,7 +127,7 @@ class Metered:
     def due(self, now: float) -> bool:
         """Whether a checkpoint would say something new, or a sign of life is due."""
         silent = now - self._told_at
-        if silent >= _SIGN_OF_LIFE_SECONDS:
+        if not 0 <= silent < _SIGN_OF_LIFE_SECONDS:  # of a clock that was set back, nobody knows how long it was
             return True
         return silent >= _CHECKPOINT_SECONDS and self._used() != self._told
 

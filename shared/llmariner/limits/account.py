@@ -169,11 +169,13 @@ class Account:
     def _begin(self, start: float, book: Book) -> None:
         """Be in the period that began then. What it has spent at its first moment processes have told, or will tell.
 
-        The ledger is asked only by an account that is new: later, some of what it knows will be told once more.
+        The ledger is asked only by an account that is new: later, some of what it knows will be told once more. And by one
+        whose clock was set back into a period that was over: of that one nothing else is known, and a little too much is
+        better than nothing.
         """
         if start == self.period_start:
             return
-        if self.period_start < 0:
+        if self.period_start < 0 or start < self.period_start:
             self.spent = book.spent(self.rule, start)
         else:
             parts = self.replicas.values()
