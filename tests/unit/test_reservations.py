@@ -216,6 +216,7 @@ def test_a_prompt_that_is_more_than_text_is_told_from_one_that_is_bounded_by_its
         ({"documents": [{"title": "x", "text": "x"}]}, True),
         ({"chat_template_kwargs": {"enable_thinking": False}}, False),
         ({"chat_template_kwargs": {"documents": []}}, True),
+        ({"chat_template_kwargs": {"enable_thinking": True, "documents": "aaaa"}}, True),
         ({"chat_template_kwargs": "x"}, False),
     ],
 )

@@ -103,7 +103,9 @@ def _is_unbounded(fields: dict[str, Any], body: bytes) -> bool:
     if not _TEMPLATE_FIELDS.isdisjoint(fields):
         arguments = fields.get("chat_template_kwargs")
         values = arguments.values() if isinstance(arguments, dict) else ()
-        if fields.get("chat_template") or fields.get("documents") or any(isinstance(v, dict | list) for v in values):
+        # A template that goes through a text as through a list writes something for each of its letters.
+        handed = any(isinstance(value, dict | list | str) for value in values)
+        if fields.get("chat_template") or fields.get("documents") or handed:
             return True
     # Brackets can't be written otherwise in JSON: a chat of texts alone has one.
     return body.count(b"[") > 1 and _has_media(fields["messages"])
