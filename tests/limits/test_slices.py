@@ -262,3 +262,4 @@ def test_the_longest_cost_is_never_too_small(cached: int) -> None:
         price = Price("price_1", prompt_price, cached_price, answer_price, 5)
         counts = {"prompt_tokens": 13, "cached_tokens": cached, "completion_tokens": 29}
         assert price.cost(counts, "succeeded").total <= longest_cost(price, 13, 29)
+    assert longest_cost(Price("price_2", 0, 0, 0, 0), 13, 29) == 0

@@ -105,6 +105,7 @@ _UNBOUND = Bound(())
 
 
 def longest_cost(price: Price, prompt: int, answer: int) -> int:
-    """At least what a request of at most so many tokens costs, in nano-dollars."""
+    """At least what a request of at most so many tokens costs, in nano-dollars; of a price of nothing, nothing."""
     dearest = price.prompt if price.prompt > price.cached_prompt else price.cached_prompt
-    return (prompt * dearest + answer * price.completion) // 1_000_000 + price.request + _ROUNDING
+    rounding = _ROUNDING if dearest or price.completion or price.request else 0
+    return (prompt * dearest + answer * price.completion) // 1_000_000 + price.request + rounding

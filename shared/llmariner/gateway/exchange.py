@@ -180,7 +180,7 @@ class Exchange:
             prompt = prompts if prompt is None else min(prompt, prompts)
             answer = request.answers * context if answer is None else answer
         money, limits = longest_cost(state.price, prompt, answer), self._gateway.limits
-        if not limits.take_money(reserved, money):
+        if money and not limits.take_money(reserved, money):
             await limits.fund(reserved, money)
 
     async def _longest_prompt(self, request: ModelRequest, state: ModelState) -> int | None:
