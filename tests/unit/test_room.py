@@ -8,11 +8,8 @@ from typing import Any
 import pytest
 
 from llmariner.errors import PlatformError
-from llmariner.gateway.chat_template import ChatTemplate
 from llmariner.gateway.control import ModelState
-from llmariner.gateway.gateway import Gateway
 from llmariner.gateway.room import Room
-from llmariner.settings import GatewaySettings, Secret
 
 
 def state(capacity: int, **values: Any) -> ModelState:
@@ -56,12 +53,3 @@ def test_who_leaves_without_a_place_gives_none_back(failed: bool) -> None:
             assert waiter.admitted.exception() is not None
 
     asyncio.run(scenario())
-
-
-def test_what_an_engine_said_of_a_model_is_asked_again_when_the_model_changed() -> None:
-    gateway = Gateway(None, GatewaySettings(), Secret("p" * 64))  # type: ignore[arg-type]
-    gateway._templates |= {"m": ChatTemplate(10, 20), "other": ChatTemplate(1, 2)}
-    gateway._contexts |= {"m": 4096, "other": 2048}
-    gateway.forget("m")
-    assert (gateway.known_template("m"), gateway.known_context("m")) == (None, None)
-    assert (gateway.known_template("other"), gateway.known_context("other")) == (ChatTemplate(1, 2), 2048)

@@ -74,6 +74,7 @@ class Gateway:
         self._templates: dict[str, ChatTemplate] = {}
         self._asking: Asking[ModelState] = Asking()
         self._asking_templates: Asking[ChatTemplate] = Asking()
+        self._asking_contexts: Asking[int] = Asking()
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._cursor = ""
@@ -122,8 +123,11 @@ class Gateway:
     async def context_length(self, model_id: str, state: ModelState) -> int:
         """How many tokens prompt and answer of a model may have together, as its engine says."""
         known = self._contexts.get(model_id)
-        if known is None and state.endpoint is not None:
-            known = self._contexts[model_id] = await context_length(self.client, state.endpoint, state.id)
+        if known is None and (endpoint := state.endpoint) is not None:
+            turn = self._asking_contexts.turn
+            known = await self._asking_contexts.once(model_id, lambda: context_length(self.client, endpoint, state.id))
+            if turn == self._asking_contexts.turn:
+                self._contexts[model_id] = known
         return known or LONGEST_CONTEXT
 
     def known_context(self, model_id: str) -> int | None:
@@ -163,6 +167,7 @@ class Gateway:
         self._templates.pop(model_id, None)
         self._asking.anew()
         self._asking_templates.anew()
+        self._asking_contexts.anew()
         if state := self._states.get(model_id):
             # The rest stays: it is what those who wait are told until there is news.
             self._states[model_id] = replace(state, endpoint=None, capacity=0)

@@ -1,0 +1,54 @@
+"""What an engine says of its model is asked once, however many need it, and again when the model changed."""
+
+from __future__ import annotations
+
+import asyncio
+
+from llmariner.gateway.chat_template import ChatTemplate
+from llmariner.gateway.control import ModelState
+from llmariner.gateway.gateway import Gateway
+from llmariner.settings import GatewaySettings, Secret
+
+from .raw_engine import RawEngine, raw_engine
+from .running import soon
+
+
+def gateway() -> Gateway:
+    return Gateway(None, GatewaySettings(), Secret("p" * 64))  # type: ignore[arg-type]
+
+
+def state(endpoint: str) -> ModelState:
+    return ModelState("m", None, "generate", True, True, "ready", 1.0, None, "", endpoint, 8, 0)
+
+
+def test_what_an_engine_said_of_a_model_is_asked_again_when_the_model_changed() -> None:
+    known = gateway()
+    known._templates |= {"m": ChatTemplate(10, 20), "other": ChatTemplate(1, 2)}
+    known._contexts |= {"m": 4096, "other": 2048}
+    known.forget("m")
+    assert (known.known_template("m"), known.known_context("m")) == (None, None)
+    assert (known.known_template("other"), known.known_context("other")) == (ChatTemplate(1, 2), 2048)
+
+
+def test_a_context_that_many_need_is_asked_once_and_not_kept_beyond_a_change() -> None:
+    lengths = iter((100, 200))
+
+    async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.2)
+        body = b'{"data":[{"id":"m","max_model_len":%d}]}' % next(lengths)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+    async def scenario() -> None:
+        found = gateway()
+        async with raw_engine(reply) as engine:
+            asking = [asyncio.create_task(found.context_length("m", state(engine.origin))) for _ in range(20)]
+            await soon(lambda: engine.requests)
+            found.forget("m")
+            assert set(await asyncio.gather(*asking)) == {100}
+            assert found.known_context("m") is None, "it may be of the engine of before"
+            assert await found.context_length("m", state(engine.origin)) == 200
+            assert found.known_context("m") == 200
+            assert len(engine.requests) == 2
+        found.client.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
