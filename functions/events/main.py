@@ -1,5 +1,6 @@
 """/v1/events: what happened, to whom it was delivered, and sending dead letters again."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from fastapi import Request
@@ -11,7 +12,11 @@ from llmariner.http.authentication import context_of, requires
 from llmariner.http.function import Application, function
 from llmariner.http.lists import Limit
 from llmariner.platform.events.deliveries import Delivery
+from llmariner.platform.events.publication import BROKER
 from llmariner.tenancy.caller import Caller
+
+# A consumer's answer that it can never take the event.
+_OF_THE_EVENT = re.compile(r"4[0-9][0-9]\b")
 
 Reader = Annotated[Caller, requires("api.events.read")]
 Writer = Annotated[Caller, requires("api.events.write")]
@@ -33,10 +38,11 @@ def list_events(
     limit: Limit = 20,
 ) -> dict[str, Any]:
     """Deliveries, newest first; `after` is the `cursor` of the last one seen."""
-    asked: dict[str, Any] = {**_owned(request, key), "after": after or None, "limit": limit + 1}
+    owned = _owned(request, key)
+    asked: dict[str, Any] = {**owned, "after": after or None, "limit": limit + 1}
     found = context_of(request).deliveries.page(key.owner.project_id, state, **asked)
-    page = found[:limit]
-    return {"object": "list", "data": [_rendered(delivery) for delivery in page], "has_more": len(found) > limit}
+    data = [_rendered(delivery, operator=owned.get("operator", False)) for delivery in found[:limit]]
+    return {"object": "list", "data": data, "has_more": len(found) > limit}
 
 
 def replay_event(request: Request, key: Writer, event_id: str) -> dict[str, Any]:
@@ -54,7 +60,15 @@ def _owned(request: Request, key: Caller) -> dict[str, Any]:
     return {"organization_id": key.organization_id, "operator": owns_installation(request, key)}
 
 
-def _rendered(delivery: Delivery) -> dict[str, Any]:
+def _reason(delivery: Delivery, *, operator: bool) -> str | None:
+    """Why it failed. What broke on our side tells of the installation's inside: others are told that it did."""
+    said = delivery.last_error
+    if said is None or operator or (delivery.consumer != BROKER and _OF_THE_EVENT.match(said)):
+        return said
+    return "The platform could not deliver it. Who runs this installation sees why."
+
+
+def _rendered(delivery: Delivery, *, operator: bool) -> dict[str, Any]:
     event = delivery.event
     return {
         "id": event.id,
@@ -67,7 +81,7 @@ def _rendered(delivery: Delivery) -> dict[str, Any]:
         "consumer": delivery.consumer,
         "state": delivery.state,
         "attempts": delivery.attempts,
-        "last_error": delivery.last_error,
+        "last_error": _reason(delivery, operator=operator),
     }
 
 

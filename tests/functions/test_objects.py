@@ -208,7 +208,32 @@ def test_names_of_kubernetes_objects_are_for_who_runs_the_installation(
     assert call(f"POST /v1/events/{event.id}:replay").json["replayed"] == 1
 
 
-def _shown(call: Call, event_id: str, by: dict[str, str]) -> list[Any]:
+def test_what_broke_inside_is_told_to_who_runs_the_installation(
+    call: Call, stranger: dict[str, str], installation: Installation
+) -> None:
+    type_ = "ai.llmariner.test.inside.v1"
+    with installation.context.database.write() as session:
+        outbox.add(session, type_, "x", {})
+    takers = ("a", "b", "c", "broker")
+    book = Deliveries(installation.context.database, [Subscription(name, type_) for name in takers])
+    while book.fan_out():
+        pass
+    reasons = {
+        "a": "500: OperationalError: no route to db.inside",
+        "b": "no answer: db.inside",
+        "c": "400: no such name",
+    }
+    reasons["broker"] = "403: broker.inside does not know you"
+    for due in [due for due in book.due() if due.event.type == type_]:
+        book.failed(due, reasons[due.consumer], final=True)
+    event_id = next(d.event.id for d in book.page("proj_2", None, after=None, limit=9) if d.event.type == type_)
+    assert {each["consumer"]: each["last_error"] for each in _shown(call, event_id, None)} == reasons
+    theirs = {each["consumer"]: each["last_error"] for each in _shown(call, event_id, stranger)}
+    hidden = "The platform could not deliver it. Who runs this installation sees why."
+    assert theirs == {"a": hidden, "b": hidden, "c": reasons["c"], "broker": hidden}
+
+
+def _shown(call: Call, event_id: str, by: dict[str, str] | None) -> list[Any]:
     page = call("GET /v1/events", by=by, query="limit=100").json["data"]
     return [event for event in page if event["id"] == event_id]
 
