@@ -74,7 +74,7 @@ def test_a_transaction_that_is_left_alone_is_ended_by_the_server(hasty: Database
             time.sleep(0.5)
             raise_value(session, "a")
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="took too long"):
         change_and_dawdle()
     impatient.close()
     with hasty.read() as session:
@@ -136,6 +136,23 @@ def test_a_deadlock_is_no_outage_and_is_tried_once_more(database: Database) -> N
     assert crosswise(database, database.transact) == []
     with database.read() as reading:
         assert {row.value for row in reading.rows(select(revisions))} == {3}
+
+
+@pytest.mark.parametrize("state", ["40001", "40P01"])
+def test_what_the_server_gives_up_for_another_is_tried_three_times(database: Database, state: str) -> None:
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    tried = []
+
+    def work(session: WriteSession) -> int:
+        tried.append(1)
+        if len(tried) < 3:
+            session.run(text(f"DO $$ BEGIN RAISE EXCEPTION 'given up' USING ERRCODE = '{state}'; END $$"))
+        return session.insert_new(revisions, [{"name": "a", "value": len(tried)}])
+
+    assert database.transact(work) == 1
+    with database.read() as reading:
+        assert [row.value for row in reading.rows(select(revisions))] == [3]
 
 
 def test_a_server_that_is_not_there_is_told_of_soon() -> None:
