@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenie
 from llmariner.tenancy import reach
 from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.organizations import Organization, Summary
-from llmariner.tenancy.scopes import OWNER_SCOPES
+from llmariner.tenancy.scopes import ADMIN_KEY_SCOPES, OWNER_SCOPES
 
 from .team import Team
 
@@ -43,14 +42,16 @@ def test_only_an_owner_of_the_default_organisation_makes_others(team: Team) -> N
     with pytest.raises(PermissionDenied):
         team.organizations.create(team.person("ann@example.org"), "Hers")
     made = team.organizations.create(team.admin, "Acme")
-    bob = team.members.add(replace(team.admin, organization_id=made.id), "bob@example.org", "owner")
+    bob = team.members.add(team.caller(team.admin.user_id, made.id), "bob@example.org", "owner")
     with pytest.raises(PermissionDenied):
         team.organizations.create(team.caller(bob.user_id), "His")
     # The administrator may, as a person, from anywhere; a key only where it is at home.
     there = team.caller(team.admin.user_id, made.id)
     team.organizations.create(there, "Third")
+    key = team.callers.by_secret(team.keys.create_admin(there, NewKey("there", ADMIN_KEY_SCOPES))[1])
+    assert key is not None
     with pytest.raises(PermissionDenied):
-        team.organizations.create(replace(there, key_id="key_1"), "Fourth")
+        team.organizations.create(key, "Fourth")
 
 
 def test_a_title_is_given_out_once(team: Team, at_once: AtOnce) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from llmariner.errors import NotFound, PermissionDenied
@@ -28,7 +26,7 @@ def test_a_person_stands_differently_in_each_place(team: Team) -> None:
     project_id = team.project()
     ann = team.person("ann@example.org", **{team.owner.project_id: "viewer"})
     acme = team.organizations.create(team.admin, "Acme")
-    team.members.add(replace(team.admin, organization_id=acme.id), "ann@example.org", "owner")
+    team.members.add(team.caller(team.admin.user_id, acme.id), "ann@example.org", "owner")
     there = in_organization(team.database, ann, acme.id, "api.organizations.write")
     assert (there.is_owner, there.project_id, there.scopes) == (True, None, OWNER_SCOPES)
     here = in_organization(team.database, ann, ann.organization_id, "api.organizations.read")
@@ -92,7 +90,7 @@ def test_a_members_key_reaches_its_own_project_only(team: Team) -> None:
     with pytest.raises(NotFound):
         in_project(team.database, key, ann.organization_id, team.owner.project_id, READ)
     acme = team.organizations.create(team.admin, "Acme")
-    team.members.add(replace(team.admin, organization_id=acme.id), "ann@example.org", "owner")
+    team.members.add(team.caller(team.admin.user_id, acme.id), "ann@example.org", "owner")
     with pytest.raises(NotFound):
         in_organization(team.database, key, acme.id, "api.organizations.read")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -142,5 +141,8 @@ def test_nobody_gives_an_account_more_than_they_hold(team: Team) -> None:
     account = team.accounts.create(viewer, project_id, "ci", role="viewer")
     with pytest.raises(PermissionDenied):
         team.accounts.update(viewer, project_id, account.id, role="owner")
+    acme = team.organizations.create(team.admin, "Acme")
+    team.members.add(team.caller(team.admin.user_id, acme.id), "ann@example.org", "owner")
+    elsewhere = team.caller(viewer.user_id, acme.id)
     with pytest.raises(NotFound):
-        team.accounts.update(replace(viewer, organization_id="org_2"), project_id, account.id, role="viewer")
+        team.accounts.update(elsewhere, project_id, account.id, role="viewer")

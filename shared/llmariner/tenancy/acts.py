@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy import select
+
 from llmariner.audit import log
-from llmariner.platform.database import WriteSession
+from llmariner.errors import Conflict
+from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events import outbox
 from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.scopes import with_implied
+from llmariner.tenancy.standing import standing
+from llmariner.tenancy.tables import api_keys
 
 __all__ = ["alone", "done"]
 
@@ -41,13 +47,19 @@ _EVENTS = {
 }
 
 
-def alone(session: WriteSession) -> int:
+def alone(session: WriteSession, actor: Caller | None = None) -> int:
     """Wait until no other act is under way; returns the revision of this one.
+
+    Conflict where `actor` may less by now than when the request came: acts wait for one another, and one of those before
+    may have removed who does the next.
 
     Rules look before they change ("is this the last owner?", "is the title free?"), and all keys and people share one
     sequence of revisions: who holds its row is alone with them to the end of the transaction. To be called first.
     """
-    return next_revision(session, "api_keys")
+    revision = next_revision(session, "api_keys")
+    if actor is not None:
+        _check_stands(session, actor)
+    return revision
 
 
 def done(
@@ -69,3 +81,18 @@ def done(
     outbox.add(session, type_, f"{collection}/{subject_id}", event)
     payload = {"id": subject_id, **told}
     log.add(session, actor, act, payload, organization_id=organization_id, project_id=project_id)
+
+
+def _check_stands(session: ReadSession, actor: Caller) -> None:
+    stands = standing(session, actor.user_id, actor.organization_id, actor.project_id)
+    scopes = stands.scopes
+    if actor.key_id is not None:
+        live = (api_keys.c.id == actor.key_id) & api_keys.c.revoked_at.is_(None)
+        scopes &= with_implied(frozenset((session.value(select(api_keys.c.scopes).where(live)) or "").split()))
+    left = stands.organization_role is None or (actor.is_owner and stands.organization_role != "owner")
+    if left or not actor.scopes <= scopes:
+        raise Conflict(
+            "What you may do here was changed while this request waited for another one, so nothing was done. Look at your "
+            "roles (`llma auth status`), then send it again.",
+            code="rights_changed",
+        )

@@ -69,7 +69,7 @@ class CustomRoles:
         organization_id, role_id = caller.organization_id, new_id("role")
         said = _description(description)
         with self._database.write() as session:
-            alone(session)
+            alone(session, caller)
             wanted = _checked(session, caller, scopes, project_id)
             if project_id is not None:
                 _check_project(session, organization_id, project_id)
@@ -109,7 +109,7 @@ class CustomRoles:
         """
         organization_id = caller.organization_id
         with self._database.write() as session:
-            alone(session)
+            alone(session, caller)
             role = _one(session, organization_id, role_id)
             _check_not_above(session, caller, role)
             values: dict[str, Any] = {}
@@ -128,7 +128,7 @@ class CustomRoles:
     def delete(self, caller: Caller, role_id: str) -> None:
         """Remove a role. InvalidRequest while somebody has it or is promised it; the error lists who."""
         with self._database.write() as session:
-            alone(session)
+            alone(session, caller)
             role = _one(session, caller.organization_id, role_id)
             _check_not_above(session, caller, role)
             in_the_way = _in_the_way(session, role_id)

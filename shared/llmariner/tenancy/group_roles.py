@@ -48,7 +48,7 @@ class GroupRoles:
         organization_id = caller.organization_id
         mapping = {"organization_id": organization_id, "issuer": issuer, "group_name": group, "project_id": project_id}
         with self._database.write() as session:
-            alone(session)
+            alone(session, caller)
             if session.first(select(group_roles.c.id).where(same(mapping))) is not None:
                 raise Conflict(f"The group '{group}' has a role there already; delete that one first.", param="group")
             return give(session, caller, mapping, role)
@@ -57,7 +57,7 @@ class GroupRoles:
         """End a mapping, and what it gave. NotFound."""
         one = (group_roles.c.id == row_id) & (group_roles.c.organization_id == caller.organization_id)
         with self._database.write() as session:
-            alone(session)
+            alone(session, caller)
             found = session.first(select(group_roles).where(one))
             if found is None:
                 raise NotFound(f"No role of a group with id '{row_id}' in this organization.", param="id")

@@ -109,7 +109,7 @@ class Invites:
         wanted, token, invite_id = names.address(email), secrets.new_token(), new_id("invite")
         organization_id, now = caller.organization_id, int(time.time())
         with self._database.write() as session:
-            alone(session)
+            alone(session, caller)
             check_organization_role(session, caller, organization_id, role)
             _check_promises(session, caller, projects)
             _check_not_there(session, organization_id, wanted)
@@ -151,7 +151,7 @@ class Invites:
     def revoke(self, caller: Caller, invite_id: str) -> None:
         """Take an invitation back. Conflict for one that was accepted; revoking twice is NotFound."""
         with self._database.write() as session:
-            alone(session)
+            alone(session, caller)
             invite = _one(session, caller.organization_id, invite_id)
             check_may_take_organization_role(session, caller, caller.organization_id, invite.role)
             if invite.accepted_at is not None:

@@ -60,7 +60,7 @@ class Members:
         """Let a person into the organisation, known here before or not. Conflict for a member."""
         wanted, organization_id = names.address(email, "user_id"), caller.organization_id
         with self._database.write() as session:
-            alone(session)
+            alone(session, caller)
             check_organization_role(session, caller, organization_id, role)
             user_id = _person(session, wanted)
             if _held(session, organization_id, user_id) is not None:
@@ -92,7 +92,7 @@ class Members:
         """Give a person another role in the organisation. InvalidRequest for its last owner."""
         organization_id = caller.organization_id
         with self._database.write() as session:
-            alone(session)
+            alone(session, caller)
             member = _member(session, organization_id, user_id)
             check_organization_role(session, caller, organization_id, role)
             if role != member.role:
@@ -114,7 +114,7 @@ class Members:
         """
         organization_id = caller.organization_id
         with self._database.write() as session:
-            revision = alone(session)
+            revision = alone(session, caller)
             member = _member(session, organization_id, user_id)
             check_may_take_organization_role(session, caller, organization_id, member.role)
             if member.role == "owner":
@@ -139,7 +139,7 @@ class Members:
         """Let a member of the organisation into a project of it. Conflict for a member of that."""
         organization_id = caller.organization_id
         with self._database.write() as session:
-            alone(session)
+            alone(session, caller)
             _check_project(session, organization_id, project_id)
             check_project_role(session, caller, organization_id, project_id, role)
             found = _first(session, _in_organization(organization_id), user_id)
@@ -173,7 +173,7 @@ class Members:
         """Give a person another role in a project."""
         organization_id = caller.organization_id
         with self._database.write() as session:
-            alone(session)
+            alone(session, caller)
             _check_project(session, organization_id, project_id)
             member = _project_member(session, organization_id, project_id, user_id)
             check_project_role(session, caller, organization_id, project_id, role)
@@ -194,7 +194,7 @@ class Members:
         """
         organization_id = caller.organization_id
         with self._database.write() as session:
-            revision = alone(session)
+            revision = alone(session, caller)
             member = _project_member(session, organization_id, project_id, user_id)
             check_may_take_project_role(session, caller, organization_id, project_id, member.role)
             ended: list[str] = []

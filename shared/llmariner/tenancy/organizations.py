@@ -70,7 +70,7 @@ class Organizations:
         wanted, organization_id = names.selectable_title(title, most=_LONGEST_TITLE), new_id("org")
         now = int(time.time())
         with self._database.write() as session:
-            alone(session)
+            alone(session, caller)
             _check_runs_installation(session, caller)
             _check_title_free(session, wanted)
             session.add(organizations, id=organization_id, title=wanted, is_default=False, created_at=now)
@@ -115,7 +115,7 @@ class Organizations:
         """Give the caller's organisation another title. Conflict."""
         wanted, organization_id = names.selectable_title(title, most=_LONGEST_TITLE), caller.organization_id
         with self._database.write() as session:
-            alone(session)
+            alone(session, caller)
             _check_title_free(session, wanted, but=organization_id)
             _retitle(session, organization_id, wanted)
             told = {"changes_requested": {"title": wanted}}
@@ -129,7 +129,7 @@ class Organizations:
         """
         organization_id = caller.organization_id
         with self._database.write() as session:
-            revision = alone(session)
+            revision = alone(session, caller)
             organization = _one(session, organization_id)
             if organization.is_default:
                 raise InvalidRequest(

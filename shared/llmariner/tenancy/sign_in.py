@@ -93,7 +93,7 @@ class SignIn:
         organisation's.
         """
         with self._database.write() as session:
-            alone(session)
+            alone(session, actor)
             if not (actor.is_owner and runs_installation(session, actor.organization_id)):
                 raise PermissionDenied("Only an owner of the default organization may change how people sign in.")
             one = and_(users.c.id == user_id, users.c.kind == "person")
