@@ -184,8 +184,8 @@ def test_openais_client_sets_spend_alerts(company: Company, organization: Any, i
             assert (first.threshold_amount, first.notification_channel.recipients) == (1000, ["boss@example.org"])
             assert [each.id for each in await collected(alerts.list(*where, limit=1))] == [first.id, second.id]
             assert [each.id for each in await collected(alerts.list(*where, order="desc"))] == [second.id, first.id]
-            before = await alerts.list(*where, before=first.id)
-            assert [each.id for each in before.data] == [second.id]
+            before = await alerts.list(*where, before=second.id)
+            assert [each.id for each in before.data] == [first.id]
             changed = await alerts.update(first.id, **named, **monthly, threshold_amount=3000)
             assert (changed.id, changed.threshold_amount) == (first.id, 3000)
             assert await alerts.retrieve(first.id, **named) == changed
