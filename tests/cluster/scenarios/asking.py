@@ -132,6 +132,11 @@ class Asking:
         address = _address(pod)
         return _counter(address, name) - first_usage(address)[name]
 
+    def first_answer(self, model: str) -> str:
+        """What the model's one engine tells of the answer that it was asked for at its start."""
+        (pod,) = self.installed.engine_pods(model)
+        return str(_first_answer(_address(pod))["answer"])
+
     def row(self, request_id: str, seconds: float = 20) -> dict[str, Any]:
         """A request in the ledger, as soon as it is closed there."""
         limit = time.monotonic() + seconds

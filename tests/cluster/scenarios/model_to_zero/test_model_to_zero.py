@@ -53,6 +53,7 @@ def test_a_stream_opens_at_once_tells_phases_answers_and_is_counted(asleep: Aski
     row = asleep.row(answer.request_id)
     assert row["completion_tokens"] == answer.usage["completion_tokens"] == asleep.counted(MODEL, GENERATED)
     assert row["prompt_tokens"] == answer.usage["prompt_tokens"] == asleep.counted(MODEL, PROMPTED)
+    assert asleep.first_answer(MODEL) == "as_expected"
 
 
 def test_a_whole_answer_is_refused_when_the_wait_is_short_and_held_when_it_is_long(asleep: Asking) -> None:

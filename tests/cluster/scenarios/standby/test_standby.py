@@ -71,6 +71,7 @@ def test_kserves_own_objects_tell_of_it(asking: Asking) -> None:
     row = asking.row(answer.request_id)
     assert row["completion_tokens"] == answer.usage["completion_tokens"] == asking.counted(MODEL, GENERATED)
     assert row["prompt_tokens"] == answer.usage["prompt_tokens"] == asking.counted(MODEL, PROMPTED)
+    assert asking.first_answer(MODEL) == "as_expected"
     print(_admitted(asking, pod["metadata"]["uid"]))
 
 
