@@ -75,6 +75,7 @@ def test_an_engine_is_ended_though_the_launcher_hears_nothing(tmp_path: Path, mo
         driven.sleep("a")
         assert driven.status("a").phase is Phase.ASLEEP
         soon(lambda: gone(pid))
+        os.kill(serving.launcher.pid or 0, signal.SIGKILL)  # its end would be waited for
 
 
 def test_an_engine_whose_end_is_asked_for_again_as_it_ends_can_be_started_again(tmp_path: Path) -> None:

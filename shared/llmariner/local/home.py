@@ -27,6 +27,7 @@ from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries
 from llmariner.platform.serving.command import engine_environment
 from llmariner.platform.serving.launcher_process import end_orphans
+from llmariner.platform.serving.log_files import bound
 from llmariner.platform.serving.processes import ProcessServing, ProcessSettings
 from llmariner.platform.serving.sockets import remove_left_over
 from llmariner.settings import Environment, HomeSettings, SecretSettings, ServingSettings
@@ -215,6 +216,8 @@ class Home:
                 _log.exception("no tick")
 
     def _tick_now(self) -> None:
+        for name in ("platform.log", "launcher.log"):
+            bound(self.layout.logs / name)
         with self.context.database.write() as session:
             outbox.add(session, _TICK, "platform", {"every_seconds": _TICK_SECONDS})
 

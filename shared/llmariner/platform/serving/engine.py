@@ -16,6 +16,7 @@ from llmariner.platform.serving.command import CAPACITY, engine_arguments
 from llmariner.platform.serving.disclosure import without_paths
 from llmariner.platform.serving.engine_metrics import EngineMetrics
 from llmariner.platform.serving.launcher_process import Launcher
+from llmariner.platform.serving.log_files import begin, bound, end_of
 
 __all__ = ["Engine", "EngineDied", "log_name"]
 
@@ -29,6 +30,7 @@ _FIRST_GUESS = 20.0
 _SHOWN = 300
 _PROCESS = re.compile(r"^\([^)]*pid=\d+\) ?")
 _LOADING_MARKS = ("Starting to load model", "Loading safetensors", "Loading weights took", "init engine")
+_LONGEST_MARK = max(map(len, _LOADING_MARKS))
 
 
 class EngineDied(Exception):
@@ -74,7 +76,7 @@ class Engine:
         """
         self.began = time.monotonic()
         self.ended = asyncio.Event()
-        self.log.write_bytes(b"")
+        begin(self.log)
         self._enter(Phase.STARTING, changed)
         self.endpoint = f"unix:{socket}"
         arguments = engine_arguments(self.model, socket)
@@ -130,10 +132,7 @@ class Engine:
         return "\n".join(_errors(lines)[-2:] + lines[-count:])
 
     def _lines(self) -> list[str]:
-        try:
-            return self.log.read_text(errors="replace").splitlines()
-        except OSError:
-            return []
+        return end_of(self.log).splitlines()
 
     def _failed_start(self, what: str) -> EngineDied:
         """With the error that it printed last. Before it is ready nobody has asked it anything that could be in there."""
@@ -172,11 +171,12 @@ class Engine:
                 raise self._failed_start("The engine ended while loading")
             now = time.monotonic()
             if (size := self.log.stat().st_size) != written:
+                # From a little before: a mark may have been half written.
+                said = end_of(self.log, after=max(0, written - _LONGEST_MARK))
                 written, since = size, now
-                if self.phase is Phase.STARTING and any(
-                    m in self.log.read_text(errors="replace") for m in _LOADING_MARKS
-                ):
+                if self.phase is Phase.STARTING and any(mark in said for mark in _LOADING_MARKS):
                     self._enter(Phase.LOADING, changed)
+                bound(self.log)
             if now > deadline and now - since > _SILENCE:
                 raise self._failed_start(f"The engine said nothing for {_SILENCE:.0f} s while loading")
             await asyncio.sleep(_POLL)

@@ -25,6 +25,7 @@ from llmariner.platform.serving.disclosure import without_paths
 from llmariner.platform.serving.engine import Engine, EngineDied, log_name
 from llmariner.platform.serving.engine_metrics import SILENCE_SECONDS, read_metrics
 from llmariner.platform.serving.launcher_process import Launcher, LauncherGone
+from llmariner.platform.serving.log_files import bound
 from llmariner.platform.serving.sockets import EngineSockets
 
 __all__ = ["ProcessServing", "ProcessSettings"]
@@ -278,6 +279,7 @@ class ProcessServing:
                     return
             if engine.pid is not None:
                 engine.memory_bytes = await asyncio.to_thread(memory.held, engine.pid)
+            await asyncio.to_thread(bound, engine.log)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TEND):
                     await engine.ended.wait()
