@@ -45,6 +45,14 @@ def test_a_folder_for_everybody_is_no_home_and_keeps_its_mode(env: Env, tmp_path
     assert list(shared.iterdir()) == []
 
 
+def test_a_folder_that_was_there_becomes_its_owners_alone(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir(mode=0o755)
+    (tmp_path / "home").chmod(0o777)
+    daemon._check_home(tmp_path / "home")
+    Layout(tmp_path / "home").make()
+    assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
+
+
 def test_a_home_that_can_not_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(daemon.NotStarted, match=r"Not a directory. Set LLMARINER_HOME to another"):

@@ -117,3 +117,21 @@ def test_an_adapter_whose_id_became_another_is_loaded_by_that(tmp_path: Path) ->
         driven.registered[f"{TUNED}@proj_a"] = replace(driven.registered.pop(TUNED), id=f"{TUNED}@proj_a")
         driven.ready(f"{TUNED}@proj_a")
         assert list(driven.do(driven.serving.statuses())) == [BASE, f"{TUNED}@proj_a"]
+
+
+def test_an_adapter_put_to_sleep_leaves_its_base_to_those_who_use_it(tmp_path: Path) -> None:
+    base, first, _ = engine(tmp_path, "")
+    with processes(imitation(tmp_path), base, first) as (driven, serving):
+        driven.sleep(TUNED)
+        driven.ready(BASE)
+        pid = serving._engines[BASE].pid
+        assert driven.status(TUNED).phase is Phase.ASLEEP
+        driven.ready(TUNED)
+        for _ in range(2):
+            driven.sleep(TUNED)
+        assert loaded(driven) == {}
+        assert (driven.status(TUNED).phase, driven.status(TUNED).endpoint) == (Phase.ASLEEP, None)
+        assert TUNED not in driven.do(serving.statuses())
+        driven.ready(TUNED)
+        assert loaded(driven) == {TUNED: "/weights/first"}
+        assert serving._engines[BASE].pid == pid

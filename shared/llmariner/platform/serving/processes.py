@@ -113,10 +113,11 @@ class ProcessServing:
         if model.base is None and engine.model.created != model.created:
             return Status(Phase.STOPPING, message="the engine of a deleted model of this id has not ended yet")
         if model.base and engine.phase is Phase.READY and engine.adapters.get(model.id) != model.created:
-            failure = self._failure(model)
-            phase = Phase.LOADING if failure is None else Phase.FAILED
-            message, detail = ("loading the adapter", "") if failure is None else (failure.message, failure.detail)
-            told = replace(engine.status(), phase=phase, message=message, detail=detail)
+            if (failure := self._failure(model)) is not None:
+                return Status(Phase.FAILED, message=failure.message, detail=failure.detail)
+            if not engine.changing.locked():
+                return Status(estimate_seconds=model.typical_wake_seconds)
+            told = replace(engine.status(), phase=Phase.LOADING, message="loading the adapter")
             return replace(told, endpoint=None, capacity=0, progress=0.9)
         return engine.status()
 
@@ -150,9 +151,13 @@ class ProcessServing:
             await self._load_adapter(self._engines[name], model)
 
     async def sleep(self, model_id: str) -> None:
-        """See the port."""
+        """See the port. An adapter is unloaded: its base's engine may have requests of others under way."""
         model = await self._find(model_id)
-        await self._end(model.base or model.id)
+        if model.base is None:
+            await self._end(model.id)
+        elif engine := self._engines.get(model.base):
+            async with engine.changing:
+                await self._unload_adapter(engine, model.id)
 
     async def remove(self, model_id: str, folder: str) -> None:
         """See the port."""
