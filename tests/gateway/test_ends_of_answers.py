@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from .caller import Answer
+from .raw_engine import RawEngine
 from .running import Platform, eventually
-from .test_hostile_engines import ANSWER, EVENTS, chunk, saying, whole
+from .test_hostile_engines import ANSWER, EVENTS, chunk, posts, saying, whole
 from .test_hostile_engines import served as answering
 
 LAST = EVENTS + chunk(b"data: " + ANSWER % b"1" + b"\n\n") + chunk(b"data: [DONE]\n\n")
@@ -73,3 +75,26 @@ def test_what_is_no_whole_answer_is_an_error_of_the_engine_and_costs_nothing(pla
     assert (answer.status, answer.error()["code"]) == (502, "engine_error")
     row = platform.row(answer.headers["x-request-id"])
     assert (row["outcome"], row["prompt_tokens"], row["completion_tokens"]) == ("failed", 0, 0)
+
+
+def test_a_request_that_meets_the_close_of_an_idle_connection_is_answered_at_once(platform: Platform) -> None:
+    """Else it would wait for its model's engine to be given up, and all others for that model with it."""
+    name, hung_up = "closing-idle", 0
+
+    async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
+        nonlocal hung_up
+        if posts(engine) == 2 and not hung_up:
+            hung_up += 1
+            writer.transport.abort()
+        else:
+            writer.write(whole(ANSWER % b"1"))
+
+    async def scenario() -> float:
+        async with answering(platform, name, reply):
+            assert (await platform.caller.chat(name)).status == 200
+            began = time.monotonic()
+            assert (await platform.caller.chat(name)).status == 200
+            return time.monotonic() - began
+
+    assert asyncio.run(scenario()) < 2
+    assert hung_up == 1

@@ -42,6 +42,8 @@ __all__ = ["Exchange"]
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 2
+# How long an engine that hung up may take to say that it is well.
+_GLANCE_SECONDS = 1.0
 # Of larger bodies no copy is kept once the engine answers.
 _LARGE_BODY = 64 * 1024
 # Smaller answers are not accounted for one by one.
@@ -330,7 +332,9 @@ class Exchange:
         except ConnectionFailed as error:
             if last:
                 raise EngineFailed("The engine hung up before it answered, twice. See `llma logs`.") from error
-            await self._gateway.gone(self._model, endpoint)
+            # One that is well has closed a connection that was idle, just as it was used.
+            if not await self._gateway.is_well(endpoint, seconds=_GLANCE_SECONDS):
+                await self._gateway.gone(self._model, endpoint)
             return False
         try:
             if response.status >= 500 and not last and not await self._gateway.is_well(endpoint):

@@ -183,10 +183,10 @@ class Gateway:
             await asyncio.sleep(_KEEPER_SECONDS)
             self.forget(model_id)
 
-    async def is_well(self, endpoint: str) -> bool:
+    async def is_well(self, endpoint: str, *, seconds: float = _HEALTH_SECONDS) -> bool:
         """Whether an engine that failed on a request says that it is healthy: then the failure is that request's own."""
         try:
-            async with asyncio.timeout(_HEALTH_SECONDS):
+            async with asyncio.timeout(seconds):
                 response = await self.client.request(endpoint, "GET", "/health")
                 await response.read(_HEALTH_BYTES)
         except (ConnectionFailed, ResponseBroken, TimeoutError):
