@@ -201,8 +201,9 @@ def test_trailers_are_no_headers() -> None:
     asyncio.run(scenario())
 
 
-def test_an_answer_that_came_before_its_question_is_nobodys() -> None:
+def test_an_answer_that_came_before_its_question_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a server sends on a connection that is kept would be taken for the answer to whoever asks next."""
+    monkeypatch.setattr("llmariner.client._IDLE_SECONDS", 60.0)  # it is closed for that, and not for being idle
 
     async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
         writer.write(OK)
@@ -216,7 +217,7 @@ def test_an_answer_that_came_before_its_question_is_nobodys() -> None:
             client = Client()
             answers = [await ask(client, engine)]
             (kept,) = client._idle[engine.origin]
-            await soon(lambda: not kept.open)
+            await soon(lambda: not kept.open, seconds=5)
             answers += [await ask(client, engine) for _ in range(2)]
             client.close()
             return answers, engine.connections
