@@ -13,6 +13,7 @@ from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.granting import held
 from llmariner.tenancy.group_roles import GroupRoles
 from llmariner.tenancy.groups import Groups
+from llmariner.tenancy.invites import Promise
 from llmariner.tenancy.keys.store import NewKey, Owner, View
 from llmariner.tenancy.projects import NewProject
 from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
@@ -68,6 +69,20 @@ def test_who_holds_more_in_a_project_keeps_their_place_there(team: Team) -> None
     team.members.remove_from_project(usher, project_id, other.user_id)
     theirs = team.caller(lead.user_id, None, project_id)
     team.members.remove_from_project(theirs, project_id, usher.user_id)
+
+
+def test_who_holds_more_in_a_project_is_not_removed_from_the_organization(team: Team, deputy: Caller) -> None:
+    project_id = team.project()
+    lead = team.person("lead@example.org", **{project_id: "owner"})
+    key_id, secret = team.key(team.caller(lead.user_id, None, project_id), "lead's", project_id)
+    sent, _ = team.invites.create(team.admin, "next@example.org", "reader", [Promise(project_id, "owner")])
+    refused(
+        lambda: team.members.remove(deputy, lead.user_id),
+        lambda: team.invites.revoke(deputy, sent.id),
+    )
+    assert team.good(secret)
+    team.projects.archive(team.admin, project_id)
+    assert team.members.remove(deputy, lead.user_id)["api_keys"] == [key_id]
 
 
 def test_a_service_account_that_holds_more_stays(team: Team, deputy: Caller) -> None:

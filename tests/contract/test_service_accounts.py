@@ -63,6 +63,14 @@ def test_a_service_account_is_none_of_the_people(team: Team) -> None:
         team.members.add(team.admin, account.email, "owner")
 
 
+def test_a_service_account_named_like_an_address_is_nobody_s_address(team: Team) -> None:
+    account = team.accounts.create(team.admin, team.owner.project_id, "ci@example.org")
+    for asking in (team.members.add, team.invites.create):
+        with pytest.raises(InvalidRequest, match="e-mail address"):
+            asking(team.admin, account.email, "reader")
+    assert [each.email for each in team.members.all(team.owner.organization_id)] == ["admin@localhost"]
+
+
 def test_a_name_is_given_out_once_in_a_project(team: Team, at_once: AtOnce) -> None:
     project_id = team.project()
     found = at_once([lambda: team.accounts.create(team.admin, project_id, "ci")] * 4)

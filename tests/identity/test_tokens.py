@@ -98,7 +98,16 @@ def test_an_issuer_may_leave_the_groups_out_where_there_are_none(issuer: Running
 
 
 @pytest.mark.parametrize(
-    "said", ["mi\u212ae@example.org", "mike\u200b@example.org", "mike", 7, ["mike@example.org"], "a@b@c"]
+    "said",
+    [
+        "mi\u212ae@example.org",
+        "mike\u200b@example.org",
+        "mike",
+        7,
+        ["mike@example.org"],
+        "a@b@c",
+        "system:serviceaccount:proj_1:ci@example.org",
+    ],
 )
 def test_an_e_mail_that_would_be_another_s_is_none(said: Any, issuer: RunningIssuer, checked: Checked) -> None:
     assert checked.identity(issuer.token(email=said)).email is None

@@ -25,6 +25,7 @@ from llmariner.tenancy.acts import alone, done
 from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.granting import (
     check_may_take_organization_role,
+    check_may_take_project_role,
     check_organization_role,
     check_project_role,
 )
@@ -154,6 +155,8 @@ class Invites:
             alone(session, caller)
             invite = _one(session, caller.organization_id, invite_id)
             check_may_take_organization_role(session, caller, caller.organization_id, invite.role)
+            for each in invite.projects:
+                check_may_take_project_role(session, caller, caller.organization_id, each.project_id, each.role)
             if invite.accepted_at is not None:
                 raise Conflict("The invitation was accepted already; remove the user instead.", param="invite_id")
             session.run(update(invites).where(invites.c.id == invite_id).values(revoked_at=int(time.time())))

@@ -110,7 +110,7 @@ class Members:
     def remove(self, caller: Caller, user_id: str) -> dict[str, list[str]]:
         """End a person's membership of the organisation. Returns what went with it, by id.
 
-        InvalidRequest for the last owner.
+        InvalidRequest for the last owner, PermissionDenied for who holds more than the caller there or in a project.
         """
         organization_id = caller.organization_id
         with self._database.write() as session:
@@ -119,10 +119,18 @@ class Members:
             check_may_take_organization_role(session, caller, organization_id, member.role)
             if member.role == "owner":
                 _check_owner_may_go(session, caller, member, "leave")
+            joined = _one_of(project_users, user_id, organization_id=organization_id)
+            left = session.rows(
+                select(project_users.c.project_id, project_users.c.role, projects.c.archived_at)
+                .join(projects, projects.c.id == project_users.c.project_id)
+                .where(joined)
+                .order_by(project_users.c.created_at)
+            )
+            for row in left:
+                if row.archived_at is None:
+                    check_may_take_project_role(session, caller, organization_id, row.project_id, row.role)
             of_them = and_(api_keys.c.user_id == user_id, api_keys.c.organization_id == organization_id)
             ended = end_keys(session, revision, of_them)
-            joined = _one_of(project_users, user_id, organization_id=organization_id)
-            left = session.rows(select(project_users.c.project_id).where(joined).order_by(project_users.c.created_at))
             _distrust_tokens(session, organization_users, user_id, organization_id=organization_id)
             session.run(delete(project_users).where(joined))
             session.run(

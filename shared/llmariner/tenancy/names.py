@@ -69,7 +69,8 @@ def address(said: str, param: str = "email") -> str:
     found = addresses.canonical(said)
     if found is None:
         raise InvalidRequest(
-            f"'{param}' must be an e-mail address, such as ann@example.org, in Unicode's form NFKC.", param=param
+            f"'{param}' must be an e-mail address of a person, such as ann@example.org, in Unicode's form NFKC.",
+            param=param,
         )
     return found
 

@@ -138,7 +138,7 @@ _ACCOUNTS = (
 
 
 def _address(project_id: str, name: str) -> str:
-    """What stands where a person has an e-mail; unlike one, since it holds no @ before its colons."""
+    """What stands where a person has an e-mail; nobody has one that begins so (`platform.identity.addresses`)."""
     return f"system:serviceaccount:{project_id}:{name}"
 
 

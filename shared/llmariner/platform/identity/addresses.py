@@ -19,10 +19,11 @@ def canonical(said: str) -> str | None:
     """An address in lower case; None for what is none.
 
     Only addresses in Unicode's form NFKC are taken: lower case makes a `k` of the Kelvin sign, and other programs make an
-    `a` of a full-width one, so that another mailbox would be the same person.
+    `a` of a full-width one, so that another mailbox would be the same person. Nor is one that begins like the name of a
+    service account, which stands where people have an address, in the audit log too.
     """
     found = said.strip()
     plain = found.isprintable() and unicodedata.is_normalized("NFKC", found) and not INVISIBLE.search(found)
-    if len(found) > LONGEST or not plain or not _ADDRESS.fullmatch(found):
+    if len(found) > LONGEST or not plain or not _ADDRESS.fullmatch(found) or found.lower().startswith("system:"):
         return None
     return found.lower()
