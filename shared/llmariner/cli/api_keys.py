@@ -19,6 +19,7 @@ from llmariner.cli.places import (
     project,
 )
 from llmariner.cli.session import Session
+from llmariner.cli.terminal import note
 
 if TYPE_CHECKING:
     from llmariner.cli.api import Api
@@ -234,10 +235,7 @@ def _show_secret(session: Session, key: Mapping[str, Any]) -> None:
     """The secret alone on stdout, so that `$(…)` catches it; what to know about it on stderr."""
     session.printer.message(key, str(key.get("secret", "")))
     if session.printer.for_people:
-        click.echo(
-            f"This is the secret of API key {key.get('name')} ({key.get('id')}). It is not shown again.",
-            err=True,
-        )
+        note(f"This is the secret of API key {key.get('name')} ({key.get('id')}). It is not shown again.")
 
 
 def _without_secret(key: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import click
 from llmariner.cli.api import Api, path_of
 from llmariner.cli.configuration import Target
 from llmariner.cli.failures import CommandError
+from llmariner.cli.terminal import note
 
 __all__ = ["ask_organization", "ask_project"]
 
@@ -36,7 +37,7 @@ def _listed(target: Target, *path: str) -> list[Record]:
         with Api(target, answer_seconds=10.0) as api:
             found = api.get(path_of(*path))
     except CommandError as failure:
-        click.echo(f"({path[-1]} can't be listed: {failure.message})", err=True)
+        note(f"({path[-1]} can't be listed: {failure.message})")
         return []
     records = found.get(path[-1]) or found.get("data") or []
     return [each for each in records if isinstance(each, dict) and each.get("id")]

@@ -8,17 +8,13 @@ this machine alone: neither a mistyped or foreign `--endpoint` nor another user'
 from __future__ import annotations
 
 import ipaddress
-import os
-import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import click
-
+from llmariner.cli import private_files
 from llmariner.cli.failures import CommandError, ExitCode
 from llmariner.cli.sign_in.store import SignIn, SignInFile
 from llmariner.settings import HomeSettings, Secret
@@ -102,9 +98,7 @@ class ContextFile:
         import yaml
 
         try:
-            with self.path.open(encoding="utf-8") as file:
-                self._warn_if_readable_by_others(os.fstat(file.fileno()).st_mode)
-                content = yaml.safe_load(file)
+            content = yaml.safe_load(private_files.read(self.path))
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -117,20 +111,10 @@ class ContextFile:
 
     def write(self, content: Mapping[str, Any]) -> None:
         """Replace the file in one step, so that nobody reads half of it, and only its owner reads it."""
-        import yaml
-
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=".config-")  # mode 0600
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                yaml.safe_dump(dict(content), file, sort_keys=False, allow_unicode=True)
-            os.replace(name, self.path)
+            private_files.replace(self.path, content)
         except OSError as error:
             raise self._unusable(f"cannot be written: {error.strerror}") from error
-
-    def _warn_if_readable_by_others(self, mode: int) -> None:
-        if stat.S_IMODE(mode) & 0o077:
-            click.echo(f"Warning: {self.path} is open to other users; run `chmod 600 {self.path}`.", err=True)
 
     def _unusable(self, why: str) -> CommandError:
         return CommandError(

@@ -8,6 +8,7 @@ import click
 
 from llmariner.cli.grammar import Command, pass_session
 from llmariner.cli.session import Session
+from llmariner.cli.terminal import note
 
 __all__ = ["accept_invite"]
 
@@ -30,5 +31,5 @@ def accept_invite(session: Session, token: str) -> None:
     if session.printer.for_people:
         user = answer.get("user") or {}
         places = [*(user.get("organization_role_bindings") or ()), *(user.get("project_role_bindings") or ())]
-        click.echo(f"{user.get('id')} is in {', '.join(str(each.get('title')) for each in places)}.", err=True)
-        click.echo("This is your key; it is not shown again." if key else "Sign in with `llma auth login`.", err=True)
+        note(f"{user.get('id')} is in {', '.join(str(each.get('title')) for each in places)}.")
+        note("This is your key; it is not shown again." if key else "Sign in with `llma auth login`.")

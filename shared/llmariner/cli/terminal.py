@@ -57,6 +57,11 @@ def write(text: str, *, end: str = "\n") -> None:
     click.echo(text + end, nl=False, color=True)  # True: click would take escape sequences out of files too
 
 
+def note(text: str) -> None:
+    """Put text on stderr, printable wherever that is."""
+    click.echo(printable(text), err=True)
+
+
 class StatusLine:
     """A line on stderr, rewritten in place on a terminal; elsewhere a line per change, to keep logs short."""
 

@@ -11,6 +11,7 @@ from llmariner.cli.grammar import Group, pass_session
 from llmariner.cli.places import complete_given_roles, complete_invites, complete_projects, find, project
 from llmariner.cli.places import role as role_of
 from llmariner.cli.session import Session
+from llmariner.cli.terminal import note
 
 __all__ = ["invites"]
 
@@ -52,10 +53,9 @@ def create(session: Session, email: str, role: str | None, projects: tuple[str, 
     # Alone on stdout, so that `$(…)` catches it.
     session.printer.message(made, str(made.get("token", "")))
     if session.printer.for_people:
-        click.echo(
+        note(
             f"{made.get('email')} comes in with `llma auth accept-invite TOKEN`, or by signing in with that e-mail. "
-            "The token is not shown again.",
-            err=True,
+            "The token is not shown again."
         )
 
 

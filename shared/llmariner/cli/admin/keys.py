@@ -10,6 +10,7 @@ from llmariner.cli.api_keys import DAY_SECONDS
 from llmariner.cli.grammar import Group, pass_session
 from llmariner.cli.places import complete_admin_keys, find
 from llmariner.cli.session import Session
+from llmariner.cli.terminal import note
 
 __all__ = ["keys"]
 
@@ -36,9 +37,7 @@ def create(session: Session, name: str, expires_in: float | None) -> None:
     # Alone on stdout, so that `$(…)` catches it.
     session.printer.message(made, str(made.get("value", "")))
     if session.printer.for_people:
-        click.echo(
-            f"This is the secret of admin key {made.get('name')} ({made.get('id')}). It is not shown again.", err=True
-        )
+        note(f"This is the secret of admin key {made.get('name')} ({made.get('id')}). It is not shown again.")
 
 
 @keys.command("list")

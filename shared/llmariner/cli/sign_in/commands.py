@@ -11,6 +11,7 @@ from llmariner.cli.enumerations import role_name
 from llmariner.cli.failures import CommandError, ExitCode
 from llmariner.cli.grammar import Command, pass_session
 from llmariner.cli.session import Session
+from llmariner.cli.terminal import note
 
 if TYPE_CHECKING:
     from llmariner.cli.sign_in.issuer import Issuer
@@ -82,7 +83,7 @@ def logout(session: Session) -> None:
             with Issuer(found.issuer, found.client_id) as issuer:
                 revoked = issuer.revoke(found)
         except (CommandError, Refused) as failure:
-            click.echo(f"Warning: {failure}; the refresh token ends when the issuer lets it.", err=True)
+            note(f"Warning: {failure}; the refresh token ends when the issuer lets it.")
     session.printer.message(
         {"endpoint": endpoint, "signed_out": True, "revoked": revoked}, f"Signed out of {endpoint} as {found.who}."
     )
@@ -163,9 +164,9 @@ def _by_browser(issuer: Issuer, *, no_open: bool) -> SignIn:
     with Callback(attempt.state) as callback:
         address = issuer.address(attempt, callback.redirect_uri)
         if no_open or not webbrowser.open(address):
-            click.echo(f"Open this address in a browser on this machine:\n\n  {address}\n", err=True)
+            note(f"Open this address in a browser on this machine:\n\n  {address}\n")
         else:
-            click.echo(f"Your browser was opened to sign in. If it shows nothing, open:\n\n  {address}\n", err=True)
+            note(f"Your browser was opened to sign in. If it shows nothing, open:\n\n  {address}\n")
         answer = callback.wait(_WAIT_SECONDS)
         if answer is None:
             raise CommandError(
@@ -180,7 +181,7 @@ def _by_browser(issuer: Issuer, *, no_open: bool) -> SignIn:
 
 def _show_code(address: str, code: str, with_code: str) -> None:
     text = f"On any device, open {address} and enter the code {code}"
-    click.echo(f"{text}\n(or open {with_code})" if with_code else text, err=True)
+    note(f"{text}\n(or open {with_code})" if with_code else text)
 
 
 def _tell(session: Session, made: SignIn) -> None:
@@ -194,9 +195,9 @@ def _tell(session: Session, made: SignIn) -> None:
     }
     session.printer.message(document, f"Signed in to {target.endpoint} as {made.who}.")
     if target.sign_in is None:
-        click.echo(f"Note: {target.api_key_source} holds an API key, which goes before a sign-in.", err=True)
+        note(f"Note: {target.api_key_source} holds an API key, which goes before a sign-in.")
     elif target.endpoint_source == "--endpoint":
-        click.echo(f"To stay there: llma context set --endpoint {target.endpoint}", err=True)
+        note(f"To stay there: llma context set --endpoint {target.endpoint}")
 
 
 def _tell_who_is_let_in_nowhere(session: Session) -> None:
@@ -206,7 +207,7 @@ def _tell_who_is_let_in_nowhere(session: Session) -> None:
     try:
         session.api().get("users:getSelf")
     except CommandError as error:
-        click.echo(f"Note: the platform lets you do nothing yet: {error.message}", err=True)
+        note(f"Note: the platform lets you do nothing yet: {error.message}")
 
 
 def _shown(document: dict[str, Any]) -> dict[str, Any]:

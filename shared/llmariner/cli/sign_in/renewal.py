@@ -18,7 +18,9 @@ def fresh(file: SignInFile, endpoint: str, sign_in: SignIn) -> SignIn:
     if not _ends_soon(sign_in):
         return sign_in
     with file.alone():
-        known = file.get(endpoint) or sign_in
+        known = file.get(endpoint)
+        if known is None:  # another command signed out, and that is the last word
+            raise _ended("you signed out meanwhile")
         if not _ends_soon(known):  # another command was quicker
             return known
         try:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from llmariner.cli import private_files
 from llmariner.cli.failures import CommandError, ExitCode
 
 __all__ = ["SignIn", "SignInFile", "claims_of", "server_of"]
@@ -43,7 +44,7 @@ class SignIn:
     def expires_at(self) -> int:
         """Seconds since 1970; 0 for a token that does not say."""
         at = self.claims.get("exp")
-        return int(at) if isinstance(at, int | float) else 0
+        return int(at) if isinstance(at, int | float) and math.isfinite(at) else 0
 
     @property
     def who(self) -> str:
@@ -102,7 +103,7 @@ class SignInFile:
         import yaml
 
         try:
-            content = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+            content = yaml.safe_load(private_files.read(self.path))
         except OSError as error:
             raise self._unusable(f"cannot be read: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -110,14 +111,8 @@ class SignInFile:
         return dict(content) if isinstance(content, dict) else {}
 
     def _write(self, content: Mapping[str, Any]) -> None:
-        import yaml
-
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=".token-")  # mode 0600
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                yaml.safe_dump(dict(content), file, sort_keys=True, allow_unicode=True)
-            os.replace(name, self.path)
+            private_files.replace(self.path, content, sort_keys=True)
         except OSError as error:
             raise self._unusable(f"cannot be written: {error.strerror}") from error
 
@@ -130,7 +125,7 @@ def claims_of(token: str) -> dict[str, Any]:
     try:
         body = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, RecursionError):
         return {}
     return claims if isinstance(claims, dict) else {}
 

@@ -1,0 +1,101 @@
+"""Files with keys and tokens: whose they are, that none is half written, and what signing out means to other commands."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import json
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llmariner.cli.configuration import ContextFile
+from llmariner.cli.failures import CommandError
+from llmariner.cli.sign_in import commands, renewal
+from llmariner.cli.sign_in.store import SignIn, SignInFile, claims_of
+
+ENDPOINT = "https://llm.example.org/v1"
+
+
+def token(claims: str) -> str:
+    return f"e30.{base64.urlsafe_b64encode(claims.encode()).rstrip(b'=').decode()}.c2ln"
+
+
+def ending(seconds: float) -> SignIn:
+    return SignIn("https://issuer.example", "llmariner", token(json.dumps({"exp": int(time.time() + seconds)})), "r")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> SignInFile:
+    return SignInFile(tmp_path / "llmariner/token.yaml")
+
+
+def test_who_signs_out_stays_signed_out_whatever_another_command_was_about_to_renew(
+    file: SignInFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewal, "_renewed", lambda _: ending(3600))
+    at_hand = ending(5)
+    file.put(ENDPOINT, at_hand)
+    file.put(ENDPOINT, None)
+    with pytest.raises(CommandError, match="signed out meanwhile"):
+        renewal.fresh(file, ENDPOINT, at_hand)
+    assert file.get(ENDPOINT) is None
+
+
+def test_tokens_that_others_may_read_are_warned_of(file: SignInFile, capsys: pytest.CaptureFixture[str]) -> None:
+    file.put(ENDPOINT, ending(3600))
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+    assert file.get(ENDPOINT) is not None
+    assert capsys.readouterr().err == ""
+    file.path.chmod(0o640)
+    assert file.get(ENDPOINT) is not None
+    assert "chmod 600" in capsys.readouterr().err
+    file.put(ENDPOINT, ending(3600))
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+
+
+def test_a_link_in_the_place_of_the_file_is_replaced_and_not_followed(file: SignInFile, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.write_text("{}")
+    file.path.parent.mkdir()
+    file.path.symlink_to(theirs)
+    file.put(ENDPOINT, ending(3600))
+    assert (theirs.read_text(), file.path.is_symlink()) == ("{}", False)
+
+
+def test_a_full_disk_leaves_the_file_as_it_was_and_no_other(file: SignInFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ContextFile(file.path.with_name("config.yaml"))
+    file.put(ENDPOINT, ending(3600))
+    context.write({"endpoint": ENDPOINT})
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(yaml, "safe_dump", full)
+    with pytest.raises(CommandError, match="No space left"):
+        file.put(ENDPOINT, None)
+    with pytest.raises(CommandError, match="No space left"):
+        context.write({})
+    assert sorted(each.name for each in file.path.parent.iterdir()) == ["config.yaml", "token.yaml"]
+    assert file.get(ENDPOINT) is not None
+    assert context.read() == {"endpoint": ENDPOINT}
+
+
+@pytest.mark.parametrize(
+    "claims", ['{"exp": 1e400}', '{"exp": NaN}', "[" * 100_000, '{"exp": ' + "9" * 5000 + "}", "{"]
+)
+def test_an_issuer_s_odd_token_is_one_that_has_ended(claims: str) -> None:
+    assert SignIn("https://issuer.example", "llmariner", token(claims)).expires_at == 0
+    assert claims_of(token(claims)).keys() <= {"exp"}
+
+
+def test_nothing_that_an_issuer_says_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    commands._show_code("https://issuer.example/\x1b]0;mine\x07", "AB\x1b[2J", "https://issuer.example/\x9b2J")
+    said = capsys.readouterr().err
+    assert "AB" in said
+    assert said.replace("\n", "").isprintable()
