@@ -319,3 +319,12 @@ def test_production_keeps_events_and_no_database_of_its_own(production: Rendered
     assert broker["metadata"]["annotations"]["eventing.knative.dev/broker.class"] == "Kafka"
     assert broker["spec"]["config"]["name"].split("-")[0] in production.settings()["LLMARINER_BROKER_URL"]
     assert production.of("apps", "StatefulSet") == []
+
+
+def test_no_revision_is_given_up_while_an_installations_jobs_may_still_be_waiting(installed: Rendered) -> None:
+    """Knative fails a revision for good that is not ready in time, and none is before its Secrets and its schema."""
+    waiting = max(job["spec"]["activeDeadlineSeconds"] for job in installed.of("batch", "Job"))
+    for each in installed.services():
+        said = each["spec"]["template"]["metadata"]["annotations"]["serving.knative.dev/progress-deadline"]
+        assert said.endswith("s")
+        assert int(said.removesuffix("s")) > waiting

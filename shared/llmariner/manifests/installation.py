@@ -16,6 +16,7 @@ __all__ = [
     "GATEWAY",
     "GATEWAY_NAMESPACE",
     "HOST",
+    "INSTALLATION_SECONDS",
     "LABELS",
     "LOCAL_GATEWAY",
     "MODELS_NAMESPACE",
@@ -42,8 +43,11 @@ SETTINGS = "llmariner-settings"
 SECRETS = "llmariner-secrets"
 """Secret with the keys that functions refer to. Made by components/secrets, or by hand: no manifest holds a value."""
 DATABASE = "llmariner-database"
-FOUNDATION = "llmariner-foundation"
 """Secret with `LLMARINER_DATABASE_URL`; only functions with a database see it."""
+FOUNDATION = "llmariner-foundation"
+"""PriorityClass of what every function waits for."""
+INSTALLATION_SECONDS = 3600
+"""How long the Jobs of an installation wait for what somebody brings later: a Secret, a database that is being made."""
 STANDBY = "llmariner-standby"
 """Secret with the word that standby engines want to hear; in both namespaces, where there are such engines."""
 ADMIN_KEY = "llmariner-admin-key"

@@ -14,6 +14,7 @@ from llmariner.manifests.installation import (
     ADMIN_KEY,
     DATABASE,
     FOUNDATION,
+    INSTALLATION_SECONDS,
     LABELS,
     MODELS_NAMESPACE,
     NAMESPACE,
@@ -33,8 +34,6 @@ MIGRATIONS_IMAGE = image_of("api", "database")
 MADE = (ADMIN_KEY, DATABASE, "llmariner-pgbouncer", "llmariner-postgres", SECRETS)
 
 GROUP = "rbac.authorization.k8s.io"
-# A Secret that somebody brings later, a database that is being made: both are waited for.
-_WAIT_SECONDS = 3600
 _KEPT_SECONDS = 3600
 
 
@@ -137,7 +136,7 @@ def _job(name: str, image: str, memory: str, *, env: list[Object], token: bool) 
         "metadata": {**metadata, "name": f"{name}-{__version__.replace('.', '-')}"},
         "spec": {
             "backoffLimit": 20,
-            "activeDeadlineSeconds": _WAIT_SECONDS,
+            "activeDeadlineSeconds": INSTALLATION_SECONDS,
             # Long enough to be read, gone before the next installation.
             "ttlSecondsAfterFinished": _KEPT_SECONDS,
             "template": {"metadata": {"labels": metadata["labels"]}, "spec": pod},

@@ -8,7 +8,15 @@ from typing import Any
 from llmariner import __version__
 from llmariner.manifests.declarations import Scale, Workload
 from llmariner.manifests.environment import Variable
-from llmariner.manifests.installation import DATABASE, LABELS, NAMESPACE, SECRETS, SETTINGS, Object
+from llmariner.manifests.installation import (
+    DATABASE,
+    INSTALLATION_SECONDS,
+    LABELS,
+    NAMESPACE,
+    SECRETS,
+    SETTINGS,
+    Object,
+)
 
 __all__ = ["SECURITY", "account", "image", "image_of", "service"]
 
@@ -16,6 +24,10 @@ __all__ = ["SECURITY", "account", "image", "image_of", "service"]
 USER = 65532
 
 PORT = 8080
+
+# A new revision is not ready before the Secrets are there and the schema is; what Knative gave up in the meantime (after 600 s,
+# unsaid) stays given up. So it waits as long as the Jobs may, and for what follows their end.
+_PROGRESS_SECONDS = INSTALLATION_SECONDS + 600
 
 SECURITY: Object = {
     "allowPrivilegeEscalation": False,
@@ -43,7 +55,7 @@ def service(workload: Workload) -> Object:
     metadata = _metadata(workload)
     metadata["labels"] = {**metadata["labels"], "networking.knative.dev/visibility": "cluster-local"}
     template = {
-        "metadata": {"labels": _pod_labels(workload), "annotations": _autoscaling(workload.scale)},
+        "metadata": {"labels": _pod_labels(workload), "annotations": _revision(workload.scale)},
         "spec": {
             "serviceAccountName": workload.name,
             # Knative takes this field to deny a token only; with rights, the account's own word counts.
@@ -84,6 +96,11 @@ def _metadata(workload: Workload) -> Object:
 def _pod_labels(workload: Workload) -> dict[str, str]:
     """Network policies know by the second label who may speak to the API server."""
     return {**LABELS, **({"llmariner.ai/kubernetes": workload.rights} if workload.rights else {})}
+
+
+def _revision(scale: Scale) -> dict[str, str]:
+    """What Knative reads of a revision beside its pod."""
+    return {**_autoscaling(scale), "serving.knative.dev/progress-deadline": f"{_PROGRESS_SECONDS}s"}
 
 
 def _autoscaling(scale: Scale) -> dict[str, str]:
