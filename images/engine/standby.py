@@ -22,6 +22,7 @@ SIGTERM ends the engine first, which has STANDBY_GRACE seconds (70) for the stre
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hmac
 import http.client
 import itertools
@@ -45,6 +46,7 @@ _SILENCE_SECONDS = 10.0
 _KEPT_LINES = 40
 _ANSWER_SECONDS = 2.0
 _LONGEST_ANSWER = 65536
+_PR_SET_DUMPABLE = 4
 
 
 class Refused(Exception):
@@ -259,7 +261,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 def main() -> int:
     """Serve until SIGTERM or the launcher's end; exit status 0, or 1 where the launcher ended by itself."""
-    # Taken out, so that neither the launcher nor an engine inherits it.
+    # Neither the launcher nor an engine inherits it, nor reads it of this process, which is of the same user: what it was
+    # started with stands in /proc as long as it lives, and what it holds in its memory.
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     token = os.environ.pop("STANDBY_TOKEN", None)
     if not token:
         sys.exit("STANDBY_TOKEN is not set: without it anybody in the cluster could start engines here.")

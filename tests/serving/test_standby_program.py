@@ -25,6 +25,13 @@ from .conftest import SCRIPTED, free_port
 CHECKOUT = Path(__file__).parents[2]
 TOKEN = "standby-0123456789"
 Start = Callable[..., tuple[subprocess.Popen[bytes], int]]
+# Whoever runs the tests may be root, who may look into every process: without any capability, as a pod is.
+_AS_IN_A_POD = """
+import ctypes, os, sys
+for capability in range(64):
+    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 @pytest.fixture
@@ -42,7 +49,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         (tmp_path / "vllm").chmod(0o755)
         port = free_port()
         said = {"STANDBY_TOKEN": TOKEN, "CONTROL_PORT": str(port), "TMPDIR": str(tmp_path)}
-        command = [str(tmp_path / "python"), str(tmp_path / "standby.py")]
+        command = [sys.executable, "-c", _AS_IN_A_POD, str(tmp_path / "python"), str(tmp_path / "standby.py")]
         log = (tmp_path / "log").open("wb")
         process = subprocess.Popen(command, env={**os.environ, **said}, stderr=log)
         log.close()
@@ -209,3 +216,13 @@ def test_a_caller_who_falls_silent_holds_a_thread_for_a_while_only(start: Start,
     with socket.create_connection(("127.0.0.1", port), timeout=8) as connection:
         connection.sendall(said)
         assert connection.recv(4096) == b""
+
+
+def test_nobody_of_its_user_reads_the_token_of_the_process(start: Start) -> None:
+    process, _ = start("sleep 60")
+    (launcher,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid, readable in ((process.pid, False), (int(launcher), True)):
+        command = [sys.executable, "-c", _AS_IN_A_POD, shutil.which("cat") or "cat", f"/proc/{pid}/environ"]
+        said = subprocess.run(command, capture_output=True, check=False)
+        assert (said.returncode == 0) is readable, said.stderr
+        assert TOKEN.encode() not in said.stdout

@@ -25,8 +25,8 @@ USER = 65532
 
 PORT = 8080
 
-# A new revision is not ready before the Secrets are there and the schema is; what Knative gave up in the meantime (after 600 s,
-# unsaid) stays given up. So it waits as long as the Jobs may, and for what follows their end.
+# A new revision is not ready before the Secrets are there and the schema is, and what Knative gives up meanwhile stays so
+# (unsaid: after 600 s). So it waits as long as the Jobs may, and for what follows their end.
 _PROGRESS_SECONDS = INSTALLATION_SECONDS + 600
 
 SECURITY: Object = {
