@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmariner.platform.kube.resources import CLUSTER_SERVING_RUNTIMES, PODS
+from llmariner.platform.serving.kserve.objects import POD_OF
 from llmariner.platform.serving.kserve.phases import STANDBY
 
 from .kserve_cluster import NAMESPACE, SCRIPTED, Clustered
@@ -65,9 +66,16 @@ class StandbyPods:
         return [json.loads(line) for line in self.noted.read_text().splitlines()] if self.noted.exists() else []
 
     def start(
-        self, name: str, control: int, *, token: str = TOKEN, memory: str = "8Gi", runtime: str = RUNTIME
+        self,
+        name: str,
+        control: int,
+        *,
+        token: str = TOKEN,
+        memory: str = "8Gi",
+        runtime: str = RUNTIME,
+        service: str = "",
     ) -> None:
-        """A pod that stands by, as the Deployment's template makes one."""
+        """A pod that stands by, as the Deployment's template makes one; `service`: an InferenceService that made it."""
         container = {
             "name": "kserve-container",
             "image": "engine",
@@ -77,6 +85,8 @@ class StandbyPods:
         }
         labels = {STANDBY: runtime, "app.kubernetes.io/name": "standby-engine", "pod-template-hash": "of-the-standby"}
         labels |= {"kueue.x-k8s.io/queue-name": "cpu", "kueue.x-k8s.io/priority-class": "llmariner-standby"}
+        if service:
+            labels[POD_OF] = service
         volumes = [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}]
         spec = {"containers": [container], "volumes": volumes}
         environment = {**os.environ, "STANDBY_TOKEN": token, "CONTROL_PORT": str(control), "TMPDIR": str(self.programs)}

@@ -136,8 +136,10 @@ def test_of_two_models_one_gets_it_and_the_other_a_pod_of_its_own(cluster: Clust
         (replace(SMALL, size_bytes=20 << 30), {}),
         (SMALL, {"memory": "7Gi"}),
         (SMALL, {"runtime": "vllm-nvidia"}),
+        # Labels of an InferenceService that somebody made with kubectl come to its pods.
+        (SMALL, {"service": "theirs"}),
     ],
-    ids=["weights elsewhere", "another claim", "a larger model", "a smaller pod", "another runtime"],
+    ids=["weights elsewhere", "another claim", "a larger model", "a smaller pod", "another runtime", "of a model"],
 )
 def test_one_that_does_not_fit_stays_as_it_is(
     model: EngineModel, pod: dict[str, Any], cluster: Clustered, standby: StandbyPods

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmariner.platform.kube.quantities import quantity
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.kserve.objects import ENGINE, Engine, adapter_path, object_name
+from llmariner.platform.serving.kserve.objects import ENGINE, POD_OF, Engine, adapter_path, object_name
 from llmariner.platform.serving.kserve.phases import is_leaving
 
 __all__ = ["Fit", "fit"]
@@ -28,11 +28,16 @@ class Fit:
 def fit(pod: Body, model: EngineModel, adapters: Sequence[EngineModel], wanted: Engine, runtime: Body) -> Fit | None:
     """How the pod serves the model; None where it can't.
 
-    It must be warm and never have failed, hold as much as the model asks for, and mount the claims that the weights of the
-    model and of its adapters are in: a pod gets no volume later. `runtime`: whose pod it stands in for.
+    It must be no model's, warm and never have failed, hold as much as the model asks for, and mount the claims that the
+    weights of the model and of its adapters are in: a pod gets no volume later. `runtime`: whose pod it stands in for.
     """
     container = _engine(pod["spec"]["containers"])
-    if container is None or not _warm(pod) or not _holds(container, wanted.resources):
+    if (
+        POD_OF in pod["metadata"]["labels"]
+        or container is None
+        or not _warm(pod)
+        or not _holds(container, wanted.resources)
+    ):
         return None
     if any("$" in each or "{{" in each for each in wanted.arguments):
         return None  # they are written otherwise in the Deployment, which the pod is compared with
