@@ -18,7 +18,7 @@ from llmariner.platform.database import Database
 from llmariner.usage.gathering import Gathering
 from llmariner.usage.ledger import Ledger
 
-from .ledgers import closed, life, rebuilt_equal_stored, stored_sums, sums_of
+from .ledgers import closed, event, life, rebuilt_equal_stored, stored_sums, sums_of
 
 
 def given(gathering: Gathering, batches: Sequence[Sequence[dict[str, Any]]]) -> list[Any]:
@@ -135,6 +135,30 @@ def test_a_model_is_not_idle_while_something_of_it_is_gathered(ledger: Ledger, d
         return [before, meanwhile, await directory.idle_since(["base", "ft:base:x"])]
 
     assert asyncio.run(ask()) == [0.0, None, 1099.0]
+
+
+def test_a_project_s_model_is_idle_whatever_others_ask_of_theirs_of_that_name(
+    ledger: Ledger, database: Database
+) -> None:
+    gathering = Gathering(ledger.record, seconds=0.2)
+    registry = Registry(database)
+    for project_id in ("proj_other", "proj_1"):  # the ledger's events are of `proj_1`
+        registry.create(NewModel("own", SourceRepository.LOCAL, "/own", project_id=project_id))
+    directory = ModelDirectory(registry, ledger, gathering.models)
+
+    async def ask() -> list[float | None]:
+        return [await directory.idle_since([model_id]) for model_id in ("own", "own@proj_1")]
+
+    async def all_along() -> list[list[float | None]]:
+        telling = asyncio.create_task(gathering.record([event("a", 0, "admitted", (0, 0, 0), model="own")]))
+        await asyncio.sleep(0)
+        gathered = await ask()
+        await telling
+        under_way = await ask()
+        await gathering.record([closed("a", (1, 1, 0), model="own")])
+        return [gathered, under_way, await ask()]
+
+    assert asyncio.run(all_along()) == [[0.0, None], [0.0, None], [0.0, 1099.0]]
 
 
 def test_while_the_database_is_slow_batches_become_larger_and_not_more() -> None:

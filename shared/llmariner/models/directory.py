@@ -23,10 +23,12 @@ _log = logging.getLogger(__name__)
 class ModelDirectory:
     """Database work in threads, off the loop that relays tokens. See `kserve.directory.Directory`.
 
-    `gathered`: the models of which this process knows something that is not in the ledger yet.
+    `gathered`: the models, and who asked for them, of which this process knows something that is not in the ledger yet.
     """
 
-    def __init__(self, registry: Registry, ledger: Ledger, gathered: Callable[[], Set[str]] = frozenset) -> None:
+    def __init__(
+        self, registry: Registry, ledger: Ledger, gathered: Callable[[], Set[tuple[str, str | None]]] = frozenset
+    ) -> None:
         self._registry = registry
         self._ledger = ledger
         self._gathered = gathered
@@ -54,10 +56,13 @@ class ModelDirectory:
 
     async def idle_since(self, model_ids: Collection[str]) -> float | None:
         """When one of them was last asked for; 0: never; None: a request is under way."""
+        found = await asyncio.to_thread(self._registry.several, model_ids)
         names = {name_of(model_id) for model_id in model_ids}  # what the ledger calls them
-        if not self._gathered().isdisjoint(names):
-            return None
-        return await asyncio.to_thread(self._ledger.idle_since, sorted(names))
+        owners = {model.name: model.project_id for model in found.values() if model.project_id is not None}
+        for name, project in self._gathered():
+            if name in names and project in (None, owners.get(name, project)):
+                return None
+        return await asyncio.to_thread(self._ledger.idle_since, sorted(names), owners)
 
     async def adopt(self, services: Mapping[str, str], *, looked_at: str | None = None) -> None:
         """Have in the registry what others made on the cluster, InferenceService → model id; `looked_at`: only that one."""

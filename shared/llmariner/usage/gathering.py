@@ -44,10 +44,11 @@ class Gathering:
             self._enough.set()
         await answer
 
-    def models(self) -> set[str]:
-        """The models that something was told of which is not recorded yet."""
+    def models(self) -> set[tuple[str, str | None]]:
+        """The models that something was told of which is not recorded yet, each with the project that asked."""
         events = (event for batch, _ in (*self._under_way, *self._waiting) for event in batch)
-        return {event["model"] for event in events if isinstance(event, Mapping) and "model" in event}
+        told = (event for event in events if isinstance(event, Mapping) and "model" in event)
+        return {(event["model"], event.get("project_id")) for event in told}
 
     async def _write(self) -> None:
         try:

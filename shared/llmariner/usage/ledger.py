@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, literal, select
+from sqlalchemy import and_, func, literal, or_, select
 
 from llmariner.errors import NotFound
 from llmariner.platform.database import Database, ReadSession, WriteSession
@@ -89,18 +89,25 @@ class Ledger:
             value = session.value(query)
         return None if value is None else float(value)
 
-    def idle_since(self, models: Sequence[str]) -> float | None:
+    def idle_since(self, models: Sequence[str], owners: Mapping[str, str] | None = None) -> float | None:
         """When the last request for any of these models ended; 0: there was none; None: one is under way.
 
-        Each is one look into an index, however long the history is.
+        `owners`: of models that are one project's own, its id; by that name others mean another model. Each is one look into
+        an index, however long the history is.
         """
         table = ledger_requests.c
-        under_way = select(literal(1)).where(table.outcome == OPEN, table.model.in_(models)).limit(1)
+        meant = [
+            and_(table.model == model, table.project_id == owners[model])
+            if owners and model in owners
+            else table.model == model
+            for model in models
+        ]
+        under_way = select(literal(1)).where(table.outcome == OPEN, or_(*meant)).limit(1)
         with self._database.read() as session:
             if session.first(under_way):
                 return None
             # Both databases find the greatest by an index for one model at a time only.
-            ends = (session.value(select(func.max(table.seen_at)).where(table.model == model)) for model in models)
+            ends = (session.value(select(func.max(table.seen_at)).where(each)) for each in meant)
             return max((float(end) for end in ends if end is not None), default=0.0)
 
     def request(self, request_id: str) -> Row | None:
