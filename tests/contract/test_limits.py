@@ -19,8 +19,9 @@ from llmariner.limits.account import LEASE_SECONDS
 from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.changes import Revisions
 from llmariner.limits.leases import Leases, default_limit_id
-from llmariner.limits.rules import Limits, Subject
+from llmariner.limits.rules import Limits, Subject, new_row
 from llmariner.limits.tables import allowances
+from llmariner.limits.tables import limits as table
 from llmariner.platform.database import Database
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events.tables import events
@@ -222,6 +223,17 @@ def test_a_changed_limit_keeps_its_id_and_what_was_used(
     changed = limits.put(actor, project, "*", {"requests_per_day": 20, "tokens_per_day": None})
     assert (changed.id, changed.most) == (limit.id, {"requests_per_day": 20})
     assert ask(leases, limit.id, "req_a", 8, 100).held.requests == 12
+
+
+def test_a_subject_has_limits_of_a_bounded_number_of_models(limits: Limits, actor: Caller, project: Subject) -> None:
+    with limits._database.write() as session:
+        session.insert_new(table, [new_row(f"limit_{n}", project, 1) | {"model": f"m{n}"} for n in range(200)])
+    with pytest.raises(InvalidRequest, match="200 models"):
+        limits.put(actor, project, "one-more", {"requests_per_day": 1})
+    assert limits.put(actor, project, "m7", {"requests_per_day": 1}).id == "limit_7"
+    limits.put(actor, Subject(project.organization_id, "organization", project.organization_id), "one-more", {})
+    limits.remove(actor, project.organization_id, "limit_8")
+    limits.put(actor, project, "one-more", {"requests_per_day": 1})
 
 
 def test_gateways_hear_of_every_change(

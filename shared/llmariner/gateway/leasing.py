@@ -35,23 +35,33 @@ _ALL_MODELS = "*"
 
 
 class Terms:
-    """What binds one key: by model where a limit names one, `always` else."""
+    """What binds one key; `named`: the models that limits name. There may be hundreds: what binds requests for one of
+    them is put together when the first comes."""
 
-    __slots__ = ("_allowances", "always", "by_model", "key")
+    __slots__ = ("_allowances", "_bounds", "always", "key", "named")
 
     def __init__(self, key: Key, allowances: list[Allowance]) -> None:
         self.key = key
         self._allowances = allowances
-        everywhere = [each for each in allowances if each.rule.model == _ALL_MODELS]
-        self.always = Bound(everywhere)
-        named = {each.rule.model for each in allowances} - {_ALL_MODELS}
-        self.by_model = {
-            model: Bound([*everywhere, *(each for each in allowances if each.rule.model == model)]) for model in named
-        }
+        self.named = {each.rule.model for each in allowances} - {_ALL_MODELS}
+        self.always = self._made()
+        self._bounds: dict[str, Bound] = {}
+
+    def of(self, model: str) -> Bound:
+        """What binds requests for a model of that name."""
+        bound = self._bounds.get(model)
+        if bound is None:
+            if model not in self.named:
+                return self.always
+            bound = self._bounds[model] = self._made(model)
+        return bound
 
     def of_adapter(self, name: str, base: str) -> Bound:
         """What binds an adapter of that name: the limits of its base model, too."""
-        names = (_ALL_MODELS, name, base)
+        return self._made(name, base)
+
+    def _made(self, *models: str) -> Bound:
+        names = (_ALL_MODELS, *models)
         return Bound([each for each in self._allowances if each.rule.model in names])
 
 

@@ -42,7 +42,7 @@ class Limits:
         terms = self._terms.get(key.id)
         if terms is None:
             return None
-        bound = terms.by_model.get(model, terms.always)
+        bound = terms.of(model) if terms.named else terms.always
         tokens = prompt + (bound.open_answer * answers if answer is None else answer)
         if not 0 <= prompt <= tokens:
             raise _negative(tokens - prompt, prompt)
@@ -61,7 +61,7 @@ class Limits:
         if prompt < 0 or (answer or 0) < 0:
             raise _negative(prompt, answer)
         terms = self._terms.get(key.id) or await self._leasing.meet(key, model, prompt)
-        return await self._obtained(terms.by_model.get(model, terms.always), key, model, prompt, answer, answers)
+        return await self._obtained(terms.of(model), key, model, prompt, answer, answers)
 
     async def count_for_base(
         self,
@@ -75,7 +75,7 @@ class Limits:
     ) -> None:
         """Have a reservation for an adapter count for its base model, too. RateLimited: it holds nothing any more."""
         terms = self._terms.get(key.id) or await self._leasing.meet(key, model, prompt)
-        if base not in terms.by_model:
+        if base not in terms.named:
             return
         reservation.withdraw()
         taken = await self._obtained(terms.of_adapter(model, base), key, model, prompt, answer, answers)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, and_, or_, select, update
+from sqlalchemy import ColumnElement, Row, Table, and_, func, or_, select, update
 
 from llmariner.audit import log
 from llmariner.errors import InvalidRequest, NotFound
@@ -45,6 +45,8 @@ MEASURES = (
     "queue_share",
 )
 _MOST = 2**62
+# Each request for tokens that a subject binds comes with all its limits, when its key is first met.
+_MOST_OF_SUBJECT = 200
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Limits:
     def put(self, actor: Caller | None, subject: Subject, model: str, most: Mapping[str, int | None]) -> Limit:
         """Set measures of a subject's limit for a model; those not named stay, None takes one away.
 
-        InvalidRequest for a number out of range.
+        InvalidRequest for a number out of range, and for one model more than a subject may have limits of.
         """
         values = _checked(most)
         with self._database.write() as session:
@@ -95,6 +97,7 @@ class Limits:
             row = session.first(select(limits).where(_of(subject), limits.c.model == model))
             now = int(time.time())
             if row is None:
+                _check_number(session, subject)
                 limit_id = new_id("limit")
                 session.add(limits, **new_row(limit_id, subject, now), model=model, **values)
             else:
@@ -188,6 +191,15 @@ def _existing(session: ReadSession, organization_id: str, limit_id: str) -> Limi
     if row is None:
         raise NotFound(f"No limit with id '{limit_id}'. List yours with GET /v1/limits.", param="id")
     return limit_of(row)
+
+
+def _check_number(session: ReadSession, subject: Subject) -> None:
+    known = int(session.value(select(func.count()).select_from(limits).where(_of(subject))))
+    if known >= _MOST_OF_SUBJECT:
+        raise InvalidRequest(
+            f"There are limits of {known} models of this {subject.kind}; delete some, or set one for all models ('*').",
+            param="model",
+        )
 
 
 def _checked(most: Mapping[str, int | None]) -> dict[str, int | None]:

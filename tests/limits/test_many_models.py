@@ -1,0 +1,45 @@
+"""A subject with limits of very many models costs those alone who use them: no request, and no process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmariner.gateway import leasing
+from llmariner.gateway.allowance import Allowance
+from llmariner.gateway.bound import Bound
+from llmariner.gateway.control import Key, Rule
+from llmariner.gateway.leasing import Terms
+
+KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset(), None, unlimited=False)
+
+
+def allowance(name: str, model: str) -> Allowance:
+    return Allowance(Rule(name, "org_1", "project", "proj_1", model, {"requests_per_minute": 5}))
+
+
+def test_what_binds_a_model_is_put_together_when_somebody_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Counted(Bound):
+        def __init__(self, allowances: Any) -> None:
+            made.append(len(allowances))
+            super().__init__(allowances)
+
+    monkeypatch.setattr(leasing, "Bound", Counted)
+    everywhere = allowance("all", "*")
+    named = [allowance(f"limit_{number}", f"m{number}") for number in range(3000)]
+    terms = Terms(KEY, [everywhere, *named])
+    assert made == [1]
+    assert terms.always.limits == terms.of("unnamed").limits == (everywhere,)
+    assert terms.of("m7").limits == (everywhere, named[7])
+    assert terms.of("m7") is terms.of("m7")
+    assert terms.of_adapter("m8", "m9").limits == (everywhere, named[8], named[9])
+    assert made == [1, 2, 3]
+
+
+def test_without_a_limit_of_a_model_all_are_bound_alike() -> None:
+    terms = Terms(KEY, [allowance("all", "*")])
+    assert not terms.named
+    assert terms.of("m") is terms.always
