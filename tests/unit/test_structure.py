@@ -24,6 +24,11 @@ def repeated(piece: bytes, *, end: bytes = b"1]") -> bytes:
     return b"[" + piece * (SIZE // len(piece)) + end
 
 
+def _tool(schema: Any) -> bytes:
+    return json.dumps({"type": "function", "function": {"name": "f", "parameters": schema}}).encode()
+
+
+_REFERRING = {"properties": {str(number): {"$ref": f"#/properties/{number + 1}"} for number in range(4900)}}
 HEAVY = {
     "brackets in a string": b'"' + b"[{" * (SIZE // 2) + b'"',
     "escaped quotes in a string": b'"' + b'\\"' * (SIZE // 2) + b'"',
@@ -39,6 +44,12 @@ HEAVY = {
     "deep objects": b'{"a":' * (SIZE // 6) + b"1" + b"}" * (SIZE // 6),
     "fields": b"1" + b',"a":1' * (SIZE // 6),
     "few fields": b"1" + b',"a":1' * 100_000,
+    "fields of other names": b"1" + b"".join(b',"k%d":1' % number for number in range(400_000)),
+    "fields of other names within": b'{"":1' + b"".join(b',"k%d":1' % number for number in range(400_000)) + b"}",
+    "colons in a string": b'"' + b": " * (SIZE // 2) + b'"',
+    "schemas": b'1,"tools":[' + b",".join([_tool(_REFERRING)] * 9) + b"]",
+    "long references": b'1,"tools":[' + _tool({"allOf": [{"$ref": "#/" + "%41/" * 380}] * 4000}) + b"]",
+    "schemas in many tools": b'1,"tools":[' + b",".join([_tool({"items": {}})] * 9_000) + b"]",
 }
 
 
@@ -65,7 +76,22 @@ def test_half_a_million_token_ids_are_read_quickly() -> None:
     assert took(EMBEDDINGS, body) < 0.1
 
 
-@pytest.mark.parametrize("value", ["empty arrays", "empty objects", "numbers", "strings and arrays"])
+@pytest.mark.parametrize("depth", [100, 101])
+def test_what_is_nested_too_deep_is_refused_in_words(depth: int) -> None:
+    body = (
+        b'{"model":"m","messages":[{"role":"user","content":"x"}],"x":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+    )
+    if depth == 100:
+        assert parse(CHAT_COMPLETIONS, b"", body).body == body
+    else:
+        with pytest.raises(InvalidRequest) as refused:
+            parse(CHAT_COMPLETIONS, b"", body)
+        assert refused.value.code == "nesting_too_deep"
+
+
+@pytest.mark.parametrize(
+    "value", ["empty arrays", "empty objects", "numbers", "strings and arrays", "fields of other names within"]
+)
 def test_too_many_values_are_refused_in_words(value: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         check_structure(HEAVY[value])
@@ -80,11 +106,11 @@ VALUES = st.recursive(
 
 
 def marks(value: Any) -> str:
-    """The brackets and commas of a value as JSON, those of strings left out."""
+    """The brackets, commas and colons of a value as JSON, those of strings left out."""
     if isinstance(value, list):
         return "[" + ",".join(map(marks, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(map(marks, value.values())) + "}"
+        return "{" + ",".join(":" + marks(each) for each in value.values()) + "}"
     return ""
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmariner.errors import InvalidRequest
-from llmariner.gateway.json_schema import check_schema
+from llmariner.gateway.json_schema import check_schema, check_schemas
 
 __all__ = ["CHAT_COMPLETIONS", "COMPLETIONS", "DETOKENIZE", "EMBEDDINGS", "TOKENIZE", "Route", "check"]
 
@@ -250,10 +250,12 @@ def _structured_outputs(value: Any, param: str) -> None:
 
 def _tools(value: Any, param: str) -> None:
     _array(value, param)
-    for index, tool in enumerate(value):
-        function = tool.get("function") if isinstance(tool, dict) else None
-        if isinstance(function, dict):
-            check_schema(function.get("parameters"), f"{param}[{index}].function.parameters")
+    functions = ((index, tool.get("function")) for index, tool in enumerate(value) if isinstance(tool, dict))
+    check_schemas(
+        (function.get("parameters"), f"{param}[{index}].function.parameters")
+        for index, function in functions
+        if isinstance(function, dict)
+    )
 
 
 _MOST_TOKENS = 2**31 - 1

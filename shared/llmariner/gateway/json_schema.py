@@ -7,17 +7,18 @@ to itself, directly, over others, or in `allOf`, `anyOf` and `oneOf`.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
 from llmariner.errors import InvalidRequest
 
-__all__ = ["check_schema"]
+__all__ = ["check_schema", "check_schemas"]
 
 Schema = dict[str, Any]
-# Larger ones are left to the engine.
+# Of one request together; what is beyond is left to the engine, and so are references that are longer.
 _MOST_SCHEMAS = 5_000
+_LONGEST_REFERENCE = 256
 # What holds values, and not schemas; definitions count where they are referred to.
 _NO_SCHEMAS = frozenset({"const", "enum", "default", "examples", "$defs", "definitions", "required"})
 _OF_SCHEMAS = frozenset({"properties", "patternProperties", "dependentSchemas"})
@@ -25,33 +26,46 @@ _OF_SCHEMAS = frozenset({"properties", "patternProperties", "dependentSchemas"})
 
 def check_schema(schema: Any, param: str) -> None:
     """InvalidRequest for a schema that no value can fit since it refers to itself without an end."""
-    if not isinstance(schema, dict):
-        return
-    reachable = _reachable(schema)
-    if reachable is not None and (endless := _endless(schema, reachable)) is not None:
-        what = (
-            f"the reference '{endless['$ref']}'" if isinstance(endless.get("$ref"), str) else "a combination of schemas"
-        )
-        raise InvalidRequest(
-            f"Invalid schema in '{param}': {what} leads back to itself without an end, so no value can fit it. Let it refer "
-            "to itself only through properties or items.",
-            param=param,
-            code="invalid_json_schema",
-        )
+    check_schemas([(schema, param)])
 
 
-def _reachable(root: Schema) -> dict[int, Schema] | None:
-    """Every schema that a value may have to fit, by identity; None when there are too many."""
-    found: dict[int, Schema] = {id(root): root}
+def check_schemas(schemas: Iterable[tuple[Any, str]]) -> None:
+    """As `check_schema`, of all schemas of a request: each with what an error calls it."""
+    left = _MOST_SCHEMAS
+    for schema, param in schemas:
+        if isinstance(schema, dict):
+            reachable = _reachable(schema, left)
+            if reachable is None:
+                return
+            left -= len(reachable)
+            if (endless := _endless(reachable)) is not None:
+                raise _without_end(endless, param)
+
+
+def _without_end(endless: Schema, param: str) -> InvalidRequest:
+    what = f"the reference '{endless['$ref']}'" if isinstance(endless.get("$ref"), str) else "a combination of schemas"
+    return InvalidRequest(
+        f"Invalid schema in '{param}': {what} leads back to itself without an end, so no value can fit it. Let it refer "
+        "to itself only through properties or items.",
+        param=param,
+        code="invalid_json_schema",
+    )
+
+
+def _reachable(root: Schema, most: int) -> dict[int, tuple[Schema, Schema | None]] | None:
+    """Every schema that a value may have to fit, by identity, and what it refers to; None when there are over `most`."""
+    found: dict[int, tuple[Schema, Schema | None]] = {}
     waiting = deque([root])
+    seen = {id(root)}
     while waiting:
         schema = waiting.popleft()
         target = _target(root, schema.get("$ref"))
+        found[id(schema)] = schema, target
         for each in (*_children(schema), *([] if target is None else [target])):
-            if id(each) not in found:
-                found[id(each)] = each
+            if id(each) not in seen:
+                seen.add(id(each))
                 waiting.append(each)
-        if len(found) > _MOST_SCHEMAS:
+        if len(seen) > most:
             return None
     return found
 
@@ -72,6 +86,8 @@ def _target(root: Schema, reference: Any) -> Schema | None:
     """What a reference within the schema (RFC 6901) points to; None for any other."""
     if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
         return None
+    if len(reference) > _LONGEST_REFERENCE:
+        return None
     found: Any = root
     for part in unquote(reference).split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
@@ -84,9 +100,9 @@ def _target(root: Schema, reference: Any) -> Schema | None:
     return found if isinstance(found, dict) else None
 
 
-def _alternatives(root: Schema, schema: Schema) -> Iterator[list[Schema]]:
+def _alternatives(schema: Schema, target: Schema | None) -> Iterator[list[Schema]]:
     """What the same value must fit besides: of each list one schema at least."""
-    if (target := _target(root, schema.get("$ref"))) is not None:
+    if target is not None:
         yield [target]
     for name in ("allOf", "anyOf", "oneOf"):
         listed = schema.get(name)
@@ -94,12 +110,12 @@ def _alternatives(root: Schema, schema: Schema) -> Iterator[list[Schema]]:
             yield from ([each] for each in listed) if name == "allOf" else [listed]
 
 
-def _endless(root: Schema, reachable: dict[int, Schema]) -> Schema | None:
+def _endless(reachable: dict[int, tuple[Schema, Schema | None]]) -> Schema | None:
     """A schema that never comes to say what it asks for: those that do are found from those that refer to none."""
     missing: dict[int, int] = {}
     needed_by: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for identity, schema in reachable.items():
-        groups = list(_alternatives(root, schema))
+    for identity, (schema, target) in reachable.items():
+        groups = list(_alternatives(schema, target))
         missing[identity] = len(groups)
         for number, group in enumerate(groups):
             for each in group:
@@ -113,4 +129,4 @@ def _endless(root: Schema, reachable: dict[int, Schema]) -> Schema | None:
                 missing[need[0]] -= 1
                 if not missing[need[0]]:
                     ended.append(need[0])
-    return next((reachable[identity] for identity, count in missing.items() if count), None)
+    return next((reachable[identity][0] for identity, count in missing.items() if count), None)
