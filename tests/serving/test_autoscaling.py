@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -14,6 +15,7 @@ import yaml
 from llmariner.platform.kube.resources import AUTOSCALERS, INFERENCE_SERVICES, SCALED_OBJECTS
 from llmariner.platform.serving import EngineModel, Phase
 from llmariner.platform.serving.kserve.autoscaling import horizontal_pod_autoscaler, scaled_object
+from llmariner.platform.serving.kserve.objects import inference_service
 from llmariner.settings import KServeSettings
 
 from .conftest import free_port
@@ -26,6 +28,7 @@ PROMETHEUS = "http://prometheus-operated.monitoring.svc.cluster.local:9090"
 FIXED = EngineModel("small", "hf://org/small", "generate", 0, typical_wake_seconds=1.0)
 GROWING = replace(FIXED, max_replicas=4)
 TEMPLATES = Path(__file__).parents[2] / "kserve" / "templates"
+MANIFESTS = Path(__file__).parents[2] / "manifests"
 Start = Callable[..., AbstractContextManager[Clustered]]
 
 
@@ -122,6 +125,23 @@ def test_an_autoscaler_that_is_refused_keeps_no_model_from_waking(start: Start) 
         cluster.forbid("patch horizontalpodautoscalers")
         assert cluster.driven.ready(GROWING.id).phase is Phase.READY
         assert autoscalers(cluster) == []
+
+
+def test_models_of_one_name_are_scaled_each_by_its_own_engines() -> None:
+    """By labels of the scraper: two projects may have a model of one name, and engines say what they like."""
+    monitors = yaml.safe_load_all((MANIFESTS / "components/monitoring/monitors.yaml").read_text())
+    (labels,) = (each["spec"]["podTargetLabels"] for each in monitors if each["metadata"]["name"] == "llmariner-models")
+    queries = []
+    for model_id in ("small", "small@proj_b"):
+        model = replace(GROWING, id=model_id)
+        service = {**inference_service(model, (), KServeSettings()), "kind": "InferenceService"}
+        service["metadata"]["uid"] = "u"
+        triggers = scaled_object(model, service, KServeSettings(prometheus=PROMETHEUS))["spec"]["triggers"]
+        queries.append([each["metadata"]["query"] for each in triggers])
+        for query in queries[-1]:
+            matched = dict(re.findall(r'(\w+)="([^"]*)"', query))
+            assert matched == {"namespace": NAMESPACE, re.sub(r"\W", "_", labels[0]): service["metadata"]["name"]}
+    assert queries[0] != queries[1]
 
 
 @pytest.mark.parametrize("kind", ["scaled-object", "horizontal-pod-autoscaler"])

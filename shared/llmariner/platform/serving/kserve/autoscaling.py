@@ -74,8 +74,13 @@ class Autoscaling:
 
 
 def scaled_object(model: EngineModel, service: Body, settings: KServeSettings) -> Body:
-    """KEDA's, on what the engines say to Prometheus."""
-    of_model = f'{{namespace="{settings.namespace}",model_name="{model.id}"}}'
+    """KEDA's, on what the engines say to Prometheus.
+
+    Of this model's pods, by the label that components/monitoring gives their series: what an engine calls its model is its
+    own word, and models of several projects may have one name.
+    """
+    named = service["metadata"]["name"]
+    of_model = f'{{namespace="{settings.namespace}",serving_kserve_io_inferenceservice="{named}"}}'
     asked = (
         ("waiting", f"sum(vllm:num_requests_waiting{of_model})", _WAITING),
         ("cache", f"100 * sum(vllm:kv_cache_usage_perc{of_model})", _CACHE_PERCENT),
