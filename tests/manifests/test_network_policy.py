@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from .rendering import Object, Rendered
 
@@ -132,6 +134,18 @@ DOORS: dict[str, tuple[Any, Any, int, bool]] = {
         False,
     ),
     "Prometheus to a function": (("monitoring", {"app.kubernetes.io/name": "prometheus"}), FUNCTION, 8080, True),
+    "a stranger that calls itself Prometheus to a function": (
+        ("default", {"app.kubernetes.io/name": "prometheus"}),
+        FUNCTION,
+        8080,
+        False,
+    ),
+    "a stranger that calls itself Prometheus to a model": (
+        ("default", {"app.kubernetes.io/name": "prometheus"}),
+        ("llmariner-models", {}),
+        8080,
+        False,
+    ),
     "Prometheus to a model": (
         ("monitoring", {"app.kubernetes.io/name": "prometheus"}),
         ("llmariner-models", {}),
@@ -167,18 +181,36 @@ def test_an_engine_cannot_ask_its_node_for_credentials(production: Rendered) -> 
     assert all("169.254.169.254/32" in block["except"] for block in blocks)
 
 
-def test_the_local_gateway_is_that_of_the_settings(tmp_path: Path) -> None:
-    import shutil
-
+def changed_settings(place: Path, before: str, after: str, *components: str) -> Rendered:
+    """The production overlay as an administrator changes it: its settings, and more components."""
     for folder in ("manifests", "kserve"):
-        shutil.copytree(CHECKOUT / folder, tmp_path / folder)
-    settings = tmp_path / "manifests/overlays/production/settings.env"
-    settings.write_text(
-        settings.read_text().replace(
-            "LOCAL_GATEWAY_NAMESPACE=kourier-system", "LOCAL_GATEWAY_NAMESPACE=contour-internal"
-        )
+        shutil.copytree(CHECKOUT / folder, place / folder)
+    overlay = place / "manifests/overlays/production"
+    settings = overlay / "settings.env"
+    settings.write_text(settings.read_text().replace(before, after))
+    body = yaml.safe_load((overlay / "kustomization.yaml").read_text())
+    body["components"] += [f"../../components/{each}" for each in components]
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(body))
+    return Rendered(overlay)
+
+
+def test_prometheus_is_where_the_settings_say_and_nowhere_else(tmp_path: Path) -> None:
+    after = "PROMETHEUS_NAMESPACE=observability"
+    changed = changed_settings(tmp_path, "PROMETHEUS_NAMESPACE=monitoring", after, "standby-engine")
+    label = {"app.kubernetes.io/name": "prometheus"}
+    standby = ("llmariner-models", {"app.kubernetes.io/name": "standby-engine"})
+    for to in (FUNCTION, ("llmariner-models", {}), standby):
+        assert admits(changed, to, ("observability", label), 8080)
+        assert not admits(changed, to, ("monitoring", label), 8080)
+    assert not admits(changed, standby, ("observability", label), 8090)
+    assert admits(changed, standby, ("llmariner", {"serving.knative.dev/service": "internal-gateway"}), 8090)
+    assert not admits(changed, standby, FUNCTION, 8090)
+
+
+def test_the_local_gateway_is_that_of_the_settings(tmp_path: Path) -> None:
+    changed = changed_settings(
+        tmp_path, "LOCAL_GATEWAY_NAMESPACE=kourier-system", "LOCAL_GATEWAY_NAMESPACE=contour-internal"
     )
-    changed = Rendered(tmp_path / "manifests/overlays/production")
     assert admits(changed, FUNCTION, ("contour-internal", {}), 8012)
     assert not admits(changed, FUNCTION, ("kourier-system", {}), 8012)
     assert "kourier-system" not in str(changed.objects)

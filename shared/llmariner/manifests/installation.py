@@ -112,6 +112,8 @@ def settings() -> Object:
             # The control function alone says otherwise of itself.
             "LLMARINER_SERVING": "remote",
             "LLMARINER_MODELS_NAMESPACE": MODELS_NAMESPACE,
+            # Where Prometheus runs: components/network-policy lets it in from there and from nowhere else.
+            "PROMETHEUS_NAMESPACE": "monitoring",
         },
     }
 
