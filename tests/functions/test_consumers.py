@@ -361,6 +361,29 @@ def test_the_dispatcher_buries_what_nobody_will_ever_take(
     assert [(d.attempts, d.last_error) for d in dead] == [(1, reason)]
 
 
+@pytest.mark.parametrize("status", [404, 408, 409, 429, 500, 503])
+def test_the_dispatcher_tries_again_what_may_be_taken_later(
+    status: int, installation: Installation, in_process: InProcess
+) -> None:
+    type_, project = f"ai.test.later{status}.v1", f"proj_later{status}"
+
+    async def later(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    with installation.context.database.write() as session:
+        outbox.add(session, type_, type_, {"project_id": project})
+    book = Deliveries(installation.context.database, [Subscription("later", type_)])
+    dispatcher = Dispatcher(book, {"later": later})
+
+    async def carry() -> None:
+        await dispatcher.step()
+        await dispatcher.settle()
+
+    in_process.runner.run(carry())
+    assert [d.attempts for d in book.page(project, "pending", after=None, limit=10) if d.consumer == "later"] == [1]
+
+
 async def hang(_scope: Any, _receive: Any, _send: Any) -> None:
     await asyncio.Event().wait()
 

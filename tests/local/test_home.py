@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
 import subprocess
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
-from llmariner.local import daemon
-from llmariner.local.home import Layout
+from llmariner.local import daemon, doctor
+from llmariner.local import home as home_of_one_machine
+from llmariner.local.engine.environment import EngineEnvironment, engine_lock
+from llmariner.local.engine.packages import PACKAGED
+from llmariner.local.home import Home, Layout
+from llmariner.models.tables import models
+from llmariner.platform.serving import log_files
 from llmariner.platform.serving.sockets import EngineSockets, remove_left_over
+from llmariner.settings import HomeSettings
 
 from .test_daemon import LLMA, Env, environment_of, llma
 
@@ -88,3 +98,59 @@ def test_events_and_questions_of_a_home_go_to_no_cluster(env: Env, tmp_path: Pat
             status = json.load(answer)["loading_status"]
         time.sleep(0.1)
     llma(env, "down")
+
+
+def test_a_platform_that_hangs_is_told_and_ended(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert llma(env, "up").returncode == 0
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(daemon, "_SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(daemon, "_STOP_SECONDS", 0.5)
+    pid = daemon.running(HomeSettings.load(env))
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(daemon.NotStarted, match=rf"process {pid}\) runs but does not answer.*llma down"):
+        daemon.up(foreground=False)
+    # Of a platform that answers nothing no model is asked, which would take minutes.
+    names = [check.name for check in doctor.checks() if not check.ok]
+    assert names[-1] == "health"
+    assert daemon.down()
+    assert daemon.running(HomeSettings.load(env)) is None
+
+
+def made(env: Env) -> Home:
+    settings = HomeSettings.load(env)
+    return Home(settings, env, EngineEnvironment(settings.cache, engine_lock()))
+
+
+def test_packaged_models_are_approved_unless_somebody_chose_their_arguments(env: Env) -> None:
+    home, name = made(env), PACKAGED[0].id
+    assert (home.prepare() or "").startswith("sk-")
+    registry, row = home.context.registry, update(models).where(models.c.id == name)
+    assert (registry.get(name).approved, registry.get(name).loaded) == (True, True)
+    with home.context.database.write() as session:
+        session.run(row.values(approved=False))
+    assert home.prepare() is None
+    assert registry.get(name).approved, "a release before, which approved nothing, made it"
+    chosen = replace(registry.get(name).config, extra_args=("--middleware=evil.Tap",))
+    with home.context.database.write() as session:
+        session.run(row.values(approved=False, config=json.dumps(chosen.shown())))
+    home.prepare()
+    assert not registry.get(name).approved
+    home.context.database.close()
+
+
+def test_each_tick_bounds_the_logs_of_the_home(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = made(env)
+    home.prepare()
+    monkeypatch.setattr(home_of_one_machine, "bound", lambda log: log_files.bound(log, 10))
+    for name in ("platform.log", "launcher.log"):
+        (home.layout.logs / name).write_text("x" * 11)
+    home._tick_now()
+    assert {file.name: file.stat().st_size for file in home.layout.logs.iterdir()} == {
+        "launcher.log": 0,
+        "launcher.log.1": 10,
+        "platform.log": 0,
+        "platform.log.1": 10,
+    }
+    home.context.database.close()

@@ -111,3 +111,16 @@ def test_what_failed_under_an_id_is_no_fault_of_the_model_that_has_it_next(tmp_p
         driven.do(serving.remove("small", first.folder))
         assert driven.status("small").phase is Phase.READY
         assert (serving._failures, serving._deaths) == ({}, {})
+
+
+def test_a_model_is_not_served_by_the_engine_of_the_one_that_had_its_id(tmp_path: Path) -> None:
+    first = replace(model(tmp_path, "small"), created=7)
+    with processes(imitation(tmp_path), first) as (driven, serving):
+        driven.ready("small")
+        pid = serving._engines["small"].pid
+        driven.registered["small"] = replace(first, created=8)
+        status = driven.status("small")
+        assert (status.phase, status.endpoint) == (Phase.STOPPING, None)
+        driven.ready("small")
+        assert serving._engines["small"].pid != pid
+        assert serving._engines["small"].model.created == 8

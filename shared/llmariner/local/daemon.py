@@ -35,7 +35,9 @@ LEAST_FREE = 64_000_000
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 40.0
+_KILL_SECONDS = 10.0
 _LOOK_SECONDS = 1.0
+_SILENCE_SECONDS = 20.0
 
 
 class NotStarted(Exception):
@@ -60,7 +62,11 @@ def up(*, foreground: bool) -> None:
     """Set up what is missing, start the platform, say how to use it. NotStarted says why it could not."""
     settings = HomeSettings.load(environment())
     began = time.monotonic()
-    if running(settings):
+    if pid := running(settings):
+        if not _answers(settings, seconds=_SILENCE_SECONDS):
+            raise NotStarted(
+                f"The platform (process {pid}) runs but does not answer. End it with `llma down`, then start it."
+            )
         print(f"The platform runs already at {settings.base_url}.")
         _say_how(settings, new_key=False)
         return
@@ -88,12 +94,13 @@ def down() -> bool:
     if pid is None:
         return False
     with contextlib.suppress(ProcessLookupError), Step("stopping the platform"):
-        os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + _STOP_SECONDS
-        while _holder(settings.root) == pid and time.monotonic() < deadline:
-            time.sleep(0.1)
-        if _holder(settings.root) == pid:
-            os.kill(pid, signal.SIGKILL)
+        for number, seconds in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _KILL_SECONDS)):
+            os.kill(pid, number)
+            deadline = time.monotonic() + seconds
+            while (held := _holder(settings.root) == pid) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if not held:
+                break
     return True
 
 
@@ -198,12 +205,12 @@ def _spawn(settings: HomeSettings) -> None:
             time.sleep(0.05)
 
 
-def _answers(settings: HomeSettings) -> bool:
+def _answers(settings: HomeSettings, *, seconds: float = 2) -> bool:
     # The port may answer for somebody else: only a platform that holds our lock counts.
     if not running(settings):
         return False
     try:
-        loopback.get(f"{settings.base_url}/health/live", seconds=2)
+        loopback.get(f"{settings.base_url}/health/live", seconds=seconds)
     except (OSError, ValueError):
         return False
     return True

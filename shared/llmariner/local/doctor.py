@@ -22,6 +22,8 @@ __all__ = ["Check", "checks"]
 _MEMORY = 4 * 1024**3
 _DISK = 8 * 1024**3
 _ANSWER_SECONDS = 180.0
+_SILENT = "health"
+"""Names the check of a platform that answers nothing: its models need not be asked."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Check:
 def checks() -> list[Check]:
     """All checks, in the order in which one would mend."""
     settings = HomeSettings.load(environment())
+    health = _health(settings)
     return [
         _python(),
         _disk(settings),
@@ -46,8 +49,8 @@ def checks() -> list[Check]:
         *_models(settings),
         _secrets(settings),
         _process(settings),
-        *_health(settings),
-        *_answers(settings),
+        *health,
+        *([] if any(check.name == _SILENT for check in health) else _answers(settings)),
     ]
 
 
@@ -123,7 +126,7 @@ def _health(settings: HomeSettings) -> list[Check]:
     except urllib.error.HTTPError as error:
         parts = json.loads(error.read()).get("parts", {})
     except (OSError, ValueError) as error:
-        return [Check("health", False, str(error), "See `llma logs`; restart with `llma down` and `llma up`.")]
+        return [Check(_SILENT, False, str(error), "See `llma logs`; restart with `llma down` and `llma up`.")]
     return [
         Check(
             name,
