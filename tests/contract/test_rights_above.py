@@ -17,7 +17,9 @@ from llmariner.tenancy.invites import Promise
 from llmariner.tenancy.keys.store import NewKey, Owner, View
 from llmariner.tenancy.projects import NewProject
 from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
+from llmariner.tenancy.sign_in import SignIn
 
+from .arriving import Tokens
 from .team import Team
 
 ISSUER = "https://issuer.example"
@@ -114,6 +116,24 @@ def test_a_group_s_role_above_is_neither_taken_nor_moved_to_another_group(team: 
     groups.give(deputy, readers.id, "reader", None)
     groups.rename(deputy, readers.id, "guests")
     groups.delete(deputy, readers.id)
+
+
+def test_a_group_s_role_does_not_take_away_who_holds_more_in_a_project(team: Team, deputy: Caller) -> None:
+    """Whom groups alone keep in the organization leave it, and its projects, with the last of these."""
+    groups, mappings, project_id = Groups(team.database), GroupRoles(team.database), team.project()
+    given = mappings.create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
+    [group] = groups.of_organization(team.owner.organization_id)
+    tokens = Tokens()
+    lead = SignIn(team.database, tokens, team.callers).caller(tokens.new(groups=frozenset({"staff"})))
+    team.members.add_to_project(team.admin, project_id, lead.user_id, "owner")
+    refused(
+        lambda: mappings.delete(deputy, given.id),
+        lambda: groups.take(deputy, group.id, None),
+        lambda: groups.rename(deputy, group.id, "nobody"),
+        lambda: groups.delete(deputy, group.id),
+    )
+    team.members.remove_from_project(team.admin, project_id, lead.user_id)
+    mappings.delete(deputy, given.id)
 
 
 def test_a_role_above_is_neither_renamed_nor_deleted(team: Team, deputy: Caller) -> None:

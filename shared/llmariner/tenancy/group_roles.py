@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, select
 
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, NotFound
@@ -20,8 +20,9 @@ from llmariner.tenancy.granting import (
     check_may_take_project_role,
     check_organization_role,
     check_project_role,
+    owns,
 )
-from llmariner.tenancy.tables import group_roles, groups, projects
+from llmariner.tenancy.tables import group_roles, groups, organization_users, project_users, projects, user_groups
 
 __all__ = ["CHANGED", "GroupRoles", "announce", "check_name", "check_not_above", "give", "same", "take"]
 
@@ -95,11 +96,46 @@ def give(session: WriteSession, caller: Caller, mapping: Mapping[str, Any], role
 
 
 def check_not_above(session: ReadSession, caller: Caller, row: Row[Any]) -> None:
-    """PermissionDenied for a mapping (a row of `group_roles`) that gives more than the caller holds there."""
+    """PermissionDenied for a mapping (a row of `group_roles`) that gives more than the caller holds there.
+
+    Also where somebody may leave the organization with it who holds more than the caller in a project.
+    """
+    if owns(caller):
+        return
     if row.project_id is None:
         check_may_take_organization_role(session, caller, row.organization_id, row.role)
     else:
         check_may_take_project_role(session, caller, row.organization_id, row.project_id, row.role)
+    for place in session.rows(_places_of_group(row)):
+        check_may_take_project_role(session, caller, row.organization_id, place.project_id, place.role)
+
+
+def _places_of_group(row: Row[Any]) -> Select[Any]:
+    """What people gave, in projects, to those whom groups alone keep in the organization, this group among them."""
+    people = (
+        project_users.join(
+            organization_users,
+            and_(
+                organization_users.c.user_id == project_users.c.user_id,
+                organization_users.c.organization_id == project_users.c.organization_id,
+            ),
+        )
+        .join(user_groups, user_groups.c.user_id == project_users.c.user_id)
+        .join(projects, projects.c.id == project_users.c.project_id)
+    )
+    return (
+        select(project_users.c.project_id, project_users.c.role)
+        .distinct()
+        .select_from(people)
+        .where(
+            project_users.c.organization_id == row.organization_id,
+            project_users.c.of_group.is_(False),
+            organization_users.c.of_group,
+            user_groups.c.issuer == row.issuer,
+            user_groups.c.name == row.group_name,
+            projects.c.archived_at.is_(None),
+        )
+    )
 
 
 def take(session: WriteSession, caller: Caller, row: Row[Any]) -> None:
