@@ -9,7 +9,7 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -18,6 +18,9 @@ from llmariner.cli.configuration import ContextFile
 from llmariner.cli.failures import CommandError
 from llmariner.cli.sign_in import commands, renewal
 from llmariner.cli.sign_in.store import SignIn, SignInFile, claims_of
+
+if TYPE_CHECKING:
+    from cli.conftest import Llma
 
 ENDPOINT = "https://llm.example.org/v1"
 
@@ -45,6 +48,27 @@ def test_who_signs_out_stays_signed_out_whatever_another_command_was_about_to_re
     with pytest.raises(CommandError, match="signed out meanwhile"):
         renewal.fresh(file, ENDPOINT, at_hand)
     assert file.get(ENDPOINT) is None
+
+
+def test_a_platform_that_names_another_s_issuer_and_client_is_given_no_token(
+    llma: Llma, platform: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its token would be good there."""
+    issuer = "https://issuer.example"
+    found = {"object": "auth.configuration", "issuer": issuer, "client_id": "llmariner", "scopes": ["openid"]}
+    platform.answer("GET /auth/configuration", found)
+    file = SignInFile.of(os.environ)
+    file.put(ENDPOINT, ending(3600))
+    refused = llma("auth", "login")
+    assert refused.code == 3
+    assert "signed in to https://llm.example.org:443" in refused.err
+    assert "--same-platform" in refused.err
+    monkeypatch.setattr(commands, "_as_a_person", lambda *_, **__: ending(1800))
+    assert llma("auth", "login", "--same-platform").code == 0
+    assert llma("auth", "login", "--same-platform").code == 0
+    platform.answer("GET /auth/configuration", {**found, "client_id": "its own"})
+    file.put(platform.url, None)
+    assert llma("auth", "login").code == 0
 
 
 def test_tokens_that_others_may_read_are_warned_of(file: SignInFile, capsys: pytest.CaptureFixture[str]) -> None:

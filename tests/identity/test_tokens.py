@@ -212,6 +212,23 @@ def test_a_token_that_names_no_key_is_taken_where_there_is_one(issuer: RunningIs
     assert checked.identity(issuer.key.sign(issuer.claims(), kid=None)).subject == "alice"
 
 
+def test_a_key_signs_what_it_was_published_for() -> None:
+    one, other = (SigningKey().jwk(private=False) for _ in range(2))
+
+    def found(*published: dict[str, Any], kid: str | None = one["kid"], algorithm: str = "RS256") -> bool:
+        return SigningKeys(lambda: list(published), OUTAGE_SECONDS, Clock()).key(kid, algorithm) is not None
+
+    assert found(one)
+    assert found(one, algorithm="PS512")
+    assert found({**one, "alg": "RS256"})
+    assert not found({**one, "alg": "RS512"})
+    assert not found({**one, "use": "enc"})
+    assert not found(one, algorithm="ES256")
+    assert found(one, {**other, "use": "enc"}, kid=None)
+    assert not found(one, other, kid=None)
+    assert not found(one, {**other, "kid": one["kid"]})
+
+
 def test_keys_are_fetched_once_and_then_every_five_minutes(issuer: RunningIssuer, checked: Checked) -> None:
     for _ in range(5):
         checked.identity(issuer.token())

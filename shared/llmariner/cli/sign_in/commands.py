@@ -38,13 +38,25 @@ _WAIT_SECONDS = 300.0
     default="id_token",
     help="With --token-file: what kind of token it holds; id_token unless given.",
 )
+@click.option(
+    "--same-platform", is_flag=True, help="The endpoint is another name of a platform that you are signed in to."
+)
 @pass_session
-def login(session: Session, no_open: bool, token_file: str | None, connector: str, subject_token_type: str) -> None:
+def login(
+    session: Session,
+    no_open: bool,
+    token_file: str | None,
+    connector: str,
+    subject_token_type: str,
+    same_platform: bool,
+) -> None:
     """Sign in to the platform at the endpoint.
 
     The token is kept in a file that only you can read, and is renewed by itself.
     """
     issuer, client_id, scopes = _configuration(session)
+    if not same_platform:
+        _check_token_is_for_one_platform(session, issuer, client_id)
     if token_file:
         from llmariner.cli.sign_in.renewal import from_token_file
         from llmariner.cli.sign_in.store import SignIn
@@ -128,6 +140,21 @@ def _configuration(session: Session) -> tuple[str, str, list[str]]:
         raise _no_issuer(session)
     scopes = [str(scope) for scope in found.get("scopes") or ["openid"]]
     return str(found["issuer"]), str(found["client_id"]), scopes
+
+
+def _check_token_is_for_one_platform(session: Session, issuer: str, client_id: str) -> None:
+    """CommandError where the token would be as good at another platform, so that whoever is shown it could use it there.
+
+    The endpoint alone says which issuer and client are its own, and may say another platform's.
+    """
+    endpoint = session.target().endpoint
+    if others := session.sign_in_file().others(endpoint, issuer, client_id):
+        raise CommandError(
+            ExitCode.DENIED,
+            f"{endpoint} names the issuer {issuer} and the client {client_id!r}, by which you are signed in to {others[0]}: "
+            "it could use your token there.",
+            next_step=f"if both are one platform, add --same-platform; else do not sign in to {endpoint}.",
+        )
 
 
 def _no_issuer(session: Session) -> CommandError:

@@ -81,6 +81,16 @@ class SignInFile:
             content[server_of(endpoint)] = {name: value for name, value in asdict(sign_in).items() if value}
         self._write(content)
 
+    def others(self, endpoint: str, issuer: str, client_id: str) -> list[str]:
+        """Other servers that somebody is signed in to by the same issuer and client."""
+        return sorted(
+            server
+            for server, found in self._read().items()
+            if server != server_of(endpoint)
+            and isinstance(found, dict)
+            and (found.get("issuer"), found.get("client_id")) == (issuer, client_id)
+        )
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """While the block runs no other command renews a token: a refresh token may be good for one use only."""
