@@ -254,6 +254,15 @@ def test_a_field_of_any_other_type_is_refused_in_words(route: Route, body: dict[
             assert f"'{error.param}'" in error.message
 
 
+@pytest.mark.parametrize("seed", [b"-9223372036854776000", b"9223372036854776000", b"99999999999999999999", b"-1e30"])
+def test_an_integer_beyond_64_bits_is_refused_for_its_size(seed: bytes) -> None:
+    with pytest.raises(
+        InvalidRequest, match="expected a value from -9223372036854775808 to 9223372036854775807"
+    ) as refused:
+        chat(b',"seed":' + seed)
+    assert (refused.value.param, refused.value.code) == ("seed", "invalid_value")
+
+
 def refusal(route: Route, body: dict[str, Any]) -> InvalidRequest | None:
     try:
         check(route, body)

@@ -124,6 +124,8 @@ def _number(least: float, most: float) -> Check:
 
 def _integer(least: int, most: int) -> Check:
     def rule(value: Any, param: str) -> None:
+        if isinstance(value, float) and abs(value) >= 2**63:  # how orjson reads an integer of more than 64 bits
+            raise _outside(value, least, most, param)
         if isinstance(value, bool) or not isinstance(value, int):
             raise _wrong(param, "an integer", value)
         _within(value, least, most, param)
@@ -133,11 +135,15 @@ def _integer(least: int, most: int) -> Check:
 
 def _within(value: float, least: float, most: float, param: str) -> None:
     if not least <= value <= most:
-        raise InvalidRequest(
-            f"Invalid '{param}': expected a value from {least} to {most}, but got {value} instead.",
-            param=param,
-            code="invalid_value",
-        )
+        raise _outside(value, least, most, param)
+
+
+def _outside(value: float, least: float, most: float, param: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Invalid '{param}': expected a value from {least} to {most}, but got {value} instead.",
+        param=param,
+        code="invalid_value",
+    )
 
 
 def _messages(value: Any, param: str) -> None:
