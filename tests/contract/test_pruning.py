@@ -45,6 +45,19 @@ def test_an_event_from_before_the_clock_was_set_back_keeps_no_other(database: Da
         assert {row.subject for row in session.rows(select(events.c.subject))} == {"of tomorrow", "fresh"}
 
 
+def test_what_is_behind_an_event_that_is_kept_waits_for_it(database: Database) -> None:
+    """So nobody looks at every event of a week to find the old ones."""
+    with database.write() as session:
+        for subject, seconds in (("old", 100), ("young", 0), ("old, too", 100)):
+            outbox.add(session, "t", subject, {})
+            session.run(
+                update(events).where(events.c.subject == subject).values(time=time.time() - seconds, published=True)
+            )
+    assert Deliveries(database, []).prune(older_than=50) == 1
+    with database.read() as session:
+        assert {row.subject for row in session.rows(select(events.c.subject))} == {"young", "old, too"}
+
+
 def test_an_event_of_kubernetes_that_claims_to_be_of_tomorrow_is_of_today(database: Database) -> None:
     book = Deliveries(database, [])
     book.bury(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", time.time() + 86400, {}), "a", "503: no")
