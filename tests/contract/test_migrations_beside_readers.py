@@ -72,11 +72,11 @@ def test_who_reads_for_long_holds_up_the_upgrade_and_nobody_else(older: Database
 
 def test_what_a_migration_locked_is_free_before_the_next_one(older: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrating, "_TRIES", 1)
-    # 0009 changes `users`; 0010 builds an index of a table that somebody is writing.
+    # 0009 changes `users`; 0017 builds an index of a table that somebody is writing.
     with held(older, "LOCK TABLE ledger_requests IN ROW EXCLUSIVE MODE"):
         with pytest.raises(OperationalError, match="lock timeout"):
             upgrade(older)
-        assert current(older) == "0009"
+        assert current(older) == "0016"
         read_users(older)
     upgrade(older)
     assert current(older) == head()

@@ -1,4 +1,4 @@
-"""Indexes for what a process or a model used last; whose an event is, as a column; leases of work; who may run on this."""
+"""Whose an event is, as a column; leases of work; who may run on this schema."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,8 +13,6 @@ _OLDEST_COMPATIBLE = "0008"
 
 
 def upgrade() -> None:
-    op.create_index("ix_ledger_requests_process", "ledger_requests", [sa.text("substr(request_id, 1, 24)"), "seen_at"])
-    op.create_index("ix_ledger_requests_model_seen", "ledger_requests", ["model", "seen_at"])
     op.add_column("events", sa.Column("audience", sa.String(64)))
     op.create_index("ix_events_audience", "events", ["audience", "sequence"])
     op.create_index("ix_consumed_events_at", "consumed_events", ["at"])
@@ -39,5 +37,3 @@ def downgrade() -> None:
     op.drop_index("ix_consumed_events_at", "consumed_events")
     op.drop_index("ix_events_audience", "events")
     op.drop_column("events", "audience")
-    op.drop_index("ix_ledger_requests_model_seen", "ledger_requests")
-    op.drop_index("ix_ledger_requests_process", "ledger_requests")
