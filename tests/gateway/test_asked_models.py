@@ -52,3 +52,23 @@ def test_a_context_that_many_need_is_asked_once_and_not_kept_beyond_a_change() -
         found.client.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_what_a_template_adds_is_not_kept_beyond_a_change() -> None:
+    async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.05)
+        body = b'{"count":50}'
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+    async def scenario() -> None:
+        found = gateway()
+        async with raw_engine(reply) as engine:
+            asking = asyncio.create_task(found.chat_template("m", "m", state(engine.origin)))
+            await soon(lambda: engine.requests)
+            found.forget("m")
+            assert await asking == ChatTemplate(50, 0)
+            assert found.known_template("m") is None
+            assert await found.chat_template("m", "m", state(engine.origin)) == found.known_template("m")
+        found.client.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
