@@ -142,6 +142,16 @@ def honest(hurried: Platform) -> str:
     return name
 
 
+def test_a_refusal_that_is_too_large_to_be_read_costs_nothing(hurried: Platform) -> None:
+    async def scenario() -> Answer:
+        async with served(hurried, "refusing", HOSTILE["a refusal of five megabytes"]):
+            return await hurried.caller.chat("refusing", max_tokens=9)
+
+    answer = asyncio.run(scenario())
+    row = hurried.row(answer.headers["x-request-id"])
+    assert (row["outcome"], row["prompt_tokens"], row["completion_tokens"]) == ("failed", 0, 0)
+
+
 def test_an_engine_that_is_well_and_fails_on_a_request_is_asked_once(hurried: Platform) -> None:
     async def scenario() -> tuple[Answer, int]:
         async with served(hurried, "failing", saying(whole(b"{}", b"500 Internal Server Error"))) as (engine,):

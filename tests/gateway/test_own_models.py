@@ -8,7 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from llmariner.limits.budgets import Budgets, NewBudget
+from llmariner.limits.rules import Subject
 from llmariner.models.model import NewModel, SourceRepository, Task
+from llmariner.tenancy.keys.store import Owner
 from llmariner.usage.tables import prices
 
 from .caller import Caller
@@ -103,3 +106,20 @@ def test_a_price_of_a_projects_own_models_is_theirs_alone(platform: Platform) ->
     platform.model("for-all")
     found = [cost(platform, bargainer, f) for f in ("bargain", "unlisted", "ft:unlisted:x", "ft:bargain:x", "for-all")]
     assert found == [2, 500, 500, 2, 1000]
+
+
+@pytest.mark.usefixtures("listed")
+def test_a_budget_is_spent_by_the_prices_of_a_projects_own_models(platform: Platform) -> None:
+    platform.tenant("budgeted")
+    organization, project = platform.owner.organization_id, "proj_budgeted"
+    own_model(platform, "budgeted", project)
+    list_price(platform, "price_named", "budgeted", 1)
+    list_price(platform, "price_of_project", "budgeted", 400, project)
+    subject = Subject(organization, "project", project)
+    Budgets(platform.context.database).put(None, subject, "total", NewBudget(1000))
+    caller = platform.key("budgeted, new", owner=Owner(platform.owner.user_id, project, organization))[1]
+
+    async def scenario() -> list[int]:
+        return [(await caller.chat("budgeted", max_tokens=1)).status for _ in range(3)]
+
+    assert asyncio.run(scenario()) == [200, 200, 429]

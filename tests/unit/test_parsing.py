@@ -154,7 +154,7 @@ LEAVES = (
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | TEXT
 )
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3))
-NAMES = TEXT.map(lambda name: "x" + name) | st.sampled_from(['a"b', "\\", "stream_option", "Stream_options"])
+NAMES = TEXT.map(lambda name: "x" + name) | st.sampled_from(['a"b', "\\", "stream_option", "Stream_option"])
 OPTION = st.none() | st.just({"include_usage": True}) | st.dictionaries(TEXT, VALUES, max_size=2)
 
 

@@ -186,6 +186,19 @@ def test_a_length_that_no_reservation_could_hold_is_refused(route: Route, fields
     assert f"'{param}'" in refused.value.message
 
 
+@pytest.mark.parametrize("route", [CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS], ids=lambda route: route.name)
+@pytest.mark.parametrize("value", [100_000, None])
+def test_a_name_that_engines_in_go_take_for_a_checked_one_is_refused(route: Route, value: Any) -> None:
+    known = {"model": "Model", "user": "u\u017fer"}
+    known |= {name: name.upper() for name in route.maximum}
+    known |= {name: name.replace("k", "\u212a") for name in route.maximum if "k" in name}
+    for written in known.values():
+        with pytest.raises(InvalidRequest) as refused:
+            parse(route, b"", json.dumps({**PLAIN[route.name], written: value}).encode())
+        assert (refused.value.param, refused.value.code) == (written, "unknown_parameter")
+    assert parse(route, b"", json.dumps({**PLAIN[route.name], "Unknown_Option": value}).encode()).model == "m"
+
+
 def test_an_echo_of_the_prompt_alone_reserves_the_token_that_engines_make() -> None:
     body = json.dumps({**PLAIN["completions"], "echo": True, "max_tokens": 0, "n": 2}).encode()
     request = parse(COMPLETIONS, b"", body)

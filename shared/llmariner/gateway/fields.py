@@ -52,9 +52,21 @@ def check(route: Route, body: Mapping[str, Any]) -> None:
             )
     for name, value in body.items():
         rule = route.checks.get(name)
-        if rule is not None and value is not None:
+        if rule is None:
+            if name.casefold() in route.checks:
+                raise _misspelt(name)
+        elif value is not None:
             rule(value, name)
     _check_maximum(route, body)
+
+
+def _misspelt(name: str) -> InvalidRequest:
+    """Engines in Go read a member into the field of that name whatever its letters' case, other engines do not."""
+    return InvalidRequest(
+        f"Unknown parameter: '{name}'. Names are in lower case: send '{name.casefold()}'.",
+        param=name,
+        code="unknown_parameter",
+    )
 
 
 def _check_maximum(route: Route, body: Mapping[str, Any]) -> None:
