@@ -46,8 +46,9 @@ class _Failing(Metrics):
         raise ValueError("what nobody thought of")
 
 
+@pytest.mark.parametrize("unsendable", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_fails_after_an_answer_is_no_second_answer(stream: bool) -> None:
+def test_what_fails_after_an_answer_is_no_second_answer(stream: bool, unsendable: bool) -> None:
     async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
         said = EVENTS if stream else WHOLE
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(said), said))
@@ -56,6 +57,8 @@ def test_what_fails_after_an_answer_is_no_second_answer(stream: bool) -> None:
 
     async def send(message: Any) -> None:
         sent.append(message)
+        if unsendable and message["type"] == "http.response.body" and not message.get("more_body"):
+            raise RuntimeError("the server can't take it")
 
     async def scenario() -> Gateway:
         async with raw_engine(reply) as engine:

@@ -317,3 +317,17 @@ def test_no_answer_is_followed_by_bytes_that_another_request_would_get(
     elif seen == [500]:
         assert json.loads(body_of(answer))["error"]["type"] == "server_error"
     assert path == b"/too-short" or "the application sent" in caplog.text
+
+
+def test_no_second_head_stands_within_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+    async def starting_twice(_scope: Any, _receive: Any, send: Any) -> None:
+        for more in (True, False):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"part", "more_body": more})
+
+    async def run() -> bytes:
+        async with serving(starting_twice) as (_, port):
+            return await exchange(port, GET)
+
+    assert asyncio.run(run()).count(b"HTTP/1.1") <= 1
+    assert "a second head" in caplog.text
