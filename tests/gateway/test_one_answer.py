@@ -46,6 +46,23 @@ class _Failing(Metrics):
         raise ValueError("what nobody thought of")
 
 
+async def answer(gateway: Gateway, body: bytes, send: Any) -> None:
+    """Have a body answered whose length nobody said, and which is here whole."""
+    messages = [{"type": "http.request", "body": body}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        return await asyncio.get_running_loop().create_future()
+
+    head = [(b"authorization", b"Bearer sk-x")]
+    scope = {"type": "http", "method": "POST", "path": CHAT_COMPLETIONS.path, "headers": head}
+    await RouteApp(gateway, CHAT_COMPLETIONS)(scope, receive, send)
+    for task in (*gateway._tasks, *gateway._keepers.values()):
+        task.cancel()
+    gateway.client.close()
+
+
 @pytest.mark.parametrize("unsendable", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_fails_after_an_answer_is_no_second_answer(stream: bool, unsendable: bool) -> None:
@@ -64,19 +81,7 @@ def test_what_fails_after_an_answer_is_no_second_answer(stream: bool, unsendable
         async with raw_engine(reply) as engine:
             gateway = Gateway(_One(engine.origin), GatewaySettings(), Secret("p" * 64))
             gateway.metrics = _Failing()
-            messages = [{"type": "http.request", "body": BODY % (b"true" if stream else b"false")}]
-
-            async def receive() -> Any:
-                if messages:
-                    return messages.pop()
-                return await asyncio.get_running_loop().create_future()
-
-            head = [(b"authorization", b"Bearer sk-x")]
-            scope = {"type": "http", "method": "POST", "path": CHAT_COMPLETIONS.path, "headers": head}
-            await RouteApp(gateway, CHAT_COMPLETIONS)(scope, receive, send)
-            for task in (*gateway._tasks, *gateway._keepers.values()):
-                task.cancel()
-            gateway.client.close()
+            await answer(gateway, BODY % (b"true" if stream else b"false"), send)
             return gateway
 
     gateway = asyncio.run(scenario())
@@ -85,3 +90,25 @@ def test_what_fails_after_an_answer_is_no_second_answer(stream: bool, unsendable
     assert sent[-1].get("more_body", False) is False
     assert gateway.room("m").running == 0
     assert gateway.bodies.held == 0
+
+
+@pytest.mark.parametrize(("size", "status"), [(900, 200), (1100, 413)])
+def test_a_body_whose_length_nobody_said_counts_by_what_came(size: int, status: int) -> None:
+    held, sent = [], []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def scenario() -> None:
+        async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
+            held.append(gateway.bodies.held)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(WHOLE), WHOLE))
+
+        async with raw_engine(reply) as engine:
+            gateway = Gateway(_One(engine.origin), GatewaySettings(body_limit=1024), Secret("p" * 64))
+            await answer(gateway, (BODY % b"false").ljust(size), send)
+            assert gateway.bodies.held == 0
+
+    asyncio.run(scenario())
+    assert sent[0]["status"] == status
+    assert held == ([size] if status == 200 else [])

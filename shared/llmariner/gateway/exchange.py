@@ -231,6 +231,8 @@ class Exchange:
             self._hold(int(length), limit)
         message = await self._receive()
         body: bytes = message.get("body", b"")
+        if len(body) > self._held:  # in chunks or coded: nobody said how long it is
+            self._hold(len(body), limit)
         if not message.get("more_body"):
             return body
         whole = bytearray(body)  # a list would hold many times as much of a body that comes in parts of two bytes
