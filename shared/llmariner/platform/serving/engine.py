@@ -14,13 +14,14 @@ from llmariner.client import Client, ConnectionFailed, ResponseBroken
 from llmariner.platform.serving import EngineModel, Phase, Status
 from llmariner.platform.serving.command import CAPACITY, engine_arguments
 from llmariner.platform.serving.disclosure import without_paths
-from llmariner.platform.serving.engine_metrics import EngineMetrics
+from llmariner.platform.serving.engine_metrics import SILENCE_SECONDS, EngineMetrics
 from llmariner.platform.serving.launcher_process import Launcher
 from llmariner.platform.serving.log_files import begin, bound, end_of
 
 __all__ = ["Engine", "EngineDied", "log_name"]
 
 _POLL = 0.05
+_HEALTH_BYTES = 64 * 1024
 _GRACE = 10.0
 _OVER_GRACE = 5.0
 _SILENCE = 120.0
@@ -195,8 +196,9 @@ def log_name(model_id: str) -> str:
 
 async def _answers(client: Client, endpoint: str) -> bool:
     try:
-        response = await client.request(endpoint, "GET", "/health")
-        await response.read()
-    except (ConnectionFailed, ResponseBroken):
+        async with asyncio.timeout(SILENCE_SECONDS):
+            response = await client.request(endpoint, "GET", "/health")
+            await response.read(_HEALTH_BYTES)
+    except (ConnectionFailed, ResponseBroken, TimeoutError):
         return False
     return response.status == 200

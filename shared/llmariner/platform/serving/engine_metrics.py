@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from llmariner.client import Client, ConnectionFailed, ResponseBroken
@@ -10,6 +11,8 @@ __all__ = ["SILENCE_SECONDS", "EngineMetrics", "read_metrics"]
 
 # Whoever asks looks after other engines, too, or wants the room that this one takes.
 SILENCE_SECONDS = 15.0
+# Many times as much as vLLM says.
+_ANSWER_BYTES = 4 * 1024 * 1024
 _NAMES = {
     "vllm:num_requests_running": "running",
     "vllm:num_requests_waiting": "waiting",
@@ -34,15 +37,16 @@ class EngineMetrics:
 
 
 async def read_metrics(client: Client, endpoint: str, *, silence: float = SILENCE_SECONDS) -> EngineMetrics | None:
-    """The counts now; None when the engine does not answer for `silence` seconds, or nothing that can be read."""
+    """The counts now; None when the engine has not answered within `silence` seconds, or nothing that can be read."""
     try:
-        response = await client.request(endpoint, "GET", "/metrics", silence=silence)
-        text = (await response.read()).decode()
+        async with asyncio.timeout(silence):
+            response = await client.request(endpoint, "GET", "/metrics")
+            text = (await response.read(_ANSWER_BYTES)).decode()
         values = dict.fromkeys(_NAMES.values(), 0)
         for line in text.splitlines():
             name = line.partition("{")[0].partition(" ")[0]
             if name in _NAMES:
                 values[_NAMES[name]] += int(float(line.rpartition(" ")[2]))
-    except (ConnectionFailed, ResponseBroken, ValueError, OverflowError):
+    except (ConnectionFailed, ResponseBroken, TimeoutError, ValueError, OverflowError):
         return None
     return EngineMetrics(**values)

@@ -83,9 +83,10 @@ class FirstAnswers:
     async def _told(self, engine: str) -> Body:
         """What an engine tells; nothing where it can't."""
         try:
-            response = await self._client.request(engine, "GET", _PATH, silence=_SILENCE_SECONDS)
-            raw = await response.read()
-            told = json.loads(raw) if response.status == 200 and len(raw) <= _LONGEST_ANSWER else {}
-        except (ConnectionFailed, ResponseBroken, ValueError, RecursionError):
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                response = await self._client.request(engine, "GET", _PATH)
+                raw = await response.read(_LONGEST_ANSWER)
+            told = json.loads(raw) if response.status == 200 else {}
+        except (ConnectionFailed, ResponseBroken, TimeoutError, ValueError, RecursionError):
             return {}
         return told if isinstance(told, dict) else {}
