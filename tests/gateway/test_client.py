@@ -184,6 +184,22 @@ def test_what_comes_beyond_an_answer_reaches_nobody(what: str, late: bool) -> No
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("version", [b"HTTP/1.1 200 OK\r\nconnection: close", b"HTTP/1.0 200 OK"])
+def test_a_connection_that_its_server_will_close_is_not_kept(version: bytes) -> None:
+    async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
+        writer.write(version + b"\r\ncontent-length: 2\r\n\r\nok")  # and does not close it at once
+
+    async def scenario() -> int:
+        async with raw_engine(reply) as engine:
+            client = Client()
+            for _ in range(3):
+                assert await ask(client, engine) == b"ok"
+            client.close()
+            return engine.connections
+
+    assert asyncio.run(scenario()) == 3
+
+
 def test_trailers_are_no_headers() -> None:
     async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
         writer.write(CHUNKED + b"2\r\nok\r\n0\r\nx-late: 1\r\ncontent-type: text/html\r\n\r\n")

@@ -54,6 +54,20 @@ def test_an_engine_that_does_not_end_its_stream_holds_nobody(served: Platform, w
     assert f'llmariner_requests_running{{gen_ai_request_model="{name}"}} 0' in served.metrics()
 
 
+def test_a_stream_that_broke_off_is_not_asked_for_again(platform: Platform) -> None:
+    """A caller would get its beginning twice."""
+    name = "broken-stream"
+    said = EVENTS + chunk(b'data: {"choices":[{"index":0,"delta":{"content":"once"}}]}\n\n') + b"no chunk"
+
+    async def scenario() -> tuple[Answer, int]:
+        async with answering(platform, name, saying(said)) as (engine,):
+            return await (await platform.caller.stream(name)).read(), posts(engine)
+
+    answer, asked = asyncio.run(scenario())
+    assert (answer.body.count(b"once"), asked) == (1, 1)
+    assert answer.events()[-1]["error"]["code"] == "engine_error"
+
+
 NO_ANSWERS = {
     "no content": whole(ANSWER % b"1", b"204 No Content"),
     "a reset": whole(ANSWER % b"1", b"205 Reset Content"),

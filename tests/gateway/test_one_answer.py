@@ -46,7 +46,7 @@ class _Failing(Metrics):
         raise ValueError("what nobody thought of")
 
 
-async def answer(gateway: Gateway, body: bytes, send: Any) -> None:
+async def answer(gateway: Gateway, body: bytes, send: Any, *headers: tuple[bytes, bytes]) -> None:
     """Have a body answered whose length nobody said, and which is here whole."""
     messages = [{"type": "http.request", "body": body}]
 
@@ -55,7 +55,7 @@ async def answer(gateway: Gateway, body: bytes, send: Any) -> None:
             return messages.pop()
         return await asyncio.get_running_loop().create_future()
 
-    head = [(b"authorization", b"Bearer sk-x")]
+    head = [(b"authorization", b"Bearer sk-x"), *headers]
     scope = {"type": "http", "method": "POST", "path": CHAT_COMPLETIONS.path, "headers": head}
     await RouteApp(gateway, CHAT_COMPLETIONS)(scope, receive, send)
     for task in (*gateway._tasks, *gateway._keepers.values()):
@@ -112,3 +112,30 @@ def test_a_body_whose_length_nobody_said_counts_by_what_came(size: int, status: 
     asyncio.run(scenario())
     assert sent[0]["status"] == status
     assert held == ([size] if status == 200 else [])
+
+
+class _Asleep(_One):
+    """Its model never wakes."""
+
+    async def model(self, model_id: str) -> ModelState:
+        return ModelState(model_id, None, "generate", True, True, "asleep", 0.0, 9.0, "", None, 0, 0)
+
+    async def wake(self, model_id: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("asked", [b"0", b"3600", b"9" * 5000])
+def test_nobody_waits_longer_than_the_platform_allows_whatever_is_asked_for(asked: bytes) -> None:
+    sent = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def scenario() -> None:
+        gateway = Gateway(_Asleep(""), GatewaySettings(wait_limit=0.3), Secret("p" * 64))
+        async with asyncio.timeout(20):
+            await answer(gateway, BODY % b"false", send, (b"prefer", b"wait=" + asked))
+        assert gateway.room("m").waiting == 0
+
+    asyncio.run(scenario())
+    assert sent[0]["status"] == 503
