@@ -173,7 +173,8 @@ def test_what_stood_there_before_there_were_lists_is_not_started(
 def test_a_member_approves_nothing_by_restating_its_arguments(installation: Installation, company: Company) -> None:
     registry, args = installation.context.registry, ["--middleware=evil.Tap"]
     name = of_the_release_before(installation, "hf://org/x", *args)
-    assert patch(company, "stranger", name, args).status == 200
+    for said in ({}, {"created": registry.get(name).created_at}):
+        assert patch(company, "stranger", name, args, **said).status == 200
     assert (registry.get(name).approved, registry.blocked(registry.get(name)) != "") == (False, True)
 
 
