@@ -26,7 +26,7 @@ Message = MutableMapping[str, Any]
 Application = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
-_THREADS = 4
+_THREADS = 8
 _READY = "/health/ready"
 _PROBES = ("/health/live", _READY)
 _EVENT_LIMIT = 8 * 1024 * 1024

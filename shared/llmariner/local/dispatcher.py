@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ __all__ = ["Dispatcher", "limits", "subscriptions"]
 _log = logging.getLogger(__name__)
 _EVERY_SECONDS = 0.25
 _AGAIN = frozenset({404, 408, 409, 429})
+_OF_ONE_PROJECT = 2
+"""Deliveries under way to one consumer: a project's downloads, which may take hours, are to keep no other waiting."""
 _LIMIT_SECONDS = 60.0
 _FETCH_SECONDS = 86_400.0
 """For the weights of a model: one machine downloads them in the delivery, a cluster when their engine starts."""
@@ -62,6 +65,7 @@ class Dispatcher:
         self._consumers = consumers
         self._seconds = seconds or {}
         self._under_way: dict[tuple[int, str], asyncio.Task[None]] = {}
+        self._of_project: Counter[tuple[str, str | None]] = Counter()
 
     async def run(self) -> None:
         """Deliver what is due, again and again."""
@@ -75,12 +79,14 @@ class Dispatcher:
             await asyncio.sleep(_EVERY_SECONDS)
 
     async def step(self) -> None:
-        """Start every delivery that is due and not under way."""
+        """Start every delivery that is due and not under way, of each project a few at a time."""
         while await asyncio.to_thread(self._deliveries.fan_out):
             pass
         for delivery in await asyncio.to_thread(self._deliveries.due):
             key = (delivery.sequence, delivery.consumer)
-            if key not in self._under_way:
+            place = (delivery.consumer, delivery.project_id)
+            if key not in self._under_way and self._of_project[place] < _OF_ONE_PROJECT:
+                self._of_project[place] += 1
                 self._under_way[key] = asyncio.create_task(self._deliver(delivery))
 
     async def settle(self) -> None:
@@ -105,6 +111,8 @@ class Dispatcher:
                 await asyncio.to_thread(self._deliveries.failed, delivery, reason, final=final)
         finally:
             self._under_way.pop((delivery.sequence, delivery.consumer), None)
+            self._of_project.subtract([(delivery.consumer, delivery.project_id)])
+            self._of_project += Counter()  # drops those that are nought
 
     async def _answer(self, delivery: Delivery) -> tuple[int, bytes]:
         limit = self._seconds.get(delivery.consumer, _LIMIT_SECONDS)

@@ -55,6 +55,7 @@ class Delivery:
     attempts: int
     last_error: str | None
     event: Event
+    project_id: str | None = None
 
     @property
     def cursor(self) -> str:
@@ -84,7 +85,7 @@ class Deliveries:
     def due(self, limit: int = 16) -> list[Delivery]:
         """Deliveries to attempt now, oldest first, at most `limit` of each consumer: who is slow keeps nobody else waiting.
 
-        One waits while an older event of its subject is pending.
+        Of one consumer's those of all projects in turn. One waits while an older event of its subject is pending.
         """
         older, older_event = deliveries.alias(), events.alias()
         held_up = exists(
@@ -98,13 +99,18 @@ class Deliveries:
             )
         )
         ready = and_(deliveries.c.state == _PENDING, ~held_up)
-        place = func.row_number().over(partition_by=deliveries.c.consumer, order_by=deliveries.c.sequence)
+        of_project = func.row_number().over(
+            partition_by=(deliveries.c.consumer, func.coalesce(events.c.project_id, "")), order_by=deliveries.c.sequence
+        )
         with self._database.read() as session:
             now = session.now()
             # What is due later than any delay goes was put off before the clock was set back.
             late = or_(deliveries.c.due_at <= now, deliveries.c.due_at > now + _LONGEST_DELAY)
             due = and_(ready, late)
-            ranked = _JOINED.add_columns(place.label("place")).where(due).subquery()
+            one = _JOINED.add_columns(of_project.label("of_project")).where(due).subquery()
+            in_turn = (one.c.of_project, one.c.number)
+            place = func.row_number().over(partition_by=one.c.consumer, order_by=in_turn)
+            ranked = select(one, place.label("place")).subquery()
             rows = session.rows(select(ranked).where(ranked.c.place <= limit).order_by(ranked.c.number))
         return [_delivery(row) for row in rows]
 
@@ -298,4 +304,4 @@ def _consumptions_forgotten(session: WriteSession, before: float) -> int:
 
 
 def _delivery(row: Row[Any]) -> Delivery:
-    return Delivery(row.number, row.consumer, row.state, row.attempts, row.last_error, event_of(row))
+    return Delivery(row.number, row.consumer, row.state, row.attempts, row.last_error, event_of(row), row.project_id)
