@@ -102,6 +102,14 @@ def test_who_was_unlinked_does_not_take_the_account_back_with_the_token_that_the
     assert refused(people, held) == "account_linked"
 
 
+def test_who_was_unlinked_is_out_at_once_in_every_process(team: Team, people: SignIn, tokens: Tokens) -> None:
+    alice, held = team.person("alice@example.org"), tokens.new()
+    elsewhere = SignIn(team.database, tokens, team.callers)
+    assert elsewhere.caller(held).user_id == alice.user_id
+    people.unlink(team.admin, alice.user_id)
+    assert refused(elsewhere, held) == "account_unlinked"
+
+
 def test_an_owner_who_was_just_added_promoted_or_invited_can_sign_in(
     team: Team, people: SignIn, tokens: Tokens
 ) -> None:

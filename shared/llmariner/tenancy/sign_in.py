@@ -44,7 +44,7 @@ _UNLINKED = {"issuer": None, "subject": None, "groups": None}
 @dataclass(frozen=True)
 class _Seen:
     user_id: str
-    revision: int | None
+    revision: int
     at: float
 
 
@@ -79,6 +79,8 @@ class SignIn:
             return self._callers.of_user(seen.user_id, organization, project)
         caller = self._come(identity, organization, project, source)
         self._log(caller, identity, source)
+        if revision is None:  # a first sign-in, which an unlinked account looks like
+            return caller
         with self._lock:
             if len(self._seen) >= _MOST_REMEMBERED:
                 self._seen.clear()

@@ -1,0 +1,103 @@
+"""What an issuer publishes is believed from where it says that it is, and nowhere else; and what a client believes of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from llmariner.cli.failures import CommandError
+from llmariner.cli.sign_in.issuer import Issuer
+from llmariner.cli.sign_in.store import SignIn
+from llmariner.platform.identity.documents import Unreachable, published_keys
+from llmariner.settings import IdentitySettings
+
+from .running import SigningKey
+
+KEYS = {"keys": [{"kty": "RSA", "kid": "1"}]}
+
+
+class Pages:
+    """Serves documents by path; a text is where the path has moved to."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+        pages = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                found = pages.found[self.path]
+                self.send_response(302 if isinstance(found, str) else 200)
+                body = b"" if isinstance(found, str) else json.dumps(found).encode()
+                if isinstance(found, str):
+                    self.send_header("location", found)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                """Nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.settings = IdentitySettings.load({"LLMARINER_OIDC_ISSUER": self.url})
+
+    def publishes(self, jwks_uri: str) -> None:
+        self.found["/.well-known/openid-configuration"] = {"issuer": self.url, "jwks_uri": jwks_uri}
+
+
+@pytest.fixture
+def pages() -> Iterator[Pages]:
+    made = Pages()
+    serving = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
+    serving.start()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    serving.join()
+
+
+def test_keys_are_believed_over_https_or_from_this_machine(pages: Pages) -> None:
+    pages.found["/keys"] = KEYS
+    pages.publishes(f"{pages.url}/keys")
+    assert published_keys(pages.settings) == KEYS["keys"]
+    for uri in ("http://keys.example/keys", "ftp://127.0.0.1/keys", "file:///etc/passwd", "", "//127.0.0.1/keys"):
+        pages.publishes(uri)
+        with pytest.raises(Unreachable, match="no https"):
+            published_keys(pages.settings)
+
+
+def test_nobody_is_sent_elsewhere_for_keys(pages: Pages) -> None:
+    pages.found |= {"/keys": "/others", "/others": KEYS}
+    pages.publishes(f"{pages.url}/keys")
+    with pytest.raises(Unreachable, match="answered 302"):
+        published_keys(pages.settings)
+
+
+@pytest.mark.parametrize(
+    ("claims", "refusal"),
+    [
+        ({}, ""),
+        ({"sub": "eve"}, "renewed somebody else"),
+        ({"aud": "another"}, "for somebody else"),
+        ({"aud": ["another", "one"]}, "for somebody else"),
+        ({"iss": "http://localhost:1"}, "for somebody else"),
+    ],
+)
+def test_a_renewal_is_of_the_same_person_and_for_us(
+    claims: dict[str, Any], refusal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, mine = SigningKey(), {"iss": "http://127.0.0.1:9", "aud": "llmariner", "sub": "alice"}
+    given = {"id_token": key.sign({**mine, **claims}), "refresh_token": "next"}
+    monkeypatch.setattr(Issuer, "_token", lambda *_: given)
+    sign_in = SignIn(mine["iss"], "llmariner", key.sign(mine), "first")
+    with Issuer(sign_in.issuer, sign_in.client_id) as issuer:
+        if not refusal:
+            assert issuer.renew(sign_in).refresh_token == "next"
+            return
+        with pytest.raises(CommandError, match=refusal):
+            issuer.renew(sign_in)
