@@ -143,8 +143,12 @@ def honest(hurried: Platform) -> str:
 
 
 def test_a_refusal_that_is_too_large_to_be_read_costs_nothing(hurried: Platform) -> None:
+    async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
+        refuses = engine.requests[-1].startswith(b"POST")
+        writer.write(whole(b"x" * (5 << 20), b"400 Bad Request") if refuses else whole(b"{}", b"404 Not Found"))
+
     async def scenario() -> Answer:
-        async with served(hurried, "refusing", HOSTILE["a refusal of five megabytes"]):
+        async with served(hurried, "refusing", reply):
             return await hurried.caller.chat("refusing", max_tokens=9)
 
     answer = asyncio.run(scenario())

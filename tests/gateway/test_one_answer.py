@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from llmariner.gateway.app import RouteApp
-from llmariner.gateway.control import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.gateway.control import Amounts, Changes, Grant, Key, LeaseAnswer, LeaseAsk, ModelState, Rule
 from llmariner.gateway.fields import CHAT_COMPLETIONS
 from llmariner.gateway.gateway import Gateway
 from llmariner.gateway.metrics import Metrics
+from llmariner.gateway.pricing import Price
 from llmariner.settings import GatewaySettings, Secret
 
 from .raw_engine import RawEngine, raw_engine
@@ -39,6 +41,17 @@ class _One(Many):
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         return LeaseAnswer((), (), tuple(() for _ in ask.others))
+
+
+class _Priced(_One):
+    """Its model has a price, and its caller's project a budget."""
+
+    async def model(self, model_id: str) -> ModelState:
+        return replace(await super().model(model_id), price=Price("price_1", 1_000_000, 1_000_000, 1_000_000, 0))
+
+    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+        budget = Rule("budget_1", "o", "project", "p", "*", {}, "total", 10**9)
+        return LeaseAnswer([Grant(budget.id, Amounts(money=10**9), Amounts(), None, 1)], [budget])
 
 
 class _Failing(Metrics):
@@ -79,7 +92,7 @@ def test_what_fails_after_an_answer_is_no_second_answer(stream: bool, unsendable
 
     async def scenario() -> Gateway:
         async with raw_engine(reply) as engine:
-            gateway = Gateway(_One(engine.origin), GatewaySettings(), Secret("p" * 64))
+            gateway = Gateway(_Priced(engine.origin), GatewaySettings(), Secret("p" * 64))
             gateway.metrics = _Failing()
             await answer(gateway, BODY % (b"true" if stream else b"false"), send)
             return gateway
@@ -90,6 +103,10 @@ def test_what_fails_after_an_answer_is_no_second_answer(stream: bool, unsendable
     assert sent[-1].get("more_body", False) is False
     assert gateway.room("m").running == 0
     assert gateway.bodies.held == 0
+    [budget] = gateway.limits._terms["key"].always.budgets
+    assert budget.taken.money == 0
+    # What it used can't be told: it pays what it had reserved, which is more than the two tokens that were used.
+    assert budget.used.money > len(BODY)
 
 
 @pytest.mark.parametrize(("size", "status"), [(900, 200), (1100, 413)])

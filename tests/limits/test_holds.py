@@ -73,3 +73,11 @@ def test_what_is_reserved_is_told_apart_from_what_was_used_before_a_change(used:
     reserved(bound, 100, 0)
     tokens.change(LIMIT)
     assert (tokens.taken.tokens, tokens.used.tokens, tokens.left.tokens) == (100, used, -100)
+
+
+def test_money_is_told_by_the_day_of_admission() -> None:
+    allowance = held(BUDGET, Amounts(money=1000))
+    bound = Bound([allowance])
+    for admitted_at, money in ((86399.9, 10), (86400.0, 20), (86400.5, 5), (2 * 86400.0, 0)):
+        reserved(bound, 0, 50).settle(0, money, admitted_at)
+    assert allowance.hold(1.0).days == ((0, 10), (1, 25))
