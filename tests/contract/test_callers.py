@@ -132,6 +132,17 @@ def test_a_superseded_secret_is_no_good(owner: Owner, keys: Keys, callers: Calle
     assert callers.by_secret(new) is not None
 
 
+def test_a_superseded_secret_is_good_for_as_long_as_was_said(
+    database: Database, owner: Owner, keys: Keys, callers: Callers
+) -> None:
+    made, old = keys.create(owner, NewKey("mine", OWNER_SCOPES))
+    keys.rotate(owner, made.id, overlap=60)
+    assert callers.by_secret(old) is not None
+    with database.write() as session:  # as if that time were over
+        session.run(update(api_keys).where(api_keys.c.id == made.id).values(previous_expires_at=time.time() - 1))
+    assert callers.by_secret(old) is None
+
+
 def test_when_a_key_was_last_used_is_noted_to_the_minute(
     database: Database, owner: Owner, keys: Keys, callers: Callers
 ) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llmariner.errors import PermissionDenied
 from llmariner.gateway.sources import Sources
+from llmariner.tenancy.keys.sources import admits
 
 TRUSTED = ("10.0.0.0/8", "fd00::/8")
 
@@ -50,3 +53,30 @@ def test_what_is_no_address_is_in_no_network(said: str) -> None:
 def test_a_caller_of_the_older_family_is_known_in_both_forms() -> None:
     for address in ("203.0.113.9", "::ffff:203.0.113.9"):
         Sources(()).check(["203.0.113.0/24"], {"client": (address, 1), "headers": []}, {})
+
+
+@pytest.mark.parametrize(
+    ("address", "admitted"),
+    [
+        ("192.0.2.7", True),
+        ("::ffff:192.0.2.7", True),
+        ("::ffff:198.51.100.1", False),
+        ("2001:db8::1", True),
+        ("2001:db8::1%eth0", True),
+        ("2001:db9::1", False),
+        ("", False),
+        ("unknown", False),
+        ("192.0.2.7:443", False),
+        ("0300.0.2.7", False),
+    ],
+)
+def test_a_key_s_networks_admit_the_same_in_functions_and_on_the_token_path(address: str, admitted: bool) -> None:
+    allowed = ("192.0.2.0/24", "2001:db8::/32")
+    assert admits(allowed, address) is admitted
+    scope: dict[str, Any] = {"client": (address, 1), "headers": []}
+    try:
+        Sources(()).check(allowed, scope, {})
+    except PermissionDenied:
+        assert not admitted
+    else:
+        assert admitted
