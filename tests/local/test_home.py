@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -154,3 +155,23 @@ def test_each_tick_bounds_the_logs_of_the_home(env: Env, monkeypatch: pytest.Mon
         "platform.log.1": 10,
     }
     home.context.database.close()
+
+
+def test_what_an_earlier_platform_left_behind_is_ended_and_closed(env: Env) -> None:
+    home = made(env)
+    home.prepare()
+    counts = {"prompt_tokens": 1, "completion_tokens": 1, "cached_tokens": 0, "sequence": 0, "kind": "admitted"}
+    whose = {"organization_id": "org_1", "project_id": "proj_1", "user_id": "user_1", "key_id": "key_1"}
+    said = {"request_id": "req_cut_off", "model": "m", "route": "r", "at": time.time(), "admitted_at": time.time()}
+    home.context.ledger.record([{**counts, **whose, **said}])
+    home.prepare()
+    assert (home.context.ledger.request("req_cut_off") or {})["outcome"] == "interrupted"
+
+    async def start(left: subprocess.Popen[bytes]) -> None:
+        await home.start()
+        assert left.wait(20) == -signal.SIGKILL
+        await home.stop()
+
+    mark = {"LLMARINER_ENGINES_OF": str(home.layout.logs)}
+    with subprocess.Popen(["sleep", "60"], env=os.environ | mark) as left:
+        asyncio.run(start(left))

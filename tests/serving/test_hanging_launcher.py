@@ -94,6 +94,7 @@ def test_an_engine_whose_end_is_asked_for_again_as_it_ends_can_be_started_again(
             sleeps[0].cancel()
             await asyncio.sleep(0.2)
             assert not gone(pid)
+            assert (await serving.status("a")).phase is Phase.STOPPING, "its memory is not free yet"
             os.killpg(pid, signal.SIGCONT)
             await asyncio.gather(*sleeps, return_exceptions=True)
 
