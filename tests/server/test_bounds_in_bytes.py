@@ -211,3 +211,29 @@ def test_a_network_of_one_site_counts_as_one_address(first: str, second: str, sa
 
     taken, refused = asyncio.run(run())
     assert (taken, statuses(refused)) == (b"", [429] if same else [])
+
+
+def test_requests_that_wait_for_their_turn_are_few_however_many_are_sent() -> None:
+    async def run() -> tuple[int, list[int]]:
+        gate = asyncio.Event()
+
+        async def waiting(scope: Any, receive: Any, send: Any) -> None:
+            await gate.wait()
+            await hello(scope, receive, send)
+
+        async with serving(waiting) as (server, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            await until(lambda: server.connections)
+            counts = []
+            for size in (1,) * 300 + (10_000,) * 2:  # each on its own, then many at once
+                writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * size)
+                await asyncio.sleep(0.001)
+                counts.append(len(next(iter(server.connections))._queue))
+            gate.set()
+            answers = await reader.readuntil(b"hello")
+            writer.transport.abort()
+            return max(counts), statuses(answers)
+
+    most, first = asyncio.run(run())
+    assert most < 100
+    assert first == [200]

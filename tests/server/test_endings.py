@@ -84,8 +84,16 @@ def test_a_refused_head_is_heard_while_more_of_it_comes() -> None:
     assert asyncio.run(run()).startswith(b"HTTP/1.1 431")
 
 
-def test_reading_on_after_the_last_answer_has_an_end_in_bytes_and_in_time() -> None:
-    bounds = Bounds(linger_bytes=100_000, linger_quiet_seconds=0.2, linger_seconds=0.5, tick_seconds=0.05)
+@pytest.mark.parametrize(
+    ("bounds", "part", "pause"),
+    [
+        (Bounds(linger_bytes=100_000, linger_quiet_seconds=60, linger_seconds=60), b"x" * 50_000, 0),
+        (Bounds(linger_quiet_seconds=60, linger_seconds=0.5, tick_seconds=0.05), b"x", 0.02),
+        (Bounds(linger_quiet_seconds=0.2, linger_seconds=60, tick_seconds=0.05), b"", 0.1),
+    ],
+    ids=["bytes", "time", "silence"],
+)
+def test_reading_on_after_the_last_answer_has_an_end(bounds: Bounds, part: bytes, pause: float) -> None:
     head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n"
 
     async def sending(port: int, part: bytes, pause: float) -> None:
@@ -102,13 +110,12 @@ def test_reading_on_after_the_last_answer_has_an_end_in_bytes_and_in_time() -> N
 
     async def run() -> None:
         async with serving(refusing, bounds=bounds) as (server, port):
-            for part, pause in ((b"x" * 50_000, 0), (b"x", 0.02), (b"", 0.1)):
-                task = asyncio.create_task(sending(port, part, pause))
-                await until(lambda: server.connections)
-                await until(lambda: not server.connections)
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            task = asyncio.create_task(sending(port, part, pause))
+            await until(lambda: server.connections)
+            await until(lambda: not server.connections)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
     asyncio.run(run())
 
