@@ -238,7 +238,8 @@ def test_a_broker_that_takes_some_is_told_of_all(database: Database, ingress: In
     emit(database, *"abcdefghijkl")
     ingress.refused = dict.fromkeys("acegik", 503)
     assert Publisher(database, BrokerSettings(ingress.url)).publish() == 6
-    assert ingress.asked == list("abcdefghijkl")
+    first_asked = list(dict.fromkeys(ingress.asked))  # a slow one comes to those that are to be tried again
+    assert first_asked == list("abcdefghijkl")
 
 
 def test_the_lease_of_a_publisher_that_died_ends(database: Database, ingress: Ingress) -> None:

@@ -132,7 +132,8 @@ def test_a_list_shows_each_name_once_and_ends(registry: Registry) -> None:
         ["x@proj_a", "y@proj_a"],
     )
     registry.delete("x", project_id="proj_a")
-    assert [model.project_id for model in registry.page(selection, after=None, limit=9)] == ["proj_a", None]
+    left = {model.name: model.project_id for model in registry.page(selection, after=None, limit=9)}
+    assert left == {"x": None, "y": "proj_a"}
 
 
 def test_who_is_denied_a_model_is_not_shown_its_adapters(registry: Registry) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import event, select, update
 
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
 from llmariner.limits.restrictions import Restriction
@@ -75,12 +75,15 @@ def test_the_id_of_a_deleted_model_is_free_again(registry: Registry) -> None:
     assert again.created_at > first.created_at  # told apart by it, in whatever second that was
 
 
-def test_models_come_active_first_then_base_models_then_by_age_and_id(registry: Registry) -> None:
-    for name in ("b", "a", "c"):
+def test_models_come_active_first_then_base_models_then_by_age_and_id(registry: Registry, database: Database) -> None:
+    for name in ("b", "a", "c", "z"):
         loaded(registry, name)
     loaded(registry, "ft:a:x", base_model_id="a")
     registry.activate("c", ACTIVE, project_id=None)
-    assert page(registry) == ["c", "a", "b", "ft:a:x"]
+    with database.write() as session:
+        session.run(update(models).values(created_at=2))
+        session.run(update(models).where(models.c.id.in_(("z", "ft:a:x"))).values(created_at=1))
+    assert page(registry) == ["c", "z", "a", "b", "ft:a:x"]
 
 
 def test_pages_follow_one_another_without_gap_or_overlap(registry: Registry) -> None:
