@@ -147,6 +147,11 @@ def test_another_answer_is_one_clear_line(tmp_path: Path, capsys: pytest.Capture
     assert len(line) < 800
 
 
+def test_what_is_expected_is_the_answers_beginning(tmp_path: Path) -> None:
+    found, _ = outcome(CHAT, said(f"I believe that {CHAT['starts_with']}"), tmp_path)
+    assert found["answer"] == "differs"
+
+
 @pytest.mark.parametrize(
     ("rows", "answer"),
     [
@@ -238,8 +243,9 @@ def test_a_name_that_leads_elsewhere_is_not_repeated(tmp_path: Path) -> None:
     assert outcome(None, said(""), weights)[0]["answer"] == "not_asked"
 
 
-def test_health_waits_for_the_answer(tmp_path: Path) -> None:
+def test_health_waits_for_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / FILE).write_text(json.dumps(CHAT))
+    monkeypatch.setattr(expected_answer, "_PATIENCE_SECONDS", 600.0)
 
     async def run() -> None:
         app = Application(said(CHAT["starts_with"]))
@@ -249,7 +255,7 @@ def test_health_waits_for_the_answer(tmp_path: Path) -> None:
             await asyncio.sleep(0.05)
             assert not healthy.done()
             app.may.set()
-            await healthy
+            await asyncio.wait_for(healthy, 20)
             assert (await get("/llmariner/answer"))["answer"] == "as_expected"
 
     asyncio.run(run())
@@ -262,7 +268,7 @@ def test_health_waits_a_moment_and_no_longer_and_a_server_ends_without_an_answer
     assert expected_answer._PATIENCE_SECONDS <= 2
     monkeypatch.setattr(expected_answer, "_PATIENCE_SECONDS", 0.1)
 
-    async def run() -> Application:
+    async def run() -> bool:
         app = Application(said(""))
         async with served(app, tmp_path) as get:
             began = time.monotonic()
@@ -271,9 +277,9 @@ def test_health_waits_a_moment_and_no_longer_and_a_server_ends_without_an_answer
             assert time.monotonic() - began < 5
             assert (await get("/llmariner/answer"))["answer"] == "pending"
         await asyncio.sleep(0.01)
-        return app
+        return app.cancelled
 
-    assert asyncio.run(run()).cancelled
+    assert asyncio.run(run())
 
 
 def test_an_answer_that_does_not_come_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,12 @@ def test_an_engine_that_tells_nothing_of_its_first_answer_was_not_asked(start: S
 
 HOSTILE = (
     *(b"HTTP/1.1 200 OK\r\n\r\n" + body for body in (b"", b"5", b"[]", b"{}", b"[" * 60_000, b"9" * 9_000_000)),
-    *(b"", b"nothing like HTTP\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", b"HTTP/1.1 500 No\r\n\r\n"),
+    *(
+        b"",
+        b"nothing like HTTP\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n",
+        b'HTTP/1.1 500 No\r\n\r\n{"answer": "differs", "usage": {}}',
+    ),
 )
 
 
