@@ -52,6 +52,7 @@ KINDS = {
     "gatewayclasses": "GatewayClass",
     "job": "Job",
     "jobs": "Job",
+    "inferenceservice": "InferenceService",
     "inferenceservices": "InferenceService",
     "services.serving.knative.dev": "Service",
 }
