@@ -181,6 +181,36 @@ def test_an_engine_cannot_ask_its_node_for_credentials(production: Rendered) -> 
     assert all("169.254.169.254/32" in block["except"] for block in blocks)
 
 
+def beyond(rendered: Rendered, pod: tuple[str, dict[str, str]]) -> set[int | str]:
+    """The ports at which a pod may ask any address, in the cluster or outside."""
+    found: set[int | str] = set()
+    for policy in policies(rendered):
+        if chosen(policy, *pod):
+            for peer, ports in peers(policy, "egress"):
+                if not peer or "ipBlock" in peer:
+                    found |= set(ports) or {"all"}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("pod", "ports"),
+    [
+        (("llmariner-models", {}), {443}),
+        (("llmariner", {"app.kubernetes.io/name": "pgbouncer"}), {5432}),
+        (("llmariner", {"app.kubernetes.io/name": "postgres"}), set()),
+        (("llmariner", {"app.kubernetes.io/name": "migrations"}), set()),
+        (("llmariner", {"app.kubernetes.io/name": "secrets"}), {443, 6443}),
+        (FUNCTION, set()),
+        (("llmariner", {"llmariner.ai/kubernetes": "serving"}), {443, 6443}),
+    ],
+    ids=["engine", "pgbouncer", "postgres", "migrations", "secrets", "function", "internal-gateway"],
+)
+def test_beyond_what_is_named_a_pod_reaches_few_ports(
+    pod: tuple[str, dict[str, str]], ports: set[int], production: Rendered
+) -> None:
+    assert beyond(production, pod) == ports
+
+
 def changed_settings(place: Path, before: str, after: str, *components: str) -> Rendered:
     """The production overlay as an administrator changes it: its settings, and more components."""
     for folder in ("manifests", "kserve"):

@@ -69,6 +69,15 @@ def test_who_declares_nothing_has_nothing_and_no_token_to_try(installed: Rendere
         assert (spec.get("automountServiceAccountToken") is False) == (name in without), name
 
 
+def test_a_pod_has_a_token_where_its_account_has_a_right(installed: Rendered) -> None:
+    accounts = {o["metadata"]["name"]: o for o in installed.of("", "ServiceAccount")}
+    for owner, template in installed.pods():
+        account = template["spec"]["serviceAccountName"]
+        given = accounts[account].get("automountServiceAccountToken", True)
+        mounted = template["spec"].get("automountServiceAccountToken", given)
+        assert mounted is bool(rules(installed, account)), owner["metadata"]["name"]
+
+
 def test_rights_of_functions_end_at_the_namespace_of_the_models(installed: Rendered) -> None:
     for each in [each for kind in read(CHECKOUT) for each in kind if each.rights]:
         assert {place for place, _ in rules(installed, each.name)} == {MODELS}

@@ -92,6 +92,16 @@ def test_an_end_between_key_and_secrets_is_made_good(secret_objects: SecretObjec
     assert secret_objects.get("llmariner-secrets") is not None
 
 
+def test_what_an_administrator_made_themselves_follows_nothing(secret_objects: SecretObjects) -> None:
+    make(secret_objects, postgres_host="postgres")
+    theirs = {"LLMARINER_DATABASE_URL": "postgresql+psycopg://app:word@elsewhere/llm"}
+    by_hand = {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}
+    secret_objects.replace("llmariner-database", theirs)
+    secret_objects._cluster.merge(SECRETS, "llmariner", "llmariner-database", by_hand)
+    assert make(secret_objects, postgres_host="postgres") == ["All secrets are there."]
+    assert values(secret_objects, "llmariner-database") == theirs
+
+
 def test_a_database_that_is_brought_is_asked_for(secret_objects: SecretObjects) -> None:
     with pytest.raises(Waiting, match="kubectl -n llmariner create secret generic llmariner-postgres"):
         make(secret_objects)

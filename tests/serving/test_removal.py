@@ -70,6 +70,19 @@ def test_an_engine_whose_deletion_nobody_told_of_ends_with_the_next_sweep(cluste
     assert uids(cluster) == []
 
 
+def test_a_deletion_that_comes_late_leaves_the_object_that_was_made_since(cluster: Clustered) -> None:
+    cluster.driven.wake(SMALL.id)
+    (old,) = cluster.controllers.listed(INFERENCE_SERVICES)
+    del cluster.models.known[SMALL.id]
+    cluster.driven.do(cluster.serving.remove(SMALL.id, SMALL.folder))
+    cluster.models.known[SMALL.id] = SMALL
+    cluster.driven.wake(SMALL.id)
+    made = uids(cluster)
+    assert made != [old["metadata"]["uid"]]
+    cluster.serving._transitions.delete(old)
+    assert uids(cluster) == made
+
+
 def test_an_object_that_somebody_else_made_outlives_the_registry(cluster: Clustered) -> None:
     kind = {"apiVersion": INFERENCE_SERVICES.api_version, "kind": INFERENCE_SERVICES.kind}
     model = {"modelFormat": {"name": "vLLM"}, "storageUri": "hf://a/b"}
