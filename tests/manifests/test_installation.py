@@ -328,3 +328,13 @@ def test_no_revision_is_given_up_while_an_installations_jobs_may_still_be_waitin
         said = each["spec"]["template"]["metadata"]["annotations"]["serving.knative.dev/progress-deadline"]
         assert said.endswith("s")
         assert int(said.removesuffix("s")) > waiting
+
+
+def test_no_budget_holds_up_a_drain_for_good(production: Rendered) -> None:
+    """One copy at a time may go, also where there is but one; and one that serves nobody, always."""
+    budgets = production.of("policy", "PodDisruptionBudget")
+    assert budgets
+    for each in budgets:
+        spec = each["spec"]
+        assert (spec["maxUnavailable"], spec["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow"), each["metadata"]
+        assert "minAvailable" not in spec
