@@ -70,6 +70,19 @@ def test_an_engine_whose_deletion_nobody_told_of_ends_with_the_next_sweep(cluste
     assert uids(cluster) == []
 
 
+def test_a_model_that_a_sweep_misses_in_its_list_is_asked_for_before_its_engine_ends(
+    cluster: Clustered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.driven.ready(SMALL.id)
+
+    async def of_a_moment_ago(*_: object, **__: object) -> dict[object, object]:
+        return {}
+
+    monkeypatch.setattr(cluster.models, "engines", of_a_moment_ago)
+    cluster.driven.do(cluster.serving.tidy())
+    assert len(uids(cluster)) == 1
+
+
 def test_a_deletion_that_comes_late_leaves_the_object_that_was_made_since(cluster: Clustered) -> None:
     cluster.driven.wake(SMALL.id)
     (old,) = cluster.controllers.listed(INFERENCE_SERVICES)
