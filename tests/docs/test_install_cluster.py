@@ -52,7 +52,6 @@ KINDS = {
     "gatewayclasses": "GatewayClass",
     "job": "Job",
     "jobs": "Job",
-    "inferenceservice": "InferenceService",
     "inferenceservices": "InferenceService",
     "services.serving.knative.dev": "Service",
 }
