@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from images import base
-from images.plan import CHECKOUT, ENGINE, ENGINE_LOCAL, planned
+from images.plan import CHECKOUT, ENGINE, ENGINE_LOCAL, planned, sources_digest
 from images.store import Image, Missing, Store
 
 from llmariner.local.engine.environment import EngineEnvironment, engine_lock
@@ -64,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _build(into: Store, chosen: argparse.Namespace) -> None:
     began = time.monotonic()
     into.prepare()
+    into.built_from = ""
+    sources = sources_digest()
     plan = planned()
     runtime, builder = _bases(into, chosen.base, chosen.builder)
     mirror = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("PIP_INDEX_URL") or ""
@@ -71,6 +73,7 @@ def _build(into: Store, chosen: argparse.Namespace) -> None:
         arguments = {"BASE": runtime, "BUILDER": builder, "INDEX": mirror, **each.arguments}
         into.build(PREFIX + each.name, CHECKOUT / "Dockerfile", CHECKOUT, arguments)
     engines = _engines(into, chosen.engine_base)
+    into.built_from = sources
     functions = [PREFIX + each.name for each in plan]
     print(_table([into.image(name) for name in (*functions, *engines)]))
     print(f"built in {time.monotonic() - began:.0f} s; store: {into.folder}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,15 @@ from llmariner import __version__
 from llmariner.manifests.declarations import Workload, read
 from llmariner.manifests.services import image
 
-__all__ = ["CHECKOUT", "ENGINE", "ENGINE_LOCAL", "TOOLS", "Planned", "planned"]
+__all__ = ["CHECKOUT", "ENGINE", "ENGINE_LOCAL", "TOOLS", "Planned", "planned", "sources_digest"]
 
 CHECKOUT = Path(__file__).parents[1]
 
 TOOLS = f"llmariner/tools:{__version__}"
 ENGINE = f"llmariner/engine:{__version__}"
 ENGINE_LOCAL = f"llmariner/vllm-cpu-local:{__version__}"
+
+_SOURCES = ("Dockerfile", "pyproject.toml", "locks", "images", "shared", "functions", "eventing")
 
 # The command line and migrations of the database; for people and Jobs inside a cluster.
 _TOOLS_EXTRAS = ("cli", "database", "identity")
@@ -46,3 +49,14 @@ def planned(checkout: Path = CHECKOUT) -> list[Planned]:
         groups.setdefault(image(each), []).append(each)
     made = [Planned(name, group[0].extras, tuple(each.folder for each in group)) for name, group in groups.items()]
     return [*sorted(made, key=lambda each: each.name), Planned(TOOLS, _TOOLS_EXTRAS)]
+
+
+def sources_digest(checkout: Path = CHECKOUT) -> str:
+    """SHA-256 of the files that images are built from, with their names."""
+    digest = hashlib.sha256()
+    for source in _SOURCES:
+        place = checkout / source
+        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".md":
+                digest.update(f"{path.relative_to(checkout)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

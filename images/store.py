@@ -51,6 +51,16 @@ class Store:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "storage.conf").write_text(_SETTINGS.format(root=self.folder))
 
+    @property
+    def built_from(self) -> str:
+        """`plan.sources_digest` of the files that all images of the store were built from; empty while there is no such."""
+        mark = self.folder / "built-from"
+        return mark.read_text() if mark.is_file() else ""
+
+    @built_from.setter
+    def built_from(self, digest: str) -> None:
+        (self.folder / "built-from").write_text(digest)
+
     def run(self, *arguments: str) -> str:
         """Output of a buildah command. CalledProcessError when it fails; its complaints go to standard error."""
         command = ["buildah", *arguments]

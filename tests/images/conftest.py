@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from images.build import PREFIX, store
-from images.plan import CHECKOUT, planned
+from images.plan import CHECKOUT, planned, sources_digest
 from images.store import Store
 
 from .container import Container, mounted
@@ -32,6 +32,8 @@ def built() -> Store:
         pytest.skip("the images are not built: make images")
     if missing := [each.name for each in planned(CHECKOUT) if not place.has(PREFIX + each.name)]:
         pytest.skip(f"not built: {', '.join(missing)}; make images")
+    if place.built_from != sources_digest():
+        pytest.skip("the images were built from other files than these: make images")
     return place
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from images.build import PREFIX
-from images.plan import CHECKOUT, TOOLS, Planned, planned
+from images.plan import CHECKOUT, TOOLS, Planned, planned, sources_digest
 from images.store import Store
 
 from llmariner import __version__
@@ -127,3 +127,24 @@ def test_the_tools_migrate_a_database_and_hold_the_command(container: Start, tmp
 def test_the_root_cannot_be_written(container: Start, tmp_path: Path) -> None:
     tried = container(TOOLS).run(["python", "-c", "open('/app/packages/new.py', 'w')"], tmp_path)
     assert "Read-only file system" in tried.stderr
+
+
+def test_images_of_other_files_are_known(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    for name in ("Dockerfile", "pyproject.toml", "shared/code.py"):
+        (tmp_path / name).write_text("one")
+    digests = [sources_digest(tmp_path)]
+    for name, text in (
+        ("shared/code.py", "two"),
+        ("shared/added.py", ""),
+        ("shared/__pycache__", "x"),
+        ("docs.md", "x"),
+    ):
+        (tmp_path / name).write_text(text)
+        digests.append(sources_digest(tmp_path))
+    assert len(set(digests)) == 3
+    assert digests[2:] == digests[2:3] * 3
+    store = Store(tmp_path)
+    assert store.built_from == ""
+    store.built_from = digests[0]
+    assert Store(tmp_path).built_from == digests[0]
