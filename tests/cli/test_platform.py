@@ -7,7 +7,10 @@ import json
 import os
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,11 +51,39 @@ def test_down_says_when_there_was_nothing_to_stop(bare_llma: Llma) -> None:
     assert bare_llma("down", "-o", "json").json == {"stopped": False}
 
 
-def test_up_says_when_the_platform_runs_already_and_shows_no_key(platform_home: Path, bare_llma: Llma) -> None:
-    result = bare_llma("up")
-    assert result.code == 0
-    assert "runs already at http://127.0.0.1:8080" in result.out
+def test_up_says_when_the_platform_runs_already_and_shows_no_key(
+    platform_home: Path, bare_llma: Llma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with healthy_server() as port:
+        monkeypatch.setenv("LLMARINER_PORT", str(port))
+        result = bare_llma("up")
+    assert result.code == 0, result.err
+    assert f"runs already at http://127.0.0.1:{port}" in result.out
     assert SECRET not in result.out + result.err
+
+
+@contextmanager
+def healthy_server() -> Iterator[int]:
+    """The port of a server that answers every GET with 200."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing: standard error is the test's."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_logs_end_with_as_many_lines_as_asked(platform_home: Path, program: list[str]) -> None:

@@ -159,10 +159,10 @@ def test_two_masks_that_differ_are_refused(ask: Ask, admin: dict[str, str]) -> N
 
 
 def test_a_mask_does_not_lift_a_restriction_that_the_body_leaves_out(ask: Ask, admin: dict[str, str]) -> None:
-    asked = {"name": "narrow", "scopes": ["api.model.read"], "allowed_models": ["tiny"]}
+    asked = {"name": "masked", "scopes": ["api.model.read"], "allowed_models": ["tiny"]}
     made = ask("api_keys", Question("POST", "/v1/api_keys", asked, admin)).json
     for mask in ("scopes", "allowedModels", "name,allowed_models"):
-        body = {"api_key": {"name": "narrow"}, "update_mask": mask}
+        body = {"api_key": {"name": "masked"}, "update_mask": mask}
         answer = ask("api_keys", Question("PATCH", f"/v1/api_keys/{made['id']}", body, admin))
         assert answer.status == 400, answer.body
     whole = {"api_key": {**made, "name": "still narrow"}, "update_mask": "name"}
