@@ -30,7 +30,7 @@ def lab() -> Lab:
 
 def test_removal_leaves_nothing_and_the_platform_can_come_again(lab: Lab) -> None:
     before = _objects(lab)
-    assert {"Namespace", "ClusterQueue", "ClusterRole", "ClusterServingRuntime"} <= {kind for kind, _ in before}
+    assert {"Namespace", "ClusterQueue", "ClusterServingRuntime"} <= {kind for kind, _ in before}
     print(f"\n{len(before)} objects bear our label before")
     uninstall(lab)
     until("nothing is left", lambda: _named(_left(lab)), seconds=300)
