@@ -14,7 +14,7 @@ from typing import Any
 from llmariner.errors import InvalidRequest, PlatformError
 from llmariner.gateway.control import Control, Key
 from llmariner.gateway.metrics import Metrics
-from llmariner.gateway.token_counts import UNBOUNDED, Bounds, counts
+from llmariner.gateway.token_counts import NOTHING, UNBOUNDED, Bounds, counts
 
 __all__ = ["Meter", "Metered"]
 
@@ -79,7 +79,7 @@ class Metered:
         self.queued_seconds = 0.0
         self.wake_seconds = 0.0
         self.first_token_seconds: float | None = None
-        self._told = counts(b"") or {}
+        self._told = NOTHING
         self._told_at = self.admitted_at
         self._base = {
             "request_id": request_id,

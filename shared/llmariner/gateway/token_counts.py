@@ -12,11 +12,12 @@ from typing import NamedTuple
 from llmariner.gateway.context_length import LONGEST_CONTEXT
 from llmariner.gateway.parsing import ModelRequest
 
-__all__ = ["UNBOUNDED", "AnswerCounts", "Bounds", "counts"]
+__all__ = ["NOTHING", "UNBOUNDED", "AnswerCounts", "Bounds", "counts"]
 
 _COUNT = re.compile(rb'"((?:prompt|completion|cached|reasoning)_tokens)":\s*([^\s,{}\[\]]*)')
 _NAMES = {name.encode(): name for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")}
-_NOTHING = dict.fromkeys(_NAMES.values(), 0)
+# Each count at 0. Shared by all requests: read it, or copy it.
+NOTHING = dict.fromkeys(_NAMES.values(), 0)
 # More than any context: what is longer is not looked at.
 _MOST_DIGITS = 12
 # Counts stand at the beginning of a usage object, which is some hundred bytes long.
@@ -31,7 +32,7 @@ _OPEN_ANSWER = 1024
 
 def counts(usage: bytes) -> dict[str, int] | None:
     """The counts in the bytes of a usage object, 0 for those absent or null. None: one of them is no count."""
-    found = dict(_NOTHING)
+    found = dict(NOTHING)
     for name, value in _COUNT.findall(usage, 0, _LONGEST_USAGE):
         if value.isdigit() and len(value) <= _MOST_DIGITS:
             found[_NAMES[name]] = int(value)
@@ -69,7 +70,7 @@ class Bounds(NamedTuple):
     @property
     def charge(self) -> dict[str, int]:
         """What is charged, as counts."""
-        return {**_NOTHING, "prompt_tokens": self.charged_prompt, "completion_tokens": self.charged_completion}
+        return {**NOTHING, "prompt_tokens": self.charged_prompt, "completion_tokens": self.charged_completion}
 
     def believed(self, found: dict[str, int] | None) -> dict[str, int] | None:
         """Counts that can be true; None: they can't."""
