@@ -48,7 +48,7 @@ images: $(STAMP)  ## build every image with buildah and print what each weighs (
 	@$(BIN)/python -m images.build $(if $(ARCHIVES),--archives $(ARCHIVES))
 
 e2e: $(STAMP)  ## the tests against a running platform and real clients
-	@$(BIN)/python -m llmariner.local.setup
+	@$(BIN)/python -m llmariner.standalone.setup
 	@$(BIN)/python -m pytest -q $(ENGINE_TESTS)
 
 cluster: $(STAMP)  ## start a Kubernetes of the tests' own on this machine (as root; the first time it is built: half an hour)
@@ -62,7 +62,7 @@ e2e-api-server: $(STAMP)  ## start the test cluster's API server alone and run w
 	@$(ON_API_SERVER) -m pytest -q $(API_SERVER_TESTS)
 
 e2e-cluster: $(STAMP)  ## start the test cluster, install the platform on it, run every scenario and the suite of one machine there
-	@$(BIN)/python -m llmariner.local.setup
+	@$(BIN)/python -m llmariner.standalone.setup
 	@$(BIN)/python -m tests.cluster.lab up
 	@failed=0; $(ON_API_SERVER) -m pytest -q $(API_SERVER_TESTS) || failed=1; \
 	  { $(BIN)/python -m tests.cluster.platform up && \

@@ -18,9 +18,9 @@ from images import base
 from images.plan import CHECKOUT, ENGINE, ENGINE_LOCAL, planned, sources_digest
 from images.store import Image, Missing, Store
 
-from llmariner.local.engine.environment import EngineEnvironment, engine_lock
 from llmariner.manifests.declarations import DeclarationError
 from llmariner.settings import HomeSettings, environment
+from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 
 __all__ = ["PREFIX", "main", "store"]
 

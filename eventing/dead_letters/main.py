@@ -9,10 +9,10 @@ from fastapi import Path, Request
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of
-from llmariner.http.function import Application, function
-from llmariner.platform.events.wire import MalformedEvent, from_http
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.platform.events.cloudevents import MalformedEvent, from_http
 
 Consumer = Annotated[str, Path(pattern="^[a-z][a-z0-9_]{0,63}$")]
 

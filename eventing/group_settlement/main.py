@@ -1,10 +1,10 @@
 """Gives the members of a group what its roles are now, and takes what they are no more."""
 
 from llmariner.context import Context
-from llmariner.http.function import consumer
+from llmariner.http.entrypoint import consumer
 from llmariner.platform.events import outbox
-from llmariner.platform.events.wire import Event
-from llmariner.tenancy.group_settlement import settle_group
+from llmariner.platform.events.cloudevents import Event
+from llmariner.tenancy.groups.membership_sync import settle_group
 
 
 def consume(context: Context, event: Event) -> None:

@@ -5,8 +5,8 @@ that is lost is made good by the clock's sweep.
 """
 
 from llmariner.context import Context
-from llmariner.http.function import consumer
-from llmariner.platform.events.wire import Event, MalformedEvent
+from llmariner.http.entrypoint import consumer
+from llmariner.platform.events.cloudevents import Event, MalformedEvent
 
 
 async def consume(context: Context, event: Event) -> None:

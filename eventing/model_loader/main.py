@@ -5,9 +5,9 @@ from functools import partial
 
 from llmariner.context import Context
 from llmariner.errors import ModelNotFound
-from llmariner.http.function import consumer
+from llmariner.http.entrypoint import consumer
 from llmariner.models.weights import WeightsUnavailable
-from llmariner.platform.events.wire import Event
+from llmariner.platform.events.cloudevents import Event
 
 
 def consume(context: Context, event: Event) -> None:

@@ -8,8 +8,8 @@ import asyncio
 
 from llmariner.context import Context
 from llmariner.errors import ModelNotFound
-from llmariner.http.function import consumer
-from llmariner.platform.events.wire import Event
+from llmariner.http.entrypoint import consumer
+from llmariner.platform.events.cloudevents import Event
 
 
 async def consume(context: Context, event: Event) -> None:

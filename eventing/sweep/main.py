@@ -10,9 +10,9 @@ import secrets
 
 from llmariner.context import Context
 from llmariner.errors import PlatformError
-from llmariner.http.function import consumer
+from llmariner.http.entrypoint import consumer
 from llmariner.platform.database.work_leases import WorkLease
-from llmariner.platform.events.wire import Event
+from llmariner.platform.events.cloudevents import Event
 from llmariner.settings import UsageSettings
 
 _log = logging.getLogger(__name__)

@@ -5,15 +5,15 @@ from typing import Annotated, Any
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.http import api_keys
-from llmariner.http.api_keys import CreateKey, RotateKey, UpdateKey, deleted
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of, requires
-from llmariner.http.function import Application, function
-from llmariner.http.shapes import api_key
-from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.keys.views import managed
-from llmariner.tenancy.reach import in_project
+from llmariner.http.authorization.authentication import context_of, requires
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.resources import api_keys
+from llmariner.http.resources.api_keys import CreateKey, RotateKey, UpdateKey, deleted
+from llmariner.http.schemas.llmariner import api_key
+from llmariner.tenancy.keys.visibility import managed
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.access_scope import in_project
 
 WRITE = "api.organizations.projects.api_keys.write"
 Reader = Annotated[Caller, requires("api.organizations.projects.api_keys.read", objects="keys")]

@@ -8,11 +8,11 @@ from fastapi import Query, Request
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of, requires
-from llmariner.http.function import Application, function
-from llmariner.http.moments import Moment
-from llmariner.tenancy.caller import Caller
+from llmariner.http.authorization.authentication import context_of, requires
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.schemas.timestamps import Moment
+from llmariner.tenancy.principal import Caller
 from llmariner.usage.reports import Question, Reports
 
 Reader = Annotated[Caller, requires("api.api_usages.read", objects="member")]

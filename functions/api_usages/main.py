@@ -8,12 +8,12 @@ from sqlalchemy import select
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of, requires
-from llmariner.http.function import Application, function
-from llmariner.http.moments import NANOSECONDS, misread
+from llmariner.http.authorization.authentication import context_of, requires
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.schemas.timestamps import NANOSECONDS, misread
 from llmariner.platform.database import Database
-from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.tables import api_keys, users
 from llmariner.usage.prices import NANO
 from llmariner.usage.reports import Question, Reports

@@ -5,9 +5,9 @@ from typing import Any
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of
-from llmariner.http.function import Application, function
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
 from llmariner.settings import IdentitySettings
 
 

@@ -8,13 +8,13 @@ from pydantic import ConfigDict, Field
 
 from llmariner.context import Context
 from llmariner.errors import NotFound
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of, requires
-from llmariner.http.bodies import Body
-from llmariner.http.function import Application, function
+from llmariner.http.authorization.authentication import context_of, requires
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.schemas.bodies import Body
+from llmariner.limits.authorization import reached, visible
 from llmariner.limits.budgets import Budget, NewBudget
-from llmariner.limits.subjects import reached, visible
-from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.principal import Caller
 from llmariner.usage.prices import dollars, nano_dollars
 
 READ, WRITE = "api.budgets.read", "api.budgets.write"

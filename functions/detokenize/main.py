@@ -1,9 +1,9 @@
 """POST /v1/detokenize: on the token path."""
 
 from llmariner.context import Context
-from llmariner.gateway.app import RouteApp
-from llmariner.gateway.fields import DETOKENIZE
-from llmariner.http.function import function
+from llmariner.gateway.requests.fields import DETOKENIZE
+from llmariner.gateway.requests.route_app import RouteApp
+from llmariner.http.entrypoint import function
 
 
 def build(context: Context) -> RouteApp:

@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.http.administration import owns_installation
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of, requires
-from llmariner.http.function import Application, function
-from llmariner.http.lists import Limit
+from llmariner.http.authorization.authentication import context_of, requires
+from llmariner.http.authorization.organization_admins import owns_installation
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.schemas.lists import Limit
 from llmariner.platform.events.deliveries import Delivery
-from llmariner.platform.events.publication import BROKER
-from llmariner.tenancy.caller import Caller
+from llmariner.platform.events.publish_queue import BROKER
+from llmariner.tenancy.principal import Caller
 
 # A consumer's answer that it can never take the event.
 _OF_THE_EVENT = re.compile(r"4[0-9][0-9]\b")

@@ -6,9 +6,9 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from llmariner.context import Context
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of
-from llmariner.http.function import Application, function
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
 from llmariner.http.health import degraded
 
 

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of, requires
-from llmariner.http.function import Application, function
+from llmariner.http.authorization.authentication import context_of, requires
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
 from llmariner.limits.restrictions import of_caller
-from llmariner.models.selection import Selection
+from llmariner.models.queries import Selection
 from llmariner.platform.serving import Phase, Status, name_of
-from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.principal import Caller
 
 Reader = Annotated[Caller, requires("api.model.read")]
 

@@ -7,17 +7,23 @@ from fastapi import Request
 from fastapi.responses import PlainTextResponse
 
 from llmariner.context import Context
-from llmariner.control import InProcessControl
+from llmariner.control_plane import InProcessControl
 from llmariner.errors import AuthenticationFailed, InvalidRequest, ModelNotFound, PermissionDenied, UnknownUrl
-from llmariner.gateway.control import Key
-from llmariner.gateway.remote_control import AUDIENCE
-from llmariner.gateway.wire import answer_to_wire, ask_from_wire, changes_to_wire, key_to_wire, model_to_wire
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of
-from llmariner.http.function import Application, function
+from llmariner.gateway.control_plane.http_client import AUDIENCE
+from llmariner.gateway.control_plane.port import Key
+from llmariner.gateway.control_plane.serialization import (
+    answer_to_wire,
+    ask_from_wire,
+    changes_to_wire,
+    key_to_wire,
+    model_to_wire,
+)
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.authorization.service_calls import verified
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
 from llmariner.http.metrics import backlog_metrics
-from llmariner.http.service_calls import verified
-from llmariner.platform.events.publication import Publication
+from llmariner.platform.events.publish_queue import Publication
 
 Kind = TypeVar("Kind")
 Operation = Callable[[Context, dict[str, Any]], Awaitable[dict[str, Any]]]

@@ -4,19 +4,19 @@ from typing import Any
 
 from fastapi import Request
 
-from llmariner.audit.acting import acting_from
+from llmariner.audit.request_context import acting_from
 from llmariner.context import Context
 from llmariner.errors import NotFound
-from llmariner.gateway.failed_authentications import FailedAuthentications
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of
-from llmariner.http.bodies import Body
-from llmariner.http.function import Application, function
-from llmariner.http.shapes import api_key, user
+from llmariner.gateway.authentication.failed_attempts import FailedAuthentications
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.schemas.bodies import Body
+from llmariner.http.schemas.llmariner import api_key, user
 from llmariner.settings import GatewaySettings, IdentitySettings
-from llmariner.tenancy.invites import Accepted, Invites
+from llmariner.tenancy.invitations.store import Accepted, Invites
 from llmariner.tenancy.keys.store import Owner
-from llmariner.tenancy.users import Users
+from llmariner.tenancy.members.users import Users
 
 
 class AcceptInvitation(Body):

@@ -7,19 +7,19 @@ from fastapi import Query, Request
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
-from llmariner.gateway.refusals import model_not_allowed
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of, requires
-from llmariner.http.bodies import Body
-from llmariner.http.function import Application, function
-from llmariner.http.model_forms import ConfigBody, UpdateModel, new_config, source_repository
+from llmariner.gateway.responses.limit_errors import model_not_allowed
+from llmariner.http.authorization.authentication import context_of, requires
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.schemas.bodies import Body
+from llmariner.http.schemas.models import ConfigBody, UpdateModel, new_config, source_repository
 from llmariner.limits.restrictions import of_caller
 from llmariner.models.model import ActivationStatus, Model, ModelConfig, NewModel, SourceRepository, Task
-from llmariner.models.rendering import rendered, restates_arguments
+from llmariner.models.queries import Selection
+from llmariner.models.representation import rendered, restates_arguments
 from llmariner.models.restrictions import is_admin
-from llmariner.models.selection import Selection
 from llmariner.platform.serving import Status
-from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.principal import Caller
 
 READ, WRITE = requires("api.model.read"), requires("api.model.write")
 Reader = Annotated[Caller, READ]

@@ -4,17 +4,17 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 
-from llmariner.audit import reading
+from llmariner.audit import queries as reading
 from llmariner.audit.log import verify
-from llmariner.audit.reading import Filter
+from llmariner.audit.queries import Filter
 from llmariner.context import Context
-from llmariner.http.administration import administers
-from llmariner.http.app import api
-from llmariner.http.audit_events import OPENAI_TYPES, shown
-from llmariner.http.authentication import context_of
-from llmariner.http.function import Application, function
-from llmariner.http.lists import ActCursor, Limit, bounds, listed, values
-from llmariner.tenancy.caller import Caller
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.authorization.organization_admins import administers
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.schemas.audit_events import OPENAI_TYPES, shown
+from llmariner.http.schemas.lists import ActCursor, Limit, bounds, listed, values
+from llmariner.tenancy.principal import Caller
 
 Auditor = Annotated[Caller, administers("api.audit.read")]
 

@@ -5,13 +5,13 @@ from typing import Annotated, Any, Literal
 from fastapi import Query, Request
 
 from llmariner.context import Context
-from llmariner.http.administration import administers
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of
-from llmariner.http.function import Application, function
-from llmariner.http.lists import values
-from llmariner.http.moments import Moment
-from llmariner.tenancy.caller import Caller
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.authorization.organization_admins import administers
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.schemas.lists import values
+from llmariner.http.schemas.timestamps import Moment
+from llmariner.tenancy.principal import Caller
 from llmariner.usage.buckets import buckets, checked_groups
 from llmariner.usage.prices import NANO
 from llmariner.usage.reports import PARTS, Question, Reports

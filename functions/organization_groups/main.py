@@ -6,12 +6,11 @@ from fastapi import Request
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
-from llmariner.http import openai_shapes as shapes
-from llmariner.http.administration import administers
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of
-from llmariner.http.function import Application, function
-from llmariner.http.groups import (
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.authorization.organization_admins import administers
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.resources.groups import (
     GroupBody,
     GroupUserBody,
     assignment,
@@ -21,7 +20,9 @@ from llmariner.http.groups import (
     member,
     shown,
 )
-from llmariner.http.lists import (
+from llmariner.http.resources.roles import AssignmentBody
+from llmariner.http.schemas import openai as shapes
+from llmariner.http.schemas.lists import (
     Cursor,
     GroupCursor,
     LongLimit,
@@ -31,9 +32,8 @@ from llmariner.http.lists import (
     listed_with_next,
     next_page,
 )
-from llmariner.http.roles import AssignmentBody
-from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.directory import Directory, Paging
+from llmariner.tenancy.organizations.queries import Directory, Paging
+from llmariner.tenancy.principal import Caller
 
 Reader = Annotated[Caller, administers("api.organizations.users.read")]
 Writer = Annotated[Caller, administers("api.organizations.users.write")]

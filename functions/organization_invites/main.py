@@ -6,17 +6,17 @@ from fastapi import Request
 from pydantic import Field
 
 from llmariner.context import Context
-from llmariner.http import openai_shapes as shapes
-from llmariner.http.administration import administers
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of
-from llmariner.http.bodies import Body
-from llmariner.http.function import Application, function
-from llmariner.http.lists import InviteCursor, Limit, listed
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.authorization.organization_admins import administers
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.schemas import openai as shapes
+from llmariner.http.schemas.bodies import Body
+from llmariner.http.schemas.lists import InviteCursor, Limit, listed
 from llmariner.settings import IdentitySettings
-from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.directory import Directory, Paging
-from llmariner.tenancy.invites import Invites, Promise
+from llmariner.tenancy.invitations.store import Invites, Promise
+from llmariner.tenancy.organizations.queries import Directory, Paging
+from llmariner.tenancy.principal import Caller
 
 Reader = Annotated[Caller, administers("api.organizations.users.read")]
 Writer = Annotated[Caller, administers("api.organizations.users.write")]

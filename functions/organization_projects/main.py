@@ -8,23 +8,32 @@ from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, NotFound
-from llmariner.http import openai_shapes as shapes
-from llmariner.http.administration import administers, check_administers
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of
-from llmariner.http.bodies import Body, sent_as
-from llmariner.http.function import Application, function
-from llmariner.http.groups import ProjectGroupBody, groups_of, in_project
-from llmariner.http.lists import GroupCursor, KeyCursor, Limit, Order, ProjectCursor, UserCursor, listed, next_page
-from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.directory import Access, Directory, Paging
-from llmariner.tenancy.granting import held, owns
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.authorization.organization_admins import administers, check_administers
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.resources.groups import ProjectGroupBody, groups_of, in_project
+from llmariner.http.schemas import openai as shapes
+from llmariner.http.schemas.bodies import Body, sent_as
+from llmariner.http.schemas.lists import (
+    GroupCursor,
+    KeyCursor,
+    Limit,
+    Order,
+    ProjectCursor,
+    UserCursor,
+    listed,
+    next_page,
+)
 from llmariner.tenancy.keys.store import ApiKey, NewKey, Owner, View
-from llmariner.tenancy.members import Members
-from llmariner.tenancy.projects import NewProject, Projects
-from llmariner.tenancy.scopes import checked
-from llmariner.tenancy.service_accounts import ServiceAccounts
-from llmariner.tenancy.standing import standing
+from llmariner.tenancy.members.memberships import Members
+from llmariner.tenancy.members.service_accounts import ServiceAccounts
+from llmariner.tenancy.organizations.projects import NewProject, Projects
+from llmariner.tenancy.organizations.queries import Access, Directory, Paging
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.delegation import held, owns
+from llmariner.tenancy.roles.effective_permissions import standing
+from llmariner.tenancy.roles.scopes import checked
 
 Reader = Annotated[Caller, administers("api.organizations.projects.read")]
 Writer = Annotated[Caller, administers("api.organizations.projects.write")]

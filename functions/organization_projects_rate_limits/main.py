@@ -7,17 +7,17 @@ from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, NotFound
-from llmariner.http.administration import administers
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of
-from llmariner.http.bodies import Body
-from llmariner.http.function import Application, function
-from llmariner.http.lists import Cursor, LongLimit, listed
-from llmariner.http.rate_limits import UNSUPPORTED, Row, model_of, rows
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.authorization.organization_admins import administers
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.resources.rate_limits import UNSUPPORTED, Row, model_of, rows
+from llmariner.http.schemas.bodies import Body
+from llmariner.http.schemas.lists import Cursor, LongLimit, listed
+from llmariner.limits.authorization import reached
 from llmariner.limits.rules import Subject
-from llmariner.limits.subjects import reached
-from llmariner.models.selection import Selection
-from llmariner.tenancy.caller import Caller
+from llmariner.models.queries import Selection
+from llmariner.tenancy.principal import Caller
 
 READ, WRITE = "api.limits.read", "api.limits.write"
 Reader = Annotated[Caller, administers(READ)]

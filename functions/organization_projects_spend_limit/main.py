@@ -5,13 +5,13 @@ from typing import Any
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of
-from llmariner.http.function import Application, function
-from llmariner.http.spend_limits import READ, WRITE, Reader, Update, Writer, limits_of
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.resources.spend_limits import READ, WRITE, Reader, Update, Writer, limits_of
+from llmariner.limits.authorization import reached
 from llmariner.limits.rules import Subject
-from llmariner.limits.subjects import reached
-from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.principal import Caller
 
 
 def build(context: Context) -> Application:

@@ -5,17 +5,17 @@ from typing import Annotated, Any
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.http import openai_shapes as shapes
-from llmariner.http import roles
-from llmariner.http.administration import administers
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of
-from llmariner.http.function import Application, function
-from llmariner.http.lists import Cursor, Order, RoleLimit
-from llmariner.http.roles import NewRoleBody, RoleBody
-from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.custom_roles import CustomRoles
-from llmariner.tenancy.directory import Directory
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.authorization.organization_admins import administers
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.resources import roles
+from llmariner.http.resources.roles import NewRoleBody, RoleBody
+from llmariner.http.schemas import openai as shapes
+from llmariner.http.schemas.lists import Cursor, Order, RoleLimit
+from llmariner.tenancy.organizations.queries import Directory
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.custom_roles import CustomRoles
 
 Reader = Annotated[Caller, administers("api.organizations.users.read")]
 Writer = Annotated[Caller, administers("api.organizations.users.write")]

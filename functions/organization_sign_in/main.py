@@ -7,14 +7,14 @@ from sqlalchemy import Row
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
-from llmariner.http.administration import administers
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of
-from llmariner.http.bodies import Body
-from llmariner.http.function import Application, function
-from llmariner.http.groups import issuer_of
-from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.group_roles import GroupRoles
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.authorization.organization_admins import administers
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.resources.groups import issuer_of
+from llmariner.http.schemas.bodies import Body
+from llmariner.tenancy.groups.group_roles import GroupRoles
+from llmariner.tenancy.principal import Caller
 
 Reader = Annotated[Caller, administers("api.organizations.users.read")]
 Writer = Annotated[Caller, administers("api.organizations.users.write")]

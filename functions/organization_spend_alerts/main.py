@@ -5,13 +5,13 @@ from typing import Any
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.http.app import api
-from llmariner.http.function import Application, function
-from llmariner.http.lists import AlertCursor, Limit, Order, page
-from llmariner.http.spend_alerts import Alert, alerts_of
-from llmariner.http.spend_limits import Reader, Writer
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.resources.spend_alerts import Alert, alerts_of
+from llmariner.http.resources.spend_limits import Reader, Writer
+from llmariner.http.schemas.lists import AlertCursor, Limit, Order, page
 from llmariner.limits.rules import Subject
-from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.principal import Caller
 
 _PREFIX = "/v1/organization/spend_alerts"
 

@@ -5,11 +5,11 @@ from typing import Any
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.http.app import api
-from llmariner.http.function import Application, function
-from llmariner.http.spend_limits import Reader, Update, Writer, limits_of
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.resources.spend_limits import Reader, Update, Writer, limits_of
 from llmariner.limits.rules import Subject
-from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.principal import Caller
 
 
 def build(context: Context) -> Application:

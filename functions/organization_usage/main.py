@@ -8,17 +8,17 @@ from fastapi.responses import StreamingResponse
 
 from llmariner.context import Context
 from llmariner.errors import NotFound
-from llmariner.http.administration import administers
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of, requires
-from llmariner.http.function import Application, function
-from llmariner.http.lists import values
-from llmariner.http.moments import Moment
-from llmariner.tenancy.caller import Caller
+from llmariner.http.authorization.authentication import context_of, requires
+from llmariner.http.authorization.organization_admins import administers
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.schemas.lists import values
+from llmariner.http.schemas.timestamps import Moment
+from llmariner.tenancy.principal import Caller
 from llmariner.usage import export
+from llmariner.usage.aggregation import TOKENS
 from llmariner.usage.buckets import buckets, checked_groups
-from llmariner.usage.explanation import explained
-from llmariner.usage.folding import TOKENS
+from llmariner.usage.cost_breakdown import explained
 from llmariner.usage.reports import Question, Reports
 
 Administrator = Annotated[Caller, administers("api.api_usages.read")]

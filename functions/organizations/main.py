@@ -7,21 +7,22 @@ from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, NotFound
-from llmariner.http import api_keys, shapes
-from llmariner.http.api_keys import CreateKey, deleted
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of, requires
-from llmariner.http.bodies import Body
-from llmariner.http.field_masks import one_mask, paths, unwrapped
-from llmariner.http.function import Application, function
-from llmariner.http.membership import standing_there
-from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.keys.views import managed
-from llmariner.tenancy.members import Members
-from llmariner.tenancy.organizations import Organizations
-from llmariner.tenancy.projects import Assignment, NewProject, Projects
-from llmariner.tenancy.reach import in_organization, sees_all_projects
-from llmariner.tenancy.users import Users
+from llmariner.http.authorization.authentication import context_of, requires
+from llmariner.http.authorization.path_membership import standing_there
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.resources import api_keys
+from llmariner.http.resources.api_keys import CreateKey, deleted
+from llmariner.http.schemas import llmariner as shapes
+from llmariner.http.schemas.bodies import Body
+from llmariner.http.schemas.field_masks import one_mask, paths, unwrapped
+from llmariner.tenancy.keys.visibility import managed
+from llmariner.tenancy.members.memberships import Members
+from llmariner.tenancy.members.users import Users
+from llmariner.tenancy.organizations.projects import Assignment, NewProject, Projects
+from llmariner.tenancy.organizations.store import Organizations
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.access_scope import in_organization, sees_all_projects
 
 Founder = Annotated[Caller, requires("api.organizations.write", objects="installation")]
 Member = Annotated[Caller, requires("api.organizations.read", objects="member")]

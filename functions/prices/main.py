@@ -7,13 +7,13 @@ from fastapi import Query, Request
 from pydantic import ConfigDict, Field
 
 from llmariner.context import Context
-from llmariner.http.administration import administers
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of, requires
-from llmariner.http.bodies import Body
-from llmariner.http.function import Application, function
-from llmariner.http.moments import ExactMoment
-from llmariner.tenancy.caller import Caller
+from llmariner.http.authorization.authentication import context_of, requires
+from llmariner.http.authorization.organization_admins import administers
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.schemas.bodies import Body
+from llmariner.http.schemas.timestamps import ExactMoment
+from llmariner.tenancy.principal import Caller
 from llmariner.usage.prices import ListedPrice, NewPrice, Prices, dollars, nano_dollars
 
 Reader = Annotated[Caller, requires("api.prices.read", objects="member")]

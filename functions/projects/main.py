@@ -6,19 +6,19 @@ from fastapi import Request
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
-from llmariner.http import openai_shapes as shapes
-from llmariner.http import roles
-from llmariner.http.administration import administers
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of
-from llmariner.http.function import Application, function
-from llmariner.http.groups import assignment, check_has_role, groups_of
-from llmariner.http.lists import Cursor, Order, RoleLimit
-from llmariner.http.roles import AssignmentBody, NewRoleBody, RoleBody
-from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.custom_roles import CustomRoles
-from llmariner.tenancy.directory import Directory
-from llmariner.tenancy.members import Members
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.authorization.organization_admins import administers
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.resources import roles
+from llmariner.http.resources.groups import assignment, check_has_role, groups_of
+from llmariner.http.resources.roles import AssignmentBody, NewRoleBody, RoleBody
+from llmariner.http.schemas import openai as shapes
+from llmariner.http.schemas.lists import Cursor, Order, RoleLimit
+from llmariner.tenancy.members.memberships import Members
+from llmariner.tenancy.organizations.queries import Directory
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.custom_roles import CustomRoles
 
 Reader = Annotated[Caller, administers("api.organizations.projects.users.read")]
 Writer = Annotated[Caller, administers("api.organizations.projects.users.write")]

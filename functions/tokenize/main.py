@@ -1,9 +1,9 @@
 """POST /v1/tokenize: on the token path."""
 
 from llmariner.context import Context
-from llmariner.gateway.app import RouteApp
-from llmariner.gateway.fields import TOKENIZE
-from llmariner.http.function import function
+from llmariner.gateway.requests.fields import TOKENIZE
+from llmariner.gateway.requests.route_app import RouteApp
+from llmariner.http.entrypoint import function
 
 
 def build(context: Context) -> RouteApp:

@@ -5,12 +5,12 @@ from typing import Annotated, Any
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.http.app import api
-from llmariner.http.authentication import context_of, requires
-from llmariner.http.function import Application, function
-from llmariner.http.shapes import user
-from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.users import Users
+from llmariner.http.authorization.authentication import context_of, requires
+from llmariner.http.entrypoint import Application, function
+from llmariner.http.fastapi_app import api
+from llmariner.http.schemas.llmariner import user
+from llmariner.tenancy.members.users import Users
+from llmariner.tenancy.principal import Caller
 
 Self = Annotated[Caller, requires("api.selfuser.read", objects="self")]
 Reader = Annotated[Caller, requires("api.organizations.users.read", objects="member")]

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llmariner.http.function import LazyApplication, application_of, loading
+from llmariner.http.entrypoint import LazyApplication, application_of, loading
 from llmariner.server import Bounds, Server
 
 __all__ = ["load", "main"]

@@ -26,11 +26,11 @@ from llmariner.settings import (
 )
 
 if TYPE_CHECKING:
-    from llmariner.control import InProcessControl
-    from llmariner.gateway.control import Control
-    from llmariner.gateway.failed_authentications import SecretLookups
-    from llmariner.gateway.gateway import Gateway
-    from llmariner.gateway.remote_control import RemoteControl
+    from llmariner.control_plane import InProcessControl
+    from llmariner.gateway.authentication.failed_attempts import SecretLookups
+    from llmariner.gateway.control_plane.http_client import RemoteControl
+    from llmariner.gateway.control_plane.port import Control
+    from llmariner.gateway.state import Gateway
     from llmariner.limits.budgets import Budgets
     from llmariner.limits.leases import Leases
     from llmariner.limits.rules import Limits
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from llmariner.platform.events.deliveries import Deliveries
     from llmariner.platform.serving import Serving
     from llmariner.platform.serving.waiting_requests import WaitingRequests
-    from llmariner.tenancy.callers import Callers
+    from llmariner.tenancy.authenticator import Callers
     from llmariner.tenancy.keys.store import Keys
-    from llmariner.tenancy.sign_in import SignIn
-    from llmariner.usage.gathering import Gathering
+    from llmariner.tenancy.sign_in.token_sign_in import SignIn
+    from llmariner.usage.batch_writer import Gathering
     from llmariner.usage.ledger import Ledger
     from llmariner.usage.prices import Prices
 
@@ -115,14 +115,14 @@ class Context:
     @_part
     def callers(self) -> Callers:
         """Who calls, by key or by sign-in."""
-        from llmariner.tenancy.callers import Callers
+        from llmariner.tenancy.authenticator import Callers
 
         return Callers(self.database, self.secrets.pepper)
 
     @_part
     def secret_lookups(self) -> SecretLookups:
         """The bound on keys and tokens that are looked up in vain."""
-        from llmariner.gateway.failed_authentications import SecretLookups
+        from llmariner.gateway.authentication.failed_attempts import SecretLookups
 
         return SecretLookups(GatewaySettings.load(self.env).unknown_keys_per_minute)
 
@@ -133,7 +133,7 @@ class Context:
         if not settings.issuer:
             return None
         from llmariner.platform.identity.oidc import OidcIssuer
-        from llmariner.tenancy.sign_in import SignIn
+        from llmariner.tenancy.sign_in.token_sign_in import SignIn
 
         return SignIn(self.database, OidcIssuer(settings), self.callers, newcomer_role=settings.newcomer_role)
 
@@ -182,7 +182,7 @@ class Context:
     @_part
     def gathering(self) -> Gathering:
         """Where other processes' events are gathered for the ledger."""
-        from llmariner.usage.gathering import Gathering
+        from llmariner.usage.batch_writer import Gathering
 
         return Gathering(self.ledger.record)
 
@@ -223,7 +223,7 @@ class Context:
                 "LLMARINER_SERVING=processes is for `llma up`; a function on its own uses remote or static."
             )
         if settings.adapter == "kserve":
-            from llmariner.models.directory import ModelDirectory
+            from llmariner.models.serving_lookup import ModelDirectory
             from llmariner.platform.kube import Cluster
             from llmariner.platform.serving.kserve.adapter import KServeServing
 
@@ -244,16 +244,16 @@ class Context:
     @_part
     def remote_control(self) -> RemoteControl:
         """The control function at `LLMARINER_CONTROL_URL`."""
-        from llmariner.gateway.remote_control import RemoteControl
+        from llmariner.gateway.control_plane.http_client import RemoteControl
 
         return RemoteControl(ControlSettings.load(self.env), self.secrets.service, issuer="function")
 
     @_part
     def in_process_control(self) -> InProcessControl:
         """The control port on this process's own database and serving port."""
-        from llmariner.control import InProcessControl
-        from llmariner.limits.changes import Revisions
+        from llmariner.control_plane import InProcessControl
         from llmariner.limits.restrictions import of_project
+        from llmariner.limits.revisions import Revisions
 
         return InProcessControl(
             keys=self.keys,
@@ -277,6 +277,6 @@ class Context:
     @_part
     def gateway(self) -> Gateway:
         """The token path's state."""
-        from llmariner.gateway.gateway import Gateway
+        from llmariner.gateway.state import Gateway
 
         return Gateway(self.control, GatewaySettings.load(self.env), self.secrets.pepper)

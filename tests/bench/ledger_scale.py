@@ -22,9 +22,9 @@ from pathlib import Path
 
 from sqlalchemy import select, text, update
 
-from llmariner.gateway.control import Amounts, Hold, Key, LeaseAsk, Rule
-from llmariner.limits.book import LedgerBook
+from llmariner.gateway.control_plane.port import Amounts, Hold, Key, LeaseAsk, Rule
 from llmariner.limits.leases import Leases
+from llmariner.limits.ledger_source import LedgerBook
 from llmariner.limits.tables import allowances
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade

@@ -22,13 +22,13 @@ from typing import Any
 
 from sqlalchemy import text
 
-from llmariner.gateway.control import Rule
-from llmariner.limits.book import LedgerBook
+from llmariner.gateway.control_plane.port import Rule
+from llmariner.limits.ledger_source import LedgerBook
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings
+from llmariner.usage.aggregation import GRAINS, TOKENS
 from llmariner.usage.export import Chosen, csv_lines
-from llmariner.usage.folding import GRAINS, TOKENS
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.reports import PARTS, Question, Reports
 from llmariner.usage.tables import SUMS

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llmariner.inspection.knative import FLAGS
+from llmariner.diagnostics.knative import FLAGS
 
 if TYPE_CHECKING:
     from cli.miniature import Body, Miniature

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from llmariner.inspection.checks import check_names
-from llmariner.inspection.installation import SECRET_KEYS
-from llmariner.inspection.kinds import PROJECTS
-from llmariner.inspection.knative import FLAGS, LONGEST_SECONDS
-from llmariner.inspection.models import DEVICES, RUNTIMES
+from llmariner.diagnostics.api_resources import PROJECTS
+from llmariner.diagnostics.checks import check_names
+from llmariner.diagnostics.installation import SECRET_KEYS
+from llmariner.diagnostics.knative import FLAGS, LONGEST_SECONDS
+from llmariner.diagnostics.models import DEVICES, RUNTIMES
 from llmariner.installation import secrets
 
 if TYPE_CHECKING:

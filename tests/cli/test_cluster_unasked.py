@@ -184,7 +184,7 @@ def test_help_imports_no_client(home: Path, program: list[str]) -> None:
 import sys
 from llmariner.cli.main import main
 main(["cluster", "check", "--help"])
-sys.exit(" ".join({"kubernetes", "urllib3", "rich", "yaml", "llmariner.inspection"} & set(sys.modules)))
+sys.exit(" ".join({"kubernetes", "urllib3", "rich", "yaml", "llmariner.diagnostics"} & set(sys.modules)))
 """
     result = subprocess.run([*program[:2], code], capture_output=True, text=True, check=False)
     assert result.stderr.split() == []

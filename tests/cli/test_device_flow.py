@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from llmariner.cli.failures import CommandError
 from llmariner.cli.sign_in.issuer import Issuer, Refused
+from llmariner.cli.support.errors import CommandError
 
 
 class _Answers(BaseHTTPRequestHandler):

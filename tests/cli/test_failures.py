@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmariner.cli.api import Api
-from llmariner.cli.configuration import resolve
-from llmariner.cli.failures import CommandError, ExitCode
+from llmariner.cli.support.api import Api
+from llmariner.cli.support.configuration import resolve
+from llmariner.cli.support.errors import CommandError, ExitCode
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llmariner.cli.frames import Comment, Event, Frame, frames
+from llmariner.cli.support.server_sent_events import Comment, Event, Frame, frames
 
 CASES: list[tuple[str, bytes, list[Frame]]] = [
     ("one event", b"data: a\n\n", [Event("a")]),

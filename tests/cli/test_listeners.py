@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmariner.cli.api import Api
-from llmariner.cli.configuration import resolve
-from llmariner.cli.failures import ExitCode
-from llmariner.cli.listeners import users_on
+from llmariner.cli.support.api import Api
+from llmariner.cli.support.configuration import resolve
+from llmariner.cli.support.errors import ExitCode
+from llmariner.cli.support.port_owners import users_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmariner.cli.printing import Column, Printer, byte_size, moment, number
-from llmariner.cli.terminal import printable
+from llmariner.cli.support.output import Column, Printer, byte_size, moment, number
+from llmariner.cli.support.terminal import printable
 
 if TYPE_CHECKING:
     from cli.conftest import Llma, Platform

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmariner.cli.failures import ExitCode
+from llmariner.cli.support.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The commands for this machine, with the real `llmariner.local`, in homes where nothing heavy has to start."""
+"""The commands for this machine, with the real `llmariner.standalone`, in homes where nothing heavy has to start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmariner.platform.serving.engine import log_name
+from llmariner.platform.serving.local_processes.engine import log_name
 
 if TYPE_CHECKING:
     from cli.conftest import Llma

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from llmariner.cli.configuration import ContextFile
-from llmariner.cli.failures import CommandError
-from llmariner.cli.sign_in import commands, renewal
-from llmariner.cli.sign_in.store import SignIn, SignInFile, claims_of
+from llmariner.cli.sign_in import commands
+from llmariner.cli.sign_in import token_refresh as renewal
+from llmariner.cli.sign_in.token_store import SignIn, SignInFile, claims_of
+from llmariner.cli.support.configuration import ContextFile
+from llmariner.cli.support.errors import CommandError
 
 if TYPE_CHECKING:
     from cli.conftest import Llma

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 import yaml
 
-from llmariner.tenancy.group_roles import GroupRoles
+from llmariner.tenancy.groups.group_roles import GroupRoles
 
 if TYPE_CHECKING:
     from cli.conftest import Llma
@@ -333,8 +333,8 @@ def test_a_token_is_renewed_before_it_ends_and_only_once(signed_in: Llma, home: 
 
 def test_many_commands_at_once_use_a_refresh_token_once(signed_in: Llma, home: Path, issuer: Any, served: Any) -> None:
     """A second use would end the whole sign-in (RFC 9700, 4.14.2)."""
-    from llmariner.cli.sign_in.renewal import fresh
-    from llmariner.cli.sign_in.store import SignInFile
+    from llmariner.cli.sign_in.token_refresh import fresh
+    from llmariner.cli.sign_in.token_store import SignInFile
 
     change(home, token=expired(issuer))
     file = SignInFile(token_file(home))
@@ -443,8 +443,8 @@ def test_status_of_nobody_says_how_to_sign_in(llma_there: Llma) -> None:
 
 def test_a_token_of_another_attempt_is_refused(person: Any, issuer: Any) -> None:
     """The code and its proof are right, the token was made for somebody else's request: as a replayed one is."""
-    from llmariner.cli.failures import CommandError
     from llmariner.cli.sign_in.issuer import Attempt, Issuer
+    from llmariner.cli.support.errors import CommandError
 
     redirect_uri = "http://127.0.0.1:9/callback"
     with Issuer(issuer.url, "llmariner", ["openid", "email"]) as there:

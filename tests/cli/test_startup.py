@@ -10,8 +10,8 @@ import click
 import pytest
 
 import llmariner
-from llmariner.cli.failures import ExitCode
 from llmariner.cli.main import llma as root
+from llmariner.cli.support.errors import ExitCode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,12 +105,12 @@ def test_completion_offers_what_fits(words: str, offered: list[str], home: Path,
 def test_a_command_for_this_machine_says_what_is_missing_where_the_platform_is_not_installed(
     home: Path, program: list[str]
 ) -> None:
-    """A client's installation has no `llmariner.local`; an import hook stands for it in a process of its own."""
+    """A client's installation has no `llmariner.standalone`; an import hook stands for it in a process of its own."""
     code = """
 import importlib.abc, sys
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name.startswith("llmariner.local"):
+        if name.startswith("llmariner.standalone"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
 from llmariner.cli.main import main

@@ -15,7 +15,7 @@ from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.platform.database import Database
 from llmariner.platform.identity import Identity
 from llmariner.tenancy.keys.store import Owner
-from llmariner.tenancy.sign_in import SignIn
+from llmariner.tenancy.sign_in.token_sign_in import SignIn
 from llmariner.tenancy.tables import group_roles, invites, organization_users, users
 
 __all__ = ["ALICE", "ISSUER", "Tokens", "add_user", "invite", "join", "logged", "map_group", "no_member", "user_row"]

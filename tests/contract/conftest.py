@@ -18,8 +18,8 @@ from llmariner.platform.database import Database, metadata
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events.deliveries import Deliveries
 from llmariner.settings import DatabaseSettings, Secret
-from llmariner.tenancy.bootstrap import first_owner
 from llmariner.tenancy.keys.store import Keys, Owner
+from llmariner.tenancy.organizations.bootstrap import first_owner
 from llmariner.tenancy.tables import organizations, projects, users
 from llmariner.usage.ledger import Ledger
 

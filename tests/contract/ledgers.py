@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from llmariner.gateway.pricing import Cost
+from llmariner.gateway.metering.pricing import Cost
 from llmariner.platform.database import Database
-from llmariner.usage.folding import GRAINS, settled
+from llmariner.usage.aggregation import GRAINS, settled
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.prices import PriceList
 from llmariner.usage.tables import SUMS, ledger_requests, prices

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import llmariner
-from llmariner.gateway.control import Amounts, Key, LeaseAsk
+from llmariner.gateway.control_plane.port import Amounts, Key, LeaseAsk
 from llmariner.limits.leases import Leases
 from llmariner.platform.database import Database
 from llmariner.platform.events import outbox

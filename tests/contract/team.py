@@ -7,16 +7,16 @@ from typing import Any
 
 from llmariner.platform.database import Database
 from llmariner.settings import Secret
-from llmariner.tenancy.caller import Caller, Owner
-from llmariner.tenancy.callers import Callers
-from llmariner.tenancy.custom_roles import CustomRoles
-from llmariner.tenancy.group_roles import GroupRoles
-from llmariner.tenancy.invites import Invites
+from llmariner.tenancy.authenticator import Callers
+from llmariner.tenancy.groups.group_roles import GroupRoles
+from llmariner.tenancy.invitations.store import Invites
 from llmariner.tenancy.keys.store import Keys, NewKey
-from llmariner.tenancy.members import Members
-from llmariner.tenancy.organizations import Organizations
-from llmariner.tenancy.projects import Assignment, NewProject, Projects
-from llmariner.tenancy.service_accounts import ServiceAccounts
+from llmariner.tenancy.members.memberships import Members
+from llmariner.tenancy.members.service_accounts import ServiceAccounts
+from llmariner.tenancy.organizations.projects import Assignment, NewProject, Projects
+from llmariner.tenancy.organizations.store import Organizations
+from llmariner.tenancy.principal import Caller, Owner
+from llmariner.tenancy.roles.custom_roles import CustomRoles
 
 __all__ = ["PEPPER", "Team", "live_as_a_team"]
 

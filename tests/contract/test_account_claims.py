@@ -11,13 +11,13 @@ from sqlalchemy import select, update
 from llmariner.errors import NotFound, PermissionDenied
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import downgrade, upgrade
-from llmariner.tenancy.bootstrap import first_owner
-from llmariner.tenancy.invites import Invites
+from llmariner.tenancy.invitations.store import Invites
 from llmariner.tenancy.keys.store import Owner
-from llmariner.tenancy.members import Members
-from llmariner.tenancy.names import has_public_domain
-from llmariner.tenancy.sign_in import SignIn
+from llmariner.tenancy.members.memberships import Members
+from llmariner.tenancy.organizations.bootstrap import first_owner
+from llmariner.tenancy.sign_in.token_sign_in import SignIn
 from llmariner.tenancy.tables import users
+from llmariner.tenancy.validators import has_public_domain
 
 from .arriving import ISSUER, Tokens, add_user, join, no_member, user_row
 from .team import PEPPER, Team

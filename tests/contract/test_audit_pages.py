@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from llmariner.audit.log import add
-from llmariner.audit.reading import Filter, page
+from llmariner.audit.queries import Filter, page
 from llmariner.audit.tables import audit_log
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database

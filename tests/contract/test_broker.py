@@ -16,10 +16,10 @@ from llmariner.platform.database.tables import work_leases
 from llmariner.platform.database.work_leases import WorkLease
 from llmariner.platform.events import outbox
 from llmariner.platform.events.broker import Publisher
+from llmariner.platform.events.cloudevents import Event, from_http
 from llmariner.platform.events.deliveries import Deliveries
-from llmariner.platform.events.publication import Publication
+from llmariner.platform.events.publish_queue import Publication
 from llmariner.platform.events.tables import deliveries, events
-from llmariner.platform.events.wire import Event, from_http
 from llmariner.settings import BrokerSettings
 
 

@@ -13,10 +13,10 @@ from llmariner.errors import AuthenticationFailed, InvalidRequest, PermissionDen
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings, Secret
-from llmariner.tenancy.callers import Callers
+from llmariner.tenancy.authenticator import Callers
 from llmariner.tenancy.keys.store import Keys, NewKey, Owner
-from llmariner.tenancy.scopes import MODEL_ADMIN, ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, VIEWER_SCOPES
-from llmariner.tenancy.standing import changed
+from llmariner.tenancy.roles.effective_permissions import changed
+from llmariner.tenancy.roles.scopes import MODEL_ADMIN, ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, VIEWER_SCOPES
 from llmariner.tenancy.tables import (
     api_keys,
     custom_roles,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
-from llmariner.tenancy.invites import Promise
-from llmariner.tenancy.scopes import ALL_SCOPES, ORGANIZATION_ROLES, OWNER_SCOPES
+from llmariner.tenancy.invitations.store import Promise
+from llmariner.tenancy.roles.scopes import ALL_SCOPES, ORGANIZATION_ROLES, OWNER_SCOPES
 from llmariner.tenancy.tables import group_roles
 
 from .team import Team
@@ -120,7 +120,7 @@ def test_what_is_there_everywhere_is_no_more_than_an_owner() -> None:
 
 
 def test_there_are_so_many_roles_in_a_place_and_no_more(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmariner.tenancy.custom_roles._MOST_ROLES", 2)
+    monkeypatch.setattr("llmariner.tenancy.roles.custom_roles._MOST_ROLES", 2)
     first = team.roles.create(team.admin, "first", ["api.files.read"])
     team.roles.create(team.admin, "second", ["api.files.read"])
     with pytest.raises(InvalidRequest) as full:

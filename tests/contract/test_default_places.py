@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import update
 
 from llmariner.errors import AuthenticationFailed, PermissionDenied
-from llmariner.tenancy import sign_in
-from llmariner.tenancy.group_roles import GroupRoles
-from llmariner.tenancy.sign_in import SignIn
+from llmariner.tenancy.groups.group_roles import GroupRoles
+from llmariner.tenancy.sign_in import token_sign_in as sign_in
+from llmariner.tenancy.sign_in.token_sign_in import SignIn
 from llmariner.tenancy.tables import organization_users, organizations, project_users, projects
 
 from .arriving import ISSUER, Tokens, no_member

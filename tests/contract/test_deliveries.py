@@ -13,8 +13,8 @@ from sqlalchemy import select, update
 from llmariner.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from llmariner.platform.database import Database
 from llmariner.platform.events import outbox, tables
+from llmariner.platform.events.cloudevents import Event
 from llmariner.platform.events.deliveries import ATTEMPTS, Deliveries, Delivery, Subscription, backoff
-from llmariner.platform.events.wire import Event
 
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 MADE, GONE = "ai.llmariner.thing.made.v1", "ai.llmariner.thing.gone.v1"

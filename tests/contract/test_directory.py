@@ -9,10 +9,10 @@ import pytest
 
 from llmariner.errors import NotFound
 from llmariner.platform.database import Database
-from llmariner.tenancy.caller import Owner
-from llmariner.tenancy.directory import Directory, Page, Paging
 from llmariner.tenancy.keys.last_use import LastUse
 from llmariner.tenancy.keys.store import Keys, NewKey
+from llmariner.tenancy.organizations.queries import Directory, Page, Paging
+from llmariner.tenancy.principal import Owner
 from llmariner.tenancy.tables import api_keys, custom_roles, invites, organization_users, project_users, projects, users
 
 NOBODY = "nobody"

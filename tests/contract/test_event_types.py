@@ -11,18 +11,18 @@ import pytest
 import yaml
 from sqlalchemy import select
 
-from llmariner.gateway.control import NOTHING, Hold, LeaseAsk
+from llmariner.gateway.control_plane.port import NOTHING, Hold, LeaseAsk
 from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.leases import Leases
 from llmariner.limits.rules import Subject
-from llmariner.local.engine.environment import EngineEnvironment, engine_lock
-from llmariner.local.home import Home
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
 from llmariner.models.registry import Registry
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import tables
 from llmariner.settings import HomeSettings
+from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
+from llmariner.standalone.platform import Home
 from llmariner.tenancy.keys.store import Keys, NewKey, Owner
 from llmariner.usage.ledger import Ledger
 

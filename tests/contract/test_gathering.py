@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import event as engine_event
 
 from llmariner.errors import InvalidRequest, Unavailable
-from llmariner.models.directory import ModelDirectory
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.models.registry import Registry
+from llmariner.models.serving_lookup import ModelDirectory
 from llmariner.platform.database import Database
-from llmariner.usage.gathering import Gathering
+from llmariner.usage.batch_writer import Gathering
 from llmariner.usage.ledger import Ledger
 
 from .ledgers import closed, event, life, rebuilt_equal_stored, stored_sums, sums_of

@@ -18,12 +18,12 @@ from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import tables
 from llmariner.platform.events.outbox import event_of
-from llmariner.tenancy import sign_in
-from llmariner.tenancy.directory import Paging
-from llmariner.tenancy.group_roles import CHANGED, GroupRoles
-from llmariner.tenancy.group_settlement import settle_group
-from llmariner.tenancy.groups import Groups
-from llmariner.tenancy.sign_in import SignIn
+from llmariner.tenancy.groups.group_roles import CHANGED, GroupRoles
+from llmariner.tenancy.groups.membership_sync import settle_group
+from llmariner.tenancy.groups.store import Groups
+from llmariner.tenancy.organizations.queries import Paging
+from llmariner.tenancy.sign_in import token_sign_in as sign_in
+from llmariner.tenancy.sign_in.token_sign_in import SignIn
 from llmariner.tenancy.tables import organization_users, project_users, user_groups, users
 
 from .arriving import ISSUER, Tokens

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
-from llmariner.tenancy.group_roles import GroupRoles
-from llmariner.tenancy.groups import Groups
-from llmariner.tenancy.projects import NewProject
+from llmariner.tenancy.groups.group_roles import GroupRoles
+from llmariner.tenancy.groups.store import Groups
+from llmariner.tenancy.organizations.projects import NewProject
 
 from .team import Team
 

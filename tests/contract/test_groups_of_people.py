@@ -10,13 +10,13 @@ from sqlalchemy import delete
 from llmariner.audit import log
 from llmariner.platform.database import Database
 from llmariner.settings import Secret
-from llmariner.tenancy import sign_in
-from llmariner.tenancy.callers import Callers
-from llmariner.tenancy.group_roles import GroupRoles
-from llmariner.tenancy.group_settlement import settle_group
+from llmariner.tenancy.authenticator import Callers
+from llmariner.tenancy.groups.group_roles import GroupRoles
+from llmariner.tenancy.groups.membership_sync import settle_group
 from llmariner.tenancy.keys.store import Keys, NewKey, Owner
-from llmariner.tenancy.members import Members
-from llmariner.tenancy.sign_in import SignIn
+from llmariner.tenancy.members.memberships import Members
+from llmariner.tenancy.sign_in import token_sign_in as sign_in
+from llmariner.tenancy.sign_in.token_sign_in import SignIn
 from llmariner.tenancy.tables import organization_users
 
 from .arriving import ISSUER, Tokens, add_user, invite, join, logged, map_group, no_member

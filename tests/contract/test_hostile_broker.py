@@ -15,7 +15,7 @@ from llmariner.platform.database.tables import work_leases
 from llmariner.platform.events import outbox
 from llmariner.platform.events.broker import Publisher
 from llmariner.platform.events.deliveries import Deliveries
-from llmariner.platform.events.publication import Publication
+from llmariner.platform.events.publish_queue import Publication
 from llmariner.platform.events.tables import deliveries, events
 from llmariner.settings import BrokerSettings
 

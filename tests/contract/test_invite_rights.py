@@ -9,11 +9,11 @@ from sqlalchemy import select
 
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
-from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.group_roles import GroupRoles
-from llmariner.tenancy.invites import Invites, Promise
-from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
-from llmariner.tenancy.sign_in import SignIn
+from llmariner.tenancy.groups.group_roles import GroupRoles
+from llmariner.tenancy.invitations.store import Invites, Promise
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
+from llmariner.tenancy.sign_in.token_sign_in import SignIn
 from llmariner.tenancy.tables import invites
 
 from .arriving import ISSUER, Tokens, logged

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.platform.database import metadata
-from llmariner.tenancy.invites import LONGEST_SECONDS, Promise
+from llmariner.tenancy.invitations.store import LONGEST_SECONDS, Promise
 from llmariner.tenancy.tables import invites, users
 
 from .team import Team

@@ -15,10 +15,10 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.platform.database import Database, metadata
 from llmariner.platform.events.tables import events
 from llmariner.settings import Secret
+from llmariner.tenancy.keys.allowed_networks import admits, networks
 from llmariner.tenancy.keys.last_use import LastUse
-from llmariner.tenancy.keys.sources import admits, networks
 from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, Owner, View
-from llmariner.tenancy.scopes import OWNER_SCOPES
+from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 from llmariner.tenancy.tables import api_keys
 
 from .team import Team

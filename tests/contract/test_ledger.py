@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.platform.database import Database
 from llmariner.platform.events.tables import events
-from llmariner.usage.folding import GRAINS
+from llmariner.usage.aggregation import GRAINS
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.tables import ledger_events, ledger_hours, prices
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from llmariner.platform.database import Database
-from llmariner.usage.folding import GRAINS, blank, folded, interruption
+from llmariner.usage.aggregation import GRAINS, blank, folded, interruption
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.reports import DIMENSIONS, MEASURES, PARTS, Question, Reports
 from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, prices

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from llmariner.gateway.control import Amounts, Rule
-from llmariner.gateway.request_ids import new_request_id, process_name
-from llmariner.limits.book import LedgerBook
+from llmariner.gateway.control_plane.port import Amounts, Rule
+from llmariner.gateway.requests.request_ids import new_request_id, process_name
+from llmariner.limits.ledger_source import LedgerBook
 from llmariner.platform.database import Database
 from llmariner.usage.ledger import Ledger
 

@@ -14,19 +14,19 @@ from sqlalchemy import event, select, update
 
 from llmariner.audit.tables import audit_log
 from llmariner.errors import InvalidRequest, NotFound
-from llmariner.gateway.control import NOTHING, Amounts, Grant, Hold, Key, LeaseAsk
-from llmariner.limits.account import LEASE_SECONDS
+from llmariner.gateway.control_plane.port import NOTHING, Amounts, Grant, Hold, Key, LeaseAsk
 from llmariner.limits.budgets import Budgets, NewBudget
-from llmariner.limits.changes import Revisions
 from llmariner.limits.leases import Leases, default_limit_id
+from llmariner.limits.quota_state import LEASE_SECONDS
+from llmariner.limits.revisions import Revisions
 from llmariner.limits.rules import Limits, Subject, new_row
 from llmariner.limits.tables import allowances
 from llmariner.limits.tables import limits as table
 from llmariner.platform.database import Database
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events.tables import events
-from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.keys.store import Owner
+from llmariner.tenancy.principal import Caller
 from llmariner.usage.prices import NewPrice, Prices
 from llmariner.usage.tables import ledger_requests, prices
 

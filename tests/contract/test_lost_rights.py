@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from llmariner.errors import Conflict
-from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.group_roles import GroupRoles
-from llmariner.tenancy.groups import Groups
+from llmariner.tenancy.groups.group_roles import GroupRoles
+from llmariner.tenancy.groups.store import Groups
 from llmariner.tenancy.keys.store import NewKey, Owner, View
-from llmariner.tenancy.projects import NewProject
+from llmariner.tenancy.organizations.projects import NewProject
+from llmariner.tenancy.principal import Caller
 
 from .team import Team
 

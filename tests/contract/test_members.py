@@ -11,10 +11,10 @@ from sqlalchemy import select
 
 from llmariner.audit.tables import audit_log
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
-from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.keys.store import NewKey
-from llmariner.tenancy.members import Member
-from llmariner.tenancy.scopes import ORGANIZATION_ROLES, OWNER_SCOPES
+from llmariner.tenancy.members.memberships import Member
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, OWNER_SCOPES
 from llmariner.tenancy.tables import users
 
 from .team import Team

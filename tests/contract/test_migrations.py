@@ -13,14 +13,14 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, select, text
 
 from llmariner.models.model import NewModel, SourceRepository
+from llmariner.models.queries import Selection
 from llmariner.models.registry import Registry
-from llmariner.models.selection import Selection
 from llmariner.platform.database import Database, metadata
 from llmariner.platform.database.migrate import current, downgrade, head, upgrade
 from llmariner.platform.database.revisions import revisions
 from llmariner.settings import DatabaseSettings, Secret
-from llmariner.tenancy.bootstrap import first_owner, make_admin_key
 from llmariner.tenancy.keys.store import Keys
+from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
 
 NewDatabase = Callable[[], Database]
 # Installers are processes: Alembic keeps the migration under way in its module.

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import update
 
 from llmariner.errors import ModelNotFound
-from llmariner.models.directory import ModelDirectory
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
 from llmariner.models.registry import Registry
+from llmariner.models.serving_lookup import ModelDirectory
 from llmariner.models.tables import models
 from llmariner.platform.database import Database
 from llmariner.usage.ledger import Ledger

@@ -10,8 +10,8 @@ from sqlalchemy import select
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
 from llmariner.limits.restrictions import Restriction
 from llmariner.models.model import NewModel, SourceRepository, Task
+from llmariner.models.queries import Selection
 from llmariner.models.registry import Registry
-from llmariner.models.selection import Selection
 from llmariner.platform.database import Database
 from llmariner.platform.events.tables import events
 

@@ -9,15 +9,15 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select
 
-from llmariner.gateway.control import NOTHING, Amounts, Hold, LeaseAsk
-from llmariner.limits.account import period_start
+from llmariner.gateway.control_plane.port import NOTHING, Amounts, Hold, LeaseAsk
 from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.leases import Leases
+from llmariner.limits.quota_state import period_start
 from llmariner.limits.rules import Subject
 from llmariner.limits.tables import allowances
 from llmariner.platform.database import Database, ReadSession
-from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.keys.store import Owner
+from llmariner.tenancy.principal import Caller
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.prices import NewPrice, Prices
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
-from llmariner.tenancy import reach
 from llmariner.tenancy.keys.store import NewKey
-from llmariner.tenancy.organizations import Organization, Summary
-from llmariner.tenancy.scopes import ADMIN_KEY_SCOPES, OWNER_SCOPES
+from llmariner.tenancy.organizations.store import Organization, Summary
+from llmariner.tenancy.roles import access_scope as reach
+from llmariner.tenancy.roles.scopes import ADMIN_KEY_SCOPES, OWNER_SCOPES
 
 from .team import Team
 

@@ -13,10 +13,10 @@ from sqlalchemy import select
 
 from llmariner.audit.tables import audit_log
 from llmariner.errors import InvalidRequest, PermissionDenied
-from llmariner.gateway.pricing import FREE, Price
+from llmariner.gateway.metering.pricing import FREE, Price
 from llmariner.platform.database import Database
-from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.keys.store import Owner
+from llmariner.tenancy.principal import Caller
 from llmariner.usage.prices import ListedPrice, NewPrice, PriceList, Prices
 
 COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens")

@@ -8,9 +8,9 @@ from sqlalchemy import func, select, update
 
 from llmariner.platform.database import Database
 from llmariner.platform.events import outbox
+from llmariner.platform.events.cloudevents import Event
 from llmariner.platform.events.deliveries import Deliveries, Subscription
 from llmariner.platform.events.tables import consumed_events, events
-from llmariner.platform.events.wire import Event
 
 
 def test_old_events_are_forgotten_unless_pending_or_dead(database: Database) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from llmariner.errors import NotFound, PermissionDenied
-from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.keys.store import NewKey, Owner
-from llmariner.tenancy.reach import in_organization, in_project, sees_all_projects
-from llmariner.tenancy.scopes import ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.access_scope import in_organization, in_project, sees_all_projects
+from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES
 
 from .team import Team
 

@@ -18,10 +18,10 @@ from llmariner.audit.tables import audit_log
 from llmariner.errors import AuthenticationFailed, Unavailable
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
-from llmariner.tenancy import refused_sign_ins
-from llmariner.tenancy.bootstrap import first_owner
 from llmariner.tenancy.keys.store import Owner
-from llmariner.tenancy.refused_sign_ins import MOST_IN_A_MINUTE, RefusedSignIns, Stranger
+from llmariner.tenancy.organizations.bootstrap import first_owner
+from llmariner.tenancy.sign_in import refused_sign_ins
+from llmariner.tenancy.sign_in.refused_sign_ins import MOST_IN_A_MINUTE, RefusedSignIns, Stranger
 
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 FORGED = AuthenticationFailed("It was forged.", code="invalid_token")
@@ -163,8 +163,8 @@ def test_a_process_that_closed_its_database_ends_without_a_word(tmp_path: Path) 
         "from llmariner.platform.database import Database\n"
         "from llmariner.platform.database.migrate import upgrade\n"
         "from llmariner.settings import DatabaseSettings\n"
-        "from llmariner.tenancy.bootstrap import first_owner\n"
-        "from llmariner.tenancy.refused_sign_ins import RefusedSignIns\n"
+        "from llmariner.tenancy.organizations.bootstrap import first_owner\n"
+        "from llmariner.tenancy.sign_in.refused_sign_ins import RefusedSignIns\n"
         f"database = Database(DatabaseSettings('sqlite:///{tmp_path}/platform.db'))\n"
         "upgrade(database), first_owner(database)\n"
         "refused = RefusedSignIns(database)\n"

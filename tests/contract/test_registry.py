@@ -13,8 +13,8 @@ from sqlalchemy import event, select, update
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
 from llmariner.limits.restrictions import Restriction
 from llmariner.models.model import ActivationStatus, LoadingStatus, Model, ModelConfig, NewModel, SourceRepository, Task
+from llmariner.models.queries import Selection
 from llmariner.models.registry import Registry
-from llmariner.models.selection import Selection
 from llmariner.models.tables import model_wakes, models
 from llmariner.platform.database import Database
 from llmariner.platform.database.revisions import next_revision

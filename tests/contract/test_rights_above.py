@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from llmariner.errors import Conflict, PermissionDenied
-from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.granting import held
-from llmariner.tenancy.group_roles import GroupRoles
-from llmariner.tenancy.groups import Groups
-from llmariner.tenancy.invites import Promise
+from llmariner.tenancy.groups.group_roles import GroupRoles
+from llmariner.tenancy.groups.store import Groups
+from llmariner.tenancy.invitations.store import Promise
 from llmariner.tenancy.keys.store import NewKey, Owner, View
-from llmariner.tenancy.projects import NewProject
-from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
-from llmariner.tenancy.sign_in import SignIn
+from llmariner.tenancy.organizations.projects import NewProject
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.delegation import held
+from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
+from llmariner.tenancy.sign_in.token_sign_in import SignIn
 
 from .arriving import Tokens
 from .team import Team

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from llmariner.gateway.control import NOTHING, Amounts, Hold, LeaseAsk
-from llmariner.limits import changes
+from llmariner.gateway.control_plane.port import NOTHING, Amounts, Hold, LeaseAsk
+from llmariner.limits import revisions as changes
 from llmariner.limits.budgets import Budgets, NewBudget
-from llmariner.limits.changes import Revisions
-from llmariner.limits.ending import end_rules
+from llmariner.limits.cascade_delete import end_rules
 from llmariner.limits.leases import Leases
+from llmariner.limits.revisions import Revisions
 from llmariner.limits.rules import Limits, Subject
 from llmariner.platform.database import Database
 from llmariner.platform.database.revisions import next_revision

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llmariner.errors import AuthenticationFailed, Conflict, InvalidRequest, PermissionDenied
+from llmariner.tenancy.members.users import Users
 from llmariner.tenancy.tables import organizations, projects
-from llmariner.tenancy.users import Users
 
 from .arriving import add_user, join
 from .team import Team

@@ -10,8 +10,8 @@ import pytest
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.tenancy.keys.store import NewKey, Owner, View
-from llmariner.tenancy.scopes import OWNER_SCOPES, PROJECT_ROLES
-from llmariner.tenancy.service_accounts import ServiceAccount
+from llmariner.tenancy.members.service_accounts import ServiceAccount
+from llmariner.tenancy.roles.scopes import OWNER_SCOPES, PROJECT_ROLES
 
 from .team import Team
 

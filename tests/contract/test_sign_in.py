@@ -14,12 +14,12 @@ from llmariner.audit import log
 from llmariner.errors import AuthenticationFailed, NotFound, PermissionDenied
 from llmariner.platform.database import Database
 from llmariner.settings import Secret
-from llmariner.tenancy import sign_in
-from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.callers import Callers
+from llmariner.tenancy.authenticator import Callers
 from llmariner.tenancy.keys.store import Keys, Owner
-from llmariner.tenancy.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
-from llmariner.tenancy.sign_in import SignIn
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
+from llmariner.tenancy.sign_in import token_sign_in as sign_in
+from llmariner.tenancy.sign_in.token_sign_in import SignIn
 from llmariner.tenancy.tables import (
     invites,
     organization_users,

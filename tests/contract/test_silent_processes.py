@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmariner.gateway.control import Amounts, Rule
-from llmariner.limits.book import LedgerBook
+from llmariner.gateway.control_plane.port import Amounts, Rule
+from llmariner.limits.ledger_source import LedgerBook
 from llmariner.platform.database import Database
 from llmariner.usage.ledger import Ledger
 

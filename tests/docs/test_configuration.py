@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.cli.configuration import resolve
+from llmariner.cli.support.configuration import resolve
 from llmariner.server import Bounds
 from llmariner.settings import (
     DatabaseSettings,

@@ -23,8 +23,8 @@ import pytest
 import yaml
 
 from llmariner.cli.main import llma
-from llmariner.inspection.checks import check_names
-from llmariner.inspection.kinds import PROJECTS
+from llmariner.diagnostics.api_resources import PROJECTS
+from llmariner.diagnostics.checks import check_names
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs/install-cluster.md").read_text()

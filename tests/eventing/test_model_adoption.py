@@ -15,7 +15,7 @@ import yaml
 
 from llmariner.context import Context
 from llmariner.models.model import ActivationStatus, Model
-from llmariner.models.selection import Selection
+from llmariner.models.queries import Selection
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.kube.resources import INFERENCE_SERVICES, NAMESPACES
 

@@ -6,13 +6,13 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
-from llmariner.tenancy.caller import Caller, Owner
-from llmariner.tenancy.custom_roles import CustomRoles
 from llmariner.tenancy.keys.store import NewKey
-from llmariner.tenancy.members import Members
-from llmariner.tenancy.organizations import Organizations
-from llmariner.tenancy.projects import NewProject, Projects
-from llmariner.tenancy.scopes import OWNER_SCOPES
+from llmariner.tenancy.members.memberships import Members
+from llmariner.tenancy.organizations.projects import NewProject, Projects
+from llmariner.tenancy.organizations.store import Organizations
+from llmariner.tenancy.principal import Caller, Owner
+from llmariner.tenancy.roles.custom_roles import CustomRoles
+from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 
 from .asking import Answer, Question
 from .conftest import Ask

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.local.router import Router
+from llmariner.standalone.router import Router
 
 from .asking import Answer, InProcess, Question
 from .children import CHECKOUT, boot, engine, process

@@ -12,11 +12,11 @@ from sqlalchemy import update
 
 from llmariner.boot import load
 from llmariner.context import Context
-from llmariner.gateway.service_token import ServiceTokens
+from llmariner.gateway.authentication.service_tokens import ServiceTokens
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database.migrate import upgrade
-from llmariner.tenancy.bootstrap import first_owner, make_admin_key
 from llmariner.tenancy.keys.store import NewKey, Owner
+from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
 from llmariner.tenancy.tables import api_keys, organization_users, organizations, project_users, projects, users
 
 from .children import CHECKOUT

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 from fastapi import FastAPI, Request
 
-from llmariner.gateway.answers import Receive
-from llmariner.gateway.body_budget import BodyBudget
-from llmariner.gateway.exchange import Exchange
-from llmariner.gateway.gateway import Gateway
-from llmariner.http.bodies import JsonRoute
+from llmariner.gateway.requests.body_budget import BodyBudget
+from llmariner.gateway.requests.handler import Exchange
+from llmariner.gateway.responses.messages import Receive
+from llmariner.gateway.state import Gateway
+from llmariner.http.schemas.bodies import JsonRoute
 
 SIZE = 400_000
 WHOLE = json.dumps({"field": "é" * (SIZE // 2)}, ensure_ascii=False).encode()

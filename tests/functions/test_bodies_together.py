@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
-from llmariner.http import rendering
-from llmariner.http.bodies import JsonRoute
+from llmariner.http.middleware import errors as rendering
+from llmariner.http.schemas.bodies import JsonRoute
 
 LARGE = b" " * 1_000_000
 HELD = 64 * 1024 * 1024 // (len(LARGE) - 16 * 1024)

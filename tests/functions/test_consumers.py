@@ -16,13 +16,13 @@ import pytest
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.errors import Unavailable
-from llmariner.local.dispatcher import Dispatcher, limits, subscriptions
 from llmariner.models.model import Model, NewModel, SourceRepository, Task
 from llmariner.models.weights import FetchedWeights, Report, StorageUriWeights, WeightsUnavailable
 from llmariner.platform.database.work_leases import WorkLease
 from llmariner.platform.events import outbox
+from llmariner.platform.events.cloudevents import Event, to_http
 from llmariner.platform.events.deliveries import Deliveries, Subscription
-from llmariner.platform.events.wire import Event, to_http
+from llmariner.standalone.dispatcher import Dispatcher, limits, subscriptions
 from llmariner.usage.ledger import Ledger
 
 from .asking import InProcess, Question, over_http

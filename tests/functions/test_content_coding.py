@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llmariner.errors import InvalidRequest
-from llmariner.http.content_coding import DecodedBody
+from llmariner.http.middleware.content_encoding import DecodedBody
 
 from .asking import Question, check
 from .conftest import Ask

@@ -10,8 +10,8 @@ import pytest
 
 from llmariner.boot import load
 from llmariner.context import Context
-from llmariner.http.cors import Cors
-from llmariner.local.router import Router
+from llmariner.http.middleware.cors import Cors
+from llmariner.standalone.router import Router
 
 from .asking import Answer, InProcess, Question
 from .children import CHECKOUT

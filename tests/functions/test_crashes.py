@@ -13,7 +13,7 @@ from .asking import Question, over_http
 from .children import boot, framework, process
 
 CRASHING = """
-from llmariner.http.function import function
+from llmariner.http.entrypoint import function
 
 
 def build(_context):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.platform.events.wire import Event, to_http
+from llmariner.platform.events.cloudevents import Event, to_http
 
 from .asking import Question, over_http
 from .children import CHECKOUT, boot, framework, process

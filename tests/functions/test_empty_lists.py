@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmariner.tenancy.keys.store import View
-from llmariner.tenancy.service_accounts import ServiceAccounts
+from llmariner.tenancy.members.service_accounts import ServiceAccounts
 
 from .asking import Answer, check
 from .company import Company

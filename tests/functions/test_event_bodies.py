@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from llmariner.context import Context
-from llmariner.http.function import application_of, consumer
-from llmariner.platform.events.wire import to_http
+from llmariner.http.entrypoint import application_of, consumer
+from llmariner.platform.events.cloudevents import to_http
 
 from .asking import InProcess, Question
 from .installation import Installation

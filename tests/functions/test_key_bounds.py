@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from llmariner.tenancy.keys.store import NewKey, Owner
-from llmariner.tenancy.members import Members
-from llmariner.tenancy.scopes import OWNER_SCOPES, PROJECT_ROLES
+from llmariner.tenancy.members.memberships import Members
+from llmariner.tenancy.roles.scopes import OWNER_SCOPES, PROJECT_ROLES
 
 from .asking import Answer, Question, check
 from .conftest import Ask

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.tenancy.members import Members
+from llmariner.tenancy.members.memberships import Members
 
 from .asking import Answer, InProcess, Question, check
 from .conftest import Ask

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from llmariner.models.model import NewModel, SourceRepository
-from llmariner.models.rendering import rendered
+from llmariner.models.representation import rendered
 from llmariner.platform.serving import Phase, Status
 
 from .company import Company

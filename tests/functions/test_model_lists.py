@@ -8,7 +8,7 @@ import pytest
 
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.tenancy.keys.store import NewKey, Owner
-from llmariner.tenancy.scopes import OWNER_SCOPES
+from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 
 from .asking import check
 from .company import Company

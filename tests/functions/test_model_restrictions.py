@@ -10,15 +10,15 @@ import pytest
 from sqlalchemy import update
 
 from llmariner.boot import load
-from llmariner.models.directory import ModelDirectory
 from llmariner.models.model import LoadingStatus, NewModel, SourceRepository
 from llmariner.models.registry import Registry
+from llmariner.models.serving_lookup import ModelDirectory
 from llmariner.models.tables import models
-from llmariner.platform.events.wire import to_http
-from llmariner.tenancy.caller import Owner
+from llmariner.platform.events.cloudevents import to_http
 from llmariner.tenancy.keys.store import NewKey
-from llmariner.tenancy.members import Members
-from llmariner.tenancy.scopes import MODEL_ADMIN, OWNER_SCOPES
+from llmariner.tenancy.members.memberships import Members
+from llmariner.tenancy.principal import Owner
+from llmariner.tenancy.roles.scopes import MODEL_ADMIN, OWNER_SCOPES
 
 from .asking import Answer, InProcess, Question, check
 from .children import CHECKOUT

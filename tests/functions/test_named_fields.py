@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.tenancy.custom_roles import CustomRoles
+from llmariner.tenancy.roles.custom_roles import CustomRoles
 
 from .asking import Answer, Question
 from .conftest import Ask

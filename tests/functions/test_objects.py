@@ -10,9 +10,9 @@ import pytest
 
 from llmariner.models.model import NewModel, SourceRepository
 from llmariner.platform.events import outbox
+from llmariner.platform.events.cloudevents import Event
 from llmariner.platform.events.deliveries import Deliveries, Subscription
-from llmariner.platform.events.wire import Event
-from llmariner.tenancy.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
+from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
 
 from .asking import Answer, Question, check
 from .conftest import Ask

@@ -12,7 +12,7 @@ from sqlalchemy import update
 from llmariner.audit.log import add
 from llmariner.audit.tables import audit_log
 from llmariner.identifiers import new_id
-from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.principal import Caller
 
 from .asking import Answer, Question, check
 from .conftest import Ask

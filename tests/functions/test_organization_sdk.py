@@ -12,8 +12,8 @@ from openai import AsyncOpenAI
 from sqlalchemy import update
 
 from llmariner.errors import AuthenticationFailed
-from llmariner.tenancy.members import Members
-from llmariner.tenancy.refused_sign_ins import RefusedSignIns
+from llmariner.tenancy.members.memberships import Members
+from llmariner.tenancy.sign_in.refused_sign_ins import RefusedSignIns
 from llmariner.tenancy.tables import user_groups, users
 
 from .asking import InProcess

@@ -10,7 +10,7 @@ import pytest
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.tenancy.keys.store import NewKey
-from llmariner.tenancy.scopes import OWNER_SCOPES
+from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 
 from .asking import InProcess, Question, check
 from .children import CHECKOUT

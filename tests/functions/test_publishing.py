@@ -10,13 +10,13 @@ from typing import Any, cast
 import pytest
 
 from llmariner.context import Context
-from llmariner.http.function import application_of, consumer
-from llmariner.http.publishing import Publishing
+from llmariner.http.entrypoint import application_of, consumer
+from llmariner.http.middleware.outbox import Publishing
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import outbox
+from llmariner.platform.events.cloudevents import Event, to_http
 from llmariner.platform.events.deliveries import Deliveries
-from llmariner.platform.events.wire import Event, to_http
 from llmariner.settings import DatabaseSettings
 
 SCOPE = {"type": "http", "method": "POST", "path": "/"}

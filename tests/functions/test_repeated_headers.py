@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.http.web_application import WebApplication
+from llmariner.http.middleware.stack import WebApplication
 
 from .asking import Answer, InProcess, Question, check
 from .conftest import Ask

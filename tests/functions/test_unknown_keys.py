@@ -8,7 +8,7 @@ import pytest
 
 from llmariner.boot import load
 from llmariner.context import Context
-from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.principal import Caller
 
 from .asking import Answer, InProcess, Question, check
 from .children import CHECKOUT

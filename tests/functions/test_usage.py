@@ -15,11 +15,11 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.admin.organization import UsageCompletionsResponse, UsageCostsResponse, UsageEmbeddingsResponse
 
-from llmariner.tenancy.bootstrap import make_admin_key
 from llmariner.tenancy.keys.store import NewKey, Owner
-from llmariner.tenancy.scopes import PROJECT_ROLES
+from llmariner.tenancy.organizations.bootstrap import make_admin_key
+from llmariner.tenancy.roles.scopes import PROJECT_ROLES
 from llmariner.tenancy.tables import organization_users, project_users, users
-from llmariner.usage.folding import GRAINS
+from llmariner.usage.aggregation import GRAINS
 from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, prices
 
 from .asking import Answer, InProcess, Question, check

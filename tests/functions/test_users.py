@@ -8,8 +8,8 @@ import pytest
 
 from llmariner.boot import load
 from llmariner.context import Context
-from llmariner.tenancy.invites import Invites, Promise
-from llmariner.tenancy.projects import Projects
+from llmariner.tenancy.invitations.store import Invites, Promise
+from llmariner.tenancy.organizations.projects import Projects
 from llmariner.tenancy.tables import organization_users, users
 
 from .asking import InProcess, Question, check

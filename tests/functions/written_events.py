@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 
 from llmariner.platform.events import outbox, tables
-from llmariner.platform.events.wire import Event
+from llmariner.platform.events.cloudevents import Event
 
 from .installation import Installation
 

@@ -18,7 +18,7 @@ from sqlalchemy import event
 
 from llmariner.boot import load, serve
 from llmariner.context import Context
-from llmariner.local.home import checkout
+from llmariner.standalone.platform import checkout
 
 _TABLE = re.compile(r"\b(?:FROM|INTO|UPDATE) (\w+)")
 

@@ -22,9 +22,9 @@ from gateway.scripted_serving import ScriptedServing
 
 from llmariner.boot import load
 from llmariner.context import Context
-from llmariner.local.home import checkout
-from llmariner.local.router import Router
 from llmariner.server import Server
+from llmariner.standalone.platform import checkout
+from llmariner.standalone.router import Router
 
 
 async def serve(folder: Path, port: int, *, by_uvicorn: bool) -> None:

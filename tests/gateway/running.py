@@ -25,9 +25,9 @@ from sqlalchemy import func, select
 
 from llmariner.context import Context
 from llmariner.models.model import NewModel, SourceRepository, Task
-from llmariner.tenancy.bootstrap import first_owner
 from llmariner.tenancy.keys.store import NewKey, Owner
-from llmariner.tenancy.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
+from llmariner.tenancy.organizations.bootstrap import first_owner
+from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
 from llmariner.tenancy.tables import projects
 from llmariner.usage.tables import ledger_requests
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmariner.client import Client
 from llmariner.errors import ModelNotFound
+from llmariner.http_client import Client
 from llmariner.platform.serving import Phase, Status
 from llmariner.platform.serving.engine_metrics import EngineMetrics, read_metrics
 

@@ -12,7 +12,7 @@ from sqlalchemy import delete, update
 from llmariner.limits.rules import Limits, Subject
 from llmariner.tenancy.keys.store import Owner
 from llmariner.tenancy.tables import projects
-from llmariner.usage.explanation import explained
+from llmariner.usage.cost_breakdown import explained
 from llmariner.usage.tables import prices
 
 from .caller import Answer, Caller

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from llmariner.client import Client
-from llmariner.gateway import chat_template as template_module
-from llmariner.gateway import context_length as context_module
-from llmariner.gateway.chat_template import UNKNOWN, ChatTemplate, chat_template
-from llmariner.gateway.context_length import context_length
+from llmariner.gateway.admission import chat_template as template_module
+from llmariner.gateway.admission import context_length as context_module
+from llmariner.gateway.admission.chat_template import UNKNOWN, ChatTemplate, chat_template
+from llmariner.gateway.admission.context_length import context_length
+from llmariner.http_client import Client
 
 from .raw_engine import RawEngine, raw_engine
 

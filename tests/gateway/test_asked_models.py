@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from llmariner.gateway.chat_template import ChatTemplate
-from llmariner.gateway.control import ModelState
-from llmariner.gateway.gateway import Gateway
+from llmariner.gateway.admission.chat_template import ChatTemplate
+from llmariner.gateway.control_plane.port import ModelState
+from llmariner.gateway.state import Gateway
 from llmariner.settings import GatewaySettings, Secret
 
 from .raw_engine import RawEngine, raw_engine

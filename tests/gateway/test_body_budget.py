@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from llmariner.errors import RoomFull
-from llmariner.gateway.body_budget import BodyBudget
+from llmariner.gateway.requests.body_budget import BodyBudget
 
 from .caller import Answer, chat
 from .running import Platform, eventually

@@ -13,7 +13,7 @@ import pytest
 from llmariner.limits.budgets import Budget, NewBudget
 from llmariner.limits.rules import Subject
 from llmariner.tenancy.keys.store import NewKey, Owner
-from llmariner.tenancy.scopes import OWNER_SCOPES
+from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 from llmariner.usage.tables import prices
 
 from .caller import Answer, Caller

@@ -15,7 +15,7 @@ from llmariner.limits.budgets import Budget, NewBudget
 from llmariner.limits.rules import Subject
 from llmariner.platform.events.tables import events
 from llmariner.tenancy.keys.store import NewKey, Owner
-from llmariner.tenancy.scopes import OWNER_SCOPES
+from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 from llmariner.usage.tables import prices
 
 from .caller import Answer, Broken, Caller

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import update
 
 from llmariner.tenancy.keys.store import NewKey
-from llmariner.tenancy.scopes import OWNER_SCOPES
+from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 from llmariner.tenancy.tables import projects
 
 from .caller import Answer, Caller

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from llmariner.client import Client, ConnectionFailed, ReaderStalled, ResponseBroken, ResponseOverdue
+from llmariner.http_client import Client, ConnectionFailed, ReaderStalled, ResponseBroken, ResponseOverdue
 
 from .raw_engine import RawEngine, raw_engine
 from .running import soon
@@ -88,7 +88,7 @@ def test_a_connection_closed_while_idle_costs_no_request() -> None:
 def test_connections_idle_for_longer_than_servers_keep_them_are_closed_and_origins_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("llmariner.client._IDLE_SECONDS", 0.3)
+    monkeypatch.setattr("llmariner.http_client._IDLE_SECONDS", 0.3)
 
     async def scenario() -> None:
         async with raw_engine(ok) as engine:
@@ -219,7 +219,7 @@ def test_trailers_are_no_headers() -> None:
 
 def test_an_answer_that_came_before_its_question_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a server sends on a connection that is kept would be taken for the answer to whoever asks next."""
-    monkeypatch.setattr("llmariner.client._IDLE_SECONDS", 60.0)  # it is closed for that, and not for being idle
+    monkeypatch.setattr("llmariner.http_client._IDLE_SECONDS", 60.0)  # it is closed for that, and not for being idle
 
     async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
         writer.write(OK)

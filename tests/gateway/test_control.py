@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.gateway.control import Changes
-from llmariner.gateway.gateway import Gateway
-from llmariner.local.home import checkout
+from llmariner.gateway.control_plane.port import Changes
+from llmariner.gateway.state import Gateway
+from llmariner.standalone.platform import checkout
 from llmariner.tenancy.keys.store import NewKey
-from llmariner.tenancy.scopes import OWNER_SCOPES
+from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 
 from .caller import Answer, Caller
 from .running import EngineProcess, Platform, eventually, free_port, listens
@@ -122,9 +122,9 @@ def test_a_control_function_that_hangs_holds_up_nobody_who_is_known(functions: F
 def test_after_a_pause_a_request_waits_to_hear_what_was_revoked(
     tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmariner.gateway.gateway._POLL_SECONDS", 60.0)  # nobody asks between the two requests
-    monkeypatch.setattr("llmariner.gateway.gateway._ASKED_SECONDS", 0.5)
-    monkeypatch.setattr("llmariner.gateway.gateway._STALE_SECONDS", 0.5)
+    monkeypatch.setattr("llmariner.gateway.state._POLL_SECONDS", 60.0)  # nobody asks between the two requests
+    monkeypatch.setattr("llmariner.gateway.state._ASKED_SECONDS", 0.5)
+    monkeypatch.setattr("llmariner.gateway.state._STALE_SECONDS", 0.5)
     serving = {"LLMARINER_SERVING": "static", "LLMARINER_SERVING_STATIC": "{}"}
     home = Platform(tmp_path, serving, database)
     key_id, caller = home.key("revoked-in-a-pause")

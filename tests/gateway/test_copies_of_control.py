@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmariner.context import Context
-from llmariner.control import InProcessControl
+from llmariner.control_plane import InProcessControl
 from llmariner.platform.serving import Phase, Status
 from llmariner.platform.serving.static import StaticServing
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.limits.account import LEASE_SECONDS
+from llmariner.limits.quota_state import LEASE_SECONDS
 from llmariner.limits.rules import Subject
 
 from .caller import Broken, Caller

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from llmariner.gateway import gateway as module
-from llmariner.gateway.control import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
-from llmariner.gateway.gateway import Gateway
+from llmariner.gateway import state as module
+from llmariner.gateway.control_plane.port import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.gateway.state import Gateway
 from llmariner.settings import GatewaySettings, Secret
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from llmariner.gateway.app import RouteApp
-from llmariner.gateway.control import Amounts, Changes, Grant, Key, LeaseAnswer, LeaseAsk, ModelState, Rule
-from llmariner.gateway.fields import CHAT_COMPLETIONS
-from llmariner.gateway.gateway import Gateway
-from llmariner.gateway.metrics import Metrics
-from llmariner.gateway.pricing import Price
+from llmariner.gateway.control_plane.port import Amounts, Changes, Grant, Key, LeaseAnswer, LeaseAsk, ModelState, Rule
+from llmariner.gateway.metering.metrics import Metrics
+from llmariner.gateway.metering.pricing import Price
+from llmariner.gateway.requests.fields import CHAT_COMPLETIONS
+from llmariner.gateway.requests.route_app import RouteApp
+from llmariner.gateway.state import Gateway
 from llmariner.settings import GatewaySettings, Secret
 
 from .raw_engine import RawEngine, raw_engine

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from llmariner.client import Client
-from llmariner.gateway.control import Key
-from llmariner.gateway.meter import Metered
-from llmariner.gateway.settlement import Settlement
+from llmariner.gateway.control_plane.port import Key
+from llmariner.gateway.metering.meter import Metered
+from llmariner.gateway.metering.usage_reconciliation import Settlement
+from llmariner.http_client import Client
 
 from .raw_engine import RawEngine, raw_engine
 

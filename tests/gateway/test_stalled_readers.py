@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.gateway.control import ModelState
-from llmariner.gateway.room import Room
+from llmariner.gateway.admission.queue import Room
+from llmariner.gateway.control_plane.port import ModelState
 
 from .caller import Answer
 from .running import eventually, running

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from llmariner.errors import AuthenticationFailed, RateLimited
-from llmariner.gateway import keyring as module
-from llmariner.gateway.control import Control, Key
-from llmariner.gateway.failed_authentications import FailedAuthentications
-from llmariner.gateway.keyring import Keyring
+from llmariner.gateway.authentication import key_cache as module
+from llmariner.gateway.authentication.failed_attempts import FailedAuthentications
+from llmariner.gateway.authentication.key_cache import Keyring
+from llmariner.gateway.control_plane.port import Control, Key
 
 from .caller import Answer, Caller
 from .running import Platform, running

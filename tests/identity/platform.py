@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from llmariner.context import Context
-from llmariner.local.router import Router
 from llmariner.platform.database.migrate import upgrade
 from llmariner.server import Server
-from llmariner.tenancy.bootstrap import first_owner, make_admin_key
+from llmariner.standalone.router import Router
+from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
 
 __all__ = ["ServedPlatform"]
 

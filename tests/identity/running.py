@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 
 from llmariner.cli.sign_in.issuer import Attempt, Issuer
-from llmariner.cli.sign_in.loopback import Callback
-from llmariner.cli.sign_in.store import SignIn
+from llmariner.cli.sign_in.loopback_redirect import Callback
+from llmariner.cli.sign_in.token_store import SignIn
 
 __all__ = ["CLIENT", "Browser", "RunningIssuer", "Signer", "SigningKey"]
 

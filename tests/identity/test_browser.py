@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmariner.settings import environment
-from llmariner.tenancy.group_roles import GroupRoles
+from llmariner.tenancy.groups.group_roles import GroupRoles
 
 from .chromium import Chromium
 from .platform import ServedPlatform

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 import yaml
 
-from llmariner.cli.failures import CommandError
 from llmariner.cli.sign_in.issuer import Attempt, Issuer, Refused
-from llmariner.cli.sign_in.store import SignIn
+from llmariner.cli.sign_in.token_store import SignIn
+from llmariner.cli.support.errors import CommandError
 from llmariner.errors import AuthenticationFailed
 from llmariner.installation.dex import PATH, configuration
 from llmariner.platform.identity.oidc import OidcIssuer

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from llmariner.cli.failures import CommandError
 from llmariner.cli.sign_in.issuer import Issuer
-from llmariner.cli.sign_in.store import SignIn
-from llmariner.platform.identity.documents import Unreachable, published_keys
+from llmariner.cli.sign_in.token_store import SignIn
+from llmariner.cli.support.errors import CommandError
+from llmariner.platform.identity.discovery import Unreachable, published_keys
 from llmariner.settings import IdentitySettings
 
 from .running import SigningKey

@@ -12,7 +12,7 @@ import pytest
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.platform.database.migrate import upgrade
-from llmariner.tenancy.bootstrap import first_owner, make_admin_key
+from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
 
 from .running import RunningIssuer
 
@@ -51,7 +51,7 @@ class Platform:
 
 @pytest.fixture
 def platform(tmp_path: Path, issuer: RunningIssuer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
-    monkeypatch.setattr("llmariner.tenancy.sign_in._REMEMBERED_SECONDS", 0.0)
+    monkeypatch.setattr("llmariner.tenancy.sign_in.token_sign_in._REMEMBERED_SECONDS", 0.0)
     made = Platform(tmp_path, issuer.url)
     yield made
     made.close()

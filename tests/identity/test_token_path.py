@@ -12,8 +12,8 @@ import httpx2
 import pytest
 
 from llmariner.models.model import NewModel, SourceRepository, Task
-from llmariner.tenancy.group_roles import GroupRoles
-from llmariner.tenancy.members import Members
+from llmariner.tenancy.groups.group_roles import GroupRoles
+from llmariner.tenancy.members.memberships import Members
 
 from .platform import ServedPlatform
 from .running import RunningIssuer
@@ -99,7 +99,7 @@ def test_a_known_token_goes_on_while_the_issuer_is_away_and_ends_with_the_member
     assert chat(served, token).status_code == 200
     context = served.context
     with context.database.read() as session:
-        from llmariner.tenancy.members import person_with
+        from llmariner.tenancy.members.memberships import person_with
 
         alice = person_with(session, "alice@example.org")
     assert alice is not None

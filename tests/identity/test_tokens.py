@@ -19,9 +19,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
 from llmariner.errors import AuthenticationFailed, Unavailable
-from llmariner.gateway.keyring import is_signed
-from llmariner.platform.identity import Identity, documents, signing_keys
-from llmariner.platform.identity.documents import Unreachable, discovered, published_keys
+from llmariner.gateway.authentication.key_cache import is_signed
+from llmariner.platform.identity import Identity, signing_keys
+from llmariner.platform.identity import discovery as documents
+from llmariner.platform.identity.discovery import Unreachable, discovered, published_keys
 from llmariner.platform.identity.oidc import OidcIssuer
 from llmariner.platform.identity.signing_keys import COOLDOWN_SECONDS, FRESH_SECONDS, SigningKeys
 from llmariner.settings import IdentitySettings

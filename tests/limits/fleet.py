@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from llmariner.gateway.allowance import Allowance
-from llmariner.gateway.control import NOTHING, Amounts, Hold, Rule
-from llmariner.limits.account import Account
+from llmariner.gateway.control_plane.port import NOTHING, Amounts, Hold, Rule
+from llmariner.gateway.limits.leased_quota import Allowance
+from llmariner.limits.quota_state import Account
 
 __all__ = ["EMPTY", "EPOCH", "Fleet", "Silent", "widest"]
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from llmariner.gateway.control import NOTHING, Amounts, Hold, Rule
-from llmariner.limits.account import LEASE_SECONDS, Account, period_start
-from llmariner.limits.window import Window
+from llmariner.gateway.control_plane.port import NOTHING, Amounts, Hold, Rule
+from llmariner.limits.quota_state import LEASE_SECONDS, Account, period_start
+from llmariner.limits.sliding_window import Window
 
 from .fleet import EMPTY, Silent
 

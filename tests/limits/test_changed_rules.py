@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from llmariner.errors import InsufficientQuota, RateLimited
-from llmariner.gateway.allowance import Allowance
-from llmariner.gateway.bound import Bound, Reservation
-from llmariner.gateway.control import Hold, Key, LeaseAnswer, LeaseAsk, Rule
-from llmariner.gateway.limits import Limits
+from llmariner.gateway.control_plane.port import Hold, Key, LeaseAnswer, LeaseAsk, Rule
+from llmariner.gateway.limits.applicable_limits import Bound, Reservation
+from llmariner.gateway.limits.leased_quota import Allowance
+from llmariner.gateway.limits.limiter import Limits
 from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.leases import Leases
 from llmariner.limits.rules import Limits as Rules
@@ -22,7 +22,7 @@ from llmariner.limits.rules import Subject
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings
-from llmariner.tenancy.bootstrap import first_owner
+from llmariner.tenancy.organizations.bootstrap import first_owner
 
 AMOUNT, LONGEST, COST = 1000, 500, 10
 

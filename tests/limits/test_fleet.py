@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmariner.gateway.control import Amounts, Rule
+from llmariner.gateway.control_plane.port import Amounts, Rule
 
 from .fleet import Fleet, widest
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from llmariner.gateway.allowance import Allowance
-from llmariner.gateway.bound import Bound, Reservation
-from llmariner.gateway.control import NOTHING, Amounts, Grant, Rule
+from llmariner.gateway.control_plane.port import NOTHING, Amounts, Grant, Rule
+from llmariner.gateway.limits.applicable_limits import Bound, Reservation
+from llmariner.gateway.limits.leased_quota import Allowance
 
 LIMIT = Rule(
     "limit_1",

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from llmariner.gateway import leasing
-from llmariner.gateway.allowance import Allowance
-from llmariner.gateway.bound import Bound
-from llmariner.gateway.control import Key, Rule
-from llmariner.gateway.leasing import Terms
+from llmariner.gateway.control_plane.port import Key, Rule
+from llmariner.gateway.limits import lease_client as leasing
+from llmariner.gateway.limits.applicable_limits import Bound
+from llmariner.gateway.limits.lease_client import Terms
+from llmariner.gateway.limits.leased_quota import Allowance
 
 KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset(), None, unlimited=False)
 

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import pytest
 
 from llmariner.errors import RateLimited, Unavailable
-from llmariner.gateway.bound import longest_cost
-from llmariner.gateway.control import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
-from llmariner.gateway.limits import Limits
-from llmariner.gateway.pricing import Price
-from llmariner.gateway.refusals import dollars, duration
+from llmariner.gateway.control_plane.port import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.gateway.limits.applicable_limits import longest_cost
+from llmariner.gateway.limits.limiter import Limits
+from llmariner.gateway.metering.pricing import Price
+from llmariner.gateway.responses.limit_errors import dollars, duration
 from llmariner.limits.leases import Leases, default_limit_id
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from llmariner.local.engine.environment import EngineEnvironment
+from llmariner.standalone.engine.environment import EngineEnvironment
 
 __all__ = ["environment_with_hub"]
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.local import daemon
-from llmariner.local.engine.environment import EngineEnvironment, engine_lock
-from llmariner.local.engine.packages import PACKAGED
+from llmariner.standalone import daemon
+from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
+from llmariner.standalone.engine.packages import PACKAGED
 
 LLMA = [sys.executable, "-c", "from llmariner.cli.main import main; import sys; sys.exit(main())"]
-DAEMON = [sys.executable, "-m", "llmariner.local.daemon"]
+DAEMON = [sys.executable, "-m", "llmariner.standalone.daemon"]
 Env = dict[str, str]
 
 

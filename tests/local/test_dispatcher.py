@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from llmariner.local.dispatcher import Dispatcher
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries, Subscription
 from llmariner.settings import DatabaseSettings
+from llmariner.standalone.dispatcher import Dispatcher
 
 
 @pytest.mark.parametrize("flood", [5, 40])

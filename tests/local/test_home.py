@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from llmariner.local import daemon, doctor
-from llmariner.local import home as home_of_one_machine
-from llmariner.local.engine.environment import EngineEnvironment, engine_lock
-from llmariner.local.engine.packages import PACKAGED
-from llmariner.local.home import Home, Layout
 from llmariner.models.tables import models
 from llmariner.platform.serving import log_files
-from llmariner.platform.serving.sockets import EngineSockets, remove_left_over
+from llmariner.platform.serving.local_processes.sockets import EngineSockets, remove_left_over
 from llmariner.settings import HomeSettings
+from llmariner.standalone import daemon, doctor
+from llmariner.standalone import platform as home_of_one_machine
+from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
+from llmariner.standalone.engine.packages import PACKAGED
+from llmariner.standalone.platform import Home, Layout
 
 from .test_daemon import LLMA, Env, environment_of, llma
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.local.engine import environment
-from llmariner.local.engine.environment import EngineEnvironment
-from llmariner.local.home import checkout
+from llmariner.standalone.engine import environment
+from llmariner.standalone.engine.environment import EngineEnvironment
+from llmariner.standalone.platform import checkout
 
 INSTALLER = """#!/bin/sh
 # An installer that notes what it is asked, makes what it should, and fails once where it is told to.

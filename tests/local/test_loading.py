@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from llmariner.context import Context
-from llmariner.local.home import checkout
-from llmariner.local.weights import LocalWeights
 from llmariner.models.model import Model, NewModel, SourceRepository
 from llmariner.models.weights import FetchedWeights, Report
 from llmariner.platform.database.migrate import upgrade
-from llmariner.platform.events.wire import Event
+from llmariner.platform.events.cloudevents import Event
+from llmariner.standalone.platform import checkout
+from llmariner.standalone.weights import LocalWeights
 
 from .hub import environment_with_hub
 

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 PROGRAM = """
 import json, sys
-from llmariner.local import loopback
+from llmariner.standalone import loopback
 url = sys.argv[1]
 print(json.dumps([loopback.get(url, seconds=10), loopback.post(url, "sk-x", {"a": 1}, seconds=20)]))
 """

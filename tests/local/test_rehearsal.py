@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from llmariner.local.engine.environment import EngineEnvironment
-from llmariner.local.engine.packages import PACKAGED, PackagedModel, bring
-from llmariner.local.rehearsal import rehearse, wrong_answer
 from llmariner.platform.serving.engine_plugins import expected_answer
 from llmariner.platform.serving.engine_plugins.expected_answer import ExpectedText
+from llmariner.standalone.engine.environment import EngineEnvironment
+from llmariner.standalone.engine.packages import PACKAGED, PackagedModel, bring
+from llmariner.standalone.warmup import rehearse, wrong_answer
 
 from .hub import environment_with_hub
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.local.engine.scripts import Scripts
+from llmariner.standalone.engine.scripts import Scripts
 
 from .hub import environment_with_hub
 
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from local.hub import environment_with_hub
-from llmariner.local.engine.scripts import Scripts
+from llmariner.standalone.engine.scripts import Scripts
 Scripts(environment_with_hub(Path(sys.argv[2]))).run(Path(sys.argv[3]), [], lambda said: print(said["pid"], flush=True))
 """
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from llmariner.errors import ModelNotFound
-from llmariner.local.engine.scripts import Interrupted
-from llmariner.local.weights import LocalWeights
 from llmariner.models.model import ActivationStatus, LoadingStatus, Model, ModelConfig, SourceRepository, Task
+from llmariner.standalone.engine.scripts import Interrupted
+from llmariner.standalone.weights import LocalWeights
 
 from .hub import environment_with_hub
 

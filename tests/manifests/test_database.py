@@ -25,14 +25,14 @@ from sqlalchemy import text
 from llmariner.context import Context
 from llmariner.errors import Unavailable
 from llmariner.installation.migrations import migrate
+from llmariner.installation.retry import Waiting
 from llmariner.installation.secret_objects import SecretObjects
 from llmariner.installation.secrets import make
-from llmariner.installation.steps import Waiting
 from llmariner.platform.database import Database
 from llmariner.platform.database.schema import mismatch
 from llmariner.settings import DatabaseSettings
-from llmariner.tenancy.bootstrap import first_owner
 from llmariner.tenancy.keys.secrets import digest, new_secret
+from llmariner.tenancy.organizations.bootstrap import first_owner
 
 CHECKOUT = Path(__file__).parents[2]
 START = CHECKOUT / "manifests/components/postgres/start.sh"

@@ -13,9 +13,9 @@ import yaml
 
 from llmariner.installation.__main__ import main
 from llmariner.installation.dex import BROUGHT, PATH, configuration
+from llmariner.installation.retry import Waiting
 from llmariner.installation.secret_objects import SecretObjects
 from llmariner.installation.secrets import make
-from llmariner.installation.steps import Waiting
 
 from .rendering import Object, Rendered, names
 from .test_network_policy import FUNCTION, admits, chosen, peers, policies

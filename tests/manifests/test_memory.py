@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.gateway.sse import _LONGEST_EVENT
+from llmariner.gateway.responses.server_sent_events import _LONGEST_EVENT
 from llmariner.settings import GatewaySettings
 
 FUNCTIONS = Path(__file__).parents[2] / "functions"

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from llmariner.gateway.metrics import Metrics
+from llmariner.gateway.metering.metrics import Metrics
 from llmariner.http.metrics import backlog_metrics
 from llmariner.manifests.declarations import read
 from llmariner.manifests.installation import CONTROL
-from llmariner.platform.events.publication import Backlog
+from llmariner.platform.events.publish_queue import Backlog
 
 from .rendering import Rendered, names
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llmariner.manifests.declarations import DeclarationError, read
-from llmariner.manifests.matches import matches
+from llmariner.manifests.path_matches import matches
 from llmariner.manifests.routes import http_route
 
 if TYPE_CHECKING:

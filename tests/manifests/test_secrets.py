@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from llmariner.installation.__main__ import main
+from llmariner.installation.retry import Waiting
 from llmariner.installation.secret_objects import SecretObjects
 from llmariner.installation.secrets import make
-from llmariner.installation.steps import Waiting
 from llmariner.manifests.jobs import MADE
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.resources import SECRETS

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from llmariner.installation.__main__ import main
+from llmariner.installation.retry import Waiting
 from llmariner.installation.secret_objects import SecretObjects
 from llmariner.installation.standby_token import make
-from llmariner.installation.steps import Waiting
 from llmariner.manifests.jobs import SECRETS_IMAGE
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.resources import SECRETS

@@ -11,7 +11,7 @@ import pytest
 
 from llmariner.server import Bounds, Server
 from llmariner.server.connection import Connection
-from llmariner.server.head import split_target
+from llmariner.server.request_head import split_target
 
 from .conftest import body_of, count_body, echo, exchange, hello, serving, statuses, until
 

@@ -21,14 +21,14 @@ import uvicorn
 
 from llmariner.boot import load
 from llmariner.context import Context
-from llmariner.gateway.remote_control import RemoteControl
-from llmariner.local.engine.environment import EngineEnvironment
-from llmariner.local.home import checkout
+from llmariner.gateway.control_plane.http_client import RemoteControl
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.processes import ProcessServing, ProcessSettings
+from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
 from llmariner.platform.serving.remote import RemoteServing
 from llmariner.platform.serving.static import StaticServing
 from llmariner.settings import ControlSettings, Secret
+from llmariner.standalone.engine.environment import EngineEnvironment
+from llmariner.standalone.platform import checkout
 
 from .driving import Driven, processes
 from .imitation import imitation, model

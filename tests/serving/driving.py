@@ -9,10 +9,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from llmariner.client import Client
 from llmariner.errors import ModelNotFound
+from llmariner.http_client import Client
 from llmariner.platform.serving import EngineModel, Phase, Serving, Status
-from llmariner.platform.serving.processes import ProcessServing, ProcessSettings
+from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
 
 __all__ = ["Driven", "processes"]
 

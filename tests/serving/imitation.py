@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.processes import ProcessSettings
+from llmariner.platform.serving.local_processes.adapter import ProcessSettings
 
 __all__ = ["MEMORY", "PARENT", "imitation", "model", "processes_with"]
 

@@ -33,7 +33,7 @@ from llmariner.platform.kube.resources import (
 )
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.kserve.adapter import KServeServing
-from llmariner.platform.serving.kserve.directory import EngineKey, Served
+from llmariner.platform.serving.kserve.model_lookup import EngineKey, Served
 from llmariner.platform.serving.kserve.phases import STANDBY
 from llmariner.settings import ClusterSettings, KServeSettings
 

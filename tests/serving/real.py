@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.local.engine.environment import EngineEnvironment
-from llmariner.local.engine.packages import PACKAGED
-from llmariner.local.home import checkout
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.command import engine_environment
-from llmariner.platform.serving.memory import available
-from llmariner.platform.serving.processes import ProcessSettings
+from llmariner.platform.serving.local_processes.adapter import ProcessSettings
+from llmariner.platform.serving.local_processes.command_line import engine_environment
+from llmariner.platform.serving.local_processes.memory import available
 from llmariner.settings import HomeSettings, environment
+from llmariner.standalone.engine.environment import EngineEnvironment
+from llmariner.standalone.engine.packages import PACKAGED
+from llmariner.standalone.platform import checkout
 
 __all__ = ["BASE", "PATIENCE", "engine_of_this_machine", "models_of", "settings_of"]
 

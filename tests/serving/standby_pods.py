@@ -55,7 +55,7 @@ class StandbyPods:
         program = _PROGRAM.format(python=sys.executable, noted=str(self.noted), scripted=str(SCRIPTED))
         (self.programs / "vllm").write_text(program)
         (self.programs / "vllm").chmod(0o755)
-        for source in ("images/engine/standby.py", "shared/llmariner/platform/serving/launcher.py"):
+        for source in ("images/engine/standby.py", "shared/llmariner/platform/serving/local_processes/launcher.py"):
             shutil.copy(CHECKOUT / source, self.programs)
         cluster.caller.make(CLUSTER_SERVING_RUNTIMES, self._runtime())
         cluster.controllers.also.append(self.attend)

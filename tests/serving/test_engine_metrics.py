@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from llmariner.client import Client
+from llmariner.http_client import Client
 from llmariner.platform.serving.engine_metrics import EngineMetrics, read_metrics
 
 COUNTS = b'vllm:num_requests_running{engine="0"} 2.0\nvllm:num_requests_waiting{engine="0"} 1.0\n'

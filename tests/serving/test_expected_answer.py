@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from llmariner.local.engine.packages import PACKAGED
 from llmariner.platform.serving.engine_plugins import expected_answer
 from llmariner.platform.serving.engine_plugins.expected_answer import FILE, ExpectedAnswer, parse
+from llmariner.standalone.engine.packages import PACKAGED
 
 CHAT, EMBEDDINGS = (asdict(model.expected) for model in PACKAGED)
 USED = {"prompt_tokens": 33, "completion_tokens": 8}

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from llmariner.local.engine.packages import PACKAGED, PackagedModel
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.command import ANSWER_CHECK
-from llmariner.platform.serving.engine import log_name
 from llmariner.platform.serving.engine_plugins.expected_answer import FILE
-from llmariner.platform.serving.processes import ProcessServing, ProcessSettings
+from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
+from llmariner.platform.serving.local_processes.command_line import ANSWER_CHECK
+from llmariner.platform.serving.local_processes.engine import log_name
 from llmariner.settings import HomeSettings, environment
+from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
 
 from .driving import Driven
 

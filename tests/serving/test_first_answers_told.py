@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmariner.client import Client
+from llmariner.http_client import Client
 from llmariner.platform.kube.resources import EVENTS, INFERENCE_SERVICES, PODS
 from llmariner.platform.serving import EngineModel, Phase
 from llmariner.platform.serving.kserve import first_answers

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.platform.serving import Phase, engine
+from llmariner.platform.serving import Phase
+from llmariner.platform.serving.local_processes import engine
 
 from .driving import processes
 from .imitation import imitation, model

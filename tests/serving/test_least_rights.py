@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llmariner.manifests.declarations import read
-from llmariner.manifests.rights import roles, standby_rights
+from llmariner.manifests.rbac import roles, standby_rights
 from llmariner.platform.kube.resources import EVENTS, INFERENCE_SERVICES, LOCAL_QUEUES, PODS
 from llmariner.platform.serving import EngineModel
 from llmariner.settings import Secret

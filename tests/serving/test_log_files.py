@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.platform.serving import Phase, engine, log_files
+from llmariner.platform.serving import Phase, log_files
+from llmariner.platform.serving.local_processes import engine
 from llmariner.platform.serving.log_files import begin, bound, end_of
 
 from .driving import processes

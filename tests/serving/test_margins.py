@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from llmariner.local.home import checkout
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.processes import ProcessServing
+from llmariner.platform.serving.local_processes.adapter import ProcessServing
+from llmariner.standalone.platform import checkout
 
 from .driving import Driven
 from .questions import ASKED, OPEN, QUESTIONS

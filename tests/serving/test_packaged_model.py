@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from llmariner.local.engine import packages
-from llmariner.local.engine.packages import PACKAGED
-from llmariner.platform.serving.processes import ProcessServing
+from llmariner.platform.serving.local_processes.adapter import ProcessServing
+from llmariner.standalone.engine import packages
+from llmariner.standalone.engine.packages import PACKAGED
 
 from .driving import Driven
 from .questions import CAPITAL, GET_WEATHER

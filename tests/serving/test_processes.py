@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from llmariner.platform.serving import Phase
-from llmariner.platform.serving.launcher_process import end_orphans
-from llmariner.platform.serving.sockets import EngineSockets
+from llmariner.platform.serving.local_processes.launcher_client import end_orphans
+from llmariner.platform.serving.local_processes.sockets import EngineSockets
 
 from .driving import CHAT, Driven, processes
 from .imitation import MEMORY, imitation, model, processes_with

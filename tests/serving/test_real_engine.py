@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from llmariner.platform.serving import EngineModel, Phase
-from llmariner.platform.serving.processes import ProcessServing, ProcessSettings
+from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
 
 from .driving import Driven, processes
 from .real import BASE, PATIENCE

@@ -40,7 +40,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
     def run(engine: str, silence: float = 10.0) -> tuple[subprocess.Popen[bytes], int]:
-        shutil.copy(CHECKOUT / "shared/llmariner/platform/serving/launcher.py", tmp_path)
+        shutil.copy(CHECKOUT / "shared/llmariner/platform/serving/local_processes/launcher.py", tmp_path)
         before, seconds, after = (CHECKOUT / "images/engine/standby.py").read_text().partition("SECONDS = 10.0\n")
         assert seconds
         (tmp_path / "standby.py").write_text(f"{before}SECONDS = {silence}\n{after}")

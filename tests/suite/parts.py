@@ -48,7 +48,7 @@ def command(part: str, *, fast: bool, report: Path) -> list[str]:
     if part == "check":
         return ["make", "--no-print-directory", "check"]
     if part == "setup":
-        return [sys.executable, "-m", "llmariner.local.setup"]
+        return [sys.executable, "-m", "llmariner.standalone.setup"]
     marks = "not cluster and not engine" if fast else "not cluster"
     tests = [*_MANY, *SPREAD] if part == "spread" else [*(f"--ignore={folder}" for folder in SPREAD), "tests"]
     return [sys.executable, "-m", "pytest", "-q", "-m", marks, f"--junitxml={report}", *tests]

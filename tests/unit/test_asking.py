@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from llmariner.errors import Unavailable
-from llmariner.gateway.asking import Asking
+from llmariner.gateway.single_flight import Asking
 
 
 class Answers:

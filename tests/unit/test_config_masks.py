@@ -8,7 +8,7 @@ import pytest
 
 from llmariner.errors import InvalidRequest
 from llmariner.models.model import CONFIG_PATHS, ModelConfig, NewModel, SourceRepository
-from llmariner.models.rendering import config_paths
+from llmariner.models.representation import config_paths
 
 OLD = ModelConfig(gpu=2, replicas=3, extra_args=("--old",), on_demand=False)
 NEW: dict[str, Any] = {

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from llmariner.gateway import wire
-from llmariner.gateway.control import (
+from llmariner.gateway.control_plane import serialization as wire
+from llmariner.gateway.control_plane.port import (
     NOTHING,
     Amounts,
     Changes,
@@ -23,7 +23,7 @@ from llmariner.gateway.control import (
     Newcomer,
     Rule,
 )
-from llmariner.gateway.pricing import Price
+from llmariner.gateway.metering.pricing import Price
 
 KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset({"a", "b"}), 17.5, False, frozenset({"m"}), frozenset({"n"}))
 BOUND = Key("key_2", "proj_1", "org_1", "user_1", frozenset(), None, True, sources=("10.0.0.0/8", "::1/128"))

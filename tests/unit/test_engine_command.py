@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.command import MIDDLEWARE, engine_arguments
+from llmariner.platform.serving.local_processes.command_line import MIDDLEWARE, engine_arguments
 
 CHOSEN = (
     *("--served-model-name", "another", "--host", "192.0.2.1", "--port", "1", "--uds", "/tmp/open.sock"),

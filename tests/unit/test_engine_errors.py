@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmariner.errors import EngineFailed, InvalidRequest, ModelNotFound, Unavailable
-from llmariner.gateway.engine_errors import engine_error
+from llmariner.gateway.responses.engine_errors import engine_error
 
 UNION = (
     "19 validation errors:\n"

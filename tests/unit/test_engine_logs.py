@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmariner.platform.serving.engine import log_name
+from llmariner.platform.serving.local_processes.engine import log_name
 
 
 def test_no_two_models_have_one_log() -> None:

@@ -23,9 +23,9 @@ from llmariner.errors import (
     Unavailable,
     UnknownUrl,
 )
-from llmariner.gateway.control import ModelState
-from llmariner.gateway.engine_errors import engine_error
-from llmariner.gateway.gateway import not_ready
+from llmariner.gateway.control_plane.port import ModelState
+from llmariner.gateway.responses.engine_errors import engine_error
+from llmariner.gateway.state import not_ready
 
 TYPES = {"invalid_request_error", "rate_limit_error", "insufficient_quota", "server_error"}
 

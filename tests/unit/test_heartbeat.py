@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from llmariner.gateway.heartbeat import Heartbeat
+from llmariner.gateway.responses.heartbeat import Heartbeat
 
 
 def test_each_phase_is_told_once() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from llmariner.errors import InvalidRequest
-from llmariner.gateway.fields import CHAT_COMPLETIONS, COMPLETIONS, Route
-from llmariner.gateway.json_schema import check_schema
-from llmariner.gateway.parsing import parse
+from llmariner.gateway.requests.fields import CHAT_COMPLETIONS, COMPLETIONS, Route
+from llmariner.gateway.requests.json_schema import check_schema
+from llmariner.gateway.requests.parser import parse
 
 SELF = {"$ref": "#"}
 A = {"$ref": "#/$defs/a"}

@@ -13,10 +13,11 @@ import pytest
 
 from llmariner import boot
 from llmariner.errors import InvalidRequest, Unavailable
-from llmariner.gateway import meter, supervision
-from llmariner.gateway.control import Key
-from llmariner.gateway.meter import Meter, Metered
-from llmariner.gateway.metrics import Metrics
+from llmariner.gateway import background_tasks as supervision
+from llmariner.gateway.control_plane.port import Key
+from llmariner.gateway.metering import meter
+from llmariner.gateway.metering.meter import Meter, Metered
+from llmariner.gateway.metering.metrics import Metrics
 
 KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset(), None, False)
 

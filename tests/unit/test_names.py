@@ -7,7 +7,7 @@ import pytest
 from llmariner.errors import InvalidRequest
 from llmariner.identifiers import new_id
 from llmariner.platform.identity.addresses import canonical
-from llmariner.tenancy import names
+from llmariner.tenancy import validators as names
 
 
 def test_a_title_is_composed() -> None:

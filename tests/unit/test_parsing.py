@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmariner.errors import InvalidRequest, UnsupportedMedia
-from llmariner.gateway.fields import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, TOKENIZE, Route, check
-from llmariner.gateway.parsing import ModelRequest, parse
+from llmariner.gateway.requests.fields import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, TOKENIZE, Route, check
+from llmariner.gateway.requests.parser import ModelRequest, parse
 
 JSON = b"application/json"
 ON = {"include_usage": True, "continuous_usage_stats": True}

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmariner.errors import InvalidRequest
-from llmariner.gateway.chat_template import ChatTemplate, longest_prompt
-from llmariner.gateway.fields import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, Route
-from llmariner.gateway.parsing import ModelRequest, parse
+from llmariner.gateway.admission.chat_template import ChatTemplate, longest_prompt
+from llmariner.gateway.requests.fields import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, Route
+from llmariner.gateway.requests.parser import ModelRequest, parse
 
 CONTEXT = 4096
 Body = dict[str, Any]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from llmariner.errors import PlatformError
-from llmariner.gateway.control import ModelState
-from llmariner.gateway.room import Room
+from llmariner.gateway.admission.queue import Room
+from llmariner.gateway.control_plane.port import ModelState
 
 
 def state(capacity: int, **values: Any) -> ModelState:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.local.router import declared_paths, path_pattern
+from llmariner.standalone.router import declared_paths, path_pattern
 
 CASES: list[tuple[str, list[str], list[str]]] = [
     ("/v1/models", ["/v1/models"], ["/v1/models/", "/v1/modelsx", "x/v1/models", "/v1.models", ""]),

@@ -14,8 +14,8 @@ import pytest
 from starlette.requests import Request
 
 from llmariner.errors import AuthenticationFailed
-from llmariner.gateway.service_token import ServiceTokens
-from llmariner.http.service_calls import verified
+from llmariner.gateway.authentication.service_tokens import ServiceTokens
+from llmariner.http.authorization.service_calls import verified
 from llmariner.settings import Secret
 
 SECRET = "0123456789abcdef" * 4

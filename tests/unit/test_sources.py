@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from llmariner.errors import PermissionDenied
-from llmariner.gateway.sources import Sources
-from llmariner.tenancy.keys.sources import admits
+from llmariner.gateway.requests.client_ip import Sources
+from llmariner.tenancy.keys.allowed_networks import admits
 
 TRUSTED = ("10.0.0.0/8", "fd00::/8")
 

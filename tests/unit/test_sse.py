@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmariner.client import ResponseBroken
-from llmariner.gateway.sse import DONE, EventCutter, UsageHider, comment, data
-from llmariner.gateway.token_counts import counts
+from llmariner.gateway.metering.token_counts import counts
+from llmariner.gateway.responses.server_sent_events import DONE, EventCutter, UsageHider, comment, data
+from llmariner.http_client import ResponseBroken
 
 USAGE = {"prompt_tokens": 9, "total_tokens": 12, "completion_tokens": 3}
 

@@ -9,7 +9,7 @@ import pytest
 
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.kserve.objects import POD_OF, engine_of
-from llmariner.platform.serving.kserve.standby_fit import Fit, fit
+from llmariner.platform.serving.kserve.standby_matching import Fit, fit
 from llmariner.settings import KServeSettings
 
 MODEL = EngineModel("small", "pvc://models/small", "generate", 0)

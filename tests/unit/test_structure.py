@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmariner.errors import InvalidRequest
-from llmariner.gateway.fields import CHAT_COMPLETIONS, EMBEDDINGS, Route
-from llmariner.gateway.parsing import parse
-from llmariner.gateway.structure import _outside_strings, check_structure
+from llmariner.gateway.requests.fields import CHAT_COMPLETIONS, EMBEDDINGS, Route
+from llmariner.gateway.requests.json_structure import _outside_strings, check_structure
+from llmariner.gateway.requests.parser import parse
 
 SIZE = 8_000_000
 HEAD = b'{"model":"m","messages":[{"role":"user","content":"x"}],"stream":true,"stream_options":{},"x":'

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmariner.gateway.context_length import LONGEST_CONTEXT
-from llmariner.gateway.control import Key
-from llmariner.gateway.meter import Metered
-from llmariner.gateway.parsing import ModelRequest
-from llmariner.gateway.token_counts import AnswerCounts, Bounds, counts
+from llmariner.gateway.admission.context_length import LONGEST_CONTEXT
+from llmariner.gateway.control_plane.port import Key
+from llmariner.gateway.metering.meter import Metered
+from llmariner.gateway.metering.token_counts import AnswerCounts, Bounds, counts
+from llmariner.gateway.requests.parser import ModelRequest
 
 KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset(), None, False)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmariner.platform.events.wire import SOURCE, Event, MalformedEvent, from_http, to_http
+from llmariner.platform.events.cloudevents import SOURCE, Event, MalformedEvent, from_http, to_http
 
 EVENT = Event("evt_1", "ai.llmariner.model.created.v1", "models/org/name", 1_700_000_000.25, {"id": "org/name"})
 BINARY = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "t", "content-type": "application/json"}

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Row, select, update
 
-from llmariner.audit.acting import acting_from
+from llmariner.audit.request_context import acting_from
 from llmariner.audit.tables import audit_heads, audit_log
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from llmariner.authorization.markdown import PAGE, page
 from llmariner.authorization.matrix import Undeclared
-from llmariner.authorization.page import PAGE, page
 
 CHECKOUT = Path(__file__).parents[3]
 

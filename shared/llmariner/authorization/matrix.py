@@ -12,7 +12,7 @@ import yaml
 
 from llmariner.boot import load
 from llmariner.context import Context
-from llmariner.tenancy.scopes import INSTALLATION_SCOPES, ORGANIZATION_ROLES, PROJECT_ROLES, with_implied
+from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, ORGANIZATION_ROLES, PROJECT_ROLES, with_implied
 
 __all__ = ["Access", "Objects", "Standing", "Undeclared", "Verdict", "Whose", "declared", "verdict"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import (
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.resolvers import (
     complete_given_roles,
     complete_keys,
     complete_projects,
@@ -18,11 +18,11 @@ from llmariner.cli.places import (
     organization_option,
     project,
 )
-from llmariner.cli.session import Session
-from llmariner.cli.terminal import note
+from llmariner.cli.support.session import Session
+from llmariner.cli.support.terminal import note
 
 if TYPE_CHECKING:
-    from llmariner.cli.api import Api
+    from llmariner.cli.support.api import Api
 
 __all__ = ["api_keys"]
 
@@ -104,7 +104,7 @@ def create(
 @pass_session
 def list_keys(session: Session, organization_title: str | None, project_title: str | None) -> None:
     """List keys: an owner's, those of all they own. Secrets are not among what is listed."""
-    from llmariner.cli.printing import Column, moment
+    from llmariner.cli.support.output import Column, moment
 
     api = session.api()
     document = api.all_pages(_collection(_place(session, api, organization_title, project_title)))
@@ -130,7 +130,7 @@ def list_keys(session: Session, organization_title: str | None, project_title: s
 @pass_session
 def delete(session: Session, key: str, organization_title: str | None, project_title: str | None) -> None:
     """Revoke a key; requests that carry it are refused from now on."""
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     api = session.api()
     collection = _collection(_place(session, api, organization_title, project_title))
@@ -164,7 +164,7 @@ def update(
 
     Also for how long, and from where.
     """
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     lists = {"scopes": scopes, "allowed_models": models, "allowed_sources": sources}
     body: dict[str, Any] = {} if new_name is None else {"name": new_name}
@@ -195,7 +195,7 @@ def update(
 @pass_session
 def rotate(session: Session, key: str, organization_title: str | None, project_title: str | None, overlap: int) -> None:
     """Give a key a new secret. It is shown now and never again."""
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     api = session.api()
     found = _find(api, key, _collection(_place(session, api, organization_title, project_title)))
@@ -214,7 +214,7 @@ def _place(session: Session, api: Api, organization: str | None, project_said: s
 
 
 def _collection(place: dict[str, str] | None) -> str:
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     if place is None:
         return "api_keys"

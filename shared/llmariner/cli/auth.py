@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from llmariner.cli.api_keys import api_keys
-from llmariner.cli.failures import CommandError, ExitCode
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.invitation import accept_invite
-from llmariner.cli.session import Session
+from llmariner.cli.sign_in.accept_invite import accept_invite
 from llmariner.cli.sign_in.commands import login, logout, status
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.errors import CommandError, ExitCode
+from llmariner.cli.support.session import Session
 
 __all__ = ["auth"]
 
@@ -35,7 +35,7 @@ def token(session: Session, show: bool) -> None:
 
     A token is renewed first where it must be.
     """
-    from llmariner.cli.configuration import masked
+    from llmariner.cli.support.configuration import masked
 
     target = session.fresh_target()
     if target.api_key_source is None:

@@ -1,6 +1,6 @@
 """`llma cluster`: an operator's look at a Kubernetes cluster, by the rights of a kubeconfig instead of an API key.
 
-Thin: the looking is `llmariner.inspection`, which is imported only when one of these runs, and with it Kubernetes'
+Thin: the looking is `llmariner.diagnostics`, which is imported only when one of these runs, and with it Kubernetes'
 client, which an installation made for talking to somebody else's platform does not need to have.
 """
 
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from llmariner.cli.failures import CommandError, ExitCode
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.session import Session
-from llmariner.cli.terminal import write
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.errors import CommandError, ExitCode
+from llmariner.cli.support.session import Session
+from llmariner.cli.support.terminal import write
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from llmariner.cli.printing import Column, Printer
+    from llmariner.cli.support.output import Column, Printer
     from llmariner.platform.kube import Cluster
 
 __all__ = ["cluster"]
@@ -65,8 +65,8 @@ def check(
 ) -> None:
     """Check what the cluster lacks, and say how to mend it."""
     with _asked(kubeconfig, context, namespace) as (api, place):
-        from llmariner.cli.printing import Column
-        from llmariner.inspection.checks import checks
+        from llmariner.cli.support.output import Column
+        from llmariner.diagnostics.checks import checks
 
         findings = checks(api, place, prerequisites=prerequisites)
     columns = [Column.of("check"), Column.of("result"), Column.of("detail")]
@@ -106,7 +106,7 @@ def status(
 ) -> None:
     """Show functions, models, queues, events and nodes."""
     with _asked(kubeconfig, context, namespace) as (api, place):
-        from llmariner.inspection.status import status as look
+        from llmariner.diagnostics.status import status as look
 
         printer = session.printer
         if watch and printer.for_people:
@@ -152,7 +152,7 @@ def _view(printer: Printer, document: dict[str, Any]) -> RenderableType:
 
 
 def _columns() -> dict[str, list[Column]]:
-    from llmariner.cli.printing import Column, byte_size
+    from llmariner.cli.support.output import Column, byte_size
 
     memory = Column("MEMORY", lambda node: byte_size(node.get("memory_bytes") or None), right=True)
     of = Column.of
@@ -170,7 +170,7 @@ def _columns() -> dict[str, list[Column]]:
 def _asked(kubeconfig: str | None, context: str | None, namespace: str | None) -> Iterator[tuple[Cluster, str]]:
     """The API server and the namespace; what keeps it from answering is told as a failure of the command."""
     try:
-        from llmariner.inspection.access import Unasked, opened
+        from llmariner.diagnostics.cluster_access import Unasked, opened
         from llmariner.settings import environment
 
         reached = opened(environment(), kubeconfig=kubeconfig, context=context, namespace=namespace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from llmariner.cli.grammar import Command
+from llmariner.cli.support.click_extensions import Command
 
 __all__ = ["completion"]
 

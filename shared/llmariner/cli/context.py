@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_organizations, complete_projects
-from llmariner.cli.session import Session
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.resolvers import complete_organizations, complete_projects
+from llmariner.cli.support.session import Session
 
 __all__ = ["context"]
 
@@ -23,7 +23,7 @@ def context() -> None:
 @pass_session
 def get_context(session: Session) -> None:
     """Show what commands use now, and where each comes from."""
-    from llmariner.cli.configuration import masked
+    from llmariner.cli.support.configuration import masked
 
     target = session.target()
     key = masked(target.api_key.reveal()) if target.api_key_source else None
@@ -75,7 +75,7 @@ def set_context(
 
 
 def _changed(content: dict[str, Any], given: dict[str, str | None]) -> dict[str, Any]:
-    from llmariner.cli.configuration import checked_endpoint, same_server
+    from llmariner.cli.support.configuration import checked_endpoint, same_server
 
     changes = {name: value for name, value in given.items() if value is not None}
     if endpoint := changes.get("endpoint"):
@@ -94,8 +94,8 @@ def _ask(session: Session, content: dict[str, Any]) -> dict[str, str | None]:
     """Each setting in turn, the present one as default. A key is not echoed, nor offered back."""
     if not sys.stdin.isatty():
         raise click.UsageError("Nothing to set: give --endpoint, --api-key, --organization or --project.")
-    from llmariner.cli.choosing import ask_organization, ask_project
-    from llmariner.cli.configuration import resolve
+    from llmariner.cli.support.configuration import resolve
+    from llmariner.cli.support.prompts import ask_organization, ask_project
     from llmariner.settings import environment
 
     present = str(content.get("endpoint") or "")
@@ -106,7 +106,7 @@ def _ask(session: Session, content: dict[str, Any]) -> dict[str, str | None]:
     if key:
         target = target.with_key(key)
     elif target.sign_in is not None:
-        from llmariner.cli.sign_in.renewal import fresh
+        from llmariner.cli.sign_in.token_refresh import fresh
 
         target = target.signed_in(fresh(session.sign_in_file(), target.endpoint, target.sign_in))
     organization = ask_organization(target, str(content.get("organization") or ""))

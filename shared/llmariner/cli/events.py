@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.session import Session
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.session import Session
 
 __all__ = ["events"]
 
@@ -27,7 +27,7 @@ def list_events(session: Session, state: str | None, limit: int) -> None:
 
     An event appears once for each of its consumers. Dead deliveries were given up on and wait for a replay.
     """
-    from llmariner.cli.printing import Column, moment
+    from llmariner.cli.support.output import Column, moment
 
     document = session.api().all_pages("events", most=limit, limit=min(limit, PAGE), state=state)
     columns = [
@@ -48,7 +48,7 @@ def list_events(session: Session, state: str | None, limit: int) -> None:
 @pass_session
 def replay(session: Session, event: str) -> None:
     """Deliver an event again. Consumers know an event by its id, so a second delivery does no harm."""
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     answer = session.api().post(path_of("events", event) + ":replay")
     session.printer.message(answer, f"Event {event} is delivered again.")

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import click
 
-from llmariner.cli.failures import CommandError, ExitCode
-from llmariner.cli.grammar import RootGroup
-from llmariner.cli.terminal import discard_output, prepare_output
+from llmariner.cli.support.click_extensions import RootGroup
+from llmariner.cli.support.errors import CommandError, ExitCode
+from llmariner.cli.support.terminal import discard_output, prepare_output
 
 __all__ = ["llma", "main"]
 
@@ -25,12 +25,12 @@ _MEMBERS = {
     "logs": "llmariner.cli.platform:logs",
     "cluster": "llmariner.cli.cluster:cluster",
     "auth": "llmariner.cli.auth:auth",
-    "models": "llmariner.cli.models:models",
-    "chat": "llmariner.cli.chat:chat",
-    "completions": "llmariner.cli.completions:completions",
-    "embeddings": "llmariner.cli.embeddings:embeddings",
-    "tokenize": "llmariner.cli.tokens:tokenize",
-    "detokenize": "llmariner.cli.tokens:detokenize",
+    "models": "llmariner.cli.models.commands:models",
+    "chat": "llmariner.cli.inference.chat:chat",
+    "completions": "llmariner.cli.inference.completions:completions",
+    "embeddings": "llmariner.cli.inference.embeddings:embeddings",
+    "tokenize": "llmariner.cli.inference.tokens:tokenize",
+    "detokenize": "llmariner.cli.inference.tokens:detokenize",
     "usage": "llmariner.cli.usage:usage",
     "events": "llmariner.cli.events:events",
     "admin": "llmariner.cli.admin:admin",

@@ -1,6 +1,6 @@
 """`llma up`, `down`, `doctor` and `logs`: the commands that act on this machine instead of on an endpoint.
 
-They are thin: the platform itself is `llmariner.local`, which is imported only when one of them runs, and
+They are thin: the platform itself is `llmariner.standalone`, which is imported only when one of them runs, and
 which an installation made for talking to somebody else's platform does not need to have.
 """
 
@@ -13,9 +13,9 @@ from types import ModuleType
 
 import click
 
-from llmariner.cli.failures import CommandError, ExitCode
-from llmariner.cli.grammar import Command, pass_session
-from llmariner.cli.session import Session
+from llmariner.cli.support.click_extensions import Command, pass_session
+from llmariner.cli.support.errors import CommandError, ExitCode
+from llmariner.cli.support.session import Session
 
 __all__ = ["doctor", "down", "logs", "up"]
 
@@ -41,7 +41,7 @@ def down(session: Session) -> None:
 @pass_session
 def doctor(session: Session) -> None:
     """Check what this machine lacks, and say how to mend it."""
-    from llmariner.cli.printing import Column
+    from llmariner.cli.support.output import Column
 
     with _told():
         found = _local("doctor").checks()
@@ -100,7 +100,7 @@ def _told() -> Iterator[ModuleType]:
 
 def _local(module: str) -> ModuleType:
     try:
-        return importlib.import_module(f"llmariner.local.{module}")
+        return importlib.import_module(f"llmariner.standalone.{module}")
     except ModuleNotFoundError as error:
         raise CommandError(
             ExitCode.USAGE,

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmariner.cli.failures import CommandError, ExitCode
-from llmariner.cli.grammar import Command, pass_session
-from llmariner.cli.session import Session
+from llmariner.cli.support.click_extensions import Command, pass_session
+from llmariner.cli.support.errors import CommandError, ExitCode
+from llmariner.cli.support.session import Session
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from llmariner.cli.api import Api
-    from llmariner.cli.printing import Column, Printer
+    from llmariner.cli.support.api import Api
+    from llmariner.cli.support.output import Column, Printer
 
 __all__ = ["status"]
 
@@ -89,8 +89,8 @@ def _models(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _columns(models: list[dict[str, Any]]) -> list[Column]:
-    from llmariner.cli.failures import waiting_room
-    from llmariner.cli.printing import Column, byte_size, number
+    from llmariner.cli.support.errors import waiting_room
+    from llmariner.cli.support.output import Column, byte_size, number
 
     columns = [
         Column.of("id", "MODEL"),

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmariner.cli.failures import CommandError
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.session import Session
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.errors import CommandError
+from llmariner.cli.support.session import Session
 
 if TYPE_CHECKING:
-    from llmariner.cli.api import Api
+    from llmariner.cli.support.api import Api
 
 __all__ = ["usage"]
 
@@ -42,7 +42,7 @@ def usage() -> None:
 @pass_session
 def list_usage(session: Session, days: int, groups: tuple[str, ...]) -> None:
     """Show usage by key, model and day."""
-    from llmariner.cli.printing import Column
+    from llmariner.cli.support.output import Column
 
     api = session.api()
     names = _key_names(api) if "key" in groups and session.printer.for_people else {}
@@ -69,7 +69,7 @@ def _key_names(api: Api) -> dict[str, str]:
 
 
 def _count(field: str, row: Mapping[str, Any]) -> str | None:
-    from llmariner.cli.printing import number
+    from llmariner.cli.support.output import number
 
     return number(row.get(field))
 

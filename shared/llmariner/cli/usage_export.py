@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llmariner.cli.failures import CommandError, ExitCode
+from llmariner.cli.support.errors import CommandError, ExitCode
 
 __all__ = ["write_csv", "write_parquet"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 import llmariner
-from llmariner.cli.grammar import Command, pass_session
-from llmariner.cli.session import Session
+from llmariner.cli.support.click_extensions import Command, pass_session
+from llmariner.cli.support.session import Session
 
 __all__ = ["version"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmariner.platform.events.publication import Backlog
+from llmariner.platform.events.publish_queue import Backlog
 
 __all__ = ["backlog_metrics"]
 

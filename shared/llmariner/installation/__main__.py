@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from llmariner.errors import PlatformError
-from llmariner.installation.steps import Waiting
+from llmariner.installation.retry import Waiting
 from llmariner.platform.kube.errors import ClusterError
 
 

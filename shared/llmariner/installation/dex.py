@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from llmariner.installation.steps import Waiting
+from llmariner.installation.retry import Waiting
 
 __all__ = ["BROUGHT", "PATH", "configuration"]
 

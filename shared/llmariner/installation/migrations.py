@@ -7,10 +7,10 @@ from sqlalchemy.exc import OperationalError
 
 from llmariner.context import Context
 from llmariner.errors import Conflict
-from llmariner.installation.steps import Waiting
+from llmariner.installation.retry import Waiting
 from llmariner.platform.database import Duplicate
 from llmariner.platform.database.migrate import current, upgrade
-from llmariner.tenancy.bootstrap import first_owner, make_admin_key
+from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
 from llmariner.tenancy.tables import api_keys
 
 __all__ = ["migrate"]

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from llmariner.installation import dex
+from llmariner.installation.retry import Waiting
 from llmariner.installation.secret_objects import SecretObjects
-from llmariner.installation.steps import Waiting
 from llmariner.settings import SecretSettings
 from llmariner.tenancy.keys.secrets import new_secret
 

@@ -6,8 +6,8 @@ there are two of one value. Whoever may read Secrets where models run could star
 
 from __future__ import annotations
 
+from llmariner.installation.retry import Waiting
 from llmariner.installation.secret_objects import SecretObjects
-from llmariner.installation.steps import Waiting
 from llmariner.settings import SecretSettings
 
 __all__ = ["make"]

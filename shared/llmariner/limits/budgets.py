@@ -11,14 +11,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, select, update
 
 from llmariner.errors import InvalidRequest, NotFound
-from llmariner.gateway.control import Rule
+from llmariner.gateway.control_plane.port import Rule
 from llmariner.identifiers import new_id
-from llmariner.limits.changes import rules_changed
+from llmariner.limits.revisions import rules_changed
 from llmariner.limits.rules import ALL_MODELS, Subject, binding, changed, new_row, store_rule
 from llmariner.limits.tables import allowances, budgets
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
-from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.principal import Caller
 
 __all__ = ["PERIODS", "Budget", "Budgets", "NewBudget", "budget_of"]
 

@@ -12,10 +12,20 @@ from typing import Any
 
 from sqlalchemy import Row, Select, Table, Update, and_, case, or_, select, update
 
-from llmariner.gateway.control import NOTHING, Amounts, Grant, Hold, Key, LeaseAnswer, LeaseAsk, Newcomer, Rule
-from llmariner.limits.account import Account
-from llmariner.limits.book import LedgerBook
+from llmariner.gateway.control_plane.port import (
+    NOTHING,
+    Amounts,
+    Grant,
+    Hold,
+    Key,
+    LeaseAnswer,
+    LeaseAsk,
+    Newcomer,
+    Rule,
+)
 from llmariner.limits.budgets import budget_of
+from llmariner.limits.ledger_source import LedgerBook
+from llmariner.limits.quota_state import Account
 from llmariner.limits.rules import ALL_MODELS, limit_of
 from llmariner.limits.tables import allowances, budgets, limits
 from llmariner.platform.database import Database, WriteSession

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from llmariner.platform.database import Database
-from llmariner.tenancy.caller import Caller
 from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of
+from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.tables import api_keys, projects
 
 __all__ = ["Restriction", "of_caller", "of_key", "of_project"]

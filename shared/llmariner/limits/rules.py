@@ -12,13 +12,13 @@ from sqlalchemy import ColumnElement, Row, Table, and_, func, or_, select, updat
 
 from llmariner.audit import log
 from llmariner.errors import InvalidRequest, NotFound
-from llmariner.gateway.control import Rule
+from llmariner.gateway.control_plane.port import Rule
 from llmariner.identifiers import new_id
-from llmariner.limits.changes import rules_changed
+from llmariner.limits.revisions import rules_changed
 from llmariner.limits.tables import allowances, limits
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
-from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.principal import Caller
 
 __all__ = [
     "ALL_MODELS",

@@ -12,7 +12,7 @@ from llmariner.errors import NotFound
 from llmariner.limits.budgets import Budget, Budgets
 from llmariner.limits.rules import Subject
 from llmariner.limits.spend_limits import MONTH, NANO_IN_CENT
-from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.principal import Caller
 
 __all__ = ["SpendAlerts"]
 

@@ -8,7 +8,7 @@ from llmariner.errors import NotFound
 from llmariner.limits.budgets import Budget, Budgets, NewBudget
 from llmariner.limits.leases import Leases
 from llmariner.limits.rules import Subject
-from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.principal import Caller
 
 __all__ = ["MONTH", "NANO_IN_CENT", "SpendLimits"]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from llmariner.manifests.declarations import DeclarationError, Function
 from llmariner.manifests.installation import GATEWAY, GATEWAY_NAMESPACE, HOST, LABELS, LOCAL_GATEWAY, NAMESPACE, Object
-from llmariner.manifests.matches import Match
+from llmariner.manifests.path_matches import Match
 
 __all__ = ["FALLBACK", "http_route"]
 

@@ -10,12 +10,12 @@ import yaml
 
 from llmariner.manifests import installation, jobs
 from llmariner.manifests.declarations import Consumer, Function, Workload, read
+from llmariner.manifests.event_identity import event_identity, event_policy
 from llmariner.manifests.events import DEAD_LETTERS, broker, clock, kubernetes_changes, trigger
-from llmariner.manifests.identity import event_identity, event_policy
 from llmariner.manifests.installation import Object
-from llmariner.manifests.matches import matches
+from llmariner.manifests.path_matches import matches
 from llmariner.manifests.prerequisites import config_defaults, config_features
-from llmariner.manifests.rights import binding, roles, standby_rights
+from llmariner.manifests.rbac import binding, roles, standby_rights
 from llmariner.manifests.routes import FALLBACK, http_route
 from llmariner.manifests.services import account, image, service
 

@@ -12,7 +12,7 @@ from sqlalchemy import Row, delete, func, select, tuple_, update
 
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, PermissionDenied
-from llmariner.models.identity import CREATED, DELETED, FAILED, LOADED, UPDATED, free_id, tell
+from llmariner.models.ids_and_events import CREATED, DELETED, FAILED, LOADED, UPDATED, free_id, tell
 from llmariner.models.model import (
     ActivationStatus,
     LoadingStatus,
@@ -22,6 +22,7 @@ from llmariner.models.model import (
     SourceRepository,
     Task,
 )
+from llmariner.models.queries import Selection, after_model, named, ordered, visible
 from llmariner.models.restrictions import (
     blocked,
     check_arguments,
@@ -30,14 +31,13 @@ from llmariner.models.restrictions import (
     check_says_which,
     is_admin,
 )
-from llmariner.models.selection import Selection, after_model, named, ordered, visible
 from llmariner.models.tables import model_wakes, models
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.serving import name_of
 from llmariner.platform.serving.disclosure import without_paths
 from llmariner.settings import ModelSettings
-from llmariner.tenancy.caller import Caller
+from llmariner.tenancy.principal import Caller
 
 __all__ = ["Registry"]
 

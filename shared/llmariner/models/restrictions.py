@@ -12,8 +12,8 @@ from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.models.engine_arguments import refused_argument
 from llmariner.models.model import Model, NewModel, SourceRepository
 from llmariner.platform.serving import ADOPTED
-from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.scopes import MODEL_ADMIN
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.scopes import MODEL_ADMIN
 from llmariner.weight_locations import refused_location
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, String, Table, Text, false
 
 from llmariner.platform.database import metadata
-from llmariner.platform.database.texts import ReportedText
+from llmariner.platform.database.sanitized_text import ReportedText
 
 __all__ = ["model_wakes", "models"]
 

@@ -9,8 +9,8 @@ hang-up, which costs less than a task that waits for `http.disconnect`. `llmarin
 it returns None, or a future to wait for before more is written.
 """
 
-from llmariner.server.bounds import Bounds
-from llmariner.server.cycle import Application
+from llmariner.server.limits import Bounds
+from llmariner.server.request_cycle import Application
 from llmariner.server.server import Server
 
 __all__ = ["Application", "Bounds", "Server"]

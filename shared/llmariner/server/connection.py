@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
-from llmariner.addresses import site
-from llmariner.server.answers import refusal
-from llmariner.server.cycle import Cycle, Message
-from llmariner.server.head import Refused, read_head, split_target
+from llmariner.client_networks import site
+from llmariner.server.request_cycle import Cycle, Message
+from llmariner.server.request_head import Refused, read_head, split_target
+from llmariner.server.responses import refusal
 
 if TYPE_CHECKING:
     from llmariner.server.server import Server

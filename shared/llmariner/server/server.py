@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
 
-from llmariner.server.bounds import Bounds
 from llmariner.server.connection import Connection
-from llmariner.server.cycle import Application
+from llmariner.server.limits import Bounds
+from llmariner.server.request_cycle import Application
 
 __all__ = ["Server"]
 

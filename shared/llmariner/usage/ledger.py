@@ -15,8 +15,8 @@ from sqlalchemy import and_, func, literal, or_, select
 from llmariner.errors import NotFound
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.events import outbox
-from llmariner.usage import folding
-from llmariner.usage.folding import GRAINS, INTERRUPTED, OPEN, Change
+from llmariner.usage import aggregation as folding
+from llmariner.usage.aggregation import GRAINS, INTERRUPTED, OPEN, Change
 from llmariner.usage.prices import ListedPrice, PriceList, concerns
 from llmariner.usage.tables import SUMS, ledger_events, ledger_floor, ledger_hours, ledger_requests
 from llmariner.usage.tables import prices as listed

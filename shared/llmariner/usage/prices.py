@@ -19,12 +19,12 @@ from sqlalchemy import ColumnElement, Row, and_, or_, select, update
 
 from llmariner.audit import log as audit
 from llmariner.errors import InvalidRequest, PermissionDenied
-from llmariner.gateway.pricing import Price
+from llmariner.gateway.metering.pricing import Price
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
 from llmariner.platform.database.revisions import next_revision
-from llmariner.tenancy.caller import Caller
-from llmariner.tenancy.reach import runs_installation
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.access_scope import runs_installation
 from llmariner.tenancy.tables import projects
 from llmariner.usage.tables import prices
 

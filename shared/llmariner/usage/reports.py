@@ -19,7 +19,7 @@ from sqlalchemy.sql.functions import GenericFunction
 
 from llmariner.errors import InvalidRequest
 from llmariner.platform.database import Database
-from llmariner.usage.folding import GRAINS, HOUR, OPEN, TOKENS, Grain
+from llmariner.usage.aggregation import GRAINS, HOUR, OPEN, TOKENS, Grain
 from llmariner.usage.ledger import floor
 from llmariner.usage.tables import SUMS, ledger_requests
 

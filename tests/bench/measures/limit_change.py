@@ -17,16 +17,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from llmariner.gateway.control import Key, LeaseAnswer, LeaseAsk
-from llmariner.gateway.limits import Limits
-from llmariner.limits.changes import Revisions
+from llmariner.gateway.control_plane.port import Key, LeaseAnswer, LeaseAsk
+from llmariner.gateway.limits.limiter import Limits
 from llmariner.limits.leases import Leases
+from llmariner.limits.revisions import Revisions
 from llmariner.limits.rules import Limits as Rules
 from llmariner.limits.rules import Subject
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings
-from llmariner.tenancy.bootstrap import first_owner
+from llmariner.tenancy.organizations.bootstrap import first_owner
 
 KEYS = 10_000
 MOST = {"requests_per_minute": 6_400_000, "tokens_per_minute": 640_000_000}

@@ -10,12 +10,12 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
-from llmariner.gateway.bound import longest_cost
-from llmariner.gateway.control import Amounts, Changes, Grant, Key, LeaseAnswer, LeaseAsk, ModelState, Rule
-from llmariner.gateway.failed_authentications import FailedAuthentications
-from llmariner.gateway.keyring import Keyring
-from llmariner.gateway.limits import Limits
-from llmariner.gateway.pricing import Price
+from llmariner.gateway.authentication.failed_attempts import FailedAuthentications
+from llmariner.gateway.authentication.key_cache import Keyring
+from llmariner.gateway.control_plane.port import Amounts, Changes, Grant, Key, LeaseAnswer, LeaseAsk, ModelState, Rule
+from llmariner.gateway.limits.applicable_limits import longest_cost
+from llmariner.gateway.limits.limiter import Limits
+from llmariner.gateway.metering.pricing import Price
 
 COUNT = 20_000
 SCOPE = "api.inference.write"

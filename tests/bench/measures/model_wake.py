@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.command import engine_arguments, engine_environment
+from llmariner.platform.serving.local_processes.command_line import engine_arguments, engine_environment
 
 from ..children import free_port, running
 from ..environments import UnavailableError

@@ -14,7 +14,7 @@ from llmariner.context import Context
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import SecretSettings
-from llmariner.tenancy.bootstrap import first_owner, make_admin_key
+from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
 
 from ..children import free_port
 from ..target import MODEL, Site, Target

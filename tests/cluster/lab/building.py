@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from llmariner.local.progress import Step
+from llmariner.standalone.progress import Step
 
 from .pins import IN_EVERY_CLUSTER, PROJECTS, Project
 from .places import cache

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmariner.local.progress import Step
+from llmariner.standalone.progress import Step
 
 from .building import program
 from .manifests import image as image_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from llmariner.local.progress import Step
+from llmariner.standalone.progress import Step
 
 from . import parts
 from .ingress import GATEWAY

@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from llmariner.local.progress import Step
+from llmariner.standalone.progress import Step
 
 __all__ = ["LabError", "run", "until"]
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmariner.local.progress import Step
 from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
 from llmariner.platform.serving.kserve.objects import model_of
 from llmariner.settings import HomeSettings, environment
+from llmariner.standalone.progress import Step
 
 from ..lab.images import load, present
 from ..lab.kubectl import get, kubectl

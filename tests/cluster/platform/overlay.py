@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llmariner import __version__
-from llmariner.local.daemon import engine_environment_of
 from llmariner.settings import HomeSettings, environment
+from llmariner.standalone.daemon import engine_environment_of
 
 __all__ = ["CHECKOUT", "MODELS", "over", "write"]
 

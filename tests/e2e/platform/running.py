@@ -26,8 +26,8 @@ from typing import Any
 
 import pytest
 
-from llmariner.platform.serving.engine import log_name
-from llmariner.platform.serving.memory import available
+from llmariner.platform.serving.local_processes.engine import log_name
+from llmariner.platform.serving.local_processes.memory import available
 from llmariner.settings import HomeSettings, environment
 
 __all__ = ["CHAT_MODEL", "EMBEDDING_MODEL", "Platform", "Stream", "platform", "the_one_engine_session"]

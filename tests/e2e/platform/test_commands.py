@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmariner.platform.serving.engine import log_name
+from llmariner.platform.serving.local_processes.engine import log_name
 
 from .running import CHAT_MODEL, EMBEDDING_MODEL
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from llmariner.http.rate_limits import Row
+from llmariner.http.resources.rate_limits import Row
 from llmariner.limits.budgets import NewBudget
 from llmariner.limits.rules import Subject
 from llmariner.models.model import NewModel, SourceRepository, Task

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from llmariner.authorization.__main__ import main
+from llmariner.authorization.markdown import PAGE
 from llmariner.authorization.matrix import Access, Objects, Standing, Undeclared, Verdict, Whose, declared, verdict
-from llmariner.authorization.page import PAGE
 
 from ..children import CHECKOUT
 

@@ -18,9 +18,9 @@ from llmariner.authorization.matrix import Standing, Whose
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.platform.database.migrate import upgrade
-from llmariner.tenancy.bootstrap import first_owner, make_admin_key
 from llmariner.tenancy.keys import secrets
-from llmariner.tenancy.scopes import ADMIN_KEY_SCOPES, OWNER_SCOPES
+from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
+from llmariner.tenancy.roles.scopes import ADMIN_KEY_SCOPES, OWNER_SCOPES
 from llmariner.tenancy.tables import (
     api_keys,
     custom_roles,

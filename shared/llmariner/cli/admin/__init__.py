@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from llmariner.cli.grammar import RootGroup
+from llmariner.cli.support.click_extensions import RootGroup
 
 __all__ = ["admin"]
 

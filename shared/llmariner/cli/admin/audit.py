@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from llmariner.cli.failures import CommandError, ExitCode
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.session import Session
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.errors import CommandError, ExitCode
+from llmariner.cli.support.session import Session
 
 __all__ = ["audit"]
 
@@ -42,7 +42,7 @@ def list_audit(
     limit: int,
 ) -> None:
     """List administrative acts and logins, newest first."""
-    from llmariner.cli.printing import Column, moment
+    from llmariner.cli.support.output import Column, moment
 
     query: dict[str, Any] = {
         "view": "all",

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_budgets
-from llmariner.cli.session import Session
-from llmariner.cli.subjects import named, names, subject, subject_options
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.resolvers import complete_budgets
+from llmariner.cli.support.session import Session
+from llmariner.cli.support.subjects import named, names, subject, subject_options
 
 __all__ = ["budgets"]
 
@@ -23,7 +23,7 @@ def budgets() -> None:
 @pass_session
 def list_budgets(session: Session) -> None:
     """List the budgets that you may see, with what is spent of them."""
-    from llmariner.cli.printing import Column, dollars
+    from llmariner.cli.support.output import Column, dollars
 
     api = session.api()
     known = names(session, api) if session.printer.for_people else {}
@@ -60,7 +60,7 @@ def set_budget(
     soft: bool,
 ) -> None:
     """Set a budget of the organization, or of one in it."""
-    from llmariner.cli.printing import dollars
+    from llmariner.cli.support.output import dollars
 
     api = session.api()
     body: dict[str, Any] = {**subject(session, api, (project, user, key)), "period": period, "amount": amount}
@@ -76,7 +76,7 @@ def set_budget(
 @pass_session
 def delete(session: Session, budget: str) -> None:
     """Take a budget away."""
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     answer = session.api().delete(path_of("budgets", budget))
     session.printer.message(answer, f"Took the budget {budget} away.")

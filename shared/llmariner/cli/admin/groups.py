@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_given_roles, complete_groups, complete_projects, find, project
-from llmariner.cli.places import role as role_of
-from llmariner.cli.session import Session
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.resolvers import complete_given_roles, complete_groups, complete_projects, find, project
+from llmariner.cli.support.resolvers import role as role_of
+from llmariner.cli.support.session import Session
 
 __all__ = ["groups"]
 
@@ -25,7 +25,7 @@ def groups() -> None:
 @pass_session
 def list_groups(session: Session) -> None:
     """List which groups have which roles."""
-    from llmariner.cli.printing import Column
+    from llmariner.cli.support.output import Column
 
     document = session.api().get(GROUP_ROLES)
     columns = [
@@ -71,7 +71,7 @@ def create(session: Session, group: str, role: str, project_said: str | None) ->
 @pass_session
 def delete(session: Session, group: str) -> None:
     """Take a group's role from its members, from their next request on."""
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     api = session.api()
     known = [{**each, "name": each.get("group")} for each in api.get(GROUP_ROLES)["data"]]

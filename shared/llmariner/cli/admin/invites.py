@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from llmariner.cli.api_keys import DAY_SECONDS
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_given_roles, complete_invites, complete_projects, find, project
-from llmariner.cli.places import role as role_of
-from llmariner.cli.session import Session
-from llmariner.cli.terminal import note
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.resolvers import complete_given_roles, complete_invites, complete_projects, find, project
+from llmariner.cli.support.resolvers import role as role_of
+from llmariner.cli.support.session import Session
+from llmariner.cli.support.terminal import note
 
 __all__ = ["invites"]
 
@@ -63,7 +63,7 @@ def create(session: Session, email: str, role: str | None, projects: tuple[str, 
 @pass_session
 def list_invites(session: Session) -> None:
     """List invitations, newest first."""
-    from llmariner.cli.printing import Column, moment
+    from llmariner.cli.support.output import Column, moment
 
     document = session.api().all_pages(INVITES)
     columns = [
@@ -82,7 +82,7 @@ def list_invites(session: Session) -> None:
 @pass_session
 def delete(session: Session, invite: str) -> None:
     """Take an invitation back."""
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     api = session.api()
     open_ones = [each for each in api.all_pages(INVITES)["data"] if each.get("status") != "accepted"]

@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from llmariner.cli.api_keys import DAY_SECONDS
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_admin_keys, find
-from llmariner.cli.session import Session
-from llmariner.cli.terminal import note
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.resolvers import complete_admin_keys, find
+from llmariner.cli.support.session import Session
+from llmariner.cli.support.terminal import note
 
 __all__ = ["keys"]
 
@@ -44,7 +44,7 @@ def create(session: Session, name: str, expires_in: float | None) -> None:
 @pass_session
 def list_keys(session: Session) -> None:
     """List admin keys."""
-    from llmariner.cli.printing import Column, moment
+    from llmariner.cli.support.output import Column, moment
 
     document = session.api().all_pages(KEYS)
     columns = [
@@ -64,7 +64,7 @@ def list_keys(session: Session) -> None:
 @pass_session
 def delete(session: Session, key: str) -> None:
     """Revoke an admin key, from now on."""
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     api = session.api()
     found = find("admin key", api.all_pages(KEYS)["data"], key, listing="llma admin keys list")

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_limits
-from llmariner.cli.session import Session
-from llmariner.cli.subjects import named, names, subject, subject_options
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.resolvers import complete_limits
+from llmariner.cli.support.session import Session
+from llmariner.cli.support.subjects import named, names, subject, subject_options
 
 __all__ = ["limits"]
 
@@ -45,7 +45,7 @@ def limits() -> None:
 @pass_session
 def list_limits(session: Session) -> None:
     """List the limits that you may see, with what is used of them now."""
-    from llmariner.cli.printing import Column
+    from llmariner.cli.support.output import Column
 
     api = session.api()
     known = names(session, api) if session.printer.for_people else {}
@@ -92,7 +92,7 @@ def set_limit(
 @pass_session
 def delete(session: Session, limit: str) -> None:
     """Take limits away."""
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     answer = session.api().delete(path_of("limits", limit))
     session.printer.message(answer, f"Took the limits {limit} away.")

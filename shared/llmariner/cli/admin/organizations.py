@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from llmariner.cli.enumerations import role_name
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_emails, complete_given_roles, complete_organizations, organization
-from llmariner.cli.places import role as role_of
-from llmariner.cli.session import Session
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.enumerations import role_name
+from llmariner.cli.support.resolvers import complete_emails, complete_given_roles, complete_organizations, organization
+from llmariner.cli.support.resolvers import role as role_of
+from llmariner.cli.support.session import Session
 
 __all__ = ["member_columns", "organizations", "went"]
 
@@ -35,7 +35,7 @@ def create(session: Session, title: str) -> None:
 @pass_session
 def list_organizations(session: Session) -> None:
     """List the organizations that you are a member of."""
-    from llmariner.cli.printing import Column, moment
+    from llmariner.cli.support.output import Column, moment
 
     document = session.api().get("organizations", include_summary="true")
     columns = [
@@ -54,8 +54,8 @@ def list_organizations(session: Session) -> None:
 @pass_session
 def get_organization(session: Session, title: str) -> None:
     """Show one organization."""
-    from llmariner.cli.places import find
-    from llmariner.cli.printing import moment
+    from llmariner.cli.support.output import moment
+    from llmariner.cli.support.resolvers import find
 
     found = session.api().get("organizations", include_summary="true")["organizations"]
     one = find("organization", found, title, listing="llma admin organizations list")
@@ -76,7 +76,7 @@ def get_organization(session: Session, title: str) -> None:
 @pass_session
 def delete(session: Session, title: str) -> None:
     """Delete an organization that has no projects."""
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     api = session.api()
     found = organization(session, api, title)
@@ -97,7 +97,7 @@ def delete(session: Session, title: str) -> None:
 @pass_session
 def add_member(session: Session, title: str, email: str, role: str) -> None:
     """Let somebody into an organization."""
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     api = session.api()
     found = organization(session, api, title)
@@ -110,7 +110,7 @@ def add_member(session: Session, title: str, email: str, role: str) -> None:
 @pass_session
 def list_members(session: Session, title: str) -> None:
     """List who is in an organization."""
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     api = session.api()
     found = organization(session, api, title)
@@ -127,7 +127,7 @@ def remove_member(session: Session, title: str, email: str) -> None:
 
     Their keys of it end, and so do their memberships of its projects.
     """
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     api = session.api()
     found = organization(session, api, title)
@@ -137,7 +137,7 @@ def remove_member(session: Session, title: str, email: str) -> None:
 
 def member_columns() -> list[Any]:
     """The columns of people in an organisation or project."""
-    from llmariner.cli.printing import Column, moment
+    from llmariner.cli.support.output import Column, moment
 
     return [
         Column.of("user_id", "EMAIL"),

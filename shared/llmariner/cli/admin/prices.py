@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.session import Session
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.session import Session
 
 __all__ = ["prices"]
 
@@ -26,7 +26,7 @@ def prices() -> None:
 @pass_session
 def list_prices(session: Session, model: str | None, everything: bool) -> None:
     """List the prices that are valid now."""
-    from llmariner.cli.printing import Column, dollars, moment
+    from llmariner.cli.support.output import Column, dollars, moment
 
     at = None if everything else int(time.time())
     document = session.api().get("prices", model=model, at=at)
@@ -72,7 +72,7 @@ def set_price(
     * is for all models without a price of their own; with --project, for all of that project's own. The price
     before ends where this one begins. What requests cost that were admitted before stays as it is.
     """
-    from llmariner.cli.printing import moment
+    from llmariner.cli.support.output import moment
 
     body: dict[str, Any] = {"model": model, "prompt": prompt, "completion": completion}
     optional = {"cached_prompt": cached, "request": request, "project_id": project}

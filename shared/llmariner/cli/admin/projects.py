@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from llmariner.cli.admin.organizations import member_columns, went
-from llmariner.cli.enumerations import role_name
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import (
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.enumerations import role_name
+from llmariner.cli.support.resolvers import (
     complete_emails,
     complete_given_roles,
     complete_projects,
@@ -17,8 +17,8 @@ from llmariner.cli.places import (
     organization_option,
     project,
 )
-from llmariner.cli.places import role as role_of
-from llmariner.cli.session import Session
+from llmariner.cli.support.resolvers import role as role_of
+from llmariner.cli.support.session import Session
 
 __all__ = ["projects"]
 
@@ -54,7 +54,7 @@ def create(
     selectors: tuple[str, ...],
 ) -> None:
     """Make a project called TITLE."""
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     body: dict[str, Any] = {"title": title, **_place(kubernetes_namespace, selectors)}
     api = session.api()
@@ -68,8 +68,8 @@ def create(
 @pass_session
 def list_projects(session: Session, organization_title: str | None) -> None:
     """List the projects of an organization that you can see."""
-    from llmariner.cli.api import path_of
-    from llmariner.cli.printing import Column, moment
+    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.output import Column, moment
 
     api = session.api()
     there = organization(session, api, organization_title)
@@ -92,7 +92,7 @@ def list_projects(session: Session, organization_title: str | None) -> None:
 @pass_session
 def get_project(session: Session, title: str, organization_title: str | None) -> None:
     """Show one project."""
-    from llmariner.cli.printing import moment
+    from llmariner.cli.support.output import moment
 
     one = project(session, session.api(), title, organization_title)
     fields = {
@@ -196,7 +196,7 @@ def remove_member(session: Session, title: str, organization_title: str | None, 
 
 
 def _path(found: dict[str, Any], *more: str) -> str:
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     return path_of("organizations", found["organization_id"], "projects", found["id"], *more)
 

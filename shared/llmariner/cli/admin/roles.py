@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_roles, complete_scopes, find
-from llmariner.cli.session import Session
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.resolvers import complete_roles, complete_scopes, find
+from llmariner.cli.support.session import Session
 
 if TYPE_CHECKING:
-    from llmariner.cli.api import Api
+    from llmariner.cli.support.api import Api
 
 __all__ = ["roles"]
 
@@ -36,7 +36,7 @@ def roles() -> None:
 @pass_session
 def list_roles(session: Session) -> None:
     """List roles. An id is what --role takes when somebody is added."""
-    from llmariner.cli.printing import Column
+    from llmariner.cli.support.output import Column
 
     document = session.api().all_pages(ROLES)
     columns = [
@@ -86,7 +86,7 @@ def create(session: Session, name: str, scopes: tuple[str, ...], description: st
 @pass_session
 def update(session: Session, role: str, new_name: str | None, scopes: tuple[str, ...], description: str | None) -> None:
     """Change a role for everybody who has it. The scopes that are given take the place of those before."""
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     said = {"role_name": new_name, "permissions": list(scopes) or None, "description": description}
     body: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
@@ -103,7 +103,7 @@ def update(session: Session, role: str, new_name: str | None, scopes: tuple[str,
 @pass_session
 def delete(session: Session, role: str) -> None:
     """Delete a role that nobody has."""
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     api = session.api()
     found = _find(api, role)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.session import Session
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.session import Session
 
 if TYPE_CHECKING:
-    from llmariner.cli.printing import Column
+    from llmariner.cli.support.output import Column
 
 __all__ = ["usage"]
 
@@ -52,8 +52,8 @@ def show(session: Session, days: int = 30, by: str = "model", plot: str = "token
 
     Owners see the whole organization, others their project.
     """
-    from llmariner.cli.printing import Column
-    from llmariner.cli.subjects import names
+    from llmariner.cli.support.output import Column
+    from llmariner.cli.support.subjects import names
 
     api = session.api()
     start = (int(time.time()) // DAY_SECONDS - days + 1) * DAY_SECONDS
@@ -83,8 +83,8 @@ def why(session: Session, request: str) -> None:
 
     Its id is in the answer's header x-request-id, and in each line of an export.
     """
-    from llmariner.cli.api import path_of
-    from llmariner.cli.printing import Column, dollars, number
+    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.output import Column, dollars, number
 
     found = session.api().get(path_of("organization", "usage", "requests", request))
     printer = session.printer
@@ -136,14 +136,14 @@ def export(session: Session, file: Path, form: str | None, days: int) -> None:
 
 
 def _figures() -> list[Column]:
-    from llmariner.cli.printing import Column, number
+    from llmariner.cli.support.output import Column, number
 
     counts = [Column(name.upper().replace("_TOKENS", ""), partial(_count, name), right=True) for name in COUNTS]
     return [*counts, Column("COST $", lambda row: number(row.get("cost_usd"), 6), right=True)]
 
 
 def _count(name: str, row: Record) -> str | None:
-    from llmariner.cli.printing import number
+    from llmariner.cli.support.output import number
 
     return number(row.get(name))
 
@@ -170,14 +170,14 @@ def _day(row: Record) -> str:
 
 
 def _price(item: Record) -> str | None:
-    from llmariner.cli.printing import dollars
+    from llmariner.cli.support.output import dollars
 
     each = dollars(item.get("price_usd"))
     return f"{each} each" if item.get("line_item") == "requests" else f"{each} per million"
 
 
 def _told(found: Record) -> dict[str, str | int | None]:
-    from llmariner.cli.printing import dollars, moment, number
+    from llmariner.cli.support.output import dollars, moment, number
 
     times = {
         "Waited for the model to wake": found.get("wake_seconds"),

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmariner.cli.enumerations import role_name
-from llmariner.cli.grammar import Group, pass_session
-from llmariner.cli.places import complete_emails, complete_given_roles, complete_projects, find
-from llmariner.cli.places import project as find_project
-from llmariner.cli.places import role as role_of
-from llmariner.cli.session import Session
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.enumerations import role_name
+from llmariner.cli.support.resolvers import complete_emails, complete_given_roles, complete_projects, find
+from llmariner.cli.support.resolvers import project as find_project
+from llmariner.cli.support.resolvers import role as role_of
+from llmariner.cli.support.session import Session
 
 if TYPE_CHECKING:
-    from llmariner.cli.api import Api
+    from llmariner.cli.support.api import Api
 
 __all__ = ["users"]
 
@@ -31,7 +31,7 @@ def list_users(session: Session) -> None:
 
     As an owner, all of your organization; else those who share a project with you.
     """
-    from llmariner.cli.printing import Column
+    from llmariner.cli.support.output import Column
 
     document = session.api().get("users")
     columns = [
@@ -52,7 +52,7 @@ def unlink(session: Session, user: str) -> None:
 
     Whoever signs in with their e-mail next becomes them. For owners of the default organization.
     """
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     api = session.api()
     found = _find(api, user)
@@ -78,7 +78,7 @@ def set_role(session: Session, email: str, role: str, project: str | None) -> No
 
     In your organization, or in a project of it.
     """
-    from llmariner.cli.api import path_of
+    from llmariner.cli.support.api import path_of
 
     api = session.api()
     user = _find(api, email)

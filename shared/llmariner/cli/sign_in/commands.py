@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmariner.cli.enumerations import role_name
-from llmariner.cli.failures import CommandError, ExitCode
-from llmariner.cli.grammar import Command, pass_session
-from llmariner.cli.session import Session
-from llmariner.cli.terminal import note
+from llmariner.cli.support.click_extensions import Command, pass_session
+from llmariner.cli.support.enumerations import role_name
+from llmariner.cli.support.errors import CommandError, ExitCode
+from llmariner.cli.support.session import Session
+from llmariner.cli.support.terminal import note
 
 if TYPE_CHECKING:
     from llmariner.cli.sign_in.issuer import Issuer
-    from llmariner.cli.sign_in.store import SignIn
+    from llmariner.cli.sign_in.token_store import SignIn
 
 __all__ = ["login", "logout", "status"]
 
@@ -58,8 +58,8 @@ def login(
     if not same_platform:
         _check_token_is_for_one_platform(session, issuer, client_id)
     if token_file:
-        from llmariner.cli.sign_in.renewal import from_token_file
-        from llmariner.cli.sign_in.store import SignIn
+        from llmariner.cli.sign_in.token_refresh import from_token_file
+        from llmariner.cli.sign_in.token_store import SignIn
 
         bare = SignIn(issuer, client_id, "", "", _absolute(token_file), connector, subject_token_type)
         made = from_token_file(bare, scopes)
@@ -185,7 +185,7 @@ def _by_browser(issuer: Issuer, *, no_open: bool) -> SignIn:
     import webbrowser
 
     from llmariner.cli.sign_in.issuer import Attempt
-    from llmariner.cli.sign_in.loopback import Callback
+    from llmariner.cli.sign_in.loopback_redirect import Callback
 
     attempt = Attempt.new()
     with Callback(attempt.state) as callback:
@@ -238,7 +238,7 @@ def _tell_who_is_let_in_nowhere(session: Session) -> None:
 
 
 def _shown(document: dict[str, Any]) -> dict[str, Any]:
-    from llmariner.cli.printing import moment
+    from llmariner.cli.support.output import moment
 
     user = document["user"]
     shown = {

@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
-from llmariner.cli.failures import CommandError, ExitCode
-from llmariner.cli.sign_in.store import SignIn, claims_of
+from llmariner.cli.sign_in.token_store import SignIn, claims_of
+from llmariner.cli.support.errors import CommandError, ExitCode
 
 if TYPE_CHECKING:
     import httpx2

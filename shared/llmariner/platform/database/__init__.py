@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from llmariner.errors import TransactionConflict
-from llmariner.platform.database import failures
+from llmariner.platform.database import errors as failures
 from llmariner.platform.database.engines import engine_of
 from llmariner.settings import DatabaseSettings
 

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from llmariner.platform.database import Database
 from llmariner.platform.database.work_leases import WorkLease
-from llmariner.platform.events.publication import Outgoing, Publication
-from llmariner.platform.events.wire import Event, to_http
+from llmariner.platform.events.cloudevents import Event, to_http
+from llmariner.platform.events.publish_queue import Outgoing, Publication
 from llmariner.settings import BrokerSettings
 
 __all__ = ["Publisher"]

@@ -12,9 +12,9 @@ from sqlalchemy import ColumnElement, Row, and_, case, delete, exists, func, or_
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from llmariner.platform.database import Database, WriteSession
+from llmariner.platform.events.cloudevents import Event
 from llmariner.platform.events.outbox import event_of, note_change
 from llmariner.platform.events.tables import EVERYBODY, OPERATORS, consumed_events, deliveries, events
-from llmariner.platform.events.wire import Event
 
 __all__ = ["ATTEMPTS", "Deliveries", "Delivery", "Subscription", "backoff"]
 

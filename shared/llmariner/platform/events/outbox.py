@@ -11,8 +11,8 @@ from sqlalchemy import Row, select
 
 from llmariner.identifiers import new_id
 from llmariner.platform.database import ReadSession, WriteSession
+from llmariner.platform.events.cloudevents import Event
 from llmariner.platform.events.tables import audience_of, consumed_events, events
-from llmariner.platform.events.wire import Event
 
 __all__ = ["add", "count_changes", "event_of", "first_time", "note_change", "recorded"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, String, Table, Text
 
 from llmariner.platform.database import metadata
-from llmariner.platform.database.texts import ReportedText
+from llmariner.platform.database.sanitized_text import ReportedText
 
 __all__ = ["EVERYBODY", "OPERATORS", "audience_of", "consumed_events", "deliveries", "events"]
 

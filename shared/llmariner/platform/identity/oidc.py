@@ -10,7 +10,7 @@ import jwt
 from llmariner.errors import AuthenticationFailed
 from llmariner.platform.identity import Identity
 from llmariner.platform.identity.addresses import canonical
-from llmariner.platform.identity.documents import published_keys
+from llmariner.platform.identity.discovery import published_keys
 from llmariner.platform.identity.signing_keys import SigningKeys
 from llmariner.settings import IdentitySettings
 

@@ -16,7 +16,7 @@ from jwt import PyJWK
 from jwt.exceptions import PyJWKError
 
 from llmariner.errors import Unavailable
-from llmariner.platform.identity.documents import Unreachable
+from llmariner.platform.identity.discovery import Unreachable
 
 __all__ = ["COOLDOWN_SECONDS", "FRESH_SECONDS", "WAIT_SECONDS", "SigningKeys"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from llmariner.client import Client, ConnectionFailed, ResponseBroken
+from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
 
 __all__ = ["SILENCE_SECONDS", "EngineMetrics", "read_metrics"]
 

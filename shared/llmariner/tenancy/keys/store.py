@@ -12,18 +12,19 @@ from sqlalchemy import ColumnElement, and_, select, union_all, update
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.identifiers import new_id
-from llmariner.limits.ending import end_rules
+from llmariner.limits.cascade_delete import end_rules
 from llmariner.platform.database import Database, Duplicate, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events import outbox
 from llmariner.settings import Secret
-from llmariner.tenancy import names
-from llmariner.tenancy.acts import alone
-from llmariner.tenancy.caller import Caller, Owner
-from llmariner.tenancy.keys import secrets, sources
-from llmariner.tenancy.keys.bounds import bounded, check_may_hold, check_not_above, scopes_handed_over
+from llmariner.tenancy import validators as names
+from llmariner.tenancy.keys import allowed_networks as sources
+from llmariner.tenancy.keys import secrets
+from llmariner.tenancy.keys.attenuation import bounded, check_may_hold, check_not_above, scopes_handed_over
 from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of, key_with_digest
-from llmariner.tenancy.leaving import end_account
+from llmariner.tenancy.members.deprovisioning import end_account
+from llmariner.tenancy.mutations import alone
+from llmariner.tenancy.principal import Caller, Owner
 from llmariner.tenancy.tables import api_keys, users
 
 __all__ = ["KEEP", "ApiKey", "Keys", "NewKey", "Owner", "View", "key_with_digest"]

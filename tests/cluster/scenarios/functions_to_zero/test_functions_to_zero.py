@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmariner.gateway.remote_control import AUDIENCE
-from llmariner.gateway.service_token import ServiceTokens
+from llmariner.gateway.authentication.service_tokens import ServiceTokens
+from llmariner.gateway.control_plane.http_client import AUDIENCE
 from llmariner.manifests.installation import NAMESPACE
 
 from ...lab.kubectl import get

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llmariner.cli.sign_in.issuer import Issuer
-from llmariner.cli.sign_in.store import SignIn, SignInFile
+from llmariner.cli.sign_in.token_store import SignIn, SignInFile
 
 from ...lab.waiting import until
 from ...platform.installed import Installed

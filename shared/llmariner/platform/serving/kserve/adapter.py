@@ -15,16 +15,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from llmariner.client import Client
 from llmariner.errors import ModelNotFound, PlatformError
-from llmariner.gateway.asking import Asking
+from llmariner.gateway.single_flight import Asking
+from llmariner.http_client import Client
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError, Conflict
 from llmariner.platform.kube.resources import INFERENCE_SERVICES
 from llmariner.platform.serving import ADOPTED, EngineModel, Phase, Status
 from llmariner.platform.serving.engine_metrics import EngineMetrics, read_metrics
-from llmariner.platform.serving.kserve.directory import Directory, Served
+from llmariner.platform.serving.kserve.cluster_reader import ClusterReader, endpoint_of, engine_url
 from llmariner.platform.serving.kserve.first_answers import FirstAnswers
+from llmariner.platform.serving.kserve.model_lookup import Directory, Served
 from llmariner.platform.serving.kserve.objects import (
     capacity,
     engine_key,
@@ -36,7 +37,6 @@ from llmariner.platform.serving.kserve.objects import (
 )
 from llmariner.platform.serving.kserve.phases import Seen, status_of
 from llmariner.platform.serving.kserve.queues import ProjectQueues
-from llmariner.platform.serving.kserve.reading import ClusterReader, endpoint_of, engine_url
 from llmariner.platform.serving.kserve.standby import StandbyPods
 from llmariner.platform.serving.kserve.transitions import Transitions
 from llmariner.settings import KServeSettings

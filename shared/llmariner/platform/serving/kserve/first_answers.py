@@ -13,12 +13,12 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
-from llmariner.client import Client, ConnectionFailed, ResponseBroken
 from llmariner.errors import PlatformError
+from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError
+from llmariner.platform.serving.kserve.cluster_reader import engine_url
 from llmariner.platform.serving.kserve.object_events import record
-from llmariner.platform.serving.kserve.reading import engine_url
 
 __all__ = ["FirstAnswers"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmariner.platform.serving import ADOPTED, EngineModel
-from llmariner.platform.serving.command import ANSWER_CHECK, FEATURES, MIDDLEWARE, remote_code
+from llmariner.platform.serving.local_processes.command_line import ANSWER_CHECK, FEATURES, MIDDLEWARE, remote_code
 from llmariner.settings import KServeSettings
 
 __all__ = [

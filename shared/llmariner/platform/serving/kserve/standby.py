@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from llmariner.client import Client, ConnectionFailed, ResponseBroken
+from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError, Conflict, NotFound
 from llmariner.platform.kube.resources import (
@@ -39,7 +39,7 @@ from llmariner.platform.serving.kserve.objects import (
     object_name,
 )
 from llmariner.platform.serving.kserve.phases import RESERVED, RESERVED_AT, STANDBY, TAKEN, is_leaving, reserved_at
-from llmariner.platform.serving.kserve.standby_fit import Fit, fit
+from llmariner.platform.serving.kserve.standby_matching import Fit, fit
 from llmariner.settings import KServeSettings
 
 __all__ = ["StandbyPods"]

@@ -11,7 +11,7 @@ from llmariner.platform.kube.errors import ClusterError, Conflict, NotFound
 from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES
 from llmariner.platform.serving import ADOPTED, EngineModel
 from llmariner.platform.serving.kserve.autoscaling import Autoscaling
-from llmariner.platform.serving.kserve.directory import Served
+from llmariner.platform.serving.kserve.model_lookup import Served
 from llmariner.platform.serving.kserve.objects import deployment_of, inference_service, object_name, ours
 from llmariner.platform.serving.kserve.phases import Seen, is_leaving
 from llmariner.platform.serving.kserve.queues import ProjectQueues

@@ -1,0 +1,162 @@
+"""What chat and completions share: the sampling options, and text that appears as the model writes it.
+
+Text goes to stdout; what the command waits for goes to stderr, so that `llma chat completions create … >
+answer.txt` holds the answer and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from llmariner.cli.support.errors import CommandError, ExitCode, waiting_room
+from llmariner.cli.support.terminal import StatusLine, write
+
+if TYPE_CHECKING:
+    from llmariner.cli.support.server_sent_events import Frame
+    from llmariner.cli.support.session import Session
+
+__all__ = ["TextOf", "generate", "sampling_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+TextOf = Callable[[Mapping[str, Any]], str]
+"""The text in one choice of an answer or of a chunk."""
+
+_SAMPLING = (
+    click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Most tokens to write."),
+    click.option(
+        "--temperature", metavar="N", type=click.FloatRange(0, 2), help="0 is the likeliest text; higher varies more."
+    ),
+    click.option(
+        "--top-p",
+        metavar="N",
+        type=click.FloatRange(0, 1),
+        help="Sample from the likeliest tokens of this total probability.",
+    ),
+    click.option("--stop", multiple=True, help="Text that ends the answer; repeat for several."),
+    click.option(
+        "--presence-penalty",
+        metavar="N",
+        type=click.FloatRange(-2, 2),
+        help="Above 0: favour what was not yet mentioned.",
+    ),
+    click.option(
+        "--frequency-penalty", metavar="N", type=click.FloatRange(-2, 2), help="Above 0: avoid repeating words."
+    ),
+    click.option("--nostream", is_flag=True, help="Print the answer when it is complete."),
+)
+
+
+def sampling_options(command: F) -> F:
+    """Adds the sampling options and --nostream. What is not given is not sent: the model's defaults hold."""
+    for option in reversed(_SAMPLING):
+        command = option(command)
+    return command
+
+
+def generate(
+    session: Session, path: str, request: Mapping[str, Any], sampling: Mapping[str, Any], *, text_of: TextOf
+) -> None:
+    """Send the request and show the answer. JSON and YAML want one document, so they do not stream."""
+    options = dict(sampling)
+    nostream = options.pop("nostream")
+    options["stop"] = list(options["stop"]) or None
+    body = {**request, **{name: value for name, value in options.items() if value is not None}}
+    api, printer = session.api(), session.printer
+    if nostream or not printer.for_people:
+        answer = api.generate(path, body)
+        printer.message(answer, "\n".join(text_of(choice) for choice in _choices(answer)))
+        return
+    with api.stream(path, {**body, "stream": True}) as frames:
+        _relay(frames, text_of)
+
+
+def _relay(frames: Iterable[Frame], text_of: TextOf) -> None:
+    status = StatusLine()
+    screen = _Screen(status)
+    try:
+        for frame in frames:
+            if screen.take(frame, text_of):
+                break
+        else:
+            raise CommandError(
+                ExitCode.SERVER,
+                "the answer broke off before its end.",
+                next_step="try again; `llma status` and `llma logs` tell whether the engine went down.",
+            )
+    finally:
+        screen.close()
+    if screen.finish_reason == "length":
+        click.echo("The answer was cut at its token limit; raise it with --max-tokens.", err=True)
+
+
+class _Screen:
+    """The terminal while an answer arrives: first the waiting line, then text."""
+
+    def __init__(self, status: StatusLine) -> None:
+        self._status = status
+        self._last = ""
+        self.finish_reason = ""
+
+    def take(self, frame: Frame, text_of: TextOf) -> bool:
+        """Show one frame; true when it was the last."""
+        from llmariner.cli.support.server_sent_events import Comment
+
+        if isinstance(frame, Comment):
+            self._wait(_parsed(frame.text))
+            return False
+        if frame.data == "[DONE]":
+            return True
+        chunk = _parsed(frame.data)
+        if error := chunk.get("error"):
+            raise _broken_off(error)
+        for choice in _choices(chunk):
+            self._write(text_of(choice))
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+        return False
+
+    def close(self) -> None:
+        """Leave the cursor at the beginning of a line."""
+        self._status.clear()
+        if self._last and not self._last.endswith("\n"):
+            click.echo()
+
+    def _wait(self, facts: Mapping[str, Any]) -> None:
+        if not self._last and (line := waiting_room(facts)):
+            self._status.show(f"waiting for the model: {line}", key=str(facts.get("phase")))
+
+    def _write(self, text: str) -> None:
+        if text:
+            self._status.clear()
+            write(text, end="")
+            self._last = text
+
+
+def _broken_off(error: object) -> CommandError:
+    """An error inside a stream. The status was 200, so the error's type must say whose fault it is."""
+    facts = error if isinstance(error, dict) else {"message": str(error)}
+    theirs = facts.get("type") == "invalid_request_error"
+    code = f" [{facts['code']}]" if facts.get("code") else ""
+    return CommandError(
+        ExitCode.REFUSED if theirs else ExitCode.SERVER,
+        f"{facts.get('message', 'the stream ended with an error')}{code}",
+        next_step="change the request as the message says." if theirs else "`llma status` and `llma logs` tell more.",
+    )
+
+
+def _choices(answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    choices = answer.get("choices")
+    return choices if isinstance(choices, list) else []
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """A JSON object; anything else, such as a plain keep-alive comment, says nothing."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

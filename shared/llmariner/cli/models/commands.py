@@ -1,0 +1,152 @@
+"""`llma models`: what models there are, and the short commands on one of them.
+
+Making and changing models take many options and live in `model_changes.py`; following a download in
+`model_pull.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from llmariner.cli.models.create_and_update import create, update
+from llmariner.cli.models.pull import pull
+from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.enumerations import enum_value
+from llmariner.cli.support.session import Session
+
+__all__ = ["models"]
+
+
+@click.group(cls=Group)
+def models() -> None:
+    """List, add, change, start and stop models."""
+
+
+@models.command("list")
+@pass_session
+def list_models(session: Session) -> None:
+    """List models, those still loading included."""
+    from llmariner.cli.support.output import Column, moment
+
+    document = session.api().all_pages("models", include_loading_models="true")
+    columns = [
+        Column.of("id"),
+        Column("PHASE", _phase),
+        Column("STATUS", lambda model: _word(model.get("activation_status"))),
+        Column("LOADING", lambda model: _word(model.get("loading_status"))),
+        Column("SOURCE", lambda model: _word(model.get("source_repository"))),
+        Column.of("owned_by"),
+        Column("CREATED", lambda model: moment(model.get("created"))),
+    ]
+    session.printer.records(document, document["data"], columns, empty="No models; `llma models pull ID` adds one.")
+
+
+@models.command()
+@click.argument("model", metavar="ID")
+@pass_session
+def get(session: Session, model: str) -> None:
+    """Show one model's configuration, state and wake times."""
+    from llmariner.cli.support.api import path_of
+
+    document = session.api().get(path_of("models", model), include_loading_model="true")
+    session.printer.details(document, {**_identity(document), **_configuration(document), **_serving(document)})
+
+
+@models.command()
+@click.argument("model", metavar="ID")
+@pass_session
+def delete(session: Session, model: str) -> None:
+    """Remove a model. An active one must be deactivated first."""
+    from llmariner.cli.support.api import path_of
+
+    answer = session.api().delete(path_of("models", model))
+    session.printer.message(answer, f"Deleted {model}.")
+
+
+@models.command()
+@click.argument("model", metavar="ID")
+@pass_session
+def activate(session: Session, model: str) -> None:
+    """Keep a model awake, ready for requests at once."""
+    _switch(session, model, "activate", "Activated")
+
+
+@models.command()
+@click.argument("model", metavar="ID")
+@pass_session
+def deactivate(session: Session, model: str) -> None:
+    """Put a model to sleep; a request may wake it again.
+
+    A request wakes it again where on-demand allocation is enabled.
+    """
+    _switch(session, model, "deactivate", "Deactivated")
+
+
+models.add_command(create)
+models.add_command(update)
+models.add_command(pull)
+
+
+def _switch(session: Session, model: str, action: str, done: str) -> None:
+    from llmariner.cli.support.api import path_of
+
+    answer = session.api().post(f"{path_of('models', model)}:{action}")
+    session.printer.message(answer, f"{done} {model}.")
+
+
+def _identity(model: Mapping[str, Any]) -> dict[str, str | None]:
+    from llmariner.cli.support.output import moment
+
+    return {
+        "id": model.get("id"),
+        "owned by": model.get("owned_by"),
+        "created": moment(model.get("created")),
+        "base model": model.get("base_model_id"),
+        "source": _word(model.get("source_repository")),
+        "formats": ", ".join(_word(name) or "" for name in model.get("formats") or []),
+        "loading": _word(model.get("loading_status")),
+        "loading message": model.get("loading_status_message"),
+        "loading failure": model.get("loading_failure_reason"),
+        "status": _word(model.get("activation_status")),
+    }
+
+
+def _configuration(model: Mapping[str, Any]) -> dict[str, str | int | None]:
+    config = model.get("config") or {}
+    runtime = config.get("runtime_config") or {}
+    on_demand = (config.get("cluster_allocation_policy") or {}).get("enable_on_demand_allocation")
+    return {
+        "gpu": (runtime.get("resources") or {}).get("gpu"),
+        "replicas": runtime.get("replicas"),
+        "extra args": " ".join(runtime.get("extra_args") or []),
+        "on demand": None if on_demand is None else ("yes" if on_demand else "no"),
+    }
+
+
+def _serving(model: Mapping[str, Any]) -> dict[str, str | int | None]:
+    from llmariner.cli.support.errors import waiting_room
+    from llmariner.cli.support.output import moment
+
+    serving = model.get("serving") or {}
+    wake = serving.get("wake_seconds") or {}
+    wakes = [f"{name} {wake[name]:.1f} s" for name in ("p50", "p95") if isinstance(wake.get(name), int | float)]
+    return {
+        "phase": waiting_room(serving),
+        "message": serving.get("message"),
+        "wakes in": ", ".join(wakes),
+        "last request": moment(serving.get("last_request_at")),
+        "requests running": serving.get("requests_running"),
+        "requests waiting": serving.get("requests_waiting"),
+    }
+
+
+def _phase(model: Mapping[str, Any]) -> str | None:
+    return (model.get("serving") or {}).get("phase")
+
+
+def _word(name: str | None) -> str | None:
+    """`SOURCE_REPOSITORY_HUGGING_FACE` as people write it: `hugging-face`."""
+    return enum_value(name).lower().replace("_", "-") if name else None

@@ -1,0 +1,169 @@
+"""`llma models create` and `llma models update`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from llmariner.cli.support.click_extensions import Command, Group, pass_session
+from llmariner.cli.support.session import Session
+
+__all__ = ["SOURCES", "create", "create_base", "update"]
+
+SOURCES = click.Choice(["hugging-face", "object-store", "ollama", "local"], case_sensitive=False)
+
+
+@click.group(cls=Group)
+def create() -> None:
+    """Register a model."""
+
+
+@create.command("base")
+@click.argument("model", metavar="ID")
+@click.option("--source-repository", type=SOURCES, required=True, help="Where its weights are.")
+@click.option("--model-file-location", help="Path or URL of the weights, where the id does not say it.")
+@click.option("--gpu", metavar="N", type=click.IntRange(min=0), help="GPUs of a replica.")
+@click.option("--replicas", metavar="N", type=click.IntRange(min=1), help="Replicas.")
+@click.option("--disable-on-demand-allocation", is_flag=True, help="Serve only while active: no request wakes it.")
+@pass_session
+def create_base(
+    session: Session,
+    model: str,
+    source_repository: str,
+    model_file_location: str | None,
+    gpu: int | None,
+    replicas: int | None,
+    disable_on_demand_allocation: bool,
+) -> None:
+    """Register base model ID and begin to load it."""
+    body = base_model(model, source_repository, model_file_location)
+    if config := _config(gpu=gpu, replicas=replicas, on_demand=False if disable_on_demand_allocation else None):
+        body["config"] = config
+    _create(session, body)
+
+
+@create.command("fine-tuned")
+@click.option("--base-model-id", required=True, help="The model it was tuned from.")
+@click.option("--suffix", required=True, help="Last part of the new model's id, at most 18 characters.")
+@click.option("--source-repository", type=SOURCES, required=True, help="Where its weights are.")
+@click.option("--model-file-location", required=True, help="Path or URL of the adapter's weights.")
+@pass_session
+def create_fine_tuned(
+    session: Session, base_model_id: str, suffix: str, source_repository: str, model_file_location: str
+) -> None:
+    """Register a fine-tuned model and begin to load it."""
+    _create(
+        session,
+        {
+            "is_fine_tuned_model": True,
+            "base_model_id": base_model_id,
+            "suffix": suffix,
+            "source_repository": api_name(source_repository),
+            "model_file_location": model_file_location,
+        },
+    )
+
+
+@click.command(cls=Command)
+@click.argument("model", metavar="ID")
+@click.option("--gpu", metavar="N", type=click.IntRange(min=0), help="GPUs of a replica.")
+@click.option("--replicas", metavar="N", type=click.IntRange(min=1), help="Replicas.")
+@click.option(
+    "--extra-args",
+    metavar="ARG",
+    multiple=True,
+    help="Engine argument, such as --max-model-len=4096; repeat for several.",
+)
+@click.option("--clear-extra-args", is_flag=True, help="Remove all engine arguments.")
+@click.option(
+    "--enable-on-demand-allocation/--disable-on-demand-allocation",
+    "on_demand",
+    default=None,
+    help="Whether a request may wake it.",
+)
+@click.option(
+    "--created",
+    metavar="N",
+    type=int,
+    help="Only the model whose `created` this is; needed to approve one (its `llma models get`).",
+)
+@pass_session
+def update(
+    session: Session,
+    model: str,
+    gpu: int | None,
+    replicas: int | None,
+    extra_args: tuple[str, ...],
+    clear_extra_args: bool,
+    on_demand: bool | None,
+    created: int | None,
+) -> None:
+    """Change how a model is served.
+
+    What is not named stays as it is. Changes take effect when the model wakes next.
+    """
+    from llmariner.cli.support.api import path_of
+
+    if extra_args and clear_extra_args:
+        raise click.UsageError("--extra-args and --clear-extra-args exclude each other.")
+    arguments = list(extra_args) if extra_args or clear_extra_args else None
+    config = _config(gpu=gpu, replicas=replicas, extra_args=arguments, on_demand=on_demand)
+    if not config:
+        raise click.UsageError("Nothing to change: give at least one option.")
+    mask = ",".join(_paths(config, "config"))
+    body = {"config": config, "update_mask": mask} | ({} if created is None else {"created": created})
+    answer = session.api().patch(path_of("models", model), body)
+    session.printer.message(answer, f"Updated {model}.")
+
+
+def base_model(model: str, source: str, location: str | None) -> dict[str, Any]:
+    """The body that registers a base model. A local folder may be named relative to the current one."""
+    body: dict[str, Any] = {"id": model, "source_repository": api_name(source)}
+    if location and source == "local" and "://" not in location:
+        location = os.path.abspath(os.path.expanduser(location))
+    if location:
+        body["model_file_location"] = location
+    return body
+
+
+def api_name(choice: str) -> str:
+    """`hugging-face` as the API's enumeration spells it."""
+    return choice.upper().replace("-", "_")
+
+
+def _create(session: Session, body: dict[str, Any]) -> None:
+    answer = session.api().post("models", body)
+    model = answer.get("id")
+    session.printer.message(answer, f"Registered {model}. `llma models pull {model}` follows its loading.")
+
+
+def _config(
+    *,
+    gpu: int | None = None,
+    replicas: int | None = None,
+    extra_args: list[str] | None = None,
+    on_demand: bool | None = None,
+) -> dict[str, Any]:
+    """The part of a model's config that was named, and no more: the update mask is made from it."""
+    runtime: dict[str, Any] = {}
+    if gpu is not None:
+        runtime["resources"] = {"gpu": gpu}
+    if replicas is not None:
+        runtime["replicas"] = replicas
+    if extra_args is not None:
+        runtime["extra_args"] = extra_args
+    config: dict[str, Any] = {"runtime_config": runtime} if runtime else {}
+    if on_demand is not None:
+        config["cluster_allocation_policy"] = {"enable_on_demand_allocation": on_demand}
+    return config
+
+
+def _paths(value: dict[str, Any], prefix: str) -> list[str]:
+    """Dotted paths of the leaves, beginning with `config.`, without which upstream's server refuses them."""
+    paths: list[str] = []
+    for name, child in value.items():
+        path = f"{prefix}.{name}"
+        paths += _paths(child, path) if isinstance(child, dict) else [path]
+    return paths

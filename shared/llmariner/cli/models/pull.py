@@ -1,0 +1,149 @@
+"""`llma models pull`: register a model if need be, and follow its loading to the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from llmariner.cli.models.create_and_update import SOURCES, base_model
+from llmariner.cli.support.click_extensions import Command, pass_session
+from llmariner.cli.support.enumerations import enum_value
+from llmariner.cli.support.errors import CommandError, ExitCode
+from llmariner.cli.support.session import Session
+from llmariner.cli.support.terminal import StatusLine, printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from llmariner.cli.support.api import Api
+
+__all__ = ["pull"]
+
+POLL_SECONDS = 0.5
+
+
+@click.command(cls=Command)
+@click.argument("model", metavar="ID")
+@click.option(
+    "--source-repository",
+    type=SOURCES,
+    default="hugging-face",
+    show_default=True,
+    help="Where its weights are.",
+)
+@click.option("--model-file-location", help="Path or URL of the weights, where the id does not say it.")
+@pass_session
+def pull(session: Session, model: str, source_repository: str, model_file_location: str | None) -> None:
+    """Add a model and show its loading until it is done.
+
+    Interrupting the command does not stop the loading; run it again to go on watching.
+    """
+    api = session.api()
+    document = _find(api, model) or api.post("models", base_model(model, source_repository, model_file_location))
+    with _display(session) as display:
+        while not _is_over(document):
+            display.show(document)
+            time.sleep(POLL_SECONDS)
+            document = _get(api, model)
+        display.show(document)
+    if _status(document) == "FAILED":
+        reason = str(document.get("loading_failure_reason") or "the server gives no reason").rstrip(".")
+        raise CommandError(
+            ExitCode.SERVER,
+            f"loading {model} failed: {reason}.",
+            next_step=f"mend the cause, then `llma models delete {model}` and pull it again.",
+        )
+    session.printer.message(document, f"{model} is loaded.")
+
+
+def _get(api: Api, model: str) -> dict[str, Any]:
+    from llmariner.cli.support.api import path_of
+
+    return api.get(path_of("models", model), include_loading_model="true")
+
+
+def _find(api: Api, model: str) -> dict[str, Any] | None:
+    try:
+        return _get(api, model)
+    except CommandError as failure:
+        if failure.code == ExitCode.NOT_FOUND:
+            return None
+        raise
+
+
+def _is_over(model: Mapping[str, Any]) -> bool:
+    return _status(model) in ("SUCCEEDED", "FAILED")
+
+
+class _Display(Protocol):
+    """Shows how far the loading is."""
+
+    def show(self, model: Mapping[str, Any]) -> None: ...
+
+
+class _Lines:
+    """Off a terminal: a line whenever the status changes or another tenth is there."""
+
+    def __init__(self) -> None:
+        self._line = StatusLine()
+
+    def show(self, model: Mapping[str, Any]) -> None:
+        share = _share(model)
+        text = _stage(model) if share in (None, 1.0) else f"{_stage(model)}, {share:.0%}"
+        self._line.show(text, key=f"{_status(model)} {int((share or 0) * 10)}")
+
+
+class _Bar:
+    """On a terminal: a bar, which sways for as long as the server cannot say how much is left."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def show(self, model: Mapping[str, Any]) -> None:
+        share = _share(model)
+        self._progress.update(
+            self._task,
+            total=None if share is None else 1.0,
+            completed=share or 0.0,
+            description=printable(_stage(model)),
+        )
+
+
+@contextmanager
+def _display(session: Session) -> Iterator[_Display]:
+    console = session.printer.console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield _Bar(progress, progress.add_task("", total=None))
+
+
+def _share(model: Mapping[str, Any]) -> float | None:
+    """Loaded part, 0 to 1. None: unknown."""
+    if _status(model) == "SUCCEEDED":
+        return 1.0
+    share = model.get("loading_progress")
+    return min(max(float(share), 0.0), 1.0) if isinstance(share, int | float) and share else None
+
+
+def _stage(model: Mapping[str, Any]) -> str:
+    status = _status(model).lower()
+    message = model.get("loading_status_message")
+    return ": ".join((str(model.get("id")), ", ".join(part for part in (status, message) if part)))
+
+
+def _status(model: Mapping[str, Any]) -> str:
+    return enum_value(model.get("loading_status") or "unknown")

@@ -1,0 +1,35 @@
+"""`llma auth accept-invite`: come in by an invitation."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from llmariner.cli.support.click_extensions import Command, pass_session
+from llmariner.cli.support.session import Session
+from llmariner.cli.support.terminal import note
+
+__all__ = ["accept_invite"]
+
+
+@click.command("accept-invite", cls=Command)
+@click.argument("token")
+@pass_session
+def accept_invite(session: Session, token: str) -> None:
+    """Come in by an invitation.
+
+    `-` reads the TOKEN from standard input, which keeps it out of the history.
+
+    Where nobody can sign in, your first key is printed, now and never again: `llma context set --api-key -` stores it.
+    """
+    said = sys.stdin.readline().strip() if token == "-" else token
+    answer = session.api().post("invitations:accept", {"token": said})
+    key = answer.get("api_key") or {}
+    # Alone on stdout, so that a pipe catches it.
+    session.printer.message(answer, str(key.get("secret") or "You are in."))
+    if session.printer.for_people:
+        user = answer.get("user") or {}
+        places = [*(user.get("organization_role_bindings") or ()), *(user.get("project_role_bindings") or ())]
+        note(f"{user.get('id')} is in {', '.join(str(each.get('title')) for each in places)}.")
+        note("This is your key; it is not shown again." if key else "Sign in with `llma auth login`.")

@@ -1,0 +1,281 @@
+"""The HTTP API as the commands use it: one client, its failures told in the command line's own terms.
+
+The HTTP library is imported with the first request, not with the command, so that help and completion stay
+fast.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import quote
+
+import click
+
+from llmariner.cli.support.configuration import Target
+from llmariner.cli.support.errors import CommandError, ExitCode, Refusal, refused
+from llmariner.cli.support.port_owners import check_ours
+from llmariner.cli.support.server_sent_events import Frame, frames
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ["Api", "path_of"]
+
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 60.0
+"""For a control request; the server does such work in milliseconds."""
+
+GENERATION_SECONDS = 3600.0
+"""For tokens: waiting for a sleeping model and writing the whole answer come before the first byte."""
+
+Field: TypeAlias = str | int | Sequence[str] | None
+"""A field of a query; a sequence is sent once for each of its values, None not at all."""
+
+
+class Api:
+    """Requests to one target. Every failure leaves as `CommandError`."""
+
+    def __init__(self, target: Target, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+        import httpx2
+
+        if target.own_program_only and not check_ours(target.port):
+            target = target.without_key()
+        if target.in_the_clear and target.api_key_source:
+            click.echo(
+                f"Warning: your key goes to {target.endpoint} unencrypted, for everybody in between to read; use https.",
+                err=True,
+            )
+        headers = {
+            "accept": "application/json",
+            "openai-organization": target.organization,
+            "openai-project": target.project,
+            "authorization": f"Bearer {target.api_key.reveal()}" if target.api_key_source else "",
+        }
+        plain_local = target.is_local and target.endpoint.startswith("http://")
+        self._target = target
+        self._client = httpx2.Client(
+            headers=_sendable({name: value for name, value in headers.items() if value}),
+            # A proxy for the outside world cannot reach this machine's own loopback address.
+            trust_env=not plain_local,
+            # Reading the system's certificates takes 0.1 s, a third of a short command, and plain HTTP shows none.
+            verify=not plain_local,
+            timeout=httpx2.Timeout(answer_seconds, connect=CONNECT_SECONDS),
+        )
+
+    def __enter__(self) -> Api:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def get(self, path: str, **query: Field) -> dict[str, Any]:
+        """The answer to GET; None in the query means not sent."""
+        return self._send("GET", path, query=query)
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The answer to POST."""
+        return self._send("POST", path, body=body or {})
+
+    def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to PATCH."""
+        return self._send("PATCH", path, body=body)
+
+    def delete(self, path: str) -> dict[str, Any]:
+        """The answer to DELETE."""
+        return self._send("DELETE", path)
+
+    def generate(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to a POST that waits for a model to wake and to write.
+
+        The server's own patience is a minute, for programs that retry; a person had rather wait than ask again.
+        """
+        wait = {"prefer": f"wait={GENERATION_SECONDS:.0f}"}  # RFC 7240
+        return self._send("POST", path, body=body, headers=wait, timeout=_generation())
+
+    def all_pages(self, path: str, *, most: int | None = None, **query: Field) -> dict[str, Any]:
+        """One list object with the records of every page, or of as many pages as hold the `most` first ones."""
+        document = self.get(path, **query)
+        records = list(_records(document))
+        while document.get("has_more") and _records(document) and (most is None or len(records) < most):
+            document = self.get(path, **query, after=_cursor(document))
+            records += _records(document)
+        left = bool(document.get("has_more")) or (most is not None and len(records) > most)
+        return {**document, "data": records[:most], "has_more": left and most is not None}
+
+    @contextmanager
+    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Iterator[Frame]]:
+        """The frames of an event stream. Leaving the block, for whatever reason, closes the connection."""
+        request_id: str | None = None
+        try:
+            with (
+                self._failures_told(),
+                self._client.stream(
+                    "POST",
+                    self._url(path),
+                    json=dict(body),
+                    headers={"accept": "text/event-stream"},
+                    timeout=_generation(),
+                ) as response,
+            ):
+                request_id = response.headers.get("x-request-id")
+                self._check_stream(response)
+                yield frames(response.iter_bytes())
+        except CommandError as error:  # raised by the reader of the frames, too, which knows no headers
+            error.request_id = error.request_id or request_id
+            raise
+
+    @contextmanager
+    def download(self, path: str, **query: Field) -> Iterator[Iterator[bytes]]:
+        """The bytes of an answer to GET that may be of any length, as they come."""
+        with (
+            self._failures_told(),
+            self._client.stream(
+                "GET", self._url(path), params=_sent(query), headers={"accept": "*/*"}, timeout=_generation()
+            ) as response,
+        ):
+            if not response.is_success:
+                response.read()
+                raise self._refused(response)
+            yield response.iter_bytes()
+
+    def _check_stream(self, response: httpx2.Response) -> None:
+        if not response.is_success:
+            response.read()
+            raise self._refused(response)
+        if "text/event-stream" not in response.headers.get("content-type", ""):
+            raise self._not_ours(response, "did not answer with an event stream")
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Field] | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: httpx2.Timeout | None = None,
+    ) -> dict[str, Any]:
+        with self._failures_told():
+            response = self._client.request(
+                method,
+                self._url(path),
+                params=_sent(query or {}),
+                json=None if body is None else dict(body),
+                headers=dict(headers or {}),
+                timeout=timeout or self._client.timeout,
+            )
+        if not response.is_success:
+            raise self._refused(response)
+        try:
+            document = json.loads(response.content)
+        except ValueError:
+            raise self._not_ours(response, "did not answer with JSON") from None
+        if not isinstance(document, dict):
+            raise self._not_ours(response, "did not answer with a JSON object")
+        return document
+
+    def _url(self, path: str) -> str:
+        return f"{self._target.endpoint}/{path}"
+
+    def _refused(self, response: httpx2.Response) -> CommandError:
+        refusal = Refusal.read(response.status_code, response.headers, response.content)
+        return refused(refusal, key_source=self._target.api_key_source)
+
+    def _not_ours(self, response: httpx2.Response, why: str) -> CommandError:
+        return CommandError(
+            ExitCode.SERVER,
+            f"{self._target.endpoint} {why}.",
+            next_step=f"check --endpoint (it came from {self._target.endpoint_source}): it ends in /v1.",
+            request_id=response.headers.get("x-request-id"),
+        )
+
+    @contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        import httpx2
+
+        try:
+            yield
+        except (
+            httpx2.ConnectError,
+            httpx2.ConnectTimeout,
+            httpx2.ProxyError,
+            httpx2.UnsupportedProtocol,
+        ) as error:
+            raise self._unreachable(error) from error
+        except httpx2.InvalidURL as error:
+            raise CommandError(
+                ExitCode.USAGE, f"{self._target.endpoint}: {error}.", next_step="correct --endpoint."
+            ) from error
+        except httpx2.TimeoutException as error:
+            raise CommandError(
+                ExitCode.SERVER,
+                f"{self._target.endpoint} took the request but did not answer in time.",
+                next_step="look at `llma status`, then try again.",
+            ) from error
+        except httpx2.TransportError as error:
+            raise CommandError(
+                ExitCode.SERVER,
+                f"the connection to {self._target.endpoint} broke ({error or type(error).__name__}).",
+                next_step="try again; `llma status` and `llma logs` tell whether an engine went down.",
+            ) from error
+
+    def _unreachable(self, error: Exception) -> CommandError:
+        if "CERTIFICATE" in str(error).upper():
+            next_step = "if the server's certificate is your organisation's own, name its CA file in SSL_CERT_FILE."
+        elif self._target.is_local:
+            next_step = "run `llma up` to start the platform on this machine, or name another with --endpoint."
+        else:
+            next_step = "check --endpoint and the network, or run `llma up` for a platform on this machine."
+        return CommandError(
+            ExitCode.UNREACHABLE,
+            f"cannot reach {self._target.endpoint} ({self._target.endpoint_source}): {error}.",
+            next_step=next_step,
+        )
+
+
+def _sent(query: Mapping[str, Field]) -> dict[str, str | int | Sequence[str]] | None:
+    return {name: value for name, value in query.items() if value is not None} or None
+
+
+def _generation() -> httpx2.Timeout:
+    import httpx2
+
+    return httpx2.Timeout(GENERATION_SECONDS, connect=CONNECT_SECONDS)
+
+
+def path_of(*segments: str) -> str:
+    """A path of segments and ids. The slashes in a model's id stay; all else is percent-encoded."""
+    for segment in segments:
+        if not segment or ".." in segment.split("/"):
+            raise click.UsageError(f"{segment!r} cannot be an id.")
+    return "/".join(quote(segment, safe="/") for segment in segments)
+
+
+def _records(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    data = document.get("data")
+    return data if isinstance(data, list) else []
+
+
+def _cursor(document: Mapping[str, Any]) -> str:
+    """What `after` takes: OpenAI's last_id, a record's own cursor where ids repeat, else its id."""
+    last = _records(document)[-1]
+    return str(document.get("last_id") or last.get("cursor") or last["id"])
+
+
+def _sendable(headers: dict[str, str]) -> dict[str, str]:
+    """A key pasted with a line break in it would fail deep inside the HTTP library, and unclearly."""
+    for name, value in headers.items():
+        if not (value.isascii() and value.isprintable()):
+            what = "API key" if name == "authorization" else name
+            raise CommandError(
+                ExitCode.USAGE,
+                f"the {what} holds characters that no HTTP header may carry.",
+                next_step="copy it again, without line breaks or quotes, and set it anew.",
+            )
+    return headers

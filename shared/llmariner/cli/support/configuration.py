@@ -1,0 +1,232 @@
+"""Which server, which key, which organisation and project a command uses, and where each was found.
+
+A key is only ever sent where it belongs. One that the context file holds together with an endpoint goes to
+that endpoint alone, and the administrator's key of this machine's own platform goes to a program of this user on
+this machine alone: neither a mistyped or foreign `--endpoint` nor another user's program must collect either.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from llmariner.cli import private_files
+from llmariner.cli.sign_in.token_store import SignIn, SignInFile
+from llmariner.cli.support.errors import CommandError, ExitCode
+from llmariner.settings import HomeSettings, Secret
+
+__all__ = ["ContextFile", "Target", "checked_endpoint", "masked", "resolve", "same_server"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where requests go and as whom."""
+
+    endpoint: str
+    """Base URL with /v1, no slash at the end."""
+
+    endpoint_source: str
+
+    api_key: Secret
+
+    api_key_source: str | None
+    """In words, for messages; None when there is no key for this endpoint."""
+
+    organization: str
+    project: str
+
+    sign_in: SignIn | None = None
+    """Whose token `api_key` is, if it is one."""
+
+    own_program_only: bool = False
+    """The key is the administrator's of this machine, found and not given: for a program of this user alone."""
+
+    def signed_in(self, sign_in: SignIn) -> Target:
+        """The same with the token of a sign-in."""
+        return replace(self, api_key=Secret(sign_in.token), sign_in=sign_in, own_program_only=False)
+
+    def anonymous(self) -> Target:
+        """The same without anything that says who asks."""
+        return replace(self.without_key(), organization="", project="")
+
+    def without_key(self) -> Target:
+        """The same without key or token."""
+        return replace(self, api_key=Secret(""), api_key_source=None, sign_in=None, own_program_only=False)
+
+    def selecting(self, organization: str, project: str) -> Target:
+        """The same for another organisation and project; empty: the default ones."""
+        return replace(self, organization=organization, project=project)
+
+    def with_key(self, key: str) -> Target:
+        """The same with a key that was just typed."""
+        return replace(self, api_key=Secret(key), api_key_source="what you typed", sign_in=None, own_program_only=False)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the endpoint is on this machine."""
+        return _is_loopback(self.endpoint)
+
+    @property
+    def port(self) -> int:
+        """Of the endpoint."""
+        return _origin(self.endpoint)[2] or 0
+
+    @property
+    def in_the_clear(self) -> bool:
+        """Whether whoever sits between here and there can read what is sent."""
+        return self.endpoint.startswith("http://") and not self.is_local
+
+
+class ContextFile:
+    """`$XDG_CONFIG_HOME/llmariner/config.yaml`: what `llma context set` remembers. 0600: it holds a key."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> ContextFile:
+        """The file that belongs to this environment, whether it exists or not."""
+        home = environment.get("XDG_CONFIG_HOME")
+        return cls((Path(home) if home else Path.home() / ".config") / "llmariner" / "config.yaml")
+
+    def read(self) -> dict[str, Any]:
+        """All that the file holds, unknown keys included; empty when there is none."""
+        import yaml
+
+        try:
+            content = yaml.safe_load(private_files.read(self.path))
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise self._unusable(f"cannot be read: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise self._unusable("is not valid YAML") from error
+        if not isinstance(content or {}, dict):
+            raise self._unusable("is not a mapping of settings")
+        return dict(content or {})
+
+    def write(self, content: Mapping[str, Any]) -> None:
+        """Replace the file in one step, so that nobody reads half of it, and only its owner reads it."""
+        try:
+            private_files.replace(self.path, content)
+        except OSError as error:
+            raise self._unusable(f"cannot be written: {error.strerror}") from error
+
+    def _unusable(self, why: str) -> CommandError:
+        return CommandError(
+            ExitCode.USAGE,
+            f"{self.path} {why}.",
+            next_step="mend or remove the file, then `llma context set`.",
+        )
+
+
+def resolve(environment: Mapping[str, str], *, endpoint: str | None = None) -> Target:
+    """The target: from `--endpoint`, else the environment, else the context file, else this machine."""
+    file = ContextFile.of(environment)
+    context = file.read()
+    home = _home(environment)
+    stored_endpoint = str(context.get("endpoint") or "")
+    chosen, source = next(
+        (value, source)
+        for value, source in (
+            (endpoint, "--endpoint"),
+            (environment.get("LLMARINER_BASE_URL"), "LLMARINER_BASE_URL"),
+            (stored_endpoint, str(file.path)),
+            (f"{_default(environment, home)}/v1", "the default"),
+        )
+        if value
+    )
+    url = checked_endpoint(chosen, source)
+    tokens = SignInFile.of(environment)
+    sign_in = None if environment.get("LLMARINER_API_KEY", "").strip() else tokens.get(url)
+    key, key_source = _key(environment, context, url, file.path)
+    if sign_in is not None:
+        key, key_source = Secret(sign_in.token), f"your sign-in ({tokens.path})"
+    admin_key = Secret("") if key_source else _admin_key(home.root / "admin.key", url)
+    if admin_key.reveal():
+        key, key_source = admin_key, str(home.root / "admin.key")
+    return Target(
+        endpoint=url,
+        endpoint_source=source,
+        api_key=key,
+        api_key_source=key_source,
+        organization=str(context.get("organization") or ""),
+        project=str(context.get("project") or ""),
+        sign_in=sign_in,
+        own_program_only=bool(admin_key.reveal()),
+    )
+
+
+def _default(environment: Mapping[str, str], home: HomeSettings) -> str:
+    return home.base_url if environment.get("LLMARINER_HOST") else f"http://localhost:{home.port}"
+
+
+def masked(key: str) -> str:
+    """Enough of a key to tell it from another, too little to use it."""
+    return f"{key[:7]}…{key[-2:]}" if len(key) >= 20 else "*" * 8
+
+
+def same_server(one: str, other: str) -> bool:
+    """Whether two URLs have the same scheme, host and port, and so may see the same key."""
+    return _origin(one) == _origin(other)
+
+
+def _key(
+    environment: Mapping[str, str], context: Mapping[str, Any], endpoint: str, file: Path
+) -> tuple[Secret, str | None]:
+    if key := environment.get("LLMARINER_API_KEY", "").strip():
+        return Secret(key), "LLMARINER_API_KEY"
+    stored_endpoint = str(context.get("endpoint") or "")
+    if context.get("api_key") and (not stored_endpoint or same_server(stored_endpoint, endpoint)):
+        return Secret(str(context["api_key"])), str(file)
+    return Secret(""), None
+
+
+def _admin_key(file: Path, endpoint: str) -> Secret:
+    """The key of the administrator of this user's platform, for an endpoint that surely is on this machine."""
+    host = _origin(endpoint)[1]
+    if not _is_loopback(endpoint) or host.endswith(".localhost"):  # names below localhost are looked up like others
+        return Secret("")
+    try:
+        return Secret(file.read_text(encoding="utf-8").strip())
+    except OSError:
+        return Secret("")  # no platform of this user's on this machine, so no key of its administrator either
+
+
+def _home(environment: Mapping[str, str]) -> HomeSettings:
+    try:
+        return HomeSettings.load(environment)
+    except ValueError as error:
+        raise CommandError(ExitCode.USAGE, str(error), next_step="correct or unset the variable.") from error
+
+
+def checked_endpoint(text: str, source: str) -> str:
+    """The URL without a slash at its end. CommandError when it is none; `source` says where it came from."""
+    url = text.strip().rstrip("/")
+    if _origin(url)[0] not in ("http", "https") or not _origin(url)[1]:
+        raise CommandError(
+            ExitCode.USAGE,
+            f"{text!r} (from {source}) is not an http or https URL.",
+            next_step="give one such as http://localhost:8080/v1.",
+        )
+    return url
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return "", "", None
+
+
+def _is_loopback(url: str) -> bool:
+    host = _origin(url)[1]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -1,0 +1,194 @@
+"""How a command fails: one exception, a small set of exit codes, and always a next step.
+
+Scripts read the exit code, people read the sentence; so both are decided here, where an HTTP status becomes
+either.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from llmariner.cli.support.terminal import printable
+
+__all__ = ["CommandError", "ExitCode", "Refusal", "refused", "waiting_room"]
+
+
+class ExitCode(enum.IntEnum):
+    """What `llma` exits with; `llma --help` lists them from here."""
+
+    OK = 0
+    REFUSED = 1
+    USAGE = 2
+    DENIED = 3
+    NOT_FOUND = 4
+    SERVER = 5
+    UNREACHABLE = 6
+    OUTPUT = 7
+    INTERRUPTED = 130
+    PIPE_CLOSED = 141
+
+    @property
+    def meaning(self) -> str:
+        """The line of the help text."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    ExitCode.OK: "done",
+    ExitCode.REFUSED: "the API refused the request (4xx)",
+    ExitCode.USAGE: "the command line or the configuration file is wrong",
+    ExitCode.DENIED: "not authenticated or not authorised (401, 403)",
+    ExitCode.NOT_FOUND: "no such thing (404)",
+    ExitCode.SERVER: "the server or an engine is in trouble (5xx, or a broken answer)",
+    ExitCode.UNREACHABLE: "no server answers at the endpoint; `llma up` starts one here",
+    ExitCode.OUTPUT: "the output could not be written",
+    ExitCode.INTERRUPTED: "interrupted",
+    ExitCode.PIPE_CLOSED: "the reader of the output went away, such as `head`",
+}
+
+
+class CommandError(Exception):
+    """A command that did not do its work: what happened, and what to do next."""
+
+    def __init__(self, code: ExitCode, message: str, *, next_step: str, request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.next_step = next_step
+        self.request_id = request_id
+
+    def show(self) -> None:
+        """Three lines at most, on stderr: stdout stays what a program may parse."""
+        lines = [f"Error: {self.message}", f"Next: {self.next_step}"]
+        if self.request_id:
+            lines.append(f"Request: {self.request_id}")
+        click.echo(printable("\n".join(lines)), err=True)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An answer that is not a success, taken apart."""
+
+    status: int
+    message: str
+    code: str
+    request_id: str | None
+    retry_after: str | None
+
+    @classmethod
+    def read(cls, status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
+        """From OpenAI's error envelope where there is one, else from whatever the server in between sent."""
+        error = _envelope(body)
+        message = (
+            str(error.get("message") or "") or _first_line(body) or f"the server answered {status} and said nothing"
+        )
+        if progress := waiting_room(error):
+            message = f"{message} ({progress})"
+        return cls(
+            status=status,
+            message=message,
+            code=str(error.get("code") or ""),
+            request_id=headers.get("x-request-id"),
+            retry_after=headers.get("retry-after"),
+        )
+
+
+def refused(refusal: Refusal, *, key_source: str | None) -> CommandError:
+    """The error that an answer means. `key_source` says where the key came from; None: none was sent."""
+    note = ", ".join(dict.fromkeys(part for part in (str(refusal.status), refusal.code) if part))
+    return CommandError(
+        _exit_code(refusal.status),
+        f"{refusal.message.rstrip()} [{note}]",
+        next_step=_next_step(refusal, key_source),
+        request_id=refusal.request_id,
+    )
+
+
+def waiting_room(facts: Mapping[str, Any]) -> str:
+    """`loading, 45%, about 12 s left`, from what a sleeping model's answers carry; empty without facts."""
+    phase = str(facts.get("phase") or "")
+    parts = [phase] if phase else []
+    if phase in ("asleep", "ready", "stopping", "failed"):  # nothing is under way, whatever the numbers say
+        return phase
+    progress, estimate = facts.get("progress"), facts.get("estimate_seconds")
+    if isinstance(progress, int | float) and progress:
+        parts.append(f"{progress:.0%}")
+    if isinstance(estimate, int | float) and estimate >= 1:
+        parts.append(f"about {estimate:.0f} s left")
+    return ", ".join(parts)
+
+
+def _exit_code(status: int) -> ExitCode:
+    if status in (401, 403):
+        return ExitCode.DENIED
+    if status == 404:
+        return ExitCode.NOT_FOUND
+    return ExitCode.SERVER if status >= 500 else ExitCode.REFUSED
+
+
+def _next_step(refusal: Refusal, key_source: str | None) -> str:
+    if refusal.code in _BY_CODE:
+        return _BY_CODE[refusal.code]
+    if refusal.status == 401:
+        return _get_a_key(key_source)
+    if refusal.retry_after and refusal.status in (408, 429, 503):
+        return f"run the same command again in {refusal.retry_after} s."
+    if 300 <= refusal.status < 400:
+        return "give the address it points to as --endpoint."
+    if refusal.status >= 500:
+        return "look at `llma status` and `llma logs`; the request id finds the request in the log."
+    return _BY_STATUS.get(
+        refusal.status, "change the request as the message says; `--help` lists what the command takes."
+    )
+
+
+def _get_a_key(key_source: str | None) -> str:
+    if key_source is None:
+        return "sign in with `llma auth login`, set LLMARINER_API_KEY, or `llma context set --api-key -`."
+    return f"the key came from {key_source}; check it with `llma auth token`, or ask for a new one."
+
+
+_BY_CODE = {
+    "model_not_found": "`llma models list` shows the ids this server knows; `llma models pull ID` adds one.",
+    "unknown_url": "check --endpoint: it ends in /v1 (`llma context get` shows the one in use).",
+    "invalid_token": "sign in again with `llma auth login`.",
+    "token_expired": "sign in again with `llma auth login`.",
+    "account_linked": "once that is done, sign in again with `llma auth login`.",
+    "account_unlinked": "sign in again with `llma auth login`.",
+    "email_not_verified": "once that is done, sign in again with `llma auth login`.",
+    "insufficient_quota": "`llma usage list` shows what used it up; an administrator can raise the budget.",
+}
+
+_BY_STATUS = {
+    403: "ask for a key with the scope this needs (`llma auth api-keys create NAME --scope SCOPE`).",
+    404: "check the id; the `list` command beside this one shows what there is.",
+    405: "this server does not offer that; compare `llma version` with the server's.",
+    409: "list what exists already, or choose another name.",
+    413: "send less in one request.",
+    429: "wait a moment, then run the same command again.",
+}
+
+
+def _envelope(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return {}
+    error = document.get("error") if isinstance(document, dict) else None
+    if isinstance(error, str):
+        return {"message": error}
+    return error if isinstance(error, dict) else {}
+
+
+def _first_line(body: bytes) -> str:
+    """Proxies answer with pages; one line of them is enough to recognise which proxy it was."""
+    for line in body.decode("utf-8", "replace").splitlines():
+        if line.strip():
+            return line.strip()[:200]
+    return ""

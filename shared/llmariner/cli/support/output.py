@@ -1,0 +1,181 @@
+"""What commands put on stdout: a table for people, JSON or YAML for programs, from the same document.
+
+Programs get the API's answer as it came. People get columns; off a terminal these neither wrap nor carry
+colours, so that `grep` and `awk` see one record a line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmariner.cli.support.terminal import printable, speaks_unicode, write
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+__all__ = ["Column", "Printer", "Record", "byte_size", "dollars", "moment", "number"]
+
+Record = Mapping[str, Any]
+
+_UNBOUNDED = 100_000
+"""Columns of a terminal that never wraps."""
+
+_STYLES = {
+    "ready": "green",
+    "active": "green",
+    "ok": "green",
+    "delivered": "green",
+    "succeeded": "green",
+    "failed": "red",
+    "dead": "red",
+    "loading": "yellow",
+    "waking": "yellow",
+    "requested": "yellow",
+    "pending": "yellow",
+    "asleep": "dim",
+    "inactive": "dim",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its title and how a record's cell reads. None and the empty string show as a dash."""
+
+    title: str
+    cell: Callable[[Record], str | int | None]
+    right: bool = False
+
+    @classmethod
+    def of(cls, field: str, title: str = "") -> Column:
+        """The column that shows a field as it is."""
+        return cls(title or field.upper().replace("_", " "), lambda record: record.get(field))
+
+
+class Printer:
+    """Prints in the form that `--output` and `--color` ask for."""
+
+    def __init__(self, output: str, color: str) -> None:
+        self.output = output
+        self._color = color
+
+    @property
+    def for_people(self) -> bool:
+        """Whether the output is a table, so that words around it disturb no parser."""
+        return self.output == "table"
+
+    def records(self, document: Record, records: Iterable[Record], columns: Sequence[Column], *, empty: str) -> None:
+        """Many records; `empty` is said on stderr when there are none."""
+        if not self.for_people:
+            self._document(document)
+            return
+        rows = list(records)
+        if rows:
+            self.console().print(self.table(rows, columns))
+        else:
+            click.echo(empty, err=True)
+
+    def details(self, document: Record, fields: Mapping[str, str | int | None]) -> None:
+        """One record, a field a line."""
+        if not self.for_people:
+            self._document(document)
+            return
+        rows = [{"name": name, "value": value} for name, value in fields.items()]
+        columns = [Column("", lambda row: row["name"]), Column("", lambda row: row["value"])]
+        self.console().print(self.table(rows, columns, header=False))
+
+    def message(self, document: Record, text: str) -> None:
+        """A sentence for people, the document for programs."""
+        if self.for_people:
+            write(text)
+        else:
+            self._document(document)
+
+    def table(self, records: Iterable[Record], columns: Sequence[Column], *, header: bool = True) -> RenderableType:
+        """Columns without rules: the eye follows alignment, and the output stays easy to cut."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, show_header=header, header_style="bold", padding=(0, 3, 0, 0))
+        for column in columns:
+            table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+        for record in records:
+            cells = [_text(column.cell(record)) for column in columns]
+            table.add_row(*(Text(cell, style=_STYLES.get(cell.partition(",")[0].lower(), "")) for cell in cells))
+        return table
+
+    def console(self, *, stderr: bool = False) -> Console:
+        """A console that obeys `--color` and breaks no line off a terminal."""
+        from rich.console import Console
+
+        console = Console(
+            stderr=stderr,
+            force_terminal=True if self._color == "always" else None,
+            color_system={"always": "standard", "never": None}.get(self._color, "auto"),
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+        if not (console.file.isatty()):
+            console.width = _UNBOUNDED
+        return console
+
+    def _document(self, document: Record) -> None:
+        if self.output == "json":
+            write(json.dumps(document, indent=2, ensure_ascii=not speaks_unicode()))
+        else:
+            import yaml
+
+            write(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=speaks_unicode()), end="")
+
+
+def moment(value: Any) -> str | None:
+    """A Unix time in seconds, or an ISO 8601 text, as local time to the minute."""
+    try:
+        seconds = float(value)
+        return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M") if seconds > 0 else None
+    except (TypeError, ValueError):
+        pass
+    try:
+        return datetime.fromisoformat(str(value)).astimezone().strftime("%Y-%m-%d %H:%M") if value else None
+    except ValueError:
+        return str(value)
+
+
+def byte_size(value: Any) -> str | None:
+    """`1.5 GiB`."""
+    try:
+        size = float(value)
+    except (TypeError, ValueError):
+        return None
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def number(value: Any, digits: int = 0) -> str | None:
+    """A number with thousands separated by commas; upstream's JSON sends 64-bit integers as strings."""
+    try:
+        return f"{float(value):,.{digits}f}"
+    except (TypeError, ValueError):
+        return None
+
+
+def dollars(value: Any) -> str | None:
+    """An amount of US dollars: at least two decimal places, and all that there are of nine."""
+    try:
+        whole, _, part = f"{float(value):,.9f}".partition(".")
+    except (TypeError, ValueError):
+        return None
+    return f"{whole}.{part.rstrip('0').ljust(2, '0')}"
+
+
+def _text(cell: str | int | None) -> str:
+    return "-" if cell is None or cell == "" else printable(str(cell)).replace("\n", " ")

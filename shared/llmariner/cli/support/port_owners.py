@@ -1,0 +1,55 @@
+"""Whose program listens on a port of this machine, as the kernel says in /proc/net/tcp (proc_pid_net(5)).
+
+On a machine that several people use, anybody can take a port before its owner does, and collect what is sent there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from llmariner.cli.support.errors import CommandError, ExitCode
+
+__all__ = ["check_ours", "users_on"]
+
+_LISTENING = "0A"
+
+
+def users_on(port: int, tables: Path = Path("/proc/net")) -> frozenset[int] | None:
+    """The user ids of those who listen on a TCP port, of whatever address; None where the system does not say."""
+    found: list[int] = []
+    for name in ("tcp", "tcp6"):
+        try:
+            found += _users(tables / name, port)
+        except FileNotFoundError:
+            if name == "tcp":
+                return None  # no Linux; without tcp6 it has no IPv6
+        except (OSError, ValueError, IndexError):
+            return None
+    return frozenset(found)
+
+
+def check_ours(port: int) -> bool:
+    """Whether this user's own program listens there; False where nobody does. CommandError for another user's."""
+    users = users_on(port)
+    if users is None:
+        return True  # what is listening can't be known here: as with any other local port
+    if foreign := users - {os.geteuid()}:
+        raise CommandError(
+            ExitCode.DENIED,
+            f"port {port} of this machine is taken by another user (uid {min(foreign)}), so the administrator's key was "
+            "not sent there.",
+            next_step="if that platform is meant, ask for a key and set LLMARINER_API_KEY; else start yours with another "
+            "LLMARINER_PORT.",
+        )
+    return bool(users)
+
+
+def _users(table: Path, port: int) -> Iterator[int]:
+    with table.open(encoding="ascii") as lines:
+        next(lines)
+        for line in lines:
+            fields = line.split()
+            if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                yield int(fields[7])

@@ -1,0 +1,81 @@
+"""What one run of `llma` knows: the global options, and what follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from llmariner.cli.sign_in.token_store import SignInFile
+    from llmariner.cli.support.api import Api
+    from llmariner.cli.support.configuration import ContextFile, Target
+    from llmariner.cli.support.output import Printer
+
+__all__ = ["Session"]
+
+
+@dataclass
+class Session:
+    """The global options as given, and what follows from them. Made by click, one per run."""
+
+    output: str = "table"
+    color: str = "auto"
+    endpoint: str | None = None
+    _target: Target | None = field(default=None, init=False, repr=False)
+
+    @property
+    def printer(self) -> Printer:
+        """Prints in the chosen form."""
+        from llmariner.cli.support.output import Printer
+
+        return Printer(self.output, self.color)
+
+    def target(self) -> Target:
+        """Where requests go. CommandError when the configuration is unusable."""
+        from llmariner.cli.support.configuration import resolve
+        from llmariner.settings import environment
+
+        if self._target is None:
+            self._target = resolve(environment(), endpoint=self.endpoint)
+        return self._target
+
+    def fresh_target(self) -> Target:
+        """As `target`, with a token that is good for a minute at least where somebody signed in."""
+        target = self.target()
+        if target.sign_in is not None:
+            from llmariner.cli.sign_in.token_refresh import fresh
+
+            self._target = target.signed_in(fresh(self.sign_in_file(), target.endpoint, target.sign_in))
+        return self.target()
+
+    def forget_target(self) -> None:
+        """Look again at where requests go and as whom: it was just changed."""
+        self._target = None
+
+    def sign_in_file(self) -> SignInFile:
+        """What `llma auth login` writes."""
+        from llmariner.cli.sign_in.token_store import SignInFile
+        from llmariner.settings import environment
+
+        return SignInFile.of(environment())
+
+    def context_file(self) -> ContextFile:
+        """What `llma context` reads and writes."""
+        from llmariner.cli.support.configuration import ContextFile
+        from llmariner.settings import environment
+
+        return ContextFile.of(environment())
+
+    def api(self) -> Api:
+        """A client for the target, closed when the command ends."""
+        from llmariner.cli.support.api import Api
+
+        return click.get_current_context().with_resource(Api(self.fresh_target()))
+
+    def anonymous_api(self) -> Api:
+        """A client for the target that shows no key and no token."""
+        from llmariner.cli.support.api import Api
+
+        return click.get_current_context().with_resource(Api(self.target().anonymous()))

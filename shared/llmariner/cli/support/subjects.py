@@ -1,0 +1,76 @@
+"""Whom a limit or a budget binds: the organisation, a project, a user or a key, by the names that people use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from llmariner.cli.support.errors import CommandError
+from llmariner.cli.support.resolvers import (
+    complete_emails,
+    complete_keys,
+    complete_projects,
+    find,
+    organization,
+    project,
+)
+from llmariner.cli.support.session import Session
+
+if TYPE_CHECKING:
+    from llmariner.cli.support.api import Api
+
+__all__ = ["named", "names", "subject", "subject_options"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--project", metavar="TITLE_OR_ID", shell_complete=complete_projects, help="That project."),
+    click.option("--user", metavar="EMAIL_OR_ID", shell_complete=complete_emails, help="That user, in all projects."),
+    click.option("--key", metavar="NAME_OR_ID", shell_complete=complete_keys, help="That API key."),
+)
+
+
+def subject_options(command: Command) -> Command:
+    """`--project`, `--user` and `--key`; without any, the whole organisation is meant."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def subject(session: Session, api: Api, said: tuple[str | None, str | None, str | None]) -> dict[str, str]:
+    """`subject` and `subject_id` of the one that was named, in the order project, user, key."""
+    if sum(each is not None for each in said) > 1:
+        raise click.UsageError("Name one of --project, --user and --key, or none for the whole organization.")
+    project_said, user, key = said
+    if project_said is not None:
+        return {"subject": "project", "subject_id": project(session, api, project_said, None)["id"]}
+    if user is not None:
+        known = [{**each, "id": each["internal_id"], "email": each["id"]} for each in api.get("users")["users"]]
+        found = find("user", known, user, listing="llma admin users list")
+        return {"subject": "user", "subject_id": str(found["id"])}
+    if key is not None:
+        found = find("API key", api.get("api_keys")["data"], key, listing="llma auth api-keys list")
+        return {"subject": "key", "subject_id": str(found["id"])}
+    return {"subject": "organization", "subject_id": str(organization(session, api, None)["id"])}
+
+
+def names(session: Session, api: Api) -> dict[str, str]:
+    """What people call the things with these ids; those that the caller can't list are left out."""
+    known: dict[str, str] = {}
+    try:
+        there = organization(session, api, None)
+        known[there["id"]] = there["title"]
+        listed = api.get(f"organizations/{there['id']}/projects")["projects"]
+        known |= {each["id"]: each["title"] for each in listed}
+        known |= {each["internal_id"]: each["id"] for each in api.get("users")["users"]}
+        known |= {each["id"]: each["name"] for each in api.get("api_keys")["data"]}
+    except CommandError:
+        pass  # an id is shown instead
+    return known
+
+
+def named(known: dict[str, str]) -> Callable[[Any], str]:
+    """The cell of a record's subject: `project Vision`."""
+    return lambda each: f"{each.get('subject')} {known.get(str(each.get('subject_id')), each.get('subject_id'))}"

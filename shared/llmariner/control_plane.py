@@ -1,0 +1,260 @@
+"""The control port where database and engines are at hand: in the local home, and inside `internal_gateway`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar, TypeVarTuple
+
+from llmariner.errors import ModelNotFound
+from llmariner.gateway.authentication.key_cache import nobody_signs_in
+from llmariner.gateway.control_plane.port import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.gateway.metering.pricing import Price
+from llmariner.limits.leases import Leases
+from llmariner.limits.restrictions import Restriction, of_key
+from llmariner.limits.revisions import Revisions
+from llmariner.models.model import ActivationStatus, Model
+from llmariner.models.registry import Registry
+from llmariner.platform.serving import Phase, Serving, Status
+from llmariner.platform.serving.waiting_requests import WaitingRequests
+from llmariner.tenancy.authenticator import Callers
+from llmariner.tenancy.keys.store import ApiKey, Keys
+from llmariner.tenancy.sign_in.token_sign_in import SignIn
+from llmariner.usage.batch_writer import Gathering
+from llmariner.usage.ledger import Ledger
+from llmariner.usage.prices import Prices
+
+__all__ = ["InProcessControl"]
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+_REMEMBERED = 1000
+# Of the control function; a cursor says for each how much of it was told.
+_MOST_COPIES = 32
+_THREADS = 6
+
+
+class InProcessControl:
+    """See `gateway.control.Control`. Database work happens in threads, off the loop that relays tokens.
+
+    The threads are its own: whatever else a process runs in threads (on one machine, all of the platform) never keeps a
+    request for tokens waiting.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        callers: Callers,
+        people: Callable[[], SignIn | None],
+        restriction: Callable[[str], Restriction],
+        leases: Leases,
+        revisions: Revisions,
+        prices: Prices,
+        registry: Registry,
+        serving: Serving,
+        waiting_requests: WaitingRequests,
+        ledger: Ledger,
+    ) -> None:
+        self._keys = keys
+        self._callers = callers
+        self._people = people
+        self._of_project = restriction
+        self._leases = leases
+        self._revisions = revisions
+        self._prices = prices
+        self._registry = registry
+        self._serving = serving
+        self._waiting_requests = waiting_requests
+        # At once, but one after another: a slow database gets few, larger transactions, and no more than one thread.
+        self._gathering = Gathering(ledger.record, seconds=0)
+        self._phases: list[tuple[int, str]] = []
+        self._phase_number = 0
+        self._copy = secrets.token_hex(4)
+        self._threads = ThreadPoolExecutor(_THREADS, "control")
+        serving.watch(self._phase_changed)
+
+    async def _in_thread(self, work: Callable[[*Arguments], T], *args: *Arguments) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+
+    async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
+        """See the port."""
+        return await self._in_thread(self._key, digest, organization, project)
+
+    async def person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key | None:
+        """See the port."""
+        return await self._in_thread(self._person, token, organization, project, source)
+
+    async def model(self, model_id: str) -> ModelState:
+        """See the port."""
+        model = await self._in_thread(self._registry.get, model_id)
+        status = await self._serving.status(model_id) if model.loaded else Status()
+        price, base_project_id = await self._in_thread(self._priced, model)
+        return ModelState(
+            id=model.name,
+            project_id=model.project_id,
+            task=model.task,
+            loaded=model.loaded,
+            on_demand=model.config.on_demand or model.activation_status is ActivationStatus.ACTIVE,
+            phase=status.phase,
+            progress=status.progress,
+            estimate_seconds=status.estimate_seconds,
+            message=status.message,
+            endpoint=status.endpoint,
+            capacity=status.capacity,
+            engine_waiting=status.requests_waiting,
+            replicas=status.replicas,
+            price=price,
+            adapter=None if model.base_name is None else model.name,
+            base=model.base_name,
+            base_project_id=base_project_id,
+        )
+
+    async def wake(self, model_id: str) -> None:
+        """See the port."""
+        await self._serving.wake(model_id)
+
+    async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
+        """See the port."""
+        self._waiting_requests.note(process, counts)
+
+    async def changes(self, cursor: str, rules: int) -> Changes:
+        """See the port.
+
+        Phases are numbered by each copy of the control function for itself. To whoever was told nothing by this copy yet,
+        but by others, it can't say what they missed: then everything is to be asked anew, once.
+        """
+        told = _Told.read(cursor)
+        newest = await self._in_thread(self._revisions.newest)
+        keys: list[str] = []
+        moved: set[str] = set()
+        # Nothing is asked about as long as nothing changed, however many ask.
+        if cursor and newest.keys > told.keys:
+            keys = (await self._in_thread(self._keys.changed_since, told.keys))[1]
+        if cursor and newest.models > told.models:
+            moved.update((await self._in_thread(self._registry.changed_since, told.models))[1])
+            keys += {model_id.partition("@")[2] for model_id in moved if "@" in model_id}
+        # Where no task of ours watches the engines, asking is what makes a change be seen.
+        awake = await self._serving.statuses()
+        known = told.phases.pop(self._copy, None)
+        anew = bool(cursor) and (known is None or known < self._phase_number - _REMEMBERED)
+        if cursor:
+            moved.update(name for number, name in self._phases if number > (known or 0))
+        if anew:
+            moved.update(awake)
+        at = _Told(newest.keys, newest.models, {**told.phases, self._copy: self._phase_number})
+        subjects = None if newest.limits == rules else await self._in_thread(self._revisions.subjects_since, rules)
+        return Changes(at.text(), tuple(keys), tuple(moved), newest.limits, newest.prices, subjects, anew)
+
+    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+        """See the port."""
+        return await self._in_thread(self._leases.lease, ask)
+
+    async def record(self, events: Sequence[dict[str, Any]]) -> None:
+        """See the port."""
+        await self._gathering.record(events)
+
+    async def used(self, last_used: dict[str, int]) -> None:
+        """See the port."""
+        await self._in_thread(self._callers.last_use.note, last_used)
+
+    async def known_model(self, model_id: str) -> ModelState | None:
+        """As `model`, but None for an unknown id: what goes over the wire."""
+        try:
+            return await self.model(model_id)
+        except ModelNotFound:
+            return None
+
+    def _key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
+        found = self._callers.by_digest(digest, organization, project)
+        if found is None:
+            return None
+        key, caller = found
+        if key.project_id is None:
+            return None  # an admin key has no project whose models it could use
+        restricted = of_key(key)
+        return Key(
+            id=key.id,
+            project_id=key.project_id,
+            organization_id=key.organization_id,
+            user_id=key.user_id,
+            scopes=caller.scopes,
+            expires_at=_expiry(key, digest),
+            unlimited=caller.unlimited,
+            models=restricted.models,
+            refused_models=restricted.refused_models,
+            sources=restricted.sources,
+            own_models=self._registry.names_of_its_own(key.project_id),
+        )
+
+    def _priced(self, model: Model) -> tuple[Price | None, str | None]:
+        """What a model costs, and whose own its base model is."""
+        base = None if model.base_model_id is None else self._registry.get(model.base_model_id).project_id
+        of = {"project_id": model.project_id, "base_project_id": base}
+        return self._prices.now(model.name, model.base_name, **of), base
+
+    def _person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key:
+        people = self._people()
+        if people is None:
+            raise nobody_signs_in()
+        caller = people.caller(token, organization, project, source=source or "")
+        owner = caller.owner
+        restricted = self._of_project(owner.project_id)
+        return Key(
+            id=owner.user_id,
+            project_id=owner.project_id,
+            organization_id=owner.organization_id,
+            user_id=owner.user_id,
+            scopes=caller.scopes,
+            expires_at=_said_expiry(token),
+            unlimited=False,
+            models=restricted.models,
+            refused_models=restricted.refused_models,
+            own_models=self._registry.names_of_its_own(owner.project_id),
+        )
+
+    def _phase_changed(self, model_id: str, status: Status) -> None:
+        if status.phase in (Phase.READY, Phase.STOPPING, Phase.ASLEEP, Phase.FAILED):
+            self._phase_number += 1
+            self._phases = [*self._phases[-_REMEMBERED:], (self._phase_number, model_id)]
+
+
+class _Told(NamedTuple):
+    """What a cursor says: revisions of keys and models, and of each copy the number of the last phase it told of."""
+
+    keys: int
+    models: int
+    phases: dict[str, int]
+
+    @classmethod
+    def read(cls, cursor: str) -> _Told:
+        """Back from `text`; what is no cursor of this form counts as a first one."""
+        keys, _, rest = cursor.partition(".")
+        models, _, listed = rest.partition(".")
+        rows = [row.partition(":") for row in listed.split(",") if ":" in row][-_MOST_COPIES:]
+        try:
+            return cls(int(keys), int(models), {copy: int(number) for copy, _, number in rows})
+        except ValueError:
+            return cls(0, 0, {})
+
+    def text(self) -> str:
+        """The cursor."""
+        rows = list(self.phases.items())[-_MOST_COPIES:]
+        return f"{self.keys}.{self.models}." + ",".join(f"{copy}:{number}" for copy, number in rows)
+
+
+def _expiry(key: ApiKey, digest: str) -> float | None:
+    """When the secret of that digest is no good any more."""
+    if digest == key.previous_digest and key.previous_expires_at is not None:
+        return min(key.previous_expires_at, key.expires_at or key.previous_expires_at)
+    return key.expires_at
+
+
+def _said_expiry(token: str) -> float:
+    """The expiry that a token says of itself; whoever asks has had the token checked."""
+    payload = token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return float(claims["exp"])

@@ -1,0 +1,34 @@
+"""Whether a model may be asked by a caller, on a route, as it is now."""
+
+from __future__ import annotations
+
+from llmariner.errors import InvalidRequest, ModelNotFound
+from llmariner.gateway.control_plane.port import Key, ModelState
+from llmariner.gateway.requests.fields import Route
+from llmariner.gateway.responses.limit_errors import model_not_allowed
+
+__all__ = ["check_usable"]
+
+
+def check_usable(state: ModelState, key: Key, route: Route) -> None:
+    """ModelNotFound, PermissionDenied or InvalidRequest say why not."""
+    model_id = state.id
+    if not state.loaded or (state.project_id is not None and state.project_id != key.project_id):
+        raise ModelNotFound(model_id)
+    refused = model_id in key.refused_models or state.base in key.refused_models
+    if refused or (key.models is not None and model_id not in key.models):
+        raise model_not_allowed(model_id)
+    if route.task is not None and state.task != route.task:
+        fits = "embeddings" if state.task == "embed" else "chat and completions"
+        raise InvalidRequest(
+            f"The model `{model_id}` does not serve {route.path}; it is for {fits}.",
+            param="model",
+            code="unsupported_model",
+        )
+    if not state.ready and not state.on_demand:
+        raise InvalidRequest(
+            f"The model `{model_id}` is inactive and not woken by requests. "
+            f"Activate it: POST /v1/models/{model_id}:activate.",
+            param="model",
+            code="model_not_active",
+        )

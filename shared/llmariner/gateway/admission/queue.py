@@ -1,0 +1,163 @@
+"""Admission to one engine, and the room where requests wait for it (contract: docs/waiting-room.md).
+
+A request enters at once when the engine is ready and has a place. Else it waits: first come, first served within a
+tenant; among tenants the one with the fewest requests running is next, in turn where that is equal, so that none starves
+another. While several tenants use a model, none of them holds its last places. Places are given out as the engine has room
+for them, never to all at once. The room is bounded per model and per tenant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import OrderedDict, deque
+
+from llmariner.errors import PlatformError, RoomFull
+from llmariner.gateway.control_plane.port import ModelState
+
+__all__ = ["Room", "Waiter"]
+
+# Of a model's places, the part that one tenant leaves to others; none where a place is a large part of them.
+_RESERVED = 8
+_LEAST_CAPACITY = 4
+# How long a model counts as shared after requests of different tenants came for it.
+_SHARED_SECONDS = 600.0
+
+
+class Waiter:
+    """A request in the room. `admitted` completes with its admission, or with the error that it is told."""
+
+    __slots__ = ("admitted", "tenant")
+
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+        self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Room:
+    """The admission of one engine in this process."""
+
+    def __init__(self, per_model: int, per_tenant: int) -> None:
+        self._per_model = per_model
+        self._per_tenant = per_tenant
+        self._capacity = 0
+        self._engine_waiting = 0
+        self._queues: OrderedDict[str, deque[Waiter]] = OrderedDict()
+        self._running_of: dict[str, int] = {}
+        self._latest_tenant: str | None = None
+        self._shared_until = 0.0
+        self.running = 0
+        self.waiting = 0
+        self.ready_at = math.inf
+        """Since when the engine is ready, on the monotonic clock; infinite: it is not."""
+
+    def update(self, state: ModelState) -> None:
+        """Learn how the engine is, and let in whom it has room for."""
+        if not state.ready:
+            self.ready_at = math.inf
+        elif self.ready_at == math.inf:
+            self.ready_at = time.monotonic()
+        self._capacity = state.capacity if state.ready else 0
+        self._engine_waiting = state.engine_waiting
+        self._release()
+
+    def try_enter(self, tenant: str) -> bool:
+        """Take a place if there is one for this tenant and nobody waits for it."""
+        if tenant != self._latest_tenant:
+            self._note(tenant)
+        if self.waiting == 0 and self._has_place() and self._may_have_more(tenant):
+            self._enter(tenant)
+            return True
+        return False
+
+    def join(self, tenant: str, share: int | None = None) -> Waiter:
+        """Wait for a place. RoomFull when the room, or the tenant's share of it, is full; `share` None: the usual one."""
+        if tenant != self._latest_tenant:
+            self._note(tenant)
+        queue = self._queues.get(tenant)
+        most = self._per_tenant if share is None else share
+        if self.waiting >= self._per_model or (len(queue) if queue else 0) >= most:
+            raise RoomFull(
+                f"{self.waiting} requests wait for this model already, {len(queue) if queue else 0} of them yours. "
+                "Try again shortly.",
+                headers={"retry-after": "5"},
+            )
+        if queue is None:
+            queue = self._queues[tenant] = deque()
+        waiter = Waiter(tenant)
+        queue.append(waiter)
+        self.waiting += 1
+        self._release()
+        return waiter
+
+    def leave_room(self, waiter: Waiter) -> None:
+        """Stop waiting. If a place was given meanwhile, it goes to the next."""
+        if waiter.admitted.done():
+            if not waiter.admitted.cancelled() and waiter.admitted.exception() is None:
+                self.leave_engine(waiter.tenant)
+            return
+        waiter.admitted.cancel()
+        queue = self._queues[waiter.tenant]
+        queue.remove(waiter)
+        self.waiting -= 1
+        if not queue:
+            del self._queues[waiter.tenant]
+
+    def leave_engine(self, tenant: str) -> None:
+        """Give a place of this tenant back."""
+        self.running -= 1
+        if self._running_of[tenant] == 1:
+            del self._running_of[tenant]
+        else:
+            self._running_of[tenant] -= 1
+        self._release()
+
+    @property
+    def unused(self) -> bool:
+        """Whether nobody is in it."""
+        return not self.running and not self.waiting
+
+    def fail(self, error: PlatformError) -> None:
+        """Tell everybody in the room why the model does not come."""
+        queues, self._queues = self._queues, OrderedDict()
+        self.waiting = 0
+        for queue in queues.values():
+            for waiter in queue:
+                waiter.admitted.set_exception(error)
+
+    def _note(self, tenant: str) -> None:
+        """Remember that tenants take turns at this model."""
+        if self._latest_tenant is not None:
+            self._shared_until = time.monotonic() + _SHARED_SECONDS
+        self._latest_tenant = tenant
+
+    def _enter(self, tenant: str) -> None:
+        self.running += 1
+        self._running_of[tenant] = self._running_of.get(tenant, 0) + 1
+
+    def _has_place(self) -> bool:
+        # What waits inside the engine was let in by others: leave it to settle, but never stand still for it.
+        return self.running < self._capacity and (self._engine_waiting == 0 or self.running == 0)
+
+    def _may_have_more(self, tenant: str) -> bool:
+        """Whether a tenant may take a free place, or must leave it to others who use this model."""
+        reserved = max(1, self._capacity // _RESERVED) if self._capacity >= _LEAST_CAPACITY else 0
+        own = self._running_of.get(tenant, 0)
+        return own < self._capacity - reserved or time.monotonic() > self._shared_until
+
+    def _next(self) -> str | None:
+        """The tenant whose turn it is; None: nobody who waits may have a place."""
+        running = self._running_of
+        tenant = min(self._queues, key=lambda each: running.get(each, 0))  # of equals the first in turn
+        return tenant if self._may_have_more(tenant) else None
+
+    def _release(self) -> None:
+        while self._queues and self._has_place() and (tenant := self._next()) is not None:
+            queue = self._queues.pop(tenant)
+            waiter = queue.popleft()
+            if queue:
+                self._queues[tenant] = queue  # to the end of the line of tenants
+            self.waiting -= 1
+            self._enter(tenant)
+            waiter.admitted.set_result(None)

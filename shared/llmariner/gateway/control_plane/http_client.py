@@ -1,0 +1,112 @@
+"""The control port over HTTP, for functions that hold no database: they ask the `internal_gateway` function."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from llmariner.errors import AuthenticationFailed, InvalidRequest, ModelNotFound, PermissionDenied, Unavailable
+from llmariner.gateway.authentication.service_tokens import ServiceTokens
+from llmariner.gateway.control_plane.port import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.gateway.control_plane.serialization import (
+    answer_from_wire,
+    ask_to_wire,
+    changes_from_wire,
+    key_from_wire,
+    model_from_wire,
+)
+from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
+from llmariner.settings import ControlSettings, Secret
+
+__all__ = ["AUDIENCE", "RemoteControl"]
+
+AUDIENCE = "internal_gateway"
+_ROOT = "/internal/gateway"
+# A control function that must be started first takes some seconds; a database that hangs would keep it for minutes.
+_SECONDS = 15.0
+
+
+class RemoteControl:
+    """See `control.Control`."""
+
+    def __init__(self, settings: ControlSettings, secret: Secret, *, issuer: str) -> None:
+        self._url = settings.url
+        self._client = Client()
+        self._tokens = ServiceTokens(secret.reveal(), issuer=issuer, audience=AUDIENCE)
+
+    async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
+        """See the port."""
+        return _key(await self.call("key", {"digest": digest, "organization": organization, "project": project}))
+
+    async def person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key | None:
+        """See the port."""
+        asked = {"token": token, "organization": organization, "project": project, "source": source}
+        return _key(await self.call("person", asked))
+
+    async def model(self, model_id: str) -> ModelState:
+        """See the port."""
+        found = await self.call("model", {"model": model_id})
+        if found["model"] is None:
+            raise ModelNotFound(model_id.partition("@")[0])  # without what qualifies a project's own
+        return model_from_wire(found["model"])
+
+    async def wake(self, model_id: str) -> None:
+        """See the port."""
+        await self.call("wake", {"model": model_id})
+
+    async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
+        """See the port."""
+        await self.call("waiting", {"process": process, "counts": dict(counts)})
+
+    async def changes(self, cursor: str, rules: int) -> Changes:
+        """See the port."""
+        return changes_from_wire(await self.call("changes", {"cursor": cursor, "rules": rules}))
+
+    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+        """See the port."""
+        return answer_from_wire(await self.call("lease", ask_to_wire(ask)))
+
+    async def record(self, events: Sequence[dict[str, Any]]) -> None:
+        """See the port."""
+        await self.call("record", {"events": list(events)})
+
+    async def used(self, last_used: dict[str, int]) -> None:
+        """See the port."""
+        await self.call("used", {"last_used": last_used})
+
+    async def call(self, operation: str, value: dict[str, Any]) -> dict[str, Any]:
+        """Post a JSON object to an operation of the control function. Unavailable when it does not answer 200.
+
+        InvalidRequest when it answers that a retry would not help.
+        """
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"authorization", b"Bearer " + self._tokens.token().encode()),
+        ]
+        path, body = f"{_ROOT}/{operation}", orjson.dumps(value)
+        try:
+            async with asyncio.timeout(_SECONDS):
+                # Every operation may come twice.
+                response = await self._client.request(
+                    self._url, "POST", path, headers=headers, body=body, idempotent=True
+                )
+                answer = await response.read()
+        except (ConnectionFailed, ResponseBroken, TimeoutError) as error:
+            raise Unavailable("The control function does not answer.", headers={"retry-after": "2"}) from error
+        if response.status == 400:
+            raise InvalidRequest(f"The control function refused '{operation}': {answer[:300].decode(errors='replace')}")
+        if response.status != 200:
+            raise Unavailable(f"The control function answered {response.status}.", headers={"retry-after": "2"})
+        decoded: dict[str, Any] = orjson.loads(answer)
+        return decoded
+
+
+def _key(found: dict[str, Any]) -> Key | None:
+    if refused := found.get("refused"):
+        raise (PermissionDenied if refused["status"] == 403 else AuthenticationFailed)(
+            refused["message"], param=refused["param"], code=refused["code"]
+        )
+    return key_from_wire(found["key"]) if found["key"] else None

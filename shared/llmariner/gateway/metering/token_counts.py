@@ -1,0 +1,130 @@
+"""What an engine says that a request used, and what is charged where that is no count.
+
+An engine is not trusted with its numbers: what it says is read as bytes, by pattern, and believed up to what the request
+can have used at all. Nothing here raises, whatever the bytes are.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from llmariner.gateway.admission.context_length import LONGEST_CONTEXT
+from llmariner.gateway.requests.parser import ModelRequest
+
+__all__ = ["NOTHING", "UNBOUNDED", "AnswerCounts", "Bounds", "counts"]
+
+_COUNT = re.compile(rb'"((?:prompt|completion|cached|reasoning)_tokens)":\s*([^\s,{}\[\]]*)')
+_NAMES = {name.encode(): name for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")}
+# Each count at 0. Shared by all requests: read it, or copy it.
+NOTHING = dict.fromkeys(_NAMES.values(), 0)
+# More than any context: what is longer is not looked at.
+_MOST_DIGITS = 12
+# Counts stand at the beginning of a usage object, which is some hundred bytes long.
+_LONGEST_USAGE = 8192
+_INDEX = re.compile(rb'"index":\s?(\d{1,6})')
+_NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
+# An answer of open length, of a model whose engine was not asked for its context.
+_LONGEST = 16_777_216
+# Tokens charged for each answer of open length, as limits on tokens reserve them.
+_OPEN_ANSWER = 1024
+
+
+def counts(usage: bytes) -> dict[str, int] | None:
+    """The counts in the bytes of a usage object, 0 for those absent or null. None: one of them is no count."""
+    found = dict(NOTHING)
+    for name, value in _COUNT.findall(usage, 0, _LONGEST_USAGE):
+        if value.isdigit() and len(value) <= _MOST_DIGITS:
+            found[_NAMES[name]] = int(value)
+        elif value != b"null":
+            return None
+    return found
+
+
+class Bounds(NamedTuple):
+    """The most tokens that a request can use, and what it is charged when its engine's counts are none or beyond that."""
+
+    prompt: int
+    completion: int
+    charged_prompt: int
+    charged_completion: int
+
+    @classmethod
+    def of(cls, request: ModelRequest, context: int | None) -> Bounds:
+        """`context`: how many tokens the model takes, None where nobody asked so far.
+
+        Charged is what the request reserved: a token for each byte of its body, and its longest answer; 1024 tokens for
+        each answer of open length.
+        """
+        if not request.prompt:
+            return cls(0, 0, 0, 0)
+        usual = request.prompts * (context or LONGEST_CONTEXT)
+        most = request.answers * (context or _LONGEST)
+        return cls(
+            usual if context else request.prompt + usual,
+            most if request.answer is None else min(request.answer, most),
+            min(request.prompt, usual),
+            min(request.answers * _OPEN_ANSWER if request.answer is None else request.answer, most),
+        )
+
+    @property
+    def charge(self) -> dict[str, int]:
+        """What is charged, as counts."""
+        return {**NOTHING, "prompt_tokens": self.charged_prompt, "completion_tokens": self.charged_completion}
+
+    def believed(self, found: dict[str, int] | None) -> dict[str, int] | None:
+        """Counts that can be true; None: they can't."""
+        if found is None or found["prompt_tokens"] > self.prompt or found["completion_tokens"] > self.completion:
+            return None
+        found["cached_tokens"] = min(found["cached_tokens"], found["prompt_tokens"])
+        found["reasoning_tokens"] = min(found["reasoning_tokens"], found["completion_tokens"])
+        return found
+
+
+UNBOUNDED = Bounds(10**12, 10**12, 0, 0)
+"""Of a request of which nothing is known."""
+
+
+class AnswerCounts:
+    """Usage of a stream with several answers: in each chunk engines count the one answer that the chunk is of.
+
+    What the answers used together is the sum of the last count of each; the chunk at the end has the sum itself.
+    """
+
+    __slots__ = ("_answers", "_choices", "_completion", "_made", "_prompt", "_prompts", "_whole")
+
+    def __init__(self, request: ModelRequest) -> None:
+        self._answers = request.answers
+        self._choices = max(1, request.answers // request.prompts)
+        # Of each answer and each prompt, and their sums: there may be many thousands of them, and each has many chunks.
+        self._made: dict[int, int] = {}
+        self._prompts: dict[int, int] = {}
+        self._prompt = self._completion = 0
+        self._whole = b""
+
+    def add(self, block: bytes) -> bytes:
+        """Look at a block of whole events; returns a usage object of all so far, empty when there was none."""
+        for event in block.split(b"\n\n"):
+            at = event.rfind(b'"usage":')
+            if at < 0:
+                continue
+            usage = event[at:]
+            index, found = _INDEX.search(event), counts(usage)
+            if _NO_CHOICES.search(event) or index is None or found is None:
+                self._whole = usage
+            elif (answer := int(index[1])) < self._answers:  # else it is of no answer that was asked for
+                self._note(answer, found["prompt_tokens"], found["completion_tokens"])
+        return self._whole or self._sum()
+
+    def _note(self, answer: int, prompt: int, made: int) -> None:
+        self._completion += made - self._made.get(answer, 0)
+        self._made[answer] = made
+        of = answer // self._choices
+        if (more := prompt - self._prompts.get(of, 0)) > 0:
+            self._prompts[of] = prompt
+            self._prompt += more
+
+    def _sum(self) -> bytes:
+        if not self._made:
+            return b""
+        return b'"usage":{"prompt_tokens":%d,"completion_tokens":%d}' % (self._prompt, self._completion)

@@ -1,0 +1,384 @@
+"""Which fields each route checks. Everything else goes to the engine untouched, unknown fields included.
+
+Only what would be wrong for every engine is refused here, so that a plain mistake never wakes a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmariner.errors import InvalidRequest
+from llmariner.gateway.requests.json_schema import check_schema, check_schemas
+
+__all__ = ["CHAT_COMPLETIONS", "COMPLETIONS", "DETOKENIZE", "EMBEDDINGS", "TOKENIZE", "Route", "check"]
+
+Check = Callable[[Any, str], None]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route of the token path: its public path, the engine's path, what is checked, and the scope that it asks for.
+
+    `computes`: whether its prompt is read by the model, and so costs tokens. `answer`: the most tokens that an engine
+    answers with when the caller sets no maximum; None: as many as the model's context takes.
+    `maximum`: the fields that bound an answer's length here, by any of its names; they must agree. `choices`: those that
+    say how many answers each prompt gets; the greatest counts. `prompts`: the field that may hold several prompts.
+    Fields that the route does not name bound nothing.
+    """
+
+    name: str
+    path: str
+    engine_path: str
+    task: str | None
+    required: tuple[str, ...]
+    checks: Mapping[str, Check]
+    streams: bool = False
+    scope: str = "api.inference.write"
+    computes: bool = True
+    answer: int | None = None
+    maximum: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    prompts: str | None = None
+
+
+def check(route: Route, body: Mapping[str, Any]) -> None:
+    """InvalidRequest for the first field that is missing or of the wrong type."""
+    for name in route.required:
+        if body.get(name) is None:
+            raise InvalidRequest(
+                f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
+            )
+    for name, value in body.items():
+        rule = route.checks.get(name)
+        if rule is None:
+            if name.casefold() in route.checks:
+                raise _misspelt(name)
+        elif value is not None:
+            rule(value, name)
+    _check_maximum(route, body)
+
+
+def _misspelt(name: str) -> InvalidRequest:
+    """Engines in Go read a member into the field of that name whatever its letters' case, other engines do not."""
+    return InvalidRequest(
+        f"Unknown parameter: '{name}'. Names are in lower case: send '{name.casefold()}'.",
+        param=name,
+        code="unknown_parameter",
+    )
+
+
+def _check_maximum(route: Route, body: Mapping[str, Any]) -> None:
+    """Engines differ in which of two names they obey: where both are given, they must say the same."""
+    name, value = "", None
+    for other in route.maximum:
+        if (said := body.get(other)) is None:
+            continue
+        if value is not None and said != value:
+            raise InvalidRequest(
+                f"'{name}' is {value} and '{other}' is {said}, which contradict one another: send one of them.",
+                param=other,
+                code="invalid_value",
+            )
+        name, value = other, said
+    # To some engines 0 means without end.
+    if value == 0 and not body.get("echo"):
+        raise InvalidRequest(
+            f"Invalid '{name}': expected at least 1; 0 is for requests with 'echo'.", param=name, code="invalid_value"
+        )
+
+
+def _wrong(param: str, expected: str, value: Any) -> InvalidRequest:
+    kinds = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "an integer"}
+    kinds |= {float: "a decimal number", type(None): "null"}
+    return InvalidRequest(
+        f"Invalid type for '{param}': expected {expected}, but got {kinds[type(value)]} instead.",
+        param=param,
+        code="invalid_type",
+    )
+
+
+def _string(value: Any, param: str) -> None:
+    if not isinstance(value, str):
+        raise _wrong(param, "a string", value)
+
+
+def _filled(value: Any, param: str) -> None:
+    _string(value, param)
+    if not value:
+        raise InvalidRequest(f"'{param}' must not be empty.", param=param, code="invalid_value")
+
+
+def _boolean(value: Any, param: str) -> None:
+    if not isinstance(value, bool):
+        raise _wrong(param, "a boolean", value)
+
+
+def _object(value: Any, param: str) -> None:
+    if not isinstance(value, dict):
+        raise _wrong(param, "an object", value)
+
+
+def _array(value: Any, param: str) -> None:
+    if not isinstance(value, list):
+        raise _wrong(param, "an array", value)
+
+
+def _number(least: float, most: float) -> Check:
+    def rule(value: Any, param: str) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _wrong(param, "a number", value)
+        _within(value, least, most, param)
+
+    return rule
+
+
+def _integer(least: int, most: int) -> Check:
+    def rule(value: Any, param: str) -> None:
+        if isinstance(value, float) and abs(value) >= 2**63:  # how orjson reads an integer of more than 64 bits
+            raise _outside(value, least, most, param)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _wrong(param, "an integer", value)
+        _within(value, least, most, param)
+
+    return rule
+
+
+def _within(value: float, least: float, most: float, param: str) -> None:
+    if not least <= value <= most:
+        raise _outside(value, least, most, param)
+
+
+def _outside(value: float, least: float, most: float, param: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Invalid '{param}': expected a value from {least} to {most}, but got {value} instead.",
+        param=param,
+        code="invalid_value",
+    )
+
+
+def _messages(value: Any, param: str) -> None:
+    _array(value, param)
+    if not value:
+        raise InvalidRequest(f"Invalid '{param}': expected at least one message.", param=param, code="empty_array")
+    for index, message in enumerate(value):
+        where = f"{param}[{index}]"
+        _object(message, where)
+        role = message.get("role")
+        if role is None:
+            raise InvalidRequest(
+                f"Missing required parameter: '{where}.role'.", param=f"{where}.role", code="missing_required_parameter"
+            )
+        _filled(role, f"{where}.role")
+        content = message.get("content")
+        if content is not None and not isinstance(content, str | list):
+            raise _wrong(f"{where}.content", "a string or an array", content)
+        if isinstance(content, list):
+            _parts(content, f"{where}.content")
+
+
+def _parts(parts: list[Any], param: str) -> None:
+    """What engines would refuse in their own words, one for each kind of part that there is."""
+    for index, part in enumerate(parts):
+        where = f"{param}[{index}]"
+        _object(part, where)
+        if part.get("type") == "text":
+            _string(part.get("text"), f"{where}.text")
+
+
+_TEXT_OR_TOKENS = frozenset({str, int, list})
+
+
+def _text_or_tokens(value: Any, param: str) -> None:
+    if isinstance(value, str):
+        return
+    if not isinstance(value, list):
+        raise _wrong(param, "a string or an array", value)
+    if not value:
+        raise InvalidRequest(f"'{param}' must not be an empty array.", param=param, code="empty_array")
+    if _TEXT_OR_TOKENS.issuperset(map(type, value)):  # of half a million in milliseconds
+        return
+    for index, item in enumerate(value):
+        if isinstance(item, bool) or not isinstance(item, str | int | list):
+            raise _wrong(f"{param}[{index}]", "a string, an integer or an array of integers", item)
+
+
+def _stop(value: Any, param: str) -> None:
+    if isinstance(value, str):
+        return
+    if not isinstance(value, list) or set(map(type, value)) - {str}:
+        raise _wrong(param, "a string or an array of strings", value)
+
+
+def _tool_choice(value: Any, param: str) -> None:
+    if isinstance(value, str):
+        if value not in ("auto", "none", "required"):
+            raise InvalidRequest(
+                f"Invalid '{param}': expected 'auto', 'none', 'required' or an object.",
+                param=param,
+                code="invalid_value",
+            )
+    elif not isinstance(value, dict):
+        raise _wrong(param, "a string or an object", value)
+
+
+def _one_of(*allowed: str) -> Check:
+    def rule(value: Any, param: str) -> None:
+        _string(value, param)
+        if value not in allowed:
+            names = " or ".join(f"'{name}'" for name in allowed)
+            raise InvalidRequest(
+                f"Invalid '{param}': expected {names}, but got '{value}' instead.", param=param, code="invalid_value"
+            )
+
+    return rule
+
+
+def _unsupported(instead: str) -> Check:
+    """A field that some engine would read where no other does, or whose cost nobody can tell before."""
+
+    def rule(value: Any, param: str) -> None:
+        raise InvalidRequest(
+            f"Unsupported parameter: '{param}' is not supported on this route. {instead}",
+            param=param,
+            code="unsupported_parameter",
+        )
+
+    return rule
+
+
+def _off(value: Any, param: str) -> None:
+    _boolean(value, param)
+    if value:
+        _unsupported("Leave it out, or ask for several answers with 'n'.")(value, param)
+
+
+def _response_format(value: Any, param: str) -> None:
+    _object(value, param)
+    described = value.get("json_schema")
+    if isinstance(described, dict):
+        check_schema(described.get("schema"), f"{param}.json_schema.schema")
+
+
+def _structured_outputs(value: Any, param: str) -> None:
+    _object(value, param)
+    check_schema(value.get("json"), f"{param}.json")
+
+
+def _tools(value: Any, param: str) -> None:
+    _array(value, param)
+    functions = ((index, tool.get("function")) for index, tool in enumerate(value) if isinstance(tool, dict))
+    check_schemas(
+        (function.get("parameters"), f"{param}[{index}].function.parameters")
+        for index, function in functions
+        if isinstance(function, dict)
+    )
+
+
+_MOST_TOKENS = 2**31 - 1
+_SAMPLING: dict[str, Check] = {
+    "model": _filled,
+    "stream": _boolean,
+    "stream_options": _object,
+    "temperature": _number(0, 2),
+    "top_p": _number(0, 1),
+    "frequency_penalty": _number(-2, 2),
+    "presence_penalty": _number(-2, 2),
+    "max_tokens": _integer(1, _MOST_TOKENS),
+    "n": _integer(1, 128),
+    # Its steps are requests of their own inside the engine, which a hang-up leaves uncounted.
+    "use_beam_search": _off,
+    "seed": _integer(-(2**63), 2**63 - 1),
+    "stop": _stop,
+    "logit_bias": _object,
+    "user": _string,
+    "response_format": _response_format,
+    # vLLM's own names for the same.
+    "structured_outputs": _structured_outputs,
+    "guided_json": check_schema,
+}
+
+CHAT_COMPLETIONS = Route(
+    name="chat_completions",
+    path="/v1/chat/completions",
+    engine_path="/v1/chat/completions",
+    task="generate",
+    required=("model", "messages"),
+    checks={
+        **_SAMPLING,
+        "messages": _messages,
+        "max_completion_tokens": _integer(1, _MOST_TOKENS),
+        "logprobs": _boolean,
+        "top_logprobs": _integer(0, 20),
+        "tools": _tools,
+        "tool_choice": _tool_choice,
+        "parallel_tool_calls": _boolean,
+    },
+    streams=True,
+    maximum=("max_tokens", "max_completion_tokens"),
+    choices=("n",),
+)
+COMPLETIONS = Route(
+    name="completions",
+    path="/v1/completions",
+    engine_path="/v1/completions",
+    task="generate",
+    required=("model", "prompt"),
+    checks={
+        **_SAMPLING,
+        # None is generated beside the prompt that is echoed.
+        "max_tokens": _integer(0, _MOST_TOKENS),
+        "max_completion_tokens": _unsupported("Use 'max_tokens' instead."),
+        "prompt": _text_or_tokens,
+        "prompt_embeds": _unsupported("Send 'prompt' instead."),
+        "best_of": _integer(1, 20),
+        "echo": _boolean,
+        "logprobs": _integer(0, 20),
+        "suffix": _string,
+    },
+    streams=True,
+    answer=16,
+    maximum=("max_tokens",),
+    choices=("n", "best_of"),
+    prompts="prompt",
+)
+EMBEDDINGS = Route(
+    name="embeddings",
+    path="/v1/embeddings",
+    engine_path="/v1/embeddings",
+    task="embed",
+    required=("model", "input"),
+    checks={
+        "model": _filled,
+        "input": _text_or_tokens,
+        # In vLLM's other formats an answer is no JSON, and its usage not where it is read.
+        "encoding_format": _one_of("float", "base64"),
+        "messages": _unsupported("Send 'input' instead."),
+        "padding": _one_of("do_not_pad"),
+        "dimensions": _integer(1, 65536),
+        "user": _string,
+    },
+    answer=0,
+    prompts="input",
+)
+TOKENIZE = Route(
+    name="tokenize",
+    path="/v1/tokenize",
+    engine_path="/tokenize",
+    task=None,
+    required=("model",),
+    checks={"model": _filled, "prompt": _string, "messages": _messages, "add_special_tokens": _boolean},
+    computes=False,
+    answer=0,
+)
+DETOKENIZE = Route(
+    name="detokenize",
+    path="/v1/detokenize",
+    engine_path="/detokenize",
+    task=None,
+    required=("model", "tokens"),
+    checks={"model": _filled, "tokens": _array},
+    computes=False,
+    answer=0,
+)

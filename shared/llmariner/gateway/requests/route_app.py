@@ -1,0 +1,42 @@
+"""The token path as ASGI applications, one per route. Raw ASGI: a web framework here would cost more than the work."""
+
+from __future__ import annotations
+
+from llmariner.errors import MethodNotAllowed, UnknownUrl
+from llmariner.gateway.requests.fields import Route
+from llmariner.gateway.requests.handler import Exchange
+from llmariner.gateway.responses.messages import Receive, Scope, Send, answer_headers, send_error, send_head, send_json
+from llmariner.gateway.state import Gateway
+
+__all__ = ["RouteApp"]
+
+
+class RouteApp:
+    """One route of the token path, with the probes and metrics that every function answers."""
+
+    def __init__(self, gateway: Gateway, route: Route) -> None:
+        self._gateway = gateway
+        self.route = route
+
+    async def close(self) -> None:
+        """Give away what the process still holds, at its end."""
+        await self._gateway.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        method, path = scope["method"], scope["path"]
+        if path == self.route.path:
+            if method == "POST":
+                await Exchange(self._gateway, self.route, scope, receive, send).run()
+            else:
+                await send_error(send, MethodNotAllowed(method, path, "POST"), answer_headers())
+        elif path in ("/health/live", "/health/ready"):
+            await send_json(send, 200, b'{"status":"ok"}', [])
+        elif path == "/metrics" and method == "GET":
+            text = self._gateway.text().encode()
+            await send_head(send, 200, b"text/plain; version=0.0.4; charset=utf-8", [], len(text))
+            await send({"type": "http.response.body", "body": text})
+        else:
+            await send_error(send, UnknownUrl(method, path), answer_headers())

@@ -1,0 +1,117 @@
+"""What a caller is told whom a limit or a budget stops: which one, whose it is, when to come again, who can raise it."""
+
+from __future__ import annotations
+
+from llmariner.errors import InsufficientQuota, PermissionDenied, RateLimited
+from llmariner.gateway.control_plane.port import Key, Rule
+from llmariner.gateway.limits.leased_quota import Allowance
+
+__all__ = ["dollars", "duration", "model_not_allowed", "out_of_budget", "too_large", "too_many"]
+
+_UNITS = {
+    "requests_per_minute": ("requests", "requests per min (RPM)"),
+    "requests_per_day": ("requests", "requests per day (RPD)"),
+    "tokens_per_minute": ("tokens", "tokens per min (TPM)"),
+    "tokens_per_day": ("tokens", "tokens per day (TPD)"),
+}
+_SHORT_SECONDS = 1.0
+_MINUTE = 62.0
+
+
+def too_many(
+    allowance: Allowance, key: Key, model: str, tokens: int, now: float, headers: dict[str, str]
+) -> RateLimited:
+    """The refusal of a request that finds too little of a limit."""
+    rule = allowance.rule
+    wait = max(_SHORT_SECONDS, allowance.closed_until - now)
+    if allowance.requests >= 1 and allowance.places < 1:
+        what = f"concurrent requests: Limit {rule.most['concurrent_requests']}"
+    else:
+        unit, wanted = ("requests", 1) if allowance.requests < 1 else ("tokens", tokens)
+        name = _measure(rule, unit, wait)
+        what = f"{_UNITS[name][1]}: Limit {rule.most[name]}, Requested {wanted}"
+    return RateLimited(
+        f"Rate limit reached for model `{model}` in organization {key.organization_id} on {what}. "
+        f"Please try again in {duration(wait)}. {_whose(rule)}",
+        headers={**_again(wait), **headers},
+        details={"limit": rule.id},
+    )
+
+
+def _again(wait: float) -> dict[str, str]:
+    """When to come again. Clients heed up to a minute; the sixty-first second of a sliding minute is given away for that."""
+    seconds = 60.0 if 60 < wait <= 61 else wait
+    return {"retry-after": str(int(seconds + 0.999)), "retry-after-ms": str(int(seconds * 1000 + 0.999))}
+
+
+def too_large(rule: Rule, key: Key, model: str, tokens: int, most: int) -> RateLimited:
+    """The refusal of a request that no waiting would let through."""
+    return RateLimited(
+        f"Request too large for model `{model}` in organization {key.organization_id}: Limit {most} tokens, "
+        f"Requested {tokens}. Ask for a shorter answer (max_completion_tokens). {_whose(rule)}",
+        headers={"x-should-retry": "false"},
+        details={"limit": rule.id},
+    )
+
+
+def out_of_budget(allowance: Allowance, now: float) -> InsufficientQuota:
+    """The refusal of a request that a budget can't pay for."""
+    rule = allowance.rule
+    period = {"day": "of today ", "month": "of this month "}.get(rule.period or "", "")
+    amount = rule.amount or 0
+    if allowance.spent >= amount:
+        why = "is spent"
+        headers = {"x-should-retry": "false"}
+    else:
+        why = "can't pay for the longest answer to this request beside those that are under way"
+        headers = {"retry-after": str(int(max(_SHORT_SECONDS, allowance.closed_until - now) + 0.999))}
+    return InsufficientQuota(
+        f"You exceeded your current quota: the budget {period}of {dollars(amount)} for {_subject(rule)} {why}. "
+        f"Ask for a shorter answer, or have an owner of the organization raise it: POST /v1/budgets/{rule.id}.",
+        headers=headers,
+        details={"budget": rule.id},
+    )
+
+
+def model_not_allowed(model_id: str) -> PermissionDenied:
+    """The refusal of a model that a key or its project may not use."""
+    return PermissionDenied(
+        f"You may not use the model `{model_id}`: your API key or project is restricted to other models. "
+        "An owner of the project can change that.",
+        param="model",
+        code="model_not_allowed",
+    )
+
+
+def dollars(nano: int) -> str:
+    """An amount of money for people."""
+    return f"${nano / 1e9:,.9f}".rstrip("0").rstrip(".")
+
+
+def duration(seconds: float) -> str:
+    """As OpenAI writes it: 120ms, 1.5s, 1m30s, 24h0m0s."""
+    if seconds < 1:
+        return f"{int(seconds * 1000)}ms"
+    if seconds < 60:
+        return f"{seconds:.3g}s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
+
+
+def _measure(rule: Rule, unit: str, wait: float) -> str:
+    """Which of a rule's measures is at fault: only that of a day takes longer than a minute to come back."""
+    named = [name for name, (of, _) in _UNITS.items() if of == unit and name in rule.most]
+    return named[-1] if wait > _MINUTE else named[0]
+
+
+def _subject(rule: Rule) -> str:
+    words = {"key": "the API key", "user": "the user", "project": "the project", "organization": "the organization"}
+    return f"{words[rule.subject]} {rule.subject_id}"
+
+
+def _whose(rule: Rule) -> str:
+    owner = (
+        "an owner of the organization" if rule.subject == "organization" else "an owner of the project or organization"
+    )
+    return f"The limit is that of {_subject(rule)}; {owner} can raise it: POST /v1/limits."

@@ -1,0 +1,60 @@
+"""Answers as ASGI messages: heads, whole bodies, errors in OpenAI's shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from llmariner.errors import PlatformError
+from llmariner.gateway.requests.request_ids import new_request_id
+
+__all__ = [
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "answer_headers",
+    "send_error",
+    "send_head",
+    "send_json",
+]
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+RawHeaders = list[tuple[bytes, bytes]]
+_STREAM = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+def answer_headers() -> RawHeaders:
+    """The headers of an answer that no further work went into."""
+    return [
+        (b"x-request-id", new_request_id().encode()),
+        (b"openai-version", b"2020-10-01"),
+        (b"openai-processing-ms", b"0"),
+    ]
+
+
+async def send_head(send: Send, status: int, content_type: bytes, headers: RawHeaders, length: int | None) -> None:
+    """The head of an answer; `length` None for a stream."""
+    if length is not None:
+        framing = [(b"content-length", b"%d" % length), (b"content-type", content_type)]
+    else:
+        framing = [(b"content-type", content_type), *_STREAM]
+    await send({"type": "http.response.start", "status": status, "headers": framing + headers})
+
+
+async def send_json(send: Send, status: int, body: bytes, headers: RawHeaders) -> None:
+    """A whole JSON answer."""
+    await send_head(send, status, b"application/json", headers, len(body))
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: PlatformError, headers: RawHeaders) -> None:
+    """An error before the first byte of an answer."""
+    own = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
+    taken = {name for name, _ in own}
+    kept = [(name, value) for name, value in headers if name not in taken]
+    await send_json(send, error.status, json.dumps(error.body()).encode(), own + kept)

@@ -1,0 +1,89 @@
+"""Who calls, and may they: for functions that have the database at hand. Every route declares the scope it needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Depends, Request
+
+from llmariner.audit.request_context import acting_from
+from llmariner.context import Context
+from llmariner.errors import PermissionDenied
+from llmariner.gateway.authentication.key_cache import bad_key, bearer_token, is_signed, lacking, nobody_signs_in
+from llmariner.tenancy.keys.allowed_networks import admits
+from llmariner.tenancy.principal import Caller
+
+__all__ = ["caller_of", "context_of", "requires"]
+
+
+def context_of(request: Request) -> Context:
+    """The process's parts."""
+    context = request.app.state.context
+    assert isinstance(context, Context)
+    return context
+
+
+def caller_of(request: Request) -> Caller:
+    """Who calls, whatever they may do. AuthenticationFailed for a key or token that is no good.
+
+    RateLimited when too many of these came from there.
+    """
+    authorization = request.headers.get("authorization")
+    secret = bearer_token(authorization.encode("latin-1") if authorization else None)
+    lookups, proxied = context_of(request).secret_lookups, bool(request.state.proxied)
+    caller = lookups.look_up(secret, lambda: _caller(request, secret), acting_from.get(), forwarding=proxied)
+    _check_source(caller)
+    return caller
+
+
+def requires(scope: str, *, objects: str = "project") -> Any:
+    """A dependency: the caller, a key or a person who signed in, who must hold `scope`.
+
+    `objects` says whose objects the route then reaches: "project" (the caller's own project's), "member" (of the
+    organisations and projects that the caller is in), "self" (the caller's own). docs/security/authorization.md lists them.
+    """
+
+    def authorised(request: Request) -> Caller:
+        caller = caller_of(request)
+        if scope not in caller.scopes:
+            raise lacking(scope) if caller.key_id else _may_not(scope)
+        return caller
+
+    authorised.scope = scope  # type: ignore[attr-defined]
+    authorised.objects = objects  # type: ignore[attr-defined]
+    return Depends(authorised)
+
+
+def _caller(request: Request, secret: str) -> Caller:
+    organization, project = request.headers.get("openai-organization"), request.headers.get("openai-project")
+    if is_signed(secret):
+        return _person(request, secret, organization, project)
+    caller = context_of(request).callers.by_secret(secret, organization, project)
+    if caller is None:
+        raise bad_key()
+    return caller
+
+
+def _check_source(caller: Caller) -> None:
+    """PermissionDenied for a key that is used from where it may not be."""
+    address = acting_from.get()
+    if caller.allowed_sources is not None and not admits(caller.allowed_sources, address or ""):
+        raise PermissionDenied(
+            f"This API key may not be used from {address or 'an unknown address'}: it is bound to certain networks. "
+            "Call from one of them, or have the key's owner change them.",
+            code="source_not_allowed",
+        )
+
+
+def _person(request: Request, token: str, organization: str | None, project: str | None) -> Caller:
+    people = context_of(request).identity
+    if people is None:
+        raise nobody_signs_in()
+    return people.caller(token, organization, project, source=acting_from.get())
+
+
+def _may_not(scope: str) -> PermissionDenied:
+    return PermissionDenied(
+        f"None of your roles here gives the scope '{scope}' that this request needs. Ask an owner of the organization, or "
+        "select another organization or project (`llma auth status` shows your roles)."
+    )

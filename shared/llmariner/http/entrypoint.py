@@ -1,0 +1,246 @@
+"""One `main.py`, three ways to run it: functions-framework, a lean server of our own (`boot`), the local home's router.
+
+functions-framework wants a plain function as its target, so `handle` is one; the application behind it is its attribute
+`app`. Whoever loads a `main.py` by `boot.load` says when it is built, and with it what the route needs; functions-framework
+does not, so there the import builds it: a wrong setting ends the start and not each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import Any
+
+from llmariner.context import Context
+from llmariner.errors import PlatformError
+from llmariner.gateway.responses.messages import answer_headers, send_error
+from llmariner.http.middleware.cors import Cors
+from llmariner.http.middleware.stack import WebApplication
+
+__all__ = ["Application", "LazyApplication", "application_of", "consumer", "function", "loading"]
+
+Message = MutableMapping[str, Any]
+Application = Callable[
+    [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
+_THREADS = 8
+_READY = "/health/ready"
+_PROBES = ("/health/live", _READY)
+_EVENT_LIMIT = 8 * 1024 * 1024
+_log = logging.getLogger(__name__)
+_loading = False
+Build = Callable[[Context], Application]
+Consume = Callable[[Context, Any], Awaitable[None] | None]
+
+
+class LazyApplication:
+    """An ASGI application that is built when first called, or by `prepare`."""
+
+    def __init__(self, build: Build) -> None:
+        self._build = build
+        self._context: Context | None = None
+        self._application: WebApplication | None = None
+
+    def use(self, context: Context) -> None:
+        """Share a process's parts; to be called before the first request."""
+        self._context = context
+
+    def prepare(self) -> WebApplication:
+        """Build it now, so that a wrong setting ends the start and not a request."""
+        if self._application is None:
+            context = self._context or Context()
+            self._application = WebApplication(self._build(context), Cors.load(context.env))
+        return self._application
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request."""
+        await self.prepare()(scope, receive, send)
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """While a `main.py` is imported by somebody who prepares its application later."""
+    global _loading
+    before, _loading = _loading, True
+    try:
+        yield
+    finally:
+        _loading = before
+
+
+def function(build: Build) -> Callable[[Any], Awaitable[Any]]:
+    """The target of an HTTP function, from what builds its application."""
+    lazy = LazyApplication(build)
+
+    async def handle(_request: Any) -> Any:
+        return _delegate(lazy)
+
+    handle.app = lazy  # type: ignore[attr-defined]
+    # Imported only where functions-framework runs us: it costs more than a whole lean start.
+    if "functions_framework" in sys.modules and not _loading:
+        from functions_framework import aio
+
+        lazy.prepare()
+        aio.http(handle)
+    return handle
+
+
+def consumer(consume: Consume, *, recorded: bool = True) -> Callable[[Any], Awaitable[None]]:
+    """The target of an event function: `consume` is called with the context and an `Event`.
+
+    A plain function is called in a thread of the consumer's own, for it may take minutes: at most `_THREADS` of its events
+    are worked on at once, and nobody else waits for them. A coroutine function, for those that ask the serving port, runs
+    in the loop.
+
+    It raises PlatformError or anything else to be called again later, MalformedEvent when a retry would not help.
+
+    Anybody in the cluster may reach a consumer, so what it is given is the event as the outbox holds it, and one that this
+    platform never wrote is refused. `recorded` False: for events of the cluster's sources, of which nothing is believed.
+    """
+    # Imported only by who consumes events: a thread pool is no part of a lean start.
+    from concurrent.futures import ThreadPoolExecutor
+
+    threads = ThreadPoolExecutor(_THREADS, "consumer")
+
+    async def give(context: Context, event: Any) -> None:
+        if recorded:
+            event = await asyncio.to_thread(_as_recorded, context, event)
+        if asyncio.iscoroutinefunction(consume):
+            await consume(context, event)
+        else:
+            await asyncio.get_running_loop().run_in_executor(threads, consume, context, event)
+
+    lazy = LazyApplication(lambda context: _event_application(context, give))
+
+    async def handle(event: Any) -> None:
+        from starlette.exceptions import HTTPException
+
+        from llmariner.platform.events.cloudevents import MalformedEvent, of_cloud_event
+
+        context = lazy._context or Context()
+        lazy.use(context)
+        try:
+            await give(context, of_cloud_event(event))
+        except MalformedEvent as error:
+            raise HTTPException(400, str(error)) from error  # anything else is a 500: again later
+        # functions-framework would answer "OK", and Knative's Broker takes a body that is no event for a failure.
+        raise HTTPException(204)
+
+    handle.app = lazy  # type: ignore[attr-defined]
+    if "functions_framework" in sys.modules and not _loading:
+        from functions_framework import aio
+
+        lazy.prepare()
+        aio.cloud_event(handle)
+    return handle
+
+
+def application_of(handle: Any) -> LazyApplication:
+    """The application behind a target made here."""
+    application = handle.app
+    assert isinstance(application, LazyApplication)
+    return application
+
+
+def _delegate(application: Application) -> Any:
+    from starlette.responses import Response
+
+    class Delegate(Response):
+        """A response that lets the application answer: functions-framework calls it with the request's own channels."""
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            started = False
+
+            async def sending(message: Message) -> None:
+                nonlocal started
+                started = True
+                await send(message)
+
+            try:
+                await application(scope, receive, sending)
+            except Exception:
+                # The framework would answer in plain text.
+                if started:
+                    raise
+                _log.exception("a request failed")
+                await send_error(send, PlatformError("Something broke on our side."), answer_headers())
+
+    return Delegate()
+
+
+def _as_recorded(context: Context, event: Any) -> Any:
+    """The event as the outbox holds it. MalformedEvent."""
+    import logging
+
+    from llmariner.platform.events import outbox
+    from llmariner.platform.events.cloudevents import MalformedEvent
+
+    with context.database.read() as session:
+        found = outbox.recorded(session, event)
+    if found is None:
+        logging.getLogger(__name__).warning("refused an event that this platform did not write: %.80r", event.id)
+        raise MalformedEvent(f"No event '{event.id[:80]}' of type '{event.type[:128]}' was written by this platform.")
+    return found
+
+
+def _event_application(context: Context, give: Callable[[Context, Any], Awaitable[None]]) -> Application:
+    """The HTTP binding of a consumer: 204 took it, 400 never will (dead letter), 500 again later."""
+    from llmariner.http.middleware.readiness import Readiness
+    from llmariner.platform.events.cloudevents import MalformedEvent, from_http
+
+    context.check_settings()
+    readiness = Readiness(context)
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "GET" and scope["path"] in _PROBES:
+            status, answer = 200, b"OK"
+            if scope["path"] == _READY:
+                try:
+                    await asyncio.to_thread(readiness.check)
+                except PlatformError as error:
+                    status, answer = error.status, error.message.encode()
+            await _answer(send, status, answer)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        try:
+            body = await _event_body(receive)
+            if body is None:
+                return  # the sender is gone, and half an event is none
+            await give(context, from_http(headers, body))
+            status, answer = 204, b""
+        except MalformedEvent as error:
+            status, answer = 400, str(error).encode(errors="replace")
+        except Exception as error:  # whatever it was, the event must not be lost
+            _log.exception("a consumer failed")
+            status, answer = 500, f"{type(error).__name__}: {error}".encode(errors="replace")
+        await _answer(send, status, answer)
+
+    if not context.env.get("LLMARINER_BROKER_URL"):
+        return application
+    from llmariner.http.middleware.outbox import Publishing
+
+    return Publishing(application, lambda: context.publisher)
+
+
+async def _answer(send: Callable[[Message], Awaitable[None]], status: int, text: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": text})
+
+
+async def _event_body(receive: Callable[[], Awaitable[Message]]) -> bytes | None:
+    """The whole body of an event; None when its sender hung up. MalformedEvent when it is over the limit."""
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > _EVENT_LIMIT:
+            from llmariner.platform.events.cloudevents import MalformedEvent
+
+            raise MalformedEvent(f"An event has at most {_EVENT_LIMIT} bytes.")
+    return bytes(body)

@@ -1,0 +1,52 @@
+"""The factory of functions that answer with JSON from a database: FastAPI, with our errors, limits and probes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from llmariner.context import Context
+from llmariner.http.middleware import errors as rendering
+from llmariner.http.middleware.client_address import Origin
+from llmariner.http.middleware.readiness import Readiness
+from llmariner.http.schemas.bodies import JsonRoute
+from llmariner.settings import GatewaySettings
+
+__all__ = ["api"]
+
+_BODY_LIMIT = 1024 * 1024
+
+
+def api(title: str, context: Context) -> FastAPI:
+    """An application without routes of its own: add them, return it. Answers /health/live and /health/ready."""
+    context.check_settings()
+    app = FastAPI(
+        title=title,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.router.route_class = JsonRoute
+    app.state.context = context
+    app.add_middleware(Origin, trusted=GatewaySettings.load(context.env).trusted_proxies)
+    rendering.install(app, body_limit=_BODY_LIMIT)
+    if context.env.get("LLMARINER_BROKER_URL"):
+        from llmariner.http.middleware.outbox import Publishing
+
+        # The publisher itself is made with the first change, and with it the connection to the database.
+        app.add_middleware(Publishing, publisher=lambda: context.publisher)
+
+    @app.get("/health/live")
+    def live() -> dict[str, Any]:
+        return {"status": "ok"}
+
+    readiness = Readiness(context)
+
+    @app.get("/health/ready")
+    def ready() -> dict[str, Any]:
+        readiness.check()
+        return {"status": "ok"}
+
+    return app

@@ -1,0 +1,35 @@
+"""Where a request comes from: told to the audit log, and looked at for keys that are bound to networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llmariner.audit.request_context import acting_from
+from llmariner.gateway.requests.client_ip import Sources
+
+__all__ = ["Origin"]
+
+
+class Origin:
+    """ASGI middleware. `trusted`: networks of those whose X-Forwarded-For is believed.
+
+    A request's `state.proxied` says whether the address is that of a proxy which is not: then it stands for many callers.
+    """
+
+    def __init__(self, app: Any, *, trusted: Sequence[str]) -> None:
+        self._app = app
+        self._sources = Sources(trusted)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        address, proxied = self._sources.origin(scope, dict(scope["headers"]))
+        scope.setdefault("state", {})["proxied"] = proxied
+        token = acting_from.set(address)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            acting_from.reset(token)

@@ -1,0 +1,110 @@
+"""Pages of other origins that may call the platform from a browser: the CORS protocol (https://fetch.spec.whatwg.org/)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmariner.environment import Environment
+from llmariner.errors import PermissionDenied
+from llmariner.gateway.responses.messages import Message, Scope, Send, answer_headers, send_error
+
+__all__ = ["Cors"]
+
+_ORIGIN = re.compile(r"(https?)://((?:[a-z0-9-]+\.)*[a-z0-9-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
+_LOOPBACK = re.compile(r"https?://(localhost|[a-z0-9-]+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?")
+_FIELD_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,2048}")
+# Browsers leave these out (https://html.spec.whatwg.org/#ascii-serialisation-of-an-origin).
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
+_RATE_LIMITS = [f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")]
+_EXPOSED = ", ".join(
+    [
+        *("x-request-id", "retry-after", "retry-after-ms", "x-should-retry"),
+        *("openai-organization", "openai-processing-ms", "openai-version"),
+        *_RATE_LIMITS,
+    ]
+).encode()
+_SECONDS = b"7200"  # as long as chromium remembers a preflight at most
+
+
+@dataclass(frozen=True)
+class Cors:
+    """Which origins may. Credentials of the browser (cookies) are never allowed: a page sends an API key or a token."""
+
+    origins: frozenset[str] = frozenset()
+    loopback: bool = False
+    everybody: bool = False
+
+    @classmethod
+    def load(cls, env: Environment) -> Cors | None:
+        """Of `LLMARINER_CORS_ORIGINS`: origins, `loopback` or `*`, apart by commas or spaces; None where it is not set."""
+        words = frozenset(re.split(r"[,\s]+", env.get("LLMARINER_CORS_ORIGINS", "").strip(", \t\n"))) - {""}
+        if not words:
+            return None
+        origins = frozenset(_serialized(each) for each in words - {"loopback", "*"})
+        return cls(origins, loopback="loopback" in words, everybody="*" in words)
+
+    def allows(self, origin: bytes) -> bool:
+        """Whether a page of that origin may read answers."""
+        text = origin.decode("latin-1")
+        return self.everybody or text in self.origins or (self.loopback and bool(_LOOPBACK.fullmatch(text)))
+
+    async def preflight(self, scope: Scope, head: Mapping[bytes, bytes], send: Send) -> bool:
+        """Answer what a browser asks before it sends a request of a page; False when it is no such question."""
+        origin = head.get(b"origin")
+        if scope["method"] != "OPTIONS" or origin is None or b"access-control-request-method" not in head:
+            return False
+        vary = (b"vary", b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers")
+        if not self.allows(origin):
+            error = PermissionDenied(
+                f"Pages of the origin {origin.decode('latin-1')!r} may not call this platform. "
+                "Its operator can allow them with LLMARINER_CORS_ORIGINS.",
+                code="origin_not_allowed",
+            )
+            await send_error(send, error, [*answer_headers(), vary])
+            return True
+        asked = head.get(b"access-control-request-headers", b"")
+        headers = [
+            *answer_headers(),
+            (b"access-control-allow-origin", self._answered(origin)),
+            (b"access-control-allow-methods", _METHODS),
+            (b"access-control-max-age", _SECONDS),
+            vary,
+        ]
+        if _FIELD_NAMES.fullmatch(asked):
+            headers.append((b"access-control-allow-headers", asked))
+        await send({"type": "http.response.start", "status": 204, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+        return True
+
+    def sending(self, origin: bytes | None, send: Send) -> Send:
+        """`send` with what a browser needs to see in every answer, errors and streams too."""
+        added = [] if self.everybody else [(b"vary", b"Origin")]
+        if origin is not None and self.allows(origin):
+            added.append((b"access-control-allow-origin", self._answered(origin)))
+            added.append((b"access-control-expose-headers", _EXPOSED))
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *added]}
+            await send(message)
+
+        return with_headers
+
+    def _answered(self, origin: bytes) -> bytes:
+        return b"*" if self.everybody else origin
+
+
+def _serialized(said: str) -> str:
+    """An origin as browsers say it. ValueError for what is none."""
+    found = _ORIGIN.fullmatch(said)
+    port = int(found[3]) if found and found[3] else None
+    if found is None or not (port is None or 0 < port < 65536):
+        raise ValueError(
+            "LLMARINER_CORS_ORIGINS must be origins as browsers say them, such as https://app.example.org or "
+            f"http://localhost:5173 (no path, no capitals), or 'loopback', or '*'; not {said!r}."
+        )
+    named = f"{found[1]}://{found[2]}"
+    return named if port in (None, _DEFAULT_PORTS[found[1]]) else f"{named}:{port}"

@@ -1,0 +1,171 @@
+"""Errors of every origin in OpenAI's shape, and the headers that every answer carries."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from llmariner.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    MethodNotAllowed,
+    PlatformError,
+    Unavailable,
+    UnknownUrl,
+    UnsupportedMedia,
+)
+from llmariner.http.schemas.bodies import UNKNOWN
+
+__all__ = ["AnswerHeaders", "BodyLimit", "install", "render"]
+
+_log = logging.getLogger(__name__)
+_SMALL = 16 * 1024
+_LARGE_TOGETHER = 64 * 1024 * 1024
+
+
+def install(app: FastAPI, *, body_limit: int) -> None:
+    """Make an app render every error as ours, a body over `body_limit` bytes among them."""
+    app.add_exception_handler(PlatformError, lambda _, error: render(_platform(error)))
+    app.add_exception_handler(RequestValidationError, lambda request, error: render(_invalid(request, error)))
+    app.add_exception_handler(HTTPException, lambda request, error: render(_of_status(request, error)))
+    app.add_middleware(BodyLimit, most=body_limit)
+    app.add_middleware(AnswerHeaders)
+
+
+def render(error: PlatformError) -> JSONResponse:
+    """The answer that an error becomes."""
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+
+
+def _platform(error: Exception) -> PlatformError:
+    assert isinstance(error, PlatformError)
+    return error
+
+
+def _invalid(request: Request, error: Exception) -> PlatformError:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequest(f"The body is not valid JSON: {first['ctx']['error']}.", code="invalid_json")
+    if first["type"] == UNKNOWN:
+        return _unknown(first)
+    param = ".".join(str(part) for part in first["loc"][1:])
+    if first["type"] == "missing":
+        return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+    if first["loc"] == ("body",):
+        if request.headers.get("content-type", "").lower().startswith("application/json"):
+            return InvalidRequest("The body must be a JSON object.", code="invalid_json")
+        return UnsupportedMedia("Send the body as a JSON object, with the header 'content-type: application/json'.")
+    return InvalidRequest(f"Invalid '{param}': {first['msg']}.", param=param, code="invalid_value")
+
+
+def _unknown(error: dict[str, Any]) -> PlatformError:
+    """For a field that a body doesn't have; its place is the object that holds it."""
+    path = [str(part) for part in error["loc"][1:]]
+    param = ".".join([*path, error["ctx"]["field"]])
+    nearest = error["ctx"]["nearest"]
+    hint = f"did you mean '{'.'.join([*path, nearest])}'?" if nearest else "see docs/api.md for those of this route."
+    return InvalidRequest(f"Unknown parameter: '{param}'; {hint}", param=param, code="unknown_parameter")
+
+
+def _of_status(request: Request, error: Exception) -> PlatformError:
+    assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, PlatformError):  # by which a body was refused while it was decoded
+        return error.__cause__
+    method, path = request.method, request.url.path
+    if error.status_code == 404:
+        return UnknownUrl(method, path)
+    if error.status_code == 405:
+        return MethodNotAllowed(method, path, _allowed(request))
+    if error.status_code == 413:
+        return BodyTooLarge("The body is over this route's limit.")
+    return InvalidRequest("The body could not be read: send a JSON object in UTF-8.", code="invalid_json")
+
+
+def _allowed(request: Request) -> str:
+    """All methods of the path; the framework names those of the first route that fits."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    methods = {method for route in routes for method in route.methods}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+
+
+class BodyLimit:
+    """Ends the reading of a body over a number of bytes. The framework's own limit would answer in plain text.
+
+    The framework reads a body before it asks who sends it, so what all bodies hold is limited, too: of each what is over
+    `_SMALL` counts, so that whoever sends large ones slowly is in the way of large ones only.
+    """
+
+    def __init__(self, app: Any, *, most: int) -> None:
+        self._app = app
+        self._most = most
+        self._held = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        length = dict(scope.get("headers", ())).get(b"content-length", b"0")
+        size = held = 0
+
+        async def receiving() -> Any:
+            nonlocal size, held
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._most or (length.isdigit() and int(length) > self._most):
+                raise HTTPException(413)
+            if size - held > _SMALL:
+                self._held += size - _SMALL - held
+                held = size - _SMALL
+                if self._held > _LARGE_TOGETHER:
+                    raise Unavailable("Too many large bodies are on their way here.", headers={"retry-after": "5"})
+            return message
+
+        try:
+            await self._app(scope, receiving, send)
+        finally:
+            self._held -= held
+
+
+class AnswerHeaders:
+    """Adds x-request-id and the processing time; turns what nobody caught into a 500 that tells nothing of the inside.
+
+    Pure ASGI, and outermost: an exception that left here would be answered by the server in plain text.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, request_id, started = time.perf_counter(), "req_" + os.urandom(12).hex(), False
+
+        async def sending(message: Any) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                spent = int((time.perf_counter() - began) * 1000)
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    (b"openai-processing-ms", b"%d" % spent),
+                    (b"openai-version", b"2020-10-01"),
+                ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception:
+            _log.exception("request %s failed", request_id)
+            if not started:
+                error = PlatformError("Something broke on our side. Try again; the request id helps to find it.")
+                await render(error)(scope, receive, sending)

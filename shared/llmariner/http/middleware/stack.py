@@ -1,0 +1,113 @@
+"""What every function does around its routes, whatever runs it: HEAD, CORS, compressed bodies, URLs that are no text."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from llmariner.errors import InvalidRequest, PlatformError
+from llmariner.gateway.responses.messages import Message, Receive, Scope, Send, answer_headers, send_error
+from llmariner.http.middleware.content_encoding import DecodedBody, body_coding
+from llmariner.http.middleware.cors import Cors
+
+__all__ = ["WebApplication"]
+
+_OF_THE_CODED_BODY = (b"content-encoding", b"content-length")
+# Given twice, some readers take the first and some the last: one may check what another obeys.
+_ONCE = frozenset({b"authorization", b"openai-organization", b"openai-project"})
+_LOOKED_AT = _ONCE | {b"content-encoding"}
+
+
+class WebApplication:
+    """ASGI middleware around `application`. A request that needs none of it costs a look at its head only."""
+
+    def __init__(self, application: Any, cors: Cors | None) -> None:
+        self.application = application
+        self._cors = cors
+
+    async def close(self) -> None:
+        """Give away what the routes still hold, at the process's end."""
+        if close := getattr(self.application, "close", None):
+            await close()
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer one request."""
+        if scope["type"] != "http" or (self._cors is None and _is_plain(scope)):
+            answering: Awaitable[None] = self.application(scope, receive, send)
+            return answering
+        return self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._cors is not None:
+            head = dict(scope["headers"])
+            if await self._cors.preflight(scope, head, send):
+                return
+            send = self._cors.sending(head.get(b"origin"), send)
+        if scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
+        try:
+            _check_once(scope["headers"])
+            _check_text(scope)
+            coding = body_coding(scope["headers"])
+        except PlatformError as error:
+            await send_error(send, error, answer_headers())
+            return
+        if coding is not None:
+            receive = DecodedBody(receive, coding)
+            headers = [each for each in scope["headers"] if each[0] not in _OF_THE_CODED_BODY]
+            scope = {**scope, "headers": headers}
+        await self.application(scope, receive, send)
+
+
+def _is_plain(scope: Scope) -> bool:
+    return (
+        scope["method"] != "HEAD"
+        and b"%" not in scope.get("raw_path", b"%")
+        and b"%" not in scope.get("query_string", b"")
+        and _has_plain_head(scope["headers"])
+    )
+
+
+def _has_plain_head(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Neither a coded body, nor a field given twice that must not be."""
+    found = [name for name, _ in headers if name in _LOOKED_AT]
+    return found == [b"authorization"] or (len(found) == len(set(found)) and b"content-encoding" not in found)
+
+
+def _check_once(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """InvalidRequest for a field given twice of which there can be one (RFC 9110, 5.3)."""
+    seen: set[bytes] = set()
+    for name, _ in headers:
+        if name in seen:
+            raise InvalidRequest(
+                f"The header '{name.decode('latin-1').title()}' is given twice: send it once.", code="duplicate_header"
+            )
+        if name in _ONCE:
+            seen.add(name)
+
+
+def _check_text(scope: Scope) -> None:
+    """InvalidRequest for a path or a query that is no text, or holds NUL, which no database keeps."""
+    for part, raw in (("path", scope.get("raw_path") or b""), ("query", scope.get("query_string", b""))):
+        text = unquote_to_bytes(raw)
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            text = b"\0"
+        if b"\0" in text:
+            raise InvalidRequest(
+                f"The {part} of the URL is not text in UTF-8: percent-encode what it names, without NUL.",
+                code="invalid_url",
+            )
+
+
+def _without_body(send: Send) -> Send:
+    """HEAD is answered as GET, without the content (RFC 9110 9.3.2)."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return sending

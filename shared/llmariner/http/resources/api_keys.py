@@ -1,0 +1,183 @@
+"""API keys over HTTP: bodies and acts that `/v1/api_keys` and the keys below a project have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest, PermissionDenied
+from llmariner.http.schemas.bodies import Body
+from llmariner.http.schemas.field_masks import one_mask, paths, unwrapped
+from llmariner.http.schemas.llmariner import api_key, role_of_organization
+from llmariner.http.schemas.timestamps import Moment
+from llmariner.tenancy.keys.store import ApiKey, NewKey
+from llmariner.tenancy.keys.visibility import managed
+from llmariner.tenancy.members.service_accounts import ServiceAccounts
+from llmariner.tenancy.principal import Caller, Owner
+from llmariner.tenancy.roles.delegation import owns
+from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, checked
+
+__all__ = ["CreateKey", "RotateKey", "UpdateKey", "create", "deleted", "update"]
+
+_PATHS = frozenset({"name", "excluded_from_rate_limiting", "scopes", "expires_at", "allowed_models", "allowed_sources"})
+_Listed = Annotated[list[str], Field(max_length=1000)]
+
+
+class CreateKey(Body):
+    """A key to be made. `expires_in_seconds` None: never; `allowed_models`, `allowed_sources` None: all.
+
+    `role` of a service account in the organisation; in the project it is an owner, as in LLMariner.
+    """
+
+    name: str
+    project_id: str | None = None
+    organization_id: str | None = None
+    is_service_account: bool = False
+    role: str | None = None
+    scopes: list[str] | None = None
+    expires_in_seconds: int | None = Field(default=None, ge=1, le=10 * 365 * 86400)
+    allowed_models: _Listed | None = None
+    allowed_sources: _Listed | None = None
+    excluded_from_rate_limiting: bool = False
+
+
+class KeyFields(Body):
+    """What of a key can be changed."""
+
+    name: str | None = None
+    excluded_from_rate_limiting: bool | None = None
+    scopes: list[str] | None = None
+    expires_at: Moment | None = None
+    allowed_models: _Listed | None = None
+    allowed_sources: _Listed | None = None
+
+
+class KeyResource(KeyFields):
+    """A key as LLMariner's clients send it: whole, with a mask that names what changes."""
+
+    output_only = frozenset(
+        {
+            "id",
+            "object",
+            "secret",
+            "prefix",
+            "created_at",
+            "last_used_at",
+            "user",
+            "organization",
+            "organization_role",
+            "organization_role_id",
+            "project",
+            "project_role",
+            "project_role_id",
+        }
+    )
+
+
+class UpdateKey(KeyFields):
+    """What a key is to be, bare or wrapped in `api_key`.
+
+    `update_mask` names the fields that change, absent ones to their default; without one those that are there change.
+    """
+
+    api_key: KeyResource | None = None
+    update_mask: str = ""
+
+
+class RotateKey(Body):
+    """A new secret; the old one works for `overlap_seconds` more."""
+
+    overlap_seconds: int = 0
+
+
+def create(context: Context, caller: Caller, body: CreateKey) -> dict[str, Any]:
+    """Make a key in the project that the caller stands in; the one answer that holds its secret."""
+    if body.excluded_from_rate_limiting:
+        _check_may_exempt(caller)
+    place = caller.owner
+    if caller.project_role is None:
+        raise PermissionDenied("Only a member of the project makes keys of it: let one of its owners add you.")
+    if body.is_service_account:
+        return api_key(*_create_with_account(context, caller, body))
+    if body.role is not None:
+        raise InvalidRequest("'role' is for a service account's key: a person's key has their roles.", param="role")
+    return api_key(*context.keys.create(place, _new_key(body, caller.scopes), actor=caller))
+
+
+def update(context: Context, caller: Caller, key_id: str, body: UpdateKey, query_mask: str = "") -> dict[str, Any]:
+    """Change a key that the caller manages: the fields of the mask, or those that the body holds."""
+    fields = unwrapped(body, body.api_key, "api_key")
+    chosen = _masked(fields, one_mask(query_mask, body.update_mask))
+    if "excluded_from_rate_limiting" in chosen:
+        _check_may_exempt(caller)
+    values: dict[str, Any] = {}
+    for name in chosen & {"expires_at", "allowed_models", "allowed_sources"}:
+        said = getattr(fields, name)
+        values[name] = tuple(said) if isinstance(said, list) else said
+    if "scopes" in chosen:
+        values["scopes"] = checked(fields.scopes, held=caller.scopes)
+    if "excluded_from_rate_limiting" in chosen:
+        values["excluded"] = bool(fields.excluded_from_rate_limiting)
+    if "name" in chosen:
+        values["name"] = fields.name or ""
+    return api_key(context.keys.update(managed(caller), key_id, actor=caller, **values))
+
+
+def deleted(key_id: str) -> dict[str, Any]:
+    """The answer to a deletion."""
+    return {"id": key_id, "object": "organization.api_key", "deleted": True}
+
+
+def _masked(fields: KeyFields, mask: str) -> frozenset[str]:
+    chosen = frozenset(paths(mask, "api_key")) or _PATHS & fields.model_fields_set
+    if unknown := chosen - _PATHS:
+        raise InvalidRequest(
+            f"'update_mask' can't name {', '.join(sorted(unknown))}: use {', '.join(sorted(_PATHS))}.",
+            param="update_mask",
+        )
+    # protobuf's JSON leaves empty lists out: read as null, an absent restriction would be lifted.
+    if absent := chosen - {"excluded_from_rate_limiting"} - fields.model_fields_set:
+        raise InvalidRequest(
+            f"'update_mask' names '{min(absent)}', which the body lacks: send its value, or null for none.",
+            param=min(absent),
+        )
+    if not chosen:
+        raise InvalidRequest(f"Nothing to change: send some of {', '.join(sorted(_PATHS))}.", param="name")
+    return chosen
+
+
+def _check_may_exempt(caller: Caller) -> None:
+    if not owns(caller):
+        raise PermissionDenied(
+            "Only an owner of the organization decides whether limits apply to a key: leave out "
+            "'excluded_from_rate_limiting'."
+        )
+
+
+def _new_key(body: CreateKey, held: frozenset[str]) -> NewKey:
+    return NewKey(
+        name=body.name,
+        scopes=checked(body.scopes, held=held),
+        expires_in=body.expires_in_seconds,
+        excluded_from_rate_limiting=body.excluded_from_rate_limiting,
+        allowed_models=None if body.allowed_models is None else tuple(body.allowed_models),
+        allowed_sources=None if body.allowed_sources is None else tuple(body.allowed_sources),
+    )
+
+
+def _create_with_account(context: Context, caller: Caller, body: CreateKey) -> tuple[ApiKey, str]:
+    """A new service account with its key: both, or neither."""
+    if not owns(caller):
+        raise PermissionDenied("Only an owner of the organization makes keys of service accounts.")
+    if body.role is None:
+        raise InvalidRequest("A service account needs a role in the organization: send 'role'.", param="role")
+    role, project_id = role_of_organization(body.role), caller.owner.project_id
+    new = _new_key(body, PROJECT_ROLES["owner"] | ORGANIZATION_ROLES.get(role, frozenset()))
+    accounts = ServiceAccounts(context.database)
+    with context.database.write() as session:
+        account_id = accounts.create_in(session, caller, project_id, body.name, "owner", role)
+        place = Owner(account_id, project_id, caller.organization_id)
+        key_id, secret = context.keys.create_in(session, place, new, actor=caller)
+    return context.keys.get(place, key_id), secret

@@ -1,0 +1,121 @@
+"""Groups over HTTP: bodies, shapes and refusals that the routes of an organisation and of its projects have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from sqlalchemy import Row
+
+from llmariner.errors import InvalidRequest, NotFound
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.schemas.bodies import Body
+from llmariner.settings import IdentitySettings
+from llmariner.tenancy.groups.store import Groups
+
+__all__ = [
+    "GroupBody",
+    "GroupUserBody",
+    "ProjectGroupBody",
+    "assignment",
+    "check_has_role",
+    "groups_of",
+    "in_project",
+    "issuer_of",
+    "member",
+    "shown",
+    "summary",
+]
+
+
+class GroupBody(Body):
+    """POST of a group: its name at the issuer."""
+
+    name: str
+
+
+class GroupUserBody(Body):
+    """POST to a group's users."""
+
+    user_id: str
+
+
+class ProjectGroupBody(Body):
+    """POST to a project's groups."""
+
+    group_id: str
+    role: str
+
+
+def groups_of(request: Request) -> Groups:
+    """Those of the installation."""
+    return Groups(context_of(request).database)
+
+
+def issuer_of(request: Request) -> str:
+    """The present issuer. InvalidRequest where there is none."""
+    issuer = IdentitySettings.load(context_of(request).env).issuer
+    if not issuer:
+        raise InvalidRequest("This platform has no issuer, so there are no groups: set LLMARINER_OIDC_ISSUER first.")
+    return issuer
+
+
+def shown(group: Row[Any]) -> dict[str, Any]:
+    """A group; that it is managed elsewhere is what clients know by this name."""
+    return {
+        "id": group.id,
+        "object": "group",
+        "name": group.name,
+        "created_at": group.created_at,
+        "group_type": "group",
+        "is_scim_managed": True,
+        "issuer": group.issuer,
+    }
+
+
+def in_project(row: Row[Any], project_id: str) -> dict[str, Any]:
+    """A group whose members are in a project."""
+    return {
+        "object": "project.group",
+        "project_id": project_id,
+        "group_id": row.id,
+        "group_name": row.name,
+        "group_type": "group",
+        "created_at": row.given_at,
+        "role": row.role,
+    }
+
+
+def member(row: Row[Any]) -> dict[str, Any]:
+    """Somebody in a group."""
+    return {
+        "id": row.id,
+        "object": "group.user",
+        "name": row.name or row.email,
+        "email": row.email,
+        "picture": None,
+        "is_service_account": False,
+        "user_type": "user",
+    }
+
+
+def summary(group: Row[Any]) -> dict[str, Any]:
+    """A group beside a role of it."""
+    return {
+        "id": group.id,
+        "object": "group",
+        "name": group.name,
+        "created_at": group.created_at,
+        "scim_managed": True,
+    }
+
+
+def assignment(group: Row[Any], role: dict[str, Any]) -> dict[str, Any]:
+    """A role that was given to a group."""
+    return {"object": "group.role", "group": summary(group), "role": role}
+
+
+def check_has_role(group: Row[Any], held: Row[Any] | None, role_id: str) -> None:
+    """NotFound when a group has another role there, or none."""
+    if held is None or held.role != role_id:
+        raise NotFound(f"The group '{group.name}' does not have the role '{role_id}' there.", param="role_id")

@@ -1,0 +1,45 @@
+"""What is said of roles, in an organisation as in a project of it."""
+
+from __future__ import annotations
+
+from llmariner.http.schemas.bodies import Body, sent_as
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.custom_roles import CustomRole, CustomRoles
+
+__all__ = ["AssignmentBody", "NewRoleBody", "RoleBody", "create", "update"]
+
+
+class NewRoleBody(Body):
+    """POST of a new role. `permissions` are scopes."""
+
+    role_name: str
+    permissions: list[str]
+    description: str | None = None
+
+
+class RoleBody(Body):
+    """POST of a role; what is not said stays."""
+
+    role_name: str | None = None
+    permissions: list[str] | None = None
+    description: str | None = None
+
+
+class AssignmentBody(Body):
+    """POST of a role to a user."""
+
+    role_id: str
+
+
+def create(roles: CustomRoles, caller: Caller, body: NewRoleBody, project_id: str | None = None) -> CustomRole:
+    """Make a role, for one project or (None) the whole organisation; only scopes that the caller holds."""
+    with sent_as(name="role_name", scopes="permissions"):
+        return roles.create(
+            caller, body.role_name, body.permissions, description=body.description or "", project_id=project_id
+        )
+
+
+def update(roles: CustomRoles, caller: Caller, role_id: str, body: RoleBody) -> None:
+    """Change what is said of a role, for everybody who has it."""
+    with sent_as(name="role_name", scopes="permissions"):
+        roles.update(caller, role_id, name=body.role_name, scopes=body.permissions, description=body.description)

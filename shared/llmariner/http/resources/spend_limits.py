@@ -1,0 +1,33 @@
+"""Spend limits as both of their functions answer for them: the organisation's, and each project's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import Request
+from pydantic import Field
+
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.authorization.organization_admins import administers
+from llmariner.http.schemas.bodies import Body
+from llmariner.limits.spend_limits import SpendLimits
+from llmariner.tenancy.principal import Caller
+
+__all__ = ["READ", "WRITE", "Reader", "Update", "Writer", "limits_of"]
+
+READ, WRITE = "api.budgets.read", "api.budgets.write"
+Reader = Annotated[Caller, administers(READ)]
+Writer = Annotated[Caller, administers(WRITE)]
+
+
+class Update(Body):
+    """POST …/spend_limit. `threshold_amount` in cents."""
+
+    currency: Literal["USD"]
+    interval: Literal["month"]
+    threshold_amount: Annotated[int, Field(ge=0, le=10**11)]
+
+
+def limits_of(request: Request) -> SpendLimits:
+    """Those of the installation."""
+    return SpendLimits(context_of(request).budgets, context_of(request).leases)

@@ -1,0 +1,152 @@
+"""Lists as OpenAI's admin API gives them: two envelopes, cursors that are ids, and filters in brackets.
+
+Ids sort by the time of making, and lists are in the order of their ids. So an id is a place in the list, whether its item is
+still there or not: a client that deletes what it lists, and goes on after the last id that it saw, misses nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import Query, Request
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
+from llmariner.errors import InvalidRequest
+from llmariner.http.schemas.timestamps import misread
+
+__all__ = [
+    "ActCursor",
+    "AlertCursor",
+    "Cursor",
+    "GroupCursor",
+    "InviteCursor",
+    "KeyCursor",
+    "Limit",
+    "LongLimit",
+    "Order",
+    "ProjectCursor",
+    "RoleLimit",
+    "UserCursor",
+    "bounds",
+    "listed",
+    "listed_with_next",
+    "next_page",
+    "page",
+    "values",
+]
+
+_DEFAULT, _LONG, _MOST = 20, 100, 1000
+# Zero is as if it were left out, which is what protobuf's JSON makes of it. Bounds and defaults are those of OpenAI's lists.
+Limit = Annotated[int, Query(ge=0, le=100), AfterValidator(lambda said: said or _DEFAULT)]
+LongLimit = Annotated[int, Query(ge=0, le=_MOST), AfterValidator(lambda said: said or _LONG)]
+RoleLimit = Annotated[int, Query(ge=0, le=_MOST), AfterValidator(lambda said: said or _MOST)]
+Order = Literal["asc", "desc"]
+
+
+def _of(prefix: str) -> Callable[[str | None], str | None]:
+    pattern = re.compile(rf"{prefix}_[0-9a-z_]{{1,60}}")
+
+    def check(said: str | None) -> str | None:
+        if said and not pattern.fullmatch(said):
+            raise PydanticCustomError(
+                "cursor", "it must be an id of this list, such as the last one of the page before"
+            )
+        return said or None
+
+    return check
+
+
+_Text = Query(max_length=64)
+Cursor = Annotated[str | None, _Text]
+"""For lists whose ids have no common prefix."""
+ActCursor = Annotated[str | None, _Text, AfterValidator(_of("audit_log"))]
+AlertCursor = Annotated[str | None, _Text, AfterValidator(_of("alert"))]
+GroupCursor = Annotated[str | None, _Text, AfterValidator(_of("group"))]
+InviteCursor = Annotated[str | None, _Text, AfterValidator(_of("invite"))]
+KeyCursor = Annotated[str | None, _Text, AfterValidator(_of("key"))]
+ProjectCursor = Annotated[str | None, _Text, AfterValidator(_of("proj"))]
+UserCursor = Annotated[str | None, _Text, AfterValidator(_of("user"))]
+
+
+def listed(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    """A page whose next one follows its `last_id`. Clients read ids as texts, so those of an empty page are empty."""
+    first, last = (data[0]["id"], data[-1]["id"]) if data else ("", "")
+    return {"object": "list", "data": list(data), "first_id": first, "last_id": last, "has_more": has_more}
+
+
+def page(
+    found: Sequence[dict[str, Any]], *, after: str | None, before: str | None, limit: int, order: str
+) -> dict[str, Any]:
+    """A page of a list that is short enough to be at hand: what follows `after`, or stands right before `before`."""
+    data = _between(found, after, before, order, "id", str)
+    backwards = before is not None and after is None
+    return listed(data[-limit:] if backwards else data[:limit], has_more=limit < len(data))
+
+
+def listed_with_next(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    """A page that names the cursor of the next one; null on the last."""
+    return {
+        "object": "list",
+        "data": list(data),
+        "has_more": has_more,
+        "next": data[-1]["id"] if has_more and data else None,
+    }
+
+
+def next_page(
+    found: Sequence[dict[str, Any]],
+    *,
+    after: str | None,
+    limit: int,
+    order: str,
+    name: str = "id",
+    key: Callable[[str], Any] = str,
+) -> dict[str, Any]:
+    """As `page`, of a list that names the cursor of the next one: what stands under `name`, in the order of its `key`."""
+    data = _between(found, after, None, order, name, key)
+    more = len(data) > limit
+    return {"object": "list", "data": data[:limit], "has_more": more, "next": data[limit - 1][name] if more else None}
+
+
+def _between(
+    found: Sequence[dict[str, Any]],
+    after: str | None,
+    before: str | None,
+    order: str,
+    name: str,
+    key: Callable[[str], Any],
+) -> list[dict[str, Any]]:
+    """In the order asked for, what stands after the one and before the other."""
+    data = sorted(found, key=lambda each: key(each[name]), reverse=order == "desc")
+    low, high = (after, before) if order == "asc" else (before, after)
+    return [
+        each
+        for each in data
+        if (low is None or key(each[name]) > key(low)) and (high is None or key(each[name]) < key(high))
+    ]
+
+
+def values(request: Request, name: str) -> tuple[str, ...]:
+    """All values of a filter, which clients send as `name[]=a&name[]=b` or `name=a&name=b`."""
+    query = request.query_params
+    return tuple(query.getlist(f"{name}[]") + query.getlist(name))
+
+
+def bounds(request: Request, name: str) -> dict[str, float]:
+    """The bounds of a filter such as `effective_at[gte]=1730000000`, by operator. InvalidRequest for no number."""
+    found = {}
+    for operator in ("gt", "gte", "lt", "lte"):
+        said = request.query_params.get(f"{name}[{operator}]")
+        if said is None:
+            continue
+        # Not float(): it takes "nan", and digits that no database takes.
+        param = f"{name}[{operator}]"
+        if not (said.isascii() and said.isdigit() and len(said) <= 20):
+            raise InvalidRequest(f"'{param}' must be whole seconds since 1970.", param=param)
+        if wrong := misread(float(said)):
+            raise InvalidRequest(f"Invalid '{param}': {wrong}.", param=param, code="invalid_value")
+        found[operator] = float(said)
+    return found

@@ -1,0 +1,161 @@
+"""Objects of an organisation on the wire, in LLMariner's own shapes; fields of ours stand beside its.
+
+Roles are its enums (`ORGANIZATION_ROLE_OWNER`), all that its clients know: another role is shown as the nearest of them,
+with the role itself in `role_id`. They are read in any case, with or without the prefix. A user's `id` is the e-mail in
+lower case, `internal_id` ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmariner.errors import InvalidRequest
+from llmariner.tenancy.keys.key import ApiKey
+from llmariner.tenancy.members.memberships import Member
+from llmariner.tenancy.members.users import User
+from llmariner.tenancy.organizations.projects import Assignment, Project
+from llmariner.tenancy.organizations.store import Organization, Summary
+
+__all__ = ["api_key", "member", "organization", "project", "role_of_organization", "role_of_project", "user"]
+
+Shape = dict[str, Any]
+
+_ORGANIZATION, _PROJECT = "ORGANIZATION_ROLE_", "PROJECT_ROLE_"
+# Those of LLMariner's enums, and which of them the others are nearest to.
+_KNOWN = {
+    _ORGANIZATION: (frozenset({"owner", "reader", "tenant_system"}), "reader"),
+    _PROJECT: (frozenset({"owner", "member"}), "member"),
+}
+
+
+def role_of_organization(said: str, param: str = "role") -> str:
+    """A role as we name it, from any way in which clients write it. InvalidRequest for none."""
+    return _read_role(said, _ORGANIZATION, param)
+
+
+def role_of_project(said: str, param: str = "role") -> str:
+    """As `role_of_organization`, of a role in a project."""
+    return _read_role(said, _PROJECT, param)
+
+
+def organization(each: Organization, summary: Summary | None = None) -> Shape:
+    """An organisation; `summary` only where it was asked for."""
+    counted = {"project_count": summary.projects, "user_count": summary.people} if summary else None
+    return {
+        "id": each.id,
+        "object": "organization",
+        "title": each.title,
+        "created_at": each.created_at,
+        "is_default": each.is_default,
+        "summary": counted,
+    }
+
+
+def project(each: Project, people: int | None = None) -> Shape:
+    """A project; `people`: how many are in it, only where it was asked for."""
+    return {
+        "id": each.id,
+        "object": "project",
+        "title": each.title,
+        "organization_id": each.organization_id,
+        "created_at": each.created_at,
+        "is_default": each.is_default,
+        "kubernetes_namespace": each.kubernetes_namespace or "",
+        "assignments": [_assignment(one) for one in each.assignments],
+        "summary": None if people is None else {"user_count": people},
+    }
+
+
+def member(each: Member) -> Shape:
+    """A person in an organisation or project."""
+    shape: Shape = {
+        "user_id": each.email,
+        "internal_user_id": each.user_id,
+        "name": each.name,
+        "organization_id": each.organization_id,
+        "created_at": each.created_at,
+    }
+    if each.project_id is None:
+        return {**shape, **_roles(each.role, _ORGANIZATION)}
+    return {**shape, "project_id": each.project_id, **_roles(each.role, _PROJECT)}
+
+
+def user(each: User) -> Shape:
+    """A user, with the roles that whoever asks may see."""
+    bindings: dict[bool, list[Shape]] = {True: [], False: []}
+    for one in each.bindings:
+        in_project = one.project_id is not None
+        named = {"project_id": one.project_id} if in_project else {}
+        roles = _roles(one.role, _PROJECT if in_project else _ORGANIZATION)
+        where = {**named, "organization_id": one.organization_id, "title": one.title}
+        bindings[in_project].append({**where, **roles})
+    return {
+        "id": each.email,
+        "internal_id": each.id,
+        "name": each.name,
+        "is_service_account": each.is_service_account,
+        "hidden": each.hidden,
+        "created_at": each.created_at,
+        "organization_role_bindings": bindings[False],
+        "project_role_bindings": bindings[True],
+    }
+
+
+def api_key(key: ApiKey, secret: str | None = None) -> Shape:
+    """A key; its secret only in the answer that makes or rotates it, masked ever after."""
+    return {
+        "id": key.id,
+        "object": "organization.api_key",
+        "name": key.name,
+        "secret": secret or key.prefix,
+        "prefix": key.prefix,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "last_used_at": key.last_used_at,
+        "scopes": sorted(key.scopes),
+        "allowed_models": list(key.allowed_models) if key.allowed_models is not None else None,
+        "allowed_sources": list(key.allowed_sources) if key.allowed_sources is not None else None,
+        "user": {
+            "id": key.email,
+            "internal_id": key.user_id,
+            "email": key.email,
+            "is_service_account": key.is_of_account,
+            "hidden": False,
+        },
+        "organization": {"id": key.organization_id, "title": key.organization_title},
+        "project": {"id": key.project_id, "title": key.project_title},
+        "organization_role": _shown_role(key.organization_role, _ORGANIZATION),
+        "organization_role_id": key.organization_role,
+        "project_role": _shown_role(key.project_role, _PROJECT),
+        "project_role_id": key.project_role,
+        "excluded_from_rate_limiting": key.excluded_from_rate_limiting,
+    }
+
+
+def _assignment(each: Assignment) -> Shape:
+    return {
+        "cluster_id": each.cluster_id,
+        "namespace": each.namespace,
+        "kueue_queue_name": each.queue,
+        "node_selector": [{"key": key, "value": value} for key, value in each.node_selector],
+    }
+
+
+def _read_role(said: str, prefix: str, param: str) -> str:
+    if said.startswith("role_"):
+        return said
+    role = said.upper().removeprefix(prefix).lower().replace("-", "_")
+    if role in ("", "unspecified"):
+        raise InvalidRequest(f"'{param}' must name a role, such as {prefix}OWNER or owner.", param=param)
+    return role
+
+
+def _roles(role: str, prefix: str) -> Shape:
+    return {"role": _shown_role(role, prefix), "role_id": role}
+
+
+def _shown_role(role: str | None, prefix: str) -> str:
+    if role is None:
+        return f"{prefix}UNSPECIFIED"
+    known, nearest = _KNOWN[prefix]
+    return prefix + (role if role in known else nearest).upper()

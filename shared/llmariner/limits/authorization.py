@@ -1,0 +1,91 @@
+"""Whose limits and budgets a caller may see and set.
+
+A project's and those of its keys are for who holds the scope in that project; those of users and of the organisation are for
+who holds it in the whole organisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
+
+from sqlalchemy import select
+
+from llmariner.errors import NotFound, PermissionDenied
+from llmariner.limits.rules import Subject
+from llmariner.platform.database import Database
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.access_scope import in_organization, in_project
+from llmariner.tenancy.tables import api_keys, organization_users
+
+__all__ = ["reached", "visible"]
+
+
+class _OfSubject(Protocol):
+    @property
+    def subject(self) -> Subject: ...
+
+
+Kind = TypeVar("Kind", bound=_OfSubject)
+
+
+def reached(database: Database, caller: Caller, kind: str, id_: str, scope: str) -> Subject:
+    """A subject on which the caller holds `scope`.
+
+    NotFound where it is not the caller's to see, PermissionDenied where it is and the scope is lacking.
+    """
+    organization_id = caller.organization_id
+    if kind == "organization":
+        in_organization(database, caller, id_, scope)
+        return Subject(id_, kind, id_)
+    subject = Subject(organization_id, kind, id_)
+    if kind == "project":
+        in_project(database, caller, organization_id, id_, scope)
+    elif kind == "key":
+        project_id = _project_of(database, subject)
+        if project_id is None:
+            in_organization(database, caller, organization_id, scope)
+        else:
+            in_project(database, caller, organization_id, project_id, scope)
+    else:
+        in_organization(database, caller, organization_id, scope)
+        member = select(organization_users.c.user_id).where(
+            organization_users.c.organization_id == organization_id, organization_users.c.user_id == id_
+        )
+        with database.read() as session:
+            if session.value(member) is None:
+                raise NotFound(f"No user with id '{id_}' in your organization.", param="subject_id")
+    return subject
+
+
+def visible(database: Database, caller: Caller, rows: Sequence[Kind], scope: str) -> list[Kind]:
+    """Of an organisation's limits or budgets, those that the caller may see."""
+    try:
+        in_organization(database, caller, caller.organization_id, scope)
+        return list(rows)
+    except PermissionDenied:
+        pass
+    keys = _keys_of(database, caller.project_id, [row.subject.id for row in rows if row.subject.kind == "key"])
+    own = {("project", caller.project_id), *(("key", key_id) for key_id in keys)}
+    return [row for row in rows if (row.subject.kind, row.subject.id) in own]
+
+
+def _project_of(database: Database, subject: Subject) -> str | None:
+    """The project of a key; None for an admin key."""
+    query = select(api_keys.c.project_id).where(
+        api_keys.c.id == subject.id,
+        api_keys.c.organization_id == subject.organization_id,
+        api_keys.c.revoked_at.is_(None),
+    )
+    with database.read() as session:
+        row = session.first(query)
+    if row is None:
+        raise NotFound(f"No API key with id '{subject.id}' that you can see.", param="subject_id")
+    project_id: str | None = row.project_id
+    return project_id
+
+
+def _keys_of(database: Database, project_id: str | None, key_ids: Iterable[str]) -> list[str]:
+    query = select(api_keys.c.id).where(api_keys.c.project_id == project_id, api_keys.c.id.in_(list(key_ids)))
+    with database.read() as session:
+        return [row.id for row in session.rows(query)]

@@ -1,0 +1,40 @@
+"""What goes with somebody or something that leaves: the limits and budgets that bind nobody any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import and_, delete, select
+
+from llmariner.limits.revisions import rules_changed
+from llmariner.limits.tables import allowances, budgets, limits
+from llmariner.platform.database import WriteSession
+from llmariner.platform.database.revisions import next_revision
+
+__all__ = ["end_rules"]
+
+
+def end_rules(
+    session: WriteSession, organization_id: str, kind: str | None = None, ids: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """Take away what binds these projects, users or keys of an organisation; without a kind, all of it. Returns ids by noun.
+
+    What was spent stays in the ledger.
+    """
+    found: dict[str, list[str]] = {}
+    subjects: set[tuple[str, str]] = set()
+    for table in (limits, budgets):
+        which = table.c.organization_id == organization_id
+        if kind is not None:
+            which = and_(which, table.c.subject == kind, table.c.subject_id.in_(ids))
+        query = select(table.c.id, table.c.subject, table.c.subject_id).where(which).order_by(table.c.id)
+        rows = session.rows(query)
+        found[table.name] = [row.id for row in rows]
+        subjects.update((row.subject, row.subject_id) for row in rows)
+    if not subjects:
+        return found
+    rules_changed(session, next_revision(session, "limits"), subjects)
+    for table in (limits, budgets):
+        session.run(delete(table).where(table.c.id.in_(found[table.name])))
+    session.run(delete(allowances).where(allowances.c.id.in_([*found["limits"], *found["budgets"]])))
+    return found

@@ -1,0 +1,138 @@
+"""Which events are still to go to the Broker, and what became of each attempt.
+
+An event that the Broker refused has a delivery to the consumer BROKER, as those have that a consumer refused: pending until
+its next attempt, or dead, to be seen and replayed like them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, and_, delete, exists, func, select, update
+
+from llmariner.platform.database import Database
+from llmariner.platform.events.cloudevents import Event
+from llmariner.platform.events.outbox import event_of
+from llmariner.platform.events.tables import deliveries, events
+
+__all__ = ["BROKER", "Backlog", "Outgoing", "Publication"]
+
+BROKER = "broker"
+"""The consumer that stands for the Broker itself; `eventing/` has none of that name."""
+
+_AT_ONCE = 100
+_PENDING, _DEAD = "pending", "dead"
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 300.0
+# A Broker may be out of order for a weekend; what it refuses for longer is given up.
+_GIVEN_UP_SECONDS = 3 * 86400.0
+
+
+class Backlog(NamedTuple):
+    """How many events are not published yet, and how many seconds the oldest of them has waited."""
+
+    events: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """An event to be sent now."""
+
+    sequence: int
+    event: Event
+
+
+class Publication:
+    """The outbox as the publisher sees it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def next(self) -> list[Outgoing]:
+        """What to send now, in order: what is unpublished, and dead letters that were revived.
+
+        What was refused waits for its next attempt, and holds up later events of its subject.
+        """
+        with self._database.read() as session:
+            now = session.now()
+            new = and_(events.c.published.is_(False), ~_held_up(now))
+            revived = select(deliveries.c.sequence).where(deliveries.c.state == _PENDING, ~_waits(deliveries.c, now))
+            in_order = select(events).order_by(events.c.sequence).limit(_AT_ONCE)
+            rows = [
+                *session.rows(in_order.where(events.c.published.is_(True), events.c.sequence.in_(revived))),
+                *session.rows(in_order.where(new)),
+            ]
+        return [Outgoing(row.sequence, event_of(row)) for row in rows]
+
+    def taken(self, outgoing: Outgoing) -> None:
+        """The Broker has it: what consumers make of it is between it and them."""
+        theirs = and_(deliveries.c.sequence == outgoing.sequence, deliveries.c.state == _PENDING)
+        with self._database.write() as session:
+            session.run(update(events).where(events.c.sequence == outgoing.sequence).values(published=True))
+            session.run(delete(deliveries).where(theirs))
+
+    def refused(self, outgoing: Outgoing, reason: str, *, final: bool) -> float | None:
+        """The Broker did not take it; returns the seconds to its next attempt, None when it is given up."""
+        return self._failed(outgoing, reason, final=final, lasting=_GIVEN_UP_SECONDS)
+
+    def unanswered(self, outgoing: Outgoing, reason: str) -> None:
+        """The Broker said nothing. The event has its next attempt later, and is never given up for that."""
+        self._failed(outgoing, reason, final=False, lasting=math.inf)
+
+    def _failed(self, outgoing: Outgoing, reason: str, *, final: bool, lasting: float) -> float | None:
+        with self._database.write() as session:
+            now = session.now()
+            attempts = 1 + int(session.value(select(deliveries.c.attempts).where(_is(outgoing.sequence, BROKER))) or 0)
+            wait = None if final or now - outgoing.event.time > lasting else _wait(attempts)
+            outcome = {
+                "state": _DEAD if wait is None else _PENDING,
+                "due_at": 0.0 if wait is None else now + wait,
+                "last_error": reason,
+            }
+            ours = {"sequence": outgoing.sequence, "consumer": BROKER, "attempts": attempts, **outcome}
+            session.put(deliveries, [ours])
+            # Those of consumers that are to have it again share its fate.
+            theirs = and_(deliveries.c.sequence == outgoing.sequence, deliveries.c.state == _PENDING)
+            session.run(update(deliveries).where(theirs).values(**outcome))
+            if wait is None:
+                session.run(update(events).where(events.c.sequence == outgoing.sequence).values(published=True))
+        return wait
+
+    def backlog(self) -> Backlog:
+        """What waits."""
+        with self._database.read() as session:
+            waiting = select(func.count().label("number"), func.min(events.c.time).label("oldest"))
+            row = session.rows(waiting.where(events.c.published.is_(False)))[0]
+            return Backlog(row.number, max(0.0, session.now() - row.oldest) if row.number else 0.0)
+
+
+def _is(sequence: int, consumer: str) -> ColumnElement[bool]:
+    return and_(deliveries.c.sequence == sequence, deliveries.c.consumer == consumer)
+
+
+def _waits(delivery: Any, now: float) -> ColumnElement[bool]:
+    """Its next attempt is later. Later than any wait goes it can only seem, since the clock was set back."""
+    due: ColumnElement[bool] = delivery.due_at.between(now, now + _LONGEST_WAIT)
+    return due
+
+
+def _wait(attempts: int) -> float:
+    return float(min(_FIRST_WAIT * 2 ** min(attempts - 1, 30), _LONGEST_WAIT))
+
+
+def _held_up(now: float) -> ColumnElement[bool]:
+    """An event that waits for its next attempt, or that comes after one of its subject that does."""
+    older, older_event = deliveries.alias(), events.alias()
+    return exists(
+        select(older.c.sequence)
+        .join(older_event, older.c.sequence == older_event.c.sequence)
+        .where(
+            older.c.consumer == BROKER,
+            older.c.state == _PENDING,
+            _waits(older.c, now),
+            older.c.sequence <= events.c.sequence,
+            older_event.c.subject == events.c.subject,
+        )
+    )

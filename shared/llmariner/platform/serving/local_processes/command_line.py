@@ -1,0 +1,119 @@
+"""The command line and environment of one engine: vLLM on this machine's CPU.
+
+Every engine carries an explicit memory bound: vLLM otherwise reserves most of what it sees, and a second engine would
+refuse to start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from llmariner.platform.serving import EngineModel
+
+__all__ = [
+    "ANSWER_CHECK",
+    "CAPACITY",
+    "FEATURES",
+    "MIDDLEWARE",
+    "engine_arguments",
+    "engine_environment",
+    "memory_needed",
+    "remote_code",
+]
+
+CAPACITY = 32
+_PLUGINS = Path(__file__).parents[1] / "engine_plugins"
+_MIB = 1024 * 1024
+_KV_CACHE = {"generate": 512 * _MIB, "embed": 64 * _MIB}
+# Interpreter, libraries' own state and activations of one forked engine, measured on models of 135 M parameters.
+_OVERHEAD = {"generate": 900 * _MIB, "embed": 500 * _MIB}
+_LONGEST_CONTEXT = 4096
+_LORA = ("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2")
+# Without "any whitespace" a small model can write spaces until its tokens end.
+_STRUCTURED = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
+
+
+FEATURES = (
+    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--exclude-tools-when-tool-choice-none"),
+    *("--structured-outputs-config", _STRUCTURED),
+)
+"""What every engine that generates is started with, wherever it runs."""
+
+
+MIDDLEWARE = "request_usage.RequestUsage"
+"""What metering rests on (docs/decisions/0004)."""
+
+ANSWER_CHECK = "expected_answer.ExpectedAnswer"
+"""What looks at an engine's first answer on a CPU of a cluster (docs/decisions/0021)."""
+
+
+def remote_code(model: EngineModel) -> tuple[str, ...]:
+    """Code that comes with weights is run only where an administrator said so."""
+    asked = {argument.replace("_", "-") for argument in model.extra_args}
+    return () if model.trusted and "--trust-remote-code" in asked else ("--no-trust-remote-code",)
+
+
+def memory_needed(model: EngineModel) -> int:
+    """Bytes an engine of this model will hold: weights, cache of keys and values, the process."""
+    return int(model.size_bytes * 1.1) + _KV_CACHE[model.task] + _OVERHEAD[model.task]
+
+
+def engine_arguments(model: EngineModel, address: Path | int) -> list[str]:
+    """Arguments after `vllm`, which takes the last of each: what must hold comes after the model's own.
+
+    `address`: the socket that the engine listens on, or a port of the loopback address.
+    """
+    listening = ("--port", str(address)) if isinstance(address, int) else ("--uds", str(address))
+    arguments = [
+        *("serve", model.folder, "--enforce-eager", "--distributed-executor-backend", "uni"),
+        *("--kv-cache-memory-bytes", str(_KV_CACHE[model.task]), "--max-num-seqs", str(CAPACITY)),
+        "--disable-uvicorn-access-log",
+    ]
+    if model.task == "embed":
+        arguments += ["--runner", "pooling", "--dtype", "float32"]
+    else:
+        arguments += ["--dtype", "bfloat16", "--max-model-len", str(_context(model.folder)), *_lora(model.folder)]
+        arguments += FEATURES
+    return [
+        *arguments,
+        *model.extra_args,
+        *("--served-model-name", model.name, "--host", "127.0.0.1", *listening),
+        *("--middleware", MIDDLEWARE, *remote_code(model)),
+    ]
+
+
+def engine_environment(threads: int) -> dict[str, str]:
+    """Variables of the launcher and so of every engine."""
+    return {
+        "PYTHONPATH": str(_PLUGINS),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        # Half of the cores: two threads on cores that have other work wait for each other at every operation.
+        "OMP_NUM_THREADS": str(threads or max(1, min(8, (os.cpu_count() or 1) // 2))),
+        # `--enforce-eager` alone still compiles a kernel at the first request for logprobs: half a minute.
+        "TORCH_COMPILE_DISABLE": "1",
+        # Without it the CPU platform turns `uni` back into a worker process of its own.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "VLLM_LOGGING_LEVEL": "INFO",
+    }
+
+
+def _config(folder: str) -> dict[str, Any]:
+    value = json.loads((Path(folder) / "config.json").read_text())
+    return value if isinstance(value, dict) else {}
+
+
+def _context(folder: str) -> int:
+    longest = _config(folder).get("max_position_embeddings")
+    return min(longest, _LONGEST_CONTEXT) if isinstance(longest, int) and longest > 0 else _LONGEST_CONTEXT
+
+
+def _lora(folder: str) -> tuple[str, ...]:
+    # Some architectures refuse to start with adapters enabled; those known to take them are llama and its kin.
+    kin = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM")
+    return _LORA if set(_config(folder).get("architectures") or ()) & set(kin) else ()

@@ -1,0 +1,204 @@
+"""One engine as a child process: start, wait until it answers, watch it, end it. It has one owner, `processes`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
+from llmariner.platform.serving import EngineModel, Phase, Status
+from llmariner.platform.serving.disclosure import without_paths
+from llmariner.platform.serving.engine_metrics import SILENCE_SECONDS, EngineMetrics
+from llmariner.platform.serving.local_processes.command_line import CAPACITY, engine_arguments
+from llmariner.platform.serving.local_processes.launcher_client import Launcher
+from llmariner.platform.serving.log_files import begin, bound, end_of
+
+__all__ = ["Engine", "EngineDied", "log_name"]
+
+_POLL = 0.05
+_HEALTH_BYTES = 64 * 1024
+_GRACE = 10.0
+_OVER_GRACE = 5.0
+_SILENCE = 120.0
+_PATIENCE = 180.0
+_BYTES_PER_SECOND = 50 * 1024 * 1024
+_FIRST_GUESS = 20.0
+_SHOWN = 300
+_PROCESS = re.compile(r"^\([^)]*pid=\d+\) ?")
+_LOADING_MARKS = ("Starting to load model", "Loading safetensors", "Loading weights took", "init engine")
+_LONGEST_MARK = max(map(len, _LOADING_MARKS))
+
+
+class EngineDied(Exception):
+    """The engine ended or gave no sign, and why; `detail` holds the last lines of its log."""
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
+@dataclass
+class Engine:
+    """The state of one engine. `pid` and `endpoint` from its start on; `metrics` as last read."""
+
+    model: EngineModel
+    log: Path
+    phase: Phase = Phase.QUEUED
+    message: str = ""
+    detail: str = ""
+    pid: int | None = None
+    endpoint: str = ""
+    began: float = 0.0
+    ready_at: float = 0.0
+    last_busy: float = 0.0
+    memory_bytes: int = 0
+    metrics: EngineMetrics = field(default_factory=EngineMetrics)
+    tokens_per_second: float = 0.0
+    read_at: float = 0.0
+    adapters: dict[str, int] = field(default_factory=dict)
+    """Loaded into it: model id → `EngineModel.created`."""
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by who loads or unloads an adapter, until the engine has answered."""
+    ended: asyncio.Event | None = None
+    ending: bool = False
+    """Its end has begun, or is about to: its task is not to be cancelled any more."""
+    hung: bool = False
+    """It answers nothing any more: it would not hear that it shall end, either."""
+
+    async def start(self, launcher: Launcher, client: Client, socket: Path, changed: Callable[[], None]) -> float:
+        """Start the process and wait until it answers on `socket`; returns how many seconds it took.
+
+        EngineDied says why not.
+        """
+        self.began = time.monotonic()
+        self.ended = asyncio.Event()
+        begin(self.log)
+        self._enter(Phase.STARTING, changed)
+        self.endpoint = f"unix:{socket}"
+        arguments = engine_arguments(self.model, socket)
+        self.pid = await launcher.start_engine(self.model.id, arguments, self.log, temporary=socket.parent)
+        await self._wait_until_ready(client, changed)
+        self.ready_at = self.last_busy = time.monotonic()
+        self._enter(Phase.READY, changed)
+        return self.ready_at - self.began
+
+    async def stop(self, launcher: Launcher, changed: Callable[[], None]) -> None:
+        """End the process and wait until it is gone."""
+        if self.pid is None or self.ended is None or self.ended.is_set():
+            return
+        self._enter(Phase.STOPPING, changed)
+        grace = 0.0 if self.hung else _GRACE
+        try:
+            async with asyncio.timeout(grace + _OVER_GRACE):
+                await launcher.stop_engine(self.pid, grace)
+                await self.ended.wait()
+        except TimeoutError:
+            launcher.kill_engine(self.pid)
+
+    def status(self) -> Status:
+        """How it is now."""
+        return Status(
+            phase=self.phase,
+            progress=self._progress(),
+            estimate_seconds=self._estimate(),
+            message=self.message,
+            detail=self.detail,
+            endpoint=self.endpoint if self.phase is Phase.READY else None,
+            capacity=CAPACITY if self.phase is Phase.READY else 0,
+            requests_running=self.metrics.running,
+            requests_waiting=self.metrics.waiting,
+            generation_tokens=self.metrics.generation_tokens,
+            tokens_per_second=self.tokens_per_second,
+            memory_bytes=self.memory_bytes,
+        )
+
+    def heard(self, metrics: EngineMetrics) -> None:
+        """Take its counts as just read."""
+        now = time.monotonic()
+        made = metrics.generation_tokens - self.metrics.generation_tokens
+        if self.read_at:
+            self.tokens_per_second = round(made / max(0.001, now - self.read_at), 1)
+        if metrics.busy or metrics != self.metrics:
+            self.last_busy = now
+        self.metrics, self.read_at = metrics, now
+
+    def last_lines(self, count: int = 12) -> str:
+        """The end of its log, for whoever asks why."""
+        lines = self._lines()
+        return "\n".join(_errors(lines)[-2:] + lines[-count:])
+
+    def _lines(self) -> list[str]:
+        return end_of(self.log).splitlines()
+
+    def _failed_start(self, what: str) -> EngineDied:
+        """With the error that it printed last. Before it is ready nobody has asked it anything that could be in there."""
+        said = _PROCESS.sub("", (_errors(self._lines()) or [""])[-1])
+        cause = without_paths(said).strip()[:_SHOWN]
+        return EngineDied(f"{what}{f': {cause}' if cause else '.'}", self.last_lines())
+
+    def _enter(self, phase: Phase, changed: Callable[[], None]) -> None:
+        self.phase = phase
+        changed()
+
+    def _typical(self) -> float:
+        return self.model.typical_wake_seconds or _FIRST_GUESS
+
+    def _progress(self) -> float:
+        if self.phase in (Phase.READY, Phase.STOPPING):
+            return 1.0
+        if not self.began:
+            return 0.0
+        return round(min(0.97, (time.monotonic() - self.began) / self._typical()), 3)
+
+    def _estimate(self) -> float | None:
+        if self.phase is Phase.READY:
+            return 0.0
+        if self.phase in (Phase.STARTING, Phase.LOADING):
+            return round(max(0.5, self._typical() - (time.monotonic() - self.began)), 1)
+        return round(self._typical(), 1) if self.phase is Phase.QUEUED else None
+
+    async def _wait_until_ready(self, client: Client, changed: Callable[[], None]) -> None:
+        """The deadline comes from the size of the weights, and moves on as long as the log grows."""
+        assert self.ended is not None
+        written, since = 0, time.monotonic()
+        deadline = since + _PATIENCE + self.model.size_bytes / _BYTES_PER_SECOND
+        while not await _answers(client, self.endpoint):
+            if self.ended.is_set():
+                raise self._failed_start("The engine ended while loading")
+            now = time.monotonic()
+            if (size := self.log.stat().st_size) != written:
+                # From a little before: a mark may have been half written.
+                said = end_of(self.log, after=max(0, written - _LONGEST_MARK))
+                written, since = size, now
+                if self.phase is Phase.STARTING and any(mark in said for mark in _LOADING_MARKS):
+                    self._enter(Phase.LOADING, changed)
+                bound(self.log)
+            if now > deadline and now - since > _SILENCE:
+                raise self._failed_start(f"The engine said nothing for {_SILENCE:.0f} s while loading")
+            await asyncio.sleep(_POLL)
+
+
+def _errors(lines: list[str]) -> list[str]:
+    return [line for line in lines if "Error" in line or "error:" in line]
+
+
+def log_name(model_id: str) -> str:
+    """The file name of an engine's log: a model id may hold what a file name may not, and be longer. No two ids share one,
+    on file systems that ignore case either."""
+    digest = hashlib.sha256(model_id.encode()).hexdigest()[:12]
+    return f"engine-{re.sub(r'[^A-Za-z0-9._-]', '_', model_id)[:128]}-{digest}.log"
+
+
+async def _answers(client: Client, endpoint: str) -> bool:
+    try:
+        async with asyncio.timeout(SILENCE_SECONDS):
+            response = await client.request(endpoint, "GET", "/health")
+            await response.read(_HEALTH_BYTES)
+    except (ConnectionFailed, ResponseBroken, TimeoutError):
+        return False
+    return response.status == 200

@@ -1,0 +1,278 @@
+"""`llma up`, `down`, `logs`: sets up what is missing, starts the platform as a process of its own, ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmariner.platform.serving.local_processes.engine import log_name
+from llmariner.server import Bounds, Server
+from llmariner.settings import HomeSettings, environment
+from llmariner.standalone import local_http as loopback
+from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
+from llmariner.standalone.platform import Home, Layout, write_private
+from llmariner.standalone.progress import Step, megabytes
+from llmariner.standalone.setup import set_up
+from llmariner.standalone.warmup import rehearse
+
+__all__ = ["LEAST_FREE", "NotStarted", "down", "engine_environment_of", "logs", "running", "serve", "up"]
+
+LEAST_FREE = 64_000_000
+"""Bytes of the home's disk, for a start: database, its journal, logs."""
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 40.0
+_KILL_SECONDS = 10.0
+_LOOK_SECONDS = 1.0
+_SILENCE_SECONDS = 20.0
+
+
+class NotStarted(Exception):
+    """The platform did not come up; the message says why, and what to do."""
+
+
+def engine_environment_of(settings: HomeSettings) -> EngineEnvironment:
+    """The engine environment that this checkout's lock asks for."""
+    return EngineEnvironment(settings.cache, engine_lock())
+
+
+def running(settings: HomeSettings) -> int | None:
+    """The platform's process id, once it listens."""
+    pid = _holder(settings.root)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        if pid is not None and json.loads((settings.root / "platform.json").read_text())["pid"] == pid:
+            return pid
+    return None
+
+
+def up(*, foreground: bool) -> None:
+    """Set up what is missing, start the platform, say how to use it. NotStarted says why it could not."""
+    settings = HomeSettings.load(environment())
+    began = time.monotonic()
+    if pid := running(settings):
+        if not _answers(settings, seconds=_SILENCE_SECONDS):
+            raise NotStarted(
+                f"The platform (process {pid}) runs but does not answer. End it with `llma down`, then start it."
+            )
+        print(f"The platform runs already at {settings.base_url}.")
+        _say_how(settings, new_key=False)
+        return
+    _check_port(settings)
+    _check_disk(settings)
+    _check_home(settings.root)
+    engines = engine_environment_of(settings)
+    set_up(settings, engines)
+    had_key = Layout(settings.root).admin_key.exists()
+    if foreground:
+        asyncio.run(serve(settings))
+        return
+    _spawn(settings)
+    wrong = rehearse(settings.base_url, Layout(settings.root).admin_key.read_text(), engines)
+    print(f"The platform is up at {settings.base_url} after {time.monotonic() - began:.1f} s; its models sleep.")
+    _say_how(settings, new_key=not had_key)
+    for complaint in wrong:
+        print(f"Engines on this machine do not answer as expected. {complaint}. See `llma doctor`.", file=sys.stderr)
+
+
+def down() -> bool:
+    """End the platform and its engines, be it that it starts yet; False when it was not running."""
+    settings = HomeSettings.load(environment())
+    pid = _holder(settings.root)
+    if pid is None:
+        return False
+    with contextlib.suppress(ProcessLookupError), Step("stopping the platform"):
+        for number, seconds in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _KILL_SECONDS)):
+            os.kill(pid, number)
+            deadline = time.monotonic() + seconds
+            while (held := _holder(settings.root) == pid) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if not held:
+                break
+    return True
+
+
+def logs(model: str | None, *, follow: bool, lines: int) -> None:
+    """Print the end of the platform's log, or of a model's engine's."""
+    folder = Layout(HomeSettings.load(environment()).root).logs
+    name = "platform.log" if model is None else log_name(model)
+    file = folder / name
+    if not file.exists():
+        known = ", ".join(sorted(path.name for path in folder.glob("*.log"))) or "none yet"
+        raise NotStarted(f"There is no log {name} in {folder}. There are: {known}.")
+    arguments = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(file)]
+    subprocess.run(arguments, check=False)
+
+
+async def serve(settings: HomeSettings) -> None:
+    """Run the platform in this process until it is told to end."""
+    with _lock(settings.root):
+        home = Home(settings, environment(), engine_environment_of(settings))
+        home.prepare()
+        router = await home.start()
+        bounds = Bounds.load(environment())
+        server = Server(router, host=settings.host, port=settings.port, grace=5, bounds=bounds)
+        state_file = settings.root / "platform.json"
+        state = {"pid": os.getpid(), "host": settings.host, "port": settings.port, "started": time.time()}
+        try:
+            # Written once the port is ours: somebody else may answer on it.
+            await server.serve(listening=lambda: write_private(state_file, json.dumps(state)))
+        finally:
+            await home.stop()
+            state_file.unlink(missing_ok=True)
+
+
+def _check_port(settings: HomeSettings) -> None:
+    """Before minutes of setup: whether the platform could listen at all."""
+    try:
+        addresses = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise NotStarted(
+            f"{settings.host} is no address of this machine: {error.strerror}. Set LLMARINER_HOST to one, such as 127.0.0.1."
+        ) from error
+    for family, kind, protocol, _, address in addresses:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            raise NotStarted(
+                f"Port {settings.port} of {settings.host} can't be had: {error.strerror}. "
+                "Another platform or program may hold it; set LLMARINER_PORT to a free one."
+            ) from error
+
+
+def _check_disk(settings: HomeSettings) -> None:
+    """Whether the home has room for a start; a database without any can't even say so in its log."""
+    place = next(path for path in (settings.root, *settings.root.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < LEAST_FREE:
+        raise NotStarted(
+            f"Only {megabytes(free)} are free at {place}; the platform needs {megabytes(LEAST_FREE)} to start. Free some, "
+            "or set LLMARINER_HOME to a folder on another disk."
+        )
+
+
+def _check_home(root: Path) -> None:
+    """Whether the home can be ours alone: it is made so, and a folder for everybody must not be."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = root.stat()
+    except OSError as error:
+        raise NotStarted(
+            f"{root} can't be the platform's home: {error.strerror}. Set LLMARINER_HOME to another."
+        ) from error
+    if found.st_mode & stat.S_ISVTX:
+        raise NotStarted(
+            f"{root} is a folder for everybody; set LLMARINER_HOME to one of your own, such as one below it."
+        )
+    if os.geteuid() not in (0, found.st_uid) or not os.access(root, os.W_OK | os.X_OK):
+        raise NotStarted(f"{root} is not yours to write; set LLMARINER_HOME to a folder of your own.")
+
+
+def _spawn(settings: HomeSettings) -> None:
+    log = Layout(settings.root).logs / "platform.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            # Without -P a file in the folder that `llma up` is called in would be imported in the place of a library.
+            [sys.executable, "-P", "-m", "llmariner.standalone.daemon"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _START_SECONDS
+    with Step("starting the platform"):
+        while not _answers(settings):
+            # Where another one holds the home, ours ends at once, and that one is waited for.
+            ended = process.poll() is not None and _holder(settings.root) is None
+            if ended or time.monotonic() > deadline:
+                tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+                raise NotStarted(f"The platform did not start. The end of {log}:\n{tail}")
+            time.sleep(0.05)
+
+
+def _answers(settings: HomeSettings, *, seconds: float = 2) -> bool:
+    # The port may answer for somebody else: only a platform that holds our lock counts.
+    if not running(settings):
+        return False
+    try:
+        loopback.get(f"{settings.base_url}/health/live", seconds=seconds)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _say_how(settings: HomeSettings, *, new_key: bool) -> None:
+    key_file = Layout(settings.root).admin_key
+    secret = key_file.read_text() if new_key else f"$(cat {key_file})"
+    if new_key:
+        print(f"\nYour administrator's API key, shown this once (llma reads it from {key_file}):\n\n  {secret}")
+    print(f"\nBase URL for OpenAI SDKs:\n\n  {settings.base_url}/v1\n\nTry it:\n")
+    body: dict[str, Any] = {
+        "model": "smollm2-135m-instruct",
+        "temperature": 0,
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    }
+    print(f"  curl {settings.base_url}/v1/chat/completions \\")
+    print(f'    -H "Authorization: Bearer {secret}" -H "Content-Type: application/json" \\')
+    print(f"    -d '{json.dumps(body)}'\n")
+
+
+@contextlib.contextmanager
+def _lock(root: Path) -> Iterator[None]:
+    """One platform per home folder: a second one would fight over engines and ledger. The lock names its holder."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "lock").open("a+") as file:
+        if not _locked(file.fileno()):
+            raise NotStarted(f"Another platform runs in {root}; end it with `llma down`.")
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _locked(file: int) -> bool:
+    """Lock an open file. For a moment it may be locked by somebody who looks whether it is."""
+    deadline = time.monotonic() + _LOOK_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _holder(root: Path) -> int | None:
+    """The process that holds the home's lock. A process id that is only written somewhere may be anybody's by now."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), (root / "lock").open("r") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # The lock of a platform of an earlier release is empty.
+            return int(file.read() or json.loads((root / "platform.json").read_text())["pid"])
+        fcntl.flock(file, fcntl.LOCK_UN)
+    return None
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        try:
+            loop.run(serve(HomeSettings.load(environment())))
+        except NotStarted as error:
+            sys.exit(str(error))

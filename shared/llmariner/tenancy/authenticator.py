@@ -1,0 +1,154 @@
+"""From a secret or a person to the caller: which organisation and project, which roles, which scopes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import Select, Table, select
+
+from llmariner.errors import AuthenticationFailed, PermissionDenied
+from llmariner.platform.database import Database, ReadSession
+from llmariner.settings import Secret
+from llmariner.tenancy import validators as names
+from llmariner.tenancy.keys import secrets
+from llmariner.tenancy.keys.key import ApiKey, key_with_digest
+from llmariner.tenancy.keys.last_use import LastUse
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.effective_permissions import standing
+from llmariner.tenancy.roles.scopes import with_implied
+from llmariner.tenancy.tables import organization_users, organizations, project_users, projects, users
+
+__all__ = ["Callers"]
+
+
+class Callers:
+    """The callers of one installation."""
+
+    def __init__(self, database: Database, pepper: Secret) -> None:
+        self._database = database
+        self._pepper = pepper
+        self.last_use = LastUse(database)
+
+    def by_secret(self, secret: str, organization: str | None = None, project: str | None = None) -> Caller | None:
+        """Who calls with a key; None for one that is unknown, revoked, expired or superseded.
+
+        `organization` and `project` as the caller's headers say them. AuthenticationFailed when the key is of another.
+        """
+        found = self.by_digest(secrets.digest(self._pepper, secret), organization, project)
+        return None if found is None else found[1]
+
+    def by_digest(
+        self, digest: str, organization: str | None = None, project: str | None = None
+    ) -> tuple[ApiKey, Caller] | None:
+        """A usable key, and who calls with it. None when the key is no good, or its user has left; else as `by_secret`."""
+        with self._database.read() as session:
+            key = key_with_digest(session, digest)
+            now = time.time()
+            if key is None or not key.usable(now) or key.superseded(digest, now):
+                return None
+            stands = standing(session, key.user_id, key.organization_id, key.project_id)
+            if stands.organization_role is None or (key.project_id is not None and stands.project_role is None):
+                return None
+        _matches("organization", organization, key.organization_id, key.organization_title)
+        _matches("project", project, key.project_id, key.project_title)
+        self.last_use.note({key.id: int(now)})
+        return key, Caller(
+            user_id=key.user_id,
+            email=key.email,
+            organization_id=key.organization_id,
+            project_id=key.project_id,
+            organization_role=stands.organization_role,
+            project_role=stands.project_role,
+            scopes=with_implied(key.scopes) & stands.scopes,
+            key_id=key.id,
+            key_name=key.name,
+            unlimited=key.excluded_from_rate_limiting,
+            allowed_sources=key.allowed_sources,
+        )
+
+    def of_user(self, user_id: str, organization: str | None = None, project: str | None = None) -> Caller:
+        """A person, in the organisation and project selected by id or title, or in the default ones.
+
+        AuthenticationFailed for an unknown user, PermissionDenied for a selection that is not theirs.
+        """
+        with self._database.read() as session:
+            email = session.value(select(users.c.email).where(users.c.id == user_id))
+            if email is None:
+                raise AuthenticationFailed("This user is not known here any more.")
+            organization_id = _organization(session, user_id, organization)
+            project_id = _project(session, user_id, organization_id, project)
+            stands = standing(session, user_id, organization_id, project_id)
+        return Caller(
+            user_id=user_id,
+            email=email,
+            organization_id=organization_id,
+            project_id=project_id,
+            organization_role=stands.organization_role,
+            project_role=stands.project_role,
+            scopes=stands.scopes,
+        )
+
+
+def _matches(what: str, asked: str | None, own_id: str | None, own_title: str | None) -> None:
+    # A title that looks like an id selects nothing: it might be somebody else's.
+    if asked and asked != own_id and (asked != own_title or names.looks_like_id(asked)):
+        raise AuthenticationFailed(
+            f"The header 'OpenAI-{what.capitalize()}' names '{asked}', but this API key is of {own_id or 'none'}. "
+            "Leave the header out, or use a key of that one.",
+            code=f"mismatched_{what}",
+        )
+
+
+def _selected(session: ReadSession, query: Select[Any], table: Table, asked: str | None) -> Any:
+    """The id of the first row, or of the one with that id, or else with that title; a title never goes before an id."""
+    if not asked:
+        return session.value(query)
+    found = session.value(query.where(table.c.id == asked))
+    if found is None and not names.looks_like_id(asked):
+        found = session.value(query.where(table.c.title == asked))
+    return found
+
+
+def _organization(session: ReadSession, user_id: str, asked: str | None) -> str:
+    query = (
+        select(organizations.c.id)
+        .join(organization_users)
+        .where(organization_users.c.user_id == user_id)
+        # By when they joined: whoever adds somebody to an organization later changes nothing of where they work.
+        .order_by(
+            organizations.c.is_default.desc(),
+            organization_users.c.created_at,
+            organizations.c.created_at,
+            organizations.c.id,
+        )
+    )
+    found = _selected(session, query, organizations, asked)
+    if found is None:
+        which = f"the organization '{asked}'" if asked else "any organization"
+        raise PermissionDenied(f"You are not a member of {which}. Ask one of its owners to add you.")
+    return str(found)
+
+
+def _project(session: ReadSession, user_id: str, organization_id: str, asked: str | None) -> str | None:
+    """The one asked for, else the default one, else the one that they joined first; for an owner, the oldest."""
+    owns = session.first(
+        select(organization_users.c.role).where(
+            organization_users.c.organization_id == organization_id,
+            organization_users.c.user_id == user_id,
+            organization_users.c.role == "owner",
+        )
+    )
+    query = (
+        select(projects.c.id)
+        .where(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
+        .order_by(projects.c.is_default.desc())
+    )
+    if owns is None:
+        query = query.join(project_users).where(project_users.c.user_id == user_id)
+        query = query.order_by(project_users.c.created_at)
+    query = query.order_by(projects.c.created_at, projects.c.id)
+    found = _selected(session, query, projects, asked)
+    if found is None and asked:
+        raise PermissionDenied(f"You are not a member of the project '{asked}'. Ask one of its owners to add you.")
+    return None if found is None else str(found)

@@ -1,0 +1,88 @@
+"""After a group got a role, or lost one: everybody whose newest token said to be of it becomes what their groups are now.
+
+In slices, each a transaction of its own, since all administrative acts wait for one another: a group may have thousands of
+members. Doing a slice again changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Row, Select, and_, exists, or_, select
+
+from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.platform.identity import Identity
+from llmariner.tenancy.mutations import alone
+from llmariner.tenancy.sign_in.jit_provisioning import Arrival, settle
+from llmariner.tenancy.tables import user_groups, users
+
+__all__ = ["settle_group"]
+
+_SLICE = 25
+_SECONDS = 20.0
+# Of the table's column; longer names of an issuer's are left out of it.
+_LONGEST_NAME = 256
+
+
+def settle_group(database: Database, issuer: str, group: str, after: str = "", *, seconds: float = _SECONDS) -> str:
+    """Settle the members of a group whose ids follow `after`, for some seconds.
+
+    Returns the id of the last one who is settled, empty at the end.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        with database.read() as session:
+            people = session.rows(_members(issuer, group).where(users.c.id > after).limit(_SLICE))
+            waiting = [person.id for person in people if _arrival(session, person).changes()]
+        if waiting:
+            there = _members(issuer, group).where(users.c.id.in_(waiting))
+            database.transact(partial(_settle, people=there))
+        if len(people) < _SLICE:
+            return ""
+        after = people[-1].id
+        if time.monotonic() >= deadline:
+            return after
+
+
+def _settle(session: WriteSession, people: Select[Any]) -> None:
+    revision = alone(session)
+    settle(session, revision, [_arrival(session, person) for person in session.rows(people)])
+
+
+def _members(issuer: str, group: str) -> Select[Any]:
+    """As the table has it, or the column alone, where the release before was told. That is one look at everybody."""
+    one = and_(user_groups.c.issuer == issuer, user_groups.c.name == group, user_groups.c.user_id == users.c.id)
+    there = or_(exists().where(one), users.c.groups.contains(json.dumps(group), autoescape=True))
+    query = select(users.c.id, users.c.issuer, users.c.subject, users.c.groups, users.c.groups_at)
+    return query.where(users.c.issuer == issuer, there).order_by(users.c.id)
+
+
+def _arrival(session: ReadSession, person: Row[Any]) -> Arrival:
+    """As with a token that says again what the newest one said of groups; nothing else of it is kept."""
+    at = person.groups_at or 0
+    identity = Identity(
+        issuer=person.issuer,
+        subject=person.subject,
+        email=None,
+        email_verified=False,
+        name=None,
+        groups=_groups(session, person),
+        signed_in_at=at,
+        issued_at=at,
+        expires_at=0,
+    )
+    return Arrival(session, person.id, identity)
+
+
+def _groups(session: ReadSession, person: Row[Any]) -> frozenset[str]:
+    """What the newest token said, to this release or to the one before, which may run beside it and knows one column only.
+
+    The column says nothing of who was removed from somewhere.
+    """
+    if person.groups is None:
+        rows = session.rows(select(user_groups.c.name).where(user_groups.c.user_id == person.id))
+        return frozenset(row.name for row in rows)
+    return frozenset(name for name in json.loads(person.groups) if len(name) <= _LONGEST_NAME)

@@ -1,0 +1,184 @@
+"""Groups as OpenAI's admin API knows them. Here they are the issuer's: it says who is in one, an organisation what that is.
+
+A group has at most one role in the organisation and one in each project, kept in `group_roles`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, Select, and_, select, update
+
+from llmariner.audit import log
+from llmariner.errors import Conflict, NotFound
+from llmariner.identifiers import new_id
+from llmariner.platform.database import Database, ReadSession
+from llmariner.tenancy.groups.group_roles import announce, check_name, check_not_above, give, same, take
+from llmariner.tenancy.mutations import alone
+from llmariner.tenancy.organizations.queries import Page, Paging, page_of
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.tables import group_roles, groups, organization_users, user_groups, users
+
+__all__ = ["Groups"]
+
+
+class Groups:
+    """The groups of one installation. What a group gives changes within seconds for whom the last token said to be in it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of_organization(self, organization_id: str) -> Sequence[Row[Any]]:
+        """All that an organisation knows, of whatever issuer, oldest first."""
+        query = select(groups).where(groups.c.organization_id == organization_id)
+        with self._database.read() as session:
+            return session.rows(query.order_by(groups.c.created_at, groups.c.id))
+
+    def get(self, organization_id: str, group_id: str) -> Row[Any]:
+        """One of them. NotFound."""
+        with self._database.read() as session:
+            return _one(session, organization_id, group_id)
+
+    def create(self, caller: Caller, issuer: str, name: str) -> Row[Any]:
+        """Make a group of the issuer known, as it is named there. Conflict when it is."""
+        check_name(name, "name")
+        group_id = new_id("group")
+        with self._database.write() as session:
+            alone(session, caller)
+            _check_free(session, caller.organization_id, issuer, name)
+            known = {"id": group_id, "organization_id": caller.organization_id, "issuer": issuer, "name": name}
+            session.add(groups, created_at=int(time.time()), **known)
+            _log(session, caller, "group.created", group_id, {"data": {"group_name": name}})
+            return _one(session, caller.organization_id, group_id)
+
+    def rename(self, caller: Caller, group_id: str, name: str) -> Row[Any]:
+        """Follow a group that has another name at its issuer now; its roles go with it. NotFound, Conflict.
+
+        Who was in it by the name of before keeps what it gave until a newer token: keys would not come back.
+        """
+        check_name(name, "name")
+        with self._database.write() as session:
+            alone(session, caller)
+            group = _one(session, caller.organization_id, group_id)
+            if name != group.name:
+                for row in session.rows(select(group_roles).where(_of(group, group.name))):
+                    check_not_above(session, caller, row)
+                _check_free(session, caller.organization_id, group.issuer, name)
+                session.run(update(group_roles).where(_of(group, group.name)).values(group_name=name))
+                for row in session.rows(select(group_roles).where(_of(group, name))):
+                    announce(session, row)
+                session.run(update(groups).where(groups.c.id == group_id).values(name=name))
+                _log(session, caller, "group.updated", group_id, {"changes_requested": {"group_name": name}})
+            return _one(session, caller.organization_id, group_id)
+
+    def delete(self, caller: Caller, group_id: str) -> list[str]:
+        """Forget a group and all that it gives; returns the roles that ended. NotFound."""
+        with self._database.write() as session:
+            alone(session, caller)
+            group = _one(session, caller.organization_id, group_id)
+            ending = session.rows(select(group_roles).where(_of(group, group.name)).order_by(group_roles.c.id))
+            for row in ending:
+                take(session, caller, row)
+            session.run(groups.delete().where(groups.c.id == group_id))
+            _log(session, caller, "group.deleted", group_id, {})
+        return [row.id for row in ending]
+
+    def members(self, group: Row[Any], paging: Paging) -> Page:
+        """The organisation's people who are in a group by the newest token of each, in the order of their ids."""
+        with self._database.read() as session:
+            return page_of(session, _members(group), users.c.id, paging)
+
+    def member(self, group: Row[Any], user_id: str) -> Row[Any]:
+        """One of them. NotFound."""
+        with self._database.read() as session:
+            found = session.first(_members(group).where(users.c.id == user_id))
+        if found is None:
+            raise NotFound(f"No user with id '{user_id}' in this group, as far as tokens said.", param="user_id")
+        return found
+
+    def role(self, group: Row[Any], project_id: str | None) -> Row[Any] | None:
+        """What a group is in its organisation, or in a project of it; None: nothing."""
+        with self._database.read() as session:
+            return session.first(select(group_roles).where(same(_mapping(group, project_id))))
+
+    def in_project(self, organization_id: str, project_id: str) -> Sequence[Row[Any]]:
+        """The groups with a role in a project, oldest first; `role` and `given_at` beside the group's columns."""
+        joined = groups.join(
+            group_roles,
+            and_(
+                group_roles.c.organization_id == groups.c.organization_id,
+                group_roles.c.issuer == groups.c.issuer,
+                group_roles.c.group_name == groups.c.name,
+            ),
+        )
+        query = select(groups, group_roles.c.role, group_roles.c.created_at.label("given_at")).select_from(joined)
+        there = and_(groups.c.organization_id == organization_id, group_roles.c.project_id == project_id)
+        with self._database.read() as session:
+            return session.rows(query.where(there).order_by(group_roles.c.created_at, groups.c.id))
+
+    def give(self, caller: Caller, group_id: str, role: str, project_id: str | None) -> Row[Any]:
+        """Give a group a role there; it takes the place of the one before. Raises as `GroupRoles.create` but Conflict."""
+        with self._database.write() as session:
+            alone(session, caller)
+            mapping = _mapping(_one(session, caller.organization_id, group_id), project_id)
+            before = session.first(select(group_roles).where(same(mapping)))
+            if before is not None:
+                take(session, caller, before)
+            return give(session, caller, mapping, role)
+
+    def take(self, caller: Caller, group_id: str, project_id: str | None) -> None:
+        """Take a group's role there from it. NotFound when it has none."""
+        with self._database.write() as session:
+            alone(session, caller)
+            group = _one(session, caller.organization_id, group_id)
+            found = session.first(select(group_roles).where(same(_mapping(group, project_id))))
+            if found is None:
+                raise NotFound(f"The group '{group.name}' has no role there.", param="group_id")
+            take(session, caller, found)
+
+
+def _one(session: ReadSession, organization_id: str, group_id: str) -> Row[Any]:
+    query = select(groups).where(groups.c.id == group_id, groups.c.organization_id == organization_id)
+    found = session.first(query)
+    if found is None:
+        raise NotFound(f"No group with id '{group_id}' in this organization.", param="group_id")
+    return found
+
+
+def _members(group: Row[Any]) -> Select[Any]:
+    joined = users.join(organization_users, organization_users.c.user_id == users.c.id)
+    joined = joined.join(user_groups, user_groups.c.user_id == users.c.id)
+    there = and_(
+        organization_users.c.organization_id == group.organization_id,
+        user_groups.c.issuer == group.issuer,
+        user_groups.c.name == group.name,
+        users.c.hidden.is_(False),
+    )
+    return select(users.c.id, users.c.email, users.c.name).select_from(joined).where(there)
+
+
+def _mapping(group: Row[Any], project_id: str | None) -> dict[str, Any]:
+    known = {"organization_id": group.organization_id, "issuer": group.issuer, "group_name": group.name}
+    return {**known, "project_id": project_id}
+
+
+def _of(group: Row[Any], name: str) -> Any:
+    return and_(
+        group_roles.c.organization_id == group.organization_id,
+        group_roles.c.issuer == group.issuer,
+        group_roles.c.group_name == name,
+    )
+
+
+def _check_free(session: ReadSession, organization_id: str, issuer: str, name: str) -> None:
+    one = and_(groups.c.organization_id == organization_id, groups.c.issuer == issuer, groups.c.name == name)
+    if session.first(select(groups.c.id).where(one)) is not None:
+        raise Conflict(
+            f"The group '{name}' is known already; list them with GET /v1/organization/groups.", param="name"
+        )
+
+
+def _log(session: Any, caller: Caller, act: str, group_id: str, told: dict[str, Any]) -> None:
+    log.add(session, caller, act, {"id": group_id, **told}, organization_id=caller.organization_id)

@@ -1,0 +1,66 @@
+"""Invitations that can still be accepted: which there are, whether their sender may still give what they promise, their end.
+
+An invitation lasts as long as the right to send it: who invited must still manage the organization's people, and hold what
+is promised. Whoever becomes a member another way has nothing left to accept.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, select, update
+
+from llmariner.errors import InvalidRequest, PermissionDenied
+from llmariner.platform.database import ReadSession, WriteSession
+from llmariner.tenancy.mutations import done
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.delegation import check_organization_role, check_project_role
+from llmariner.tenancy.roles.effective_permissions import standing
+from llmariner.tenancy.tables import invites
+
+__all__ = ["is_backed", "of_member", "open_invites", "withdraw"]
+
+_INVITES = "api.organizations.users.write"
+
+
+def open_invites(*, email: str | None = None, organization_id: str | None = None) -> ColumnElement[bool]:
+    """Those that can be accepted now: the condition on rows of `invites`, of one address or organization or of all."""
+    wanted = {"email": email, "organization_id": organization_id}
+    return and_(
+        invites.c.accepted_at.is_(None),
+        invites.c.revoked_at.is_(None),
+        invites.c.expires_at > int(time.time()),
+        *(invites.c[name] == value for name, value in wanted.items() if value is not None),
+    )
+
+
+def is_backed(session: ReadSession, invite: Row[Any]) -> bool:
+    """Whether who sent an invitation (a row of `invites`) may still give all that it promises."""
+    organization_id = invite.organization_id
+    stands = standing(session, invite.invited_by, organization_id, None)
+    if _INVITES not in stands.scopes:
+        return False
+    inviter = Caller(invite.invited_by, "", organization_id, None, stands.organization_role, None, stands.scopes)
+    try:
+        check_organization_role(session, inviter, organization_id, invite.role)
+        for each in json.loads(invite.projects):
+            check_project_role(session, inviter, organization_id, each["id"], each["role"])
+    except (InvalidRequest, PermissionDenied):
+        return False
+    return True
+
+
+def withdraw(session: WriteSession, actor: Caller | None, found: Sequence[Row[Any]]) -> None:
+    """Take open invitations (rows of `invites`) back: who is invited is a member now. To be called last, see `done`."""
+    for invite in found:
+        session.run(update(invites).where(invites.c.id == invite.id).values(revoked_at=int(time.time())))
+        told = {"reason": "became_a_member"}
+        done(session, actor, "invite.deleted", invite.id, told, organization_id=invite.organization_id)
+
+
+def of_member(session: ReadSession, organization_id: str, email: str) -> Sequence[Row[Any]]:
+    """The open invitations to an organization that its member with that address has left over."""
+    return session.rows(select(invites).where(open_invites(email=email, organization_id=organization_id)))

@@ -1,0 +1,309 @@
+"""Invitations: somebody with an e-mail is let in once they show the token, or sign in with that e-mail.
+
+The token is shown once, to who invites, and only its keyed hash is kept. Whoever has it can come in as the invited person,
+so it is worth what the invitation promises and nothing that the person becomes otherwise: a member has nothing to accept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, and_, select, update
+
+from llmariner.errors import Conflict, InvalidRequest, NotFound, PlatformError
+from llmariner.identifiers import new_id
+from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.settings import Secret
+from llmariner.tenancy import validators as names
+from llmariner.tenancy.invitations.pending import is_backed, open_invites
+from llmariner.tenancy.keys import secrets
+from llmariner.tenancy.keys.store import Keys, NewKey, Owner
+from llmariner.tenancy.members.memberships import person_with
+from llmariner.tenancy.members.removals import forget_removal
+from llmariner.tenancy.mutations import alone, done
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.delegation import (
+    check_may_take_organization_role,
+    check_may_take_project_role,
+    check_organization_role,
+    check_project_role,
+)
+from llmariner.tenancy.roles.effective_permissions import changed, standing
+from llmariner.tenancy.sign_in.account_claims import open_claim
+from llmariner.tenancy.tables import invites, organization_users, project_users, projects, users
+
+__all__ = ["LONGEST_SECONDS", "Accepted", "Invite", "Invites", "Promise"]
+
+_DAY = 86400
+_SECONDS = 7 * _DAY
+LONGEST_SECONDS = 90 * _DAY
+_MOST_PROJECTS = 100
+_TOKEN = re.compile(r"inv-[A-Za-z0-9]{48}")
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A project that the invited person will be in, and as what."""
+
+    project_id: str
+    role: str = "member"
+
+
+@dataclass(frozen=True)
+class Invite:
+    """An invitation. Times in seconds since 1970; `accepted_at`, `revoked_at` None: not so far."""
+
+    id: str
+    organization_id: str
+    email: str
+    role: str
+    projects: tuple[Promise, ...]
+    invited_by: str
+    created_at: int
+    expires_at: int
+    accepted_at: int | None
+    revoked_at: int | None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What came of an invitation: the person, and what a first key of theirs may carry in a project of the invitation.
+
+    `project_id` None: they are in no project. `first_key`: id and secret of that key, where one was made.
+    """
+
+    invite: Invite
+    user_id: str
+    project_id: str | None
+    scopes: frozenset[str]
+    first_key: tuple[str, str] | None = None
+
+
+class Invites:
+    """The invitations of one installation. A caller acts in the organisation that it stands in.
+
+    `keys_only`: nobody can sign in, so that an invitation must end in a first key, and a key is of a project.
+    """
+
+    def __init__(self, database: Database, pepper: Secret, *, keys_only: bool = False) -> None:
+        self._database = database
+        self._pepper = pepper
+        self._keys_only = keys_only
+
+    def create(
+        self,
+        caller: Caller,
+        email: str,
+        role: str = "reader",
+        projects: Sequence[Promise] = (),
+        *,
+        expires_in: int = _SECONDS,
+    ) -> tuple[Invite, str]:
+        """Invite somebody; the token is returned this once. Conflict for a member, and for who is invited already."""
+        if not 1 <= expires_in <= LONGEST_SECONDS:
+            raise InvalidRequest(f"'expires_in_seconds' must be 1 to {LONGEST_SECONDS}.", param="expires_in_seconds")
+        wanted, token, invite_id = names.address(email), secrets.new_token(), new_id("invite")
+        organization_id, now = caller.organization_id, int(time.time())
+        with self._database.write() as session:
+            alone(session, caller)
+            check_organization_role(session, caller, organization_id, role)
+            _check_promises(session, caller, projects)
+            _check_not_there(session, organization_id, wanted)
+            if self._keys_only and not projects and _project_of_key(session, organization_id, role, ()) is None:
+                raise InvalidRequest(
+                    "Nobody can sign in to this platform, so an invitation ends in a first API key, and a key is of a "
+                    "project: name one in 'projects'.",
+                    param="projects",
+                )
+            promised = [{"id": each.project_id, "role": each.role} for each in projects]
+            session.add(
+                invites,
+                id=invite_id,
+                organization_id=organization_id,
+                email=wanted,
+                role=role,
+                projects=json.dumps(promised),
+                digest=secrets.digest(self._pepper, token),
+                invited_by=caller.user_id,
+                created_at=now,
+                expires_at=now + expires_in,
+            )
+            told = {"data": {"email": wanted, "role": role, "projects": promised}}
+            done(session, caller, "invite.sent", invite_id, told, organization_id=organization_id)
+        return self.get(organization_id, invite_id), token
+
+    def get(self, organization_id: str, invite_id: str) -> Invite:
+        """One invitation, however it stands. NotFound."""
+        with self._database.read() as session:
+            return _one(session, organization_id, invite_id)
+
+    def all(self, organization_id: str) -> list[Invite]:
+        """An organisation's invitations but for those it took back, newest first."""
+        query = select(invites).where(invites.c.organization_id == organization_id, invites.c.revoked_at.is_(None))
+        with self._database.read() as session:
+            rows = session.rows(query.order_by(invites.c.created_at.desc(), invites.c.id.desc()))
+        return [_invite(row) for row in rows]
+
+    def revoke(self, caller: Caller, invite_id: str) -> None:
+        """Take an invitation back. Conflict for one that was accepted; revoking twice is NotFound."""
+        with self._database.write() as session:
+            alone(session, caller)
+            invite = _one(session, caller.organization_id, invite_id)
+            check_may_take_organization_role(session, caller, caller.organization_id, invite.role)
+            for each in invite.projects:
+                check_may_take_project_role(session, caller, caller.organization_id, each.project_id, each.role)
+            if invite.accepted_at is not None:
+                raise Conflict("The invitation was accepted already; remove the user instead.", param="invite_id")
+            session.run(update(invites).where(invites.c.id == invite_id).values(revoked_at=int(time.time())))
+            done(session, caller, "invite.deleted", invite_id, {}, organization_id=caller.organization_id)
+
+    def accept(self, token: str, keys: Keys | None = None) -> Accepted:
+        """Let in who shows a token; with a first key of `keys`, which carries what the invitation promised.
+
+        NotFound for a token that is unknown, expired, taken back, used or of somebody who may not invite any more: which
+        of these is nobody's business. Conflict for who is a member already, and where it would lead nowhere.
+        """
+        if not _TOKEN.fullmatch(token):
+            raise _not_good()
+        digest = secrets.digest(self._pepper, token)
+        with self._database.read() as session:
+            _open(session, digest)  # so that who tries tokens holds up nobody
+        with self._database.write() as session:
+            alone(session)
+            invite = _open(session, digest)
+            _check_not_member(session, invite)
+            live = [
+                each.project_id
+                for each in invite.projects
+                if _is_live(session, invite.organization_id, each.project_id)
+            ]
+            project_id = _project_of_key(session, invite.organization_id, invite.role, live)
+            if self._keys_only and project_id is None:
+                raise Conflict(
+                    "There is no project any more that this invitation leads to, so no key could be made. Ask for another "
+                    "invitation.",
+                    param="token",
+                )
+            user_id = _let_in(session, invite)
+            scopes = standing(session, user_id, invite.organization_id, project_id).scopes
+            session.run(update(invites).where(invites.c.id == invite.id).values(accepted_at=int(time.time())))
+            changed(session, user_ids=[user_id])
+            first_key = None
+            if keys is not None and project_id is not None:
+                place = Owner(user_id, project_id, invite.organization_id)
+                first_key = keys.create_in(session, place, NewKey(f"invitation {invite.id}", scopes))
+            told = {"user_id": user_id, "email": invite.email}
+            done(session, None, "invite.accepted", invite.id, told, organization_id=invite.organization_id)
+        return Accepted(self.get(invite.organization_id, invite.id), user_id, project_id, scopes, first_key)
+
+
+def _open(session: ReadSession, digest: str) -> Invite:
+    row = session.first(select(invites).where(invites.c.digest == digest, open_invites()))
+    if row is None or not is_backed(session, row):
+        raise _not_good()
+    return _invite(row)
+
+
+def _not_good() -> PlatformError:
+    return NotFound(
+        "This invitation is not good: it is unknown, expired, taken back or used. Ask for another.", param="token"
+    )
+
+
+def _check_not_member(session: ReadSession, invite: Invite) -> None:
+    if _is_member(session, invite.organization_id, invite.email):
+        raise Conflict(
+            f"'{invite.email}' is a member of the organization already, and an invitation adds nothing to that. Sign in, "
+            "or ask an owner of the organization for a project or a role.",
+            param="token",
+            code="already_member",
+        )
+
+
+def _project_of_key(session: ReadSession, organization_id: str, role: str, promised: Sequence[str]) -> str | None:
+    """Of which project a first key can be: the first that is promised; for an owner any that is there."""
+    if promised or role != "owner":
+        return next(iter(promised), None)
+    live = select(projects.c.id).where(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
+    found = session.value(live.order_by(projects.c.is_default.desc(), projects.c.created_at, projects.c.id))
+    return None if found is None else str(found)
+
+
+def _check_promises(session: ReadSession, caller: Caller, promises: Sequence[Promise]) -> None:
+    if len({each.project_id for each in promises}) < len(promises) or len(promises) > _MOST_PROJECTS:
+        raise InvalidRequest(f"'projects' must name up to {_MOST_PROJECTS} projects, each once.", param="projects")
+    for index, each in enumerate(promises):
+        if not _is_live(session, caller.organization_id, each.project_id):
+            raise InvalidRequest(
+                f"No live project with id '{each.project_id}' in the organization.", param=f"projects[{index}].id"
+            )
+        check_project_role(session, caller, caller.organization_id, each.project_id, each.role)
+
+
+def _is_live(session: ReadSession, organization_id: str, project_id: str) -> bool:
+    one = and_(projects.c.id == project_id, projects.c.organization_id == organization_id)
+    return session.first(select(projects.c.id).where(one, projects.c.archived_at.is_(None))) is not None
+
+
+def _check_not_there(session: ReadSession, organization_id: str, email: str) -> None:
+    if _is_member(session, organization_id, email):
+        raise Conflict(f"'{email}' is a member of the organization already.", param="email")
+    found = session.first(select(invites.c.id).where(open_invites(email=email, organization_id=organization_id)))
+    if found is not None:
+        raise Conflict(f"'{email}' is invited already ({found.id}); take that back first.", param="email")
+
+
+def _is_member(session: ReadSession, organization_id: str, email: str) -> bool:
+    member = (
+        select(users.c.id)
+        .join(organization_users)
+        .where(users.c.email == email, organization_users.c.organization_id == organization_id)
+    )
+    return session.first(member) is not None
+
+
+def _let_in(session: WriteSession, invite: Invite) -> str:
+    """Make the memberships that are not there yet; projects that were archived meanwhile are left out."""
+    now = int(time.time())
+    user_id = person_with(session, invite.email)
+    if user_id is None:
+        user_id = new_id("user")
+        session.add(users, id=user_id, email=invite.email, created_at=now)
+    open_claim(session, user_id)
+    joined = {"organization_id": invite.organization_id, "user_id": user_id, "created_at": now}
+    session.insert_new(organization_users, [{**joined, "role": invite.role}])
+    forget_removal(session, invite.organization_id, user_id)
+    for each in invite.projects:
+        if _is_live(session, invite.organization_id, each.project_id):
+            session.insert_new(project_users, [{**joined, "project_id": each.project_id, "role": each.role}])
+    return user_id
+
+
+def _one(session: ReadSession, organization_id: str, invite_id: str) -> Invite:
+    query = select(invites).where(
+        invites.c.id == invite_id, invites.c.organization_id == organization_id, invites.c.revoked_at.is_(None)
+    )
+    row = session.first(query)
+    if row is None:
+        raise NotFound(f"No invitation with id '{invite_id}' in the organization.", param="invite_id")
+    return _invite(row)
+
+
+def _invite(row: Row[Any]) -> Invite:
+    return Invite(
+        id=row.id,
+        organization_id=row.organization_id,
+        email=row.email,
+        role=row.role,
+        projects=tuple(Promise(each["id"], each["role"]) for each in json.loads(row.projects)),
+        invited_by=row.invited_by,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        accepted_at=row.accepted_at,
+        revoked_at=row.revoked_at,
+    )

@@ -1,0 +1,65 @@
+"""What goes with somebody or something that leaves: keys end, service accounts and memberships are taken away.
+
+Inside the transaction of an act that took `acts.alone`. Rows of keys and service accounts stay, since usage and the
+audit log tell of them; so do those of people, who may be members elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, delete, select, update
+
+from llmariner.limits.cascade_delete import end_rules
+from llmariner.platform.database import WriteSession
+from llmariner.platform.events import outbox
+from llmariner.tenancy.tables import api_keys, organization_users, project_users, users
+
+__all__ = ["end_account", "end_accounts", "end_keys"]
+
+_REVOKED = "ai.llmariner.api_key.revoked.v1"
+
+
+def end_keys(session: WriteSession, revision: int, which: ColumnElement[bool]) -> list[str]:
+    """Revoke the live keys among `which`; returns their ids. Every process refuses them within 2 s.
+
+    Their own limits and budgets go with them.
+    """
+    live = and_(which, api_keys.c.revoked_at.is_(None))
+    rows = session.rows(select(api_keys).where(live).order_by(api_keys.c.created_at, api_keys.c.id))
+    session.run(update(api_keys).where(live).values(revoked_at=time.time(), revision=revision))
+    for row in rows:
+        outbox.add(session, _REVOKED, f"api_keys/{row.id}", _told(row._mapping))
+    for organization_id in sorted({row.organization_id for row in rows}):
+        end_rules(session, organization_id, "key", [row.id for row in rows])
+    return [row.id for row in rows]
+
+
+def end_account(session: WriteSession, revision: int, user_id: str) -> list[str]:
+    """Take a service account away with its keys; returns their ids. Its name is free again."""
+    ended = end_keys(session, revision, api_keys.c.user_id == user_id)
+    for row in session.rows(
+        select(organization_users.c.organization_id).where(organization_users.c.user_id == user_id)
+    ):
+        end_rules(session, row.organization_id, "user", [user_id])
+    for table in (project_users, organization_users):
+        session.run(delete(table).where(table.c.user_id == user_id))
+    gone = {"email": f"system:serviceaccount:{user_id}", "hidden": True, "revision": revision}
+    session.run(update(users).where(users.c.id == user_id).values(**gone))
+    return ended
+
+
+def end_accounts(session: WriteSession, revision: int, project_id: str) -> tuple[list[str], list[str]]:
+    """Take the service accounts of a project away; returns their names, and the ids of their keys."""
+    query = select(users.c.id, users.c.name).join(project_users, project_users.c.user_id == users.c.id)
+    of_it = query.where(project_users.c.project_id == project_id, users.c.kind == "service_account")
+    names, ended = [], []
+    for row in session.rows(of_it.order_by(users.c.created_at, users.c.id)):
+        names.append(row.name)
+        ended += end_account(session, revision, row.id)
+    return names, ended
+
+
+def _told(key: Any) -> dict[str, Any]:
+    return {name: key[name] for name in ("id", "name", "user_id", "project_id", "organization_id")}

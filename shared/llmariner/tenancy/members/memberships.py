@@ -1,0 +1,329 @@
+"""Memberships of people: in an organisation, and in its projects.
+
+Whoever leaves loses their keys with the membership. An organisation keeps its last owner. Only owners make and unmake
+owners, and nobody gives more than they hold. Service accounts are members, too, and managed in `service_accounts`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, Select, and_, delete, func, select, update
+
+from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
+from llmariner.identifiers import new_id
+from llmariner.limits.cascade_delete import end_rules
+from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.tenancy import validators as names
+from llmariner.tenancy.invitations.pending import of_member, withdraw
+from llmariner.tenancy.members.deprovisioning import end_keys
+from llmariner.tenancy.members.removals import forget_removal, note_removal
+from llmariner.tenancy.mutations import alone, done
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.delegation import (
+    check_may_take_organization_role,
+    check_may_take_project_role,
+    check_organization_role,
+    check_project_role,
+    owns,
+)
+from llmariner.tenancy.roles.effective_permissions import changed
+from llmariner.tenancy.sign_in.account_claims import open_claim
+from llmariner.tenancy.tables import api_keys, is_human, organization_users, project_users, projects, users
+
+__all__ = ["Member", "Members", "person_with"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A person in an organisation, or (`project_id`) in a project of it. `created_at`: member since."""
+
+    user_id: str
+    email: str
+    name: str | None
+    organization_id: str
+    project_id: str | None
+    role: str
+    created_at: int
+
+
+class Members:
+    """The memberships of one installation. A caller acts in the organisation that it stands in."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, caller: Caller, email: str, role: str) -> Member:
+        """Let a person into the organisation, known here before or not. Conflict for a member."""
+        wanted, organization_id = names.address(email, "user_id"), caller.organization_id
+        with self._database.write() as session:
+            alone(session, caller)
+            check_organization_role(session, caller, organization_id, role)
+            user_id = _person(session, wanted)
+            if _held(session, organization_id, user_id) is not None:
+                raise Conflict(f"'{wanted}' is a member of the organization already.", param="user_id")
+            open_claim(session, user_id)
+            joined = {"organization_id": organization_id, "user_id": user_id, "created_at": int(time.time())}
+            session.add(organization_users, **joined, role=role)
+            forget_removal(session, organization_id, user_id)
+            changed(session, user_ids=[user_id])
+            told = {"data": {"role": role, "email": wanted}}
+            done(session, caller, "user.added", user_id, told, organization_id=organization_id)
+            withdraw(session, caller, of_member(session, organization_id, wanted))
+        return self.get(organization_id, user_id)
+
+    def get(self, organization_id: str, user_id: str) -> Member:
+        """One of an organisation's people. NotFound."""
+        with self._database.read() as session:
+            return _member(session, organization_id, user_id)
+
+    def all(self, organization_id: str, *, user_ids: Sequence[str] | None = None) -> list[Member]:
+        """An organisation's people, or those among `user_ids`, by e-mail; hidden ones left out."""
+        query = _in_organization(organization_id).where(users.c.hidden.is_(False))
+        if user_ids is not None:
+            query = query.where(users.c.id.in_(user_ids))
+        with self._database.read() as session:
+            return [_organization_member(row) for row in session.rows(query.order_by(users.c.email))]
+
+    def set_role(self, caller: Caller, user_id: str, role: str) -> Member:
+        """Give a person another role in the organisation. InvalidRequest for its last owner."""
+        organization_id = caller.organization_id
+        with self._database.write() as session:
+            alone(session, caller)
+            member = _member(session, organization_id, user_id)
+            check_organization_role(session, caller, organization_id, role)
+            if role != member.role:
+                check_may_take_organization_role(session, caller, organization_id, member.role)
+            if member.role == "owner" and role != "owner":
+                _check_owner_may_go(session, caller, member, "become less")
+            open_claim(session, user_id)
+            one = _one_of(organization_users, user_id, organization_id=organization_id)
+            session.run(update(organization_users).where(one).values(role=role, of_group=False))
+            changed(session, user_ids=[user_id])
+            told = {"changes_requested": {"role": role}}
+            done(session, caller, "user.updated", user_id, told, organization_id=organization_id)
+        return self.get(organization_id, user_id)
+
+    def remove(self, caller: Caller, user_id: str) -> dict[str, list[str]]:
+        """End a person's membership of the organisation. Returns what went with it, by id.
+
+        InvalidRequest for the last owner, PermissionDenied for who holds more than the caller there or in a project.
+        """
+        organization_id = caller.organization_id
+        with self._database.write() as session:
+            revision = alone(session, caller)
+            member = _member(session, organization_id, user_id)
+            check_may_take_organization_role(session, caller, organization_id, member.role)
+            if member.role == "owner":
+                _check_owner_may_go(session, caller, member, "leave")
+            joined = _one_of(project_users, user_id, organization_id=organization_id)
+            left = session.rows(
+                select(project_users.c.project_id, project_users.c.role, projects.c.archived_at)
+                .join(projects, projects.c.id == project_users.c.project_id)
+                .where(joined)
+                .order_by(project_users.c.created_at)
+            )
+            for row in left:
+                if row.archived_at is None:
+                    check_may_take_project_role(session, caller, organization_id, row.project_id, row.role)
+            of_them = and_(api_keys.c.user_id == user_id, api_keys.c.organization_id == organization_id)
+            ended = end_keys(session, revision, of_them)
+            _distrust_tokens(session, organization_users, user_id, organization_id=organization_id)
+            session.run(delete(project_users).where(joined))
+            session.run(
+                delete(organization_users).where(_one_of(organization_users, user_id, organization_id=organization_id))
+            )
+            note_removal(session, organization_id, user_id)
+            changed(session, user_ids=[user_id])
+            gone = {"projects": [row.project_id for row in left], "api_keys": ended}
+            gone |= end_rules(session, organization_id, "user", [user_id])
+            done(session, caller, "user.deleted", user_id, {"removed": gone}, organization_id=organization_id)
+        return gone
+
+    def add_to_project(self, caller: Caller, project_id: str, user_id: str, role: str) -> Member:
+        """Let a member of the organisation into a project of it. Conflict for a member of that."""
+        organization_id = caller.organization_id
+        with self._database.write() as session:
+            alone(session, caller)
+            _check_project(session, organization_id, project_id)
+            check_project_role(session, caller, organization_id, project_id, role)
+            found = _first(session, _in_organization(organization_id), user_id)
+            if found is None:
+                raise InvalidRequest(
+                    "Only a member of the organization can be in a project of it: add them to the organization first.",
+                    param="user_id",
+                )
+            if _first(session, _in_project(project_id), user_id) is not None:
+                raise Conflict(f"'{found.email}' is a member of the project already.", param="user_id")
+            row = {"project_id": project_id, "user_id": user_id, "organization_id": organization_id, "role": role}
+            session.add(project_users, **row, created_at=int(time.time()))
+            forget_removal(session, organization_id, user_id, project_id)
+            changed(session, user_ids=[user_id])
+            _assigned(session, caller, "role.assignment.created", project_id, user_id, role)
+        return self.get_in_project(organization_id, project_id, user_id)
+
+    def get_in_project(self, organization_id: str, project_id: str, user_id: str) -> Member:
+        """One of a project's people. NotFound."""
+        with self._database.read() as session:
+            return _project_member(session, organization_id, project_id, user_id)
+
+    def of_project(self, organization_id: str, project_id: str) -> list[Member]:
+        """A project's people, by e-mail; hidden ones left out."""
+        query = _in_project(project_id).where(project_users.c.organization_id == organization_id)
+        with self._database.read() as session:
+            rows = session.rows(query.where(users.c.hidden.is_(False)).order_by(users.c.email))
+        return [_of_project(row) for row in rows]
+
+    def set_role_in_project(self, caller: Caller, project_id: str, user_id: str, role: str) -> Member:
+        """Give a person another role in a project."""
+        organization_id = caller.organization_id
+        with self._database.write() as session:
+            alone(session, caller)
+            _check_project(session, organization_id, project_id)
+            member = _project_member(session, organization_id, project_id, user_id)
+            check_project_role(session, caller, organization_id, project_id, role)
+            check_may_take_project_role(session, caller, organization_id, project_id, member.role)
+            one = _one_of(project_users, user_id, project_id=project_id)
+            session.run(update(project_users).where(one).values(role=role, of_group=False))
+            changed(session, user_ids=[user_id])
+            # OpenAI's log knows assignments that come and go, not such that change.
+            if role != member.role:
+                _assigned(session, caller, "role.assignment.deleted", project_id, user_id, member.role)
+                _assigned(session, caller, "role.assignment.created", project_id, user_id, role)
+        return self.get_in_project(organization_id, project_id, user_id)
+
+    def remove_from_project(self, caller: Caller, project_id: str, user_id: str) -> dict[str, list[str]]:
+        """End a person's membership of a project. Returns what went with it: keys by id.
+
+        An owner of the organisation goes on owning its projects, and keeps their keys.
+        """
+        organization_id = caller.organization_id
+        with self._database.write() as session:
+            revision = alone(session, caller)
+            member = _project_member(session, organization_id, project_id, user_id)
+            check_may_take_project_role(session, caller, organization_id, project_id, member.role)
+            ended: list[str] = []
+            if _held(session, organization_id, user_id) != "owner":
+                of_them = and_(api_keys.c.user_id == user_id, api_keys.c.project_id == project_id)
+                ended = end_keys(session, revision, of_them)
+            _distrust_tokens(session, project_users, user_id, project_id=project_id)
+            session.run(delete(project_users).where(_one_of(project_users, user_id, project_id=project_id)))
+            note_removal(session, organization_id, user_id, project_id)
+            changed(session, user_ids=[user_id])
+            _assigned(session, caller, "role.assignment.deleted", project_id, user_id, member.role, api_keys=ended)
+        return {"api_keys": ended}
+
+
+def _distrust_tokens(session: WriteSession, table: Any, user_id: str, **place: str) -> None:
+    """Of a person about to be removed: to the release before `removals` the tokens that they hold say nothing of groups.
+
+    Only where a group gave the membership. Whoever is added and removed by one organization's owner, over and over, still
+    gets what groups give in another.
+    """
+    of_group = select(table.c.role).where(_one_of(table, user_id, **place), table.c.of_group).exists()
+    left = {"groups": None, "groups_at": int(time.time()) + 1}
+    session.run(update(users).where(users.c.id == user_id, of_group).values(**left))
+
+
+def person_with(session: ReadSession, email: str) -> str | None:
+    """The id of the person with that address; None for nobody."""
+    found = session.value(select(users.c.id).where(users.c.email == email, is_human))
+    return None if found is None else str(found)
+
+
+def _person(session: WriteSession, email: str) -> str:
+    """The person with that address, made known if need be."""
+    found = person_with(session, email)
+    if found is None:
+        found = new_id("user")
+        session.add(users, id=found, email=email, created_at=int(time.time()))
+    return found
+
+
+def _in_organization(organization_id: str) -> Select[Any]:
+    query = select(organization_users, users.c.email, users.c.name).join(users)
+    return query.where(organization_users.c.organization_id == organization_id, is_human)
+
+
+def _in_project(project_id: str) -> Select[Any]:
+    query = select(project_users, users.c.email, users.c.name).join(users)
+    return query.where(project_users.c.project_id == project_id, is_human)
+
+
+def _first(session: ReadSession, query: Select[Any], user_id: str) -> Row[Any] | None:
+    return session.first(query.where(users.c.id == user_id))
+
+
+def _held(session: ReadSession, organization_id: str, user_id: str) -> str | None:
+    """The person's role in the organisation."""
+    found = _first(session, _in_organization(organization_id), user_id)
+    return None if found is None else str(found.role)
+
+
+def _member(session: ReadSession, organization_id: str, user_id: str) -> Member:
+    row = _first(session, _in_organization(organization_id), user_id)
+    if row is None:
+        raise NotFound(f"No user '{user_id}' in the organization.", param="user_id")
+    return _organization_member(row)
+
+
+def _project_member(session: ReadSession, organization_id: str, project_id: str, user_id: str) -> Member:
+    query = _in_project(project_id).where(project_users.c.organization_id == organization_id)
+    row = _first(session, query, user_id)
+    if row is None:
+        raise NotFound(f"No user '{user_id}' in the project.", param="user_id")
+    return _of_project(row)
+
+
+def _organization_member(row: Row[Any]) -> Member:
+    return Member(row.user_id, row.email, row.name, row.organization_id, None, row.role, row.created_at)
+
+
+def _of_project(row: Row[Any]) -> Member:
+    return Member(row.user_id, row.email, row.name, row.organization_id, row.project_id, row.role, row.created_at)
+
+
+def _one_of(table: Any, user_id: str, **place: str) -> Any:
+    return and_(table.c.user_id == user_id, *(table.c[name] == value for name, value in place.items()))
+
+
+def _check_project(session: ReadSession, organization_id: str, project_id: str) -> None:
+    query = select(projects.c.archived_at).where(
+        projects.c.id == project_id, projects.c.organization_id == organization_id
+    )
+    row = session.first(query)
+    if row is None:
+        raise NotFound(f"No project with id '{project_id}' in the organization.", param="project_id")
+    if row.archived_at is not None:
+        raise InvalidRequest("The project is archived; its members can't be changed.", param="project_id")
+
+
+def _check_owner_may_go(session: ReadSession, caller: Caller, owner: Member, what: str) -> None:
+    if not owns(caller):
+        raise PermissionDenied(f"'{owner.email}' owns the organization: only an owner changes who owns it.")
+    others = select(func.count()).select_from(organization_users.join(users))
+    others = others.where(
+        organization_users.c.organization_id == owner.organization_id,
+        organization_users.c.role == "owner",
+        organization_users.c.user_id != owner.user_id,
+        is_human,
+        users.c.hidden.is_(False),
+    )
+    if not session.value(others):
+        raise InvalidRequest(
+            f"'{owner.email}' is the last owner of the organization and can't {what}: make somebody else an owner first.",
+            param="user_id",
+            code="last_owner",
+        )
+
+
+def _assigned(
+    session: WriteSession, caller: Caller, act: str, project_id: str, user_id: str, role: str, **more: list[str]
+) -> None:
+    resource = {"resource_id": project_id, "resource_type": "api.project"}
+    told = {"id": role, "principal_id": user_id, "principal_type": "user", **resource, **more}
+    place = {"organization_id": caller.organization_id, "project_id": project_id}
+    done(session, caller, act, user_id, told, **place)

@@ -1,0 +1,195 @@
+"""Service accounts: users that are no people. One belongs to a project and ends with it, or with its last key."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, select, update
+
+from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
+from llmariner.identifiers import new_id
+from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.tenancy import validators as names
+from llmariner.tenancy.members.deprovisioning import end_account
+from llmariner.tenancy.mutations import alone, done
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.delegation import (
+    check_may_take_organization_role,
+    check_may_take_project_role,
+    check_organization_role,
+    check_project_role,
+    owns,
+)
+from llmariner.tenancy.roles.effective_permissions import changed
+from llmariner.tenancy.tables import organization_users, project_users, projects, users
+
+__all__ = ["ServiceAccount", "ServiceAccounts"]
+
+
+@dataclass(frozen=True)
+class ServiceAccount:
+    """A service account. `role` in its project, `organization_role` beside it; `email` `system:serviceaccount:…`."""
+
+    id: str
+    email: str
+    name: str
+    organization_id: str
+    project_id: str
+    role: str
+    organization_role: str
+    created_at: int
+
+
+class ServiceAccounts:
+    """The service accounts of one installation. A caller acts in the organisation that it stands in."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self, caller: Caller, project_id: str, name: str, *, role: str = "member", organization_role: str = "reader"
+    ) -> ServiceAccount:
+        """Make one. Conflict when the project has one of that name.
+
+        PermissionDenied for a role that the caller may not give; in the organisation more than a reader's, owners give.
+        """
+        with self._database.write() as session:
+            account_id = self.create_in(session, caller, project_id, name, role, organization_role)
+        return self.get(caller.organization_id, project_id, account_id)
+
+    def create_in(
+        self, session: WriteSession, caller: Caller, project_id: str, name: str, role: str, organization_role: str
+    ) -> str:
+        """As `create`, in a transaction under way; returns the id."""
+        account_id, wanted, now = new_id("user"), names.title(name, "name"), int(time.time())
+        organization_id = caller.organization_id
+        alone(session, caller)
+        _check_project(session, organization_id, project_id)
+        check_project_role(session, caller, organization_id, project_id, role)
+        if organization_role != "reader":
+            check_organization_role(session, caller, organization_id, organization_role)
+            if not owns(caller):
+                raise PermissionDenied("Only an owner of the organization gives a service account such a role.")
+        _check_name_free(session, project_id, wanted)
+        row = {"id": account_id, "email": _address(project_id, wanted), "name": wanted, "kind": "service_account"}
+        session.add(users, **row, created_at=now)
+        joined = {"organization_id": organization_id, "user_id": account_id, "created_at": now}
+        session.add(organization_users, **joined, role=organization_role)
+        session.add(project_users, **joined, project_id=project_id, role=role)
+        told = {"data": {"role": role, "name": wanted, "organization_role": organization_role}}
+        _done(session, caller, "service_account.created", project_id, account_id, told)
+        return account_id
+
+    def get(self, organization_id: str, project_id: str, account_id: str) -> ServiceAccount:
+        """One of a project. NotFound."""
+        with self._database.read() as session:
+            return _one(session, organization_id, project_id, account_id)
+
+    def of_project(self, organization_id: str, project_id: str) -> list[ServiceAccount]:
+        """Those of a project, oldest first."""
+        query = _ACCOUNTS.where(
+            project_users.c.organization_id == organization_id, project_users.c.project_id == project_id
+        )
+        with self._database.read() as session:
+            return [_account(row) for row in session.rows(query.order_by(users.c.created_at, users.c.id))]
+
+    def update(
+        self, caller: Caller, project_id: str, account_id: str, *, name: str | None = None, role: str | None = None
+    ) -> ServiceAccount:
+        """Rename one, or give it another role in its project. Conflict."""
+        organization_id = caller.organization_id
+        with self._database.write() as session:
+            alone(session, caller)
+            _check_project(session, organization_id, project_id)
+            account = _one(session, organization_id, project_id, account_id)
+            _check_not_above(session, caller, account)
+            if name is not None and names.title(name, "name") != account.name:
+                wanted = names.title(name, "name")
+                _check_name_free(session, project_id, wanted)
+                renamed = {"name": wanted, "email": _address(project_id, wanted)}
+                session.run(update(users).where(users.c.id == account_id).values(**renamed))
+            if role is not None and role != account.role:
+                check_project_role(session, caller, organization_id, project_id, role)
+                session.run(update(project_users).where(project_users.c.user_id == account_id).values(role=role))
+            changed(session, user_ids=[account_id])
+            told = {"changes_requested": {"name": name, "role": role}}
+            _done(session, caller, "service_account.updated", project_id, account_id, told)
+        return self.get(organization_id, project_id, account_id)
+
+    def delete(self, caller: Caller, project_id: str, account_id: str) -> dict[str, list[str]]:
+        """End one. Returns what went with it: keys by id."""
+        with self._database.write() as session:
+            revision = alone(session, caller)
+            _check_not_above(session, caller, _one(session, caller.organization_id, project_id, account_id))
+            gone = {"api_keys": end_account(session, revision, account_id)}
+            _done(session, caller, "service_account.deleted", project_id, account_id, {"removed": gone})
+        return gone
+
+
+_ACCOUNTS = (
+    select(users, project_users.c.project_id, project_users.c.role, organization_users.c.organization_id)
+    .add_columns(organization_users.c.role.label("organization_role"))
+    .join_from(users, project_users, project_users.c.user_id == users.c.id)
+    .join(organization_users, organization_users.c.user_id == users.c.id)
+    .where(users.c.kind == "service_account")
+)
+
+
+def _address(project_id: str, name: str) -> str:
+    """What stands where a person has an e-mail; nobody has one that begins so (`platform.identity.addresses`)."""
+    return f"system:serviceaccount:{project_id}:{name}"
+
+
+def _account(row: Row[Any]) -> ServiceAccount:
+    return ServiceAccount(
+        id=row.id,
+        email=row.email,
+        name=row.name,
+        organization_id=row.organization_id,
+        project_id=row.project_id,
+        role=row.role,
+        organization_role=row.organization_role,
+        created_at=row.created_at,
+    )
+
+
+def _one(session: ReadSession, organization_id: str, project_id: str, account_id: str) -> ServiceAccount:
+    query = _ACCOUNTS.where(
+        users.c.id == account_id,
+        project_users.c.project_id == project_id,
+        project_users.c.organization_id == organization_id,
+    )
+    row = session.first(query)
+    if row is None:
+        raise NotFound(f"No service account with id '{account_id}' in the project.", param="service_account_id")
+    return _account(row)
+
+
+def _check_project(session: ReadSession, organization_id: str, project_id: str) -> None:
+    query = select(projects.c.archived_at).where(
+        projects.c.id == project_id, projects.c.organization_id == organization_id
+    )
+    row = session.first(query)
+    if row is None:
+        raise NotFound(f"No project with id '{project_id}' in the organization.", param="project_id")
+    if row.archived_at is not None:
+        raise InvalidRequest("The project is archived; no service account can be made or changed.", param="project_id")
+
+
+def _check_not_above(session: ReadSession, caller: Caller, account: ServiceAccount) -> None:
+    """PermissionDenied for an account that may more than the caller, in its project or in the organisation."""
+    check_may_take_organization_role(session, caller, account.organization_id, account.organization_role)
+    check_may_take_project_role(session, caller, account.organization_id, account.project_id, account.role)
+
+
+def _check_name_free(session: ReadSession, project_id: str, name: str) -> None:
+    if session.first(select(users.c.id).where(users.c.email == _address(project_id, name))) is not None:
+        raise Conflict(f"The project has a service account named '{name}'; choose another name.", param="name")
+
+
+def _done(
+    session: WriteSession, caller: Caller, act: str, project_id: str, account_id: str, told: dict[str, Any]
+) -> None:
+    done(session, caller, act, account_id, told, organization_id=caller.organization_id, project_id=project_id)

@@ -1,0 +1,149 @@
+"""Users as they see themselves and one another: what somebody is, where.
+
+Owners of an organisation see its people with all their roles in it; others see who shares a project with them, and what
+they are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Row, Select, or_, select
+
+from llmariner.platform.database import Database, ReadSession
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.tables import organization_users, organizations, project_users, projects, users
+
+__all__ = ["Binding", "User", "Users"]
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A role somewhere. `project_id` None: in the organisation itself."""
+
+    organization_id: str
+    project_id: str | None
+    title: str
+    role: str
+
+
+@dataclass(frozen=True)
+class User:
+    """A person or service account, with the roles that may be seen."""
+
+    id: str
+    email: str
+    name: str | None
+    is_service_account: bool
+    hidden: bool
+    created_at: int
+    bindings: tuple[Binding, ...] = field(default=())
+
+
+class Users:
+    """The users of one installation."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def self(self, caller: Caller) -> User:
+        """Who calls; a key sees the roles in its own organisation and project only."""
+        in_organizations = organization_users.c.user_id == caller.user_id
+        in_projects = project_users.c.user_id == caller.user_id
+        if caller.key_id is not None:
+            in_organizations &= organization_users.c.organization_id == caller.organization_id
+            in_projects &= project_users.c.project_id == caller.project_id
+        with self._database.read() as session:
+            row = session.first(select(users).where(users.c.id == caller.user_id))
+            assert row is not None, "a caller is a user"
+            roles = [
+                *_bindings(session, _ORGANIZATIONS.where(in_organizations)),
+                *_bindings(session, _PROJECTS.where(in_projects)),
+            ]
+        return _user(row, [binding for _, binding in roles])
+
+    def member(self, user_id: str, organization_id: str) -> User:
+        """A member of an organisation, with the roles in it only."""
+        in_organization = (
+            organization_users.c.user_id == user_id,
+            organization_users.c.organization_id == organization_id,
+        )
+        in_projects = project_users.c.user_id == user_id, project_users.c.organization_id == organization_id
+        with self._database.read() as session:
+            row = session.first(select(users).where(users.c.id == user_id))
+            assert row is not None, "a member is a user"
+            roles = [
+                *_bindings(session, _ORGANIZATIONS.where(*in_organization)),
+                *_bindings(session, _PROJECTS.where(*in_projects)),
+            ]
+        return _user(row, [binding for _, binding in roles])
+
+    def seen_by(self, caller: Caller) -> list[User]:
+        """The users that a caller sees in the organisation it works in, by id; hidden ones left out."""
+        here = caller.organization_id
+        with self._database.read() as session:
+            if caller.is_owner:
+                roles = [
+                    *_bindings(session, _ORGANIZATIONS.where(organization_users.c.organization_id == here)),
+                    *_bindings(session, _PROJECTS.where(project_users.c.organization_id == here)),
+                ]
+            else:
+                shared = select(project_users.c.project_id).where(project_users.c.user_id == caller.user_id)
+                if caller.key_id is not None:
+                    shared = shared.where(project_users.c.project_id == caller.project_id)
+                together = _PROJECTS.where(
+                    project_users.c.organization_id == here, project_users.c.project_id.in_(shared)
+                )
+                roles = list(_bindings(session, together))
+            met = {caller.user_id, *(user_id for user_id, _ in roles)}
+            query = select(users).where(users.c.id.in_(met), users.c.hidden.is_(False))
+            rows = session.rows(query.order_by(users.c.email))
+        held: dict[str, list[Binding]] = {row.id: [] for row in rows}
+        for user_id, binding in roles:
+            if user_id in held:
+                held[user_id].append(binding)
+        return [_user(row, held[row.id]) for row in rows]
+
+    def find(self, organization_id: str, user: str) -> str | None:
+        """The id of the organisation's user with that id or e-mail, in any case; None for nobody."""
+        query = select(users.c.id).join(organization_users, organization_users.c.user_id == users.c.id)
+        named = or_(users.c.id == user, users.c.email == user.strip().lower(), users.c.email == user.strip())
+        with self._database.read() as session:
+            there = query.where(organization_users.c.organization_id == organization_id, named)
+            found = session.value(there.order_by((users.c.id == user).desc()))
+        return None if found is None else str(found)
+
+
+_ORGANIZATIONS = (
+    select(organization_users.c.user_id, organization_users.c.organization_id, organizations.c.title)
+    .add_columns(organization_users.c.role)
+    .join(organizations, organizations.c.id == organization_users.c.organization_id)
+    .order_by(organizations.c.created_at, organizations.c.id)
+)
+_PROJECTS = (
+    select(project_users.c.user_id, project_users.c.organization_id, project_users.c.project_id, projects.c.title)
+    .add_columns(project_users.c.role)
+    .join(projects, projects.c.id == project_users.c.project_id)
+    .where(projects.c.archived_at.is_(None))
+    .order_by(projects.c.created_at, projects.c.id)
+)
+
+
+def _bindings(session: ReadSession, query: Select[Any]) -> Iterable[tuple[str, Binding]]:
+    for row in session.rows(query):
+        project_id = row._mapping.get("project_id")
+        yield row.user_id, Binding(row.organization_id, project_id, row.title, row.role)
+
+
+def _user(row: Row[Any], bindings: list[Binding]) -> User:
+    return User(
+        id=row.id,
+        email=row.email,
+        name=row.name,
+        is_service_account=row.kind == "service_account",
+        hidden=row.hidden,
+        created_at=row.created_at,
+        bindings=tuple(bindings),
+    )

@@ -1,0 +1,51 @@
+"""The first organisation, project, administrator and key of a new installation."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import select
+
+from llmariner.identifiers import new_id
+from llmariner.platform.database import Database
+from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, Owner
+from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
+from llmariner.tenancy.tables import organization_users, organizations, project_users, projects, users
+
+__all__ = ["first_owner", "make_admin_key"]
+
+_ADMIN = "admin@localhost"
+
+
+def first_owner(database: Database) -> Owner:
+    """The administrator with the default organisation and project; made when they are not there yet."""
+    now = int(time.time())
+    with database.write() as session:
+        organization = session.value(select(organizations.c.id).where(organizations.c.is_default))
+        if organization is None:
+            organization = new_id("org")
+            session.add(organizations, id=organization, title="Default Organization", is_default=True, created_at=now)
+        project = session.value(select(projects.c.id).where(projects.c.is_default))
+        if project is None:
+            project = new_id("proj")
+            session.add(
+                projects,
+                id=project,
+                organization_id=organization,
+                title="Default Project",
+                is_default=True,
+                created_at=now,
+            )
+        user = session.value(select(users.c.id).where(users.c.kind == "bootstrap"))
+        if user is None:
+            user = new_id("user")
+            session.add(users, id=user, email=_ADMIN, created_at=now, kind="bootstrap")
+            join = {"user_id": user, "organization_id": organization, "role": "owner", "created_at": now}
+            session.add(organization_users, **join)
+            session.add(project_users, project_id=project, **join)
+    return Owner(user_id=user, project_id=project, organization_id=organization)
+
+
+def make_admin_key(keys: Keys, owner: Owner, name: str, secret: str = "") -> tuple[ApiKey, str]:
+    """A key of the administrator with every scope of an owner of the default organization; `secret` as in `Keys.create`."""
+    return keys.create(owner, NewKey(name=name, scopes=OWNER_SCOPES | INSTALLATION_SCOPES), secret)

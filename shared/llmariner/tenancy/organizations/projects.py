@@ -1,0 +1,345 @@
+"""Projects of an organisation: made, changed, archived, deleted.
+
+A project that is deleted is archived for good: nobody is in it any more, no key of it is left, its title is free again.
+Its row stays, so that usage and the audit log have a title to show.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Row, delete, func, select, update
+
+from llmariner.errors import Conflict, InvalidRequest, NotFound
+from llmariner.identifiers import new_id
+from llmariner.limits.cascade_delete import end_rules
+from llmariner.models.tables import models
+from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.tenancy import validators as names
+from llmariner.tenancy.members.deprovisioning import end_accounts, end_keys
+from llmariner.tenancy.mutations import alone, done
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.effective_permissions import changed
+from llmariner.tenancy.tables import (
+    api_keys,
+    custom_roles,
+    group_roles,
+    is_human,
+    organization_users,
+    project_users,
+    projects,
+    users,
+)
+
+__all__ = ["Assignment", "NewProject", "Project", "Projects"]
+
+_MOST_MODELS = 1000
+# Live ones of an organization: their titles are compared while every administrative act of the installation waits.
+_MOST_PROJECTS = 1000
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Where on a cluster the work of a project runs. `cluster_id` empty: on every cluster; `queue`: Kueue's."""
+
+    namespace: str
+    cluster_id: str = ""
+    queue: str = ""
+    node_selector: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class NewProject:
+    """What is said of a project to be made: a namespace for its work, or assignments, or neither."""
+
+    title: str
+    kubernetes_namespace: str | None = None
+    assignments: Sequence[Assignment] = ()
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project. `model_mode` 'allow': its members may use `model_ids` only; 'deny': all others; None: all."""
+
+    id: str
+    organization_id: str
+    title: str
+    is_default: bool
+    created_at: int
+    archived_at: int | None
+    kubernetes_namespace: str | None
+    assignments: tuple[Assignment, ...]
+    model_mode: str | None
+    model_ids: tuple[str, ...] = field(default=())
+
+
+class Projects:
+    """The projects of one installation. A caller acts in the organisation that it stands in."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, caller: Caller, new: NewProject) -> Project:
+        """Make a project; owners of the organisation own it. Conflict when a live one has the title, InvalidRequest
+        where there are too many."""
+        organization_id, project_id = caller.organization_id, new_id("proj")
+        values = {"title": names.selectable_title(new.title), **_place(new.kubernetes_namespace, new.assignments)}
+        now = int(time.time())
+        with self._database.write() as session:
+            alone(session, caller)
+            _check_not_full(session, organization_id)
+            _check_title_free(session, organization_id, values["title"])
+            row = {"id": project_id, "organization_id": organization_id, "is_default": False, "created_at": now}
+            session.add(projects, **row, **values)
+            owners = select(organization_users.c.user_id).where(
+                organization_users.c.organization_id == organization_id, organization_users.c.role == "owner"
+            )
+            joined = {"organization_id": organization_id, "role": "owner", "created_at": now}
+            for owner in session.rows(owners):
+                session.add(project_users, project_id=project_id, user_id=owner.user_id, **joined)
+            told = {"data": {"name": values["title"], "title": values["title"]}}
+            _done(session, caller, "project.created", project_id, told)
+        return self.get(organization_id, project_id)
+
+    def get(self, organization_id: str, project_id: str) -> Project:
+        """One project, archived or not. NotFound."""
+        with self._database.read() as session:
+            return _one(session, organization_id, project_id)
+
+    def all(self, organization_id: str, *, member: str | None = None) -> list[Project]:
+        """The live projects, oldest first: all of them, or those that a user is in."""
+        query = select(projects).where(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
+        if member is not None:
+            mine = select(project_users.c.project_id).where(project_users.c.user_id == member)
+            query = query.where(projects.c.id.in_(mine))
+        with self._database.read() as session:
+            return [_project(row) for row in session.rows(query.order_by(projects.c.created_at, projects.c.id))]
+
+    def people(self, project_ids: Sequence[str]) -> dict[str, int]:
+        """How many people are in each."""
+        query = select(project_users.c.project_id).join(users, users.c.id == project_users.c.user_id)
+        shown = query.where(project_users.c.project_id.in_(project_ids), users.c.hidden.is_(False))
+        counts = dict.fromkeys(project_ids, 0)
+        with self._database.read() as session:
+            for row in session.rows(shown.where(is_human)):
+                counts[row.project_id] += 1
+        return counts
+
+    def rename(self, caller: Caller, project_id: str, title: str) -> Project:
+        """Give it another title. Conflict when a live one has that."""
+        wanted = names.selectable_title(title)
+        with self._database.write() as session:
+            alone(session, caller)
+            project = _live(session, caller, project_id)
+            if wanted != project.title:
+                _check_title_free(session, caller.organization_id, wanted, but=project_id)
+            _set(session, project_id, title=wanted)
+            told = {"changes_requested": {"name": wanted, "title": wanted}}
+            _done(session, caller, "project.updated", project_id, told)
+        return self.get(caller.organization_id, project_id)
+
+    def assign(self, caller: Caller, project_id: str, assignments: Sequence[Assignment]) -> Project:
+        """Say where its work runs from now on; takes the place of a namespace."""
+        values = _place(None, assignments)
+        with self._database.write() as session:
+            alone(session, caller)
+            _live(session, caller, project_id)
+            _set(session, project_id, **values)
+            told = {"changes_requested": {"assignments": json.loads(values["assignments"] or "[]")}}
+            _done(session, caller, "project.updated", project_id, told)
+        return self.get(caller.organization_id, project_id)
+
+    def set_models(self, caller: Caller, project_id: str, mode: str | None, model_ids: Sequence[str]) -> Project:
+        """Which models its members may use: `mode` 'allow' these only, 'deny' these, None: all."""
+        if mode not in ("allow", "deny", None):
+            raise InvalidRequest("'mode' must be 'allow' or 'deny'.", param="mode")
+        if len(model_ids) > _MOST_MODELS:
+            raise InvalidRequest(f"'model_ids' must name at most {_MOST_MODELS} models.", param="model_ids")
+        listed = sorted(set(model_ids)) if mode else []
+        with self._database.write() as session:
+            alone(session, caller)
+            _live(session, caller, project_id)
+            _set(session, project_id, model_mode=mode, model_ids=json.dumps(listed))
+            _keys_changed(session, project_id)
+            told = {"changes_requested": {"model_mode": mode, "model_ids": listed}}
+            _done(session, caller, "project.updated", project_id, told)
+        return self.get(caller.organization_id, project_id)
+
+    def archive(self, caller: Caller, project_id: str) -> Project:
+        """End it and keep it: its keys are no good from now on. InvalidRequest for the default one."""
+        with self._database.write() as session:
+            alone(session, caller)
+            _check_not_default(_live(session, caller, project_id), "archived")
+            _set(session, project_id, archived_at=int(time.time()))
+            _keys_changed(session, project_id)
+            _done(session, caller, "project.archived", project_id, {})
+        return self.get(caller.organization_id, project_id)
+
+    def delete(self, caller: Caller, project_id: str) -> dict[str, list[str]]:
+        """End it for good. Returns what went with it: members by e-mail, service accounts by name, all else by id.
+
+        InvalidRequest for the default one, and while models of it are there; the error lists them.
+        """
+        with self._database.write() as session:
+            revision = alone(session, caller)
+            project = _one(session, caller.organization_id, project_id)
+            _check_not_default(project, "deleted")
+            _check_empty(session, project_id)
+            gone = _take_away(session, revision, project_id)
+            gone |= end_rules(session, project.organization_id, "project", [project_id])
+            _set(session, project_id, archived_at=project.archived_at or int(time.time()))
+            _done(session, caller, "project.deleted", project_id, {"removed": gone})
+        return gone
+
+
+def _place(namespace: str | None, assignments: Sequence[Assignment]) -> dict[str, Any]:
+    """The columns that say where its work runs. InvalidRequest when both are given, or one is no such name."""
+    if namespace and assignments:
+        raise InvalidRequest(
+            "Give 'kubernetes_namespace' or 'assignments', not both: an assignment names its namespace.",
+            param="assignments",
+        )
+    for index, each in enumerate(assignments):
+        _check_assignment(each, f"assignments[{index}]")
+    clusters = [each.cluster_id for each in assignments]
+    if len(set(clusters)) < len(clusters):
+        raise InvalidRequest("'assignments' must name each cluster once.", param="assignments")
+    return {
+        "kubernetes_namespace": names.label(namespace, "kubernetes_namespace") if namespace else None,
+        "assignments": json.dumps([_stored(each) for each in assignments]) if assignments else None,
+    }
+
+
+def _check_assignment(assignment: Assignment, where: str) -> None:
+    names.label(assignment.namespace, f"{where}.namespace")
+    if assignment.queue:
+        names.label(assignment.queue, f"{where}.kueue_queue_name")
+    if len(assignment.cluster_id) > 64:
+        raise InvalidRequest(
+            f"'{where}.cluster_id' must be the id of a cluster, or empty.", param=f"{where}.cluster_id"
+        )
+    for index, (key, value) in enumerate(assignment.node_selector):
+        names.label_key(key, f"{where}.node_selector[{index}].key")
+        names.label_value(value, f"{where}.node_selector[{index}].value")
+
+
+def _stored(assignment: Assignment) -> dict[str, Any]:
+    return {
+        "cluster_id": assignment.cluster_id,
+        "namespace": assignment.namespace,
+        "queue": assignment.queue,
+        "node_selector": [list(pair) for pair in assignment.node_selector],
+    }
+
+
+def _project(row: Row[Any]) -> Project:
+    stored = json.loads(row.assignments or "[]")
+    assigned = (Assignment(**{**one, "node_selector": tuple(map(tuple, one["node_selector"]))}) for one in stored)
+    return Project(
+        id=row.id,
+        organization_id=row.organization_id,
+        title=row.title,
+        is_default=row.is_default,
+        created_at=row.created_at,
+        archived_at=row.archived_at,
+        kubernetes_namespace=row.kubernetes_namespace,
+        assignments=tuple(assigned),
+        model_mode=row.model_mode,
+        model_ids=tuple(json.loads(row.model_ids or "[]")),
+    )
+
+
+def _one(session: ReadSession, organization_id: str, project_id: str) -> Project:
+    query = select(projects).where(projects.c.id == project_id, projects.c.organization_id == organization_id)
+    row = session.first(query)
+    if row is None:
+        raise NotFound(f"No project with id '{project_id}' in this organization.", param="project_id")
+    return _project(row)
+
+
+def _live(session: ReadSession, caller: Caller, project_id: str) -> Project:
+    project = _one(session, caller.organization_id, project_id)
+    if project.archived_at is not None:
+        raise InvalidRequest(f"The project '{project.title}' is archived; it can't be changed.", param="project_id")
+    return project
+
+
+def _check_not_full(session: ReadSession, organization_id: str) -> None:
+    live = select(func.count()).where(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
+    if session.value(live) >= _MOST_PROJECTS:
+        raise InvalidRequest(
+            f"An organization has up to {_MOST_PROJECTS} projects: archive or delete those that are not needed.",
+            code="too_many_projects",
+        )
+
+
+def _check_title_free(session: ReadSession, organization_id: str, title: str, *, but: str = "") -> None:
+    live = select(projects.c.title).where(
+        projects.c.organization_id == organization_id, projects.c.archived_at.is_(None), projects.c.id != but
+    )
+    if names.skeleton(title) in {names.skeleton(row.title) for row in session.rows(live)}:
+        raise Conflict(f"The organization has a project titled '{title}'; choose another title.", param="title")
+
+
+def _check_not_default(project: Project, what: str) -> None:
+    if project.is_default:
+        raise InvalidRequest(
+            f"The default project can't be {what}: new people begin there.", param="project_id", code="default_project"
+        )
+
+
+def _check_empty(session: ReadSession, project_id: str) -> None:
+    query = select(models.c.id).where(models.c.project_id == project_id, models.c.deleted.is_(False))
+    found = [row.id for row in session.rows(query.order_by(models.c.id))]
+    if found:
+        raise InvalidRequest(
+            f"The project has models of its own: {', '.join(found[:10])}. Delete them first, with DELETE /v1/models/ID.",
+            param="project_id",
+            code="in_use",
+            details={"in_the_way": {"models": found}},
+        )
+
+
+def _take_away(session: WriteSession, revision: int, project_id: str) -> dict[str, list[str]]:
+    accounts, ended = end_accounts(session, revision, project_id)
+    ended += end_keys(session, revision, api_keys.c.project_id == project_id)
+    members = session.rows(
+        select(users.c.id, users.c.email)
+        .join(project_users, project_users.c.user_id == users.c.id)
+        .where(project_users.c.project_id == project_id)
+        .order_by(users.c.email)
+    )
+    session.run(delete(project_users).where(project_users.c.project_id == project_id))
+    gone = {"users": [row.email for row in members], "service_accounts": accounts, "api_keys": ended}
+    for noun, table in (("group_roles", group_roles), ("roles", custom_roles)):
+        gone[noun] = [row.id for row in session.rows(select(table.c.id).where(table.c.project_id == project_id))]
+        session.run(delete(table).where(table.c.project_id == project_id))
+    changed(session, user_ids=[row.id for row in members])
+    return gone
+
+
+def _set(session: WriteSession, project_id: str, **values: Any) -> None:
+    session.run(update(projects).where(projects.c.id == project_id).values(**values))
+
+
+def _keys_changed(session: WriteSession, project_id: str) -> None:
+    """Everybody who works in it is asked about anew: its people, and those who hold keys of it."""
+    keys = session.rows(
+        select(api_keys.c.id).where(api_keys.c.project_id == project_id, api_keys.c.revoked_at.is_(None))
+    )
+    people = session.rows(_WHO_MAY_WORK.where(projects.c.id == project_id))
+    changed(session, user_ids=[row.user_id for row in people], key_ids=[row.id for row in keys])
+
+
+# Owners of the organisation work in a project without being its members.
+_WHO_MAY_WORK = select(organization_users.c.user_id).join(
+    projects, projects.c.organization_id == organization_users.c.organization_id
+)
+
+
+def _done(session: WriteSession, caller: Caller, act: str, project_id: str, told: dict[str, Any]) -> None:
+    done(session, caller, act, project_id, told, organization_id=caller.organization_id, project_id=project_id)

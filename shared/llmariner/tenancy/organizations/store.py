@@ -1,0 +1,223 @@
+"""Organisations: made by who runs the installation, deleted by their owners.
+
+A deleted organisation keeps its row, without members and under another title, for usage and the audit log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, delete, func, select, update
+
+from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
+from llmariner.identifiers import new_id
+from llmariner.limits.cascade_delete import end_rules
+from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.tenancy import validators as names
+from llmariner.tenancy.members.deprovisioning import end_keys
+from llmariner.tenancy.mutations import alone, done
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles import access_scope as reach
+from llmariner.tenancy.roles.effective_permissions import changed, standing
+from llmariner.tenancy.tables import (
+    api_keys,
+    custom_roles,
+    group_roles,
+    groups,
+    invites,
+    is_human,
+    organization_users,
+    organizations,
+    project_users,
+    projects,
+    users,
+)
+
+__all__ = ["Organization", "Organizations", "Summary"]
+
+# Leaves room for what is added to the title of one that is deleted.
+_LONGEST_TITLE = 200
+
+
+@dataclass(frozen=True)
+class Organization:
+    """An organisation."""
+
+    id: str
+    title: str
+    is_default: bool
+    created_at: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How many live projects, and how many people, an organisation has."""
+
+    projects: int = 0
+    people: int = 0
+
+
+class Organizations:
+    """The organisations of one installation."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, caller: Caller, title: str) -> Organization:
+        """Make an organisation that the caller owns. PermissionDenied unless they own the default one; Conflict."""
+        wanted, organization_id = names.selectable_title(title, most=_LONGEST_TITLE), new_id("org")
+        now = int(time.time())
+        with self._database.write() as session:
+            alone(session, caller)
+            _check_runs_installation(session, caller)
+            _check_title_free(session, wanted)
+            session.add(organizations, id=organization_id, title=wanted, is_default=False, created_at=now)
+            joined = {"user_id": caller.user_id, "role": "owner", "created_at": now}
+            session.add(organization_users, organization_id=organization_id, **joined)
+            changed(session, user_ids=[caller.user_id])
+            _done(session, caller, "organization.created", organization_id, {"data": {"title": wanted}})
+        return Organization(organization_id, wanted, False, now)
+
+    def get(self, organization_id: str) -> Organization:
+        """One organisation. NotFound."""
+        with self._database.read() as session:
+            return _one(session, organization_id)
+
+    def of_caller(self, caller: Caller) -> list[Organization]:
+        """Those that the caller is a member of and reaches; the default one first, then by age."""
+        query = select(organizations).join(organization_users).where(organization_users.c.user_id == caller.user_id)
+        order = (organizations.c.is_default.desc(), organizations.c.created_at, organizations.c.id)
+        with self._database.read() as session:
+            found = [_organization(row) for row in session.rows(query.order_by(*order))]
+            reached = reach.organization_ids(session, caller, [each.id for each in found])
+        return [each for each in found if each.id in reached]
+
+    def summaries(self, organization_ids: Sequence[str]) -> dict[str, Summary]:
+        """What is in each."""
+        of_them = projects.c.organization_id.in_(organization_ids)
+        live = select(projects.c.organization_id, func.count().label("number")).where(
+            of_them, projects.c.archived_at.is_(None)
+        )
+        members = select(organization_users.c.organization_id, func.count().label("number")).join(users)
+        people = members.where(
+            organization_users.c.organization_id.in_(organization_ids),
+            is_human,
+            users.c.hidden.is_(False),
+        )
+        with self._database.read() as session:
+            counted = _counts(session.rows(live.group_by(projects.c.organization_id)))
+            met = _counts(session.rows(people.group_by(organization_users.c.organization_id)))
+        return {each: Summary(counted.get(each, 0), met.get(each, 0)) for each in organization_ids}
+
+    def rename(self, caller: Caller, title: str) -> Organization:
+        """Give the caller's organisation another title. Conflict."""
+        wanted, organization_id = names.selectable_title(title, most=_LONGEST_TITLE), caller.organization_id
+        with self._database.write() as session:
+            alone(session, caller)
+            _check_title_free(session, wanted, but=organization_id)
+            _retitle(session, organization_id, wanted)
+            told = {"changes_requested": {"title": wanted}}
+            _done(session, caller, "organization.updated", organization_id, told)
+        return self.get(organization_id)
+
+    def delete(self, caller: Caller) -> dict[str, list[str]]:
+        """End the organisation that the caller stands in. Returns what went: members by e-mail, all else by id.
+
+        InvalidRequest for the default one, and while it has projects; the error lists them.
+        """
+        organization_id = caller.organization_id
+        with self._database.write() as session:
+            revision = alone(session, caller)
+            organization = _one(session, organization_id)
+            if organization.is_default:
+                raise InvalidRequest(
+                    "The default organization can't be deleted: its owners run this installation.",
+                    param="organization_id",
+                    code="default_organization",
+                )
+            _check_empty(session, organization_id)
+            gone = _take_away(session, revision, organization_id) | end_rules(session, organization_id)
+            _retitle(session, organization_id, f"{organization.title} (deleted {organization_id})")
+            _done(session, caller, "organization.deleted", organization_id, {"removed": gone})
+        return gone
+
+
+def _check_title_free(session: ReadSession, title: str, *, but: str = "") -> None:
+    taken = session.rows(select(organizations.c.title).where(organizations.c.id != but))
+    if names.skeleton(title) in {names.skeleton(row.title) for row in taken}:
+        raise Conflict(f"An organization titled '{title}' exists already; choose another title.", param="title")
+
+
+def _check_runs_installation(session: ReadSession, caller: Caller) -> None:
+    """Whether it owns the default organisation, be it as a person or with a key of that organisation."""
+    default = session.value(select(organizations.c.id).where(organizations.c.is_default))
+    stands = standing(session, caller.user_id, str(default), None)
+    elsewhere = caller.key_id is not None and caller.organization_id != default
+    if stands.organization_role != "owner" or elsewhere:
+        raise PermissionDenied("Only an owner of the default organization makes organizations.")
+
+
+def _check_empty(session: ReadSession, organization_id: str) -> None:
+    query = select(projects.c.id, projects.c.title).where(
+        projects.c.organization_id == organization_id, projects.c.archived_at.is_(None)
+    )
+    found = session.rows(query.order_by(projects.c.created_at, projects.c.id))
+    if found:
+        raise InvalidRequest(
+            f"The organization has projects: {', '.join(row.title for row in found[:10])}. Delete them first.",
+            param="organization_id",
+            code="in_use",
+            details={"in_the_way": {"projects": [{"id": row.id, "title": row.title} for row in found]}},
+        )
+
+
+def _take_away(session: WriteSession, revision: int, organization_id: str) -> dict[str, list[str]]:
+    ended = end_keys(session, revision, api_keys.c.organization_id == organization_id)
+    members = session.rows(
+        select(users.c.id, users.c.email)
+        .join(organization_users)
+        .where(organization_users.c.organization_id == organization_id)
+        .order_by(users.c.email)
+    )
+    open_ones = (
+        invites.c.organization_id == organization_id,
+        invites.c.accepted_at.is_(None),
+        invites.c.revoked_at.is_(None),
+    )
+    asked = [row.id for row in session.rows(select(invites.c.id).where(*open_ones))]
+    session.run(update(invites).where(*open_ones).values(revoked_at=int(time.time())))
+    gone = {"users": [row.email for row in members], "api_keys": ended, "invites": asked}
+    for noun, table in (("roles", custom_roles), ("group_roles", group_roles), ("groups", groups)):
+        theirs = table.c.organization_id == organization_id
+        gone[noun] = [row.id for row in session.rows(select(table.c.id).where(theirs).order_by(table.c.id))]
+        session.run(delete(table).where(theirs))
+    for table in (project_users, organization_users):
+        session.run(delete(table).where(table.c.organization_id == organization_id))
+    changed(session, user_ids=[row.id for row in members])
+    return gone
+
+
+def _one(session: ReadSession, organization_id: str) -> Organization:
+    row = session.first(select(organizations).where(organizations.c.id == organization_id))
+    if row is None:
+        raise NotFound(f"No organization with id '{organization_id}'.", param="organization_id")
+    return _organization(row)
+
+
+def _organization(row: Row[Any]) -> Organization:
+    return Organization(row.id, row.title, row.is_default, row.created_at)
+
+
+def _counts(rows: Sequence[Row[Any]]) -> dict[str, int]:
+    return {row.organization_id: row.number for row in rows}
+
+
+def _retitle(session: WriteSession, organization_id: str, title: str) -> None:
+    session.run(update(organizations).where(organizations.c.id == organization_id).values(title=title))
+
+
+def _done(session: WriteSession, caller: Caller, act: str, organization_id: str, told: dict[str, Any]) -> None:
+    done(session, caller, act, organization_id, told, organization_id=organization_id)

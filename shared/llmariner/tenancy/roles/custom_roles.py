@@ -1,0 +1,258 @@
+"""Roles that an organisation makes: named sets of scopes, for the whole organisation or for one of its projects."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, delete, func, select, update
+
+from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
+from llmariner.identifiers import new_id
+from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.tenancy import validators as names
+from llmariner.tenancy.mutations import alone, done
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.delegation import (
+    check_may_take_organization_role,
+    check_may_take_project_role,
+    held,
+    owns,
+)
+from llmariner.tenancy.roles.effective_permissions import changed
+from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, with_implied
+from llmariner.tenancy.tables import (
+    custom_roles,
+    group_roles,
+    invites,
+    organization_users,
+    project_users,
+    projects,
+    users,
+)
+
+__all__ = ["CustomRole", "CustomRoles"]
+
+_LONGEST_DESCRIPTION = 2000
+# Of an organization, or of one project: their names are compared while every administrative act of the installation waits.
+_MOST_ROLES = 1000
+
+
+@dataclass(frozen=True)
+class CustomRole:
+    """A role. `project_id` None: it can be given in the whole organisation."""
+
+    id: str
+    organization_id: str
+    project_id: str | None
+    name: str
+    description: str
+    scopes: frozenset[str]
+    created_at: int
+
+
+class CustomRoles:
+    """The roles that the organisations of one installation made. A caller acts in the one that it stands in."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self, caller: Caller, name: str, scopes: Iterable[str], *, description: str = "", project_id: str | None = None
+    ) -> CustomRole:
+        """Make a role. Conflict for a name that there is; PermissionDenied for scopes that the caller doesn't hold.
+
+        InvalidRequest where there are too many.
+        """
+        organization_id, role_id = caller.organization_id, new_id("role")
+        said = _description(description)
+        with self._database.write() as session:
+            alone(session, caller)
+            wanted = _checked(session, caller, scopes, project_id)
+            if project_id is not None:
+                _check_project(session, organization_id, project_id)
+            _check_not_full(session, organization_id, project_id)
+            free = _free_name(session, organization_id, project_id, name)
+            row = {"id": role_id, "organization_id": organization_id, "project_id": project_id, "name": free}
+            stored = {"description": said, "scopes": " ".join(sorted(wanted))}
+            session.add(custom_roles, **row, **stored, created_at=int(time.time()))
+            _done(session, caller, "role.created", role_id, project_id, {"data": {"role_name": free}})
+        return self.get(organization_id, role_id)
+
+    def get(self, organization_id: str, role_id: str) -> CustomRole:
+        """One role. NotFound."""
+        with self._database.read() as session:
+            return _one(session, organization_id, role_id)
+
+    def all(self, organization_id: str, *, project_id: str | None = None) -> list[CustomRole]:
+        """The roles for the whole organisation, or for one project; oldest first."""
+        query = select(custom_roles).where(custom_roles.c.organization_id == organization_id)
+        query = query.where(custom_roles.c.project_id == project_id)
+        with self._database.read() as session:
+            rows = session.rows(query.order_by(custom_roles.c.created_at, custom_roles.c.id))
+        return [_role(row) for row in rows]
+
+    def update(
+        self,
+        caller: Caller,
+        role_id: str,
+        *,
+        name: str | None = None,
+        scopes: Iterable[str] | None = None,
+        description: str | None = None,
+    ) -> CustomRole:
+        """Change a role; what is None stays. Whoever has it may do more or less within seconds.
+
+        PermissionDenied for a role above the caller: by another name it would be given to others for what it is not.
+        """
+        organization_id = caller.organization_id
+        with self._database.write() as session:
+            alone(session, caller)
+            role = _one(session, organization_id, role_id)
+            _check_not_above(session, caller, role)
+            values: dict[str, Any] = {}
+            if name is not None and names.title(name, "name") != role.name:
+                values["name"] = _free_name(session, organization_id, role.project_id, name, but=role_id)
+            if description is not None:
+                values["description"] = _description(description)
+            if scopes is not None:
+                values["scopes"] = " ".join(sorted(_checked(session, caller, scopes, role.project_id)))
+            if values:
+                session.run(update(custom_roles).where(custom_roles.c.id == role_id).values(**values))
+                changed(session, user_ids=_holders(session, role_id))
+                _done(session, caller, "role.updated", role_id, role.project_id, {"changes_requested": values})
+        return self.get(organization_id, role_id)
+
+    def delete(self, caller: Caller, role_id: str) -> None:
+        """Remove a role. InvalidRequest while somebody has it or is promised it; the error lists who."""
+        with self._database.write() as session:
+            alone(session, caller)
+            role = _one(session, caller.organization_id, role_id)
+            _check_not_above(session, caller, role)
+            in_the_way = _in_the_way(session, role_id)
+            if any(in_the_way.values()):
+                listed = "; ".join(f"{what}: {', '.join(held[:10])}" for what, held in in_the_way.items() if held)
+                raise InvalidRequest(
+                    f"The role '{role.name}' is in use ({listed}). Give them another role first.",
+                    param="role_id",
+                    code="in_use",
+                    details={"in_the_way": in_the_way},
+                )
+            session.run(delete(custom_roles).where(custom_roles.c.id == role_id))
+            _done(session, caller, "role.deleted", role_id, role.project_id, {})
+
+
+def _check_not_above(session: ReadSession, caller: Caller, role: CustomRole) -> None:
+    if role.project_id is None:
+        check_may_take_organization_role(session, caller, role.organization_id, role.id)
+    else:
+        check_may_take_project_role(session, caller, role.organization_id, role.project_id, role.id)
+
+
+def _checked(session: ReadSession, caller: Caller, scopes: Iterable[str], project_id: str | None) -> frozenset[str]:
+    wanted = frozenset(scopes)
+    possible = OWNER_SCOPES if project_id is None else PROJECT_ROLES["owner"]
+    if not wanted:
+        raise InvalidRequest("A role needs one scope at least.", param="scopes")
+    if unknown := wanted - possible:
+        raise InvalidRequest(
+            f"A role {'here' if project_id is None else 'in a project'} can't hold {', '.join(sorted(unknown))}. "
+            f"Possible scopes: {', '.join(sorted(possible))}.",
+            param="scopes",
+        )
+    if owns(caller):
+        return wanted
+    if missing := with_implied(wanted) - held(session, caller, caller.organization_id, project_id):
+        raise PermissionDenied(
+            f"You don't hold the scopes {', '.join(sorted(missing))} there, so no role of yours can."
+        )
+    return wanted
+
+
+def _check_not_full(session: ReadSession, organization_id: str, project_id: str | None) -> None:
+    there = select(func.count()).where(
+        custom_roles.c.organization_id == organization_id, custom_roles.c.project_id == project_id
+    )
+    if session.value(there) >= _MOST_ROLES:
+        raise InvalidRequest(
+            f"There are {_MOST_ROLES} roles already: delete those that nobody has.", code="too_many_roles"
+        )
+
+
+def _free_name(session: ReadSession, organization_id: str, project_id: str | None, name: str, *, but: str = "") -> str:
+    wanted = names.selectable_title(name, "name")
+    if wanted.lower() in ORGANIZATION_ROLES or wanted.lower() in PROJECT_ROLES:
+        raise Conflict(f"'{wanted}' is a role that is there everywhere; choose another name.", param="name")
+    there = select(custom_roles.c.name).where(
+        custom_roles.c.organization_id == organization_id,
+        custom_roles.c.project_id == project_id,
+        custom_roles.c.id != but,
+    )
+    if names.skeleton(wanted) in {names.skeleton(row.name) for row in session.rows(there)}:
+        raise Conflict(f"There is a role named '{wanted}' already; choose another name.", param="name")
+    return wanted
+
+
+def _description(said: str) -> str:
+    if len(said) > _LONGEST_DESCRIPTION:
+        raise InvalidRequest(
+            f"'description' must be at most {_LONGEST_DESCRIPTION} characters long.", param="description"
+        )
+    return said
+
+
+def _check_project(session: ReadSession, organization_id: str, project_id: str) -> None:
+    query = select(projects.c.id).where(
+        projects.c.id == project_id, projects.c.organization_id == organization_id, projects.c.archived_at.is_(None)
+    )
+    if session.first(query) is None:
+        raise NotFound(f"No live project with id '{project_id}' in the organization.", param="project_id")
+
+
+def _one(session: ReadSession, organization_id: str, role_id: str) -> CustomRole:
+    query = select(custom_roles).where(custom_roles.c.id == role_id, custom_roles.c.organization_id == organization_id)
+    row = session.first(query)
+    if row is None:
+        raise NotFound(f"No role with id '{role_id}' that the organization made.", param="role_id")
+    return _role(row)
+
+
+def _role(row: Row[Any]) -> CustomRole:
+    return CustomRole(
+        id=row.id,
+        organization_id=row.organization_id,
+        project_id=row.project_id,
+        name=row.name,
+        description=row.description,
+        scopes=frozenset(row.scopes.split()),
+        created_at=row.created_at,
+    )
+
+
+def _holders(session: ReadSession, role_id: str) -> list[str]:
+    """The users who have it in the organisation or a project."""
+    tables = (organization_users, project_users)
+    return [row.user_id for t in tables for row in session.rows(select(t.c.user_id).where(t.c.role == role_id))]
+
+
+def _in_the_way(session: ReadSession, role_id: str) -> dict[str, list[str]]:
+    """Who has it, is invited to it, or gets it by a group."""
+    held = select(users.c.email).where(users.c.id.in_(_holders(session, role_id))).order_by(users.c.email)
+    open_ones = select(invites.c.email, invites.c.role, invites.c.projects).where(
+        invites.c.accepted_at.is_(None), invites.c.revoked_at.is_(None), invites.c.expires_at > int(time.time())
+    )
+    promised = [row.email for row in session.rows(open_ones) if row.role == role_id or f'"{role_id}"' in row.projects]
+    groups = select(group_roles.c.group_name).where(group_roles.c.role == role_id)
+    return {
+        "users": [row.email for row in session.rows(held)],
+        "invites": sorted(promised),
+        "groups": [row.group_name for row in session.rows(groups)],
+    }
+
+
+def _done(
+    session: WriteSession, caller: Caller, act: str, role_id: str, project_id: str | None, told: dict[str, Any]
+) -> None:
+    done(session, caller, act, role_id, told, organization_id=caller.organization_id, project_id=project_id)

@@ -1,0 +1,130 @@
+"""Who may give and take which role: nobody more than they hold themselves where the role counts."""
+
+from __future__ import annotations
+
+from sqlalchemy import or_, select
+
+from llmariner.errors import InvalidRequest, PermissionDenied
+from llmariner.platform.database import ReadSession
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.effective_permissions import standing
+from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, with_implied
+from llmariner.tenancy.tables import custom_roles
+
+__all__ = [
+    "check_may_take_organization_role",
+    "check_may_take_project_role",
+    "check_organization_role",
+    "check_project_role",
+    "held",
+    "owns",
+]
+
+
+def owns(caller: Caller | None) -> bool:
+    """Whether it has all of an owner's rights over the organisation; None is the platform itself.
+
+    A key of an owner that was cut down to less has not: it could make others more than it is.
+    """
+    return caller is None or (caller.is_owner and "api.organizations.write" in caller.scopes)
+
+
+def held(session: ReadSession, caller: Caller, organization_id: str, project_id: str | None) -> frozenset[str]:
+    """The scopes that a caller holds in a place; for a key, no more than it carries.
+
+    `project_id` None: in the organisation as a whole. What a role in one project gives counts for nothing there, and
+    for nothing in another project.
+    """
+    there = standing(session, caller.user_id, organization_id, project_id).scopes
+    return there if caller.key_id is None else there & caller.scopes
+
+
+def check_organization_role(session: ReadSession, caller: Caller | None, organization_id: str, role: str) -> None:
+    """InvalidRequest for an unknown role of an organisation, PermissionDenied for one that the caller may not give."""
+    scopes = _organization_scopes(session, organization_id, role)
+    if scopes is None:
+        raise _unknown(role, ORGANIZATION_ROLES, "organization")
+    if caller is None or owns(caller):
+        return
+    if role in ("owner", "tenant_system"):
+        raise PermissionDenied(f"Only an owner of the organization gives the role '{role}'.")
+    _check_held(held(session, caller, organization_id, None), role, scopes)
+
+
+def check_project_role(
+    session: ReadSession, caller: Caller | None, organization_id: str, project_id: str, role: str
+) -> None:
+    """As `check_organization_role`, for a role in a project."""
+    scopes = _project_scopes(session, organization_id, project_id, role)
+    if scopes is None:
+        raise _unknown(role, PROJECT_ROLES, "project")
+    if caller is not None and not owns(caller):
+        _check_held(held(session, caller, organization_id, project_id), role, scopes)
+
+
+def check_may_take_organization_role(
+    session: ReadSession, caller: Caller | None, organization_id: str, role: str
+) -> None:
+    """PermissionDenied for a caller who would take a role, or cut down somebody who has it, and holds less than it gives.
+
+    Nobody is above others by a reader's role, which every member has at least.
+    """
+    if caller is None or owns(caller) or role == "reader":
+        return
+    scopes = _organization_scopes(session, organization_id, role) or frozenset()
+    if role in ("owner", "tenant_system"):
+        raise PermissionDenied(f"Only an owner of the organization takes the role '{role}', or changes who has it.")
+    _check_above(held(session, caller, organization_id, None), role, scopes - ORGANIZATION_ROLES["reader"])
+
+
+def check_may_take_project_role(
+    session: ReadSession, caller: Caller | None, organization_id: str, project_id: str, role: str
+) -> None:
+    """As `check_may_take_organization_role`, for a role in a project."""
+    if caller is not None and not owns(caller):
+        scopes = _project_scopes(session, organization_id, project_id, role) or frozenset()
+        _check_above(held(session, caller, organization_id, project_id), role, scopes)
+
+
+def _organization_scopes(session: ReadSession, organization_id: str, role: str) -> frozenset[str] | None:
+    scopes = ORGANIZATION_ROLES.get(role)
+    return _made(session, organization_id, None, role) if scopes is None else scopes
+
+
+def _project_scopes(session: ReadSession, organization_id: str, project_id: str, role: str) -> frozenset[str] | None:
+    scopes = PROJECT_ROLES.get(role)
+    return _made(session, organization_id, project_id, role) if scopes is None else scopes
+
+
+def _made(session: ReadSession, organization_id: str, project_id: str | None, role: str) -> frozenset[str] | None:
+    """The scopes of a role that the organisation made, for itself or for that project."""
+    query = select(custom_roles.c.scopes).where(
+        custom_roles.c.id == role,
+        custom_roles.c.organization_id == organization_id,
+        or_(custom_roles.c.project_id.is_(None), custom_roles.c.project_id == project_id),
+    )
+    scopes = session.value(query)
+    return None if scopes is None else frozenset(scopes.split())
+
+
+def _check_held(own: frozenset[str], role: str, scopes: frozenset[str]) -> None:
+    if missing := with_implied(scopes) - own:
+        raise PermissionDenied(
+            f"You can't give the role '{role}', since it holds scopes that you don't hold there: "
+            f"{', '.join(sorted(missing))}."
+        )
+
+
+def _check_above(own: frozenset[str], role: str, scopes: frozenset[str]) -> None:
+    if missing := with_implied(scopes) - own:
+        raise PermissionDenied(
+            f"You can't take the role '{role}', or change who has it, since it holds scopes that you don't hold there: "
+            f"{', '.join(sorted(missing))}. Ask an owner of the organization."
+        )
+
+
+def _unknown(role: str, known: dict[str, frozenset[str]], what: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Unknown role '{role}' in this {what}: use {', '.join(known)}, or the id of a role that the organization made.",
+        param="role",
+    )

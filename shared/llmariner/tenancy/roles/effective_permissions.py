@@ -1,0 +1,68 @@
+"""What a user is in an organisation and a project, and so may do there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import select, update
+
+from llmariner.platform.database import ReadSession, WriteSession
+from llmariner.platform.database.revisions import next_revision
+from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, ORGANIZATION_ROLES, PROJECT_ROLES, with_implied
+from llmariner.tenancy.tables import api_keys, custom_roles, organization_users, organizations, project_users, users
+
+__all__ = ["Standing", "changed", "standing"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Roles, None where the user is no member, and the scopes of both together."""
+
+    organization_role: str | None
+    project_role: str | None
+    scopes: frozenset[str]
+
+
+def standing(session: ReadSession, user_id: str, organization_id: str, project_id: str | None) -> Standing:
+    """How a user stands now. An organisation's owner owns its projects; who left it is nothing in any of them."""
+    member = (
+        select(organization_users.c.role, organizations.c.is_default)
+        .join(organizations)
+        .where(organization_users.c.organization_id == organization_id, organization_users.c.user_id == user_id)
+    )
+    found = session.first(member)
+    if found is None:
+        return Standing(None, None, frozenset())
+    organization_role = found.role
+    project_role = None
+    if project_id is not None:
+        project_role = session.value(
+            select(project_users.c.role).where(
+                project_users.c.project_id == project_id, project_users.c.user_id == user_id
+            )
+        )
+        if organization_role == "owner":
+            project_role = project_role or "owner"
+    scopes = _scopes(session, ORGANIZATION_ROLES, organization_role) | _scopes(session, PROJECT_ROLES, project_role)
+    if organization_role == "owner" and found.is_default:
+        scopes |= INSTALLATION_SCOPES
+    return Standing(organization_role, project_role, with_implied(scopes))
+
+
+def changed(session: WriteSession, *, user_ids: Iterable[str] = (), key_ids: Iterable[str] = ()) -> None:
+    """What these may do has changed: every warm function asks about them again within its polling interval (2 s)."""
+    people, keys = list(user_ids), list(key_ids)
+    if not people and not keys:
+        return
+    revision = next_revision(session, "api_keys")
+    session.run(update(users).where(users.c.id.in_(people)).values(revision=revision))
+    of_them = api_keys.c.user_id.in_(people) | api_keys.c.id.in_(keys)
+    session.run(update(api_keys).where(of_them, api_keys.c.revoked_at.is_(None)).values(revision=revision))
+
+
+def _scopes(session: ReadSession, known: dict[str, frozenset[str]], role: str | None) -> frozenset[str]:
+    if role is None or role in known:
+        return known.get(role or "", frozenset())
+    stored = session.value(select(custom_roles.c.scopes).where(custom_roles.c.id == role))
+    return frozenset((stored or "").split())

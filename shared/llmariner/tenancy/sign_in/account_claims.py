@@ -1,0 +1,88 @@
+"""Which account a first sign-in may claim by its e-mail.
+
+An account that somebody added, and that nobody has signed in to yet, belongs to whoever the issuer says has the e-mail. That
+is not enough for an account that administers an organization: it can be claimed for a week after it was added, given the
+role or unlinked, and not by an address that anybody's directory may hold.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import Row, select, update
+
+from llmariner.errors import PermissionDenied
+from llmariner.platform.database import ReadSession, WriteSession
+from llmariner.tenancy import validators as names
+from llmariner.tenancy.tables import organization_users, users
+
+__all__ = ["check_claimable", "claim_window", "open_claim"]
+
+_SECONDS = 7 * 86400
+
+
+def claim_window() -> int:
+    """Until when an account that is added or unlinked now may be claimed, in seconds since 1970."""
+    return int(time.time()) + _SECONDS
+
+
+def open_claim(session: WriteSession, user_id: str) -> None:
+    """To be called before an account gets a role in an organization: its first sign-in may follow within a week.
+
+    Not where it administers an organization already: one organization's owner must not open an account that another's
+    rights hang on.
+    """
+    if not _administers(session, user_id):
+        unlinked = (users.c.id == user_id) & users.c.issuer.is_(None)
+        session.run(update(users).where(unlinked).values(claimable_until=claim_window()))
+
+
+def check_claimable(session: ReadSession, account: Row[Any], *, issued_at: int) -> None:
+    """PermissionDenied for an account (a row of `users`) that a first sign-in with its e-mail may not claim.
+
+    `issued_at`: of the token, in seconds since 1970.
+    """
+    if account.kind == "bootstrap":
+        raise _refused(
+            f"The account '{account.email}' is this installation's first administrator, which works with its API key only. "
+            "Sign in with an e-mail of your own.",
+            "account_not_claimable",
+        )
+    if account.kind != "person" or account.issuer is not None:
+        raise _refused(
+            f"There is an account '{account.email}' that signs in through {account.issuer or 'no issuer'} as somebody else, "
+            "and it stays theirs. If it is yours, ask an owner of the default organization to unlink it from its sign-in "
+            f"(DELETE /v1/organization/sign_in/users/{account.id}), then sign in again.",
+            "account_linked",
+        )
+    if account.unlinked_at is not None and issued_at < account.unlinked_at:
+        # Else whoever was unlinked would take the account back with the token that they still hold.
+        raise _refused(
+            f"The account '{account.email}' was unlinked from its sign-in after your token was issued. Sign in again with "
+            "`llma auth login`.",
+            "account_unlinked",
+        )
+    if "@" in account.email and not names.has_public_domain(account.email):
+        raise _refused(
+            f"There is an account '{account.email}', and its address has no public domain, so it proves nobody to be its "
+            "owner. Sign in with an address of a public domain, or ask an administrator to remove that account.",
+            "account_not_claimable",
+        )
+    if (account.claimable_until or 0) <= time.time() and _administers(session, account.id):
+        raise _refused(
+            f"The account '{account.email}' administers an organization, and nobody claimed it in the week after it was "
+            "added. Ask an owner of the default organization to open it for your sign-in "
+            f"(DELETE /v1/organization/sign_in/users/{account.id}), then sign in again.",
+            "account_unclaimed",
+        )
+
+
+def _administers(session: ReadSession, user_id: str) -> bool:
+    """Whether it is more than a reader of an organization."""
+    held = select(organization_users.c.role).where(organization_users.c.user_id == user_id)
+    return session.first(held.where(organization_users.c.role != "reader")) is not None
+
+
+def _refused(message: str, code: str) -> PermissionDenied:
+    return PermissionDenied(message, code=code)

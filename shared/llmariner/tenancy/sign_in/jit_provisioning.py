@@ -1,0 +1,316 @@
+"""What awaits somebody who signs in: invitations to their e-mail, and the roles of their groups.
+
+A membership that people made stays as they made it. Groups give and take only what groups gave, so nobody is locked out by
+a mapping, and who leaves a group leaves what it gave. Only an organisation's last owner stays, whatever the groups say.
+What a token says of groups counts until a newer one says something else. Whom an owner removed is not brought back by a
+group, neither by tokens of before nor by later ones, until somebody lets them in again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import and_, select, update
+
+from llmariner.platform.database import ReadSession, WriteSession
+from llmariner.platform.identity import Identity
+from llmariner.tenancy.invitations.pending import is_backed, open_invites
+from llmariner.tenancy.members.deprovisioning import end_keys
+from llmariner.tenancy.members.removals import forget_removal, removed_from
+from llmariner.tenancy.mutations import done
+from llmariner.tenancy.roles.effective_permissions import changed
+from llmariner.tenancy.tables import (
+    api_keys,
+    group_roles,
+    invites,
+    is_human,
+    organization_users,
+    organizations,
+    project_users,
+    projects,
+    user_groups,
+    users,
+)
+
+__all__ = ["Arrival", "settle"]
+
+# Of two groups' roles the first of these; a role that the organisation made stands between what it owns and the rest.
+_RANKS = ("owner", "role_", "member", "tenant_system", "reader", "viewer")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """An organisation, or one of its projects."""
+
+    organization_id: str
+    project_id: str | None = None
+
+
+@dataclass(frozen=True)
+class _Act:
+    name: str
+    subject_id: str
+    place: _Place
+    told: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Held:
+    role: str
+    of_group: bool
+
+
+class Arrival:
+    """One person's memberships, as they are and as they should be. Read when made; the function `settle` writes.
+
+    `newcomer_role`: what the person becomes if nothing awaits them: `reader` of the default organisation, `member` of
+    its default project, or `none`.
+    """
+
+    def __init__(self, session: ReadSession, user_id: str, identity: Identity, *, newcomer_role: str = "none") -> None:
+        self.user_id = user_id
+        person = session.first(select(users.c.email, users.c.groups_at).where(users.c.id == user_id))
+        assert person is not None
+        self._email, self._issuer = str(person.email), identity.issuer
+        self._known_groups = _groups_of(session, user_id)
+        self._held = dict(_memberships(session, user_id))
+        # Only where the token says, and its issuer vouches, that they have the invited address now.
+        vouched = identity.email_verified and identity.email == self._email
+        self._invites = list(_invites_to(session, self._email)) if vouched else []
+        news = identity.groups is not None and identity.issued_at >= (person.groups_at or 0)
+        self._groups = frozenset(identity.groups or ()) if news else self._known_groups
+        self._issued_at = identity.issued_at
+        self._given = _given(session, identity, removed_from(session, user_id)) if news else None
+        self._last_of = self._owned_alone(session)
+        self._newcomer = _newcomer(session, user_id, newcomer_role)
+        self.acts: list[_Act] = []
+
+    def changes(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self._invites) or bool(self._wanted()) or self._groups != self._known_groups
+
+    def write(self, session: WriteSession, revision: int) -> None:
+        """Make it so. `acts` are then to be told of; `settle` does both."""
+        for invite in self._invites:
+            held = self._held.get(_Place(invite.organization_id))
+            if held is not None and not held.of_group:
+                self._withdraw(session, invite)
+            else:
+                self._accept(session, invite)
+        # Others of the same transaction may have lost their ownership since this was read.
+        self._last_of = self._owned_alone(session)
+        for place, role in sorted(self._wanted().items(), key=lambda each: each[0].project_id is not None):
+            if role is None:
+                self._end(session, revision, place)
+            else:
+                self._give(session, place, role, of_group=True)
+        if self._given is not None:
+            self._keep_groups(session)
+        if not self._held:
+            for place, role in self._newcomer:
+                self._give(session, place, role, of_group=False)
+
+    def _owned_alone(self, session: ReadSession) -> frozenset[_Place]:
+        """The organisations that have no other owner."""
+        return frozenset(
+            place for place, held in self._held.items() if _is_last_owner(session, self.user_id, place, held)
+        )
+
+    def _wanted(self) -> dict[_Place, str | None]:
+        """What groups have to change; None: the membership goes. Empty where the token says nothing (new) of groups."""
+        if self._given is None:
+            return {}
+        wanted: dict[_Place, str | None] = {
+            place: role
+            for place, role in self._given.items()
+            if place not in self._last_of
+            and ((held := self._held.get(place)) is None or (held.of_group and held.role != role))
+        }
+        left = {place for place, held in self._held.items() if held.of_group and place not in self._given}
+        left -= self._last_of
+        ending = {place.organization_id for place in left if place.project_id is None}
+        # Nobody is in a project of an organisation that they left.
+        left |= {place for place in self._held if place.organization_id in ending}
+        return {**wanted, **dict.fromkeys(left)}
+
+    def _keep_groups(self, session: WriteSession) -> None:
+        told = {"groups": json.dumps(sorted(self._groups)), "groups_at": self._issued_at}
+        session.run(update(users).where(users.c.id == self.user_id).values(**told))
+        if left := self._known_groups - self._groups:
+            gone = and_(user_groups.c.user_id == self.user_id, user_groups.c.name.in_(sorted(left)))
+            session.run(user_groups.delete().where(gone))
+        new = sorted(self._groups - self._known_groups)
+        rows = [{"user_id": self.user_id, "name": name, "issuer": self._issuer} for name in new]
+        session.insert_many(user_groups, rows)
+
+    def _withdraw(self, session: WriteSession, invite: Any) -> None:
+        """A membership that people made before stays as it is, and an invitation adds nothing to it."""
+        session.run(update(invites).where(invites.c.id == invite.id).values(revoked_at=int(time.time())))
+        told = {"reason": "became_a_member"}
+        self.acts.append(_Act("invite.deleted", invite.id, _Place(invite.organization_id), told))
+
+    def _accept(self, session: WriteSession, invite: Any) -> None:
+        """What groups gave gives way; archived projects take nobody in."""
+        organization_id = invite.organization_id
+        promised = [(_Place(organization_id), invite.role)]
+        for each in json.loads(invite.projects):
+            live = and_(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
+            if session.value(select(projects.c.id).where(projects.c.id == each["id"], live)) is not None:
+                promised.append((_Place(organization_id, each["id"]), each["role"]))
+        for place, role in promised:
+            held = self._held.get(place)
+            if held is None or held.of_group:
+                self._give(session, place, role, of_group=False)
+        forget_removal(session, organization_id, self.user_id)
+        session.run(update(invites).where(invites.c.id == invite.id).values(accepted_at=int(time.time())))
+        told = {"user_id": self.user_id, "email": self._email}
+        self.acts.append(_Act("invite.accepted", invite.id, _Place(organization_id), told))
+
+    def _give(self, session: WriteSession, place: _Place, role: str, *, of_group: bool) -> None:
+        table, one = self._row(place)
+        held = self._held.get(place)
+        if held is None:
+            key = {"organization_id": place.organization_id, "user_id": self.user_id}
+            key |= {"project_id": place.project_id} if place.project_id else {}
+            session.add(table, **key, role=role, of_group=of_group, created_at=int(time.time()))
+        else:
+            session.run(update(table).where(one).values(role=role, of_group=of_group))
+        self._held[place] = _Held(role, of_group)
+        if held is None or held.role != role:
+            self._tell(place, held, role)
+
+    def _end(self, session: WriteSession, revision: int, place: _Place) -> None:
+        """With the keys that the person has there."""
+        table, one = self._row(place)
+        session.run(table.delete().where(one))
+        held = self._held.pop(place)
+        there = api_keys.c.organization_id == place.organization_id
+        if place.project_id:
+            there = and_(there, api_keys.c.project_id == place.project_id)
+        end_keys(session, revision, and_(there, api_keys.c.user_id == self.user_id))
+        self._tell(place, held, None)
+
+    def _row(self, place: _Place) -> tuple[Any, Any]:
+        table = project_users if place.project_id else organization_users
+        one = and_(table.c.user_id == self.user_id, table.c.organization_id == place.organization_id)
+        return table, and_(one, table.c.project_id == place.project_id) if place.project_id else one
+
+    def _tell(self, place: _Place, before: _Held | None, role: str | None) -> None:
+        """Of a change of a membership, in the names that `acts` has for it."""
+        if place.project_id is not None:
+            resource = {"resource_id": place.project_id, "resource_type": "api.project"}
+            principal = {"principal_id": self.user_id, "principal_type": "user", **resource}
+            for name, its in (("deleted", before.role if before else None), ("created", role)):
+                if its is not None:
+                    self.acts.append(_Act(f"role.assignment.{name}", self.user_id, place, {"id": its, **principal}))
+        elif role is None:
+            self.acts.append(_Act("user.deleted", self.user_id, place, {}))
+        elif before is None:
+            told = {"data": {"role": role, "email": self._email}}
+            self.acts.append(_Act("user.added", self.user_id, place, told))
+        else:
+            self.acts.append(_Act("user.updated", self.user_id, place, {"changes_requested": {"role": role}}))
+
+
+def settle(session: WriteSession, revision: int, arrivals: Sequence[Arrival]) -> None:
+    """Make all of these so. In a transaction that took `acts.alone`, which returned the revision; to be called last in it.
+
+    Each entry of the audit log locks its organisation's chain: they come after everything else, in one order.
+    """
+    for arrival in arrivals:
+        arrival.write(session, revision)
+    changed(session, user_ids=[arrival.user_id for arrival in arrivals if arrival.acts])
+    acts = [act for arrival in arrivals for act in arrival.acts]
+    for act in sorted(acts, key=lambda each: each.place.organization_id):
+        organization_id, project_id = act.place.organization_id, act.place.project_id
+        done(session, None, act.name, act.subject_id, act.told, organization_id=organization_id, project_id=project_id)
+
+
+def _groups_of(session: ReadSession, user_id: str) -> frozenset[str]:
+    rows = session.rows(select(user_groups.c.name).where(user_groups.c.user_id == user_id))
+    return frozenset(row.name for row in rows)
+
+
+def _memberships(session: ReadSession, user_id: str) -> Iterable[tuple[_Place, _Held]]:
+    for row in session.rows(select(organization_users).where(organization_users.c.user_id == user_id)):
+        yield _Place(row.organization_id), _Held(row.role, row.of_group)
+    for row in session.rows(select(project_users).where(project_users.c.user_id == user_id)):
+        yield _Place(row.organization_id, row.project_id), _Held(row.role, row.of_group)
+
+
+def _is_last_owner(session: ReadSession, user_id: str, place: _Place, held: _Held) -> bool:
+    if place.project_id is not None or held.role != "owner":
+        return False
+    people = organization_users.join(users)
+    others = (
+        select(users.c.id)
+        .select_from(people)
+        .where(
+            organization_users.c.organization_id == place.organization_id,
+            organization_users.c.role == "owner",
+            organization_users.c.user_id != user_id,
+            is_human,
+            users.c.hidden.is_(False),
+        )
+    )
+    return session.first(others) is None
+
+
+def _invites_to(session: ReadSession, email: str) -> Iterable[Any]:
+    query = select(invites).where(open_invites(email=email)).order_by(invites.c.created_at, invites.c.id)
+    return (row for row in session.rows(query) if is_backed(session, row))
+
+
+def _given(
+    session: ReadSession, identity: Identity, removed: frozenset[tuple[str, str | None]]
+) -> dict[_Place, str] | None:
+    """What the person's groups give, the strongest role of each place, but for those that they were removed from.
+
+    None where the token says nothing of groups.
+    """
+    if identity.groups is None:
+        return None
+    query = (
+        select(group_roles)
+        .outerjoin(projects, projects.c.id == group_roles.c.project_id)
+        .where(
+            group_roles.c.issuer == identity.issuer,
+            group_roles.c.group_name.in_(identity.groups),
+            projects.c.archived_at.is_(None),
+        )
+    )
+    given: dict[_Place, str] = {}
+    for row in session.rows(query):
+        place = _Place(row.organization_id, row.project_id)
+        if (row.organization_id, None) in removed:
+            continue
+        if (row.organization_id, row.project_id) not in removed:
+            given[place] = min(given.get(place, row.role), row.role, key=_rank)
+        # Whoever is in a project is in its organisation.
+        given.setdefault(_Place(row.organization_id), "reader")
+    return given
+
+
+def _rank(role: str) -> tuple[int, str]:
+    return next((at for at, known in enumerate(_RANKS) if role.startswith(known)), len(_RANKS)), role
+
+
+def _newcomer(session: ReadSession, user_id: str, role: str) -> list[tuple[_Place, str]]:
+    """What somebody becomes whom nothing awaits; nothing where an owner removed them."""
+    if role == "none":
+        return []
+    organization_id = session.value(select(organizations.c.id).where(organizations.c.is_default))
+    removed = removed_from(session, user_id)
+    if organization_id is None or (organization_id, None) in removed:
+        return []
+    given = [(_Place(organization_id), "reader")]
+    project_id = session.value(
+        select(projects.c.id).where(projects.c.organization_id == organization_id, projects.c.is_default)
+    )
+    if role != "member" or project_id is None or (organization_id, project_id) in removed:
+        return given
+    return [*given, (_Place(organization_id, project_id), "member")]

@@ -1,0 +1,244 @@
+"""People who come with a token of the issuer: made known here at their first sign-in, and given what awaits them.
+
+Who somebody is hangs on issuer and subject, which are never given to another person. The e-mail finds an account only
+once, when nobody has signed in to it yet: as somebody was invited, or added, by it. After that another issuer, or another
+subject of the same one, cannot take the account over by saying that it has the e-mail; see `unlink`. An account that
+administers an organization asks for more than an e-mail; see `account_claims`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import and_, or_, select, update
+
+from llmariner.audit import log
+from llmariner.errors import AuthenticationFailed, NotFound, PermissionDenied
+from llmariner.identifiers import new_id
+from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.platform.identity import Identity, Issuer
+from llmariner.tenancy import validators as names
+from llmariner.tenancy.authenticator import Callers
+from llmariner.tenancy.mutations import alone
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.access_scope import runs_installation
+from llmariner.tenancy.roles.effective_permissions import changed
+from llmariner.tenancy.sign_in.account_claims import check_claimable, claim_window
+from llmariner.tenancy.sign_in.jit_provisioning import Arrival, settle
+from llmariner.tenancy.sign_in.refused_sign_ins import RefusedSignIns, Stranger
+from llmariner.tenancy.tables import organization_users, organizations, user_groups, users
+
+__all__ = ["SignIn"]
+
+_REMEMBERED_SECONDS = 5.0
+"""So long an invitation or a group's new role may take to show for somebody who is signed in."""
+
+_MOST_REMEMBERED = 10_000
+_UNLINKED = {"issuer": None, "subject": None, "groups": None}
+
+
+@dataclass(frozen=True)
+class _Seen:
+    user_id: str
+    revision: int
+    at: float
+
+
+class SignIn:
+    """The people of one installation. `newcomer_role` as `LLMARINER_OIDC_NEWCOMERS` says."""
+
+    def __init__(self, database: Database, issuer: Issuer, callers: Callers, *, newcomer_role: str = "none") -> None:
+        self._database = database
+        self._issuer = issuer
+        self._callers = callers
+        self._newcomer_role = newcomer_role
+        self._refused = RefusedSignIns(database)
+        self._seen: dict[bytes, _Seen] = {}
+        self._lock = threading.Lock()
+
+    def caller(
+        self, token: str, organization: str | None = None, project: str | None = None, *, source: str | None = None
+    ) -> Caller:
+        """Who comes with a token, in the organisation and project selected by id or title, or in the default ones.
+
+        AuthenticationFailed for a token that isn't good, PermissionDenied where its e-mail is somebody else's account
+        or nothing that was selected is theirs, Unavailable when nobody can check the token. `source`: for the log.
+        """
+        try:
+            identity = self._issuer.identity(token)
+        except AuthenticationFailed as error:
+            self._refused.note(error, source=source)
+            raise
+        mark = hashlib.sha256(token.encode()).digest()
+        seen, revision = self._seen.get(mark), self._revision(identity)
+        if seen is not None and seen.revision == revision and time.monotonic() - seen.at < _REMEMBERED_SECONDS:
+            return self._callers.of_user(seen.user_id, organization, project)
+        caller = self._come(identity, organization, project, source)
+        self._log(caller, identity, source)
+        if revision is None:  # a first sign-in, which an unlinked account looks like
+            return caller
+        with self._lock:
+            if len(self._seen) >= _MOST_REMEMBERED:
+                self._seen.clear()
+            self._seen[mark] = _Seen(caller.user_id, revision, time.monotonic())
+        return caller
+
+    def unlink(self, actor: Caller, user_id: str) -> None:
+        """Let a person sign in anew, with whatever issuer and subject says that it has the e-mail next.
+
+        Tokens that were issued before don't count for it. For who moved to another issuer. NotFound for an unknown person,
+        PermissionDenied unless the actor owns the default organisation: accounts are the installation's, not one
+        organisation's.
+        """
+        with self._database.write() as session:
+            alone(session, actor)
+            if not (actor.is_owner and runs_installation(session, actor.organization_id)):
+                raise PermissionDenied("Only an owner of the default organization may change how people sign in.")
+            one = and_(users.c.id == user_id, users.c.kind == "person")
+            person = session.first(select(users.c.email).where(one))
+            if person is None:
+                raise NotFound(f"No person with id '{user_id}'. List them with GET /v1/users.", param="user_id")
+            unlinked = {**_UNLINKED, "unlinked_at": int(time.time()), "claimable_until": claim_window()}
+            session.run(update(users).where(one).values(**unlinked))
+            session.run(user_groups.delete().where(user_groups.c.user_id == user_id))
+            changed(session, user_ids=[user_id])
+            log.add(
+                session,
+                actor,
+                "user.updated",
+                {"id": user_id, "changes_requested": {"sign_in": None}},
+                organization_id=actor.organization_id,
+            )
+        with self._lock:
+            self._seen.clear()
+
+    def _come(self, identity: Identity, organization: str | None, project: str | None, source: str | None) -> Caller:
+        """Who is behind a good token. What is refused here is logged where somebody was kept out."""
+        user_id = None
+        try:
+            user_id = self._arrive(identity)
+            return self._callers.of_user(user_id, organization, project)
+        except (AuthenticationFailed, PermissionDenied) as error:
+            with self._database.read() as session:
+                asked = _organization(session, organization)
+                inside = user_id is not None and asked is not None and _is_member(session, user_id, asked)
+            if not inside:  # else it is a project that is not theirs
+                who = Stranger(user_id, identity.email)
+                self._refused.note(error, source=source, who=who, organization_id=asked)
+            raise
+
+    def _revision(self, identity: Identity) -> int | None:
+        """Rises with what the person may do; None for a new one."""
+        one = and_(users.c.issuer == identity.issuer, users.c.subject == identity.subject)
+        with self._database.read() as session:
+            found: int | None = session.value(select(users.c.revision).where(one))
+        return found
+
+    def _arrive(self, identity: Identity) -> str:
+        with self._database.read() as session:
+            known = _linked(session, identity)
+            if known is not None and not (
+                _new_address(session, known, identity) or Arrival(session, known, identity).changes()
+            ):
+                return known
+        return self._database.transact(lambda session: self._settle(session, identity))
+
+    def _settle(self, session: WriteSession, identity: Identity) -> str:
+        revision = alone(session)
+        user_id = _linked(session, identity)
+        new = user_id is None
+        if user_id is None:
+            user_id = _link(session, identity)
+        if address := _new_address(session, user_id, identity):
+            session.run(update(users).where(users.c.id == user_id).values(email=address))
+        newcomer_role = self._newcomer_role if new else "none"
+        settle(session, revision, [Arrival(session, user_id, identity, newcomer_role=newcomer_role)])
+        return user_id
+
+    def _log(self, caller: Caller, identity: Identity, source: str | None) -> None:
+        """Once per sign-in, however many processes see its tokens."""
+        at = identity.signed_in_at
+        with self._database.read() as session:
+            before = session.value(select(users.c.last_login_at).where(users.c.id == caller.user_id))
+        if before is not None and before >= at:
+            return
+        earlier = or_(users.c.last_login_at.is_(None), users.c.last_login_at < at)
+        payload = {"id": caller.user_id, "issuer": identity.issuer}
+
+        def write(session: WriteSession) -> None:
+            if session.run(update(users).where(users.c.id == caller.user_id, earlier).values(last_login_at=at)):
+                place: Any = {"organization_id": caller.organization_id, "source": source}
+                log.add(session, caller, "login.succeeded", payload, **place)
+
+        self._database.transact(write)
+
+
+def _organization(session: ReadSession, asked: str | None) -> str | None:
+    """The organisation that somebody asks to be let into, by id or title; the default one where they ask for none."""
+    if asked and not names.looks_like_id(asked):
+        which = or_(organizations.c.id == asked, organizations.c.title == asked)
+    else:
+        which = organizations.c.id == asked if asked else organizations.c.is_default
+    first = (organizations.c.id == asked).desc()
+    found: str | None = session.value(select(organizations.c.id).where(which).order_by(first))
+    return found
+
+
+def _is_member(session: ReadSession, user_id: str, organization_id: str) -> bool:
+    one = and_(organization_users.c.user_id == user_id, organization_users.c.organization_id == organization_id)
+    return session.first(select(organization_users.c.role).where(one)) is not None
+
+
+def _linked(session: ReadSession, identity: Identity) -> str | None:
+    user_id = session.value(
+        select(users.c.id).where(users.c.issuer == identity.issuer, users.c.subject == identity.subject)
+    )
+    return None if user_id is None else str(user_id)
+
+
+def _new_address(session: ReadSession, user_id: str, identity: Identity) -> str | None:
+    """The e-mail that a person has by now, where it is verified and nobody else's here."""
+    if identity.email is None or not identity.email_verified:
+        return None
+    taken = session.value(select(users.c.id).where(users.c.email == identity.email))
+    return identity.email if taken is None else None
+
+
+def _link(session: WriteSession, identity: Identity) -> str:
+    """The account that the e-mail finds, or a new one."""
+    address = _address(identity)
+    told = {"issuer": identity.issuer, "subject": identity.subject}
+    found = session.first(select(users).where(users.c.email == address))
+    if found is None:
+        user_id = new_id("user")
+        session.add(
+            users, id=user_id, email=address, name=identity.name, created_at=int(time.time()), kind="person", **told
+        )
+        return user_id
+    check_claimable(session, found, issued_at=identity.issued_at)
+    session.run(update(users).where(users.c.id == found.id).values(**told, name=found.name or identity.name))
+    return str(found.id)
+
+
+def _address(identity: Identity) -> str:
+    """By what a person is known: the e-mail, else the subject. PermissionDenied for what the issuer doesn't vouch for."""
+    if identity.email is not None:
+        if not identity.email_verified:
+            raise PermissionDenied(
+                f"The issuer does not say that it verified your e-mail '{identity.email}'. Verify it there and sign in "
+                "again; where the issuer never says so, an administrator may set LLMARINER_OIDC_TRUST_EMAIL=1.",
+                code="email_not_verified",
+            )
+        return identity.email
+    subject = identity.subject.lower()
+    if "@" in subject or subject.startswith("system:"):
+        raise PermissionDenied(
+            f"The issuer calls you '{identity.subject}' and does not say that this is your e-mail. It must send the "
+            "claims 'email' and 'email_verified': ask for the scope 'email'.",
+            code="email_not_verified",
+        )
+    return subject

@@ -1,0 +1,62 @@
+"""Why a request cost what it did: the events that made its counts, and the price they were multiplied with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmariner.gateway.metering.pricing import Price
+from llmariner.platform.database import Database
+from llmariner.usage.aggregation import TOKENS, settled
+from llmariner.usage.ledger import Ledger
+from llmariner.usage.prices import NANO, PriceList, dollars
+
+__all__ = ["explained"]
+
+_TOLD = ("model", "adapter", "route", "outcome", "status", "admitted_at", "closed_at")
+_TIMES = ("waited_seconds", "queued_seconds", "wake_seconds", "first_token_seconds", "total_seconds")
+
+
+def explained(database: Database, request_id: str) -> dict[str, Any]:
+    """A request rebuilt from its events, each with what was used and owed by then. NotFound."""
+    ledger = Ledger(database)
+    history = ledger.history(request_id)
+    rebuilt, stored = history[-1], ledger.request(request_id)
+    with database.read() as session:
+        price = PriceList.with_ids(session, [rebuilt["price_id"]]).known(rebuilt["price_id"])
+    return {
+        "object": "organization.usage.request",
+        "id": request_id,
+        "organization_id": rebuilt["organization_id"],
+        "project_id": rebuilt["project_id"],
+        "user_id": rebuilt["user_id"],
+        "api_key_id": rebuilt["key_id"],
+        **{name: rebuilt[name] for name in (*_TOLD, *_TIMES, *TOKENS)},
+        "amount": {"value": rebuilt["cost"] / NANO, "currency": "usd"},
+        "price_id": rebuilt["price_id"],
+        "line_items": _items(rebuilt, price) if price is not None else [],
+        "events": [_told(state) for state in history],
+        "rebuilt_equals_stored": stored is not None and all(rebuilt[name] == value for name, value in stored.items()),
+    }
+
+
+def _items(request: dict[str, Any], price: Price) -> list[dict[str, Any]]:
+    """What was paid for; prices of tokens are per million."""
+    cost = settled(request, price)
+    cached = min(request["cached_tokens"], request["prompt_tokens"])
+    return [
+        {"line_item": name, "quantity": quantity, "price_usd": dollars(each), "amount_usd": dollars(amount)}
+        for name, quantity, each, amount in (
+            ("input_tokens", request["prompt_tokens"] - cached, price.prompt, cost.prompt),
+            ("cached_input_tokens", cached, price.cached_prompt, cost.cached),
+            ("output_tokens", request["completion_tokens"], price.completion, cost.completion),
+            ("requests", int(cost.request > 0), price.request, cost.request),
+        )
+        if quantity
+    ]
+
+
+def _told(state: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: state[name] for name in ("sequence", "kind", "at", "outcome", *TOKENS)},
+        "amount_usd": dollars(state["cost"]),
+    }
