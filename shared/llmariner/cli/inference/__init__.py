@@ -1,1 +1,1 @@
-"""TODO-DOCSTRING"""
+"""Commands that ask a model: chat, completions, embeddings, tokens."""

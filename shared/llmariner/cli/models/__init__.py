@@ -1,1 +1,1 @@
-"""TODO-DOCSTRING"""
+"""`llma models`: list, create, update, pull."""

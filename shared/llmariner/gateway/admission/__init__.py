@@ -1,1 +1,1 @@
-"""TODO-DOCSTRING"""
+"""Whether and when a request may use an engine: the queue per engine (the waiting room), replicas, and facts about models."""

@@ -1,1 +1,1 @@
-"""TODO-DOCSTRING"""
+"""What the gateway sends back: heads, error bodies, relayed streams, heartbeats of requests that wait."""

@@ -1,1 +1,1 @@
-"""TODO-DOCSTRING"""
+"""Authentication and access checks of functions with a database, as FastAPI dependencies."""

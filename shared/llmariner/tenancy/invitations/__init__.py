@@ -1,1 +1,1 @@
-"""TODO-DOCSTRING"""
+"""Invitations by e-mail: made, accepted, withdrawn, and whether they still can be accepted."""

@@ -1,1 +1,1 @@
-"""TODO-DOCSTRING"""
+"""Organizations and projects, the first of them, and the lists that their administrators read."""

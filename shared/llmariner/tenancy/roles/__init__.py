@@ -1,1 +1,1 @@
-"""TODO-DOCSTRING"""
+"""Scopes, built-in and custom roles, effective permissions, and who may grant which role."""
