@@ -10,8 +10,8 @@ from fastapi import Path, Request
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.platform.events.cloudevents import MalformedEvent, from_http
 
 Consumer = Annotated[str, Path(pattern="^[a-z][a-z0-9_]{0,63}$")]
@@ -19,7 +19,7 @@ Consumer = Annotated[str, Path(pattern="^[a-z][a-z0-9_]{0,63}$")]
 
 def build(context: Context) -> Application:
     """The route: a Trigger's dead letter sink names its consumer in the path."""
-    app = api("dead_letters", context)
+    app = create_app("dead_letters", context)
     app.post("/{consumer}")(bury)
     return app
 
@@ -44,4 +44,4 @@ def _reason(request: Request) -> str:
     return ": ".join(part for part in (code, text) if part) or "The consumer did not take it."
 
 
-handle = function(build)
+handle = http_function(build)

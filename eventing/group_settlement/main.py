@@ -1,7 +1,7 @@
 """Gives the members of a group what its roles are now, and takes what they are no more."""
 
 from llmariner.context import Context
-from llmariner.http.entrypoint import consumer
+from llmariner.http.entrypoint import event_function
 from llmariner.platform.events import outbox
 from llmariner.platform.events.cloudevents import Event
 from llmariner.tenancy.groups.membership_sync import settle_group
@@ -18,4 +18,4 @@ def consume(context: Context, event: Event) -> None:
                 outbox.add(session, event.type, event.subject, {**data, "after": after})
 
 
-handle = consumer(consume)
+handle = event_function(consume)

@@ -5,7 +5,7 @@ that is lost is made good by the clock's sweep.
 """
 
 from llmariner.context import Context
-from llmariner.http.entrypoint import consumer
+from llmariner.http.entrypoint import event_function
 from llmariner.platform.events.cloudevents import Event, MalformedEvent
 
 
@@ -18,4 +18,4 @@ async def consume(context: Context, event: Event) -> None:
 
 
 # Kubernetes' events are not ours to know: nothing but the name is taken from one.
-handle = consumer(consume, recorded=False)
+handle = event_function(consume, recorded=False)

@@ -5,7 +5,7 @@ from functools import partial
 
 from llmariner.context import Context
 from llmariner.errors import ModelNotFound
-from llmariner.http.entrypoint import consumer
+from llmariner.http.entrypoint import event_function
 from llmariner.models.weights import WeightsUnavailable
 from llmariner.platform.events.cloudevents import Event
 
@@ -39,4 +39,4 @@ def consume(context: Context, event: Event) -> None:
             context.registry.failed(model_id, str(error), created=model.created_at)
 
 
-handle = consumer(consume)
+handle = event_function(consume)

@@ -8,7 +8,7 @@ import asyncio
 
 from llmariner.context import Context
 from llmariner.errors import ModelNotFound
-from llmariner.http.entrypoint import consumer
+from llmariner.http.entrypoint import event_function
 from llmariner.platform.events.cloudevents import Event
 
 
@@ -28,4 +28,4 @@ def _discard(context: Context, model_id: str, folder: str) -> None:
     context.weights.discard(model_id, folder)
 
 
-handle = consumer(consume)
+handle = event_function(consume)

@@ -10,7 +10,7 @@ import secrets
 
 from llmariner.context import Context
 from llmariner.errors import PlatformError
-from llmariner.http.entrypoint import consumer
+from llmariner.http.entrypoint import event_function
 from llmariner.platform.database.work_leases import WorkLease
 from llmariner.platform.events.cloudevents import Event
 from llmariner.settings import UsageSettings
@@ -71,4 +71,4 @@ def _forget_events(context: Context) -> None:
 
 
 # The cluster's clock sends its own; nothing is taken from them.
-handle = consumer(consume, recorded=False)
+handle = event_function(consume, recorded=False)

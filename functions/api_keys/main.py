@@ -5,9 +5,9 @@ from typing import Annotated, Any
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.http.authorization.authentication import context_of, requires
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.authentication import context_of, require_scope
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources import api_keys
 from llmariner.http.resources.api_keys import CreateKey, RotateKey, UpdateKey, deleted
 from llmariner.http.schemas.llmariner import api_key
@@ -16,14 +16,14 @@ from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import in_project
 
 WRITE = "api.organizations.projects.api_keys.write"
-Reader = Annotated[Caller, requires("api.organizations.projects.api_keys.read", objects="keys")]
-Maker = Annotated[Caller, requires(WRITE)]
-Writer = Annotated[Caller, requires(WRITE, objects="keys")]
+Reader = Annotated[Caller, require_scope("api.organizations.projects.api_keys.read", objects="keys")]
+Maker = Annotated[Caller, require_scope(WRITE)]
+Writer = Annotated[Caller, require_scope(WRITE, objects="keys")]
 
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("api_keys", context)
+    app = create_app("api_keys", context)
     app.get("/v1/api_keys")(list_keys)
     app.post("/v1/api_keys")(create_key)
     app.post("/v1/api_keys/{key_id}:rotate")(rotate_key)
@@ -65,4 +65,4 @@ def delete_key(request: Request, caller: Writer, key_id: str) -> dict[str, Any]:
     return deleted(key_id)
 
 
-handle = function(build)
+handle = http_function(build)

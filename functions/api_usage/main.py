@@ -8,21 +8,21 @@ from fastapi import Query, Request
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
-from llmariner.http.authorization.authentication import context_of, requires
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.authentication import context_of, require_scope
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.timestamps import Moment
 from llmariner.tenancy.principal import Caller
 from llmariner.usage.reports import Question, Reports
 
-Reader = Annotated[Caller, requires("api.api_usages.read", objects="member")]
+Reader = Annotated[Caller, require_scope("api.api_usages.read", objects="member")]
 _DEFAULT_SPAN = 7 * 86400
 _MOST_DATAPOINTS = 10_000
 
 
 def build(context: Context) -> Application:
     """The route."""
-    app = api("api_usage", context)
+    app = create_app("api_usage", context)
     app.get("/v1/api-usage/model-usage-summaries")(list_model_usage_summaries)
     return app
 
@@ -63,4 +63,4 @@ def list_model_usage_summaries(
     return {"datapoints": [{"timestamp": at, "values": values} for at, values in sorted(datapoints.items())]}
 
 
-handle = function(build)
+handle = http_function(build)

@@ -8,9 +8,9 @@ from sqlalchemy import select
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
-from llmariner.http.authorization.authentication import context_of, requires
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.authentication import context_of, require_scope
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.timestamps import NANOSECONDS, misread
 from llmariner.platform.database import Database
 from llmariner.tenancy.principal import Caller
@@ -18,7 +18,7 @@ from llmariner.tenancy.tables import api_keys, users
 from llmariner.usage.prices import NANO
 from llmariner.usage.reports import Question, Reports
 
-Reader = Annotated[Caller, requires("api.api_usages.read", objects="member")]
+Reader = Annotated[Caller, require_scope("api.api_usages.read", objects="member")]
 Moment = Annotated[float | None, Query(ge=0, le=1e20)]
 _DEFAULT_SPAN = 31 * 86400
 _DAY = 86400
@@ -37,7 +37,7 @@ _OF_USAGES = (
 
 def build(context: Context) -> Application:
     """The route."""
-    app = api("api_usages", context)
+    app = create_app("api_usages", context)
     app.get("/v1/api_usages")(list_usage)
     return app
 
@@ -129,4 +129,4 @@ def _average(microseconds: int, count: int) -> float:
     return microseconds / count / 1000 if count else 0.0
 
 
-handle = function(build)
+handle = http_function(build)

@@ -6,14 +6,14 @@ from fastapi import Request
 
 from llmariner.context import Context
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.settings import IdentitySettings
 
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("auth", context)
+    app = create_app("auth", context)
     app.get("/v1/auth/configuration")(configuration)
     return app
 
@@ -29,4 +29,4 @@ def configuration(request: Request) -> dict[str, Any]:
     return {"object": "auth.configuration", **(issuer if settings.issuer else nobody)}
 
 
-handle = function(build)
+handle = http_function(build)

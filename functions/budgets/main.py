@@ -8,9 +8,9 @@ from pydantic import ConfigDict, Field
 
 from llmariner.context import Context
 from llmariner.errors import NotFound
-from llmariner.http.authorization.authentication import context_of, requires
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.authentication import context_of, require_scope
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.bodies import Body
 from llmariner.limits.authorization import reached, visible
 from llmariner.limits.budgets import Budget, NewBudget
@@ -18,8 +18,8 @@ from llmariner.tenancy.principal import Caller
 from llmariner.usage.prices import dollars, nano_dollars
 
 READ, WRITE = "api.budgets.read", "api.budgets.write"
-Reader = Annotated[Caller, requires(READ, objects="member")]
-Writer = Annotated[Caller, requires(WRITE, objects="member")]
+Reader = Annotated[Caller, require_scope(READ, objects="member")]
+Writer = Annotated[Caller, require_scope(WRITE, objects="member")]
 Kind = Literal["organization", "project", "user", "key"]
 Dollars = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
@@ -50,7 +50,7 @@ class NewTerms(Body):
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("budgets", context)
+    app = create_app("budgets", context)
     app.get("/v1/budgets")(list_budgets)
     app.post("/v1/budgets")(put_budget)
     app.get("/v1/budgets/{budget_id}")(get_budget)
@@ -142,4 +142,4 @@ def _rendered(context: Context, budgets: list[Budget]) -> list[dict[str, Any]]:
     ]
 
 
-handle = function(build)
+handle = http_function(build)

@@ -3,7 +3,7 @@
 from llmariner.context import Context
 from llmariner.gateway.requests.fields import CHAT_COMPLETIONS
 from llmariner.gateway.requests.route_app import RouteApp
-from llmariner.http.entrypoint import function
+from llmariner.http.entrypoint import http_function
 
 
 def build(context: Context) -> RouteApp:
@@ -11,4 +11,4 @@ def build(context: Context) -> RouteApp:
     return RouteApp(context.gateway, CHAT_COMPLETIONS)
 
 
-handle = function(build)
+handle = http_function(build)

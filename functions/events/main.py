@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.http.authorization.authentication import context_of, requires
-from llmariner.http.authorization.organization_admins import owns_installation
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.authentication import context_of, require_scope
+from llmariner.http.authorization.organization_admins import is_installation_owner
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.lists import Limit
 from llmariner.platform.events.deliveries import Delivery
 from llmariner.platform.events.publish_queue import BROKER
@@ -18,13 +18,13 @@ from llmariner.tenancy.principal import Caller
 # A consumer's answer that it can never take the event.
 _OF_THE_EVENT = re.compile(r"4[0-9][0-9]\b")
 
-Reader = Annotated[Caller, requires("api.events.read")]
-Writer = Annotated[Caller, requires("api.events.write")]
+Reader = Annotated[Caller, require_scope("api.events.read")]
+Writer = Annotated[Caller, require_scope("api.events.write")]
 
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("events", context)
+    app = create_app("events", context)
     app.get("/v1/events")(list_events)
     app.post("/v1/events/{event_id}:replay")(replay_event)
     return app
@@ -57,7 +57,7 @@ def _owned(request: Request, key: Caller) -> dict[str, Any]:
     runs the installation those of Kubernetes' objects, which are of all tenants."""
     if not key.is_owner:
         return {}
-    return {"organization_id": key.organization_id, "operator": owns_installation(request, key)}
+    return {"organization_id": key.organization_id, "operator": is_installation_owner(request, key)}
 
 
 def _reason(delivery: Delivery, *, operator: bool) -> str | None:
@@ -85,4 +85,4 @@ def _rendered(delivery: Delivery, *, operator: bool) -> dict[str, Any]:
     }
 
 
-handle = function(build)
+handle = http_function(build)

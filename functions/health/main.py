@@ -7,14 +7,14 @@ from fastapi.responses import JSONResponse
 
 from llmariner.context import Context
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.health import degraded
 
 
 def build(context: Context) -> Application:
     """The routes; the probes stand in every function."""
-    app = api("health", context)
+    app = create_app("health", context)
     app.get("/health")(health)
     return app
 
@@ -30,4 +30,4 @@ async def health(request: Request) -> JSONResponse:
     return JSONResponse(body, status_code=200 if status == "ok" else 503)
 
 
-handle = function(build)
+handle = http_function(build)

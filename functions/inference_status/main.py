@@ -6,20 +6,20 @@ from typing import Annotated, Any
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.http.authorization.authentication import context_of, requires
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.authentication import context_of, require_scope
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.limits.restrictions import of_caller
 from llmariner.models.queries import Selection
 from llmariner.platform.serving import Phase, Status, name_of
 from llmariner.tenancy.principal import Caller
 
-Reader = Annotated[Caller, requires("api.model.read")]
+Reader = Annotated[Caller, require_scope("api.model.read")]
 
 
 def build(context: Context) -> Application:
     """The route."""
-    app = api("inference_status", context)
+    app = create_app("inference_status", context)
     app.get("/v1/inference/status")(status)
     return app
 
@@ -70,4 +70,4 @@ def _model(model_id: str, state: Status) -> dict[str, Any]:
     }
 
 
-handle = function(build)
+handle = http_function(build)

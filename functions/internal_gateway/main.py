@@ -19,9 +19,9 @@ from llmariner.gateway.control_plane.serialization import (
     model_to_wire,
 )
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.authorization.service_calls import verified
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.service_calls import verify_service_token
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.metrics import backlog_metrics
 from llmariner.platform.events.publish_queue import Publication
 
@@ -31,7 +31,7 @@ Operation = Callable[[Context, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 def build(context: Context) -> Application:
     """The route: one path per operation of the port. /metrics is for who may reach the pod, as on the token path."""
-    app = api("internal_gateway", context)
+    app = create_app("internal_gateway", context)
     app.get("/metrics", response_class=PlainTextResponse)(metrics)
     app.post("/internal/gateway/{operation}")(call)
     return app
@@ -46,7 +46,7 @@ def metrics(request: Request) -> PlainTextResponse:
 async def call(request: Request, operation: str, body: dict[str, Any]) -> dict[str, Any]:
     """Do one operation of the control or serving port."""
     context = context_of(request)
-    verified(request, context.secrets.service, audience=AUDIENCE)
+    verify_service_token(request, context.secrets.service, audience=AUDIENCE)
     if operation not in _OPERATIONS:
         raise UnknownUrl("POST", request.url.path)
     return await _OPERATIONS[operation](context, body)
@@ -180,4 +180,4 @@ _OPERATIONS: dict[str, Operation] = {
     "used": _used,
 }
 
-handle = function(build)
+handle = http_function(build)

@@ -9,8 +9,8 @@ from llmariner.context import Context
 from llmariner.errors import NotFound
 from llmariner.gateway.authentication.failed_attempts import FailedAuthentications
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.llmariner import api_key, user
 from llmariner.settings import GatewaySettings, IdentitySettings
@@ -27,7 +27,7 @@ class AcceptInvitation(Body):
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("invitations", context)
+    app = create_app("invitations", context)
     per_minute = GatewaySettings.load(context.env).unknown_keys_per_minute
     app.state.failed = FailedAuthentications(per_minute, "invitations")
     app.post("/v1/invitations:accept")(accept_invitation)
@@ -69,4 +69,4 @@ def _first_key(context: Context, accepted: Accepted) -> dict[str, Any] | None:
     return api_key(context.keys.get(place, key_id), secret)
 
 
-handle = function(build)
+handle = http_function(build)

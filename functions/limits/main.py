@@ -8,17 +8,17 @@ from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, NotFound
-from llmariner.http.authorization.authentication import context_of, requires
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.authentication import context_of, require_scope
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.bodies import Body
 from llmariner.limits.authorization import reached, visible
 from llmariner.limits.rules import ALL_MODELS, MEASURES, Limit, Subject
 from llmariner.tenancy.principal import Caller
 
 READ, WRITE = "api.limits.read", "api.limits.write"
-Reader = Annotated[Caller, requires(READ, objects="member")]
-Writer = Annotated[Caller, requires(WRITE, objects="member")]
+Reader = Annotated[Caller, require_scope(READ, objects="member")]
+Writer = Annotated[Caller, require_scope(WRITE, objects="member")]
 Kind = Literal["organization", "project", "user", "key"]
 Measure = Annotated[int, Field(ge=0, le=2**53)]
 
@@ -49,7 +49,7 @@ class NewLimit(Measures):
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("limits", context)
+    app = create_app("limits", context)
     app.get("/v1/limits")(list_limits)
     app.post("/v1/limits")(put_limit)
     app.get("/v1/limits/{limit_id}")(get_limit)
@@ -144,4 +144,4 @@ def _rendered(context: Context, limits: list[Limit]) -> list[dict[str, Any]]:
     ]
 
 
-handle = function(build)
+handle = http_function(build)

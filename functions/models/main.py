@@ -8,9 +8,9 @@ from fastapi import Query, Request
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
 from llmariner.gateway.responses.limit_errors import model_not_allowed
-from llmariner.http.authorization.authentication import context_of, requires
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.authentication import context_of, require_scope
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.models import ConfigBody, UpdateModel, new_config, source_repository
 from llmariner.limits.restrictions import of_caller
@@ -21,7 +21,7 @@ from llmariner.models.restrictions import is_admin
 from llmariner.platform.serving import Status
 from llmariner.tenancy.principal import Caller
 
-READ, WRITE = requires("api.model.read"), requires("api.model.write")
+READ, WRITE = require_scope("api.model.read"), require_scope("api.model.write")
 Reader = Annotated[Caller, READ]
 Writer = Annotated[Caller, WRITE]
 
@@ -42,7 +42,7 @@ class CreateModel(Body):
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("models", context)
+    app = create_app("models", context)
     app.get("/v1/models")(list_models)
     app.post("/v1/models")(create_model)
     app.post("/v1/models/{model_id:path}:activate")(activate_model)
@@ -172,4 +172,4 @@ def _activate(context: Context, key: Caller, model_id: str, status: ActivationSt
     return context.registry.activate(model_id, status, project_id=key.owner.project_id, actor=key)
 
 
-handle = function(build)
+handle = http_function(build)

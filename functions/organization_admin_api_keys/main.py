@@ -7,9 +7,9 @@ from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.authorization.organization_admins import administers
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.organization_admins import require_org_admin
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import KeyCursor, Limit, Order, listed
@@ -18,8 +18,8 @@ from llmariner.tenancy.organizations.queries import Directory, Paging
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.scopes import ADMIN_KEY_SCOPES
 
-Reader = Annotated[Caller, administers("api.organizations.read")]
-Writer = Annotated[Caller, administers("api.organizations.write")]
+Reader = Annotated[Caller, require_org_admin("api.organizations.read")]
+Writer = Annotated[Caller, require_org_admin("api.organizations.write")]
 
 
 class AdminKeyBody(Body):
@@ -31,7 +31,7 @@ class AdminKeyBody(Body):
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organization_admin_api_keys", context)
+    app = create_app("organization_admin_api_keys", context)
     app.get("/v1/organization/admin_api_keys")(list_keys)
     app.post("/v1/organization/admin_api_keys")(create_key)
     app.get("/v1/organization/admin_api_keys/{key_id}")(get_key)
@@ -69,4 +69,4 @@ def _directory(request: Request) -> Directory:
     return Directory(context_of(request).database)
 
 
-handle = function(build)
+handle = http_function(build)

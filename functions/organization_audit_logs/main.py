@@ -9,19 +9,19 @@ from llmariner.audit.log import verify
 from llmariner.audit.queries import Filter
 from llmariner.context import Context
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.authorization.organization_admins import administers
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.organization_admins import require_org_admin
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.audit_events import OPENAI_TYPES, shown
 from llmariner.http.schemas.lists import ActCursor, Limit, bounds, listed, values
 from llmariner.tenancy.principal import Caller
 
-Auditor = Annotated[Caller, administers("api.audit.read")]
+Auditor = Annotated[Caller, require_org_admin("api.audit.read")]
 
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organization_audit_logs", context)
+    app = create_app("organization_audit_logs", context)
     app.get("/v1/organization/audit_logs")(list_audit_logs)
     app.get("/v1/organization/audit_logs:verify")(verify_audit_logs)
     return app
@@ -77,4 +77,4 @@ def verify_audit_logs(
     }
 
 
-handle = function(build)
+handle = http_function(build)

@@ -6,9 +6,9 @@ from fastapi import Query, Request
 
 from llmariner.context import Context
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.authorization.organization_admins import administers
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.organization_admins import require_org_admin
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.lists import values
 from llmariner.http.schemas.timestamps import Moment
 from llmariner.tenancy.principal import Caller
@@ -16,14 +16,14 @@ from llmariner.usage.buckets import buckets, checked_groups
 from llmariner.usage.prices import NANO
 from llmariner.usage.reports import PARTS, Question, Reports
 
-Reader = Annotated[Caller, administers("api.api_usages.read")]
+Reader = Annotated[Caller, require_org_admin("api.api_usages.read")]
 _COLUMNS = {"project_id": "project_id", "user_id": "user_id", "api_key_id": "key_id"}
 _OF_ITEMS = (*PARTS, "requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 
 
 def build(context: Context) -> Application:
     """The route."""
-    app = api("organization_costs", context)
+    app = create_app("organization_costs", context)
     app.get("/v1/organization/costs")(list_costs)
     return app
 
@@ -104,4 +104,4 @@ def _result(
     }
 
 
-handle = function(build)
+handle = http_function(build)

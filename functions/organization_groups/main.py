@@ -7,9 +7,9 @@ from fastapi import Request
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.authorization.organization_admins import administers
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.organization_admins import require_org_admin
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.groups import (
     GroupBody,
     GroupUserBody,
@@ -35,14 +35,14 @@ from llmariner.http.schemas.lists import (
 from llmariner.tenancy.organizations.queries import Directory, Paging
 from llmariner.tenancy.principal import Caller
 
-Reader = Annotated[Caller, administers("api.organizations.users.read")]
-Writer = Annotated[Caller, administers("api.organizations.users.write")]
+Reader = Annotated[Caller, require_org_admin("api.organizations.users.read")]
+Writer = Annotated[Caller, require_org_admin("api.organizations.users.write")]
 _ONE = "/v1/organization/groups/{group_id}"
 
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organization_groups", context)
+    app = create_app("organization_groups", context)
     app.get("/v1/organization/groups")(list_groups)
     app.post("/v1/organization/groups")(create_group)
     app.get(_ONE)(get_group)
@@ -174,4 +174,4 @@ def _assigned(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
     return shapes.assigned_role(made, role_id, of_projects=False)
 
 
-handle = function(build)
+handle = http_function(build)

@@ -7,9 +7,9 @@ from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.authorization.organization_admins import administers
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.organization_admins import require_org_admin
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import InviteCursor, Limit, listed
@@ -18,8 +18,8 @@ from llmariner.tenancy.invitations.store import Invites, Promise
 from llmariner.tenancy.organizations.queries import Directory, Paging
 from llmariner.tenancy.principal import Caller
 
-Reader = Annotated[Caller, administers("api.organizations.users.read")]
-Writer = Annotated[Caller, administers("api.organizations.users.write")]
+Reader = Annotated[Caller, require_org_admin("api.organizations.users.read")]
+Writer = Annotated[Caller, require_org_admin("api.organizations.users.write")]
 
 
 class PromisedProject(Body):
@@ -40,7 +40,7 @@ class InviteBody(Body):
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organization_invites", context)
+    app = create_app("organization_invites", context)
     app.get("/v1/organization/invites")(list_invites)
     app.post("/v1/organization/invites")(create_invite)
     app.get("/v1/organization/invites/{invite_id}")(get_invite)
@@ -83,4 +83,4 @@ def _directory(request: Request) -> Directory:
     return Directory(context_of(request).database)
 
 
-handle = function(build)
+handle = http_function(build)

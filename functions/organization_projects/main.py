@@ -9,9 +9,9 @@ from pydantic import Field
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.authorization.organization_admins import administers, check_administers
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.organization_admins import check_org_admin, require_org_admin
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.groups import ProjectGroupBody, groups_of, in_project
 from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.bodies import Body, sent_as
@@ -35,13 +35,13 @@ from llmariner.tenancy.roles.delegation import held, owns
 from llmariner.tenancy.roles.effective_permissions import standing
 from llmariner.tenancy.roles.scopes import checked
 
-Reader = Annotated[Caller, administers("api.organizations.projects.read")]
-Writer = Annotated[Caller, administers("api.organizations.projects.write")]
-UsersReader = Annotated[Caller, administers("api.organizations.projects.users.read")]
-UsersWriter = Annotated[Caller, administers("api.organizations.projects.users.write")]
-KeysReader = Annotated[Caller, administers("api.organizations.projects.api_keys.read")]
+Reader = Annotated[Caller, require_org_admin("api.organizations.projects.read")]
+Writer = Annotated[Caller, require_org_admin("api.organizations.projects.write")]
+UsersReader = Annotated[Caller, require_org_admin("api.organizations.projects.users.read")]
+UsersWriter = Annotated[Caller, require_org_admin("api.organizations.projects.users.write")]
+KeysReader = Annotated[Caller, require_org_admin("api.organizations.projects.api_keys.read")]
 KEYS_WRITE = "api.organizations.projects.api_keys.write"
-KeysWriter = Annotated[Caller, administers(KEYS_WRITE)]
+KeysWriter = Annotated[Caller, require_org_admin(KEYS_WRITE)]
 
 Seconds = Annotated[int | None, Field(ge=1, le=10 * 365 * 86400)]
 _PREFIX = "/v1/organization/projects"
@@ -110,7 +110,7 @@ class KeyBody(Body):
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organization_projects", context)
+    app = create_app("organization_projects", context)
     one, users, accounts, keys = (
         f"{_PREFIX}/{{project_id}}{rest}" for rest in ("", "/users", "/service_accounts", "/api_keys")
     )
@@ -289,7 +289,7 @@ def list_accounts(
 def create_account(request: Request, caller: UsersWriter, project_id: str, body: NewAccountBody) -> dict[str, Any]:
     """Make one, and unless it is not wanted a key of it, whose secret is in this answer only."""
     if not body.create_service_account_only:
-        check_administers(request, caller, KEYS_WRITE)
+        check_org_admin(request, caller, KEYS_WRITE)
     made = _accounts(request).create(caller, project_id, body.name, role=body.role)
     shown: dict[str, Any] = {**get_account(request, caller, project_id, made.id), "api_key": None}
     if not body.create_service_account_only:
@@ -414,4 +414,4 @@ def _scopes(request: Request, caller: Caller, project_id: str, user_id: str, ask
     return checked(asked, held=theirs)
 
 
-handle = function(build)
+handle = http_function(build)

@@ -8,9 +8,9 @@ from pydantic import Field
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.authorization.organization_admins import administers
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.organization_admins import require_org_admin
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.rate_limits import UNSUPPORTED, Row, model_of, rows
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import Cursor, LongLimit, listed
@@ -20,8 +20,8 @@ from llmariner.models.queries import Selection
 from llmariner.tenancy.principal import Caller
 
 READ, WRITE = "api.limits.read", "api.limits.write"
-Reader = Annotated[Caller, administers(READ)]
-Writer = Annotated[Caller, administers(WRITE)]
+Reader = Annotated[Caller, require_org_admin(READ)]
+Writer = Annotated[Caller, require_org_admin(WRITE)]
 _MOST_MODELS = 10_000
 Most = Annotated[int, Field(ge=0, le=2**53)]
 
@@ -39,7 +39,7 @@ class Update(Body):
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organization_projects_rate_limits", context)
+    app = create_app("organization_projects_rate_limits", context)
     app.get("/v1/organization/projects/{project_id}/rate_limits")(list_rate_limits)
     app.post("/v1/organization/projects/{project_id}/rate_limits/{rate_limit_id}")(update_rate_limit)
     return app
@@ -101,4 +101,4 @@ def _model_at(row_id: str, param: str) -> str:
         ) from None
 
 
-handle = function(build)
+handle = http_function(build)

@@ -6,8 +6,8 @@ from fastapi import Request
 
 from llmariner.context import Context
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.spend_alerts import Alert, alerts_of
 from llmariner.http.resources.spend_limits import READ, WRITE, Reader, Writer
 from llmariner.http.schemas.lists import AlertCursor, Limit, Order, page
@@ -20,7 +20,7 @@ _PREFIX = "/v1/organization/projects/{project_id}/spend_alerts"
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organization_projects_spend_alerts", context)
+    app = create_app("organization_projects_spend_alerts", context)
     app.get(_PREFIX)(list_alerts)
     app.post(_PREFIX)(create_alert)
     app.get(f"{_PREFIX}/{{alert_id}}")(get_alert)
@@ -70,4 +70,4 @@ def _project(request: Request, caller: Caller, project_id: str, scope: str) -> S
     return reached(context_of(request).database, caller, "project", project_id, scope)
 
 
-handle = function(build)
+handle = http_function(build)

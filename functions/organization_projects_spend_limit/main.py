@@ -6,8 +6,8 @@ from fastapi import Request
 
 from llmariner.context import Context
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.spend_limits import READ, WRITE, Reader, Update, Writer, limits_of
 from llmariner.limits.authorization import reached
 from llmariner.limits.rules import Subject
@@ -16,7 +16,7 @@ from llmariner.tenancy.principal import Caller
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organization_projects_spend_limit", context)
+    app = create_app("organization_projects_spend_limit", context)
     app.get("/v1/organization/projects/{project_id}/spend_limit")(get_spend_limit)
     app.post("/v1/organization/projects/{project_id}/spend_limit")(set_spend_limit)
     app.delete("/v1/organization/projects/{project_id}/spend_limit")(delete_spend_limit)
@@ -42,4 +42,4 @@ def _project(request: Request, caller: Caller, project_id: str, scope: str) -> S
     return reached(context_of(request).database, caller, "project", project_id, scope)
 
 
-handle = function(build)
+handle = http_function(build)

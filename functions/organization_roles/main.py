@@ -6,9 +6,9 @@ from fastapi import Request
 
 from llmariner.context import Context
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.authorization.organization_admins import administers
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.organization_admins import require_org_admin
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources import roles
 from llmariner.http.resources.roles import NewRoleBody, RoleBody
 from llmariner.http.schemas import openai as shapes
@@ -17,13 +17,13 @@ from llmariner.tenancy.organizations.queries import Directory
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.custom_roles import CustomRoles
 
-Reader = Annotated[Caller, administers("api.organizations.users.read")]
-Writer = Annotated[Caller, administers("api.organizations.users.write")]
+Reader = Annotated[Caller, require_org_admin("api.organizations.users.read")]
+Writer = Annotated[Caller, require_org_admin("api.organizations.users.write")]
 
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organization_roles", context)
+    app = create_app("organization_roles", context)
     app.get("/v1/organization/roles")(list_roles)
     app.post("/v1/organization/roles")(create_role)
     app.get("/v1/organization/roles/{role_id}")(get_role)
@@ -74,4 +74,4 @@ def _directory(request: Request) -> Directory:
     return Directory(context_of(request).database)
 
 
-handle = function(build)
+handle = http_function(build)

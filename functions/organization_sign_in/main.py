@@ -8,17 +8,17 @@ from sqlalchemy import Row
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.authorization.organization_admins import administers
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.organization_admins import require_org_admin
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.groups import issuer_of
 from llmariner.http.schemas.bodies import Body
 from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.principal import Caller
 
-Reader = Annotated[Caller, administers("api.organizations.users.read")]
-Writer = Annotated[Caller, administers("api.organizations.users.write")]
-Runner = Annotated[Caller, administers("api.organizations.users.write", objects="installation")]
+Reader = Annotated[Caller, require_org_admin("api.organizations.users.read")]
+Writer = Annotated[Caller, require_org_admin("api.organizations.users.write")]
+Runner = Annotated[Caller, require_org_admin("api.organizations.users.write", objects="installation")]
 
 
 class CreateGroupRole(Body):
@@ -31,7 +31,7 @@ class CreateGroupRole(Body):
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organization_sign_in", context)
+    app = create_app("organization_sign_in", context)
     app.get("/v1/organization/sign_in/group_roles")(list_group_roles)
     app.post("/v1/organization/sign_in/group_roles")(create_group_role)
     app.delete("/v1/organization/sign_in/group_roles/{group_role_id}")(delete_group_role)
@@ -80,4 +80,4 @@ def _rendered(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-handle = function(build)
+handle = http_function(build)

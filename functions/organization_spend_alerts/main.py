@@ -5,8 +5,8 @@ from typing import Any
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.spend_alerts import Alert, alerts_of
 from llmariner.http.resources.spend_limits import Reader, Writer
 from llmariner.http.schemas.lists import AlertCursor, Limit, Order, page
@@ -18,7 +18,7 @@ _PREFIX = "/v1/organization/spend_alerts"
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organization_spend_alerts", context)
+    app = create_app("organization_spend_alerts", context)
     app.get(_PREFIX)(list_alerts)
     app.post(_PREFIX)(create_alert)
     app.get(f"{_PREFIX}/{{alert_id}}")(get_alert)
@@ -65,4 +65,4 @@ def _whole(caller: Caller) -> Subject:
     return Subject(caller.organization_id, "organization", caller.organization_id)
 
 
-handle = function(build)
+handle = http_function(build)

@@ -5,8 +5,8 @@ from typing import Any
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.spend_limits import Reader, Update, Writer, limits_of
 from llmariner.limits.rules import Subject
 from llmariner.tenancy.principal import Caller
@@ -14,7 +14,7 @@ from llmariner.tenancy.principal import Caller
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organization_spend_limit", context)
+    app = create_app("organization_spend_limit", context)
     app.get("/v1/organization/spend_limit")(get_spend_limit)
     app.post("/v1/organization/spend_limit")(set_spend_limit)
     app.delete("/v1/organization/spend_limit")(delete_spend_limit)
@@ -40,4 +40,4 @@ def _whole(caller: Caller) -> Subject:
     return Subject(caller.organization_id, "organization", caller.organization_id)
 
 
-handle = function(build)
+handle = http_function(build)

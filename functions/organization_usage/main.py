@@ -8,10 +8,10 @@ from fastapi.responses import StreamingResponse
 
 from llmariner.context import Context
 from llmariner.errors import NotFound
-from llmariner.http.authorization.authentication import context_of, requires
-from llmariner.http.authorization.organization_admins import administers
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.authentication import context_of, require_scope
+from llmariner.http.authorization.organization_admins import require_org_admin
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.lists import values
 from llmariner.http.schemas.timestamps import Moment
 from llmariner.tenancy.principal import Caller
@@ -21,8 +21,8 @@ from llmariner.usage.buckets import buckets, checked_groups
 from llmariner.usage.cost_breakdown import explained
 from llmariner.usage.reports import Question, Reports
 
-Administrator = Annotated[Caller, administers("api.api_usages.read")]
-Reader = Annotated[Caller, requires("api.api_usages.read", objects="member")]
+Administrator = Annotated[Caller, require_org_admin("api.api_usages.read")]
+Reader = Annotated[Caller, require_scope("api.api_usages.read", objects="member")]
 Width = Literal["1m", "1h", "1d"]
 Page = Annotated[str | None, Query(max_length=64)]
 
@@ -36,7 +36,7 @@ _MEASURES = ("requests", *TOKENS)
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organization_usage", context)
+    app = create_app("organization_usage", context)
     app.get("/v1/organization/usage/completions")(list_completions)
     app.get("/v1/organization/usage/embeddings")(list_embeddings)
     app.get("/v1/organization/usage/requests")(export_requests)
@@ -155,4 +155,4 @@ def _grouped(row: dict[str, Any], groups: tuple[str, ...]) -> dict[str, Any]:
     return {name: row[column] if name in groups else None for name, column in _COLUMNS.items()}
 
 
-handle = function(build)
+handle = http_function(build)

@@ -7,9 +7,9 @@ from fastapi import Request
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.authorization.organization_admins import administers
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.organization_admins import require_org_admin
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.roles import AssignmentBody
 from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.bodies import Body
@@ -18,8 +18,8 @@ from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.organizations.queries import Directory, Paging
 from llmariner.tenancy.principal import Caller
 
-Reader = Annotated[Caller, administers("api.organizations.users.read")]
-Writer = Annotated[Caller, administers("api.organizations.users.write")]
+Reader = Annotated[Caller, require_org_admin("api.organizations.users.read")]
+Writer = Annotated[Caller, require_org_admin("api.organizations.users.write")]
 
 
 class UserBody(Body):
@@ -33,7 +33,7 @@ class UserBody(Body):
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organization_users", context)
+    app = create_app("organization_users", context)
     app.get("/v1/organization/users")(list_users)
     app.get("/v1/organization/users/{user_id}")(get_user)
     app.post("/v1/organization/users/{user_id}")(update_user)
@@ -132,4 +132,4 @@ def _directory(request: Request) -> Directory:
     return Directory(context_of(request).database)
 
 
-handle = function(build)
+handle = http_function(build)

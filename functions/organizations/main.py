@@ -7,10 +7,10 @@ from pydantic import Field
 
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, NotFound
-from llmariner.http.authorization.authentication import context_of, requires
-from llmariner.http.authorization.path_membership import standing_there
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.authentication import context_of, require_scope
+from llmariner.http.authorization.path_membership import require_scope_on_path
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources import api_keys
 from llmariner.http.resources.api_keys import CreateKey, deleted
 from llmariner.http.schemas import llmariner as shapes
@@ -24,19 +24,19 @@ from llmariner.tenancy.organizations.store import Organizations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import in_organization, sees_all_projects
 
-Founder = Annotated[Caller, requires("api.organizations.write", objects="installation")]
-Member = Annotated[Caller, requires("api.organizations.read", objects="member")]
-Owner = Annotated[Caller, standing_there("api.organizations.write")]
-PeopleReader = Annotated[Caller, standing_there("api.organizations.users.read")]
-PeopleWriter = Annotated[Caller, standing_there("api.organizations.users.write")]
+Founder = Annotated[Caller, require_scope("api.organizations.write", objects="installation")]
+Member = Annotated[Caller, require_scope("api.organizations.read", objects="member")]
+Owner = Annotated[Caller, require_scope_on_path("api.organizations.write")]
+PeopleReader = Annotated[Caller, require_scope_on_path("api.organizations.users.read")]
+PeopleWriter = Annotated[Caller, require_scope_on_path("api.organizations.users.write")]
 PROJECT_WRITE = "api.organizations.projects.write"
-ProjectReader = Annotated[Caller, standing_there("api.organizations.projects.read")]
-ProjectWriter = Annotated[Caller, standing_there(PROJECT_WRITE)]
-MemberReader = Annotated[Caller, standing_there("api.organizations.projects.users.read")]
-MemberWriter = Annotated[Caller, standing_there("api.organizations.projects.users.write")]
-KeyReader = Annotated[Caller, standing_there("api.organizations.projects.api_keys.read", objects="keys")]
-KeyMaker = Annotated[Caller, standing_there("api.organizations.projects.api_keys.write")]
-KeyWriter = Annotated[Caller, standing_there("api.organizations.projects.api_keys.write", objects="keys")]
+ProjectReader = Annotated[Caller, require_scope_on_path("api.organizations.projects.read")]
+ProjectWriter = Annotated[Caller, require_scope_on_path(PROJECT_WRITE)]
+MemberReader = Annotated[Caller, require_scope_on_path("api.organizations.projects.users.read")]
+MemberWriter = Annotated[Caller, require_scope_on_path("api.organizations.projects.users.write")]
+KeyReader = Annotated[Caller, require_scope_on_path("api.organizations.projects.api_keys.read", objects="keys")]
+KeyMaker = Annotated[Caller, require_scope_on_path("api.organizations.projects.api_keys.write")]
+KeyWriter = Annotated[Caller, require_scope_on_path("api.organizations.projects.api_keys.write", objects="keys")]
 
 ORGANIZATION = "/v1/organizations/{organization_id}"
 PROJECT = ORGANIZATION + "/projects/{project_id}"
@@ -112,7 +112,7 @@ class UpdateProject(ProjectFields):
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("organizations", context)
+    app = create_app("organizations", context)
     app.get("/v1/organizations")(list_organizations)
     app.post("/v1/organizations")(create_organization)
     app.delete(ORGANIZATION)(delete_organization)
@@ -291,4 +291,4 @@ def _masked(fields: ProjectFields, mask: str) -> frozenset[str]:
     return chosen
 
 
-handle = function(build)
+handle = http_function(build)

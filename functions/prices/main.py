@@ -7,17 +7,17 @@ from fastapi import Query, Request
 from pydantic import ConfigDict, Field
 
 from llmariner.context import Context
-from llmariner.http.authorization.authentication import context_of, requires
-from llmariner.http.authorization.organization_admins import administers
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.authentication import context_of, require_scope
+from llmariner.http.authorization.organization_admins import require_org_admin
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.timestamps import ExactMoment
 from llmariner.tenancy.principal import Caller
 from llmariner.usage.prices import ListedPrice, NewPrice, Prices, dollars, nano_dollars
 
-Reader = Annotated[Caller, requires("api.prices.read", objects="member")]
-Writer = Annotated[Caller, administers("api.prices.write", objects="installation")]
+Reader = Annotated[Caller, require_scope("api.prices.read", objects="member")]
+Writer = Annotated[Caller, require_org_admin("api.prices.write", objects="installation")]
 Dollars = Annotated[Decimal, Field(ge=0, le=10**6, allow_inf_nan=False)]
 
 
@@ -40,7 +40,7 @@ class PriceBody(Body):
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("prices", context)
+    app = create_app("prices", context)
     app.get("/v1/prices")(list_prices)
     app.post("/v1/prices")(set_price)
     return app
@@ -88,4 +88,4 @@ def _rendered(price: ListedPrice) -> dict[str, Any]:
     }
 
 
-handle = function(build)
+handle = http_function(build)

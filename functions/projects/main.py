@@ -7,9 +7,9 @@ from fastapi import Request
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.authorization.organization_admins import administers
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.organization_admins import require_org_admin
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources import roles
 from llmariner.http.resources.groups import assignment, check_has_role, groups_of
 from llmariner.http.resources.roles import AssignmentBody, NewRoleBody, RoleBody
@@ -20,13 +20,13 @@ from llmariner.tenancy.organizations.queries import Directory
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.custom_roles import CustomRoles
 
-Reader = Annotated[Caller, administers("api.organizations.projects.users.read")]
-Writer = Annotated[Caller, administers("api.organizations.projects.users.write")]
+Reader = Annotated[Caller, require_org_admin("api.organizations.projects.users.read")]
+Writer = Annotated[Caller, require_org_admin("api.organizations.projects.users.write")]
 
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("projects", context)
+    app = create_app("projects", context)
     of_project, assigned = "/v1/projects/{project_id}/roles", "/v1/projects/{project_id}/users/{user_id}/roles"
     app.get(of_project)(list_roles)
     app.post(of_project)(create_role)
@@ -198,4 +198,4 @@ def _directory(request: Request) -> Directory:
     return Directory(context_of(request).database)
 
 
-handle = function(build)
+handle = http_function(build)

@@ -5,20 +5,20 @@ from typing import Annotated, Any
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.http.authorization.authentication import context_of, requires
-from llmariner.http.entrypoint import Application, function
-from llmariner.http.fastapi_app import api
+from llmariner.http.authorization.authentication import context_of, require_scope
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.llmariner import user
 from llmariner.tenancy.members.users import Users
 from llmariner.tenancy.principal import Caller
 
-Self = Annotated[Caller, requires("api.selfuser.read", objects="self")]
-Reader = Annotated[Caller, requires("api.organizations.users.read", objects="member")]
+Self = Annotated[Caller, require_scope("api.selfuser.read", objects="self")]
+Reader = Annotated[Caller, require_scope("api.organizations.users.read", objects="member")]
 
 
 def build(context: Context) -> Application:
     """The routes."""
-    app = api("users", context)
+    app = create_app("users", context)
     app.get("/v1/users")(list_users)
     app.get("/v1/users:getSelf")(get_self)
     return app
@@ -34,4 +34,4 @@ def get_self(request: Request, caller: Self) -> dict[str, Any]:
     return user(Users(context_of(request).database).self(caller))
 
 
-handle = function(build)
+handle = http_function(build)

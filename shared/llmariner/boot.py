@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llmariner.http.entrypoint import LazyApplication, application_of, loading
+from llmariner.http.entrypoint import LazyApplication, application_of, deferred_build
 from llmariner.server import Bounds, Server
 
 __all__ = ["load", "main"]
@@ -31,7 +31,7 @@ def load(folder: Path) -> LazyApplication:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    with loading():
+    with deferred_build():
         spec.loader.exec_module(module)
     return application_of(module.handle)
 

@@ -13,7 +13,7 @@ from .asking import Question, over_http
 from .children import boot, framework, process
 
 CRASHING = """
-from llmariner.http.entrypoint import function
+from llmariner.http.entrypoint import http_function
 
 
 def build(_context):
@@ -26,7 +26,7 @@ def build(_context):
     return application
 
 
-handle = function(build)
+handle = http_function(build)
 """
 
 

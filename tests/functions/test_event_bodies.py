@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmariner.context import Context
-from llmariner.http.entrypoint import application_of, consumer
+from llmariner.http.entrypoint import application_of, event_function
 from llmariner.platform.events.cloudevents import to_http
 
 from .asking import InProcess, Question
@@ -33,7 +33,7 @@ def application(taken: list[Any], installation: Installation) -> Any:
     def consume(_context: Context, event: Any) -> None:
         taken.append(event.data)
 
-    found = application_of(consumer(consume, recorded=False))
+    found = application_of(event_function(consume, recorded=False))
     found.use(installation.context)
     return found
 
@@ -94,7 +94,7 @@ def test_an_event_of_ours_is_taken_as_we_wrote_it_and_under_its_type_only(
     installation: Installation, in_process: InProcess
 ) -> None:
     taken: list[Any] = []
-    believing = application_of(consumer(lambda _context, event: taken.append(event)))
+    believing = application_of(event_function(lambda _context, event: taken.append(event)))
     believing.use(installation.context)
     event = written(installation, "ai.llmariner.test.v1", {"project_id": None})
     for type_, status in ((event.type, 204), ("ai.llmariner.model.deleted.v1", 400)):

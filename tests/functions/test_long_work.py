@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmariner.context import Context
-from llmariner.http.entrypoint import application_of, consumer
+from llmariner.http.entrypoint import application_of, event_function
 from llmariner.platform.events.cloudevents import Event, to_http
 
 from .asking import InProcess
@@ -57,7 +57,7 @@ def test_events_under_work_take_no_thread_of_anybody_else(
     def other(_context: Context, _event: Event) -> None:
         """A consumer with nothing to do."""
 
-    slow, quick = (application_of(consumer(each, recorded=False)) for each in (work, other))
+    slow, quick = (application_of(event_function(each, recorded=False)) for each in (work, other))
     slow.use(installation.context)
     quick.use(installation.context)
 

@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from llmariner.errors import AuthenticationFailed
 from llmariner.gateway.authentication.service_tokens import ServiceTokens
-from llmariner.http.authorization.service_calls import verified
+from llmariner.http.authorization.service_calls import verify_service_token
 from llmariner.settings import Secret
 
 SECRET = "0123456789abcdef" * 4
@@ -30,7 +30,7 @@ def caller(authorization: str | None) -> str:
     """Who the control function takes a caller for."""
     headers = [] if authorization is None else [(b"authorization", authorization.encode("latin-1"))]
     request = Request({"type": "http", "method": "POST", "path": "/", "headers": headers})
-    return verified(request, Secret(SECRET), audience=AUDIENCE)
+    return verify_service_token(request, Secret(SECRET), audience=AUDIENCE)
 
 
 def signed(claims: dict[str, Any], *, header: dict[str, Any] | None = None, key: str = SECRET) -> str:

@@ -213,8 +213,8 @@ def _built(folder: Path, context: Context) -> Iterator[tuple[str, str, Rule]]:
         rule = _OPEN.get(folder.name) or _rule(dependency.call for dependency in route.dependant.dependencies)
         if rule is None and route.path not in _PROBES:
             raise Undeclared(
-                f"functions/{folder.name}: {route.path} says no scope. Give its handler a caller: requires(scope) or "
-                "administers(scope)."
+                f"functions/{folder.name}: {route.path} says no scope. Give its handler a caller: require_scope(scope) or "
+                "require_org_admin(scope)."
             )
         for method in route.methods:
             yield method, route.path, rule or (None, Objects.EVERYBODYS)

@@ -20,7 +20,7 @@ from llmariner.gateway.responses.messages import answer_headers, send_error
 from llmariner.http.middleware.cors import Cors
 from llmariner.http.middleware.stack import WebApplication
 
-__all__ = ["Application", "LazyApplication", "application_of", "consumer", "function", "loading"]
+__all__ = ["Application", "LazyApplication", "application_of", "deferred_build", "event_function", "http_function"]
 
 Message = MutableMapping[str, Any]
 Application = Callable[
@@ -31,7 +31,7 @@ _READY = "/health/ready"
 _PROBES = ("/health/live", _READY)
 _EVENT_LIMIT = 8 * 1024 * 1024
 _log = logging.getLogger(__name__)
-_loading = False
+_deferred = False
 Build = Callable[[Context], Application]
 Consume = Callable[[Context, Any], Awaitable[None] | None]
 
@@ -61,26 +61,26 @@ class LazyApplication:
 
 
 @contextlib.contextmanager
-def loading() -> Iterator[None]:
+def deferred_build() -> Iterator[None]:
     """While a `main.py` is imported by somebody who prepares its application later."""
-    global _loading
-    before, _loading = _loading, True
+    global _deferred
+    before, _deferred = _deferred, True
     try:
         yield
     finally:
-        _loading = before
+        _deferred = before
 
 
-def function(build: Build) -> Callable[[Any], Awaitable[Any]]:
+def http_function(build: Build) -> Callable[[Any], Awaitable[Any]]:
     """The target of an HTTP function, from what builds its application."""
     lazy = LazyApplication(build)
 
     async def handle(_request: Any) -> Any:
-        return _delegate(lazy)
+        return _delegating_response(lazy)
 
     handle.app = lazy  # type: ignore[attr-defined]
     # Imported only where functions-framework runs us: it costs more than a whole lean start.
-    if "functions_framework" in sys.modules and not _loading:
+    if "functions_framework" in sys.modules and not _deferred:
         from functions_framework import aio
 
         lazy.prepare()
@@ -88,7 +88,7 @@ def function(build: Build) -> Callable[[Any], Awaitable[Any]]:
     return handle
 
 
-def consumer(consume: Consume, *, recorded: bool = True) -> Callable[[Any], Awaitable[None]]:
+def event_function(consume: Consume, *, recorded: bool = True) -> Callable[[Any], Awaitable[None]]:
     """The target of an event function: `consume` is called with the context and an `Event`.
 
     A plain function is called in a thread of the consumer's own, for it may take minutes: at most `_THREADS` of its events
@@ -107,7 +107,7 @@ def consumer(consume: Consume, *, recorded: bool = True) -> Callable[[Any], Awai
 
     async def give(context: Context, event: Any) -> None:
         if recorded:
-            event = await asyncio.to_thread(_as_recorded, context, event)
+            event = await asyncio.to_thread(_load_from_outbox, context, event)
         if asyncio.iscoroutinefunction(consume):
             await consume(context, event)
         else:
@@ -130,7 +130,7 @@ def consumer(consume: Consume, *, recorded: bool = True) -> Callable[[Any], Awai
         raise HTTPException(204)
 
     handle.app = lazy  # type: ignore[attr-defined]
-    if "functions_framework" in sys.modules and not _loading:
+    if "functions_framework" in sys.modules and not _deferred:
         from functions_framework import aio
 
         lazy.prepare()
@@ -145,7 +145,7 @@ def application_of(handle: Any) -> LazyApplication:
     return application
 
 
-def _delegate(application: Application) -> Any:
+def _delegating_response(application: Application) -> Any:
     from starlette.responses import Response
 
     class Delegate(Response):
@@ -171,7 +171,7 @@ def _delegate(application: Application) -> Any:
     return Delegate()
 
 
-def _as_recorded(context: Context, event: Any) -> Any:
+def _load_from_outbox(context: Context, event: Any) -> Any:
     """The event as the outbox holds it. MalformedEvent."""
     import logging
 
@@ -202,11 +202,11 @@ def _event_application(context: Context, give: Callable[[Context, Any], Awaitabl
                     await asyncio.to_thread(readiness.check)
                 except PlatformError as error:
                     status, answer = error.status, error.message.encode()
-            await _answer(send, status, answer)
+            await _send_text(send, status, answer)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            body = await _event_body(receive)
+            body = await _read_event_body(receive)
             if body is None:
                 return  # the sender is gone, and half an event is none
             await give(context, from_http(headers, body))
@@ -216,7 +216,7 @@ def _event_application(context: Context, give: Callable[[Context, Any], Awaitabl
         except Exception as error:  # whatever it was, the event must not be lost
             _log.exception("a consumer failed")
             status, answer = 500, f"{type(error).__name__}: {error}".encode(errors="replace")
-        await _answer(send, status, answer)
+        await _send_text(send, status, answer)
 
     if not context.env.get("LLMARINER_BROKER_URL"):
         return application
@@ -225,12 +225,12 @@ def _event_application(context: Context, give: Callable[[Context, Any], Awaitabl
     return Publishing(application, lambda: context.publisher)
 
 
-async def _answer(send: Callable[[Message], Awaitable[None]], status: int, text: bytes) -> None:
+async def _send_text(send: Callable[[Message], Awaitable[None]], status: int, text: bytes) -> None:
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
     await send({"type": "http.response.body", "body": text})
 
 
-async def _event_body(receive: Callable[[], Awaitable[Message]]) -> bytes | None:
+async def _read_event_body(receive: Callable[[], Awaitable[Message]]) -> bytes | None:
     """The whole body of an event; None when its sender hung up. MalformedEvent when it is over the limit."""
     body, more = bytearray(), True
     while more:

@@ -13,12 +13,12 @@ from llmariner.http.middleware.readiness import Readiness
 from llmariner.http.schemas.bodies import JsonRoute
 from llmariner.settings import GatewaySettings
 
-__all__ = ["api"]
+__all__ = ["create_app"]
 
 _BODY_LIMIT = 1024 * 1024
 
 
-def api(title: str, context: Context) -> FastAPI:
+def create_app(title: str, context: Context) -> FastAPI:
     """An application without routes of its own: add them, return it. Answers /health/live and /health/ready."""
     context.check_settings()
     app = FastAPI(

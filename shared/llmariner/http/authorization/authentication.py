@@ -13,7 +13,7 @@ from llmariner.gateway.authentication.key_cache import bad_key, bearer_token, is
 from llmariner.tenancy.keys.allowed_networks import admits
 from llmariner.tenancy.principal import Caller
 
-__all__ = ["caller_of", "context_of", "requires"]
+__all__ = ["authenticate", "context_of", "require_scope"]
 
 
 def context_of(request: Request) -> Context:
@@ -23,7 +23,7 @@ def context_of(request: Request) -> Context:
     return context
 
 
-def caller_of(request: Request) -> Caller:
+def authenticate(request: Request) -> Caller:
     """Who calls, whatever they may do. AuthenticationFailed for a key or token that is no good.
 
     RateLimited when too many of these came from there.
@@ -31,12 +31,12 @@ def caller_of(request: Request) -> Caller:
     authorization = request.headers.get("authorization")
     secret = bearer_token(authorization.encode("latin-1") if authorization else None)
     lookups, proxied = context_of(request).secret_lookups, bool(request.state.proxied)
-    caller = lookups.look_up(secret, lambda: _caller(request, secret), acting_from.get(), forwarding=proxied)
-    _check_source(caller)
+    caller = lookups.look_up(secret, lambda: _resolve_caller(request, secret), acting_from.get(), forwarding=proxied)
+    _check_client_network(caller)
     return caller
 
 
-def requires(scope: str, *, objects: str = "project") -> Any:
+def require_scope(scope: str, *, objects: str = "project") -> Any:
     """A dependency: the caller, a key or a person who signed in, who must hold `scope`.
 
     `objects` says whose objects the route then reaches: "project" (the caller's own project's), "member" (of the
@@ -44,9 +44,9 @@ def requires(scope: str, *, objects: str = "project") -> Any:
     """
 
     def authorised(request: Request) -> Caller:
-        caller = caller_of(request)
+        caller = authenticate(request)
         if scope not in caller.scopes:
-            raise lacking(scope) if caller.key_id else _may_not(scope)
+            raise lacking(scope) if caller.key_id else _missing_scope(scope)
         return caller
 
     authorised.scope = scope  # type: ignore[attr-defined]
@@ -54,17 +54,17 @@ def requires(scope: str, *, objects: str = "project") -> Any:
     return Depends(authorised)
 
 
-def _caller(request: Request, secret: str) -> Caller:
+def _resolve_caller(request: Request, secret: str) -> Caller:
     organization, project = request.headers.get("openai-organization"), request.headers.get("openai-project")
     if is_signed(secret):
-        return _person(request, secret, organization, project)
+        return _resolve_person(request, secret, organization, project)
     caller = context_of(request).callers.by_secret(secret, organization, project)
     if caller is None:
         raise bad_key()
     return caller
 
 
-def _check_source(caller: Caller) -> None:
+def _check_client_network(caller: Caller) -> None:
     """PermissionDenied for a key that is used from where it may not be."""
     address = acting_from.get()
     if caller.allowed_sources is not None and not admits(caller.allowed_sources, address or ""):
@@ -75,14 +75,14 @@ def _check_source(caller: Caller) -> None:
         )
 
 
-def _person(request: Request, token: str, organization: str | None, project: str | None) -> Caller:
+def _resolve_person(request: Request, token: str, organization: str | None, project: str | None) -> Caller:
     people = context_of(request).identity
     if people is None:
         raise nobody_signs_in()
     return people.caller(token, organization, project, source=acting_from.get())
 
 
-def _may_not(scope: str) -> PermissionDenied:
+def _missing_scope(scope: str) -> PermissionDenied:
     return PermissionDenied(
         f"None of your roles here gives the scope '{scope}' that this request needs. Ask an owner of the organization, or "
         "select another organization or project (`llma auth status` shows your roles)."

@@ -9,26 +9,26 @@ from fastapi import Depends, Request
 from sqlalchemy import select
 
 from llmariner.errors import PermissionDenied
-from llmariner.http.authorization.authentication import context_of, requires
+from llmariner.http.authorization.authentication import context_of, require_scope
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import runs_installation
 from llmariner.tenancy.tables import custom_roles
 
-__all__ = ["administers", "check_administers", "owns_installation"]
+__all__ = ["check_org_admin", "is_installation_owner", "require_org_admin"]
 
 
-def administers(scope: str, *, objects: str = "organization") -> Any:
+def require_org_admin(scope: str, *, objects: str = "organization") -> Any:
     """A dependency: a caller who holds `scope` for the whole organisation, and not for one project of it only.
 
     `objects` "installation": an owner of the default organisation, who runs the installation.
     """
-    of_caller: Callable[[Request], Caller] = requires(scope).dependency
+    of_caller: Callable[[Request], Caller] = require_scope(scope).dependency
 
     def administering(request: Request) -> Caller:
         caller = of_caller(request)
-        if objects == "installation" and not owns_installation(request, caller):
+        if objects == "installation" and not is_installation_owner(request, caller):
             raise PermissionDenied("Only an owner of the default organization, who runs the installation, may do that.")
-        check_administers(request, caller, scope)
+        check_org_admin(request, caller, scope)
         return caller
 
     administering.scope = scope  # type: ignore[attr-defined]
@@ -36,22 +36,22 @@ def administers(scope: str, *, objects: str = "organization") -> Any:
     return Depends(administering)
 
 
-def check_administers(request: Request, caller: Caller, scope: str) -> None:
+def check_org_admin(request: Request, caller: Caller, scope: str) -> None:
     """PermissionDenied unless the caller holds `scope` for the whole organisation."""
-    if scope not in caller.scopes or not (caller.is_owner or scope in _of_organization(request, caller)):
+    if scope not in caller.scopes or not (caller.is_owner or scope in _custom_role_scopes(request, caller)):
         raise PermissionDenied(
             f"Only an owner of the organization, one of its admin keys, or a role that it made for this, each with the "
             f"scope '{scope}', may do that. Inside your own project, use the routes of LLMariner's own API."
         )
 
 
-def owns_installation(request: Request, caller: Caller) -> bool:
+def is_installation_owner(request: Request, caller: Caller) -> bool:
     """Whether the caller is an owner of the default organization."""
     with context_of(request).database.read() as session:
         return caller.is_owner and runs_installation(session, caller.organization_id)
 
 
-def _of_organization(request: Request, caller: Caller) -> frozenset[str]:
+def _custom_role_scopes(request: Request, caller: Caller) -> frozenset[str]:
     """What a role that the organisation made gives; a reader's scopes are for looking around in other routes."""
     made = select(custom_roles.c.scopes).where(
         custom_roles.c.id == caller.organization_role,

@@ -7,22 +7,22 @@ from typing import Any
 from fastapi import Depends, Request
 
 from llmariner.gateway.authentication.key_cache import lacking
-from llmariner.http.authorization.authentication import caller_of, context_of
+from llmariner.http.authorization.authentication import authenticate, context_of
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import in_organization, in_project
 
-__all__ = ["standing_there"]
+__all__ = ["require_scope_on_path"]
 
 
-def standing_there(scope: str, *, objects: str = "member") -> Any:
+def require_scope_on_path(scope: str, *, objects: str = "member") -> Any:
     """A dependency: the caller as it stands in `{organization_id}`, or in `{project_id}` of it, holding `scope` there.
 
     NotFound where it is no member, PermissionDenied where it lacks the scope. `objects` as in
-    `http.authentication.requires`.
+    `require_scope`.
     """
 
     def standing(request: Request) -> Caller:
-        caller = caller_of(request)
+        caller = authenticate(request)
         # A key holds nowhere more than where it is at home: without the scope it learns nothing of what there is.
         if caller.key_id is not None and scope not in caller.scopes:
             raise lacking(scope)

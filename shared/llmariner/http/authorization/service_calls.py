@@ -18,17 +18,17 @@ from fastapi import Request
 from llmariner.errors import AuthenticationFailed
 from llmariner.settings import Secret
 
-__all__ = ["verified"]
+__all__ = ["verify_service_token"]
 
 # Clocks of two nodes are never quite the same.
 _LEEWAY_SECONDS = 5
 
 
-def verified(request: Request, secret: Secret, *, audience: str) -> str:
+def verify_service_token(request: Request, secret: Secret, *, audience: str) -> str:
     """The calling function's name. AuthenticationFailed for a token that is missing, forged, expired or for another."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     try:
-        claims = _claims(token if scheme == "Bearer" else "", secret)
+        claims = _verified_claims(token if scheme == "Bearer" else "", secret)
         now = time.time()
         begun, over = claims["iat"] - _LEEWAY_SECONDS > now, claims["exp"] + _LEEWAY_SECONDS <= now
         if claims["aud"] != audience or not isinstance(claims["iss"], str) or not claims["iss"] or begun or over:
@@ -38,18 +38,21 @@ def verified(request: Request, secret: Secret, *, audience: str) -> str:
     return str(claims["iss"])
 
 
-def _claims(token: str, secret: Secret) -> dict[str, Any]:
+def _verified_claims(token: str, secret: Secret) -> dict[str, Any]:
     """What a token says that the secret signed by HMAC-SHA256 (RFC 7515), and by nothing else. ValueError for another."""
     signed, _, signature = token.rpartition(".")
     digest = hmac.digest(secret.reveal().encode(), signed.encode(), hashlib.sha256)
     header, body = signed.split(".")
-    if not hmac.compare_digest(_decoded(signature), digest) or json.loads(_decoded(header)).get("alg") != "HS256":
+    if (
+        not hmac.compare_digest(_base64url_decode(signature), digest)
+        or json.loads(_base64url_decode(header)).get("alg") != "HS256"
+    ):
         raise ValueError
-    claims = json.loads(_decoded(body))
+    claims = json.loads(_base64url_decode(body))
     if not isinstance(claims, dict):
         raise ValueError
     return claims
 
 
-def _decoded(part: str) -> bytes:
+def _base64url_decode(part: str) -> bytes:
     return base64.b64decode(part.encode() + b"=" * (-len(part) % 4), altchars=b"-_", validate=True)

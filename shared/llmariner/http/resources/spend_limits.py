@@ -8,7 +8,7 @@ from fastapi import Request
 from pydantic import Field
 
 from llmariner.http.authorization.authentication import context_of
-from llmariner.http.authorization.organization_admins import administers
+from llmariner.http.authorization.organization_admins import require_org_admin
 from llmariner.http.schemas.bodies import Body
 from llmariner.limits.spend_limits import SpendLimits
 from llmariner.tenancy.principal import Caller
@@ -16,8 +16,8 @@ from llmariner.tenancy.principal import Caller
 __all__ = ["READ", "WRITE", "Reader", "Update", "Writer", "limits_of"]
 
 READ, WRITE = "api.budgets.read", "api.budgets.write"
-Reader = Annotated[Caller, administers(READ)]
-Writer = Annotated[Caller, administers(WRITE)]
+Reader = Annotated[Caller, require_org_admin(READ)]
+Writer = Annotated[Caller, require_org_admin(WRITE)]
 
 
 class Update(Body):
