@@ -1,1 +1,1 @@
-"""Whether and when a request may use an engine: the queue per engine (the waiting room), replicas, and facts about models."""
+"""Whether and when a request may use an engine: a queue per engine (the waiting room), replicas, facts about models."""

@@ -1,1 +1,1 @@
-"""The port through which the token path asks for keys, models, limits and usage records, its HTTP client, and the wire form."""
+"""The port by which the token path gets keys, models, limits and usage records; its HTTP client and JSON."""

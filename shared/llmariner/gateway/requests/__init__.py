@@ -1,1 +1,1 @@
-"""From the bytes of a request to a validated model request: HTTP handling, parsing, field checks, bounds on size and structure."""
+"""From request bytes to a validated model request: HTTP handling, parsing, field checks, limits of size and structure."""
