@@ -27,7 +27,7 @@ _KEPT_SECONDS = 7 * 86400.0
 async def consume(context: Context, _event: Event) -> None:
     """Idempotent by nature. One sweep at a time, however often it is asked for."""
     lease = WorkLease(context.database, "sweep", f"sweep_{secrets.token_hex(8)}")
-    if await asyncio.to_thread(lease.take, _LEASE_SECONDS) is None:
+    if await asyncio.to_thread(lease.acquire, _LEASE_SECONDS) is None:
         return
     try:
         failed = await asyncio.to_thread(_sweep, context)

@@ -243,7 +243,7 @@ def test_a_broker_that_takes_some_is_told_of_all(database: Database, ingress: In
 
 
 def test_the_lease_of_a_publisher_that_died_ends(database: Database, ingress: Ingress) -> None:
-    assert WorkLease(database, "publish", "dead").take(30.0) == 0
+    assert WorkLease(database, "publish", "dead").acquire(30.0) == 0
     emit(database, "a")
     publisher = Publisher(database, BrokerSettings(ingress.url))
     assert publisher.publish() == 0

@@ -148,7 +148,7 @@ def test_what_the_server_gives_up_for_another_is_tried_three_times(database: Dat
         tried.append(1)
         if len(tried) < 3:
             session.run(text(f"DO $$ BEGIN RAISE EXCEPTION 'given up' USING ERRCODE = '{state}'; END $$"))
-        return session.insert_new(revisions, [{"name": "a", "value": len(tried)}])
+        return session.insert_if_absent(revisions, [{"name": "a", "value": len(tried)}])
 
     assert database.transact(work) == 1
     with database.read() as reading:

@@ -44,7 +44,7 @@ def people(team: Team, monkeypatch: pytest.MonkeyPatch) -> tuple[SignIn, Tokens]
 def staff(database: Database, number: int = PEOPLE) -> None:
     """People whose newest token said 'staff'."""
     with database.write() as session:
-        session.insert_many(
+        session.insert_many_if_absent(
             users,
             [
                 {
@@ -60,7 +60,7 @@ def staff(database: Database, number: int = PEOPLE) -> None:
             ],
         )
         rows = [{"user_id": f"user_{at:04}", "name": "staff", "issuer": ISSUER} for at in range(number)]
-        session.insert_many(user_groups, rows)
+        session.insert_many_if_absent(user_groups, rows)
 
 
 def members(database: Database, table: Any = organization_users) -> int:

@@ -37,7 +37,7 @@ def prices_of(database: Database) -> None:
     with database.write() as session:
         for table in (ledger_events, ledger_requests, prices, *(grain.table for grain in GRAINS)):
             session.run(table.delete())
-        session.put(ledger_floor, [{"id": 1, "admitted_at": 0}])
+        session.upsert(ledger_floor, [{"id": 1, "admitted_at": 0}])
     with_end = zip(CHANGES, (*CHANGES[1:], None), RATES, strict=True)
     for start, end, rates in with_end:
         put_price(database, "m", start, end, rates)

@@ -27,7 +27,7 @@ def older(new_database: Callable[[], Database], monkeypatch: pytest.MonkeyPatch)
     if database.engine.dialect.name == "sqlite":
         pytest.skip("SQLite's readers never wait for a writer")
     upgrade(database, BEFORE)
-    monkeypatch.setattr(engines, "_BEGIN_UNBOUNDED", engines._BEGIN_UNBOUNDED.replace("3000", "200"))
+    monkeypatch.setattr(engines, "_BEGIN_WITHOUT_TIMEOUTS", engines._BEGIN_WITHOUT_TIMEOUTS.replace("3000", "200"))
     monkeypatch.setattr(migrating, "_PAUSE_SECONDS", 0.2)
     return database
 
@@ -71,7 +71,7 @@ def test_who_reads_for_long_holds_up_the_upgrade_and_nobody_else(older: Database
 
 
 def test_what_a_migration_locked_is_free_before_the_next_one(older: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrating, "_TRIES", 1)
+    monkeypatch.setattr(migrating, "_MAX_ATTEMPTS", 1)
     # 0009 changes `users`; 0017 builds an index of a table that somebody is writing.
     with held(older, "LOCK TABLE ledger_requests IN ROW EXCLUSIVE MODE"):
         with pytest.raises(OperationalError, match="lock timeout"):

@@ -128,7 +128,7 @@ def test_a_page_among_thousands_reads_no_more_than_it_shows(registry: Registry, 
     with database.write() as session:
         (row,) = session.rows(select(models))
         rows = [{**row._mapping, "id": f"m{number:04}"} for number in range(3000)]
-        session.insert_new(models, rows)
+        session.insert_if_absent(models, rows)
     statements: list[str] = []
 
     def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
@@ -286,8 +286,8 @@ def test_a_fine_tuned_model_is_no_base(registry: Registry) -> None:
 
 def test_the_newest_fifty_wakes_are_kept(registry: Registry, database: Database) -> None:
     with database.write() as session:
-        session.insert_new(model_wakes, [{"model_id": "m", "at": at, "seconds": 1000.0} for at in range(60)])
-        session.insert_new(model_wakes, [{"model_id": "other", "at": at, "seconds": 7.0} for at in range(3)])
+        session.insert_if_absent(model_wakes, [{"model_id": "m", "at": at, "seconds": 1000.0} for at in range(60)])
+        session.insert_if_absent(model_wakes, [{"model_id": "other", "at": at, "seconds": 7.0} for at in range(3)])
     registry.woke("m", 2.5)
     assert registry.wakes("m") == [2.5] + [1000.0] * 49
     assert registry.wakes("other") == [7.0] * 3

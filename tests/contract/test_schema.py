@@ -13,7 +13,7 @@ from llmariner.errors import Unavailable
 from llmariner.http.middleware.readiness import Readiness
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import downgrade, head, upgrade
-from llmariner.platform.database.schema import mismatch, newest_revision
+from llmariner.platform.database.schema import schema_mismatch, newest_revision
 from llmariner.platform.database.tables import schema_compatibility
 
 NewDatabase = Callable[[], Database]
@@ -35,7 +35,7 @@ def test_a_database_without_a_schema_is_to_be_migrated(new_database: NewDatabase
     upgrade(undone)
     downgrade(undone, "base")
     for database in (never, undone):
-        found = mismatch(database)
+        found = schema_mismatch(database)
         assert found is not None
         assert found.upgradable
         assert "has no schema yet" in found.reason
@@ -45,12 +45,12 @@ def test_a_database_without_a_schema_is_to_be_migrated(new_database: NewDatabase
 def test_an_older_schema_is_to_be_migrated(new_database: NewDatabase) -> None:
     database = new_database()
     upgrade(database, "0008")
-    found = mismatch(database)
+    found = schema_mismatch(database)
     assert found is not None
     assert found.upgradable
     assert "is at revision 0008" in found.reason
     upgrade(database)
-    assert mismatch(database) is None
+    assert schema_mismatch(database) is None
 
 
 def test_a_newer_schema_that_serves_this_version_will_do_and_one_that_does_not_will_not(
@@ -59,9 +59,9 @@ def test_a_newer_schema_that_serves_this_version_will_do_and_one_that_does_not_w
     database = new_database()
     upgrade(database)
     at_revision(database, "9998", newest_revision())
-    assert mismatch(database) is None
+    assert schema_mismatch(database) is None
     at_revision(database, "9999", "9998")
-    found = mismatch(database)
+    found = schema_mismatch(database)
     assert found is not None
     assert not found.upgradable
     assert "serves code of revision 9998" in found.reason

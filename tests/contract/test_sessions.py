@@ -77,17 +77,17 @@ def test_a_reference_to_nothing_is_a_duplicate(database: Database) -> None:
         session.add(projects, **row)
 
 
-def test_insert_new_counts_only_what_was_not_there(database: Database) -> None:
+def test_insert_if_absent_counts_only_what_was_not_there(database: Database) -> None:
     with database.write() as session:
-        assert session.insert_new(users, [user("a"), user("b")]) == 2
-        assert session.insert_new(users, [user("b"), user("c")]) == 1
-        assert session.insert_new(users, []) == 0
+        assert session.insert_if_absent(users, [user("a"), user("b")]) == 2
+        assert session.insert_if_absent(users, [user("b"), user("c")]) == 1
+        assert session.insert_if_absent(users, []) == 0
     assert names(database) == ["a", "b", "c"]
 
 
 def test_run_returns_the_number_of_rows_touched(database: Database) -> None:
     with database.write() as session:
-        session.insert_new(users, [user("a"), user("b")])
+        session.insert_if_absent(users, [user("a"), user("b")])
         assert session.run(update(users).values(created_at=2)) == 2
         assert session.run(update(users).where(users.c.id == "c").values(created_at=3)) == 0
 
@@ -102,7 +102,7 @@ def test_first_and_value_are_none_where_there_is_nothing(database: Database) -> 
 def test_a_reading_session_cannot_write(database: Database) -> None:
     with database.read() as session:
         assert type(session) is ReadSession
-        assert not {"run", "add", "insert_new"} & set(dir(session))
+        assert not {"run", "add", "insert_if_absent"} & set(dir(session))
     with database.write() as writing:
         assert isinstance(writing, WriteSession)
 

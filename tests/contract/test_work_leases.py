@@ -26,51 +26,51 @@ def end_all(database: Database) -> None:
 
 def test_of_many_who_take_it_at_once_one_has_it(database: Database, at_once: AtOnce) -> None:
     takers = leases(database, *"abcdef")
-    taken = at_once([partial(taker.take, 30.0) for taker in takers])
+    taken = at_once([partial(taker.acquire, 30.0) for taker in takers])
     assert sorted(taken, key=str) == [0, *[None] * 5]
     (holder,) = (taker for taker, requests in zip(takers, taken, strict=True) if requests is not None)
-    assert holder.give_back(0, 30.0) == 5, "the five others want it done, too"
-    assert holder.give_back(5, 30.0) is None
-    assert takers[0].take(30.0) == 5
+    assert holder.release(0, 30.0) == 5, "the five others want it done, too"
+    assert holder.release(5, 30.0) is None
+    assert takers[0].acquire(30.0) == 5
 
 
 def test_a_request_that_comes_while_it_is_held_keeps_it_held(database: Database) -> None:
     first, second = leases(database, "a", "b")
-    assert first.take(30.0) == 0
-    assert second.take(30.0) is None
-    assert first.give_back(0, 30.0) == 1
-    assert second.take(30.0) is None
-    assert first.give_back(1, 30.0) == 2
-    assert first.give_back(2, 30.0) is None
+    assert first.acquire(30.0) == 0
+    assert second.acquire(30.0) is None
+    assert first.release(0, 30.0) == 1
+    assert second.acquire(30.0) is None
+    assert first.release(1, 30.0) == 2
+    assert first.release(2, 30.0) is None
     assert not first.renew(30.0)
-    assert second.take(30.0) == 2
-    assert second.take(30.0) == 2, "who has it may take it again, as one does whose work failed"
+    assert second.acquire(30.0) == 2
+    assert second.acquire(30.0) == 2, "who has it may acquire it again, as one does whose work failed"
 
 
 def test_who_lost_it_neither_renews_nor_gives_back_what_another_has(database: Database) -> None:
     first, second = leases(database, "a", "b")
-    assert first.take(30.0) == 0
+    assert first.acquire(30.0) == 0
     end_all(database)
-    assert second.take(30.0) == 0
+    assert second.acquire(30.0) == 0
     assert not first.renew(30.0)
-    assert first.give_back(0, 30.0) is None
+    assert first.release(0, 30.0) is None
     first.pause(30.0)
     assert second.renew(30.0)
 
 
 def test_while_it_is_paused_nobody_has_it_and_nothing_is_noted(database: Database) -> None:
     first, second = leases(database, "a", "b")
-    assert first.take(30.0) == 0
+    assert first.acquire(30.0) == 0
     first.pause(30.0)
-    assert [first.take(30.0), second.take(30.0)] == [None, None]
+    assert [first.acquire(30.0), second.acquire(30.0)] == [None, None]
     end_all(database)
-    assert second.take(30.0) == 0
+    assert second.acquire(30.0) == 0
 
 
 def test_a_lease_from_before_the_clock_was_set_back_is_over(database: Database) -> None:
     first, second = leases(database, "a", "b")
-    assert first.take(30.0) == 0
+    assert first.acquire(30.0) == 0
     with database.write() as session:
         session.run(update(work_leases).values(expires_at=session.now() + 3600))
-    assert second.take(30.0) == 0
+    assert second.acquire(30.0) == 0
     assert not first.renew(30.0)

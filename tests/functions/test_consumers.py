@@ -293,7 +293,7 @@ def test_one_sweep_runs_at_a_time(ports: dict[str, dict[str, int]], installation
     ledger, database = installation.context.ledger, installation.context.database
     admitted(ledger, "gone-once", time.time() - 100)
     lease = WorkLease(database, "sweep", "another")
-    assert lease.take(30.0) is not None
+    assert lease.acquire(30.0) is not None
     assert posted(ports["sweep"]["boot"], TICK) == TAKEN
     assert (ledger.request("gone-once") or {})["outcome"] == "open"
     lease.pause(0.0)

@@ -111,7 +111,7 @@ def test_all_roles_are_on_one_page_unless_fewer_are_asked_for(
     common = {"organization_id": company.id, "project_id": None, "scopes": "api.events.read", "description": ""}
     rows = [{**common, "id": f"role_{number:04}", "name": f"role {number}", "created_at": 1} for number in range(120)]
     with installation.context.database.write() as session:
-        session.insert_many(custom_roles, rows)
+        session.insert_many_if_absent(custom_roles, rows)
     for query in ("", "limit=0"):
         answer = call("GET", "/organization/roles", query=query).json
         assert (len(answer["data"]) > 120, answer["has_more"]) == (True, False)

@@ -38,7 +38,7 @@ def _empty(installation: Installation) -> None:
     with installation.context.database.write() as session:
         for table in (ledger_events, ledger_requests, prices, *(grain.table for grain in GRAINS)):
             session.run(table.delete())
-        session.put(ledger_floor, [{"id": 1, "admitted_at": 0}])
+        session.upsert(ledger_floor, [{"id": 1, "admitted_at": 0}])
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from llmariner.installation.retry import Waiting
 from llmariner.installation.secret_objects import SecretObjects
 from llmariner.installation.secrets import make
 from llmariner.platform.database import Database
-from llmariner.platform.database.schema import mismatch
+from llmariner.platform.database.schema import schema_mismatch
 from llmariner.settings import DatabaseSettings
 from llmariner.tenancy.keys.secrets import digest, new_secret
 from llmariner.tenancy.organizations.bootstrap import first_owner
@@ -200,7 +200,7 @@ def test_two_installers_at_once_migrate_through_pgbouncer(folder: Path, made: di
         environment = {"LLMARINER_DATABASE_URL": url, **made["secrets"]}
         told = "".join(installers(environment, folder / "key"))
         context = Context(environment)
-        assert mismatch(context.database) is None
+        assert schema_mismatch(context.database) is None
         assert told.count("first key") == 1
         owner = first_owner(context.database)
         (key,) = context.keys.of_project(owner)
@@ -228,7 +228,7 @@ def sessions_beyond_its_connections(context: Context) -> None:
     """Clients that hold their connection, five times as many as PgBouncer has of PostgreSQL."""
     others = [Context(context.env) for _ in range(100)]
     for other in others:
-        assert mismatch(other.database) is None
+        assert schema_mismatch(other.database) is None
     for other in others:
         other.database.close()
 

@@ -181,7 +181,7 @@ def _locked_head(session: WriteSession, organization_id: str) -> str:
     taking_one = taking.values(length=audit_heads.c.length + 1).returning(audit_heads.c.hash)
     found = session.value(taking_one)
     if found is None:
-        session.insert_new(audit_heads, [{"organization_id": organization_id, "hash": GENESIS, "length": 0}])
+        session.insert_if_absent(audit_heads, [{"organization_id": organization_id, "hash": GENESIS, "length": 0}])
         found = session.value(taking_one)
     return str(found)
 

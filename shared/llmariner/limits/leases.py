@@ -139,7 +139,7 @@ def _make_accounts(session: WriteSession, ids: Sequence[str]) -> None:
     if ids:
         there = {row.id for row in session.rows(select(allowances.c.id).where(allowances.c.id.in_(ids)))}
         missing = [{"id": id_, "rule": None, "state": "{}"} for id_ in sorted({*ids} - there)]
-        session.insert_many(allowances, missing)
+        session.insert_many_if_absent(allowances, missing)
 
 
 _Subject = tuple[str, str, str]

@@ -23,7 +23,7 @@ _KEPT = 1000
 def rules_changed(session: WriteSession, revision: int, subjects: Iterable[tuple[str, str]]) -> None:
     """Note whose rules (kinds and ids) a revision of `limits` changes, so that gateways ask anew about those alone."""
     rows = [{"revision": revision, "subject": kind, "subject_id": id_} for kind, id_ in sorted(set(subjects))]
-    session.insert_new(rule_changes, rows)
+    session.insert_if_absent(rule_changes, rows)
     session.run(rule_changes.delete().where(rule_changes.c.revision <= revision - _KEPT))
 
 

@@ -154,7 +154,7 @@ def binding(table: Table, organization_id: str, subjects: Mapping[str, str]) -> 
 def store_rule(session: WriteSession, rule: Rule) -> None:
     """Make a rule known to those who lease it; what was used of it stays."""
     text = json.dumps(rule._asdict(), separators=(",", ":"))
-    if not session.insert_new(allowances, [{"id": rule.id, "rule": text, "state": "{}"}]):
+    if not session.insert_if_absent(allowances, [{"id": rule.id, "rule": text, "state": "{}"}]):
         session.run(update(allowances).where(allowances.c.id == rule.id).values(rule=text))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, String, Table, Text, false
 
 from llmariner.platform.database import metadata
-from llmariner.platform.database.sanitized_text import ReportedText
+from llmariner.platform.database.sanitized_text import SanitizedText
 
 __all__ = ["model_wakes", "models"]
 
@@ -24,8 +24,8 @@ models = Table(
     Column("base_model_id", String(256), index=True),
     Column("loading_status", String(16), nullable=False),
     Column("loading_progress", Float, nullable=False),
-    Column("loading_message", ReportedText, nullable=False),
-    Column("loading_failure_reason", ReportedText, nullable=False),
+    Column("loading_message", SanitizedText, nullable=False),
+    Column("loading_failure_reason", SanitizedText, nullable=False),
     Column("activation_status", String(16), nullable=False),
     Column("folder", String(1024), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),

@@ -17,7 +17,7 @@ from llmariner.errors import PlatformError
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
 from llmariner.models.queries import Selection
 from llmariner.models.serving_lookup import ModelDirectory
-from llmariner.platform.database.schema import mismatch
+from llmariner.platform.database.schema import schema_mismatch
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries
 from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
@@ -118,7 +118,7 @@ class Home:
 
         ValueError for a database of a version that this one can't run on.
         """
-        if found := mismatch(self.context.database):
+        if found := schema_mismatch(self.context.database):
             if not found.upgradable:
                 raise ValueError(found.reason)
             from llmariner.platform.database.migrate import upgrade

@@ -71,7 +71,7 @@ class Ledger:
         with self._database.write() as session:
             before = int(session.now() - older_than) // folding.HOUR * folding.HOUR
             if rises := before > floor(session):
-                session.put(ledger_floor, [{"id": 1, "admitted_at": before}])
+                session.upsert(ledger_floor, [{"id": 1, "admitted_at": before}])
         if rises:  # once an hour, since it looks at all of them
             self._drop_empty_sums()
         old = (ledger_requests.c.admitted_at < before) & (ledger_requests.c.outcome != OPEN)
@@ -180,7 +180,7 @@ def _taken(session: WriteSession, batch: Sequence[Row]) -> int:
     for event in _kept(session, batch, lowest):
         lives.setdefault(event["request_id"], []).append(event)
     made = {request_id: _made(events, prices) for request_id, events in lives.items()}
-    new = {row.request_id for row in session.insert_many(ledger_requests, list(made.values()))}
+    new = {row.request_id for row in session.insert_many_if_absent(ledger_requests, list(made.values()))}
     older = select(ledger_requests).where(ledger_requests.c.request_id.in_(made.keys() - new))
     older = older.order_by(ledger_requests.c.request_id).with_for_update()
     known = {row["request_id"]: row for row in _rows(session, older)} if len(new) < len(made) else {}
@@ -190,7 +190,7 @@ def _taken(session: WriteSession, batch: Sequence[Row]) -> int:
         if request_id in new or request_id in known  # else dropped just now, for its age
         for event in events
     ]
-    fresh = {tuple(row) for row in session.insert_many(ledger_events, rows)}
+    fresh = {tuple(row) for row in session.insert_many_if_absent(ledger_events, rows)}
     sums, changed = Change(), []
     for request_id, events in lives.items():
         if request_id in new:
@@ -248,7 +248,7 @@ def _kept(session: WriteSession, batch: Sequence[Row], lowest: int) -> Sequence[
 def _interrupted(session: WriteSession, requests: Sequence[Row]) -> int:
     prices = PriceList.with_ids(session, {row["price_id"] for row in requests})
     events = [folding.interruption(row) for row in requests]
-    session.insert_many(ledger_events, events)
+    session.insert_many_if_absent(ledger_events, events)
     sums, changed = Change(), []
     for before, event in zip(requests, events, strict=True):
         price = prices.known(before["price_id"])
@@ -267,6 +267,6 @@ def _dropped(session: WriteSession, request_ids: Sequence[str]) -> int:
 
 
 def _write(session: WriteSession, changed: Sequence[Row], sums: Change) -> None:
-    session.put(ledger_requests, [{name: row[name] for name in _COLUMNS} for row in changed])
+    session.upsert(ledger_requests, [{name: row[name] for name in _COLUMNS} for row in changed])
     for grain in reversed(GRAINS):
-        session.put(grain.table, sums.rows(grain), adding=SUMS)
+        session.upsert(grain.table, sums.rows(grain), accumulate=SUMS)

@@ -94,7 +94,7 @@ class Reports:
         found: dict[tuple[Any, ...], Sequence[int]] = {}
         groups = len(question.group_by) + (question.width is not None)
         with self._database.read() as session:
-            session.expect_many_rows()
+            session.optimize_for_large_reads()
             for piece in _pieces(question, floor(session)):
                 for row in session.rows(_statement(question, piece)):
                     key, sums = row[:groups], row[groups:]

@@ -8,7 +8,7 @@ import time
 
 from llmariner.context import Context
 from llmariner.errors import PlatformError, Unavailable
-from llmariner.platform.database.schema import mismatch
+from llmariner.platform.database.schema import schema_mismatch
 
 __all__ = ["Readiness"]
 
@@ -42,7 +42,7 @@ class Readiness:
     def _ask(self) -> None:
         self._asked_at = time.monotonic()
         try:
-            found = mismatch(self._context.database)
+            found = schema_mismatch(self._context.database)
         except PlatformError as error:
             _log.warning("the schema is not known yet: %s", error.message)
             return

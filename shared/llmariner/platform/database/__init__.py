@@ -20,8 +20,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from llmariner.errors import TransactionConflict
-from llmariner.platform.database import errors as failures
-from llmariner.platform.database.engines import engine_of
+from llmariner.platform.database.errors import translate, translate_commit_error
+from llmariner.platform.database.engines import create_database_engine
 from llmariner.settings import DatabaseSettings
 
 __all__ = ["Database", "Duplicate", "ReadSession", "WriteSession", "metadata"]
@@ -74,7 +74,7 @@ class ReadSession:
             return time.time()
         return float(self._connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one())
 
-    def expect_many_rows(self) -> None:
+    def optimize_for_large_reads(self) -> None:
         """Say that statements of this transaction read many rows: PostgreSQL would lose half its time compiling, and keep
         tens of thousands of groups on disk."""
         if self._connection.dialect.name == "postgresql":
@@ -91,20 +91,20 @@ class WriteSession(ReadSession):
         except IntegrityError as error:
             raise Duplicate(str(error.orig)) from error
 
-    def insert_new(self, table: Table, rows: Sequence[dict[str, Any]]) -> int:
+    def insert_if_absent(self, table: Table, rows: Sequence[dict[str, Any]]) -> int:
         """Insert the rows whose primary key is not there yet; returns how many were new."""
         # psycopg's inserts say -1 unless the count is asked for.
         counted = self._insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
         return sum(self.run(counted.values(row)) for row in rows)
 
-    def insert_many(self, table: Table, rows: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
-        """As `insert_new`, in few statements for many rows; returns the primary keys of those that were new."""
+    def insert_many_if_absent(self, table: Table, rows: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
+        """As `insert_if_absent`, in few statements for many rows; returns the primary keys of those that were new."""
         if not rows:
             return ()
         statement: Executable = self._insert(table).on_conflict_do_nothing().returning(*table.primary_key)
         return self._connection.execute(statement, rows).all()
 
-    def put(self, table: Table, rows: Sequence[dict[str, Any]], *, adding: Collection[str] = ()) -> None:
+    def upsert(self, table: Table, rows: Sequence[dict[str, Any]], *, accumulate:  Collection[str] = ()) -> None:
         """Insert whole rows, in few statements; where a primary key is taken, its row is overwritten, but for columns
         `adding`: they add up."""
         if not rows:
@@ -112,7 +112,7 @@ class WriteSession(ReadSession):
         statement = self._insert(table)
         changes = {
             column.name: column + statement.excluded[column.name]
-            if column.name in adding
+            if column.name in accumulate
             else statement.excluded[column.name]
             for column in table.c
             if not column.primary_key
@@ -135,8 +135,8 @@ class Database:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self.url = settings.url
-        self.engine = engine_of(settings)
-        self._last_writes: list[Callable[[], None]] = []
+        self.engine = create_database_engine(settings)
+        self._on_close: list[Callable[[], None]] = []
 
     @contextmanager
     def read(self) -> Iterator[ReadSession]:
@@ -155,15 +155,15 @@ class Database:
                     yield WriteSession(writing)
                     ended = True
             except DBAPIError as error:
-                if ended and (failure := failures.of_commit(error)) is not None:
+                if ended and (failure := translate_commit_error(error)) is not None:
                     raise failure from error
                 raise
 
-    def before_close(self, write: Callable[[], None]) -> None:
+    def on_close(self, write: Callable[[], None]) -> None:
         """Have `write` (it never raises) called once before the connections close, at the latest when the process exits."""
-        if not self._last_writes:
+        if not self._on_close:
             atexit.register(self.close)
-        self._last_writes.append(write)
+        self._on_close.append(write)
 
     def transact(self, work: Callable[[WriteSession], Result]) -> Result:
         """`work` in one writing transaction, and up to twice more when the database gave it up for another one.
@@ -183,7 +183,7 @@ class Database:
     def close(self) -> None:
         """Do the last writes, close every pooled connection."""
         atexit.unregister(self.close)
-        writes, self._last_writes = self._last_writes, []
+        writes, self._on_close = self._on_close, []
         for write in writes:
             write()
         self.engine.dispose()
@@ -194,6 +194,6 @@ class Database:
             with self.engine.connect() as connection:
                 yield connection
         except (DBAPIError, PoolTimeout, OverflowError) as error:
-            if (failure := failures.of(error)) is None:
+            if (failure := translate(error)) is None:
                 raise
             raise failure from error

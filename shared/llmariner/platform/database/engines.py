@@ -9,13 +9,13 @@ from sqlalchemy.engine import Engine
 
 from llmariner.settings import DatabaseSettings
 
-__all__ = ["UNBOUNDED", "engine_of"]
+__all__ = ["NO_TIMEOUTS", "create_database_engine"]
 
-UNBOUNDED = "unbounded"
+NO_TIMEOUTS = "no_timeouts"
 """Execution option of a connection whose statements may take any time, a migration's. It waits for locks for a few
 seconds only: everybody who comes after it for the same table waits behind it."""
 
-_BEGIN_UNBOUNDED = (
+_BEGIN_WITHOUT_TIMEOUTS = (
     "BEGIN; SET LOCAL lock_timeout = 3000; SET LOCAL statement_timeout = 0; "
     "SET LOCAL idle_in_transaction_session_timeout = 0"
 )
@@ -24,7 +24,7 @@ _BEGIN_UNBOUNDED = (
 _KEEPALIVES = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 
 
-def engine_of(settings: DatabaseSettings) -> Engine:
+def create_database_engine(settings: DatabaseSettings) -> Engine:
     """Connections are made when first needed."""
     return _sqlite(settings) if settings.url.startswith("sqlite") else _postgresql(settings)
 
@@ -80,7 +80,7 @@ def _postgresql(settings: DatabaseSettings) -> Engine:
     def begin(connection: Connection) -> None:
         options = connection.get_execution_options()
         if options.get("isolation_level") != "AUTOCOMMIT":
-            connection.exec_driver_sql(_BEGIN_UNBOUNDED if options.get(UNBOUNDED) else bounded)
+            connection.exec_driver_sql(_BEGIN_WITHOUT_TIMEOUTS if options.get(NO_TIMEOUTS) else bounded)
 
     event.listen(engine, "begin", begin)
     return engine

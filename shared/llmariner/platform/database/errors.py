@@ -7,7 +7,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from llmariner.errors import InvalidRequest, PlatformError, TransactionConflict, Unavailable
 
-__all__ = ["of", "of_commit"]
+__all__ = ["translate", "translate_commit_error"]
 
 # PostgreSQL, appendix A: serialization_failure, deadlock_detected.
 _CONFLICTS = frozenset({"40001", "40P01"})
@@ -15,7 +15,7 @@ _CONFLICTS = frozenset({"40001", "40P01"})
 _TOO_LONG = frozenset({"55P03", "57014", "25P03"})
 
 
-def of(error: Exception) -> PlatformError | None:
+def translate(error: Exception) -> PlatformError | None:
     """What the caller is told; None for an error of our own code."""
     if isinstance(error, PoolTimeout):
         return _unavailable("Every connection of this process to the database is in use. Nothing was changed", 1)
@@ -37,7 +37,7 @@ def of(error: Exception) -> PlatformError | None:
     return None
 
 
-def of_commit(error: DBAPIError) -> PlatformError | None:
+def translate_commit_error(error: DBAPIError) -> PlatformError | None:
     """As `of`, of the end of a transaction: where the connection is gone, nobody knows whether the change is there."""
     if error.connection_invalidated and getattr(error.orig, "sqlstate", None) not in _CONFLICTS | _TOO_LONG:
         return Unavailable(
@@ -46,7 +46,7 @@ def of_commit(error: DBAPIError) -> PlatformError | None:
             code="outcome_unknown",
             headers={"x-should-retry": "false"},
         )
-    return of(error)
+    return translate(error)
 
 
 def _is_locked(error: Exception) -> bool:

@@ -20,7 +20,7 @@ __all__ = ["current", "downgrade", "head", "upgrade"]
 _log = logging.getLogger(__name__)
 _SCRIPTS = Path(__file__).with_name("migrations")
 # Who was held up by a try comes through before the next one.
-_TRIES, _PAUSE_SECONDS = 20, 3.0
+_MAX_ATTEMPTS, _PAUSE_SECONDS = 20, 3.0
 _LOCK_NOT_AVAILABLE = "55P03"
 
 
@@ -53,7 +53,7 @@ def _run(database: Database, action: Callable[[Config], None]) -> None:
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS))
     config.attributes["engine"] = database.engine
-    for left in range(_TRIES - 1, -1, -1):
+    for left in range(_MAX_ATTEMPTS - 1, -1, -1):
         try:
             return action(config)
         except OperationalError as error:

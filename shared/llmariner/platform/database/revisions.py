@@ -22,6 +22,6 @@ def next_revision(session: WriteSession, name: str) -> int:
     increment = update(revisions).where(revisions.c.name == name).values(value=revisions.c.value + 1)
     value = session.value(increment.returning(revisions.c.value))
     if value is None:
-        session.insert_new(revisions, [{"name": name, "value": 0}])
+        session.insert_if_absent(revisions, [{"name": name, "value": 0}])
         value = session.value(increment.returning(revisions.c.value))
     return int(value)

@@ -7,12 +7,12 @@ from typing import Any
 from sqlalchemy import Text
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["ReportedText"]
+__all__ = ["SanitizedText"]
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-class ReportedText(TypeDecorator[str]):
+class SanitizedText(TypeDecorator[str]):
     """A text whose NUL characters, which PostgreSQL refuses, and lone surrogates are replaced when it is stored.
 
     So what is to be noted of a failure never fails by how the failure was told.

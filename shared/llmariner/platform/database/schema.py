@@ -14,12 +14,12 @@ from sqlalchemy import inspect, select, text
 from llmariner.platform.database import Database
 from llmariner.platform.database.tables import schema_compatibility
 
-__all__ = ["Mismatch", "mismatch", "newest_revision"]
+__all__ = ["SchemaMismatch", "schema_mismatch", "newest_revision"]
 
 _VERSIONS = Path(__file__).parent / "migrations" / "versions"
 
 
-class Mismatch(NamedTuple):
+class SchemaMismatch(NamedTuple):
     """Why this code must not run on a schema, and what to do. `upgradable`: the migrations of this code mend it."""
 
     reason: str
@@ -31,7 +31,7 @@ def newest_revision() -> str:
     return max(path.name.partition("_")[0] for path in _VERSIONS.glob("[0-9]*_*.py"))
 
 
-def mismatch(database: Database) -> Mismatch | None:
+def schema_mismatch(database: Database) -> SchemaMismatch | None:
     """None where this code may run. Unavailable when the database does not answer."""
     ours = newest_revision()
     with database.read() as session:
@@ -40,15 +40,15 @@ def mismatch(database: Database) -> Mismatch | None:
         # The table stays, without its row, where every migration was undone.
         theirs = session.value(text("SELECT version_num FROM alembic_version")) if known else None
         if theirs is None:
-            return Mismatch(f"The database has no schema yet, this version needs revision {ours}. {_MIGRATE}", True)
+            return SchemaMismatch(f"The database has no schema yet, this version needs revision {ours}. {_MIGRATE}", True)
         if theirs < ours:
-            return Mismatch(f"The database is at revision {theirs}, this version needs {ours}. {_MIGRATE}", True)
+            return SchemaMismatch(f"The database is at revision {theirs}, this version needs {ours}. {_MIGRATE}", True)
         if theirs == ours or not tables.has_table(schema_compatibility.name):
             return None
         oldest = session.value(select(schema_compatibility.c.oldest_revision))
     if oldest is None or oldest <= ours:
         return None
-    return Mismatch(
+    return SchemaMismatch(
         f"The database is at revision {theirs}, which serves code of revision {oldest} or newer; this version is of {ours}. "
         "Install the newer version again, or restore the backup that was made before the upgrade.",
         False,

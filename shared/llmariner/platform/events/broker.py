@@ -63,14 +63,14 @@ class Publisher:
         type: a Broker knows no other way.
         """
         taken = 0
-        requests = self._lease.take(_LEASE_SECONDS)
+        requests = self._lease.acquire(_LEASE_SECONDS)
         while requests is not None:
             sent, well = self._round()
             taken += sent
             if not well:
                 self._lease.pause(_PAUSE_SECONDS)
                 return taken
-            requests = self._lease.give_back(requests, _LEASE_SECONDS)
+            requests = self._lease.release(requests, _LEASE_SECONDS)
         return taken
 
     def _round(self) -> tuple[int, bool]:

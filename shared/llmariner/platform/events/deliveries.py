@@ -78,7 +78,7 @@ class Deliveries:
             for row in rows:
                 due = {"sequence": row.sequence, "state": _PENDING, "attempts": 0, "due_at": 0.0}
                 takers = [s.consumer for s in self._subscriptions if s.type == row.type]
-                session.insert_new(deliveries, [{**due, "consumer": consumer} for consumer in takers])
+                session.insert_if_absent(deliveries, [{**due, "consumer": consumer} for consumer in takers])
                 session.run(update(events).where(events.c.sequence == row.sequence).values(published=True))
         return len(rows)
 
@@ -141,7 +141,7 @@ class Deliveries:
             consumers = {row.consumer for row in session.rows(select(deliveries.c.consumer).where(here))}
             if consumer not in consumers and len(consumers) >= _CONSUMERS_OF_ONE:
                 raise InvalidRequest(f"Event '{event.id[:80]}' has {len(consumers)} consumers, no more are believed.")
-            session.put(deliveries, [{"sequence": sequence, "consumer": consumer, **dead}])
+            session.upsert(deliveries, [{"sequence": sequence, "consumer": consumer, **dead}])
 
     def page(
         self,
@@ -276,7 +276,7 @@ def _kept(session: WriteSession, event: Event) -> int:
     row = {"id": event.id, "type": event.type, "subject": event.subject, "project_id": None, "time": moment}
     data = json.dumps(event.data, separators=(",", ":"))
     # Two copies may be told of the same one at the same time.
-    session.insert_new(events, [{**row, "data": data, "published": True, "audience": OPERATORS}])
+    session.insert_if_absent(events, [{**row, "data": data, "published": True, "audience": OPERATORS}])
     return int(session.value(select(events.c.sequence).where(events.c.id == event.id)))
 
 

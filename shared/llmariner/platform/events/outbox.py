@@ -56,7 +56,7 @@ def first_time(session: WriteSession, consumer: str, event_id: str) -> bool:
     Delivery is at least once, so a consumer whose work is not idempotent by nature asks here and stops at False.
     """
     row = {"consumer": consumer, "event_id": event_id, "at": time.time()}
-    return session.insert_new(consumed_events, [row]) == 1
+    return session.insert_if_absent(consumed_events, [row]) == 1
 
 
 def recorded(session: ReadSession, event: Event) -> Event | None:

@@ -92,7 +92,7 @@ class Publication:
                 "last_error": reason,
             }
             ours = {"sequence": outgoing.sequence, "consumer": BROKER, "attempts": attempts, **outcome}
-            session.put(deliveries, [ours])
+            session.upsert(deliveries, [ours])
             # Those of consumers that are to have it again share its fate.
             theirs = and_(deliveries.c.sequence == outgoing.sequence, deliveries.c.state == _PENDING)
             session.run(update(deliveries).where(theirs).values(**outcome))

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, String, Table, Text
 
 from llmariner.platform.database import metadata
-from llmariner.platform.database.sanitized_text import ReportedText
+from llmariner.platform.database.sanitized_text import SanitizedText
 
 __all__ = ["EVERYBODY", "OPERATORS", "audience_of", "consumed_events", "deliveries", "events"]
 
@@ -55,7 +55,7 @@ deliveries = Table(
     Column("state", String(16), nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("due_at", Float, nullable=False),
-    Column("last_error", ReportedText),
+    Column("last_error", SanitizedText),
     Index("ix_deliveries_due", "state", "due_at"),
 )
 

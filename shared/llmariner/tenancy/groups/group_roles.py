@@ -86,7 +86,7 @@ def give(session: WriteSession, caller: Caller, mapping: Mapping[str, Any], role
         check_organization_role(session, caller, organization_id, role)
     now, row_id, name = int(time.time()), new_id("group_role"), mapping["group_name"]
     known = {"organization_id": organization_id, "issuer": mapping["issuer"], "name": name}
-    session.insert_new(groups, [{"id": new_id("group"), "created_at": now, **known}])
+    session.insert_if_absent(groups, [{"id": new_id("group"), "created_at": now, **known}])
     session.add(group_roles, id=row_id, role=role, created_at=now, **mapping)
     row = session.first(select(group_roles).where(group_roles.c.id == row_id))
     assert row is not None

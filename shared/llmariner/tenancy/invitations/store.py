@@ -276,11 +276,11 @@ def _let_in(session: WriteSession, invite: Invite) -> str:
         session.add(users, id=user_id, email=invite.email, created_at=now)
     open_claim(session, user_id)
     joined = {"organization_id": invite.organization_id, "user_id": user_id, "created_at": now}
-    session.insert_new(organization_users, [{**joined, "role": invite.role}])
+    session.insert_if_absent(organization_users, [{**joined, "role": invite.role}])
     forget_removal(session, invite.organization_id, user_id)
     for each in invite.projects:
         if _is_live(session, invite.organization_id, each.project_id):
-            session.insert_new(project_users, [{**joined, "project_id": each.project_id, "role": each.role}])
+            session.insert_if_absent(project_users, [{**joined, "project_id": each.project_id, "role": each.role}])
     return user_id
 
 

@@ -15,7 +15,7 @@ __all__ = ["forget_removal", "note_removal", "removed_from"]
 def note_removal(session: WriteSession, organization_id: str, user_id: str, project_id: str = "") -> None:
     """Keep that somebody was removed from an organization, or (`project_id`) from a project of it."""
     place = {"organization_id": organization_id, "project_id": project_id, "user_id": user_id}
-    session.insert_new(removals, [{**place, "removed_at": int(time.time())}])
+    session.insert_if_absent(removals, [{**place, "removed_at": int(time.time())}])
 
 
 def forget_removal(session: WriteSession, organization_id: str, user_id: str, project_id: str = "") -> None:

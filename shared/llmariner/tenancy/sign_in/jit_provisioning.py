@@ -145,7 +145,7 @@ class Arrival:
             session.run(user_groups.delete().where(gone))
         new = sorted(self._groups - self._known_groups)
         rows = [{"user_id": self.user_id, "name": name, "issuer": self._issuer} for name in new]
-        session.insert_many(user_groups, rows)
+        session.insert_many_if_absent(user_groups, rows)
 
     def _withdraw(self, session: WriteSession, invite: Any) -> None:
         """A membership that people made before stays as it is, and an invitation adds nothing to it."""

@@ -85,7 +85,7 @@ class RefusedSignIns:
         self._told_at: dict[_Origin, float] = {}
         self._full_until = 0.0
         self._timer: threading.Timer | None = None
-        database.before_close(partial(self.tell, everything=True))
+        database.on_close(partial(self.tell, everything=True))
 
     def note(
         self,

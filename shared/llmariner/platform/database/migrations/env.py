@@ -11,9 +11,9 @@ from alembic import context
 from sqlalchemy import text
 
 from llmariner.platform.database import metadata
-from llmariner.platform.database.engines import UNBOUNDED
+from llmariner.platform.database.engines import NO_TIMEOUTS
 
-# One installer at a time: the key is ours alone.
+# One installer at a time: the key is ours installer_lock.
 _LOCK = 7152386001
 
 engine = context.config.attributes["engine"]
@@ -21,18 +21,18 @@ postgresql = engine.dialect.name == "postgresql"
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def installer_lock() -> Iterator[None]:
     """Holds the installers' lock in a transaction of its own: one of a session would be lost with PgBouncer."""
     if not postgresql:
         yield
         return
-    with engine.connect().execution_options(**{UNBOUNDED: True}) as connection, connection.begin():
+    with engine.connect().execution_options(**{NO_TIMEOUTS: True}) as connection, connection.begin():
         connection.execute(text("SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         yield
 
 
-with alone(), engine.connect().execution_options(writing=True, **{UNBOUNDED: True}) as connection:
+with installer_lock(), engine.connect().execution_options(writing=True, **{NO_TIMEOUTS: True}) as connection:
     # The metadata lends the migrations its naming convention: a constraint without a name can't be dropped everywhere.
     context.configure(
         connection=connection,
