@@ -1,7 +1,8 @@
 # mypy: ignore-errors
 """The work of a process of the release before, run by that release's own code: `python previous_release.py URL ROUNDS`.
 
-It names modules and classes as that release has them, so no rename of this release applies here, and mypy does not check it. Prints a JSON object of what it saw.
+It names modules and classes as that release has them, so no rename of this release applies here, and mypy does not
+check it. Prints a JSON object of what it saw.
 """
 
 import json
@@ -10,8 +11,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import llmariner
 from llmariner.gateway.control import Amounts, Key, LeaseAsk
+
+import llmariner
 from llmariner.limits.leases import Leases
 from llmariner.platform.database import Database
 from llmariner.platform.events import outbox

@@ -13,7 +13,7 @@ from llmariner.errors import Unavailable
 from llmariner.http.middleware.readiness import Readiness
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import downgrade, head, upgrade
-from llmariner.platform.database.schema import schema_mismatch, newest_revision
+from llmariner.platform.database.schema import newest_revision, schema_mismatch
 from llmariner.platform.database.tables import schema_compatibility
 
 NewDatabase = Callable[[], Database]

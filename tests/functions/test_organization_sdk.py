@@ -277,7 +277,9 @@ def test_who_is_in_a_group_its_issuer_says(
         told = {"issuer": issuer, "subject": user_id, "groups_at": 1}
         with installation.context.database.write() as session:
             session.run(update(users).where(users.c.id == user_id).values(**told))
-            session.insert_many_if_absent(user_groups, [{"user_id": user_id, "name": name, "issuer": issuer} for name in said])
+            session.insert_many_if_absent(
+                user_groups, [{"user_id": user_id, "name": name, "issuer": issuer} for name in said]
+            )
 
     async def work(organization: Any) -> None:
         group, members = await organization.groups.create(name="people"), organization.groups.users

@@ -20,8 +20,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from llmariner.errors import TransactionConflict
-from llmariner.platform.database.errors import translate, translate_commit_error
 from llmariner.platform.database.engines import create_database_engine
+from llmariner.platform.database.errors import translate, translate_commit_error
 from llmariner.settings import DatabaseSettings
 
 __all__ = ["Database", "Duplicate", "ReadSession", "WriteSession", "metadata"]
@@ -104,7 +104,7 @@ class WriteSession(ReadSession):
         statement: Executable = self._insert(table).on_conflict_do_nothing().returning(*table.primary_key)
         return self._connection.execute(statement, rows).all()
 
-    def upsert(self, table: Table, rows: Sequence[dict[str, Any]], *, accumulate:  Collection[str] = ()) -> None:
+    def upsert(self, table: Table, rows: Sequence[dict[str, Any]], *, accumulate: Collection[str] = ()) -> None:
         """Insert whole rows, in few statements; where a primary key is taken, its row is overwritten, but for columns
         `adding`: they add up."""
         if not rows:

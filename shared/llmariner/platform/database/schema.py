@@ -14,7 +14,7 @@ from sqlalchemy import inspect, select, text
 from llmariner.platform.database import Database
 from llmariner.platform.database.tables import schema_compatibility
 
-__all__ = ["SchemaMismatch", "schema_mismatch", "newest_revision"]
+__all__ = ["SchemaMismatch", "newest_revision", "schema_mismatch"]
 
 _VERSIONS = Path(__file__).parent / "migrations" / "versions"
 
@@ -40,7 +40,9 @@ def schema_mismatch(database: Database) -> SchemaMismatch | None:
         # The table stays, without its row, where every migration was undone.
         theirs = session.value(text("SELECT version_num FROM alembic_version")) if known else None
         if theirs is None:
-            return SchemaMismatch(f"The database has no schema yet, this version needs revision {ours}. {_MIGRATE}", True)
+            return SchemaMismatch(
+                f"The database has no schema yet, this version needs revision {ours}. {_MIGRATE}", True
+            )
         if theirs < ours:
             return SchemaMismatch(f"The database is at revision {theirs}, this version needs {ours}. {_MIGRATE}", True)
         if theirs == ours or not tables.has_table(schema_compatibility.name):
