@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from llmariner.errors import Unavailable
-from llmariner.gateway.single_flight import Asking
+from llmariner.gateway.single_flight import SingleFlight
 
 
 class Answers:
@@ -26,34 +26,34 @@ class Answers:
 
 def test_those_who_ask_at_the_same_moment_share_an_answer() -> None:
     async def ask() -> tuple[list[int], int]:
-        asking, answers = Asking[int](), Answers()
-        waiting = [asyncio.create_task(asking.once("key", answers.next)) for _ in range(50)]
+        asking, answers = SingleFlight[int](), Answers()
+        waiting = [asyncio.create_task(asking.do("key", answers.next)) for _ in range(50)]
         await asyncio.sleep(0)
         waiting[0].cancel()  # whoever asked first hangs up, and the others go on
         answers.go.set()
         together = await asyncio.gather(*waiting[1:])
-        return together, await asking.once("key", answers.next)
+        return together, await asking.do("key", answers.next)
 
     assert asyncio.run(ask()) == ([1] * 49, 2)
 
 
 def test_whoever_asks_after_a_change_is_told_what_is_new() -> None:
     async def ask() -> tuple[int, int, int]:
-        asking, answers = Asking[int](), Answers()
-        before = asyncio.create_task(asking.once("key", answers.next))
+        asking, answers = SingleFlight[int](), Answers()
+        before = asyncio.create_task(asking.do("key", answers.next))
         await asyncio.sleep(0)
-        asking.anew()
-        after = asyncio.create_task(asking.once("key", answers.next))
+        asking.invalidate()
+        after = asyncio.create_task(asking.do("key", answers.next))
         await asyncio.sleep(0)
         answers.go.set()
-        return await before, await after, asking.turn
+        return await before, await after, asking.generation
 
     assert asyncio.run(ask()) == (1, 2, 1)
 
 
 def test_an_error_is_told_to_all_and_the_next_asks_again() -> None:
     async def ask() -> list[int | BaseException]:
-        asking = Asking[int]()
+        asking = SingleFlight[int]()
 
         async def fail() -> int:
             await asyncio.sleep(0)
@@ -62,8 +62,8 @@ def test_an_error_is_told_to_all_and_the_next_asks_again() -> None:
         async def succeed() -> int:
             return 7
 
-        failed = await asyncio.gather(*(asking.once("key", fail) for _ in range(2)), return_exceptions=True)
-        return [*failed, await asking.once("key", succeed)]
+        failed = await asyncio.gather(*(asking.do("key", fail) for _ in range(2)), return_exceptions=True)
+        return [*failed, await asking.do("key", succeed)]
 
     first, second, third = asyncio.run(ask())
     assert isinstance(first, Unavailable)
@@ -74,9 +74,9 @@ def test_an_error_is_told_to_all_and_the_next_asks_again() -> None:
 @pytest.mark.parametrize("others", [0, 3])
 def test_different_questions_are_asked_apart(others: int) -> None:
     async def ask() -> int:
-        asking, answers = Asking[int](), Answers()
+        asking, answers = SingleFlight[int](), Answers()
         answers.go.set()
-        await asyncio.gather(*(asking.once(name, answers.next) for name in range(1 + others)))
+        await asyncio.gather(*(asking.do(name, answers.next) for name in range(1 + others)))
         return answers.asked
 
     assert asyncio.run(ask()) == 1 + others

@@ -229,7 +229,7 @@ def test_a_task_that_fails_begins_anew(monkeypatch: Any, caplog: pytest.LogCaptu
         await asyncio.sleep(60)
 
     async def work() -> None:
-        task = asyncio.create_task(supervision.supervised(fails_twice))
+        task = asyncio.create_task(supervision.supervise(fails_twice))
         await soon(lambda: len(begun) == 3)
         task.cancel()
 

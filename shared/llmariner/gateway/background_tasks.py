@@ -1,4 +1,4 @@
-"""Tasks that must go on for as long as the process does."""
+"""Background loops that are restarted when they fail."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-__all__ = ["supervised"]
+__all__ = ["supervise"]
 
 _log = logging.getLogger(__name__)
 _PAUSE_SECONDS = 1.0
 
 
-async def supervised(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a loop until cancelled; one that fails is said so in the log, and begins anew after a second."""
+async def supervise(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a loop until cancelled. One that raises is logged and restarted after a second."""
     while True:
         try:
             await run()

@@ -1,4 +1,4 @@
-"""Questions that many requests have at the same moment, asked once: what is new is new to all of them."""
+"""Concurrent calls for the same key share one call and its result."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import asyncio
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Asking"]
+__all__ = ["SingleFlight"]
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
-class Asking(Generic[Answer]):
-    """Questions under way. One goes on when those who wait for it leave.
+class SingleFlight(Generic[T]):
+    """Calls in flight, by key. A call continues when the tasks that wait for it are cancelled.
 
-    `turn`: another number whenever something changed: an answer to a question of before may be of what is no more.
+    `generation` rises with every `invalidate`: a result that was requested in an earlier generation may be stale.
     """
 
     def __init__(self) -> None:
-        self.turn = 0
-        self._under_way: dict[Hashable, asyncio.Task[Answer]] = {}
+        self.generation = 0
+        self._in_flight: dict[Hashable, asyncio.Task[T]] = {}
 
-    async def once(self, what: Hashable, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
-        """The answer, or what `ask` raises."""
-        task = self._under_way.get(what)
+    async def do(self, key: Hashable, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return the result of `call`, or of the call in flight for this key. Raises what that call raises."""
+        task = self._in_flight.get(key)
         if task is None:
-            task = self._under_way[what] = asyncio.create_task(ask())
-            task.add_done_callback(lambda ended: self._ended(what, ended))
+            task = self._in_flight[key] = asyncio.create_task(call())
+            task.add_done_callback(lambda done: self._on_done(key, done))
         return await asyncio.shield(task)
 
-    def anew(self) -> None:
-        """Something changed: let nobody wait any more for what was asked before."""
-        self.turn += 1
-        self._under_way.clear()
+    def invalidate(self) -> None:
+        """Something changed: later calls do not share results that were requested before."""
+        self.generation += 1
+        self._in_flight.clear()
 
-    def _ended(self, what: Hashable, task: asyncio.Task[Answer]) -> None:
-        if self._under_way.get(what) is task:
-            del self._under_way[what]
+    def _on_done(self, key: Hashable, task: asyncio.Task[T]) -> None:
+        if self._in_flight.get(key) is task:
+            del self._in_flight[key]
         if not task.cancelled():
-            task.exception()  # heard, though nobody may be left to hear it
+            task.exception()  # retrieved, so that asyncio does not log it when no task waits any more

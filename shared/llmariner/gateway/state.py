@@ -15,7 +15,7 @@ from llmariner.gateway.admission.engine_replicas import Replicas
 from llmariner.gateway.admission.queue import Room
 from llmariner.gateway.authentication.failed_attempts import FailedAuthentications
 from llmariner.gateway.authentication.key_cache import Keyring
-from llmariner.gateway.background_tasks import supervised
+from llmariner.gateway.background_tasks import supervise
 from llmariner.gateway.control_plane.port import Control, Key, ModelState
 from llmariner.gateway.limits.limiter import Limits
 from llmariner.gateway.metering.meter import Meter
@@ -24,7 +24,7 @@ from llmariner.gateway.metering.usage_reconciliation import Settlement
 from llmariner.gateway.requests.body_budget import BodyBudget
 from llmariner.gateway.requests.client_ip import Sources
 from llmariner.gateway.requests.request_ids import process_name
-from llmariner.gateway.single_flight import Asking
+from llmariner.gateway.single_flight import SingleFlight
 from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
 from llmariner.settings import GatewaySettings, Secret
 
@@ -72,9 +72,9 @@ class Gateway:
         self._rooms: dict[str, Room] = {}
         self._contexts: dict[str, int] = {}
         self._templates: dict[str, ChatTemplate] = {}
-        self._asking: Asking[ModelState] = Asking()
-        self._asking_templates: Asking[ChatTemplate] = Asking()
-        self._asking_contexts: Asking[int] = Asking()
+        self._asking: SingleFlight[ModelState] = SingleFlight()
+        self._asking_templates: SingleFlight[ChatTemplate] = SingleFlight()
+        self._asking_contexts: SingleFlight[int] = SingleFlight()
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._cursor = ""
@@ -92,7 +92,7 @@ class Gateway:
         """Start the tasks, if they don't run yet, and ask what changed; where nobody answers, what is known goes on."""
         if not self._tasks:
             tending = (self.meter.run, self.limits.run, self._poll, self._tell_waiting)
-            self._tasks = [asyncio.create_task(supervised(each)) for each in tending]
+            self._tasks = [asyncio.create_task(supervise(each)) for each in tending]
         asked = time.monotonic() - self._tried_at <= _ASKED_SECONDS
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS if asked else None), self._polling:
@@ -124,9 +124,9 @@ class Gateway:
         """How many tokens prompt and answer of a model may have together, as its engine says."""
         known = self._contexts.get(model_id)
         if known is None and (endpoint := state.endpoint) is not None:
-            turn = self._asking_contexts.turn
-            known = await self._asking_contexts.once(model_id, lambda: context_length(self.client, endpoint, state.id))
-            if turn == self._asking_contexts.turn:
+            turn = self._asking_contexts.generation
+            known = await self._asking_contexts.do(model_id, lambda: context_length(self.client, endpoint, state.id))
+            if turn == self._asking_contexts.generation:
                 self._contexts[model_id] = known
         return known or LONGEST_CONTEXT
 
@@ -142,9 +142,9 @@ class Gateway:
         """The same, asked where it is not known; `name`: the model's, as its engine knows it."""
         if (endpoint := state.endpoint) is None:
             return UNKNOWN
-        turn = self._asking_templates.turn
-        found = await self._asking_templates.once(model_id, lambda: chat_template(self.client, endpoint, name))
-        if turn == self._asking_templates.turn:
+        turn = self._asking_templates.generation
+        found = await self._asking_templates.do(model_id, lambda: chat_template(self.client, endpoint, name))
+        if turn == self._asking_templates.generation:
             self._templates[model_id] = found
         return found
 
@@ -165,9 +165,9 @@ class Gateway:
         """Its endpoint did not answer, or something changed: ask again. Whoever waits is looked after at once."""
         self._contexts.pop(model_id, None)
         self._templates.pop(model_id, None)
-        self._asking.anew()
-        self._asking_templates.anew()
-        self._asking_contexts.anew()
+        self._asking.invalidate()
+        self._asking_templates.invalidate()
+        self._asking_contexts.invalidate()
         if state := self._states.get(model_id):
             # The rest stays: it is what those who wait are told until there is news.
             self._states[model_id] = replace(state, endpoint=None, capacity=0)
@@ -214,12 +214,12 @@ class Gateway:
         self.client.close()
 
     async def _asked(self, model_id: str) -> ModelState:
-        return await self._asking.once(model_id, lambda: self._ask(model_id))
+        return await self._asking.do(model_id, lambda: self._ask(model_id))
 
     async def _ask(self, model_id: str) -> ModelState:
-        turn = self._asking.turn
+        turn = self._asking.generation
         state = await self.control.model(model_id)
-        if turn == self._asking.turn:
+        if turn == self._asking.generation:
             self._states[model_id] = state
             if len(self._states) > _MOST_MODELS:
                 self._forget_unused()

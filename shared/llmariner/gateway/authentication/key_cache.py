@@ -17,7 +17,7 @@ from functools import partial
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.gateway.authentication.failed_attempts import FailedAuthentications
 from llmariner.gateway.control_plane.port import Control, Key
-from llmariner.gateway.single_flight import Asking
+from llmariner.gateway.single_flight import SingleFlight
 
 __all__ = ["Keyring", "bad_key", "bearer_token", "is_signed", "lacking", "nobody_signs_in"]
 
@@ -78,7 +78,7 @@ class Keyring:
         self._known: OrderedDict[bytes, Key] = OrderedDict()
         self._known_bytes = 0
         self._unknown: OrderedDict[str, float] = OrderedDict()
-        self._asking: Asking[Key | None] = Asking()
+        self._asking: SingleFlight[Key | None] = SingleFlight()
         self.last_used: dict[str, int] = {}
 
     def known(self, head: Mapping[bytes, bytes], scope: str) -> Key | None:
@@ -127,14 +127,14 @@ class Keyring:
         ]:
             self._known_bytes -= _weight(credentials, self._known.pop(credentials))
         self._unknown.clear()
-        self._asking.anew()
+        self._asking.invalidate()
 
     def forget_all(self) -> None:
         """Ask again about every key."""
         self._known.clear()
         self._known_bytes = 0
         self._unknown.clear()
-        self._asking.anew()
+        self._asking.invalidate()
 
     async def _asked(
         self, credentials: bytes, token: str, head: Mapping[bytes, bytes], source: str | None, *, forwarding: bool
@@ -150,15 +150,15 @@ class Keyring:
             ask = partial(self._control.person, token, organization, project, source)
         else:
             ask = partial(self._control.key, digest, organization, project)
-        turn = self._asking.turn
+        turn = self._asking.generation
         try:
-            key = await self._asking.once(credentials, ask)
+            key = await self._asking.do(credentials, ask)
         except (AuthenticationFailed, PermissionDenied):
             self._failed.note(source, forwarding=forwarding)
             raise
         if key is None:
             self._failed.note(source, forwarding=forwarding)
-        if turn != self._asking.turn:
+        if turn != self._asking.generation:
             return key  # it may be revoked since: the next request asks again
         if key is not None:
             self._remember(credentials, key)

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from llmariner.errors import ModelNotFound, PlatformError
-from llmariner.gateway.single_flight import Asking
+from llmariner.gateway.single_flight import SingleFlight
 from llmariner.http_client import Client
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError, Conflict
@@ -71,16 +71,16 @@ class KServeServing:
         self._phases: dict[str, tuple[Phase, tuple[str, ...], list[str]]] = {}
         self._looks: dict[str, tuple[float, asyncio.Task[Seen]]] = {}
         self._listed: tuple[float, dict[str, Status]] = (float("-inf"), {})
-        self._finds: Asking[Served] = Asking()
-        self._lists: Asking[dict[str, Status]] = Asking()
-        self._sweeps: Asking[None] = Asking()
+        self._finds: SingleFlight[Served] = SingleFlight()
+        self._lists: SingleFlight[dict[str, Status]] = SingleFlight()
+        self._sweeps: SingleFlight[None] = SingleFlight()
         self._metrics: dict[str, tuple[float, EngineMetrics]] = {}
         self._woken: dict[str, float] = {}
         self._refused: dict[str, str] = {}
 
     async def status(self, model_id: str) -> Status:
         """See the port. An adapter has the state of the engine that serves it."""
-        served = await self._finds.once(model_id, partial(self._find, model_id))
+        served = await self._finds.do(model_id, partial(self._find, model_id))
         if served.refused:
             return Status(Phase.FAILED, message=served.refused)
         name = object_name(served.engine)
@@ -95,7 +95,7 @@ class KServeServing:
         at, known = self._listed
         if time.monotonic() - at <= _LIST_SECONDS:
             return known
-        return await self._lists.once("list", self._list)
+        return await self._lists.do("list", self._list)
 
     async def wake(self, model_id: str) -> None:
         """See the port."""
@@ -157,7 +157,7 @@ class KServeServing:
 
         A sweep that is asked for while one is under way is that one.
         """
-        await self._sweeps.once("sweep", self._sweep)
+        await self._sweeps.do("sweep", self._sweep)
 
     def watch(self, observer: Callable[[str, Status], None]) -> None:
         """See the port: changes are seen as often as somebody asks."""
