@@ -8,14 +8,14 @@ import pytest
 
 from llmariner.gateway.admission import chat_template as template_module
 from llmariner.gateway.admission import context_length as context_module
-from llmariner.gateway.admission.chat_template import UNKNOWN, ChatTemplate, chat_template
-from llmariner.gateway.admission.context_length import context_length
+from llmariner.gateway.admission.chat_template import DEFAULT_TEMPLATE_TOKENS, TemplateTokens, fetch_template_tokens
+from llmariner.gateway.admission.context_length import fetch_context_length
 from llmariner.http_client import Client
 
 from .raw_engine import RawEngine, raw_engine
 
 
-def asked(body: bytes | None, status: bytes = b"200 OK") -> tuple[ChatTemplate, int]:
+def asked(body: bytes | None, status: bytes = b"200 OK") -> tuple[TemplateTokens, int]:
     """What is taken from an engine that answers everything alike; None: it says nothing."""
 
     async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
@@ -24,11 +24,11 @@ def asked(body: bytes | None, status: bytes = b"200 OK") -> tuple[ChatTemplate, 
         else:
             writer.write(b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
 
-    async def scenario() -> tuple[ChatTemplate, int]:
+    async def scenario() -> tuple[TemplateTokens, int]:
         client = Client()
         async with raw_engine(reply) as engine:
             found = await asyncio.gather(
-                chat_template(client, engine.origin, "m"), context_length(client, engine.origin, "m")
+                fetch_template_tokens(client, engine.origin, "m"), fetch_context_length(client, engine.origin, "m")
             )
         client.close()
         return found[0], found[1]
@@ -53,18 +53,18 @@ def asked(body: bytes | None, status: bytes = b"200 OK") -> tuple[ChatTemplate, 
     ],
 )
 def test_what_is_no_number_is_not_believed(body: bytes) -> None:
-    assert asked(body) == (UNKNOWN, 0)
+    assert asked(body) == (DEFAULT_TEMPLATE_TOKENS, 0)
 
 
 def test_an_engine_that_does_not_know_the_question_is_taken_as_one_that_does_not_tell() -> None:
-    assert asked(b'{"detail":"Not Found"}', b"404 Not Found") == (UNKNOWN, 0)
+    assert asked(b'{"detail":"Not Found"}', b"404 Not Found") == (DEFAULT_TEMPLATE_TOKENS, 0)
 
 
 def test_nobody_waits_for_an_engine_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_module, "_PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr(context_module, "_PATIENCE_SECONDS", 0.1)
-    assert asked(None) == (UNKNOWN, 0)
+    assert asked(None) == (DEFAULT_TEMPLATE_TOKENS, 0)
 
 
 def test_an_engine_that_tells_is_believed() -> None:
-    assert asked(b'{"count":31,"data":[{"id":"m","max_model_len":4096}]}') == (ChatTemplate(31, 0), 4096)
+    assert asked(b'{"count":31,"data":[{"id":"m","max_model_len":4096}]}') == (TemplateTokens(31, 0), 4096)

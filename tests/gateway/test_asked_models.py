@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from llmariner.gateway.admission.chat_template import ChatTemplate
+from llmariner.gateway.admission.chat_template import TemplateTokens
 from llmariner.gateway.control_plane.port import ModelState
 from llmariner.gateway.state import Gateway
 from llmariner.settings import GatewaySettings, Secret
@@ -23,11 +23,11 @@ def state(endpoint: str) -> ModelState:
 
 def test_what_an_engine_said_of_a_model_is_asked_again_when_the_model_changed() -> None:
     known = gateway()
-    known._templates |= {"m": ChatTemplate(10, 20), "other": ChatTemplate(1, 2)}
+    known._templates |= {"m": TemplateTokens(10, 20), "other": TemplateTokens(1, 2)}
     known._contexts |= {"m": 4096, "other": 2048}
     known.forget("m")
     assert (known.known_template("m"), known.known_context("m")) == (None, None)
-    assert (known.known_template("other"), known.known_context("other")) == (ChatTemplate(1, 2), 2048)
+    assert (known.known_template("other"), known.known_context("other")) == (TemplateTokens(1, 2), 2048)
 
 
 def test_a_context_that_many_need_is_asked_once_and_not_kept_beyond_a_change() -> None:
@@ -66,7 +66,7 @@ def test_what_a_template_adds_is_not_kept_beyond_a_change() -> None:
             asking = asyncio.create_task(found.chat_template("m", "m", state(engine.origin)))
             await soon(lambda: engine.requests)
             found.forget("m")
-            assert await asking == ChatTemplate(50, 0)
+            assert await asking == TemplateTokens(50, 0)
             assert found.known_template("m") is None
             assert await found.chat_template("m", "m", state(engine.origin)) == found.known_template("m")
         found.client.close()

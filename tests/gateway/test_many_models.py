@@ -58,14 +58,14 @@ def test_models_out_of_use_are_forgotten_and_those_in_use_stay(monkeypatch: pyte
     async def scenario() -> None:
         gateway = Gateway(Many(), GatewaySettings(), Secret("p" * 64))
         await gateway.state("busy")
-        assert gateway.room("busy").try_enter("tenant")
+        assert gateway.room("busy").try_admit("tenant")
         gateway.metrics.closed(closing("busy"))
         for number in range(500):
             name = f"model-{number}"
             await gateway.state(name)
             room = gateway.room(name)
-            assert room.try_enter("tenant")
-            room.leave_engine("tenant")
+            assert room.try_admit("tenant")
+            room.release_slot("tenant")
             gateway.metrics.closed(closing(name))
         assert len(gateway._states) <= 41
         assert gateway._rooms.keys() <= gateway._states.keys()

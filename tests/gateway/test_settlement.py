@@ -8,7 +8,7 @@ import pytest
 
 from llmariner.gateway.control_plane.port import Key
 from llmariner.gateway.metering.meter import Metered
-from llmariner.gateway.metering.usage_reconciliation import Settlement
+from llmariner.gateway.metering.usage_reconciliation import UsageReconciliation
 from llmariner.http_client import Client
 
 from .raw_engine import RawEngine, raw_engine
@@ -29,7 +29,7 @@ def settled(status: int, body: bytes) -> Metered:
         closed = asyncio.Event()
         client = Client()
         async with raw_engine(reply) as engine:
-            Settlement(client).settle(metered, "req_1", engine.origin, closed.set)
+            UsageReconciliation(client).reconcile(metered, "req_1", engine.origin, closed.set)
             await closed.wait()
             assert engine.requests[0].startswith(b"GET /llmariner/usage/req_1 ")
         client.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.gateway.admission.queue import Room
+from llmariner.gateway.admission.queue import AdmissionQueue
 from llmariner.gateway.control_plane.port import ModelState
 
 from .caller import Answer
@@ -46,29 +46,29 @@ def state(capacity: int) -> ModelState:
     return ModelState("m", None, "generate", True, True, "ready", 1.0, 0.0, "", "http://e", capacity, 0)
 
 
-def room(capacity: int) -> Room:
-    made = Room(100, 100)
+def room(capacity: int) -> AdmissionQueue:
+    made = AdmissionQueue(100, 100)
     made.update(state(capacity))
     return made
 
 
 def test_a_tenant_alone_has_all_places() -> None:
     alone = room(16)
-    assert [alone.try_enter("a") for _ in range(17)] == [True] * 16 + [False]
+    assert [alone.try_admit("a") for _ in range(17)] == [True] * 16 + [False]
 
 
 def test_a_tenant_that_shares_a_model_leaves_its_last_places_to_others() -> None:
     async def scenario() -> None:
         shared = room(16)
-        assert shared.try_enter("b")
-        shared.leave_engine("b")
-        assert [shared.try_enter("a") for _ in range(15)] == [True] * 14 + [False]
-        waiter = shared.join("a")
+        assert shared.try_admit("b")
+        shared.release_slot("b")
+        assert [shared.try_admit("a") for _ in range(15)] == [True] * 14 + [False]
+        waiter = shared.enqueue("a")
         assert not waiter.admitted.done()
         # The places that it leaves are others', though somebody waits.
-        assert shared.join("b").admitted.done()
-        assert shared.join("c").admitted.done()
-        shared.leave_engine("a")
+        assert shared.enqueue("b").admitted.done()
+        assert shared.enqueue("c").admitted.done()
+        shared.release_slot("a")
         assert waiter.admitted.done()
 
     asyncio.run(scenario())
@@ -77,14 +77,14 @@ def test_a_tenant_that_shares_a_model_leaves_its_last_places_to_others() -> None
 def test_of_those_who_wait_the_tenant_with_the_fewest_running_is_next() -> None:
     async def scenario() -> None:
         shared = room(3)
-        assert [shared.try_enter("a") for _ in range(3)] == [True] * 3
-        first = [shared.join("a") for _ in range(3)]
-        second = [shared.join("b") for _ in range(3)]
-        shared.leave_engine("a")
+        assert [shared.try_admit("a") for _ in range(3)] == [True] * 3
+        first = [shared.enqueue("a") for _ in range(3)]
+        second = [shared.enqueue("b") for _ in range(3)]
+        shared.release_slot("a")
         assert [waiter.admitted.done() for waiter in (*first, *second)] == [False] * 3 + [True] + [False] * 2
-        shared.leave_engine("b")
+        shared.release_slot("b")
         assert [waiter.admitted.done() for waiter in (*first, *second)] == [False] * 3 + [True] * 2 + [False]
-        shared.leave_engine("a")
+        shared.release_slot("a")
         # One each is running: in turn.
         assert [waiter.admitted.done() for waiter in (*first, *second)] == [True] + [False] * 2 + [True] * 2 + [False]
 
@@ -93,9 +93,9 @@ def test_of_those_who_wait_the_tenant_with_the_fewest_running_is_next() -> None:
 
 def test_small_models_keep_no_place_back() -> None:
     shared = room(3)
-    assert shared.try_enter("b")
-    shared.leave_engine("b")
-    assert [shared.try_enter("a") for _ in range(3)] == [True] * 3
+    assert shared.try_admit("b")
+    shared.release_slot("b")
+    assert [shared.try_admit("a") for _ in range(3)] == [True] * 3
 
 
 def test_a_key_without_a_limit_of_its_own_has_only_so_many_requests_under_way(tmp_path: Path, database: Path) -> None:

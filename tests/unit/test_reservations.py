@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmariner.errors import InvalidRequest
-from llmariner.gateway.admission.chat_template import ChatTemplate, longest_prompt
+from llmariner.gateway.admission.chat_template import TemplateTokens, max_prompt_tokens
 from llmariner.gateway.requests.fields import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, Route
 from llmariner.gateway.requests.parser import ModelRequest, parse
 
@@ -256,7 +256,7 @@ def test_functions_are_reserved_as_templates_write_them(depth: int) -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": tools}).encode()
     request = parse(CHAT_COMPLETIONS, b"", body)
     assert request.functions == 1
-    longest = longest_prompt(ChatTemplate(30, 7), request.body, 1)
+    longest = max_prompt_tokens(TemplateTokens(30, 7), request.body, 1)
     assert longest is not None
     assert longest >= len(json.dumps(tools, indent=4)) + len("f" * 50) + 37
 
@@ -264,5 +264,5 @@ def test_functions_are_reserved_as_templates_write_them(depth: int) -> None:
 def test_functions_of_a_large_body_reserve_the_whole_context() -> None:
     tools = [{"type": "function", "function": {"name": f"f{number}"}} for number in range(2000)]
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": tools}).encode()
-    assert longest_prompt(ChatTemplate(30, 7), body, 2000) is None
-    assert longest_prompt(ChatTemplate(30, 7), body, 0) == len(body) + 30
+    assert max_prompt_tokens(TemplateTokens(30, 7), body, 2000) is None
+    assert max_prompt_tokens(TemplateTokens(30, 7), body, 0) == len(body) + 30

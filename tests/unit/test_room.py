@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmariner.errors import PlatformError
-from llmariner.gateway.admission.queue import Room
+from llmariner.gateway.admission.queue import AdmissionQueue
 from llmariner.gateway.control_plane.port import ModelState
 
 
@@ -20,19 +20,19 @@ def state(capacity: int, **values: Any) -> ModelState:
 
 def test_a_place_given_to_who_leaves_at_that_moment_goes_to_the_next() -> None:
     async def scenario() -> None:
-        room = Room(10, 10)
+        room = AdmissionQueue(10, 10)
         room.update(state(1))
-        assert room.try_enter("a")
-        first, second = room.join("a", None), room.join("b", None)
-        room.leave_engine("a")
+        assert room.try_admit("a")
+        first, second = room.enqueue("a", None), room.enqueue("b", None)
+        room.release_slot("a")
         given, other = (first, second) if first.admitted.done() else (second, first)
         assert given.admitted.done()
         assert not other.admitted.done()
-        room.leave_room(given)  # its caller hung up before it could go on
+        room.cancel(given)  # its caller hung up before it could go on
         assert other.admitted.done()
         assert (room.running, room.waiting) == (1, 0)
-        room.leave_engine(other.tenant)
-        assert room.unused
+        room.release_slot(other.tenant)
+        assert room.is_idle
 
     asyncio.run(scenario())
 
@@ -40,14 +40,14 @@ def test_a_place_given_to_who_leaves_at_that_moment_goes_to_the_next() -> None:
 @pytest.mark.parametrize("failed", [True, False])
 def test_who_leaves_without_a_place_gives_none_back(failed: bool) -> None:
     async def scenario() -> None:
-        room = Room(10, 10)
+        room = AdmissionQueue(10, 10)
         room.update(state(1))
-        assert room.try_enter("a")
-        waiter = room.join("a", None)
+        assert room.try_admit("a")
+        waiter = room.enqueue("a", None)
         if failed:
-            room.fail(PlatformError("it can't be started"))
-        room.leave_room(waiter)
-        room.leave_room(waiter)
+            room.fail_all(PlatformError("it can't be started"))
+        room.cancel(waiter)
+        room.cancel(waiter)
         assert (room.running, room.waiting) == (1, 0)
         if failed:
             assert waiter.admitted.exception() is not None

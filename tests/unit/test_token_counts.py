@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmariner.gateway.admission.context_length import LONGEST_CONTEXT
+from llmariner.gateway.admission.context_length import DEFAULT_CONTEXT_LENGTH
 from llmariner.gateway.control_plane.port import Key
 from llmariner.gateway.metering.meter import Metered
 from llmariner.gateway.metering.token_counts import AnswerCounts, Bounds, counts
@@ -88,7 +88,7 @@ def test_whatever_an_engine_says_a_request_is_charged_within_its_bounds(
 @pytest.mark.parametrize(
     ("asked", "context", "most", "charged"),
     [
-        (request(100, 7), None, (100 + LONGEST_CONTEXT, 7), (100, 7)),
+        (request(100, 7), None, (100 + DEFAULT_CONTEXT_LENGTH, 7), (100, 7)),
         (request(100, 7), 50, (50, 7), (50, 7)),
         (request(100, 7000), 50, (50, 50), (50, 50)),
         (request(100, None), 8192, (8192, 8192), (100, 1024)),

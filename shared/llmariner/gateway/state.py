@@ -9,10 +9,10 @@ import time
 from dataclasses import replace
 
 from llmariner.errors import ModelNotFound, ModelNotReady, PlatformError, Unavailable
-from llmariner.gateway.admission.chat_template import UNKNOWN, ChatTemplate, chat_template
-from llmariner.gateway.admission.context_length import LONGEST_CONTEXT, context_length
-from llmariner.gateway.admission.engine_replicas import Replicas
-from llmariner.gateway.admission.queue import Room
+from llmariner.gateway.admission.chat_template import DEFAULT_TEMPLATE_TOKENS, TemplateTokens, fetch_template_tokens
+from llmariner.gateway.admission.context_length import DEFAULT_CONTEXT_LENGTH, fetch_context_length
+from llmariner.gateway.admission.engine_replicas import EngineReplicas
+from llmariner.gateway.admission.queue import AdmissionQueue
 from llmariner.gateway.authentication.failed_attempts import FailedAuthentications
 from llmariner.gateway.authentication.key_cache import Keyring
 from llmariner.gateway.background_tasks import supervise
@@ -20,7 +20,7 @@ from llmariner.gateway.control_plane.port import Control, Key, ModelState
 from llmariner.gateway.limits.limiter import Limits
 from llmariner.gateway.metering.meter import Meter
 from llmariner.gateway.metering.metrics import Metrics
-from llmariner.gateway.metering.usage_reconciliation import Settlement
+from llmariner.gateway.metering.usage_reconciliation import UsageReconciliation
 from llmariner.gateway.requests.body_budget import BodyBudget
 from llmariner.gateway.requests.client_ip import Sources
 from llmariner.gateway.requests.request_ids import process_name
@@ -66,14 +66,14 @@ class Gateway:
         self.sources = Sources(settings.trusted_proxies)
         self.metrics = Metrics()
         self.meter = Meter(control, self.metrics)
-        self.replicas = Replicas()
-        self.settlement = Settlement(self.client)
+        self.replicas = EngineReplicas()
+        self.settlement = UsageReconciliation(self.client)
         self._states: dict[str, ModelState] = {}
-        self._rooms: dict[str, Room] = {}
+        self._rooms: dict[str, AdmissionQueue] = {}
         self._contexts: dict[str, int] = {}
-        self._templates: dict[str, ChatTemplate] = {}
+        self._templates: dict[str, TemplateTokens] = {}
         self._asking: SingleFlight[ModelState] = SingleFlight()
-        self._asking_templates: SingleFlight[ChatTemplate] = SingleFlight()
+        self._asking_templates: SingleFlight[TemplateTokens] = SingleFlight()
         self._asking_contexts: SingleFlight[int] = SingleFlight()
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -125,34 +125,36 @@ class Gateway:
         known = self._contexts.get(model_id)
         if known is None and (endpoint := state.endpoint) is not None:
             turn = self._asking_contexts.generation
-            known = await self._asking_contexts.do(model_id, lambda: context_length(self.client, endpoint, state.id))
+            known = await self._asking_contexts.do(
+                model_id, lambda: fetch_context_length(self.client, endpoint, state.id)
+            )
             if turn == self._asking_contexts.generation:
                 self._contexts[model_id] = known
-        return known or LONGEST_CONTEXT
+        return known or DEFAULT_CONTEXT_LENGTH
 
     def known_context(self, model_id: str) -> int | None:
         """The same, of a model whose engine was asked already."""
         return self._contexts.get(model_id)
 
-    def known_template(self, model_id: str) -> ChatTemplate | None:
+    def known_template(self, model_id: str) -> TemplateTokens | None:
         """What the chat template of a model adds, if its engine was asked already."""
         return self._templates.get(model_id)
 
-    async def chat_template(self, model_id: str, name: str, state: ModelState) -> ChatTemplate:
+    async def chat_template(self, model_id: str, name: str, state: ModelState) -> TemplateTokens:
         """The same, asked where it is not known; `name`: the model's, as its engine knows it."""
         if (endpoint := state.endpoint) is None:
-            return UNKNOWN
+            return DEFAULT_TEMPLATE_TOKENS
         turn = self._asking_templates.generation
-        found = await self._asking_templates.do(model_id, lambda: chat_template(self.client, endpoint, name))
+        found = await self._asking_templates.do(model_id, lambda: fetch_template_tokens(self.client, endpoint, name))
         if turn == self._asking_templates.generation:
             self._templates[model_id] = found
         return found
 
-    def room(self, model_id: str) -> Room:
+    def room(self, model_id: str) -> AdmissionQueue:
         """The room of a model; made when first asked for."""
         room = self._rooms.get(model_id)
         if room is None:
-            room = self._rooms[model_id] = Room(self.settings.room_per_model, self.settings.room_per_tenant)
+            room = self._rooms[model_id] = AdmissionQueue(self.settings.room_per_model, self.settings.room_per_tenant)
             if state := self._states.get(model_id):
                 room.update(state)
         return room
@@ -177,7 +179,7 @@ class Gateway:
     async def gone(self, model_id: str, endpoint: str) -> None:
         """Nothing answers at that endpoint: give those who look after it a moment to notice, before it is tried again."""
         deadline = time.monotonic() + _NOTICE_SECONDS
-        self.replicas.avoid(endpoint)
+        self.replicas.mark_unresponsive(endpoint)
         self.forget(model_id)
         while (await self.state(model_id)).endpoint == endpoint and time.monotonic() < deadline:
             await asyncio.sleep(_KEEPER_SECONDS)
@@ -232,7 +234,7 @@ class Gateway:
         unused = [
             model_id
             for model_id in self._states
-            if model_id not in self._keepers and ((room := self._rooms.get(model_id)) is None or room.unused)
+            if model_id not in self._keepers and ((room := self._rooms.get(model_id)) is None or room.is_idle)
         ]
         for model_id in unused[: _MOST_MODELS // 4]:
             del self._states[model_id]
@@ -249,17 +251,17 @@ class Gateway:
                 try:
                     state = await self._asked(model_id)
                     if state.phase == "failed" and wished_at:
-                        room.fail(not_ready(state, "The model could not be started"))
+                        room.fail_all(not_ready(state, "The model could not be started"))
                     elif not state.ready and time.monotonic() - wished_at > _WISH_SECONDS:
                         await self.control.wake(model_id)
                         wished_at = time.monotonic()
                 except Unavailable:
                     await asyncio.sleep(_WISH_SECONDS)  # each waiter has a limit of its own
                 except PlatformError as error:
-                    room.fail(error)
+                    room.fail_all(error)
                 except Exception:
                     _log.exception("waking %s failed", model_id)
-                    room.fail(PlatformError("The model could not be woken: something broke on our side."))
+                    room.fail_all(PlatformError("The model could not be woken: something broke on our side."))
                 # Looked at last: a caller who would not wait at all still wakes the model.
                 if not room.waiting:
                     return

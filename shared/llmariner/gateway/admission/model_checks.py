@@ -7,10 +7,10 @@ from llmariner.gateway.control_plane.port import Key, ModelState
 from llmariner.gateway.requests.fields import Route
 from llmariner.gateway.responses.limit_errors import model_not_allowed
 
-__all__ = ["check_usable"]
+__all__ = ["check_model_access"]
 
 
-def check_usable(state: ModelState, key: Key, route: Route) -> None:
+def check_model_access(state: ModelState, key: Key, route: Route) -> None:
     """ModelNotFound, PermissionDenied or InvalidRequest say why not."""
     model_id = state.id
     if not state.loaded or (state.project_id is not None and state.project_id != key.project_id):

@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 from llmariner.errors import PlatformError, RoomFull
 from llmariner.gateway.control_plane.port import ModelState
 
-__all__ = ["Room", "Waiter"]
+__all__ = ["AdmissionQueue", "Waiter"]
 
 # Of a model's places, the part that one tenant leaves to others; none where a place is a large part of them.
 _RESERVED = 8
@@ -35,16 +35,16 @@ class Waiter:
         self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
-class Room:
+class AdmissionQueue:
     """The admission of one engine in this process."""
 
     def __init__(self, per_model: int, per_tenant: int) -> None:
-        self._per_model = per_model
-        self._per_tenant = per_tenant
+        self._max_per_model = per_model
+        self._max_per_tenant = per_tenant
         self._capacity = 0
         self._engine_waiting = 0
         self._queues: OrderedDict[str, deque[Waiter]] = OrderedDict()
-        self._running_of: dict[str, int] = {}
+        self._running_by_tenant: dict[str, int] = {}
         self._latest_tenant: str | None = None
         self._shared_until = 0.0
         self.running = 0
@@ -60,24 +60,24 @@ class Room:
             self.ready_at = time.monotonic()
         self._capacity = state.capacity if state.ready else 0
         self._engine_waiting = state.engine_waiting
-        self._release()
+        self._admit_waiting()
 
-    def try_enter(self, tenant: str) -> bool:
+    def try_admit(self, tenant: str) -> bool:
         """Take a place if there is one for this tenant and nobody waits for it."""
         if tenant != self._latest_tenant:
-            self._note(tenant)
-        if self.waiting == 0 and self._has_place() and self._may_have_more(tenant):
-            self._enter(tenant)
+            self._track_sharing(tenant)
+        if self.waiting == 0 and self._has_free_slot() and self._may_take_slot(tenant):
+            self._take_slot(tenant)
             return True
         return False
 
-    def join(self, tenant: str, share: int | None = None) -> Waiter:
+    def enqueue(self, tenant: str, max_waiting: int | None = None) -> Waiter:
         """Wait for a place. RoomFull when the room, or the tenant's share of it, is full; `share` None: the usual one."""
         if tenant != self._latest_tenant:
-            self._note(tenant)
+            self._track_sharing(tenant)
         queue = self._queues.get(tenant)
-        most = self._per_tenant if share is None else share
-        if self.waiting >= self._per_model or (len(queue) if queue else 0) >= most:
+        most = self._max_per_tenant if max_waiting is None else max_waiting
+        if self.waiting >= self._max_per_model or (len(queue) if queue else 0) >= most:
             raise RoomFull(
                 f"{self.waiting} requests wait for this model already, {len(queue) if queue else 0} of them yours. "
                 "Try again shortly.",
@@ -88,14 +88,14 @@ class Room:
         waiter = Waiter(tenant)
         queue.append(waiter)
         self.waiting += 1
-        self._release()
+        self._admit_waiting()
         return waiter
 
-    def leave_room(self, waiter: Waiter) -> None:
+    def cancel(self, waiter: Waiter) -> None:
         """Stop waiting. If a place was given meanwhile, it goes to the next."""
         if waiter.admitted.done():
             if not waiter.admitted.cancelled() and waiter.admitted.exception() is None:
-                self.leave_engine(waiter.tenant)
+                self.release_slot(waiter.tenant)
             return
         waiter.admitted.cancel()
         queue = self._queues[waiter.tenant]
@@ -104,21 +104,21 @@ class Room:
         if not queue:
             del self._queues[waiter.tenant]
 
-    def leave_engine(self, tenant: str) -> None:
+    def release_slot(self, tenant: str) -> None:
         """Give a place of this tenant back."""
         self.running -= 1
-        if self._running_of[tenant] == 1:
-            del self._running_of[tenant]
+        if self._running_by_tenant[tenant] == 1:
+            del self._running_by_tenant[tenant]
         else:
-            self._running_of[tenant] -= 1
-        self._release()
+            self._running_by_tenant[tenant] -= 1
+        self._admit_waiting()
 
     @property
-    def unused(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether nobody is in it."""
         return not self.running and not self.waiting
 
-    def fail(self, error: PlatformError) -> None:
+    def fail_all(self, error: PlatformError) -> None:
         """Tell everybody in the room why the model does not come."""
         queues, self._queues = self._queues, OrderedDict()
         self.waiting = 0
@@ -126,38 +126,38 @@ class Room:
             for waiter in queue:
                 waiter.admitted.set_exception(error)
 
-    def _note(self, tenant: str) -> None:
+    def _track_sharing(self, tenant: str) -> None:
         """Remember that tenants take turns at this model."""
         if self._latest_tenant is not None:
             self._shared_until = time.monotonic() + _SHARED_SECONDS
         self._latest_tenant = tenant
 
-    def _enter(self, tenant: str) -> None:
+    def _take_slot(self, tenant: str) -> None:
         self.running += 1
-        self._running_of[tenant] = self._running_of.get(tenant, 0) + 1
+        self._running_by_tenant[tenant] = self._running_by_tenant.get(tenant, 0) + 1
 
-    def _has_place(self) -> bool:
+    def _has_free_slot(self) -> bool:
         # What waits inside the engine was let in by others: leave it to settle, but never stand still for it.
         return self.running < self._capacity and (self._engine_waiting == 0 or self.running == 0)
 
-    def _may_have_more(self, tenant: str) -> bool:
+    def _may_take_slot(self, tenant: str) -> bool:
         """Whether a tenant may take a free place, or must leave it to others who use this model."""
         reserved = max(1, self._capacity // _RESERVED) if self._capacity >= _LEAST_CAPACITY else 0
-        own = self._running_of.get(tenant, 0)
+        own = self._running_by_tenant.get(tenant, 0)
         return own < self._capacity - reserved or time.monotonic() > self._shared_until
 
-    def _next(self) -> str | None:
+    def _next_tenant(self) -> str | None:
         """The tenant whose turn it is; None: nobody who waits may have a place."""
-        running = self._running_of
+        running = self._running_by_tenant
         tenant = min(self._queues, key=lambda each: running.get(each, 0))  # of equals the first in turn
-        return tenant if self._may_have_more(tenant) else None
+        return tenant if self._may_take_slot(tenant) else None
 
-    def _release(self) -> None:
-        while self._queues and self._has_place() and (tenant := self._next()) is not None:
+    def _admit_waiting(self) -> None:
+        while self._queues and self._has_free_slot() and (tenant := self._next_tenant()) is not None:
             queue = self._queues.pop(tenant)
             waiter = queue.popleft()
             if queue:
                 self._queues[tenant] = queue  # to the end of the line of tenants
             self.waiting -= 1
-            self._enter(tenant)
+            self._take_slot(tenant)
             waiter.admitted.set_result(None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from llmariner.gateway.admission.context_length import LONGEST_CONTEXT
+from llmariner.gateway.admission.context_length import DEFAULT_CONTEXT_LENGTH
 from llmariner.gateway.requests.parser import ModelRequest
 
 __all__ = ["NOTHING", "UNBOUNDED", "AnswerCounts", "Bounds", "counts"]
@@ -58,7 +58,7 @@ class Bounds(NamedTuple):
         """
         if not request.prompt:
             return cls(0, 0, 0, 0)
-        usual = request.prompts * (context or LONGEST_CONTEXT)
+        usual = request.prompts * (context or DEFAULT_CONTEXT_LENGTH)
         most = request.answers * (context or _LONGEST)
         return cls(
             usual if context else request.prompt + usual,

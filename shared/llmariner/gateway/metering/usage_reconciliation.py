@@ -13,37 +13,37 @@ from collections.abc import Callable
 from llmariner.gateway.metering.meter import Metered
 from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
 
-__all__ = ["Settlement"]
+__all__ = ["UsageReconciliation"]
 
-_PATIENCE_SECONDS = 5.0
+_TIMEOUT_SECONDS = 5.0
 # Many times as much as our plugin says.
-_ANSWER_BYTES = 64 * 1024
+_MAX_RESPONSE_BYTES = 64 * 1024
 # What our plugin says of a request that its engine never worked on. Any other refusal is of an engine that can't tell.
 _NOTHING_ENDED = b"no request of this id ended here"
 
 
-class Settlement:
+class UsageReconciliation:
     """Asks in the background; nobody waits for it but the closing of the request's count."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._asking: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def settle(self, metered: Metered, request_id: str, endpoint: str, close: Callable[[], None]) -> None:
+    def reconcile(self, metered: Metered, request_id: str, endpoint: str, close: Callable[[], None]) -> None:
         """Ask `endpoint` what the request has used, then `close` its count, whatever the answer."""
-        task = asyncio.create_task(self._settle(metered, request_id, endpoint, close))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
+        task = asyncio.create_task(self._reconcile(metered, request_id, endpoint, close))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
         """Wait for the answers under way; each has its limit."""
-        await asyncio.gather(*self._asking, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _settle(self, metered: Metered, request_id: str, endpoint: str, close: Callable[[], None]) -> None:
+    async def _reconcile(self, metered: Metered, request_id: str, endpoint: str, close: Callable[[], None]) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 response = await self._client.request(endpoint, "GET", f"/llmariner/usage/{request_id}")
-                told = await response.read(_ANSWER_BYTES)
+                told = await response.read(_MAX_RESPONSE_BYTES)
                 if response.status == 200:
                     metered.usage = told
                 else:

@@ -12,9 +12,9 @@ from functools import partial
 from typing import cast
 
 from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, PlatformError, RoomFull, Unavailable
-from llmariner.gateway.admission.chat_template import longest_prompt
-from llmariner.gateway.admission.model_checks import check_usable
-from llmariner.gateway.admission.queue import Room, Waiter
+from llmariner.gateway.admission.chat_template import max_prompt_tokens
+from llmariner.gateway.admission.model_checks import check_model_access
+from llmariner.gateway.admission.queue import AdmissionQueue, Waiter
 from llmariner.gateway.control_plane.port import Key, ModelState
 from llmariner.gateway.limits.applicable_limits import Reservation, longest_cost
 from llmariner.gateway.metering.meter import Metered
@@ -130,7 +130,7 @@ class Exchange:
             told = len(self._headers)
             self._headers += reserved.bound.headers()
             state = self._gateway.ready_state(self._model) or await self._gateway.state(self._model)
-            check_usable(state, key, self._route)
+            check_model_access(state, key, self._route)
             if state.base is not None:
                 asked = (request.model, state.base, request.prompt, request.answer, request.answers)
                 await self._gateway.limits.count_for_base(reserved, key, *asked)
@@ -167,7 +167,7 @@ class Exchange:
             stop_watching()
             if (self._caller_gone or self._left_answer) and self._endpoint is not None:
                 close = partial(self._close, metered, outcome, reserved, state.price)
-                self._gateway.settlement.settle(metered, self._request_id, self._endpoint, close)
+                self._gateway.settlement.reconcile(metered, self._request_id, self._endpoint, close)
             else:
                 self._close(metered, outcome, reserved, state.price)
 
@@ -193,7 +193,7 @@ class Exchange:
             return request.prompt  # no template writes it
         gateway = self._gateway
         template = gateway.known_template(self._model) or await gateway.chat_template(self._model, request.model, state)
-        return longest_prompt(template, self._body, request.functions)
+        return max_prompt_tokens(template, self._body, request.functions)
 
     def _close(self, metered: Metered, outcome: str, reserved: Reservation, price: Price | None) -> None:
         """Count the request and pay for it. Never raises: the answer is out, or the caller gone."""
@@ -295,8 +295,8 @@ class Exchange:
         deadline = time.monotonic() + wait
         for attempt in range(1, _ATTEMPTS + 1):
             room = self._gateway.room(self._model)
-            if not (state.ready and room.try_enter(key.project_id)):
-                waiter = room.join(key.project_id, reserved.bound.queue_share)
+            if not (state.ready and room.try_admit(key.project_id)):
+                waiter = room.enqueue(key.project_id, reserved.bound.queue_share)
                 began = time.monotonic()
                 try:
                     await self._wait(room, request, waiter, deadline)
@@ -309,9 +309,9 @@ class Exchange:
                 if await self._attempt(request, state, metered, last=attempt == _ATTEMPTS):
                     return
             finally:
-                room.leave_engine(key.project_id)
+                room.release_slot(key.project_id)
                 if self._replica is not None:
-                    self._gateway.replicas.leave(self._replica)
+                    self._gateway.replicas.release(self._replica)
                     self._replica = None
             self._gateway.forget(self._model)
             state = await self._gateway.state(self._model)
@@ -324,12 +324,12 @@ class Exchange:
             return False
         endpoint = state.endpoint
         if state.replicas:
-            endpoint = self._replica = self._gateway.replicas.enter(state.replicas)
+            endpoint = self._replica = self._gateway.replicas.acquire(state.replicas)
         self._endpoint = endpoint
         try:
             response = await self._ask_engine(endpoint, request)
         except ResponseOverdue as error:
-            self._gateway.replicas.avoid(endpoint)
+            self._gateway.replicas.mark_unresponsive(endpoint)
             raise EngineFailed("The engine took the request and sent nothing. See `llma logs`.") from error
         except ConnectionFailed as error:
             if last:
@@ -367,7 +367,7 @@ class Exchange:
             silence=settings.engine_silence if request.stream else settings.engine_limit,
         )
 
-    async def _wait(self, room: Room, request: ModelRequest, waiter: Waiter, deadline: float) -> None:
+    async def _wait(self, room: AdmissionQueue, request: ModelRequest, waiter: Waiter, deadline: float) -> None:
         """Wait in the room until admitted. ModelNotReady when the deadline comes first."""
         heart = Heartbeat(self._gateway.settings.heartbeat) if request.stream else None
         admitted = False
@@ -387,9 +387,9 @@ class Exchange:
             admitted = True
         finally:
             if not admitted:
-                room.leave_room(waiter)
+                room.cancel(waiter)
 
-    def _facts(self, model_id: str, room: Room) -> dict[str, object]:
+    def _facts(self, model_id: str, room: AdmissionQueue) -> dict[str, object]:
         state = self._gateway.known(model_id)
         return {
             "phase": state.phase if state else "unknown",
