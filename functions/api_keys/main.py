@@ -9,7 +9,7 @@ from llmariner.http.authorization.authentication import context_of, require_scop
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources import api_keys
-from llmariner.http.resources.api_keys import CreateKey, RotateKey, UpdateKey, deleted
+from llmariner.http.resources.api_keys import CreateKey, RotateKey, UpdateKey, deletion_response
 from llmariner.http.schemas.llmariner import api_key
 from llmariner.tenancy.keys.visibility import managed
 from llmariner.tenancy.principal import Caller
@@ -62,7 +62,7 @@ def update_key(request: Request, caller: Writer, key_id: str, body: UpdateKey, u
 def delete_key(request: Request, caller: Writer, key_id: str) -> dict[str, Any]:
     """End it, everywhere within seconds; a service account ends with its last."""
     context_of(request).keys.revoke(managed(caller), key_id, actor=caller)
-    return deleted(key_id)
+    return deletion_response(key_id)
 
 
 handle = http_function(build)

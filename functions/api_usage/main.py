@@ -11,7 +11,7 @@ from llmariner.errors import InvalidRequest
 from llmariner.http.authorization.authentication import context_of, require_scope
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.schemas.timestamps import Moment
+from llmariner.http.schemas.timestamps import Timestamp
 from llmariner.tenancy.principal import Caller
 from llmariner.usage.reports import Question, Reports
 
@@ -30,8 +30,8 @@ def build(context: Context) -> Application:
 def list_model_usage_summaries(
     request: Request,
     caller: Reader,
-    start: Annotated[Moment | None, Query(alias="filter.start_timestamp")] = None,
-    end: Annotated[Moment | None, Query(alias="filter.end_timestamp")] = None,
+    start: Annotated[Timestamp | None, Query(alias="filter.start_timestamp")] = None,
+    end: Annotated[Timestamp | None, Query(alias="filter.end_timestamp")] = None,
     status_code: Annotated[int | None, Query(alias="filter.status_code", ge=0, le=999)] = None,
     interval_sec: Annotated[int, Query(ge=0, le=366 * 86400)] = 3600,
 ) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from llmariner.errors import InvalidRequest
 from llmariner.http.authorization.authentication import context_of, require_scope
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.schemas.timestamps import NANOSECONDS, misread
+from llmariner.http.schemas.timestamps import MIN_NANOSECONDS, unit_mistake
 from llmariner.platform.database import Database
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.tables import api_keys, users
@@ -69,9 +69,9 @@ def list_usage(
 
 def _seconds(moment: float, param: str) -> float:
     """LLMariner's clients say nanoseconds where ours say seconds; nobody means anything between."""
-    if moment >= NANOSECONDS:
+    if moment >= MIN_NANOSECONDS:
         return moment / 1e9
-    if wrong := misread(moment):
+    if wrong := unit_mistake(moment):
         raise InvalidRequest(f"Invalid '{param}': {wrong}, or nanoseconds.", param=param, code="invalid_value")
     return moment
 

@@ -9,7 +9,7 @@ from llmariner.context import Context
 from llmariner.http.authorization.authentication import context_of
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.health import degraded
+from llmariner.http.health import check_components
 
 
 def build(context: Context) -> Application:
@@ -21,7 +21,7 @@ def build(context: Context) -> Application:
 
 async def health(request: Request) -> JSONResponse:
     """200 when all parts answer, else 503; each part with what is wrong, and nothing of the inside."""
-    parts: dict[str, Any] = await degraded(context_of(request))
+    parts: dict[str, Any] = await check_components(context_of(request))
     status = "ok" if not any(parts.values()) else "degraded"
     body = {
         "status": status,

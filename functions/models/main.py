@@ -12,7 +12,7 @@ from llmariner.http.authorization.authentication import context_of, require_scop
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.bodies import Body
-from llmariner.http.schemas.models import ConfigBody, UpdateModel, new_config, source_repository
+from llmariner.http.schemas.models import ConfigBody, UpdateModel, new_model_config, parse_source_repository
 from llmariner.limits.restrictions import of_caller
 from llmariner.models.model import ActivationStatus, Model, ModelConfig, NewModel, SourceRepository, Task
 from llmariner.models.queries import Selection
@@ -80,7 +80,7 @@ def _page(
 def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, Any]:
     """Register a model; its weights are fetched in the background."""
     context = context_of(request)
-    source = source_repository(body.source_repository)
+    source = parse_source_repository(body.source_repository)
     if source is SourceRepository.KUBERNETES:
         raise InvalidRequest(
             "An InferenceService made with kubectl is found by itself, within five minutes.", param="source_repository"
@@ -100,7 +100,7 @@ def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, 
         model_file_location=body.model_file_location or body.id,
         base_model_id=body.base_model_id if body.is_fine_tuned_model else None,
         project_id=key.owner.project_id if body.is_project_scoped or body.is_fine_tuned_model else None,
-        config=ModelConfig.read(new_config(body.config)),
+        config=ModelConfig.read(new_model_config(body.config)),
         task=Task(body.task) if body.task else None,
     )
     return rendered(context.registry.create(new, actor=key), Status(), whole=is_admin(key))

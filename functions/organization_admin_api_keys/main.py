@@ -12,7 +12,7 @@ from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.bodies import Body
-from llmariner.http.schemas.lists import KeyCursor, Limit, Order, listed
+from llmariner.http.schemas.lists import KeyCursor, Limit, Order, list_response
 from llmariner.tenancy.keys.store import NewKey, View
 from llmariner.tenancy.organizations.queries import Directory, Paging
 from llmariner.tenancy.principal import Caller
@@ -44,7 +44,7 @@ def list_keys(
 ) -> dict[str, Any]:
     """The live ones, oldest first unless asked otherwise."""
     rows, more = _directory(request).admin_keys(caller.organization_id, Paging(after, limit, order))
-    return listed([shapes.admin_key(row) for row in rows], has_more=more)
+    return list_response([shapes.admin_key(row) for row in rows], has_more=more)
 
 
 def create_key(request: Request, caller: Writer, body: AdminKeyBody) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from llmariner.http.authorization.authentication import context_of
 from llmariner.http.authorization.organization_admins import require_org_admin
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.schemas.audit_events import OPENAI_TYPES, shown
-from llmariner.http.schemas.lists import ActCursor, Limit, bounds, listed, values
+from llmariner.http.schemas.audit_events import OPENAI_TYPES, audit_log_object
+from llmariner.http.schemas.lists import AuditLogCursor, Limit, filter_values, list_response, range_filter
 from llmariner.tenancy.principal import Caller
 
 Auditor = Annotated[Caller, require_org_admin("api.audit.read")]
@@ -30,8 +30,8 @@ def build(context: Context) -> Application:
 def list_audit_logs(
     request: Request,
     caller: Auditor,
-    after: ActCursor = None,
-    before: ActCursor = None,
+    after: AuditLogCursor = None,
+    before: AuditLogCursor = None,
     limit: Limit = 20,
     view: Literal["openai", "all"] = "openai",
     tenant_only: bool = False,
@@ -41,14 +41,14 @@ def list_audit_logs(
     `tenant_only`: of acts that concern a tenant above the organisation, of which there are none.
     """
     if tenant_only:
-        return listed([], has_more=False)
-    at = bounds(request, "effective_at")
+        return list_response([], has_more=False)
+    at = range_filter(request, "effective_at")
     chosen = Filter(
-        types=values(request, "event_types") or (OPENAI_TYPES if view == "openai" else ()),
-        project_ids=values(request, "project_ids"),
-        actor_ids=values(request, "actor_ids"),
-        actor_emails=values(request, "actor_emails"),
-        resource_ids=values(request, "resource_ids"),
+        types=filter_values(request, "event_types") or (OPENAI_TYPES if view == "openai" else ()),
+        project_ids=filter_values(request, "project_ids"),
+        actor_ids=filter_values(request, "actor_ids"),
+        actor_emails=filter_values(request, "actor_emails"),
+        resource_ids=filter_values(request, "resource_ids"),
         later_than=at.get("gt"),
         since=at.get("gte"),
         earlier_than=at.get("lt"),
@@ -58,7 +58,7 @@ def list_audit_logs(
     found = reading.page(context_of(request).database, caller.organization_id, chosen, **paging)
     # The entry too many stands at the far end of the page, which is the newest one where it goes backwards.
     wanted = found[-limit:] if before and not after and len(found) > limit else found[:limit]
-    return listed([shown(entry) for entry in wanted], has_more=len(found) > limit)
+    return list_response([audit_log_object(entry) for entry in wanted], has_more=len(found) > limit)
 
 
 def verify_audit_logs(

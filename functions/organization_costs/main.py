@@ -9,8 +9,8 @@ from llmariner.http.authorization.authentication import context_of
 from llmariner.http.authorization.organization_admins import require_org_admin
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.schemas.lists import values
-from llmariner.http.schemas.timestamps import Moment
+from llmariner.http.schemas.lists import filter_values
+from llmariner.http.schemas.timestamps import Timestamp
 from llmariner.tenancy.principal import Caller
 from llmariner.usage.buckets import buckets, checked_groups
 from llmariner.usage.prices import NANO
@@ -31,19 +31,19 @@ def build(context: Context) -> Application:
 def list_costs(
     request: Request,
     caller: Reader,
-    start_time: Moment,
-    end_time: Moment | None = None,
+    start_time: Timestamp,
+    end_time: Timestamp | None = None,
     bucket_width: Literal["1d"] = "1d",
     limit: Annotated[int, Query(ge=0, le=180)] = 7,
     page: Annotated[str | None, Query(max_length=64)] = None,
 ) -> dict[str, Any]:
     """A page of days. Filters: project_ids, user_ids, api_key_ids, line_items; `group_by` of the same."""
-    groups = checked_groups(values(request, "group_by"), (*_COLUMNS, "line_item"))
-    items = values(request, "line_items")
+    groups = checked_groups(filter_values(request, "group_by"), (*_COLUMNS, "line_item"))
+    items = filter_values(request, "line_items")
     by_item = "line_item" in groups or bool(items)
     shown = buckets(start=start_time, end=end_time, width=bucket_width, limit=limit or 7, page=page)
     columns = tuple(column for name, column in _COLUMNS.items() if name in groups)
-    where = {column: asked for name, column in _COLUMNS.items() if (asked := values(request, f"{name}s"))}
+    where = {column: asked for name, column in _COLUMNS.items() if (asked := filter_values(request, f"{name}s"))}
     question = Question(
         caller.organization_id,
         shown.start,

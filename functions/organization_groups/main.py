@@ -13,12 +13,12 @@ from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.groups import (
     GroupBody,
     GroupUserBody,
-    assignment,
     check_has_role,
+    group_object,
+    group_user,
     groups_of,
-    issuer_of,
-    member,
-    shown,
+    require_issuer,
+    role_assignment,
 )
 from llmariner.http.resources.roles import AssignmentBody
 from llmariner.http.schemas import openai as shapes
@@ -29,8 +29,8 @@ from llmariner.http.schemas.lists import (
     Order,
     RoleLimit,
     UserCursor,
-    listed_with_next,
-    next_page,
+    list_response_with_next,
+    paginate_with_next,
 )
 from llmariner.tenancy.organizations.queries import Directory, Paging
 from llmariner.tenancy.principal import Caller
@@ -63,23 +63,23 @@ def list_groups(
     request: Request, caller: Reader, after: GroupCursor = None, limit: LongLimit = 100, order: Order = "asc"
 ) -> dict[str, Any]:
     """All that the organisation knows, oldest first unless asked otherwise."""
-    found = [shown(group) for group in groups_of(request).of_organization(caller.organization_id)]
-    return next_page(found, after=after, limit=limit, order=order)
+    found = [group_object(group) for group in groups_of(request).of_organization(caller.organization_id)]
+    return paginate_with_next(found, after=after, limit=limit, order=order)
 
 
 def create_group(request: Request, caller: Writer, body: GroupBody) -> dict[str, Any]:
     """Make a group of the present issuer known, so that it can be given roles."""
-    return shown(groups_of(request).create(caller, issuer_of(request), body.name))
+    return group_object(groups_of(request).create(caller, require_issuer(request), body.name))
 
 
 def get_group(request: Request, caller: Reader, group_id: str) -> dict[str, Any]:
     """One of them."""
-    return shown(groups_of(request).get(caller.organization_id, group_id))
+    return group_object(groups_of(request).get(caller.organization_id, group_id))
 
 
 def update_group(request: Request, caller: Writer, group_id: str, body: GroupBody) -> dict[str, Any]:
     """Follow a group that was renamed at its issuer; whoever is in the one of that name now has its roles."""
-    return shown(groups_of(request).rename(caller, group_id, body.name))
+    return group_object(groups_of(request).rename(caller, group_id, body.name))
 
 
 def delete_group(request: Request, caller: Writer, group_id: str) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def assign_role(request: Request, caller: Writer, group_id: str, body: Assignmen
     """Give it that role in the organisation; it takes the place of the one before."""
     groups_of(request).give(caller, group_id, body.role_id, None)
     group = groups_of(request).get(caller.organization_id, group_id)
-    return assignment(group, _role(request, caller, body.role_id))
+    return role_assignment(group, _role(request, caller, body.role_id))
 
 
 def get_role(request: Request, caller: Reader, group_id: str, role_id: str) -> dict[str, Any]:
@@ -135,13 +135,13 @@ def list_members(
     """The organisation's people who are in it, as far as their tokens said; who never signed in is not among them."""
     groups = groups_of(request)
     rows, more = groups.members(groups.get(caller.organization_id, group_id), Paging(after, limit, order))
-    return listed_with_next([member(row) for row in rows], has_more=more)
+    return list_response_with_next([group_user(row) for row in rows], has_more=more)
 
 
 def get_member(request: Request, caller: Reader, group_id: str, user_id: str) -> dict[str, Any]:
     """One of them."""
     groups = groups_of(request)
-    return member(groups.member(groups.get(caller.organization_id, group_id), user_id))
+    return group_user(groups.member(groups.get(caller.organization_id, group_id), user_id))
 
 
 def add_member(request: Request, caller: Writer, group_id: str, body: GroupUserBody) -> dict[str, Any]:

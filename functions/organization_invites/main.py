@@ -12,7 +12,7 @@ from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.bodies import Body
-from llmariner.http.schemas.lists import InviteCursor, Limit, listed
+from llmariner.http.schemas.lists import InviteCursor, Limit, list_response
 from llmariner.settings import IdentitySettings
 from llmariner.tenancy.invitations.store import Invites, Promise
 from llmariner.tenancy.organizations.queries import Directory, Paging
@@ -51,7 +51,7 @@ def build(context: Context) -> Application:
 def list_invites(request: Request, caller: Reader, after: InviteCursor = None, limit: Limit = 20) -> dict[str, Any]:
     """All but those taken back, newest first."""
     rows, more = _directory(request).invites(caller.organization_id, Paging(after, limit))
-    return listed([shapes.invite(row) for row in rows], has_more=more)
+    return list_response([shapes.invite(row) for row in rows], has_more=more)
 
 
 def create_invite(request: Request, caller: Writer, body: InviteBody) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from llmariner.http.authorization.authentication import context_of
 from llmariner.http.authorization.organization_admins import check_org_admin, require_org_admin
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.resources.groups import ProjectGroupBody, groups_of, in_project
+from llmariner.http.resources.groups import ProjectGroupBody, groups_of, project_group
 from llmariner.http.schemas import openai as shapes
-from llmariner.http.schemas.bodies import Body, sent_as
+from llmariner.http.schemas.bodies import Body, rename_error_fields
 from llmariner.http.schemas.lists import (
     GroupCursor,
     KeyCursor,
@@ -22,8 +22,8 @@ from llmariner.http.schemas.lists import (
     Order,
     ProjectCursor,
     UserCursor,
-    listed,
-    next_page,
+    list_response,
+    paginate_with_next,
 )
 from llmariner.tenancy.keys.store import ApiKey, NewKey, Owner, View
 from llmariner.tenancy.members.memberships import Members
@@ -150,14 +150,14 @@ def list_projects(
 ) -> dict[str, Any]:
     """The organisation's projects, newest first."""
     rows, more = _directory(request).projects(caller.organization_id, Paging(after, limit), archived=include_archived)
-    return listed([shapes.project(row) for row in rows], has_more=more)
+    return list_response([shapes.project(row) for row in rows], has_more=more)
 
 
 def create_project(request: Request, caller: Writer, body: ProjectBody) -> dict[str, Any]:
     """Make one; its owners are those of the organisation."""
     if body.name is None:
         raise InvalidRequest("Missing required parameter: 'name'.", param="name", code="missing_required_parameter")
-    with sent_as(title="name"):
+    with rename_error_fields(title="name"):
         made = _projects(request).create(caller, NewProject(body.name))
     return _shown(request, caller, made.id)
 
@@ -170,7 +170,7 @@ def get_project(request: Request, caller: Reader, project_id: str) -> dict[str, 
 def update_project(request: Request, caller: Writer, project_id: str, body: ProjectBody) -> dict[str, Any]:
     """Rename it."""
     if body.name is not None:
-        with sent_as(title="name"):
+        with rename_error_fields(title="name"):
             _projects(request).rename(caller, project_id, body.name)
     return _shown(request, caller, project_id)
 
@@ -204,7 +204,7 @@ def list_users(
 ) -> dict[str, Any]:
     """The people in it, newest members first."""
     rows, more = _directory(request).project_users(caller.organization_id, project_id, Paging(after, limit))
-    return listed([shapes.project_user(row) for row in rows], has_more=more)
+    return list_response([shapes.project_user(row) for row in rows], has_more=more)
 
 
 def add_user(request: Request, caller: UsersWriter, project_id: str, body: NewUserBody) -> dict[str, Any]:
@@ -248,7 +248,9 @@ def list_groups(
     order: Order = "asc",
 ) -> dict[str, Any]:
     """The issuer's groups whose members are in it, the first to be let in first."""
-    return next_page(_groups(request, caller, project_id), after=after, limit=limit, order=order, name="group_id")
+    return paginate_with_next(
+        _groups(request, caller, project_id), after=after, limit=limit, order=order, name="group_id"
+    )
 
 
 def add_group(request: Request, caller: UsersWriter, project_id: str, body: ProjectGroupBody) -> dict[str, Any]:
@@ -283,7 +285,7 @@ def list_accounts(
 ) -> dict[str, Any]:
     """Its service accounts, newest first."""
     rows, more = _directory(request).service_accounts(caller.organization_id, project_id, Paging(after, limit))
-    return listed([shapes.service_account(row) for row in rows], has_more=more)
+    return list_response([shapes.service_account(row) for row in rows], has_more=more)
 
 
 def create_account(request: Request, caller: UsersWriter, project_id: str, body: NewAccountBody) -> dict[str, Any]:
@@ -324,7 +326,7 @@ def create_account_key(
     """Another key of a service account; its secret is in this answer only."""
     _directory(request).service_account(caller.organization_id, project_id, account_id)
     key, secret = _make_key(request, caller, project_id, account_id, body)
-    return {**shapes.made_key(key, secret), "object": "organization.project.service_account.api_key"}
+    return {**shapes.service_account_key(key, secret), "object": "organization.project.service_account.api_key"}
 
 
 def list_keys(
@@ -338,7 +340,7 @@ def list_keys(
     """Its live keys, newest first; of secrets only what they are recognised by."""
     paging = Paging(after, limit)
     rows, more = _directory(request).project_keys(caller.organization_id, project_id, paging, owner_project_access)
-    return listed([shapes.project_key(row) for row in rows], has_more=more)
+    return list_response([shapes.project_key(row) for row in rows], has_more=more)
 
 
 def create_key(request: Request, caller: KeysWriter, project_id: str, body: NewKeyBody) -> dict[str, Any]:
@@ -379,7 +381,7 @@ def _directory(request: Request) -> Directory:
 def _groups(request: Request, caller: Caller, project_id: str) -> list[dict[str, Any]]:
     _directory(request).project(caller.organization_id, project_id)
     rows = groups_of(request).in_project(caller.organization_id, project_id)
-    return [in_project(row, project_id) for row in rows]
+    return [project_group(row, project_id) for row in rows]
 
 
 def _projects(request: Request) -> Projects:

@@ -11,9 +11,9 @@ from llmariner.http.authorization.authentication import context_of
 from llmariner.http.authorization.organization_admins import require_org_admin
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.resources.rate_limits import UNSUPPORTED, Row, model_of, rows
+from llmariner.http.resources.rate_limits import UNSUPPORTED, RateLimitRow, model_of, rate_limit_rows
 from llmariner.http.schemas.bodies import Body
-from llmariner.http.schemas.lists import Cursor, LongLimit, listed
+from llmariner.http.schemas.lists import Cursor, LongLimit, list_response
 from llmariner.limits.authorization import reached
 from llmariner.limits.rules import Subject
 from llmariner.models.queries import Selection
@@ -60,7 +60,7 @@ def list_rate_limits(
     if before:
         found = [row for row in found if row.model < _model_at(before, "before")]
     page = found[-limit:] if before and not after else found[:limit]
-    return listed([row.shown() for row in page], has_more=len(page) < len(found))
+    return list_response([row.shown() for row in page], has_more=len(page) < len(found))
 
 
 def update_rate_limit(
@@ -86,9 +86,9 @@ def update_rate_limit(
     return next(row for row in _rows(context, subject) if row.model == model).shown()
 
 
-def _rows(context: Context, subject: Subject) -> list[Row]:
+def _rows(context: Context, subject: Subject) -> list[RateLimitRow]:
     models = [model.name for model in context.registry.page(Selection(subject.id), after=None, limit=_MOST_MODELS)]
-    return rows(models, context.limits.of(subject), context.leases.defaults)
+    return rate_limit_rows(models, context.limits.of(subject), context.leases.defaults)
 
 
 def _model_at(row_id: str, param: str) -> str:

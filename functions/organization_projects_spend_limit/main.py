@@ -8,7 +8,7 @@ from llmariner.context import Context
 from llmariner.http.authorization.authentication import context_of
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.resources.spend_limits import READ, WRITE, Reader, Update, Writer, limits_of
+from llmariner.http.resources.spend_limits import READ, WRITE, Reader, SpendLimitBody, Writer, limits_of
 from llmariner.limits.authorization import reached
 from llmariner.limits.rules import Subject
 from llmariner.tenancy.principal import Caller
@@ -28,7 +28,7 @@ def get_spend_limit(request: Request, caller: Reader, project_id: str) -> dict[s
     return limits_of(request).shown(_project(request, caller, project_id, READ))
 
 
-def set_spend_limit(request: Request, caller: Writer, project_id: str, body: Update) -> dict[str, Any]:
+def set_spend_limit(request: Request, caller: Writer, project_id: str, body: SpendLimitBody) -> dict[str, Any]:
     """Set it; requests are refused once it is spent."""
     return limits_of(request).put(caller, _project(request, caller, project_id, WRITE), body.threshold_amount)
 

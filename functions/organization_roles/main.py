@@ -10,7 +10,7 @@ from llmariner.http.authorization.organization_admins import require_org_admin
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources import roles
-from llmariner.http.resources.roles import NewRoleBody, RoleBody
+from llmariner.http.resources.roles import CreateRoleBody, UpdateRoleBody
 from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.lists import Cursor, Order, RoleLimit
 from llmariner.tenancy.organizations.queries import Directory
@@ -40,7 +40,7 @@ def list_roles(
     return shapes.roles_page(found, of_projects=False, after=after, limit=limit, order=order)
 
 
-def create_role(request: Request, caller: Writer, body: NewRoleBody) -> dict[str, Any]:
+def create_role(request: Request, caller: Writer, body: CreateRoleBody) -> dict[str, Any]:
     """Make one; only scopes that the caller holds."""
     made = roles.create(_roles(request), caller, body)
     return get_role(request, caller, made.id)
@@ -52,16 +52,16 @@ def get_role(request: Request, caller: Reader, role_id: str) -> dict[str, Any]:
     return shapes.find_role(made, role_id, of_projects=False)
 
 
-def update_role(request: Request, caller: Writer, role_id: str, body: RoleBody) -> dict[str, Any]:
+def update_role(request: Request, caller: Writer, role_id: str, body: UpdateRoleBody) -> dict[str, Any]:
     """Change it for everybody who has it; those that are there everywhere don't change."""
-    shapes.check_made_role(get_role(request, caller, role_id))
+    shapes.check_custom_role(get_role(request, caller, role_id))
     roles.update(_roles(request), caller, role_id, body)
     return get_role(request, caller, role_id)
 
 
 def delete_role(request: Request, caller: Writer, role_id: str) -> dict[str, Any]:
     """Remove it, unless somebody has it."""
-    shapes.check_made_role(get_role(request, caller, role_id))
+    shapes.check_custom_role(get_role(request, caller, role_id))
     _roles(request).delete(caller, role_id)
     return {"id": role_id, "object": "role.deleted", "deleted": True}
 

@@ -11,7 +11,7 @@ from llmariner.http.authorization.authentication import context_of
 from llmariner.http.authorization.organization_admins import require_org_admin
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.resources.groups import issuer_of
+from llmariner.http.resources.groups import require_issuer
 from llmariner.http.schemas.bodies import Body
 from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.principal import Caller
@@ -48,7 +48,7 @@ def list_group_roles(request: Request, caller: Reader) -> dict[str, Any]:
 def create_group_role(request: Request, caller: Writer, body: CreateGroupRole) -> dict[str, Any]:
     """Give the members of a group of the present issuer a role, from their next request on."""
     made = GroupRoles(context_of(request).database).create(
-        caller, issuer=issuer_of(request), group=body.group, role=body.role, project_id=body.project_id
+        caller, issuer=require_issuer(request), group=body.group, role=body.role, project_id=body.project_id
     )
     return _rendered(made)
 

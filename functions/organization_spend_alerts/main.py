@@ -7,9 +7,9 @@ from fastapi import Request
 from llmariner.context import Context
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.resources.spend_alerts import Alert, alerts_of
+from llmariner.http.resources.spend_alerts import AlertBody, alerts_of
 from llmariner.http.resources.spend_limits import Reader, Writer
-from llmariner.http.schemas.lists import AlertCursor, Limit, Order, page
+from llmariner.http.schemas.lists import AlertCursor, Limit, Order, paginate
 from llmariner.limits.rules import Subject
 from llmariner.tenancy.principal import Caller
 
@@ -37,10 +37,10 @@ def list_alerts(
 ) -> dict[str, Any]:
     """All that are set, oldest first unless asked otherwise."""
     found = alerts_of(request).all(_whole(caller))
-    return page(found, after=after, before=before, limit=limit, order=order)
+    return paginate(found, after=after, before=before, limit=limit, order=order)
 
 
-def create_alert(request: Request, caller: Writer, body: Alert) -> dict[str, Any]:
+def create_alert(request: Request, caller: Writer, body: AlertBody) -> dict[str, Any]:
     """Have somebody told when so much is spent in a month; it refuses nothing."""
     return alerts_of(request).create(caller, _whole(caller), body.threshold_amount, body.channel)
 
@@ -50,7 +50,7 @@ def get_alert(request: Request, caller: Reader, alert_id: str) -> dict[str, Any]
     return alerts_of(request).shown(_whole(caller), alert_id)
 
 
-def update_alert(request: Request, caller: Writer, alert_id: str, body: Alert) -> dict[str, Any]:
+def update_alert(request: Request, caller: Writer, alert_id: str, body: AlertBody) -> dict[str, Any]:
     """Change it; somebody is told again when another amount is spent."""
     subject = _whole(caller)
     return alerts_of(request).update(caller, subject, alert_id, body.threshold_amount, body.channel)

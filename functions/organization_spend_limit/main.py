@@ -7,7 +7,7 @@ from fastapi import Request
 from llmariner.context import Context
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.resources.spend_limits import Reader, Update, Writer, limits_of
+from llmariner.http.resources.spend_limits import Reader, SpendLimitBody, Writer, limits_of
 from llmariner.limits.rules import Subject
 from llmariner.tenancy.principal import Caller
 
@@ -26,7 +26,7 @@ def get_spend_limit(request: Request, caller: Reader) -> dict[str, Any]:
     return limits_of(request).shown(_whole(caller))
 
 
-def set_spend_limit(request: Request, caller: Writer, body: Update) -> dict[str, Any]:
+def set_spend_limit(request: Request, caller: Writer, body: SpendLimitBody) -> dict[str, Any]:
     """Set it; requests are refused once it is spent."""
     return limits_of(request).put(caller, _whole(caller), body.threshold_amount)
 

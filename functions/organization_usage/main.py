@@ -12,8 +12,8 @@ from llmariner.http.authorization.authentication import context_of, require_scop
 from llmariner.http.authorization.organization_admins import require_org_admin
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.schemas.lists import values
-from llmariner.http.schemas.timestamps import Moment
+from llmariner.http.schemas.lists import filter_values
+from llmariner.http.schemas.timestamps import Timestamp
 from llmariner.tenancy.principal import Caller
 from llmariner.usage import export
 from llmariner.usage.aggregation import TOKENS
@@ -47,15 +47,15 @@ def build(context: Context) -> Application:
 def list_completions(
     request: Request,
     caller: Administrator,
-    start_time: Moment,
-    end_time: Moment | None = None,
+    start_time: Timestamp,
+    end_time: Timestamp | None = None,
     bucket_width: Width = "1d",
     limit: Annotated[int | None, Query(ge=0)] = None,
     page: Page = None,
     batch: bool | None = None,
 ) -> dict[str, Any]:
     """A page of buckets of chat and completions. Filters: project_ids, user_ids, api_key_ids, models."""
-    groups = checked_groups(values(request, "group_by"), (*_COLUMNS, *_CONSTANT))
+    groups = checked_groups(filter_values(request, "group_by"), (*_COLUMNS, *_CONSTANT))
     routes = () if batch else ("chat_completions", "completions")
 
     def result(row: dict[str, Any]) -> dict[str, Any]:
@@ -78,14 +78,14 @@ def list_completions(
 def list_embeddings(
     request: Request,
     caller: Administrator,
-    start_time: Moment,
-    end_time: Moment | None = None,
+    start_time: Timestamp,
+    end_time: Timestamp | None = None,
     bucket_width: Width = "1d",
     limit: Annotated[int | None, Query(ge=0)] = None,
     page: Page = None,
 ) -> dict[str, Any]:
     """A page of buckets of embeddings. Filters: project_ids, user_ids, api_key_ids, models."""
-    groups = checked_groups(values(request, "group_by"), tuple(_COLUMNS))
+    groups = checked_groups(filter_values(request, "group_by"), tuple(_COLUMNS))
 
     def result(row: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -99,7 +99,7 @@ def list_embeddings(
 
 
 def export_requests(
-    request: Request, caller: Administrator, start_time: Moment = 0, end_time: Moment | None = None
+    request: Request, caller: Administrator, start_time: Timestamp = 0, end_time: Timestamp | None = None
 ) -> StreamingResponse:
     """Every request admitted in [start_time, end_time) that is kept one by one, as CSV, oldest first, while it is read.
 
@@ -148,7 +148,7 @@ def _page(
 
 
 def _asked(request: Request) -> dict[str, tuple[str, ...]]:
-    return {column: asked for name, column in _FILTERS.items() if (asked := values(request, name))}
+    return {column: asked for name, column in _FILTERS.items() if (asked := filter_values(request, name))}
 
 
 def _grouped(row: dict[str, Any], groups: tuple[str, ...]) -> dict[str, Any]:

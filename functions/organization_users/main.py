@@ -13,7 +13,7 @@ from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.roles import AssignmentBody
 from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.bodies import Body
-from llmariner.http.schemas.lists import Cursor, Limit, Order, RoleLimit, UserCursor, listed, values
+from llmariner.http.schemas.lists import Cursor, Limit, Order, RoleLimit, UserCursor, filter_values, list_response
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.organizations.queries import Directory, Paging
 from llmariner.tenancy.principal import Caller
@@ -48,8 +48,8 @@ def build(context: Context) -> Application:
 def list_users(request: Request, caller: Reader, after: UserCursor = None, limit: Limit = 20) -> dict[str, Any]:
     """The organisation's people, newest members first. Filter: emails."""
     paging = Paging(after, limit)
-    rows, more = _directory(request).people(caller.organization_id, paging, values(request, "emails"))
-    return listed(_rendered(request, caller, rows), has_more=more)
+    rows, more = _directory(request).people(caller.organization_id, paging, filter_values(request, "emails"))
+    return list_response(_rendered(request, caller, rows), has_more=more)
 
 
 def get_user(request: Request, caller: Reader, user_id: str) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def unassign_role(request: Request, caller: Writer, user_id: str, role_id: str) 
 
 def _rendered(request: Request, caller: Caller, rows: Any) -> list[dict[str, Any]]:
     memberships = _directory(request).memberships(caller.organization_id, [row.id for row in rows])
-    return [shapes.person(row, memberships[row.id]) for row in rows]
+    return [shapes.user(row, memberships[row.id]) for row in rows]
 
 
 def _role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from llmariner.http.authorization.path_membership import require_scope_on_path
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources import api_keys
-from llmariner.http.resources.api_keys import CreateKey, deleted
+from llmariner.http.resources.api_keys import CreateKey, deletion_response
 from llmariner.http.schemas import llmariner as shapes
 from llmariner.http.schemas.bodies import Body
-from llmariner.http.schemas.field_masks import one_mask, paths, unwrapped
+from llmariner.http.schemas.field_masks import merge_masks, parse_mask, unwrap_resource
 from llmariner.tenancy.keys.visibility import managed
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.members.users import Users
@@ -160,7 +160,7 @@ def list_people(request: Request, caller: PeopleReader) -> dict[str, Any]:
 def add_person(request: Request, caller: PeopleWriter, body: AddMember) -> dict[str, Any]:
     """Let a person into the organisation, known here before or not."""
     _check_same("organization_id", body.organization_id, caller.organization_id)
-    role = shapes.role_of_organization(body.role)
+    role = shapes.parse_organization_role(body.role)
     return shapes.member(Members(context_of(request).database).add(caller, body.user_id, role))
 
 
@@ -194,8 +194,8 @@ def update_project(
 ) -> dict[str, Any]:
     """Rename a project, or assign it elsewhere; the latter is for those who may make projects."""
     context, project_id = context_of(request), caller.owner.project_id
-    fields = unwrapped(body, body.project, "project")
-    projects, chosen = Projects(context.database), _masked(fields, one_mask(update_mask, body.update_mask))
+    fields = unwrap_resource(body, body.project, "project")
+    projects, chosen = Projects(context.database), _masked(fields, merge_masks(update_mask, body.update_mask))
     changed = projects.get(caller.organization_id, project_id)
     if "assignments" in chosen:
         there = in_organization(context.database, caller, caller.organization_id, "api.organizations.write")
@@ -222,7 +222,7 @@ def add_member(request: Request, caller: MemberWriter, body: AddMember) -> dict[
     """Let a member of the organisation into the project."""
     _check_same("organization_id", body.organization_id, caller.organization_id)
     _check_same("project_id", body.project_id, caller.owner.project_id)
-    context, role = context_of(request), shapes.role_of_project(body.role)
+    context, role = context_of(request), shapes.parse_project_role(body.role)
     user_id = Users(context.database).find(caller.organization_id, body.user_id)
     if user_id is None:
         raise InvalidRequest(
@@ -255,7 +255,7 @@ def create_key(request: Request, caller: KeyMaker, body: CreateKey) -> dict[str,
 def delete_key(request: Request, caller: KeyWriter, key_id: str) -> dict[str, Any]:
     """End a key of the project; a service account ends with its last."""
     context_of(request).keys.revoke(managed(caller, caller.owner.project_id), key_id, actor=caller)
-    return deleted(key_id)
+    return deletion_response(key_id)
 
 
 def _check_same(param: str, in_body: str | None, in_path: str) -> None:
@@ -285,7 +285,7 @@ def _assignments(places: list[Place]) -> list[Assignment]:
 
 def _masked(fields: ProjectFields, mask: str) -> frozenset[str]:
     changeable = frozenset({"title", "assignments"})
-    chosen = frozenset(paths(mask, "project")) or changeable & fields.model_fields_set
+    chosen = frozenset(parse_mask(mask, "project")) or changeable & fields.model_fields_set
     if chosen - changeable or not chosen:
         raise InvalidRequest("'update_mask' must name 'title', 'assignments' or both.", param="update_mask")
     return chosen

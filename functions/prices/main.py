@@ -12,7 +12,7 @@ from llmariner.http.authorization.organization_admins import require_org_admin
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.bodies import Body
-from llmariner.http.schemas.timestamps import ExactMoment
+from llmariner.http.schemas.timestamps import FractionalTimestamp
 from llmariner.tenancy.principal import Caller
 from llmariner.usage.prices import ListedPrice, NewPrice, Prices, dollars, nano_dollars
 
@@ -34,7 +34,7 @@ class PriceBody(Body):
     completion: Dollars
     cached_prompt: Dollars | None = None
     request: Dollars = Decimal(0)
-    valid_from: ExactMoment | None = None
+    valid_from: FractionalTimestamp | None = None
     project_id: str | None = Field(default=None, min_length=1, max_length=64)
 
 
@@ -50,7 +50,7 @@ def list_prices(
     request: Request,
     caller: Reader,
     model: Annotated[str | None, Query(max_length=256)] = None,
-    at: ExactMoment | None = None,
+    at: FractionalTimestamp | None = None,
 ) -> dict[str, Any]:
     """Every price there was, is or will be; of one model, or those in force at a moment (seconds since 1970)."""
     listed = Prices(context_of(request).database).seen_by(caller, model=model, at=at)

@@ -11,8 +11,8 @@ from llmariner.http.authorization.organization_admins import require_org_admin
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources import roles
-from llmariner.http.resources.groups import assignment, check_has_role, groups_of
-from llmariner.http.resources.roles import AssignmentBody, NewRoleBody, RoleBody
+from llmariner.http.resources.groups import check_has_role, groups_of, role_assignment
+from llmariner.http.resources.roles import AssignmentBody, CreateRoleBody, UpdateRoleBody
 from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.lists import Cursor, Order, RoleLimit
 from llmariner.tenancy.members.memberships import Members
@@ -58,7 +58,7 @@ def list_roles(
     return shapes.roles_page(found, of_projects=True, after=after, limit=limit, order=order)
 
 
-def create_role(request: Request, caller: Writer, project_id: str, body: NewRoleBody) -> dict[str, Any]:
+def create_role(request: Request, caller: Writer, project_id: str, body: CreateRoleBody) -> dict[str, Any]:
     """Make one for this project; only scopes that the caller holds."""
     made = roles.create(_roles(request), caller, body, project_id)
     return get_role(request, caller, project_id, made.id)
@@ -69,16 +69,18 @@ def get_role(request: Request, caller: Reader, project_id: str, role_id: str) ->
     return shapes.find_role(_made(request, caller, project_id), role_id, of_projects=True)
 
 
-def update_role(request: Request, caller: Writer, project_id: str, role_id: str, body: RoleBody) -> dict[str, Any]:
+def update_role(
+    request: Request, caller: Writer, project_id: str, role_id: str, body: UpdateRoleBody
+) -> dict[str, Any]:
     """Change it for everybody who has it; those of every project don't change."""
-    shapes.check_made_role(get_role(request, caller, project_id, role_id))
+    shapes.check_custom_role(get_role(request, caller, project_id, role_id))
     roles.update(_roles(request), caller, role_id, body)
     return get_role(request, caller, project_id, role_id)
 
 
 def delete_role(request: Request, caller: Writer, project_id: str, role_id: str) -> dict[str, Any]:
     """Remove it, unless somebody has it."""
-    shapes.check_made_role(get_role(request, caller, project_id, role_id))
+    shapes.check_custom_role(get_role(request, caller, project_id, role_id))
     _roles(request).delete(caller, role_id)
     return {"id": role_id, "object": "role.deleted", "deleted": True}
 
@@ -108,7 +110,7 @@ def assign_role(
     return {
         "object": "user.role",
         "role": _any_role(request, caller, project_id, body.role_id),
-        "user": shapes.person(directory.person(caller.organization_id, user_id), memberships),
+        "user": shapes.user(directory.person(caller.organization_id, user_id), memberships),
     }
 
 
@@ -150,7 +152,7 @@ def assign_to_group(
     """Give a group that role in the project; it takes the place of the one before."""
     groups_of(request).give(caller, group_id, body.role_id, project_id)
     group = groups_of(request).get(caller.organization_id, group_id)
-    return assignment(group, _any_role(request, caller, project_id, body.role_id))
+    return role_assignment(group, _any_role(request, caller, project_id, body.role_id))
 
 
 def get_of_group(request: Request, caller: Reader, project_id: str, group_id: str, role_id: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
-from llmariner.http.middleware import errors as rendering
+from llmariner.http.middleware import errors as error_middleware
 from llmariner.http.schemas.bodies import JsonRoute
 
 LARGE = b" " * 1_000_000
@@ -17,7 +17,7 @@ HELD = 64 * 1024 * 1024 // (len(LARGE) - 16 * 1024)
 def application() -> FastAPI:
     app = FastAPI()
     app.router.route_class = JsonRoute
-    rendering.install(app, body_limit=1024 * 1024)
+    error_middleware.install_error_handling(app, body_limit=1024 * 1024)
 
     @app.post("/")
     async def take(request: Request) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llmariner.errors import InvalidRequest
-from llmariner.http.middleware.content_encoding import DecodedBody
+from llmariner.http.middleware.content_encoding import DecompressedBody
 
 from .asking import Question, check
 from .conftest import Ask
@@ -92,7 +92,7 @@ def test_a_bomb_is_decoded_between_the_turns_of_others() -> None:
                 turns += 1
                 await asyncio.sleep(0)
 
-        task, body, size, most, more = asyncio.create_task(other()), DecodedBody(receive, "gzip"), 0, 0, True
+        task, body, size, most, more = asyncio.create_task(other()), DecompressedBody(receive, "gzip"), 0, 0, True
         while more:
             message = await body()
             size, most, more = size + len(message["body"]), max(most, len(message["body"])), message["more_body"]
@@ -117,7 +117,7 @@ def test_a_body_is_decoded_however_it_arrives(cut: int) -> None:
         return messages.pop(0)
 
     async def run() -> bytes:
-        body, found, more = DecodedBody(receive, "gzip"), b"", True
+        body, found, more = DecompressedBody(receive, "gzip"), b"", True
         while more:
             message = await body()
             found, more = found + message["body"], message["more_body"]
@@ -145,7 +145,7 @@ def test_a_coding_of_nothing_without_end_is_refused(first: bytes, rest: bytes) -
         return {"type": "http.request", "body": rest if sent > 1 else first, "more_body": True}
 
     with pytest.raises(InvalidRequest, match="many times as long"):
-        asyncio.run(DecodedBody(receive, "gzip")())
+        asyncio.run(DecompressedBody(receive, "gzip")())
 
 
 def test_a_body_that_is_flushed_after_every_byte_is_decoded() -> None:
@@ -157,7 +157,7 @@ def test_a_body_that_is_flushed_after_every_byte_is_decoded() -> None:
         return messages.pop(0)
 
     async def run() -> int:
-        body, size, more = DecodedBody(receive, "gzip"), 0, True
+        body, size, more = DecompressedBody(receive, "gzip"), 0, True
         while more:
             message = await body()
             size, more = size + len(message["body"]), message["more_body"]
@@ -176,7 +176,7 @@ def test_a_hang_up_within_a_body_is_passed_on() -> None:
         return messages.pop(0)
 
     async def run() -> str:
-        return str((await DecodedBody(receive, "gzip")())["type"])
+        return str((await DecompressedBody(receive, "gzip")())["type"])
 
     assert asyncio.run(run()) == "http.disconnect"
 
@@ -185,9 +185,9 @@ def test_no_body_is_not_decoded() -> None:
     async def receive() -> Any:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    assert asyncio.run(DecodedBody(receive, "gzip")())["body"] == b""
+    assert asyncio.run(DecompressedBody(receive, "gzip")())["body"] == b""
     with pytest.raises(InvalidRequest):
-        asyncio.run(DecodedBody(iter_receive([b"\x1f"]), "gzip")())
+        asyncio.run(DecompressedBody(iter_receive([b"\x1f"]), "gzip")())
 
 
 def iter_receive(parts: list[bytes]) -> Any:

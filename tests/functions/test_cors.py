@@ -166,7 +166,7 @@ def test_everybody_is_never_told_by_name() -> None:
 
     async def run() -> None:
         assert cors is not None
-        await cors.sending(b"https://a.example", send)({"type": "http.response.start", "headers": []})
+        await cors.wrap_send(b"https://a.example", send)({"type": "http.response.start", "headers": []})
 
     asyncio.run(run())
     assert (b"access-control-allow-origin", b"*") in said[0]["headers"]

@@ -11,7 +11,7 @@ import pytest
 
 from llmariner.context import Context
 from llmariner.http.entrypoint import application_of, event_function
-from llmariner.http.middleware.outbox import Publishing
+from llmariner.http.middleware.outbox import OutboxMiddleware
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import outbox
@@ -66,7 +66,7 @@ def test_a_request_that_changed_something_is_published_and_nobody_waits_for_it(
             outbox.add(session, "t", "x", {})
 
     async def run() -> None:
-        publishing = Publishing(app, lambda: publisher)
+        publishing = OutboxMiddleware(app, lambda: publisher)
         # Ends though nothing can be published: the server may take the connection's next request.
         await asyncio.wait_for(publishing(SCOPE, None, None), 10)
         await until(lambda: publisher.times)
@@ -93,7 +93,7 @@ def test_a_dead_letter_that_is_revived_is_published(database: Database, publishe
 
     async def run() -> None:
         publisher.let.set()
-        await Publishing(app, lambda: publisher)(SCOPE, None, None)
+        await OutboxMiddleware(app, lambda: publisher)(SCOPE, None, None)
         await until(lambda: publisher.times)
         await asyncio.sleep(0.05)
 
@@ -107,7 +107,7 @@ def test_a_request_that_wrote_no_event_publishes_nothing(method: str, publisher:
         pass
 
     async def run() -> None:
-        await Publishing(app, lambda: publisher)({**SCOPE, "method": method}, None, None)
+        await OutboxMiddleware(app, lambda: publisher)({**SCOPE, "method": method}, None, None)
         await asyncio.sleep(0.05)
 
     asyncio.run(run())
@@ -129,7 +129,7 @@ def test_a_publisher_that_fails_fails_no_request_and_is_asked_again(
             outbox.add(session, "t", "x", {})
 
     async def run() -> None:
-        publishing = Publishing(app, Broken)
+        publishing = OutboxMiddleware(app, Broken)
         for number in (1, 2):
             await publishing(SCOPE, None, None)
             await until(lambda number=number: len(asked) == number)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.http.middleware.stack import WebApplication
+from llmariner.http.middleware.stack import MiddlewareStack
 
 from .asking import Answer, InProcess, Question, check
 from .conftest import Ask
@@ -75,5 +75,5 @@ def test_nothing_is_looked_at_twice_where_there_is_nothing_to_do() -> None:
         "raw_path": b"/v1/models",
         "headers": [(b"authorization", b"Bearer x"), (b"openai-project", b"p"), (b"openai-organization", b"o")],
     }
-    WebApplication(application, None)(scope, None, None)  # type: ignore[arg-type]
+    MiddlewareStack(application, None)(scope, None, None)  # type: ignore[arg-type]
     assert reached == [scope]

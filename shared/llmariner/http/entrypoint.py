@@ -18,7 +18,7 @@ from llmariner.context import Context
 from llmariner.errors import PlatformError
 from llmariner.gateway.responses.messages import answer_headers, send_error
 from llmariner.http.middleware.cors import Cors
-from llmariner.http.middleware.stack import WebApplication
+from llmariner.http.middleware.stack import MiddlewareStack
 
 __all__ = ["Application", "LazyApplication", "application_of", "deferred_build", "event_function", "http_function"]
 
@@ -42,17 +42,17 @@ class LazyApplication:
     def __init__(self, build: Build) -> None:
         self._build = build
         self._context: Context | None = None
-        self._application: WebApplication | None = None
+        self._application: MiddlewareStack | None = None
 
     def use(self, context: Context) -> None:
         """Share a process's parts; to be called before the first request."""
         self._context = context
 
-    def prepare(self) -> WebApplication:
+    def prepare(self) -> MiddlewareStack:
         """Build it now, so that a wrong setting ends the start and not a request."""
         if self._application is None:
             context = self._context or Context()
-            self._application = WebApplication(self._build(context), Cors.load(context.env))
+            self._application = MiddlewareStack(self._build(context), Cors.load(context.env))
         return self._application
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -220,9 +220,9 @@ def _event_application(context: Context, give: Callable[[Context, Any], Awaitabl
 
     if not context.env.get("LLMARINER_BROKER_URL"):
         return application
-    from llmariner.http.middleware.outbox import Publishing
+    from llmariner.http.middleware.outbox import OutboxMiddleware
 
-    return Publishing(application, lambda: context.publisher)
+    return OutboxMiddleware(application, lambda: context.publisher)
 
 
 async def _send_text(send: Callable[[Message], Awaitable[None]], status: int, text: bytes) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from llmariner.context import Context
-from llmariner.http.middleware import errors as rendering
-from llmariner.http.middleware.client_address import Origin
+from llmariner.http.middleware import errors as error_middleware
+from llmariner.http.middleware.client_address import ClientAddressMiddleware
 from llmariner.http.middleware.readiness import Readiness
 from llmariner.http.schemas.bodies import JsonRoute
 from llmariner.settings import GatewaySettings
@@ -30,13 +30,13 @@ def create_app(title: str, context: Context) -> FastAPI:
     )
     app.router.route_class = JsonRoute
     app.state.context = context
-    app.add_middleware(Origin, trusted=GatewaySettings.load(context.env).trusted_proxies)
-    rendering.install(app, body_limit=_BODY_LIMIT)
+    app.add_middleware(ClientAddressMiddleware, trusted=GatewaySettings.load(context.env).trusted_proxies)
+    error_middleware.install_error_handling(app, body_limit=_BODY_LIMIT)
     if context.env.get("LLMARINER_BROKER_URL"):
-        from llmariner.http.middleware.outbox import Publishing
+        from llmariner.http.middleware.outbox import OutboxMiddleware
 
         # The publisher itself is made with the first change, and with it the connection to the database.
-        app.add_middleware(Publishing, publisher=lambda: context.publisher)
+        app.add_middleware(OutboxMiddleware, publisher=lambda: context.publisher)
 
     @app.get("/health/live")
     def live() -> dict[str, Any]:

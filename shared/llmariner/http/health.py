@@ -9,10 +9,10 @@ from sqlalchemy import text
 from llmariner.context import Context
 from llmariner.errors import PlatformError
 
-__all__ = ["degraded"]
+__all__ = ["check_components"]
 
 
-async def degraded(context: Context) -> dict[str, str | None]:
+async def check_components(context: Context) -> dict[str, str | None]:
     """Each part, and why it is degraded; None for one that is well."""
     return {"database": await asyncio.to_thread(_database, context), "serving": await _serving(context)}
 

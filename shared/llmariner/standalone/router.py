@@ -15,7 +15,7 @@ from llmariner.errors import UnknownUrl
 from llmariner.gateway.responses.messages import answer_headers, send_error
 from llmariner.http.entrypoint import LazyApplication
 from llmariner.http.middleware.cors import Cors
-from llmariner.http.middleware.stack import WebApplication
+from llmariner.http.middleware.stack import MiddlewareStack
 
 __all__ = ["Router", "declared_paths", "path_pattern"]
 
@@ -56,7 +56,7 @@ class Router:
                     self._literal[path] = application
         # Every function of the token path answers it with the same numbers: they share one gateway here.
         self._literal["/metrics"] = self._literal["/v1/chat/completions"]
-        self._application = WebApplication(self._route, Cors.load(context.env))
+        self._application = MiddlewareStack(self._route, Cors.load(context.env))
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         """Answer one request."""

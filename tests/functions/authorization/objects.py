@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from llmariner.http.resources.rate_limits import Row
+from llmariner.http.resources.rate_limits import RateLimitRow
 from llmariner.limits.budgets import NewBudget
 from llmariner.limits.rules import Subject
 from llmariner.models.model import NewModel, SourceRepository, Task
@@ -136,7 +136,7 @@ def an_alert(body: Any = None, *, organization: bool = False, **names: str) -> M
 
 def a_rate_limit(world: World, place: Place) -> Asked:
     """What the place's project may use of a model of its own."""
-    row = Row(model(world, place), {})
+    row = RateLimitRow(model(world, place), {})
     return Asked({"project_id": place.project_id, "rate_limit_id": row.id}, {"max_requests_per_1_minute": 9})
 
 

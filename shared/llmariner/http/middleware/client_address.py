@@ -8,10 +8,10 @@ from typing import Any
 from llmariner.audit.request_context import acting_from
 from llmariner.gateway.requests.client_ip import Sources
 
-__all__ = ["Origin"]
+__all__ = ["ClientAddressMiddleware"]
 
 
-class Origin:
+class ClientAddressMiddleware:
     """ASGI middleware. `trusted`: networks of those whose X-Forwarded-For is believed.
 
     A request's `state.proxied` says whether the address is that of a proxy which is not: then it stands for many callers.

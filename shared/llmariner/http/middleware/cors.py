@@ -14,19 +14,19 @@ __all__ = ["Cors"]
 
 _ORIGIN = re.compile(r"(https?)://((?:[a-z0-9-]+\.)*[a-z0-9-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
 _LOOPBACK = re.compile(r"https?://(localhost|[a-z0-9-]+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?")
-_FIELD_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,2048}")
+_HEADER_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,2048}")
 # Browsers leave these out (https://html.spec.whatwg.org/#ascii-serialisation-of-an-origin).
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 _RATE_LIMITS = [f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")]
-_EXPOSED = ", ".join(
+_EXPOSED_HEADERS = ", ".join(
     [
         *("x-request-id", "retry-after", "retry-after-ms", "x-should-retry"),
         *("openai-organization", "openai-processing-ms", "openai-version"),
         *_RATE_LIMITS,
     ]
 ).encode()
-_SECONDS = b"7200"  # as long as chromium remembers a preflight at most
+_MAX_AGE_SECONDS = b"7200"  # as long as chromium remembers a preflight at most
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Cors:
 
     origins: frozenset[str] = frozenset()
     loopback: bool = False
-    everybody: bool = False
+    any_origin: bool = False
 
     @classmethod
     def load(cls, env: Environment) -> Cors | None:
@@ -43,18 +43,18 @@ class Cors:
         words = frozenset(re.split(r"[,\s]+", env.get("LLMARINER_CORS_ORIGINS", "").strip(", \t\n"))) - {""}
         if not words:
             return None
-        origins = frozenset(_serialized(each) for each in words - {"loopback", "*"})
-        return cls(origins, loopback="loopback" in words, everybody="*" in words)
+        origins = frozenset(_serialize_origin(each) for each in words - {"loopback", "*"})
+        return cls(origins, loopback="loopback" in words, any_origin="*" in words)
 
     def allows(self, origin: bytes) -> bool:
         """Whether a page of that origin may read answers."""
         text = origin.decode("latin-1")
-        return self.everybody or text in self.origins or (self.loopback and bool(_LOOPBACK.fullmatch(text)))
+        return self.any_origin or text in self.origins or (self.loopback and bool(_LOOPBACK.fullmatch(text)))
 
-    async def preflight(self, scope: Scope, head: Mapping[bytes, bytes], send: Send) -> bool:
+    async def preflight(self, scope: Scope, headers_by_name: Mapping[bytes, bytes], send: Send) -> bool:
         """Answer what a browser asks before it sends a request of a page; False when it is no such question."""
-        origin = head.get(b"origin")
-        if scope["method"] != "OPTIONS" or origin is None or b"access-control-request-method" not in head:
+        origin = headers_by_name.get(b"origin")
+        if scope["method"] != "OPTIONS" or origin is None or b"access-control-request-method" not in headers_by_name:
             return False
         vary = (b"vary", b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers")
         if not self.allows(origin):
@@ -65,26 +65,26 @@ class Cors:
             )
             await send_error(send, error, [*answer_headers(), vary])
             return True
-        asked = head.get(b"access-control-request-headers", b"")
+        requested_headers = headers_by_name.get(b"access-control-request-headers", b"")
         headers = [
             *answer_headers(),
-            (b"access-control-allow-origin", self._answered(origin)),
+            (b"access-control-allow-origin", self._allow_origin_value(origin)),
             (b"access-control-allow-methods", _METHODS),
-            (b"access-control-max-age", _SECONDS),
+            (b"access-control-max-age", _MAX_AGE_SECONDS),
             vary,
         ]
-        if _FIELD_NAMES.fullmatch(asked):
-            headers.append((b"access-control-allow-headers", asked))
+        if _HEADER_NAMES.fullmatch(requested_headers):
+            headers.append((b"access-control-allow-headers", requested_headers))
         await send({"type": "http.response.start", "status": 204, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
         return True
 
-    def sending(self, origin: bytes | None, send: Send) -> Send:
+    def wrap_send(self, origin: bytes | None, send: Send) -> Send:
         """`send` with what a browser needs to see in every answer, errors and streams too."""
-        added = [] if self.everybody else [(b"vary", b"Origin")]
+        added = [] if self.any_origin else [(b"vary", b"Origin")]
         if origin is not None and self.allows(origin):
-            added.append((b"access-control-allow-origin", self._answered(origin)))
-            added.append((b"access-control-expose-headers", _EXPOSED))
+            added.append((b"access-control-allow-origin", self._allow_origin_value(origin)))
+            added.append((b"access-control-expose-headers", _EXPOSED_HEADERS))
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -93,11 +93,11 @@ class Cors:
 
         return with_headers
 
-    def _answered(self, origin: bytes) -> bytes:
-        return b"*" if self.everybody else origin
+    def _allow_origin_value(self, origin: bytes) -> bytes:
+        return b"*" if self.any_origin else origin
 
 
-def _serialized(said: str) -> str:
+def _serialize_origin(said: str) -> str:
     """An origin as browsers say it. ValueError for what is none."""
     found = _ORIGIN.fullmatch(said)
     port = int(found[3]) if found and found[3] else None

@@ -22,41 +22,45 @@ from llmariner.errors import (
     UnknownUrl,
     UnsupportedMedia,
 )
-from llmariner.http.schemas.bodies import UNKNOWN
+from llmariner.http.schemas.bodies import UNKNOWN_PARAMETER
 
-__all__ = ["AnswerHeaders", "BodyLimit", "install", "render"]
+__all__ = ["BodyLimitMiddleware", "ResponseHeadersMiddleware", "error_response", "install_error_handling"]
 
 _log = logging.getLogger(__name__)
-_SMALL = 16 * 1024
-_LARGE_TOGETHER = 64 * 1024 * 1024
+_FREE_BYTES = 16 * 1024
+_BUFFER_LIMIT = 64 * 1024 * 1024
 
 
-def install(app: FastAPI, *, body_limit: int) -> None:
+def install_error_handling(app: FastAPI, *, body_limit: int) -> None:
     """Make an app render every error as ours, a body over `body_limit` bytes among them."""
-    app.add_exception_handler(PlatformError, lambda _, error: render(_platform(error)))
-    app.add_exception_handler(RequestValidationError, lambda request, error: render(_invalid(request, error)))
-    app.add_exception_handler(HTTPException, lambda request, error: render(_of_status(request, error)))
-    app.add_middleware(BodyLimit, most=body_limit)
-    app.add_middleware(AnswerHeaders)
+    app.add_exception_handler(PlatformError, lambda _, error: error_response(_from_platform_error(error)))
+    app.add_exception_handler(
+        RequestValidationError, lambda request, error: error_response(_from_validation_error(request, error))
+    )
+    app.add_exception_handler(
+        HTTPException, lambda request, error: error_response(_from_http_exception(request, error))
+    )
+    app.add_middleware(BodyLimitMiddleware, max_bytes=body_limit)
+    app.add_middleware(ResponseHeadersMiddleware)
 
 
-def render(error: PlatformError) -> JSONResponse:
+def error_response(error: PlatformError) -> JSONResponse:
     """The answer that an error becomes."""
     return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
 
 
-def _platform(error: Exception) -> PlatformError:
+def _from_platform_error(error: Exception) -> PlatformError:
     assert isinstance(error, PlatformError)
     return error
 
 
-def _invalid(request: Request, error: Exception) -> PlatformError:
+def _from_validation_error(request: Request, error: Exception) -> PlatformError:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return InvalidRequest(f"The body is not valid JSON: {first['ctx']['error']}.", code="invalid_json")
-    if first["type"] == UNKNOWN:
-        return _unknown(first)
+    if first["type"] == UNKNOWN_PARAMETER:
+        return _unknown_field(first)
     param = ".".join(str(part) for part in first["loc"][1:])
     if first["type"] == "missing":
         return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
@@ -67,7 +71,7 @@ def _invalid(request: Request, error: Exception) -> PlatformError:
     return InvalidRequest(f"Invalid '{param}': {first['msg']}.", param=param, code="invalid_value")
 
 
-def _unknown(error: dict[str, Any]) -> PlatformError:
+def _unknown_field(error: dict[str, Any]) -> PlatformError:
     """For a field that a body doesn't have; its place is the object that holds it."""
     path = [str(part) for part in error["loc"][1:]]
     param = ".".join([*path, error["ctx"]["field"]])
@@ -76,7 +80,7 @@ def _unknown(error: dict[str, Any]) -> PlatformError:
     return InvalidRequest(f"Unknown parameter: '{param}'; {hint}", param=param, code="unknown_parameter")
 
 
-def _of_status(request: Request, error: Exception) -> PlatformError:
+def _from_http_exception(request: Request, error: Exception) -> PlatformError:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, PlatformError):  # by which a body was refused while it was decoded
         return error.__cause__
@@ -84,56 +88,56 @@ def _of_status(request: Request, error: Exception) -> PlatformError:
     if error.status_code == 404:
         return UnknownUrl(method, path)
     if error.status_code == 405:
-        return MethodNotAllowed(method, path, _allowed(request))
+        return MethodNotAllowed(method, path, _allowed_methods(request))
     if error.status_code == 413:
         return BodyTooLarge("The body is over this route's limit.")
     return InvalidRequest("The body could not be read: send a JSON object in UTF-8.", code="invalid_json")
 
 
-def _allowed(request: Request) -> str:
+def _allowed_methods(request: Request) -> str:
     """All methods of the path; the framework names those of the first route that fits."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
     methods = {method for route in routes for method in route.methods}
     return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
-class BodyLimit:
+class BodyLimitMiddleware:
     """Ends the reading of a body over a number of bytes. The framework's own limit would answer in plain text.
 
     The framework reads a body before it asks who sends it, so what all bodies hold is limited, too: of each what is over
     `_SMALL` counts, so that whoever sends large ones slowly is in the way of large ones only.
     """
 
-    def __init__(self, app: Any, *, most: int) -> None:
+    def __init__(self, app: Any, *, max_bytes: int) -> None:
         self._app = app
-        self._most = most
-        self._held = 0
+        self._max_bytes = max_bytes
+        self._buffered = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
         length = dict(scope.get("headers", ())).get(b"content-length", b"0")
-        size = held = 0
+        size = buffered = 0
 
-        async def receiving() -> Any:
-            nonlocal size, held
+        async def limited_receive() -> Any:
+            nonlocal size, buffered
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self._most or (length.isdigit() and int(length) > self._most):
+            if size > self._max_bytes or (length.isdigit() and int(length) > self._max_bytes):
                 raise HTTPException(413)
-            if size - held > _SMALL:
-                self._held += size - _SMALL - held
-                held = size - _SMALL
-                if self._held > _LARGE_TOGETHER:
+            if size - buffered > _FREE_BYTES:
+                self._buffered += size - _FREE_BYTES - buffered
+                buffered = size - _FREE_BYTES
+                if self._buffered > _BUFFER_LIMIT:
                     raise Unavailable("Too many large bodies are on their way here.", headers={"retry-after": "5"})
             return message
 
         try:
-            await self._app(scope, receiving, send)
+            await self._app(scope, limited_receive, send)
         finally:
-            self._held -= held
+            self._buffered -= buffered
 
 
-class AnswerHeaders:
+class ResponseHeadersMiddleware:
     """Adds x-request-id and the processing time; turns what nobody caught into a 500 that tells nothing of the inside.
 
     Pure ASGI, and outermost: an exception that left here would be answered by the server in plain text.
@@ -147,25 +151,25 @@ class AnswerHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, request_id, started = time.perf_counter(), "req_" + os.urandom(12).hex(), False
+        started_at, request_id, started = time.perf_counter(), "req_" + os.urandom(12).hex(), False
 
-        async def sending(message: Any) -> None:
+        async def send_with_headers(message: Any) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                spent = int((time.perf_counter() - began) * 1000)
+                elapsed_ms = int((time.perf_counter() - started_at) * 1000)
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),
-                    (b"openai-processing-ms", b"%d" % spent),
+                    (b"openai-processing-ms", b"%d" % elapsed_ms),
                     (b"openai-version", b"2020-10-01"),
                 ]
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send_with_headers)
         except Exception:
             _log.exception("request %s failed", request_id)
             if not started:
                 error = PlatformError("Something broke on our side. Try again; the request id helps to find it.")
-                await render(error)(scope, receive, sending)
+                await error_response(error)(scope, receive, send_with_headers)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from llmariner.platform.events.outbox import count_changes
 
-__all__ = ["Publishing"]
+__all__ = ["OutboxMiddleware"]
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Publisher(Protocol):
         """Send what is not published yet; never raises for a Broker that is away."""
 
 
-class Publishing:
+class OutboxMiddleware:
     """ASGI middleware. Neither the caller nor the next request on its connection waits for the Broker.
 
     One publication at a time, in a thread of its own, and only after requests that left something to publish. What is
@@ -32,23 +32,23 @@ class Publishing:
     def __init__(self, app: Any, publisher: Callable[[], Publisher | None]) -> None:
         self._app = app
         self._publisher = publisher
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publisher")
-        self._wanted = False
-        self._under_way: asyncio.Task[None] | None = None
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publisher")
+        self._pending = False
+        self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request; what it changed is published later."""
         before = count_changes()
         await self._app(scope, receive, send)
         if count_changes() != before:
-            self._wanted = True
-            if self._under_way is None or self._under_way.done():
-                self._under_way = asyncio.create_task(self._publish())
+            self._pending = True
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._publish_pending())
 
-    async def _publish(self) -> None:
-        while self._wanted:
-            self._wanted = False
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._publish_once)
+    async def _publish_pending(self) -> None:
+        while self._pending:
+            self._pending = False
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._publish_once)
 
     def _publish_once(self) -> None:
         try:

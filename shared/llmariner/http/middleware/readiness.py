@@ -14,7 +14,7 @@ __all__ = ["Readiness"]
 
 _log = logging.getLogger(__name__)
 # Knative asks every 50 ms while a copy starts.
-_AGAIN_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
 
 
 class Readiness:
@@ -23,9 +23,9 @@ class Readiness:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._lock = threading.Lock()
-        self._known = False
+        self._schema_matches = False
         self._reason: str | None = None
-        self._asked_at = -_AGAIN_SECONDS
+        self._checked_at = -_RETRY_SECONDS
 
     def check(self) -> None:
         """Unavailable, which says why, while no request should come.
@@ -33,20 +33,20 @@ class Readiness:
         A database that does not answer is no reason: requests are told so sooner than they would be if they were held back.
         """
         with self._lock:
-            if not self._known and time.monotonic() - self._asked_at >= _AGAIN_SECONDS:
-                self._ask()
+            if not self._schema_matches and time.monotonic() - self._checked_at >= _RETRY_SECONDS:
+                self._check_schema()
             reason = self._reason
         if reason is not None:
             raise Unavailable(reason, code="schema_mismatch", headers={"retry-after": "5"})
 
-    def _ask(self) -> None:
-        self._asked_at = time.monotonic()
+    def _check_schema(self) -> None:
+        self._checked_at = time.monotonic()
         try:
             found = schema_mismatch(self._context.database)
         except PlatformError as error:
             _log.warning("the schema is not known yet: %s", error.message)
             return
-        self._known = found is None
+        self._schema_matches = found is None
         reason = None if found is None else found.reason
         if reason is not None and reason != self._reason:
             _log.error("not ready: %s", reason)

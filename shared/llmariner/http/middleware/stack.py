@@ -8,19 +8,19 @@ from urllib.parse import unquote_to_bytes
 
 from llmariner.errors import InvalidRequest, PlatformError
 from llmariner.gateway.responses.messages import Message, Receive, Scope, Send, answer_headers, send_error
-from llmariner.http.middleware.content_encoding import DecodedBody, body_coding
+from llmariner.http.middleware.content_encoding import DecompressedBody, content_encoding
 from llmariner.http.middleware.cors import Cors
 
-__all__ = ["WebApplication"]
+__all__ = ["MiddlewareStack"]
 
-_OF_THE_CODED_BODY = (b"content-encoding", b"content-length")
+_ENCODED_BODY_HEADERS = (b"content-encoding", b"content-length")
 # Given twice, some readers take the first and some the last: one may check what another obeys.
-_ONCE = frozenset({b"authorization", b"openai-organization", b"openai-project"})
-_LOOKED_AT = _ONCE | {b"content-encoding"}
+_SINGLE_HEADERS = frozenset({b"authorization", b"openai-organization", b"openai-project"})
+_CHECKED_HEADERS = _SINGLE_HEADERS | {b"content-encoding"}
 
 
-class WebApplication:
-    """ASGI middleware around `application`. A request that needs none of it costs a look at its head only."""
+class MiddlewareStack:
+    """ASGI middleware around `application`. A request that needs none of it costs a look at its headers_by_name only."""
 
     def __init__(self, application: Any, cors: Cors | None) -> None:
         self.application = application
@@ -33,49 +33,49 @@ class WebApplication:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request."""
-        if scope["type"] != "http" or (self._cors is None and _is_plain(scope)):
-            answering: Awaitable[None] = self.application(scope, receive, send)
-            return answering
+        if scope["type"] != "http" or (self._cors is None and _needs_no_middleware(scope)):
+            response: Awaitable[None] = self.application(scope, receive, send)
+            return response
         return self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._cors is not None:
-            head = dict(scope["headers"])
-            if await self._cors.preflight(scope, head, send):
+            headers_by_name = dict(scope["headers"])
+            if await self._cors.preflight(scope, headers_by_name, send):
                 return
-            send = self._cors.sending(head.get(b"origin"), send)
+            send = self._cors.wrap_send(headers_by_name.get(b"origin"), send)
         if scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, _without_body(send)
         try:
-            _check_once(scope["headers"])
-            _check_text(scope)
-            coding = body_coding(scope["headers"])
+            _check_single_headers(scope["headers"])
+            _check_url(scope)
+            encoding = content_encoding(scope["headers"])
         except PlatformError as error:
             await send_error(send, error, answer_headers())
             return
-        if coding is not None:
-            receive = DecodedBody(receive, coding)
-            headers = [each for each in scope["headers"] if each[0] not in _OF_THE_CODED_BODY]
+        if encoding is not None:
+            receive = DecompressedBody(receive, encoding)
+            headers = [each for each in scope["headers"] if each[0] not in _ENCODED_BODY_HEADERS]
             scope = {**scope, "headers": headers}
         await self.application(scope, receive, send)
 
 
-def _is_plain(scope: Scope) -> bool:
+def _needs_no_middleware(scope: Scope) -> bool:
     return (
         scope["method"] != "HEAD"
         and b"%" not in scope.get("raw_path", b"%")
         and b"%" not in scope.get("query_string", b"")
-        and _has_plain_head(scope["headers"])
+        and _has_plain_headers(scope["headers"])
     )
 
 
-def _has_plain_head(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+def _has_plain_headers(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Neither a coded body, nor a field given twice that must not be."""
-    found = [name for name, _ in headers if name in _LOOKED_AT]
+    found = [name for name, _ in headers if name in _CHECKED_HEADERS]
     return found == [b"authorization"] or (len(found) == len(set(found)) and b"content-encoding" not in found)
 
 
-def _check_once(headers: Iterable[tuple[bytes, bytes]]) -> None:
+def _check_single_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
     """InvalidRequest for a field given twice of which there can be one (RFC 9110, 5.3)."""
     seen: set[bytes] = set()
     for name, _ in headers:
@@ -83,11 +83,11 @@ def _check_once(headers: Iterable[tuple[bytes, bytes]]) -> None:
             raise InvalidRequest(
                 f"The header '{name.decode('latin-1').title()}' is given twice: send it once.", code="duplicate_header"
             )
-        if name in _ONCE:
+        if name in _SINGLE_HEADERS:
             seen.add(name)
 
 
-def _check_text(scope: Scope) -> None:
+def _check_url(scope: Scope) -> None:
     """InvalidRequest for a path or a query that is no text, or holds NUL, which no database keeps."""
     for part, raw in (("path", scope.get("raw_path") or b""), ("query", scope.get("query_string", b""))):
         text = unquote_to_bytes(raw)
@@ -105,9 +105,9 @@ def _check_text(scope: Scope) -> None:
 def _without_body(send: Send) -> Send:
     """HEAD is answered as GET, without the content (RFC 9110 9.3.2)."""
 
-    async def sending(message: Message) -> None:
+    async def send_without_body(message: Message) -> None:
         if message["type"] == "http.response.body":
             message = {**message, "body": b""}
         await send(message)
 
-    return sending
+    return send_without_body

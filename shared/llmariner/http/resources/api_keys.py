@@ -9,9 +9,9 @@ from pydantic import Field
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.http.schemas.bodies import Body
-from llmariner.http.schemas.field_masks import one_mask, paths, unwrapped
-from llmariner.http.schemas.llmariner import api_key, role_of_organization
-from llmariner.http.schemas.timestamps import Moment
+from llmariner.http.schemas.field_masks import merge_masks, parse_mask, unwrap_resource
+from llmariner.http.schemas.llmariner import api_key, parse_organization_role
+from llmariner.http.schemas.timestamps import Timestamp
 from llmariner.tenancy.keys.store import ApiKey, NewKey
 from llmariner.tenancy.keys.visibility import managed
 from llmariner.tenancy.members.service_accounts import ServiceAccounts
@@ -19,10 +19,12 @@ from llmariner.tenancy.principal import Caller, Owner
 from llmariner.tenancy.roles.delegation import owns
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, checked
 
-__all__ = ["CreateKey", "RotateKey", "UpdateKey", "create", "deleted", "update"]
+__all__ = ["CreateKey", "RotateKey", "UpdateKey", "create", "deletion_response", "update"]
 
-_PATHS = frozenset({"name", "excluded_from_rate_limiting", "scopes", "expires_at", "allowed_models", "allowed_sources"})
-_Listed = Annotated[list[str], Field(max_length=1000)]
+_MASK_PATHS = frozenset(
+    {"name", "excluded_from_rate_limiting", "scopes", "expires_at", "allowed_models", "allowed_sources"}
+)
+_NameList = Annotated[list[str], Field(max_length=1000)]
 
 
 class CreateKey(Body):
@@ -38,8 +40,8 @@ class CreateKey(Body):
     role: str | None = None
     scopes: list[str] | None = None
     expires_in_seconds: int | None = Field(default=None, ge=1, le=10 * 365 * 86400)
-    allowed_models: _Listed | None = None
-    allowed_sources: _Listed | None = None
+    allowed_models: _NameList | None = None
+    allowed_sources: _NameList | None = None
     excluded_from_rate_limiting: bool = False
 
 
@@ -49,9 +51,9 @@ class KeyFields(Body):
     name: str | None = None
     excluded_from_rate_limiting: bool | None = None
     scopes: list[str] | None = None
-    expires_at: Moment | None = None
-    allowed_models: _Listed | None = None
-    allowed_sources: _Listed | None = None
+    expires_at: Timestamp | None = None
+    allowed_models: _NameList | None = None
+    allowed_sources: _NameList | None = None
 
 
 class KeyResource(KeyFields):
@@ -100,7 +102,7 @@ def create(context: Context, caller: Caller, body: CreateKey) -> dict[str, Any]:
     if caller.project_role is None:
         raise PermissionDenied("Only a member of the project makes keys of it: let one of its owners add you.")
     if body.is_service_account:
-        return api_key(*_create_with_account(context, caller, body))
+        return api_key(*_create_with_service_account(context, caller, body))
     if body.role is not None:
         raise InvalidRequest("'role' is for a service account's key: a person's key has their roles.", param="role")
     return api_key(*context.keys.create(place, _new_key(body, caller.scopes), actor=caller))
@@ -108,8 +110,8 @@ def create(context: Context, caller: Caller, body: CreateKey) -> dict[str, Any]:
 
 def update(context: Context, caller: Caller, key_id: str, body: UpdateKey, query_mask: str = "") -> dict[str, Any]:
     """Change a key that the caller manages: the fields of the mask, or those that the body holds."""
-    fields = unwrapped(body, body.api_key, "api_key")
-    chosen = _masked(fields, one_mask(query_mask, body.update_mask))
+    fields = unwrap_resource(body, body.api_key, "api_key")
+    chosen = _changed_fields(fields, merge_masks(query_mask, body.update_mask))
     if "excluded_from_rate_limiting" in chosen:
         _check_may_exempt(caller)
     values: dict[str, Any] = {}
@@ -125,16 +127,16 @@ def update(context: Context, caller: Caller, key_id: str, body: UpdateKey, query
     return api_key(context.keys.update(managed(caller), key_id, actor=caller, **values))
 
 
-def deleted(key_id: str) -> dict[str, Any]:
+def deletion_response(key_id: str) -> dict[str, Any]:
     """The answer to a deletion."""
     return {"id": key_id, "object": "organization.api_key", "deleted": True}
 
 
-def _masked(fields: KeyFields, mask: str) -> frozenset[str]:
-    chosen = frozenset(paths(mask, "api_key")) or _PATHS & fields.model_fields_set
-    if unknown := chosen - _PATHS:
+def _changed_fields(fields: KeyFields, mask: str) -> frozenset[str]:
+    chosen = frozenset(parse_mask(mask, "api_key")) or _MASK_PATHS & fields.model_fields_set
+    if unknown := chosen - _MASK_PATHS:
         raise InvalidRequest(
-            f"'update_mask' can't name {', '.join(sorted(unknown))}: use {', '.join(sorted(_PATHS))}.",
+            f"'update_mask' can't name {', '.join(sorted(unknown))}: use {', '.join(sorted(_MASK_PATHS))}.",
             param="update_mask",
         )
     # protobuf's JSON leaves empty lists out: read as null, an absent restriction would be lifted.
@@ -144,7 +146,7 @@ def _masked(fields: KeyFields, mask: str) -> frozenset[str]:
             param=min(absent),
         )
     if not chosen:
-        raise InvalidRequest(f"Nothing to change: send some of {', '.join(sorted(_PATHS))}.", param="name")
+        raise InvalidRequest(f"Nothing to change: send some of {', '.join(sorted(_MASK_PATHS))}.", param="name")
     return chosen
 
 
@@ -167,13 +169,13 @@ def _new_key(body: CreateKey, held: frozenset[str]) -> NewKey:
     )
 
 
-def _create_with_account(context: Context, caller: Caller, body: CreateKey) -> tuple[ApiKey, str]:
+def _create_with_service_account(context: Context, caller: Caller, body: CreateKey) -> tuple[ApiKey, str]:
     """A new service account with its key: both, or neither."""
     if not owns(caller):
         raise PermissionDenied("Only an owner of the organization makes keys of service accounts.")
     if body.role is None:
         raise InvalidRequest("A service account needs a role in the organization: send 'role'.", param="role")
-    role, project_id = role_of_organization(body.role), caller.owner.project_id
+    role, project_id = parse_organization_role(body.role), caller.owner.project_id
     new = _new_key(body, PROJECT_ROLES["owner"] | ORGANIZATION_ROLES.get(role, frozenset()))
     accounts = ServiceAccounts(context.database)
     with context.database.write() as session:

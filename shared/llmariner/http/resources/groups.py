@@ -17,14 +17,14 @@ __all__ = [
     "GroupBody",
     "GroupUserBody",
     "ProjectGroupBody",
-    "assignment",
     "check_has_role",
+    "group_object",
+    "group_summary",
+    "group_user",
     "groups_of",
-    "in_project",
-    "issuer_of",
-    "member",
-    "shown",
-    "summary",
+    "project_group",
+    "require_issuer",
+    "role_assignment",
 ]
 
 
@@ -52,7 +52,7 @@ def groups_of(request: Request) -> Groups:
     return Groups(context_of(request).database)
 
 
-def issuer_of(request: Request) -> str:
+def require_issuer(request: Request) -> str:
     """The present issuer. InvalidRequest where there is none."""
     issuer = IdentitySettings.load(context_of(request).env).issuer
     if not issuer:
@@ -60,7 +60,7 @@ def issuer_of(request: Request) -> str:
     return issuer
 
 
-def shown(group: Row[Any]) -> dict[str, Any]:
+def group_object(group: Row[Any]) -> dict[str, Any]:
     """A group; that it is managed elsewhere is what clients know by this name."""
     return {
         "id": group.id,
@@ -73,7 +73,7 @@ def shown(group: Row[Any]) -> dict[str, Any]:
     }
 
 
-def in_project(row: Row[Any], project_id: str) -> dict[str, Any]:
+def project_group(row: Row[Any], project_id: str) -> dict[str, Any]:
     """A group whose members are in a project."""
     return {
         "object": "project.group",
@@ -86,7 +86,7 @@ def in_project(row: Row[Any], project_id: str) -> dict[str, Any]:
     }
 
 
-def member(row: Row[Any]) -> dict[str, Any]:
+def group_user(row: Row[Any]) -> dict[str, Any]:
     """Somebody in a group."""
     return {
         "id": row.id,
@@ -99,7 +99,7 @@ def member(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-def summary(group: Row[Any]) -> dict[str, Any]:
+def group_summary(group: Row[Any]) -> dict[str, Any]:
     """A group beside a role of it."""
     return {
         "id": group.id,
@@ -110,9 +110,9 @@ def summary(group: Row[Any]) -> dict[str, Any]:
     }
 
 
-def assignment(group: Row[Any], role: dict[str, Any]) -> dict[str, Any]:
+def role_assignment(group: Row[Any], role: dict[str, Any]) -> dict[str, Any]:
     """A role that was given to a group."""
-    return {"object": "group.role", "group": summary(group), "role": role}
+    return {"object": "group.role", "group": group_summary(group), "role": role}
 
 
 def check_has_role(group: Row[Any], held: Row[Any] | None, role_id: str) -> None:

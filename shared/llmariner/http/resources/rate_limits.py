@@ -11,7 +11,7 @@ from typing import Any
 from llmariner.errors import NotFound
 from llmariner.limits.rules import ALL_MODELS, Limit
 
-__all__ = ["UNSUPPORTED", "Row", "model_of", "rows"]
+__all__ = ["UNSUPPORTED", "RateLimitRow", "model_of", "rate_limit_rows"]
 
 UNSUPPORTED = ("max_images_per_1_minute", "max_audio_megabytes_per_1_minute", "batch_1_day_max_input_tokens")
 """Measures of OpenAI's that nothing here is counted by."""
@@ -20,7 +20,7 @@ _PREFIX = "rl-"
 
 
 @dataclass(frozen=True)
-class Row:
+class RateLimitRow:
     """What a project may use of one model."""
 
     model: str
@@ -45,12 +45,12 @@ class Row:
         return shown
 
 
-def rows(models: Iterable[str], limits: Iterable[Limit], defaults: Mapping[str, int]) -> list[Row]:
+def rate_limit_rows(models: Iterable[str], limits: Iterable[Limit], defaults: Mapping[str, int]) -> list[RateLimitRow]:
     """By model: what its own limit says, else that of all models, else what a key may use by default."""
     own = {limit.model: limit.most for limit in limits}
     everywhere = own.pop(ALL_MODELS, {})
     names = sorted({*models, *own})
-    return [Row(name, {**defaults, **everywhere, **own.get(name, {})}) for name in names]
+    return [RateLimitRow(name, {**defaults, **everywhere, **own.get(name, {})}) for name in names]
 
 
 def model_of(row_id: str) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from llmariner.http.schemas.bodies import Body, sent_as
+from llmariner.http.schemas.bodies import Body, rename_error_fields
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.custom_roles import CustomRole, CustomRoles
 
-__all__ = ["AssignmentBody", "NewRoleBody", "RoleBody", "create", "update"]
+__all__ = ["AssignmentBody", "CreateRoleBody", "UpdateRoleBody", "create", "update"]
 
 
-class NewRoleBody(Body):
+class CreateRoleBody(Body):
     """POST of a new role. `permissions` are scopes."""
 
     role_name: str
@@ -17,7 +17,7 @@ class NewRoleBody(Body):
     description: str | None = None
 
 
-class RoleBody(Body):
+class UpdateRoleBody(Body):
     """POST of a role; what is not said stays."""
 
     role_name: str | None = None
@@ -31,15 +31,15 @@ class AssignmentBody(Body):
     role_id: str
 
 
-def create(roles: CustomRoles, caller: Caller, body: NewRoleBody, project_id: str | None = None) -> CustomRole:
+def create(roles: CustomRoles, caller: Caller, body: CreateRoleBody, project_id: str | None = None) -> CustomRole:
     """Make a role, for one project or (None) the whole organisation; only scopes that the caller holds."""
-    with sent_as(name="role_name", scopes="permissions"):
+    with rename_error_fields(name="role_name", scopes="permissions"):
         return roles.create(
             caller, body.role_name, body.permissions, description=body.description or "", project_id=project_id
         )
 
 
-def update(roles: CustomRoles, caller: Caller, role_id: str, body: RoleBody) -> None:
+def update(roles: CustomRoles, caller: Caller, role_id: str, body: UpdateRoleBody) -> None:
     """Change what is said of a role, for everybody who has it."""
-    with sent_as(name="role_name", scopes="permissions"):
+    with rename_error_fields(name="role_name", scopes="permissions"):
         roles.update(caller, role_id, name=body.role_name, scopes=body.permissions, description=body.description)

@@ -11,7 +11,7 @@ from llmariner.http.authorization.authentication import context_of
 from llmariner.http.schemas.bodies import Body
 from llmariner.limits.spend_alerts import SpendAlerts
 
-__all__ = ["Alert", "alerts_of"]
+__all__ = ["AlertBody", "alerts_of"]
 
 _Address = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_length=320)]
 
@@ -24,7 +24,7 @@ class _Channel(Body):
     subject_prefix: Annotated[str | None, Field(max_length=256)] = None
 
 
-class Alert(Body):
+class AlertBody(Body):
     """POST of a spend alert, new or not. `threshold_amount` in cents."""
 
     currency: Literal["USD"]

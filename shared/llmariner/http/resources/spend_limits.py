@@ -13,14 +13,14 @@ from llmariner.http.schemas.bodies import Body
 from llmariner.limits.spend_limits import SpendLimits
 from llmariner.tenancy.principal import Caller
 
-__all__ = ["READ", "WRITE", "Reader", "Update", "Writer", "limits_of"]
+__all__ = ["READ", "WRITE", "Reader", "SpendLimitBody", "Writer", "limits_of"]
 
 READ, WRITE = "api.budgets.read", "api.budgets.write"
 Reader = Annotated[Caller, require_org_admin(READ)]
 Writer = Annotated[Caller, require_org_admin(WRITE)]
 
 
-class Update(Body):
+class SpendLimitBody(Body):
     """POST …/spend_limit. `threshold_amount` in cents."""
 
     currency: Literal["USD"]

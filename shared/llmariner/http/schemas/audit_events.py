@@ -11,7 +11,7 @@ from typing import Any
 
 from llmariner.audit.queries import Entry
 
-__all__ = ["OPENAI_TYPES", "shown"]
+__all__ = ["OPENAI_TYPES", "audit_log_object"]
 
 Payload = dict[str, Any]
 
@@ -55,10 +55,10 @@ _RATE_LIMITS = {
 }
 
 
-def shown(entry: Entry) -> dict[str, Any]:
+def audit_log_object(entry: Entry) -> dict[str, Any]:
     """The entry on the wire: its payload stands under its type's name, and what is not known is left out."""
     project = {"project": {"id": entry.project_id, "name": entry.project_title or ""}} if entry.project_id else {}
-    payload = _SHAPES.get(entry.type, _as_it_is)(entry.payload, entry)
+    payload = _SHAPES.get(entry.type, _unchanged)(entry.payload, entry)
     return {
         "id": entry.id,
         "object": "organization.audit_log",
@@ -71,7 +71,7 @@ def shown(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _as_it_is(payload: Payload, _entry: Entry) -> Payload:
+def _unchanged(payload: Payload, _entry: Entry) -> Payload:
     return payload
 
 

@@ -19,10 +19,10 @@ from pydantic_core import PydanticCustomError
 
 from llmariner.errors import InvalidRequest, PlatformError
 
-__all__ = ["UNKNOWN", "Body", "JsonRoute", "decode", "sent_as"]
+__all__ = ["UNKNOWN_PARAMETER", "Body", "JsonRoute", "parse_json", "rename_error_fields"]
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-UNKNOWN = "unknown_parameter"
+UNKNOWN_PARAMETER = "unknown_parameter"
 """The type of the validation error for a field that a body doesn't have; its context has `field` and `nearest`."""
 
 
@@ -41,7 +41,7 @@ class Body(BaseModel):
             for field in value:
                 if field not in cls.model_fields and field not in cls.output_only:
                     raise PydanticCustomError(
-                        UNKNOWN, "no such field", {"field": str(field)[:80], "nearest": cls._nearest(field)}
+                        UNKNOWN_PARAMETER, "no such field", {"field": str(field)[:80], "nearest": cls._nearest(field)}
                     )
         return value
 
@@ -78,22 +78,24 @@ class _JsonRequest(Request):
     async def json(self) -> Any:
         """The body. JSONDecodeError, or InvalidRequest for a field that is given twice."""
         if not hasattr(self, "_json"):
-            self._json = decode(await self.body())
+            self._json = parse_json(await self.body())
         return self._json
 
 
-def decode(raw: bytes) -> Any:
+def parse_json(raw: bytes) -> Any:
     """The document in a body. JSONDecodeError; UnicodeDecodeError for what is not UTF-8.
 
     InvalidRequest for a field given twice, a number that JSON hasn't, or half of a surrogate pair, which is no text.
     """
-    document = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_no_number)
+    document = json.loads(
+        raw.decode("utf-8-sig"), object_pairs_hook=_reject_duplicate_keys, parse_constant=_reject_constant
+    )
     if _SURROGATE.search(raw):
-        _check_text(document)
+        _reject_lone_surrogates(document)
     return document
 
 
-def _check_text(document: Any) -> None:
+def _reject_lone_surrogates(document: Any) -> None:
     """Databases, terminals and UTF-8 itself have no place for a lone surrogate."""
     parts = document.items() if isinstance(document, dict) else [("", document)]
     for field, value in parts:
@@ -109,7 +111,7 @@ def _check_text(document: Any) -> None:
             ) from error
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """RFC 8259 leaves open which of two counts, so readers disagree: one may check what another obeys."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -121,12 +123,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_number(text: str) -> float:
+def _reject_constant(text: str) -> float:
     raise InvalidRequest(f"The body holds {text}, which is no JSON number: send a finite one.", code="invalid_json")
 
 
 @contextmanager
-def sent_as(**fields: str) -> Iterator[None]:
+def rename_error_fields(**fields: str) -> Iterator[None]:
     """In an error, call a field what the caller sent: `sent_as(title="name")` where the rule says `title`."""
     try:
         yield

@@ -12,14 +12,14 @@ from typing import TypeVar
 from llmariner.errors import InvalidRequest
 from llmariner.http.schemas.bodies import Body
 
-__all__ = ["one_mask", "paths", "unwrapped"]
+__all__ = ["merge_masks", "parse_mask", "unwrap_resource"]
 
 Fields = TypeVar("Fields", bound=Body)
 
 _UPPER = re.compile(r"(?<=[a-z0-9])[A-Z]")
 
 
-def one_mask(in_query: str, in_body: str) -> str:
+def merge_masks(in_query: str, in_body: str) -> str:
     """The mask of a request, which may stand in the query or in the body. InvalidRequest for two that differ."""
     if in_query and in_body and in_query != in_body:
         raise InvalidRequest(
@@ -28,7 +28,7 @@ def one_mask(in_query: str, in_body: str) -> str:
     return in_query or in_body
 
 
-def paths(mask: str, resource: str) -> tuple[str, ...]:
+def parse_mask(mask: str, resource: str) -> tuple[str, ...]:
     """The paths of a mask in snake_case, without the `resource` in front. InvalidRequest for a mask without any."""
     found = [path.strip().removeprefix(f"{resource}.") for path in mask.split(",") if path.strip()]
     if mask and not found:
@@ -38,7 +38,7 @@ def paths(mask: str, resource: str) -> tuple[str, ...]:
     return tuple(_UPPER.sub(lambda letter: f"_{letter[0].lower()}", path) for path in found)
 
 
-def unwrapped(body: Fields, wrapped: Fields | None, resource: str) -> Fields:
+def unwrap_resource(body: Fields, wrapped: Fields | None, resource: str) -> Fields:
     """Where the resource's fields stand: bare in the body, or below its name, as LLMariner's clients send it.
 
     InvalidRequest for both.

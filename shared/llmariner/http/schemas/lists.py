@@ -15,11 +15,11 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from llmariner.errors import InvalidRequest
-from llmariner.http.schemas.timestamps import misread
+from llmariner.http.schemas.timestamps import unit_mistake
 
 __all__ = [
-    "ActCursor",
     "AlertCursor",
+    "AuditLogCursor",
     "Cursor",
     "GroupCursor",
     "InviteCursor",
@@ -30,23 +30,23 @@ __all__ = [
     "ProjectCursor",
     "RoleLimit",
     "UserCursor",
-    "bounds",
-    "listed",
-    "listed_with_next",
-    "next_page",
-    "page",
-    "values",
+    "filter_values",
+    "list_response",
+    "list_response_with_next",
+    "paginate",
+    "paginate_with_next",
+    "range_filter",
 ]
 
-_DEFAULT, _LONG, _MOST = 20, 100, 1000
+_DEFAULT_LIMIT, _DEFAULT_LONG_LIMIT, _MAX_LIMIT = 20, 100, 1000
 # Zero is as if it were left out, which is what protobuf's JSON makes of it. Bounds and defaults are those of OpenAI's lists.
-Limit = Annotated[int, Query(ge=0, le=100), AfterValidator(lambda said: said or _DEFAULT)]
-LongLimit = Annotated[int, Query(ge=0, le=_MOST), AfterValidator(lambda said: said or _LONG)]
-RoleLimit = Annotated[int, Query(ge=0, le=_MOST), AfterValidator(lambda said: said or _MOST)]
+Limit = Annotated[int, Query(ge=0, le=100), AfterValidator(lambda said: said or _DEFAULT_LIMIT)]
+LongLimit = Annotated[int, Query(ge=0, le=_MAX_LIMIT), AfterValidator(lambda said: said or _DEFAULT_LONG_LIMIT)]
+RoleLimit = Annotated[int, Query(ge=0, le=_MAX_LIMIT), AfterValidator(lambda said: said or _MAX_LIMIT)]
 Order = Literal["asc", "desc"]
 
 
-def _of(prefix: str) -> Callable[[str | None], str | None]:
+def _id_with_prefix(prefix: str) -> Callable[[str | None], str | None]:
     pattern = re.compile(rf"{prefix}_[0-9a-z_]{{1,60}}")
 
     def check(said: str | None) -> str | None:
@@ -59,34 +59,34 @@ def _of(prefix: str) -> Callable[[str | None], str | None]:
     return check
 
 
-_Text = Query(max_length=64)
-Cursor = Annotated[str | None, _Text]
+_CursorQuery = Query(max_length=64)
+Cursor = Annotated[str | None, _CursorQuery]
 """For lists whose ids have no common prefix."""
-ActCursor = Annotated[str | None, _Text, AfterValidator(_of("audit_log"))]
-AlertCursor = Annotated[str | None, _Text, AfterValidator(_of("alert"))]
-GroupCursor = Annotated[str | None, _Text, AfterValidator(_of("group"))]
-InviteCursor = Annotated[str | None, _Text, AfterValidator(_of("invite"))]
-KeyCursor = Annotated[str | None, _Text, AfterValidator(_of("key"))]
-ProjectCursor = Annotated[str | None, _Text, AfterValidator(_of("proj"))]
-UserCursor = Annotated[str | None, _Text, AfterValidator(_of("user"))]
+AuditLogCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("audit_log"))]
+AlertCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("alert"))]
+GroupCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("group"))]
+InviteCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("invite"))]
+KeyCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("key"))]
+ProjectCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("proj"))]
+UserCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("user"))]
 
 
-def listed(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
+def list_response(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
     """A page whose next one follows its `last_id`. Clients read ids as texts, so those of an empty page are empty."""
     first, last = (data[0]["id"], data[-1]["id"]) if data else ("", "")
     return {"object": "list", "data": list(data), "first_id": first, "last_id": last, "has_more": has_more}
 
 
-def page(
+def paginate(
     found: Sequence[dict[str, Any]], *, after: str | None, before: str | None, limit: int, order: str
 ) -> dict[str, Any]:
     """A page of a list that is short enough to be at hand: what follows `after`, or stands right before `before`."""
-    data = _between(found, after, before, order, "id", str)
+    data = _slice_by_cursors(found, after, before, order, "id", str)
     backwards = before is not None and after is None
-    return listed(data[-limit:] if backwards else data[:limit], has_more=limit < len(data))
+    return list_response(data[-limit:] if backwards else data[:limit], has_more=limit < len(data))
 
 
-def listed_with_next(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
+def list_response_with_next(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
     """A page that names the cursor of the next one; null on the last."""
     return {
         "object": "list",
@@ -96,7 +96,7 @@ def listed_with_next(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[
     }
 
 
-def next_page(
+def paginate_with_next(
     found: Sequence[dict[str, Any]],
     *,
     after: str | None,
@@ -106,12 +106,12 @@ def next_page(
     key: Callable[[str], Any] = str,
 ) -> dict[str, Any]:
     """As `page`, of a list that names the cursor of the next one: what stands under `name`, in the order of its `key`."""
-    data = _between(found, after, None, order, name, key)
+    data = _slice_by_cursors(found, after, None, order, name, key)
     more = len(data) > limit
     return {"object": "list", "data": data[:limit], "has_more": more, "next": data[limit - 1][name] if more else None}
 
 
-def _between(
+def _slice_by_cursors(
     found: Sequence[dict[str, Any]],
     after: str | None,
     before: str | None,
@@ -129,13 +129,13 @@ def _between(
     ]
 
 
-def values(request: Request, name: str) -> tuple[str, ...]:
+def filter_values(request: Request, name: str) -> tuple[str, ...]:
     """All values of a filter, which clients send as `name[]=a&name[]=b` or `name=a&name=b`."""
     query = request.query_params
     return tuple(query.getlist(f"{name}[]") + query.getlist(name))
 
 
-def bounds(request: Request, name: str) -> dict[str, float]:
+def range_filter(request: Request, name: str) -> dict[str, float]:
     """The bounds of a filter such as `effective_at[gte]=1730000000`, by operator. InvalidRequest for no number."""
     found = {}
     for operator in ("gt", "gte", "lt", "lte"):
@@ -146,7 +146,7 @@ def bounds(request: Request, name: str) -> dict[str, float]:
         param = f"{name}[{operator}]"
         if not (said.isascii() and said.isdigit() and len(said) <= 20):
             raise InvalidRequest(f"'{param}' must be whole seconds since 1970.", param=param)
-        if wrong := misread(float(said)):
+        if wrong := unit_mistake(float(said)):
             raise InvalidRequest(f"Invalid '{param}': {wrong}.", param=param, code="invalid_value")
         found[operator] = float(said)
     return found

@@ -16,29 +16,29 @@ from llmariner.tenancy.members.users import User
 from llmariner.tenancy.organizations.projects import Assignment, Project
 from llmariner.tenancy.organizations.store import Organization, Summary
 
-__all__ = ["api_key", "member", "organization", "project", "role_of_organization", "role_of_project", "user"]
+__all__ = ["api_key", "member", "organization", "parse_organization_role", "parse_project_role", "project", "user"]
 
-Shape = dict[str, Any]
+JsonObject = dict[str, Any]
 
 _ORGANIZATION, _PROJECT = "ORGANIZATION_ROLE_", "PROJECT_ROLE_"
 # Those of LLMariner's enums, and which of them the others are nearest to.
-_KNOWN = {
+_ENUM_ROLES = {
     _ORGANIZATION: (frozenset({"owner", "reader", "tenant_system"}), "reader"),
     _PROJECT: (frozenset({"owner", "member"}), "member"),
 }
 
 
-def role_of_organization(said: str, param: str = "role") -> str:
+def parse_organization_role(said: str, param: str = "role") -> str:
     """A role as we name it, from any way in which clients write it. InvalidRequest for none."""
-    return _read_role(said, _ORGANIZATION, param)
+    return _parse_role(said, _ORGANIZATION, param)
 
 
-def role_of_project(said: str, param: str = "role") -> str:
+def parse_project_role(said: str, param: str = "role") -> str:
     """As `role_of_organization`, of a role in a project."""
-    return _read_role(said, _PROJECT, param)
+    return _parse_role(said, _PROJECT, param)
 
 
-def organization(each: Organization, summary: Summary | None = None) -> Shape:
+def organization(each: Organization, summary: Summary | None = None) -> JsonObject:
     """An organisation; `summary` only where it was asked for."""
     counted = {"project_count": summary.projects, "user_count": summary.people} if summary else None
     return {
@@ -51,7 +51,7 @@ def organization(each: Organization, summary: Summary | None = None) -> Shape:
     }
 
 
-def project(each: Project, people: int | None = None) -> Shape:
+def project(each: Project, people: int | None = None) -> JsonObject:
     """A project; `people`: how many are in it, only where it was asked for."""
     return {
         "id": each.id,
@@ -66,9 +66,9 @@ def project(each: Project, people: int | None = None) -> Shape:
     }
 
 
-def member(each: Member) -> Shape:
+def member(each: Member) -> JsonObject:
     """A person in an organisation or project."""
-    shape: Shape = {
+    shape: JsonObject = {
         "user_id": each.email,
         "internal_user_id": each.user_id,
         "name": each.name,
@@ -76,17 +76,17 @@ def member(each: Member) -> Shape:
         "created_at": each.created_at,
     }
     if each.project_id is None:
-        return {**shape, **_roles(each.role, _ORGANIZATION)}
-    return {**shape, "project_id": each.project_id, **_roles(each.role, _PROJECT)}
+        return {**shape, **_role_fields(each.role, _ORGANIZATION)}
+    return {**shape, "project_id": each.project_id, **_role_fields(each.role, _PROJECT)}
 
 
-def user(each: User) -> Shape:
+def user(each: User) -> JsonObject:
     """A user, with the roles that whoever asks may see."""
-    bindings: dict[bool, list[Shape]] = {True: [], False: []}
+    bindings: dict[bool, list[JsonObject]] = {True: [], False: []}
     for one in each.bindings:
         in_project = one.project_id is not None
         named = {"project_id": one.project_id} if in_project else {}
-        roles = _roles(one.role, _PROJECT if in_project else _ORGANIZATION)
+        roles = _role_fields(one.role, _PROJECT if in_project else _ORGANIZATION)
         where = {**named, "organization_id": one.organization_id, "title": one.title}
         bindings[in_project].append({**where, **roles})
     return {
@@ -101,7 +101,7 @@ def user(each: User) -> Shape:
     }
 
 
-def api_key(key: ApiKey, secret: str | None = None) -> Shape:
+def api_key(key: ApiKey, secret: str | None = None) -> JsonObject:
     """A key; its secret only in the answer that makes or rotates it, masked ever after."""
     return {
         "id": key.id,
@@ -124,15 +124,15 @@ def api_key(key: ApiKey, secret: str | None = None) -> Shape:
         },
         "organization": {"id": key.organization_id, "title": key.organization_title},
         "project": {"id": key.project_id, "title": key.project_title},
-        "organization_role": _shown_role(key.organization_role, _ORGANIZATION),
+        "organization_role": _role_enum(key.organization_role, _ORGANIZATION),
         "organization_role_id": key.organization_role,
-        "project_role": _shown_role(key.project_role, _PROJECT),
+        "project_role": _role_enum(key.project_role, _PROJECT),
         "project_role_id": key.project_role,
         "excluded_from_rate_limiting": key.excluded_from_rate_limiting,
     }
 
 
-def _assignment(each: Assignment) -> Shape:
+def _assignment(each: Assignment) -> JsonObject:
     return {
         "cluster_id": each.cluster_id,
         "namespace": each.namespace,
@@ -141,7 +141,7 @@ def _assignment(each: Assignment) -> Shape:
     }
 
 
-def _read_role(said: str, prefix: str, param: str) -> str:
+def _parse_role(said: str, prefix: str, param: str) -> str:
     if said.startswith("role_"):
         return said
     role = said.upper().removeprefix(prefix).lower().replace("-", "_")
@@ -150,12 +150,12 @@ def _read_role(said: str, prefix: str, param: str) -> str:
     return role
 
 
-def _roles(role: str, prefix: str) -> Shape:
-    return {"role": _shown_role(role, prefix), "role_id": role}
+def _role_fields(role: str, prefix: str) -> JsonObject:
+    return {"role": _role_enum(role, prefix), "role_id": role}
 
 
-def _shown_role(role: str | None, prefix: str) -> str:
+def _role_enum(role: str | None, prefix: str) -> str:
     if role is None:
         return f"{prefix}UNSPECIFIED"
-    known, nearest = _KNOWN[prefix]
+    known, nearest = _ENUM_ROLES[prefix]
     return prefix + (role if role in known else nearest).upper()

@@ -10,11 +10,11 @@ from pydantic import BeforeValidator, Field
 
 from llmariner.errors import InvalidRequest
 from llmariner.http.schemas.bodies import Body
-from llmariner.http.schemas.field_masks import one_mask, paths, unwrapped
+from llmariner.http.schemas.field_masks import merge_masks, parse_mask, unwrap_resource
 from llmariner.models.model import SourceRepository
 from llmariner.models.representation import config_paths
 
-__all__ = ["ConfigBody", "UpdateModel", "new_config", "source_repository"]
+__all__ = ["ConfigBody", "UpdateModel", "new_model_config", "parse_source_repository"]
 
 
 class ResourcesBody(Body):
@@ -46,7 +46,7 @@ class ConfigBody(Body):
     cluster_allocation_policy: PolicyBody | None = None
 
 
-def _whole(said: Any) -> Any:
+def _parse_int64(said: Any) -> Any:
     """Protobuf's JSON writes 64-bit numbers as texts."""
     return int(said) if isinstance(said, str) and said.isascii() and said.isdigit() and len(said) < 20 else said
 
@@ -55,7 +55,7 @@ class ModelFields(Body):
     """What of a model can be changed. `created` changes nothing: it says which of the models that may have had the id."""
 
     config: ConfigBody = Field(default_factory=ConfigBody)
-    created: Annotated[int, BeforeValidator(_whole)] | None = None
+    created: Annotated[int, BeforeValidator(_parse_int64)] | None = None
 
 
 class ModelResource(ModelFields):
@@ -96,10 +96,10 @@ class UpdateModel(ModelFields):
         Wrapped, it is protobuf's JSON: what the mask covers and the body lacks is zero, empty or false. Bare, it is the
         default. InvalidRequest for a mask that names anything else.
         """
-        fields = unwrapped(self, self.model, "model")
-        covered = config_paths(",".join(paths(one_mask(mask_in_query, self.update_mask), "model")))
-        config = _said(fields.config)
-        return config if self.model is None else _with_zeros(config, covered), covered
+        fields = unwrap_resource(self, self.model, "model")
+        covered = config_paths(",".join(parse_mask(merge_masks(mask_in_query, self.update_mask), "model")))
+        config = _sent_fields(fields.config)
+        return config if self.model is None else _with_zero_values(config, covered), covered
 
     @property
     def of_created(self) -> int | None:
@@ -107,19 +107,19 @@ class UpdateModel(ModelFields):
         return (self.created if self.model is None else self.model.created) or None
 
 
-def new_config(config: ConfigBody | None) -> dict[str, Any]:
+def new_model_config(config: ConfigBody | None) -> dict[str, Any]:
     """The configuration of a model to be made. LLMariner's clients leave out a zero or false of an object that they send."""
-    said = _said(config)
+    said = _sent_fields(config)
     for leaf in (("runtime_config", "resources", "gpu"), ("cluster_allocation_policy", "enable_on_demand_allocation")):
         holder: Any = said
         for name in leaf[:-1]:
             holder = holder.get(name) if isinstance(holder, dict) else None
         if isinstance(holder, dict):
-            holder.setdefault(leaf[-1], _ZEROS[leaf])
+            holder.setdefault(leaf[-1], _ZERO_VALUES[leaf])
     return said
 
 
-def source_repository(said: str) -> SourceRepository:
+def parse_source_repository(said: str) -> SourceRepository:
     """Where weights come from, in any case, with or without the enumeration's name in front. InvalidRequest for none."""
     try:
         return SourceRepository(said.upper().replace("-", "_").removeprefix("SOURCE_REPOSITORY_"))
@@ -128,11 +128,11 @@ def source_repository(said: str) -> SourceRepository:
         raise InvalidRequest(f"'source_repository' must be one of {known}.", param="source_repository") from None
 
 
-def _said(config: ConfigBody | None) -> dict[str, Any]:
+def _sent_fields(config: ConfigBody | None) -> dict[str, Any]:
     return {} if config is None else config.model_dump(exclude_unset=True)
 
 
-_ZEROS: Mapping[tuple[str, ...], Any] = {
+_ZERO_VALUES: Mapping[tuple[str, ...], Any] = {
     ("runtime_config", "resources", "gpu"): 0,
     ("runtime_config", "replicas"): 0,
     ("runtime_config", "extra_args"): [],
@@ -140,10 +140,10 @@ _ZEROS: Mapping[tuple[str, ...], Any] = {
 }
 
 
-def _with_zeros(config: Mapping[str, Any], covered: frozenset[str] | None) -> dict[str, Any]:
+def _with_zero_values(config: Mapping[str, Any], covered: frozenset[str] | None) -> dict[str, Any]:
     """`covered` None, the whole of it: of the objects that are there."""
     filled = deepcopy(dict(config))
-    for leaf, zero in _ZEROS.items():
+    for leaf, zero in _ZERO_VALUES.items():
         path = ".".join(leaf)
         if covered is not None and not any(path == each or path.startswith(f"{each}.") for each in covered):
             continue

@@ -13,37 +13,37 @@ from typing import Any
 from sqlalchemy import Row
 
 from llmariner.errors import InvalidRequest, NotFound
-from llmariner.http.schemas.lists import next_page
+from llmariner.http.schemas.lists import paginate_with_next
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
 
 __all__ = [
     "admin_key",
     "all_roles",
     "assigned_role",
+    "check_custom_role",
     "check_has_role",
-    "check_made_role",
     "deleted",
     "find_role",
     "invite",
-    "made_key",
     "model_permissions",
-    "person",
     "project",
     "project_key",
     "project_user",
     "roles_page",
     "service_account",
+    "service_account_key",
+    "user",
 ]
 
-Shape = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
-def deleted(object_: str, id_: str) -> Shape:
+def deleted(object_: str, id_: str) -> JsonObject:
     """The answer to a deletion: `organization.user.deleted` and the like."""
     return {"id": id_, "object": f"{object_}.deleted", "deleted": True}
 
 
-def project(row: Row[Any]) -> Shape:
+def project(row: Row[Any]) -> JsonObject:
     """A project."""
     return {
         "id": row.id,
@@ -57,7 +57,7 @@ def project(row: Row[Any]) -> Shape:
     }
 
 
-def model_permissions(row: Row[Any]) -> Shape:
+def model_permissions(row: Row[Any]) -> JsonObject:
     """Which models a project may use. Where it may use all, no model is on the list of the denied."""
     return {
         "object": "project.model_permissions",
@@ -66,7 +66,7 @@ def model_permissions(row: Row[Any]) -> Shape:
     }
 
 
-def project_user(row: Row[Any]) -> Shape:
+def project_user(row: Row[Any]) -> JsonObject:
     """A person in a project."""
     return {
         "id": row.id,
@@ -78,7 +78,7 @@ def project_user(row: Row[Any]) -> Shape:
     }
 
 
-def service_account(row: Row[Any]) -> Shape:
+def service_account(row: Row[Any]) -> JsonObject:
     """A service account of a project."""
     return {
         "id": row.id,
@@ -89,7 +89,7 @@ def service_account(row: Row[Any]) -> Shape:
     }
 
 
-def person(row: Row[Any], memberships: Iterable[Row[Any]]) -> Shape:
+def user(row: Row[Any], memberships: Iterable[Row[Any]]) -> JsonObject:
     """A person in the organisation, with the projects they are in."""
     name = row.name or row.email
     data = [{"id": member.id, "name": member.title, "role": member.role} for member in memberships]
@@ -113,7 +113,7 @@ def person(row: Row[Any], memberships: Iterable[Row[Any]]) -> Shape:
     }
 
 
-def project_key(row: Row[Any]) -> Shape:
+def project_key(row: Row[Any]) -> JsonObject:
     """A key of a project; never its secret."""
     has_access = row.organization_role == "owner" or row.project_role is not None
     role_ = row.project_role or ("owner" if row.organization_role == "owner" else "none")
@@ -138,7 +138,7 @@ def project_key(row: Row[Any]) -> Shape:
     }
 
 
-def made_key(key: Any, secret: str) -> Shape:
+def service_account_key(key: Any, secret: str) -> JsonObject:
     """A service account's new key, `key` an `ApiKey`: the one answer that holds its secret."""
     return {
         "id": key.id,
@@ -150,7 +150,7 @@ def made_key(key: Any, secret: str) -> Shape:
     }
 
 
-def admin_key(row: Row[Any], secret: str | None = None) -> Shape:
+def admin_key(row: Row[Any], secret: str | None = None) -> JsonObject:
     """An admin key; its secret only in the answer that makes it."""
     shown = {
         "id": row.id,
@@ -172,7 +172,7 @@ def admin_key(row: Row[Any], secret: str | None = None) -> Shape:
     return shown if secret is None else {**shown, "value": secret}
 
 
-def invite(row: Row[Any]) -> Shape:
+def invite(row: Row[Any]) -> JsonObject:
     """An invitation; never its token."""
     open_ = "pending" if row.expires_at > time.time() else "expired"
     return {
@@ -188,7 +188,9 @@ def invite(row: Row[Any]) -> Shape:
     }
 
 
-def roles_page(roles: Sequence[Shape], *, of_projects: bool, after: str | None, limit: int, order: str) -> Shape:
+def roles_page(
+    roles: Sequence[JsonObject], *, of_projects: bool, after: str | None, limit: int, order: str
+) -> JsonObject:
     """A page of roles, those that are there everywhere before those that were made; it names the cursor of the next."""
     everywhere = [*(PROJECT_ROLES if of_projects else ORGANIZATION_ROLES)]
     if after and after not in everywhere and not after.startswith("role_"):
@@ -199,10 +201,10 @@ def roles_page(roles: Sequence[Shape], *, of_projects: bool, after: str | None, 
     def key(role_id: str) -> tuple[int, str]:
         return (everywhere.index(role_id), "") if role_id in everywhere else (len(everywhere), role_id)
 
-    return next_page(roles, after=after or None, limit=limit, order=order, key=key)
+    return paginate_with_next(roles, after=after or None, limit=limit, order=order, key=key)
 
 
-def find_role(made: Sequence[Row[Any]], role_id: str, *, of_projects: bool) -> Shape:
+def find_role(made: Sequence[Row[Any]], role_id: str, *, of_projects: bool) -> JsonObject:
     """A role by its id. NotFound."""
     found = [role for role in all_roles(made, of_projects=of_projects) if role["id"] == role_id]
     if not found:
@@ -210,7 +212,7 @@ def find_role(made: Sequence[Row[Any]], role_id: str, *, of_projects: bool) -> S
     return found[0]
 
 
-def assigned_role(made: Sequence[Row[Any]], role_id: str, *, of_projects: bool) -> Shape:
+def assigned_role(made: Sequence[Row[Any]], role_id: str, *, of_projects: bool) -> JsonObject:
     """A role by its id, as one that somebody has: with all that OpenAI's type requires, null where nothing is kept."""
     created = [row.created_at for row in made if row.id == role_id]
     return {
@@ -224,7 +226,7 @@ def assigned_role(made: Sequence[Row[Any]], role_id: str, *, of_projects: bool) 
     }
 
 
-def check_made_role(role: Shape) -> None:
+def check_custom_role(role: JsonObject) -> None:
     """InvalidRequest for a role that is there everywhere."""
     if role["predefined_role"]:
         raise InvalidRequest(f"The role '{role['id']}' is there everywhere and doesn't change.", param="role_id")
@@ -236,19 +238,19 @@ def check_has_role(member: Row[Any], role_id: str) -> None:
         raise NotFound(f"The user '{member.email}' has the role '{member.role}', not '{role_id}'.", param="role_id")
 
 
-def all_roles(made: Sequence[Row[Any]], *, of_projects: bool) -> list[Shape]:
+def all_roles(made: Sequence[Row[Any]], *, of_projects: bool) -> list[JsonObject]:
     """Roles that are there everywhere, whose names are their ids, then those that were made."""
     of, known = ("api.project", PROJECT_ROLES) if of_projects else ("api.organization", ORGANIZATION_ROLES)
     roles = [_role(name, name, "", scopes, of, predefined=True) for name, scopes in known.items()]
-    return [*roles, *(_made_role(row) for row in made)]
+    return [*roles, *(_custom_role(row) for row in made)]
 
 
-def _made_role(row: Row[Any]) -> Shape:
+def _custom_role(row: Row[Any]) -> JsonObject:
     of = "api.organization" if row.project_id is None else "api.project"
     return _role(row.id, row.name, row.description, row.scopes.split(), of, predefined=False)
 
 
-def _role(id_: str, name: str, description: str, scopes: Iterable[str], of: str, *, predefined: bool) -> Shape:
+def _role(id_: str, name: str, description: str, scopes: Iterable[str], of: str, *, predefined: bool) -> JsonObject:
     return {
         "id": id_,
         "object": "role",

@@ -10,18 +10,18 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-__all__ = ["NANOSECONDS", "ExactMoment", "Moment", "misread"]
+__all__ = ["MIN_NANOSECONDS", "FractionalTimestamp", "Timestamp", "unit_mistake"]
 
 Number = TypeVar("Number", int, float)
 
-NANOSECONDS = 1e17
+MIN_NANOSECONDS = 1e17
 """From here on a number can only be meant as nanoseconds, of 1973 or later."""
 
 # Seconds of the year 5138, milliseconds and microseconds of 1973.
-_UNITS = ((NANOSECONDS, "nanoseconds", 1e9), (1e14, "microseconds", 1e6), (1e11, "milliseconds", 1e3))
+_UNITS = ((MIN_NANOSECONDS, "nanoseconds", 1e9), (1e14, "microseconds", 1e6), (1e11, "milliseconds", 1e3))
 
 
-def misread(value: float) -> str | None:
+def unit_mistake(value: float) -> str | None:
     """What is wrong with a moment that was not given in seconds; None for one that was."""
     for least, unit, per_second in _UNITS:
         if value >= least:
@@ -29,15 +29,15 @@ def misread(value: float) -> str | None:
     return None
 
 
-def _in_seconds(value: Number) -> Number:
-    if wrong := misread(value):
+def _check_unit(value: Number) -> Number:
+    if wrong := unit_mistake(value):
         # Its text is a template, and there is nothing to fill in.
         raise PydanticCustomError("time_unit", "{wrong}", {"wrong": wrong})
     return value
 
 
-Moment = Annotated[int, Field(ge=0), AfterValidator(_in_seconds)]
+Timestamp = Annotated[int, Field(ge=0), AfterValidator(_check_unit)]
 """Whole seconds since 1970."""
 
-ExactMoment = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_in_seconds)]
+FractionalTimestamp = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_check_unit)]
 """Seconds since 1970, with parts of them."""
