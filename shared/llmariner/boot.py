@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmariner.http.entrypoint import LazyApplication, application_of, deferred_build
-from llmariner.server import Bounds, Server
+from llmariner.server import Server, ServerLimits
 
 __all__ = ["load", "main"]
 
@@ -52,11 +52,11 @@ def serve(application: Any, *, host: str, port: int) -> None:
     """Serve an application in this process until it is told to end."""
     import uvloop
 
-    bounds = Bounds.load(os.environ)
+    limits = ServerLimits.load(os.environ)
 
     async def run() -> None:
         # Streams under way may take hours; whoever runs us (the kubelet) has a grace of its own and ends us after it.
-        await Server(application, host=host, port=port, grace=math.inf, bounds=bounds).serve()
+        await Server(application, host=host, port=port, grace=math.inf, limits=limits).serve()
         if close := getattr(application, "close", None):
             await close()
 

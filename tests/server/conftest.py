@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from llmariner.server import Application, Bounds, Server
+from llmariner.server import Application, Server, ServerLimits
 
 __all__ = ["body_of", "count_body", "echo", "exchange", "hello", "serving", "statuses", "until"]
 
-_BOUNDS = Bounds()
+_DEFAULT_LIMITS = ServerLimits()
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -63,13 +63,13 @@ def statuses(answer: bytes) -> list[int]:
 
 @asynccontextmanager
 async def serving(
-    application: Application, *, grace: float = 2.0, bounds: Bounds = _BOUNDS
+    application: Application, *, grace: float = 2.0, limits: ServerLimits = _DEFAULT_LIMITS
 ) -> AsyncIterator[tuple[Server, int]]:
     """The server and its port, until the block ends."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = Server(application, host="127.0.0.1", port=port, grace=grace, bounds=bounds)
+    server = Server(application, host="127.0.0.1", port=port, grace=grace, limits=limits)
     task = asyncio.create_task(server.serve())
     for _ in range(200):
         try:

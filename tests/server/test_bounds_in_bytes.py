@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.server import Bounds, Server
+from llmariner.server import Server, ServerLimits
 from llmariner.server.connection import Connection
 from llmariner.server.request_head import split_target
 
@@ -27,7 +27,7 @@ def test_a_body_in_chunks_of_one_byte_holds_nobody_else_up() -> None:
     """All chunks that are let through, many times over: an unrelated request is answered between any two slices."""
 
     async def run() -> tuple[bytes, float]:
-        async with serving(count_body, bounds=Bounds(chunks=200_000)) as (_, port):
+        async with serving(count_body, limits=ServerLimits(chunks=200_000)) as (_, port):
             attack = asyncio.create_task(exchange(port, CHUNKED + one_byte_chunks(100_000) + GET))
             slowest = 0.0
             while not attack.done():
@@ -44,7 +44,7 @@ def test_a_body_in_chunks_of_one_byte_holds_nobody_else_up() -> None:
 
 def test_the_time_for_a_body_grows_with_its_length_and_not_with_its_square() -> None:
     async def seconds(count: int) -> float:
-        async with serving(count_body, bounds=Bounds(chunks=10**9)) as (_, port):
+        async with serving(count_body, limits=ServerLimits(chunks=10**9)) as (_, port):
             began = time.process_time()
             await exchange(port, CHUNKED + one_byte_chunks(count) + GET)
             return time.process_time() - began
@@ -155,13 +155,13 @@ def test_a_trailer_is_no_header_of_the_request() -> None:
 
 def test_one_address_may_have_so_many_connections() -> None:
     async def run() -> tuple[bytes, bytes]:
-        async with serving(hello, bounds=Bounds(connections_per_address=2)) as (server, port):
+        async with serving(hello, limits=ServerLimits(connections_per_address=2)) as (server, port):
             held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
             refused = await exchange(port, GET)
             for _, writer in held:
                 writer.close()
             await until(lambda: not server.connections)
-            assert not server.per_site
+            assert not server.connections_per_network
             return refused, await exchange(port, GET)
 
     refused, taken = asyncio.run(run())
@@ -199,14 +199,14 @@ class Peer(asyncio.Transport):
 )
 def test_a_network_of_one_site_counts_as_one_address(first: str, second: str, same: bool) -> None:
     async def run() -> list[bytes]:
-        server = Server(hello, host="", port=0, bounds=Bounds(connections_per_address=1))
+        server = Server(hello, host="", port=0, limits=ServerLimits(connections_per_address=1))
         peers = [Peer(first), Peer(second)]
         connections = [Connection(server, asyncio.get_running_loop()) for _ in peers]
         for connection, peer in zip(connections, peers, strict=True):
             connection.connection_made(peer)
         for connection in connections:
             connection.connection_lost(None)
-        assert not server.per_site
+        assert not server.connections_per_network
         return [peer.written for peer in peers]
 
     taken, refused = asyncio.run(run())

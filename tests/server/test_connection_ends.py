@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.server import Bounds
+from llmariner.server import ServerLimits
 
 from .conftest import exchange, serving, statuses, until
 
@@ -90,7 +90,7 @@ def test_a_hang_up_is_told_while_another_request_waits_its_turn(behind: bytes, r
         await gone.wait()
 
     async def run() -> None:
-        async with serving(waiting, bounds=Bounds(tick_seconds=0.05)) as (server, port):
+        async with serving(waiting, limits=ServerLimits(tick_seconds=0.05)) as (server, port):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" + behind)
             await until(lambda: entered)

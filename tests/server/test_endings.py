@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.server import Bounds
+from llmariner.server import ServerLimits
 
 from .conftest import body_of, echo, exchange, hello, serving, statuses, until
 
@@ -85,15 +85,15 @@ def test_a_refused_head_is_heard_while_more_of_it_comes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bounds", "part", "pause"),
+    ("limits", "part", "pause"),
     [
-        (Bounds(linger_bytes=100_000, linger_quiet_seconds=60, linger_seconds=60), b"x" * 50_000, 0),
-        (Bounds(linger_quiet_seconds=60, linger_seconds=0.5, tick_seconds=0.05), b"x", 0.02),
-        (Bounds(linger_quiet_seconds=0.2, linger_seconds=60, tick_seconds=0.05), b"", 0.1),
+        (ServerLimits(linger_bytes=100_000, linger_quiet_seconds=60, linger_seconds=60), b"x" * 50_000, 0),
+        (ServerLimits(linger_quiet_seconds=60, linger_seconds=0.5, tick_seconds=0.05), b"x", 0.02),
+        (ServerLimits(linger_quiet_seconds=0.2, linger_seconds=60, tick_seconds=0.05), b"", 0.1),
     ],
     ids=["bytes", "time", "silence"],
 )
-def test_reading_on_after_the_last_answer_has_an_end(bounds: Bounds, part: bytes, pause: float) -> None:
+def test_reading_on_after_the_last_answer_has_an_end(limits: ServerLimits, part: bytes, pause: float) -> None:
     head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n"
 
     async def sending(port: int, part: bytes, pause: float) -> None:
@@ -109,7 +109,7 @@ def test_reading_on_after_the_last_answer_has_an_end(bounds: Bounds, part: bytes
                 await writer.wait_closed()
 
     async def run() -> None:
-        async with serving(refusing, bounds=bounds) as (server, port):
+        async with serving(refusing, limits=limits) as (server, port):
             task = asyncio.create_task(sending(port, part, pause))
             await until(lambda: server.connections)
             await until(lambda: not server.connections)
@@ -238,8 +238,8 @@ def test_the_servers_end_does_not_wait_for_a_reader_that_does_not_read() -> None
             await asyncio.sleep(0)
 
     async def run() -> None:
-        bounds = Bounds(write_seconds=0.3, tick_seconds=0.05)
-        async with asyncio.timeout(10), serving(endless, grace=60.0, bounds=bounds) as (_, port):
+        limits = ServerLimits(write_seconds=0.3, tick_seconds=0.05)
+        async with asyncio.timeout(10), serving(endless, grace=60.0, limits=limits) as (_, port):
             _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
             writer.write(GET)
             await until(entered.is_set)

@@ -9,7 +9,7 @@ hang-up, which costs less than a task that waits for `http.disconnect`. `llmarin
 it returns None, or a future to wait for before more is written.
 """
 
-from llmariner.server.limits import Bounds
+from llmariner.server.limits import ServerLimits
 from llmariner.server.request_cycle import Application
 from llmariner.server.server import Server
 

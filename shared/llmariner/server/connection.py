@@ -107,10 +107,10 @@ class Connection(asyncio.Protocol):
         server.connections.add(self)
         self._address = transport.get_extra_info("peername")
         self._own_address = transport.get_extra_info("sockname")
-        if server.bounds.connections_per_address and self._address:
+        if server.limits.connections_per_address and self._address:
             self._site = site(self._address[0])
-            server.per_site[self._site] += 1
-            if server.per_site[self._site] > server.bounds.connections_per_address:
+            server.connections_per_network[self._site] += 1
+            if server.connections_per_network[self._site] > server.limits.connections_per_address:
                 self.refuse(
                     429, "Too many connections are open from your address: close some, or send requests on them."
                 )
@@ -119,9 +119,9 @@ class Connection(asyncio.Protocol):
         server = self._server
         server.connections.discard(self)
         if self._site:
-            server.per_site[self._site] -= 1
-            if not server.per_site[self._site]:
-                del server.per_site[self._site]
+            server.connections_per_network[self._site] -= 1
+            if not server.connections_per_network[self._site]:
+                del server.connections_per_network[self._site]
         self._last, self._held = True, b""
         self.resume_writing()
         self._queue.clear()
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
         self._last = True
         if self.current is None:
             return False
-        self._loop.call_later(self._server.bounds.half_closed_seconds, self._close_half_closed)
+        self._loop.call_later(self._server.limits.half_closed_seconds, self._close_half_closed)
         return True
 
     def pause_writing(self) -> None:
@@ -176,9 +176,9 @@ class Connection(asyncio.Protocol):
             return  # what `_decline_upgrade` says to its parser, or what comes after a last request
         self._head_bytes = self._wire_bytes = self._span_bytes = 0
         self._span_seconds = 0.0
-        parser, bounds = self._parser, self._server.bounds
-        if len(self._headers) > bounds.head_fields:
-            raise Refused(431, f"The head of the request has over {bounds.head_fields} fields.")
+        parser, limits = self._parser, self._server.limits
+        if len(self._headers) > limits.head_fields:
+            raise Refused(431, f"The head of the request has over {limits.head_fields} fields.")
         version = parser.get_http_version()
         head = read_head(version, self._headers)
         self._chunked, self._upgrade = head.chunked, parser.should_upgrade()
@@ -283,18 +283,18 @@ class Connection(asyncio.Protocol):
         if self._queue and not self.transport.is_closing() and self._ended_unread():
             self._close_half_closed()
             return
-        now, bounds = self._server.now, self._server.bounds
+        now, limits = self._server.now, self._server.limits
         stuck = self._stuck_since if self._stuck_since is not None else self._closing_since
-        if stuck is not None and now - stuck > bounds.write_seconds:
+        if stuck is not None and now - stuck > limits.write_seconds:
             self.abort()
         elif self._lingering_since is not None:
             self._check_lingering(self._lingering_since)
         elif self._reading is not None:
             self._check_body(self._reading)
         elif self.current is None and self._head_bytes:
-            if now - self._head_began > bounds.head_seconds:
+            if now - self._head_began > limits.head_seconds:
                 self.refuse(408, "The head of the request took too long.")
-        elif self.current is None and self._closing_since is None and now - self._quiet_since > bounds.idle_seconds:
+        elif self.current is None and self._closing_since is None and now - self._quiet_since > limits.idle_seconds:
             self._close()
 
     def _ended_unread(self) -> bool:
@@ -304,23 +304,23 @@ class Connection(asyncio.Protocol):
         return bool(poll.poll(0))
 
     def _check_lingering(self, since: float) -> None:
-        now, bounds = self._server.now, self._server.bounds
+        now, limits = self._server.now, self._server.limits
         if self.transport.get_write_buffer_size():
-            if now - since > bounds.write_seconds:
+            if now - since > limits.write_seconds:
                 self.abort()
-        elif now - since > bounds.linger_seconds or now - self._quiet_since > bounds.linger_quiet_seconds:
+        elif now - since > limits.linger_seconds or now - self._quiet_since > limits.linger_quiet_seconds:
             self.abort()
 
     def _check_body(self, reading: Cycle) -> None:
         """Only the time in which we read counts, and not while the caller waits for leave to send."""
-        bounds = self._server.bounds
+        limits = self._server.limits
         if self._paused or reading.wants_continue:
             return
-        self._span_seconds += bounds.tick_seconds
-        if self._span_seconds >= bounds.body_seconds:
-            if self._span_bytes < bounds.body_bytes:
+        self._span_seconds += limits.tick_seconds
+        if self._span_seconds >= limits.body_seconds:
+            if self._span_bytes < limits.body_bytes:
                 self.refuse(
-                    408, f"The body came too slowly: under {bounds.body_bytes} bytes in {bounds.body_seconds:g} s."
+                    408, f"The body came too slowly: under {limits.body_bytes} bytes in {limits.body_seconds:g} s."
                 )
             self._span_seconds, self._span_bytes = 0.0, 0
 
@@ -377,14 +377,14 @@ class Connection(asyncio.Protocol):
             self.refuse(400, f"This is not a valid HTTP/1.1 request: {error}.")
 
     def _check_bytes(self) -> None:
-        bounds, reading = self._server.bounds, self._reading
+        limits, reading = self._server.limits, self._reading
         if reading is None:
-            if self._head_bytes > bounds.head_bytes:
-                status = 414 if len(self._url) > bounds.head_bytes // 2 else 431
-                self.refuse(status, f"The head of the request is over {bounds.head_bytes} bytes.")
-        elif self._wire_bytes > bounds.framing_bytes + 17 * reading.size:
+            if self._head_bytes > limits.head_bytes:
+                status = 414 if len(self._url) > limits.head_bytes // 2 else 431
+                self.refuse(status, f"The head of the request is over {limits.head_bytes} bytes.")
+        elif self._wire_bytes > limits.framing_bytes + 17 * reading.size:
             self.refuse(400, "The framing of the body is many times as long as the body.")
-        elif self._chunked and reading.parts > bounds.chunks + reading.size // _ORDINARY_PART:
+        elif self._chunked and reading.parts > limits.chunks + reading.size // _ORDINARY_PART:
             self.refuse(400, "The body comes in too many, too small chunks: send it in chunks of at least 64 bytes.")
 
     def _decline_upgrade(self, rest: bytes) -> None:
@@ -409,7 +409,7 @@ class Connection(asyncio.Protocol):
     def _drop(self, size: int) -> None:
         self._dropped += size
         self._quiet_since = self._server.now
-        if self._dropped > self._server.bounds.linger_bytes:
+        if self._dropped > self._server.limits.linger_bytes:
             self.abort()
 
     # --- running and ending ---

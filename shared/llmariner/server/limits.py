@@ -10,7 +10,7 @@ __all__ = ["Bounds"]
 
 
 @dataclass(frozen=True)
-class Bounds:
+class ServerLimits:
     """Bytes and seconds. Time is looked at once in `tick_seconds`, so every limit of time may be exceeded by that."""
 
     head_bytes: int = 64 * 1024
@@ -59,7 +59,7 @@ class Bounds:
     tick_seconds: float = 1.0
 
     @classmethod
-    def load(cls, env: Environment) -> Bounds:
+    def load(cls, env: Environment) -> ServerLimits:
         """Read from a mapping. ValueError says which variable is wrong."""
         return cls(
             idle_seconds=number(env, "LLMARINER_KEEP_ALIVE_SECONDS", cls.idle_seconds, least=1),

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from email.utils import formatdate
 
 from llmariner.server.connection import Connection
-from llmariner.server.limits import Bounds
+from llmariner.server.limits import ServerLimits
 from llmariner.server.request_cycle import Application
 
 __all__ = ["Server"]
 
-_BOUNDS = Bounds()
+_DEFAULT_LIMITS = ServerLimits()
 _log = logging.getLogger(__name__)
 
 
@@ -26,12 +26,18 @@ class Server:
     """Serves one application until told to end."""
 
     def __init__(
-        self, application: Application, *, host: str, port: int, grace: float = 30.0, bounds: Bounds = _BOUNDS
+        self,
+        application: Application,
+        *,
+        host: str,
+        port: int,
+        grace: float = 30.0,
+        limits: ServerLimits = _DEFAULT_LIMITS,
     ) -> None:
         self.application = application
-        self.bounds = bounds
+        self.limits = limits
         self.connections: set[Connection] = set()
-        self.per_site: Counter[str] = Counter()
+        self.connections_per_network: Counter[str] = Counter()
         self.ending = False
         self.date = b""
         self.now = time.monotonic()
@@ -48,7 +54,7 @@ class Server:
         loop = asyncio.get_running_loop()
         self._tick()
         listener = await loop.create_server(lambda: Connection(self, loop), *self._address, backlog=2048)
-        _limit_unacknowledged(listener, self.bounds.write_seconds)
+        _limit_unacknowledged(listener, self.limits.write_seconds)
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread: somebody else ends us
                 loop.add_signal_handler(number, self.end)
@@ -78,7 +84,7 @@ class Server:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(self.bounds.tick_seconds)
+            await asyncio.sleep(self.limits.tick_seconds)
             self._tick()
             for connection in list(self.connections):
                 try:

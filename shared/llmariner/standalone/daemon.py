@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llmariner.platform.serving.local_processes.engine import log_name
-from llmariner.server import Bounds, Server
+from llmariner.server import Server, ServerLimits
 from llmariner.settings import HomeSettings, environment
 from llmariner.standalone import local_http as loopback
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
@@ -122,8 +122,8 @@ async def serve(settings: HomeSettings) -> None:
         home = Home(settings, environment(), engine_environment_of(settings))
         home.prepare()
         router = await home.start()
-        bounds = Bounds.load(environment())
-        server = Server(router, host=settings.host, port=settings.port, grace=5, bounds=bounds)
+        limits = ServerLimits.load(environment())
+        server = Server(router, host=settings.host, port=settings.port, grace=5, limits=limits)
         state_file = settings.root / "platform.json"
         state = {"pid": os.getpid(), "host": settings.host, "port": settings.port, "started": time.time()}
         try:
