@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 
 from llmariner.errors import ModelNotFound
-from llmariner.gateway.authentication.key_cache import nobody_signs_in
+from llmariner.gateway.authentication.key_cache import sign_in_not_configured
 from llmariner.gateway.control_plane.port import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
 from llmariner.gateway.metering.pricing import Price
 from llmariner.limits.leases import Leases
@@ -199,7 +199,7 @@ class InProcessControl:
     def _person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key:
         people = self._people()
         if people is None:
-            raise nobody_signs_in()
+            raise sign_in_not_configured()
         caller = people.caller(token, organization, project, source=source or "")
         owner = caller.owner
         restricted = self._of_project(owner.project_id)

@@ -21,14 +21,14 @@ from llmariner.tenancy.tables import api_keys, organization_users, organizations
 
 from .children import CHECKOUT
 
-__all__ = ["SERVICE_SECRET", "Installation", "Keyring"]
+__all__ = ["SERVICE_SECRET", "Installation", "IssuedKeys"]
 
 _PEPPER = "0123456789abcdef" * 4
 SERVICE_SECRET = "fedcba9876543210" * 4
 
 
 @dataclass(frozen=True)
-class Keyring:
+class IssuedKeys:
     """Secrets of keys: one with all scopes, one without any, one of another project, three that are no good."""
 
     admin: str
@@ -106,7 +106,7 @@ class Installation:
             session.add(project_users, project_id="proj_2", **joined)
         return Owner("user_2", "proj_2", "org_2")
 
-    def _make_keys(self) -> Keyring:
+    def _make_keys(self) -> IssuedKeys:
         keys = self.context.keys
         _, admin = make_admin_key(keys, self.owner, "admin")
         _, scopeless = keys.create(self.owner, NewKey("scopeless", frozenset()))
@@ -120,4 +120,4 @@ class Installation:
         with self.context.database.write() as session:  # as if that time were over
             session.run(update(api_keys).where(api_keys.c.id == expired_key.id).values(expires_at=past))
             session.run(update(api_keys).where(api_keys.c.id == rotated.id).values(previous_expires_at=past))
-        return Keyring(admin, scopeless, stranger, expired, revoked, superseded)
+        return IssuedKeys(admin, scopeless, stranger, expired, revoked, superseded)

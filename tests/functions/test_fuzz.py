@@ -100,7 +100,7 @@ def test_no_id_and_no_header_breaks_a_route(route: Any, ask: Ask, admin: dict[st
     holds()
 
 
-# What stands inside of `record` and `used` is trusted: only our own meter and keyring write it.
+# What stands inside of `record` and `used` is trusted: only our own meter and key cache write it.
 OPERATIONS: dict[str, dict[str, Any]] = {
     "key": {"digest": "0" * 64},
     "model": {"model": "tiny"},

@@ -134,8 +134,8 @@ def test_after_a_pause_a_request_waits_to_hear_what_was_revoked(
         control = home.context.in_process_control
         gateway = Gateway(control, home.context.gateway.settings, home.context.secrets.pepper)
         await gateway.refresh()
-        await gateway.keyring.authenticate(head, "api.inference.write")
-        before = gateway.keyring.known(head, "api.inference.write") is not None
+        await gateway.key_cache.authenticate(head, "api.inference.write")
+        before = gateway.key_cache.cached(head, "api.inference.write") is not None
         home.context.keys.revoke(home.owner, key_id)
         await asyncio.sleep(1.1)
         changes = control.changes
@@ -146,7 +146,7 @@ def test_after_a_pause_a_request_waits_to_hear_what_was_revoked(
 
         monkeypatch.setattr(control, "changes", slowly)
         await gateway.refresh()
-        after = gateway.keyring.known(head, "api.inference.write") is not None
+        after = gateway.key_cache.cached(head, "api.inference.write") is not None
         await gateway.close()
         return before, after
 

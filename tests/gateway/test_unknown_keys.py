@@ -13,7 +13,7 @@ import pytest
 from llmariner.errors import AuthenticationFailed, RateLimited
 from llmariner.gateway.authentication import key_cache as module
 from llmariner.gateway.authentication.failed_attempts import FailedAuthentications
-from llmariner.gateway.authentication.key_cache import Keyring
+from llmariner.gateway.authentication.key_cache import KeyCache
 from llmariner.gateway.control_plane.port import Control, Key
 
 from .caller import Answer, Caller
@@ -33,9 +33,9 @@ class Asked:
         return Key(f"key_{digest[:20]}", "p", "o", "u", frozenset({SCOPE}), None, True)
 
 
-def keyring(asked: Asked) -> Keyring:
+def make_key_cache(asked: Asked) -> KeyCache:
     control: Control = asked  # type: ignore[assignment]
-    return Keyring(control, "p" * 64, FailedAuthentications(120))
+    return KeyCache(control, "p" * 64, FailedAuthentications(120))
 
 
 def spellings() -> list[bytes]:
@@ -46,13 +46,13 @@ def spellings() -> list[bytes]:
 def test_one_key_is_asked_for_and_kept_once_however_it_is_written() -> None:
     async def scenario() -> tuple[int, int]:
         asked = Asked()
-        ring = keyring(asked)
+        cache = make_key_cache(asked)
         for authorization in spellings():
             head = {b"authorization": authorization}
-            key = ring.known(head, SCOPE) or await ring.authenticate(head, SCOPE)
+            key = cache.cached(head, SCOPE) or await cache.authenticate(head, SCOPE)
             assert key.project_id == "p"
-        assert ring.known({b"authorization": b"Bearer sk-secret"}, SCOPE) is not None
-        return asked.count, len(ring._known)
+        assert cache.cached({b"authorization": b"Bearer sk-secret"}, SCOPE) is not None
+        return asked.count, len(cache._cached)
 
     assert asyncio.run(scenario()) == (1, 1)
 
@@ -63,13 +63,13 @@ def test_a_known_key_is_refused_from_the_moment_it_expires() -> None:
             return replace(await super().key(digest, organization, project), expires_at=time.time() + 0.5)
 
     async def scenario() -> None:
-        ring, head = keyring(Expiring()), {b"authorization": b"Bearer sk-secret"}
-        expires_at = (await ring.authenticate(head, SCOPE)).expires_at
+        cache, head = make_key_cache(Expiring()), {b"authorization": b"Bearer sk-secret"}
+        expires_at = (await cache.authenticate(head, SCOPE)).expires_at
         assert expires_at is not None
         await asyncio.sleep(max(0.0, expires_at - time.time()) + 0.01)
-        assert ring.known(head, SCOPE) is None
+        assert cache.cached(head, SCOPE) is None
         with pytest.raises(AuthenticationFailed):
-            await ring.authenticate(head, SCOPE)
+            await cache.authenticate(head, SCOPE)
 
     asyncio.run(scenario())
 
@@ -81,12 +81,12 @@ def test_keys_that_name_many_models_count_for_as_many_bytes() -> None:
             return replace(await super().key(digest, organization, project), own_models=names)
 
     async def scenario() -> int:
-        ring = keyring(Naming())
+        cache = make_key_cache(Naming())
         for number in range(200):
-            await ring.authenticate({b"authorization": b"Bearer sk-%d" % number}, SCOPE)
-        kept = len(ring._known)
-        ring.forget(("p",))
-        assert ring._known_bytes == 0
+            await cache.authenticate({b"authorization": b"Bearer sk-%d" % number}, SCOPE)
+        kept = len(cache._cached)
+        cache.invalidate(("p",))
+        assert cache._cached_bytes == 0
         return kept
 
     # Of keys that name none there would be room for all.
@@ -94,20 +94,20 @@ def test_keys_that_name_many_models_count_for_as_many_bytes() -> None:
 
 
 def test_keys_are_kept_up_to_a_number_of_bytes_those_in_use_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_KNOWN_BYTES", 100_000)
+    monkeypatch.setattr(module, "_MAX_CACHED_BYTES", 100_000)
 
     async def scenario() -> None:
         asked = Asked()
-        ring = keyring(asked)
+        cache = make_key_cache(asked)
         used = {b"authorization": b"Bearer used"}
-        await ring.authenticate(used, SCOPE)
+        await cache.authenticate(used, SCOPE)
         for number in range(500):
-            await ring.authenticate({b"authorization": b"Bearer %d" % number + b"x" * 1000}, SCOPE)
-            assert ring.known(used, SCOPE) is not None
-            assert ring._known_bytes <= 100_000
-        assert ring.known({b"authorization": b"Bearer 0" + b"x" * 1000}, SCOPE) is None
-        ring.forget(("u",))
-        assert (len(ring._known), ring._known_bytes) == (0, 0)
+            await cache.authenticate({b"authorization": b"Bearer %d" % number + b"x" * 1000}, SCOPE)
+            assert cache.cached(used, SCOPE) is not None
+            assert cache._cached_bytes <= 100_000
+        assert cache.cached({b"authorization": b"Bearer 0" + b"x" * 1000}, SCOPE) is None
+        cache.invalidate(("u",))
+        assert (len(cache._cached), cache._cached_bytes) == (0, 0)
 
     asyncio.run(scenario())
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
 from llmariner.errors import AuthenticationFailed, Unavailable
-from llmariner.gateway.authentication.key_cache import is_signed
+from llmariner.gateway.authentication.key_cache import is_jwt
 from llmariner.platform.identity import Identity, signing_keys
 from llmariner.platform.identity import discovery as documents
 from llmariner.platform.identity.discovery import Unreachable, discovered, published_keys
@@ -79,7 +79,7 @@ def own_issuer(tmp_path: Path) -> Any:
 
 def test_a_good_token_says_who_it_is(issuer: RunningIssuer, checked: Checked) -> None:
     token = issuer.token()
-    assert is_signed(token)
+    assert is_jwt(token)
     found = checked.identity(token)
     assert (found.issuer, found.subject, found.name) == (issuer.url, "alice", "Alice")
     assert (found.email, found.email_verified) == ("alice@example.org", True)

@@ -14,7 +14,7 @@ from llmariner.gateway.admission.context_length import DEFAULT_CONTEXT_LENGTH, f
 from llmariner.gateway.admission.engine_replicas import EngineReplicas
 from llmariner.gateway.admission.queue import AdmissionQueue
 from llmariner.gateway.authentication.failed_attempts import FailedAuthentications
-from llmariner.gateway.authentication.key_cache import Keyring
+from llmariner.gateway.authentication.key_cache import KeyCache
 from llmariner.gateway.background_tasks import supervise
 from llmariner.gateway.control_plane.port import Control, Key, ModelState
 from llmariner.gateway.limits.limiter import Limits
@@ -61,7 +61,7 @@ class Gateway:
         self.client = Client(write_timeout=settings.write_timeout)
         self.bodies = BodyBudget(settings.room_bytes, settings.room_bytes_per_tenant)
         self.answers = BodyBudget(settings.answer_bytes, settings.answer_bytes * 2 // 3)
-        self.keyring = Keyring(control, pepper.reveal(), FailedAuthentications(settings.unknown_keys_per_minute))
+        self.key_cache = KeyCache(control, pepper.reveal(), FailedAuthentications(settings.unknown_keys_per_minute))
         self.limits = Limits(control)
         self.sources = Sources(settings.trusted_proxies)
         self.metrics = Metrics()
@@ -277,9 +277,9 @@ class Gateway:
             if now - self._last_request < _IDLE_SECONDS:
                 async with self._polling:
                     await self._ask_for_changes()
-            if self.keyring.last_used and now - used_at > _USED_SECONDS:
-                used_at, used = now, self.keyring.last_used
-                self.keyring.last_used = {}
+            if self.key_cache.last_used and now - used_at > _USED_SECONDS:
+                used_at, used = now, self.key_cache.last_used
+                self.key_cache.last_used = {}
                 try:
                     await self.control.used(used)
                 except Exception:  # coarse on purpose, and not worth the end of this loop
@@ -304,12 +304,12 @@ class Gateway:
             if not isinstance(error, Unavailable):
                 _log.exception("what changed could not be asked")
             if time.monotonic() - self._polled_at > _TRUST_SECONDS:
-                self.keyring.forget_all()
+                self.key_cache.invalidate_all()
             return
         self._cursor = changes.cursor
         self._polled_at = time.monotonic()
         if changes.keys:
-            self.keyring.forget(changes.keys)
+            self.key_cache.invalidate(changes.keys)
         self.limits.forget(changes.keys, changes.rules, changes.subjects)
         models = changes.models
         if changes.prices != self._prices or changes.anew:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llmariner.environment import Environment, number
 
-__all__ = ["Bounds"]
+__all__ = ["ServerLimits"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from llmariner.gateway.authentication.failed_attempts import FailedAuthentications
-from llmariner.gateway.authentication.key_cache import Keyring
+from llmariner.gateway.authentication.key_cache import KeyCache
 from llmariner.gateway.control_plane.port import Amounts, Changes, Grant, Key, LeaseAnswer, LeaseAsk, ModelState, Rule
 from llmariner.gateway.limits.applicable_limits import longest_cost
 from llmariner.gateway.limits.limiter import Limits
@@ -68,13 +68,13 @@ def measure() -> float:
 
 async def _measure() -> float:
     control = Generous()
-    keyring, limits = Keyring(control, "p" * 64, FailedAuthentications(120)), Limits(control)
+    key_cache, limits = KeyCache(control, "p" * 64, FailedAuthentications(120)), Limits(control)
     head = {b"authorization": b"Bearer sk-bench", b"content-type": b"application/json", b"host": b"127.0.0.1"}
-    asked = (await keyring.authenticate(head, SCOPE), "bench", 120, 8)
+    asked = (await key_cache.authenticate(head, SCOPE), "bench", 120, 8)
     (await limits.admit(*asked)).settle(28, 0)
     began = time.thread_time()
     for _ in range(COUNT):
-        key = keyring.known(head, SCOPE)
+        key = key_cache.cached(head, SCOPE)
         assert key is not None
         reserved = limits.reserve(*asked)
         assert reserved is not None

@@ -19,12 +19,12 @@ from llmariner.gateway.authentication.failed_attempts import FailedAuthenticatio
 from llmariner.gateway.control_plane.port import Control, Key
 from llmariner.gateway.single_flight import SingleFlight
 
-__all__ = ["Keyring", "bad_key", "bearer_token", "is_signed", "lacking", "nobody_signs_in"]
+__all__ = ["KeyCache", "bearer_token", "invalid_key", "is_jwt", "missing_scope", "sign_in_not_configured"]
 
 _UNKNOWN_SECONDS = 2.0
-_MOST_UNKNOWN = 10_000
+_MAX_UNKNOWN = 10_000
 # Of credentials and the keys they stand for; some ten thousand API keys.
-_KNOWN_BYTES = 16 * 1024 * 1024
+_MAX_CACHED_BYTES = 16 * 1024 * 1024
 _KEY_BYTES = 1024
 # Of each model or network that a key names.
 _NAME_BYTES = 128
@@ -43,31 +43,31 @@ def bearer_token(authorization: bytes | None) -> str:
     return token.strip()
 
 
-def is_signed(token: str) -> bool:
+def is_jwt(token: str) -> bool:
     """Whether a bearer secret has the form of a person's signed token (RFC 7519), and not of an API key."""
     return token.startswith("ey") and token.count(".") == 2
 
 
-def nobody_signs_in() -> AuthenticationFailed:
+def sign_in_not_configured() -> AuthenticationFailed:
     """The refusal of a person's token where no issuer is configured."""
     return AuthenticationFailed(
         "This platform has no issuer of tokens, so nobody signs in to it: use an API key.", code="invalid_token"
     )
 
 
-def bad_key() -> AuthenticationFailed:
+def invalid_key() -> AuthenticationFailed:
     """The refusal of a key; it does not say which of the three it is."""
     return AuthenticationFailed(
         "Incorrect API key provided: it is unknown, revoked or expired. Make one with `llma auth api-keys create`."
     )
 
 
-def lacking(scope: str) -> PermissionDenied:
+def missing_scope(scope: str) -> PermissionDenied:
     """The refusal of a good key that may not do this."""
     return PermissionDenied(f"This API key lacks the scope '{scope}' that this request needs.")
 
 
-class Keyring:
+class KeyCache:
     """Keys known to this process; of too many, those that were used last."""
 
     def __init__(self, control: Control, pepper: str, failed: FailedAuthentications) -> None:
@@ -75,26 +75,26 @@ class Keyring:
         self._pepper = pepper.encode()
         self._failed = failed
         # By what `_credentials` says, of which there is one for each key and selection, however a header is written.
-        self._known: OrderedDict[bytes, Key] = OrderedDict()
-        self._known_bytes = 0
+        self._cached: OrderedDict[bytes, Key] = OrderedDict()
+        self._cached_bytes = 0
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._asking: SingleFlight[Key | None] = SingleFlight()
         self.last_used: dict[str, int] = {}
 
-    def known(self, head: Mapping[bytes, bytes], scope: str) -> Key | None:
+    def cached(self, head: Mapping[bytes, bytes], scope: str) -> Key | None:
         """The key of a request if this process knows it and it may do this; None says: ask `authenticate`."""
         # By the headers as they came, which is how nearly all are written: hashing for every request would cost more than
         # the rest of the decision. Those of another spelling find theirs in `authenticate`.
         credentials = head.get(b"authorization", b"")
         if b"openai-project" in head or b"openai-organization" in head:
-            credentials = _selecting(credentials, head)
-        key = self._known.get(credentials)
+            credentials = _cache_key(credentials, head)
+        key = self._cached.get(credentials)
         if key is None or scope not in key.scopes:
             return None
         now = time.time()
         if key.expires_at is not None and key.expires_at <= now:
             return None
-        self._known.move_to_end(credentials)
+        self._cached.move_to_end(credentials)
         self.last_used[key.id] = int(now)
         return key
 
@@ -107,46 +107,46 @@ class Keyring:
         others, none of which can be told apart.
         """
         token = bearer_token(head.get(b"authorization"))
-        credentials = _selecting(b"Bearer " + token.encode("latin-1"), head)
-        key = self._known.get(credentials)
+        credentials = _cache_key(b"Bearer " + token.encode("latin-1"), head)
+        key = self._cached.get(credentials)
         if key is None:
-            key = await self._asked(credentials, token, head, source, forwarding=forwarding)
+            key = await self._look_up(credentials, token, head, source, forwarding=forwarding)
         now = time.time()
         if key is None or (key.expires_at is not None and key.expires_at <= now):
-            raise _ended_sign_in() if is_signed(token) else bad_key()
+            raise _sign_in_expired() if is_jwt(token) else invalid_key()
         if scope not in key.scopes:
-            raise lacking(scope)
+            raise missing_scope(scope)
         self.last_used[key.id] = int(now)
         return key
 
-    def forget(self, key_ids: tuple[str, ...]) -> None:
+    def invalidate(self, key_ids: tuple[str, ...]) -> None:
         """Ask again about these keys, and those of these users and projects, when they next come."""
         gone = set(key_ids)
         for credentials in [
-            each for each, key in self._known.items() if not gone.isdisjoint((key.id, key.user_id, key.project_id))
+            each for each, key in self._cached.items() if not gone.isdisjoint((key.id, key.user_id, key.project_id))
         ]:
-            self._known_bytes -= _weight(credentials, self._known.pop(credentials))
+            self._cached_bytes -= _estimated_size(credentials, self._cached.pop(credentials))
         self._unknown.clear()
         self._asking.invalidate()
 
-    def forget_all(self) -> None:
+    def invalidate_all(self) -> None:
         """Ask again about every key."""
-        self._known.clear()
-        self._known_bytes = 0
+        self._cached.clear()
+        self._cached_bytes = 0
         self._unknown.clear()
         self._asking.invalidate()
 
-    async def _asked(
+    async def _look_up(
         self, credentials: bytes, token: str, head: Mapping[bytes, bytes], source: str | None, *, forwarding: bool
     ) -> Key | None:
         digest = hmac.digest(self._pepper, token.encode(), hashlib.sha256).hex()
-        asked_at = self._unknown.get(digest)
+        rejected_at = self._unknown.get(digest)
         now = time.monotonic()
-        if asked_at is not None and now - asked_at < _UNKNOWN_SECONDS:
+        if rejected_at is not None and now - rejected_at < _UNKNOWN_SECONDS:
             return None
         self._failed.check(source, forwarding=forwarding)
         organization, project = _text(head, b"openai-organization"), _text(head, b"openai-project")
-        if is_signed(token):
+        if is_jwt(token):
             ask = partial(self._control.person, token, organization, project, source)
         else:
             ask = partial(self._control.key, digest, organization, project)
@@ -161,29 +161,29 @@ class Keyring:
         if turn != self._asking.generation:
             return key  # it may be revoked since: the next request asks again
         if key is not None:
-            self._remember(credentials, key)
+            self._store(credentials, key)
             return key
-        if len(self._unknown) >= _MOST_UNKNOWN:
+        if len(self._unknown) >= _MAX_UNKNOWN:
             self._unknown.popitem(last=False)
         self._unknown[digest] = now
         return None
 
-    def _remember(self, credentials: bytes, key: Key) -> None:
-        if (before := self._known.pop(credentials, None)) is not None:
-            self._known_bytes -= _weight(credentials, before)
-        self._known[credentials] = key
-        self._known_bytes += _weight(credentials, key)
-        while self._known_bytes > _KNOWN_BYTES:
-            self._known_bytes -= _weight(*self._known.popitem(last=False))
+    def _store(self, credentials: bytes, key: Key) -> None:
+        if (before := self._cached.pop(credentials, None)) is not None:
+            self._cached_bytes -= _estimated_size(credentials, before)
+        self._cached[credentials] = key
+        self._cached_bytes += _estimated_size(credentials, key)
+        while self._cached_bytes > _MAX_CACHED_BYTES:
+            self._cached_bytes -= _estimated_size(*self._cached.popitem(last=False))
 
 
-def _weight(credentials: bytes, key: Key) -> int:
+def _estimated_size(credentials: bytes, key: Key) -> int:
     """About how many bytes a key takes here: one that names a thousand models takes a hundred times another's."""
     names = len(key.models or ()) + len(key.refused_models) + len(key.own_models) + len(key.sources or ())
     return len(credentials) + _KEY_BYTES + names * _NAME_BYTES
 
 
-def _ended_sign_in() -> AuthenticationFailed:
+def _sign_in_expired() -> AuthenticationFailed:
     return AuthenticationFailed(
         "Your sign-in is not accepted: it has expired. Sign in again with `llma auth login`.",
         code="token_expired",
@@ -191,7 +191,7 @@ def _ended_sign_in() -> AuthenticationFailed:
     )
 
 
-def _selecting(authorization: bytes, head: Mapping[bytes, bytes]) -> bytes:
+def _cache_key(authorization: bytes, head: Mapping[bytes, bytes]) -> bytes:
     """What decides who calls: the secret, and the organisation and project that are selected with it."""
     organization, project = head.get(b"openai-organization", b""), head.get(b"openai-project", b"")
     return b"\n".join((authorization, organization, project)) if organization or project else authorization

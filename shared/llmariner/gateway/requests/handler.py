@@ -94,10 +94,10 @@ class Exchange:
                 await gateway.refresh()
             head = dict(self._scope["headers"])
             # What is known is decided without a coroutine: three of them would cost a twentieth of the whole request.
-            key = gateway.keyring.known(head, route.scope)
+            key = gateway.key_cache.cached(head, route.scope)
             if key is None:
                 source, forwarding = gateway.sources.origin(self._scope, head)
-                key = await gateway.keyring.authenticate(head, route.scope, source, forwarding=forwarding)
+                key = await gateway.key_cache.authenticate(head, route.scope, source, forwarding=forwarding)
             if key.sources is not None:
                 gateway.sources.check(key.sources, self._scope, head)
             self._headers.append((b"openai-organization", key.organization_id.encode()))

@@ -9,7 +9,13 @@ from fastapi import Depends, Request
 from llmariner.audit.request_context import acting_from
 from llmariner.context import Context
 from llmariner.errors import PermissionDenied
-from llmariner.gateway.authentication.key_cache import bad_key, bearer_token, is_signed, lacking, nobody_signs_in
+from llmariner.gateway.authentication.key_cache import (
+    bearer_token,
+    invalid_key,
+    is_jwt,
+    missing_scope,
+    sign_in_not_configured,
+)
 from llmariner.tenancy.keys.allowed_networks import admits
 from llmariner.tenancy.principal import Caller
 
@@ -46,7 +52,7 @@ def require_scope(scope: str, *, objects: str = "project") -> Any:
     def authorised(request: Request) -> Caller:
         caller = authenticate(request)
         if scope not in caller.scopes:
-            raise lacking(scope) if caller.key_id else _missing_scope(scope)
+            raise missing_scope(scope) if caller.key_id else _missing_scope(scope)
         return caller
 
     authorised.scope = scope  # type: ignore[attr-defined]
@@ -56,11 +62,11 @@ def require_scope(scope: str, *, objects: str = "project") -> Any:
 
 def _resolve_caller(request: Request, secret: str) -> Caller:
     organization, project = request.headers.get("openai-organization"), request.headers.get("openai-project")
-    if is_signed(secret):
+    if is_jwt(secret):
         return _resolve_person(request, secret, organization, project)
     caller = context_of(request).callers.by_secret(secret, organization, project)
     if caller is None:
-        raise bad_key()
+        raise invalid_key()
     return caller
 
 
@@ -78,7 +84,7 @@ def _check_client_network(caller: Caller) -> None:
 def _resolve_person(request: Request, token: str, organization: str | None, project: str | None) -> Caller:
     people = context_of(request).identity
     if people is None:
-        raise nobody_signs_in()
+        raise sign_in_not_configured()
     return people.caller(token, organization, project, source=acting_from.get())
 
 

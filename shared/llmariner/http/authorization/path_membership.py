@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import Depends, Request
 
-from llmariner.gateway.authentication.key_cache import lacking
+from llmariner.gateway.authentication.key_cache import missing_scope
 from llmariner.http.authorization.authentication import authenticate, context_of
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import in_organization, in_project
@@ -25,7 +25,7 @@ def require_scope_on_path(scope: str, *, objects: str = "member") -> Any:
         caller = authenticate(request)
         # A key holds nowhere more than where it is at home: without the scope it learns nothing of what there is.
         if caller.key_id is not None and scope not in caller.scopes:
-            raise lacking(scope)
+            raise missing_scope(scope)
         database, path = context_of(request).database, request.path_params
         organization_id, project_id = path["organization_id"], path.get("project_id")
         if project_id is None:
