@@ -7,7 +7,7 @@ from fastapi import Request
 from llmariner.audit.request_context import acting_from
 from llmariner.context import Context
 from llmariner.errors import NotFound
-from llmariner.gateway.authentication.failed_attempts import FailedAuthentications
+from llmariner.gateway.authentication.failed_attempts import FailedAttemptLimiter
 from llmariner.http.authorization.authentication import context_of
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
@@ -29,7 +29,7 @@ def build(context: Context) -> Application:
     """The routes."""
     app = create_app("invitations", context)
     per_minute = GatewaySettings.load(context.env).unknown_keys_per_minute
-    app.state.failed = FailedAuthentications(per_minute, "invitations")
+    app.state.failed = FailedAttemptLimiter(per_minute, "invitations")
     app.post("/v1/invitations:accept")(accept_invitation)
     return app
 
@@ -40,13 +40,13 @@ def accept_invitation(request: Request, body: AcceptInvitation) -> dict[str, Any
     keys_only = not IdentitySettings.load(context.env).issuer
     invites = Invites(context.database, context.secrets.pepper, keys_only=keys_only)
     failed, source = request.app.state.failed, acting_from.get()
-    assert isinstance(failed, FailedAuthentications)
+    assert isinstance(failed, FailedAttemptLimiter)
     proxied = bool(request.state.proxied)
-    failed.check(source, forwarding=proxied)
+    failed.check(source, untrusted_proxy=proxied)
     try:
         accepted = invites.accept(body.token, context.keys if keys_only else None)
     except NotFound:
-        failed.note(source, forwarding=proxied)
+        failed.record_failure(source, untrusted_proxy=proxied)
         raise
     invite = accepted.invite
     return {

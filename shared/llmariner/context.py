@@ -27,7 +27,7 @@ from llmariner.settings import (
 
 if TYPE_CHECKING:
     from llmariner.control_plane import InProcessControl
-    from llmariner.gateway.authentication.failed_attempts import SecretLookups
+    from llmariner.gateway.authentication.failed_attempts import ThrottledLookups
     from llmariner.gateway.control_plane.http_client import RemoteControl
     from llmariner.gateway.control_plane.port import Control
     from llmariner.gateway.state import Gateway
@@ -120,11 +120,11 @@ class Context:
         return Callers(self.database, self.secrets.pepper)
 
     @_part
-    def secret_lookups(self) -> SecretLookups:
+    def secret_lookups(self) -> ThrottledLookups:
         """The bound on keys and tokens that are looked up in vain."""
-        from llmariner.gateway.authentication.failed_attempts import SecretLookups
+        from llmariner.gateway.authentication.failed_attempts import ThrottledLookups
 
-        return SecretLookups(GatewaySettings.load(self.env).unknown_keys_per_minute)
+        return ThrottledLookups(GatewaySettings.load(self.env).unknown_keys_per_minute)
 
     @_part
     def identity(self) -> SignIn | None:

@@ -12,7 +12,7 @@ import pytest
 
 from llmariner.errors import AuthenticationFailed, RateLimited
 from llmariner.gateway.authentication import key_cache as module
-from llmariner.gateway.authentication.failed_attempts import FailedAuthentications
+from llmariner.gateway.authentication.failed_attempts import FailedAttemptLimiter
 from llmariner.gateway.authentication.key_cache import KeyCache
 from llmariner.gateway.control_plane.port import Control, Key
 
@@ -35,7 +35,7 @@ class Asked:
 
 def make_key_cache(asked: Asked) -> KeyCache:
     control: Control = asked  # type: ignore[assignment]
-    return KeyCache(control, "p" * 64, FailedAuthentications(120))
+    return KeyCache(control, "p" * 64, FailedAttemptLimiter(120))
 
 
 def spellings() -> list[bytes]:
@@ -113,11 +113,11 @@ def test_keys_are_kept_up_to_a_number_of_bytes_those_in_use_last(monkeypatch: py
 
 
 def test_sources_are_told_apart_by_address_and_by_ipv6_site() -> None:
-    failed = FailedAuthentications(3)
+    failed = FailedAttemptLimiter(3)
     for _ in range(4):
-        failed.note("192.0.2.1")
-        failed.note("2001:db8::1")
-        failed.note("10.0.0.1", forwarding=True)
+        failed.record_failure("192.0.2.1")
+        failed.record_failure("2001:db8::1")
+        failed.record_failure("10.0.0.1", untrusted_proxy=True)
     for blocked in ("192.0.2.1", "::ffff:192.0.2.1", "2001:db8::ffff"):
         with pytest.raises(RateLimited) as refused:
             failed.check(blocked)
@@ -125,14 +125,14 @@ def test_sources_are_told_apart_by_address_and_by_ipv6_site() -> None:
         assert 1 <= int(refused.value.headers["retry-after"]) <= 60
     failed.check("192.0.2.2")
     failed.check("2001:db8:0:1::1")
-    failed.check("10.0.0.1", forwarding=True)
+    failed.check("10.0.0.1", untrusted_proxy=True)
     failed.check(None)
 
 
 def test_the_table_of_sources_is_bounded() -> None:
-    failed = FailedAuthentications(1)
+    failed = FailedAttemptLimiter(1)
     for number in range(20_000):
-        failed.note(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+        failed.record_failure(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     assert len(failed._buckets) == 10_000
 
 

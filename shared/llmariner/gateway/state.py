@@ -13,7 +13,7 @@ from llmariner.gateway.admission.chat_template import DEFAULT_TEMPLATE_TOKENS, T
 from llmariner.gateway.admission.context_length import DEFAULT_CONTEXT_LENGTH, fetch_context_length
 from llmariner.gateway.admission.engine_replicas import EngineReplicas
 from llmariner.gateway.admission.queue import AdmissionQueue
-from llmariner.gateway.authentication.failed_attempts import FailedAuthentications
+from llmariner.gateway.authentication.failed_attempts import FailedAttemptLimiter
 from llmariner.gateway.authentication.key_cache import KeyCache
 from llmariner.gateway.background_tasks import supervise
 from llmariner.gateway.control_plane.port import Control, Key, ModelState
@@ -61,7 +61,7 @@ class Gateway:
         self.client = Client(write_timeout=settings.write_timeout)
         self.bodies = BodyBudget(settings.room_bytes, settings.room_bytes_per_tenant)
         self.answers = BodyBudget(settings.answer_bytes, settings.answer_bytes * 2 // 3)
-        self.key_cache = KeyCache(control, pepper.reveal(), FailedAuthentications(settings.unknown_keys_per_minute))
+        self.key_cache = KeyCache(control, pepper.reveal(), FailedAttemptLimiter(settings.unknown_keys_per_minute))
         self.limits = Limits(control)
         self.sources = Sources(settings.trusted_proxies)
         self.metrics = Metrics()

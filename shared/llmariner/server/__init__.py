@@ -13,4 +13,4 @@ from llmariner.server.limits import ServerLimits
 from llmariner.server.request_cycle import Application
 from llmariner.server.server import Server
 
-__all__ = ["Application", "ServerLimits", "Server"]
+__all__ = ["Application", "Server", "ServerLimits"]

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
-from llmariner.gateway.authentication.failed_attempts import FailedAuthentications
+from llmariner.gateway.authentication.failed_attempts import FailedAttemptLimiter
 from llmariner.gateway.authentication.key_cache import KeyCache
 from llmariner.gateway.control_plane.port import Amounts, Changes, Grant, Key, LeaseAnswer, LeaseAsk, ModelState, Rule
 from llmariner.gateway.limits.applicable_limits import longest_cost
@@ -68,7 +68,7 @@ def measure() -> float:
 
 async def _measure() -> float:
     control = Generous()
-    key_cache, limits = KeyCache(control, "p" * 64, FailedAuthentications(120)), Limits(control)
+    key_cache, limits = KeyCache(control, "p" * 64, FailedAttemptLimiter(120)), Limits(control)
     head = {b"authorization": b"Bearer sk-bench", b"content-type": b"application/json", b"host": b"127.0.0.1"}
     asked = (await key_cache.authenticate(head, SCOPE), "bench", 120, 8)
     (await limits.admit(*asked)).settle(28, 0)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from llmariner.errors import AuthenticationFailed, PermissionDenied
-from llmariner.gateway.authentication.failed_attempts import FailedAuthentications
+from llmariner.gateway.authentication.failed_attempts import FailedAttemptLimiter
 from llmariner.gateway.control_plane.port import Control, Key
 from llmariner.gateway.single_flight import SingleFlight
 
@@ -70,7 +70,7 @@ def missing_scope(scope: str) -> PermissionDenied:
 class KeyCache:
     """Keys known to this process; of too many, those that were used last."""
 
-    def __init__(self, control: Control, pepper: str, failed: FailedAuthentications) -> None:
+    def __init__(self, control: Control, pepper: str, failed: FailedAttemptLimiter) -> None:
         self._control = control
         self._pepper = pepper.encode()
         self._failed = failed
@@ -99,7 +99,7 @@ class KeyCache:
         return key
 
     async def authenticate(
-        self, head: Mapping[bytes, bytes], scope: str, source: str | None = None, *, forwarding: bool = False
+        self, head: Mapping[bytes, bytes], scope: str, source: str | None = None, *, untrusted_proxy: bool = False
     ) -> Key:
         """The key of a request. AuthenticationFailed, PermissionDenied, or Unavailable when nobody can check it.
 
@@ -110,7 +110,7 @@ class KeyCache:
         credentials = _cache_key(b"Bearer " + token.encode("latin-1"), head)
         key = self._cached.get(credentials)
         if key is None:
-            key = await self._look_up(credentials, token, head, source, forwarding=forwarding)
+            key = await self._look_up(credentials, token, head, source, untrusted_proxy=untrusted_proxy)
         now = time.time()
         if key is None or (key.expires_at is not None and key.expires_at <= now):
             raise _sign_in_expired() if is_jwt(token) else invalid_key()
@@ -137,14 +137,14 @@ class KeyCache:
         self._asking.invalidate()
 
     async def _look_up(
-        self, credentials: bytes, token: str, head: Mapping[bytes, bytes], source: str | None, *, forwarding: bool
+        self, credentials: bytes, token: str, head: Mapping[bytes, bytes], source: str | None, *, untrusted_proxy: bool
     ) -> Key | None:
         digest = hmac.digest(self._pepper, token.encode(), hashlib.sha256).hex()
         rejected_at = self._unknown.get(digest)
         now = time.monotonic()
         if rejected_at is not None and now - rejected_at < _UNKNOWN_SECONDS:
             return None
-        self._failed.check(source, forwarding=forwarding)
+        self._failed.check(source, untrusted_proxy=untrusted_proxy)
         organization, project = _text(head, b"openai-organization"), _text(head, b"openai-project")
         if is_jwt(token):
             ask = partial(self._control.person, token, organization, project, source)
@@ -154,10 +154,10 @@ class KeyCache:
         try:
             key = await self._asking.do(credentials, ask)
         except (AuthenticationFailed, PermissionDenied):
-            self._failed.note(source, forwarding=forwarding)
+            self._failed.record_failure(source, untrusted_proxy=untrusted_proxy)
             raise
         if key is None:
-            self._failed.note(source, forwarding=forwarding)
+            self._failed.record_failure(source, untrusted_proxy=untrusted_proxy)
         if turn != self._asking.generation:
             return key  # it may be revoked since: the next request asks again
         if key is not None:

@@ -96,8 +96,8 @@ class Exchange:
             # What is known is decided without a coroutine: three of them would cost a twentieth of the whole request.
             key = gateway.key_cache.cached(head, route.scope)
             if key is None:
-                source, forwarding = gateway.sources.origin(self._scope, head)
-                key = await gateway.key_cache.authenticate(head, route.scope, source, forwarding=forwarding)
+                source, untrusted_proxy = gateway.sources.origin(self._scope, head)
+                key = await gateway.key_cache.authenticate(head, route.scope, source, untrusted_proxy=untrusted_proxy)
             if key.sources is not None:
                 gateway.sources.check(key.sources, self._scope, head)
             self._headers.append((b"openai-organization", key.organization_id.encode()))
