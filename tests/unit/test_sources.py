@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmariner.errors import PermissionDenied
-from llmariner.gateway.requests.client_ip import Sources
+from llmariner.gateway.requests.client_ip import ClientIpResolver
 from llmariner.tenancy.keys.allowed_networks import admits
 
 TRUSTED = ("10.0.0.0/8", "fd00::/8")
@@ -35,8 +35,8 @@ SAID = {
 def test_the_last_address_that_is_not_ours_is_the_caller_s(lines: list[str], found: str) -> None:
     headers = [(b"x-forwarded-for", line.encode()) for line in lines]
     scope = {"client": ("10.0.0.1", 1234), "headers": headers}
-    assert Sources(TRUSTED).address(scope, dict(headers)) == found
-    assert Sources(()).address(scope, dict(headers)) == "10.0.0.1"
+    assert ClientIpResolver(TRUSTED).resolve(scope, dict(headers)) == found
+    assert ClientIpResolver(()).resolve(scope, dict(headers)) == "10.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_what_is_no_address_is_in_no_network(said: str) -> None:
     scope = {"client": ("10.0.0.1", 1234), "headers": headers}
     for allowed in (["10.0.0.0/8", "fd00::/8"], ["0.0.0.0/5", "::/0"]):
         with pytest.raises(PermissionDenied, match="bound to certain networks"):
-            Sources(TRUSTED).check(allowed, scope, dict(headers))
+            ClientIpResolver(TRUSTED).check_allowed(allowed, scope, dict(headers))
 
 
 def test_a_caller_of_the_older_family_is_known_in_both_forms() -> None:
     for address in ("203.0.113.9", "::ffff:203.0.113.9"):
-        Sources(()).check(["203.0.113.0/24"], {"client": (address, 1), "headers": []}, {})
+        ClientIpResolver(()).check_allowed(["203.0.113.0/24"], {"client": (address, 1), "headers": []}, {})
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_key_s_networks_admit_the_same_in_functions_and_on_the_token_path(addr
     assert admits(allowed, address) is admitted
     scope: dict[str, Any] = {"client": (address, 1), "headers": []}
     try:
-        Sources(()).check(allowed, scope, {})
+        ClientIpResolver(()).check_allowed(allowed, scope, {})
     except PermissionDenied:
         assert not admitted
     else:

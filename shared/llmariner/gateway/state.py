@@ -22,7 +22,7 @@ from llmariner.gateway.metering.meter import Meter
 from llmariner.gateway.metering.metrics import Metrics
 from llmariner.gateway.metering.usage_reconciliation import UsageReconciliation
 from llmariner.gateway.requests.body_budget import BodyBudget
-from llmariner.gateway.requests.client_ip import Sources
+from llmariner.gateway.requests.client_ip import ClientIpResolver
 from llmariner.gateway.requests.request_ids import process_name
 from llmariner.gateway.single_flight import SingleFlight
 from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
@@ -63,7 +63,7 @@ class Gateway:
         self.answers = BodyBudget(settings.answer_bytes, settings.answer_bytes * 2 // 3)
         self.key_cache = KeyCache(control, pepper.reveal(), FailedAttemptLimiter(settings.unknown_keys_per_minute))
         self.limits = Limits(control)
-        self.sources = Sources(settings.trusted_proxies)
+        self.client_ips = ClientIpResolver(settings.trusted_proxies)
         self.metrics = Metrics()
         self.meter = Meter(control, self.metrics)
         self.replicas = EngineReplicas()

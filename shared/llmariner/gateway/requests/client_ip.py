@@ -9,12 +9,12 @@ from typing import Any
 
 from llmariner.errors import PermissionDenied
 
-__all__ = ["Sources"]
+__all__ = ["ClientIpResolver"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-class Sources:
+class ClientIpResolver:
     """`trusted`: networks of those who say in X-Forwarded-For whom they speak for; nobody else is believed."""
 
     def __init__(self, trusted: Sequence[str]) -> None:
@@ -22,7 +22,7 @@ class Sources:
 
     def check(self, allowed: Sequence[str], scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]) -> None:
         """PermissionDenied unless the request comes from one of the allowed networks."""
-        address = self.address(scope, head)
+        address = self.resolve(scope, head)
         if address is None or not _within(address, _networks(tuple(allowed))):
             raise PermissionDenied(
                 f"This API key may not be used from {address or 'an unknown address'}: it is bound to certain networks. "
@@ -39,9 +39,11 @@ class Sources:
             found = hops.pop()
         return found
 
-    def origin(self, scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]) -> tuple[str | None, bool]:
+    def resolve_behind_proxy(
+        self, scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]
+    ) -> tuple[str | None, bool]:
         """As `address`, and whether that is a proxy that nobody trusts: then it stands for callers who can't be told."""
-        address, client = self.address(scope, head), scope.get("client")
+        address, client = self.resolve(scope, head), scope.get("client")
         return address, b"x-forwarded-for" in head and client is not None and address == client[0]
 
 

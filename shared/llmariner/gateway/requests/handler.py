@@ -96,10 +96,10 @@ class Exchange:
             # What is known is decided without a coroutine: three of them would cost a twentieth of the whole request.
             key = gateway.key_cache.cached(head, route.scope)
             if key is None:
-                source, untrusted_proxy = gateway.sources.origin(self._scope, head)
+                source, untrusted_proxy = gateway.client_ips.resolve_behind_proxy(self._scope, head)
                 key = await gateway.key_cache.authenticate(head, route.scope, source, untrusted_proxy=untrusted_proxy)
             if key.sources is not None:
-                gateway.sources.check(key.sources, self._scope, head)
+                gateway.client_ips.check_allowed(key.sources, self._scope, head)
             self._headers.append((b"openai-organization", key.organization_id.encode()))
             self._tenant = key.project_id
             request = parse(route, head.get(b"content-type", b""), await self._read_body(head))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmariner.audit.request_context import acting_from
-from llmariner.gateway.requests.client_ip import Sources
+from llmariner.gateway.requests.client_ip import ClientIpResolver
 
 __all__ = ["ClientAddressMiddleware"]
 
@@ -19,14 +19,14 @@ class ClientAddressMiddleware:
 
     def __init__(self, app: Any, *, trusted: Sequence[str]) -> None:
         self._app = app
-        self._sources = Sources(trusted)
+        self._client_ips = ClientIpResolver(trusted)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        address, proxied = self._sources.origin(scope, dict(scope["headers"]))
+        address, proxied = self._client_ips.resolve_behind_proxy(scope, dict(scope["headers"]))
         scope.setdefault("state", {})["proxied"] = proxied
         token = acting_from.set(address)
         try:
