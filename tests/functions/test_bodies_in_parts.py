@@ -47,7 +47,7 @@ async def no_send(_message: Any) -> None:
 
 def test_on_the_token_path() -> None:
     budget = BodyBudget(10 * SIZE, 10 * SIZE)
-    gateway = cast(Gateway, SimpleNamespace(settings=SimpleNamespace(body_limit=10 * SIZE), bodies=budget))
+    gateway = cast(Gateway, SimpleNamespace(settings=SimpleNamespace(body_limit=10 * SIZE), body_budget=budget))
     exchange = Exchange(gateway, cast(Any, None), {}, in_parts(), no_send)
 
     body, held = peak(lambda: exchange._read_body({}))

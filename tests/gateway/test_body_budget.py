@@ -123,15 +123,15 @@ def test_a_stream_that_runs_holds_no_body(hurried: Platform) -> None:
 
 def test_the_budget_keeps_count_of_nobody_who_holds_nothing() -> None:
     budget = BodyBudget(10, 6)
-    budget.take("a", 6)
+    budget.reserve("a", 6)
     with pytest.raises(RoomFull):
-        budget.take("a", 1)
-    budget.take("b", 2)
+        budget.reserve("a", 1)
+    budget.reserve("b", 2)
     with pytest.raises(RoomFull):
-        budget.take("b", 1)
-    budget.take("c", 1)
+        budget.reserve("b", 1)
+    budget.reserve("c", 1)
     with pytest.raises(RoomFull):
-        budget.take("d", 1)
+        budget.reserve("d", 1)
     for tenant, size in (("a", 6), ("b", 2), ("c", 1)):
-        budget.give_back(tenant, size)
-    assert (budget.held, budget._of_tenant) == (0, {})
+        budget.release(tenant, size)
+    assert (budget.held, budget._held_by_tenant) == (0, {})

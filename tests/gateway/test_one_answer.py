@@ -102,7 +102,7 @@ def test_what_fails_after_an_answer_is_no_second_answer(stream: bool, unsendable
     assert [message.get("more_body", False) for message in sent[1:]].count(False) == 1
     assert sent[-1].get("more_body", False) is False
     assert gateway.room("m").running == 0
-    assert gateway.bodies.held == 0
+    assert gateway.body_budget.held == 0
     [budget] = gateway.limits._terms["key"].always.budgets
     assert budget.taken.money == 0
     # What it used can't be told: it pays what it had reserved, which is more than the two tokens that were used.
@@ -118,13 +118,13 @@ def test_a_body_whose_length_nobody_said_counts_by_what_came(size: int, status: 
 
     async def scenario() -> None:
         async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
-            held.append(gateway.bodies.held)
+            held.append(gateway.body_budget.held)
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(WHOLE), WHOLE))
 
         async with raw_engine(reply) as engine:
             gateway = Gateway(_One(engine.origin), GatewaySettings(body_limit=1024), Secret("p" * 64))
             await answer(gateway, (BODY % b"false").ljust(size), send)
-            assert gateway.bodies.held == 0
+            assert gateway.body_budget.held == 0
 
     asyncio.run(scenario())
     assert sent[0]["status"] == status

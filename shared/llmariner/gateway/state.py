@@ -59,8 +59,8 @@ class Gateway:
         self.control = control
         self.settings = settings
         self.client = Client(write_timeout=settings.write_timeout)
-        self.bodies = BodyBudget(settings.room_bytes, settings.room_bytes_per_tenant)
-        self.answers = BodyBudget(settings.answer_bytes, settings.answer_bytes * 2 // 3)
+        self.body_budget = BodyBudget(settings.room_bytes, settings.room_bytes_per_tenant)
+        self.response_budget = BodyBudget(settings.answer_bytes, settings.answer_bytes * 2 // 3)
         self.key_cache = KeyCache(control, pepper.reveal(), FailedAttemptLimiter(settings.unknown_keys_per_minute))
         self.limits = Limits(control)
         self.client_ips = ClientIpResolver(settings.trusted_proxies)

@@ -12,37 +12,37 @@ from llmariner.errors import RoomFull
 
 __all__ = ["BodyBudget"]
 
-_SHARE = 2
+_TENANT_SHARE = 2
 
 
 class BodyBudget:
     """`most` bytes in this process, `most_of_tenant` of these for one tenant."""
 
-    def __init__(self, most: int, most_of_tenant: int) -> None:
-        self._most = most
-        self._most_of_tenant = most_of_tenant
-        self._of_tenant: dict[str, int] = {}
+    def __init__(self, max_bytes: int, max_bytes_per_tenant: int) -> None:
+        self._max_bytes = max_bytes
+        self._max_bytes_per_tenant = max_bytes_per_tenant
+        self._held_by_tenant: dict[str, int] = {}
         self.held = 0
 
-    def take(self, tenant: str, size: int) -> None:
+    def reserve(self, tenant: str, size: int) -> None:
         """Account for so many bytes more; to be given back with `give_back`. RoomFull when there is no room for them."""
-        own = self._of_tenant.get(tenant, 0)
-        left = self._most - self.held - size
-        full = left < 0 or own + size > self._most_of_tenant
-        if full or (self.held > own and own + size > _SHARE * left):
+        held_by_tenant = self._held_by_tenant.get(tenant, 0)
+        available = self._max_bytes - self.held - size
+        full = available < 0 or held_by_tenant + size > self._max_bytes_per_tenant
+        if full or (self.held > held_by_tenant and held_by_tenant + size > _TENANT_SHARE * available):
             raise RoomFull(
-                f"Requests that hold {self.held} bytes wait here already, {own} bytes of them yours; this one has {size} "
+                f"Requests that hold {self.held} bytes wait here already, {held_by_tenant} bytes of them yours; this one has {size} "
                 "more. Try again shortly, with fewer large requests at once.",
                 headers={"retry-after": "5"},
             )
         self.held += size
-        self._of_tenant[tenant] = own + size
+        self._held_by_tenant[tenant] = held_by_tenant + size
 
-    def give_back(self, tenant: str, size: int) -> None:
+    def release(self, tenant: str, size: int) -> None:
         """Those bytes are no longer held."""
         self.held -= size
-        left = self._of_tenant[tenant] - size
-        if left:
-            self._of_tenant[tenant] = left
+        available = self._held_by_tenant[tenant] - size
+        if available:
+            self._held_by_tenant[tenant] = available
         else:
-            del self._of_tenant[tenant]
+            del self._held_by_tenant[tenant]

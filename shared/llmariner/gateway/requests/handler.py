@@ -122,7 +122,7 @@ class Exchange:
         finally:
             self._drop_body()
             if self._answer_held:
-                self._gateway.answers.give_back(self._tenant, self._answer_held)
+                self._gateway.response_budget.release(self._tenant, self._answer_held)
 
     async def _handle(self, key: Key, request: ModelRequest, reserved: Reservation, wait: float) -> None:
         """Serve a request that the limits let through, count it, and settle what it had reserved."""
@@ -248,14 +248,14 @@ class Exchange:
     def _hold(self, size: int, limit: int) -> None:
         if size > limit:
             raise BodyTooLarge(f"The body is over the limit of {limit} bytes.")
-        self._gateway.bodies.take(self._tenant, size - self._held)
+        self._gateway.body_budget.reserve(self._tenant, size - self._held)
         self._held = size
 
     def _hold_answer(self, size: int) -> None:
         """Account for an answer that is large. Unavailable when the process holds too much of others already."""
         if size > _LARGE_ANSWER:
             try:
-                self._gateway.answers.take(self._tenant, size - self._answer_held)
+                self._gateway.response_budget.reserve(self._tenant, size - self._answer_held)
             except RoomFull as error:
                 self._left_answer = True
                 raise Unavailable(
@@ -268,7 +268,7 @@ class Exchange:
         """Nobody needs the body any more."""
         self._body = b""
         if self._held:
-            self._gateway.bodies.give_back(self._tenant, self._held)
+            self._gateway.body_budget.release(self._tenant, self._held)
             self._held = 0
 
     def _longest_wait(self, prefer: bytes | None, *, stream: bool) -> float:
