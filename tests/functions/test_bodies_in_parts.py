@@ -11,7 +11,7 @@ from typing import Any, cast
 from fastapi import FastAPI, Request
 
 from llmariner.gateway.requests.body_budget import BodyBudget
-from llmariner.gateway.requests.handler import Exchange
+from llmariner.gateway.requests.handler import RequestHandler
 from llmariner.gateway.responses.messages import Receive
 from llmariner.gateway.state import Gateway
 from llmariner.http.schemas.bodies import JsonRoute
@@ -48,9 +48,9 @@ async def no_send(_message: Any) -> None:
 def test_on_the_token_path() -> None:
     budget = BodyBudget(10 * SIZE, 10 * SIZE)
     gateway = cast(Gateway, SimpleNamespace(settings=SimpleNamespace(body_limit=10 * SIZE), body_budget=budget))
-    exchange = Exchange(gateway, cast(Any, None), {}, in_parts(), no_send)
+    handler = RequestHandler(gateway, cast(Any, None), {}, in_parts(), no_send)
 
-    body, held = peak(lambda: exchange._read_body({}))
+    body, held = peak(lambda: handler._read_body({}))
     assert body == WHOLE
     assert held < 10
 

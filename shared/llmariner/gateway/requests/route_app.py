@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmariner.errors import MethodNotAllowed, UnknownUrl
 from llmariner.gateway.requests.fields import Route
-from llmariner.gateway.requests.handler import Exchange
+from llmariner.gateway.requests.handler import RequestHandler
 from llmariner.gateway.responses.messages import Receive, Scope, Send, answer_headers, send_error, send_head, send_json
 from llmariner.gateway.state import Gateway
 
@@ -29,7 +29,7 @@ class RouteApp:
         method, path = scope["method"], scope["path"]
         if path == self.route.path:
             if method == "POST":
-                await Exchange(self._gateway, self.route, scope, receive, send).run()
+                await RequestHandler(self._gateway, self.route, scope, receive, send).run()
             else:
                 await send_error(send, MethodNotAllowed(method, path, "POST"), answer_headers())
         elif path in ("/health/live", "/health/ready"):
