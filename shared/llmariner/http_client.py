@@ -24,10 +24,10 @@ __all__ = [
     "Client",
     "ConnectionFailed",
     "Headers",
-    "ReaderStalled",
+    "ReaderTimeout",
     "Response",
-    "ResponseBroken",
-    "ResponseOverdue",
+    "ResponseFailed",
+    "ResponseTimeout",
     "ResponseTooLarge",
 ]
 
@@ -35,15 +35,15 @@ Sink = Callable[[bytes], "asyncio.Future[None] | None"]
 Headers = Iterable[tuple[bytes, bytes]]
 _HIGH_WATER = 256 * 1024
 # Of a head with everything before it (1xx answers), and of what may stand between two parts of a body.
-_FRAMING_LIMIT = 64 * 1024
+_MAX_FRAMING_BYTES = 64 * 1024
 # A larger body is written beside the head, not copied behind it.
 _LARGE_BODY = 64 * 1024
-_IDLE_KEPT = 128
+_MAX_IDLE = 128
 # uvicorn, and so vLLM, closes a connection that was idle for 5 s: one used just then would lose its request.
 _IDLE_SECONDS = 4.0
 _CONNECT_SECONDS = 5.0
 _UNIX = "unix:"
-_SILENCE_SECONDS = 300.0
+_READ_TIMEOUT_SECONDS = 300.0
 _SWEEP_SECONDS = 0.5
 # How long a server may take to end an answer of which all that matters has come.
 _END_SECONDS = 1.0
@@ -53,19 +53,19 @@ class ConnectionFailed(Exception):
     """No byte of an answer came: nothing listens there, or it hung up. The request may be tried elsewhere."""
 
 
-class ResponseOverdue(ConnectionFailed):
+class ResponseTimeout(ConnectionFailed):
     """The server took the request and sent nothing for the allowed time."""
 
 
-class ResponseBroken(Exception):
+class ResponseFailed(Exception):
     """The answer began and broke off, fell silent, or was no HTTP."""
 
 
-class ResponseTooLarge(ResponseBroken):
+class ResponseTooLarge(ResponseFailed):
     """More came than whoever reads takes."""
 
 
-class ReaderStalled(Exception):
+class ReaderTimeout(Exception):
     """A sink did not take what it was given within the allowed time."""
 
 
@@ -96,7 +96,7 @@ class Response:
         """
         await self._connection.pipe(sink)
 
-    async def read(self, limit: int = 64 * 1024 * 1024, *, held: Callable[[int], None] | None = None) -> bytes:
+    async def read(self, limit: int = 64 * 1024 * 1024, *, on_progress: Callable[[int], None] | None = None) -> bytes:
         """The rest of the body; closes the response, however it ends. ResponseTooLarge when it is over `limit` bytes.
 
         `held` is told how many bytes there are so far, and may raise.
@@ -107,16 +107,16 @@ class Response:
                 size += len(part)
                 if size > limit:
                     raise ResponseTooLarge(f"the answer is over {limit} bytes")
-                if held is not None:
-                    held(size)
+                if on_progress is not None:
+                    on_progress(size)
                 parts.append(part)
         finally:
             self.close()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def conclude(self) -> None:
+    def discard_rest(self) -> None:
         """All that matters has come: drop what follows. `pipe` and `chunk` end with the body, or within two seconds."""
-        self._connection.conclude()
+        self._connection.discard_rest()
 
     def close(self) -> None:
         """Give the connection back when the answer was read to its end, else close it. Idempotent."""
@@ -133,7 +133,7 @@ class Client:
         self.write_timeout = write_timeout
         self.busy: set[_Connection] = set()
         self._idle: dict[str, deque[_Connection]] = {}
-        self._sweeping: asyncio.TimerHandle | None = None
+        self._sweep_timer: asyncio.TimerHandle | None = None
 
     async def request(
         self,
@@ -143,7 +143,7 @@ class Client:
         *,
         headers: Headers = (),
         body: bytes = b"",
-        silence: float = _SILENCE_SECONDS,
+        read_timeout: float = _READ_TIMEOUT_SECONDS,
         idempotent: bool = False,
     ) -> Response:
         """Send a request to `http://host:port` or `unix:path`, a socket's, and wait for the head of the answer.
@@ -154,18 +154,18 @@ class Client:
         out to be closed. `silence`: seconds that the server may send nothing, before its head (ResponseOverdue) or between
         two parts of its body (ResponseBroken).
         """
-        head = _head(origin, method, path, headers, len(body))
-        connection = self._kept(origin)
+        head = _request_head(origin, method, path, headers, len(body))
+        connection = self._take_idle(origin)
         if connection is not None:
             try:
-                return await connection.exchange(head, body, silence)
-            except ResponseOverdue:
+                return await connection.send(head, body, read_timeout)
+            except ResponseTimeout:
                 raise
             except ConnectionFailed:
                 if method != "GET" and not idempotent:
                     raise
         connection = await self._connect(origin)
-        return await connection.exchange(head, body, silence)
+        return await connection.send(head, body, read_timeout)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -173,43 +173,43 @@ class Client:
             for connection in connections:
                 connection.abort()
         self._idle.clear()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            self._sweeping = None
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
 
-    def keep(self, connection: _Connection) -> None:
+    def return_to_pool(self, connection: _Connection) -> None:
         """Keep a connection for the next request to its origin."""
-        kept = self._idle.setdefault(connection.origin, deque())
-        if len(kept) < _IDLE_KEPT:
-            kept.append(connection)
+        idle = self._idle.setdefault(connection.origin, deque())
+        if len(idle) < _MAX_IDLE:
+            idle.append(connection)
         else:
             connection.abort()
 
-    def watch(self, connection: _Connection) -> None:
+    def track(self, connection: _Connection) -> None:
         """Look after a connection that is in use."""
         self.busy.add(connection)
-        if self._sweeping is None:
-            self._sweeping = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
+        if self._sweep_timer is None:
+            self._sweep_timer = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
 
     def _sweep(self) -> None:
         """Close what was idle for too long, and forget origins that nobody asks any more; see to those in use."""
         now = monotonic()
         for connection in list(self.busy):
-            connection.check_time(now)
-        for origin, kept in list(self._idle.items()):
-            while kept and not kept[0].usable(now):
-                kept.popleft().abort()
-            if not kept:
+            connection.check_timeouts(now)
+        for origin, idle in list(self._idle.items()):
+            while idle and not idle[0].is_usable(now):
+                idle.popleft().abort()
+            if not idle:
                 del self._idle[origin]
-        again = bool(self.busy or self._idle)
+        more = bool(self.busy or self._idle)
         loop = asyncio.get_running_loop()
-        self._sweeping = loop.call_later(_SWEEP_SECONDS, self._sweep) if again else None
+        self._sweep_timer = loop.call_later(_SWEEP_SECONDS, self._sweep) if more else None
 
-    def _kept(self, origin: str) -> _Connection | None:
-        kept = self._idle.get(origin)
-        while kept:
-            connection = kept.pop()
-            if connection.usable(monotonic()):
+    def _take_idle(self, origin: str) -> _Connection | None:
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if connection.is_usable(monotonic()):
                 return connection
             connection.abort()
         return None
@@ -231,7 +231,7 @@ class Client:
         return connection
 
 
-def _head(origin: str, method: str, path: str, headers: Headers, length: int) -> bytes:
+def _request_head(origin: str, method: str, path: str, headers: Headers, length: int) -> bytes:
     host = "localhost" if origin.startswith(_UNIX) else origin[7:]
     lines = [f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n".encode("latin-1")]
     for name, value in headers:
@@ -240,7 +240,7 @@ def _head(origin: str, method: str, path: str, headers: Headers, length: int) ->
     return b"".join(lines)
 
 
-def _drop(_: bytes) -> None:
+def _discard(_: bytes) -> None:
     """A sink for what nobody wants."""
 
 
@@ -249,7 +249,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, client: Client, origin: str) -> None:
         self.origin = origin
-        self.open = False
+        self.is_open = False
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -258,33 +258,33 @@ class _Connection(asyncio.Protocol):
         self._idle_since = 0.0
         # These end the connection, or are as they were when an exchange ends.
         self._error: Exception | None = None
-        self._overdue = False
-        self._heard_at = 0.0
-        self._withheld_at = math.inf
-        self._begin(_SILENCE_SECONDS)
+        self._timed_out = False
+        self._last_received_at = 0.0
+        self._sink_blocked_at = math.inf
+        self._reset(_READ_TIMEOUT_SECONDS)
 
-    def _begin(self, silence: float) -> None:
+    def _reset(self, read_timeout: float) -> None:
         self._headers: list[tuple[bytes, bytes]] = []
         self._chunks: list[bytes] = []
         self._size = 0
-        self._headed = False
+        self._head_complete = False
         self._complete = False
-        self._kept_alive = False
+        self._keep_alive = False
         self._busy = False
         self._paused = False
         self._sink: Sink | None = None
-        self._concluded_at = math.inf
+        self._discarding_since = math.inf
         self._failure: str | None = None
         # Bytes since the last part of a body.
-        self._framing = 0
-        self._silence = silence
-        self._heard = True
+        self._framing_bytes = 0
+        self._read_timeout = read_timeout
+        self._received_since_check = True
 
-    async def exchange(self, head: bytes, body: bytes, silence: float) -> Response:
+    async def send(self, head: bytes, body: bytes, read_timeout: float) -> Response:
         """Write the request, wait for the head of the answer."""
-        self._begin(silence)
+        self._reset(read_timeout)
         self._busy = True
-        self._client.watch(self)
+        self._client.track(self)
         transport = self._transport
         assert transport is not None
         if len(body) > _LARGE_BODY:
@@ -292,9 +292,9 @@ class _Connection(asyncio.Protocol):
         else:
             transport.write(head + body)
         try:
-            while not self._headed:
+            while not self._head_complete:
                 if self._failure is not None:
-                    kind = ResponseOverdue if self._overdue else ConnectionFailed
+                    kind = ResponseTimeout if self._timed_out else ConnectionFailed
                     raise kind(f"{self.origin}: {self._failure}")
                 await self._wait()
         except BaseException:
@@ -303,56 +303,56 @@ class _Connection(asyncio.Protocol):
             raise
         return Response(self, self._parser.get_status_code(), self._headers)
 
-    def usable(self, now: float) -> bool:
+    def is_usable(self, now: float) -> bool:
         """Whether an idle connection may take a request: neither closed nor about to be."""
-        return self.open and now - self._idle_since < _IDLE_SECONDS
+        return self.is_open and now - self._idle_since < _IDLE_SECONDS
 
-    def check_time(self, now: float) -> None:
+    def check_timeouts(self, now: float) -> None:
         """Fail the exchange when the server was silent, or the sink withheld its answer, for too long."""
-        if now - self._withheld_at > self._client.write_timeout:
-            self._fail(ReaderStalled(f"the reader took nothing for {self._client.write_timeout:g} s"))
-        if now - self._concluded_at > _END_SECONDS:
-            self._break("the server did not end its answer")
+        if now - self._sink_blocked_at > self._client.write_timeout:
+            self._fail_locally(ReaderTimeout(f"the reader took nothing for {self._client.write_timeout:g} s"))
+        if now - self._discarding_since > _END_SECONDS:
+            self._abort_with("the server did not end its answer")
             self._wake()
-        elif self._heard or self._paused:
-            self._heard, self._heard_at = False, now
-        elif now - self._heard_at > self._silence and not self._complete:
-            self._overdue = True
-            self._failure = f"the server sent nothing for {self._silence:g} s"
+        elif self._received_since_check or self._paused:
+            self._received_since_check, self._last_received_at = False, now
+        elif now - self._last_received_at > self._read_timeout and not self._complete:
+            self._timed_out = True
+            self._failure = f"the server sent nothing for {self._read_timeout:g} s"
             self.abort()
             self._wake()
 
     async def chunk(self) -> bytes:
         """See `Response.chunk`."""
         while not self._chunks:
-            if self._over():
+            if self._body_ended():
                 return b""
             await self._wait()
         self._resume()
-        return self._taken()
+        return self._take_chunks()
 
     async def pipe(self, sink: Sink) -> None:
         """See `Response.pipe`."""
         self._sink = sink
         self._resume()
         self._drain_into(sink)
-        while self._error is None and not self._over():
+        while self._error is None and not self._body_ended():
             await self._wait()
         if self._error is not None:
             raise self._error
 
-    def conclude(self) -> None:
+    def discard_rest(self) -> None:
         """See `Response.conclude`."""
-        self._sink = _drop
-        self._concluded_at = monotonic()
+        self._sink = _discard
+        self._discarding_since = monotonic()
 
-    def _over(self) -> bool:
+    def _body_ended(self) -> bool:
         """Whether nothing more comes of the body. ResponseBroken when it broke off."""
-        if self._failure is not None and not self._complete and self._concluded_at == math.inf:
-            raise ResponseBroken(f"{self.origin}: {self._failure}")
+        if self._failure is not None and not self._complete and self._discarding_since == math.inf:
+            raise ResponseFailed(f"{self.origin}: {self._failure}")
         return self._complete or self._failure is not None
 
-    def _taken(self) -> bytes:
+    def _take_chunks(self) -> bytes:
         chunks = self._chunks
         self._chunks, self._size = [], 0
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -360,18 +360,18 @@ class _Connection(asyncio.Protocol):
     def _drain_into(self, sink: Sink) -> None:
         if self._chunks:
             try:
-                drained = sink(self._taken())
+                drained = sink(self._take_chunks())
             except Exception as error:  # the sink's own, for whoever waits in `pipe`
-                self._fail(error)
+                self._fail_locally(error)
                 return
             if drained is not None and not self._paused and self._transport is not None:
                 self._paused = True
-                self._withheld_at = monotonic()
+                self._sink_blocked_at = monotonic()
                 self._transport.pause_reading()
-                drained.add_done_callback(self._accepted)
+                drained.add_done_callback(self._on_sink_drained)
 
-    def _accepted(self, _: asyncio.Future[None] | None = None) -> None:
-        self._withheld_at = math.inf
+    def _on_sink_drained(self, _: asyncio.Future[None] | None = None) -> None:
+        self._sink_blocked_at = math.inf
         self._resume()
 
     def _resume(self) -> None:
@@ -379,7 +379,7 @@ class _Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail_locally(self, error: Exception) -> None:
         """End the exchange with an error that is not the server's."""
         self._error = error
         self.abort()
@@ -391,21 +391,21 @@ class _Connection(asyncio.Protocol):
             return
         self._busy = False
         self._client.busy.discard(self)
-        if self._complete and self.open and self._kept_alive and self._written():
+        if self._complete and self.is_open and self._keep_alive and self._request_written():
             if self._paused:
-                self._accepted()
+                self._on_sink_drained()
             self._idle_since = monotonic()
-            self._client.keep(self)
+            self._client.return_to_pool(self)
         else:
             self.abort()
 
-    def _written(self) -> bool:
+    def _request_written(self) -> bool:
         """Whether the server took the whole request: one that answers early may never read the rest, or what follows."""
         return self._transport is not None and not self._transport.get_write_buffer_size()
 
     def abort(self) -> None:
         """Close at once; the other side sees a reset or an end."""
-        self.open = False
+        self.is_open = False
         if self._transport is not None:
             self._transport.abort()
 
@@ -423,10 +423,10 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the interface without the base class.
         self._transport = cast(asyncio.Transport, transport)
-        self.open = True
+        self.is_open = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.open = False
+        self.is_open = False
         if self._busy and not self._complete and self._failure is None:
             self._failure = str(exc) if exc else "the connection was closed"
         self._wake()
@@ -435,16 +435,16 @@ class _Connection(asyncio.Protocol):
         if not self._busy or self._complete:
             self.abort()  # bytes nobody asked for
             return
-        self._heard = True
-        self._framing += len(data)
+        self._received_since_check = True
+        self._framing_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._break("a change to another protocol, for which nobody asked")
+            self._abort_with("a change to another protocol, for which nobody asked")
         except httptools.HttpParserError as error:
-            self._break(f"not HTTP: {error}")
-        if self._framing > _FRAMING_LIMIT:
-            self._break(f"over {_FRAMING_LIMIT} bytes of headers")
+            self._abort_with(f"not HTTP: {error}")
+        if self._framing_bytes > _MAX_FRAMING_BYTES:
+            self._abort_with(f"over {_MAX_FRAMING_BYTES} bytes of headers")
         if self._sink is not None:
             self._drain_into(self._sink)
             if self._complete or self._failure is not None:
@@ -456,18 +456,18 @@ class _Connection(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> None:
-        self.open = False
+        self.is_open = False
         # An answer without a length ends with its connection.
-        if self._busy and self._headed and not self._complete and not self._framed():
+        if self._busy and self._head_complete and not self._complete and not self._has_framing_header():
             self._complete = True
 
-    def _break(self, failure: str) -> None:
+    def _abort_with(self, failure: str) -> None:
         """The server's words can't be followed any more; an answer that is whole already stays good."""
         if not self._complete:
             self._failure = failure
         self.abort()
 
-    def _framed(self) -> bool:
+    def _has_framing_header(self) -> bool:
         return any(name in (b"content-length", b"transfer-encoding") for name, _ in self._headers)
 
     def on_message_begin(self) -> None:
@@ -475,23 +475,23 @@ class _Connection(asyncio.Protocol):
             raise ValueError("a second answer to one request")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._headed:  # else it is a trailer, which nobody reads
+        if not self._head_complete:  # else it is a trailer, which nobody reads
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self._parser.get_status_code() >= 200:
-            self._headed = True
+            self._head_complete = True
         else:
             self._headers.clear()
 
     def on_body(self, body: bytes) -> None:
         self._chunks.append(body)
         self._size += len(body)
-        self._framing = 0
+        self._framing_bytes = 0
 
     def on_message_complete(self) -> None:
-        if self._headed:
+        if self._head_complete:
             self._complete = True
-            self._framing = 0
+            self._framing_bytes = 0
             # Only now: the parser forgets how the message was framed when this returns.
-            self._kept_alive = bool(self._parser.should_keep_alive())
+            self._keep_alive = bool(self._parser.should_keep_alive())

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from llmariner.http_client import Client, ConnectionFailed, ReaderStalled, ResponseBroken, ResponseOverdue
+from llmariner.http_client import Client, ConnectionFailed, ReaderTimeout, ResponseFailed, ResponseTimeout
 
 from .raw_engine import RawEngine, raw_engine
 from .running import soon
@@ -20,8 +20,8 @@ CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 MIB = 1 << 20
 
 
-async def ask(client: Client, engine: RawEngine, *, method: str = "POST", silence: float = 10) -> bytes:
-    response = await client.request(engine.origin, method, "/x", body=b"{}", silence=silence)
+async def ask(client: Client, engine: RawEngine, *, method: str = "POST", read_timeout: float = 10) -> bytes:
+    response = await client.request(engine.origin, method, "/x", body=b"{}", read_timeout=read_timeout)
     try:
         return await response.read(1 * MIB)
     finally:
@@ -140,7 +140,7 @@ def test_an_answer_without_an_end_is_ended_and_its_memory_is_bounded(what: str) 
             client = Client()
             tracemalloc.start()
             try:
-                with pytest.raises((ConnectionFailed, ResponseBroken)):
+                with pytest.raises((ConnectionFailed, ResponseFailed)):
                     async with asyncio.timeout(20):
                         await ask(client, engine)
                 peak = tracemalloc.get_traced_memory()[1]
@@ -263,14 +263,14 @@ def test_an_answer_shorter_than_it_said_is_broken() -> None:
 
     async def scenario() -> None:
         async with raw_engine(reply) as engine:
-            with pytest.raises(ResponseBroken):
+            with pytest.raises(ResponseFailed):
                 await ask(Client(), engine)
 
     asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
-    ("said", "error"), [(b"", ResponseOverdue), (CHUNKED + b"2\r\nok\r\n", ResponseBroken)], ids=["head", "body"]
+    ("said", "error"), [(b"", ResponseTimeout), (CHUNKED + b"2\r\nok\r\n", ResponseFailed)], ids=["head", "body"]
 )
 def test_a_server_that_falls_silent_is_given_up_after_a_time(said: bytes, error: type[Exception]) -> None:
     async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
@@ -283,7 +283,7 @@ def test_a_server_that_falls_silent_is_given_up_after_a_time(said: bytes, error:
             client = Client()
             with pytest.raises(error):
                 async with asyncio.timeout(20):
-                    await ask(client, engine, method="GET", silence=0.3)
+                    await ask(client, engine, method="GET", read_timeout=0.3)
             assert len(engine.requests) == 1
             client.close()
 
@@ -296,7 +296,7 @@ def test_a_body_that_is_not_read_to_its_end_leaves_no_connection(what: str) -> N
 
     def held(size: int) -> None:
         if what == "refused":
-            raise ResponseBroken("no more")
+            raise ResponseFailed("no more")
 
     async def read(client: Client, engine: RawEngine) -> None:
         response = await client.request(engine.origin, "GET", "/x")
@@ -305,7 +305,7 @@ def test_a_body_that_is_not_read_to_its_end_leaves_no_connection(what: str) -> N
     async def scenario() -> None:
         async with raw_engine(endless(CHUNKED, b"2\r\nok\r\n" * 5000)) as engine:
             client = Client()
-            with pytest.raises((ResponseBroken, TimeoutError)):
+            with pytest.raises((ResponseFailed, TimeoutError)):
                 await asyncio.wait_for(read(client, engine), seconds)
             await soon(lambda: engine.closed == 1)
             assert not client.busy
@@ -364,7 +364,7 @@ def test_an_answer_whose_reader_has_all_of_it_ends_soon_whatever_its_server_does
 
             def sink(part: bytes) -> None:
                 parts.append(part)
-                response.conclude()
+                response.discard_rest()
 
             if piped:
                 await response.pipe(sink)
@@ -385,8 +385,8 @@ def test_a_sink_that_takes_nothing_is_given_up_after_a_time_and_the_server_sees_
         async with raw_engine(endless(CHUNKED, b"2\r\nok\r\n" * 5000)) as engine:
             client = Client(write_timeout=0.3)
             never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            response = await client.request(engine.origin, "POST", "/x", silence=0.1)
-            with pytest.raises(ReaderStalled):
+            response = await client.request(engine.origin, "POST", "/x", read_timeout=0.1)
+            with pytest.raises(ReaderTimeout):
                 async with asyncio.timeout(20):
                     await response.pipe(lambda _: never)
             response.close()
@@ -398,13 +398,13 @@ def test_a_sink_that_takes_nothing_is_given_up_after_a_time_and_the_server_sees_
 
 def test_what_a_sink_raises_is_raised_where_it_was_asked_for() -> None:
     def sink(_: bytes) -> None:
-        raise ResponseBroken("not what was expected")
+        raise ResponseFailed("not what was expected")
 
     async def scenario() -> None:
         async with raw_engine(ok) as engine:
             client = Client()
             response = await client.request(engine.origin, "POST", "/x")
-            with pytest.raises(ResponseBroken, match="not what"):
+            with pytest.raises(ResponseFailed, match="not what"):
                 await response.pipe(sink)
             response.close()
             client.close()

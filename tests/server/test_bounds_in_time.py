@@ -218,7 +218,7 @@ def test_the_kernel_gives_up_on_callers_that_acknowledge_nothing(seconds: int, p
 
 
 def test_a_connection_whose_limits_fail_takes_none_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    check = Connection.check_time
+    check = Connection.check_timeouts
     failed: list[Connection] = []
 
     def fail_once(connection: Connection) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llmariner.gateway.metering.token_counts import counts
 from llmariner.gateway.responses.server_sent_events import DONE, EventCutter, UsageHider, comment, data
-from llmariner.http_client import ResponseBroken
+from llmariner.http_client import ResponseFailed
 
 USAGE = {"prompt_tokens": 9, "total_tokens": 12, "completion_tokens": 3}
 
@@ -81,7 +81,7 @@ def test_an_event_in_many_parts_costs_no_more_than_its_length_and_has_a_bound() 
     assert cutter.rest == b""
     for _ in range(40):
         assert cutter.feed(b"x" * 50_000) == b""
-    with pytest.raises(ResponseBroken):
+    with pytest.raises(ResponseFailed):
         cutter.feed(b"x" * 500_000)
 
 

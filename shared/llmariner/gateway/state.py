@@ -25,7 +25,7 @@ from llmariner.gateway.requests.body_budget import BodyBudget
 from llmariner.gateway.requests.client_ip import ClientIpResolver
 from llmariner.gateway.requests.request_ids import process_name
 from llmariner.gateway.single_flight import SingleFlight
-from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
+from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 from llmariner.settings import GatewaySettings, Secret
 
 __all__ = ["Gateway", "not_ready"]
@@ -191,7 +191,7 @@ class Gateway:
             async with asyncio.timeout(seconds):
                 response = await self.client.request(endpoint, "GET", "/health")
                 await response.read(_HEALTH_BYTES)
-        except (ConnectionFailed, ResponseBroken, TimeoutError):
+        except (ConnectionFailed, ResponseFailed, TimeoutError):
             return False
         return response.status == 200
 

@@ -278,7 +278,7 @@ class Connection(asyncio.Protocol):
         if self.current is None and not self._head_bytes and self._lingering_since is None:
             self._close()
 
-    def check_time(self) -> None:
+    def check_timeouts(self) -> None:
         """Hang up on a caller that takes too long over what it does."""
         if self._queue and not self.transport.is_closing() and self._ended_unread():
             self._close_half_closed()

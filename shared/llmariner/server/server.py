@@ -88,7 +88,7 @@ class Server:
             self._tick()
             for connection in list(self.connections):
                 try:
-                    connection.check_time()
+                    connection.check_timeouts()
                 except Exception:  # all others would be without limits from now on
                     _log.exception("the limits of a connection can't be looked at: it is closed")
                     connection.abort()

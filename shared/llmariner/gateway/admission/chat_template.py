@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
+from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 
 __all__ = ["DEFAULT_TEMPLATE_TOKENS", "TemplateTokens", "fetch_template_tokens", "max_prompt_tokens"]
 
@@ -57,7 +57,7 @@ async def fetch_template_tokens(client: Client, endpoint: str, model: str) -> Te
             bare = max([await count([_USER], 0), await count([_SYSTEM, _USER], 0)])
             one = [await count([_USER], 1), await count([_SYSTEM, _USER], 1)]
             two = await count([_USER], 2)
-    except (ConnectionFailed, ResponseBroken, TimeoutError, ValueError, KeyError, TypeError):
+    except (ConnectionFailed, ResponseFailed, TimeoutError, ValueError, KeyError, TypeError):
         return DEFAULT_TEMPLATE_TOKENS
     return TemplateTokens(max(bare, *one), max(0, two - one[0]))
 

@@ -6,7 +6,7 @@ import asyncio
 
 import orjson
 
-from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
+from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 
 __all__ = ["DEFAULT_CONTEXT_LENGTH", "fetch_context_length"]
 
@@ -26,7 +26,7 @@ async def fetch_context_length(client: Client, endpoint: str, model_id: str) -> 
             response = await client.request(endpoint, "GET", "/v1/models")
             rows = orjson.loads(await response.read(_MAX_RESPONSE_BYTES))["data"]
         told = {row["id"]: row.get("max_model_len") for row in rows}
-    except (ConnectionFailed, ResponseBroken, TimeoutError, ValueError, KeyError, TypeError, AttributeError):
+    except (ConnectionFailed, ResponseFailed, TimeoutError, ValueError, KeyError, TypeError, AttributeError):
         return 0
     lengths = {name: length for name, length in told.items() if type(length) is int and 0 < length <= _MAX_LENGTH}
     return lengths.get(model_id) or max(lengths.values(), default=0)

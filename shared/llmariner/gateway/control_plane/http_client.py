@@ -18,7 +18,7 @@ from llmariner.gateway.control_plane.serialization import (
     key_from_wire,
     model_from_wire,
 )
-from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
+from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 from llmariner.settings import ControlSettings, Secret
 
 __all__ = ["AUDIENCE", "RemoteControl"]
@@ -94,7 +94,7 @@ class RemoteControl:
                     self._url, "POST", path, headers=headers, body=body, idempotent=True
                 )
                 answer = await response.read()
-        except (ConnectionFailed, ResponseBroken, TimeoutError) as error:
+        except (ConnectionFailed, ResponseFailed, TimeoutError) as error:
             raise Unavailable("The control function does not answer.", headers={"retry-after": "2"}) from error
         if response.status == 400:
             raise InvalidRequest(f"The control function refused '{operation}': {answer[:300].decode(errors='replace')}")

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 
 from llmariner.gateway.metering.meter import Metered
-from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
+from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 
 __all__ = ["UsageReconciliation"]
 
@@ -48,7 +48,7 @@ class UsageReconciliation:
                     metered.usage = told
                 else:
                     metered.untold = _NOTHING_ENDED not in told
-        except (ConnectionFailed, ResponseBroken, TimeoutError):
+        except (ConnectionFailed, ResponseFailed, TimeoutError):
             pass
         finally:
             close()

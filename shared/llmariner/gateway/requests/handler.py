@@ -31,10 +31,10 @@ from llmariner.gateway.responses.stream_relay import StreamRelay
 from llmariner.gateway.state import Gateway, not_ready
 from llmariner.http_client import (
     ConnectionFailed,
-    ReaderStalled,
+    ReaderTimeout,
     Response,
-    ResponseBroken,
-    ResponseOverdue,
+    ResponseFailed,
+    ResponseTimeout,
     ResponseTooLarge,
 )
 
@@ -328,7 +328,7 @@ class RequestHandler:
         self._endpoint = endpoint
         try:
             response = await self._send_to_engine(endpoint, request)
-        except ResponseOverdue as error:
+        except ResponseTimeout as error:
             self._gateway.replicas.mark_unresponsive(endpoint)
             raise EngineFailed("The engine took the request and sent nothing. See `llma logs`.") from error
         except ConnectionFailed as error:
@@ -346,11 +346,11 @@ class RequestHandler:
         except ResponseTooLarge as error:
             self._response_abandoned = 200 <= response.status < 300
             raise EngineFailed(f"The engine's answer is too large: {error}. Ask for less at once.") from error
-        except ResponseBroken as error:
+        except ResponseFailed as error:
             if not last and not self._stream_started:
                 return False
             raise EngineFailed("The engine broke off in the middle of its answer. Try again.") from error
-        except ReaderStalled as error:
+        except ReaderTimeout as error:
             raise ClientDisconnected from error
         finally:
             response.close()
@@ -431,7 +431,7 @@ class RequestHandler:
                 if visible:
                     await self._send_part(visible)
         if not stream.done:
-            raise ResponseBroken("the stream ended without [DONE]")
+            raise ResponseFailed("the stream ended without [DONE]")
         self._status = 200
         self._response_sent = True
         await self._send({"type": "http.response.body", "body": b""})
@@ -447,7 +447,7 @@ class RequestHandler:
     def _finish_stream(self, response: Response) -> None:
         """A caller that leaves after [DONE] has all of it, and has not hung up; an engine that goes on holds nobody."""
         self._status = 200
-        response.conclude()
+        response.discard_rest()
 
     async def _start_stream(self) -> None:
         if not self._stream_started:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
+from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 
 __all__ = ["SILENCE_SECONDS", "EngineMetrics", "read_metrics"]
 
@@ -47,6 +47,6 @@ async def read_metrics(client: Client, endpoint: str, *, silence: float = SILENC
             name = line.partition("{")[0].partition(" ")[0]
             if name in _NAMES:
                 values[_NAMES[name]] += int(float(line.rpartition(" ")[2]))
-    except (ConnectionFailed, ResponseBroken, TimeoutError, ValueError, OverflowError):
+    except (ConnectionFailed, ResponseFailed, TimeoutError, ValueError, OverflowError):
         return None
     return EngineMetrics(**values)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from llmariner.errors import PlatformError
-from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
+from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError
 from llmariner.platform.serving.kserve.cluster_reader import engine_url
@@ -87,6 +87,6 @@ class FirstAnswers:
                 response = await self._client.request(engine, "GET", _PATH)
                 raw = await response.read(_LONGEST_ANSWER)
             told = json.loads(raw) if response.status == 200 else {}
-        except (ConnectionFailed, ResponseBroken, TimeoutError, ValueError, RecursionError):
+        except (ConnectionFailed, ResponseFailed, TimeoutError, ValueError, RecursionError):
             return {}
         return told if isinstance(told, dict) else {}

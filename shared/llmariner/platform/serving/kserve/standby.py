@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
+from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError, Conflict, NotFound
 from llmariner.platform.kube.resources import (
@@ -158,7 +158,7 @@ class StandbyPods:
                 _control(pod), "POST", "/start", headers=headers, body=json.dumps(order).encode()
             )
             said = await response.read()
-        except (ConnectionFailed, ResponseBroken) as error:
+        except (ConnectionFailed, ResponseFailed) as error:
             await self._drop(pod, f"it does not answer: {error}")
             return
         if response.status not in (202, 409):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llmariner.errors import ModelNotFound
-from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
+from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 from llmariner.platform.serving import EngineModel, Phase, Status, name_of
 from llmariner.platform.serving.disclosure import without_paths
 from llmariner.platform.serving.engine_metrics import SILENCE_SECONDS, read_metrics
@@ -394,7 +394,7 @@ class ProcessServing:
         try:
             response = await self._client.request(engine.endpoint, "POST", path, headers=headers, body=raw)
             return response.status, (await response.read()).decode(errors="replace")
-        except (ConnectionFailed, ResponseBroken):
+        except (ConnectionFailed, ResponseFailed):
             return 0, "it does not answer"
 
     def _without_engine(self, name: str, model: EngineModel) -> Status:

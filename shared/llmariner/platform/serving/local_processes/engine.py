@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmariner.http_client import Client, ConnectionFailed, ResponseBroken
+from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 from llmariner.platform.serving import EngineModel, Phase, Status
 from llmariner.platform.serving.disclosure import without_paths
 from llmariner.platform.serving.engine_metrics import SILENCE_SECONDS, EngineMetrics
@@ -199,6 +199,6 @@ async def _answers(client: Client, endpoint: str) -> bool:
         async with asyncio.timeout(SILENCE_SECONDS):
             response = await client.request(endpoint, "GET", "/health")
             await response.read(_HEALTH_BYTES)
-    except (ConnectionFailed, ResponseBroken, TimeoutError):
+    except (ConnectionFailed, ResponseFailed, TimeoutError):
         return False
     return response.status == 200
