@@ -8,7 +8,7 @@ import time
 import pytest
 
 from llmariner.gateway.control_plane.port import Amounts, Rule
-from llmariner.gateway.requests.request_ids import new_request_id, process_name
+from llmariner.gateway.requests.request_ids import instance_id, new_request_id
 from llmariner.limits.ledger_source import LedgerBook
 from llmariner.platform.database import Database
 from llmariner.usage.ledger import Ledger
@@ -64,7 +64,7 @@ def test_a_process_is_what_its_request_ids_begin_with(database: Database, ledger
     rule = Rule("limit_1", "org_1", "key", "key_1", "*")
     with database.read() as session:
         book = LedgerBook(session)
-        assert book.unreported(rule, process_name(), 1000.0) == Amounts(2, 30, 0, 0)
+        assert book.unreported(rule, instance_id(), 1000.0) == Amounts(2, 30, 0, 0)
         assert book.unreported(rule, other, 1000.0) == Amounts(1, 15, 0, 0)
-        assert book.unreported(rule, process_name(), 1005.0) == Amounts(0, 30, 0, 0)
-        assert book.unreported(rule, process_name(), 1011.0) == Amounts(0, 0, 0, 0)
+        assert book.unreported(rule, instance_id(), 1005.0) == Amounts(0, 30, 0, 0)
+        assert book.unreported(rule, instance_id(), 1011.0) == Amounts(0, 0, 0, 0)

@@ -233,7 +233,7 @@ def test_an_answer_that_came_before_its_question_is_nobodys(monkeypatch: pytest.
             client = Client()
             answers = [await ask(client, engine)]
             (kept,) = client._idle[engine.origin]
-            await soon(lambda: not kept.open, seconds=5)
+            await soon(lambda: not kept.is_open, seconds=5)
             answers += [await ask(client, engine) for _ in range(2)]
             client.close()
             return answers, engine.connections
@@ -300,7 +300,7 @@ def test_a_body_that_is_not_read_to_its_end_leaves_no_connection(what: str) -> N
 
     async def read(client: Client, engine: RawEngine) -> None:
         response = await client.request(engine.origin, "GET", "/x")
-        await response.read(limit, held=held)
+        await response.read(limit, on_progress=held)
 
     async def scenario() -> None:
         async with raw_engine(endless(CHUNKED, b"2\r\nok\r\n" * 5000)) as engine:

@@ -229,7 +229,7 @@ def test_a_connection_whose_limits_fail_takes_none_from_others(monkeypatch: pyte
 
     async def run() -> None:
         async with serving(hello, limits=ServerLimits(tick_seconds=0.05, idle_seconds=0.1)) as (server, port):
-            monkeypatch.setattr(Connection, "check_time", fail_once)
+            monkeypatch.setattr(Connection, "check_timeouts", fail_once)
             writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(3)]
             await until(lambda: failed)
             await until(lambda: not server.connections)

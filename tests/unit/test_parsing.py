@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmariner.errors import InvalidRequest, UnsupportedMedia
-from llmariner.gateway.requests.fields import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, TOKENIZE, Route, check
+from llmariner.gateway.requests.fields import CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, TOKENIZE, Route, check_fields
 from llmariner.gateway.requests.parser import ModelRequest, parse
 
 JSON = b"application/json"
@@ -29,7 +29,7 @@ def test_a_body_that_does_not_stream_goes_on_as_it_came() -> None:
     body = HEAD + b' ,\n\t"temperature":1.10, "x": 1e2 } \n'
     request = parse(CHAT_COMPLETIONS, JSON, body)
     plain = {"stream": False, "include_usage": False, "continuous_usage": False}
-    assert request == ModelRequest("m", **plain, body=body, prompt=len(body), answer=None)
+    assert request == ModelRequest("m", **plain, body=body, max_prompt_tokens=len(body), max_completion_tokens=None)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_an_answer_is_bounded_by_what_its_caller_asked_for(
     messages = {"messages": [{"role": "user", "content": "hi"}]} if route is CHAT_COMPLETIONS else {}
     body = json.dumps({"model": "m", **messages, **fields}).encode()
     request = parse(route, JSON, body)
-    assert (request.prompt, request.answer) == (len(body), answer)
+    assert (request.max_prompt_tokens, request.max_completion_tokens) == (len(body), answer)
 
 
 def test_a_stream_is_asked_for_usage_and_keeps_every_byte() -> None:
@@ -241,7 +241,7 @@ ROUTES: list[tuple[Route, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("route", "body"), ROUTES, ids=[route.name for route, _ in ROUTES])
 def test_a_body_that_is_right_passes_and_null_counts_as_left_out(route: Route, body: dict[str, Any]) -> None:
-    check(route, {**body, **dict.fromkeys(set(route.checks) - set(body))})
+    check_fields(route, {**body, **dict.fromkeys(set(route.checks) - set(body))})
 
 
 @pytest.mark.parametrize(("route", "body"), ROUTES, ids=[route.name for route, _ in ROUTES])
@@ -265,7 +265,7 @@ def test_an_integer_beyond_64_bits_is_refused_for_its_size(seed: bytes) -> None:
 
 def refusal(route: Route, body: dict[str, Any]) -> InvalidRequest | None:
     try:
-        check(route, body)
+        check_fields(route, body)
     except InvalidRequest as error:
         return error
     return None

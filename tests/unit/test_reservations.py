@@ -86,7 +86,7 @@ def generated(body: Body, maximum: Maximum, prompts: int) -> int:
 
 def reserved(request: ModelRequest) -> int:
     """Tokens of answers as a budget pays for them."""
-    return request.answers * CONTEXT if request.answer is None else request.answer
+    return request.choice_count * CONTEXT if request.max_completion_tokens is None else request.max_completion_tokens
 
 
 NUMBERS: st.SearchStrategy[Any] = st.one_of(
@@ -131,7 +131,7 @@ def test_no_engine_makes_more_than_was_reserved(
         request = parse(route, b"application/json", body)
     except InvalidRequest:
         return
-    assert request.prompt >= 0
+    assert request.max_prompt_tokens >= 0
     many = isinstance(prompt, list) and not isinstance(prompt[0], int)
     prompts = 0 if route is CHAT_COMPLETIONS else len(prompt) if many else 1
     assert reserved(request) >= 1
@@ -149,7 +149,7 @@ def test_no_field_changes_what_an_embedding_reserves(
 ) -> None:
     body = written([("model", "m"), *members, ("input", prompt)], escaped=escaped)
     request = parse(EMBEDDINGS, b"application/json", body)
-    assert (request.prompt, request.answer) == (len(body), 0)
+    assert (request.max_prompt_tokens, request.max_completion_tokens) == (len(body), 0)
 
 
 PLAIN: dict[str, Body] = {
@@ -190,8 +190,8 @@ def test_a_length_that_no_reservation_could_hold_is_refused(route: Route, fields
 @pytest.mark.parametrize("value", [100_000, None])
 def test_a_name_that_engines_in_go_take_for_a_checked_one_is_refused(route: Route, value: Any) -> None:
     known = {"model": "Model", "user": "u\u017fer"}
-    known |= {name: name.upper() for name in route.maximum}
-    known |= {name: name.replace("k", "\u212a") for name in route.maximum if "k" in name}
+    known |= {name: name.upper() for name in route.max_tokens_fields}
+    known |= {name: name.replace("k", "\u212a") for name in route.max_tokens_fields if "k" in name}
     for written in known.values():
         with pytest.raises(InvalidRequest) as refused:
             parse(route, b"", json.dumps({**PLAIN[route.name], written: value}).encode())
@@ -202,7 +202,7 @@ def test_a_name_that_engines_in_go_take_for_a_checked_one_is_refused(route: Rout
 def test_an_echo_of_the_prompt_alone_reserves_the_token_that_engines_make() -> None:
     body = json.dumps({**PLAIN["completions"], "echo": True, "max_tokens": 0, "n": 2}).encode()
     request = parse(COMPLETIONS, b"", body)
-    assert (request.answer, request.body) == (2, body)
+    assert (request.max_completion_tokens, request.body) == (2, body)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_prompt_that_is_more_than_text_is_told_from_one_that_is_bounded_by_its
     content: Any, unbounded: bool
 ) -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": content}], "tools": []}).encode()
-    assert parse(CHAT_COMPLETIONS, b"", body).unbounded is unbounded
+    assert parse(CHAT_COMPLETIONS, b"", body).prompt_unbounded is unbounded
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_a_prompt_that_is_more_than_text_is_told_from_one_that_is_bounded_by_its
 )
 def test_what_a_caller_has_a_template_write_is_not_bounded_by_its_bytes(fields: Body, unbounded: bool) -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], **fields}).encode()
-    assert parse(CHAT_COMPLETIONS, b"", body).unbounded is unbounded
+    assert parse(CHAT_COMPLETIONS, b"", body).prompt_unbounded is unbounded
 
 
 def test_a_maximum_reaches_every_engine_by_the_name_that_all_obey() -> None:
@@ -255,7 +255,7 @@ def test_functions_are_reserved_as_templates_write_them(depth: int) -> None:
     tools = [{"type": "function", "function": {"name": "f" * 50, "parameters": {"enum": nested}}}]
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": tools}).encode()
     request = parse(CHAT_COMPLETIONS, b"", body)
-    assert request.functions == 1
+    assert request.tool_count == 1
     longest = max_prompt_tokens(TemplateTokens(30, 7), request.body, 1)
     assert longest is not None
     assert longest >= len(json.dumps(tools, indent=4)) + len("f" * 50) + 37

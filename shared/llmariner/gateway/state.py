@@ -23,7 +23,7 @@ from llmariner.gateway.metering.metrics import Metrics
 from llmariner.gateway.metering.usage_reconciliation import UsageReconciliation
 from llmariner.gateway.requests.body_budget import BodyBudget
 from llmariner.gateway.requests.client_ip import ClientIpResolver
-from llmariner.gateway.requests.request_ids import process_name
+from llmariner.gateway.requests.request_ids import instance_id
 from llmariner.gateway.single_flight import SingleFlight
 from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 from llmariner.settings import GatewaySettings, Secret
@@ -294,7 +294,7 @@ class Gateway:
             if counts or told:
                 told = bool(counts)
                 with contextlib.suppress(Unavailable):
-                    await self.control.waiting(process_name(), counts)
+                    await self.control.waiting(instance_id(), counts)
 
     async def _ask_for_changes(self) -> None:
         self._tried_at = time.monotonic()

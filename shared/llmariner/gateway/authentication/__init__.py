@@ -1,1 +1,1 @@
-"""API keys and tokens on the token path: a cache of decisions, failed attempts by address, tokens between services."""
+"""Authentication on the token path: the key cache, failed attempts by address, and tokens between services."""

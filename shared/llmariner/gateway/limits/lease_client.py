@@ -27,7 +27,7 @@ from llmariner.gateway.control_plane.port import (
 )
 from llmariner.gateway.limits.applicable_limits import Bound
 from llmariner.gateway.limits.leased_quota import Allowance
-from llmariner.gateway.requests.request_ids import process_name
+from llmariner.gateway.requests.request_ids import instance_id
 
 __all__ = ["Leasing", "Terms"]
 
@@ -83,7 +83,7 @@ class Leasing:
 
     def __init__(self, control: Control, replica: str | None = None) -> None:
         self._control = control
-        self._replica = replica or process_name()
+        self._replica = replica or instance_id()
         self.terms: dict[str, Terms] = {}
         self.active: set[Allowance] = set()
         self.away_until = 0.0

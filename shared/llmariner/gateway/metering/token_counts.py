@@ -56,15 +56,20 @@ class Bounds(NamedTuple):
         Charged is what the request reserved: a token for each byte of its body, and its longest answer; 1024 tokens for
         each answer of open length.
         """
-        if not request.prompt:
+        if not request.max_prompt_tokens:
             return cls(0, 0, 0, 0)
-        usual = request.prompts * (context or DEFAULT_CONTEXT_LENGTH)
-        most = request.answers * (context or _LONGEST)
+        usual = request.prompt_count * (context or DEFAULT_CONTEXT_LENGTH)
+        most = request.choice_count * (context or _LONGEST)
         return cls(
-            usual if context else request.prompt + usual,
-            most if request.answer is None else min(request.answer, most),
-            min(request.prompt, usual),
-            min(request.answers * _OPEN_ANSWER if request.answer is None else request.answer, most),
+            usual if context else request.max_prompt_tokens + usual,
+            most if request.max_completion_tokens is None else min(request.max_completion_tokens, most),
+            min(request.max_prompt_tokens, usual),
+            min(
+                request.choice_count * _OPEN_ANSWER
+                if request.max_completion_tokens is None
+                else request.max_completion_tokens,
+                most,
+            ),
         )
 
     @property
@@ -94,8 +99,8 @@ class AnswerCounts:
     __slots__ = ("_answers", "_choices", "_completion", "_made", "_prompt", "_prompts", "_whole")
 
     def __init__(self, request: ModelRequest) -> None:
-        self._answers = request.answers
-        self._choices = max(1, request.answers // request.prompts)
+        self._answers = request.choice_count
+        self._choices = max(1, request.choice_count // request.prompt_count)
         # Of each answer and each prompt, and their sums: there may be many thousands of them, and each has many chunks.
         self._made: dict[int, int] = {}
         self._prompts: dict[int, int] = {}

@@ -1,9 +1,10 @@
-"""How many bytes of request bodies one process holds: all together, and of each tenant.
+"""How many bytes of request bodies a gateway instance holds in memory, in total and per tenant.
 
-A body is kept from its first byte until an engine begins to answer, so that the request may be tried once more; requests
-that wait for a sleeping model can be many. What a body declares as its length counts before it is read.
+A body is kept from its first byte until an engine begins to answer, so that the request can be retried; many requests can
+wait for a sleeping model. A declared Content-Length is reserved before the body is read.
 
-Where others hold some, too, a tenant may hold up to twice what is left: however many fill it, there is room for a small one.
+When several tenants hold bytes, one tenant may hold at most twice the bytes that are still available, so that a small
+request of another tenant always fits.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _TENANT_SHARE = 2
 
 
 class BodyBudget:
-    """`most` bytes in this process, `most_of_tenant` of these for one tenant."""
+    """At most `max_bytes` in this process, and `max_bytes_per_tenant` of these for one tenant. `held`: bytes reserved now."""
 
     def __init__(self, max_bytes: int, max_bytes_per_tenant: int) -> None:
         self._max_bytes = max_bytes
@@ -25,24 +26,24 @@ class BodyBudget:
         self.held = 0
 
     def reserve(self, tenant: str, size: int) -> None:
-        """Account for so many bytes more; to be given back with `give_back`. RoomFull when there is no room for them."""
+        """Reserve `size` more bytes; the caller returns them with `release`. RoomFull when they do not fit."""
         held_by_tenant = self._held_by_tenant.get(tenant, 0)
         available = self._max_bytes - self.held - size
         full = available < 0 or held_by_tenant + size > self._max_bytes_per_tenant
         if full or (self.held > held_by_tenant and held_by_tenant + size > _TENANT_SHARE * available):
             raise RoomFull(
-                f"Requests that hold {self.held} bytes wait here already, {held_by_tenant} bytes of them yours; this one has {size} "
-                "more. Try again shortly, with fewer large requests at once.",
+                f"Requests that hold {self.held} bytes wait here already, {held_by_tenant} bytes of them yours; "
+                f"this one has {size} more. Try again shortly, with fewer large requests at once.",
                 headers={"retry-after": "5"},
             )
         self.held += size
         self._held_by_tenant[tenant] = held_by_tenant + size
 
     def release(self, tenant: str, size: int) -> None:
-        """Those bytes are no longer held."""
+        """Return bytes that were reserved."""
         self.held -= size
-        available = self._held_by_tenant[tenant] - size
-        if available:
-            self._held_by_tenant[tenant] = available
+        remaining = self._held_by_tenant[tenant] - size
+        if remaining:
+            self._held_by_tenant[tenant] = remaining
         else:
             del self._held_by_tenant[tenant]

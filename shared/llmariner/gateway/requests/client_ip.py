@@ -20,7 +20,9 @@ class ClientIpResolver:
     def __init__(self, trusted: Sequence[str]) -> None:
         self._trusted = tuple(ipaddress.ip_network(network) for network in trusted)
 
-    def check(self, allowed: Sequence[str], scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]) -> None:
+    def check_allowed(
+        self, allowed: Sequence[str], scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]
+    ) -> None:
         """PermissionDenied unless the request comes from one of the allowed networks."""
         address = self.resolve(scope, head)
         if address is None or not _within(address, _networks(tuple(allowed))):
@@ -30,7 +32,7 @@ class ClientIpResolver:
                 code="source_not_allowed",
             )
 
-    def address(self, scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]) -> str | None:
+    def resolve(self, scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]) -> str | None:
         """The last address on the way that is not one of ours; None where it can't be told."""
         client = scope.get("client")
         hops = _forwarded_for(scope) if b"x-forwarded-for" in head else []

@@ -12,7 +12,7 @@ from typing import Any
 from llmariner.errors import InvalidRequest
 from llmariner.gateway.requests.json_schema import check_schema, check_schemas
 
-__all__ = ["CHAT_COMPLETIONS", "COMPLETIONS", "DETOKENIZE", "EMBEDDINGS", "TOKENIZE", "Route", "check"]
+__all__ = ["CHAT_COMPLETIONS", "COMPLETIONS", "DETOKENIZE", "EMBEDDINGS", "TOKENIZE", "Route", "check_fields"]
 
 Check = Callable[[Any, str], None]
 
@@ -36,14 +36,14 @@ class Route:
     checks: Mapping[str, Check]
     streams: bool = False
     scope: str = "api.inference.write"
-    computes: bool = True
-    answer: int | None = None
-    maximum: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
-    prompts: str | None = None
+    runs_model: bool = True
+    default_max_tokens: int | None = None
+    max_tokens_fields: tuple[str, ...] = ()
+    choice_count_fields: tuple[str, ...] = ()
+    prompt_field: str | None = None
 
 
-def check(route: Route, body: Mapping[str, Any]) -> None:
+def check_fields(route: Route, body: Mapping[str, Any]) -> None:
     """InvalidRequest for the first field that is missing or of the wrong type."""
     for name in route.required:
         if body.get(name) is None:
@@ -54,13 +54,13 @@ def check(route: Route, body: Mapping[str, Any]) -> None:
         rule = route.checks.get(name)
         if rule is None:
             if name.casefold() in route.checks:
-                raise _misspelt(name)
+                raise _wrong_case(name)
         elif value is not None:
             rule(value, name)
-    _check_maximum(route, body)
+    _check_max_tokens(route, body)
 
 
-def _misspelt(name: str) -> InvalidRequest:
+def _wrong_case(name: str) -> InvalidRequest:
     """Engines in Go read a member into the field of that name whatever its letters' case, other engines do not."""
     return InvalidRequest(
         f"Unknown parameter: '{name}'. Names are in lower case: send '{name.casefold()}'.",
@@ -69,10 +69,10 @@ def _misspelt(name: str) -> InvalidRequest:
     )
 
 
-def _check_maximum(route: Route, body: Mapping[str, Any]) -> None:
+def _check_max_tokens(route: Route, body: Mapping[str, Any]) -> None:
     """Engines differ in which of two names they obey: where both are given, they must say the same."""
     name, value = "", None
-    for other in route.maximum:
+    for other in route.max_tokens_fields:
         if (said := body.get(other)) is None:
             continue
         if value is not None and said != value:
@@ -89,7 +89,7 @@ def _check_maximum(route: Route, body: Mapping[str, Any]) -> None:
         )
 
 
-def _wrong(param: str, expected: str, value: Any) -> InvalidRequest:
+def _type_error(param: str, expected: str, value: Any) -> InvalidRequest:
     kinds = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "an integer"}
     kinds |= {float: "a decimal number", type(None): "null"}
     return InvalidRequest(
@@ -101,10 +101,10 @@ def _wrong(param: str, expected: str, value: Any) -> InvalidRequest:
 
 def _string(value: Any, param: str) -> None:
     if not isinstance(value, str):
-        raise _wrong(param, "a string", value)
+        raise _type_error(param, "a string", value)
 
 
-def _filled(value: Any, param: str) -> None:
+def _non_empty_string(value: Any, param: str) -> None:
     _string(value, param)
     if not value:
         raise InvalidRequest(f"'{param}' must not be empty.", param=param, code="invalid_value")
@@ -112,47 +112,47 @@ def _filled(value: Any, param: str) -> None:
 
 def _boolean(value: Any, param: str) -> None:
     if not isinstance(value, bool):
-        raise _wrong(param, "a boolean", value)
+        raise _type_error(param, "a boolean", value)
 
 
 def _object(value: Any, param: str) -> None:
     if not isinstance(value, dict):
-        raise _wrong(param, "an object", value)
+        raise _type_error(param, "an object", value)
 
 
 def _array(value: Any, param: str) -> None:
     if not isinstance(value, list):
-        raise _wrong(param, "an array", value)
+        raise _type_error(param, "an array", value)
 
 
-def _number(least: float, most: float) -> Check:
+def _number(minimum: float, maximum: float) -> Check:
     def rule(value: Any, param: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _wrong(param, "a number", value)
-        _within(value, least, most, param)
+            raise _type_error(param, "a number", value)
+        _check_range(value, minimum, maximum, param)
 
     return rule
 
 
-def _integer(least: int, most: int) -> Check:
+def _integer(minimum: int, maximum: int) -> Check:
     def rule(value: Any, param: str) -> None:
         if isinstance(value, float) and abs(value) >= 2**63:  # how orjson reads an integer of more than 64 bits
-            raise _outside(value, least, most, param)
+            raise _range_error(value, minimum, maximum, param)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise _wrong(param, "an integer", value)
-        _within(value, least, most, param)
+            raise _type_error(param, "an integer", value)
+        _check_range(value, minimum, maximum, param)
 
     return rule
 
 
-def _within(value: float, least: float, most: float, param: str) -> None:
-    if not least <= value <= most:
-        raise _outside(value, least, most, param)
+def _check_range(value: float, minimum: float, maximum: float, param: str) -> None:
+    if not minimum <= value <= maximum:
+        raise _range_error(value, minimum, maximum, param)
 
 
-def _outside(value: float, least: float, most: float, param: str) -> InvalidRequest:
+def _range_error(value: float, minimum: float, maximum: float, param: str) -> InvalidRequest:
     return InvalidRequest(
-        f"Invalid '{param}': expected a value from {least} to {most}, but got {value} instead.",
+        f"Invalid '{param}': expected a value from {minimum} to {maximum}, but got {value} instead.",
         param=param,
         code="invalid_value",
     )
@@ -170,15 +170,15 @@ def _messages(value: Any, param: str) -> None:
             raise InvalidRequest(
                 f"Missing required parameter: '{where}.role'.", param=f"{where}.role", code="missing_required_parameter"
             )
-        _filled(role, f"{where}.role")
+        _non_empty_string(role, f"{where}.role")
         content = message.get("content")
         if content is not None and not isinstance(content, str | list):
-            raise _wrong(f"{where}.content", "a string or an array", content)
+            raise _type_error(f"{where}.content", "a string or an array", content)
         if isinstance(content, list):
-            _parts(content, f"{where}.content")
+            _content_parts(content, f"{where}.content")
 
 
-def _parts(parts: list[Any], param: str) -> None:
+def _content_parts(parts: list[Any], param: str) -> None:
     """What engines would refuse in their own words, one for each kind of part that there is."""
     for index, part in enumerate(parts):
         where = f"{param}[{index}]"
@@ -194,21 +194,21 @@ def _text_or_tokens(value: Any, param: str) -> None:
     if isinstance(value, str):
         return
     if not isinstance(value, list):
-        raise _wrong(param, "a string or an array", value)
+        raise _type_error(param, "a string or an array", value)
     if not value:
         raise InvalidRequest(f"'{param}' must not be an empty array.", param=param, code="empty_array")
     if _TEXT_OR_TOKENS.issuperset(map(type, value)):  # of half a million in milliseconds
         return
     for index, item in enumerate(value):
         if isinstance(item, bool) or not isinstance(item, str | int | list):
-            raise _wrong(f"{param}[{index}]", "a string, an integer or an array of integers", item)
+            raise _type_error(f"{param}[{index}]", "a string, an integer or an array of integers", item)
 
 
 def _stop(value: Any, param: str) -> None:
     if isinstance(value, str):
         return
     if not isinstance(value, list) or set(map(type, value)) - {str}:
-        raise _wrong(param, "a string or an array of strings", value)
+        raise _type_error(param, "a string or an array of strings", value)
 
 
 def _tool_choice(value: Any, param: str) -> None:
@@ -220,7 +220,7 @@ def _tool_choice(value: Any, param: str) -> None:
                 code="invalid_value",
             )
     elif not isinstance(value, dict):
-        raise _wrong(param, "a string or an object", value)
+        raise _type_error(param, "a string or an object", value)
 
 
 def _one_of(*allowed: str) -> Check:
@@ -248,7 +248,7 @@ def _unsupported(instead: str) -> Check:
     return rule
 
 
-def _off(value: Any, param: str) -> None:
+def _must_be_false(value: Any, param: str) -> None:
     _boolean(value, param)
     if value:
         _unsupported("Leave it out, or ask for several answers with 'n'.")(value, param)
@@ -276,19 +276,19 @@ def _tools(value: Any, param: str) -> None:
     )
 
 
-_MOST_TOKENS = 2**31 - 1
-_SAMPLING: dict[str, Check] = {
-    "model": _filled,
+_MAX_TOKENS = 2**31 - 1
+_SAMPLING_CHECKS: dict[str, Check] = {
+    "model": _non_empty_string,
     "stream": _boolean,
     "stream_options": _object,
     "temperature": _number(0, 2),
     "top_p": _number(0, 1),
     "frequency_penalty": _number(-2, 2),
     "presence_penalty": _number(-2, 2),
-    "max_tokens": _integer(1, _MOST_TOKENS),
+    "max_tokens": _integer(1, _MAX_TOKENS),
     "n": _integer(1, 128),
     # Its steps are requests of their own inside the engine, which a hang-up leaves uncounted.
-    "use_beam_search": _off,
+    "use_beam_search": _must_be_false,
     "seed": _integer(-(2**63), 2**63 - 1),
     "stop": _stop,
     "logit_bias": _object,
@@ -306,9 +306,9 @@ CHAT_COMPLETIONS = Route(
     task="generate",
     required=("model", "messages"),
     checks={
-        **_SAMPLING,
+        **_SAMPLING_CHECKS,
         "messages": _messages,
-        "max_completion_tokens": _integer(1, _MOST_TOKENS),
+        "max_completion_tokens": _integer(1, _MAX_TOKENS),
         "logprobs": _boolean,
         "top_logprobs": _integer(0, 20),
         "tools": _tools,
@@ -316,8 +316,8 @@ CHAT_COMPLETIONS = Route(
         "parallel_tool_calls": _boolean,
     },
     streams=True,
-    maximum=("max_tokens", "max_completion_tokens"),
-    choices=("n",),
+    max_tokens_fields=("max_tokens", "max_completion_tokens"),
+    choice_count_fields=("n",),
 )
 COMPLETIONS = Route(
     name="completions",
@@ -326,9 +326,9 @@ COMPLETIONS = Route(
     task="generate",
     required=("model", "prompt"),
     checks={
-        **_SAMPLING,
+        **_SAMPLING_CHECKS,
         # None is generated beside the prompt that is echoed.
-        "max_tokens": _integer(0, _MOST_TOKENS),
+        "max_tokens": _integer(0, _MAX_TOKENS),
         "max_completion_tokens": _unsupported("Use 'max_tokens' instead."),
         "prompt": _text_or_tokens,
         "prompt_embeds": _unsupported("Send 'prompt' instead."),
@@ -338,10 +338,10 @@ COMPLETIONS = Route(
         "suffix": _string,
     },
     streams=True,
-    answer=16,
-    maximum=("max_tokens",),
-    choices=("n", "best_of"),
-    prompts="prompt",
+    default_max_tokens=16,
+    max_tokens_fields=("max_tokens",),
+    choice_count_fields=("n", "best_of"),
+    prompt_field="prompt",
 )
 EMBEDDINGS = Route(
     name="embeddings",
@@ -350,7 +350,7 @@ EMBEDDINGS = Route(
     task="embed",
     required=("model", "input"),
     checks={
-        "model": _filled,
+        "model": _non_empty_string,
         "input": _text_or_tokens,
         # In vLLM's other formats an answer is no JSON, and its usage not where it is read.
         "encoding_format": _one_of("float", "base64"),
@@ -359,8 +359,8 @@ EMBEDDINGS = Route(
         "dimensions": _integer(1, 65536),
         "user": _string,
     },
-    answer=0,
-    prompts="input",
+    default_max_tokens=0,
+    prompt_field="input",
 )
 TOKENIZE = Route(
     name="tokenize",
@@ -368,9 +368,9 @@ TOKENIZE = Route(
     engine_path="/tokenize",
     task=None,
     required=("model",),
-    checks={"model": _filled, "prompt": _string, "messages": _messages, "add_special_tokens": _boolean},
-    computes=False,
-    answer=0,
+    checks={"model": _non_empty_string, "prompt": _string, "messages": _messages, "add_special_tokens": _boolean},
+    runs_model=False,
+    default_max_tokens=0,
 )
 DETOKENIZE = Route(
     name="detokenize",
@@ -378,7 +378,7 @@ DETOKENIZE = Route(
     engine_path="/detokenize",
     task=None,
     required=("model", "tokens"),
-    checks={"model": _filled, "tokens": _array},
-    computes=False,
-    answer=0,
+    checks={"model": _non_empty_string, "tokens": _array},
+    runs_model=False,
+    default_max_tokens=0,
 )

@@ -107,7 +107,7 @@ class RequestHandler:
             if len(request.body) > _LARGE_BODY:
                 request = request._replace(body=b"")
             wait = self._max_wait(head.get(b"prefer"), stream=request.stream)
-            asked = (key, request.model, request.prompt, request.answer, request.answers)
+            asked = (key, request.model, request.max_prompt_tokens, request.max_completion_tokens, request.choice_count)
             reserved = gateway.limits.reserve(*asked)
             if reserved is None:
                 reserved = await gateway.limits.admit(*asked)
@@ -132,7 +132,13 @@ class RequestHandler:
             state = self._gateway.ready_state(self._model) or await self._gateway.state(self._model)
             check_model_access(state, key, self._route)
             if state.base is not None:
-                asked = (request.model, state.base, request.prompt, request.answer, request.answers)
+                asked = (
+                    request.model,
+                    state.base,
+                    request.max_prompt_tokens,
+                    request.max_completion_tokens,
+                    request.choice_count,
+                )
                 await self._gateway.limits.count_for_base(reserved, key, *asked)
                 self._headers[told:] = reserved.bound.headers()
             if reserved.bound.budgets:
@@ -175,25 +181,25 @@ class RequestHandler:
         """Take what the longest answer can cost from the budgets."""
         if state.price is None:
             return
-        prompt, answer = await self._max_prompt_tokens(request, state), request.answer
-        if answer is None or prompt is None or request.functions:
+        prompt, answer = await self._max_prompt_tokens(request, state), request.max_completion_tokens
+        if answer is None or prompt is None or request.tool_count:
             context = await self._gateway.context_length(self._model, state)
-            prompts = request.prompts * context
+            prompts = request.prompt_count * context
             prompt = prompts if prompt is None else min(prompt, prompts)
-            answer = request.answers * context if answer is None else answer
+            answer = request.choice_count * context if answer is None else answer
         money, limits = longest_cost(state.price, prompt, answer), self._gateway.limits
         if money and not limits.take_money(reserved, money):
             await limits.fund(reserved, money)
 
     async def _max_prompt_tokens(self, request: ModelRequest, state: ModelState) -> int | None:
         """At least as many tokens as its prompts have; None: only the model's context bounds them."""
-        if request.unbounded:
+        if request.prompt_unbounded:
             return None
         if "messages" not in self._route.required:
-            return request.prompt  # no template writes it
+            return request.max_prompt_tokens  # no template writes it
         gateway = self._gateway
         template = gateway.known_template(self._model) or await gateway.chat_template(self._model, request.model, state)
-        return max_prompt_tokens(template, self._body, request.functions)
+        return max_prompt_tokens(template, self._body, request.tool_count)
 
     def _settle(self, metered: Metered, outcome: str, reserved: Reservation, price: Price | None) -> None:
         """Count the request and pay for it. Never raises: the answer is out, or the caller gone."""
@@ -364,7 +370,7 @@ class RequestHandler:
             self._route.engine_path,
             headers=[*_JSON, (b"x-request-id", self._request_id.encode())],
             body=self._body,
-            silence=settings.engine_silence if request.stream else settings.engine_limit,
+            read_timeout=settings.engine_silence if request.stream else settings.engine_limit,
         )
 
     async def _wait(self, room: AdmissionQueue, request: ModelRequest, waiter: Waiter, deadline: float) -> None:
@@ -405,7 +411,7 @@ class RequestHandler:
         if request.stream:
             await self._relay_stream(response, request, metered)
             return
-        body = await response.read(held=self._reserve_response_bytes)
+        body = await response.read(on_progress=self._reserve_response_bytes)
         if _OBJECT.match(body) is None:
             raise EngineFailed(
                 "The engine's answer is no JSON object. Try again; if it happens again, see `llma logs`."

@@ -17,11 +17,11 @@ __all__ = ["check_schema", "check_schemas"]
 
 Schema = dict[str, Any]
 # Of one request together; what is beyond is left to the engine, and so are references that are longer.
-_MOST_SCHEMAS = 5_000
-_LONGEST_REFERENCE = 256
+_MAX_SCHEMAS = 5_000
+_MAX_REFERENCE_LENGTH = 256
 # What holds values, and not schemas; definitions count where they are referred to.
-_NO_SCHEMAS = frozenset({"const", "enum", "default", "examples", "$defs", "definitions", "required"})
-_OF_SCHEMAS = frozenset({"properties", "patternProperties", "dependentSchemas"})
+_NON_SCHEMA_KEYWORDS = frozenset({"const", "enum", "default", "examples", "$defs", "definitions", "required"})
+_SCHEMA_MAP_KEYWORDS = frozenset({"properties", "patternProperties", "dependentSchemas"})
 
 
 def check_schema(schema: Any, param: str) -> None:
@@ -31,19 +31,21 @@ def check_schema(schema: Any, param: str) -> None:
 
 def check_schemas(schemas: Iterable[tuple[Any, str]]) -> None:
     """As `check_schema`, of all schemas of a request: each with what an error calls it."""
-    left = _MOST_SCHEMAS
+    remaining = _MAX_SCHEMAS
     for schema, param in schemas:
         if isinstance(schema, dict):
-            reachable = _reachable(schema, left)
+            reachable = _reachable(schema, remaining)
             if reachable is None:
                 return
-            left -= len(reachable)
-            if (endless := _endless(reachable)) is not None:
-                raise _without_end(endless, param)
+            remaining -= len(reachable)
+            if (circular := _find_circular(reachable)) is not None:
+                raise _circular_schema(circular, param)
 
 
-def _without_end(endless: Schema, param: str) -> InvalidRequest:
-    what = f"the reference '{endless['$ref']}'" if isinstance(endless.get("$ref"), str) else "a combination of schemas"
+def _circular_schema(circular: Schema, param: str) -> InvalidRequest:
+    what = (
+        f"the reference '{circular['$ref']}'" if isinstance(circular.get("$ref"), str) else "a combination of schemas"
+    )
     return InvalidRequest(
         f"Invalid schema in '{param}': {what} leads back to itself without an end, so no value can fit it. Let it refer "
         "to itself only through properties or items.",
@@ -52,29 +54,29 @@ def _without_end(endless: Schema, param: str) -> InvalidRequest:
     )
 
 
-def _reachable(root: Schema, most: int) -> dict[int, tuple[Schema, Schema | None]] | None:
+def _reachable(root: Schema, max_schemas: int) -> dict[int, tuple[Schema, Schema | None]] | None:
     """Every schema that a value may have to fit, by identity, and what it refers to; None when there are over `most`."""
     found: dict[int, tuple[Schema, Schema | None]] = {}
     waiting = deque([root])
     seen = {id(root)}
     while waiting:
         schema = waiting.popleft()
-        target = _target(root, schema.get("$ref"))
+        target = _resolve_reference(root, schema.get("$ref"))
         found[id(schema)] = schema, target
         for each in (*_children(schema), *([] if target is None else [target])):
             if id(each) not in seen:
                 seen.add(id(each))
                 waiting.append(each)
-        if len(seen) > most:
+        if len(seen) > max_schemas:
             return None
     return found
 
 
 def _children(schema: Schema) -> Iterator[Schema]:
     for name, value in schema.items():
-        if name in _NO_SCHEMAS:
+        if name in _NON_SCHEMA_KEYWORDS:
             continue
-        within = value.values() if name in _OF_SCHEMAS and isinstance(value, dict) else (value,)
+        within = value.values() if name in _SCHEMA_MAP_KEYWORDS and isinstance(value, dict) else (value,)
         for each in within:
             if isinstance(each, dict):
                 yield each
@@ -82,11 +84,11 @@ def _children(schema: Schema) -> Iterator[Schema]:
                 yield from (item for item in each if isinstance(item, dict))
 
 
-def _target(root: Schema, reference: Any) -> Schema | None:
+def _resolve_reference(root: Schema, reference: Any) -> Schema | None:
     """What a reference within the schema (RFC 6901) points to; None for any other."""
     if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
         return None
-    if len(reference) > _LONGEST_REFERENCE:
+    if len(reference) > _MAX_REFERENCE_LENGTH:
         return None
     found: Any = root
     for part in unquote(reference).split("/")[1:]:
@@ -110,7 +112,7 @@ def _alternatives(schema: Schema, target: Schema | None) -> Iterator[list[Schema
             yield from ([each] for each in listed) if name == "allOf" else [listed]
 
 
-def _endless(reachable: dict[int, tuple[Schema, Schema | None]]) -> Schema | None:
+def _find_circular(reachable: dict[int, tuple[Schema, Schema | None]]) -> Schema | None:
     """A schema that never comes to say what it asks for: those that do are found from those that refer to none."""
     missing: dict[int, int] = {}
     needed_by: dict[int, list[tuple[int, int]]] = defaultdict(list)

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import orjson
 
 from llmariner.errors import InvalidRequest, UnsupportedMedia
-from llmariner.gateway.requests.fields import Route, check
+from llmariner.gateway.requests.fields import Route, check_fields
 from llmariner.gateway.requests.json_structure import check_structure
 
 __all__ = ["ModelRequest", "parse"]
 
-_MOST_MEMBERS = 1000
-_USAGE_ON = b'"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
+_MAX_MEMBERS = 1000
+_USAGE_OPTIONS = b'"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
 _TEXT_PARTS = ("text", "refusal")
 # By these a caller tells vLLM's chat templates what to write, or brings another template.
 _TEMPLATE_FIELDS = frozenset({"chat_template", "chat_template_kwargs", "documents"})
@@ -40,72 +40,79 @@ class ModelRequest(NamedTuple):
     include_usage: bool
     continuous_usage: bool
     body: bytes
-    prompt: int
-    answer: int | None
-    prompts: int = 1
-    answers: int = 1
-    unbounded: bool = False
-    functions: int = 0
+    max_prompt_tokens: int
+    max_completion_tokens: int | None
+    prompt_count: int = 1
+    choice_count: int = 1
+    prompt_unbounded: bool = False
+    tool_count: int = 0
 
 
 def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
     """Check a body. InvalidRequest and UnsupportedMedia say what is wrong and where."""
     if content_type and not content_type.lower().startswith(b"application/json"):
         raise UnsupportedMedia("Send the body as JSON, with the header 'content-type: application/json'.")
-    fields = _decoded(body)
-    check(route, fields)
+    fields = _decode(body)
+    check_fields(route, fields)
     stream = bool(fields.get("stream")) and route.streams
     options = fields.get("stream_options")
     if options is not None and not stream:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
     options = options or {}
-    maximum = _maximum(route, fields)
-    prompts = 1 if route.prompts is None else _prompts(fields.get(route.prompts))
-    answers = prompts
-    for name in route.choices:
+    max_tokens = _requested_max_tokens(route, fields)
+    prompt_count = 1 if route.prompt_field is None else _count_prompts(fields.get(route.prompt_field))
+    choice_count = prompt_count
+    for name in route.choice_count_fields:
         if name in fields:
-            answers = max(answers, (fields[name] or 1) * prompts)
+            choice_count = max(choice_count, (fields[name] or 1) * prompt_count)
     return ModelRequest(
         model=fields["model"],
         stream=stream,
         include_usage=options.get("include_usage") is True,
         continuous_usage=options.get("continuous_usage_stats") is True,
-        body=_for_engine(route, fields, body, stream=stream, maximum=maximum),
+        body=_engine_body(route, fields, body, stream=stream, max_tokens=max_tokens),
         # A token stands for at least one byte of text, or for at least two of a list of token ids.
-        prompt=len(body) if route.computes else 0,
-        # An engine that is asked for the echo of a prompt alone makes a token all the same.
-        answer=maximum if maximum is None or not route.maximum else max(maximum, 1) * answers,
-        prompts=prompts,
-        answers=answers,
-        unbounded="messages" in route.required and _is_unbounded(fields, body),
-        functions=len(fields.get("tools") or ()) if "messages" in route.required else 0,
+        max_prompt_tokens=len(body) if route.runs_model else 0,
+        max_completion_tokens=_max_completion_tokens(route, max_tokens, choice_count),
+        prompt_count=prompt_count,
+        choice_count=choice_count,
+        prompt_unbounded="messages" in route.required and _is_prompt_unbounded(fields, body),
+        tool_count=len(fields.get("tools") or ()) if "messages" in route.required else 0,
     )
 
 
-def _maximum(route: Route, fields: dict[str, Any]) -> int | None:
+def _requested_max_tokens(route: Route, fields: dict[str, Any]) -> int | None:
     """The most tokens of one answer, by whichever name the route knows; None: as many as the context takes."""
-    for name in route.maximum:
+    for name in route.max_tokens_fields:
         if (value := fields.get(name)) is not None:
             found: int = value
             return found
-    return route.answer
+    return route.default_max_tokens
 
 
-def _prompts(prompts: Any) -> int:
-    """How many prompts there are: a list of integers is one of them."""
+def _max_completion_tokens(route: Route, max_tokens: int | None, choice_count: int) -> int | None:
+    """The upper bound of all choices together; None where the context length is the only bound of each."""
+    if max_tokens is None or not route.max_tokens_fields:
+        return max_tokens
+    # An engine that is asked only to echo the prompt generates one token nevertheless.
+    return max(max_tokens, 1) * choice_count
+
+
+def _count_prompts(prompts: Any) -> int:
+    """The number of prompts; a list of integers (token ids) is one prompt."""
     if isinstance(prompts, list) and not isinstance(prompts[0], int):
         return len(prompts)
     return 1
 
 
-def _is_unbounded(fields: dict[str, Any], body: bytes) -> bool:
+def _is_prompt_unbounded(fields: dict[str, Any], body: bytes) -> bool:
     """Whether bytes do not bound the prompt of a chat."""
     if not _TEMPLATE_FIELDS.isdisjoint(fields):
         arguments = fields.get("chat_template_kwargs")
         values = arguments.values() if isinstance(arguments, dict) else ()
         # A template that goes through a text as through a list writes something for each of its letters.
-        handed = any(isinstance(value, dict | list | str) for value in values)
-        if fields.get("chat_template") or fields.get("documents") or handed:
+        passes_text = any(isinstance(value, dict | list | str) for value in values)
+        if fields.get("chat_template") or fields.get("documents") or passes_text:
             return True
     # Brackets can't be written otherwise in JSON: a chat of texts alone has one.
     return body.count(b"[") > 1 and _has_media(fields["messages"])
@@ -122,7 +129,7 @@ def _has_media(messages: list[dict[str, Any]]) -> bool:
     return False
 
 
-def _decoded(body: bytes) -> dict[str, Any]:
+def _decode(body: bytes) -> dict[str, Any]:
     check_structure(body)
     try:
         fields = orjson.loads(body)
@@ -135,13 +142,13 @@ def _decoded(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def _for_engine(route: Route, fields: dict[str, Any], body: bytes, *, stream: bool, maximum: int | None) -> bytes:
+def _engine_body(route: Route, fields: dict[str, Any], body: bytes, *, stream: bool, max_tokens: int | None) -> bytes:
     """The body with what is set on the caller's behalf; the very same bytes where that is nothing."""
     if stream:
-        body = _with_member(body, "stream_options", _USAGE_ON, replacing="stream_options" in fields)
-    if maximum is not None and route.maximum and fields.get(route.maximum[0]) is None:
-        name = route.maximum[0]
-        body = _with_member(body, name, b'"%b":%d' % (name.encode(), maximum), replacing=name in fields)
+        body = _with_member(body, "stream_options", _USAGE_OPTIONS, replacing="stream_options" in fields)
+    if max_tokens is not None and route.max_tokens_fields and fields.get(route.max_tokens_fields[0]) is None:
+        name = route.max_tokens_fields[0]
+        body = _with_member(body, name, b'"%b":%d' % (name.encode(), max_tokens), replacing=name in fields)
     return body
 
 
@@ -168,8 +175,8 @@ def _without_member(body: bytes, name: str) -> bytes:
         _, at = decoder.raw_decode(text, at)
         if key != name:
             kept.append(text[start:at])
-        if len(kept) > _MOST_MEMBERS:
-            raise InvalidRequest(f"The body has more than {_MOST_MEMBERS} fields.", code="too_many_values")
+        if len(kept) > _MAX_MEMBERS:
+            raise InvalidRequest(f"The body has more than {_MAX_MEMBERS} fields.", code="too_many_values")
         at = skip(text, at).end()
         if text[at] == ",":
             at = skip(text, at + 1).end()

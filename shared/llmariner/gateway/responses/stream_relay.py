@@ -20,7 +20,7 @@ class StreamRelay:
     def __init__(self, request: ModelRequest, metered: Metered, began: float) -> None:
         self._cutter = sse.EventCutter()
         self._hider = sse.UsageHider(include=request.include_usage, continuous=request.continuous_usage)
-        self._answers = AnswerCounts(request) if request.answers > 1 else None
+        self._answers = AnswerCounts(request) if request.choice_count > 1 else None
         self._metered = metered
         self._began = began
         self.done = False
