@@ -17,7 +17,7 @@ _TENANT_SHARE = 2
 
 
 class BodyBudget:
-    """At most `max_bytes` in this process, and `max_bytes_per_tenant` of these for one tenant. `held`: bytes reserved now."""
+    """At most `max_bytes`, and `max_bytes_per_tenant` of these for one tenant. `held`: bytes reserved now."""
 
     def __init__(self, max_bytes: int, max_bytes_per_tenant: int) -> None:
         self._max_bytes = max_bytes
