@@ -37,7 +37,9 @@ def authenticate(request: Request) -> Caller:
     authorization = request.headers.get("authorization")
     secret = bearer_token(authorization.encode("latin-1") if authorization else None)
     lookups, proxied = context_of(request).secret_lookups, bool(request.state.proxied)
-    caller = lookups.look_up(secret, lambda: _resolve_caller(request, secret), acting_from.get(), untrusted_proxy=proxied)
+    caller = lookups.look_up(
+        secret, lambda: _resolve_caller(request, secret), acting_from.get(), untrusted_proxy=proxied
+    )
     _check_client_network(caller)
     return caller
 
