@@ -20,17 +20,17 @@ Consumer = Annotated[str, Path(pattern="^[a-z][a-z0-9_]{0,63}$")]
 def build(context: Context) -> Application:
     """The route: a Trigger's dead letter sink names its consumer in the path."""
     app = create_app("dead_letters", context)
-    app.post("/{consumer}")(bury)
+    app.post("/{consumer}")(record_dead_letter)
     return app
 
 
-async def bury(request: Request, consumer: Consumer) -> dict[str, str]:
+async def record_dead_letter(request: Request, consumer: Consumer) -> dict[str, str]:
     """Note one event as this consumer's dead letter; as often as it comes, it is one."""
     try:
         event = from_http(request.headers, await request.body())
     except MalformedEvent as error:
         raise InvalidRequest(str(error)) from error
-    await asyncio.to_thread(context_of(request).deliveries.bury, event, consumer, _reason(request))
+    await asyncio.to_thread(context_of(request).deliveries.record_dead_letter, event, consumer, _reason(request))
     return {"id": event.id, "object": "event", "consumer": consumer, "state": "dead"}
 
 

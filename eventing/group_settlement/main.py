@@ -14,7 +14,7 @@ def consume(context: Context, event: Event) -> None:
     if after:
         with context.database.write() as session:
             # An event that is delivered twice must not have two successors: their number would double with each slice.
-            if outbox.first_time(session, "group_settlement", event.id):
+            if outbox.mark_consumed(session, "group_settlement", event.id):
                 outbox.add(session, event.type, event.subject, {**data, "after": after})
 
 

@@ -23,7 +23,7 @@ from llmariner.http.authorization.service_calls import verify_service_token
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.metrics import backlog_metrics
-from llmariner.platform.events.publish_queue import Publication
+from llmariner.platform.events.publish_queue import PublishQueue
 
 Kind = TypeVar("Kind")
 Operation = Callable[[Context, dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -39,7 +39,7 @@ def build(context: Context) -> Application:
 
 def metrics(request: Request) -> PlainTextResponse:
     """Events that wait to be published, in Prometheus' text format."""
-    backlog = Publication(context_of(request).database).backlog()
+    backlog = PublishQueue(context_of(request).database).backlog()
     return PlainTextResponse(backlog_metrics(backlog), media_type="text/plain; version=0.0.4")
 
 

@@ -18,7 +18,7 @@ from llmariner.platform.events import outbox
 from llmariner.platform.events.broker import Publisher
 from llmariner.platform.events.cloudevents import Event, from_http
 from llmariner.platform.events.deliveries import Deliveries
-from llmariner.platform.events.publish_queue import Publication
+from llmariner.platform.events.publish_queue import PublishQueue
 from llmariner.platform.events.tables import deliveries, events
 from llmariner.settings import BrokerSettings
 
@@ -104,7 +104,7 @@ def test_what_was_taken_is_not_sent_again(database: Database, ingress: Ingress) 
 @pytest.fixture(autouse=True)
 def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wait for a next attempt ends by `let_time_pass` alone, however busy the machine is."""
-    monkeypatch.setattr("llmariner.platform.events.deliveries._FIRST_DELAY", 60.0)
+    monkeypatch.setattr("llmariner.platform.events.deliveries._INITIAL_DELAY", 60.0)
 
 
 def let_time_pass(database: Database) -> None:
@@ -252,7 +252,7 @@ def test_the_lease_of_a_publisher_that_died_ends(database: Database, ingress: In
 
 
 def test_what_waits_is_counted_and_timed(database: Database, ingress: Ingress) -> None:
-    publication = Publication(database)
+    publication = PublishQueue(database)
     assert publication.backlog() == (0, 0.0)
     emit(database, *"ab")
     with database.write() as session:
@@ -268,7 +268,7 @@ def test_a_dead_letter_that_is_replayed_goes_to_the_broker_again(database: Datab
     emit(database, "a")
     publisher.publish()
     (event,) = ingress.taken
-    book.bury(event, "consumer", "503: no")
+    book.record_dead_letter(event, "consumer", "503: no")
     assert publisher.publish() == 0
     assert book.replay("proj_1", event.id) == 1
     ingress.status = 503
@@ -282,7 +282,7 @@ def test_a_dead_letter_that_is_replayed_goes_to_the_broker_again(database: Datab
     (shown,) = book.page("proj_1", None, after=None, limit=10)
     assert (shown.event.id, shown.state) == (event.id, "delivered")
     # It may die again.
-    book.bury(event, "consumer", "400: never")
+    book.record_dead_letter(event, "consumer", "400: never")
     assert [d.last_error for d in book.page("proj_1", "dead", after=None, limit=10)] == ["400: never"]
 
 

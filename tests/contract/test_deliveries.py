@@ -14,7 +14,7 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from llmariner.platform.database import Database
 from llmariner.platform.events import outbox, tables
 from llmariner.platform.events.cloudevents import Event
-from llmariner.platform.events.deliveries import ATTEMPTS, Deliveries, Delivery, Subscription, backoff
+from llmariner.platform.events.deliveries import MAX_ATTEMPTS, Deliveries, Delivery, Subscription, backoff
 
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 MADE, GONE = "ai.llmariner.thing.made.v1", "ai.llmariner.thing.gone.v1"
@@ -57,7 +57,7 @@ def state(book: Deliveries, consumer: str = "a") -> tuple[str, int, str | None]:
 def test_a_clock_that_is_set_back_puts_no_retry_off(database: Database, book: Deliveries) -> None:
     emit(database, "x")
     book.fan_out()
-    book.failed(one(book), "503: no", final=False)
+    book.mark_failed(one(book), "503: no", final=False)
     assert due(book, "a") == []
     with database.write() as session:
         session.run(update(tables.deliveries).values(due_at=time.time() + 3600))
@@ -121,7 +121,7 @@ def test_events_of_one_subject_come_one_after_the_other(database: Database, book
     emit(database, "x", "x", "y")
     book.fan_out()
     assert due(book, "a") == ["x", "y"]
-    book.succeeded(one(book))
+    book.mark_delivered(one(book))
     assert due(book, "a") == ["x", "y"]
     assert [delivery.event.data["number"] for delivery in book.due() if delivery.consumer == "a"] == [1, 2]
     assert due(book, "b") == ["x", "y"]
@@ -130,7 +130,7 @@ def test_events_of_one_subject_come_one_after_the_other(database: Database, book
 def test_what_waits_for_its_next_attempt_holds_up_its_subject_only(database: Database, book: Deliveries) -> None:
     emit(database, "x", "x", "y")
     book.fan_out()
-    book.failed(one(book), "500", final=False)
+    book.mark_failed(one(book), "500", final=False)
     assert due(book, "a") == ["y"]
     make_due(database)
     assert due(book, "a") == ["x", "y"]
@@ -139,19 +139,19 @@ def test_what_waits_for_its_next_attempt_holds_up_its_subject_only(database: Dat
 def test_what_is_dead_holds_up_nothing(database: Database, book: Deliveries) -> None:
     emit(database, "x", "x")
     book.fan_out()
-    book.failed(one(book), "400", final=True)
+    book.mark_failed(one(book), "400", final=True)
     assert [delivery.event.data["number"] for delivery in book.due() if delivery.consumer == "a"] == [1]
 
 
 def test_the_wait_doubles_from_half_a_second(database: Database) -> None:
-    assert [backoff(n) for n in range(1, ATTEMPTS)] == [0.5, 1, 2, 4, 8, 16, 32]
+    assert [backoff(n) for n in range(1, MAX_ATTEMPTS)] == [0.5, 1, 2, 4, 8, 16, 32]
 
 
 def test_a_failed_delivery_is_due_after_its_wait(database: Database, book: Deliveries) -> None:
     emit(database, "x")
     book.fan_out()
     before = time.time()
-    book.failed(one(book), "500: oh", final=False)
+    book.mark_failed(one(book), "500: oh", final=False)
     assert state(book) == ("pending", 1, "500: oh")
     with database.read() as session:
         at = session.value(select(tables.deliveries.c.due_at).where(tables.deliveries.c.consumer == "a"))
@@ -161,9 +161,9 @@ def test_a_failed_delivery_is_due_after_its_wait(database: Database, book: Deliv
 def test_a_delivery_is_dead_after_its_last_attempt(database: Database, book: Deliveries) -> None:
     emit(database, "x")
     book.fan_out()
-    for attempt in range(1, ATTEMPTS + 1):
-        book.failed(one(book), f"no {attempt}", final=False)
-        assert state(book) == ("pending" if attempt < ATTEMPTS else "dead", attempt, f"no {attempt}")
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        book.mark_failed(one(book), f"no {attempt}", final=False)
+        assert state(book) == ("pending" if attempt < MAX_ATTEMPTS else "dead", attempt, f"no {attempt}")
         make_due(database)
     assert due(book, "a") == []
     assert due(book, "b") == ["x"]
@@ -172,16 +172,16 @@ def test_a_delivery_is_dead_after_its_last_attempt(database: Database, book: Del
 def test_what_will_never_be_taken_is_dead_at_once(database: Database, book: Deliveries) -> None:
     emit(database, "x")
     book.fan_out()
-    book.failed(one(book), "400: no", final=True)
+    book.mark_failed(one(book), "400: no", final=True)
     assert state(book) == ("dead", 1, "400: no")
 
 
 def test_a_delivery_that_succeeds_at_last_forgets_its_error(database: Database, book: Deliveries) -> None:
     emit(database, "x")
     book.fan_out()
-    book.failed(one(book), "500", final=False)
+    book.mark_failed(one(book), "500", final=False)
     make_due(database)
-    book.succeeded(one(book))
+    book.mark_delivered(one(book))
     assert state(book) == ("delivered", 2, None)
 
 
@@ -189,8 +189,8 @@ def test_a_replay_makes_the_dead_deliveries_due_again(database: Database, book: 
     emit(database, "x")
     book.fan_out()
     first, second = one(book, "a"), one(book, "b")
-    book.failed(first, "400", final=True)
-    book.succeeded(second)
+    book.mark_failed(first, "400", final=True)
+    book.mark_delivered(second)
     assert book.replay("proj_1", first.event.id) == 1
     assert due(book, "a") == ["x"]
     assert due(book, "b") == []
@@ -212,7 +212,7 @@ def test_another_projects_event_is_not_there(database: Database, book: Deliverie
     emit(database, "everybodys")
     book.fan_out()
     theirs = next(d for d in book.due() if d.event.subject == "theirs")
-    book.failed(theirs, "400", final=True)
+    book.mark_failed(theirs, "400", final=True)
     seen = {d.event.subject for d in book.page("proj_1", None, after=None, limit=100)}
     assert seen == {"mine", "everybodys"}
     assert book.page("proj_1", "dead", after=None, limit=100) == []
@@ -224,7 +224,7 @@ def test_another_projects_event_is_not_there(database: Database, book: Deliverie
 def test_a_page_is_newest_first_and_of_one_state(database: Database, book: Deliveries) -> None:
     emit(database, "x", "y", "z", type_=GONE)
     book.fan_out()
-    book.failed(one(book, "c"), "400", final=True)
+    book.mark_failed(one(book, "c"), "400", final=True)
     pages = {name: book.page("proj_1", name, after=None, limit=10) for name in ("pending", "dead", "delivered", None)}
     subjects = {name: [d.event.subject for d in found] for name, found in pages.items()}
     assert subjects == {"pending": ["z", "y"], "dead": ["x"], "delivered": [], None: ["z", "y", "x"]}
@@ -262,7 +262,7 @@ def test_what_was_never_a_cursor_is_refused(book: Deliveries, after: str) -> Non
 def test_a_consumer_meets_an_event_for_the_first_time_once(database: Database) -> None:
     def meet(consumer: str, event_id: str) -> bool:
         with database.write() as session:
-            return outbox.first_time(session, consumer, event_id)
+            return outbox.mark_consumed(session, consumer, event_id)
 
     assert [meet("a", "e1"), meet("a", "e1"), meet("b", "e1"), meet("a", "e2")] == [True, False, True, True]
 
@@ -270,7 +270,7 @@ def test_a_consumer_meets_an_event_for_the_first_time_once(database: Database) -
 def test_what_a_consumer_did_not_finish_it_meets_again(database: Database) -> None:
     def begin_and_fail() -> None:
         with database.write() as session:
-            assert outbox.first_time(session, "a", "e1")
+            assert outbox.mark_consumed(session, "a", "e1")
             raise RuntimeError
 
     for _ in range(2):
@@ -281,7 +281,7 @@ def test_what_a_consumer_did_not_finish_it_meets_again(database: Database) -> No
 def test_of_many_who_meet_an_event_at_once_one_does_the_work(database: Database, at_once: AtOnce) -> None:
     def meet() -> bool:
         with database.write() as session:
-            return outbox.first_time(session, "a", "e1")
+            return outbox.mark_consumed(session, "a", "e1")
 
     assert sorted(at_once([meet] * 4)) == [False, False, False, True]
 
@@ -299,8 +299,8 @@ def test_what_a_broker_gave_up_on_is_kept_once(database: Database, book: Deliver
     emit(database, "x", project="proj_1")
     event = one_event(book)
     for reason in ("503: first", "503: again"):
-        book.bury(event, "a", reason)
-    book.bury(event, "b", "400: never")
+        book.record_dead_letter(event, "a", reason)
+    book.record_dead_letter(event, "b", "400: never")
     dead = book.page("proj_1", "dead", after=None, limit=10)
     assert [(d.consumer, d.attempts, d.last_error) for d in dead] == [("a", 8, "503: again"), ("b", 8, "400: never")]
     assert book.page("proj_2", "dead", after=None, limit=10) == []
@@ -310,8 +310,8 @@ def test_what_a_broker_gave_up_on_is_kept_once(database: Database, book: Deliver
 def test_a_reason_is_kept_in_whatever_bytes_it_was_told(reason: str, database: Database, book: Deliveries) -> None:
     emit(database, "a")
     book.fan_out()
-    book.failed(one(book), reason, final=True)
-    book.bury(one(book, "b").event, "b", reason)
+    book.mark_failed(one(book), reason, final=True)
+    book.record_dead_letter(one(book, "b").event, "b", reason)
     dead = book.page("proj_1", "dead", after=None, limit=9)
     assert [(d.consumer, (d.last_error or "")[:6]) for d in dead] == [("a", "500: a"), ("b", "500: a")]
 
@@ -321,7 +321,7 @@ def test_a_reason_is_kept_in_whatever_bytes_it_was_told(reason: str, database: D
 def test_an_event_of_kubernetes_is_kept_for_who_runs_the_installation(
     database: Database, book: Deliveries, data: dict[str, Any], audience: str | None
 ) -> None:
-    book.bury(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, data), "a", "503: no")
+    book.record_dead_letter(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, data), "a", "503: no")
     with database.write() as session:
         session.run(update(tables.events).values(audience=audience))
     for organization_id in (None, "org_1"):
@@ -337,22 +337,22 @@ def test_an_event_of_kubernetes_is_kept_for_who_runs_the_installation(
 def test_an_event_of_kubernetes_that_two_are_told_of_at_once_is_kept_once(book: Deliveries, at_once: AtOnce) -> None:
     told = [Event(str(number), "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}) for number in range(5)]
     for event in told:
-        assert at_once([partial(book.bury, event, f"c{at}", "503: no") for at in range(3)]) == [None] * 3
+        assert at_once([partial(book.record_dead_letter, event, f"c{at}", "503: no") for at in range(3)]) == [None] * 3
     assert len(book.page("proj_1", "dead", operator=True, after=None, limit=100)) == 15
 
 
 def test_events_of_kubernetes_are_kept_as_dead_letters_up_to_a_bound(
     database: Database, book: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmariner.platform.events.deliveries._MOST_OF_KUBERNETES", 3)
+    monkeypatch.setattr("llmariner.platform.events.deliveries._MAX_KUBERNETES_DEAD_LETTERS", 3)
     for number in range(3):
-        book.bury(Event(str(number), "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}), "a", "503: no")
+        book.record_dead_letter(Event(str(number), "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}), "a", "503: no")
     with pytest.raises(RateLimited):
-        book.bury(Event("4", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}), "a", "503: no")
-    book.bury(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}), "a", "503: again")
+        book.record_dead_letter(Event("4", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}), "a", "503: no")
+    book.record_dead_letter(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}), "a", "503: again")
     for type_ in (MADE, "dev.knative.sources.ping", "x"):
         with pytest.raises(InvalidRequest, match="was written by this platform"):
-            book.bury(Event("5", type_, "/apis/x", 1.5, {}), "a", "503: no")
+            book.record_dead_letter(Event("5", type_, "/apis/x", 1.5, {}), "a", "503: no")
     assert len(book.page("proj_1", None, operator=True, after=None, limit=100)) == 3
 
 

@@ -17,7 +17,7 @@ from llmariner.errors import NotFound
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import tables
-from llmariner.platform.events.outbox import event_of
+from llmariner.platform.events.outbox import event_from_row
 from llmariner.tenancy.groups.group_roles import CHANGED, GroupRoles
 from llmariner.tenancy.groups.membership_sync import settle_group
 from llmariner.tenancy.groups.store import Groups
@@ -72,7 +72,7 @@ def members(database: Database, table: Any = organization_users) -> int:
 def changes(database: Database) -> list[Any]:
     with database.read() as session:
         query = select(tables.events).where(tables.events.c.type == CHANGED)
-        return [event_of(row) for row in session.rows(query.order_by(tables.events.c.time))]
+        return [event_from_row(row) for row in session.rows(query.order_by(tables.events.c.time))]
 
 
 def test_a_mapping_itself_touches_nobody(team: Team) -> None:

@@ -15,7 +15,7 @@ from llmariner.platform.database.tables import work_leases
 from llmariner.platform.events import outbox
 from llmariner.platform.events.broker import Publisher
 from llmariner.platform.events.deliveries import Deliveries
-from llmariner.platform.events.publish_queue import Publication
+from llmariner.platform.events.publish_queue import PublishQueue
 from llmariner.platform.events.tables import deliveries, events
 from llmariner.settings import BrokerSettings
 
@@ -127,12 +127,12 @@ def test_no_answer_but_an_acceptance_is_one(answer: Answer, database: Database, 
     began = time.monotonic()
     assert publisher.publish() == 0
     assert time.monotonic() - began < 10
-    assert Publication(database).backlog().events == 2
+    assert PublishQueue(database).backlog().events == 2
     assert [request[:4] for request in peer.requests] == [b"POST"]
     peer.answer = always(TAKEN)
     end_waits(database)
     assert publisher.publish() == 2
-    assert Publication(database).backlog().events == 0
+    assert PublishQueue(database).backlog().events == 0
 
 
 def test_an_event_that_is_never_answered_holds_up_its_subject_only(database: Database, peer: Peer) -> None:
@@ -142,7 +142,7 @@ def test_an_event_that_is_never_answered_holds_up_its_subject_only(database: Dat
     assert publisher.publish() == 0
     let_time_pass(database)
     assert publisher.publish() == 2
-    assert Publication(database).backlog().events == 2
+    assert PublishQueue(database).backlog().events == 2
     (waiting,) = (d for d in Deliveries(database, ()).page("p", "pending", after=None, limit=9) if d.consumer)
     assert (waiting.consumer, waiting.event.subject, waiting.attempts) == ("broker", "poison", 1)
     assert (waiting.last_error or "").startswith("no answer: ")
@@ -166,7 +166,7 @@ def test_an_event_that_can_not_be_sent_is_a_dead_letter_and_stops_no_other(datab
     assert Publisher(database, BrokerSettings(peer.url)).publish() == 1
     (dead,) = Deliveries(database, ()).page("p", "dead", after=None, limit=9)
     assert (dead.consumer, dead.event.subject) == ("broker", "a")
-    assert Publication(database).backlog().events == 0
+    assert PublishQueue(database).backlog().events == 0
 
 
 def test_a_clock_that_was_set_back_keeps_no_event_waiting(database: Database, peer: Peer) -> None:

@@ -20,9 +20,9 @@ def test_old_events_are_forgotten_unless_pending_or_dead(database: Database) -> 
             outbox.add(session, "t", subject, {})
     book.fan_out()
     by_subject = {delivery.event.subject: delivery for delivery in book.due()}
-    book.succeeded(by_subject["delivered"])
-    book.failed(by_subject["dead"], "no", final=True)
-    book.succeeded(by_subject["fresh"])
+    book.mark_delivered(by_subject["delivered"])
+    book.mark_failed(by_subject["dead"], "no", final=True)
+    book.mark_delivered(by_subject["fresh"])
     with database.write() as session:
         session.run(update(events).where(events.c.subject != "fresh").values(time=time.time() - 100))
     assert book.prune(older_than=50) == 1
@@ -60,16 +60,18 @@ def test_what_is_behind_an_event_that_is_kept_waits_for_it(database: Database) -
 
 def test_an_event_of_kubernetes_that_claims_to_be_of_tomorrow_is_of_today(database: Database) -> None:
     book = Deliveries(database, [])
-    book.bury(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", time.time() + 86400, {}), "a", "503: no")
+    book.record_dead_letter(
+        Event("1", "dev.knative.apiserver.ref.add", "/apis/x", time.time() + 86400, {}), "a", "503: no"
+    )
     with database.read() as session:
         assert session.value(select(events.c.time)) <= session.now()
 
 
 def test_what_consumers_noted_of_old_events_is_forgotten(database: Database) -> None:
     with database.write() as session:
-        assert outbox.first_time(session, "taker", "old")
+        assert outbox.mark_consumed(session, "taker", "old")
         session.run(update(consumed_events).values(at=time.time() - 100))
-        assert outbox.first_time(session, "taker", "fresh")
+        assert outbox.mark_consumed(session, "taker", "fresh")
     Deliveries(database, []).prune(older_than=50)
     with database.read() as session:
         assert [row.event_id for row in session.rows(select(consumed_events.c.event_id))] == ["fresh"]

@@ -183,7 +183,7 @@ def test_another_projects_events_are_not_there(
     while book.fan_out():
         pass
     [mine] = [d for d in book.page(installation.owner.project_id, None, after=None, limit=100) if names(d, "evented")]
-    book.failed(mine, "400", final=True)
+    book.mark_failed(mine, "400", final=True)
     event_id = mine.event.id
     assert event_id not in [
         event["id"] for event in call("GET /v1/events", query="limit=100", by=stranger).json["data"]
@@ -200,7 +200,7 @@ def test_names_of_kubernetes_objects_are_for_who_runs_the_installation(
     call: Call, stranger: dict[str, str], installation: Installation
 ) -> None:
     event = Event("kube-1", "dev.knative.apiserver.ref.add", "/apis/x/theirs", time.time(), {"name": "theirs"})
-    Deliveries(installation.context.database, ()).bury(event, "model_adoption", "503: no")
+    Deliveries(installation.context.database, ()).record_dead_letter(event, "model_adoption", "503: no")
     made = call("POST /v1/api_keys", {"name": "narrow", "scopes": ["api.events.read"]}).json
     assert len(_shown(call, event.id, bearer(made["secret"]))) == 1
     assert _shown(call, event.id, stranger) == []
@@ -225,7 +225,7 @@ def test_what_broke_inside_is_told_to_who_runs_the_installation(
     }
     reasons["broker"] = "403: broker.inside does not know you"
     for due in [due for due in book.due() if due.event.type == type_]:
-        book.failed(due, reasons[due.consumer], final=True)
+        book.mark_failed(due, reasons[due.consumer], final=True)
     event_id = next(d.event.id for d in book.page("proj_2", None, after=None, limit=9) if d.event.type == type_)
     assert {each["consumer"]: each["last_error"] for each in _shown(call, event_id, None)} == reasons
     theirs = {each["consumer"]: each["last_error"] for each in _shown(call, event_id, stranger)}

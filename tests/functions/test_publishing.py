@@ -86,7 +86,7 @@ def test_a_dead_letter_that_is_revived_is_published(database: Database, publishe
     with database.write() as session:
         outbox.add(session, "t", "x", {})
     (shown,) = book.page("p", None, after=None, limit=1)
-    book.bury(shown.event, "consumer", "503: no")
+    book.record_dead_letter(shown.event, "consumer", "503: no")
 
     async def app(_scope: Any, _receive: Any, _send: Any) -> None:
         book.replay("p", shown.event.id)

@@ -19,4 +19,4 @@ def written(installation: Installation, type_: str, data: dict[str, Any], subjec
     with installation.context.database.write() as session:
         outbox.add(session, type_, subject, data)
         newest = select(tables.events).order_by(tables.events.c.sequence.desc()).limit(1)
-        return outbox.event_of(session.rows(newest)[0])
+        return outbox.event_from_row(session.rows(newest)[0])

@@ -118,12 +118,12 @@ def event_function(consume: Consume, *, recorded: bool = True) -> Callable[[Any]
     async def handle(event: Any) -> None:
         from starlette.exceptions import HTTPException
 
-        from llmariner.platform.events.cloudevents import MalformedEvent, of_cloud_event
+        from llmariner.platform.events.cloudevents import MalformedEvent, from_cloud_event
 
         context = lazy._context or Context()
         lazy.use(context)
         try:
-            await give(context, of_cloud_event(event))
+            await give(context, from_cloud_event(event))
         except MalformedEvent as error:
             raise HTTPException(400, str(error)) from error  # anything else is a 500: again later
         # functions-framework would answer "OK", and Knative's Broker takes a body that is no event for a failure.
@@ -179,7 +179,7 @@ def _load_from_outbox(context: Context, event: Any) -> Any:
     from llmariner.platform.events.cloudevents import MalformedEvent
 
     with context.database.read() as session:
-        found = outbox.recorded(session, event)
+        found = outbox.find_stored(session, event)
     if found is None:
         logging.getLogger(__name__).warning("refused an event that this platform did not write: %.80r", event.id)
         raise MalformedEvent(f"No event '{event.id[:80]}' of type '{event.type[:128]}' was written by this platform.")

@@ -104,11 +104,11 @@ class Dispatcher:
         try:
             status, answer = await self._answer(delivery)
             if 200 <= status < 300:
-                await asyncio.to_thread(self._deliveries.succeeded, delivery)
+                await asyncio.to_thread(self._deliveries.mark_delivered, delivery)
             else:
                 final = 400 <= status < 500 and status not in _AGAIN
                 reason = f"{status}: {answer.decode(errors='replace')[:1000]}"
-                await asyncio.to_thread(self._deliveries.failed, delivery, reason, final=final)
+                await asyncio.to_thread(self._deliveries.mark_failed, delivery, reason, final=final)
         finally:
             self._under_way.pop((delivery.sequence, delivery.consumer), None)
             self._of_project.subtract([(delivery.consumer, delivery.project_id)])

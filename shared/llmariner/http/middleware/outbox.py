@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from llmariner.platform.events.outbox import count_changes
+from llmariner.platform.events.outbox import publish_request_count
 
 __all__ = ["OutboxMiddleware"]
 
@@ -38,9 +38,9 @@ class OutboxMiddleware:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request; what it changed is published later."""
-        before = count_changes()
+        before = publish_request_count()
         await self._app(scope, receive, send)
-        if count_changes() != before:
+        if publish_request_count() != before:
             self._pending = True
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._publish_pending())

@@ -1,7 +1,7 @@
 """Carries events from the outbox to a Knative Broker: right after the commit, and by the sweep what was left behind.
 
 At least once: an event whose acceptance we did not hear of is sent again. One process at a time publishes. Events of one
-subject keep their order: one that is refused holds up later ones of its subject, and of no other, until it is taken or
+subject keep their order: one that is refused holds up later ones of its subject, and of no other, until it is accepted or
 given up as a dead letter. A Broker that does not answer at all is left alone for a while; an event that it never answers
 waits like one that it refused, so that it holds up no others.
 """
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from llmariner.platform.database import Database
 from llmariner.platform.database.work_leases import WorkLease
 from llmariner.platform.events.cloudevents import Event, to_http
-from llmariner.platform.events.publish_queue import Outgoing, Publication
+from llmariner.platform.events.publish_queue import PublishQueue, QueuedEvent
 from llmariner.settings import BrokerSettings
 
 __all__ = ["Publisher"]
@@ -30,12 +30,12 @@ _SEND_SECONDS = 10.0
 _LEASE_SECONDS = 30.0
 _PAUSE_SECONDS = 15.0
 # Of those who ask too much or too early, or of a Broker that is not set up yet; other 4xx are for good.
-_AGAIN = frozenset({401, 403, 404, 408, 409, 425, 429})
+_RETRYABLE_STATUSES = frozenset({401, 403, 404, 408, 409, 425, 429})
 # So many refusals in a row are not the events' fault.
-_REFUSALS_IN_A_ROW = 5
+_MAX_CONSECUTIVE_REJECTIONS = 5
 
 
-class _Refused(Exception):
+class _Rejected(Exception):
     """The Broker answered, and did not take the event. `final`: it never will."""
 
     def __init__(self, reason: str, *, final: bool) -> None:
@@ -44,7 +44,7 @@ class _Refused(Exception):
         self.final = final
 
 
-class _Away(Exception):
+class _BrokerUnavailable(Exception):
     """The Broker does not answer."""
 
 
@@ -53,7 +53,7 @@ class Publisher:
 
     def __init__(self, database: Database, settings: BrokerSettings) -> None:
         self._settings = settings
-        self._publication = Publication(database)
+        self._queue = PublishQueue(database)
         self._lease = WorkLease(database, "publish", f"publisher_{secrets.token_hex(8)}")
 
     def publish(self) -> int:
@@ -62,100 +62,102 @@ class Publisher:
         Where another process is at it, that one sends ours, too. What is to be replayed is sent to every consumer of its
         type: a Broker knows no other way.
         """
-        taken = 0
+        accepted = 0
         requests = self._lease.acquire(_LEASE_SECONDS)
         while requests is not None:
-            sent, well = self._round()
-            taken += sent
-            if not well:
+            sent, keep_publishing = self._publish_pending()
+            accepted += sent
+            if not keep_publishing:
                 self._lease.pause(_PAUSE_SECONDS)
-                return taken
+                return accepted
             requests = self._lease.release(requests, _LEASE_SECONDS)
-        return taken
+        return accepted
 
-    def _round(self) -> tuple[int, bool]:
-        """How many events were taken, and whether it makes sense to go on."""
-        taken = in_a_row = 0
-        while batch := self._publication.next():
-            held_up: set[str] = set()
+    def _publish_pending(self) -> tuple[int, bool]:
+        """How many events were accepted, and whether it makes sense to go on."""
+        accepted = consecutive_rejections = 0
+        while batch := self._queue.next_batch():
+            blocked_subjects: set[str] = set()
             for each in batch:
-                if each.event.subject in held_up:
+                if each.event.subject in blocked_subjects:
                     continue
                 if not self._lease.renew(_LEASE_SECONDS):
-                    return taken, True
+                    return accepted, True
                 try:
-                    if self._sent(each):
-                        taken, in_a_row = taken + 1, 0
+                    if self._try_send(each):
+                        accepted, consecutive_rejections = accepted + 1, 0
                         continue
-                except _Away as error:
-                    self._publication.unanswered(each, f"no answer: {error}")
-                    count, seconds = self._publication.backlog()
+                except _BrokerUnavailable as error:
+                    self._queue.mark_unanswered(each, f"no answer: {error}")
+                    count, seconds = self._queue.backlog()
                     _log.warning("the Broker is away (%s): %d events wait, the oldest for %d s", error, count, seconds)
-                    return taken, False
-                held_up.add(each.event.subject)
-                in_a_row += 1
-                if in_a_row >= _REFUSALS_IN_A_ROW:
-                    return taken, False
-        return taken, True
+                    return accepted, False
+                blocked_subjects.add(each.event.subject)
+                consecutive_rejections += 1
+                if consecutive_rejections >= _MAX_CONSECUTIVE_REJECTIONS:
+                    return accepted, False
+        return accepted, True
 
-    def _sent(self, outgoing: Outgoing) -> bool:
-        """Send one event and note what became of it; whether the Broker took it. _Away."""
-        event = outgoing.event
+    def _try_send(self, queued: QueuedEvent) -> bool:
+        """Send one event and note what became of it; whether the Broker took it. _BrokerUnavailable."""
+        event = queued.event
         try:
             self._send(event)
-        except _Refused as refused:
-            wait = self._publication.refused(outgoing, refused.reason, final=refused.final)
-            told = "it is a dead letter now" if wait is None else f"it is tried again in {wait:g} s"
-            _log.warning("the Broker refused event %s of type %s (%s); %s", event.id, event.type, refused.reason, told)
+        except _Rejected as refused:
+            wait = self._queue.mark_rejected(queued, refused.reason, final=refused.final)
+            outcome = "it is a dead letter now" if wait is None else f"it is tried again in {wait:g} s"
+            _log.warning(
+                "the Broker refused event %s of type %s (%s); %s", event.id, event.type, refused.reason, outcome
+            )
             return False
-        self._publication.taken(outgoing)
+        self._queue.mark_accepted(queued)
         return True
 
     def _send(self, event: Event) -> None:
         try:
             headers, body = to_http(event)
         except (ValueError, OverflowError, OSError) as error:  # a time that no calendar holds
-            raise _Refused(f"it can't be sent: {error}", final=True) from error
+            raise _Rejected(f"it can't be sent: {error}", final=True) from error
         try:
             if (token := self._settings.token_file) is not None:
                 # Read each time: it is replaced before it expires.
                 headers["Authorization"] = f"Bearer {token.read_text().strip()}"
-            status, said = _posted(self._settings.url, headers, body)
+            status, text = _post(self._settings.url, headers, body)
         except (OSError, HTTPException, ValueError) as error:
-            raise _Away(str(error) or type(error).__name__) from error
+            raise _BrokerUnavailable(str(error) or type(error).__name__) from error
         # A redirect is no acceptance: nothing is known of what stands there.
         if not 200 <= status < 300:
-            raise _Refused(f"{status}: {said}", final=400 <= status < 500 and status not in _AGAIN)
+            raise _Rejected(f"{status}: {text}", final=400 <= status < 500 and status not in _RETRYABLE_STATUSES)
 
 
-def _posted(url: str, headers: dict[str, str], body: bytes) -> tuple[int, str]:
+def _post(url: str, headers: dict[str, str], body: bytes) -> tuple[int, str]:
     """The status of a POST and the start of a refusal's text. OSError, HTTPException or ValueError without an answer.
 
     From the connection on, all of it takes `_SEND_SECONDS` at most, however slowly the answer comes.
     """
-    place = urlsplit(url)
-    kind = HTTPSConnection if place.scheme == "https" else HTTPConnection
-    connection = kind(place.hostname or "", place.port, timeout=_SEND_SECONDS)
+    target = urlsplit(url)
+    connection_class = HTTPSConnection if target.scheme == "https" else HTTPConnection
+    connection = connection_class(target.hostname or "", target.port, timeout=_SEND_SECONDS)
     connection.connect()
-    deadline = threading.Timer(_SEND_SECONDS, _cut, [connection.sock])
-    deadline.start()
+    timer = threading.Timer(_SEND_SECONDS, _abort, [connection.sock])
+    timer.start()
     try:
-        connection.request("POST", f"{place.path or '/'}{'?' * bool(place.query)}{place.query}", body, headers)
-        with connection.getresponse() as answer:
-            return answer.status, "" if answer.status < 300 else _text_of(answer)
+        connection.request("POST", f"{target.path or '/'}{'?' * bool(target.query)}{target.query}", body, headers)
+        with connection.getresponse() as response:
+            return response.status, "" if response.status < 300 else _error_text(response)
     finally:
-        deadline.cancel()
+        timer.cancel()
         connection.close()
 
 
-def _text_of(answer: HTTPResponse) -> str:
+def _error_text(response: HTTPResponse) -> str:
     """The start of a refusal's text, as far as it came: its status alone says what to do."""
     try:
-        return answer.read(500).decode(errors="replace")
+        return response.read(500).decode(errors="replace")
     except (OSError, HTTPException):
         return ""
 
 
-def _cut(connection: socket.socket) -> None:
+def _abort(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):  # it ended by itself
         connection.shutdown(socket.SHUT_RDWR)

@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["SOURCE", "Event", "MalformedEvent", "from_http", "of_cloud_event", "to_http"]
+__all__ = ["SOURCE", "Event", "MalformedEvent", "from_cloud_event", "from_http", "to_http"]
 
 SOURCE = "/llmariner"
-_DEEPEST = 64
+_MAX_DEPTH = 64
 # Of the HTTP binding, 3.1.3.2: all that is printable in ASCII, but for the space, the quotation mark and the percent sign.
-_AS_IT_IS = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+_UNESCAPED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
 
 class MalformedEvent(ValueError):
@@ -38,7 +38,7 @@ class Event:
 
 def to_http(event: Event) -> tuple[dict[str, str], bytes]:
     """Headers and body of a POST in binary mode. Without the SDK: functions that only publish have none."""
-    subject = quote(event.subject, safe=_AS_IT_IS)
+    subject = quote(event.subject, safe=_UNESCAPED)
     headers = {
         "content-type": "application/json",
         "ce-specversion": "1.0",
@@ -59,12 +59,12 @@ def from_http(headers: Mapping[str, str], body: bytes) -> Event:
     from cloudevents.http import from_http as read
 
     try:
-        return of_cloud_event(read(dict(headers), body))
+        return from_cloud_event(read(dict(headers), body))
     except (GenericException, ValueError, TypeError, RecursionError) as error:
         raise MalformedEvent(f"Not a CloudEvent: {error}") from error
 
 
-def of_cloud_event(event: Any) -> Event:
+def from_cloud_event(event: Any) -> Event:
     """Our value from the SDK's. MalformedEvent for data that is no JSON object which any reader takes, and for no time."""
     data = event.get_data()
     if not isinstance(data, dict):
@@ -72,7 +72,7 @@ def of_cloud_event(event: Any) -> Event:
     id_, type_, subject = str(event["id"]), str(event["type"]), str(event.get("subject") or "")
     if "\0" in id_ + type_ + subject:
         raise MalformedEvent("The attributes of an event hold no NUL, which no database keeps.")
-    _check_text([id_, type_, subject, data])
+    _check_encodable([id_, type_, subject, data])
     when = event.get("time")
     try:
         moment = (datetime.fromisoformat(str(when)) if when else datetime.now(UTC)).astimezone(UTC)
@@ -81,15 +81,15 @@ def of_cloud_event(event: Any) -> Event:
     return Event(id=id_, type=type_, subject=subject, time=moment.timestamp(), data=data)
 
 
-def _check_text(said: list[Any]) -> None:
+def _check_encodable(value: list[Any]) -> None:
     """MalformedEvent for what could be kept, but not be written as JSON for whoever looks at it later."""
-    level = said
-    for _ in range(_DEEPEST):
+    level = value
+    for _ in range(_MAX_DEPTH):
         parts = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list)))
         level = [inner for part in parts for inner in part]
     if level:
-        raise MalformedEvent(f"The data of an event is at most {_DEEPEST} levels deep.")
+        raise MalformedEvent(f"The data of an event is at most {_MAX_DEPTH} levels deep.")
     try:
-        json.dumps(said, ensure_ascii=False, allow_nan=False).encode()
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:
         raise MalformedEvent("An event consists of Unicode text and finite numbers.") from error

@@ -14,18 +14,18 @@ from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.platform.events.cloudevents import Event
 from llmariner.platform.events.tables import audience_of, consumed_events, events
 
-__all__ = ["add", "count_changes", "event_of", "first_time", "note_change", "recorded"]
+__all__ = ["add", "event_from_row", "find_stored", "mark_consumed", "publish_request_count", "request_publish"]
 
 _changes = itertools.count(1)
 _last_change = 0
 
 
-def count_changes() -> int:
+def publish_request_count() -> int:
     """How often this process left something to publish, in transactions that failed, too."""
     return _last_change
 
 
-def note_change() -> None:
+def request_publish() -> None:
     """There is something to publish once the caller's transaction ends."""
     global _last_change
     _last_change = next(_changes)
@@ -36,7 +36,7 @@ def add(session: WriteSession, type_: str, subject: str, data: dict[str, Any]) -
 
     `project_id` in the data says whose event it is, else `organization_id`; without either it is the installation's.
     """
-    note_change()
+    request_publish()
     session.add(
         events,
         id=new_id("evt"),
@@ -50,7 +50,7 @@ def add(session: WriteSession, type_: str, subject: str, data: dict[str, Any]) -
     )
 
 
-def first_time(session: WriteSession, consumer: str, event_id: str) -> bool:
+def mark_consumed(session: WriteSession, consumer: str, event_id: str) -> bool:
     """Whether this consumer meets the event for the first time; to be asked in the transaction of what it does about it.
 
     Delivery is at least once, so a consumer whose work is not idempotent by nature asks here and stops at False.
@@ -59,15 +59,15 @@ def first_time(session: WriteSession, consumer: str, event_id: str) -> bool:
     return session.insert_if_absent(consumed_events, [row]) == 1
 
 
-def recorded(session: ReadSession, event: Event) -> Event | None:
+def find_stored(session: ReadSession, event: Event) -> Event | None:
     """What the outbox holds of an event that somebody brings; None where this platform never wrote one of its id and type.
 
     Events are kept for a week after they were published.
     """
     row = session.first(select(events).where(events.c.id == event.id, events.c.type == event.type))
-    return None if row is None else event_of(row)
+    return None if row is None else event_from_row(row)
 
 
-def event_of(row: Row[Any]) -> Event:
+def event_from_row(row: Row[Any]) -> Event:
     """The event that a row of the outbox holds."""
     return Event(id=row.id, type=row.type, subject=row.subject, time=row.time, data=json.loads(row.data))

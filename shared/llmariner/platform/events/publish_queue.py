@@ -14,19 +14,19 @@ from sqlalchemy import ColumnElement, and_, delete, exists, func, select, update
 
 from llmariner.platform.database import Database
 from llmariner.platform.events.cloudevents import Event
-from llmariner.platform.events.outbox import event_of
+from llmariner.platform.events.outbox import event_from_row
 from llmariner.platform.events.tables import deliveries, events
 
-__all__ = ["BROKER", "Backlog", "Outgoing", "Publication"]
+__all__ = ["BROKER", "Backlog", "PublishQueue", "QueuedEvent"]
 
 BROKER = "broker"
 """The consumer that stands for the Broker itself; `eventing/` has none of that name."""
 
-_AT_ONCE = 100
+_BATCH_SIZE = 100
 _PENDING, _DEAD = "pending", "dead"
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 300.0
+_INITIAL_BACKOFF, _MAX_BACKOFF = 0.5, 300.0
 # A Broker may be out of order for a weekend; what it refuses for longer is given up.
-_GIVEN_UP_SECONDS = 3 * 86400.0
+_RETRY_WINDOW_SECONDS = 3 * 86400.0
 
 
 class Backlog(NamedTuple):
@@ -37,67 +37,71 @@ class Backlog(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outgoing:
+class QueuedEvent:
     """An event to be sent now."""
 
     sequence: int
     event: Event
 
 
-class Publication:
+class PublishQueue:
     """The outbox as the publisher sees it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def next(self) -> list[Outgoing]:
+    def next_batch(self) -> list[QueuedEvent]:
         """What to send now, in order: what is unpublished, and dead letters that were revived.
 
         What was refused waits for its next attempt, and holds up later events of its subject.
         """
         with self._database.read() as session:
             now = session.now()
-            new = and_(events.c.published.is_(False), ~_held_up(now))
-            revived = select(deliveries.c.sequence).where(deliveries.c.state == _PENDING, ~_waits(deliveries.c, now))
-            in_order = select(events).order_by(events.c.sequence).limit(_AT_ONCE)
+            new = and_(events.c.published.is_(False), ~_blocked(now))
+            revived = select(deliveries.c.sequence).where(
+                deliveries.c.state == _PENDING, ~_in_backoff(deliveries.c, now)
+            )
+            in_order = select(events).order_by(events.c.sequence).limit(_BATCH_SIZE)
             rows = [
                 *session.rows(in_order.where(events.c.published.is_(True), events.c.sequence.in_(revived))),
                 *session.rows(in_order.where(new)),
             ]
-        return [Outgoing(row.sequence, event_of(row)) for row in rows]
+        return [QueuedEvent(row.sequence, event_from_row(row)) for row in rows]
 
-    def taken(self, outgoing: Outgoing) -> None:
+    def mark_accepted(self, queued: QueuedEvent) -> None:
         """The Broker has it: what consumers make of it is between it and them."""
-        theirs = and_(deliveries.c.sequence == outgoing.sequence, deliveries.c.state == _PENDING)
+        pending = and_(deliveries.c.sequence == queued.sequence, deliveries.c.state == _PENDING)
         with self._database.write() as session:
-            session.run(update(events).where(events.c.sequence == outgoing.sequence).values(published=True))
-            session.run(delete(deliveries).where(theirs))
+            session.run(update(events).where(events.c.sequence == queued.sequence).values(published=True))
+            session.run(delete(deliveries).where(pending))
 
-    def refused(self, outgoing: Outgoing, reason: str, *, final: bool) -> float | None:
+    def mark_rejected(self, queued: QueuedEvent, reason: str, *, final: bool) -> float | None:
         """The Broker did not take it; returns the seconds to its next attempt, None when it is given up."""
-        return self._failed(outgoing, reason, final=final, lasting=_GIVEN_UP_SECONDS)
+        return self._record_failure(queued, reason, final=final, retry_window=_RETRY_WINDOW_SECONDS)
 
-    def unanswered(self, outgoing: Outgoing, reason: str) -> None:
+    def mark_unanswered(self, queued: QueuedEvent, reason: str) -> None:
         """The Broker said nothing. The event has its next attempt later, and is never given up for that."""
-        self._failed(outgoing, reason, final=False, lasting=math.inf)
+        self._record_failure(queued, reason, final=False, retry_window=math.inf)
 
-    def _failed(self, outgoing: Outgoing, reason: str, *, final: bool, lasting: float) -> float | None:
+    def _record_failure(self, queued: QueuedEvent, reason: str, *, final: bool, retry_window: float) -> float | None:
         with self._database.write() as session:
             now = session.now()
-            attempts = 1 + int(session.value(select(deliveries.c.attempts).where(_is(outgoing.sequence, BROKER))) or 0)
-            wait = None if final or now - outgoing.event.time > lasting else _wait(attempts)
+            attempts = 1 + int(
+                session.value(select(deliveries.c.attempts).where(_matches(queued.sequence, BROKER))) or 0
+            )
+            wait = None if final or now - queued.event.time > retry_window else _backoff(attempts)
             outcome = {
                 "state": _DEAD if wait is None else _PENDING,
                 "due_at": 0.0 if wait is None else now + wait,
                 "last_error": reason,
             }
-            ours = {"sequence": outgoing.sequence, "consumer": BROKER, "attempts": attempts, **outcome}
+            ours = {"sequence": queued.sequence, "consumer": BROKER, "attempts": attempts, **outcome}
             session.upsert(deliveries, [ours])
             # Those of consumers that are to have it again share its fate.
-            theirs = and_(deliveries.c.sequence == outgoing.sequence, deliveries.c.state == _PENDING)
-            session.run(update(deliveries).where(theirs).values(**outcome))
+            pending = and_(deliveries.c.sequence == queued.sequence, deliveries.c.state == _PENDING)
+            session.run(update(deliveries).where(pending).values(**outcome))
             if wait is None:
-                session.run(update(events).where(events.c.sequence == outgoing.sequence).values(published=True))
+                session.run(update(events).where(events.c.sequence == queued.sequence).values(published=True))
         return wait
 
     def backlog(self) -> Backlog:
@@ -108,21 +112,21 @@ class Publication:
             return Backlog(row.number, max(0.0, session.now() - row.oldest) if row.number else 0.0)
 
 
-def _is(sequence: int, consumer: str) -> ColumnElement[bool]:
+def _matches(sequence: int, consumer: str) -> ColumnElement[bool]:
     return and_(deliveries.c.sequence == sequence, deliveries.c.consumer == consumer)
 
 
-def _waits(delivery: Any, now: float) -> ColumnElement[bool]:
+def _in_backoff(delivery: Any, now: float) -> ColumnElement[bool]:
     """Its next attempt is later. Later than any wait goes it can only seem, since the clock was set back."""
-    due: ColumnElement[bool] = delivery.due_at.between(now, now + _LONGEST_WAIT)
+    due: ColumnElement[bool] = delivery.due_at.between(now, now + _MAX_BACKOFF)
     return due
 
 
-def _wait(attempts: int) -> float:
-    return float(min(_FIRST_WAIT * 2 ** min(attempts - 1, 30), _LONGEST_WAIT))
+def _backoff(attempts: int) -> float:
+    return float(min(_INITIAL_BACKOFF * 2 ** min(attempts - 1, 30), _MAX_BACKOFF))
 
 
-def _held_up(now: float) -> ColumnElement[bool]:
+def _blocked(now: float) -> ColumnElement[bool]:
     """An event that waits for its next attempt, or that comes after one of its subject that does."""
     older, older_event = deliveries.alias(), events.alias()
     return exists(
@@ -131,7 +135,7 @@ def _held_up(now: float) -> ColumnElement[bool]:
         .where(
             older.c.consumer == BROKER,
             older.c.state == _PENDING,
-            _waits(older.c, now),
+            _in_backoff(older.c, now),
             older.c.sequence <= events.c.sequence,
             older_event.c.subject == events.c.subject,
         )

@@ -10,19 +10,19 @@ from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, In
 from llmariner.platform.database import metadata
 from llmariner.platform.database.sanitized_text import SanitizedText
 
-__all__ = ["EVERYBODY", "OPERATORS", "audience_of", "consumed_events", "deliveries", "events"]
+__all__ = ["INSTALLATION_AUDIENCE", "OPERATOR_AUDIENCE", "audience_of", "consumed_events", "deliveries", "events"]
 
-EVERYBODY = "*"
+INSTALLATION_AUDIENCE = "*"
 """The audience of an event of the installation."""
 
-OPERATORS = "operators"
+OPERATOR_AUDIENCE = "operators"
 """The audience of what only those may see who run the installation, such as names of Kubernetes' objects of all tenants."""
 
 
 def audience_of(data: Mapping[str, Any]) -> str:
     """Who may see an event with that data."""
     named = (data.get("project_id"), data.get("organization_id"))
-    return next((id_ for id_ in named if isinstance(id_, str)), EVERYBODY)
+    return next((id_ for id_ in named if isinstance(id_, str)), INSTALLATION_AUDIENCE)
 
 
 # SQLite numbers rows by itself only in a column of the exact type INTEGER.
@@ -40,7 +40,7 @@ events = Table(
     Column("time", Float, nullable=False),
     Column("data", Text, nullable=False),
     Column("published", Boolean, nullable=False),
-    # Who may see it: the id of its project, else of its organization, else EVERYBODY; or OPERATORS.
+    # Who may see it: the id of its project, else of its organization, else INSTALLATION_AUDIENCE; or OPERATOR_AUDIENCE.
     # NULL: as the release before wrote it.
     Column("audience", String(64)),
     Index("ix_events_unpublished", "published", "sequence"),
