@@ -119,8 +119,8 @@ def _seen(context: Context, caller: Caller, budget_id: str, scope: str) -> Budge
 
 
 def _rendered(context: Context, budgets: list[Budget]) -> list[dict[str, Any]]:
-    accounts = context.leases.accounts([budget.id for budget in budgets])
-    spent = {name: (account.spent, account.reserved()) for name, account in accounts.items()}
+    states = context.leases.quota_states([budget.id for budget in budgets])
+    spent = {name: (state.spent, state.leased_money()) for name, state in states.items()}
     return [
         {
             "id": budget.id,

@@ -127,7 +127,7 @@ def _check(subject: Subject, said: Mapping[str, int | None]) -> None:
 
 
 def _rendered(context: Context, limits: list[Limit]) -> list[dict[str, Any]]:
-    accounts = context.leases.accounts([limit.id for limit in limits])
+    states = context.leases.quota_states([limit.id for limit in limits])
     return [
         {
             "id": limit.id,
@@ -136,7 +136,7 @@ def _rendered(context: Context, limits: list[Limit]) -> list[dict[str, Any]]:
             "subject_id": limit.subject.id,
             "model": limit.model,
             **{name: limit.most.get(name) for name in MEASURES},
-            "used": accounts[limit.id].used_now() if limit.id in accounts else {},
+            "used": states[limit.id].current_usage() if limit.id in states else {},
             "created_at": limit.created_at,
             "updated_at": limit.updated_at,
         }

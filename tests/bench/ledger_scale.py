@@ -24,7 +24,7 @@ from sqlalchemy import select, text, update
 
 from llmariner.gateway.control_plane.port import Amounts, Hold, Key, LeaseAsk, Rule
 from llmariner.limits.leases import Leases
-from llmariner.limits.ledger_source import LedgerBook
+from llmariner.limits.ledger_source import LedgerUsageSource
 from llmariner.limits.tables import allowances
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
@@ -107,11 +107,11 @@ def works(database: Database) -> dict[str, Callable[[], object]]:
 
     def settled(rule: Rule) -> None:
         with database.read() as session:
-            LedgerBook(session).unreported(rule, PROCESS, end - 60)
+            LedgerUsageSource(session).unreported_usage(rule, PROCESS, end - 60)
 
     def spent(rule: Rule) -> None:
         with database.read() as session:
-            LedgerBook(session).spent(rule, end - 30 * DAY)
+            LedgerUsageSource(session).spent(rule, end - 30 * DAY)
 
     def page() -> None:
         Deliveries(database, ()).page("proj_3", None, organization_id="org_none", after=None, limit=20)

@@ -23,7 +23,7 @@ from typing import Any
 from sqlalchemy import text
 
 from llmariner.gateway.control_plane.port import Rule
-from llmariner.limits.ledger_source import LedgerBook
+from llmariner.limits.ledger_source import LedgerUsageSource
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings
@@ -201,7 +201,7 @@ def report(name: str, database: Database, rows: int) -> None:
 
     def spent() -> None:
         with database.read() as session:
-            LedgerBook(session).spent(rule, day - 30 * DAY)
+            LedgerUsageSource(session).spent(rule, day - 30 * DAY)
 
     def exported() -> int:
         return sum(part.count("\n") for part in csv_lines(database, Chosen(ORGANIZATION, day, day + HOUR)))

@@ -9,7 +9,7 @@ import pytest
 
 from llmariner.gateway.control_plane.port import Amounts, Rule
 from llmariner.gateway.requests.request_ids import instance_id, new_request_id
-from llmariner.limits.ledger_source import LedgerBook
+from llmariner.limits.ledger_source import LedgerUsageSource
 from llmariner.platform.database import Database
 from llmariner.usage.ledger import Ledger
 
@@ -32,7 +32,7 @@ def test_settling_a_silent_process_reads_only_what_it_did_last(
 
     def settle() -> None:
         with database.read() as session:
-            LedgerBook(session).unreported(rule, f"req_{150:020d}", start + 15_050 * 50)
+            LedgerUsageSource(session).unreported_usage(rule, f"req_{150:020d}", start + 15_050 * 50)
 
     (plan,) = plans_of(database, settle)
     assert "ix_ledger_requests_process" in plan
@@ -63,8 +63,8 @@ def test_a_process_is_what_its_request_ids_begin_with(database: Database, ledger
     ledger.record([closed(id_, (10, 5, 0), admitted_at=1000.0, at=1010.0) for id_ in ids])
     rule = Rule("limit_1", "org_1", "key", "key_1", "*")
     with database.read() as session:
-        book = LedgerBook(session)
-        assert book.unreported(rule, instance_id(), 1000.0) == Amounts(2, 30, 0, 0)
-        assert book.unreported(rule, other, 1000.0) == Amounts(1, 15, 0, 0)
-        assert book.unreported(rule, instance_id(), 1005.0) == Amounts(0, 30, 0, 0)
-        assert book.unreported(rule, instance_id(), 1011.0) == Amounts(0, 0, 0, 0)
+        book = LedgerUsageSource(session)
+        assert book.unreported_usage(rule, instance_id(), 1000.0) == Amounts(2, 30, 0, 0)
+        assert book.unreported_usage(rule, other, 1000.0) == Amounts(1, 15, 0, 0)
+        assert book.unreported_usage(rule, instance_id(), 1005.0) == Amounts(0, 30, 0, 0)
+        assert book.unreported_usage(rule, instance_id(), 1011.0) == Amounts(0, 0, 0, 0)

@@ -46,7 +46,7 @@ def test_periods_begin_by_it(database: Database, owner: Owner, ahead: Callable[[
     leases.lease(LeaseAsk("req_a", time.time(), [Hold(budget.id, NOTHING, NOTHING, Amounts(money=10))]))
     with database.read() as session:
         stored = json.loads(session.value(select(allowances.c.state).where(allowances.c.id == budget.id)))
-    shown = leases.accounts([budget.id])[budget.id].period_start
+    shown = leases.quota_states([budget.id])[budget.id].period_start
     assert {stored["period_start"], shown} <= {before, period_start("day", ahead())}
 
 

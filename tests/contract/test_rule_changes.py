@@ -95,4 +95,4 @@ def test_windows_and_periods_follow_the_databases_clock_whatever_the_processes_i
         leases.lease(LeaseAsk("req_a", 0.0, [used]))
         grant = leases.lease(LeaseAsk("req_b", 0.0, [Hold(limit.id, NOTHING, NOTHING, Amounts(10))])).grants[0]
         assert grant.held.requests <= 4
-        assert leases.accounts([limit.id])[limit.id].used_now() == {"requests_per_minute": 6}
+        assert leases.quota_states([limit.id])[limit.id].current_usage() == {"requests_per_minute": 6}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmariner.gateway.control_plane.port import Amounts, Rule
-from llmariner.limits.ledger_source import LedgerBook
+from llmariner.limits.ledger_source import LedgerUsageSource
 from llmariner.platform.database import Database
 from llmariner.usage.ledger import Ledger
 
@@ -34,7 +34,7 @@ def test_what_was_told_before_it_fell_silent_is_not_counted_again(
     limit = Rule("limit_1", "org_1", "project", "proj_1", "*", {"tokens_per_day": 100})
     budget = Rule("budget_1", "org_1", "project", "proj_1", "*", {}, "total", 100)
     with database.read() as session:
-        book = LedgerBook(session)
-        assert book.unreported(limit, PROCESS, SPOKE) == Amounts(1, 9)
-        assert book.unreported(limit._replace(model="other"), PROCESS, SPOKE) == Amounts()
-        assert book.unreported(budget, PROCESS, SPOKE) == Amounts(1, 9, 0, 5)
+        book = LedgerUsageSource(session)
+        assert book.unreported_usage(limit, PROCESS, SPOKE) == Amounts(1, 9)
+        assert book.unreported_usage(limit._replace(model="other"), PROCESS, SPOKE) == Amounts()
+        assert book.unreported_usage(budget, PROCESS, SPOKE) == Amounts(1, 9, 0, 5)

@@ -117,7 +117,7 @@ def test_a_hard_budget_is_never_overspent_whatever_bodies_say(platform: Platform
     assert statuses.count(200) > 10
 
     def settled() -> bool:
-        return 0 < platform.context.leases.accounts([made.id])[made.id].spent == spent(platform, made, priced)
+        return 0 < platform.context.leases.quota_states([made.id])[made.id].spent == spent(platform, made, priced)
 
     eventually(settled, seconds=30, what="the settlement of the last of it")
     assert 0 < spent(platform, made, priced) <= made.amount
@@ -156,7 +156,7 @@ def test_what_a_chat_template_adds_is_reserved(platform: Platform, templated: st
     least = statuses.count(200) * prompt * token
 
     def settled() -> bool:
-        return least < platform.context.leases.accounts([made.id])[made.id].spent == spent(platform, made, templated)
+        return least < platform.context.leases.quota_states([made.id])[made.id].spent == spent(platform, made, templated)
 
     eventually(settled, seconds=30, what="the settlement of the last of it")
     assert least < spent(platform, made, templated) <= made.amount

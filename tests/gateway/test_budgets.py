@@ -63,7 +63,7 @@ def spent(platform: Platform, subject: Subject, model: str) -> int:
 
 def account(platform: Platform, made: Budget) -> int:
     """What the budget itself takes for spent."""
-    return platform.context.leases.accounts([made.id])[made.id].spent
+    return platform.context.leases.quota_states([made.id])[made.id].spent
 
 
 def test_two_hundred_streams_never_spend_more_than_there_is(

@@ -53,7 +53,7 @@ def settled(platform: Platform, budget: Budget, model: str, least: int = 1) -> i
         return sum(row["cost"] for row in platform.ledger(model) if row["project_id"] == budget.subject.id)
 
     def agreed() -> bool:
-        return platform.context.leases.accounts([budget.id])[budget.id].spent == spent() >= least
+        return platform.context.leases.quota_states([budget.id])[budget.id].spent == spent() >= least
 
     eventually(agreed, seconds=30, what="the settlement of the last of it")
     return spent()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from llmariner.gateway.control_plane.port import NOTHING, Amounts, Hold, Rule
 from llmariner.gateway.limits.leased_quota import Allowance
-from llmariner.limits.quota_state import Account
+from llmariner.limits.quota_state import QuotaState
 
 __all__ = ["EMPTY", "EPOCH", "Fleet", "Silent", "widest"]
 
@@ -22,10 +22,10 @@ class Silent:
         self.used: dict[str, Amounts] = {}
         self.cost = 0
 
-    def unreported(self, rule: Rule, replica: str, since: float) -> Amounts:
-        return self.used.pop(replica, NOTHING)
+    def unreported_usage(self, rule: Rule, instance: str, since: float) -> Amounts:
+        return self.used.pop(instance, NOTHING)
 
-    def spent(self, rule: Rule, since: float) -> int:
+    def spent_since(self, rule: Rule, since: float) -> int:
         return self.cost
 
 
@@ -40,13 +40,13 @@ class Gateway:
 
 
 class Fleet:
-    """`size` gateways; every lease goes through the stored form of the account, as it does in a database."""
+    """`size` gateways; every lease goes through the stored form of the state, as it does in a database."""
 
     def __init__(self, rule: Rule, size: int) -> None:
         self.rule = rule
         self.state = EMPTY
         self.now = 0.0
-        self.book = Silent()
+        self.usage_source = Silent()
         self.gateways = [Gateway(f"req_{number}", rule) for number in range(size)]
         self.leases = 0
         self.offered = 0
@@ -84,16 +84,16 @@ class Fleet:
         return True
 
     def settle(self, gateway: Gateway, *, ending: bool = False) -> None:
-        """Settle one gateway's account."""
+        """Settle one gateway's state."""
         hold = gateway.slice.hold(self.now, ending=ending)
         gateway.slice.take(self.lease(gateway.name, hold), hold, self.now)
 
     def lease(self, name: str, hold: Hold):  # type: ignore[no-untyped-def]
         self.leases += 1
-        account = Account.load(self.rule, self.state)
-        account.prepare(EPOCH + self.now, self.book)
-        grant = account.serve(hold, name, EPOCH + self.now, EPOCH + self.now)
-        self.state = account.stored()
+        state = QuotaState.load(self.rule, self.state)
+        state.advance(EPOCH + self.now, self.usage_source)
+        grant = state.grant_lease(hold, name, EPOCH + self.now, EPOCH + self.now)
+        self.state = state.dump()
         return grant
 
     def admitted(self) -> list[float]:

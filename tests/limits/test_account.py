@@ -1,4 +1,4 @@
-"""The account of a budget: periods, alerts and what a silent process had spent."""
+"""The state of a budget: periods, alerts and what a silent process had spent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from llmariner.gateway.control_plane.port import NOTHING, Amounts, Hold, Rule
-from llmariner.limits.quota_state import LEASE_SECONDS, Account, period_start
+from llmariner.limits.quota_state import LEASE_SECONDS, QuotaState, period_start
 from llmariner.limits.sliding_window import Window
 
 from .fleet import EMPTY, Silent
@@ -20,67 +20,67 @@ def budget(period: str = "month", *, hard: bool = True, alert: float | None = 0.
     return Rule("budget_1", "org_1", "project", "proj_1", "*", {}, period, AMOUNT, hard, alert)
 
 
-def opened(rule: Rule, book: Silent, now: float = NOW) -> Account:
-    account = Account.load(rule, EMPTY)
-    account.prepare(now, book)
-    return account
+def opened(rule: Rule, book: Silent, now: float = NOW) -> QuotaState:
+    state = QuotaState.load(rule, EMPTY)
+    state.advance(now, book)
+    return state
 
 
 def serve(
-    account: Account, replica: str, spent: int, wants: int, *, taken: int = 0, least: int = 0, now: float = NOW
+    state: QuotaState, replica: str, spent: int, wants: int, *, taken: int = 0, least: int = 0, now: float = NOW
 ) -> int:
     hold = Hold("budget_1", Amounts(money=spent), Amounts(money=taken), Amounts(money=wants), Amounts(money=least))
-    return account.serve(hold, replica, now, now).held.money
+    return state.grant_lease(hold, replica, now, now).held.money
 
 
 def test_what_is_spent_and_held_is_never_more_than_the_amount() -> None:
-    account = opened(budget(), Silent())
-    assert serve(account, "a", 0, 600) == 600
+    state = opened(budget(), Silent())
+    assert serve(state, "a", 0, 600) == 600
     # Half of what is left, where somebody else holds some; but what a request needs, if there is as much.
-    assert serve(account, "b", 0, 600) == 200
-    assert serve(account, "b", 200, 600, least=150) == 150
+    assert serve(state, "b", 0, 600) == 200
+    assert serve(state, "b", 200, 600, least=150) == 150
     # The four hundred are back that a had and did not use.
-    assert serve(account, "a", 200, 0) == 0
-    assert serve(account, "b", 200, 1000) == 600
-    assert account.spent + account.reserved() <= AMOUNT
+    assert serve(state, "a", 200, 0) == 0
+    assert serve(state, "b", 200, 1000) == 600
+    assert state.spent + state.leased_money() <= AMOUNT
 
 
 def test_what_is_reserved_is_never_taken_away() -> None:
-    account = opened(budget(), Silent())
-    serve(account, "a", 0, 1000)
-    smaller = Account.load(budget()._replace(amount=100), account.stored())
-    smaller.prepare(NOW, Silent())
+    state = opened(budget(), Silent())
+    serve(state, "a", 0, 1000)
+    smaller = QuotaState.load(budget()._replace(amount=100), state.dump())
+    smaller.advance(NOW, Silent())
     assert serve(smaller, "a", 0, 500, taken=400) == 400
 
 
 def test_a_budget_begins_with_what_the_ledger_says() -> None:
     book = Silent()
     book.cost = 990
-    account = opened(budget(), book)
-    assert account.spent == 990
-    assert serve(account, "a", 0, 100) == 10
+    state = opened(budget(), book)
+    assert state.spent == 990
+    assert serve(state, "a", 0, 100) == 10
 
 
 def test_a_new_period_begins_with_what_is_held_still_held() -> None:
     book = Silent()
-    account = opened(budget(), book)
-    serve(account, "a", 700, 100)
+    state = opened(budget(), book)
+    serve(state, "a", 700, 100)
     later = NOW + 15
-    account.prepare(later, book)
-    assert account.spent == 0
-    assert account.reserved() == 100
-    assert serve(account, "b", 0, 5000, least=900, now=later) == 900
+    state.advance(later, book)
+    assert state.spent == 0
+    assert state.leased_money() == 100
+    assert serve(state, "b", 0, 5000, least=900, now=later) == 900
 
 
 def test_what_a_process_that_fell_silent_had_spent_is_not_lost_between_two_periods() -> None:
     book = Silent()
-    account = opened(budget("day"), book)
-    serve(account, "a", 0, 100)
+    state = opened(budget("day"), book)
+    serve(state, "a", 0, 100)
     book.used["a"] = Amounts(money=70)
-    account.prepare(NOW + LEASE_SECONDS + 1, book)
-    assert account.period_start == period_start("day", NOW + LEASE_SECONDS)
+    state.advance(NOW + LEASE_SECONDS + 1, book)
+    assert state.period_start == period_start("day", NOW + LEASE_SECONDS)
     # Which of it was of today nobody says: it counts as if all was.
-    assert (account.spent, account.reserved()) == (70, 0)
+    assert (state.spent, state.leased_money()) == (70, 0)
 
 
 @pytest.mark.parametrize(
@@ -92,12 +92,12 @@ def test_periods_are_those_of_utc(period: str, start: datetime) -> None:
     assert period_start("total", NOW) == 0
 
 
-def tell(account: Account, replica: str, days: dict[int, int], now: float) -> Account:
-    """A process says what it used, by the day of admission; the account goes through its stored form."""
+def tell(state: QuotaState, replica: str, days: dict[int, int], now: float) -> QuotaState:
+    """A process says what it used, by the day of admission; the state goes through its stored form."""
     hold = Hold("budget_1", Amounts(money=sum(days.values())), NOTHING, NOTHING, days=tuple(days.items()))
-    account.prepare(now, Silent())
-    account.serve(hold, replica, now, now)
-    return Account.load(account.rule, account.stored())
+    state.advance(now, Silent())
+    state.grant_lease(hold, replica, now, now)
+    return QuotaState.load(state.rule, state.dump())
 
 
 YESTERDAY = int(NOW // 86400)
@@ -105,116 +105,116 @@ YESTERDAY = int(NOW // 86400)
 
 @pytest.mark.parametrize("period", ["day", "month"])
 def test_a_period_has_spent_what_requests_cost_that_were_admitted_in_it(period: str) -> None:
-    account = opened(budget(period), Silent())
-    account = tell(account, "a", {YESTERDAY: 300}, NOW)
-    assert account.spent == 300
+    state = opened(budget(period), Silent())
+    state = tell(state, "a", {YESTERDAY: 300}, NOW)
+    assert state.spent == 300
     book = Silent()
     book.cost = 10  # what the ledger has of the first seconds already: processes tell of it later
-    account.prepare(NOW + 15, book)
-    assert account.spent == 0
+    state.advance(NOW + 15, book)
+    assert state.spent == 0
     # Of what a tells now, forty were yesterday's last.
-    account = tell(account, "a", {YESTERDAY: 340, YESTERDAY + 1: 10}, NOW + 20)
-    assert account.spent == 10
-    account = tell(account, "b", {YESTERDAY: 7}, NOW + 21)
-    account = tell(account, "a", {YESTERDAY: 341, YESTERDAY + 1: 25}, NOW + 30)
-    assert account.spent == 25
+    state = tell(state, "a", {YESTERDAY: 340, YESTERDAY + 1: 10}, NOW + 20)
+    assert state.spent == 10
+    state = tell(state, "b", {YESTERDAY: 7}, NOW + 21)
+    state = tell(state, "a", {YESTERDAY: 341, YESTERDAY + 1: 25}, NOW + 30)
+    assert state.spent == 25
 
 
 def test_all_days_of_a_month_are_in_it() -> None:
     noon = NOW - 5 * 86400
-    account = opened(budget(), Silent(), noon)
+    state = opened(budget(), Silent(), noon)
     told: dict[int, int] = {}
     for hours in range(8):
         told[YESTERDAY - 5 + hours // 4] = 10 * (hours % 4 + 1)
-        account = tell(account, "a", told, noon + 1800 * hours)
-    assert account.spent == 80
+        state = tell(state, "a", told, noon + 1800 * hours)
+    assert state.spent == 80
 
 
 def test_a_clock_that_is_set_back_gives_no_budget_anew() -> None:
-    account = opened(budget(), Silent(), NOW - 5 * 86400)
+    state = opened(budget(), Silent(), NOW - 5 * 86400)
     told: dict[int, int] = {}
     for day in range(YESTERDAY - 5, YESTERDAY + 1):
         told = {**dict(list(told.items())[-2:]), day: 100}
         hold = Hold("budget_1", Amounts(money=100 * (day - YESTERDAY + 6)), NOTHING, NOTHING, days=tuple(told.items()))
-        account.prepare(min(NOW, day * 86400 + 100), Silent())
-        account.serve(hold, "a", NOW, NOW)
-    assert account.spent == 600
-    account.prepare(NOW + 15, Silent())
-    assert account.spent == 0
+        state.advance(min(NOW, day * 86400 + 100), Silent())
+        state.grant_lease(hold, "a", NOW, NOW)
+    assert state.spent == 600
+    state.advance(NOW + 15, Silent())
+    assert state.spent == 0
     book = Silent()
     book.cost = 600
-    account.prepare(NOW + 5, book)
-    assert account.spent == 600
-    account.prepare(NOW + 15, Silent())
-    assert account.spent == 0
+    state.advance(NOW + 5, book)
+    assert state.spent == 600
+    state.advance(NOW + 15, Silent())
+    assert state.spent == 0
 
 
 def test_a_process_that_was_silent_for_long_is_not_counted_anew() -> None:
-    account = opened(budget("total"), Silent())
-    account = tell(account, "a", {YESTERDAY: 100}, NOW)
-    account.prepare(NOW + 2 * 3600, Silent())
-    assert not account.replicas
+    state = opened(budget("total"), Silent())
+    state = tell(state, "a", {YESTERDAY: 100}, NOW)
+    state.advance(NOW + 2 * 3600, Silent())
+    assert not state.instances
     for first in (None, Hold("budget_1", NOTHING, NOTHING, Amounts(money=10))):
-        back = Account.load(account.rule, account.stored())
+        back = QuotaState.load(state.rule, state.dump())
         if first is not None:  # what a new key of that process is granted on its first question
-            back.serve(first, "a", NOW, NOW + 7200)
+            back.grant_lease(first, "a", NOW, NOW + 7200)
         used, known = Amounts(money=101), Amounts(money=100)
         days = ((YESTERDAY, 100), (YESTERDAY + 1, 1))
-        back.serve(Hold("budget_1", used, NOTHING, NOTHING, days=days, known=known), "a", NOW, NOW + 7201)
+        back.grant_lease(Hold("budget_1", used, NOTHING, NOTHING, days=days, known=known), "a", NOW, NOW + 7201)
         assert back.spent == 101
 
 
 def test_a_process_whose_clock_is_ahead_is_counted_in_the_period_it_means() -> None:
-    account = opened(budget("day"), Silent())
-    account = tell(account, "a", {YESTERDAY: 100, YESTERDAY + 1: 5}, NOW)
-    account.prepare(NOW + 15, Silent())
-    assert account.spent == 5
+    state = opened(budget("day"), Silent())
+    state = tell(state, "a", {YESTERDAY: 100, YESTERDAY + 1: 5}, NOW)
+    state.advance(NOW + 15, Silent())
+    assert state.spent == 5
 
 
 def test_what_processes_of_the_release_before_tell_counts_when_they_tell_it() -> None:
-    account = opened(budget("day"), Silent())
-    serve(account, "a", 100, 0)
-    account.prepare(NOW + 15, Silent())
-    serve(account, "a", 130, 0, now=NOW + 15)
-    assert account.spent == 30
+    state = opened(budget("day"), Silent())
+    serve(state, "a", 100, 0)
+    state.advance(NOW + 15, Silent())
+    serve(state, "a", 130, 0, now=NOW + 15)
+    assert state.spent == 30
 
 
 def test_an_alert_is_due_once_in_a_period() -> None:
     book = Silent()
-    account = opened(budget(), book)
-    serve(account, "a", 499, 0)
-    assert not account.alert_due()
-    serve(account, "a", 500, 0)
-    assert account.alert_due()
-    account.alerted = True
-    account = Account.load(budget(), account.stored())
-    serve(account, "a", 900, 0)
-    assert not account.alert_due()
-    account.prepare(NOW + 15, book)
-    serve(account, "a", 1400, 0, now=NOW + 15)
-    assert account.alert_due()
+    state = opened(budget(), book)
+    serve(state, "a", 499, 0)
+    assert not state.alert_due()
+    serve(state, "a", 500, 0)
+    assert state.alert_due()
+    state.alerted = True
+    state = QuotaState.load(budget(), state.dump())
+    serve(state, "a", 900, 0)
+    assert not state.alert_due()
+    state.advance(NOW + 15, book)
+    serve(state, "a", 1400, 0, now=NOW + 15)
+    assert state.alert_due()
 
 
 def test_a_budget_that_refuses_nothing_counts_all_the_same() -> None:
-    account = opened(budget(hard=False), Silent())
+    state = opened(budget(hard=False), Silent())
     hold = Hold("budget_1", Amounts(money=5 * AMOUNT), NOTHING, NOTHING)
-    assert account.serve(hold, "a", NOW, NOW).held == NOTHING
-    assert account.spent == 5 * AMOUNT
+    assert state.grant_lease(hold, "a", NOW, NOW).held == NOTHING
+    assert state.spent == 5 * AMOUNT
 
 
 def test_a_silent_process_is_settled_once_and_may_come_back() -> None:
     book = Silent()
-    account = opened(budget("total"), book)
-    serve(account, "a", 100, 300)
+    state = opened(budget("total"), book)
+    serve(state, "a", 100, 300)
     later = NOW + LEASE_SECONDS + 1
     book.used["a"] = Amounts(money=50)
-    account.prepare(later, book)
-    assert (account.spent, account.reserved()) == (150, 0)
-    account.prepare(later, book)
-    assert account.spent == 150
+    state.advance(later, book)
+    assert (state.spent, state.leased_money()) == (150, 0)
+    state.advance(later, book)
+    assert state.spent == 150
     # It was only cut off: what it tells is all that it ever used.
-    serve(account, "a", 170, 0, now=later)
-    assert account.spent == 170
+    serve(state, "a", 170, 0, now=later)
+    assert state.spent == 170
 
 
 def test_a_window_counts_a_whole_minute_and_no_shorter() -> None:

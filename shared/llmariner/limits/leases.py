@@ -24,8 +24,8 @@ from llmariner.gateway.control_plane.port import (
     Rule,
 )
 from llmariner.limits.budgets import budget_of
-from llmariner.limits.ledger_source import LedgerBook
-from llmariner.limits.quota_state import Account
+from llmariner.limits.ledger_source import LedgerUsageSource
+from llmariner.limits.quota_state import QuotaState
 from llmariner.limits.rules import ALL_MODELS, limit_of
 from llmariner.limits.tables import allowances, budgets, limits
 from llmariner.platform.database import Database, WriteSession
@@ -67,42 +67,42 @@ class Leases:
         grants = self._granted(session, ask, holds, first) if holds or first else []
         return LeaseAnswer(grants, known[0] if known else None, known[1:])
 
-    def accounts(self, rule_ids: Sequence[str]) -> dict[str, Account]:
+    def quota_states(self, rule_ids: Sequence[str]) -> dict[str, QuotaState]:
         """How limits and budgets stand, by id; of those that nobody has used there may be none."""
         found = {}
         # Brought up to date for whoever looks, but not stored: that is for those who lease.
         with self._database.read() as session:
             now = session.now()
             for row in session.rows(select(allowances).where(allowances.c.id.in_(rule_ids))):
-                found[row.id] = Account.load(self._rule(row), row.state)
-                found[row.id].prepare(now, LedgerBook(session))
+                found[row.id] = QuotaState.load(self._rule(row), row.state)
+                found[row.id].advance(now, LedgerUsageSource(session))
         return found
 
     def _granted(
         self, session: WriteSession, ask: LeaseAsk, holds: Mapping[str, Hold], first: Mapping[str, Hold]
     ) -> list[Grant]:
         grants, states = [], {}
-        rows, book = _locked(session, [*holds, *first]), LedgerBook(session)
+        rows, usage_source = _locked(session, [*holds, *first]), LedgerUsageSource(session)
         now = session.now()
         for row in rows:
-            account = Account.load(self._rule(row), row.state)
-            account.prepare(now, book)
+            state = QuotaState.load(self._rule(row), row.state)
+            state.advance(now, usage_source)
             hold = holds.get(row.id)
             # A process that holds some already asks for more when it needs it.
-            if hold is None and not account.holds(ask.replica):
+            if hold is None and not state.has_lease(ask.replica):
                 hold = first[row.id]
             if hold is not None:
-                grants.append(account.serve(hold, ask.replica, ask.at, now))
-            if account.alert_due():
-                account.told()
-                _alert(session, account)
-            states[row.id] = account.stored()
+                grants.append(state.grant_lease(hold, ask.replica, ask.at, now))
+            if state.alert_due():
+                state.mark_alerted()
+                _alert(session, state)
+            states[row.id] = state.dump()
         if states:
             session.run(_write_back(states))
         return grants
 
     def _rules(self, session: WriteSession, keys: Sequence[Key]) -> list[list[Rule]]:
-        """All that bind each of these callers; the default gets an account when it is first met."""
+        """All that bind each of these callers; the default gets an state when it is first met."""
         if not keys:
             return []
         of_budgets = _by_subject(budget_of(row).rule for row in session.rows(_bound(budgets, keys)))
@@ -196,9 +196,9 @@ def _first_hold(rule: Rule, least: Amounts) -> Hold:
     return Hold(rule.id, NOTHING, NOTHING, wants, least._replace(money=0))
 
 
-def _alert(session: WriteSession, account: Account) -> None:
+def _alert(session: WriteSession, state: QuotaState) -> None:
     """Tell of a budget that is spent to the part its owner wanted to hear of; once in a period."""
-    rule = account.rule
+    rule = state.rule
     channel = session.value(select(budgets.c.channel).where(budgets.c.id == rule.id))
     outbox.add(
         session,
@@ -212,7 +212,7 @@ def _alert(session: WriteSession, account: Account) -> None:
             "subject_id": rule.subject_id,
             "period": rule.period,
             "amount_nano_usd": rule.amount,
-            "spent_nano_usd": account.spent,
+            "spent_nano_usd": state.spent,
             "notification_channel": None if channel is None else json.loads(channel),
         },
     )

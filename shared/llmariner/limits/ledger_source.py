@@ -12,19 +12,19 @@ from llmariner.platform.database import ReadSession
 from llmariner.usage.aggregation import INTERRUPTED, OPEN
 from llmariner.usage.tables import ledger_days, ledger_project_days, ledger_requests, process_of
 
-__all__ = ["LedgerBook"]
+__all__ = ["LedgerUsageSource"]
 
 # A request under way gives a sign of life every 15 s, and without one for a minute the sweep interrupts it.
 _SIGN_OF_LIFE_SECONDS = 120.0
 
 
-class LedgerBook:
-    """See `account.Book`."""
+class LedgerUsageSource:
+    """See `quota_state.UsageSource`."""
 
     def __init__(self, session: ReadSession) -> None:
         self._session = session
 
-    def unreported(self, rule: Rule, replica: str, since: float) -> Amounts:
+    def unreported_usage(self, rule: Rule, instance: str, since: float) -> Amounts:
         """Requests admitted since, and tokens and money of what was still open then; request ids begin with the process.
 
         What ended in the process's last half second never reached the ledger. Reads one range of an index: what the
@@ -39,12 +39,12 @@ class LedgerBook:
             _sum_where(unsettled, tokens),
             _sum_where(unsettled, table.cost),
         )
-        of_it = and_(process_of(table.request_id) == replica, table.seen_at >= since - _SIGN_OF_LIFE_SECONDS)
+        of_it = and_(process_of(table.request_id) == instance, table.seen_at >= since - _SIGN_OF_LIFE_SECONDS)
         row = self._session.rows(sums.where(of_it, _bound(rule)))[0]
         requests, used, cost = (int(value or 0) for value in row)
         return Amounts(requests, used, 0, cost if rule.period else 0)
 
-    def spent(self, rule: Rule, since: float) -> int:
+    def spent_since(self, rule: Rule, since: float) -> int:
         """Nano-dollars of all requests that a budget binds and that were admitted since; the beginning of a day (UTC)."""
         sums = ledger_project_days if rule.subject in ("organization", "project") else ledger_days
         query = select(func.sum(sums.c.cost)).where(_bound(rule, sums), sums.c.start >= since)

@@ -43,11 +43,11 @@ class SpendLimits:
         raise NotFound(f"No spend limit is set for this {subject.kind}.")
 
     def _shown(self, budget: Budget) -> dict[str, Any]:
-        account = self._leases.accounts([budget.id])[budget.id]
+        state = self._leases.accounts([budget.id])[budget.id]
         return {
             "object": f"{budget.subject.kind}.spend_limit",
             "currency": "USD",
             "interval": MONTH,
             "threshold_amount": budget.amount // NANO_IN_CENT,
-            "enforcement": {"status": "enforcing" if account.spent >= budget.amount else "inactive"},
+            "enforcement": {"status": "enforcing" if state.spent >= budget.amount else "inactive"},
         }
