@@ -8,7 +8,7 @@ import pytest
 
 from llmariner.gateway.control_plane.port import NOTHING, Amounts, Hold, Rule
 from llmariner.limits.quota_state import LEASE_SECONDS, QuotaState, period_start
-from llmariner.limits.sliding_window import Window
+from llmariner.limits.sliding_window import SlidingWindow
 
 from .fleet import EMPTY, Silent
 
@@ -218,19 +218,19 @@ def test_a_silent_process_is_settled_once_and_may_come_back() -> None:
 
 
 def test_a_window_counts_a_whole_minute_and_no_shorter() -> None:
-    window = Window(60, [])
+    window = SlidingWindow(60, [])
     window.add(100.9, 5)
-    window.forget(160.9)
+    window.expire(160.9)
     assert window.used == 5
-    assert window.until(5, 130.0) == 31.0
-    assert window.until(6, 130.0) is None
-    window.forget(161.0)
+    assert window.seconds_until_freed(5, 130.0) == 31.0
+    assert window.seconds_until_freed(6, 130.0) is None
+    window.expire(161.0)
     assert window.used == 0
 
 
 def test_a_window_takes_what_comes_late_in_its_order() -> None:
-    window = Window(60, [])
+    window = SlidingWindow(60, [])
     for at in (105.0, 101.0, 103.0, 101.5):
         window.add(at, 1)
-    assert window.rows == [[101, 2], [103, 1], [105, 1]]
-    assert window.until(3, 105.0) == 59.0
+    assert window.buckets == [[101, 2], [103, 1], [105, 1]]
+    assert window.seconds_until_freed(3, 105.0) == 59.0

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from llmariner.gateway.control_plane.port import NOTHING, Amounts, Grant, Hold, Rule
-from llmariner.limits.sliding_window import Window
+from llmariner.limits.sliding_window import SlidingWindow
 
 __all__ = ["LEASE_SECONDS", "QuotaState", "UsageSource", "period_start"]
 
@@ -66,7 +66,7 @@ class QuotaState:
     money spent that somebody was told of in this period, None: nobody was."""
 
     rule: Rule
-    windows: dict[str, Window] = field(default_factory=dict)
+    windows: dict[str, SlidingWindow] = field(default_factory=dict)
     instances: dict[str, _InstanceState] = field(default_factory=dict)
     period_start: float = 0.0
     spent: int = 0
@@ -79,7 +79,7 @@ class QuotaState:
         rows, days = stored.get("windows", {}), stored.get("days", {})
         return cls(
             rule,
-            {name: Window(seconds, rows.get(name, [])) for name, seconds in _WINDOW_SECONDS.items() if name in rule.most},
+            {name: SlidingWindow(seconds, rows.get(name, [])) for name, seconds in _WINDOW_SECONDS.items() if name in rule.most},
             {
                 name: _InstanceState(Amounts(*used), Amounts(*held), reported_at, expires_at, dict(days.get(name, ())))
                 for name, (used, held, reported_at, expires_at) in stored.get("replicas", {}).items()
@@ -92,7 +92,7 @@ class QuotaState:
     def dump(self) -> str:
         """Its stored form."""
         value: dict[str, Any] = {
-            "windows": {name: window.rows for name, window in self.windows.items() if window.rows},
+            "windows": {name: window.buckets for name, window in self.windows.items() if window.buckets},
             "replicas": {
                 name: [part.used, part.held, round(part.reported_at, 3), round(part.expires_at, 3)]
                 for name, part in self.instances.items()
@@ -106,7 +106,7 @@ class QuotaState:
     def advance(self, now: float, usage_source: UsageSource) -> None:
         """Bring it to this moment: the period, what counts no more, and whoever fell silent."""
         for window in self.windows.values():
-            window.forget(now)
+            window.expire(now)
         if self.rule.period is not None:
             self._enter_period(period_start(self.rule.period, now), usage_source)
         self._expire_leases(now, usage_source)
@@ -224,7 +224,7 @@ class QuotaState:
             waits = []
             for name, window in self.windows.items():
                 if name.startswith(_RESOURCES[index]) and (lacking := amount + window.used - self.rule.most[name]) > 0:
-                    waits.append(window.until(lacking, now))
+                    waits.append(window.seconds_until_freed(lacking, now))
             return max([_RETRY_SECONDS, *(wait for wait in waits if wait is not None)])
         if self.rule.period is not None and self.spent >= (self.rule.amount or 0):
             return _next_period(self.rule.period, now) - now

@@ -4,48 +4,48 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["Window"]
+__all__ = ["SlidingWindow"]
 
-_PARTS = 60
+_BUCKETS = 60
 
 
-class Window:
+class SlidingWindow:
     """A sliding window: what is used counts for the whole `seconds` after its sixtieth, so never a moment too short.
 
-    `rows`: [number of the sixtieth since 1970, amount], oldest first, as they are stored.
+    `buckets`: [number of the sixtieth since 1970, amount], oldest first, as they are stored.
     """
 
-    def __init__(self, seconds: int, rows: list[list[int]]) -> None:
-        self.rows = rows
-        self._width = seconds / _PARTS
+    def __init__(self, seconds: int, buckets: list[list[int]]) -> None:
+        self.buckets = buckets
+        self._width = seconds / _BUCKETS
 
-    def forget(self, now: float) -> None:
+    def expire(self, now: float) -> None:
         """Drop what counts no more."""
-        oldest = math.floor(now / self._width) - _PARTS
-        while self.rows and self.rows[0][0] < oldest:
-            del self.rows[0]
+        oldest = math.floor(now / self._width) - _BUCKETS
+        while self.buckets and self.buckets[0][0] < oldest:
+            del self.buckets[0]
 
     def add(self, at: float, amount: int) -> None:
         """Count an amount used at a time, which may lie a little in the past."""
-        part = math.floor(at / self._width)
-        place = len(self.rows)
-        while place and self.rows[place - 1][0] > part:
-            place -= 1
-        if place and self.rows[place - 1][0] == part:
-            self.rows[place - 1][1] += amount
+        bucket = math.floor(at / self._width)
+        index = len(self.buckets)
+        while index and self.buckets[index - 1][0] > bucket:
+            index -= 1
+        if index and self.buckets[index - 1][0] == bucket:
+            self.buckets[index - 1][1] += amount
         else:
-            self.rows.insert(place, [part, amount])
+            self.buckets.insert(index, [bucket, amount])
 
     @property
     def used(self) -> int:
-        """What counts, as of the last `forget`."""
-        return sum(amount for _, amount in self.rows)
+        """What counts, as of the last `expire`."""
+        return sum(amount for _, amount in self.buckets)
 
-    def until(self, amount: int, now: float) -> float | None:
+    def seconds_until_freed(self, amount: int, now: float) -> float | None:
         """Seconds until that much of what counts now counts no more; None: there is not that much."""
         freed = 0
-        for part, used in self.rows:
+        for bucket, used in self.buckets:
             freed += used
             if freed >= amount:
-                return max(0.0, (part + 1 + _PARTS) * self._width - now)
+                return max(0.0, (bucket + 1 + _BUCKETS) * self._width - now)
         return None
