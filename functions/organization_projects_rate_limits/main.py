@@ -14,7 +14,7 @@ from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.rate_limits import UNSUPPORTED, RateLimitRow, model_of, rate_limit_rows
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import Cursor, LongLimit, list_response
-from llmariner.limits.authorization import reached
+from llmariner.limits.authorization import authorize_subject
 from llmariner.limits.rules import Subject
 from llmariner.models.queries import Selection
 from llmariner.tenancy.principal import Caller
@@ -54,7 +54,7 @@ def list_rate_limits(
     limit: LongLimit = 100,
 ) -> dict[str, Any]:
     """The project's limits, by model: of every model that it may use, those without a limit of their own included."""
-    found = _rows(context_of(request), reached(context_of(request).database, caller, "project", project_id, READ))
+    found = _rows(context_of(request), authorize_subject(context_of(request).database, caller, "project", project_id, READ))
     if after:
         found = [row for row in found if row.model > _model_at(after, "after")]
     if before:
@@ -68,7 +68,7 @@ def update_rate_limit(
 ) -> dict[str, Any]:
     """Limit what a project may use of one model."""
     context = context_of(request)
-    subject = reached(context.database, caller, "project", project_id, WRITE)
+    subject = authorize_subject(context.database, caller, "project", project_id, WRITE)
     model = model_of(rate_limit_id)
     if model not in {row.model for row in _rows(context, subject)}:
         raise NotFound(f"No rate limit with id '{rate_limit_id}' in this project.", param="rate_limit_id")
@@ -88,7 +88,7 @@ def update_rate_limit(
 
 def _rows(context: Context, subject: Subject) -> list[RateLimitRow]:
     models = [model.name for model in context.registry.page(Selection(subject.id), after=None, limit=_MOST_MODELS)]
-    return rate_limit_rows(models, context.limits.of(subject), context.leases.defaults)
+    return rate_limit_rows(models, context.limits.for_subject(subject), context.leases.default_limits)
 
 
 def _model_at(row_id: str, param: str) -> str:

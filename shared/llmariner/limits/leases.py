@@ -33,15 +33,15 @@ from llmariner.platform.events import outbox
 
 __all__ = ["Leases", "default_limit_id"]
 
-_ALERT = "ai.llmariner.budget.alert.v1"
-_DEFAULT = "default_"
+_ALERT_EVENT_TYPE = "ai.llmariner.budget.alert.v1"
+_DEFAULT_PREFIX = "default_"
 # A caller's first slice, as a part of the limit: enough that its next requests need not ask.
-_FIRST_PART = 64
+_FIRST_SLICE_DIVISOR = 64
 
 
 def default_limit_id(key_id: str) -> str:
     """The id of the limit that a key has when none was set for it."""
-    return _DEFAULT + key_id
+    return _DEFAULT_PREFIX + key_id
 
 
 class Leases:
@@ -49,22 +49,22 @@ class Leases:
 
     def __init__(self, database: Database, defaults: Mapping[str, int]) -> None:
         self._database = database
-        self.defaults = dict(defaults)
+        self.default_limits = dict(defaults)
 
     def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """See `gateway.control.Control.lease`."""
-        return self._database.transact(lambda session: self._leased(session, ask))
+        return self._database.transact(lambda session: self._lease(session, ask))
 
-    def _leased(self, session: WriteSession, ask: LeaseAsk) -> LeaseAnswer:
+    def _lease(self, session: WriteSession, ask: LeaseAsk) -> LeaseAnswer:
         callers = _callers(ask)
-        known = self._rules(session, [each.key for each in callers])
+        known = self._load_rules(session, [each.key for each in callers])
         holds = {hold.rule: hold for hold in ask.holds}
         first: dict[str, Hold] = {}
         for caller, rules in zip(callers, known, strict=True):
             for rule in rules:
                 if caller.least != NOTHING and rule.id not in holds and rule.model in (ALL_MODELS, caller.model):
                     first.setdefault(rule.id, _first_hold(rule, caller.least))
-        grants = self._granted(session, ask, holds, first) if holds or first else []
+        grants = self._grant(session, ask, holds, first) if holds or first else []
         return LeaseAnswer(grants, known[0] if known else None, known[1:])
 
     def quota_states(self, rule_ids: Sequence[str]) -> dict[str, QuotaState]:
@@ -74,18 +74,18 @@ class Leases:
         with self._database.read() as session:
             now = session.now()
             for row in session.rows(select(allowances).where(allowances.c.id.in_(rule_ids))):
-                found[row.id] = QuotaState.load(self._rule(row), row.state)
+                found[row.id] = QuotaState.load(self._stored_rule(row), row.state)
                 found[row.id].advance(now, LedgerUsageSource(session))
         return found
 
-    def _granted(
+    def _grant(
         self, session: WriteSession, ask: LeaseAsk, holds: Mapping[str, Hold], first: Mapping[str, Hold]
     ) -> list[Grant]:
         grants, states = [], {}
-        rows, usage_source = _locked(session, [*holds, *first]), LedgerUsageSource(session)
+        rows, usage_source = _lock_states(session, [*holds, *first]), LedgerUsageSource(session)
         now = session.now()
         for row in rows:
-            state = QuotaState.load(self._rule(row), row.state)
+            state = QuotaState.load(self._stored_rule(row), row.state)
             state.advance(now, usage_source)
             hold = holds.get(row.id)
             # A process that holds some already asks for more when it needs it.
@@ -95,18 +95,18 @@ class Leases:
                 grants.append(state.grant_lease(hold, ask.replica, ask.at, now))
             if state.alert_due():
                 state.mark_alerted()
-                _alert(session, state)
+                _publish_alert(session, state)
             states[row.id] = state.dump()
         if states:
             session.run(_write_back(states))
         return grants
 
-    def _rules(self, session: WriteSession, keys: Sequence[Key]) -> list[list[Rule]]:
+    def _load_rules(self, session: WriteSession, keys: Sequence[Key]) -> list[list[Rule]]:
         """All that bind each of these callers; the default gets an state when it is first met."""
         if not keys:
             return []
-        of_budgets = _by_subject(budget_of(row).rule for row in session.rows(_bound(budgets, keys)))
-        of_limits = _by_subject(limit_of(row).rule for row in session.rows(_bound(limits, keys)))
+        of_budgets = _by_subject(budget_of(row).rule for row in session.rows(_select_binding(budgets, keys)))
+        of_limits = _by_subject(limit_of(row).rule for row in session.rows(_select_binding(limits, keys)))
         found, defaults = [], []
         for key in keys:
             rules = [rule for subject in _subjects(key) for rule in of_budgets.get(subject, ())]
@@ -114,18 +114,18 @@ class Leases:
                 limiting = [rule for subject in _subjects(key) for rule in of_limits.get(subject, ())]
                 own = "user" if key.id == key.user_id else "key"
                 if not any(rule.subject == own and rule.model == ALL_MODELS for rule in limiting):
-                    limiting.append(self._default(key.id))
+                    limiting.append(self._default_rule(key.id))
                     defaults.append(default_limit_id(key.id))
                 rules += limiting
             found.append(rules)
-        _make_accounts(session, defaults)
+        _create_missing_states(session, defaults)
         return found
 
-    def _default(self, key_id: str) -> Rule:
-        return Rule(default_limit_id(key_id), "", "key", key_id, ALL_MODELS, self.defaults)
+    def _default_rule(self, key_id: str) -> Rule:
+        return Rule(default_limit_id(key_id), "", "key", key_id, ALL_MODELS, self.default_limits)
 
-    def _rule(self, row: Row[Any]) -> Rule:
-        return self._default(row.id.removeprefix(_DEFAULT)) if row.rule is None else Rule(**json.loads(row.rule))
+    def _stored_rule(self, row: Row[Any]) -> Rule:
+        return self._default_rule(row.id.removeprefix(_DEFAULT_PREFIX)) if row.rule is None else Rule(**json.loads(row.rule))
 
 
 def _callers(ask: LeaseAsk) -> list[Newcomer]:
@@ -134,7 +134,7 @@ def _callers(ask: LeaseAsk) -> list[Newcomer]:
     return [Newcomer(ask.newcomer, ask.model, ask.least), *ask.others]
 
 
-def _make_accounts(session: WriteSession, ids: Sequence[str]) -> None:
+def _create_missing_states(session: WriteSession, ids: Sequence[str]) -> None:
     """Of default limits; nearly always they are there."""
     if ids:
         there = {row.id for row in session.rows(select(allowances.c.id).where(allowances.c.id.in_(ids)))}
@@ -158,7 +158,7 @@ def _by_subject(rules: Iterable[Rule]) -> dict[_Subject, list[Rule]]:
     return found
 
 
-def _bound(table: Table, keys: Sequence[Key]) -> Select[Any]:
+def _select_binding(table: Table, keys: Sequence[Key]) -> Select[Any]:
     """The rows of `limits` or `budgets` that bind any of these callers."""
     of: dict[tuple[str, str], set[str]] = {}
     for key in keys:
@@ -171,7 +171,7 @@ def _bound(table: Table, keys: Sequence[Key]) -> Select[Any]:
     return select(table).where(or_(*each))
 
 
-def _locked(session: WriteSession, rule_ids: Iterable[str]) -> Sequence[Row[Any]]:
+def _lock_states(session: WriteSession, rule_ids: Iterable[str]) -> Sequence[Row[Any]]:
     """The accounts, locked to the end of the transaction; in one order for all, so that nobody waits in a ring."""
     query = select(allowances).where(allowances.c.id.in_(list(rule_ids))).order_by(allowances.c.id)
     return session.rows(query.with_for_update())
@@ -184,25 +184,25 @@ def _write_back(states: Mapping[str, str]) -> Update:
 
 def _first_hold(rule: Rule, least: Amounts) -> Hold:
     """For a caller that was not met before: what its first request needs, and a slice if there is plenty."""
-    part = {name: most // _FIRST_PART for name, most in rule.most.items()}
+    part = {name: most // _FIRST_SLICE_DIVISOR for name, most in rule.most.items()}
     requests = [part[name] for name in ("requests_per_minute", "requests_per_day") if name in part]
     tokens = [part[name] for name in ("tokens_per_minute", "tokens_per_day") if name in part]
     wants = Amounts(
         max(least.requests, min(requests, default=0)),
         max(least.tokens, min(tokens, default=0)),
         max(least.places, part.get("concurrent_requests", 0)),
-        (rule.amount or 0) // _FIRST_PART,
+        (rule.amount or 0) // _FIRST_SLICE_DIVISOR,
     )
     return Hold(rule.id, NOTHING, NOTHING, wants, least._replace(money=0))
 
 
-def _alert(session: WriteSession, state: QuotaState) -> None:
+def _publish_alert(session: WriteSession, state: QuotaState) -> None:
     """Tell of a budget that is spent to the part its owner wanted to hear of; once in a period."""
     rule = state.rule
     channel = session.value(select(budgets.c.channel).where(budgets.c.id == rule.id))
     outbox.add(
         session,
-        _ALERT,
+        _ALERT_EVENT_TYPE,
         f"budgets/{rule.id}",
         {
             "id": rule.id,

@@ -15,7 +15,7 @@ from llmariner.usage.tables import ledger_days, ledger_project_days, ledger_requ
 __all__ = ["LedgerUsageSource"]
 
 # A request under way gives a sign of life every 15 s, and without one for a minute the sweep interrupts it.
-_SIGN_OF_LIFE_SECONDS = 120.0
+_HEARTBEAT_SECONDS = 120.0
 
 
 class LedgerUsageSource:
@@ -39,15 +39,15 @@ class LedgerUsageSource:
             _sum_where(unsettled, tokens),
             _sum_where(unsettled, table.cost),
         )
-        of_it = and_(process_of(table.request_id) == instance, table.seen_at >= since - _SIGN_OF_LIFE_SECONDS)
-        row = self._session.rows(sums.where(of_it, _bound(rule)))[0]
+        of_it = and_(process_of(table.request_id) == instance, table.seen_at >= since - _HEARTBEAT_SECONDS)
+        row = self._session.rows(sums.where(of_it, _counted_by(rule)))[0]
         requests, used, cost = (int(value or 0) for value in row)
         return Amounts(requests, used, 0, cost if rule.period else 0)
 
     def spent_since(self, rule: Rule, since: float) -> int:
         """Nano-dollars of all requests that a budget binds and that were admitted since; the beginning of a day (UTC)."""
         sums = ledger_project_days if rule.subject in ("organization", "project") else ledger_days
-        query = select(func.sum(sums.c.cost)).where(_bound(rule, sums), sums.c.start >= since)
+        query = select(func.sum(sums.c.cost)).where(_counted_by(rule, sums), sums.c.start >= since)
         return int(self._session.value(query) or 0)
 
 
@@ -55,7 +55,7 @@ def _sum_where(which: ColumnElement[bool], what: Any) -> ColumnElement[Any]:
     return func.sum(case((which, what), else_=0))
 
 
-def _bound(rule: Rule, table: Table = ledger_requests) -> ColumnElement[bool]:
+def _counted_by(rule: Rule, table: Table = ledger_requests) -> ColumnElement[bool]:
     """The requests that a rule counts."""
     found = table.c[f"{rule.subject}_id"] == rule.subject_id
     if rule.organization_id:
