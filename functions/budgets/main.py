@@ -12,7 +12,7 @@ from llmariner.http.authorization.authentication import context_of, require_scop
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.bodies import Body
-from llmariner.limits.authorization import reached, visible
+from llmariner.limits.authorization import authorize_subject, filter_visible
 from llmariner.limits.budgets import Budget, NewBudget
 from llmariner.tenancy.principal import Caller
 from llmariner.usage.prices import dollars, nano_dollars
@@ -72,13 +72,13 @@ def list_budgets(
         for budget in context.budgets.all(caller.organization_id)
         if subject in (None, budget.subject.kind) and subject_id in (None, budget.subject.id)
     ]
-    return {"object": "list", "data": _rendered(context, visible(context.database, caller, wanted, READ))}
+    return {"object": "list", "data": _rendered(context, filter_visible(context.database, caller, wanted, READ))}
 
 
 def put_budget(request: Request, caller: Writer, body: NewTerms) -> dict[str, Any]:
     """Set a subject's budget of a period; there is one for each, so this changes the one that is there."""
     context = context_of(request)
-    subject = reached(context.database, caller, body.subject, body.subject_id, WRITE)
+    subject = authorize_subject(context.database, caller, body.subject, body.subject_id, WRITE)
     new = NewBudget(nano_dollars(body.amount, "amount"), body.alert_ratio, body.hard)
     return _rendered(context, [context.budgets.put(caller, subject, body.period, new)])[0]
 
@@ -112,7 +112,7 @@ def delete_budget(request: Request, caller: Writer, budget_id: str) -> dict[str,
 def _seen(context: Context, caller: Caller, budget_id: str, scope: str) -> Budget:
     budget = context.budgets.get(caller.organization_id, budget_id)
     try:
-        reached(context.database, caller, budget.subject.kind, budget.subject.id, scope)
+        authorize_subject(context.database, caller, budget.subject.kind, budget.subject.id, scope)
     except NotFound:
         raise NotFound(f"No budget with id '{budget_id}'. List yours with GET /v1/budgets.", param="id") from None
     return budget

@@ -12,7 +12,7 @@ from llmariner.http.authorization.authentication import context_of, require_scop
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.bodies import Body
-from llmariner.limits.authorization import reached, visible
+from llmariner.limits.authorization import authorize_subject, filter_visible
 from llmariner.limits.rules import ALL_MODELS, MEASURES, Limit, Subject
 from llmariner.tenancy.principal import Caller
 
@@ -74,13 +74,13 @@ def list_limits(
         and subject_id in (None, limit.subject.id)
         and model in (None, limit.model)
     ]
-    return {"object": "list", "data": _rendered(context, visible(context.database, caller, wanted, READ))}
+    return {"object": "list", "data": _rendered(context, filter_visible(context.database, caller, wanted, READ))}
 
 
 def put_limit(request: Request, caller: Writer, body: NewLimit) -> dict[str, Any]:
     """Set the limit of a subject for a model; there is one for each, so this changes the one that is there."""
     context = context_of(request)
-    subject = reached(context.database, caller, body.subject, body.subject_id, WRITE)
+    subject = authorize_subject(context.database, caller, body.subject, body.subject_id, WRITE)
     _check(subject, body.said)
     return _rendered(context, [context.limits.put(caller, subject, body.model, body.said)])[0]
 
@@ -110,7 +110,7 @@ def delete_limit(request: Request, caller: Writer, limit_id: str) -> dict[str, A
 def _seen(context: Context, caller: Caller, limit_id: str, scope: str) -> Limit:
     limit = context.limits.get(caller.organization_id, limit_id)
     try:
-        reached(context.database, caller, limit.subject.kind, limit.subject.id, scope)
+        authorize_subject(context.database, caller, limit.subject.kind, limit.subject.id, scope)
     except NotFound:
         raise NotFound(f"No limit with id '{limit_id}'. List yours with GET /v1/limits.", param="id") from None
     return limit
@@ -135,7 +135,7 @@ def _rendered(context: Context, limits: list[Limit]) -> list[dict[str, Any]]:
             "subject": limit.subject.kind,
             "subject_id": limit.subject.id,
             "model": limit.model,
-            **{name: limit.most.get(name) for name in MEASURES},
+            **{name: limit.thresholds.get(name) for name in MEASURES},
             "used": states[limit.id].current_usage() if limit.id in states else {},
             "created_at": limit.created_at,
             "updated_at": limit.updated_at,

@@ -11,7 +11,7 @@ from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.spend_alerts import AlertBody, alerts_of
 from llmariner.http.resources.spend_limits import READ, WRITE, Reader, Writer
 from llmariner.http.schemas.lists import AlertCursor, Limit, Order, paginate
-from llmariner.limits.authorization import reached
+from llmariner.limits.authorization import authorize_subject
 from llmariner.limits.rules import Subject
 from llmariner.tenancy.principal import Caller
 
@@ -52,7 +52,7 @@ def create_alert(request: Request, caller: Writer, project_id: str, body: AlertB
 
 def get_alert(request: Request, caller: Reader, project_id: str, alert_id: str) -> dict[str, Any]:
     """One of them."""
-    return alerts_of(request).shown(_project(request, caller, project_id, READ), alert_id)
+    return alerts_of(request).get(_project(request, caller, project_id, READ), alert_id)
 
 
 def update_alert(request: Request, caller: Writer, project_id: str, alert_id: str, body: AlertBody) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def delete_alert(request: Request, caller: Writer, project_id: str, alert_id: st
 
 
 def _project(request: Request, caller: Caller, project_id: str, scope: str) -> Subject:
-    return reached(context_of(request).database, caller, "project", project_id, scope)
+    return authorize_subject(context_of(request).database, caller, "project", project_id, scope)
 
 
 handle = http_function(build)

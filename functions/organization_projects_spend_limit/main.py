@@ -9,7 +9,7 @@ from llmariner.http.authorization.authentication import context_of
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.spend_limits import READ, WRITE, Reader, SpendLimitBody, Writer, limits_of
-from llmariner.limits.authorization import reached
+from llmariner.limits.authorization import authorize_subject
 from llmariner.limits.rules import Subject
 from llmariner.tenancy.principal import Caller
 
@@ -25,7 +25,7 @@ def build(context: Context) -> Application:
 
 def get_spend_limit(request: Request, caller: Reader, project_id: str) -> dict[str, Any]:
     """It, and whether it refuses requests now."""
-    return limits_of(request).shown(_project(request, caller, project_id, READ))
+    return limits_of(request).get(_project(request, caller, project_id, READ))
 
 
 def set_spend_limit(request: Request, caller: Writer, project_id: str, body: SpendLimitBody) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def delete_spend_limit(request: Request, caller: Writer, project_id: str) -> dic
 
 
 def _project(request: Request, caller: Caller, project_id: str, scope: str) -> Subject:
-    return reached(context_of(request).database, caller, "project", project_id, scope)
+    return authorize_subject(context_of(request).database, caller, "project", project_id, scope)
 
 
 handle = http_function(build)

@@ -47,7 +47,7 @@ def create_alert(request: Request, caller: Writer, body: AlertBody) -> dict[str,
 
 def get_alert(request: Request, caller: Reader, alert_id: str) -> dict[str, Any]:
     """One of them."""
-    return alerts_of(request).shown(_whole(caller), alert_id)
+    return alerts_of(request).get(_whole(caller), alert_id)
 
 
 def update_alert(request: Request, caller: Writer, alert_id: str, body: AlertBody) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def build(context: Context) -> Application:
 
 def get_spend_limit(request: Request, caller: Reader) -> dict[str, Any]:
     """It, and whether it refuses requests now."""
-    return limits_of(request).shown(_whole(caller))
+    return limits_of(request).get(_whole(caller))
 
 
 def set_spend_limit(request: Request, caller: Writer, body: SpendLimitBody) -> dict[str, Any]:

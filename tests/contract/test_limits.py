@@ -19,7 +19,7 @@ from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.leases import Leases, default_limit_id
 from llmariner.limits.quota_state import LEASE_SECONDS
 from llmariner.limits.revisions import Revisions
-from llmariner.limits.rules import Limits, Subject, new_row
+from llmariner.limits.rules import Limits, Subject, new_rule_row
 from llmariner.limits.tables import allowances
 from llmariner.limits.tables import limits as table
 from llmariner.platform.database import Database
@@ -221,13 +221,13 @@ def test_a_changed_limit_keeps_its_id_and_what_was_used(
     limit = limits.put(actor, project, "*", {"requests_per_day": 10, "tokens_per_day": 5})
     ask(leases, limit.id, "req_a", 8, 0)
     changed = limits.put(actor, project, "*", {"requests_per_day": 20, "tokens_per_day": None})
-    assert (changed.id, changed.most) == (limit.id, {"requests_per_day": 20})
+    assert (changed.id, changed.thresholds) == (limit.id, {"requests_per_day": 20})
     assert ask(leases, limit.id, "req_a", 8, 100).held.requests == 12
 
 
 def test_a_subject_has_limits_of_a_bounded_number_of_models(limits: Limits, actor: Caller, project: Subject) -> None:
     with limits._database.write() as session:
-        session.insert_if_absent(table, [new_row(f"limit_{n}", project, 1) | {"model": f"m{n}"} for n in range(200)])
+        session.insert_if_absent(table, [new_rule_row(f"limit_{n}", project, 1) | {"model": f"m{n}"} for n in range(200)])
     with pytest.raises(InvalidRequest, match="200 models"):
         limits.put(actor, project, "one-more", {"requests_per_day": 1})
     assert limits.put(actor, project, "m7", {"requests_per_day": 1}).id == "limit_7"
@@ -336,7 +336,7 @@ def test_every_alert_is_told_once_of_each_amount_beside_the_budget(
     assert len(spend(900)) == 3
     assert budgets.get(owner.organization_id, hard.id).amount == 1000
     budgets.remove(actor, owner.organization_id, alerts[0].id)
-    assert {budget.id for budget in budgets.of(project)} == {hard.id, alerts[1].id}
+    assert {budget.id for budget in budgets.for_subject(project)} == {hard.id, alerts[1].id}
 
 
 def test_there_are_so_many_alerts_that_counting_stays_cheap(

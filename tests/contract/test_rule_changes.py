@@ -9,7 +9,7 @@ import pytest
 from llmariner.gateway.control_plane.port import NOTHING, Amounts, Hold, LeaseAsk
 from llmariner.limits import revisions as changes
 from llmariner.limits.budgets import Budgets, NewBudget
-from llmariner.limits.cascade_delete import end_rules
+from llmariner.limits.cascade_delete import delete_rules
 from llmariner.limits.leases import Leases
 from llmariner.limits.revisions import Revisions
 from llmariner.limits.rules import Limits, Subject
@@ -55,7 +55,7 @@ def test_what_ends_with_somebody_concerns_whom_it_bound(database: Database, revi
         Limits(database).put(None, subject, "*", {"requests_per_minute": 5})
     before = revisions.newest().limits
     with database.write() as session:
-        end_rules(session, owner.organization_id, "key", ["key_0", "key_2", "key_9"])
+        delete_rules(session, owner.organization_id, "key", ["key_0", "key_2", "key_9"])
     assert revisions.subjects_since(before) == (("key", "key_0"), ("key", "key_2"))
 
 

@@ -50,7 +50,7 @@ def test_a_known_key_goes_on_at_the_pace_of_its_limit_and_no_faster(functions: F
     assert set(found) == {200, 429}
     assert 0.5 * took * PER_MINUTE / 60 < served <= PER_MINUTE / 64 + 1 + (took + 1) * PER_MINUTE / 60
     with booted("internal_gateway", functions.control_port, functions.control, functions.log):
-        rule = functions.home.context.limits.of(subject)[0].id
+        rule = functions.home.context.limits.for_subject(subject)[0].id
         accounts = functions.home.context.leases.quota_states
         # What was used meanwhile is told, and counts.
         eventually(

@@ -130,7 +130,7 @@ def limit(home: Platform, **most: int) -> None:
 def slices(home: Platform) -> list[int]:
     """How many requests each process holds of the one limit there is."""
     subject = Subject(home.owner.organization_id, "project", home.owner.project_id)
-    rule = home.context.limits.of(subject)[0].id
+    rule = home.context.limits.for_subject(subject)[0].id
     return [part.held.requests for part in home.context.leases.quota_states([rule])[rule].instances.values()]
 
 

@@ -18,18 +18,18 @@ from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import in_organization, in_project
 from llmariner.tenancy.tables import api_keys, organization_users
 
-__all__ = ["reached", "visible"]
+__all__ = ["authorize_subject", "filter_visible"]
 
 
-class _OfSubject(Protocol):
+class _HasSubject(Protocol):
     @property
     def subject(self) -> Subject: ...
 
 
-Kind = TypeVar("Kind", bound=_OfSubject)
+Row = TypeVar("Row", bound=_HasSubject)
 
 
-def reached(database: Database, caller: Caller, kind: str, id_: str, scope: str) -> Subject:
+def authorize_subject(database: Database, caller: Caller, kind: str, id_: str, scope: str) -> Subject:
     """A subject on which the caller holds `scope`.
 
     NotFound where it is not the caller's to see, PermissionDenied where it is and the scope is lacking.
@@ -42,7 +42,7 @@ def reached(database: Database, caller: Caller, kind: str, id_: str, scope: str)
     if kind == "project":
         in_project(database, caller, organization_id, id_, scope)
     elif kind == "key":
-        project_id = _project_of(database, subject)
+        project_id = _key_project_id(database, subject)
         if project_id is None:
             in_organization(database, caller, organization_id, scope)
         else:
@@ -58,19 +58,19 @@ def reached(database: Database, caller: Caller, kind: str, id_: str, scope: str)
     return subject
 
 
-def visible(database: Database, caller: Caller, rows: Sequence[Kind], scope: str) -> list[Kind]:
+def filter_visible(database: Database, caller: Caller, rows: Sequence[Row], scope: str) -> list[Row]:
     """Of an organisation's limits or budgets, those that the caller may see."""
     try:
         in_organization(database, caller, caller.organization_id, scope)
         return list(rows)
     except PermissionDenied:
         pass
-    keys = _keys_of(database, caller.project_id, [row.subject.id for row in rows if row.subject.kind == "key"])
+    keys = _key_ids_in_project(database, caller.project_id, [row.subject.id for row in rows if row.subject.kind == "key"])
     own = {("project", caller.project_id), *(("key", key_id) for key_id in keys)}
     return [row for row in rows if (row.subject.kind, row.subject.id) in own]
 
 
-def _project_of(database: Database, subject: Subject) -> str | None:
+def _key_project_id(database: Database, subject: Subject) -> str | None:
     """The project of a key; None for an admin key."""
     query = select(api_keys.c.project_id).where(
         api_keys.c.id == subject.id,
@@ -85,7 +85,7 @@ def _project_of(database: Database, subject: Subject) -> str | None:
     return project_id
 
 
-def _keys_of(database: Database, project_id: str | None, key_ids: Iterable[str]) -> list[str]:
+def _key_ids_in_project(database: Database, project_id: str | None, key_ids: Iterable[str]) -> list[str]:
     query = select(api_keys.c.id).where(api_keys.c.project_id == project_id, api_keys.c.id.in_(list(key_ids)))
     with database.read() as session:
         return [row.id for row in session.rows(query)]

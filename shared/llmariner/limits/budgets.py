@@ -13,19 +13,19 @@ from sqlalchemy import ColumnElement, Row, select, update
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.gateway.control_plane.port import Rule
 from llmariner.identifiers import new_id
-from llmariner.limits.revisions import rules_changed
-from llmariner.limits.rules import ALL_MODELS, Subject, binding, changed, new_row, store_rule
+from llmariner.limits.revisions import record_rule_changes
+from llmariner.limits.rules import ALL_MODELS, Subject, subject_filter, record_change, new_rule_row, store_rule
 from llmariner.limits.tables import allowances, budgets
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.tenancy.principal import Caller
 
-__all__ = ["PERIODS", "Budget", "Budgets", "NewBudget", "budget_of"]
+__all__ = ["PERIODS", "Budget", "Budgets", "NewBudget", "budget_from_row"]
 
 PERIODS = ("day", "month", "total")
-_MOST = 2**62
+_MAX_AMOUNT = 2**62
 # Every request is counted by each.
-_MOST_ALERTS = 20
+_MAX_ALERTS_PER_SUBJECT = 20
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class NewBudget:
     hard: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.amount <= _MOST:
+        if not 0 <= self.amount <= _MAX_AMOUNT:
             raise InvalidRequest("'amount' must be an amount of US dollars from 0 on.", param="amount")
         if self.alert_ratio is not None and not 0 < self.alert_ratio <= 1:
             raise InvalidRequest("'alert_ratio' must be more than 0 and at most 1.", param="alert_ratio")
@@ -83,24 +83,24 @@ class Budgets:
     def put(self, actor: Caller | None, subject: Subject, period: str, new: NewBudget) -> Budget:
         """Set a subject's budget of a period. What was spent in it so far counts."""
         with self._database.write() as session:
-            _changing(session, subject)  # first, as in `Limits.put`
-            one = select(budgets.c.id).where(_of(subject), budgets.c.period == period, budgets.c.channel.is_(None))
-            return _stored(session, actor, session.value(one), subject, period, new, None)
+            _record_revision(session, subject)  # first, as in `Limits.put`
+            one = select(budgets.c.id).where(_for_subject(subject), budgets.c.period == period, budgets.c.channel.is_(None))
+            return _upsert(session, actor, session.value(one), subject, period, new, None)
 
     def add_alert(
         self, actor: Caller | None, subject: Subject, period: str, amount: int, channel: Mapping[str, Any]
     ) -> Budget:
         """Have somebody told when so much is spent, beside the subject's budget and other alerts; it refuses nothing."""
         with self._database.write() as session:
-            _changing(session, subject)
-            known = session.rows(select(budgets.c.id).where(_of(subject), budgets.c.channel.is_not(None)))
-            if len(known) >= _MOST_ALERTS:
-                raise InvalidRequest(f"There are {_MOST_ALERTS} alerts of this {subject.kind}; delete or change one.")
-            return _stored(session, actor, None, subject, period, _alert(amount), channel)
+            _record_revision(session, subject)
+            known = session.rows(select(budgets.c.id).where(_for_subject(subject), budgets.c.channel.is_not(None)))
+            if len(known) >= _MAX_ALERTS_PER_SUBJECT:
+                raise InvalidRequest(f"There are {_MAX_ALERTS_PER_SUBJECT} alerts of this {subject.kind}; delete or change one.")
+            return _upsert(session, actor, None, subject, period, _alert_terms(amount), channel)
 
     def update(self, actor: Caller | None, budget: Budget, new: NewBudget) -> Budget:
         """Change a budget, or the amount of an alert. NotFound when it is gone meanwhile."""
-        if budget.channel is not None and new != _alert(new.amount):
+        if budget.channel is not None and new != _alert_terms(new.amount):
             raise InvalidRequest(
                 "A spend alert tells of its whole amount and refuses nothing: change its 'amount' only, or set a budget.",
                 param="hard" if new.hard else "alert_ratio",
@@ -109,47 +109,47 @@ class Budgets:
 
     def update_alert(self, actor: Caller | None, alert: Budget, amount: int, channel: Mapping[str, Any]) -> Budget:
         """Change an alert. NotFound when it is gone meanwhile."""
-        return self._change(actor, alert, _alert(amount), channel)
+        return self._change(actor, alert, _alert_terms(amount), channel)
 
     def _change(
         self, actor: Caller | None, budget: Budget, new: NewBudget, channel: Mapping[str, Any] | None
     ) -> Budget:
         with self._database.write() as session:
-            _changing(session, budget.subject)
-            _existing(session, budget.subject.organization_id, budget.id)
-            return _stored(session, actor, budget.id, budget.subject, budget.period, new, channel)
+            _record_revision(session, budget.subject)
+            _get(session, budget.subject.organization_id, budget.id)
+            return _upsert(session, actor, budget.id, budget.subject, budget.period, new, channel)
 
     def get(self, organization_id: str, budget_id: str) -> Budget:
         """One of an organisation's budgets. NotFound otherwise."""
         with self._database.read() as session:
-            return _existing(session, organization_id, budget_id)
+            return _get(session, organization_id, budget_id)
 
     def all(self, organization_id: str) -> list[Budget]:
         """All budgets of an organisation, oldest first."""
         query = select(budgets).where(budgets.c.organization_id == organization_id)
         with self._database.read() as session:
             rows = session.rows(query.order_by(budgets.c.created_at, budgets.c.id))
-        return [budget_of(row) for row in rows]
+        return [budget_from_row(row) for row in rows]
 
-    def of(self, subject: Subject) -> list[Budget]:
+    def for_subject(self, subject: Subject) -> list[Budget]:
         """The budgets of one subject, and its alerts."""
         order = (budgets.c.period, budgets.c.created_at, budgets.c.id)
         with self._database.read() as session:
-            rows = session.rows(select(budgets).where(_of(subject)).order_by(*order))
-        return [budget_of(row) for row in rows]
+            rows = session.rows(select(budgets).where(_for_subject(subject)).order_by(*order))
+        return [budget_from_row(row) for row in rows]
 
     def remove(self, actor: Caller | None, organization_id: str, budget_id: str) -> None:
         """Take a budget away."""
         with self._database.write() as session:
             revision = next_revision(session, "limits")
-            budget = _existing(session, organization_id, budget_id)
-            rules_changed(session, revision, [(budget.subject.kind, budget.subject.id)])
+            budget = _get(session, organization_id, budget_id)
+            record_rule_changes(session, revision, [(budget.subject.kind, budget.subject.id)])
             session.run(budgets.delete().where(budgets.c.id == budget_id))
             session.run(allowances.delete().where(allowances.c.id == budget_id))
-            changed(session, actor, "budget.deleted", budget.subject, {"id": budget_id, "period": budget.period})
+            record_change(session, actor, "budget.deleted", budget.subject, {"id": budget_id, "period": budget.period})
 
 
-def budget_of(row: Row[Any] | None) -> Budget:
+def budget_from_row(row: Row[Any] | None) -> Budget:
     """From a row of the table."""
     assert row is not None
     return Budget(
@@ -165,15 +165,15 @@ def budget_of(row: Row[Any] | None) -> Budget:
     )
 
 
-def _changing(session: WriteSession, subject: Subject) -> None:
-    rules_changed(session, next_revision(session, "limits"), [(subject.kind, subject.id)])
+def _record_revision(session: WriteSession, subject: Subject) -> None:
+    record_rule_changes(session, next_revision(session, "limits"), [(subject.kind, subject.id)])
 
 
-def _alert(amount: int) -> NewBudget:
+def _alert_terms(amount: int) -> NewBudget:
     return NewBudget(amount, alert_ratio=1.0, hard=False)
 
 
-def _stored(
+def _upsert(
     session: WriteSession,
     actor: Caller | None,
     budget_id: str | None,
@@ -190,22 +190,22 @@ def _stored(
     now = int(time.time())
     if budget_id is None:
         budget_id = new_id("budget" if channel is None else "alert")
-        session.add(budgets, **new_row(budget_id, subject, now), period=period, **stored)
+        session.add(budgets, **new_rule_row(budget_id, subject, now), period=period, **stored)
     else:
         session.run(update(budgets).where(budgets.c.id == budget_id).values(updated_at=now, **stored))
-    made = budget_of(session.first(select(budgets).where(budgets.c.id == budget_id)))
+    made = budget_from_row(session.first(select(budgets).where(budgets.c.id == budget_id)))
     store_rule(session, made.rule)
     told = values if channel is None else values | {"notification_channel": dict(channel)}
-    changed(session, actor, "budget.updated", subject, {"id": budget_id, "period": period, **told})
+    record_change(session, actor, "budget.updated", subject, {"id": budget_id, "period": period, **told})
     return made
 
 
-def _of(subject: Subject) -> ColumnElement[bool]:
-    return binding(budgets, subject.organization_id, {subject.kind: subject.id})
+def _for_subject(subject: Subject) -> ColumnElement[bool]:
+    return subject_filter(budgets, subject.organization_id, {subject.kind: subject.id})
 
 
-def _existing(session: ReadSession, organization_id: str, budget_id: str) -> Budget:
+def _get(session: ReadSession, organization_id: str, budget_id: str) -> Budget:
     row = session.first(select(budgets).where(budgets.c.id == budget_id, budgets.c.organization_id == organization_id))
     if row is None:
         raise NotFound(f"No budget with id '{budget_id}'. List yours with GET /v1/budgets.", param="id")
-    return budget_of(row)
+    return budget_from_row(row)

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from sqlalchemy import and_, delete, select
 
-from llmariner.limits.revisions import rules_changed
+from llmariner.limits.revisions import record_rule_changes
 from llmariner.limits.tables import allowances, budgets, limits
 from llmariner.platform.database import WriteSession
 from llmariner.platform.database.revisions import next_revision
 
-__all__ = ["end_rules"]
+__all__ = ["delete_rules"]
 
 
-def end_rules(
+def delete_rules(
     session: WriteSession, organization_id: str, kind: str | None = None, ids: Sequence[str] = ()
 ) -> dict[str, list[str]]:
     """Take away what binds these projects, users or keys of an organisation; without a kind, all of it. Returns ids by noun.
@@ -33,7 +33,7 @@ def end_rules(
         subjects.update((row.subject, row.subject_id) for row in rows)
     if not subjects:
         return found
-    rules_changed(session, next_revision(session, "limits"), subjects)
+    record_rule_changes(session, next_revision(session, "limits"), subjects)
     for table in (limits, budgets):
         session.run(delete(table).where(table.c.id.in_(found[table.name])))
     session.run(delete(allowances).where(allowances.c.id.in_([*found["limits"], *found["budgets"]])))

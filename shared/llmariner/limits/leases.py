@@ -23,10 +23,10 @@ from llmariner.gateway.control_plane.port import (
     Newcomer,
     Rule,
 )
-from llmariner.limits.budgets import budget_of
+from llmariner.limits.budgets import budget_from_row
 from llmariner.limits.ledger_source import LedgerUsageSource
 from llmariner.limits.quota_state import QuotaState
-from llmariner.limits.rules import ALL_MODELS, limit_of
+from llmariner.limits.rules import ALL_MODELS, limit_from_row
 from llmariner.limits.tables import allowances, budgets, limits
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.events import outbox
@@ -105,8 +105,8 @@ class Leases:
         """All that bind each of these callers; the default gets an state when it is first met."""
         if not keys:
             return []
-        of_budgets = _by_subject(budget_of(row).rule for row in session.rows(_select_binding(budgets, keys)))
-        of_limits = _by_subject(limit_of(row).rule for row in session.rows(_select_binding(limits, keys)))
+        of_budgets = _by_subject(budget_from_row(row).rule for row in session.rows(_select_binding(budgets, keys)))
+        of_limits = _by_subject(limit_from_row(row).rule for row in session.rows(_select_binding(limits, keys)))
         found, defaults = [], []
         for key in keys:
             rules = [rule for subject in _subjects(key) for rule in of_budgets.get(subject, ())]

@@ -14,13 +14,13 @@ from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.database.revisions import revisions
 from llmariner.usage.tables import prices
 
-__all__ = ["Newest", "Revisions", "rules_changed"]
+__all__ = ["Newest", "Revisions", "record_rule_changes"]
 
 _FRESH_SECONDS = 1.0
 _KEPT = 1000
 
 
-def rules_changed(session: WriteSession, revision: int, subjects: Iterable[tuple[str, str]]) -> None:
+def record_rule_changes(session: WriteSession, revision: int, subjects: Iterable[tuple[str, str]]) -> None:
     """Note whose rules (kinds and ids) a revision of `limits` changes, so that gateways ask anew about those alone."""
     rows = [{"revision": revision, "subject": kind, "subject_id": id_} for kind, id_ in sorted(set(subjects))]
     session.insert_if_absent(rule_changes, rows)

@@ -11,7 +11,7 @@ from typing import Any
 from llmariner.errors import NotFound
 from llmariner.limits.budgets import Budget, Budgets
 from llmariner.limits.rules import Subject
-from llmariner.limits.spend_limits import MONTH, NANO_IN_CENT
+from llmariner.limits.spend_limits import MONTH, NANO_PER_CENT
 from llmariner.tenancy.principal import Caller
 
 __all__ = ["SpendAlerts"]
@@ -25,29 +25,29 @@ class SpendAlerts:
 
     def all(self, subject: Subject) -> list[dict[str, Any]]:
         """A subject's, newest first."""
-        return [_shown(alert) for alert in reversed(self._budgets.of(subject)) if _is_alert(alert)]
+        return [_representation(alert) for alert in reversed(self._budgets.of(subject)) if _is_alert(alert)]
 
-    def shown(self, subject: Subject, alert_id: str) -> dict[str, Any]:
+    def get(self, subject: Subject, alert_id: str) -> dict[str, Any]:
         """One of them. NotFound."""
-        return _shown(self._existing(subject, alert_id))
+        return _representation(self._get(subject, alert_id))
 
     def create(self, actor: Caller, subject: Subject, cents: int, channel: Mapping[str, Any]) -> dict[str, Any]:
         """Have the channel's recipients told of so much."""
-        return _shown(self._budgets.add_alert(actor, subject, MONTH, cents * NANO_IN_CENT, channel))
+        return _representation(self._budgets.add_alert(actor, subject, MONTH, cents * NANO_PER_CENT, channel))
 
     def update(
         self, actor: Caller, subject: Subject, alert_id: str, cents: int, channel: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Change one of them. NotFound."""
-        alert = self._existing(subject, alert_id)
-        return _shown(self._budgets.update_alert(actor, alert, cents * NANO_IN_CENT, channel))
+        alert = self._get(subject, alert_id)
+        return _representation(self._budgets.update_alert(actor, alert, cents * NANO_PER_CENT, channel))
 
     def remove(self, actor: Caller, subject: Subject, alert_id: str) -> dict[str, Any]:
         """Take one of them away. NotFound."""
-        self._budgets.remove(actor, subject.organization_id, self._existing(subject, alert_id).id)
+        self._budgets.remove(actor, subject.organization_id, self._get(subject, alert_id).id)
         return {"id": alert_id, "object": f"{subject.kind}.spend_alert.deleted", "deleted": True}
 
-    def _existing(self, subject: Subject, alert_id: str) -> Budget:
+    def _get(self, subject: Subject, alert_id: str) -> Budget:
         for alert in self._budgets.of(subject):
             if alert.id == alert_id and _is_alert(alert):
                 return alert
@@ -58,12 +58,12 @@ def _is_alert(budget: Budget) -> bool:
     return budget.channel is not None and budget.period == MONTH
 
 
-def _shown(alert: Budget) -> dict[str, Any]:
+def _representation(alert: Budget) -> dict[str, Any]:
     return {
         "id": alert.id,
         "object": f"{alert.subject.kind}.spend_alert",
         "currency": "USD",
         "interval": MONTH,
-        "threshold_amount": alert.amount // NANO_IN_CENT,
+        "threshold_amount": alert.amount // NANO_PER_CENT,
         "notification_channel": alert.channel,
     }

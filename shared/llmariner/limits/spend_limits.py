@@ -10,10 +10,10 @@ from llmariner.limits.leases import Leases
 from llmariner.limits.rules import Subject
 from llmariner.tenancy.principal import Caller
 
-__all__ = ["MONTH", "NANO_IN_CENT", "SpendLimits"]
+__all__ = ["MONTH", "NANO_PER_CENT", "SpendLimits"]
 
 MONTH = "month"
-NANO_IN_CENT = 10**7
+NANO_PER_CENT = 10**7
 
 
 class SpendLimits:
@@ -23,31 +23,31 @@ class SpendLimits:
         self._budgets = budgets
         self._leases = leases
 
-    def shown(self, subject: Subject) -> dict[str, Any]:
+    def get(self, subject: Subject) -> dict[str, Any]:
         """A subject's. NotFound when it has none."""
-        return self._shown(self._existing(subject))
+        return self._representation(self._get(subject))
 
     def put(self, actor: Caller, subject: Subject, cents: int) -> dict[str, Any]:
         """Set a subject's; requests are refused once it is spent."""
-        return self._shown(self._budgets.put(actor, subject, MONTH, NewBudget(cents * NANO_IN_CENT)))
+        return self._representation(self._budgets.put(actor, subject, MONTH, NewBudget(cents * NANO_PER_CENT)))
 
     def remove(self, actor: Caller, subject: Subject) -> dict[str, Any]:
         """Take a subject's away."""
-        self._budgets.remove(actor, subject.organization_id, self._existing(subject).id)
+        self._budgets.remove(actor, subject.organization_id, self._get(subject).id)
         return {"object": f"{subject.kind}.spend_limit.deleted", "deleted": True}
 
-    def _existing(self, subject: Subject) -> Budget:
+    def _get(self, subject: Subject) -> Budget:
         for budget in self._budgets.of(subject):
             if budget.period == MONTH and budget.hard:
                 return budget
         raise NotFound(f"No spend limit is set for this {subject.kind}.")
 
-    def _shown(self, budget: Budget) -> dict[str, Any]:
+    def _representation(self, budget: Budget) -> dict[str, Any]:
         state = self._leases.accounts([budget.id])[budget.id]
         return {
             "object": f"{budget.subject.kind}.spend_limit",
             "currency": "USD",
             "interval": MONTH,
-            "threshold_amount": budget.amount // NANO_IN_CENT,
+            "threshold_amount": budget.amount // NANO_PER_CENT,
             "enforcement": {"status": "enforcing" if state.spent >= budget.amount else "inactive"},
         }

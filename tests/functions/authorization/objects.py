@@ -126,7 +126,7 @@ def an_alert(body: Any = None, *, organization: bool = False, **names: str) -> M
         channel = {"type": "email", "recipients": [f"{place.tag}@example.org"], "subject_prefix": None}
         budgets = world.context.budgets
         # There may be so many of them: the place's last one goes.
-        for last in [each for each in budgets.of(subject) if each.channel == channel]:
+        for last in [each for each in budgets.for_subject(subject) if each.channel == channel]:
             budgets.remove(None, place.organization_id, last.id)
         alert = budgets.add_alert(None, subject, "month", 10**12, channel)
         return Asked({"id": alert.id, **{name: getattr(place, field) for name, field in names.items()}}, body)

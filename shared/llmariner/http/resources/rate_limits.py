@@ -24,7 +24,7 @@ class RateLimitRow:
     """What a project may use of one model."""
 
     model: str
-    most: Mapping[str, int]
+    thresholds: Mapping[str, int]
 
     @property
     def id(self) -> str:
@@ -37,17 +37,17 @@ class RateLimitRow:
             "object": "project.rate_limit",
             "id": self.id,
             "model": self.model,
-            "max_requests_per_1_minute": self.most["requests_per_minute"],
-            "max_tokens_per_1_minute": self.most["tokens_per_minute"],
+            "max_requests_per_1_minute": self.thresholds["requests_per_minute"],
+            "max_tokens_per_1_minute": self.thresholds["tokens_per_minute"],
         }
-        if "requests_per_day" in self.most:
-            shown["max_requests_per_1_day"] = self.most["requests_per_day"]
+        if "requests_per_day" in self.thresholds:
+            shown["max_requests_per_1_day"] = self.thresholds["requests_per_day"]
         return shown
 
 
 def rate_limit_rows(models: Iterable[str], limits: Iterable[Limit], defaults: Mapping[str, int]) -> list[RateLimitRow]:
     """By model: what its own limit says, else that of all models, else what a key may use by default."""
-    own = {limit.model: limit.most for limit in limits}
+    own = {limit.model: limit.thresholds for limit in limits}
     everywhere = own.pop(ALL_MODELS, {})
     names = sorted({*models, *own})
     return [RateLimitRow(name, {**defaults, **everywhere, **own.get(name, {})}) for name in names]

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, and_, select, union_all, update
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.identifiers import new_id
-from llmariner.limits.cascade_delete import end_rules
+from llmariner.limits.cascade_delete import delete_rules
 from llmariner.platform.database import Database, Duplicate, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events import outbox
@@ -205,7 +205,7 @@ class Keys:
             check_not_above(session, actor, key, ending=True)
             _change(session, key, revoked_at=time.time())
             outbox.add(session, _REVOKED, f"api_keys/{key_id}", _told(key))
-            end_rules(session, key.organization_id, "key", [key_id])
+            delete_rules(session, key.organization_id, "key", [key_id])
             if _was_last_of_account(session, key):
                 end_account(session, next_revision(session, "api_keys"), key.user_id)
             _log(session, actor, "deleted", key, {})

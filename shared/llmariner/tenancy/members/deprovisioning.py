@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, select, update
 
-from llmariner.limits.cascade_delete import end_rules
+from llmariner.limits.cascade_delete import delete_rules
 from llmariner.platform.database import WriteSession
 from llmariner.platform.events import outbox
 from llmariner.tenancy.tables import api_keys, organization_users, project_users, users
@@ -32,7 +32,7 @@ def end_keys(session: WriteSession, revision: int, which: ColumnElement[bool]) -
     for row in rows:
         outbox.add(session, _REVOKED, f"api_keys/{row.id}", _told(row._mapping))
     for organization_id in sorted({row.organization_id for row in rows}):
-        end_rules(session, organization_id, "key", [row.id for row in rows])
+        delete_rules(session, organization_id, "key", [row.id for row in rows])
     return [row.id for row in rows]
 
 
@@ -42,7 +42,7 @@ def end_account(session: WriteSession, revision: int, user_id: str) -> list[str]
     for row in session.rows(
         select(organization_users.c.organization_id).where(organization_users.c.user_id == user_id)
     ):
-        end_rules(session, row.organization_id, "user", [user_id])
+        delete_rules(session, row.organization_id, "user", [user_id])
     for table in (project_users, organization_users):
         session.run(delete(table).where(table.c.user_id == user_id))
     gone = {"email": f"system:serviceaccount:{user_id}", "hidden": True, "revision": revision}

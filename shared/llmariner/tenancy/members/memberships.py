@@ -15,7 +15,7 @@ from sqlalchemy import Row, Select, and_, delete, func, select, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.identifiers import new_id
-from llmariner.limits.cascade_delete import end_rules
+from llmariner.limits.cascade_delete import delete_rules
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.invitations.pending import of_member, withdraw
@@ -139,7 +139,7 @@ class Members:
             note_removal(session, organization_id, user_id)
             changed(session, user_ids=[user_id])
             gone = {"projects": [row.project_id for row in left], "api_keys": ended}
-            gone |= end_rules(session, organization_id, "user", [user_id])
+            gone |= delete_rules(session, organization_id, "user", [user_id])
             done(session, caller, "user.deleted", user_id, {"removed": gone}, organization_id=organization_id)
         return gone
 

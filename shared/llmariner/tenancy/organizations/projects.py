@@ -16,7 +16,7 @@ from sqlalchemy import Row, delete, func, select, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.identifiers import new_id
-from llmariner.limits.cascade_delete import end_rules
+from llmariner.limits.cascade_delete import delete_rules
 from llmariner.models.tables import models
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
@@ -190,7 +190,7 @@ class Projects:
             _check_not_default(project, "deleted")
             _check_empty(session, project_id)
             gone = _take_away(session, revision, project_id)
-            gone |= end_rules(session, project.organization_id, "project", [project_id])
+            gone |= delete_rules(session, project.organization_id, "project", [project_id])
             _set(session, project_id, archived_at=project.archived_at or int(time.time()))
             _done(session, caller, "project.deleted", project_id, {"removed": gone})
         return gone

@@ -14,7 +14,7 @@ from sqlalchemy import Row, delete, func, select, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.identifiers import new_id
-from llmariner.limits.cascade_delete import end_rules
+from llmariner.limits.cascade_delete import delete_rules
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.members.deprovisioning import end_keys
@@ -139,7 +139,7 @@ class Organizations:
                     code="default_organization",
                 )
             _check_empty(session, organization_id)
-            gone = _take_away(session, revision, organization_id) | end_rules(session, organization_id)
+            gone = _take_away(session, revision, organization_id) | delete_rules(session, organization_id)
             _retitle(session, organization_id, f"{organization.title} (deleted {organization_id})")
             _done(session, caller, "organization.deleted", organization_id, {"removed": gone})
         return gone
