@@ -9,7 +9,7 @@ from llmariner.context import Context
 from llmariner.http.authorization.authentication import context_of, require_scope
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.limits.restrictions import of_caller
+from llmariner.limits.restrictions import caller_restriction
 from llmariner.models.queries import Selection
 from llmariner.platform.serving import Phase, Status, name_of
 from llmariner.tenancy.principal import Caller
@@ -44,7 +44,7 @@ async def status(request: Request, key: Reader) -> dict[str, Any]:
 
 
 def _base_ids(context: Context, key: Caller) -> list[str]:
-    return context.registry.base_ids(Selection(key.owner.project_id, restriction=of_caller(context.database, key)))
+    return context.registry.base_ids(Selection(key.owner.project_id, restriction=caller_restriction(context.database, key)))
 
 
 def _model(model_id: str, state: Status) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.models import ConfigBody, UpdateModel, new_model_config, parse_source_repository
-from llmariner.limits.restrictions import of_caller
+from llmariner.limits.restrictions import caller_restriction
 from llmariner.models.model import ActivationStatus, Model, ModelConfig, NewModel, SourceRepository, Task
 from llmariner.models.queries import Selection
 from llmariner.models.representation import rendered, restates_arguments
@@ -73,7 +73,7 @@ def _page(
     context: Context, key: Caller, include_loading: bool, after: str | None, limit: int
 ) -> tuple[list[Model], int]:
     """One model more than are asked for, where there are more; and how many there are."""
-    selection = Selection(key.owner.project_id, include_loading, of_caller(context.database, key))
+    selection = Selection(key.owner.project_id, include_loading, caller_restriction(context.database, key))
     return context.registry.page(selection, after=after, limit=limit + 1), context.registry.count(selection)
 
 
@@ -123,7 +123,7 @@ async def get_model(
 def _usable(context: Context, key: Caller, model_id: str) -> Model:
     """A model that the caller sees and may use. PermissionDenied, as when it is used, where only the first is so."""
     model = context.registry.get(model_id, project_id=key.owner.project_id)
-    if not of_caller(context.database, key).admits(model.name, model.base_name):
+    if not caller_restriction(context.database, key).admits(model.name, model.base_name):
         raise model_not_allowed(model.name)
     return model
 

@@ -252,14 +252,14 @@ class Context:
     def in_process_control(self) -> InProcessControl:
         """The control port on this process's own database and serving port."""
         from llmariner.control_plane import InProcessControl
-        from llmariner.limits.restrictions import of_project
+        from llmariner.limits.restrictions import project_restriction
         from llmariner.limits.revisions import Revisions
 
         return InProcessControl(
             keys=self.keys,
             callers=self.callers,
             people=lambda: self.identity,
-            restriction=partial(of_project, self.database),
+            restriction=partial(project_restriction, self.database),
             leases=self.leases,
             revisions=Revisions(self.database),
             prices=self.prices,

@@ -15,7 +15,7 @@ from llmariner.gateway.authentication.key_cache import sign_in_not_configured
 from llmariner.gateway.control_plane.port import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
 from llmariner.gateway.metering.pricing import Price
 from llmariner.limits.leases import Leases
-from llmariner.limits.restrictions import Restriction, of_key
+from llmariner.limits.restrictions import Restriction, key_restriction
 from llmariner.limits.revisions import Revisions
 from llmariner.models.model import ActivationStatus, Model
 from llmariner.models.registry import Registry
@@ -128,7 +128,7 @@ class InProcessControl:
         but by others, it can't say what they missed: then everything is to be asked anew, once.
         """
         told = _Told.read(cursor)
-        newest = await self._in_thread(self._revisions.newest)
+        newest = await self._in_thread(self._revisions.latest)
         keys: list[str] = []
         moved: set[str] = set()
         # Nothing is asked about as long as nothing changed, however many ask.
@@ -146,7 +146,7 @@ class InProcessControl:
         if anew:
             moved.update(awake)
         at = _Told(newest.keys, newest.models, {**told.phases, self._copy: self._phase_number})
-        subjects = None if newest.limits == rules else await self._in_thread(self._revisions.subjects_since, rules)
+        subjects = None if newest.limits == rules else await self._in_thread(self._revisions.changed_subjects_since, rules)
         return Changes(at.text(), tuple(keys), tuple(moved), newest.limits, newest.prices, subjects, anew)
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
@@ -175,7 +175,7 @@ class InProcessControl:
         key, caller = found
         if key.project_id is None:
             return None  # an admin key has no project whose models it could use
-        restricted = of_key(key)
+        restricted = key_restriction(key)
         return Key(
             id=key.id,
             project_id=key.project_id,

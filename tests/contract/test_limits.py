@@ -240,7 +240,7 @@ def test_gateways_hear_of_every_change(
     leases: Leases, limits: Limits, actor: Caller, project: Subject, database: Database
 ) -> None:
     def newest() -> int:
-        return Revisions(database).newest().limits
+        return Revisions(database).latest().limits
 
     seen = [newest()]
     limit = limits.put(actor, project, "*", {"requests_per_day": 10})
@@ -260,17 +260,17 @@ def test_gateways_hear_of_a_price_as_soon_as_it_is_in_force(database: Database) 
         session.add(prices, id="price_1", valid_from=now - 10, **price)
         session.add(prices, id="price_2", valid_from=now + 0.5, **price)
         next_revision(session, "prices")
-    before = Revisions(database).newest().prices
+    before = Revisions(database).latest().prices
     time.sleep(0.6)
-    assert Revisions(database).newest().prices > before
+    assert Revisions(database).latest().prices > before
 
 
 def test_gateways_hear_of_a_price_that_begins_before_the_newest_one_did(database: Database, actor: Caller) -> None:
     list_ = Prices(database)
     list_.set(actor, NewPrice("m", 10, 20))
-    before = Revisions(database).newest().prices
+    before = Revisions(database).latest().prices
     list_.set(actor, NewPrice("other", 10, 20, valid_from=time.time() - 30))
-    assert Revisions(database).newest().prices > before
+    assert Revisions(database).latest().prices > before
 
 
 def test_every_change_is_in_the_audit_log(limits: Limits, actor: Caller, project: Subject, database: Database) -> None:
@@ -367,7 +367,7 @@ def test_limits_and_budgets_end_with_whom_they_bind(
         )
         for subject in subjects
     }
-    before = Revisions(database).newest().limits
+    before = Revisions(database).latest().limits
 
     def left() -> set[str]:
         with database.read() as session:
@@ -384,7 +384,7 @@ def test_limits_and_budgets_end_with_whom_they_bind(
     assert left() == {keys[2]}
     team.keys.revoke(owner, keys[2], actor=team.admin)
     assert left() == set()
-    assert Revisions(database).newest().limits > before, "gateways ask anew"
+    assert Revisions(database).latest().limits > before, "gateways ask anew"
     other = team.organizations.create(team.admin, "Other")
     there = team.caller(team.admin.user_id, other.id)
     budget = budgets.put(there, Subject(other.id, "organization", other.id), "total", NewBudget(1))

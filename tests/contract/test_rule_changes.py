@@ -31,55 +31,55 @@ def project(owner: Owner) -> Subject:
 def test_every_change_says_whom_it_concerns(database: Database, revisions: Revisions, owner: Owner) -> None:
     limits, budgets, organization = Limits(database), Budgets(database), owner.organization_id
     whole = Subject(organization, "organization", organization)
-    before = revisions.newest().limits
+    before = revisions.latest().limits
     made = limits.put(None, project(owner), "*", {"requests_per_minute": 5})
-    assert revisions.subjects_since(before) == (("project", owner.project_id),)
-    after = revisions.newest().limits
-    assert revisions.subjects_since(after) == ()
+    assert revisions.changed_subjects_since(before) == (("project", owner.project_id),)
+    after = revisions.latest().limits
+    assert revisions.changed_subjects_since(after) == ()
     budget = budgets.put(None, whole, "month", NewBudget(5))
     budgets.update(None, budget, NewBudget(6))
     budgets.add_alert(None, whole, "month", 7, {"type": "email", "recipients": []})
-    assert revisions.subjects_since(after) == (("organization", organization),)
-    assert revisions.subjects_since(before) == (("organization", organization), ("project", owner.project_id))
-    before = revisions.newest().limits
+    assert revisions.changed_subjects_since(after) == (("organization", organization),)
+    assert revisions.changed_subjects_since(before) == (("organization", organization), ("project", owner.project_id))
+    before = revisions.latest().limits
     limits.remove(None, organization, made.id)
-    assert revisions.subjects_since(before) == (("project", owner.project_id),)
-    before = revisions.newest().limits
+    assert revisions.changed_subjects_since(before) == (("project", owner.project_id),)
+    before = revisions.latest().limits
     budgets.remove(None, organization, budget.id)
-    assert revisions.subjects_since(before) == (("organization", organization),)
+    assert revisions.changed_subjects_since(before) == (("organization", organization),)
 
 
 def test_what_ends_with_somebody_concerns_whom_it_bound(database: Database, revisions: Revisions, owner: Owner) -> None:
     subjects = [Subject(owner.organization_id, "key", f"key_{number}") for number in range(3)]
     for subject in subjects:
         Limits(database).put(None, subject, "*", {"requests_per_minute": 5})
-    before = revisions.newest().limits
+    before = revisions.latest().limits
     with database.write() as session:
         delete_rules(session, owner.organization_id, "key", ["key_0", "key_2", "key_9"])
-    assert revisions.subjects_since(before) == (("key", "key_0"), ("key", "key_2"))
+    assert revisions.changed_subjects_since(before) == (("key", "key_0"), ("key", "key_2"))
 
 
 def test_what_the_release_before_changes_may_concern_anybody(
     database: Database, revisions: Revisions, owner: Owner
 ) -> None:
-    before = revisions.newest().limits
+    before = revisions.latest().limits
     Limits(database).put(None, project(owner), "*", {"requests_per_minute": 5})
     with database.write() as session:
         next_revision(session, "limits")
-    assert revisions.subjects_since(before) is None
+    assert revisions.changed_subjects_since(before) is None
 
 
 def test_what_is_long_ago_may_concern_anybody(
     database: Database, revisions: Revisions, owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(changes, "_KEPT", 3)
-    before = revisions.newest().limits
+    before = revisions.latest().limits
     for number in range(5):
         Limits(database).put(None, project(owner), "*", {"requests_per_minute": number})
-    assert revisions.subjects_since(before) is None
-    assert revisions.subjects_since(before + 3) == (("project", owner.project_id),)
+    assert revisions.changed_subjects_since(before) is None
+    assert revisions.changed_subjects_since(before + 3) == (("project", owner.project_id),)
     # Another copy of the control function may know of a change a moment before this one does.
-    assert revisions.subjects_since(revisions.newest().limits + 1) == ()
+    assert revisions.changed_subjects_since(revisions.latest().limits + 1) == ()
 
 
 def test_windows_and_periods_follow_the_databases_clock_whatever_the_processes_is(

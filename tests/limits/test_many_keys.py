@@ -129,12 +129,12 @@ def test_a_change_is_work_for_whom_it_concerns_alone(database: Database, owner: 
     async def work() -> None:
         limits = port(control)
         await admitted(limits, many)
-        limits.forget((), revisions.newest().limits, ())
+        limits.forget((), revisions.latest().limits, ())
         control.asks.clear()
         before = limits.rules
         rules.put(None, Subject(owner.organization_id, "key", "key_7"), "*", {"requests_per_minute": 0})
         await asyncio.sleep(1.01)  # as long as the newest revision is remembered
-        limits.forget((), revisions.newest().limits, revisions.subjects_since(before))
+        limits.forget((), revisions.latest().limits, revisions.changed_subjects_since(before))
         assert limits.rules > before
         await until(lambda: bool(control.asks))
         await asyncio.sleep(0.05)

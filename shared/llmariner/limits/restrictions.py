@@ -12,7 +12,7 @@ from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.tables import api_keys, projects
 
-__all__ = ["Restriction", "of_caller", "of_key", "of_project"]
+__all__ = ["Restriction", "caller_restriction", "key_restriction", "project_restriction"]
 
 
 @dataclass(frozen=True)
@@ -29,35 +29,35 @@ class Restriction:
         return not refused and (self.models is None or name in self.models)
 
 
-def of_key(key: ApiKey) -> Restriction:
+def key_restriction(key: ApiKey) -> Restriction:
     """A key's, its project's included."""
-    models, refused = _listed(*(key.project_models or (None, frozenset())))
+    models, refused = _split_models(*(key.project_models or (None, frozenset())))
     if key.allowed_models is not None:
         own = frozenset(key.allowed_models)
         models = own if models is None else models & own
     return Restriction(models, refused, key.allowed_sources)
 
 
-def of_caller(database: Database, caller: Caller) -> Restriction:
+def caller_restriction(database: Database, caller: Caller) -> Restriction:
     """A key's, or that of the project which somebody without one works in."""
     if caller.key_id is None:
-        return of_project(database, caller.owner.project_id)
+        return project_restriction(database, caller.owner.project_id)
     with database.read() as session:
         row = session.first(KEYS.where(api_keys.c.id == caller.key_id))
-    return Restriction() if row is None else of_key(key_of(row))
+    return Restriction() if row is None else key_restriction(key_of(row))
 
 
-def of_project(database: Database, project_id: str) -> Restriction:
+def project_restriction(database: Database, project_id: str) -> Restriction:
     """A project's alone, for who comes without a key."""
     query = select(projects.c.model_mode, projects.c.model_ids).where(projects.c.id == project_id)
     with database.read() as session:
         row = session.first(query)
     if row is None:
         return Restriction()
-    return Restriction(*_listed(row.model_mode, frozenset(json.loads(row.model_ids or "[]"))))
+    return Restriction(*_split_models(row.model_mode, frozenset(json.loads(row.model_ids or "[]"))))
 
 
-def _listed(mode: str | None, named: frozenset[str]) -> tuple[frozenset[str] | None, frozenset[str]]:
+def _split_models(mode: str | None, named: frozenset[str]) -> tuple[frozenset[str] | None, frozenset[str]]:
     """Models that may be used, None for all, and those that may not."""
     if mode == "allow":
         return named, frozenset()
