@@ -111,7 +111,7 @@ def works(database: Database) -> dict[str, Callable[[], object]]:
 
     def spent(rule: Rule) -> None:
         with database.read() as session:
-            LedgerUsageSource(session).spent(rule, end - 30 * DAY)
+            LedgerUsageSource(session).spent_since(rule, end - 30 * DAY)
 
     def page() -> None:
         Deliveries(database, ()).page("proj_3", None, organization_id="org_none", after=None, limit=20)

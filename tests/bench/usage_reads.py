@@ -201,7 +201,7 @@ def report(name: str, database: Database, rows: int) -> None:
 
     def spent() -> None:
         with database.read() as session:
-            LedgerUsageSource(session).spent(rule, day - 30 * DAY)
+            LedgerUsageSource(session).spent_since(rule, day - 30 * DAY)
 
     def exported() -> int:
         return sum(part.count("\n") for part in csv_lines(database, Chosen(ORGANIZATION, day, day + HOUR)))

@@ -66,7 +66,7 @@ def test_a_gateway_killed_with_a_lease_loses_its_slice_until_that_expires(told: 
     held = dead.slice.left.requests
     assert held > 10
     if told:
-        gateways.book.used[dead.name] = Amounts(1)
+        gateways.usage_source.used[dead.name] = Amounts(1)
     gateways.run(20, 200)
     assert len(alive.admitted) == 1000 - held - 1
     gateways.run(40, 200)

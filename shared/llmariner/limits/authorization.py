@@ -26,7 +26,7 @@ class _HasSubject(Protocol):
     def subject(self) -> Subject: ...
 
 
-Row = TypeVar("Row", bound=_HasSubject)
+RuleT = TypeVar("RuleT", bound=_HasSubject)
 
 
 def authorize_subject(database: Database, caller: Caller, kind: str, id_: str, scope: str) -> Subject:
@@ -58,7 +58,7 @@ def authorize_subject(database: Database, caller: Caller, kind: str, id_: str, s
     return subject
 
 
-def filter_visible(database: Database, caller: Caller, rows: Sequence[Row], scope: str) -> list[Row]:
+def filter_visible(database: Database, caller: Caller, rows: Sequence[RuleT], scope: str) -> list[RuleT]:
     """Of an organisation's limits or budgets, those that the caller may see."""
     try:
         in_organization(database, caller, caller.organization_id, scope)

@@ -25,7 +25,7 @@ class SpendAlerts:
 
     def all(self, subject: Subject) -> list[dict[str, Any]]:
         """A subject's, newest first."""
-        return [_representation(alert) for alert in reversed(self._budgets.of(subject)) if _is_alert(alert)]
+        return [_representation(alert) for alert in reversed(self._budgets.for_subject(subject)) if _is_alert(alert)]
 
     def get(self, subject: Subject, alert_id: str) -> dict[str, Any]:
         """One of them. NotFound."""
@@ -48,7 +48,7 @@ class SpendAlerts:
         return {"id": alert_id, "object": f"{subject.kind}.spend_alert.deleted", "deleted": True}
 
     def _get(self, subject: Subject, alert_id: str) -> Budget:
-        for alert in self._budgets.of(subject):
+        for alert in self._budgets.for_subject(subject):
             if alert.id == alert_id and _is_alert(alert):
                 return alert
         raise NotFound(f"No spend alert with id '{alert_id}' of this {subject.kind}.", param="alert_id")

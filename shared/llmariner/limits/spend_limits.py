@@ -37,13 +37,13 @@ class SpendLimits:
         return {"object": f"{subject.kind}.spend_limit.deleted", "deleted": True}
 
     def _get(self, subject: Subject) -> Budget:
-        for budget in self._budgets.of(subject):
+        for budget in self._budgets.for_subject(subject):
             if budget.period == MONTH and budget.hard:
                 return budget
         raise NotFound(f"No spend limit is set for this {subject.kind}.")
 
     def _representation(self, budget: Budget) -> dict[str, Any]:
-        state = self._leases.accounts([budget.id])[budget.id]
+        state = self._leases.quota_states([budget.id])[budget.id]
         return {
             "object": f"{budget.subject.kind}.spend_limit",
             "currency": "USD",
