@@ -44,7 +44,9 @@ async def status(request: Request, key: Reader) -> dict[str, Any]:
 
 
 def _base_ids(context: Context, key: Caller) -> list[str]:
-    return context.registry.base_ids(Selection(key.owner.project_id, restriction=caller_restriction(context.database, key)))
+    return context.registry.base_ids(
+        Selection(key.owner.project_id, restriction=caller_restriction(context.database, key))
+    )
 
 
 def _model(model_id: str, state: Status) -> dict[str, Any]:

@@ -54,7 +54,9 @@ def list_rate_limits(
     limit: LongLimit = 100,
 ) -> dict[str, Any]:
     """The project's limits, by model: of every model that it may use, those without a limit of their own included."""
-    found = _rows(context_of(request), authorize_subject(context_of(request).database, caller, "project", project_id, READ))
+    found = _rows(
+        context_of(request), authorize_subject(context_of(request).database, caller, "project", project_id, READ)
+    )
     if after:
         found = [row for row in found if row.model > _model_at(after, "after")]
     if before:

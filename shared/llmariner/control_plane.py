@@ -146,7 +146,9 @@ class InProcessControl:
         if anew:
             moved.update(awake)
         at = _Told(newest.keys, newest.models, {**told.phases, self._copy: self._phase_number})
-        subjects = None if newest.limits == rules else await self._in_thread(self._revisions.changed_subjects_since, rules)
+        subjects = (
+            None if newest.limits == rules else await self._in_thread(self._revisions.changed_subjects_since, rules)
+        )
         return Changes(at.text(), tuple(keys), tuple(moved), newest.limits, newest.prices, subjects, anew)
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:

@@ -156,7 +156,9 @@ def test_what_a_chat_template_adds_is_reserved(platform: Platform, templated: st
     least = statuses.count(200) * prompt * token
 
     def settled() -> bool:
-        return least < platform.context.leases.quota_states([made.id])[made.id].spent == spent(platform, made, templated)
+        return (
+            least < platform.context.leases.quota_states([made.id])[made.id].spent == spent(platform, made, templated)
+        )
 
     eventually(settled, seconds=30, what="the settlement of the last of it")
     assert least < spent(platform, made, templated) <= made.amount

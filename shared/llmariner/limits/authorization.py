@@ -65,7 +65,9 @@ def filter_visible(database: Database, caller: Caller, rows: Sequence[RuleT], sc
         return list(rows)
     except PermissionDenied:
         pass
-    keys = _key_ids_in_project(database, caller.project_id, [row.subject.id for row in rows if row.subject.kind == "key"])
+    keys = _key_ids_in_project(
+        database, caller.project_id, [row.subject.id for row in rows if row.subject.kind == "key"]
+    )
     own = {("project", caller.project_id), *(("key", key_id) for key_id in keys)}
     return [row for row in rows if (row.subject.kind, row.subject.id) in own]
 

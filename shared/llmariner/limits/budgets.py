@@ -14,7 +14,7 @@ from llmariner.errors import InvalidRequest, NotFound
 from llmariner.gateway.control_plane.port import Rule
 from llmariner.identifiers import new_id
 from llmariner.limits.revisions import record_rule_changes
-from llmariner.limits.rules import ALL_MODELS, Subject, subject_filter, record_change, new_rule_row, store_rule
+from llmariner.limits.rules import ALL_MODELS, Subject, new_rule_row, record_change, store_rule, subject_filter
 from llmariner.limits.tables import allowances, budgets
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
@@ -84,7 +84,9 @@ class Budgets:
         """Set a subject's budget of a period. What was spent in it so far counts."""
         with self._database.write() as session:
             _record_revision(session, subject)  # first, as in `Limits.put`
-            one = select(budgets.c.id).where(_for_subject(subject), budgets.c.period == period, budgets.c.channel.is_(None))
+            one = select(budgets.c.id).where(
+                _for_subject(subject), budgets.c.period == period, budgets.c.channel.is_(None)
+            )
             return _upsert(session, actor, session.value(one), subject, period, new, None)
 
     def add_alert(
@@ -95,7 +97,9 @@ class Budgets:
             _record_revision(session, subject)
             known = session.rows(select(budgets.c.id).where(_for_subject(subject), budgets.c.channel.is_not(None)))
             if len(known) >= _MAX_ALERTS_PER_SUBJECT:
-                raise InvalidRequest(f"There are {_MAX_ALERTS_PER_SUBJECT} alerts of this {subject.kind}; delete or change one.")
+                raise InvalidRequest(
+                    f"There are {_MAX_ALERTS_PER_SUBJECT} alerts of this {subject.kind}; delete or change one."
+                )
             return _upsert(session, actor, None, subject, period, _alert_terms(amount), channel)
 
     def update(self, actor: Caller | None, budget: Budget, new: NewBudget) -> Budget:

@@ -125,7 +125,11 @@ class Leases:
         return Rule(default_limit_id(key_id), "", "key", key_id, ALL_MODELS, self.default_limits)
 
     def _stored_rule(self, row: Row[Any]) -> Rule:
-        return self._default_rule(row.id.removeprefix(_DEFAULT_PREFIX)) if row.rule is None else Rule(**json.loads(row.rule))
+        return (
+            self._default_rule(row.id.removeprefix(_DEFAULT_PREFIX))
+            if row.rule is None
+            else Rule(**json.loads(row.rule))
+        )
 
 
 def _callers(ask: LeaseAsk) -> list[Newcomer]:

@@ -79,7 +79,11 @@ class QuotaState:
         rows, days = stored.get("windows", {}), stored.get("days", {})
         return cls(
             rule,
-            {name: SlidingWindow(seconds, rows.get(name, [])) for name, seconds in _WINDOW_SECONDS.items() if name in rule.most},
+            {
+                name: SlidingWindow(seconds, rows.get(name, []))
+                for name, seconds in _WINDOW_SECONDS.items()
+                if name in rule.most
+            },
             {
                 name: _InstanceState(Amounts(*used), Amounts(*held), reported_at, expires_at, dict(days.get(name, ())))
                 for name, (used, held, reported_at, expires_at) in stored.get("replicas", {}).items()
@@ -215,7 +219,8 @@ class QuotaState:
         capacities.append(most.get("concurrent_requests"))
         capacities.append(None if self.rule.amount is None or not self.rule.hard else self.rule.amount - self.spent)
         return [
-            None if capacity is None else capacity - sum(held[index] for held in others) for index, capacity in enumerate(capacities)
+            None if capacity is None else capacity - sum(held[index] for held in others)
+            for index, capacity in enumerate(capacities)
         ]
 
     def _seconds_until(self, index: int, amount: int, now: float) -> float:

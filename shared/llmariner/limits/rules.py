@@ -27,11 +27,11 @@ __all__ = [
     "Limit",
     "Limits",
     "Subject",
-    "subject_filter",
-    "record_change",
     "limit_from_row",
     "new_rule_row",
+    "record_change",
     "store_rule",
+    "subject_filter",
 ]
 
 ALL_MODELS = "*"
@@ -76,7 +76,9 @@ class Limit:
     @property
     def rule(self) -> Rule:
         """As gateways see it."""
-        return Rule(self.id, self.subject.organization_id, self.subject.kind, self.subject.id, self.model, self.thresholds)
+        return Rule(
+            self.id, self.subject.organization_id, self.subject.kind, self.subject.id, self.model, self.thresholds
+        )
 
 
 class Limits:
@@ -105,7 +107,9 @@ class Limits:
                 session.run(update(limits).where(limits.c.id == limit_id).values(updated_at=now, **values))
             made = limit_from_row(session.first(select(limits).where(limits.c.id == limit_id)))
             store_rule(session, made.rule)
-            record_change(session, actor, "rate_limit.updated", subject, {"id": limit_id, "model": model, **made.thresholds})
+            record_change(
+                session, actor, "rate_limit.updated", subject, {"id": limit_id, "model": model, **made.thresholds}
+            )
         return made
 
     def get(self, organization_id: str, limit_id: str) -> Limit:
@@ -158,7 +162,9 @@ def store_rule(session: WriteSession, rule: Rule) -> None:
         session.run(update(allowances).where(allowances.c.id == rule.id).values(rule=text))
 
 
-def record_change(session: WriteSession, actor: Caller | None, type_: str, subject: Subject, payload: dict[str, Any]) -> None:
+def record_change(
+    session: WriteSession, actor: Caller | None, type_: str, subject: Subject, payload: dict[str, Any]
+) -> None:
     """Write a change of a limit or budget into the audit log."""
     log.add(
         session,
