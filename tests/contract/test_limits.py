@@ -227,7 +227,9 @@ def test_a_changed_limit_keeps_its_id_and_what_was_used(
 
 def test_a_subject_has_limits_of_a_bounded_number_of_models(limits: Limits, actor: Caller, project: Subject) -> None:
     with limits._database.write() as session:
-        session.insert_if_absent(table, [new_rule_row(f"limit_{n}", project, 1) | {"model": f"m{n}"} for n in range(200)])
+        session.insert_if_absent(
+            table, [new_rule_row(f"limit_{n}", project, 1) | {"model": f"m{n}"} for n in range(200)]
+        )
     with pytest.raises(InvalidRequest, match="200 models"):
         limits.put(actor, project, "one-more", {"requests_per_day": 1})
     assert limits.put(actor, project, "m7", {"requests_per_day": 1}).id == "limit_7"

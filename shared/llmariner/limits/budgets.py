@@ -25,7 +25,7 @@ __all__ = ["PERIODS", "Budget", "Budgets", "NewBudget", "budget_from_row"]
 PERIODS = ("day", "month", "total")
 _MAX_AMOUNT = 2**62
 # Every request is counted by each.
-_MAX_ALERTS_PER_SUBJECT = 20
+_MAX_ALERTS = 20
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,8 @@ class Budgets:
         with self._database.write() as session:
             _record_revision(session, subject)
             known = session.rows(select(budgets.c.id).where(_for_subject(subject), budgets.c.channel.is_not(None)))
-            if len(known) >= _MAX_ALERTS_PER_SUBJECT:
-                raise InvalidRequest(
-                    f"There are {_MAX_ALERTS_PER_SUBJECT} alerts of this {subject.kind}; delete or change one."
-                )
+            if len(known) >= _MAX_ALERTS:
+                raise InvalidRequest(f"There are {_MAX_ALERTS} alerts of this {subject.kind}; delete or change one.")
             return _upsert(session, actor, None, subject, period, _alert_terms(amount), channel)
 
     def update(self, actor: Caller | None, budget: Budget, new: NewBudget) -> Budget:
