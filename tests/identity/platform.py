@@ -49,7 +49,7 @@ class ServedPlatform:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._loop.call_soon_threadsafe(self._server.end)
+        self._loop.call_soon_threadsafe(self._server.shut_down)
         self._thread.join(30)
         self.context.database.close()
 

@@ -82,7 +82,7 @@ async def serving(
     try:
         yield server, port
     finally:
-        server.end()
+        server.shut_down()
         await task
 
 

@@ -194,7 +194,7 @@ def test_the_servers_end_is_said_in_the_answers_under_way() -> None:
         async with serving(slow) as (server, port):
             asked = asyncio.create_task(exchange(port, GET))
             await entered.wait()
-            server.end()
+            server.shut_down()
             go.set()
             return await asked
 
@@ -216,7 +216,7 @@ def test_requests_that_came_before_the_end_are_answered_by_the_last_with_a_close
             asked = asyncio.create_task(exchange(port, 3 * GET))
             await entered.wait()
             await asyncio.sleep(0.05)
-            server.end()
+            server.shut_down()
             go.set()
             return await asked
 
@@ -254,7 +254,7 @@ def test_a_request_whose_head_is_on_its_way_at_the_end_is_answered() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(GET[:10])
             await asyncio.sleep(0.1)
-            server.end()
+            server.shut_down()
             writer.write(GET[10:])
             answer = await asyncio.wait_for(reader.read(), 5)
             writer.close()

@@ -165,7 +165,7 @@ def test_the_end_waits_for_what_is_under_way() -> None:
         async with serving(slow) as (server, port):
             asked = asyncio.create_task(exchange(port, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"))
             await entered.wait()
-            server.end()
+            server.shut_down()
             return await asked
 
     assert body_of(asyncio.run(run())).endswith(b"0\r\n\r\n")

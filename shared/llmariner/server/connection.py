@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 import httptools
 
 from llmariner.client_networks import site
-from llmariner.server.request_cycle import Cycle, Message
-from llmariner.server.request_head import Refused, read_head, split_target
-from llmariner.server.responses import refusal
+from llmariner.server.request_cycle import Message, RequestCycle
+from llmariner.server.request_head import RequestRejected, parse_head, split_target
+from llmariner.server.responses import error_response
 
 if TYPE_CHECKING:
     from llmariner.server.server import Server
@@ -24,14 +24,14 @@ _log = logging.getLogger(__name__)
 _BODY_HIGH_WATER = 256 * 1024
 # What is parsed in one go, so that others have their turns: a chunk of one byte is as much work as a large one. Of a body
 # in pieces of an ordinary size more is taken.
-_SLICE = 1024
-_BODY_SLICE = 16 * 1024
-_FEW_PARTS = 8
-_ORDINARY_PART = 64
-_ENDED = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere only a reset is seen
-_FRAMING = (b"content-length", b"transfer-encoding")
+_FEED_BYTES = 1024
+_BODY_FEED_BYTES = 16 * 1024
+_FREE_PARTS = 8
+_MIN_AVERAGE_PART = 64
+_POLL_PEER_CLOSED = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere only a reset is seen
+_FRAMING_FIELDS = (b"content-length", b"transfer-encoding")
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
-_BROKEN = "Something broke on our side."
+_INTERNAL_ERROR = "Something broke on our side."
 
 
 class Connection(asyncio.Protocol):
@@ -43,34 +43,34 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_address",
         "_chunked",
+        "_client_address",
+        "_client_network",
         "_closing_since",
-        "_dropped",
+        "_discarded_bytes",
+        "_feed_scheduled",
+        "_framed_bytes",
         "_half_closed",
-        "_head_began",
         "_head_bytes",
+        "_head_started",
         "_headers",
-        "_held",
-        "_last",
+        "_interval_bytes",
+        "_interval_seconds",
+        "_last_activity",
         "_lingering_since",
         "_loop",
-        "_own_address",
+        "_no_more_requests",
         "_parser",
         "_paused",
+        "_pending_rejection",
         "_queue",
-        "_quiet_since",
-        "_reading",
-        "_refusal",
-        "_scheduled",
+        "_receiving",
         "_server",
-        "_site",
-        "_span_bytes",
-        "_span_seconds",
-        "_stuck_since",
+        "_server_address",
+        "_unparsed",
         "_upgrade",
         "_url",
-        "_wire_bytes",
+        "_write_blocked_since",
         "current",
         "drained",
         "transport",
@@ -80,22 +80,24 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._loop = loop
         self._parser = httptools.HttpRequestParser(self)
-        self._queue: deque[Cycle] = deque()
-        self._reading: Cycle | None = None
+        self._queue: deque[RequestCycle] = deque()
+        self._receiving: RequestCycle | None = None
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._head_bytes = self._wire_bytes = self._dropped = self._span_bytes = 0
-        self._head_began = self._span_seconds = 0.0
-        self._held = b""
-        self._address: Any = None
-        self._own_address: Any = None
-        self._chunked = self._half_closed = self._last = self._paused = self._scheduled = self._upgrade = False
-        self._refusal, self._site = b"", ""
-        self._quiet_since = server.now
+        self._head_bytes = self._framed_bytes = self._discarded_bytes = self._interval_bytes = 0
+        self._head_started = self._interval_seconds = 0.0
+        self._unparsed = b""
+        self._client_address: Any = None
+        self._server_address: Any = None
+        self._chunked = self._half_closed = self._no_more_requests = self._paused = self._feed_scheduled = (
+            self._upgrade
+        ) = False
+        self._pending_rejection, self._client_network = b"", ""
+        self._last_activity = server.now
         self._closing_since: float | None = None
         self._lingering_since: float | None = None
-        self._stuck_since: float | None = None
-        self.current: Cycle | None = None
+        self._write_blocked_since: float | None = None
+        self.current: RequestCycle | None = None
         self.drained: asyncio.Future[None] | None = None
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
 
@@ -105,43 +107,43 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         server = self._server
         server.connections.add(self)
-        self._address = transport.get_extra_info("peername")
-        self._own_address = transport.get_extra_info("sockname")
-        if server.limits.connections_per_address and self._address:
-            self._site = site(self._address[0])
-            server.connections_per_network[self._site] += 1
-            if server.connections_per_network[self._site] > server.limits.connections_per_address:
-                self.refuse(
+        self._client_address = transport.get_extra_info("peername")
+        self._server_address = transport.get_extra_info("sockname")
+        if server.limits.connections_per_address and self._client_address:
+            self._client_network = site(self._client_address[0])
+            server.connections_per_network[self._client_network] += 1
+            if server.connections_per_network[self._client_network] > server.limits.connections_per_address:
+                self.reject(
                     429, "Too many connections are open from your address: close some, or send requests on them."
                 )
 
     def connection_lost(self, exc: Exception | None) -> None:
         server = self._server
         server.connections.discard(self)
-        if self._site:
-            server.connections_per_network[self._site] -= 1
-            if not server.connections_per_network[self._site]:
-                del server.connections_per_network[self._site]
-        self._last, self._held = True, b""
+        if self._client_network:
+            server.connections_per_network[self._client_network] -= 1
+            if not server.connections_per_network[self._client_network]:
+                del server.connections_per_network[self._client_network]
+        self._no_more_requests, self._unparsed = True, b""
         self.resume_writing()
         self._queue.clear()
-        self._hang_up()
+        self._disconnect_current()
 
     def data_received(self, data: bytes) -> None:
-        if self._last:
-            self._drop(len(data))
-        elif self._held or len(data) > _SLICE:
-            self._held += data
-            self._feed_held()
+        if self._no_more_requests:
+            self._discard(len(data))
+        elif self._unparsed or len(data) > _FEED_BYTES:
+            self._unparsed += data
+            self._feed_unparsed()
         else:
             self._feed(data)
 
     def eof_received(self) -> bool:
         """Most callers that end their side are gone; one that only wants to send no more hears what is ready soon."""
         self._half_closed = True
-        if not self._last and (self._reading is not None or self._head_bytes):
-            self.refuse(400, "The request ended in its middle.")
-        self._last = True
+        if not self._no_more_requests and (self._receiving is not None or self._head_bytes):
+            self.reject(400, "The request ended in its middle.")
+        self._no_more_requests = True
         if self.current is None:
             return False
         self._loop.call_later(self._server.limits.half_closed_seconds, self._close_half_closed)
@@ -149,10 +151,10 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.drained = self._loop.create_future()
-        self._stuck_since = self._server.now
+        self._write_blocked_since = self._server.now
 
     def resume_writing(self) -> None:
-        self._stuck_since = None
+        self._write_blocked_since = None
         if self.drained is not None:
             if not self.drained.done():
                 self.drained.set_result(None)
@@ -168,22 +170,24 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # What comes behind the head is a trailer, which must not be taken for a header (RFC 9110 6.5.1).
-        if self._reading is None:
+        if self._receiving is None:
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if self._reading is not None or self._last:
+        if self._receiving is not None or self._no_more_requests:
             return  # what `_decline_upgrade` says to its parser, or what comes after a last request
-        self._head_bytes = self._wire_bytes = self._span_bytes = 0
-        self._span_seconds = 0.0
+        self._head_bytes = self._framed_bytes = self._interval_bytes = 0
+        self._interval_seconds = 0.0
         parser, limits = self._parser, self._server.limits
         if len(self._headers) > limits.head_fields:
-            raise Refused(431, f"The head of the request has over {limits.head_fields} fields.")
+            raise RequestRejected(431, f"The head of the request has over {limits.head_fields} fields.")
         version = parser.get_http_version()
-        head = read_head(version, self._headers)
+        head = parse_head(version, self._headers)
         self._chunked, self._upgrade = head.chunked, parser.should_upgrade()
         keep_alive = version == "1.1" and parser.should_keep_alive()
-        cycle = self._reading = Cycle(self, self._server, self._scope(version), keep_alive, head.wants_continue)
+        cycle = self._receiving = RequestCycle(
+            self, self._server, self._scope(version), keep_alive, head.wants_continue
+        )
         if self.current is None:
             self._start(cycle)
         else:
@@ -191,81 +195,81 @@ class Connection(asyncio.Protocol):
             self._pause()
 
     def on_body(self, body: bytes) -> None:
-        if self._reading is None:
+        if self._receiving is None:
             return  # of a request behind the last one
-        self._span_bytes += len(body)
-        if self._reading.received(body) > _BODY_HIGH_WATER:
+        self._interval_bytes += len(body)
+        if self._receiving.feed_body(body) > _BODY_HIGH_WATER:
             self._pause()
 
     def on_message_complete(self) -> None:
-        if self._upgrade or self._reading is None:
+        if self._upgrade or self._receiving is None:
             return
-        self._reading.complete()
-        self._last = not self._reading.keep_alive
-        self._reading = None
+        self._receiving.on_body_complete()
+        self._no_more_requests = not self._receiving.keep_alive
+        self._receiving = None
 
     # --- what a cycle calls ---
 
     @property
-    def has_more(self) -> bool:
+    def has_pending_requests(self) -> bool:
         """Whether requests that came already wait for their turn."""
-        return bool(self._queue) or bool(self._refusal)
+        return bool(self._queue) or bool(self._pending_rejection)
 
-    def finished(self, *, keep_alive: bool) -> None:
+    def on_response_complete(self, *, keep_alive: bool) -> None:
         """The current cycle's answer is whole: the next one, or the connection's end."""
         self.current = None
-        self._quiet_since = self._server.now
+        self._last_activity = self._server.now
         if not keep_alive:
             self._linger()
         elif self._queue:
             self._start(self._queue.popleft())
-        elif self._refusal:
-            self._send_last(self._refusal)
-        elif self._last or (self._server.ending and not self._head_bytes):
+        elif self._pending_rejection:
+            self._send_and_close(self._pending_rejection)
+        elif self._no_more_requests or (self._server.shutting_down and not self._head_bytes):
             self._linger()
         self.resume_reading()
 
-    def failed(self) -> None:
+    def on_application_error(self) -> None:
         """The application gave the current request no answer: say so in its place, and hang up."""
-        if self._reading is self.current:
-            self._reading = None
+        if self._receiving is self.current:
+            self._receiving = None
         self.current = None
-        self.refuse(500, _BROKEN)
+        self.reject(500, _INTERNAL_ERROR)
 
     def resume_reading(self) -> None:
         """A part of the body was taken, or a turn is over; reads on unless something else holds it back."""
         if not self._paused or self._queue or self.transport.is_closing():
             return
-        if not self._held:
+        if not self._unparsed:
             self._paused = False
             self.transport.resume_reading()
-        elif not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._feed_held)
+        elif not self._feed_scheduled:
+            self._feed_scheduled = True
+            self._loop.call_soon(self._feed_unparsed)
 
-    def refuse(self, status: int, sentence: str) -> None:
+    def reject(self, status: int, sentence: str) -> None:
         """Take no further request; answer this once what came before is answered, and hang up."""
-        self._last, self._held, self._head_bytes, self._upgrade = True, b"", 0, False
+        self._no_more_requests, self._unparsed, self._head_bytes, self._upgrade = True, b"", 0, False
         if self.transport.is_closing():
             return
-        broken, self._reading = self._reading, None
-        answer = refusal(status, sentence, self._server.date)
-        if broken is not None and broken is self.current:
+        rejected, self._receiving = self._receiving, None
+        answer = error_response(status, sentence, self._server.date)
+        if rejected is not None and rejected is self.current:
             self.current = None
-            broken.hung_up()
-            if broken.started and not broken.sent:
+            rejected.on_disconnect()
+            if rejected.response_started and not rejected.response_complete:
                 self.abort()
-            elif broken.started:
+            elif rejected.response_started:
                 self._linger()
             else:
-                self._send_last(answer)
+                self._send_and_close(answer)
             return
-        if broken is not None:
-            self._queue.remove(broken)
+        if rejected is not None:
+            self._queue.remove(rejected)
         if self.current is None:
-            self._send_last(answer)
+            self._send_and_close(answer)
         else:
-            self._refusal = answer
+            self._pending_rejection = answer
 
     def abort(self) -> None:
         """Hang up at once."""
@@ -280,27 +284,27 @@ class Connection(asyncio.Protocol):
 
     def check_timeouts(self) -> None:
         """Hang up on a caller that takes too long over what it does."""
-        if self._queue and not self.transport.is_closing() and self._ended_unread():
+        if self._queue and not self.transport.is_closing() and self._client_closed_unread():
             self._close_half_closed()
             return
         now, limits = self._server.now, self._server.limits
-        stuck = self._stuck_since if self._stuck_since is not None else self._closing_since
+        stuck = self._write_blocked_since if self._write_blocked_since is not None else self._closing_since
         if stuck is not None and now - stuck > limits.write_seconds:
             self.abort()
         elif self._lingering_since is not None:
             self._check_lingering(self._lingering_since)
-        elif self._reading is not None:
-            self._check_body(self._reading)
+        elif self._receiving is not None:
+            self._check_body(self._receiving)
         elif self.current is None and self._head_bytes:
-            if now - self._head_began > limits.head_seconds:
-                self.refuse(408, "The head of the request took too long.")
-        elif self.current is None and self._closing_since is None and now - self._quiet_since > limits.idle_seconds:
+            if now - self._head_started > limits.head_seconds:
+                self.reject(408, "The head of the request took too long.")
+        elif self.current is None and self._closing_since is None and now - self._last_activity > limits.idle_seconds:
             self._close()
 
-    def _ended_unread(self) -> bool:
+    def _client_closed_unread(self) -> bool:
         """Whether the caller ended its side while nothing is read, as long as requests wait for their turn."""
         poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket").fileno(), _ENDED)
+        poll.register(self.transport.get_extra_info("socket").fileno(), _POLL_PEER_CLOSED)
         return bool(poll.poll(0))
 
     def _check_lingering(self, since: float) -> None:
@@ -308,97 +312,101 @@ class Connection(asyncio.Protocol):
         if self.transport.get_write_buffer_size():
             if now - since > limits.write_seconds:
                 self.abort()
-        elif now - since > limits.linger_seconds or now - self._quiet_since > limits.linger_quiet_seconds:
+        elif now - since > limits.linger_seconds or now - self._last_activity > limits.linger_quiet_seconds:
             self.abort()
 
-    def _check_body(self, reading: Cycle) -> None:
+    def _check_body(self, receiving: RequestCycle) -> None:
         """Only the time in which we read counts, and not while the caller waits for leave to send."""
         limits = self._server.limits
-        if self._paused or reading.wants_continue:
+        if self._paused or receiving.wants_continue:
             return
-        self._span_seconds += limits.tick_seconds
-        if self._span_seconds >= limits.body_seconds:
-            if self._span_bytes < limits.body_bytes:
-                self.refuse(
+        self._interval_seconds += limits.tick_seconds
+        if self._interval_seconds >= limits.body_seconds:
+            if self._interval_bytes < limits.body_bytes:
+                self.reject(
                     408, f"The body came too slowly: under {limits.body_bytes} bytes in {limits.body_seconds:g} s."
                 )
-            self._span_seconds, self._span_bytes = 0.0, 0
+            self._interval_seconds, self._interval_bytes = 0.0, 0
 
     # --- reading ---
 
-    def _feed_held(self) -> None:
+    def _feed_unparsed(self) -> None:
         """Parse some of what is held; the rest when others had their turn."""
-        self._scheduled = False
-        self._feed_slice(_SLICE)
-        reading = self._reading
-        if self._held and reading is not None and reading.parts <= _FEW_PARTS + reading.size // _ORDINARY_PART:
-            self._feed_slice(_BODY_SLICE)
-        if self._held:
+        self._feed_scheduled = False
+        self._feed_slice(_FEED_BYTES)
+        receiving = self._receiving
+        if (
+            self._unparsed
+            and receiving is not None
+            and receiving.body_parts <= _FREE_PARTS + receiving.body_size // _MIN_AVERAGE_PART
+        ):
+            self._feed_slice(_BODY_FEED_BYTES)
+        if self._unparsed:
             self._pause()
-        if self._reading is None or not self._reading.is_full(_BODY_HIGH_WATER):
+        if self._receiving is None or not self._receiving.is_full(_BODY_HIGH_WATER):
             self.resume_reading()
 
     def _feed_slice(self, size: int) -> None:
-        data, self._held = self._held[:size], self._held[size:]
-        if self._last:
-            self._held = b""
+        data, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+        if self._no_more_requests:
+            self._unparsed = b""
         elif data:
             self._feed(data)
 
     def _feed(self, data: bytes) -> None:
-        if self._reading is not None:
-            self._wire_bytes += len(data)
+        if self._receiving is not None:
+            self._framed_bytes += len(data)
         else:
             if not self._head_bytes:
-                self._head_began = self._server.now
+                self._head_started = self._server.now
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
             self._decline_upgrade(data[offer.args[0] :])
         except httptools.HttpParserError as error:
-            if not self._last:  # what comes behind a last request is nobody's
-                self._refuse_for(error)
+            if not self._no_more_requests:  # what comes behind a last request is nobody's
+                self._reject_parse_error(error)
         else:
             self._check_bytes()
 
-    def _refuse_for(self, error: httptools.HttpParserError) -> None:
+    def _reject_parse_error(self, error: httptools.HttpParserError) -> None:
         cause = error.__context__
-        if isinstance(cause, Refused):
-            self.refuse(cause.status, cause.sentence)
+        if isinstance(cause, RequestRejected):
+            self.reject(cause.status, cause.sentence)
         elif isinstance(error, httptools.HttpParserInvalidURLError) or isinstance(
             cause, httptools.HttpParserInvalidURLError
         ):
-            self.refuse(400, "The request's target is not a valid URL.")
+            self.reject(400, "The request's target is not a valid URL.")
         elif isinstance(error, httptools.HttpParserCallbackError):
             _log.error("reading a request failed", exc_info=cause)
-            self.refuse(500, _BROKEN)
+            self.reject(500, _INTERNAL_ERROR)
         else:
-            self.refuse(400, f"This is not a valid HTTP/1.1 request: {error}.")
+            self.reject(400, f"This is not a valid HTTP/1.1 request: {error}.")
 
     def _check_bytes(self) -> None:
-        limits, reading = self._server.limits, self._reading
-        if reading is None:
+        limits, receiving = self._server.limits, self._receiving
+        if receiving is None:
             if self._head_bytes > limits.head_bytes:
                 status = 414 if len(self._url) > limits.head_bytes // 2 else 431
-                self.refuse(status, f"The head of the request is over {limits.head_bytes} bytes.")
-        elif self._wire_bytes > limits.framing_bytes + 17 * reading.size:
-            self.refuse(400, "The framing of the body is many times as long as the body.")
-        elif self._chunked and reading.parts > limits.chunks + reading.size // _ORDINARY_PART:
-            self.refuse(400, "The body comes in too many, too small chunks: send it in chunks of at least 64 bytes.")
+                self.reject(status, f"The head of the request is over {limits.head_bytes} bytes.")
+        elif self._framed_bytes > limits.framing_bytes + 17 * receiving.body_size:
+            self.reject(400, "The framing of the body is many times as long as the body.")
+        elif self._chunked and receiving.body_parts > limits.chunks + receiving.body_size // _MIN_AVERAGE_PART:
+            self.reject(400, "The body comes in too many, too small chunks: send it in chunks of at least 64 bytes.")
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Go on as if nothing had been offered (RFC 9110 7.8). The parser ends at such a head: another reads the body."""
-        if self._reading is None:
+        if self._receiving is None:
             return  # of a request behind the last one
-        if self._reading.method == "CONNECT":
-            self.refuse(501, "This is no proxy.")
+        if self._receiving.method == "CONNECT":
+            self.reject(501, "This is no proxy.")
             return
         self._upgrade = False
         self._parser = httptools.HttpRequestParser(self)
-        framing = b"".join(b"%b: %b\r\n" % each for each in self._reading.headers if each[0] in _FRAMING)
+        framing = b"".join(b"%b: %b\r\n" % each for each in self._receiving.headers if each[0] in _FRAMING_FIELDS)
         self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
-        if rest and not self._last:
+        if rest and not self._no_more_requests:
             self._feed(rest)
 
     def _pause(self) -> None:
@@ -406,33 +414,33 @@ class Connection(asyncio.Protocol):
             self._paused = True
             self.transport.pause_reading()
 
-    def _drop(self, size: int) -> None:
-        self._dropped += size
-        self._quiet_since = self._server.now
-        if self._dropped > self._server.limits.linger_bytes:
+    def _discard(self, size: int) -> None:
+        self._discarded_bytes += size
+        self._last_activity = self._server.now
+        if self._discarded_bytes > self._server.limits.linger_bytes:
             self.abort()
 
     # --- running and ending ---
 
-    def _start(self, cycle: Cycle) -> None:
+    def _start(self, cycle: RequestCycle) -> None:
         self.current = cycle
         cycle.task = self._loop.create_task(cycle.run())
 
-    def _send_last(self, answer: bytes) -> None:
-        self._refusal = b""
+    def _send_and_close(self, answer: bytes) -> None:
+        self._pending_rejection = b""
         self.transport.write(answer)
         self._linger()
 
     def _linger(self) -> None:
         """Close our side once all is written; read and drop what the caller still sends."""
-        self._last = True
+        self._no_more_requests = True
         if self._half_closed or self._lingering_since is not None or self.transport.is_closing():
             self._close()
             return
-        self._lingering_since = self._quiet_since = self._server.now
+        self._lingering_since = self._last_activity = self._server.now
         self.transport.write_eof()
         if self._paused:
-            self._paused, self._held = False, b""
+            self._paused, self._unparsed = False, b""
             self.transport.resume_reading()
 
     def _close(self) -> None:
@@ -442,13 +450,13 @@ class Connection(asyncio.Protocol):
 
     def _close_half_closed(self) -> None:
         if not self.transport.is_closing():
-            self._hang_up()
+            self._disconnect_current()
             self._close()
 
-    def _hang_up(self) -> None:
+    def _disconnect_current(self) -> None:
         gone, self.current = self.current, None
         if gone is not None:
-            gone.hung_up()
+            gone.on_disconnect()
 
     def _scope(self, version: str) -> Message:
         path, raw_path, query = split_target(self._url)
@@ -463,6 +471,6 @@ class Connection(asyncio.Protocol):
             "query_string": query,
             "root_path": "",
             "headers": self._headers,
-            "client": self._address,
-            "server": self._own_address,
+            "client": self._client_address,
+            "server": self._server_address,
         }

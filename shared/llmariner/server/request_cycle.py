@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from llmariner.server.connection import Connection
     from llmariner.server.server import Server
 
-__all__ = ["Application", "Cycle", "Message"]
+__all__ = ["Application", "Message", "RequestCycle"]
 
 Message = MutableMapping[str, Any]
 Application = Callable[
@@ -24,29 +24,29 @@ _log = logging.getLogger(__name__)
 _WITHOUT_BODY = (204, 304)
 
 
-class Cycle:
+class RequestCycle:
     """One request and its answer. `size` and `parts` are those of the body that came so far."""
 
     __slots__ = (
         "_body",
         "_chunked",
         "_connection",
+        "_disconnect_callbacks",
         "_disconnected",
-        "_given",
-        "_hang_up_callbacks",
+        "_eof_delivered",
         "_head",
-        "_head_only",
-        "_left",
-        "_misused",
-        "_more",
+        "_more_body",
+        "_no_body",
+        "_protocol_violated",
+        "_remaining_length",
         "_scope",
         "_server",
         "_waiter",
+        "body_parts",
+        "body_size",
         "keep_alive",
-        "parts",
-        "sent",
-        "size",
-        "started",
+        "response_complete",
+        "response_started",
         "task",
         "wants_continue",
     )
@@ -59,18 +59,20 @@ class Cycle:
         self._scope = scope
         self.keep_alive = keep_alive
         self.wants_continue = wants_continue
-        self.size = self.parts = 0
+        self.body_size = self.body_parts = 0
         self._body: bytes | bytearray = b""
-        self._more = True
+        self._more_body = True
         self._waiter: asyncio.Future[None] | None = None
-        self.started = self.sent = self._chunked = self._disconnected = self._given = self._misused = False
-        self._head_only = scope["method"] == "HEAD"
+        self.response_started = self.response_complete = self._chunked = self._disconnected = self._eof_delivered = (
+            self._protocol_violated
+        ) = False
+        self._no_body = scope["method"] == "HEAD"
         self._head = b""
-        self._left: int | None = None
-        self._hang_up_callbacks: list[Callable[[], None]] = []
+        self._remaining_length: int | None = None
+        self._disconnect_callbacks: list[Callable[[], None]] = []
         self.task: asyncio.Task[None] | None = None
         scope["extensions"] = {
-            "llmariner.on_disconnect": self._on_disconnect,
+            "llmariner.on_disconnect": self._add_disconnect_callback,
             "llmariner.write": self._write_now,
         }
 
@@ -96,23 +98,25 @@ class Cycle:
         finally:
             # Request, scope and task hold each other: undone by hand, since finding such rings takes the garbage
             # collector an eighth of the time of a small request.
-            self._hang_up_callbacks.clear()
+            self._disconnect_callbacks.clear()
             self._scope["extensions"] = {}
             self.task = None
         if self._disconnected:
             return
-        if not self.started:
-            self._connection.failed()
-        elif not self.sent or self._left:
+        if not self.response_started:
+            self._connection.on_application_error()
+        elif not self.response_complete or self._remaining_length:
             self._connection.abort()
         else:
             # A body that nobody read would be taken for the next request.
-            self._connection.finished(keep_alive=self.keep_alive and not (self._more or self._misused))
+            self._connection.on_response_complete(
+                keep_alive=self.keep_alive and not (self._more_body or self._protocol_violated)
+            )
 
-    def received(self, body: bytes) -> int:
+    def feed_body(self, body: bytes) -> int:
         """Take a part of the body; returns how many bytes wait for the application."""
-        self.size += len(body)
-        self.parts += 1
+        self.body_size += len(body)
+        self.body_parts += 1
         if not self._body:
             self._body = body
         elif isinstance(self._body, bytearray):
@@ -123,27 +127,27 @@ class Cycle:
         self._wake()
         return len(self._body)
 
-    def is_full(self, most: int) -> bool:
+    def is_full(self, high_water: int) -> bool:
         """Whether so many bytes wait for the application that no more should be read."""
-        return self._more and len(self._body) > most
+        return self._more_body and len(self._body) > high_water
 
-    def complete(self) -> None:
+    def on_body_complete(self) -> None:
         """The body is whole."""
-        self._more = False
+        self._more_body = False
         self._wake()
 
-    def _on_disconnect(self, callback: Callable[[], None]) -> None:
+    def _add_disconnect_callback(self, callback: Callable[[], None]) -> None:
         if self._disconnected:
             self._connection._loop.call_soon(callback)  # the caller was gone before anybody asked
         else:
-            self._hang_up_callbacks.append(callback)
+            self._disconnect_callbacks.append(callback)
 
-    def hung_up(self) -> None:
+    def on_disconnect(self) -> None:
         """The caller is gone."""
         self._disconnected = True
         self._wake()
-        if not self.sent:
-            for callback in self._hang_up_callbacks:
+        if not self.response_complete:
+            for callback in self._disconnect_callbacks:
                 callback()
 
     def _wake(self) -> None:
@@ -153,24 +157,24 @@ class Cycle:
     async def _receive(self) -> Message:
         if self.wants_continue:
             self.wants_continue = False
-            if self._more and not self._body and not self.started and not self._disconnected:
+            if self._more_body and not self._body and not self.response_started and not self._disconnected:
                 self._connection.transport.write(CONTINUE)
-        while not self._disconnected and not self.sent:
-            if self._body or not (self._more or self._given):
-                return self._part()
+        while not self._disconnected and not self.response_complete:
+            if self._body or not (self._more_body or self._eof_delivered):
+                return self._next_message()
             # The body was given out whole, or more of it is to come: wait for that, or for the hang-up.
             self._waiter = self._connection._loop.create_future()
             await self._waiter
         return {"type": "http.disconnect"}
 
-    def _part(self) -> Message:
+    def _next_message(self) -> Message:
         body = bytes(self._body)
         self._body = b""
-        if not self._more:
-            self._given = True
+        if not self._more_body:
+            self._eof_delivered = True
         else:
             self._connection.resume_reading()
-        return {"type": "http.request", "body": body, "more_body": self._more}
+        return {"type": "http.request", "body": body, "more_body": self._more_body}
 
     async def _send(self, message: Message) -> None:
         if self._disconnected:
@@ -190,24 +194,24 @@ class Cycle:
         return self._connection.drained
 
     def _write_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        if self.started:
+        if self.response_started:
             # It would be taken for the answer to the next request, which may be another caller's.
-            self._misuse("a second head for one request")
-        self.started = True
+            self._protocol_error("a second head for one request")
+        self.response_started = True
         lines = []
         for pair in headers:
             lines.append(b"%b: %b\r\n" % pair)
             if pair[0] == b"content-length":
-                self._left = int(pair[1])
-        if status in _WITHOUT_BODY or self._head_only:
-            self._head_only, self._left = True, None
-        elif self._left is None:
+                self._remaining_length = int(pair[1])
+        if status in _WITHOUT_BODY or self._no_body:
+            self._no_body, self._remaining_length = True, None
+        elif self._remaining_length is None:
             if self._scope["http_version"] == "1.1":
                 self._chunked = True
                 lines.append(b"transfer-encoding: chunked\r\n")
             else:
                 self.keep_alive = False
-        if self._more or (self._server.ending and not self._connection.has_more):
+        if self._more_body or (self._server.shutting_down and not self._connection.has_pending_requests):
             self.keep_alive = False
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
@@ -215,26 +219,26 @@ class Cycle:
         self._head = b"%b%b%b\r\n" % (status_line(status), self._server.date, b"".join(lines))
 
     def _write_body(self, body: bytes, *, more: bool) -> None:
-        if self.sent or not self.started:
-            self._misuse("a body behind the last one" if self.sent else "a body before its head")
-        if self._head_only:
+        if self.response_complete or not self.response_started:
+            self._protocol_error("a body behind the last one" if self.response_complete else "a body before its head")
+        if self._no_body:
             body = b""
         elif self._chunked:
             if body:
                 body = b"%x\r\n%b\r\n" % (len(body), body)
             if not more:
                 body += b"0\r\n\r\n"
-        elif self._left is not None:
-            self._left -= len(body)
-            if self._left < 0:
-                self._misuse("a body longer than its content-length")
+        elif self._remaining_length is not None:
+            self._remaining_length -= len(body)
+            if self._remaining_length < 0:
+                self._protocol_error("a body longer than its content-length")
         if self._head:
             body = self._head + body
             self._head = b""
         if body:
             self._connection.transport.write(body)
-        self.sent = not more
+        self.response_complete = not more
 
-    def _misuse(self, what: str) -> None:
-        self._misused = True
+    def _protocol_error(self, what: str) -> None:
+        self._protocol_violated = True
         raise RuntimeError(f"the application sent {what}")

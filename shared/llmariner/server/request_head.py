@@ -9,15 +9,15 @@ from urllib.parse import unquote_to_bytes
 
 import httptools
 
-__all__ = ["Head", "Refused", "read_head", "split_target"]
+__all__ = ["RequestHead", "RequestRejected", "parse_head", "split_target"]
 
-_READ = frozenset({b"host", b"transfer-encoding", b"expect"})
+_CHECKED_FIELDS = frozenset({b"host", b"transfer-encoding", b"expect"})
 # RFC 3986 3.2.2 and 3.2.3, without asking in which order. User information is no part of a Host.
-_OF_A_HOST = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
-_CACHED_BYTES = 256
+_HOST_CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
+_MAX_CACHED_TARGET = 256
 
 
-class Refused(Exception):
+class RequestRejected(Exception):
     """What came is no request that we take: the status and the sentence of the answer."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -26,44 +26,44 @@ class Refused(Exception):
         self.sentence = sentence
 
 
-class Head(NamedTuple):
+class RequestHead(NamedTuple):
     """What the header fields say to the server itself."""
 
     chunked: bool
     wants_continue: bool
 
 
-def read_head(version: str, headers: Sequence[tuple[bytes, bytes]]) -> Head:
+def parse_head(version: str, headers: Sequence[tuple[bytes, bytes]]) -> RequestHead:
     """Look at the fields that framing and routing rest on. Refused names what is wrong."""
     if version not in ("1.1", "1.0"):
-        raise Refused(505, "Speak HTTP/1.1 here.")
+        raise RequestRejected(505, "Speak HTTP/1.1 here.")
     hosts, chunked, wants_continue = 0, False, False
     for name, value in headers:
-        if name not in _READ:
+        if name not in _CHECKED_FIELDS:
             continue
         if name == b"host":
             hosts += 1
-            if value.translate(None, _OF_A_HOST):
-                raise Refused(400, "The header 'Host' is not a host name, with or without a port.")
+            if value.translate(None, _HOST_CHARACTERS):
+                raise RequestRejected(400, "The header 'Host' is not a host name, with or without a port.")
         elif name == b"expect":
             wants_continue = version == "1.1" and value.lower() == b"100-continue"
         else:
             _check_coding(version, value)
             chunked = True
     if hosts > 1 or (hosts == 0 and version == "1.1"):
-        raise Refused(400, "A request of HTTP/1.1 has the header 'Host', once.")
-    return Head(chunked, wants_continue)
+        raise RequestRejected(400, "A request of HTTP/1.1 has the header 'Host', once.")
+    return RequestHead(chunked, wants_continue)
 
 
 def _check_coding(version: str, value: bytes) -> None:
     """RFC 9112 6.1 and 6.3."""
     if version == "1.0":
-        raise Refused(400, "HTTP/1.0 has no 'Transfer-Encoding': send the body with a 'Content-Length'.")
+        raise RequestRejected(400, "HTTP/1.0 has no 'Transfer-Encoding': send the body with a 'Content-Length'.")
     *others, last = value.lower().split(b",")
     if last.strip() != b"chunked":
-        raise Refused(400, "The last 'Transfer-Encoding' of a request has to be 'chunked'.")
+        raise RequestRejected(400, "The last 'Transfer-Encoding' of a request has to be 'chunked'.")
     if others:
-        raise Refused(501, "No 'Transfer-Encoding' but 'chunked' is known here.")
+        raise RequestRejected(501, "No 'Transfer-Encoding' but 'chunked' is known here.")
 
 
 def split_target(target: bytes) -> tuple[str, bytes, bytes]:
@@ -72,7 +72,7 @@ def split_target(target: bytes) -> tuple[str, bytes, bytes]:
     What is not UTF-8 in the path becomes U+FFFD.
     """
     # Most requests ask for one of few. Only short ones are kept: 256 KiB of targets in all.
-    return _split_cached(target) if len(target) <= _CACHED_BYTES else _split(target)
+    return _split_cached(target) if len(target) <= _MAX_CACHED_TARGET else _split(target)
 
 
 def _split(target: bytes) -> tuple[str, bytes, bytes]:

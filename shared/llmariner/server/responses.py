@@ -6,7 +6,7 @@ import http
 import json
 import os
 
-__all__ = ["CONTINUE", "refusal", "status_line"]
+__all__ = ["CONTINUE", "error_response", "status_line"]
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in http.HTTPStatus}
@@ -24,7 +24,7 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
-def refusal(status: int, sentence: str, date: bytes) -> bytes:
+def error_response(status: int, sentence: str, date: bytes) -> bytes:
     """The whole answer to what is no request, or can't be answered by an application; the connection ends with it."""
     kind = "server_error" if status == 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
     error = {"message": sentence, "type": kind, "param": None, "code": _CODES.get(status, "bad_request")}

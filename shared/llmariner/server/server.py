@@ -38,15 +38,15 @@ class Server:
         self.limits = limits
         self.connections: set[Connection] = set()
         self.connections_per_network: Counter[str] = Counter()
-        self.ending = False
+        self.shutting_down = False
         self.date = b""
         self.now = time.monotonic()
         """Monotonic seconds, as of the last tick: what limits of time are measured by."""
         self._address = (host, port)
         self._grace = grace
-        self._end = asyncio.Event()
+        self._stop = asyncio.Event()
 
-    async def serve(self, listening: Callable[[], None] = lambda: None) -> None:
+    async def serve(self, on_listening: Callable[[], None] = lambda: None) -> None:
         """Listen until SIGTERM or SIGINT; then let what is under way finish, up to the grace. OSError: port taken.
 
         `listening` is called once the port is ours.
@@ -57,22 +57,22 @@ class Server:
         _limit_unacknowledged(listener, self.limits.write_seconds)
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread: somebody else ends us
-                loop.add_signal_handler(number, self.end)
-        listening()
-        sweeper = asyncio.create_task(self._sweep())
+                loop.add_signal_handler(number, self.shut_down)
+        on_listening()
+        timeout_task = asyncio.create_task(self._check_timeouts_periodically())
         try:
-            await self._end.wait()
+            await self._stop.wait()
         finally:
             listener.close()
-            await self._finish()
-            sweeper.cancel()
+            await self._drain()
+            timeout_task.cancel()
 
-    def end(self) -> None:
+    def shut_down(self) -> None:
         """Begin to end."""
-        self.ending = True
-        self._end.set()
+        self.shutting_down = True
+        self._stop.set()
 
-    async def _finish(self) -> None:
+    async def _drain(self) -> None:
         deadline = time.monotonic() + self._grace
         for connection in list(self.connections):
             connection.close_if_idle()
@@ -82,7 +82,7 @@ class Server:
             connection.abort()
         await asyncio.sleep(0)
 
-    async def _sweep(self) -> None:
+    async def _check_timeouts_periodically(self) -> None:
         while True:
             await asyncio.sleep(self.limits.tick_seconds)
             self._tick()

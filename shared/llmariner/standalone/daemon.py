@@ -128,7 +128,7 @@ async def serve(settings: HomeSettings) -> None:
         state = {"pid": os.getpid(), "host": settings.host, "port": settings.port, "started": time.time()}
         try:
             # Written once the port is ours: somebody else may answer on it.
-            await server.serve(listening=lambda: write_private(state_file, json.dumps(state)))
+            await server.serve(on_listening=lambda: write_private(state_file, json.dumps(state)))
         finally:
             await home.stop()
             state_file.unlink(missing_ok=True)
