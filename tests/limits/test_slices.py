@@ -15,7 +15,7 @@ from llmariner.gateway.control_plane.port import Changes, Key, LeaseAnswer, Leas
 from llmariner.gateway.limits.applicable_limits import longest_cost
 from llmariner.gateway.limits.limiter import Limits
 from llmariner.gateway.metering.pricing import Price
-from llmariner.gateway.responses.limit_errors import dollars, duration
+from llmariner.gateway.responses.limit_errors import format_dollars, format_duration
 from llmariner.limits.leases import Leases, default_limit_id
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
@@ -246,14 +246,14 @@ def test_an_unknown_key_is_not_let_in_while_nobody_answers(database: Database) -
     [(0.12, "120ms"), (1.5, "1.5s"), (59, "59s"), (60, "1m0s"), (90, "1m30s"), (86400, "24h0m0s"), (3661, "1h1m1s")],
 )
 def test_durations_are_written_as_openai_writes_them(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("nano", "text"), [(0, "$0"), (1, "$0.000000001"), (12_500_000_000, "$12.5"), (10**12, "$1,000")]
 )
 def test_money_is_written_whole(nano: int, text: str) -> None:
-    assert dollars(nano) == text
+    assert format_dollars(nano) == text
 
 
 @pytest.mark.parametrize("cached", [0, 7, 13])

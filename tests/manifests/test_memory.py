@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.gateway.responses.server_sent_events import _LONGEST_EVENT
+from llmariner.gateway.responses.server_sent_events import _MAX_EVENT_BYTES
 from llmariner.settings import GatewaySettings
 
 FUNCTIONS = Path(__file__).parents[2] / "functions"
@@ -28,5 +28,5 @@ def test_all_that_may_be_held_at_once_fits(name: str) -> None:
     settings = GatewaySettings()
     # A body is there twice while it is written to an engine, and so is a large answer while it is read.
     held = 2 * (settings.room_bytes + settings.answer_bytes) + PARSING * settings.body_limit
-    held += int(concurrency) * (READ_AHEAD + _LONGEST_EVENT)
+    held += int(concurrency) * (READ_AHEAD + _MAX_EVENT_BYTES)
     assert int(limit) * MIB >= PROCESS + held

@@ -22,5 +22,5 @@ def test_a_phase_that_lasts_is_told_again_after_the_silence() -> None:
 
 
 def test_nobody_looks_more_seldom_than_the_heart_beats() -> None:
-    assert Heartbeat(0.1).pause == 0.1
-    assert Heartbeat(60).pause < 1
+    assert Heartbeat(0.1).poll_interval == 0.1
+    assert Heartbeat(60).poll_interval < 1

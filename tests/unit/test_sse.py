@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmariner.gateway.metering.token_counts import counts
-from llmariner.gateway.responses.server_sent_events import DONE, EventCutter, UsageHider, comment, data
+from llmariner.gateway.responses.server_sent_events import (
+    DONE,
+    EventSplitter,
+    UsageFilter,
+    format_comment,
+    format_event,
+)
 from llmariner.http_client import ResponseFailed
 
 USAGE = {"prompt_tokens": 9, "total_tokens": 12, "completion_tokens": 3}
@@ -26,7 +32,7 @@ def chunk(content: str, usage: Any = None, *, spaced: bool = False) -> bytes:
 
 def last(usage: Any = USAGE) -> bytes:
     """The usage-only event at the end."""
-    return data({"id": "c", "choices": [], "usage": usage})
+    return format_event({"id": "c", "choices": [], "usage": usage})
 
 
 def events(stream: bytes) -> list[Any]:
@@ -39,50 +45,50 @@ STREAM = chunk("he", USAGE) + chunk("llo", {**USAGE, "completion_tokens": 4}) + 
 
 
 def hidden(stream: bytes, *, include: bool, continuous: bool) -> bytes:
-    return UsageHider(include=include, continuous=continuous).pass_on(stream)
+    return UsageFilter(include=include, continuous=continuous).apply(stream)
 
 
 @pytest.mark.parametrize("at", range(len(STREAM) + 1))
 def test_a_stream_cut_anywhere_comes_out_whole(at: int) -> None:
-    cutter = EventCutter()
-    first = cutter.feed(STREAM[:at])
-    second = cutter.feed(STREAM[at:])
+    splitter = EventSplitter()
+    first = splitter.feed(STREAM[:at])
+    second = splitter.feed(STREAM[at:])
     assert first + second == STREAM
     assert first == b"" or first.endswith(b"\n\n")
     assert len(STREAM[:at]) - len(first) < len(STREAM)
     assert first == STREAM[: STREAM[:at].rfind(b"\n\n") + 2 if b"\n\n" in STREAM[:at] else 0]
-    assert cutter.rest == b""
+    assert splitter.remainder == b""
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_a_stream_cut_in_many_places_comes_out_whole(places: list[int]) -> None:
-    cutter, out = EventCutter(), b""
+    splitter, out = EventSplitter(), b""
     borders = [0, *sorted(places), len(STREAM)]
     for start, end in itertools.pairwise(borders):
-        block = cutter.feed(STREAM[start:end])
+        block = splitter.feed(STREAM[start:end])
         assert block == b"" or block.endswith(b"\n\n")
         out += block
     assert out == STREAM
 
 
 def test_what_never_ends_is_left_over() -> None:
-    cutter = EventCutter()
-    assert cutter.feed(b"data: {}\n\ndata: {") == b"data: {}\n\n"
-    assert cutter.rest == b"data: {"
-    assert cutter.feed(b"") == b""
+    splitter = EventSplitter()
+    assert splitter.feed(b"data: {}\n\ndata: {") == b"data: {}\n\n"
+    assert splitter.remainder == b"data: {"
+    assert splitter.feed(b"") == b""
 
 
 def test_an_event_in_many_parts_costs_no_more_than_its_length_and_has_a_bound() -> None:
-    cutter = EventCutter()
+    splitter = EventSplitter()
     for _ in range(1000):
-        assert cutter.feed(b"x" * 1000) == b""
-    assert cutter.feed(b"\n") + cutter.feed(b"\n\n") == b"x" * 10**6 + b"\n\n\n"
-    assert cutter.rest == b""
+        assert splitter.feed(b"x" * 1000) == b""
+    assert splitter.feed(b"\n") + splitter.feed(b"\n\n") == b"x" * 10**6 + b"\n\n\n"
+    assert splitter.remainder == b""
     for _ in range(40):
-        assert cutter.feed(b"x" * 50_000) == b""
+        assert splitter.feed(b"x" * 50_000) == b""
     with pytest.raises(ResponseFailed):
-        cutter.feed(b"x" * 500_000)
+        splitter.feed(b"x" * 500_000)
 
 
 def test_who_asked_for_nothing_sees_no_usage() -> None:
@@ -108,8 +114,8 @@ def test_continuous_usage_alone_shows_none() -> None:
 
 @pytest.mark.parametrize("include", [False, True])
 def test_event_by_event_or_in_one_block_a_caller_sees_the_same(include: bool) -> None:
-    hider = UsageHider(include=include, continuous=False)
-    parts = [hider.pass_on(part + b"\n\n") for part in STREAM.split(b"\n\n") if part]
+    usage_filter = UsageFilter(include=include, continuous=False)
+    parts = [usage_filter.apply(part + b"\n\n") for part in STREAM.split(b"\n\n") if part]
     assert b"".join(parts) == hidden(STREAM, include=include, continuous=False)
 
 
@@ -155,16 +161,16 @@ def test_whatever_a_model_says_reaches_its_caller(contents: list[str], include: 
 
 
 def test_comments_and_the_end_pass_untouched() -> None:
-    for part in (comment({"phase": "loading"}), DONE, data({"error": {"message": "x"}})):
+    for part in (format_comment({"phase": "loading"}), DONE, format_event({"error": {"message": "x"}})):
         assert hidden(part, include=False, continuous=False) == part
 
 
 def test_the_last_usage_seen_is_remembered() -> None:
-    hider = UsageHider(include=False, continuous=False)
-    hider.pass_on(chunk("a", USAGE))
-    hider.pass_on(chunk("b", {**USAGE, "completion_tokens": 7}))
-    hider.pass_on(DONE)
-    assert counts(hider.usage) == {
+    usage_filter = UsageFilter(include=False, continuous=False)
+    usage_filter.apply(chunk("a", USAGE))
+    usage_filter.apply(chunk("b", {**USAGE, "completion_tokens": 7}))
+    usage_filter.apply(DONE)
+    assert counts(usage_filter.usage) == {
         "prompt_tokens": 9,
         "completion_tokens": 7,
         "cached_tokens": 0,
@@ -173,5 +179,5 @@ def test_the_last_usage_seen_is_remembered() -> None:
 
 
 def test_an_event_and_a_comment_are_each_one_line() -> None:
-    assert data({"a": "b\nc"}) == b'data: {"a":"b\\nc"}\n\n'
-    assert comment({"a": None}) == b': {"a":null}\n\n'
+    assert format_event({"a": "b\nc"}) == b'data: {"a":"b\\nc"}\n\n'
+    assert format_comment({"a": None}) == b': {"a":null}\n\n'

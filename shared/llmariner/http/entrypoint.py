@@ -16,7 +16,7 @@ from typing import Any
 
 from llmariner.context import Context
 from llmariner.errors import PlatformError
-from llmariner.gateway.responses.messages import answer_headers, send_error
+from llmariner.gateway.responses.messages import default_headers, send_error
 from llmariner.http.middleware.cors import Cors
 from llmariner.http.middleware.stack import MiddlewareStack
 
@@ -166,7 +166,7 @@ def _delegating_response(application: Application) -> Any:
                 if started:
                     raise
                 _log.exception("a request failed")
-                await send_error(send, PlatformError("Something broke on our side."), answer_headers())
+                await send_error(send, PlatformError("Something broke on our side."), default_headers())
 
     return Delegate()
 

@@ -12,7 +12,7 @@ import yaml
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.errors import UnknownUrl
-from llmariner.gateway.responses.messages import answer_headers, send_error
+from llmariner.gateway.responses.messages import default_headers, send_error
 from llmariner.http.entrypoint import LazyApplication
 from llmariner.http.middleware.cors import Cors
 from llmariner.http.middleware.stack import MiddlewareStack
@@ -68,7 +68,7 @@ class Router:
         path = scope["path"]
         application = self._literal.get(path) or self._matching(path)
         if application is None:
-            await send_error(send, UnknownUrl(scope["method"], path), answer_headers())
+            await send_error(send, UnknownUrl(scope["method"], path), default_headers())
         else:
             await application.prepare().application(scope, receive, send)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from llmariner.gateway.limits.leased_quota import Allowance
 from llmariner.gateway.metering.pricing import Price
-from llmariner.gateway.responses.limit_errors import duration
+from llmariner.gateway.responses.limit_errors import format_duration
 
 __all__ = ["Bound", "Reservation", "longest_cost"]
 
@@ -63,7 +63,7 @@ class Bound:
                 self._constant += [
                     (f"x-ratelimit-limit-{unit}".encode(), b"%d" % narrow.rule.most[name]),
                     # The window slides: what this request takes is back when the whole of it has passed.
-                    (f"x-ratelimit-reset-{unit}".encode(), duration(seconds).encode()),
+                    (f"x-ratelimit-reset-{unit}".encode(), format_duration(seconds).encode()),
                 ]
                 return narrow
         return None

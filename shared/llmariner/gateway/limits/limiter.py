@@ -101,7 +101,7 @@ class Limits:
             return reserved
         closed = max(bound.limits, key=lambda limit: (_lacks(limit, tokens), limit.closed_until))
         headers = {name.decode(): value.decode() for name, value in bound.headers()}
-        raise refusals.too_many(closed, key, model, tokens, time.monotonic(), headers)
+        raise refusals.rate_limited(closed, key, model, tokens, time.monotonic(), headers)
 
     def take_money(self, reservation: Reservation, money: int) -> bool:
         """Take the most that a request can cost from every budget, if the slices have it. False says: ask `fund`."""
@@ -120,7 +120,7 @@ class Limits:
         """As `take_money`, getting more where a slice is used up. InsufficientQuota names the budget that can't pay."""
         for budget in reservation.bound.budgets:
             if budget.limited[3] and (budget.rule.amount or 0) < money:
-                raise refusals.out_of_budget(budget, time.monotonic())
+                raise refusals.budget_exceeded(budget, time.monotonic())
         for _ in range(_TRIES):
             if self.take_money(reservation, money):
                 return
@@ -135,7 +135,7 @@ class Limits:
                 "Nobody can say what is left of a budget just now. Try again.", headers={"retry-after": "2"}
             )
         lacking = next(budget for budget in reservation.bound.budgets if budget.money < money)
-        raise refusals.out_of_budget(lacking, time.monotonic())
+        raise refusals.budget_exceeded(lacking, time.monotonic())
 
     def forget(self, key_ids: Iterable[str], rules: int, subjects: Collection[tuple[str, str]] | None = None) -> None:
         """Ask again what binds these keys before they go on, and, if `rules` rose, whoever the `subjects` concern.
@@ -180,7 +180,7 @@ def _check_size(bound: Bound, key: Key, model: str, tokens: int) -> None:
     for limit in bound.limits:
         most = min((n for name, n in limit.rule.most.items() if name.startswith("tokens")), default=tokens)
         if most < tokens:
-            raise refusals.too_large(limit.rule, key, model, tokens, most)
+            raise refusals.request_too_large(limit.rule, key, model, tokens, most)
 
 
 def _taken(bound: Bound, tokens: int) -> Reservation | None:

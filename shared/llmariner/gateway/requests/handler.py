@@ -387,8 +387,8 @@ class RequestHandler:
                     await self._start_stream()
                     status = self._wait_status(self._model, room)
                     if heartbeat.due(str(status["phase"])):
-                        await self._send_part(sse.comment(status))
-                await asyncio.wait({waiter.admitted}, timeout=min(left, heartbeat.pause if heartbeat else left))
+                        await self._send_part(sse.format_comment(status))
+                await asyncio.wait({waiter.admitted}, timeout=min(left, heartbeat.poll_interval if heartbeat else left))
             waiter.admitted.result()
             admitted = True
         finally:
@@ -431,7 +431,7 @@ class RequestHandler:
             await response.pipe(lambda chunk: self._relay_chunk(response, stream, write, chunk))
         else:
             while chunk := await response.chunk():
-                visible = stream.pass_on(chunk)
+                visible = stream.feed(chunk)
                 if stream.done:
                     self._finish_stream(response)
                 if visible:
@@ -445,7 +445,7 @@ class RequestHandler:
     def _relay_chunk(
         self, response: Response, stream: StreamRelay, write: Write, chunk: bytes
     ) -> asyncio.Future[None] | None:
-        visible = stream.pass_on(chunk)
+        visible = stream.feed(chunk)
         if stream.done:
             self._finish_stream(response)
         return write(visible) if visible else None
@@ -481,7 +481,7 @@ class RequestHandler:
 
     async def _send_error(self, error: PlatformError) -> None:
         if self._stream_started:
-            await self._send({"type": "http.response.body", "body": sse.data(error.body())})
+            await self._send({"type": "http.response.body", "body": sse.format_event(error.body())})
         else:
             await send_error(self._send, error, self._response_headers())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmariner.errors import MethodNotAllowed, UnknownUrl
 from llmariner.gateway.requests.fields import Route
 from llmariner.gateway.requests.handler import RequestHandler
-from llmariner.gateway.responses.messages import Receive, Scope, Send, answer_headers, send_error, send_head, send_json
+from llmariner.gateway.responses.messages import Receive, Scope, Send, default_headers, send_error, send_head, send_json
 from llmariner.gateway.state import Gateway
 
 __all__ = ["RouteApp"]
@@ -31,7 +31,7 @@ class RouteApp:
             if method == "POST":
                 await RequestHandler(self._gateway, self.route, scope, receive, send).run()
             else:
-                await send_error(send, MethodNotAllowed(method, path, "POST"), answer_headers())
+                await send_error(send, MethodNotAllowed(method, path, "POST"), default_headers())
         elif path in ("/health/live", "/health/ready"):
             await send_json(send, 200, b'{"status":"ok"}', [])
         elif path == "/metrics" and method == "GET":
@@ -39,4 +39,4 @@ class RouteApp:
             await send_head(send, 200, b"text/plain; version=0.0.4; charset=utf-8", [], len(text))
             await send({"type": "http.response.body", "body": text})
         else:
-            await send_error(send, UnknownUrl(method, path), answer_headers())
+            await send_error(send, UnknownUrl(method, path), default_headers())

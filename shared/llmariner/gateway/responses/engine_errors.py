@@ -15,20 +15,20 @@ from llmariner.errors import EngineFailed, InvalidRequest, ModelNotFound, Platfo
 
 __all__ = ["engine_error"]
 
-_LONGEST = 2000
+_MAX_MESSAGE_LENGTH = 2000
 # Of a field's name, in characters and in parts: an engine may write a million of them.
-_LONGEST_NAME = 256
-_MOST_PARTS = 32
-_DUMP = re.compile(r"(\d+) validation errors?\b")
-_MESSAGE = re.compile(r"""'msg': (?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")""")
+_MAX_NAME_LENGTH = 256
+_MAX_NAME_PARTS = 32
+_REPR_HEADER = re.compile(r"(\d+) validation errors?\b")
+_REPR_MESSAGE = re.compile(r"""'msg': (?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")""")
 # The same as pydantic prints it itself: a place in its own terms, then a sentence, then its kind in brackets.
-_PRINTED = re.compile(r"(\d+) validation errors? for [^\n]*\n[^\n]*\n +([^\n]*?) \[type=")
+_PYDANTIC_TEXT = re.compile(r"(\d+) validation errors? for [^\n]*\n[^\n]*\n +([^\n]*?) \[type=")
 _VALUE_ERROR = "Value error, "
 
 
 def engine_error(status: int, body: bytes, model: str) -> PlatformError:
     """4xx are the caller's to mend, and so is what no engine of that model can do; other 5xx are not."""
-    message, param = _words(body)
+    message, param = _message_and_param(body)
     if status == 404:
         return _not_found(message, param, model)
     if (400 <= status < 500 and status != 429) or status == 501:
@@ -50,7 +50,7 @@ def _not_found(message: str, param: str | None, model: str) -> PlatformError:
     return InvalidRequest(message, param=param)
 
 
-def _words(body: bytes) -> tuple[str, str | None]:
+def _message_and_param(body: bytes) -> tuple[str, str | None]:
     """The message and field of an engine's error, whichever of the known shapes it has."""
     try:
         value = orjson.loads(body)
@@ -62,23 +62,23 @@ def _words(body: bytes) -> tuple[str, str | None]:
     param = holder.get("param")
     message = holder.get("message") or holder.get("detail") or ""
     if isinstance(message, list):
-        return _of_list(message)
-    text = message[:_LONGEST] if isinstance(message, str) else ""
-    found = _openai_name(param) if isinstance(param, str) else None
-    if (dump := _DUMP.match(text)) and (said := _MESSAGE.search(text)):
-        text = _sentence(said[1] or said[2], int(dump[1]), found)
-    elif printed := _PRINTED.match(text):
+        return _from_error_list(message)
+    text = message[:_MAX_MESSAGE_LENGTH] if isinstance(message, str) else ""
+    found = _openai_param(param) if isinstance(param, str) else None
+    if (header := _REPR_HEADER.match(text)) and (said := _REPR_MESSAGE.search(text)):
+        text = _sentence(said[1] or said[2], int(header[1]), found)
+    elif printed := _PYDANTIC_TEXT.match(text):
         text = _sentence(printed[2], int(printed[1]), found)
     return text, found
 
 
-def _of_list(errors: list[Any]) -> tuple[str, str | None]:
+def _from_error_list(errors: list[Any]) -> tuple[str, str | None]:
     """FastAPI's own shape: a list of objects with `loc` and `msg`."""
     first = errors[0] if errors and isinstance(errors[0], dict) else {}
     loc = first.get("loc")
-    param = _openai_name(".".join(str(each) for each in loc[:_MOST_PARTS])) if isinstance(loc, list) else None
+    param = _openai_param(".".join(str(each) for each in loc[:_MAX_NAME_PARTS])) if isinstance(loc, list) else None
     said = first.get("msg")
-    text = said[:_LONGEST] if isinstance(said, str) else "The engine refused the request"
+    text = said[:_MAX_MESSAGE_LENGTH] if isinstance(said, str) else "The engine refused the request"
     return _sentence(text, len(errors), param), param
 
 
@@ -88,9 +88,9 @@ def _sentence(said: str, errors: int, param: str | None) -> str:
     return f"{about}{said}." if errors == 1 else f"{about}{said} (the first of {errors} errors)."
 
 
-def _openai_name(path: str) -> str | None:
+def _openai_param(path: str) -> str | None:
     """`messages[0].content` of `body.messages.0.content`; None of the body as a whole."""
     name = ""
-    for part in path[:_LONGEST_NAME].removeprefix("body").strip(".").split("."):
+    for part in path[:_MAX_NAME_LENGTH].removeprefix("body").strip(".").split("."):
         name += f"[{part}]" if part.isdigit() else f".{part}"
     return name.strip(".") or None

@@ -7,24 +7,24 @@ import time
 __all__ = ["Heartbeat"]
 
 # How soon it hears of another phase.
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 class Heartbeat:
     """At every change of phase, and after `seconds` of silence. `pause`: how long to wait before asking again."""
 
-    __slots__ = ("_phase", "_seconds", "_told_at", "pause")
+    __slots__ = ("_phase", "_seconds", "_sent_at", "poll_interval")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._phase = ""
-        self._told_at = 0.0
-        self.pause = min(seconds, _LOOK_SECONDS)
+        self._sent_at = 0.0
+        self.poll_interval = min(seconds, _POLL_SECONDS)
 
     def due(self, phase: str) -> bool:
         """Whether now; counts as told then."""
         now = time.monotonic()
-        if phase == self._phase and now - self._told_at < self._seconds:
+        if phase == self._phase and now - self._sent_at < self._seconds:
             return False
-        self._phase, self._told_at = phase, now
+        self._phase, self._sent_at = phase, now
         return True

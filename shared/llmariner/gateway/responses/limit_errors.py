@@ -6,7 +6,14 @@ from llmariner.errors import InsufficientQuota, PermissionDenied, RateLimited
 from llmariner.gateway.control_plane.port import Key, Rule
 from llmariner.gateway.limits.leased_quota import Allowance
 
-__all__ = ["dollars", "duration", "model_not_allowed", "out_of_budget", "too_large", "too_many"]
+__all__ = [
+    "budget_exceeded",
+    "format_dollars",
+    "format_duration",
+    "model_not_allowed",
+    "rate_limited",
+    "request_too_large",
+]
 
 _UNITS = {
     "requests_per_minute": ("requests", "requests per min (RPM)"),
@@ -14,47 +21,47 @@ _UNITS = {
     "tokens_per_minute": ("tokens", "tokens per min (TPM)"),
     "tokens_per_day": ("tokens", "tokens per day (TPD)"),
 }
-_SHORT_SECONDS = 1.0
-_MINUTE = 62.0
+_MIN_RETRY_SECONDS = 1.0
+_MINUTE_WINDOW_SECONDS = 62.0
 
 
-def too_many(
+def rate_limited(
     allowance: Allowance, key: Key, model: str, tokens: int, now: float, headers: dict[str, str]
 ) -> RateLimited:
     """The refusal of a request that finds too little of a limit."""
     rule = allowance.rule
-    wait = max(_SHORT_SECONDS, allowance.closed_until - now)
+    wait = max(_MIN_RETRY_SECONDS, allowance.closed_until - now)
     if allowance.requests >= 1 and allowance.places < 1:
         what = f"concurrent requests: Limit {rule.most['concurrent_requests']}"
     else:
         unit, wanted = ("requests", 1) if allowance.requests < 1 else ("tokens", tokens)
-        name = _measure(rule, unit, wait)
+        name = _exceeded_limit(rule, unit, wait)
         what = f"{_UNITS[name][1]}: Limit {rule.most[name]}, Requested {wanted}"
     return RateLimited(
         f"Rate limit reached for model `{model}` in organization {key.organization_id} on {what}. "
-        f"Please try again in {duration(wait)}. {_whose(rule)}",
-        headers={**_again(wait), **headers},
+        f"Please try again in {format_duration(wait)}. {_who_can_raise(rule)}",
+        headers={**_retry_after_headers(wait), **headers},
         details={"limit": rule.id},
     )
 
 
-def _again(wait: float) -> dict[str, str]:
+def _retry_after_headers(wait: float) -> dict[str, str]:
     """When to come again. Clients heed up to a minute; the sixty-first second of a sliding minute is given away for that."""
     seconds = 60.0 if 60 < wait <= 61 else wait
     return {"retry-after": str(int(seconds + 0.999)), "retry-after-ms": str(int(seconds * 1000 + 0.999))}
 
 
-def too_large(rule: Rule, key: Key, model: str, tokens: int, most: int) -> RateLimited:
+def request_too_large(rule: Rule, key: Key, model: str, tokens: int, most: int) -> RateLimited:
     """The refusal of a request that no waiting would let through."""
     return RateLimited(
         f"Request too large for model `{model}` in organization {key.organization_id}: Limit {most} tokens, "
-        f"Requested {tokens}. Ask for a shorter answer (max_completion_tokens). {_whose(rule)}",
+        f"Requested {tokens}. Ask for a shorter answer (max_completion_tokens). {_who_can_raise(rule)}",
         headers={"x-should-retry": "false"},
         details={"limit": rule.id},
     )
 
 
-def out_of_budget(allowance: Allowance, now: float) -> InsufficientQuota:
+def budget_exceeded(allowance: Allowance, now: float) -> InsufficientQuota:
     """The refusal of a request that a budget can't pay for."""
     rule = allowance.rule
     period = {"day": "of today ", "month": "of this month "}.get(rule.period or "", "")
@@ -64,9 +71,9 @@ def out_of_budget(allowance: Allowance, now: float) -> InsufficientQuota:
         headers = {"x-should-retry": "false"}
     else:
         why = "can't pay for the longest answer to this request beside those that are under way"
-        headers = {"retry-after": str(int(max(_SHORT_SECONDS, allowance.closed_until - now) + 0.999))}
+        headers = {"retry-after": str(int(max(_MIN_RETRY_SECONDS, allowance.closed_until - now) + 0.999))}
     return InsufficientQuota(
-        f"You exceeded your current quota: the budget {period}of {dollars(amount)} for {_subject(rule)} {why}. "
+        f"You exceeded your current quota: the budget {period}of {format_dollars(amount)} for {_subject(rule)} {why}. "
         f"Ask for a shorter answer, or have an owner of the organization raise it: POST /v1/budgets/{rule.id}.",
         headers=headers,
         details={"budget": rule.id},
@@ -83,12 +90,12 @@ def model_not_allowed(model_id: str) -> PermissionDenied:
     )
 
 
-def dollars(nano: int) -> str:
+def format_dollars(nano: int) -> str:
     """An amount of money for people."""
     return f"${nano / 1e9:,.9f}".rstrip("0").rstrip(".")
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """As OpenAI writes it: 120ms, 1.5s, 1m30s, 24h0m0s."""
     if seconds < 1:
         return f"{int(seconds * 1000)}ms"
@@ -99,10 +106,10 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
 
 
-def _measure(rule: Rule, unit: str, wait: float) -> str:
+def _exceeded_limit(rule: Rule, unit: str, wait: float) -> str:
     """Which of a rule's measures is at fault: only that of a day takes longer than a minute to come back."""
     named = [name for name, (of, _) in _UNITS.items() if of == unit and name in rule.most]
-    return named[-1] if wait > _MINUTE else named[0]
+    return named[-1] if wait > _MINUTE_WINDOW_SECONDS else named[0]
 
 
 def _subject(rule: Rule) -> str:
@@ -110,7 +117,7 @@ def _subject(rule: Rule) -> str:
     return f"{words[rule.subject]} {rule.subject_id}"
 
 
-def _whose(rule: Rule) -> str:
+def _who_can_raise(rule: Rule) -> str:
     owner = (
         "an owner of the organization" if rule.subject == "organization" else "an owner of the project or organization"
     )

@@ -14,7 +14,7 @@ __all__ = [
     "Receive",
     "Scope",
     "Send",
-    "answer_headers",
+    "default_headers",
     "send_error",
     "send_head",
     "send_json",
@@ -25,10 +25,10 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
-_STREAM = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+_STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
-def answer_headers() -> RawHeaders:
+def default_headers() -> RawHeaders:
     """The headers of an answer that no further work went into."""
     return [
         (b"x-request-id", new_request_id().encode()),
@@ -42,7 +42,7 @@ async def send_head(send: Send, status: int, content_type: bytes, headers: RawHe
     if length is not None:
         framing = [(b"content-length", b"%d" % length), (b"content-type", content_type)]
     else:
-        framing = [(b"content-type", content_type), *_STREAM]
+        framing = [(b"content-type", content_type), *_STREAM_HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": framing + headers})
 
 
@@ -54,7 +54,7 @@ async def send_json(send: Send, status: int, body: bytes, headers: RawHeaders) -
 
 async def send_error(send: Send, error: PlatformError, headers: RawHeaders) -> None:
     """An error before the first byte of an answer."""
-    own = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
-    taken = {name for name, _ in own}
-    kept = [(name, value) for name, value in headers if name not in taken]
-    await send_json(send, error.status, json.dumps(error.body()).encode(), own + kept)
+    error_headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
+    overridden = {name for name, _ in error_headers}
+    kept = [(name, value) for name, value in headers if name not in overridden]
+    await send_json(send, error.status, json.dumps(error.body()).encode(), error_headers + kept)

@@ -12,28 +12,28 @@ from typing import Any
 
 from llmariner.http_client import ResponseTooLarge
 
-__all__ = ["DONE", "EventCutter", "UsageHider", "comment", "data"]
+__all__ = ["DONE", "EventSplitter", "UsageFilter", "format_comment", "format_event"]
 
 DONE = b"data: [DONE]\n\n"
 _USAGE = re.compile(rb',\s?"usage":\s?(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|null)')
-_NULL = b',"usage":null'
+_NULL_USAGE = b',"usage":null'
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
 
 # Longer than any that an engine has reason to send: an echoed prompt is the longest.
-_LONGEST_EVENT = 2 * 1024 * 1024
+_MAX_EVENT_BYTES = 2 * 1024 * 1024
 
 
-def comment(facts: dict[str, Any]) -> bytes:
+def format_comment(value: dict[str, Any]) -> bytes:
     """A comment line, which SDKs skip and people can read."""
-    return b": " + json.dumps(facts, separators=(",", ":")).encode() + b"\n\n"
+    return b": " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
-def data(value: dict[str, Any]) -> bytes:
+def format_event(value: dict[str, Any]) -> bytes:
     """One event."""
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
-class EventCutter:
+class EventSplitter:
     """Cuts a stream of bytes into whole events: what is left over waits for the rest, up to a bound."""
 
     __slots__ = ("_parts", "_size")
@@ -46,17 +46,17 @@ class EventCutter:
         """All whole events up to here, as one block; may be empty. ResponseTooLarge when an event has no end."""
         if chunk.endswith(b"\n\n") and not self._parts:
             return chunk
-        return self._cut(chunk) if chunk else b""
+        return self._split(chunk) if chunk else b""
 
-    def _cut(self, chunk: bytes) -> bytes:
+    def _split(self, chunk: bytes) -> bytes:
         parts = self._parts
         parts.append(chunk)
         self._size += len(chunk)
         # Only the new part is looked at, so that a long event in many parts costs no more than its length.
-        across = len(parts) > 1 and parts[-2].endswith(b"\n") and chunk.startswith(b"\n")
-        if not across and b"\n\n" not in chunk:
-            if self._size > _LONGEST_EVENT:
-                raise ResponseTooLarge(f"an event is over {_LONGEST_EVENT} bytes")
+        spans_chunks = len(parts) > 1 and parts[-2].endswith(b"\n") and chunk.startswith(b"\n")
+        if not spans_chunks and b"\n\n" not in chunk:
+            if self._size > _MAX_EVENT_BYTES:
+                raise ResponseTooLarge(f"an event is over {_MAX_EVENT_BYTES} bytes")
             return b""
         block = b"".join(parts)
         end = block.rfind(b"\n\n") + 2
@@ -65,12 +65,12 @@ class EventCutter:
         return block[:end]
 
     @property
-    def rest(self) -> bytes:
+    def remainder(self) -> bytes:
         """What came after the last whole event."""
         return b"".join(self._parts)
 
 
-class UsageHider:
+class UsageFilter:
     """Takes usage out of a stream's events, remembering the last one seen.
 
     The engine is always asked for usage in every chunk. A caller who asked for nothing sees none of it and no usage-only
@@ -78,15 +78,15 @@ class UsageHider:
     continuously sees all.
     """
 
-    __slots__ = ("_continuous", "_include", "_instead", "usage")
+    __slots__ = ("_continuous", "_include", "_replacement", "usage")
 
     def __init__(self, *, include: bool, continuous: bool) -> None:
         self._include = include
         self._continuous = include and continuous
-        self._instead = _NULL if include else b""
+        self._replacement = _NULL_USAGE if include else b""
         self.usage = b""
 
-    def pass_on(self, block: bytes) -> bytes:
+    def apply(self, block: bytes) -> bytes:
         """What the caller sees of a block of whole events."""
         at = block.rfind(b'"usage":')
         if at < 0:
@@ -95,10 +95,10 @@ class UsageHider:
         if self._continuous:
             return block
         if _NO_CHOICES.search(block) is None:
-            return _USAGE.sub(self._instead, block)
-        return b"".join(self._seen(event + b"\n\n") for event in block.split(b"\n\n") if event)
+            return _USAGE.sub(self._replacement, block)
+        return b"".join(self._visible(event + b"\n\n") for event in block.split(b"\n\n") if event)
 
-    def _seen(self, event: bytes) -> bytes:
+    def _visible(self, event: bytes) -> bytes:
         if _NO_CHOICES.search(event) is None:
-            return _USAGE.sub(self._instead, event)
+            return _USAGE.sub(self._replacement, event)
         return event if self._include else b""

@@ -15,25 +15,25 @@ __all__ = ["StreamRelay"]
 class StreamRelay:
     """Cuts a stream at its events, hides usage that was not asked for, and lets the meter see it."""
 
-    __slots__ = ("_answers", "_began", "_cutter", "_hider", "_metered", "done")
+    __slots__ = ("_choice_counts", "_metered", "_splitter", "_started_at", "_usage_filter", "done")
 
-    def __init__(self, request: ModelRequest, metered: Metered, began: float) -> None:
-        self._cutter = sse.EventCutter()
-        self._hider = sse.UsageHider(include=request.include_usage, continuous=request.continuous_usage)
-        self._answers = AnswerCounts(request) if request.choice_count > 1 else None
+    def __init__(self, request: ModelRequest, metered: Metered, started_at: float) -> None:
+        self._splitter = sse.EventSplitter()
+        self._usage_filter = sse.UsageFilter(include=request.include_usage, continuous=request.continuous_usage)
+        self._choice_counts = AnswerCounts(request) if request.choice_count > 1 else None
         self._metered = metered
-        self._began = began
+        self._started_at = started_at
         self.done = False
 
-    def pass_on(self, chunk: bytes) -> bytes:
+    def feed(self, chunk: bytes) -> bytes:
         """What the caller sees of a chunk, now; may be empty."""
-        block = self._cutter.feed(chunk)
+        block = self._splitter.feed(chunk)
         if not block:
             return b""
-        seen = self._hider.pass_on(block)
+        visible = self._usage_filter.apply(block)
         metered = self._metered
-        metered.usage = self._hider.usage if self._answers is None else self._answers.add(block)
+        metered.usage = self._usage_filter.usage if self._choice_counts is None else self._choice_counts.add(block)
         if metered.first_token_seconds is None:
-            metered.first_token_seconds = time.perf_counter() - self._began
+            metered.first_token_seconds = time.perf_counter() - self._started_at
         self.done = block.endswith(sse.DONE)
-        return seen
+        return visible

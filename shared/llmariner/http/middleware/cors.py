@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llmariner.environment import Environment
 from llmariner.errors import PermissionDenied
-from llmariner.gateway.responses.messages import Message, Scope, Send, answer_headers, send_error
+from llmariner.gateway.responses.messages import Message, Scope, Send, default_headers, send_error
 
 __all__ = ["Cors"]
 
@@ -63,11 +63,11 @@ class Cors:
                 "Its operator can allow them with LLMARINER_CORS_ORIGINS.",
                 code="origin_not_allowed",
             )
-            await send_error(send, error, [*answer_headers(), vary])
+            await send_error(send, error, [*default_headers(), vary])
             return True
         requested_headers = headers_by_name.get(b"access-control-request-headers", b"")
         headers = [
-            *answer_headers(),
+            *default_headers(),
             (b"access-control-allow-origin", self._allow_origin_value(origin)),
             (b"access-control-allow-methods", _METHODS),
             (b"access-control-max-age", _MAX_AGE_SECONDS),

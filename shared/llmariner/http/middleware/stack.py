@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from llmariner.errors import InvalidRequest, PlatformError
-from llmariner.gateway.responses.messages import Message, Receive, Scope, Send, answer_headers, send_error
+from llmariner.gateway.responses.messages import Message, Receive, Scope, Send, default_headers, send_error
 from llmariner.http.middleware.content_encoding import DecompressedBody, content_encoding
 from llmariner.http.middleware.cors import Cors
 
@@ -51,7 +51,7 @@ class MiddlewareStack:
             _check_url(scope)
             encoding = content_encoding(scope["headers"])
         except PlatformError as error:
-            await send_error(send, error, answer_headers())
+            await send_error(send, error, default_headers())
             return
         if encoding is not None:
             receive = DecompressedBody(receive, encoding)
