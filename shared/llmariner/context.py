@@ -132,10 +132,10 @@ class Context:
         settings = IdentitySettings.load(self.env)
         if not settings.issuer:
             return None
-        from llmariner.platform.identity.oidc import OidcIssuer
+        from llmariner.platform.identity.oidc import OidcTokenVerifier
         from llmariner.tenancy.sign_in.token_sign_in import SignIn
 
-        return SignIn(self.database, OidcIssuer(settings), self.callers, newcomer_role=settings.newcomer_role)
+        return SignIn(self.database, OidcTokenVerifier(settings), self.callers, newcomer_role=settings.newcomer_role)
 
     @_part
     def limits(self) -> Limits:

@@ -41,7 +41,7 @@ class Tokens:
     def __init__(self) -> None:
         self._given: dict[str, Identity] = {}
 
-    def identity(self, token: str) -> Identity:
+    def verify(self, token: str) -> Identity:
         if token not in self._given:
             raise AuthenticationFailed("no token")
         return self._given[token]

@@ -25,7 +25,7 @@ from llmariner.cli.sign_in.token_store import SignIn
 from llmariner.cli.support.errors import CommandError
 from llmariner.errors import AuthenticationFailed
 from llmariner.installation.dex import PATH, configuration
-from llmariner.platform.identity.oidc import OidcIssuer
+from llmariner.platform.identity.oidc import OidcTokenVerifier
 from llmariner.settings import IdentitySettings, environment
 
 from .running import CLIENT, Browser, RunningIssuer, SigningKey
@@ -142,9 +142,9 @@ def there(dex: tuple[Dex, RunningIssuer]) -> Iterator[Issuer]:
 
 
 @pytest.fixture
-def verifier(dex: tuple[Dex, RunningIssuer]) -> OidcIssuer:
+def verifier(dex: tuple[Dex, RunningIssuer]) -> OidcTokenVerifier:
     """The platform's side of it."""
-    return OidcIssuer(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": dex[0].url}))
+    return OidcTokenVerifier(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": dex[0].url}))
 
 
 @pytest.fixture
@@ -159,19 +159,19 @@ def signed_in(there: Issuer, alice: Browser) -> SignIn:
     return alice.signs_in(there)
 
 
-def check_alice(verifier: OidcIssuer, sign_in: SignIn) -> None:
-    found = verifier.identity(sign_in.token)
+def check_alice(verifier: OidcTokenVerifier, sign_in: SignIn) -> None:
+    found = verifier.verify(sign_in.token)
     assert (found.email, found.email_verified, found.name) == ("alice@example.org", True, "Alice")
     assert found.groups == frozenset({"staff"})
 
 
-def test_a_person_signs_in_by_a_random_port_of_their_machine(verifier: OidcIssuer, signed_in: SignIn) -> None:
+def test_a_person_signs_in_by_a_random_port_of_their_machine(verifier: OidcTokenVerifier, signed_in: SignIn) -> None:
     check_alice(verifier, signed_in)
     assert signed_in.refresh_token
 
 
 def test_a_token_is_renewed_and_the_refresh_token_changes(
-    there: Issuer, verifier: OidcIssuer, signed_in: SignIn
+    there: Issuer, verifier: OidcTokenVerifier, signed_in: SignIn
 ) -> None:
     renewed = there.renew(signed_in)
     check_alice(verifier, renewed)
@@ -183,18 +183,18 @@ def test_who_leaves_every_group_has_a_token_that_says_so(
 ) -> None:
     """Dex leaves the claim out then, which by itself would say nothing."""
     settings = {"LLMARINER_OIDC_ISSUER": dex[0].url, **SET_BY_THE_COMPONENT}
-    verifier = OidcIssuer(IdentitySettings.load({**settings, "LLMARINER_OIDC_INTERNAL_URL": ""}))
+    verifier = OidcTokenVerifier(IdentitySettings.load({**settings, "LLMARINER_OIDC_INTERNAL_URL": ""}))
     dex[1].knows(alice={"groups": [], "name": "Alice"})
     try:
         renewed = there.renew(signed_in)
     finally:
         dex[1].knows(alice={"groups": ["staff"], "name": "Alice"})
     assert "groups" not in renewed.claims
-    assert verifier.identity(renewed.token).groups == frozenset()
+    assert verifier.verify(renewed.token).groups == frozenset()
 
 
 def test_another_device_signs_somebody_in(
-    there: Issuer, verifier: OidcIssuer, alice: Browser, monkeypatch: pytest.MonkeyPatch
+    there: Issuer, verifier: OidcTokenVerifier, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
@@ -215,10 +215,10 @@ def test_a_workload_s_token_is_exchanged_by_its_connector_where_that_was_asked_f
     program: str, tmp_path: Path
 ) -> None:
     with serving(program, tmp_path, {"type": "memory"}, "on") as (running, upstream):
-        verifier = OidcIssuer(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": running.url}))
+        verifier = OidcTokenVerifier(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": running.url}))
         with Issuer(running.url, "llmariner", SCOPES) as there:
             made = there.exchange(upstream.token(sub="ci", email="ci@example.org"), "id_token", "company")
-            assert verifier.identity(made.token).email == "ci@example.org"
+            assert verifier.verify(made.token).email == "ci@example.org"
             for token, connector in (
                 (upstream.token(), "nobody"),
                 (upstream.token(exp=5), "company"),
@@ -228,9 +228,11 @@ def test_a_workload_s_token_is_exchanged_by_its_connector_where_that_was_asked_f
                     there.exchange(token, "id_token", connector)
 
 
-def test_a_token_of_the_issuer_behind_it_is_none_of_ours(dex: tuple[Dex, RunningIssuer], verifier: OidcIssuer) -> None:
+def test_a_token_of_the_issuer_behind_it_is_none_of_ours(
+    dex: tuple[Dex, RunningIssuer], verifier: OidcTokenVerifier
+) -> None:
     with pytest.raises(AuthenticationFailed):
-        verifier.identity(dex[1].token())
+        verifier.verify(dex[1].token())
 
 
 def test_it_takes_no_password_and_no_return_to_another_machine(there: Issuer, alice: Browser) -> None:
@@ -274,7 +276,7 @@ def test_what_it_remembers_is_in_the_kinds_of_the_component_and_its_rights_suffi
     kubeconfig = api_server.kubeconfig(tmp_path / "kubeconfig")
     storage = {"type": "kubernetes", "config": {"kubeConfigFile": str(kubeconfig), "crdHandling": "check"}}
     with serving(program, tmp_path, storage) as (running, _), Issuer(running.url, "llmariner", SCOPES) as there:
-        verifier = OidcIssuer(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": running.url}))
+        verifier = OidcTokenVerifier(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": running.url}))
         signed_in = alice.signs_in(there)
         check_alice(verifier, there.renew(signed_in))
     (rule,) = next(

@@ -13,7 +13,7 @@ import pytest
 from llmariner.cli.sign_in.issuer import Issuer
 from llmariner.cli.sign_in.token_store import SignIn
 from llmariner.cli.support.errors import CommandError
-from llmariner.platform.identity.discovery import Unreachable, published_keys
+from llmariner.platform.identity.discovery import DiscoveryError, fetch_signing_keys
 from llmariner.settings import IdentitySettings
 
 from .running import SigningKey
@@ -64,18 +64,18 @@ def pages() -> Iterator[Pages]:
 def test_keys_are_believed_over_https_or_from_this_machine(pages: Pages) -> None:
     pages.found["/keys"] = KEYS
     pages.publishes(f"{pages.url}/keys")
-    assert published_keys(pages.settings) == KEYS["keys"]
+    assert fetch_signing_keys(pages.settings) == KEYS["keys"]
     for uri in ("http://keys.example/keys", "ftp://127.0.0.1/keys", "file:///etc/passwd", "", "//127.0.0.1/keys"):
         pages.publishes(uri)
-        with pytest.raises(Unreachable, match="no https"):
-            published_keys(pages.settings)
+        with pytest.raises(DiscoveryError, match="no https"):
+            fetch_signing_keys(pages.settings)
 
 
 def test_nobody_is_sent_elsewhere_for_keys(pages: Pages) -> None:
     pages.found |= {"/keys": "/others", "/others": KEYS}
     pages.publishes(f"{pages.url}/keys")
-    with pytest.raises(Unreachable, match="answered 302"):
-        published_keys(pages.settings)
+    with pytest.raises(DiscoveryError, match="answered 302"):
+        fetch_signing_keys(pages.settings)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ from llmariner.errors import AuthenticationFailed, Unavailable
 from llmariner.gateway.authentication.key_cache import is_jwt
 from llmariner.platform.identity import Identity, signing_keys
 from llmariner.platform.identity import discovery as documents
-from llmariner.platform.identity.discovery import Unreachable, discovered, published_keys
-from llmariner.platform.identity.oidc import OidcIssuer
-from llmariner.platform.identity.signing_keys import COOLDOWN_SECONDS, FRESH_SECONDS, SigningKeys
+from llmariner.platform.identity.discovery import DiscoveryError, fetch_metadata, fetch_signing_keys
+from llmariner.platform.identity.oidc import OidcTokenVerifier
+from llmariner.platform.identity.signing_keys import COOLDOWN_SECONDS, REFRESH_AFTER_SECONDS, SigningKeys
 from llmariner.settings import IdentitySettings
 
 from .forgeries import FORGED, by_hand, soon
@@ -50,18 +50,18 @@ class Checked:
         self.clock = Clock()
         self.fetches = 0
         self.settings = IdentitySettings.load({"LLMARINER_OIDC_ISSUER": issuer.url, **env})
-        self.oidc = OidcIssuer(self.settings, SigningKeys(self._fetch, OUTAGE_SECONDS, self.clock))
+        self.oidc = OidcTokenVerifier(self.settings, SigningKeys(self._fetch, OUTAGE_SECONDS, self.clock))
 
     def _fetch(self) -> list[dict[str, Any]]:
         self.fetches += 1
-        return published_keys(self.settings)
+        return fetch_signing_keys(self.settings)
 
-    def identity(self, token: str) -> Identity:
-        return self.oidc.identity(token)
+    def verify(self, token: str) -> Identity:
+        return self.oidc.verify(token)
 
     def refusal(self, token: str) -> AuthenticationFailed:
         with pytest.raises(AuthenticationFailed) as refused:
-            self.oidc.identity(token)
+            self.oidc.verify(token)
         return refused.value
 
 
@@ -80,7 +80,7 @@ def own_issuer(tmp_path: Path) -> Any:
 def test_a_good_token_says_who_it_is(issuer: RunningIssuer, checked: Checked) -> None:
     token = issuer.token()
     assert is_jwt(token)
-    found = checked.identity(token)
+    found = checked.verify(token)
     assert (found.issuer, found.subject, found.name) == (issuer.url, "alice", "Alice")
     assert (found.email, found.email_verified) == ("alice@example.org", True)
     assert found.groups == frozenset({"staff"})
@@ -88,14 +88,14 @@ def test_a_good_token_says_who_it_is(issuer: RunningIssuer, checked: Checked) ->
 
 
 def test_what_a_token_leaves_out_is_not_made_up(issuer: RunningIssuer, checked: Checked) -> None:
-    found = checked.identity(issuer.token(email=None, email_verified=None, groups=None, name=None))
+    found = checked.verify(issuer.token(email=None, email_verified=None, groups=None, name=None))
     assert (found.email, found.email_verified, found.groups, found.name) == (None, False, None, None)
 
 
 def test_an_issuer_may_leave_the_groups_out_where_there_are_none(issuer: RunningIssuer) -> None:
     leaving = Checked(issuer, LLMARINER_OIDC_GROUPS_OMITTED="1")
-    assert leaving.identity(issuer.token(groups=None)).groups == frozenset()
-    assert leaving.identity(issuer.token()).groups == frozenset({"staff"})
+    assert leaving.verify(issuer.token(groups=None)).groups == frozenset()
+    assert leaving.verify(issuer.token()).groups == frozenset({"staff"})
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_an_issuer_may_leave_the_groups_out_where_there_are_none(issuer: Running
     ],
 )
 def test_an_e_mail_that_would_be_another_s_is_none(said: Any, issuer: RunningIssuer, checked: Checked) -> None:
-    assert checked.identity(issuer.token(email=said)).email is None
+    assert checked.verify(issuer.token(email=said)).email is None
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_an_e_mail_that_would_be_another_s_is_none(said: Any, issuer: RunningIss
 def test_groups_are_names_and_nothing_else_is_taken_for_some(
     said: Any, taken: set[str] | None, issuer: RunningIssuer, checked: Checked
 ) -> None:
-    assert checked.identity(issuer.token(groups=said)).groups == (None if taken is None else frozenset(taken))
+    assert checked.verify(issuer.token(groups=said)).groups == (None if taken is None else frozenset(taken))
 
 
 VERIFIED = [(True, True), ("true", True), (False, False), ("false", False), ("1", False), (None, False), (1, False)]
@@ -140,9 +140,9 @@ VERIFIED = [(True, True), ("true", True), (False, False), ("false", False), ("1"
 def test_an_e_mail_is_verified_only_where_the_issuer_says_so(
     said: Any, taken: bool, issuer: RunningIssuer, checked: Checked
 ) -> None:
-    assert checked.identity(issuer.token(email_verified=said)).email_verified is taken
+    assert checked.verify(issuer.token(email_verified=said)).email_verified is taken
     trusting = Checked(issuer, LLMARINER_OIDC_TRUST_EMAIL="1")
-    assert trusting.identity(issuer.token(email_verified=said)).email_verified
+    assert trusting.verify(issuer.token(email_verified=said)).email_verified
 
 
 @pytest.mark.parametrize("forgery", FORGED)
@@ -174,7 +174,7 @@ def test_no_claim_however_odd_is_more_than_refused(name: str, issuer: RunningIss
     for junk in JUNK:
         claims = {**issuer.claims(), name: junk}
         with contextlib.suppress(AuthenticationFailed):
-            found = checked.identity(signed_by_hand(issuer, claims))
+            found = checked.verify(signed_by_hand(issuer, claims))
             said = [found.subject, found.email or "", found.name or "", *(found.groups or ())]
             assert all(isinstance(text, str) and text.isprintable() for text in said)
             assert 0 <= found.signed_in_at <= time.time()
@@ -190,27 +190,27 @@ def signed_by_hand(issuer: RunningIssuer, claims: dict[str, Any]) -> str:
 
 def test_clocks_may_differ_a_little(issuer: RunningIssuer, checked: Checked) -> None:
     for claims in (soon(exp=-20), soon(nbf=20), soon(iat=20)):
-        assert checked.identity(issuer.token(**claims)).subject == "alice"
+        assert checked.verify(issuer.token(**claims)).subject == "alice"
 
 
 def test_other_algorithms_are_taken_where_they_are_agreed_on(issuer: RunningIssuer) -> None:
     agreed = Checked(issuer, LLMARINER_OIDC_ALGORITHMS="RS512 PS256")
-    assert agreed.identity(issuer.key.sign(issuer.claims(), algorithm="RS512")).subject == "alice"
-    assert agreed.identity(issuer.key.sign(issuer.claims(), algorithm="PS256")).subject == "alice"
+    assert agreed.verify(issuer.key.sign(issuer.claims(), algorithm="RS512")).subject == "alice"
+    assert agreed.verify(issuer.key.sign(issuer.claims(), algorithm="PS256")).subject == "alice"
     assert "algorithm" in agreed.refusal(issuer.token()).message
 
 
 def test_a_token_of_a_client_that_was_named_is_taken(issuer: RunningIssuer) -> None:
     console = Checked(issuer, LLMARINER_OIDC_CLIENTS="console")
-    assert console.identity(issuer.token(aud="console")).subject == "alice"
-    assert console.identity(issuer.token(aud=["llmariner", "urn:api"], azp="console")).subject == "alice"
+    assert console.verify(issuer.token(aud="console")).subject == "alice"
+    assert console.verify(issuer.token(aud=["llmariner", "urn:api"], azp="console")).subject == "alice"
     api = Checked(issuer, LLMARINER_OIDC_AUDIENCES="urn:api")
-    assert api.identity(issuer.token(aud="urn:api", client_id="llmariner")).subject == "alice"
+    assert api.verify(issuer.token(aud="urn:api", client_id="llmariner")).subject == "alice"
     assert "audience" in api.refusal(issuer.token()).message
 
 
 def test_a_token_that_names_no_key_is_taken_where_there_is_one(issuer: RunningIssuer, checked: Checked) -> None:
-    assert checked.identity(issuer.key.sign(issuer.claims(), kid=None)).subject == "alice"
+    assert checked.verify(issuer.key.sign(issuer.claims(), kid=None)).subject == "alice"
 
 
 def test_a_key_signs_what_it_was_published_for() -> None:
@@ -232,15 +232,15 @@ def test_a_key_signs_what_it_was_published_for() -> None:
 
 def test_keys_are_fetched_once_and_then_every_five_minutes(issuer: RunningIssuer, checked: Checked) -> None:
     for _ in range(5):
-        checked.identity(issuer.token())
+        checked.verify(issuer.token())
     assert checked.fetches == 1
-    checked.clock.now += FRESH_SECONDS + 1
-    checked.identity(issuer.token())
+    checked.clock.now += REFRESH_AFTER_SECONDS + 1
+    checked.verify(issuer.token())
     assert checked.fetches == 2
 
 
 def test_unknown_keys_do_not_make_us_ask_more_often_than_the_cooldown(issuer: RunningIssuer, checked: Checked) -> None:
-    checked.identity(issuer.token())
+    checked.verify(issuer.token())
     checked.clock.now += COOLDOWN_SECONDS + 1
     for _ in range(20):
         checked.refusal(SigningKey().sign(issuer.claims()))
@@ -250,37 +250,37 @@ def test_unknown_keys_do_not_make_us_ask_more_often_than_the_cooldown(issuer: Ru
 def test_a_key_rotated_in_between_is_found_and_the_old_one_is_refused(own_issuer: RunningIssuer) -> None:
     checked = Checked(own_issuer)
     before = own_issuer.token()
-    checked.identity(before)
+    checked.verify(before)
     own_issuer.rotate()
-    assert checked.identity(before).subject == "alice"  # nobody knows yet
+    assert checked.verify(before).subject == "alice"  # nobody knows yet
     checked.clock.now += COOLDOWN_SECONDS + 1
-    assert checked.identity(own_issuer.token()).subject == "alice"
+    assert checked.verify(own_issuer.token()).subject == "alice"
     assert "no such key" in checked.refusal(before).message
 
 
 def test_known_keys_outlive_the_issuer_for_a_bounded_time(own_issuer: RunningIssuer) -> None:
     checked = Checked(own_issuer)
     token = own_issuer.token(**soon(exp=86400))
-    checked.identity(token)
+    checked.verify(token)
     own_issuer.stop()
     checked.clock.now += OUTAGE_SECONDS - 1
-    assert checked.identity(token).subject == "alice"
+    assert checked.verify(token).subject == "alice"
     with pytest.raises(Unavailable, match="issuer of tokens does not answer"):  # it may have rotated
-        checked.identity(SigningKey().sign(own_issuer.claims()))
+        checked.verify(SigningKey().sign(own_issuer.claims()))
     checked.clock.now += 2
     with pytest.raises(Unavailable, match="API keys go on working") as unavailable:
-        checked.identity(token)
+        checked.verify(token)
     assert unavailable.value.status == 503
     own_issuer.start()
     checked.clock.now += COOLDOWN_SECONDS + 1
-    assert checked.identity(token).subject == "alice"
+    assert checked.verify(token).subject == "alice"
 
 
 def test_an_issuer_that_does_not_answer_holds_one_thread_and_no_other_for_long(
     issuer: RunningIssuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Anybody can make a token that names an unknown key."""
-    monkeypatch.setattr(signing_keys, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(signing_keys, "MAX_WAIT_SECONDS", 0.2)
     fetches, answers, clock = [], threading.Event(), Clock()
 
     def fetch() -> list[dict[str, Any]]:
@@ -311,17 +311,17 @@ def test_a_process_that_never_saw_the_issuer_says_so_and_recovers(own_issuer: Ru
     checked = Checked(own_issuer)
     for _ in range(3):
         with pytest.raises(Unavailable):
-            checked.identity(own_issuer.token())
+            checked.verify(own_issuer.token())
     assert checked.fetches == 1
     own_issuer.start()
     checked.clock.now += COOLDOWN_SECONDS + 1
-    assert checked.identity(own_issuer.token()).subject == "alice"
+    assert checked.verify(own_issuer.token()).subject == "alice"
 
 
 def test_an_issuer_with_another_name_is_not_believed(issuer: RunningIssuer) -> None:
     settings = IdentitySettings.load({"LLMARINER_OIDC_ISSUER": issuer.url.replace("127.0.0.1", "localhost")})
-    with pytest.raises(Unreachable, match="LLMARINER_OIDC_ISSUER must be exactly that"):
-        discovered(settings)
+    with pytest.raises(DiscoveryError, match="LLMARINER_OIDC_ISSUER must be exactly that"):
+        fetch_metadata(settings)
 
 
 def test_functions_may_reach_the_issuer_by_another_address(issuer: RunningIssuer) -> None:
@@ -330,12 +330,12 @@ def test_functions_may_reach_the_issuer_by_another_address(issuer: RunningIssuer
         "LLMARINER_OIDC_ISSUER": issuer.url,
         "LLMARINER_OIDC_INTERNAL_URL": issuer.url.replace("127.0.0.1", "localhost"),
     })  # fmt: skip
-    assert [key["kid"] for key in published_keys(settings)] == [issuer.key.kid]
+    assert [key["kid"] for key in fetch_signing_keys(settings)] == [issuer.key.kid]
 
 
 def test_the_published_keys_hold_no_private_part(issuer: RunningIssuer) -> None:
     """Of the issuer itself: what the other tests sign with must be what it publishes the other half of."""
-    (key,) = published_keys(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": issuer.url}))
+    (key,) = fetch_signing_keys(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": issuer.url}))
     assert key["n"] == issuer.key.jwk(private=False)["n"]
     assert "d" not in key
     assert httpx2.get(f"{issuer.url}/.well-known/openid-configuration", trust_env=False).json()["issuer"] == issuer.url
@@ -378,7 +378,7 @@ def test_a_document_that_comes_byte_by_byte_is_given_up(monkeypatch: pytest.Monk
     with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
         dripping = pool.submit(drip, listening)
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        with pytest.raises(Unreachable, match="took longer"):
-            discovered(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": url}))
+        with pytest.raises(DiscoveryError, match="took longer"):
+            fetch_metadata(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": url}))
         over.set()
         dripping.result(10)

@@ -6,7 +6,7 @@ import pytest
 
 from llmariner.errors import InvalidRequest
 from llmariner.identifiers import new_id
-from llmariner.platform.identity.addresses import canonical
+from llmariner.platform.identity.addresses import normalize_email
 from llmariner.tenancy import validators as names
 
 
@@ -66,4 +66,4 @@ def test_an_id_is_no_title(prefix: str) -> None:
     ],
 )
 def test_an_address_has_one_form(said: str, found: str | None) -> None:
-    assert canonical(said) == found
+    assert normalize_email(said) == found

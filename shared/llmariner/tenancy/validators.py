@@ -61,12 +61,12 @@ def looks_like_id(said: str) -> bool:
 
 def skeleton(said: str) -> str:
     """What is left of a title without the differences that nobody sees: two with one skeleton are taken for the same."""
-    return addresses.INVISIBLE.sub("", unicodedata.normalize("NFKC", said))
+    return addresses.INVISIBLE_CHARACTERS.sub("", unicodedata.normalize("NFKC", said))
 
 
 def address(said: str, param: str = "email") -> str:
     """An e-mail address in lower case, which is how people are told apart. InvalidRequest when it is none."""
-    found = addresses.canonical(said)
+    found = addresses.normalize_email(said)
     if found is None:
         raise InvalidRequest(
             f"'{param}' must be an e-mail address of a person, such as ann@example.org, in Unicode's form NFKC.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Identity", "Issuer"]
+__all__ = ["Identity", "TokenVerifier"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Identity:
     expires_at: int
 
 
-class Issuer(Protocol):
+class TokenVerifier(Protocol):
     """Who vouches for people."""
 
-    def identity(self, token: str) -> Identity:
+    def verify(self, token: str) -> Identity:
         """Who stands behind a token. AuthenticationFailed for one that isn't good, Unavailable when nobody can tell."""

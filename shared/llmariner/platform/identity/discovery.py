@@ -11,15 +11,15 @@ from typing import Any
 
 from llmariner.settings import IdentitySettings
 
-__all__ = ["Unreachable", "discovered", "published_keys"]
+__all__ = ["DiscoveryError", "fetch_metadata", "fetch_signing_keys"]
 
 TIMEOUT_SECONDS = 5.0
 """For an answer to begin, and then for all of it to come."""
 
-_MOST_BYTES = 1024 * 1024
+_MAX_BYTES = 1024 * 1024
 
 
-class Unreachable(Exception):
+class DiscoveryError(Exception):
     """A document could not be had, or is not what it should be; the message says which and why."""
 
 
@@ -33,53 +33,53 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 _opener = urllib.request.build_opener(_NoRedirects)
 
 
-def discovered(settings: IdentitySettings) -> dict[str, Any]:
-    """The issuer's metadata (OpenID Connect Discovery 1.0, 4). Unreachable, also when it is another issuer's."""
+def fetch_metadata(settings: IdentitySettings) -> dict[str, Any]:
+    """The issuer's metadata (OpenID Connect Discovery 1.0, 4). DiscoveryError, also when it is another issuer's."""
     base = settings.internal_url or settings.issuer
-    document = _json(f"{base.rstrip('/')}/.well-known/openid-configuration")
+    document = _fetch_json(f"{base.rstrip('/')}/.well-known/openid-configuration")
     if document.get("issuer") != settings.issuer:
-        raise Unreachable(
+        raise DiscoveryError(
             f"{base} says that it is {document.get('issuer')!r}; LLMARINER_OIDC_ISSUER must be exactly that."
         )
     return document
 
 
-def published_keys(settings: IdentitySettings) -> list[dict[str, Any]]:
+def fetch_signing_keys(settings: IdentitySettings) -> list[dict[str, Any]]:
     """The keys that the issuer signs with now, as JSON Web Keys (RFC 7517)."""
-    url = str(discovered(settings).get("jwks_uri") or "")
+    url = str(fetch_metadata(settings).get("jwks_uri") or "")
     if settings.internal_url and url.startswith(settings.issuer):
         url = settings.internal_url.rstrip("/") + "/" + url.removeprefix(settings.issuer).lstrip("/")
     if not settings.may_fetch(url):
-        raise Unreachable(f"the issuer's jwks_uri {url!r} is no https:// URL")
-    keys = _json(url).get("keys")
+        raise DiscoveryError(f"the issuer's jwks_uri {url!r} is no https:// URL")
+    keys = _fetch_json(url).get("keys")
     if not isinstance(keys, list):
-        raise Unreachable(f"{url} holds no keys")
+        raise DiscoveryError(f"{url} holds no keys")
     return [key for key in keys if isinstance(key, dict)]
 
 
-def _json(url: str) -> dict[str, Any]:
+def _fetch_json(url: str) -> dict[str, Any]:
     request = urllib.request.Request(url, headers={"accept": "application/json"})
     try:
-        with _opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
-            body = _body(answer, url)
+        with _opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+            body = _read_body(response, url)
         document = json.loads(body)
     except urllib.error.HTTPError as error:
         error.close()
-        raise Unreachable(f"{url} answered {error.code}") from error
+        raise DiscoveryError(f"{url} answered {error.code}") from error
     except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
-        raise Unreachable(f"{url}: {error}") from error
+        raise DiscoveryError(f"{url}: {error}") from error
     if not isinstance(document, dict):
-        raise Unreachable(f"{url} did not answer with a JSON object")
+        raise DiscoveryError(f"{url} did not answer with a JSON object")
     return document
 
 
-def _body(answer: http.client.HTTPResponse, url: str) -> bytes:
-    """The whole of it. Unreachable where it is too long, or comes too slowly; the socket's timeout is for each part."""
+def _read_body(response: http.client.HTTPResponse, url: str) -> bytes:
+    """The whole of it. DiscoveryError where it is too long, or comes too slowly; the socket's timeout is for each part."""
     body, deadline = bytearray(), time.monotonic() + TIMEOUT_SECONDS
-    while part := answer.read1(_MOST_BYTES):
+    while part := response.read1(_MAX_BYTES):
         body += part
-        if len(body) > _MOST_BYTES:
-            raise Unreachable(f"{url} answered with more than {_MOST_BYTES} bytes")
+        if len(body) > _MAX_BYTES:
+            raise DiscoveryError(f"{url} answered with more than {_MAX_BYTES} bytes")
         if time.monotonic() > deadline:
-            raise Unreachable(f"{url} took longer than {TIMEOUT_SECONDS:.0f} s to answer")
+            raise DiscoveryError(f"{url} took longer than {TIMEOUT_SECONDS:.0f} s to answer")
     return bytes(body)

@@ -9,41 +9,41 @@ import jwt
 
 from llmariner.errors import AuthenticationFailed
 from llmariner.platform.identity import Identity
-from llmariner.platform.identity.addresses import canonical
-from llmariner.platform.identity.discovery import published_keys
+from llmariner.platform.identity.addresses import normalize_email
+from llmariner.platform.identity.discovery import fetch_signing_keys
 from llmariner.platform.identity.signing_keys import SigningKeys
 from llmariner.settings import IdentitySettings
 
-__all__ = ["OidcIssuer"]
+__all__ = ["OidcTokenVerifier"]
 
-_MOST_CHARACTERS = 16 * 1024
-_LONGEST_SUBJECT = 320
-_LONGEST_GROUP = 256
+_MAX_TOKEN_LENGTH = 16 * 1024
+_MAX_SUBJECT_LENGTH = 320
+_MAX_GROUP_LENGTH = 256
 # Id tokens, access tokens (RFC 9068). What says that it is something else, such as a logout token, is no sign-in.
-_TYPES = frozenset({"JWT", "at+jwt", "application/at+jwt"})
+_TOKEN_TYPES = frozenset({"JWT", "at+jwt", "application/at+jwt"})
 
 
-class OidcIssuer:
+class OidcTokenVerifier:
     """The issuer of `LLMARINER_OIDC_ISSUER`; one per process, since it keeps the keys."""
 
     def __init__(self, settings: IdentitySettings, keys: SigningKeys | None = None) -> None:
         self._settings = settings
-        self._keys = keys or SigningKeys(lambda: published_keys(settings), settings.outage_seconds)
+        self._keys = keys or SigningKeys(lambda: fetch_signing_keys(settings), settings.outage_seconds)
 
-    def identity(self, token: str) -> Identity:
+    def verify(self, token: str) -> Identity:
         """Who stands behind a token (OpenID Connect Core 1.0, 3.1.3.7).
 
         AuthenticationFailed unless it is signed by a key of the issuer with an asymmetric algorithm, for us, by the
         request of a client of ours, and now good. Unavailable when the issuer's keys cannot be had.
         """
-        if len(token) > _MOST_CHARACTERS:
-            raise refused("it is longer than any token that this platform takes")
+        if len(token) > _MAX_TOKEN_LENGTH:
+            raise invalid_token("it is longer than any token that this platform takes")
         try:
             claims = self._claims(token)
         except jwt.ExpiredSignatureError as error:
-            raise refused("it has expired", code="token_expired") from error
+            raise invalid_token("it has expired", code="token_expired") from error
         except jwt.InvalidTokenError as error:
-            raise refused(_REASONS.get(type(error), "it is malformed or was forged")) from error
+            raise invalid_token(_REASONS.get(type(error), "it is malformed or was forged")) from error
         self._check_client(claims)
         return self._identity(claims)
 
@@ -53,11 +53,11 @@ class OidcIssuer:
         # Nothing is known of who wrote this: any type may stand anywhere.
         if not isinstance(algorithm, str) or algorithm not in self._settings.algorithms:
             raise jwt.InvalidAlgorithmError
-        if not isinstance(header.get("typ", "JWT"), str) or header.get("typ", "JWT") not in _TYPES:
-            raise refused("it is no token of a sign-in")
+        if not isinstance(header.get("typ", "JWT"), str) or header.get("typ", "JWT") not in _TOKEN_TYPES:
+            raise invalid_token("it is no token of a sign-in")
         key = self._keys.key(None if kid is None else str(kid), algorithm)
         if key is None:
-            raise refused("the issuer has no such key (any more)")
+            raise invalid_token("the issuer has no such key (any more)")
         claims: dict[str, Any] = jwt.decode(
             token,
             key,
@@ -73,23 +73,23 @@ class OidcIssuer:
         """The client that the token was made for is one of ours; a token with several audiences must name it."""
         named = [claims[name] for name in ("azp", "client_id") if name in claims]
         if any(not isinstance(client, str) or client not in self._settings.clients for client in named):
-            raise refused("it was made for another application")
+            raise invalid_token("it was made for another application")
         if not named and isinstance(claims["aud"], list) and len(claims["aud"]) > 1:
-            raise refused("it has several audiences and does not say for which application it was made")
+            raise invalid_token("it has several audiences and does not say for which application it was made")
 
     def _identity(self, claims: dict[str, Any]) -> Identity:
-        subject, email, signed_in = _text(claims["sub"]), _text(claims.get("email")), claims.get("auth_time")
-        if subject is None or len(subject) > _LONGEST_SUBJECT or len(email or "") > _LONGEST_SUBJECT:
-            raise refused("its subject or e-mail is no name")
-        groups = _names(claims.get(self._settings.groups_claim, [] if self._settings.groups_omitted else None))
+        subject, email, signed_in = _printable(claims["sub"]), _printable(claims.get("email")), claims.get("auth_time")
+        if subject is None or len(subject) > _MAX_SUBJECT_LENGTH or len(email or "") > _MAX_SUBJECT_LENGTH:
+            raise invalid_token("its subject or e-mail is no name")
+        groups = _groups(claims.get(self._settings.groups_claim, [] if self._settings.groups_omitted else None))
         at = signed_in if isinstance(signed_in, int) else int(claims["iat"])
         return Identity(
             issuer=self._settings.issuer,
             subject=subject,
-            email=canonical(email) if email else None,
+            email=normalize_email(email) if email else None,
             # Some issuers say so in words.
             email_verified=self._settings.trust_email or str(claims.get("email_verified")).lower() == "true",
-            name=(_text(claims.get("name")) or "")[:256] or None,
+            name=(_printable(claims.get("name")) or "")[:256] or None,
             groups=groups,
             signed_in_at=max(0, min(at, int(time.time()))),
             issued_at=int(claims["iat"]),
@@ -97,7 +97,7 @@ class OidcIssuer:
         )
 
 
-def _names(claim: Any) -> frozenset[str] | None:
+def _groups(claim: Any) -> frozenset[str] | None:
     """The groups that a claim names: a list, or one name where somebody is in one group.
 
     None where it says nothing, or in a form that nobody knows: what groups gave must not end by that.
@@ -105,15 +105,15 @@ def _names(claim: Any) -> frozenset[str] | None:
     listed = [claim] if isinstance(claim, str) else claim
     if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
         return None
-    return frozenset(name for name in map(_text, listed) if name is not None and len(name) <= _LONGEST_GROUP)
+    return frozenset(name for name in map(_printable, listed) if name is not None and len(name) <= _MAX_GROUP_LENGTH)
 
 
-def _text(claim: Any) -> str | None:
+def _printable(claim: Any) -> str | None:
     """A claim that is a text, and one that databases and terminals take; None for anything else."""
     return claim if isinstance(claim, str) and claim and claim.isprintable() else None
 
 
-def refused(reason: str, *, code: str = "invalid_token") -> AuthenticationFailed:
+def invalid_token(reason: str, *, code: str = "invalid_token") -> AuthenticationFailed:
     """The refusal of a token; the caller holds it, so the reason gives nothing away."""
     return AuthenticationFailed(
         f"Your sign-in is not accepted: {reason}. Sign in again with `llma auth login`.",

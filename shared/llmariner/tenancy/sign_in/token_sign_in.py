@@ -20,7 +20,7 @@ from llmariner.audit import log
 from llmariner.errors import AuthenticationFailed, NotFound, PermissionDenied
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.platform.identity import Identity, Issuer
+from llmariner.platform.identity import Identity, TokenVerifier
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.authenticator import Callers
 from llmariner.tenancy.mutations import alone
@@ -51,9 +51,11 @@ class _Seen:
 class SignIn:
     """The people of one installation. `newcomer_role` as `LLMARINER_OIDC_NEWCOMERS` says."""
 
-    def __init__(self, database: Database, issuer: Issuer, callers: Callers, *, newcomer_role: str = "none") -> None:
+    def __init__(
+        self, database: Database, verifier: TokenVerifier, callers: Callers, *, newcomer_role: str = "none"
+    ) -> None:
         self._database = database
-        self._issuer = issuer
+        self._verifier = verifier
         self._callers = callers
         self._newcomer_role = newcomer_role
         self._refused = RefusedSignIns(database)
@@ -69,7 +71,7 @@ class SignIn:
         or nothing that was selected is theirs, Unavailable when nobody can check the token. `source`: for the log.
         """
         try:
-            identity = self._issuer.identity(token)
+            identity = self._verifier.verify(token)
         except AuthenticationFailed as error:
             self._refused.note(error, source=source)
             raise
