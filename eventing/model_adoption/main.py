@@ -14,7 +14,7 @@ async def consume(context: Context, event: Event) -> None:
     name = event.data.get("name")
     if not isinstance(name, str) or not name:
         raise MalformedEvent("The data must be a reference to an InferenceService, with its name.")
-    await context.serving.adopt(name)
+    await context.serving.import_existing(name)
 
 
 # Kubernetes' events are not ours to know: nothing but the name is taken from one.

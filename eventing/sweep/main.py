@@ -31,7 +31,7 @@ async def consume(context: Context, _event: Event) -> None:
         return
     try:
         failed = await asyncio.to_thread(_sweep, context)
-        await context.serving.tidy()
+        await context.serving.reconcile()
     finally:
         await asyncio.to_thread(lease.pause, 0.0)
     if failed:

@@ -11,7 +11,7 @@ from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.limits.restrictions import caller_restriction
 from llmariner.models.queries import Selection
-from llmariner.platform.serving import Phase, Status, name_of
+from llmariner.platform.serving import Phase, Status, served_name
 from llmariner.tenancy.principal import Caller
 
 Reader = Annotated[Caller, require_scope("api.model.read")]
@@ -27,9 +27,9 @@ def build(context: Context) -> Application:
 async def status(request: Request, key: Reader) -> dict[str, Any]:
     """Every model that is not asleep, and every one that is, with what is in flight."""
     context = context_of(request)
-    statuses = context.waiting_requests.added_to_all(await context.serving.statuses())
+    statuses = context.waiting_requests.add_to_all(await context.serving.statuses())
     bases = await asyncio.to_thread(_base_ids, context, key)
-    models = [_model(name_of(model_id), statuses.get(model_id, Status())) for model_id in bases]
+    models = [_model(served_name(model_id), statuses.get(model_id, Status())) for model_id in bases]
     running = {model["id"]: model["in_progress_task_count"] for model in models if model["in_progress_task_count"]}
     engine = {"engine_id": "local", "ready": True, "cluster_id": "local", "models": models}
     cluster = {

@@ -122,12 +122,12 @@ async def _remove(context: Context, body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _adopt(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    await context.serving.adopt(_field(body, "service", str))
+    await context.serving.import_existing(_field(body, "service", str))
     return {}
 
 
 async def _tidy(context: Context, _body: dict[str, Any]) -> dict[str, Any]:
-    await context.serving.tidy()
+    await context.serving.reconcile()
     return {}
 
 
@@ -135,14 +135,14 @@ async def _status(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     try:
         model_id = _field(body, "model", str)
         status = await context.serving.status(model_id)
-        return {"status": context.waiting_requests.added(model_id, status).shown()}
+        return {"status": context.waiting_requests.add_to(model_id, status).to_json()}
     except ModelNotFound:
         return {"status": None}
 
 
 async def _statuses(context: Context, _body: dict[str, Any]) -> dict[str, Any]:
-    statuses = context.waiting_requests.added_to_all(await context.serving.statuses())
-    return {"statuses": {name: status.shown() for name, status in statuses.items()}}
+    statuses = context.waiting_requests.add_to_all(await context.serving.statuses())
+    return {"statuses": {name: status.to_json() for name, status in statuses.items()}}
 
 
 async def _changes(context: Context, body: dict[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ async def list_models(
     """One page; `limit` 0 asks for the default."""
     context = context_of(request)
     page, total = await asyncio.to_thread(_page, context, key, include_loading_models, after, limit or 100)
-    statuses = context.waiting_requests.added_to_all(await context.serving.statuses())
+    statuses = context.waiting_requests.add_to_all(await context.serving.statuses())
     wanted = page[: limit or 100]
     data = [rendered(model, statuses.get(model.id, Status()), whole=is_admin(key)) for model in wanted]
     return {"object": "list", "data": data, "has_more": len(page) > len(wanted), "total_items": total}
@@ -114,7 +114,7 @@ async def get_model(
     model = await asyncio.to_thread(_usable, context, key, model_id)
     # By its id in the registry: another project's model, or the one that all share, may have the same name.
     status = await context.serving.status(model.id) if model.loaded else Status()
-    status = context.waiting_requests.added(model.id, status)
+    status = context.waiting_requests.add_to(model.id, status)
     wakes = await asyncio.to_thread(context.registry.wakes, model.base_model_id or model.id)
     last = await asyncio.to_thread(context.ledger.last_request, model.name, model.project_id)
     return rendered(model, status, whole=is_admin(key), wakes=wakes, last_request_at=last)

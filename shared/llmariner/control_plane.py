@@ -75,7 +75,7 @@ class InProcessControl:
         self._phase_number = 0
         self._copy = secrets.token_hex(4)
         self._threads = ThreadPoolExecutor(_THREADS, "control")
-        serving.watch(self._phase_changed)
+        serving.subscribe(self._phase_changed)
 
     async def _in_thread(self, work: Callable[[*Arguments], T], *args: *Arguments) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
@@ -119,7 +119,7 @@ class InProcessControl:
 
     async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
         """See the port."""
-        self._waiting_requests.note(process, counts)
+        self._waiting_requests.report(process, counts)
 
     async def changes(self, cursor: str, rules: int) -> Changes:
         """See the port.

@@ -87,21 +87,21 @@ def test_many_engines_are_told_at_once(directory: ModelDirectory) -> None:
 def test_an_inference_service_of_another_name_takes_the_place_of_one_that_is_gone(
     directory: ModelDirectory, registry: Registry
 ) -> None:
-    asyncio.run(directory.adopt({"first": "theirs"}))
+    asyncio.run(directory.import_existing({"first": "theirs"}))
     assert registry.adopted() == {"theirs": "first"}
-    asyncio.run(directory.adopt({"second": "theirs"}))
+    asyncio.run(directory.import_existing({"second": "theirs"}))
     assert registry.adopted() == {"theirs": "second"}
-    asyncio.run(directory.adopt({}))
+    asyncio.run(directory.import_existing({}))
     assert registry.adopted() == {}
 
 
 def test_the_first_of_two_that_say_one_model_stays_it(directory: ModelDirectory, registry: Registry) -> None:
-    asyncio.run(directory.adopt({"m": "theirs"}))
+    asyncio.run(directory.import_existing({"m": "theirs"}))
     for rival in ("a", "z"):
-        asyncio.run(directory.adopt({"m": "theirs", rival: "theirs"}))
-        asyncio.run(directory.adopt({rival: "theirs"}, looked_at=rival))
+        asyncio.run(directory.import_existing({"m": "theirs", rival: "theirs"}))
+        asyncio.run(directory.import_existing({rival: "theirs"}, only=rival))
         assert registry.adopted() == {"theirs": "m"}
-    asyncio.run(directory.adopt({}, looked_at="z"))
+    asyncio.run(directory.import_existing({}, only="z"))
     assert registry.adopted() == {"theirs": "m"}
-    asyncio.run(directory.adopt({}, looked_at="m"))
+    asyncio.run(directory.import_existing({}, only="m"))
     assert registry.adopted() == {}

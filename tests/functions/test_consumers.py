@@ -216,7 +216,7 @@ def test_a_step_of_the_sweep_that_fails_stops_no_other(
             return 0
 
     class Serving:
-        async def tidy(self) -> None:
+        async def reconcile(self) -> None:
             tidied.append("tidied")
 
     context = Context(installation.environment)

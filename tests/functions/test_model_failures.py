@@ -43,4 +43,4 @@ def test_what_an_engine_printed_is_shown_to_who_runs_it(installation: Installati
     status = Status(Phase.FAILED, message="It ended.", detail="at /home/operator/x")
     assert rendered(model, status)["serving"]["message"] == "It ended."
     assert rendered(model, status, whole=True)["serving"]["message"] == "It ended.\nat /home/operator/x"
-    assert Status.read(status.shown()) == status
+    assert Status.from_json(status.to_json()) == status

@@ -27,7 +27,7 @@ def test_a_project_is_told_of_its_own_model_only(
         context.registry.loaded(ids[-1], folder="hf://org/x", size_bytes=1, task=Task.GENERATE)
     theirs, mine = ids
     context.registry.woke(theirs, 7.0)
-    context.waiting_requests.note("process", {theirs: 3})
+    context.waiting_requests.report("process", {theirs: 3})
     identity = {"organization_id": company.id, "project_id": company.speech, "user_id": "u", "key_id": "k"}
     counts = dict.fromkeys(("prompt_tokens", "completion_tokens", "cached_tokens"), 1)
     event = {"request_id": f"r-{name}", "sequence": 0, "kind": "admitted", "at": now, "admitted_at": now}
@@ -42,7 +42,7 @@ def test_a_project_is_told_of_its_own_model_only(
         return (*said, serving["last_request_at"])
 
     assert told("mia") == ("ready", 0, 0, None)
-    context.waiting_requests.note("process", {theirs: 3, mine: 1})
+    context.waiting_requests.report("process", {theirs: 3, mine: 1})
     monkeypatch.setattr(context, "serving", StaticServing(json.dumps(dict.fromkeys(ids, "http://127.0.0.1:1"))))
     assert told("mia") == ("ready", 1, 0, None)
     assert told("sam") == ("ready", 3, 1, pytest.approx(now))

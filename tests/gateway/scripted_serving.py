@@ -102,13 +102,13 @@ class ScriptedServing:
     async def remove(self, model_id: str, folder: str) -> None:
         await self.sleep(model_id)
 
-    async def adopt(self, service: str) -> None:
+    async def import_existing(self, service: str) -> None:
         """There is no cluster."""
 
-    async def tidy(self) -> None:
+    async def reconcile(self) -> None:
         """Engines are the test's."""
 
-    def watch(self, observer: Callable[[str, Status], None]) -> None:
+    def subscribe(self, observer: Callable[[str, Status], None]) -> None:
         self._observers.append(observer)
 
     async def close(self) -> None:

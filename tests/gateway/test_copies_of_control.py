@@ -39,7 +39,7 @@ class _Watched(StaticServing):
         super().__init__("{}")
         self.observers: list[Callable[[str, Status], None]] = []
 
-    def watch(self, observer: Callable[[str, Status], None]) -> None:
+    def subscribe(self, observer: Callable[[str, Status], None]) -> None:
         self.observers.append(observer)
 
 

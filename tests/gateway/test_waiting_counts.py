@@ -43,26 +43,26 @@ def test_requests_that_wait_for_a_waking_model_are_shown(platform: Platform) -> 
 
 def test_counts_of_all_processes_are_added_and_forgotten_when_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = WaitingRequests()
-    waiting.note("one", {"m": 3})
-    waiting.note("two", {"m": 4, "n": 1})
-    waiting.note("two", {"m": 5, "n": 1})
-    assert waiting.added("m", Status(requests_waiting=2)).requests_waiting == 10
+    waiting.report("one", {"m": 3})
+    waiting.report("two", {"m": 4, "n": 1})
+    waiting.report("two", {"m": 5, "n": 1})
+    assert waiting.add_to("m", Status(requests_waiting=2)).requests_waiting == 10
     ready = Status(Phase.READY)
-    assert waiting.added("other", ready) is ready
-    everything = waiting.added_to_all({"m": ready, "other": ready})
+    assert waiting.add_to("other", ready) is ready
+    everything = waiting.add_to_all({"m": ready, "other": ready})
     assert {name: status.requests_waiting for name, status in everything.items()} == {"m": 8, "other": 0, "n": 1}
-    waiting.note("two", {})
-    assert waiting.added("m", Status()).requests_waiting == 3
+    waiting.report("two", {})
+    assert waiting.add_to("m", Status()).requests_waiting == 3
     monkeypatch.setattr(module, "_FRESH_SECONDS", 0.0)
-    assert waiting.added("m", Status()).requests_waiting == 0
+    assert waiting.add_to("m", Status()).requests_waiting == 0
 
 
 def test_processes_beyond_all_bounds_are_not_remembered() -> None:
     waiting = WaitingRequests()
     for number in range(1500):
-        waiting.note(f"process-{number}", {"m": 1})
-    assert waiting.added("m", Status()).requests_waiting == 1000
+        waiting.report(f"process-{number}", {"m": 1})
+    assert waiting.add_to("m", Status()).requests_waiting == 1000
 
 
 def test_a_status_of_a_later_version_is_read() -> None:
-    assert Status.read({**asdict(Status(Phase.READY)), "more": 1}) == Status(Phase.READY)
+    assert Status.from_json({**asdict(Status(Phase.READY)), "more": 1}) == Status(Phase.READY)

@@ -144,7 +144,7 @@ def test_packaged_models_are_approved_unless_somebody_chose_their_arguments(env:
 def test_each_tick_bounds_the_logs_of_the_home(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
     home = made(env)
     home.prepare()
-    monkeypatch.setattr(home_of_one_machine, "bound", lambda log: log_files.bound(log, 10))
+    monkeypatch.setattr(home_of_one_machine, "rotate", lambda log: log_files.rotate(log, 10))
     for name in ("platform.log", "launcher.log"):
         (home.layout.logs / name).write_text("x" * 11)
     home._tick_now()

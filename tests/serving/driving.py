@@ -31,7 +31,7 @@ class Driven:
         self.phases: list[tuple[str, Phase]] = []
         self.registered: dict[str, EngineModel] = {}
         """What a one-machine adapter finds; a test may change it."""
-        serving.watch(self._saw)
+        serving.subscribe(self._saw)
 
     def _saw(self, model: str, status: Status) -> None:
         if self.phases[-1:] != [(model, status.phase)]:
@@ -106,14 +106,14 @@ def processes(
             raise ModelNotFound(model_id)
         return known[model_id]
 
-    async def woke(_: str, seconds: float) -> None:
+    async def record_wake(_: str, seconds: float) -> None:
         if wakes is not None:
             wakes.append(seconds)
 
     with asyncio.Runner() as runner:
 
         async def make() -> ProcessServing:
-            return ProcessServing(settings, find, woke)
+            return ProcessServing(settings, find, record_wake)
 
         serving = runner.run(make())
         driven = Driven(runner, serving)

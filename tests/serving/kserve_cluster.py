@@ -60,7 +60,7 @@ class Models:
         self.wakes: list[tuple[str, float]] = []
         self.last: dict[str, float | None] = {}
         self.adopted: Mapping[str, str] = {}
-        self.looked_at: str | None = None
+        self.only: str | None = None
         self.asked: list[int] = []
         """Of how many engines at once `engines` was asked."""
 
@@ -87,15 +87,15 @@ class Models:
     async def projects(self) -> set[str]:
         return {model.project for model in self.known.values() if model.project is not None}
 
-    async def woke(self, model_id: str, seconds: float) -> None:
+    async def record_wake(self, model_id: str, seconds: float) -> None:
         self.wakes.append((model_id, seconds))
 
     async def idle_since(self, model_ids: Collection[str]) -> float | None:
         last = [self.last.get(model_id, 0.0) for model_id in model_ids]
         return None if None in last else max((each or 0.0 for each in last), default=0.0)
 
-    async def adopt(self, services: Mapping[str, str], *, looked_at: str | None = None) -> None:
-        self.adopted, self.looked_at = services, looked_at
+    async def import_existing(self, services: Mapping[str, str], *, only: str | None = None) -> None:
+        self.adopted, self.only = services, only
 
 
 class Controllers(threading.Thread):

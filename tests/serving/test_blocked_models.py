@@ -42,7 +42,7 @@ def test_nothing_is_made_of_it_on_a_cluster(cluster: Clustered) -> None:
 def test_a_sweep_puts_it_to_sleep_though_it_was_to_be_kept_awake(cluster: Clustered) -> None:
     cluster.driven.ready(SMALL.id)
     cluster.models.known[SMALL.id] = replace(SMALL, blocked=WHY)
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.reconcile())
     (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
     assert cluster.deployment(service["metadata"]["name"])["spec"]["replicas"] == 0
 

@@ -88,4 +88,4 @@ def test_what_is_not_asleep_is_listed(adapter: Adapter) -> None:
 
 def test_a_status_survives_the_wire(adapter: Adapter) -> None:
     status = adapter.driven.ready(adapter.model)
-    assert Status.read(status.shown()) == status
+    assert Status.from_json(status.to_json()) == status

@@ -55,7 +55,7 @@ def test_counts_are_read_within_a_time_and_a_number_of_bytes(
         async with telling(said, slowly=slowly) as address, asyncio.timeout(20):
             client = Client()
             seconds = 0.5 if slowly else 10.0
-            told = await read_metrics(client, address, silence=seconds)
+            told = await read_metrics(client, address, timeout=seconds)
             assert not client.busy
             await asyncio.sleep(0.1)  # its engine hears of the end
             client.close()

@@ -48,7 +48,7 @@ def test_a_model_whose_object_would_have_anothers_name_leaves_that_one_alone(clu
         assert status.endpoint is None
     cluster.driven.sleep(THEIRS.id)
     cluster.driven.do(cluster.serving.remove(THEIRS.id, THEIRS.folder))
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.reconcile())
     assert cluster.driven.status(MINE.id).phase is Phase.READY
     assert services(cluster)[object_name(MINE)]["metadata"]["uid"] == before
     assert cluster.driven.do(cluster.serving.statuses()).keys() == {MINE.id}
@@ -66,4 +66,4 @@ def test_a_time_that_is_none_keeps_no_other_model_from_being_told_of(cluster: Cl
     cluster.driven.pass_time(0.6)
     assert cluster.driven.do(cluster.serving.statuses()).keys() == {MINE.id}
     assert cluster.driven.status(MINE.id).phase is Phase.STARTING
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.reconcile())

@@ -12,7 +12,7 @@ import pytest
 
 from llmariner.platform.kube.errors import Conflict
 from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES
-from llmariner.platform.serving import ADOPTED, EngineModel, Phase
+from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel, Phase
 
 from .conftest import free_port
 from .kserve_cluster import NAMESPACE, Clustered, clustered
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SMALL = EngineModel("org/Small:1", "hf://org/small", "generate", 0, typical_wake_seconds=1.0)
 TUNED = EngineModel("ft:small:x", "s3://bucket/x", "generate", 0, base="org/Small:1")
-THEIRS = EngineModel("theirs", f"{ADOPTED}theirs", "generate", 0)
+THEIRS = EngineModel("theirs", f"{IMPORTED_SCHEME}theirs", "generate", 0)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_fields_of_others_are_reported_and_not_taken(cluster: Clustered) -> None
 
 def test_what_kubectl_made_is_made_known_woken_and_put_to_sleep_but_not_rewritten(cluster: Clustered) -> None:
     theirs(cluster, **OURS_TO_SCALE)
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.reconcile())
     assert cluster.models.adopted == {"theirs": "theirs"}
     cluster.driven.ready("theirs")
     before = the_service(cluster)
@@ -120,8 +120,8 @@ def test_one_service_is_looked_at_as_it_is_and_never_one_of_ours(cluster: Cluste
         each for each in cluster.controllers.listed(INFERENCE_SERVICES) if each["metadata"]["name"] != "theirs"
     )
     for name, expected in (("theirs", {"theirs": "theirs"}), (our_name["metadata"]["name"], {}), ("gone", {})):
-        cluster.driven.do(cluster.serving.adopt(name))
-        assert (cluster.models.adopted, cluster.models.looked_at) == (expected, name)
+        cluster.driven.do(cluster.serving.import_existing(name))
+        assert (cluster.models.adopted, cluster.models.only) == (expected, name)
 
 
 def test_what_kserve_scales_itself_is_stopped_by_kserves_own_switch(cluster: Clustered) -> None:
@@ -145,13 +145,13 @@ def test_a_deleted_model_takes_its_service_along_and_no_others(cluster: Clustere
 def test_a_sweep_deletes_nothing_that_somebody_else_made_whatever_it_says_of_itself(cluster: Clustered) -> None:
     said = {"llmariner.ai/adapters-of": "proj_a", "llmariner.ai/created": "7", "llmariner.ai/model": SMALL.id}
     theirs(cluster, **said)
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.reconcile())
     assert the_service(cluster)["metadata"]["name"] == "theirs"
 
 
 def idle(cluster: Clustered, last: float | None) -> int:
     cluster.models.last[SMALL.id] = last
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.reconcile())
     return int(cluster.deployment(the_service(cluster)["metadata"]["name"])["spec"]["replicas"])
 
 
@@ -178,7 +178,7 @@ def test_the_sleeper_leaves_a_model_whose_engine_is_busy_or_that_is_kept_awake(
             script = {"token_interval_ms": 200}
             asking = asyncio.create_task(asked(cluster, endpoint, max_tokens=20, x_script=script))
             await asyncio.sleep(0.3)
-            await cluster.serving.tidy()
+            await cluster.serving.reconcile()
             replicas = cluster.deployment(the_service(cluster)["metadata"]["name"])["spec"]["replicas"]
             await asking
             return int(replicas)

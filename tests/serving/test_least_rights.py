@@ -82,8 +82,8 @@ def live(cluster: Clustered) -> None:
         cluster.driven.sleep(SMALL.id)
         cluster.driven.ready(SMALL.id)
     (name,) = (each["metadata"]["name"] for each in cluster.controllers.listed(INFERENCE_SERVICES))
-    cluster.driven.do(cluster.serving.adopt(name))
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.import_existing(name))
+    cluster.driven.do(cluster.serving.reconcile())
     del cluster.models.known[SMALL.id]
     cluster.driven.do(cluster.serving.remove(SMALL.id, SMALL.folder))
     assert cluster.controllers.listed(INFERENCE_SERVICES) == []

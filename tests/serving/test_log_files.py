@@ -11,7 +11,7 @@ import pytest
 
 from llmariner.platform.serving import Phase, log_files
 from llmariner.platform.serving.local_processes import engine
-from llmariner.platform.serving.log_files import begin, bound, end_of
+from llmariner.platform.serving.log_files import reset, rotate, tail
 
 from .driving import processes
 from .imitation import imitation, model
@@ -31,18 +31,18 @@ def test_what_appends_to_a_log_goes_on_after_it_was_bounded(tmp_path: Path) -> N
         writer = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=output)
     while not log.stat().st_size:
         pass
-    bound(log, 200)
+    rotate(log, 200)
     assert log.stat().st_size == 154
-    bound(log, 100)
+    rotate(log, 100)
     assert log.stat().st_size == 0
-    assert end_of(log) == (tmp_path / "a.log.1").read_text() == "x" * 96 + "end\n"
+    assert tail(log) == (tmp_path / "a.log.1").read_text() == "x" * 96 + "end\n"
     assert stat.S_IMODE((tmp_path / "a.log.1").stat().st_mode) == 0o600
     writer.communicate(b"\n", timeout=20)
     assert log.read_text() == "more\n"
-    bound(log, 1)
+    rotate(log, 1)
     assert (tmp_path / "a.log.1").read_text() == "\n"
-    bound(tmp_path / "none.log", 1)
-    begin(log)
+    rotate(tmp_path / "none.log", 1)
+    reset(log)
     assert (log.read_bytes(), list(tmp_path.iterdir())) == (b"", [log])
 
 
@@ -50,20 +50,20 @@ def test_a_log_is_bounded_though_its_end_can_not_be_kept(tmp_path: Path) -> None
     log = tmp_path / "a.log"
     log.write_text("x" * 10)
     (tmp_path / "a.log.1").mkdir()
-    bound(log, 1)
+    rotate(log, 1)
     assert log.stat().st_size == 0
 
 
 def test_of_a_long_log_only_its_end_is_read(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     log.write_text("x" * 100_000 + "end")
-    assert (len(end_of(log)), end_of(log)[-4:]) == (64 * 1024, "xend")
-    assert (end_of(log, after=100_000), end_of(log, after=200_000)) == ("end", "")
-    assert end_of(tmp_path / "none.log") == ""
+    assert (len(tail(log)), tail(log)[-4:]) == (64 * 1024, "xend")
+    assert (tail(log, after=100_000), tail(log, after=200_000)) == ("end", "")
+    assert tail(tmp_path / "none.log") == ""
 
 
 def test_an_engine_that_prints_without_end_fills_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "bound", lambda log: log_files.bound(log, 200_000))
+    monkeypatch.setattr(engine, "rotate", lambda log: log_files.rotate(log, 200_000))
     settings = imitation(tmp_path)
     (tmp_path / "bin/vllm").write_text(_TALKS.format(python=sys.executable))
     with processes(settings, model(tmp_path, "a")) as (driven, serving):

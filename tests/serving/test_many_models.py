@@ -102,7 +102,7 @@ def test_a_sweep_asks_once_for_all_and_nothing_of_those_asleep(many: Many) -> No
         serving = many.serving(idle_seconds=300.0)
         many.models.last = {model.id: None for model in MODELS}  # each has a request under way
         many.asked()
-        await asyncio.gather(*(serving.tidy() for _ in range(3)))  # told again while it is under way
+        await asyncio.gather(*(serving.reconcile() for _ in range(3)))  # told again while it is under way
         await serving.close()
 
     asyncio.run(sweep())

@@ -324,10 +324,10 @@ def test_an_engine_that_hangs_is_ended_and_the_next_wake_starts_another(tmp_path
 def test_an_engine_serves_though_its_wake_can_not_be_recorded(tmp_path: Path) -> None:
     with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
 
-        async def woke(_: str, seconds: float) -> None:
+        async def record_wake(_: str, seconds: float) -> None:
             raise RuntimeError("the database is away")
 
-        serving._woke = woke
+        serving._record_wake = record_wake
         driven.ready("a")
         driven.pass_time(0.3)
         assert driven.status("a").phase is Phase.READY

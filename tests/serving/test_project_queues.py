@@ -81,7 +81,7 @@ def test_the_sweep_takes_a_queue_that_was_left_and_no_queue_of_others(cluster: C
     theirs["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "llmariner"}
     cluster.caller.make(LOCAL_QUEUES, theirs)
     cluster.models.known = {EVERYBODYS.id: EVERYBODYS}
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.reconcile())
     assert queues(cluster).keys() == {POOL, "theirs"}
 
 
@@ -93,7 +93,7 @@ def test_a_model_that_comes_while_its_queue_goes_has_one_again(cluster: Clustere
         return next(told)
 
     cluster.models.projects = projects  # type: ignore[method-assign]
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.reconcile())
     assert OWN in queues(cluster)
 
 

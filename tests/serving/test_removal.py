@@ -63,10 +63,10 @@ def test_a_model_of_the_same_id_is_not_served_by_the_engine_of_the_one_before(cl
 
 def test_an_engine_whose_deletion_nobody_told_of_ends_with_the_next_sweep(cluster: Clustered) -> None:
     cluster.driven.ready(SMALL.id)
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.reconcile())
     assert len(uids(cluster)) == 1
     del cluster.models.known[SMALL.id]
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.reconcile())
     assert uids(cluster) == []
 
 
@@ -79,7 +79,7 @@ def test_a_model_that_a_sweep_misses_in_its_list_is_asked_for_before_its_engine_
         return {}
 
     monkeypatch.setattr(cluster.models, "engines", of_a_moment_ago)
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.reconcile())
     assert len(uids(cluster)) == 1
 
 
@@ -101,7 +101,7 @@ def test_an_object_that_somebody_else_made_outlives_the_registry(cluster: Cluste
     model = {"modelFormat": {"name": "vLLM"}, "storageUri": "hf://a/b"}
     body = {**kind, "metadata": {"name": "theirs", "namespace": NAMESPACE}, "spec": {"predictor": {"model": model}}}
     cluster.caller.make(INFERENCE_SERVICES, body)
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.reconcile())
     assert len(uids(cluster)) == 1
 
 

@@ -71,8 +71,8 @@ def test_what_hinders_one_projects_adapter_is_told_of_that_alone(cluster: Cluste
 
 def test_an_engine_of_adapters_goes_with_the_last_of_them(cluster: Clustered) -> None:
     cluster.driven.wake(MINE.id)
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.reconcile())
     assert set(services(cluster)) == {"proj_a"}
     del cluster.models.known[MINE.id]
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.reconcile())
     assert services(cluster) == {}

@@ -203,7 +203,7 @@ def test_one_that_no_deployment_owns_ends_after_a_while(cluster: Clustered, stan
     warm(standby)
     cluster.serving._standby.attend = lambda *_: None  # type: ignore[method-assign]
     cluster.driven.wake(SMALL.id)
-    cluster.driven.do(cluster.serving.tidy())
+    cluster.driven.do(cluster.serving.reconcile())
     assert labels(standby)[STANDBY] == RESERVED, "it was taken just now"
     cluster.serving._standby.release_abandoned(time.time() + 121)
     assert standby.pod("standby-1") is None

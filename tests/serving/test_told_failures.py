@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmariner.platform.serving import Phase
-from llmariner.platform.serving.disclosure import without_paths
+from llmariner.platform.serving.redaction import redact_paths
 
 from .driving import processes
 from .imitation import imitation, model
@@ -34,7 +34,7 @@ sys.exit("(APIServer pid=12) ValueError: no kernel for 'gelu', see '/home/My Nam
     ],
 )
 def test_paths_are_told_to_nobody(said: str, told: str) -> None:
-    assert without_paths(said) == told
+    assert redact_paths(said) == told
 
 
 def test_a_start_that_fails_tells_its_cause_and_keeps_the_log_apart(tmp_path: Path) -> None:

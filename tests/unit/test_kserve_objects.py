@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.platform.serving import ADOPTED, EngineModel
+from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel
 from llmariner.platform.serving.kserve.objects import capacity, inference_service, object_name
 from llmariner.platform.serving.kserve.queues import queue_name
 from llmariner.settings import KServeSettings
@@ -42,7 +42,7 @@ def test_an_engine_has_no_word_for_the_kubernetes_api_and_no_door_to_the_outside
 
 
 def test_an_adopted_model_keeps_its_name() -> None:
-    assert object_name(model(folder=f"{ADOPTED}theirs")) == "theirs"
+    assert object_name(model(folder=f"{IMPORTED_SCHEME}theirs")) == "theirs"
 
 
 def test_the_runtime_and_its_resources_follow_the_hardware() -> None:

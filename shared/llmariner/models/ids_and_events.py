@@ -17,7 +17,7 @@ from llmariner.models.tables import model_wakes, models
 from llmariner.platform.database import WriteSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events import outbox
-from llmariner.platform.serving import name_of
+from llmariner.platform.serving import served_name
 
 __all__ = ["CREATED", "DELETED", "FAILED", "LOADED", "UPDATED", "free_id", "tell"]
 
@@ -46,7 +46,7 @@ def free_id(session: WriteSession, new: NewModel) -> tuple[str, int]:
 
 def tell(session: WriteSession, kind: str, model_id: str, project_id: str | None, **more: Any) -> None:
     """An event about a model. `registry_id`, where it is not the name, is for our own consumers."""
-    name = name_of(model_id)
+    name = served_name(model_id)
     apart = {} if name == model_id else {"registry_id": model_id}
     outbox.add(session, kind, f"models/{name}", {"id": name, "project_id": project_id, **apart, **more})
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from llmariner.errors import InvalidRequest
-from llmariner.platform.serving import name_of
+from llmariner.platform.serving import served_name
 
 __all__ = [
     "ActivationStatus",
@@ -236,12 +236,12 @@ class Model:
     @property
     def name(self) -> str:
         """What callers call it."""
-        return name_of(self.id)
+        return served_name(self.id)
 
     @property
     def base_name(self) -> str | None:
         """What callers call the model that it is an adapter of."""
-        return None if self.base_model_id is None else name_of(self.base_model_id)
+        return None if self.base_model_id is None else served_name(self.base_model_id)
 
     @property
     def loaded(self) -> bool:

@@ -34,8 +34,8 @@ from llmariner.models.restrictions import (
 from llmariner.models.tables import model_wakes, models
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
-from llmariner.platform.serving import name_of
-from llmariner.platform.serving.disclosure import without_paths
+from llmariner.platform.serving import served_name
+from llmariner.platform.serving.redaction import redact_paths
 from llmariner.settings import ModelSettings
 from llmariner.tenancy.principal import Caller
 
@@ -166,7 +166,7 @@ class Registry:
             )
             if tuned is not None:
                 raise InvalidRequest(
-                    f"Model '{model.name}' is the base of '{name_of(tuned.id)}'; delete that first.", param="model"
+                    f"Model '{model.name}' is the base of '{served_name(tuned.id)}'; delete that first.", param="model"
                 )
             _change(session, model, deleted=True)
             tell(session, DELETED, model.id, model.project_id, folder=model.folder)
@@ -222,7 +222,7 @@ class Registry:
             if model.loaded:
                 return
             _change(session, model, loading_status=LoadingStatus.FAILED, loading_failure_reason=reason)
-            tell(session, FAILED, model.id, model.project_id, reason=without_paths(reason))
+            tell(session, FAILED, model.id, model.project_id, reason=redact_paths(reason))
 
     def woke(self, model_id: str, seconds: float) -> None:
         """Note how long a wake took; the newest fifty are kept."""
@@ -281,7 +281,7 @@ class Registry:
             models.c.project_id == project_id, models.c.deleted.is_(False), models.c.id.contains("@", autoescape=True)
         )
         with self._database.read() as session:
-            return frozenset(name_of(row.id) for row in session.rows(query))
+            return frozenset(served_name(row.id) for row in session.rows(query))
 
     def changed_since(self, revision: int) -> tuple[int, list[str]]:
         """The newest revision, and the ids of models changed or deleted after `revision`."""
@@ -306,7 +306,7 @@ def _one(session: ReadSession, model_id: str, project_id: str | None) -> Model:
     query = select(models).where(named(model_id, project_id), visible(project_id))
     row = session.first(query.order_by(models.c.project_id.is_(None)).limit(1))
     if row is None:
-        raise ModelNotFound(name_of(model_id))
+        raise ModelNotFound(served_name(model_id))
     return _model(row)
 
 

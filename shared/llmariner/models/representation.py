@@ -7,8 +7,8 @@ from typing import Any
 
 from llmariner.errors import InvalidRequest
 from llmariner.models.model import CONFIG_PATHS, Model
-from llmariner.platform.serving import Status, name_of
-from llmariner.platform.serving.disclosure import without_paths
+from llmariner.platform.serving import Status, served_name
+from llmariner.platform.serving.redaction import redact_paths
 
 __all__ = ["config_paths", "rendered", "restates_arguments"]
 
@@ -35,14 +35,14 @@ def rendered(
         "loading_status": f"MODEL_LOADING_STATUS_{model.loading_status}",
         "loading_progress": model.loading_progress,
         "loading_status_message": model.loading_message,
-        "loading_failure_reason": reason if whole else without_paths(reason),
+        "loading_failure_reason": reason if whole else redact_paths(reason),
         "source_repository": f"SOURCE_REPOSITORY_{model.source_repository}",
         "formats": [f"MODEL_FORMAT_{model.format}"],
         "task": model.task,
         "size_bytes": model.size_bytes,
         "is_base_model": model.base_model_id is None,
-        "base_model_id": name_of(model.base_model_id or ""),
-        "parent": name_of(model.base_model_id or "") or None,
+        "base_model_id": served_name(model.base_model_id or ""),
+        "parent": served_name(model.base_model_id or "") or None,
         "activation_status": f"ACTIVATION_STATUS_{model.activation_status}",
         "config": model.config.shown(),
         "serving": {

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.models.engine_arguments import refused_argument
 from llmariner.models.model import Model, NewModel, SourceRepository
-from llmariner.platform.serving import ADOPTED
+from llmariner.platform.serving import IMPORTED_SCHEME
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.scopes import MODEL_ADMIN
 from llmariner.weight_locations import refused_location
@@ -88,7 +88,7 @@ def blocked(model: Model, allowed: Sequence[str]) -> str:
 def weight_uri(source: SourceRepository, location: str) -> str:
     """Where weights are, as a URI: what a cluster's storage initializer is told. Paths of one machine are `file://`."""
     if source is SourceRepository.KUBERNETES:
-        return f"{ADOPTED}{location}"
+        return f"{IMPORTED_SCHEME}{location}"
     if "://" in location:
         return location
     if source in (SourceRepository.HUGGING_FACE, SourceRepository.OLLAMA):

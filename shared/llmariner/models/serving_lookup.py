@@ -11,7 +11,7 @@ from dataclasses import replace
 from llmariner.errors import Conflict, InvalidRequest, PlatformError
 from llmariner.models.model import ActivationStatus, Model, NewModel, SourceRepository
 from llmariner.models.registry import Registry
-from llmariner.platform.serving import EngineModel, name_of
+from llmariner.platform.serving import EngineModel, served_name
 from llmariner.platform.serving.kserve.model_lookup import EngineKey, Served
 from llmariner.usage.ledger import Ledger
 
@@ -49,7 +49,7 @@ class ModelDirectory:
         """The projects that have a model of their own."""
         return await asyncio.to_thread(self._registry.projects)
 
-    async def woke(self, model_id: str, seconds: float) -> None:
+    async def record_wake(self, model_id: str, seconds: float) -> None:
         """Note how long a wake took."""
         with contextlib.suppress(PlatformError):  # deleted meanwhile
             await asyncio.to_thread(self._registry.woke, model_id, seconds)
@@ -57,16 +57,16 @@ class ModelDirectory:
     async def idle_since(self, model_ids: Collection[str]) -> float | None:
         """When one of them was last asked for; 0: never; None: a request is under way."""
         found = await asyncio.to_thread(self._registry.several, model_ids)
-        names = {name_of(model_id) for model_id in model_ids}  # what the ledger calls them
+        names = {served_name(model_id) for model_id in model_ids}  # what the ledger calls them
         owners = {model.name: model.project_id for model in found.values() if model.project_id is not None}
         for name, project in self._gathered():
             if name in names and project in (None, owners.get(name, project)):
                 return None
         return await asyncio.to_thread(self._ledger.idle_since, sorted(names), owners)
 
-    async def adopt(self, services: Mapping[str, str], *, looked_at: str | None = None) -> None:
-        """Have in the registry what others made on the cluster, InferenceService → model id; `looked_at`: only that one."""
-        await asyncio.to_thread(self._adopt, services, looked_at)
+    async def import_existing(self, services: Mapping[str, str], *, only: str | None = None) -> None:
+        """Have in the registry what others made on the cluster, InferenceService → model id; `only`: only that one."""
+        await asyncio.to_thread(self._adopt, services, only)
 
     def _find(self, model_id: str) -> EngineModel:
         model = self._registry.get(model_id)
@@ -103,8 +103,8 @@ class ModelDirectory:
             return Served(replace(engine, keep_awake=engine.keep_awake or kept), adapters)
         return Served(replace(engine, keep_awake=kept, project=apart, adapters_of=apart), adapters)
 
-    def _adopt(self, services: Mapping[str, str], looked_at: str | None) -> None:
-        known = {model_id: name for model_id, name in self._registry.adopted().items() if looked_at in (None, name)}
+    def _adopt(self, services: Mapping[str, str], only: str | None) -> None:
+        known = {model_id: name for model_id, name in self._registry.adopted().items() if only in (None, name)}
         for model_id, name in known.items():
             if services.get(name) == model_id:
                 continue

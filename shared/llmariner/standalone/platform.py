@@ -24,7 +24,7 @@ from llmariner.platform.serving.local_processes.adapter import ProcessServing, P
 from llmariner.platform.serving.local_processes.command_line import engine_environment
 from llmariner.platform.serving.local_processes.launcher_client import end_orphans
 from llmariner.platform.serving.local_processes.sockets import remove_left_over
-from llmariner.platform.serving.log_files import bound
+from llmariner.platform.serving.log_files import rotate
 from llmariner.settings import Environment, HomeSettings, SecretSettings, ServingSettings
 from llmariner.standalone.dispatcher import Dispatcher, limits, subscriptions
 from llmariner.standalone.engine.environment import EngineEnvironment
@@ -144,7 +144,7 @@ class Home:
         self.serving = self._process_serving()
         self.context.serving = self.serving
         self.context.weights = self._weights
-        self.serving.watch(lambda model_id, _: self.context.gateway.forget(model_id))
+        self.serving.subscribe(lambda model_id, _: self.context.gateway.forget(model_id))
         root = checkout()
         router = Router(root / "functions", self.context)
         self._dispatcher = self._make_dispatcher(root / "eventing")
@@ -197,7 +197,7 @@ class Home:
             warm=settings.warm,
         )
         directory = ModelDirectory(self.context.registry, self.context.ledger)
-        return ProcessServing(process_settings, directory.find, directory.woke)
+        return ProcessServing(process_settings, directory.find, directory.record_wake)
 
     def _make_dispatcher(self, eventing: Path) -> Dispatcher:
         consumers: Any = {}
@@ -217,7 +217,7 @@ class Home:
 
     def _tick_now(self) -> None:
         for name in ("platform.log", "launcher.log"):
-            bound(self.layout.logs / name)
+            rotate(self.layout.logs / name)
         with self.context.database.write() as session:
             outbox.add(session, _TICK, "platform", {"every_seconds": _TICK_SECONDS})
 

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-__all__ = ["ADOPTED", "EngineModel", "Phase", "Serving", "Status", "name_of"]
+__all__ = ["IMPORTED_SCHEME", "EngineModel", "Phase", "Serving", "Status", "served_name"]
 
-ADOPTED = "kserve://"
+IMPORTED_SCHEME = "kserve://"
 """Begins the `folder` of a model that somebody else made an InferenceService for; its name follows."""
 
 
-def name_of(model_id: str) -> str:
+def served_name(model_id: str) -> str:
     """What callers and engines call a model, from its id in the registry, which a project may qualify."""
     return model_id.partition("@")[0]
 
@@ -65,7 +65,7 @@ class EngineModel:
     @property
     def name(self) -> str:
         """What callers call it, and so its engine."""
-        return name_of(self.id)
+        return served_name(self.id)
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ class Status:
     replicas: tuple[str, ...] = ()
     detail: str = ""
 
-    def shown(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
 
     @classmethod
-    def read(cls, value: dict[str, Any]) -> Status:
+    def from_json(cls, value: dict[str, Any]) -> Status:
         """Back from `shown`; what a later version says more is left out."""
         known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
         return cls(**{**known, "phase": Phase(value["phase"]), "replicas": tuple(value.get("replicas", ()))})
@@ -122,13 +122,13 @@ class Serving(Protocol):
         Whether it was is asked of the registry: a model that is registered under that id keeps its engine.
         """
 
-    async def adopt(self, service: str) -> None:
+    async def import_existing(self, service: str) -> None:
         """Look at an InferenceService that somebody made or deleted: make its model known, or forget it. Idempotent."""
 
-    async def tidy(self) -> None:
+    async def reconcile(self) -> None:
         """Do what must happen without anybody asking, where no process of ours stays to do it; called every minute."""
 
-    def watch(self, observer: Callable[[str, Status], None]) -> None:
+    def subscribe(self, observer: Callable[[str, Status], None]) -> None:
         """Call `observer` at each change of a phase, in the loop's thread."""
 
     async def close(self) -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 
-__all__ = ["SILENCE_SECONDS", "EngineMetrics", "read_metrics"]
+__all__ = ["TIMEOUT_SECONDS", "EngineMetrics", "read_metrics"]
 
 # Whoever asks looks after other engines, too, or wants the room that this one takes.
-SILENCE_SECONDS = 15.0
+TIMEOUT_SECONDS = 15.0
 # Many times as much as vLLM says.
-_ANSWER_BYTES = 4 * 1024 * 1024
-_NAMES = {
+_MAX_RESPONSE_BYTES = 4 * 1024 * 1024
+_METRIC_FIELDS = {
     "vllm:num_requests_running": "running",
     "vllm:num_requests_waiting": "waiting",
     "vllm:generation_tokens_total": "generation_tokens",
@@ -36,17 +36,17 @@ class EngineMetrics:
         return self.running + self.waiting > 0
 
 
-async def read_metrics(client: Client, endpoint: str, *, silence: float = SILENCE_SECONDS) -> EngineMetrics | None:
-    """The counts now; None when the engine has not answered within `silence` seconds, or nothing that can be read."""
+async def read_metrics(client: Client, endpoint: str, *, timeout: float = TIMEOUT_SECONDS) -> EngineMetrics | None:
+    """The counts now; None when the engine has not answered within `timeout` seconds, or nothing that can be read."""
     try:
-        async with asyncio.timeout(silence):
+        async with asyncio.timeout(timeout):
             response = await client.request(endpoint, "GET", "/metrics")
-            text = (await response.read(_ANSWER_BYTES)).decode()
-        values = dict.fromkeys(_NAMES.values(), 0)
+            text = (await response.read(_MAX_RESPONSE_BYTES)).decode()
+        values = dict.fromkeys(_METRIC_FIELDS.values(), 0)
         for line in text.splitlines():
             name = line.partition("{")[0].partition(" ")[0]
-            if name in _NAMES:
-                values[_NAMES[name]] += int(float(line.rpartition(" ")[2]))
+            if name in _METRIC_FIELDS:
+                values[_METRIC_FIELDS[name]] += int(float(line.rpartition(" ")[2]))
     except (ConnectionFailed, ResponseFailed, TimeoutError, ValueError, OverflowError):
         return None
     return EngineMetrics(**values)

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 from llmariner.errors import ModelNotFound
 from llmariner.platform.serving import Status
 
-__all__ = ["Caller", "RemoteServing"]
+__all__ = ["ControlPlaneTransport", "RemoteServing"]
 
 
-class Caller(Protocol):
+class ControlPlaneTransport(Protocol):
     """How a call reaches the control function."""
 
     async def call(self, operation: str, value: dict[str, Any]) -> dict[str, Any]:
@@ -21,42 +21,42 @@ class Caller(Protocol):
 class RemoteServing:
     """See `platform.serving.Serving`."""
 
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
+    def __init__(self, transport: ControlPlaneTransport) -> None:
+        self._transport = transport
 
     async def status(self, model_id: str) -> Status:
         """See the port."""
-        found = await self._caller.call("status", {"model": model_id})
-        if found["status"] is None:
+        response = await self._transport.call("status", {"model": model_id})
+        if response["status"] is None:
             raise ModelNotFound(model_id)
-        return Status.read(found["status"])
+        return Status.from_json(response["status"])
 
     async def statuses(self) -> dict[str, Status]:
         """See the port."""
-        found = await self._caller.call("statuses", {})
-        return {name: Status.read(value) for name, value in found["statuses"].items()}
+        response = await self._transport.call("statuses", {})
+        return {name: Status.from_json(value) for name, value in response["statuses"].items()}
 
     async def wake(self, model_id: str) -> None:
         """See the port."""
-        await self._caller.call("wake", {"model": model_id})
+        await self._transport.call("wake", {"model": model_id})
 
     async def sleep(self, model_id: str) -> None:
         """See the port."""
-        await self._caller.call("sleep", {"model": model_id})
+        await self._transport.call("sleep", {"model": model_id})
 
     async def remove(self, model_id: str, folder: str) -> None:
         """See the port."""
-        await self._caller.call("remove", {"model": model_id, "folder": folder})
+        await self._transport.call("remove", {"model": model_id, "folder": folder})
 
-    async def adopt(self, service: str) -> None:
+    async def import_existing(self, service: str) -> None:
         """See the port."""
-        await self._caller.call("adopt", {"service": service})
+        await self._transport.call("adopt", {"service": service})
 
-    async def tidy(self) -> None:
+    async def reconcile(self) -> None:
         """See the port."""
-        await self._caller.call("tidy", {})
+        await self._transport.call("tidy", {})
 
-    def watch(self, observer: Callable[[str, Status], None]) -> None:
+    def subscribe(self, observer: Callable[[str, Status], None]) -> None:
         """Phases change elsewhere; whoever wants to know asks."""
 
     async def close(self) -> None:

@@ -43,13 +43,13 @@ class StaticServing:
     async def remove(self, model_id: str, folder: str) -> None:
         """Not ours to end."""
 
-    async def adopt(self, service: str) -> None:
+    async def import_existing(self, service: str) -> None:
         """There is no cluster."""
 
-    async def tidy(self) -> None:
+    async def reconcile(self) -> None:
         """Nothing was started."""
 
-    def watch(self, observer: Callable[[str, Status], None]) -> None:
+    def subscribe(self, observer: Callable[[str, Status], None]) -> None:
         """Phases never change."""
 
     async def close(self) -> None:

@@ -16,31 +16,31 @@ __all__ = ["WaitingRequests"]
 
 # A process that said nothing for so long has ended, or speaks to another copy of the control function.
 _FRESH_SECONDS = 5.0
-_MOST_PROCESSES = 1000
+_MAX_INSTANCES = 1000
 
 
 class WaitingRequests:
     """The latest counts of each gateway process."""
 
     def __init__(self) -> None:
-        self._of_process: dict[str, tuple[float, dict[str, int]]] = {}
+        self._by_instance: dict[str, tuple[float, dict[str, int]]] = {}
 
-    def note(self, process: str, counts: Mapping[str, int]) -> None:
+    def report(self, instance: str, counts: Mapping[str, int]) -> None:
         """All that wait in a process, by model."""
         now = time.monotonic()
-        self._of_process.pop(process, None)
+        self._by_instance.pop(instance, None)
         if counts:
-            self._of_process[process] = (now, dict(counts))
-        self._of_process = {name: row for name, row in self._of_process.items() if now - row[0] < _FRESH_SECONDS}
-        while len(self._of_process) > _MOST_PROCESSES:
-            del self._of_process[next(iter(self._of_process))]
+            self._by_instance[instance] = (now, dict(counts))
+        self._by_instance = {name: row for name, row in self._by_instance.items() if now - row[0] < _FRESH_SECONDS}
+        while len(self._by_instance) > _MAX_INSTANCES:
+            del self._by_instance[next(iter(self._by_instance))]
 
-    def added(self, model_id: str, status: Status) -> Status:
+    def add_to(self, model_id: str, status: Status) -> Status:
         """The status with those that wait for the model's engine in front of it."""
         waiting = self._counts().get(model_id, 0)
         return replace(status, requests_waiting=status.requests_waiting + waiting) if waiting else status
 
-    def added_to_all(self, statuses: Mapping[str, Status]) -> dict[str, Status]:
+    def add_to_all(self, statuses: Mapping[str, Status]) -> dict[str, Status]:
         """As `added`, for every model that has a status or is waited for."""
         found, counts = dict(statuses), self._counts()
         for model_id, waiting in counts.items():
@@ -51,7 +51,7 @@ class WaitingRequests:
     def _counts(self) -> dict[str, int]:
         total: dict[str, int] = {}
         oldest = time.monotonic() - _FRESH_SECONDS
-        for at, counts in self._of_process.values():
+        for at, counts in self._by_instance.values():
             if at > oldest:
                 for model_id, count in counts.items():
                     total[model_id] = total.get(model_id, 0) + count

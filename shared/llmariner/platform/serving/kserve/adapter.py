@@ -21,7 +21,7 @@ from llmariner.http_client import Client
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError, Conflict
 from llmariner.platform.kube.resources import INFERENCE_SERVICES
-from llmariner.platform.serving import ADOPTED, EngineModel, Phase, Status
+from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel, Phase, Status
 from llmariner.platform.serving.engine_metrics import EngineMetrics, read_metrics
 from llmariner.platform.serving.kserve.cluster_reader import ClusterReader, endpoint_of, engine_url
 from llmariner.platform.serving.kserve.first_answers import FirstAnswers
@@ -136,7 +136,7 @@ class KServeServing:
 
     async def remove(self, model_id: str, folder: str) -> None:
         """See the port. What somebody else made stays."""
-        if folder.startswith(ADOPTED):
+        if folder.startswith(IMPORTED_SCHEME):
             return
         gone = EngineModel(model_id, folder, "generate", 0)
         name = object_name(gone)
@@ -146,20 +146,20 @@ class KServeServing:
         await self._queues.drop_unused(asyncio.to_thread, self._directory.projects)
         self._looks.pop(name, None)
 
-    async def adopt(self, service: str) -> None:
+    async def import_existing(self, service: str) -> None:
         """See the port."""
         found = await asyncio.to_thread(self._cluster.get, INFERENCE_SERVICES, self._settings.namespace, service)
         others = {} if found is None or ours(found) else {service: model_of(found)}
-        await self._directory.adopt(others, looked_at=service)
+        await self._directory.import_existing(others, only=service)
 
-    async def tidy(self) -> None:
+    async def reconcile(self) -> None:
         """See the port: models idle for long go to sleep, those that somebody else made are made known.
 
         A sweep that is asked for while one is under way is that one.
         """
         await self._sweeps.do("sweep", self._sweep)
 
-    def watch(self, observer: Callable[[str, Status], None]) -> None:
+    def subscribe(self, observer: Callable[[str, Status], None]) -> None:
         """See the port: changes are seen as often as somebody asks."""
         self._observers.append(observer)
 
@@ -201,7 +201,7 @@ class KServeServing:
             self._first_answers.look(name, seen.ready)
             status = await self._serving_now(name, status, seen)
             if (began := self._woken.pop(name, None)) is not None:
-                await self._directory.woke(model.id, time.monotonic() - began)
+                await self._directory.record_wake(model.id, time.monotonic() - began)
                 await asyncio.to_thread(self._transitions.complete, model, seen)
         self._notice(name, status, served.ids)
         return status
@@ -289,7 +289,7 @@ class KServeServing:
     async def _sweep(self) -> None:
         everything = await asyncio.to_thread(self._reader.all)
         others = {_name(seen): model_of(service) for seen in everything if not ours(service := _service(seen))}
-        await self._directory.adopt(others)
+        await self._directory.import_existing(others)
         await self._queues.drop_unused(asyncio.to_thread, self._directory.projects)
         await asyncio.to_thread(self._standby.release_abandoned, time.time())
         keys = {_name(seen): engine_key(_service(seen)) for seen in everything}

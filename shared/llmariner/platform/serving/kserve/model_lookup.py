@@ -44,14 +44,14 @@ class Directory(Protocol):
     async def projects(self) -> set[str]:
         """The projects that have a model of their own."""
 
-    async def woke(self, model_id: str, seconds: float) -> None:
+    async def record_wake(self, model_id: str, seconds: float) -> None:
         """A wake of a model took so long."""
 
     async def idle_since(self, model_ids: Collection[str]) -> float | None:
         """When one of them was last asked for, in seconds since 1970 (0: never); None: one is right now."""
 
-    async def adopt(self, services: Mapping[str, str], *, looked_at: str | None = None) -> None:
+    async def import_existing(self, services: Mapping[str, str], *, only: str | None = None) -> None:
         """All InferenceServices that are not ours, name → model id; what was adopted and is not among them is gone.
 
-        `looked_at`: only that one was looked at.
+        `only`: only that one was looked at.
         """

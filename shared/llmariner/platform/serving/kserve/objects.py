@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmariner.platform.serving import ADOPTED, EngineModel
+from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel
 from llmariner.platform.serving.local_processes.command_line import ANSWER_CHECK, FEATURES, MIDDLEWARE, remote_code
 from llmariner.settings import KServeSettings
 
@@ -66,8 +66,8 @@ _BASE_PATH, _ADAPTER_PATH = "/mnt/models", "/mnt/adapters"
 
 def object_name(model: EngineModel) -> str:
     """The name of a model's InferenceService: its own where it was adopted, else made of the id and a hash of it."""
-    if model.folder.startswith(ADOPTED):
-        return model.folder.removeprefix(ADOPTED)
+    if model.folder.startswith(IMPORTED_SCHEME):
+        return model.folder.removeprefix(IMPORTED_SCHEME)
     named = model.id if model.adapters_of is None else f"{model.id} {model.adapters_of}"
     digest = hashlib.sha256(named.encode()).hexdigest()[:8]
     # A host name is made of it, with parts around it; the hash tells apart what lower case and dashes make alike.
@@ -108,7 +108,7 @@ def is_anothers(service: dict[str, Any] | None, model: EngineModel) -> bool:
 
     An object's name holds 32 bits of a hash: who may choose an id finds one that comes to the name of any other.
     """
-    if service is None or model.folder.startswith(ADOPTED):
+    if service is None or model.folder.startswith(IMPORTED_SCHEME):
         return False
     said = MODEL in service["metadata"].get("annotations", {})
     return said and engine_key(service) != (model.id, model.adapters_of)

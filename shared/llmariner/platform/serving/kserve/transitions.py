@@ -9,7 +9,7 @@ from typing import Any
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError, Conflict, NotFound
 from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES
-from llmariner.platform.serving import ADOPTED, EngineModel
+from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel
 from llmariner.platform.serving.kserve.autoscaling import Autoscaling
 from llmariner.platform.serving.kserve.model_lookup import Served
 from llmariner.platform.serving.kserve.objects import deployment_of, inference_service, object_name, ours
@@ -39,7 +39,11 @@ class Transitions:
         """Bring the objects to one replica; returns the pod that stood by for it, if one did."""
         model, adapters = served.engine, served.adapters
         ends = all(is_leaving(pod) for pod in seen.pods)
-        if model.folder.startswith(ADOPTED) or not ends or (reserved := self._standby.reserve(model, adapters)) is None:
+        if (
+            model.folder.startswith(IMPORTED_SCHEME)
+            or not ends
+            or (reserved := self._standby.reserve(model, adapters)) is None
+        ):
             self._scale_up(served, seen)
             return []
         try:
@@ -85,7 +89,7 @@ class Transitions:
         model = served.engine
         name, namespace = object_name(model), self._settings.namespace
         service = seen.service
-        if not model.folder.startswith(ADOPTED):
+        if not model.folder.startswith(IMPORTED_SCHEME):
             queue = self._queues.of(model.project)
             service = self._cluster.apply(inference_service(model, served.adapters, self._settings, queue))
         elif service is None:

@@ -19,15 +19,15 @@ from typing import NamedTuple
 
 from llmariner.errors import ModelNotFound
 from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
-from llmariner.platform.serving import EngineModel, Phase, Status, name_of
-from llmariner.platform.serving.disclosure import without_paths
-from llmariner.platform.serving.engine_metrics import SILENCE_SECONDS, read_metrics
+from llmariner.platform.serving import EngineModel, Phase, Status, served_name
+from llmariner.platform.serving.engine_metrics import TIMEOUT_SECONDS, read_metrics
 from llmariner.platform.serving.local_processes import memory
 from llmariner.platform.serving.local_processes.command_line import memory_needed
 from llmariner.platform.serving.local_processes.engine import Engine, EngineDied, log_name
 from llmariner.platform.serving.local_processes.launcher_client import Launcher, LauncherGone
 from llmariner.platform.serving.local_processes.sockets import EngineSockets
-from llmariner.platform.serving.log_files import bound
+from llmariner.platform.serving.log_files import rotate
+from llmariner.platform.serving.redaction import redact_paths
 
 __all__ = ["ProcessServing", "ProcessSettings"]
 
@@ -70,17 +70,17 @@ class _Deaths(NamedTuple):
 
 
 class ProcessServing:
-    """See the module. `find` gives what is known of a model or raises ModelNotFound; `woke` is told of each wake."""
+    """See the module. `find` returns a model or raises ModelNotFound; `record_wake` gets the seconds of each wake."""
 
     def __init__(
         self,
         settings: ProcessSettings,
         find: Callable[[str], Awaitable[EngineModel]],
-        woke: Callable[[str, float], Awaitable[None]],
+        record_wake: Callable[[str, float], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._find = find
-        self._woke = woke
+        self._record_wake = record_wake
         self._client = Client()
         self._launcher = Launcher(
             settings.python, settings.environment, settings.logs, self._exited, warm=settings.warm
@@ -181,13 +181,13 @@ class ProcessServing:
         except ModelNotFound:
             return None
 
-    async def adopt(self, service: str) -> None:
+    async def import_existing(self, service: str) -> None:
         """See the port: there is no cluster."""
 
-    async def tidy(self) -> None:
+    async def reconcile(self) -> None:
         """See the port: each engine's own task does it."""
 
-    def watch(self, observer: Callable[[str, Status], None]) -> None:
+    def subscribe(self, observer: Callable[[str, Status], None]) -> None:
         """See the port."""
         self._observers.append(observer)
 
@@ -223,7 +223,7 @@ class ProcessServing:
                 self._deaths.pop(name, None)  # it was put to sleep, it did not die
             raise
         except (EngineDied, LauncherGone, OSError) as error:
-            self._note_death(engine.model, without_paths(str(error)), getattr(error, "detail", str(error)))
+            self._note_death(engine.model, redact_paths(str(error)), getattr(error, "detail", str(error)))
         except Exception as error:  # whatever it was, those who wait for the model must hear of it
             _log.exception("the engine of %s was ended", name)
             self._note_death(
@@ -251,7 +251,7 @@ class ProcessServing:
     async def _note_wake(self, name: str, seconds: float) -> None:
         """Record a wake. The engine serves, be it recorded or not: a database may be away, or its disk full."""
         try:
-            await self._woke(name, seconds)
+            await self._record_wake(name, seconds)
         except Exception:
             _log.exception("the wake of %s could not be recorded", name)
 
@@ -273,7 +273,7 @@ class ProcessServing:
         name, answered = engine.model.id, time.monotonic()
         patience = self._settings.patience_seconds
         while name not in self._wishes_to_sleep:
-            metrics = await read_metrics(self._client, engine.endpoint, silence=min(SILENCE_SECONDS, patience))
+            metrics = await read_metrics(self._client, engine.endpoint, timeout=min(TIMEOUT_SECONDS, patience))
             if metrics is None and time.monotonic() - answered > patience:
                 engine.hung = True
                 raise EngineDied("The engine has hung: it answers nothing any more.", engine.last_lines())
@@ -285,7 +285,7 @@ class ProcessServing:
                     return
             if engine.pid is not None:
                 engine.memory_bytes = await asyncio.to_thread(memory.held, engine.pid)
-            await asyncio.to_thread(bound, engine.log)
+            await asyncio.to_thread(rotate, engine.log)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TEND):
                     await engine.ended.wait()
@@ -356,7 +356,7 @@ class ProcessServing:
             if engine.phase is not Phase.READY or engine.adapters.get(model.id) == model.created:
                 return  # wished again by whoever waits, when the base is ready
             self._failures.pop(model.id, None)
-            for each in [each for each in engine.adapters if name_of(each) == model.name]:
+            for each in [each for each in engine.adapters if served_name(each) == model.name]:
                 if await self._created(each) == engine.adapters[each]:
                     said = "The engine serves another project's adapter of this name: give it another name."
                     break
@@ -365,7 +365,7 @@ class ProcessServing:
             else:
                 said = await self._replace_adapter(engine, model)
             if said:
-                self._failures[model.id] = _Failure(model.created, without_paths(said), said)
+                self._failures[model.id] = _Failure(model.created, redact_paths(said), said)
             else:
                 engine.adapters[model.id] = model.created
 
@@ -381,7 +381,7 @@ class ProcessServing:
     async def _unload_adapter(self, engine: Engine, model_id: str) -> str:
         """Of a model that was deleted; another may have its id by now. Why not, empty where the engine has none."""
         if model_id in engine.adapters and engine.phase is Phase.READY:
-            status, said = await self._told_engine(engine, "unload", {"lora_name": name_of(model_id)})
+            status, said = await self._told_engine(engine, "unload", {"lora_name": served_name(model_id)})
             if status not in (200, 404):
                 return f"The engine keeps the adapter that had this name before: {said[:500]}"
         engine.adapters.pop(model_id, None)

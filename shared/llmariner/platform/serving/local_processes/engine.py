@@ -12,11 +12,11 @@ from pathlib import Path
 
 from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 from llmariner.platform.serving import EngineModel, Phase, Status
-from llmariner.platform.serving.disclosure import without_paths
-from llmariner.platform.serving.engine_metrics import SILENCE_SECONDS, EngineMetrics
+from llmariner.platform.serving.engine_metrics import TIMEOUT_SECONDS, EngineMetrics
 from llmariner.platform.serving.local_processes.command_line import CAPACITY, engine_arguments
 from llmariner.platform.serving.local_processes.launcher_client import Launcher
-from llmariner.platform.serving.log_files import begin, bound, end_of
+from llmariner.platform.serving.log_files import reset, rotate, tail
+from llmariner.platform.serving.redaction import redact_paths
 
 __all__ = ["Engine", "EngineDied", "log_name"]
 
@@ -77,7 +77,7 @@ class Engine:
         """
         self.began = time.monotonic()
         self.ended = asyncio.Event()
-        begin(self.log)
+        reset(self.log)
         self._enter(Phase.STARTING, changed)
         self.endpoint = f"unix:{socket}"
         arguments = engine_arguments(self.model, socket)
@@ -133,12 +133,12 @@ class Engine:
         return "\n".join(_errors(lines)[-2:] + lines[-count:])
 
     def _lines(self) -> list[str]:
-        return end_of(self.log).splitlines()
+        return tail(self.log).splitlines()
 
     def _failed_start(self, what: str) -> EngineDied:
         """With the error that it printed last. Before it is ready nobody has asked it anything that could be in there."""
         said = _PROCESS.sub("", (_errors(self._lines()) or [""])[-1])
-        cause = without_paths(said).strip()[:_SHOWN]
+        cause = redact_paths(said).strip()[:_SHOWN]
         return EngineDied(f"{what}{f': {cause}' if cause else '.'}", self.last_lines())
 
     def _enter(self, phase: Phase, changed: Callable[[], None]) -> None:
@@ -173,11 +173,11 @@ class Engine:
             now = time.monotonic()
             if (size := self.log.stat().st_size) != written:
                 # From a little before: a mark may have been half written.
-                said = end_of(self.log, after=max(0, written - _LONGEST_MARK))
+                said = tail(self.log, after=max(0, written - _LONGEST_MARK))
                 written, since = size, now
                 if self.phase is Phase.STARTING and any(mark in said for mark in _LOADING_MARKS):
                     self._enter(Phase.LOADING, changed)
-                bound(self.log)
+                rotate(self.log)
             if now > deadline and now - since > _SILENCE:
                 raise self._failed_start(f"The engine said nothing for {_SILENCE:.0f} s while loading")
             await asyncio.sleep(_POLL)
@@ -196,7 +196,7 @@ def log_name(model_id: str) -> str:
 
 async def _answers(client: Client, endpoint: str) -> bool:
     try:
-        async with asyncio.timeout(SILENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             response = await client.request(endpoint, "GET", "/health")
             await response.read(_HEALTH_BYTES)
     except (ConnectionFailed, ResponseFailed, TimeoutError):

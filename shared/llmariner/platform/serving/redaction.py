@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["without_paths"]
+__all__ = ["redact_paths"]
 
 # What is quoted may hold spaces.
 _QUOTED = re.compile(r"""(["'`])[^"'`\n]*[/\\][^"'`\n]*\1""")
 _BARE = re.compile(r"\S*[/\\]\S*")
-_PLACE = "[path]"
+_REPLACEMENT = "[path]"
 
 
-def without_paths(text: str) -> str:
+def redact_paths(text: str) -> str:
     """The text with `[path]` for every word that could be one: URLs, and names that hold a slash, too."""
-    return _BARE.sub(_PLACE, _QUOTED.sub(_PLACE, text))
+    return _BARE.sub(_REPLACEMENT, _QUOTED.sub(_REPLACEMENT, text))
