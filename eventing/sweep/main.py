@@ -63,7 +63,7 @@ def _interrupt(context: Context) -> None:
 
 
 def _forget_requests(context: Context) -> None:
-    context.ledger.forget(older_than=UsageSettings.load(context.env).days * 86400)
+    context.ledger.purge(older_than=UsageSettings.load(context.env).days * 86400)
 
 
 def _forget_events(context: Context) -> None:

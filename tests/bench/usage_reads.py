@@ -27,7 +27,7 @@ from llmariner.limits.ledger_source import LedgerUsageSource
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings
-from llmariner.usage.aggregation import GRAINS, TOKENS
+from llmariner.usage.aggregation import ROLLUPS, TOKENS
 from llmariner.usage.export import Chosen, csv_lines
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.reports import PARTS, Question, Reports
@@ -101,10 +101,10 @@ def _fill_days(database: Database, rows: int, start: int, day: int, *, lite: boo
     with database.write() as session:
         session.run(text(_MADE.format(**made, step=f"{DAYS * DAY / rows:.9f}", **rates)))
         since = start + day * DAY
-        for grain in GRAINS:
+        for rollup in ROLLUPS:
             span = f"admitted_at >= {since} AND admitted_at < {since + _DAYS_AT_ONCE * DAY}"
-            start_of = f"{second} / {grain.width} * {grain.width}"
-            summed = {"table": grain.table.name, "dimensions": ", ".join(grain.dimensions), "sums": ", ".join(SUMS)}
+            start_of = f"{second} / {rollup.width} * {rollup.width}"
+            summed = {"table": rollup.table.name, "dimensions": ", ".join(rollup.dimensions), "sums": ", ".join(SUMS)}
             session.run(text(_SUMMED.format(**summed, start=start_of, span=span, **rates)))
 
 
@@ -181,8 +181,8 @@ def report(name: str, database: Database, rows: int) -> None:
     start = fill(database, rows)
     filled = time.perf_counter() - begun
     with database.read() as session:
-        sums = [session.value(text(f"SELECT COUNT(*) FROM {grain.table.name}")) for grain in GRAINS]
-    said = ", ".join(f"{count:,} in {grain.table.name}" for count, grain in zip(sums, GRAINS, strict=True))
+        sums = [session.value(text(f"SELECT COUNT(*) FROM {rollup.table.name}")) for rollup in ROLLUPS]
+    said = ", ".join(f"{count:,} in {rollup.table.name}" for count, rollup in zip(sums, ROLLUPS, strict=True))
     print(f"{name}: {rows:,} requests; sums: {said}; made in {filled:.0f} s", flush=True)
     reports, server = Reports(database), server_of(database)
     for what, question in questions(start).items():

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from llmariner.gateway.metering.pricing import Cost
 from llmariner.platform.database import Database
-from llmariner.usage.aggregation import GRAINS, settled
+from llmariner.usage.aggregation import ROLLUPS, request_cost
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.prices import PriceList
 from llmariner.usage.tables import SUMS, ledger_requests, prices
@@ -64,11 +64,11 @@ def stored_sums(database: Database) -> Sums:
     """What the tables of sums hold, those of nothing left out: (table, organisation, start, dimensions) → sums."""
     found: Sums = {}
     with database.read() as session:
-        for grain in GRAINS:
-            names = ("organization_id", "start", *grain.dimensions)
-            for row in session.rows(select(grain.table)):
+        for rollup in ROLLUPS:
+            names = ("organization_id", "start", *rollup.dimensions)
+            for row in session.rows(select(rollup.table)):
                 known = row._mapping
-                found[grain.table.name, *(known[name] for name in names)] = tuple(int(known[name]) for name in SUMS)
+                found[rollup.table.name, *(known[name] for name in names)] = tuple(int(known[name]) for name in SUMS)
     return {key: sums for key, sums in found.items() if any(sums)}
 
 
@@ -79,10 +79,10 @@ def sums_of(database: Database) -> Sums:
         listed = PriceList.of(session, {row["model"] for row in rows})
     found: Sums = {}
     for row in rows:
-        values = _measured(row, settled(row, listed.known(row["price_id"])))
-        for grain in GRAINS:
-            start = int(row["admitted_at"] // grain.width) * grain.width
-            key = (grain.table.name, row["organization_id"], start, *(row[name] for name in grain.dimensions))
+        values = _measured(row, request_cost(row, listed.known(row["price_id"])))
+        for rollup in ROLLUPS:
+            start = int(row["admitted_at"] // rollup.width) * rollup.width
+            key = (rollup.table.name, row["organization_id"], start, *(row[name] for name in rollup.dimensions))
             found[key] = tuple(map(sum, zip(values, found.get(key, [0] * len(SUMS)), strict=True)))
     return found
 
@@ -101,5 +101,5 @@ def rebuilt_equal_stored(database: Database, request_ids: Iterable[str]) -> None
     for request_id in request_ids:
         stored = ledger.request(request_id)
         assert stored is not None
-        again = ledger.rebuilt(request_id)
+        again = ledger.rebuild(request_id)
         assert {name: again[name] for name in stored} == stored

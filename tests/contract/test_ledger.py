@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.platform.database import Database
 from llmariner.platform.events.tables import events
-from llmariner.usage.aggregation import GRAINS
+from llmariner.usage.aggregation import ROLLUPS
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.tables import ledger_events, ledger_hours, prices
 
@@ -234,7 +234,7 @@ def test_more_requests_than_one_transaction_takes_are_interrupted(ledger: Ledger
 
 def test_a_request_of_which_nothing_is_kept_has_no_history(ledger: Ledger) -> None:
     with pytest.raises(NotFound, match="nobody"):
-        ledger.rebuilt("nobody")
+        ledger.rebuild("nobody")
 
 
 def test_old_requests_are_dropped_and_stay_in_the_sums(ledger: Ledger, database: Database) -> None:
@@ -243,8 +243,8 @@ def test_old_requests_are_dropped_and_stay_in_the_sums(ledger: Ledger, database:
     old, new, under_way = life("old", 5), life("new", 6, admitted_at=now - 10), life("way", 7)[:2]
     ledger.record([*old, *new, *under_way])
     before = stored_sums(database)
-    assert ledger.forget(older_than=3600) == 1
-    assert ledger.forget(older_than=3600) == 0
+    assert ledger.purge(older_than=3600) == 1
+    assert ledger.purge(older_than=3600) == 0
     assert [ledger.request(name) is not None for name in ("old", "new", "way")] == [False, True, True]
     with database.read() as session:
         assert session.value(select(func.count()).where(ledger_events.c.request_id == "old")) == 0
@@ -258,15 +258,15 @@ def test_old_requests_are_dropped_and_stay_in_the_sums(ledger: Ledger, database:
 def test_what_was_dropped_is_not_counted_again(ledger: Ledger, database: Database) -> None:
     old, under_way = life("old", 5), life("way", 7)
     ledger.record([*old, *under_way[:2]])
-    ledger.forget(older_than=3600)
+    ledger.purge(older_than=3600)
     before = stored_sums(database)
     assert ledger.record(old) == 0
     assert ledger.record(life("as old, and never heard of", 5)) == 0
     assert stored_sums(database) == before
     assert ledger.record([*old, *under_way]) == 1, "one that is open goes on, however old"
-    assert ledger.forget(older_than=3600) == 1
+    assert ledger.purge(older_than=3600) == 1
     with database.read() as session:
-        assert [session.value(select(func.sum(grain.table.c.requests))) for grain in GRAINS] == [2, 2, 2]
+        assert [session.value(select(func.sum(rollup.table.c.requests))) for rollup in ROLLUPS] == [2, 2, 2]
 
 
 def test_batches_with_the_same_requests_at_once_are_counted_once(

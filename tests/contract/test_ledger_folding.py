@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from llmariner.platform.database import Database
-from llmariner.usage.aggregation import GRAINS, blank, folded, interruption
+from llmariner.usage.aggregation import ROLLUPS, apply_events, interruption_event, new_request
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.reports import DIMENSIONS, MEASURES, PARTS, Question, Reports
 from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, prices
@@ -35,7 +35,7 @@ RATES = ((150_000_001, 75_000_000, 600_000_333, 0), (2_000_000, 1, 9_999_999, 12
 def prices_of(database: Database) -> None:
     """A list with changes, and an empty ledger: examples share a database."""
     with database.write() as session:
-        for table in (ledger_events, ledger_requests, prices, *(grain.table for grain in GRAINS)):
+        for table in (ledger_events, ledger_requests, prices, *(rollup.table for rollup in ROLLUPS)):
             session.run(table.delete())
         session.upsert(ledger_floor, [{"id": 1, "admitted_at": 0}])
     with_end = zip(CHANGES, (*CHANGES[1:], None), RATES, strict=True)
@@ -149,7 +149,7 @@ def test_sums_by_every_grouping_agree_before_and_after_requests_are_dropped(
     by_minute = reports.sums(Question("org_1", 0, 3 * DAY, ("model",), 60))
     assert added(by_minute, MEASURES) == {name: totals[name] for name in MEASURES}
     assert sum(totals[name] for name in PARTS) <= totals["cost"]
-    ledger.forget(older_than=0)
+    ledger.purge(older_than=0)
     assert added(reports.sums(whole), whole.measures) == totals
 
 
@@ -160,8 +160,8 @@ def added(rows: list[dict[str, Any]], measures: Sequence[str]) -> dict[str, int]
 @given(st.data())
 def test_the_fold_itself_knows_no_order(data: st.DataObject) -> None:
     events = life("r", 3, 7)
-    state = folded(blank(events[0], None), events[:2], None)
-    events.append(interruption(state))
-    in_order = folded(blank(events[0], None), events, None)
+    state = apply_events(new_request(events[0], None), events[:2], None)
+    events.append(interruption_event(state))
+    in_order = apply_events(new_request(events[0], None), events, None)
     assert (in_order["outcome"], in_order["closed_at"]) == ("succeeded", 1099.0)
-    assert folded(blank(events[0], None), data.draw(st.permutations(events)), None) == in_order
+    assert apply_events(new_request(events[0], None), data.draw(st.permutations(events)), None) == in_order

@@ -60,8 +60,8 @@ def test_silent_requests_are_interrupted_by_it(ledger: Ledger) -> None:
 def test_old_requests_are_forgotten_by_it(ledger: Ledger) -> None:
     now = time.time()
     ledger.record([closed("req_1", (1, 1, 0), admitted_at=now, at=now)])
-    assert ledger.forget(older_than=3 * DAY) == 0
-    assert ledger.forget(older_than=DAY) == 1
+    assert ledger.purge(older_than=3 * DAY) == 0
+    assert ledger.purge(older_than=DAY) == 1
 
 
 def test_prices_begin_by_it(database: Database, owner: Owner, ahead: Callable[[], float]) -> None:

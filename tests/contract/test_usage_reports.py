@@ -111,7 +111,7 @@ def test_what_costs_consist_of_adds_up(reports: Reports, ledger: Ledger, databas
 
 def test_what_was_dropped_is_told_by_whole_hours(reports: Reports, ledger: Ledger) -> None:
     many(ledger)
-    ledger.forget(older_than=3600)
+    ledger.purge(older_than=3600)
     assert rows(reports, 10.6, DAY, width=HOUR)[0]["requests"] == 4, "the hour in which the span begins"
     assert rows(reports, 0, 10.0)[0]["requests"] == 4, "the hour in which it ends"
     with pytest.raises(InvalidRequest) as refused:

@@ -19,7 +19,7 @@ from llmariner.tenancy.keys.store import NewKey, Owner
 from llmariner.tenancy.organizations.bootstrap import make_admin_key
 from llmariner.tenancy.roles.scopes import PROJECT_ROLES
 from llmariner.tenancy.tables import organization_users, project_users, users
-from llmariner.usage.aggregation import GRAINS
+from llmariner.usage.aggregation import ROLLUPS
 from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, prices
 
 from .asking import Answer, InProcess, Question, check
@@ -36,7 +36,7 @@ Call = Callable[..., Any]
 def _empty(installation: Installation) -> None:
     """No requests and no prices but the test's own."""
     with installation.context.database.write() as session:
-        for table in (ledger_events, ledger_requests, prices, *(grain.table for grain in GRAINS)):
+        for table in (ledger_events, ledger_requests, prices, *(rollup.table for rollup in ROLLUPS)):
             session.run(table.delete())
         session.upsert(ledger_floor, [{"id": 1, "admitted_at": 0}])
 

@@ -44,7 +44,7 @@ def counted_once(functions: Functions, request_id: str) -> None:
     row = functions.home.row(request_id)
     assert (row["outcome"], row["completion_tokens"]) == ("succeeded", 3)
     time.sleep(3)
-    assert functions.home.context.ledger.rebuilt(request_id)["completion_tokens"] == 3
+    assert functions.home.context.ledger.rebuild(request_id)["completion_tokens"] == 3
     assert len(functions.home.ledger("static")) == 2
 
 

@@ -46,7 +46,7 @@ def test_an_adapter_is_booked_beside_the_model_that_was_asked_for(platform: Plat
         assert answer.status == 200, answer.body
         rows[name] = platform.row(answer.headers["x-request-id"])
     assert [(row["model"], row["adapter"]) for row in rows.values()] == [(model, None), (tuned, tuned)]
-    assert platform.context.ledger.rebuilt(rows[tuned]["request_id"])["adapter"] == tuned
+    assert platform.context.ledger.rebuild(rows[tuned]["request_id"])["adapter"] == tuned
 
 
 def test_a_long_stream_is_in_the_ledger_while_it_runs(platform: Platform) -> None:

@@ -10,7 +10,7 @@ from llmariner.gateway.control_plane.port import Amounts, Rule
 from llmariner.limits.rules import ALL_MODELS
 from llmariner.platform.database import ReadSession
 from llmariner.usage.aggregation import INTERRUPTED, OPEN
-from llmariner.usage.tables import ledger_days, ledger_project_days, ledger_requests, process_of
+from llmariner.usage.tables import ledger_days, ledger_project_days, ledger_requests, instance_of
 
 __all__ = ["LedgerUsageSource"]
 
@@ -39,7 +39,7 @@ class LedgerUsageSource:
             _sum_where(unsettled, tokens),
             _sum_where(unsettled, table.cost),
         )
-        of_it = and_(process_of(table.request_id) == instance, table.seen_at >= since - _HEARTBEAT_SECONDS)
+        of_it = and_(instance_of(table.request_id) == instance, table.seen_at >= since - _HEARTBEAT_SECONDS)
         row = self._session.rows(sums.where(of_it, _counted_by(rule)))[0]
         requests, used, cost = (int(value or 0) for value in row)
         return Amounts(requests, used, 0, cost if rule.period else 0)

@@ -18,19 +18,19 @@ from llmariner.usage.tables import SUMS, ledger_days, ledger_events, ledger_hour
 
 __all__ = [
     "DAY",
-    "GRAINS",
+    "ROLLUPS",
     "HOUR",
     "INTERRUPTED",
     "OPEN",
     "TOKENS",
-    "Change",
-    "Grain",
-    "blank",
-    "checked",
-    "folded",
-    "interruption",
-    "settled",
-    "stored",
+    "RollupDelta",
+    "Rollup",
+    "new_request",
+    "validate_event",
+    "apply_events",
+    "interruption_event",
+    "request_cost",
+    "event_row",
 ]
 
 OPEN = "open"
@@ -38,28 +38,28 @@ INTERRUPTED = "interrupted"
 TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 HOUR, DAY = 3600, 86400
 # The year 9999: what databases and clients can still show.
-_LAST_TIME = 253_402_300_800
+_MAX_TIME = 253_402_300_800
 _KINDS = ("admitted", "checkpoint", "closed")
 _IDENTITY = ("organization_id", "project_id", "user_id", "key_id", "model", "route", "adapter", "admitted_at")
 _TIMES = ("waited_seconds", "queued_seconds", "wake_seconds", "first_token_seconds", "total_seconds")
-_ENDING = ("outcome", "status", *_TIMES)
+_OUTCOME = ("outcome", "status", *_TIMES)
 # What processes of an older version do not say.
-_NEWER = {
+_DEFAULTS = {
     "reasoning_tokens": 0,
     **dict.fromkeys(("adapter", "base_model", "queued_seconds", "wake_seconds", "total_seconds")),
     **dict.fromkeys(("model_project_id", "base_project_id")),
 }
-_NEEDED = frozenset({"request_id", "sequence", "kind", "at", *TOKENS, *_IDENTITY}) - _NEWER.keys()
-_NEEDED_AT_THE_END = _NEEDED | frozenset(_ENDING) - _NEWER.keys()
+_REQUIRED = frozenset({"request_id", "sequence", "kind", "at", *TOKENS, *_IDENTITY}) - _DEFAULTS.keys()
+_REQUIRED_WHEN_CLOSED = _REQUIRED | frozenset(_OUTCOME) - _DEFAULTS.keys()
 # Before the closing event's place, after any checkpoint's.
-_BEFORE_LAST = 2**31 - 2
+_INTERRUPTION_SEQUENCE = 2**31 - 2
 # What a column of 64 bits takes many thousand times over: sums of these are stored, too.
-_MOST_TOKENS = 2**40
+_MAX_TOKENS = 2**40
 _EVENT_COLUMNS = tuple(column.name for column in ledger_events.c)
-_ALWAYS = frozenset({"request_id", "sequence", "kind", "at", *TOKENS})
+_COMMON = frozenset({"request_id", "sequence", "kind", "at", *TOKENS})
 
 
-class Grain(NamedTuple):
+class Rollup(NamedTuple):
     """One of the tables of sums: over how many seconds each of its rows is, and what it tells apart."""
 
     table: Table
@@ -67,42 +67,42 @@ class Grain(NamedTuple):
     dimensions: tuple[str, ...]
 
 
-def _grain(table: Table, width: int) -> Grain:
-    return Grain(table, width, tuple(column.name for column in table.primary_key)[2:])
+def _rollup(table: Table, width: int) -> Rollup:
+    return Rollup(table, width, tuple(column.name for column in table.primary_key)[2:])
 
 
-GRAINS = (_grain(ledger_project_days, DAY), _grain(ledger_days, DAY), _grain(ledger_hours, HOUR))
+ROLLUPS = (_rollup(ledger_project_days, DAY), _rollup(ledger_days, DAY), _rollup(ledger_hours, HOUR))
 """The coarsest first."""
-_FINEST = GRAINS[-1].dimensions
+_FINEST = ROLLUPS[-1].dimensions
 
 
-Fits = Callable[[Any], bool]
+Validator = Callable[[Any], bool]
 
 
-def _count(most: int) -> Fits:
+def _count(most: int) -> Validator:
     return lambda value: type(value) is int and 0 <= value <= most
 
 
-def _seconds(least: float) -> Fits:
+def _seconds(least: float) -> Validator:
     # Of a clock that was set back in between, a duration may be negative.
-    return lambda value: type(value) in (int, float) and least <= value < _LAST_TIME
+    return lambda value: type(value) in (int, float) and least <= value < _MAX_TIME
 
 
-def _text(name: str) -> Fits:
+def _text(name: str) -> Validator:
     length = ledger_events.c[name].type.length  # type: ignore[attr-defined]
     return lambda value: type(value) is str and len(value) <= length and value.isprintable()
 
 
-def _or_none(fits: Fits) -> Fits:
-    return lambda value: value is None or fits(value)
+def _or_none(is_valid: Validator) -> Validator:
+    return lambda value: value is None or is_valid(value)
 
 
-_FITS: dict[str, Fits] = {
-    **dict.fromkeys(TOKENS, _count(_MOST_TOKENS)),
+_VALIDATORS: dict[str, Validator] = {
+    **dict.fromkeys(TOKENS, _count(_MAX_TOKENS)),
     "sequence": _count(2**31 - 1),
     "status": _or_none(_count(999)),
     **dict.fromkeys(("at", "admitted_at"), _seconds(0)),
-    **dict.fromkeys(_TIMES, _or_none(_seconds(-_LAST_TIME))),
+    **dict.fromkeys(_TIMES, _or_none(_seconds(-_MAX_TIME))),
     **{name: _text(name) for name in ("request_id", *_IDENTITY) if name not in ("adapter", "admitted_at")},
     **{name: _or_none(_text(name)) for name in ("adapter", "outcome")},
     "base_model": _or_none(_text("model")),
@@ -111,29 +111,29 @@ _FITS: dict[str, Fits] = {
 """By field, whether the columns take a value, and sums of such values, too."""
 
 
-def checked(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The event with all fields there are. InvalidRequest when a needed one is missing, or can't be stored."""
-    at_the_end = isinstance(event, Mapping) and event.get("kind") == "closed"
-    needed = _NEEDED_AT_THE_END if at_the_end else _NEEDED
-    if not isinstance(event, Mapping) or not event.keys() >= needed or event["kind"] not in _KINDS:
-        raise InvalidRequest(f"A ledger event needs {', '.join(sorted(needed))}.", param="events")
-    whole = {**dict.fromkeys(_EVENT_COLUMNS), **_NEWER, **event}
-    for name, fits in _FITS.items():
-        if not fits(whole[name]):
-            raise InvalidRequest(f"In a ledger event '{name}' can't be {repr(whole[name])[:100]}.", param="events")
-    if at_the_end and whole["total_seconds"] is None:
-        whole["total_seconds"] = whole["at"] - whole["admitted_at"]
+def validate_event(event: Mapping[str, Any]) -> dict[str, Any]:
+    """The event with all fields there are. InvalidRequest when a required one is missing, or can't be stored."""
+    is_closing = isinstance(event, Mapping) and event.get("kind") == "closed"
+    required = _REQUIRED_WHEN_CLOSED if is_closing else _REQUIRED
+    if not isinstance(event, Mapping) or not event.keys() >= required or event["kind"] not in _KINDS:
+        raise InvalidRequest(f"A ledger event needs {', '.join(sorted(required))}.", param="events")
+    complete = {**dict.fromkeys(_EVENT_COLUMNS), **_DEFAULTS, **event}
+    for name, is_valid in _VALIDATORS.items():
+        if not is_valid(complete[name]):
+            raise InvalidRequest(f"In a ledger event '{name}' can't be {repr(complete[name])[:100]}.", param="events")
+    if is_closing and complete["total_seconds"] is None:
+        complete["total_seconds"] = complete["at"] - complete["admitted_at"]
     return whole
 
 
-def stored(event: Mapping[str, Any], *, first: bool, price_id: str | None) -> dict[str, Any]:
+def event_row(event: Mapping[str, Any], *, first: bool, price_id: str | None) -> dict[str, Any]:
     """What of an event is kept: whose the request is by the first one that came of it, how it ended by its last."""
-    kept = {*_ALWAYS, *(_IDENTITY if first else ()), *(_ENDING if event["kind"] == "closed" else ())}
+    kept = {*_COMMON, *(_IDENTITY if first else ()), *(_OUTCOME if event["kind"] == "closed" else ())}
     row = {name: event[name] if name in kept else None for name in _EVENT_COLUMNS}
     return row | ({"price_id": price_id} if first else {})
 
 
-def blank(event: Mapping[str, Any], price_id: str | None) -> dict[str, Any]:
+def new_request(event: Mapping[str, Any], price_id: str | None) -> dict[str, Any]:
     """A request of which nothing is known but whose it is."""
     return {
         "request_id": event["request_id"],
@@ -149,14 +149,14 @@ def blank(event: Mapping[str, Any], price_id: str | None) -> dict[str, Any]:
     }
 
 
-def interruption(request: Mapping[str, Any]) -> dict[str, Any]:
+def interruption_event(request: Mapping[str, Any]) -> dict[str, Any]:
     """The event by which a request ends that gave no sign of life since `seen_at`."""
     counts = {name: request[name] for name in TOKENS}
-    said = {"request_id": request["request_id"], "sequence": _BEFORE_LAST, "kind": INTERRUPTED}
+    said = {"request_id": request["request_id"], "sequence": _INTERRUPTION_SEQUENCE, "kind": INTERRUPTED}
     return {**dict.fromkeys(_EVENT_COLUMNS), **said, "at": request["seen_at"], **counts}
 
 
-def folded(request: Mapping[str, Any], events: Iterable[Mapping[str, Any]], price: Price | None) -> dict[str, Any]:
+def apply_events(request: Mapping[str, Any], events: Iterable[Mapping[str, Any]], price: Price | None) -> dict[str, Any]:
     """A request with more of its events in it. `price` is the one of its `price_id`."""
     row = dict(request)
     for event in events:
@@ -164,44 +164,44 @@ def folded(request: Mapping[str, Any], events: Iterable[Mapping[str, Any]], pric
             row[name] = max(row[name], event[name])
         row["seen_at"] = max(row["seen_at"], event["at"])
         if event["kind"] == "closed":
-            row |= {name: event[name] for name in _ENDING} | {"closed_at": event["at"]}
+            row |= {name: event[name] for name in _OUTCOME} | {"closed_at": event["at"]}
         elif event["kind"] == INTERRUPTED and row["outcome"] == OPEN:
             lived = event["at"] - row["admitted_at"]
             row |= {"outcome": INTERRUPTED, "closed_at": event["at"], "total_seconds": lived}
-    row["cost"] = settled(row, price).total
+    row["cost"] = request_cost(row, price).total
     return row
 
 
-def settled(request: Mapping[str, Any], price: Price | None) -> Cost:
+def request_cost(request: Mapping[str, Any], price: Price | None) -> Cost:
     """What a request costs, in its parts."""
     return price.cost(request, request["outcome"]) if price is not None else FREE
 
 
-class Change:
+class RollupDelta:
     """What changes in the sums; to be gathered over many requests, and then added at once."""
 
     def __init__(self) -> None:
         self._by_hour: dict[tuple[Any, ...], list[int]] = {}
 
-    def move(self, before: Mapping[str, Any] | None, after: Mapping[str, Any], price: Price | None) -> None:
+    def replace(self, before: Mapping[str, Any] | None, after: Mapping[str, Any], price: Price | None) -> None:
         """A request became another. `before` None: there was none."""
         if before is not None:
             self._add(before, price, -1)
         self._add(after, price, 1)
 
-    def rows(self, grain: Grain) -> list[dict[str, Any]]:
+    def rows(self, rollup: Rollup) -> list[dict[str, Any]]:
         """What is to be added to the rows of a table, in the order of their keys: whoever adds, locks in that order."""
-        places = [_FINEST.index(name) for name in grain.dimensions]
+        places = [_FINEST.index(name) for name in rollup.dimensions]
         found: dict[tuple[Any, ...], list[int]] = {}
         for (organization_id, start, *rest), sums in self._by_hour.items():
-            key = (organization_id, start // grain.width * grain.width, *(rest[place] for place in places))
+            key = (organization_id, start // rollup.width * rollup.width, *(rest[place] for place in places))
             known = found.get(key)
             found[key] = sums if known is None else [one + other for one, other in zip(known, sums, strict=True)]
-        names = ("organization_id", "start", *grain.dimensions, *SUMS)
+        names = ("organization_id", "start", *rollup.dimensions, *SUMS)
         return [dict(zip(names, (*key, *sums), strict=True)) for key, sums in sorted(found.items()) if any(sums)]
 
     def _add(self, request: Mapping[str, Any], price: Price | None, sign: int) -> None:
-        cost, first = settled(request, price), request["first_token_seconds"]
+        cost, first = request_cost(request, price), request["first_token_seconds"]
         values = (
             1,
             *(request[name] for name in TOKENS),

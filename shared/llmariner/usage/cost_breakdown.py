@@ -6,7 +6,7 @@ from typing import Any
 
 from llmariner.gateway.metering.pricing import Price
 from llmariner.platform.database import Database
-from llmariner.usage.aggregation import TOKENS, settled
+from llmariner.usage.aggregation import TOKENS, request_cost
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.prices import NANO, PriceList, dollars
 
@@ -41,7 +41,7 @@ def explained(database: Database, request_id: str) -> dict[str, Any]:
 
 def _items(request: dict[str, Any], price: Price) -> list[dict[str, Any]]:
     """What was paid for; prices of tokens are per million."""
-    cost = settled(request, price)
+    cost = request_cost(request, price)
     cached = min(request["cached_tokens"], request["prompt_tokens"])
     return [
         {"line_item": name, "quantity": quantity, "price_usd": dollars(each), "amount_usd": dollars(amount)}

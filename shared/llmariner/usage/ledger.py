@@ -15,20 +15,20 @@ from sqlalchemy import and_, func, literal, or_, select
 from llmariner.errors import NotFound
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.events import outbox
-from llmariner.usage import aggregation as folding
-from llmariner.usage.aggregation import GRAINS, INTERRUPTED, OPEN, Change
+from llmariner.usage import aggregation
+from llmariner.usage.aggregation import ROLLUPS, INTERRUPTED, OPEN, RollupDelta
 from llmariner.usage.prices import ListedPrice, PriceList, concerns
 from llmariner.usage.tables import SUMS, ledger_events, ledger_floor, ledger_hours, ledger_requests
 from llmariner.usage.tables import prices as listed
 
-__all__ = ["OPEN", "Ledger", "floor"]
+__all__ = ["OPEN", "Ledger", "retention_watermark"]
 
 _CHUNK = 500
-_CHUNKS_AT_ONCE = 100
-_UNCOUNTED = "ai.llmariner.usage.uncounted.v1"
+_MAX_CHUNKS = 100
+_UNCOUNTED_EVENT_TYPE = "ai.llmariner.usage.uncounted.v1"
 # Whose own the model and the model that it is an adapter of are; None: all projects share it.
-_WHOSE = ("model_project_id", "base_project_id")
-_TOLD = ("organization_id", "project_id", "model", "route", "prompt_tokens", "completion_tokens")
+_MODEL_OWNERS = ("model_project_id", "base_project_id")
+_UNCOUNTED_FIELDS = ("organization_id", "project_id", "model", "route", "prompt_tokens", "completion_tokens")
 _COLUMNS = tuple(column.name for column in ledger_requests.c)
 Row = dict[str, Any]
 
@@ -46,12 +46,12 @@ class Ledger:
         """
         # Of what comes twice, the first: as the events' key has it.
         known: dict[tuple[str, int], Row] = {}
-        for event in map(folding.checked, events):
-            known.setdefault(_place(event), event)
-        batch = [known[place] for place in sorted(known)]
+        for event in map(aggregation.validate_event, events):
+            known.setdefault(_event_key(event), event)
+        batch = [known[key] for key in sorted(known)]
         if not batch:
             return 0
-        return self._database.transact(lambda session: _taken(session, batch))
+        return self._database.transact(lambda session: _record_batch(session, batch))
 
     def interrupt(self, *, unseen_for: float) -> int:
         """Close as interrupted what is open and gave no sign for that many seconds; returns how many."""
@@ -59,25 +59,25 @@ class Ledger:
 
         def interrupt_some(session: WriteSession) -> int:
             silent = query.where(ledger_requests.c.seen_at <= session.now() - unseen_for)
-            return _interrupted(session, _rows(session, silent.order_by(ledger_requests.c.request_id)))
+            return _interrupt_requests(session, _rows(session, silent.order_by(ledger_requests.c.request_id)))
 
         return self._in_chunks(interrupt_some)
 
-    def forget(self, *, older_than: float) -> int:
+    def purge(self, *, older_than: float) -> int:
         """Drop requests admitted more than that many seconds ago, and their events; returns how many.
 
         They stay in the sums by hour and day. Open ones stay too. At most some ten thousand go at once.
         """
         with self._database.write() as session:
-            before = int(session.now() - older_than) // folding.HOUR * folding.HOUR
-            if rises := before > floor(session):
+            before = int(session.now() - older_than) // aggregation.HOUR * aggregation.HOUR
+            if rises := before > retention_watermark(session):
                 session.upsert(ledger_floor, [{"id": 1, "admitted_at": before}])
         if rises:  # once an hour, since it looks at all of them
             self._drop_empty_sums()
         old = (ledger_requests.c.admitted_at < before) & (ledger_requests.c.outcome != OPEN)
         ids = select(ledger_requests.c.request_id).where(old).limit(_CHUNK)
         return self._in_chunks(
-            lambda session: _dropped(session, [row.request_id for row in session.rows(ids)]), most=_CHUNKS_AT_ONCE
+            lambda session: _delete_requests(session, [row.request_id for row in session.rows(ids)]), max_chunks=_MAX_CHUNKS
         )
 
     def last_request(self, model: str, project_id: str | None = None) -> float | None:
@@ -116,7 +116,7 @@ class Ledger:
             row = session.first(select(ledger_requests).where(ledger_requests.c.request_id == request_id))
         return dict(row._mapping) if row else None
 
-    def rebuilt(self, request_id: str) -> Row:
+    def rebuild(self, request_id: str) -> Row:
         """The same request, folded anew from nothing but its events. NotFound."""
         return self.history(request_id)[-1]
 
@@ -136,9 +136,9 @@ class Ledger:
                 )
             price = PriceList.with_ids(session, [first["price_id"]]).known(first["price_id"])
         states = []
-        row = folding.blank(first, first["price_id"])
+        row = aggregation.new_request(first, first["price_id"])
         for event in events:
-            row = folding.folded(row, [event], price)
+            row = aggregation.apply_events(row, [event], price)
             states.append({**row, "sequence": event["sequence"], "kind": event["kind"], "at": event["at"]})
         return states
 
@@ -146,13 +146,13 @@ class Ledger:
         """Those of what was open once."""
         sums = ledger_hours.c
         with self._database.write() as session:
-            empty = (sums.outcome == OPEN) & (sums.requests == 0) & (sums.start < session.now() - 2 * folding.DAY)
+            empty = (sums.outcome == OPEN) & (sums.requests == 0) & (sums.start < session.now() - 2 * aggregation.DAY)
             session.run(ledger_hours.delete().where(empty))
 
-    def _in_chunks(self, step: Callable[[WriteSession], int], *, most: int | None = None) -> int:
+    def _in_chunks(self, step: Callable[[WriteSession], int], *, max_chunks: int | None = None) -> int:
         """Transactions short enough that nobody waits for them, as many as there is work for."""
         total = 0
-        for _ in itertools.count() if most is None else range(most):
+        for _ in itertools.count() if max_chunks is None else range(max_chunks):
             done = self._database.transact(step)
             total += done
             if done < _CHUNK:
@@ -160,12 +160,12 @@ class Ledger:
         return total
 
 
-def floor(session: ReadSession) -> int:
+def retention_watermark(session: ReadSession) -> int:
     """Requests admitted before may have been dropped."""
     return int(session.value(select(ledger_floor.c.admitted_at)) or 0)
 
 
-def _place(event: Mapping[str, Any]) -> tuple[str, int]:
+def _event_key(event: Mapping[str, Any]) -> tuple[str, int]:
     return event["request_id"], event["sequence"]
 
 
@@ -173,60 +173,60 @@ def _rows(session: ReadSession, query: Any) -> list[Row]:
     return [dict(row._mapping) for row in session.rows(query)]
 
 
-def _taken(session: WriteSession, batch: Sequence[Row]) -> int:
+def _record_batch(session: WriteSession, batch: Sequence[Row]) -> int:
     """Every step goes by request id, so that two batches with the same requests never wait for one another crosswise."""
-    lives: dict[str, list[Row]] = {}
-    lowest, prices = _terms(session, _named(batch, "model", "base_model"), _named(batch, *_WHOSE))
-    for event in _kept(session, batch, lowest):
-        lives.setdefault(event["request_id"], []).append(event)
-    made = {request_id: _made(events, prices) for request_id, events in lives.items()}
-    new = {row.request_id for row in session.insert_many_if_absent(ledger_requests, list(made.values()))}
-    older = select(ledger_requests).where(ledger_requests.c.request_id.in_(made.keys() - new))
+    events_by_request: dict[str, list[Row]] = {}
+    watermark, prices = _read_watermark_and_prices(session, _distinct(batch, "model", "base_model"), _distinct(batch, *_MODEL_OWNERS))
+    for event in _drop_expired(session, batch, watermark):
+        events_by_request.setdefault(event["request_id"], []).append(event)
+    created = {request_id: _folded_request(events, prices) for request_id, events in events_by_request.items()}
+    new = {row.request_id for row in session.insert_many_if_absent(ledger_requests, list(created.values()))}
+    older = select(ledger_requests).where(ledger_requests.c.request_id.in_(created.keys() - new))
     older = older.order_by(ledger_requests.c.request_id).with_for_update()
-    known = {row["request_id"]: row for row in _rows(session, older)} if len(new) < len(made) else {}
+    known = {row["request_id"]: row for row in _rows(session, older)} if len(new) < len(created) else {}
     rows = [
-        folding.stored(event, first=request_id in new and event is events[0], price_id=made[request_id]["price_id"])
-        for request_id, events in lives.items()
+        aggregation.event_row(event, first=request_id in new and event is events[0], price_id=created[request_id]["price_id"])
+        for request_id, events in events_by_request.items()
         if request_id in new or request_id in known  # else dropped just now, for its age
         for event in events
     ]
     fresh = {tuple(row) for row in session.insert_many_if_absent(ledger_events, rows)}
-    sums, changed = Change(), []
-    for request_id, events in lives.items():
+    deltas, changed = RollupDelta(), []
+    for request_id, events in events_by_request.items():
         if request_id in new:
-            after = made[request_id]
-            sums.move(None, after, prices.known(after["price_id"]))
+            after = created[request_id]
+            deltas.replace(None, after, prices.known(after["price_id"]))
         elif before := known.get(request_id):
             price = prices.known(before["price_id"])
-            after = folding.folded(before, (event for event in events if _place(event) in fresh), price)
+            after = aggregation.apply_events(before, (event for event in events if _event_key(event) in fresh), price)
             if after != before:
-                sums.move(before, after, price)
+                deltas.replace(before, after, price)
                 changed.append(after)
-    _write(session, changed, sums)
+    _write_requests_and_rollups(session, changed, deltas)
     for event in batch:
-        if event.get("uncounted") and _place(event) in fresh:
-            told = {"id": event["request_id"], **{name: event[name] for name in _TOLD}}
-            outbox.add(session, _UNCOUNTED, f"requests/{event['request_id']}", told)
+        if event.get("uncounted") and _event_key(event) in fresh:
+            payload = {"id": event["request_id"], **{name: event[name] for name in _UNCOUNTED_FIELDS}}
+            outbox.add(session, _UNCOUNTED_EVENT_TYPE, f"requests/{event['request_id']}", payload)
     return len(fresh)
 
 
-def _made(events: Sequence[Row], prices: PriceList) -> Row:
+def _folded_request(events: Sequence[Row], prices: PriceList) -> Row:
     """A request of which the ledger knew nothing."""
     first = events[0]
-    whose, whose_base = (first[name] for name in _WHOSE)
+    whose, whose_base = (first[name] for name in _MODEL_OWNERS)
     terms = first["model"], first["admitted_at"], first["base_model"]
     price = prices.at(*terms, project_id=whose, base_project_id=whose_base)
-    return folding.folded(folding.blank(first, price.id if price is not None else None), events, price)
+    return aggregation.apply_events(aggregation.new_request(first, price.id if price is not None else None), events, price)
 
 
-def _named(batch: Sequence[Row], *fields: str) -> set[str]:
+def _distinct(batch: Sequence[Row], *fields: str) -> set[str]:
     return {event[field] for event in batch for field in fields if event[field]}
 
 
-def _terms(session: WriteSession, models: Collection[str], project_ids: Collection[str]) -> tuple[int, PriceList]:
-    """The floor and the prices of some models, in one statement.
+def _read_watermark_and_prices(session: WriteSession, models: Collection[str], project_ids: Collection[str]) -> tuple[int, PriceList]:
+    """The retention_watermark and the prices of some models, in one statement.
 
-    The floor is held to the transaction's end: it can't rise beneath a request that is being made.
+    The retention_watermark is held to the transaction's end: it can't rise beneath a request that is being created.
     """
     priced = ledger_floor.outerjoin(listed, concerns(models, project_ids))
     query = select(ledger_floor.c.admitted_at, *listed.c).select_from(priced)
@@ -235,9 +235,9 @@ def _terms(session: WriteSession, models: Collection[str], project_ids: Collecti
     return int(rows[0].admitted_at), PriceList(prices)
 
 
-def _kept(session: WriteSession, batch: Sequence[Row], lowest: int) -> Sequence[Row]:
+def _drop_expired(session: WriteSession, batch: Sequence[Row], watermark: int) -> Sequence[Row]:
     """What is not too late."""
-    late = {event["request_id"] for event in batch if event["admitted_at"] < lowest}
+    late = {event["request_id"] for event in batch if event["admitted_at"] < watermark}
     if not late:
         return batch
     known = select(ledger_requests.c.request_id).where(ledger_requests.c.request_id.in_(late))
@@ -245,28 +245,28 @@ def _kept(session: WriteSession, batch: Sequence[Row], lowest: int) -> Sequence[
     return [event for event in batch if event["request_id"] not in gone]
 
 
-def _interrupted(session: WriteSession, requests: Sequence[Row]) -> int:
+def _interrupt_requests(session: WriteSession, requests: Sequence[Row]) -> int:
     prices = PriceList.with_ids(session, {row["price_id"] for row in requests})
-    events = [folding.interruption(row) for row in requests]
+    events = [aggregation.interruption_event(row) for row in requests]
     session.insert_many_if_absent(ledger_events, events)
-    sums, changed = Change(), []
+    deltas, changed = RollupDelta(), []
     for before, event in zip(requests, events, strict=True):
         price = prices.known(before["price_id"])
-        after = folding.folded(before, [event], price)
+        after = aggregation.apply_events(before, [event], price)
         assert after["outcome"] == INTERRUPTED
-        sums.move(before, after, price)
+        deltas.replace(before, after, price)
         changed.append(after)
-    _write(session, changed, sums)
+    _write_requests_and_rollups(session, changed, deltas)
     return len(changed)
 
 
-def _dropped(session: WriteSession, request_ids: Sequence[str]) -> int:
+def _delete_requests(session: WriteSession, request_ids: Sequence[str]) -> int:
     for table in (ledger_requests, ledger_events):
         session.run(table.delete().where(table.c.request_id.in_(request_ids)))
     return len(request_ids)
 
 
-def _write(session: WriteSession, changed: Sequence[Row], sums: Change) -> None:
+def _write_requests_and_rollups(session: WriteSession, changed: Sequence[Row], deltas: RollupDelta) -> None:
     session.upsert(ledger_requests, [{name: row[name] for name in _COLUMNS} for row in changed])
-    for grain in reversed(GRAINS):
-        session.upsert(grain.table, sums.rows(grain), accumulate=SUMS)
+    for rollup in reversed(ROLLUPS):
+        session.upsert(rollup.table, deltas.rows(rollup), accumulate=SUMS)

@@ -19,13 +19,13 @@ from sqlalchemy.sql.functions import GenericFunction
 
 from llmariner.errors import InvalidRequest
 from llmariner.platform.database import Database
-from llmariner.usage.aggregation import GRAINS, HOUR, OPEN, TOKENS, Grain
-from llmariner.usage.ledger import floor
+from llmariner.usage.aggregation import ROLLUPS, HOUR, OPEN, TOKENS, Rollup
+from llmariner.usage.ledger import retention_watermark
 from llmariner.usage.tables import SUMS, ledger_requests
 
 __all__ = ["DIMENSIONS", "MEASURES", "PARTS", "Question", "Reports"]
 
-DIMENSIONS = GRAINS[-1].dimensions
+DIMENSIONS = ROLLUPS[-1].dimensions
 PARTS = ("prompt_cost", "cached_cost", "completion_cost")
 MEASURES = tuple(name for name in SUMS if name not in PARTS)
 
@@ -55,7 +55,7 @@ class Question:
 class _Piece(NamedTuple):
     """Part of a span, and the sums it is read from; None: from requests."""
 
-    grain: Grain | None
+    rollup: Rollup | None
     start: float
     end: float
 
@@ -95,7 +95,7 @@ class Reports:
         groups = len(question.group_by) + (question.width is not None)
         with self._database.read() as session:
             session.optimize_for_large_reads()
-            for piece in _pieces(question, floor(session)):
+            for piece in _pieces(question, retention_watermark(session)):
                 for row in session.rows(_statement(question, piece)):
                     key, sums = row[:groups], row[groups:]
                     known = found.get(key)
@@ -121,35 +121,35 @@ def _pieces(question: Question, kept_from: int) -> Iterator[_Piece]:
     if end > time.time():
         end = math.ceil(end / HOUR) * HOUR  # nothing is admitted in the future
     asked = {*question.group_by, *question.where}
-    grains = [
-        grain for grain in GRAINS if asked.issubset(grain.dimensions) and (width is None or width % grain.width == 0)
+    rollups = [
+        rollup for rollup in ROLLUPS if asked.issubset(rollup.dimensions) and (width is None or width % rollup.width == 0)
     ]
-    yield from _cover(start, end, grains)
+    yield from _cover(start, end, rollups)
 
 
-def _cover(start: float, end: float, grains: Sequence[Grain]) -> Iterator[_Piece]:
+def _cover(start: float, end: float, rollups: Sequence[Rollup]) -> Iterator[_Piece]:
     """The span in as few pieces as there are, the coarsest in the middle."""
     if start >= end:
         return
-    if not grains:
+    if not rollups:
         yield _Piece(None, start, end)
         return
-    width, finer = grains[0].width, grains[1:]
-    first, last = math.ceil(start / width) * width, math.floor(end / width) * width
+    width, finer = rollups[0].width, rollups[1:]
+    first, last = math.ceil(start / width) * width, math.retention_watermark(end / width) * width
     if first >= last:
         yield from _cover(start, end, finer)
         return
     yield from _cover(start, first, finer)
-    yield _Piece(grains[0], first, last)
+    yield _Piece(rollups[0], first, last)
     yield from _cover(last, end, finer)
 
 
 def _statement(question: Question, piece: _Piece) -> Select[Any]:
-    table = (piece.grain.table if piece.grain else ledger_requests).c
-    when: ColumnElement[Any] = table.start if piece.grain else table.admitted_at
+    table = (piece.rollup.table if piece.rollup else ledger_requests).c
+    when: ColumnElement[Any] = table.start if piece.rollup else table.admitted_at
     groups: list[ColumnElement[Any]] = []
     if question.width is not None:
-        groups.append(_bucket(when, question.width, piece.grain).label("bucket"))
+        groups.append(_bucket(when, question.width, piece.rollup).label("bucket"))
     groups += [table[name] for name in question.group_by]
     statement = select(*groups, *(_summed(name, table, piece) for name in question.measures)).where(
         table.organization_id == question.organization_id, when >= piece.start, when < piece.end
@@ -159,10 +159,10 @@ def _statement(question: Question, piece: _Piece) -> Select[Any]:
     return statement.group_by(*groups)
 
 
-def _bucket(when: ColumnElement[Any], width: int, grain: Grain | None) -> ColumnElement[Any]:
-    if grain is None:
+def _bucket(when: ColumnElement[Any], width: int, rollup: Rollup | None) -> ColumnElement[Any]:
+    if rollup is None:
         return func.whole(when / width) * width
-    return when if grain.width == width else when - when % width
+    return when if rollup.width == width else when - when % width
 
 
 def _summed(name: str, table: Any, piece: _Piece) -> ColumnElement[Any]:
@@ -171,7 +171,7 @@ def _summed(name: str, table: Any, piece: _Piece) -> ColumnElement[Any]:
 
 
 def _each(name: str, table: Any, piece: _Piece) -> ColumnElement[Any]:
-    if piece.grain or name in (*TOKENS, "cost"):
+    if piece.rollup or name in (*TOKENS, "cost"):
         found: ColumnElement[Any] = table[name]
         return found
     if name in PARTS:

@@ -27,7 +27,7 @@ __all__ = [
     "ledger_project_days",
     "ledger_requests",
     "prices",
-    "process_of",
+    "instance_of",
 ]
 
 SUMS = (
@@ -51,8 +51,8 @@ SUMS = (
 )
 
 
-_WHOSE = ("project_id", "user_id", "key_id", "model", "route")
-_ENDING = ("outcome", "status")
+_ATTRIBUTION = ("project_id", "user_id", "key_id", "model", "route")
+_OUTCOME = ("outcome", "status")
 _LENGTHS = {"model": 256, "outcome": 16}
 
 
@@ -78,7 +78,7 @@ def _sums(name: str, *dimensions: str) -> Table:
     )
 
 
-def process_of(request_id: ColumnElement[str]) -> ColumnElement[str]:
+def instance_of(request_id: ColumnElement[str]) -> ColumnElement[str]:
     """The process that a request came through: what its id begins with (`gateway.request_ids`).
 
     Literals, since an index of the expression is used for the very same expression only.
@@ -152,13 +152,13 @@ ledger_requests = Table(
     Index("ix_ledger_requests_open", "outcome", "seen_at"),
     Index("ix_ledger_requests_model_seen", "model", "seen_at"),
 )
-Index("ix_ledger_requests_process", process_of(ledger_requests.c.request_id), ledger_requests.c.seen_at)
+Index("ix_ledger_requests_process", instance_of(ledger_requests.c.request_id), ledger_requests.c.seen_at)
 
 # Sums of requests by time of their admission: changed with every request, in its transaction, so that at any moment they
 # are the sums of all requests there ever were. Each coarser table leaves out what seldom matters over long spans, and
 # is some ten times smaller; on its own pages, so that what is read together lies together.
-ledger_hours = _sums("ledger_hours", *_WHOSE, *_ENDING)
-ledger_days = _sums("ledger_days", *_WHOSE)
+ledger_hours = _sums("ledger_hours", *_ATTRIBUTION, *_OUTCOME)
+ledger_days = _sums("ledger_days", *_ATTRIBUTION)
 ledger_project_days = _sums("ledger_project_days", "project_id", "model", "route")
 
 # One row: requests admitted before it may have been dropped, and events of ones unknown are too late.
