@@ -153,7 +153,7 @@ async def _changes(context: Context, body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _record(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    await context.gathering.record(_field(body, "events", list))
+    await context.batch_writer.record(_field(body, "events", list))
     return {}
 
 

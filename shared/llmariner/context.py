@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from llmariner.tenancy.authenticator import Callers
     from llmariner.tenancy.keys.store import Keys
     from llmariner.tenancy.sign_in.token_sign_in import SignIn
-    from llmariner.usage.batch_writer import Gathering
+    from llmariner.usage.batch_writer import BatchWriter
     from llmariner.usage.ledger import Ledger
     from llmariner.usage.prices import Prices
 
@@ -180,11 +180,11 @@ class Context:
         return Ledger(self.database)
 
     @_part
-    def gathering(self) -> Gathering:
+    def batch_writer(self) -> BatchWriter:
         """Where other processes' events are gathered for the ledger."""
-        from llmariner.usage.batch_writer import Gathering
+        from llmariner.usage.batch_writer import BatchWriter
 
-        return Gathering(self.ledger.record)
+        return BatchWriter(self.ledger.record)
 
     @_part
     def deliveries(self) -> Deliveries:
@@ -228,7 +228,7 @@ class Context:
             from llmariner.platform.serving.kserve.adapter import KServeServing
 
             cluster = Cluster(ClusterSettings.load(self.env))
-            directory = ModelDirectory(self.registry, self.ledger, self.gathering.models)
+            directory = ModelDirectory(self.registry, self.ledger, self.batch_writer.pending_models)
             return KServeServing(cluster, KServeSettings.load(self.env), directory)
         from llmariner.platform.serving.remote import RemoteServing
 

@@ -24,7 +24,7 @@ from llmariner.platform.serving.waiting_requests import WaitingRequests
 from llmariner.tenancy.authenticator import Callers
 from llmariner.tenancy.keys.store import ApiKey, Keys
 from llmariner.tenancy.sign_in.token_sign_in import SignIn
-from llmariner.usage.batch_writer import Gathering
+from llmariner.usage.batch_writer import BatchWriter
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.prices import Prices
 
@@ -70,7 +70,7 @@ class InProcessControl:
         self._serving = serving
         self._waiting_requests = waiting_requests
         # At once, but one after another: a slow database gets few, larger transactions, and no more than one thread.
-        self._gathering = Gathering(ledger.record, seconds=0)
+        self._batch_writer = BatchWriter(ledger.record, seconds=0)
         self._phases: list[tuple[int, str]] = []
         self._phase_number = 0
         self._copy = secrets.token_hex(4)
@@ -157,7 +157,7 @@ class InProcessControl:
 
     async def record(self, events: Sequence[dict[str, Any]]) -> None:
         """See the port."""
-        await self._gathering.record(events)
+        await self._batch_writer.record(events)
 
     async def used(self, last_used: dict[str, int]) -> None:
         """See the port."""

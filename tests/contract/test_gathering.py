@@ -15,15 +15,15 @@ from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.models.registry import Registry
 from llmariner.models.serving_lookup import ModelDirectory
 from llmariner.platform.database import Database
-from llmariner.usage.batch_writer import Gathering
+from llmariner.usage.batch_writer import BatchWriter
 from llmariner.usage.ledger import Ledger
 
 from .ledgers import closed, event, life, rebuilt_equal_stored, stored_sums, sums_of
 
 
-def given(gathering: Gathering, batches: Sequence[Sequence[dict[str, Any]]]) -> list[Any]:
+def given(writer: BatchWriter, batches: Sequence[Sequence[dict[str, Any]]]) -> list[Any]:
     async def give() -> list[Any]:
-        return await asyncio.gather(*(gathering.record(batch) for batch in batches), return_exceptions=True)
+        return await asyncio.gather(*(writer.record(batch) for batch in batches), return_exceptions=True)
 
     return asyncio.run(give())
 
@@ -37,7 +37,7 @@ def test_what_comes_together_is_recorded_in_a_few_statements(ledger: Ledger, dat
     batches = [life(f"r{number}", 3, 7, key_id=f"key_{number % 7}") for number in range(100)]
     engine_event.listen(database.engine, "before_cursor_execute", note)
     try:
-        assert given(Gathering(ledger.record, seconds=0.05), [*batches, batches[0]]) == [None] * 101
+        assert given(BatchWriter(ledger.record, seconds=0.05), [*batches, batches[0]]) == [None] * 101
     finally:
         engine_event.remove(database.engine, "before_cursor_execute", note)
     assert len([each for each in statements if not each.startswith("BEGIN")]) == 6, statements
@@ -56,7 +56,7 @@ def test_what_comes_together_is_recorded_in_a_few_statements(ledger: Ledger, dat
 def test_a_batch_that_is_wrong_spoils_no_other(said: dict[str, Any], refusal: type[Exception], ledger: Ledger) -> None:
     wrong = {**closed("wrong", (1, 1, 0)), **said}
     good, refused, late = given(
-        Gathering(ledger.record, seconds=0.05), [[closed("a", (1, 1, 0))], [wrong], [closed("b", (1, 1, 0))]]
+        BatchWriter(ledger.record, seconds=0.05), [[closed("a", (1, 1, 0))], [wrong], [closed("b", (1, 1, 0))]]
     )
     assert (good, late) == (None, None)
     assert isinstance(refused, refusal)
@@ -71,7 +71,7 @@ def test_nobody_is_answered_before_it_is_recorded(ledger: Ledger) -> None:
         recorded.append(time.monotonic())
 
     async def give() -> float:
-        await Gathering(record, seconds=0.05).record([closed("a", (1, 1, 0))])
+        await BatchWriter(record, seconds=0.05).record([closed("a", (1, 1, 0))])
         return time.monotonic()
 
     assert asyncio.run(give()) >= recorded[0]
@@ -85,19 +85,19 @@ def test_where_the_ledger_is_away_everybody_hears_of_it_and_may_come_again(ledge
             raise Unavailable("The database does not answer.")
         ledger.record(batch)
 
-    gathering = Gathering(record, seconds=0.01)
+    writer = BatchWriter(record, seconds=0.01)
     batches = [[closed("a", (1, 1, 0))], [closed("b", (1, 1, 0))]]
-    assert all(isinstance(answer, Unavailable) for answer in given(gathering, batches))
+    assert all(isinstance(answer, Unavailable) for answer in given(writer, batches))
     away = False
-    assert given(gathering, batches) == [None, None]
+    assert given(writer, batches) == [None, None]
     assert ledger.request("b") is not None
 
 
 def test_a_caller_that_is_gone_does_not_take_its_batch_along(ledger: Ledger) -> None:
     async def give() -> None:
-        gathering = Gathering(ledger.record, seconds=0.05)
-        gone = asyncio.create_task(gathering.record([closed("gone", (1, 1, 0))]))
-        stays = asyncio.create_task(gathering.record([closed("stays", (1, 1, 0))]))
+        writer = BatchWriter(ledger.record, seconds=0.05)
+        gone = asyncio.create_task(writer.record([closed("gone", (1, 1, 0))]))
+        stays = asyncio.create_task(writer.record([closed("stays", (1, 1, 0))]))
         await asyncio.sleep(0)
         gone.cancel()
         await stays
@@ -110,25 +110,25 @@ def test_a_caller_that_is_gone_does_not_take_its_batch_along(ledger: Ledger) -> 
 def test_much_is_recorded_without_waiting(size: int, ledger: Ledger) -> None:
     async def give() -> float:
         began = time.monotonic()
-        gathering = Gathering(lambda batch: None, seconds=60)
+        writer = BatchWriter(lambda batch: None, seconds=60)
         batch = [closed(f"r{number}", (1, 1, 0)) for number in range(size // 5)]
-        await asyncio.gather(*(gathering.record(batch) for _ in range(5)))
+        await asyncio.gather(*(writer.record(batch) for _ in range(5)))
         return time.monotonic() - began
 
     assert asyncio.run(give()) < 30
 
 
 def test_a_model_is_not_idle_while_something_of_it_is_gathered(ledger: Ledger, database: Database) -> None:
-    gathering = Gathering(ledger.record, seconds=0.2)
+    writer = BatchWriter(ledger.record, seconds=0.2)
     registry = Registry(database)
     registry.create(NewModel("base", SourceRepository.LOCAL, "/base"))
     registry.loaded("base", folder="/base", size_bytes=1, task=Task.GENERATE)
     registry.create(NewModel("ft:base:x", SourceRepository.LOCAL, "/x", base_model_id="base"))
-    directory = ModelDirectory(registry, ledger, gathering.models)
+    directory = ModelDirectory(registry, ledger, writer.pending_models)
 
     async def ask() -> list[float | None]:
         before = await directory.idle_since(["base", "ft:base:x"])
-        telling = asyncio.create_task(gathering.record([closed("a", (1, 1, 0), model="ft:base:x")]))
+        telling = asyncio.create_task(writer.record([closed("a", (1, 1, 0), model="ft:base:x")]))
         await asyncio.sleep(0)
         meanwhile = await directory.idle_since(["base", "ft:base:x"])
         await telling
@@ -140,22 +140,22 @@ def test_a_model_is_not_idle_while_something_of_it_is_gathered(ledger: Ledger, d
 def test_a_project_s_model_is_idle_whatever_others_ask_of_theirs_of_that_name(
     ledger: Ledger, database: Database
 ) -> None:
-    gathering = Gathering(ledger.record, seconds=0.2)
+    writer = BatchWriter(ledger.record, seconds=0.2)
     registry = Registry(database)
     for project_id in ("proj_other", "proj_1"):  # the ledger's events are of `proj_1`
         registry.create(NewModel("own", SourceRepository.LOCAL, "/own", project_id=project_id))
-    directory = ModelDirectory(registry, ledger, gathering.models)
+    directory = ModelDirectory(registry, ledger, writer.pending_models)
 
     async def ask() -> list[float | None]:
         return [await directory.idle_since([model_id]) for model_id in ("own", "own@proj_1")]
 
     async def all_along() -> list[list[float | None]]:
-        telling = asyncio.create_task(gathering.record([event("a", 0, "admitted", (0, 0, 0), model="own")]))
+        telling = asyncio.create_task(writer.record([event("a", 0, "admitted", (0, 0, 0), model="own")]))
         await asyncio.sleep(0)
         gathered = await ask()
         await telling
         under_way = await ask()
-        await gathering.record([closed("a", (1, 1, 0), model="own")])
+        await writer.record([closed("a", (1, 1, 0), model="own")])
         return [gathered, under_way, await ask()]
 
     assert asyncio.run(all_along()) == [[0.0, None], [0.0, None], [0.0, 1099.0]]
@@ -169,10 +169,10 @@ def test_while_the_database_is_slow_batches_become_larger_and_not_more() -> None
         time.sleep(0.2)
 
     async def give() -> None:
-        gathering = Gathering(record, seconds=0)
+        writer = BatchWriter(record, seconds=0)
         giving = []
         for number in range(10):
-            giving.append(asyncio.create_task(gathering.record([closed(f"r{number}", (1, 1, 0))])))
+            giving.append(asyncio.create_task(writer.record([closed(f"r{number}", (1, 1, 0))])))
             await asyncio.sleep(0.01)
         await asyncio.gather(*giving)
 

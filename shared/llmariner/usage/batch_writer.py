@@ -1,4 +1,4 @@
-"""Batches of many processes, recorded together: a transaction of the ledger costs about as much for one of them as for all.
+"""Batches of many processes, recorded submissions: a transaction of the ledger costs about as much for one of them as for all.
 
 Each batch is answered when it is in the database, and not before: who gave it away keeps it until then.
 """
@@ -12,73 +12,73 @@ from typing import Any
 
 from llmariner.errors import Unavailable
 
-__all__ = ["Gathering"]
+__all__ = ["BatchWriter"]
 
-_MOST = 1000
+_FULL_BATCH = 1000
 """Events that are enough for a transaction."""
 
-_SECONDS = 2.0
+_MAX_DELAY_SECONDS = 2.0
 Batch = Sequence[Mapping[str, Any]]
-_Waiting = tuple[Batch, "asyncio.Future[None]"]
+_Submission = tuple[Batch, "asyncio.Future[None]"]
 
 
-class Gathering:
+class BatchWriter:
     """Calls `record`, in a thread, with what came within two seconds, or sooner when that is much."""
 
-    def __init__(self, record: Callable[[Batch], object], *, seconds: float = _SECONDS) -> None:
+    def __init__(self, record: Callable[[Batch], object], *, seconds: float = _MAX_DELAY_SECONDS) -> None:
         self._record = record
         self._seconds = seconds
-        self._waiting: list[_Waiting] = []
-        self._under_way: list[_Waiting] = []
-        self._writing: asyncio.Task[None] | None = None
-        self._enough = asyncio.Event()
+        self._pending: list[_Submission] = []
+        self._in_flight: list[_Submission] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._full = asyncio.Event()
 
     async def record(self, batch: Batch) -> None:
         """Returns when the batch is recorded. What `record` raises for it alone; Unavailable for all."""
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((batch, answer))
-        if self._writing is None:
-            self._enough = asyncio.Event()
-            self._writing = asyncio.create_task(self._write())
-        if sum(len(each) for each, _ in self._waiting) >= _MOST:
-            self._enough.set()
-        await answer
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.append((batch, future))
+        if self._writer is None:
+            self._full = asyncio.Event()
+            self._writer = asyncio.create_task(self._write())
+        if sum(len(each) for each, _ in self._pending) >= _FULL_BATCH:
+            self._full.set()
+        await future
 
-    def models(self) -> set[tuple[str, str | None]]:
+    def pending_models(self) -> set[tuple[str, str | None]]:
         """The models that something was told of which is not recorded yet, each with the project that asked."""
-        events = (event for batch, _ in (*self._under_way, *self._waiting) for event in batch)
+        events = (event for batch, _ in (*self._in_flight, *self._pending) for event in batch)
         told = (event for event in events if isinstance(event, Mapping) and "model" in event)
         return {(event["model"], event.get("project_id")) for event in told}
 
     async def _write(self) -> None:
         try:
-            while self._waiting:
+            while self._pending:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._enough.wait(), self._seconds)
-                self._enough.clear()
-                self._under_way, self._waiting = self._waiting, []
-                await self._settle(self._under_way)
+                    await asyncio.wait_for(self._full.wait(), self._seconds)
+                self._full.clear()
+                self._in_flight, self._pending = self._pending, []
+                await self._commit(self._in_flight)
         finally:
-            self._writing, self._under_way = None, []
+            self._writer, self._in_flight = None, []
 
-    async def _settle(self, together: Sequence[_Waiting]) -> None:
+    async def _commit(self, submissions: Sequence[_Submission]) -> None:
         try:
-            await asyncio.to_thread(self._record, [event for batch, _ in together for event in batch])
+            await asyncio.to_thread(self._record, [event for batch, _ in submissions for event in batch])
         except Exception as error:  # each caller is told, and most of them come again
-            if len(together) == 1 or isinstance(error, Unavailable):
-                _answer(together, error)
+            if len(submissions) == 1 or isinstance(error, Unavailable):
+                _resolve(submissions, error)
             else:
-                for one in together:  # what is wrong with one must not hold up the others
-                    await self._settle([one])
+                for one in submissions:  # what is wrong with one must not hold up the others
+                    await self._commit([one])
         else:
-            _answer(together, None)
+            _resolve(submissions, None)
 
 
-def _answer(together: Sequence[_Waiting], error: Exception | None) -> None:
-    for _, answer in together:
-        if answer.done():  # its caller is gone
+def _resolve(submissions: Sequence[_Submission], error: Exception | None) -> None:
+    for _, future in submissions:
+        if future.done():  # its caller is gone
             continue
         if error is None:
-            answer.set_result(None)
+            future.set_result(None)
         else:
-            answer.set_exception(error)
+            future.set_exception(error)
