@@ -13,7 +13,7 @@ from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.timestamps import Timestamp
 from llmariner.tenancy.principal import Caller
-from llmariner.usage.reports import Question, Reports
+from llmariner.usage.reports import UsageQuery, UsageReports
 
 Reader = Annotated[Caller, require_scope("api.api_usages.read", objects="member")]
 _DEFAULT_SPAN = 7 * 86400
@@ -50,9 +50,9 @@ def list_model_usage_summaries(
     if status_code:
         where["status"] = (status_code,)
     measures = ("requests", "prompt_tokens", "completion_tokens")
-    question = Question(caller.organization_id, since, until, ("model",), width, where, measures)
+    query = UsageQuery(caller.organization_id, since, until, ("model",), width, where, measures)
     datapoints: dict[int, list[dict[str, Any]]] = {}
-    for row in Reports(context_of(request).database).sums(question):
+    for row in UsageReports(context_of(request).database).sums(query):
         value = {
             "model_id": row["model"],
             "total_requests": row["requests"],

@@ -15,8 +15,8 @@ from llmariner.http.schemas.timestamps import MIN_NANOSECONDS, unit_mistake
 from llmariner.platform.database import Database
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.tables import api_keys, users
-from llmariner.usage.prices import NANO
-from llmariner.usage.reports import Question, Reports
+from llmariner.usage.prices import NANO_PER_DOLLAR
+from llmariner.usage.reports import UsageQuery, UsageReports
 
 Reader = Annotated[Caller, require_scope("api.api_usages.read", objects="member")]
 Moment = Annotated[float | None, Query(ge=0, le=1e20)]
@@ -89,11 +89,11 @@ def _grouped(
     columns = tuple(_GROUPS[name] for name in groups if name != "day")
     width = _DAY if "day" in groups else None
     measures = (*_COUNTS, "cost")
-    rows = Reports(database).sums(Question(caller.organization_id, start, end, columns, width, _seen(caller), measures))
+    rows = UsageReports(database).sums(UsageQuery(caller.organization_id, start, end, columns, width, _seen(caller), measures))
     data = [
         {name: row[_GROUPS[name]] for name in groups}
         | {name: row[name] for name in _COUNTS}
-        | {"cost_usd": row["cost"] / NANO}
+        | {"cost_usd": row["cost"] / NANO_PER_DOLLAR}
         for row in rows
     ]
     return sorted(data, key=lambda row: -row["day"]) if "day" in groups else data
@@ -105,8 +105,8 @@ def _usages(database: Database, caller: Caller, start: float, end: float) -> lis
         names = {row.id: row.name for row in session.rows(select(api_keys.c.id, api_keys.c.name))}
         hidden = {row.id for row in session.rows(select(users.c.id).where(users.c.hidden))}
     groups = ("user_id", "key_id", "model")
-    rows = Reports(database).sums(
-        Question(caller.organization_id, start, end, groups, where=_seen(caller), measures=_OF_USAGES)
+    rows = UsageReports(database).sums(
+        UsageQuery(caller.organization_id, start, end, groups, where=_seen(caller), measures=_OF_USAGES)
     )
     return [
         {

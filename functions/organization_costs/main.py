@@ -13,12 +13,12 @@ from llmariner.http.schemas.lists import filter_values
 from llmariner.http.schemas.timestamps import Timestamp
 from llmariner.tenancy.principal import Caller
 from llmariner.usage.buckets import buckets, checked_groups
-from llmariner.usage.prices import NANO
-from llmariner.usage.reports import PARTS, Question, Reports
+from llmariner.usage.prices import NANO_PER_DOLLAR
+from llmariner.usage.reports import COST_PARTS, UsageQuery, UsageReports
 
 Reader = Annotated[Caller, require_org_admin("api.api_usages.read")]
 _COLUMNS = {"project_id": "project_id", "user_id": "user_id", "api_key_id": "key_id"}
-_OF_ITEMS = (*PARTS, "requests", "prompt_tokens", "cached_tokens", "completion_tokens")
+_OF_ITEMS = (*COST_PARTS, "requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 
 
 def build(context: Context) -> Application:
@@ -44,7 +44,7 @@ def list_costs(
     shown = buckets(start=start_time, end=end_time, width=bucket_width, limit=limit or 7, page=page)
     columns = tuple(column for name, column in _COLUMNS.items() if name in groups)
     where = {column: asked for name, column in _COLUMNS.items() if (asked := filter_values(request, f"{name}s"))}
-    question = Question(
+    query = UsageQuery(
         caller.organization_id,
         shown.start,
         shown.end,
@@ -53,7 +53,7 @@ def list_costs(
         where,
         ("cost", *(_OF_ITEMS if by_item else ())),
     )
-    rows = Reports(context_of(request).database).sums(question)
+    rows = UsageReports(context_of(request).database).sums(query)
 
     def results(of_bucket: list[dict[str, Any]]) -> list[dict[str, Any]]:
         found = [line for row in of_bucket for line in (_lines(row) if by_item else [(None, row["cost"], None, row)])]
@@ -96,7 +96,7 @@ def _result(
 ) -> dict[str, Any]:
     return {
         "object": "organization.costs.result",
-        "amount": {"value": cost / NANO, "currency": "usd"},
+        "amount": {"value": cost / NANO_PER_DOLLAR, "currency": "usd"},
         "line_item": item if "line_item" in groups else None,
         "quantity": quantity if "line_item" in groups else None,
         "organization_id": caller.organization_id,

@@ -18,8 +18,8 @@ from llmariner.tenancy.principal import Caller
 from llmariner.usage import export
 from llmariner.usage.aggregation import TOKENS
 from llmariner.usage.buckets import buckets, checked_groups
-from llmariner.usage.cost_breakdown import explained
-from llmariner.usage.reports import Question, Reports
+from llmariner.usage.cost_breakdown import cost_breakdown
+from llmariner.usage.reports import UsageQuery, UsageReports
 
 Administrator = Annotated[Caller, require_org_admin("api.api_usages.read")]
 Reader = Annotated[Caller, require_scope("api.api_usages.read", objects="member")]
@@ -105,8 +105,8 @@ def export_requests(
 
     Filters: project_ids, user_ids, api_key_ids, models.
     """
-    chosen = export.Chosen(caller.organization_id, start_time, end_time, _asked(request))
-    text = export.csv_lines(context_of(request).database, chosen)
+    selection = export.ExportFilter(caller.organization_id, start_time, end_time, _asked(request))
+    text = export.csv_lines(context_of(request).database, selection)
     headers = {"content-disposition": 'attachment; filename="requests.csv"'}
     return StreamingResponse(text, media_type="text/csv; charset=utf-8", headers=headers)
 
@@ -114,7 +114,7 @@ def export_requests(
 def get_request(request: Request, caller: Reader, request_id: str) -> dict[str, Any]:
     """One request, with the events and the price that made its cost; an owner sees those of the whole organisation."""
     try:
-        found = explained(context_of(request).database, request_id)
+        found = cost_breakdown(context_of(request).database, request_id)
     except NotFound:
         found = None
     mine = found is not None and found["organization_id"] == caller.organization_id
@@ -142,8 +142,8 @@ def _page(
     shown = buckets(start=start, end=end, width=width, limit=min(limit or usual, most), page=page)
     columns = tuple(_COLUMNS[name] for name in groups if name in _COLUMNS)
     where = {"route": routes, **_asked(request)}
-    question = Question(caller.organization_id, shown.start, shown.end, columns, shown.width, where, _MEASURES)
-    rows = Reports(context_of(request).database).sums(question)
+    query = UsageQuery(caller.organization_id, shown.start, shown.end, columns, shown.width, where, _MEASURES)
+    rows = UsageReports(context_of(request).database).sums(query)
     return shown.page(rows, lambda of_bucket: [result(row) for row in of_bucket])
 
 

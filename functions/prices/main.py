@@ -53,7 +53,7 @@ def list_prices(
     at: FractionalTimestamp | None = None,
 ) -> dict[str, Any]:
     """Every price there was, is or will be; of one model, or those in force at a moment (seconds since 1970)."""
-    listed = Prices(context_of(request).database).seen_by(caller, model=model, at=at)
+    listed = Prices(context_of(request).database).visible_to(caller, model=model, at=at)
     return {"object": "list", "data": [_rendered(price) for price in listed], "has_more": False}
 
 

@@ -30,9 +30,9 @@ from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events.deliveries import Deliveries
 from llmariner.settings import DatabaseSettings
-from llmariner.usage.export import Chosen, csv_lines
+from llmariner.usage.export import ExportFilter, csv_lines
 from llmariner.usage.ledger import Ledger
-from llmariner.usage.reports import Question, Reports
+from llmariner.usage.reports import UsageQuery, UsageReports
 
 from .usage_reads import DAY, DAYS, ORGANIZATION, fill, seconds_of
 
@@ -103,7 +103,7 @@ def works(database: Database) -> dict[str, Callable[[], object]]:
     ledger, end = Ledger(database), int(time.time()) // DAY * DAY
     key = Rule("b", ORGANIZATION, "key", "key_12", "*", period="month", amount=1)
     project = Rule("b", ORGANIZATION, "project", "proj_3", "*", period="month", amount=1)
-    usage = Question(ORGANIZATION, end - 31 * DAY, end, ("project_id", "model"), DAY)
+    usage = UsageQuery(ORGANIZATION, end - 31 * DAY, end, ("project_id", "model"), DAY)
 
     def settled(rule: Rule) -> None:
         with database.read() as session:
@@ -125,10 +125,10 @@ def works(database: Database) -> dict[str, Callable[[], object]]:
         "sweep: how long a model is idle": lambda: ledger.idle_since(["organisation/model-1"]),
         "sweep: old requests, none to drop": lambda: ledger.purge(older_than=(DAYS + 5) * DAY),
         "list: requests of an hour": lambda: list(
-            csv_lines(database, Chosen(ORGANIZATION, end - DAY, end - DAY + 3600))
+            csv_lines(database, ExportFilter(ORGANIZATION, end - DAY, end - DAY + 3600))
         ),
         f"list: a project's events among {EVENTS:,} of others": page,
-        "report: 31 days by project, model, day": lambda: Reports(database).sums(usage),
+        "report: 31 days by project, model, day": lambda: UsageReports(database).sums(usage),
     }
 
 

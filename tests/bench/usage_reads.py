@@ -28,9 +28,9 @@ from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings
 from llmariner.usage.aggregation import ROLLUPS, TOKENS
-from llmariner.usage.export import Chosen, csv_lines
+from llmariner.usage.export import ExportFilter, csv_lines
 from llmariner.usage.ledger import Ledger
-from llmariner.usage.reports import PARTS, Question, Reports
+from llmariner.usage.reports import COST_PARTS, UsageQuery, UsageReports
 from llmariner.usage.tables import SUMS
 
 DAY, HOUR, MINUTE = 86400, 3600, 60
@@ -108,7 +108,7 @@ def _fill_days(database: Database, rows: int, start: int, day: int, *, lite: boo
             session.run(text(_SUMMED.format(**summed, start=start_of, span=span, **rates)))
 
 
-def questions(start: int) -> dict[str, Question]:
+def questions(start: int) -> dict[str, UsageQuery]:
     """What people and their dashboards ask, as the routes put it."""
     end = start + DAYS * DAY
     key = ("user_id", "key_id", "model")
@@ -117,13 +117,13 @@ def questions(start: int) -> dict[str, Question]:
     model = ("requests", "prompt_tokens", "completion_tokens")
     usage = ("requests", *TOKENS)
     latencies = (*model, "ended_requests", "total_microseconds", "first_token_microseconds", "first_tokens")
-    money = ("cost", *PARTS, *usage)
+    money = ("cost", *COST_PARTS, *usage)
 
-    def over(days: float, groups: tuple[str, ...], measures: tuple[str, ...], width: int | None = None) -> Question:
+    def over(days: float, groups: tuple[str, ...], measures: tuple[str, ...], width: int | None = None) -> UsageQuery:
         where = chat if measures == usage else {}
-        return Question(ORGANIZATION, end - days * DAY, end, groups, width, where, measures)
+        return UsageQuery(ORGANIZATION, end - days * DAY, end, groups, width, where, measures)
 
-    ragged = Question(ORGANIZATION, end - 31.3 * DAY, end - 1234.5, key, None, project, latencies)
+    ragged = UsageQuery(ORGANIZATION, end - 31.3 * DAY, end - 1234.5, key, None, project, latencies)
     return {
         "api_usages: 31 days by user, key, model": over(31, key, latencies),
         "api_usages: 31 days by key, model, day": over(31, ("key_id", "model"), (*usage, "successful_requests"), DAY),
@@ -184,7 +184,7 @@ def report(name: str, database: Database, rows: int) -> None:
         sums = [session.value(text(f"SELECT COUNT(*) FROM {rollup.table.name}")) for rollup in ROLLUPS]
     said = ", ".join(f"{count:,} in {rollup.table.name}" for count, rollup in zip(sums, ROLLUPS, strict=True))
     print(f"{name}: {rows:,} requests; sums: {said}; made in {filled:.0f} s", flush=True)
-    reports, server = Reports(database), server_of(database)
+    reports, server = UsageReports(database), server_of(database)
     for what, question in questions(start).items():
         found = reports.sums(question)
         before = cpu_seconds(server)
@@ -204,7 +204,7 @@ def report(name: str, database: Database, rows: int) -> None:
             LedgerUsageSource(session).spent_since(rule, day - 30 * DAY)
 
     def exported() -> int:
-        return sum(part.count("\n") for part in csv_lines(database, Chosen(ORGANIZATION, day, day + HOUR)))
+        return sum(part.count("\n") for part in csv_lines(database, ExportFilter(ORGANIZATION, day, day + HOUR)))
 
     print(f"  {'a budget of a key, 31 days':52} {1000 * seconds_of(spent):8.1f} ms")
     lines = exported()

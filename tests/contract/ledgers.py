@@ -76,10 +76,10 @@ def sums_of(database: Database) -> Sums:
     """What they must hold, reckoned from the stored requests alone, one after another."""
     with database.read() as session:
         rows = [dict(row._mapping) for row in session.rows(select(ledger_requests))]
-        listed = PriceList.of(session, {row["model"] for row in rows})
+        listed = PriceList.for_models(session, {row["model"] for row in rows})
     found: Sums = {}
     for row in rows:
-        values = _measured(row, request_cost(row, listed.known(row["price_id"])))
+        values = _measured(row, request_cost(row, listed.by_id(row["price_id"])))
         for rollup in ROLLUPS:
             start = int(row["admitted_at"] // rollup.width) * rollup.width
             key = (rollup.table.name, row["organization_id"], start, *(row[name] for name in rollup.dimensions))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmariner.platform.database import Database
 from llmariner.usage.aggregation import ROLLUPS, apply_events, interruption_event, new_request
 from llmariner.usage.ledger import Ledger
-from llmariner.usage.reports import DIMENSIONS, MEASURES, PARTS, Question, Reports
+from llmariner.usage.reports import DIMENSIONS, MEASURES, COST_PARTS, UsageQuery, UsageReports
 from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, prices
 
 from .ledgers import closed, event, life, put_price, rebuilt_equal_stored, stored_sums, sums_of
@@ -135,20 +135,20 @@ def test_sums_by_every_grouping_agree_before_and_after_requests_are_dropped(
 ) -> None:
     prices_of(database)
     told_crookedly(data, ledger, requests)
-    reports = Reports(database)
+    reports = UsageReports(database)
     end = 3 * DAY
-    whole = Question("org_1", 0, end, measures=(*MEASURES, *PARTS))
+    whole = UsageQuery("org_1", 0, end, measures=(*MEASURES, *COST_PARTS))
     totals = added(reports.sums(whole), whole.measures)
     for groups in [(), *itertools.combinations(DIMENSIONS, 1), *itertools.combinations(DIMENSIONS, 2), DIMENSIONS]:
         width = data.draw(st.sampled_from([None, HOUR, DAY, 7 * DAY]))
-        rows = reports.sums(Question("org_1", 0, end, groups, width, measures=(*MEASURES, *PARTS)))
+        rows = reports.sums(UsageQuery("org_1", 0, end, groups, width, measures=(*MEASURES, *COST_PARTS)))
         assert added(rows, whole.measures) == totals, (groups, width)
         keys = [tuple(row[name] for name in (*groups, *(("start",) if width else ()))) for row in rows]
         assert len(set(keys)) == len(keys)
     # From the requests themselves, minute by minute, as far as they are there.
-    by_minute = reports.sums(Question("org_1", 0, 3 * DAY, ("model",), 60))
+    by_minute = reports.sums(UsageQuery("org_1", 0, 3 * DAY, ("model",), 60))
     assert added(by_minute, MEASURES) == {name: totals[name] for name in MEASURES}
-    assert sum(totals[name] for name in PARTS) <= totals["cost"]
+    assert sum(totals[name] for name in COST_PARTS) <= totals["cost"]
     ledger.purge(older_than=0)
     assert added(reports.sums(whole), whole.measures) == totals
 

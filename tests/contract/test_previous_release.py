@@ -18,7 +18,7 @@ from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries
 from llmariner.usage.ledger import Ledger
-from llmariner.usage.reports import Question, Reports
+from llmariner.usage.reports import UsageQuery, UsageReports
 
 from .ledgers import life, stored_sums, sums_of
 
@@ -74,7 +74,7 @@ def test_both_releases_write_and_read_at_once(previous: Path, new_database: Call
     assert 10 * ROUNDS < seen["requests"] <= 20 * ROUNDS + 1
     # Of both together nothing is lost or counted twice, and this release sees what the other wrote.
     assert stored_sums(database) == sums_of(database)
-    (sums,) = Reports(database).sums(Question("org_1", now - 3600, now + 3600))
+    (sums,) = UsageReports(database).sums(UsageQuery("org_1", now - 3600, now + 3600))
     assert sums["requests"] == 20 * ROUNDS + 1
     page = Deliveries(database, ()).page("proj_1", None, after=None, limit=100)
     assert {delivery.event.subject for delivery in page} == {"before", "now"}

@@ -35,7 +35,7 @@ def caller(owner: Owner) -> Caller:
 
 def at(database: Database, model: str, when: float) -> str | None:
     with database.read() as session:
-        price = PriceList.of(session, [model]).at(model, when)
+        price = PriceList.for_models(session, [model]).at(model, when)
     return None if price is None else price.id
 
 
@@ -66,8 +66,8 @@ def test_prices_of_projects_and_of_all_stand_beside_one_another(
     assert list_.now("tuned", "m", project_id=owner.project_id, base_project_id=owner.project_id) == own.price
     again = list_.set(caller, NewPrice("m", 50, 60, project_id=owner.project_id))
     with database.read() as session:
-        known = PriceList.of(session, ["m"], [owner.project_id])
-    assert (known.at("m", again.valid_from), known.known(own.id)) == (shared.price, own.price)
+        known = PriceList.for_models(session, ["m"], [owner.project_id])
+    assert (known.at("m", again.valid_from), known.by_id(own.id)) == (shared.price, own.price)
     assert known.at("m", again.valid_from, project_id=owner.project_id) == again.price
     with pytest.raises(InvalidRequest, match="No project"):
         list_.set(caller, NewPrice("m", 1, 1, project_id="proj_unknown"))
@@ -80,7 +80,7 @@ def test_a_projects_price_is_for_itself_and_the_installations_owners_to_see(
     list_.set(caller, NewPrice("*", 30, 40))
 
     def seen(seer: Caller) -> list[str]:
-        return [price.model for price in list_.seen_by(seer)]
+        return [price.model for price in list_.visible_to(seer)]
 
     own, other = (
         replace(caller, organization_role="reader", project_id=project_id) for project_id in (owner.project_id, "p")
@@ -177,6 +177,6 @@ def test_a_part_is_wrong_by_half_a_nano_dollar_at_most(count: int, rate: int) ->
 
 def test_a_price_is_asked_for_by_its_id_as_well(database: Database) -> None:
     listed = ListedPrice("price_1", "m", 0.0, 1.0, 1, 1, 1, 1, 1)
-    assert PriceList([listed]).known("price_1") == listed.price
-    assert PriceList([listed]).known("price_2") is None
-    assert PriceList([listed]).known(None) is None
+    assert PriceList([listed]).by_id("price_1") == listed.price
+    assert PriceList([listed]).by_id("price_2") is None
+    assert PriceList([listed]).by_id(None) is None

@@ -1,4 +1,4 @@
-"""Reports: read from sums and requests, exact at both ends of a span, and fast because of it."""
+"""UsageReports: read from sums and requests, exact at both ends of a span, and fast because of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmariner.errors import InvalidRequest
 from llmariner.platform.database import Database
 from llmariner.usage.buckets import buckets
 from llmariner.usage.ledger import Ledger
-from llmariner.usage.reports import MEASURES, PARTS, Question, Reports
+from llmariner.usage.reports import MEASURES, COST_PARTS, UsageQuery, UsageReports
 
 from .ledgers import TOKENS, closed, event, put_price
 
@@ -24,8 +24,8 @@ FIELDS = ("requests", "successful_requests", *TOKENS)
 
 
 @pytest.fixture
-def reports(database: Database) -> Reports:
-    return Reports(database)
+def reports(database: Database) -> UsageReports:
+    return UsageReports(database)
 
 
 def many(ledger: Ledger) -> None:
@@ -37,11 +37,11 @@ def many(ledger: Ledger) -> None:
     ledger.record([closed("theirs", (1000, 1000, 1000), organization_id="org_2")])
 
 
-def rows(reports: Reports, start: float = 0.0, end: float = 1e10, **asked: Any) -> list[dict[str, Any]]:
-    return reports.sums(Question("org_1", start, end, **asked))
+def rows(reports: UsageReports, start: float = 0.0, end: float = 1e10, **asked: Any) -> list[dict[str, Any]]:
+    return reports.sums(UsageQuery("org_1", start, end, **asked))
 
 
-def test_every_grouping_adds_up_to_the_same(reports: Reports, ledger: Ledger) -> None:
+def test_every_grouping_adds_up_to_the_same(reports: UsageReports, ledger: Ledger) -> None:
     many(ledger)
     for group in itertools.permutations(("key_id", "model", "project_id"), 2):
         found = rows(reports, group_by=group, width=DAY)
@@ -56,7 +56,7 @@ def test_every_grouping_adds_up_to_the_same(reports: Reports, ledger: Ledger) ->
         assert {row["start"] for row in found} == {0, DAY, 2 * DAY}
 
 
-def test_only_what_is_asked_for_is_summed(reports: Reports, ledger: Ledger) -> None:
+def test_only_what_is_asked_for_is_summed(reports: UsageReports, ledger: Ledger) -> None:
     many(ledger)
     assert [row["requests"] for row in rows(reports, where={"model": ("m",)})] == [6]
     assert [row["requests"] for row in rows(reports, where={"model": ("m",), "status": (502,)})] == [2]
@@ -72,7 +72,7 @@ def test_only_what_is_asked_for_is_summed(reports: Reports, ledger: Ledger) -> N
     st.sampled_from([None, 60, 1800, HOUR, 5 * HOUR, DAY, 2 * DAY]),
 )
 def test_a_span_is_exact_at_both_ends(
-    reports: Reports, ledger: Ledger, start: float, length: float, width: int | None
+    reports: UsageReports, ledger: Ledger, start: float, length: float, width: int | None
 ) -> None:
     moments = [number * 7919.25 for number in range(44)]
     ledger.record(closed(f"r{number}", (1, 2, 0), admitted_at=at) for number, at in enumerate(moments))
@@ -84,7 +84,7 @@ def test_a_span_is_exact_at_both_ends(
         assert {row["start"] for row in found} == {int(at // width * width) for at in inside}
 
 
-def test_latencies_are_of_those_that_ended(reports: Reports, ledger: Ledger) -> None:
+def test_latencies_are_of_those_that_ended(reports: UsageReports, ledger: Ledger) -> None:
     ledger.record([closed("a", (1, 1, 0), total_seconds=1.5, first_token_seconds=0.25)])
     ledger.record([closed("b", (1, 1, 0), total_seconds=2.5, first_token_seconds=None)])
     ledger.record([event("c", 0, "admitted", (0, 0, 0))])
@@ -94,22 +94,22 @@ def test_latencies_are_of_those_that_ended(reports: Reports, ledger: Ledger) -> 
         assert (row["total_microseconds"], row["first_token_microseconds"]) == (4_000_000, 250_000)
 
 
-def test_sums_may_be_over_what_thirty_two_bits_hold(reports: Reports, ledger: Ledger) -> None:
+def test_sums_may_be_over_what_thirty_two_bits_hold(reports: UsageReports, ledger: Ledger) -> None:
     for number in range(3):
         ledger.record([closed(f"r{number}", (2**39, 2**40, 2**38))])
     [row] = rows(reports)
     assert [row[name] for name in TOKENS] == [3 * 2**39, 3 * 2**40, 3 * 2**38]
 
 
-def test_what_costs_consist_of_adds_up(reports: Reports, ledger: Ledger, database: Database) -> None:
+def test_what_costs_consist_of_adds_up(reports: UsageReports, ledger: Ledger, database: Database) -> None:
     put_price(database, "m", 0.0, None, (2_000_000, 500_000, 10_000_000, 7))
     ledger.record([closed("a", (9, 5, 3)), closed("b", (1, 1, 0), outcome="failed", status=500)])
-    [row] = rows(reports, measures=(*MEASURES, *PARTS))
+    [row] = rows(reports, measures=(*MEASURES, *COST_PARTS))
     parts = [row[name] for name in ("prompt_cost", "cached_cost", "completion_cost")]
     assert (parts, row["cost"]) == ([12 + 2, 2, 60], 14 + 2 + 60 + 14)
 
 
-def test_what_was_dropped_is_told_by_whole_hours(reports: Reports, ledger: Ledger) -> None:
+def test_what_was_dropped_is_told_by_whole_hours(reports: UsageReports, ledger: Ledger) -> None:
     many(ledger)
     ledger.purge(older_than=3600)
     assert rows(reports, 10.6, DAY, width=HOUR)[0]["requests"] == 4, "the hour in which the span begins"
@@ -125,7 +125,7 @@ def test_what_was_dropped_is_told_by_whole_hours(reports: Reports, ledger: Ledge
 def test_a_span_without_an_inside_is_refused() -> None:
     for end in (5.0, 4.0):
         with pytest.raises(InvalidRequest) as refused:
-            Question("org_1", 5.0, end)
+            UsageQuery("org_1", 5.0, end)
         assert refused.value.param == "end_time"
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import delete, update
 from llmariner.limits.rules import Limits, Subject
 from llmariner.tenancy.keys.store import Owner
 from llmariner.tenancy.tables import projects
-from llmariner.usage.cost_breakdown import explained
+from llmariner.usage.cost_breakdown import cost_breakdown
 from llmariner.usage.tables import prices
 
 from .caller import Answer, Caller
@@ -45,7 +45,7 @@ def test_an_adapter_costs_what_its_base_model_costs(platform: Platform, base: st
     assert row["completion_tokens"] > 0
     cost = row["completion_tokens"] * 1000 + 11
     assert (row["model"], row["price_id"], row["cost"]) == (tuned, "price_dear", cost)
-    told = explained(platform.context.database, request)
+    told = cost_breakdown(platform.context.database, request)
     assert told["rebuilt_equals_stored"]
     assert sum(item["amount_usd"] for item in told["line_items"]) == pytest.approx(told["amount"]["value"])
     other = platform.model("another", "--tokens", "4")

@@ -61,10 +61,10 @@ def buckets(*, start: int, end: int | None, width: str, limit: int, page: str | 
     if page is not None:
         number = page.removeprefix(_PAGE)
         if not (page.startswith(_PAGE) and number.isascii() and number.isdigit() and len(number) <= 12):
-            raise _unknown(page)
+            raise _unknown_page(page)
         # A page of other widths or spans is none of this one.
         if int(number) % size or not first <= int(number) < stop:
-            raise _unknown(page)
+            raise _unknown_page(page)
         first = int(number)
     left = math.ceil((stop - first) / size)
     count = min(left, limit)
@@ -79,7 +79,7 @@ def checked_groups(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...
     return tuple(dict.fromkeys(asked))
 
 
-def _unknown(page: str) -> InvalidRequest:
+def _unknown_page(page: str) -> InvalidRequest:
     return InvalidRequest(
         f"No page '{page[:40]}' of this question: give back the 'next_page' of the answer before, and change nothing else.",
         param="page",

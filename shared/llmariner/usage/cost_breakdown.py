@@ -8,21 +8,21 @@ from llmariner.gateway.metering.pricing import Price
 from llmariner.platform.database import Database
 from llmariner.usage.aggregation import TOKENS, request_cost
 from llmariner.usage.ledger import Ledger
-from llmariner.usage.prices import NANO, PriceList, dollars
+from llmariner.usage.prices import NANO_PER_DOLLAR, PriceList, dollars
 
-__all__ = ["explained"]
+__all__ = ["cost_breakdown"]
 
-_TOLD = ("model", "adapter", "route", "outcome", "status", "admitted_at", "closed_at")
+_FIELDS = ("model", "adapter", "route", "outcome", "status", "admitted_at", "closed_at")
 _TIMES = ("waited_seconds", "queued_seconds", "wake_seconds", "first_token_seconds", "total_seconds")
 
 
-def explained(database: Database, request_id: str) -> dict[str, Any]:
+def cost_breakdown(database: Database, request_id: str) -> dict[str, Any]:
     """A request rebuilt from its events, each with what was used and owed by then. NotFound."""
     ledger = Ledger(database)
     history = ledger.history(request_id)
     rebuilt, stored = history[-1], ledger.request(request_id)
     with database.read() as session:
-        price = PriceList.with_ids(session, [rebuilt["price_id"]]).known(rebuilt["price_id"])
+        price = PriceList.with_ids(session, [rebuilt["price_id"]]).by_id(rebuilt["price_id"])
     return {
         "object": "organization.usage.request",
         "id": request_id,
@@ -30,16 +30,16 @@ def explained(database: Database, request_id: str) -> dict[str, Any]:
         "project_id": rebuilt["project_id"],
         "user_id": rebuilt["user_id"],
         "api_key_id": rebuilt["key_id"],
-        **{name: rebuilt[name] for name in (*_TOLD, *_TIMES, *TOKENS)},
-        "amount": {"value": rebuilt["cost"] / NANO, "currency": "usd"},
+        **{name: rebuilt[name] for name in (*_FIELDS, *_TIMES, *TOKENS)},
+        "amount": {"value": rebuilt["cost"] / NANO_PER_DOLLAR, "currency": "usd"},
         "price_id": rebuilt["price_id"],
-        "line_items": _items(rebuilt, price) if price is not None else [],
-        "events": [_told(state) for state in history],
+        "line_items": _line_items(rebuilt, price) if price is not None else [],
+        "events": [_event_item(state) for state in history],
         "rebuilt_equals_stored": stored is not None and all(rebuilt[name] == value for name, value in stored.items()),
     }
 
 
-def _items(request: dict[str, Any], price: Price) -> list[dict[str, Any]]:
+def _line_items(request: dict[str, Any], price: Price) -> list[dict[str, Any]]:
     """What was paid for; prices of tokens are per million."""
     cost = request_cost(request, price)
     cached = min(request["cached_tokens"], request["prompt_tokens"])
@@ -55,7 +55,7 @@ def _items(request: dict[str, Any], price: Price) -> list[dict[str, Any]]:
     ]
 
 
-def _told(state: dict[str, Any]) -> dict[str, Any]:
+def _event_item(state: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: state[name] for name in ("sequence", "kind", "at", "outcome", *TOKENS)},
         "amount_usd": dollars(state["cost"]),

@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy import Row, or_, select
 
 from llmariner.platform.database import Database
-from llmariner.usage.prices import NANO
+from llmariner.usage.prices import NANO_PER_DOLLAR
 from llmariner.usage.tables import ledger_requests
 
-__all__ = ["COLUMNS", "Chosen", "csv_lines"]
+__all__ = ["COLUMNS", "ExportFilter", "csv_lines"]
 
 COLUMNS = (
     "request_id",
@@ -44,7 +44,7 @@ _CHUNK = 2000
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ExportFilter:
     """Which requests of an organisation: admitted in [start, end), None: till now; `where`: column → values wanted."""
 
     organization_id: str
@@ -53,37 +53,37 @@ class Chosen:
     where: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
-def csv_lines(database: Database, chosen: Chosen) -> Iterator[str]:
+def csv_lines(database: Database, selection: ExportFilter) -> Iterator[str]:
     """A line of names, then one per request, oldest first, some thousand lines at once. Costs are exact."""
     yield _lines([COLUMNS])
-    for rows in _chunks(database, chosen):
+    for rows in _chunks(database, selection):
         yield _lines([_cells(row) for row in rows])
 
 
-def _chunks(database: Database, chosen: Chosen) -> Iterator[list[Row[Any]]]:
+def _chunks(database: Database, selection: ExportFilter) -> Iterator[list[Row[Any]]]:
     """Each by a query of its own, which goes on where the one before ended: nothing is held open meanwhile."""
     table = ledger_requests.c
-    query = select(ledger_requests).where(table.organization_id == chosen.organization_id)
-    if chosen.end is not None:
-        query = query.where(table.admitted_at < chosen.end)
-    for name, values in chosen.where.items():
+    query = select(ledger_requests).where(table.organization_id == selection.organization_id)
+    if selection.end is not None:
+        query = query.where(table.admitted_at < selection.end)
+    for name, values in selection.where.items():
         query = query.where(table[name].in_(tuple(values)))
     query = query.order_by(table.admitted_at, table.request_id).limit(_CHUNK)
-    further = table.admitted_at >= chosen.start
+    position = table.admitted_at >= selection.start
     while True:
         with database.read() as session:
-            rows = list(session.rows(query.where(further)))
+            rows = list(session.rows(query.where(position)))
         if rows:
             yield rows
         if len(rows) < _CHUNK:
             return
         last = rows[-1]
         beyond = or_(table.admitted_at > last.admitted_at, table.request_id > last.request_id)
-        further = (table.admitted_at >= last.admitted_at) & beyond
+        position = (table.admitted_at >= last.admitted_at) & beyond
 
 
 def _cells(row: Row[Any]) -> list[Any]:
-    known = {**row._mapping, "api_key_id": row.key_id, "cost_usd": f"{row.cost // NANO}.{row.cost % NANO:09d}"}
+    known = {**row._mapping, "api_key_id": row.key_id, "cost_usd": f"{row.cost // NANO_PER_DOLLAR}.{row.cost % NANO_PER_DOLLAR:09d}"}
     return [known[name] for name in COLUMNS]
 
 

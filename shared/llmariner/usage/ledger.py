@@ -17,7 +17,7 @@ from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.events import outbox
 from llmariner.usage import aggregation
 from llmariner.usage.aggregation import ROLLUPS, INTERRUPTED, OPEN, RollupDelta
-from llmariner.usage.prices import ListedPrice, PriceList, concerns
+from llmariner.usage.prices import ListedPrice, PriceList, price_filter
 from llmariner.usage.tables import SUMS, ledger_events, ledger_floor, ledger_hours, ledger_requests
 from llmariner.usage.tables import prices as listed
 
@@ -134,7 +134,7 @@ class Ledger:
                     f"No request with id '{request_id}' is kept. The id is in the answer's header 'x-request-id'.",
                     param="request_id",
                 )
-            price = PriceList.with_ids(session, [first["price_id"]]).known(first["price_id"])
+            price = PriceList.with_ids(session, [first["price_id"]]).by_id(first["price_id"])
         states = []
         row = aggregation.new_request(first, first["price_id"])
         for event in events:
@@ -195,9 +195,9 @@ def _record_batch(session: WriteSession, batch: Sequence[Row]) -> int:
     for request_id, events in events_by_request.items():
         if request_id in new:
             after = created[request_id]
-            deltas.replace(None, after, prices.known(after["price_id"]))
+            deltas.replace(None, after, prices.by_id(after["price_id"]))
         elif before := known.get(request_id):
-            price = prices.known(before["price_id"])
+            price = prices.by_id(before["price_id"])
             after = aggregation.apply_events(before, (event for event in events if _event_key(event) in fresh), price)
             if after != before:
                 deltas.replace(before, after, price)
@@ -228,7 +228,7 @@ def _read_watermark_and_prices(session: WriteSession, models: Collection[str], p
 
     The retention_watermark is held to the transaction's end: it can't rise beneath a request that is being created.
     """
-    priced = ledger_floor.outerjoin(listed, concerns(models, project_ids))
+    priced = ledger_floor.outerjoin(listed, price_filter(models, project_ids))
     query = select(ledger_floor.c.admitted_at, *listed.c).select_from(priced)
     rows = session.rows(query.with_for_update(read=True, of=ledger_floor))
     prices = [ListedPrice(*tuple(row)[1:]) for row in rows if row.id is not None]
@@ -251,7 +251,7 @@ def _interrupt_requests(session: WriteSession, requests: Sequence[Row]) -> int:
     session.insert_many_if_absent(ledger_events, events)
     deltas, changed = RollupDelta(), []
     for before, event in zip(requests, events, strict=True):
-        price = prices.known(before["price_id"])
+        price = prices.by_id(before["price_id"])
         after = aggregation.apply_events(before, [event], price)
         assert after["outcome"] == INTERRUPTED
         deltas.replace(before, after, price)

@@ -30,22 +30,22 @@ from llmariner.usage.tables import prices
 
 __all__ = [
     "ALL_MODELS",
-    "NANO",
+    "NANO_PER_DOLLAR",
     "ListedPrice",
     "NewPrice",
     "PriceList",
     "Prices",
-    "concerns",
+    "price_filter",
     "dollars",
     "nano_dollars",
 ]
 
 ALL_MODELS = "*"
-NANO = 10**9
+NANO_PER_DOLLAR = 10**9
 """Nano-dollars in a dollar."""
 
-_MOST = 10**6 * NANO
-_LATE_SECONDS = 60.0
+_MAX_PRICE = 10**6 * NANO_PER_DOLLAR
+_BACKDATING_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class NewPrice:
             raise InvalidRequest(f"'model' must be a model's id, or '{ALL_MODELS}' for all others.", param="model")
         for name in ("prompt", "completion", "cached_prompt", "request"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= _MOST:
-                raise InvalidRequest(f"'{name}' must be from 0 to {_MOST // NANO} dollars.", param=name)
+            if value is not None and not 0 <= value <= _MAX_PRICE:
+                raise InvalidRequest(f"'{name}' must be from 0 to {_MAX_PRICE // NANO_PER_DOLLAR} dollars.", param=name)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class ListedPrice:
         """As it is reckoned with."""
         return Price(self.id, self.prompt, self.cached_prompt, self.completion, self.request)
 
-    def valid(self, at: float) -> bool:
+    def is_valid_at(self, at: float) -> bool:
         """Whether it was in force then."""
         return self.valid_from <= at and (self.valid_to is None or at < self.valid_to)
 
@@ -105,16 +105,16 @@ class PriceList:
             self._of_model.setdefault((price.model, price.project_id), []).append(price)
 
     @classmethod
-    def of(cls, session: ReadSession, models: Collection[str], project_ids: Collection[str] = ()) -> PriceList:
+    def for_models(cls, session: ReadSession, models: Collection[str], project_ids: Collection[str] = ()) -> PriceList:
         """Those of some models and of all others, shared and of these projects' own."""
-        query = select(prices).where(concerns(models, project_ids))
-        return cls(_listed(row) for row in session.rows(query))
+        query = select(prices).where(price_filter(models, project_ids))
+        return cls(_price_from_row(row) for row in session.rows(query))
 
     @classmethod
     def with_ids(cls, session: ReadSession, ids: Collection[str | None]) -> PriceList:
         """Those of some ids; None is nobody's."""
         query = select(prices).where(prices.c.id.in_({each for each in ids if each is not None}))
-        return cls(_listed(row) for row in session.rows(query))
+        return cls(_price_from_row(row) for row in session.rows(query))
 
     def at(
         self,
@@ -135,11 +135,11 @@ class PriceList:
         names += [(ALL_MODELS, project_id), (ALL_MODELS, None)]
         for name in names:
             for price in self._of_model.get(name, ()):
-                if price.valid(at):
+                if price.is_valid_at(at):
                     return price.price
         return None
 
-    def known(self, price_id: str | None) -> Price | None:
+    def by_id(self, price_id: str | None) -> Price | None:
         """A price by its id."""
         return self._by_id[price_id].price if price_id is not None and price_id in self._by_id else None
 
@@ -162,7 +162,7 @@ class Prices:
         with self._database.write() as session:
             now = session.now()
             start = now if new.valid_from is None else new.valid_from
-            if start < now - _LATE_SECONDS:
+            if start < now - _BACKDATING_SECONDS:
                 raise InvalidRequest(
                     "'valid_from' is in the past. What requests cost then is request_cost; leave it out to begin now.",
                     param="valid_from",
@@ -193,7 +193,7 @@ class Prices:
             audit.add(session, actor, "price.created", told, organization_id=actor.organization_id)
         return made
 
-    def seen_by(self, caller: Caller, *, model: str | None = None, at: float | None = None) -> list[ListedPrice]:
+    def visible_to(self, caller: Caller, *, model: str | None = None, at: float | None = None) -> list[ListedPrice]:
         """As `all`, as far as it is the caller's to see: what projects call their own models is not everybody's."""
         with self._database.read() as session:
             everything = caller.is_owner and runs_installation(session, caller.organization_id)
@@ -206,8 +206,8 @@ class Prices:
         if model is not None:
             query = query.where(prices.c.model == model)
         with self._database.read() as session:
-            listed = [_listed(row) for row in session.rows(query)]
-        return [price for price in listed if at is None or price.valid(at)]
+            listed = [_price_from_row(row) for row in session.rows(query)]
+        return [price for price in listed if at is None or price.is_valid_at(at)]
 
     def now(
         self,
@@ -219,17 +219,17 @@ class Prices:
     ) -> Price | None:
         """What a model costs at this moment, as in `PriceList.at`."""
         with self._database.read() as session:
-            listed = PriceList.of(session, _given(model, base), _given(project_id, base_project_id))
+            listed = PriceList.for_models(session, _not_none(model, base), _not_none(project_id, base_project_id))
             return listed.at(model, time.time(), base, project_id=project_id, base_project_id=base_project_id)
 
 
-def concerns(models: Collection[str], project_ids: Collection[str]) -> ColumnElement[bool]:
+def price_filter(models: Collection[str], project_ids: Collection[str]) -> ColumnElement[bool]:
     """Prices of models of some names and of all others, shared and of some projects' own."""
     whose = or_(prices.c.project_id.is_(None), prices.c.project_id.in_(set(project_ids)))
     return and_(prices.c.model.in_({*models, ALL_MODELS}), whose)
 
 
-def _given(*values: str | None) -> list[str]:
+def _not_none(*values: str | None) -> list[str]:
     return [value for value in values if value is not None]
 
 
@@ -239,18 +239,18 @@ def _check_project(session: ReadSession, project_id: str | None) -> None:
         raise InvalidRequest(f"No project with id '{project_id[:80]}'.", param="project_id")
 
 
-def _listed(row: Row[Any]) -> ListedPrice:
+def _price_from_row(row: Row[Any]) -> ListedPrice:
     return ListedPrice(**row._mapping)
 
 
 def dollars(nano: int) -> float:
     """As a number of dollars."""
-    return nano / NANO
+    return nano / NANO_PER_DOLLAR
 
 
 def nano_dollars(amount: Decimal, param: str) -> int:
     """An amount of dollars as money is counted. InvalidRequest, which names the parameter, for parts of a nano-dollar."""
-    nano = amount * NANO
+    nano = amount * NANO_PER_DOLLAR
     if nano != int(nano):
         raise InvalidRequest(
             f"'{param}' has more than nine decimal places; money is counted in nano-dollars.", param=param

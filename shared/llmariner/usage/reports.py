@@ -23,20 +23,20 @@ from llmariner.usage.aggregation import ROLLUPS, HOUR, OPEN, TOKENS, Rollup
 from llmariner.usage.ledger import retention_watermark
 from llmariner.usage.tables import SUMS, ledger_requests
 
-__all__ = ["DIMENSIONS", "MEASURES", "PARTS", "Question", "Reports"]
+__all__ = ["DIMENSIONS", "MEASURES", "COST_PARTS", "UsageQuery", "UsageReports"]
 
 DIMENSIONS = ROLLUPS[-1].dimensions
-PARTS = ("prompt_cost", "cached_cost", "completion_cost")
-MEASURES = tuple(name for name in SUMS if name not in PARTS)
+COST_PARTS = ("prompt_cost", "cached_cost", "completion_cost")
+MEASURES = tuple(name for name in SUMS if name not in COST_PARTS)
 
 
 @dataclass(frozen=True)
-class Question:
+class UsageQuery:
     """Which requests of an organisation, and how they are summed.
 
     `start` and `end` in seconds since 1970, of their admission, `end` exclusive. `where`: dimension → the values wanted.
     `width`: seconds of the buckets in which they are summed, each beginning at a multiple of it; None: no buckets.
-    `measures`: what is summed, of MEASURES, and of PARTS for spans of whole hours; fewer are faster.
+    `measures`: what is summed, of MEASURES, and of COST_PARTS for spans of whole hours; fewer are faster.
     """
 
     organization_id: str
@@ -52,7 +52,7 @@ class Question:
             raise InvalidRequest("'end_time' must be after 'start_time'.", param="end_time")
 
 
-class _Piece(NamedTuple):
+class _Segment(NamedTuple):
     """Part of a span, and the sums it is read from; None: from requests."""
 
     rollup: Rollup | None
@@ -74,87 +74,87 @@ def _floor(element: Any, compiler: Any, **options: Any) -> str:
 
 
 @compiles(_Whole, "sqlite")
-def _cut(element: Any, compiler: Any, **options: Any) -> str:
+def _truncate(element: Any, compiler: Any, **options: Any) -> str:
     # SQLite's FLOOR may be a call back into Python, a hundred times slower than its cast, which cuts.
     return f"CAST({compiler.process(element.clauses, **options)} AS INTEGER)"
 
 
-class Reports:
+class UsageReports:
     """What the ledger of one installation adds up to."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def sums(self, question: Question) -> list[dict[str, Any]]:
+    def sums(self, query: UsageQuery) -> list[dict[str, Any]]:
         """A row for each group that has requests: its dimensions, `start` of its bucket, and the measures, all integers.
 
         In the order of buckets and groups. InvalidRequest when it asks for buckets of less than an hour in a time of which
         only the sums are kept.
         """
         found: dict[tuple[Any, ...], Sequence[int]] = {}
-        groups = len(question.group_by) + (question.width is not None)
+        groups = len(query.group_by) + (query.width is not None)
         with self._database.read() as session:
             session.optimize_for_large_reads()
-            for piece in _pieces(question, retention_watermark(session)):
-                for row in session.rows(_statement(question, piece)):
+            for segment in _segments(query, retention_watermark(session)):
+                for row in session.rows(_statement(query, segment)):
                     key, sums = row[:groups], row[groups:]
                     known = found.get(key)
                     found[key] = (
                         sums if known is None else [one + other for one, other in zip(known, sums, strict=True)]
                     )
-        names = (*(("start",) if question.width else ()), *question.group_by, *question.measures)
+        names = (*(("start",) if query.width else ()), *query.group_by, *query.measures)
         return [dict(zip(names, (*key, *sums), strict=True)) for key, sums in sorted(found.items()) if any(sums)]
 
 
-def _pieces(question: Question, kept_from: int) -> Iterator[_Piece]:
-    start, end, width = question.start, question.end, question.width
-    if start < kept_from:
+def _segments(query: UsageQuery, watermark: int) -> Iterator[_Segment]:
+    start, end, width = query.start, query.end, query.width
+    if start < watermark:
         if width is not None and width % HOUR:
             raise InvalidRequest(
-                f"Requests from before {kept_from} (seconds since 1970) are kept by the hour only: ask for buckets of whole "
+                f"Requests from before {watermark} (seconds since 1970) are kept by the hour only: ask for buckets of whole "
                 "hours, or for a later start.",
                 param="start_time",
             )
         start = start // HOUR * HOUR
-        if end < kept_from:
+        if end < watermark:
             end = math.ceil(end / HOUR) * HOUR
     if end > time.time():
         end = math.ceil(end / HOUR) * HOUR  # nothing is admitted in the future
-    asked = {*question.group_by, *question.where}
+    asked = {*query.group_by, *query.where}
     rollups = [
         rollup for rollup in ROLLUPS if asked.issubset(rollup.dimensions) and (width is None or width % rollup.width == 0)
     ]
-    yield from _cover(start, end, rollups)
+    yield from _split(start, end, rollups)
 
 
-def _cover(start: float, end: float, rollups: Sequence[Rollup]) -> Iterator[_Piece]:
+def _split(start: float, end: float, rollups: Sequence[Rollup]) -> Iterator[_Segment]:
     """The span in as few pieces as there are, the coarsest in the middle."""
     if start >= end:
         return
     if not rollups:
-        yield _Piece(None, start, end)
+        yield _Segment(None, start, end)
         return
     width, finer = rollups[0].width, rollups[1:]
     first, last = math.ceil(start / width) * width, math.retention_watermark(end / width) * width
     if first >= last:
-        yield from _cover(start, end, finer)
+        yield from _split(start, end, finer)
         return
-    yield from _cover(start, first, finer)
-    yield _Piece(rollups[0], first, last)
-    yield from _cover(last, end, finer)
+    yield from _split(start, first, finer)
+    yield _Segment(rollups[0], first, last)
+    yield from _split(last, end, finer)
 
 
-def _statement(question: Question, piece: _Piece) -> Select[Any]:
-    table = (piece.rollup.table if piece.rollup else ledger_requests).c
-    when: ColumnElement[Any] = table.start if piece.rollup else table.admitted_at
+def _statement(query: UsageQuery, segment: _Segment) -> Select[Any]:
+    table = (segment.rollup.table if segment.rollup else ledger_requests).c
+    when: ColumnElement[Any] = table.start if segment.rollup else table.admitted_at
     groups: list[ColumnElement[Any]] = []
-    if question.width is not None:
-        groups.append(_bucket(when, question.width, piece.rollup).label("bucket"))
-    groups += [table[name] for name in question.group_by]
-    statement = select(*groups, *(_summed(name, table, piece) for name in question.measures)).where(
-        table.organization_id == question.organization_id, when >= piece.start, when < piece.end
+    if query.width is not None:
+        groups.append(_bucket(when, query.width, segment.rollup).label("bucket"))
+    groups += [table[name] for name in query.group_by]
+    statement = select(*groups, *(_sum(name, table, segment) for name in query.measures)).where(
+        table.organization_id == query.organization_id, when >= segment.start, when < segment.end
     )
-    for name, values in question.where.items():
+    for name, values in query.where.items():
         statement = statement.where(table[name].in_(tuple(values)))
     return statement.group_by(*groups)
 
@@ -165,24 +165,24 @@ def _bucket(when: ColumnElement[Any], width: int, rollup: Rollup | None) -> Colu
     return when if rollup.width == width else when - when % width
 
 
-def _summed(name: str, table: Any, piece: _Piece) -> ColumnElement[Any]:
+def _sum(name: str, table: Any, segment: _Segment) -> ColumnElement[Any]:
     # PostgreSQL sums such numbers to numeric, ten times as slow to read.
-    return cast(func.coalesce(func.sum(_each(name, table, piece)), 0), BigInteger)
+    return cast(func.coalesce(func.sum(_measured(name, table, segment)), 0), BigInteger)
 
 
-def _each(name: str, table: Any, piece: _Piece) -> ColumnElement[Any]:
-    if piece.rollup or name in (*TOKENS, "cost"):
+def _measured(name: str, table: Any, segment: _Segment) -> ColumnElement[Any]:
+    if segment.rollup or name in (*TOKENS, "cost"):
         found: ColumnElement[Any] = table[name]
         return found
-    if name in PARTS:
+    if name in COST_PARTS:
         raise ValueError("of what costs consist is summed by whole hours only")
-    if name in _COUNTED:
-        return case((_COUNTED[name](table), 1), else_=0)
+    if name in _CONDITIONS:
+        return case((_CONDITIONS[name](table), 1), else_=0)
     seconds = table.total_seconds if name == "total_microseconds" else table.first_token_seconds
     return func.whole(seconds * 1_000_000 + 0.5)
 
 
-_COUNTED: dict[str, Callable[[Any], ColumnElement[bool]]] = {
+_CONDITIONS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
     "requests": lambda table: table.request_id.is_not(None),
     "successful_requests": lambda table: table.outcome == "succeeded",
     "ended_requests": lambda table: table.outcome != OPEN,
