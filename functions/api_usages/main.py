@@ -89,7 +89,9 @@ def _grouped(
     columns = tuple(_GROUPS[name] for name in groups if name != "day")
     width = _DAY if "day" in groups else None
     measures = (*_COUNTS, "cost")
-    rows = UsageReports(database).sums(UsageQuery(caller.organization_id, start, end, columns, width, _seen(caller), measures))
+    rows = UsageReports(database).sums(
+        UsageQuery(caller.organization_id, start, end, columns, width, _seen(caller), measures)
+    )
     data = [
         {name: row[_GROUPS[name]] for name in groups}
         | {name: row[name] for name in _COUNTS}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmariner.platform.database import Database
 from llmariner.usage.aggregation import ROLLUPS, apply_events, interruption_event, new_request
 from llmariner.usage.ledger import Ledger
-from llmariner.usage.reports import DIMENSIONS, MEASURES, COST_PARTS, UsageQuery, UsageReports
+from llmariner.usage.reports import COST_PARTS, DIMENSIONS, MEASURES, UsageQuery, UsageReports
 from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, prices
 
 from .ledgers import closed, event, life, put_price, rebuilt_equal_stored, stored_sums, sums_of

@@ -14,7 +14,7 @@ from llmariner.errors import InvalidRequest
 from llmariner.platform.database import Database
 from llmariner.usage.buckets import buckets
 from llmariner.usage.ledger import Ledger
-from llmariner.usage.reports import MEASURES, COST_PARTS, UsageQuery, UsageReports
+from llmariner.usage.reports import COST_PARTS, MEASURES, UsageQuery, UsageReports
 
 from .ledgers import TOKENS, closed, event, put_price
 

@@ -10,7 +10,7 @@ from llmariner.gateway.control_plane.port import Amounts, Rule
 from llmariner.limits.rules import ALL_MODELS
 from llmariner.platform.database import ReadSession
 from llmariner.usage.aggregation import INTERRUPTED, OPEN
-from llmariner.usage.tables import ledger_days, ledger_project_days, ledger_requests, instance_of
+from llmariner.usage.tables import instance_of, ledger_days, ledger_project_days, ledger_requests
 
 __all__ = ["LedgerUsageSource"]
 

@@ -18,19 +18,19 @@ from llmariner.usage.tables import SUMS, ledger_days, ledger_events, ledger_hour
 
 __all__ = [
     "DAY",
-    "ROLLUPS",
     "HOUR",
     "INTERRUPTED",
     "OPEN",
+    "ROLLUPS",
     "TOKENS",
-    "RollupDelta",
     "Rollup",
-    "new_request",
-    "validate_event",
+    "RollupDelta",
     "apply_events",
-    "interruption_event",
-    "request_cost",
     "event_row",
+    "interruption_event",
+    "new_request",
+    "request_cost",
+    "validate_event",
 ]
 
 OPEN = "open"
@@ -123,7 +123,7 @@ def validate_event(event: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidRequest(f"In a ledger event '{name}' can't be {repr(complete[name])[:100]}.", param="events")
     if is_closing and complete["total_seconds"] is None:
         complete["total_seconds"] = complete["at"] - complete["admitted_at"]
-    return whole
+    return complete
 
 
 def event_row(event: Mapping[str, Any], *, first: bool, price_id: str | None) -> dict[str, Any]:
@@ -156,7 +156,9 @@ def interruption_event(request: Mapping[str, Any]) -> dict[str, Any]:
     return {**dict.fromkeys(_EVENT_COLUMNS), **said, "at": request["seen_at"], **counts}
 
 
-def apply_events(request: Mapping[str, Any], events: Iterable[Mapping[str, Any]], price: Price | None) -> dict[str, Any]:
+def apply_events(
+    request: Mapping[str, Any], events: Iterable[Mapping[str, Any]], price: Price | None
+) -> dict[str, Any]:
     """A request with more of its events in it. `price` is the one of its `price_id`."""
     row = dict(request)
     for event in events:

@@ -1,6 +1,6 @@
-"""Batches of many processes, recorded submissions: a transaction of the ledger costs about as much for one of them as for all.
+"""Records batches from many gateway instances in one transaction: a transaction costs about as much for one batch as for all.
 
-Each batch is answered when it is in the database, and not before: who gave it away keeps it until then.
+A batch is acknowledged once it is committed, not before; its sender keeps it until then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llmariner.errors import Unavailable
 __all__ = ["BatchWriter"]
 
 _FULL_BATCH = 1000
-"""Events that are enough for a transaction."""
+"""Number of pending events at which a transaction starts without further delay."""
 
 _MAX_DELAY_SECONDS = 2.0
 Batch = Sequence[Mapping[str, Any]]
@@ -23,7 +23,7 @@ _Submission = tuple[Batch, "asyncio.Future[None]"]
 
 
 class BatchWriter:
-    """Calls `record`, in a thread, with what came within two seconds, or sooner when that is much."""
+    """Calls `record` in a thread with the events of up to `seconds`, or sooner when `_FULL_BATCH` events are pending."""
 
     def __init__(self, record: Callable[[Batch], object], *, seconds: float = _MAX_DELAY_SECONDS) -> None:
         self._record = record
@@ -34,7 +34,7 @@ class BatchWriter:
         self._full = asyncio.Event()
 
     async def record(self, batch: Batch) -> None:
-        """Returns when the batch is recorded. What `record` raises for it alone; Unavailable for all."""
+        """Return when the batch is committed. Raises what `record` raises for this batch alone; Unavailable concerns all."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.append((batch, future))
         if self._writer is None:
@@ -45,10 +45,10 @@ class BatchWriter:
         await future
 
     def pending_models(self) -> set[tuple[str, str | None]]:
-        """The models that something was told of which is not recorded yet, each with the project that asked."""
+        """(model, project id) of the events that are pending or in flight: the ledger does not have them yet."""
         events = (event for batch, _ in (*self._in_flight, *self._pending) for event in batch)
-        told = (event for event in events if isinstance(event, Mapping) and "model" in event)
-        return {(event["model"], event.get("project_id")) for event in told}
+        named = (event for event in events if isinstance(event, Mapping) and "model" in event)
+        return {(event["model"], event.get("project_id")) for event in named}
 
     async def _write(self) -> None:
         try:
@@ -64,11 +64,11 @@ class BatchWriter:
     async def _commit(self, submissions: Sequence[_Submission]) -> None:
         try:
             await asyncio.to_thread(self._record, [event for batch, _ in submissions for event in batch])
-        except Exception as error:  # each caller is told, and most of them come again
+        except Exception as error:  # every sender gets the error, and most senders retry
             if len(submissions) == 1 or isinstance(error, Unavailable):
                 _resolve(submissions, error)
             else:
-                for one in submissions:  # what is wrong with one must not hold up the others
+                for one in submissions:  # an invalid batch must not fail the others
                     await self._commit([one])
         else:
             _resolve(submissions, None)
@@ -76,7 +76,7 @@ class BatchWriter:
 
 def _resolve(submissions: Sequence[_Submission], error: Exception | None) -> None:
     for _, future in submissions:
-        if future.done():  # its caller is gone
+        if future.done():  # its caller was cancelled
             continue
         if error is None:
             future.set_result(None)

@@ -83,7 +83,8 @@ def _chunks(database: Database, selection: ExportFilter) -> Iterator[list[Row[An
 
 
 def _cells(row: Row[Any]) -> list[Any]:
-    known = {**row._mapping, "api_key_id": row.key_id, "cost_usd": f"{row.cost // NANO_PER_DOLLAR}.{row.cost % NANO_PER_DOLLAR:09d}"}
+    dollars, nano = divmod(row.cost, NANO_PER_DOLLAR)
+    known = {**row._mapping, "api_key_id": row.key_id, "cost_usd": f"{dollars}.{nano:09d}"}
     return [known[name] for name in COLUMNS]
 
 

@@ -16,7 +16,7 @@ from llmariner.errors import NotFound
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.events import outbox
 from llmariner.usage import aggregation
-from llmariner.usage.aggregation import ROLLUPS, INTERRUPTED, OPEN, RollupDelta
+from llmariner.usage.aggregation import INTERRUPTED, OPEN, ROLLUPS, RollupDelta
 from llmariner.usage.prices import ListedPrice, PriceList, price_filter
 from llmariner.usage.tables import SUMS, ledger_events, ledger_floor, ledger_hours, ledger_requests
 from llmariner.usage.tables import prices as listed
@@ -77,7 +77,8 @@ class Ledger:
         old = (ledger_requests.c.admitted_at < before) & (ledger_requests.c.outcome != OPEN)
         ids = select(ledger_requests.c.request_id).where(old).limit(_CHUNK)
         return self._in_chunks(
-            lambda session: _delete_requests(session, [row.request_id for row in session.rows(ids)]), max_chunks=_MAX_CHUNKS
+            lambda session: _delete_requests(session, [row.request_id for row in session.rows(ids)]),
+            max_chunks=_MAX_CHUNKS,
         )
 
     def last_request(self, model: str, project_id: str | None = None) -> float | None:
@@ -176,7 +177,8 @@ def _rows(session: ReadSession, query: Any) -> list[Row]:
 def _record_batch(session: WriteSession, batch: Sequence[Row]) -> int:
     """Every step goes by request id, so that two batches with the same requests never wait for one another crosswise."""
     events_by_request: dict[str, list[Row]] = {}
-    watermark, prices = _read_watermark_and_prices(session, _distinct(batch, "model", "base_model"), _distinct(batch, *_MODEL_OWNERS))
+    models, project_ids = _distinct(batch, "model", "base_model"), _distinct(batch, *_MODEL_OWNERS)
+    watermark, prices = _watermark_and_prices(session, models, project_ids)
     for event in _drop_expired(session, batch, watermark):
         events_by_request.setdefault(event["request_id"], []).append(event)
     created = {request_id: _folded_request(events, prices) for request_id, events in events_by_request.items()}
@@ -185,7 +187,9 @@ def _record_batch(session: WriteSession, batch: Sequence[Row]) -> int:
     older = older.order_by(ledger_requests.c.request_id).with_for_update()
     known = {row["request_id"]: row for row in _rows(session, older)} if len(new) < len(created) else {}
     rows = [
-        aggregation.event_row(event, first=request_id in new and event is events[0], price_id=created[request_id]["price_id"])
+        aggregation.event_row(
+            event, first=request_id in new and event is events[0], price_id=created[request_id]["price_id"]
+        )
         for request_id, events in events_by_request.items()
         if request_id in new or request_id in known  # else dropped just now, for its age
         for event in events
@@ -216,17 +220,21 @@ def _folded_request(events: Sequence[Row], prices: PriceList) -> Row:
     whose, whose_base = (first[name] for name in _MODEL_OWNERS)
     terms = first["model"], first["admitted_at"], first["base_model"]
     price = prices.at(*terms, project_id=whose, base_project_id=whose_base)
-    return aggregation.apply_events(aggregation.new_request(first, price.id if price is not None else None), events, price)
+    return aggregation.apply_events(
+        aggregation.new_request(first, price.id if price is not None else None), events, price
+    )
 
 
 def _distinct(batch: Sequence[Row], *fields: str) -> set[str]:
     return {event[field] for event in batch for field in fields if event[field]}
 
 
-def _read_watermark_and_prices(session: WriteSession, models: Collection[str], project_ids: Collection[str]) -> tuple[int, PriceList]:
-    """The retention_watermark and the prices of some models, in one statement.
+def _watermark_and_prices(
+    session: WriteSession, models: Collection[str], project_ids: Collection[str]
+) -> tuple[int, PriceList]:
+    """The retention watermark and the prices of some models, in one statement.
 
-    The retention_watermark is held to the transaction's end: it can't rise beneath a request that is being created.
+    The watermark's row is locked until the transaction ends, so that it cannot rise above a request that is being created.
     """
     priced = ledger_floor.outerjoin(listed, price_filter(models, project_ids))
     query = select(ledger_floor.c.admitted_at, *listed.c).select_from(priced)

@@ -35,9 +35,9 @@ __all__ = [
     "NewPrice",
     "PriceList",
     "Prices",
-    "price_filter",
     "dollars",
     "nano_dollars",
+    "price_filter",
 ]
 
 ALL_MODELS = "*"
@@ -164,7 +164,7 @@ class Prices:
             start = now if new.valid_from is None else new.valid_from
             if start < now - _BACKDATING_SECONDS:
                 raise InvalidRequest(
-                    "'valid_from' is in the past. What requests cost then is request_cost; leave it out to begin now.",
+                    "'valid_from' is in the past. What requests cost then is settled; leave it out to begin now.",
                     param="valid_from",
                 )
             next_revision(session, "prices")  # whoever else sets one waits, and then sees this one

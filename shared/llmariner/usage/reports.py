@@ -19,11 +19,11 @@ from sqlalchemy.sql.functions import GenericFunction
 
 from llmariner.errors import InvalidRequest
 from llmariner.platform.database import Database
-from llmariner.usage.aggregation import ROLLUPS, HOUR, OPEN, TOKENS, Rollup
+from llmariner.usage.aggregation import HOUR, OPEN, ROLLUPS, TOKENS, Rollup
 from llmariner.usage.ledger import retention_watermark
 from llmariner.usage.tables import SUMS, ledger_requests
 
-__all__ = ["DIMENSIONS", "MEASURES", "COST_PARTS", "UsageQuery", "UsageReports"]
+__all__ = ["COST_PARTS", "DIMENSIONS", "MEASURES", "UsageQuery", "UsageReports"]
 
 DIMENSIONS = ROLLUPS[-1].dimensions
 COST_PARTS = ("prompt_cost", "cached_cost", "completion_cost")
@@ -122,7 +122,9 @@ def _segments(query: UsageQuery, watermark: int) -> Iterator[_Segment]:
         end = math.ceil(end / HOUR) * HOUR  # nothing is admitted in the future
     asked = {*query.group_by, *query.where}
     rollups = [
-        rollup for rollup in ROLLUPS if asked.issubset(rollup.dimensions) and (width is None or width % rollup.width == 0)
+        rollup
+        for rollup in ROLLUPS
+        if asked.issubset(rollup.dimensions) and (width is None or width % rollup.width == 0)
     ]
     yield from _split(start, end, rollups)
 
@@ -135,7 +137,7 @@ def _split(start: float, end: float, rollups: Sequence[Rollup]) -> Iterator[_Seg
         yield _Segment(None, start, end)
         return
     width, finer = rollups[0].width, rollups[1:]
-    first, last = math.ceil(start / width) * width, math.retention_watermark(end / width) * width
+    first, last = math.ceil(start / width) * width, math.floor(end / width) * width
     if first >= last:
         yield from _split(start, end, finer)
         return

@@ -20,6 +20,7 @@ from llmariner.platform.database import metadata
 
 __all__ = [
     "SUMS",
+    "instance_of",
     "ledger_days",
     "ledger_events",
     "ledger_floor",
@@ -27,7 +28,6 @@ __all__ = [
     "ledger_project_days",
     "ledger_requests",
     "prices",
-    "instance_of",
 ]
 
 SUMS = (
