@@ -1,4 +1,4 @@
-"""Records batches from many gateway instances in one transaction: a transaction costs about as much for one batch as for all.
+"""Records batches of many gateway instances in one transaction, which costs about as much for one batch as for all.
 
 A batch is acknowledged once it is committed, not before; its sender keeps it until then.
 """
