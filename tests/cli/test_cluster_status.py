@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmariner.platform.kube.quantities import quantity
+from llmariner.platform.kube.quantities import parse_quantity
 
 if TYPE_CHECKING:
     from cli.conftest import Llma, Result
@@ -232,4 +232,4 @@ def seen_until(keyboard: int, words: bytes, seconds: float = 30) -> None:
     ],
 )
 def test_quantities_are_read_as_kubernetes_means_them(text: object, value: float) -> None:
-    assert quantity(text) == pytest.approx(value)
+    assert parse_quantity(text) == pytest.approx(value)

@@ -22,7 +22,7 @@ from llmariner.platform.kube.resources import (
     NAMESPACES,
     NODES,
     Resource,
-    resource_of,
+    resource_for,
 )
 from llmariner.settings import ClusterSettings
 
@@ -91,7 +91,7 @@ def test_an_unknown_field_is_refused_by_every_write(cluster: Cluster, namespace:
     writes: list[Callable[[], Any]] = [
         lambda: cluster.create(wrong),
         lambda: cluster.apply(wrong),
-        lambda: cluster.merge(DEPLOYMENTS, namespace, "engine", {"spec": {"replica": 1}}),
+        lambda: cluster.merge_patch(DEPLOYMENTS, namespace, "engine", {"spec": {"replica": 1}}),
     ]
     for write in writes:
         with pytest.raises(Invalid, match="replica"):
@@ -112,19 +112,19 @@ def test_writing_into_a_namespace_that_is_not_there_is_told(cluster: Cluster) ->
 
 def test_a_merge_changes_what_it_names(cluster: Cluster, namespace: str) -> None:
     cluster.create(config_map(namespace, kept="1", changed="2", gone="3"))
-    merged = cluster.merge(CONFIG_MAPS, namespace, "settings", {"data": {"changed": "4", "gone": None}})
+    merged = cluster.merge_patch(CONFIG_MAPS, namespace, "settings", {"data": {"changed": "4", "gone": None}})
     assert merged["data"] == {"kept": "1", "changed": "4"}
     with pytest.raises(NotFound):
-        cluster.merge(CONFIG_MAPS, namespace, "other", {"data": {}})
+        cluster.merge_patch(CONFIG_MAPS, namespace, "other", {"data": {}})
 
 
 def test_a_merge_on_a_stale_version_is_refused(cluster: Cluster, namespace: str) -> None:
     before = cluster.create(config_map(namespace, step="1"))["metadata"]["resourceVersion"]
     patch = {"data": {"step": "2"}}
-    after = cluster.merge(CONFIG_MAPS, namespace, "settings", patch, resource_version=before)
+    after = cluster.merge_patch(CONFIG_MAPS, namespace, "settings", patch, resource_version=before)
     assert after["data"] == {"step": "2"}
     with pytest.raises(Conflict) as refused:
-        cluster.merge(CONFIG_MAPS, namespace, "settings", {"data": {"step": "3"}}, resource_version=before)
+        cluster.merge_patch(CONFIG_MAPS, namespace, "settings", {"data": {"step": "3"}}, resource_version=before)
     assert not isinstance(refused.value, AlreadyExists)
     assert "resourceVersion" not in patch
 
@@ -156,7 +156,7 @@ def test_deleting_another_object_of_that_name_is_refused(cluster: Cluster, names
 def test_a_list_is_whole_however_many_pages_it_takes(
     cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmariner.platform.kube.watch._PAGE", 2)
+    monkeypatch.setattr("llmariner.platform.kube.watch._PAGE_SIZE", 2)
     for number in range(5):
         cluster.create(config_map(namespace, f"n{number}", {"odd": str(number % 2)}))
     names = {item["metadata"]["name"] for item in cluster.list(CONFIG_MAPS, namespace, labels={"odd": "0"}).items}
@@ -173,8 +173,8 @@ def test_a_watch_tells_what_is_there_and_what_comes(cluster: Cluster, namespace:
     until(lambda: told.seen)
     cluster.create(config_map(namespace, "second", {"ours": "yes"}))
     cluster.create(config_map(namespace, "foreign"))
-    cluster.merge(CONFIG_MAPS, namespace, "second", {"data": {"x": "1"}})
-    cluster.merge(CONFIG_MAPS, namespace, "first", {"metadata": {"labels": {"ours": None}}})
+    cluster.merge_patch(CONFIG_MAPS, namespace, "second", {"data": {"x": "1"}})
+    cluster.merge_patch(CONFIG_MAPS, namespace, "first", {"metadata": {"labels": {"ours": None}}})
     cluster.delete(CONFIG_MAPS, namespace, "second")
     until(lambda: len(told.seen) >= 5)
     told.end()
@@ -229,7 +229,7 @@ def test_a_watch_that_fell_behind_lists_anew_and_tells_the_difference(server: Ap
         alone.create(config_map("default", name, {"ours": "yes"}))
     listing = alone.list(CONFIG_MAPS, "default", labels={"ours": "yes"})
     alone.delete(CONFIG_MAPS, "default", "goes")
-    alone.merge(CONFIG_MAPS, "default", "moves", {"data": {"x": "1"}})
+    alone.merge_patch(CONFIG_MAPS, "default", "moves", {"data": {"x": "1"}})
     alone.create(config_map("default", "comes", {"ours": "yes"}))
     server.expire()
     told = Told(alone, "default", {"ours": "yes"}, listing)
@@ -376,7 +376,7 @@ def test_every_resource_of_ours_is_one_of_the_server(server: ApiServer) -> None:
     assert len(ours) > 10
     served = {(kind.api_version, kind.name, kind.plural, kind.namespaced) for kind in server.api.kinds}
     assert {(each.api_version, each.kind, each.plural, each.namespaced) for each in ours} <= served
-    assert resource_of(inference_service("default")) is INFERENCE_SERVICES
+    assert resource_for(inference_service("default")) is INFERENCE_SERVICES
 
 
 def test_the_client_is_imported_when_a_cluster_is_made() -> None:

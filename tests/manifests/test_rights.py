@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmariner.manifests.declarations import DeclarationError, read
-from llmariner.platform.kube.resources import resource_of
+from llmariner.platform.kube.resources import resource_for
 
 from .rendering import Object, Rendered, names
 
@@ -118,7 +118,7 @@ def test_the_source_of_changes_may_watch_what_it_tells_of(installed: Rendered) -
     (source,) = installed.of("sources.knative.dev", "ApiServerSource")
     given = rules(installed, source["spec"]["serviceAccountName"])
     for each in source["spec"]["resources"]:
-        kind = resource_of(each)
+        kind = resource_for(each)
         assert given[MODELS, f"{kind.api_version.rpartition('/')[0]}/{kind.plural}"] == {"get", "list", "watch"}
     assert source["spec"]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": MODELS}
 

@@ -97,7 +97,7 @@ def test_what_an_administrator_made_themselves_follows_nothing(secret_objects: S
     theirs = {"LLMARINER_DATABASE_URL": "postgresql+psycopg://app:word@elsewhere/llm"}
     by_hand = {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}
     secret_objects.replace("llmariner-database", theirs)
-    secret_objects._cluster.merge(SECRETS, "llmariner", "llmariner-database", by_hand)
+    secret_objects._cluster.merge_patch(SECRETS, "llmariner", "llmariner-database", by_hand)
     assert make(secret_objects, postgres_host="postgres") == ["All secrets are there."]
     assert values(secret_objects, "llmariner-database") == theirs
 

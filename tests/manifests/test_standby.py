@@ -182,7 +182,7 @@ def test_the_models_copy_follows_ours_unless_it_is_somebodys(both: tuple[SecretO
     make(ours, models)
     assert word(models) == "of an administrator"
     by_hand = {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}, "data": {"STANDBY_TOKEN": "eA=="}}
-    models._cluster.merge(SECRETS, MODELS, SECRET, by_hand)
+    models._cluster.merge_patch(SECRETS, MODELS, SECRET, by_hand)
     with pytest.raises(Waiting, match="make them the same"):
         make(ours, models)
 

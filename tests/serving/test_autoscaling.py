@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from llmariner.platform.kube.resources import AUTOSCALERS, INFERENCE_SERVICES, SCALED_OBJECTS
+from llmariner.platform.kube.resources import HORIZONTAL_POD_AUTOSCALERS, INFERENCE_SERVICES, SCALED_OBJECTS
 from llmariner.platform.serving import EngineModel, Phase
 from llmariner.platform.serving.kserve.autoscaling import horizontal_pod_autoscaler, scaled_object
 from llmariner.platform.serving.kserve.objects import inference_service
@@ -48,7 +48,7 @@ def start(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Start:
 
 
 def autoscalers(cluster: Clustered) -> list[dict[str, Any]]:
-    found = list(cluster.controllers.listed(AUTOSCALERS))
+    found = list(cluster.controllers.listed(HORIZONTAL_POD_AUTOSCALERS))
     code, listed = cluster.caller.request("GET", SCALED_OBJECTS.path(NAMESPACE))
     return found + (listed["items"] if code == 200 else [])
 

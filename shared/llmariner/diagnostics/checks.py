@@ -108,7 +108,7 @@ def checks(cluster: Cluster, namespace: str, *, prerequisites: bool = False) -> 
     reading = Reading(cluster)
     try:
         # Alone and first: a server that is away is waited for once.
-        cluster.read("/version")
+        cluster.get_raw("/version")
         place, findings = place_of(reading, namespace, installed=not prerequisites)
         reading.ahead(_reads(place), [version for project in PROJECTS for version in project.kinds])
         asked = _CLUSTER if prerequisites or not place.installed else {**_CLUSTER, **_INSTALLATION}

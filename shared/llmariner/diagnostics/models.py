@@ -11,7 +11,7 @@ import yaml
 from llmariner.diagnostics.result import Finding, failed, named, ok, optional
 from llmariner.diagnostics.snapshot import ready, spec, status
 from llmariner.diagnostics.target import APPLY, Place
-from llmariner.platform.kube.quantities import quantity
+from llmariner.platform.kube.quantities import parse_quantity
 from llmariner.platform.kube.resources import (
     CLUSTER_QUEUES,
     CLUSTER_SERVING_RUNTIMES,
@@ -212,4 +212,4 @@ def _standard() -> str:
 
 
 def _sum(nodes: list[dict[str, Any]], resource: str) -> float:
-    return sum(quantity((status(each).get("allocatable") or {}).get(resource, "0")) for each in nodes)
+    return sum(parse_quantity((status(each).get("allocatable") or {}).get(resource, "0")) for each in nodes)

@@ -76,12 +76,12 @@ class Reading:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _document(self, path: str) -> Body | None:
-        found: Body | None = _answer(self._asked((path,), lambda: self._cluster.read(path)), f"read {path}", None)
+        found: Body | None = _answer(self._asked((path,), lambda: self._cluster.get_raw(path)), f"read {path}", None)
         return found
 
     def _kinds(self, api_version: str) -> Future[Any]:
         root = "apis" if "/" in api_version else "api"
-        return self._asked((api_version,), lambda: self._cluster.read(f"/{root}/{api_version}"))
+        return self._asked((api_version,), lambda: self._cluster.get_raw(f"/{root}/{api_version}"))
 
     def _list(self, resource: Resource, namespace: str | None) -> Future[Any]:
         return self._asked(("list", resource, namespace), lambda: self._listed(resource, namespace))

@@ -14,7 +14,7 @@ from llmariner.diagnostics.snapshot import Reading, condition, labels, ready, sp
 from llmariner.diagnostics.snapshot import status as told
 from llmariner.diagnostics.target import Place
 from llmariner.platform.kube import Cluster, Resource
-from llmariner.platform.kube.quantities import quantity
+from llmariner.platform.kube.quantities import parse_quantity
 from llmariner.platform.kube.resources import (
     DEPLOYMENTS,
     INFERENCE_SERVICES,
@@ -44,7 +44,7 @@ def status(cluster: Cluster, namespace: str) -> dict[str, Any]:
     """
     reading = Reading(cluster)
     try:
-        cluster.read("/version")
+        cluster.get_raw("/version")
         place, _ = place_of(reading, namespace)
         reading.ahead(_reads(place))
         shown: dict[str, Any] = {"unreadable": {}}
@@ -86,8 +86,8 @@ def _function(service: Body, replicas: dict[str, int]) -> Record:
         "state": "not ready" if why else "ready",
         "replicas": replicas.get(name, 0),
         "revision": told(service).get("latestReadyRevisionName"),
-        "min": int(quantity(bounds.get(f"{_SCALE}min-scale", 0))),
-        "max": int(quantity(bounds.get(f"{_SCALE}max-scale", 0))) or None,
+        "min": int(parse_quantity(bounds.get(f"{_SCALE}min-scale", 0))),
+        "max": int(parse_quantity(bounds.get(f"{_SCALE}max-scale", 0))) or None,
         "message": why,
     }
 
@@ -164,13 +164,13 @@ def _nodes(place: Place) -> list[Record]:
 
 def _node(node: Body) -> Record:
     offered = told(node).get("allocatable") or {}
-    devices = {device: int(quantity(offered.get(device, 0))) for device in DEVICES.values()}
+    devices = {device: int(parse_quantity(offered.get(device, 0))) for device in DEVICES.values()}
     why = ready(node)
     return {
         "name": node["metadata"]["name"],
         "state": "not ready" if why else "cordoned" if spec(node).get("unschedulable") else "ready",
-        "cpu": f"{quantity(offered.get('cpu', 0)):g}",
-        "memory_bytes": int(quantity(offered.get("memory", 0))),
+        "cpu": f"{parse_quantity(offered.get('cpu', 0)):g}",
+        "memory_bytes": int(parse_quantity(offered.get("memory", 0))),
         "accelerators": ", ".join(f"{count} {device}" for device, count in devices.items() if count),
         "message": why,
     }

@@ -52,7 +52,7 @@ class SecretObjects:
 
     def replace(self, name: str, values: Mapping[str, str]) -> None:
         """Give one of ours other values."""
-        self._cluster.merge(SECRETS, self._namespace, name, {"data": _encoded(values)})
+        self._cluster.merge_patch(SECRETS, self._namespace, name, {"data": _encoded(values)})
 
 
 def _encoded(values: Mapping[str, str]) -> dict[str, str]:

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmariner.platform.kube.errors import NotFound
-from llmariner.platform.kube.resources import Resource, resource_of
-from llmariner.platform.kube.watch import Change, Listing, Selection, Watch
+from llmariner.platform.kube.resources import Resource, resource_for
+from llmariner.platform.kube.watch import Listing, ResourceQuery, Watch, WatchEvent
 from llmariner.settings import ClusterSettings
 
-__all__ = ["MANAGER", "Body", "Change", "Cluster", "Listing", "Resource", "Watch"]
+__all__ = ["FIELD_MANAGER", "Body", "Cluster", "Listing", "Resource", "Watch", "WatchEvent"]
 
-MANAGER = "llmariner"
+FIELD_MANAGER = "llmariner"
 """Our name as an owner of fields."""
 
 Body = dict[str, Any]
@@ -38,7 +38,7 @@ class Cluster:
 
         self._connection = Connection(settings)
 
-    def read(self, path: str) -> Body:
+    def get_raw(self, path: str) -> Body:
         """What the server says at a path that is no object's: `/version`, `/apis/GROUP/VERSION`. NotFound."""
         return self._connection.request("GET", path)
 
@@ -61,7 +61,7 @@ class Cluster:
 
         NotFound where the cluster doesn't have the kind.
         """
-        return Selection(self._connection, resource, namespace, labels, fields).list()
+        return ResourceQuery(self._connection, resource, namespace, labels, fields).list()
 
     def watch(
         self,
@@ -74,25 +74,25 @@ class Cluster:
         seconds: float | None = None,
     ) -> Watch:
         """Changes of the objects that `list` with the same arguments gives: first those after `after`, or all."""
-        return Watch(Selection(self._connection, resource, namespace, labels, fields), after, seconds)
+        return Watch(ResourceQuery(self._connection, resource, namespace, labels, fields), after, seconds)
 
     def create(self, body: Body, *, dry_run: bool = False) -> Body:
         """Make a new object; returns it as stored. AlreadyExists. `metadata.generateName` lets the server name it."""
-        resource, namespace = _place(body)
-        return self._connection.request("POST", resource.path(namespace), _asked(MANAGER, dry_run), body)
+        resource, namespace = _target(body)
+        return self._connection.request("POST", resource.path(namespace), _write_options(FIELD_MANAGER, dry_run), body)
 
-    def apply(self, body: Body, *, manager: str = MANAGER, force: bool = False, dry_run: bool = False) -> Body:
+    def apply(self, body: Body, *, manager: str = FIELD_MANAGER, force: bool = False, dry_run: bool = False) -> Body:
         """Make the object be as the body says, by server-side apply; returns it as stored.
 
         The manager owns what it applies: a field left out next time is taken away, unless another owns it too. Conflict,
         whose causes name fields and owners, where another's field would change; `force` takes it over.
         """
-        resource, namespace = _place(body)
+        resource, namespace = _target(body)
         path = resource.path(namespace, body["metadata"]["name"])
-        asked = {**_asked(manager, dry_run), "force": "true" if force else None}
+        asked = {**_write_options(manager, dry_run), "force": "true" if force else None}
         return self._connection.request("PATCH", path, asked, body, _APPLY)
 
-    def merge(
+    def merge_patch(
         self, resource: Resource, namespace: str | None, name: str, patch: Body, *, resource_version: str | None = None
     ) -> Body:
         """Change an object by a JSON merge patch (a null removes); returns it as stored. NotFound.
@@ -100,15 +100,17 @@ class Cluster:
         Conflict when it isn't at `resource_version` any more.
         """
         path = resource.path(namespace, name)
-        return self._connection.request("PATCH", path, _asked(MANAGER), _at(resource_version, patch), _MERGE)
+        return self._connection.request(
+            "PATCH", path, _write_options(FIELD_MANAGER), _with_resource_version(resource_version, patch), _MERGE
+        )
 
     def scale(
         self, resource: Resource, namespace: str, name: str, replicas: int, *, resource_version: str | None = None
     ) -> None:
         """Set the number of replicas, of a kind with a scale subresource. NotFound; Conflict as with `merge`."""
         path = resource.path(namespace, name, "scale")
-        patch = _at(resource_version, {"spec": {"replicas": replicas}})
-        self._connection.request("PATCH", path, _asked(MANAGER), patch, _MERGE)
+        patch = _with_resource_version(resource_version, {"spec": {"replicas": replicas}})
+        self._connection.request("PATCH", path, _write_options(FIELD_MANAGER), patch, _MERGE)
 
     def delete(
         self,
@@ -123,12 +125,12 @@ class Cluster:
 
         Conflict when its uid or resourceVersion is another.
         """
-        wanted = {"uid": uid, "resourceVersion": resource_version}
+        preconditions = {"uid": uid, "resourceVersion": resource_version}
         body = {
             "kind": "DeleteOptions",
             "apiVersion": "v1",
             "propagationPolicy": "Background",
-            "preconditions": {key: value for key, value in wanted.items() if value is not None},
+            "preconditions": {key: value for key, value in preconditions.items() if value is not None},
         }
         try:
             self._connection.request("DELETE", resource.path(namespace, name), None, body)
@@ -141,20 +143,20 @@ class Cluster:
         self._connection.close()
 
 
-def _place(body: Body) -> tuple[Resource, str | None]:
-    resource = resource_of(body)
+def _target(body: Body) -> tuple[Resource, str | None]:
+    resource = resource_for(body)
     namespace = body.get("metadata", {}).get("namespace")
     if resource.namespaced and not namespace:
         raise ValueError(f"A {resource.kind} stands in a namespace: set metadata.namespace.")
     return resource, namespace
 
 
-def _asked(manager: str, dry_run: bool = False) -> dict[str, str | int | None]:
+def _write_options(manager: str, dry_run: bool = False) -> dict[str, str | int | None]:
     # A server's own default drops an unknown field and says so in a header only.
     return {"fieldManager": manager, "fieldValidation": "Strict", "dryRun": "All" if dry_run else None}
 
 
-def _at(resource_version: str | None, patch: Body) -> Body:
+def _with_resource_version(resource_version: str | None, patch: Body) -> Body:
     if resource_version is None:
         return patch
     return {**patch, "metadata": {**patch.get("metadata", {}), "resourceVersion": resource_version}}

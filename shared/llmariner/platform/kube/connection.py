@@ -20,7 +20,7 @@ from kubernetes.client.rest import RESTClientObject
 from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
 from llmariner.errors import Unavailable
-from llmariner.platform.kube.errors import refuse
+from llmariner.platform.kube.errors import raise_for_status
 from llmariner.settings import ClusterSettings
 
 __all__ = ["Connection", "Query"]
@@ -28,7 +28,7 @@ __all__ = ["Connection", "Query"]
 Query = Mapping[str, str | int | None]
 
 # Seconds: to connect, and for an answer. A webhook may take 30 of them.
-_CONNECT, _ANSWER = 5.0, 35.0
+_CONNECT_SECONDS, _READ_SECONDS = 5.0, 35.0
 _UNAUTHORIZED = 401
 # A connection that broke before the request was sent, or while a read was answered, is tried once more.
 _RETRIES = urllib3.Retry(total=1, redirect=0, status=0)
@@ -43,22 +43,27 @@ class Connection:
         self._configure()
 
     def request(
-        self, method: str, path: str, query: Query | None = None, body: Any = None, media: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
     ) -> dict[str, Any]:
         """One request, its JSON answer. Entries of `query` that are None are left out.
 
         ClusterError when the server refuses, Unavailable when it doesn't answer within 40 s.
         """
-        with self._sent(method, path, query or {}, body, media, _ANSWER) as answer:
-            return _read(answer)
+        with self._send_authenticated(method, path, query or {}, body, content_type, _READ_SECONDS) as response:
+            return _read(response)
 
-    def stream(self, path: str, query: Query, silence: float) -> urllib3.BaseHTTPResponse:
-        """An answer to read as it comes; it breaks off after `silence` seconds without a byte. The caller closes it."""
-        answer = self._sent("GET", path, query, None, "", silence)
-        if answer.status >= 400:
-            with answer:
-                _read(answer)
-        return answer
+    def stream(self, path: str, query: Query, read_timeout: float) -> urllib3.BaseHTTPResponse:
+        """An answer to read as it comes; it breaks off after `read_timeout` seconds without a byte. The caller closes it."""
+        response = self._send_authenticated("GET", path, query, None, "", read_timeout)
+        if response.status >= 400:
+            with response:
+                _read(response)
+        return response
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -68,79 +73,79 @@ class Connection:
         self._configuration = _configuration(self._settings)
         self._rest = RESTClientObject(self._configuration)
 
-    def _sent(
-        self, method: str, path: str, query: Query, body: Any, media: str, silence: float
+    def _send_authenticated(
+        self, method: str, path: str, query: Query, body: Any, content_type: str, read_timeout: float
     ) -> urllib3.BaseHTTPResponse:
         before = self._configuration
-        answer = self._send(method, path, query, body, media, silence)
-        if answer.status != _UNAUTHORIZED:
-            return answer
-        answer.close()
+        response = self._send_once(method, path, query, body, content_type, read_timeout)
+        if response.status != _UNAUTHORIZED:
+            return response
+        response.close()
         # Tokens are short-lived, and the file may hold a newer one than what was read a minute ago.
         with self._configuring:
             if self._configuration is before:
                 self._configure()
-        return self._send(method, path, query, body, media, silence)
+        return self._send_once(method, path, query, body, content_type, read_timeout)
 
-    def _send(
-        self, method: str, path: str, query: Query, body: Any, media: str, silence: float
+    def _send_once(
+        self, method: str, path: str, query: Query, body: Any, content_type: str, read_timeout: float
     ) -> urllib3.BaseHTTPResponse:
-        asked = urlencode({key: value for key, value in query.items() if value is not None})
+        encoded_query = urlencode({key: value for key, value in query.items() if value is not None})
         headers = {"accept": "application/json", "user-agent": "llmariner"}
         if body is not None:
-            headers["content-type"] = media
+            headers["content-type"] = content_type
         try:
             for credential in self._configuration.auth_settings().values():
                 headers[credential["key"]] = str(credential["value"])
-            answer: urllib3.BaseHTTPResponse = self._rest.pool_manager.request(
+            response: urllib3.BaseHTTPResponse = self._rest.pool_manager.request(
                 method,
-                f"{self._configuration.host}{path}{'?' if asked else ''}{asked}",
+                f"{self._configuration.host}{path}{'?' if encoded_query else ''}{encoded_query}",
                 body=None if body is None else json.dumps(body).encode(),
                 headers=headers,
-                timeout=urllib3.Timeout(connect=_CONNECT, read=silence),
+                timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=read_timeout),
                 retries=_RETRIES,
                 preload_content=False,
             )
-            return answer
+            return response
         except (urllib3.exceptions.HTTPError, ConfigException, OSError) as error:
-            raise _away(error) from error
+            raise _unavailable(error) from error
 
 
 def _configuration(settings: ClusterSettings) -> Configuration:
-    made = Configuration()
+    configuration = Configuration()
     try:
         if settings.kubeconfig is not None:
             load_kube_config(
-                str(settings.kubeconfig), settings.context, client_configuration=made, persist_config=False
+                str(settings.kubeconfig), settings.context, client_configuration=configuration, persist_config=False
             )
         else:
-            load_incluster_config(made)
+            load_incluster_config(configuration)
     except ConfigException as error:
         raise ValueError(
             f"No Kubernetes cluster is named: {str(error).rstrip('.')}. Set LLMARINER_KUBECONFIG to a kubeconfig, or run "
             "this in a pod that mounts its ServiceAccount's token."
         ) from error
-    return made
+    return configuration
 
 
-def _read(answer: urllib3.BaseHTTPResponse) -> dict[str, Any]:
+def _read(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
     try:
-        text = answer.data
+        text = response.data
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise _away(error) from error
+        raise _unavailable(error) from error
     try:
         value = json.loads(text)
     except ValueError as error:
         shown = text.decode(errors="replace").strip()[:500]
-        if answer.status < 400:
-            raise _away(ValueError(f"it is no JSON that answered: {shown[:80]!r}")) from error
+        if response.status < 400:
+            raise _unavailable(ValueError(f"it is no JSON that answered: {shown[:80]!r}")) from error
         value = {"message": shown}
-    if answer.status >= 400 or not isinstance(value, dict):
-        refuse(answer.status, value if isinstance(value, dict) else {})
+    if response.status >= 400 or not isinstance(value, dict):
+        raise_for_status(response.status, value if isinstance(value, dict) else {})
     return value
 
 
-def _away(error: Exception) -> Unavailable:
+def _unavailable(error: Exception) -> Unavailable:
     return Unavailable(
         f"The Kubernetes API does not answer ({error}). Nothing is known of what was asked; try again shortly.",
         headers={"retry-after": "2"},

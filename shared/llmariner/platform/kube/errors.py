@@ -21,7 +21,7 @@ __all__ = [
     "Forbidden",
     "Invalid",
     "NotFound",
-    "refuse",
+    "raise_for_status",
 ]
 
 
@@ -67,7 +67,7 @@ class Expired(ClusterError):
     """The resourceVersion is older than what the server remembers: list again."""
 
 
-_OF_STATUS: dict[int, type[ClusterError]] = {
+_ERROR_OF_STATUS: dict[int, type[ClusterError]] = {
     400: Invalid,
     401: Forbidden,
     403: Forbidden,
@@ -78,26 +78,26 @@ _OF_STATUS: dict[int, type[ClusterError]] = {
     422: Invalid,
 }
 # A server answers 500 to an apply whose body doesn't fit the schema (structured-merge-diff's own error has no code).
-_UNTYPED = re.compile(r"failed to create typed (patch|live) object .*")
+_SCHEMA_MISMATCH = re.compile(r"failed to create typed (patch|live) object .*")
 _OWNER = re.compile(r'conflict with "((?:[^"\\]|\\.)*)"')
-_AGAIN = {"retry-after": "2"}
+_RETRY_AFTER = {"retry-after": "2"}
 
 
-def refuse(code: int, status: Mapping[str, Any]) -> NoReturn:
+def raise_for_status(code: int, status: Mapping[str, Any]) -> NoReturn:
     """Raise what a `Status` body means. `code` counts where the body has none."""
     details = status.get("details") or {}
     message = str(status.get("message") or f"HTTP {code}")
-    kind = _OF_STATUS.get(code)
+    error_class = _ERROR_OF_STATUS.get(code)
     if status.get("reason") == "AlreadyExists":
-        kind = AlreadyExists
-    elif _UNTYPED.match(message):
-        kind = Invalid
-    if kind is None:
+        error_class = AlreadyExists
+    elif _SCHEMA_MISMATCH.match(message):
+        error_class = Invalid
+    if error_class is None:
         raise Unavailable(
             f"The Kubernetes API can't serve this now ({message}). Try again shortly.",
-            headers={"retry-after": str(details.get("retryAfterSeconds") or _AGAIN["retry-after"])},
+            headers={"retry-after": str(details.get("retryAfterSeconds") or _RETRY_AFTER["retry-after"])},
         )
-    raise kind(message, tuple(_cause(each) for each in details.get("causes") or ()))
+    raise error_class(message, tuple(_cause(each) for each in details.get("causes") or ()))
 
 
 def _cause(cause: Mapping[str, Any]) -> Cause:

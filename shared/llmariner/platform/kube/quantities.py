@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["quantity"]
+__all__ = ["parse_quantity"]
 
 _UNITS = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _UNITS |= {unit: 1000.0**power for power, unit in enumerate(("k", "M", "G", "T", "P", "E"), 1)}
@@ -12,7 +12,7 @@ _UNITS |= {f"{unit}i": 1024.0**power for power, unit in enumerate(("K", "M", "G"
 _FORM = re.compile(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]*)")
 
 
-def quantity(value: object) -> float:
+def parse_quantity(value: object) -> float:
     """In cores, bytes or pieces; 0 where it is no quantity."""
     found = _FORM.fullmatch(str(value).strip())
     if found is None or found[2] not in _UNITS:

@@ -8,12 +8,12 @@ from typing import Any
 from urllib.parse import quote
 
 __all__ = [
-    "AUTOSCALERS",
     "CLUSTER_QUEUES",
     "CLUSTER_SERVING_RUNTIMES",
     "CONFIG_MAPS",
     "DEPLOYMENTS",
     "EVENTS",
+    "HORIZONTAL_POD_AUTOSCALERS",
     "INFERENCE_SERVICES",
     "JOBS",
     "LEASES",
@@ -28,7 +28,7 @@ __all__ = [
     "SERVING_RUNTIMES",
     "WORKLOADS",
     "Resource",
-    "resource_of",
+    "resource_for",
 ]
 
 
@@ -68,18 +68,18 @@ SERVICES = Resource("v1", "Service", "services")
 CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
 SECRETS = Resource("v1", "Secret", "secrets")
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
-AUTOSCALERS = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+HORIZONTAL_POD_AUTOSCALERS = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
 SCALED_OBJECTS = Resource("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
 CLUSTER_QUEUES = Resource(_KUEUE, "ClusterQueue", "clusterqueues", False)
 LOCAL_QUEUES = Resource(_KUEUE, "LocalQueue", "localqueues")
 WORKLOADS = Resource(_KUEUE, "Workload", "workloads")
 
-_KNOWN = {(each.api_version, each.kind): each for each in list(globals().values()) if isinstance(each, Resource)}
+_BY_KIND = {(each.api_version, each.kind): each for each in list(globals().values()) if isinstance(each, Resource)}
 
 
-def resource_of(body: Mapping[str, Any]) -> Resource:
+def resource_for(body: Mapping[str, Any]) -> Resource:
     """The resource that `apiVersion` and `kind` of a body name. ValueError when it is none of ours."""
-    named = body.get("apiVersion"), body.get("kind")
-    if named not in _KNOWN:
-        raise ValueError(f"{named[1]} of {named[0]} is not in platform/kube/resources.py: add it there.")
-    return _KNOWN[named]
+    key = body.get("apiVersion"), body.get("kind")
+    if key not in _BY_KIND:
+        raise ValueError(f"{key[1]} of {key[0]} is not in platform/kube/resources.py: add it there.")
+    return _BY_KIND[key]

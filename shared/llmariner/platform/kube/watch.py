@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llmariner.errors import Unavailable
-from llmariner.platform.kube.errors import Expired, refuse
+from llmariner.platform.kube.errors import Expired, raise_for_status
 from llmariner.platform.kube.resources import Resource
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from llmariner.platform.kube.connection import Connection
 
-__all__ = ["Change", "Listing", "Selection", "Watch"]
+__all__ = ["Listing", "ResourceQuery", "Watch", "WatchEvent"]
 
-_PAGE = 500
+_PAGE_SIZE = 500
 # Seconds of one answer: so short that a connection which died unseen is noticed in about a minute.
-_SPAN, _GRACE = 60, 15
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_STREAM_SECONDS, _READ_GRACE_SECONDS = 60, 15
+_INITIAL_BACKOFF, _MAX_BACKOFF = 0.5, 30.0
 
 
 class Listing(NamedTuple):
@@ -33,14 +33,14 @@ class Listing(NamedTuple):
     resource_version: str
 
 
-class Change(NamedTuple):
+class WatchEvent(NamedTuple):
     """What became of an object; of a deleted one, its last state that was seen."""
 
     type: Literal["ADDED", "MODIFIED", "DELETED"]
     object: dict[str, Any]
 
 
-class Selection:
+class ResourceQuery:
     """Some objects of one kind. `namespace` None: of all namespaces; `fields` is a field selector."""
 
     def __init__(
@@ -76,13 +76,13 @@ class Selection:
             "resourceVersion": resource_version,
             "timeoutSeconds": seconds,
         }
-        return self._connection.stream(self._path, {**self._query, **asked}, seconds + _GRACE)
+        return self._connection.stream(self._path, {**self._query, **asked}, seconds + _READ_GRACE_SECONDS)
 
     def _pages(self) -> Listing:
         items: list[dict[str, Any]] = []
         token = None
         while True:
-            page = self._connection.request("GET", self._path, {**self._query, "limit": _PAGE, "continue": token})
+            page = self._connection.request("GET", self._path, {**self._query, "limit": _PAGE_SIZE, "continue": token})
             items += [{**self._type, **item} for item in page.get("items") or ()]
             token = page["metadata"].get("continue")
             if not token:
@@ -97,88 +97,88 @@ class Watch:
     Unavailable only where the first list fails; ClusterError when the server refuses.
     """
 
-    def __init__(self, selection: Selection, after: Listing | None, seconds: float | None) -> None:
-        self._selection = selection
-        self._end = None if seconds is None else time.monotonic() + seconds
-        self._known = {_key(item): item for item in after.items} if after else {}
-        self._version = after.resource_version if after else ""
+    def __init__(self, query: ResourceQuery, after: Listing | None, seconds: float | None) -> None:
+        self._query = query
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._last_seen = {_key(item): item for item in after.items} if after else {}
+        self._resource_version = after.resource_version if after else ""
         self._closed = threading.Event()
-        self._answer: urllib3.BaseHTTPResponse | None = None
+        self._response: urllib3.BaseHTTPResponse | None = None
 
-    def __iter__(self) -> Iterator[Change]:
-        if not self._version:
-            yield from self._listed()
-        pause = _FIRST_PAUSE
-        while not self._closed.is_set() and (left := self._left()) > 0:
+    def __iter__(self) -> Iterator[WatchEvent]:
+        if not self._resource_version:
+            yield from self._relist()
+        backoff = _INITIAL_BACKOFF
+        while not self._closed.is_set() and (left := self._remaining_seconds()) > 0:
             began = time.monotonic()
             try:
-                yield from self._changes(max(1, round(left)))
+                yield from self._stream_once(max(1, round(left)))
             except Expired:
                 # Also this list may fail, and is then tried again: nothing is expired but our version.
-                self._version = ""
+                self._resource_version = ""
             except Unavailable:
                 pass
             # An answer that ends at once is a fault too, whoever cut it.
-            pause = _FIRST_PAUSE if time.monotonic() - began > 1 else min(2 * pause, _LONGEST_PAUSE)
-            self._closed.wait(0 if pause == _FIRST_PAUSE else min(pause, self._left()))
+            backoff = _INITIAL_BACKOFF if time.monotonic() - began > 1 else min(2 * backoff, _MAX_BACKOFF)
+            self._closed.wait(0 if backoff == _INITIAL_BACKOFF else min(backoff, self._remaining_seconds()))
 
     def close(self) -> None:
         """End the iteration, also one that waits."""
         self._closed.set()
-        if answer := self._answer:
+        if response := self._response:
             # It may have ended by itself just now.
             with contextlib.suppress(OSError, RuntimeError, ValueError):
-                answer.shutdown()
+                response.shutdown()
 
-    def _left(self) -> float:
-        return _SPAN if self._end is None else min(_SPAN, self._end - time.monotonic())
+    def _remaining_seconds(self) -> float:
+        return _STREAM_SECONDS if self._deadline is None else min(_STREAM_SECONDS, self._deadline - time.monotonic())
 
-    def _changes(self, seconds: int) -> Iterator[Change]:
+    def _stream_once(self, seconds: int) -> Iterator[WatchEvent]:
         """One answer's changes."""
-        if not self._version:
-            yield from self._listed()
-        with self._selection.stream(self._version, seconds) as answer:
-            self._answer = answer
+        if not self._resource_version:
+            yield from self._relist()
+        with self._query.stream(self._resource_version, seconds) as response:
+            self._response = response
             if self._closed.is_set():
                 return
             try:
-                for line in _lines(answer):
-                    if change := self._heard(json.loads(line)):
+                for line in _lines(response):
+                    if change := self._handle(json.loads(line)):
                         yield change
             finally:
-                self._answer = None
+                self._response = None
 
-    def _heard(self, event: dict[str, Any]) -> Change | None:
+    def _handle(self, event: dict[str, Any]) -> WatchEvent | None:
         item = event["object"]
         if event["type"] == "ERROR":
-            refuse(item.get("code", 500), item)
-        self._version = item["metadata"]["resourceVersion"]
+            raise_for_status(item.get("code", 500), item)
+        self._resource_version = item["metadata"]["resourceVersion"]
         if event["type"] == "BOOKMARK":
             return None
         if event["type"] == "DELETED":
-            self._known.pop(_key(item), None)
+            self._last_seen.pop(_key(item), None)
         else:
-            self._known[_key(item)] = item
-        return Change(event["type"], item)
+            self._last_seen[_key(item)] = item
+        return WatchEvent(event["type"], item)
 
-    def _listed(self) -> Iterator[Change]:
+    def _relist(self) -> Iterator[WatchEvent]:
         """The difference between what is there and what was told."""
-        listing = self._selection.list()
+        listing = self._query.list()
         there = {_key(item): item for item in listing.items}
-        before, self._known, self._version = self._known, there, listing.resource_version
-        yield from (Change("DELETED", item) for key, item in before.items() if key not in there)
+        before, self._last_seen, self._resource_version = self._last_seen, there, listing.resource_version
+        yield from (WatchEvent("DELETED", item) for key, item in before.items() if key not in there)
         for key, item in there.items():
             if key not in before:
-                yield Change("ADDED", item)
+                yield WatchEvent("ADDED", item)
             elif item["metadata"]["resourceVersion"] != before[key]["metadata"]["resourceVersion"]:
-                yield Change("MODIFIED", item)
+                yield WatchEvent("MODIFIED", item)
 
 
-def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     import urllib3
 
     try:
-        yield from (line for line in answer if line.strip())
+        yield from (line for line in response if line.strip())
     except (urllib3.exceptions.HTTPError, OSError):
         # Broken off; the next answer begins where this one ended.
         return

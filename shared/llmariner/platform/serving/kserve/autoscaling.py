@@ -11,7 +11,7 @@ from typing import Any
 
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import NotFound
-from llmariner.platform.kube.resources import AUTOSCALERS, SCALED_OBJECTS, Resource
+from llmariner.platform.kube.resources import HORIZONTAL_POD_AUTOSCALERS, SCALED_OBJECTS, Resource
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.kserve.objects import OWNER, deployment_of
 from llmariner.settings import KServeSettings
@@ -48,7 +48,7 @@ class Autoscaling:
         """Have the one autoscaler that the model's configuration asks for, or none. `service`: as stored. ClusterError."""
         wanted = self._wanted(model, service)
         # The other kind first: two autoscalers of one Deployment would pull at it, and KEDA refuses to be the second.
-        for kind in (AUTOSCALERS, SCALED_OBJECTS):
+        for kind in (HORIZONTAL_POD_AUTOSCALERS, SCALED_OBJECTS):
             if wanted is None or wanted["kind"] != kind.kind:
                 self._cluster.delete(kind, self._settings.namespace, _name(service))
         if wanted is not None:
@@ -66,7 +66,7 @@ class Autoscaling:
         at, known = self._learnt.get(path, (float("-inf"), False))
         if time.monotonic() - at > _LEARNT_SECONDS:
             try:
-                known = bool(self._cluster.read(path))
+                known = bool(self._cluster.get_raw(path))
             except NotFound:
                 known = False
             self._learnt[path] = (time.monotonic(), known)
@@ -129,7 +129,7 @@ def horizontal_pod_autoscaler(model: EngineModel, service: Body, *, engine_metri
         "behavior": _BEHAVIOR,
         "metrics": metrics,
     }
-    return _owned(AUTOSCALERS, service, spec)
+    return _owned(HORIZONTAL_POD_AUTOSCALERS, service, spec)
 
 
 def _of_pods(metric: str, value: str) -> Body:

@@ -137,7 +137,7 @@ class StandbyPods:
             _ARGUMENTS: json.dumps(found.arguments),
             _DELETION_COST: "100",
         }
-        return self._cluster.merge(
+        return self._cluster.merge_patch(
             PODS,
             metadata["namespace"],
             metadata["name"],
@@ -200,7 +200,7 @@ class StandbyPods:
         labels = {key: value for key, value in template.items() if not key.startswith("kueue.x-k8s.io/")}
         labels |= {**replica_set["spec"]["selector"]["matchLabels"], STANDBY: TAKEN}
         metadata = pod["metadata"]
-        self._cluster.merge(PODS, metadata["namespace"], metadata["name"], {"metadata": {"labels": labels}})
+        self._cluster.merge_patch(PODS, metadata["namespace"], metadata["name"], {"metadata": {"labels": labels}})
         said = f"The standby pod {metadata['name']} serves the model."
         event = f"{metadata['name']}.standby-taken"
         record(self._cluster, self._settings.namespace, name, "Normal", "StandbyTaken", said, event)

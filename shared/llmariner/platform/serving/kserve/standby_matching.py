@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmariner.platform.kube.quantities import quantity
+from llmariner.platform.kube.quantities import parse_quantity
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.kserve.objects import ENGINE, POD_OF, Engine, adapter_path, object_name
 from llmariner.platform.serving.kserve.phases import is_leaving
@@ -65,7 +65,7 @@ def _warm(pod: Body) -> bool:
 
 def _holds(container: Body, needed: Body) -> bool:
     limits = container.get("resources", {}).get("limits", {})
-    return all(quantity(limits.get(name, "0")) >= quantity(value) for name, value in needed.items())
+    return all(parse_quantity(limits.get(name, "0")) >= parse_quantity(value) for name, value in needed.items())
 
 
 def _folder(pod: Body, container: Body, uri: str) -> str | None:
