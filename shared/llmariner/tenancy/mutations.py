@@ -19,7 +19,7 @@ from llmariner.tenancy.roles.effective_permissions import standing
 from llmariner.tenancy.roles.scopes import with_implied
 from llmariner.tenancy.tables import api_keys
 
-__all__ = ["alone", "done"]
+__all__ = ["serialize_mutations", "record_mutation"]
 
 # Audit name: type of the event, and the collection that its subject is in.
 _EVENTS = {
@@ -47,7 +47,7 @@ _EVENTS = {
 }
 
 
-def alone(session: WriteSession, actor: Caller | None = None) -> int:
+def serialize_mutations(session: WriteSession, actor: Caller | None = None) -> int:
     """Wait until no other act is under way; returns the revision of this one.
 
     Conflict where `actor` may less by now than when the request came: acts wait for one another, and one of those before
@@ -58,32 +58,32 @@ def alone(session: WriteSession, actor: Caller | None = None) -> int:
     """
     revision = next_revision(session, "api_keys")
     if actor is not None:
-        _check_stands(session, actor)
+        _check_still_permitted(session, actor)
     return revision
 
 
-def done(
+def record_mutation(
     session: WriteSession,
     actor: Caller | None,
-    act: str,
+    action: str,
     subject_id: str,
-    told: dict[str, Any],
+    details: dict[str, Any],
     *,
     organization_id: str,
     project_id: str | None = None,
 ) -> None:
     """Tell of an act; to be called last, see `audit.log.add`. `actor` None: the platform.
 
-    `told` is what the audit log keeps beside the id; `subject_id` is whom the event is about.
+    `details` is what the audit log keeps beside the id; `subject_id` is whom the event is about.
     """
-    type_, collection = _EVENTS[act]
+    type_, collection = _EVENTS[action]
     event = {"id": subject_id, "organization_id": organization_id, "project_id": project_id}
     outbox.add(session, type_, f"{collection}/{subject_id}", event)
-    payload = {"id": subject_id, **told}
-    log.add(session, actor, act, payload, organization_id=organization_id, project_id=project_id)
+    payload = {"id": subject_id, **details}
+    log.add(session, actor, action, payload, organization_id=organization_id, project_id=project_id)
 
 
-def _check_stands(session: ReadSession, actor: Caller) -> None:
+def _check_still_permitted(session: ReadSession, actor: Caller) -> None:
     stands = standing(session, actor.user_id, actor.organization_id, actor.project_id)
     scopes = stands.scopes
     if actor.key_id is not None:

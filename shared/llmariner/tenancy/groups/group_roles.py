@@ -13,7 +13,7 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.events import outbox
-from llmariner.tenancy.mutations import alone
+from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
     check_may_take_organization_role,
@@ -49,7 +49,7 @@ class GroupRoles:
         organization_id = caller.organization_id
         mapping = {"organization_id": organization_id, "issuer": issuer, "group_name": group, "project_id": project_id}
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             if session.first(select(group_roles.c.id).where(same(mapping))) is not None:
                 raise Conflict(f"The group '{group}' has a role there already; delete that one first.", param="group")
             return give(session, caller, mapping, role)
@@ -58,7 +58,7 @@ class GroupRoles:
         """End a mapping, and what it gave. NotFound."""
         one = (group_roles.c.id == row_id) & (group_roles.c.organization_id == caller.organization_id)
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             found = session.first(select(group_roles).where(one))
             if found is None:
                 raise NotFound(f"No role of a group with id '{row_id}' in this organization.", param="id")

@@ -15,7 +15,7 @@ from sqlalchemy import Row, Select, and_, exists, or_, select
 
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.identity import Identity
-from llmariner.tenancy.mutations import alone
+from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.sign_in.jit_provisioning import Arrival, settle
 from llmariner.tenancy.tables import user_groups, users
 
@@ -48,7 +48,7 @@ def settle_group(database: Database, issuer: str, group: str, after: str = "", *
 
 
 def _settle(session: WriteSession, people: Select[Any]) -> None:
-    revision = alone(session)
+    revision = serialize_mutations(session)
     settle(session, revision, [_arrival(session, person) for person in session.rows(people)])
 
 

@@ -16,7 +16,7 @@ from llmariner.errors import Conflict, NotFound
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
 from llmariner.tenancy.groups.group_roles import announce, check_name, check_not_above, give, same, take
-from llmariner.tenancy.mutations import alone
+from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.organizations.queries import Page, Paging, page_of
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.tables import group_roles, groups, organization_users, user_groups, users
@@ -46,7 +46,7 @@ class Groups:
         check_name(name, "name")
         group_id = new_id("group")
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             _check_free(session, caller.organization_id, issuer, name)
             known = {"id": group_id, "organization_id": caller.organization_id, "issuer": issuer, "name": name}
             session.add(groups, created_at=int(time.time()), **known)
@@ -60,7 +60,7 @@ class Groups:
         """
         check_name(name, "name")
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             group = _one(session, caller.organization_id, group_id)
             if name != group.name:
                 for row in session.rows(select(group_roles).where(_of(group, group.name))):
@@ -76,7 +76,7 @@ class Groups:
     def delete(self, caller: Caller, group_id: str) -> list[str]:
         """Forget a group and all that it gives; returns the roles that ended. NotFound."""
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             group = _one(session, caller.organization_id, group_id)
             ending = session.rows(select(group_roles).where(_of(group, group.name)).order_by(group_roles.c.id))
             for row in ending:
@@ -121,7 +121,7 @@ class Groups:
     def give(self, caller: Caller, group_id: str, role: str, project_id: str | None) -> Row[Any]:
         """Give a group a role there; it takes the place of the one before. Raises as `GroupRoles.create` but Conflict."""
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             mapping = _mapping(_one(session, caller.organization_id, group_id), project_id)
             before = session.first(select(group_roles).where(same(mapping)))
             if before is not None:
@@ -131,7 +131,7 @@ class Groups:
     def take(self, caller: Caller, group_id: str, project_id: str | None) -> None:
         """Take a group's role there from it. NotFound when it has none."""
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             group = _one(session, caller.organization_id, group_id)
             found = session.first(select(group_roles).where(same(_mapping(group, project_id))))
             if found is None:

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Row, and_, select, update
 
 from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.platform.database import ReadSession, WriteSession
-from llmariner.tenancy.mutations import done
+from llmariner.tenancy.mutations import record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import check_organization_role, check_project_role
 from llmariner.tenancy.roles.effective_permissions import standing
@@ -54,11 +54,11 @@ def is_backed(session: ReadSession, invite: Row[Any]) -> bool:
 
 
 def withdraw(session: WriteSession, actor: Caller | None, found: Sequence[Row[Any]]) -> None:
-    """Take open invitations (rows of `invites`) back: who is invited is a member now. To be called last, see `done`."""
+    """Take open invitations (rows of `invites`) back: who is invited is a member now. To be called last, see `record_mutation`."""
     for invite in found:
         session.run(update(invites).where(invites.c.id == invite.id).values(revoked_at=int(time.time())))
         told = {"reason": "became_a_member"}
-        done(session, actor, "invite.deleted", invite.id, told, organization_id=invite.organization_id)
+        record_mutation(session, actor, "invite.deleted", invite.id, told, organization_id=invite.organization_id)
 
 
 def of_member(session: ReadSession, organization_id: str, email: str) -> Sequence[Row[Any]]:

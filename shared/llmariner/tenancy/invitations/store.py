@@ -25,7 +25,7 @@ from llmariner.tenancy.keys import secrets
 from llmariner.tenancy.keys.store import Keys, NewKey, Owner
 from llmariner.tenancy.members.memberships import person_with
 from llmariner.tenancy.members.removals import forget_removal
-from llmariner.tenancy.mutations import alone, done
+from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
     check_may_take_organization_role,
@@ -110,7 +110,7 @@ class Invites:
         wanted, token, invite_id = names.address(email), secrets.new_token(), new_id("invite")
         organization_id, now = caller.organization_id, int(time.time())
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             check_organization_role(session, caller, organization_id, role)
             _check_promises(session, caller, projects)
             _check_not_there(session, organization_id, wanted)
@@ -134,7 +134,7 @@ class Invites:
                 expires_at=now + expires_in,
             )
             told = {"data": {"email": wanted, "role": role, "projects": promised}}
-            done(session, caller, "invite.sent", invite_id, told, organization_id=organization_id)
+            record_mutation(session, caller, "invite.sent", invite_id, told, organization_id=organization_id)
         return self.get(organization_id, invite_id), token
 
     def get(self, organization_id: str, invite_id: str) -> Invite:
@@ -152,7 +152,7 @@ class Invites:
     def revoke(self, caller: Caller, invite_id: str) -> None:
         """Take an invitation back. Conflict for one that was accepted; revoking twice is NotFound."""
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             invite = _one(session, caller.organization_id, invite_id)
             check_may_take_organization_role(session, caller, caller.organization_id, invite.role)
             for each in invite.projects:
@@ -160,7 +160,7 @@ class Invites:
             if invite.accepted_at is not None:
                 raise Conflict("The invitation was accepted already; remove the user instead.", param="invite_id")
             session.run(update(invites).where(invites.c.id == invite_id).values(revoked_at=int(time.time())))
-            done(session, caller, "invite.deleted", invite_id, {}, organization_id=caller.organization_id)
+            record_mutation(session, caller, "invite.deleted", invite_id, {}, organization_id=caller.organization_id)
 
     def accept(self, token: str, keys: Keys | None = None) -> Accepted:
         """Let in who shows a token; with a first key of `keys`, which carries what the invitation promised.
@@ -174,7 +174,7 @@ class Invites:
         with self._database.read() as session:
             _open(session, digest)  # so that who tries tokens holds up nobody
         with self._database.write() as session:
-            alone(session)
+            serialize_mutations(session)
             invite = _open(session, digest)
             _check_not_member(session, invite)
             live = [
@@ -198,7 +198,7 @@ class Invites:
                 place = Owner(user_id, project_id, invite.organization_id)
                 first_key = keys.create_in(session, place, NewKey(f"invitation {invite.id}", scopes))
             told = {"user_id": user_id, "email": invite.email}
-            done(session, None, "invite.accepted", invite.id, told, organization_id=invite.organization_id)
+            record_mutation(session, None, "invite.accepted", invite.id, told, organization_id=invite.organization_id)
         return Accepted(self.get(invite.organization_id, invite.id), user_id, project_id, scopes, first_key)
 
 

@@ -23,7 +23,7 @@ from llmariner.tenancy.keys import secrets
 from llmariner.tenancy.keys.attenuation import bounded, check_may_hold, check_not_above, scopes_handed_over
 from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of, key_with_digest
 from llmariner.tenancy.members.deprovisioning import end_account
-from llmariner.tenancy.mutations import alone
+from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.principal import Caller, Owner
 from llmariner.tenancy.tables import api_keys, users
 
@@ -154,7 +154,7 @@ class Keys:
         values |= {"expires_at": _moment(expires_at)} if not isinstance(expires_at, _Keep) else {}
         values |= _allowed(allowed_models, allowed_sources)
         with self._database.write() as session:
-            alone(session, actor)
+            serialize_mutations(session, actor)
             key = _live(session, view, key_id)
             check_not_above(session, actor, key)
             new_name = values.get("name", key.name)
@@ -177,7 +177,7 @@ class Keys:
         if not 0 <= overlap <= _LONGEST_OVERLAP:
             raise InvalidRequest(f"'overlap_seconds' must be 0 to {_LONGEST_OVERLAP}.", param="overlap_seconds")
         with self._database.write() as session:
-            alone(session, actor)
+            serialize_mutations(session, actor)
             key = _live(session, view, key_id)
             check_may_hold(session, actor, key)
             secret = secrets.new_admin_secret() if key.kind == "admin" else secrets.new_secret()
@@ -200,7 +200,7 @@ class Keys:
     def revoke(self, view: Owner | View, key_id: str, *, actor: Caller | None = None) -> None:
         """End a key; every process refuses it within its polling interval (2 s). A service account ends with its last."""
         with self._database.write() as session:
-            alone(session, actor)
+            serialize_mutations(session, actor)
             key = _live(session, view, key_id)
             check_not_above(session, actor, key, ending=True)
             _change(session, key, revoked_at=time.time())
@@ -247,7 +247,7 @@ class Keys:
         bounds: dict[str, Any] = {**_allowed(new.allowed_models, new.allowed_sources)}
         bounds |= {"expires_at": now + new.expires_in if new.expires_in else None}
         # Taken before the look at the names: whoever holds the revision's row is the only one who gives out names.
-        revision = alone(session, actor)
+        revision = serialize_mutations(session, actor)
         if _named(session, organization_id, user_id, name):
             raise Conflict(f"There is a key named '{name}' of this user already; choose another.", param="name")
         session.add(

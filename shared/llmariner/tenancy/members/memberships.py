@@ -21,7 +21,7 @@ from llmariner.tenancy import validators as names
 from llmariner.tenancy.invitations.pending import of_member, withdraw
 from llmariner.tenancy.members.deprovisioning import end_keys
 from llmariner.tenancy.members.removals import forget_removal, note_removal
-from llmariner.tenancy.mutations import alone, done
+from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
     check_may_take_organization_role,
@@ -60,7 +60,7 @@ class Members:
         """Let a person into the organisation, known here before or not. Conflict for a member."""
         wanted, organization_id = names.address(email, "user_id"), caller.organization_id
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             check_organization_role(session, caller, organization_id, role)
             user_id = _person(session, wanted)
             if _held(session, organization_id, user_id) is not None:
@@ -71,7 +71,7 @@ class Members:
             forget_removal(session, organization_id, user_id)
             changed(session, user_ids=[user_id])
             told = {"data": {"role": role, "email": wanted}}
-            done(session, caller, "user.added", user_id, told, organization_id=organization_id)
+            record_mutation(session, caller, "user.added", user_id, told, organization_id=organization_id)
             withdraw(session, caller, of_member(session, organization_id, wanted))
         return self.get(organization_id, user_id)
 
@@ -92,7 +92,7 @@ class Members:
         """Give a person another role in the organisation. InvalidRequest for its last owner."""
         organization_id = caller.organization_id
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             member = _member(session, organization_id, user_id)
             check_organization_role(session, caller, organization_id, role)
             if role != member.role:
@@ -104,7 +104,7 @@ class Members:
             session.run(update(organization_users).where(one).values(role=role, of_group=False))
             changed(session, user_ids=[user_id])
             told = {"changes_requested": {"role": role}}
-            done(session, caller, "user.updated", user_id, told, organization_id=organization_id)
+            record_mutation(session, caller, "user.updated", user_id, told, organization_id=organization_id)
         return self.get(organization_id, user_id)
 
     def remove(self, caller: Caller, user_id: str) -> dict[str, list[str]]:
@@ -114,7 +114,7 @@ class Members:
         """
         organization_id = caller.organization_id
         with self._database.write() as session:
-            revision = alone(session, caller)
+            revision = serialize_mutations(session, caller)
             member = _member(session, organization_id, user_id)
             check_may_take_organization_role(session, caller, organization_id, member.role)
             if member.role == "owner":
@@ -140,14 +140,14 @@ class Members:
             changed(session, user_ids=[user_id])
             gone = {"projects": [row.project_id for row in left], "api_keys": ended}
             gone |= delete_rules(session, organization_id, "user", [user_id])
-            done(session, caller, "user.deleted", user_id, {"removed": gone}, organization_id=organization_id)
+            record_mutation(session, caller, "user.deleted", user_id, {"removed": gone}, organization_id=organization_id)
         return gone
 
     def add_to_project(self, caller: Caller, project_id: str, user_id: str, role: str) -> Member:
         """Let a member of the organisation into a project of it. Conflict for a member of that."""
         organization_id = caller.organization_id
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             _check_project(session, organization_id, project_id)
             check_project_role(session, caller, organization_id, project_id, role)
             found = _first(session, _in_organization(organization_id), user_id)
@@ -181,7 +181,7 @@ class Members:
         """Give a person another role in a project."""
         organization_id = caller.organization_id
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             _check_project(session, organization_id, project_id)
             member = _project_member(session, organization_id, project_id, user_id)
             check_project_role(session, caller, organization_id, project_id, role)
@@ -202,7 +202,7 @@ class Members:
         """
         organization_id = caller.organization_id
         with self._database.write() as session:
-            revision = alone(session, caller)
+            revision = serialize_mutations(session, caller)
             member = _project_member(session, organization_id, project_id, user_id)
             check_may_take_project_role(session, caller, organization_id, project_id, member.role)
             ended: list[str] = []
@@ -326,4 +326,4 @@ def _assigned(
     resource = {"resource_id": project_id, "resource_type": "api.project"}
     told = {"id": role, "principal_id": user_id, "principal_type": "user", **resource, **more}
     place = {"organization_id": caller.organization_id, "project_id": project_id}
-    done(session, caller, act, user_id, told, **place)
+    record_mutation(session, caller, act, user_id, told, **place)

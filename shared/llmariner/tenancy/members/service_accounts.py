@@ -13,7 +13,7 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.members.deprovisioning import end_account
-from llmariner.tenancy.mutations import alone, done
+from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
     check_may_take_organization_role,
@@ -65,7 +65,7 @@ class ServiceAccounts:
         """As `create`, in a transaction under way; returns the id."""
         account_id, wanted, now = new_id("user"), names.title(name, "name"), int(time.time())
         organization_id = caller.organization_id
-        alone(session, caller)
+        serialize_mutations(session, caller)
         _check_project(session, organization_id, project_id)
         check_project_role(session, caller, organization_id, project_id, role)
         if organization_role != "reader":
@@ -101,7 +101,7 @@ class ServiceAccounts:
         """Rename one, or give it another role in its project. Conflict."""
         organization_id = caller.organization_id
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             _check_project(session, organization_id, project_id)
             account = _one(session, organization_id, project_id, account_id)
             _check_not_above(session, caller, account)
@@ -121,7 +121,7 @@ class ServiceAccounts:
     def delete(self, caller: Caller, project_id: str, account_id: str) -> dict[str, list[str]]:
         """End one. Returns what went with it: keys by id."""
         with self._database.write() as session:
-            revision = alone(session, caller)
+            revision = serialize_mutations(session, caller)
             _check_not_above(session, caller, _one(session, caller.organization_id, project_id, account_id))
             gone = {"api_keys": end_account(session, revision, account_id)}
             _done(session, caller, "service_account.deleted", project_id, account_id, {"removed": gone})
@@ -192,4 +192,4 @@ def _check_name_free(session: ReadSession, project_id: str, name: str) -> None:
 def _done(
     session: WriteSession, caller: Caller, act: str, project_id: str, account_id: str, told: dict[str, Any]
 ) -> None:
-    done(session, caller, act, account_id, told, organization_id=caller.organization_id, project_id=project_id)
+    record_mutation(session, caller, act, account_id, told, organization_id=caller.organization_id, project_id=project_id)

@@ -21,7 +21,7 @@ from llmariner.models.tables import models
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.members.deprovisioning import end_accounts, end_keys
-from llmariner.tenancy.mutations import alone, done
+from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.effective_permissions import changed
 from llmariner.tenancy.tables import (
@@ -90,7 +90,7 @@ class Projects:
         values = {"title": names.selectable_title(new.title), **_place(new.kubernetes_namespace, new.assignments)}
         now = int(time.time())
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             _check_not_full(session, organization_id)
             _check_title_free(session, organization_id, values["title"])
             row = {"id": project_id, "organization_id": organization_id, "is_default": False, "created_at": now}
@@ -133,7 +133,7 @@ class Projects:
         """Give it another title. Conflict when a live one has that."""
         wanted = names.selectable_title(title)
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             project = _live(session, caller, project_id)
             if wanted != project.title:
                 _check_title_free(session, caller.organization_id, wanted, but=project_id)
@@ -146,7 +146,7 @@ class Projects:
         """Say where its work runs from now on; takes the place of a namespace."""
         values = _place(None, assignments)
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             _live(session, caller, project_id)
             _set(session, project_id, **values)
             told = {"changes_requested": {"assignments": json.loads(values["assignments"] or "[]")}}
@@ -161,7 +161,7 @@ class Projects:
             raise InvalidRequest(f"'model_ids' must name at most {_MOST_MODELS} models.", param="model_ids")
         listed = sorted(set(model_ids)) if mode else []
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             _live(session, caller, project_id)
             _set(session, project_id, model_mode=mode, model_ids=json.dumps(listed))
             _keys_changed(session, project_id)
@@ -172,7 +172,7 @@ class Projects:
     def archive(self, caller: Caller, project_id: str) -> Project:
         """End it and keep it: its keys are no good from now on. InvalidRequest for the default one."""
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             _check_not_default(_live(session, caller, project_id), "archived")
             _set(session, project_id, archived_at=int(time.time()))
             _keys_changed(session, project_id)
@@ -185,7 +185,7 @@ class Projects:
         InvalidRequest for the default one, and while models of it are there; the error lists them.
         """
         with self._database.write() as session:
-            revision = alone(session, caller)
+            revision = serialize_mutations(session, caller)
             project = _one(session, caller.organization_id, project_id)
             _check_not_default(project, "deleted")
             _check_empty(session, project_id)
@@ -342,4 +342,4 @@ _WHO_MAY_WORK = select(organization_users.c.user_id).join(
 
 
 def _done(session: WriteSession, caller: Caller, act: str, project_id: str, told: dict[str, Any]) -> None:
-    done(session, caller, act, project_id, told, organization_id=caller.organization_id, project_id=project_id)
+    record_mutation(session, caller, act, project_id, told, organization_id=caller.organization_id, project_id=project_id)

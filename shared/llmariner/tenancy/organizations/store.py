@@ -18,7 +18,7 @@ from llmariner.limits.cascade_delete import delete_rules
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.members.deprovisioning import end_keys
-from llmariner.tenancy.mutations import alone, done
+from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles import access_scope as reach
 from llmariner.tenancy.roles.effective_permissions import changed, standing
@@ -71,7 +71,7 @@ class Organizations:
         wanted, organization_id = names.selectable_title(title, most=_LONGEST_TITLE), new_id("org")
         now = int(time.time())
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             _check_runs_installation(session, caller)
             _check_title_free(session, wanted)
             session.add(organizations, id=organization_id, title=wanted, is_default=False, created_at=now)
@@ -116,7 +116,7 @@ class Organizations:
         """Give the caller's organisation another title. Conflict."""
         wanted, organization_id = names.selectable_title(title, most=_LONGEST_TITLE), caller.organization_id
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             _check_title_free(session, wanted, but=organization_id)
             _retitle(session, organization_id, wanted)
             told = {"changes_requested": {"title": wanted}}
@@ -130,7 +130,7 @@ class Organizations:
         """
         organization_id = caller.organization_id
         with self._database.write() as session:
-            revision = alone(session, caller)
+            revision = serialize_mutations(session, caller)
             organization = _one(session, organization_id)
             if organization.is_default:
                 raise InvalidRequest(
@@ -220,4 +220,4 @@ def _retitle(session: WriteSession, organization_id: str, title: str) -> None:
 
 
 def _done(session: WriteSession, caller: Caller, act: str, organization_id: str, told: dict[str, Any]) -> None:
-    done(session, caller, act, organization_id, told, organization_id=organization_id)
+    record_mutation(session, caller, act, organization_id, told, organization_id=organization_id)

@@ -13,7 +13,7 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenie
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
-from llmariner.tenancy.mutations import alone, done
+from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
     check_may_take_organization_role,
@@ -69,7 +69,7 @@ class CustomRoles:
         organization_id, role_id = caller.organization_id, new_id("role")
         said = _description(description)
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             wanted = _checked(session, caller, scopes, project_id)
             if project_id is not None:
                 _check_project(session, organization_id, project_id)
@@ -109,7 +109,7 @@ class CustomRoles:
         """
         organization_id = caller.organization_id
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             role = _one(session, organization_id, role_id)
             _check_not_above(session, caller, role)
             values: dict[str, Any] = {}
@@ -128,7 +128,7 @@ class CustomRoles:
     def delete(self, caller: Caller, role_id: str) -> None:
         """Remove a role. InvalidRequest while somebody has it or is promised it; the error lists who."""
         with self._database.write() as session:
-            alone(session, caller)
+            serialize_mutations(session, caller)
             role = _one(session, caller.organization_id, role_id)
             _check_not_above(session, caller, role)
             in_the_way = _in_the_way(session, role_id)
@@ -255,4 +255,4 @@ def _in_the_way(session: ReadSession, role_id: str) -> dict[str, list[str]]:
 def _done(
     session: WriteSession, caller: Caller, act: str, role_id: str, project_id: str | None, told: dict[str, Any]
 ) -> None:
-    done(session, caller, act, role_id, told, organization_id=caller.organization_id, project_id=project_id)
+    record_mutation(session, caller, act, role_id, told, organization_id=caller.organization_id, project_id=project_id)

@@ -21,7 +21,7 @@ from llmariner.platform.identity import Identity
 from llmariner.tenancy.invitations.pending import is_backed, open_invites
 from llmariner.tenancy.members.deprovisioning import end_keys
 from llmariner.tenancy.members.removals import forget_removal, removed_from
-from llmariner.tenancy.mutations import done
+from llmariner.tenancy.mutations import record_mutation
 from llmariner.tenancy.roles.effective_permissions import changed
 from llmariner.tenancy.tables import (
     api_keys,
@@ -227,7 +227,7 @@ def settle(session: WriteSession, revision: int, arrivals: Sequence[Arrival]) ->
     acts = [act for arrival in arrivals for act in arrival.acts]
     for act in sorted(acts, key=lambda each: each.place.organization_id):
         organization_id, project_id = act.place.organization_id, act.place.project_id
-        done(session, None, act.name, act.subject_id, act.told, organization_id=organization_id, project_id=project_id)
+        record_mutation(session, None, act.name, act.subject_id, act.told, organization_id=organization_id, project_id=project_id)
 
 
 def _groups_of(session: ReadSession, user_id: str) -> frozenset[str]:

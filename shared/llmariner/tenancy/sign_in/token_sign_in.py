@@ -23,7 +23,7 @@ from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.identity import Identity, TokenVerifier
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.authenticator import Callers
-from llmariner.tenancy.mutations import alone
+from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import runs_installation
 from llmariner.tenancy.roles.effective_permissions import changed
@@ -97,7 +97,7 @@ class SignIn:
         organisation's.
         """
         with self._database.write() as session:
-            alone(session, actor)
+            serialize_mutations(session, actor)
             if not (actor.is_owner and runs_installation(session, actor.organization_id)):
                 raise PermissionDenied("Only an owner of the default organization may change how people sign in.")
             one = and_(users.c.id == user_id, users.c.kind == "person")
@@ -150,7 +150,7 @@ class SignIn:
         return self._database.transact(lambda session: self._settle(session, identity))
 
     def _settle(self, session: WriteSession, identity: Identity) -> str:
-        revision = alone(session)
+        revision = serialize_mutations(session)
         user_id = _linked(session, identity)
         new = user_id is None
         if user_id is None:
