@@ -32,7 +32,7 @@ from llmariner.tenancy.organizations.projects import NewProject, Projects
 from llmariner.tenancy.organizations.queries import Access, Directory, Paging
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import held, owns
-from llmariner.tenancy.roles.effective_permissions import standing
+from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.roles.scopes import checked
 
 Reader = Annotated[Caller, require_org_admin("api.organizations.projects.read")]
@@ -410,7 +410,7 @@ def _make_key(request: Request, caller: Caller, project_id: str, user_id: str, b
 def _scopes(request: Request, caller: Caller, project_id: str, user_id: str, asked: list[str] | None) -> frozenset[str]:
     """What a key of that user may carry there: nothing the user does not hold, nor, but for owners, the caller."""
     with context_of(request).database.read() as session:
-        theirs = standing(session, user_id, caller.organization_id, project_id).scopes
+        theirs = resolve_permissions(session, user_id, caller.organization_id, project_id).scopes
         if not owns(caller):
             theirs &= held(session, caller, caller.organization_id, project_id)
     return checked(asked, held=theirs)

@@ -15,7 +15,7 @@ from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings, Secret
 from llmariner.tenancy.authenticator import Callers
 from llmariner.tenancy.keys.store import Keys, NewKey, Owner
-from llmariner.tenancy.roles.effective_permissions import changed
+from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.roles.scopes import MODEL_ADMIN, ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, VIEWER_SCOPES
 from llmariner.tenancy.tables import (
     api_keys,
@@ -54,7 +54,7 @@ def set_role(database: Database, table: Any, user_id: str, role: str | None) -> 
     with database.write() as session:
         one = table.c.user_id == user_id
         session.run(delete(table).where(one) if role is None else update(table).where(one).values(role=role))
-        changed(session, user_ids=[user_id])
+        bump_revision(session, user_ids=[user_id])
 
 
 @pytest.mark.parametrize("role", sorted(PROJECT_ROLES))

@@ -15,7 +15,7 @@ from llmariner.tenancy.keys import secrets
 from llmariner.tenancy.keys.key import ApiKey, key_with_digest
 from llmariner.tenancy.keys.last_use import LastUse
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.effective_permissions import standing
+from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.roles.scopes import with_implied
 from llmariner.tenancy.tables import organization_users, organizations, project_users, projects, users
 
@@ -47,7 +47,7 @@ class Callers:
             now = time.time()
             if key is None or not key.usable(now) or key.superseded(digest, now):
                 return None
-            stands = standing(session, key.user_id, key.organization_id, key.project_id)
+            stands = resolve_permissions(session, key.user_id, key.organization_id, key.project_id)
             if stands.organization_role is None or (key.project_id is not None and stands.project_role is None):
                 return None
         _matches("organization", organization, key.organization_id, key.organization_title)
@@ -78,7 +78,7 @@ class Callers:
                 raise AuthenticationFailed("This user is not known here any more.")
             organization_id = _organization(session, user_id, organization)
             project_id = _project(session, user_id, organization_id, project)
-            stands = standing(session, user_id, organization_id, project_id)
+            stands = resolve_permissions(session, user_id, organization_id, project_id)
         return Caller(
             user_id=user_id,
             email=email,

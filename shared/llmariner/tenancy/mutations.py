@@ -15,7 +15,7 @@ from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events import outbox
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.effective_permissions import standing
+from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.roles.scopes import with_implied
 from llmariner.tenancy.tables import api_keys
 
@@ -84,7 +84,7 @@ def record_mutation(
 
 
 def _check_still_permitted(session: ReadSession, actor: Caller) -> None:
-    stands = standing(session, actor.user_id, actor.organization_id, actor.project_id)
+    stands = resolve_permissions(session, actor.user_id, actor.organization_id, actor.project_id)
     scopes = stands.scopes
     if actor.key_id is not None:
         live = (api_keys.c.id == actor.key_id) & api_keys.c.revoked_at.is_(None)

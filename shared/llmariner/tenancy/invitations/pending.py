@@ -18,7 +18,7 @@ from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.tenancy.mutations import record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import check_organization_role, check_project_role
-from llmariner.tenancy.roles.effective_permissions import standing
+from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.tables import invites
 
 __all__ = ["is_backed", "of_member", "open_invites", "withdraw"]
@@ -40,7 +40,7 @@ def open_invites(*, email: str | None = None, organization_id: str | None = None
 def is_backed(session: ReadSession, invite: Row[Any]) -> bool:
     """Whether who sent an invitation (a row of `invites`) may still give all that it promises."""
     organization_id = invite.organization_id
-    stands = standing(session, invite.invited_by, organization_id, None)
+    stands = resolve_permissions(session, invite.invited_by, organization_id, None)
     if _INVITES not in stands.scopes:
         return False
     inviter = Caller(invite.invited_by, "", organization_id, None, stands.organization_role, None, stands.scopes)

@@ -33,7 +33,7 @@ from llmariner.tenancy.roles.delegation import (
     check_organization_role,
     check_project_role,
 )
-from llmariner.tenancy.roles.effective_permissions import changed, standing
+from llmariner.tenancy.roles.effective_permissions import bump_revision, resolve_permissions
 from llmariner.tenancy.sign_in.account_claims import open_claim
 from llmariner.tenancy.tables import invites, organization_users, project_users, projects, users
 
@@ -190,9 +190,9 @@ class Invites:
                     param="token",
                 )
             user_id = _let_in(session, invite)
-            scopes = standing(session, user_id, invite.organization_id, project_id).scopes
+            scopes = resolve_permissions(session, user_id, invite.organization_id, project_id).scopes
             session.run(update(invites).where(invites.c.id == invite.id).values(accepted_at=int(time.time())))
-            changed(session, user_ids=[user_id])
+            bump_revision(session, user_ids=[user_id])
             first_key = None
             if keys is not None and project_id is not None:
                 place = Owner(user_id, project_id, invite.organization_id)

@@ -15,7 +15,7 @@ from llmariner.platform.database import ReadSession
 from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import held, owns
-from llmariner.tenancy.roles.effective_permissions import standing
+from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.roles.scopes import with_implied
 from llmariner.tenancy.tables import api_keys
 
@@ -96,7 +96,7 @@ def _is_own(actor: Caller, key: ApiKey) -> bool:
 
 def _beyond(session: ReadSession, actor: Caller, key: ApiKey) -> frozenset[str]:
     """What a key may do, as its user stands now, and the actor may not in the same place."""
-    stands = standing(session, key.user_id, key.organization_id, key.project_id)
+    stands = resolve_permissions(session, key.user_id, key.organization_id, key.project_id)
     own = held(session, actor, key.organization_id, key.project_id)
     return (with_implied(key.scopes) & stands.scopes) - own
 

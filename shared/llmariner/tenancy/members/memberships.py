@@ -30,7 +30,7 @@ from llmariner.tenancy.roles.delegation import (
     check_project_role,
     owns,
 )
-from llmariner.tenancy.roles.effective_permissions import changed
+from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.sign_in.account_claims import open_claim
 from llmariner.tenancy.tables import api_keys, is_human, organization_users, project_users, projects, users
 
@@ -69,7 +69,7 @@ class Members:
             joined = {"organization_id": organization_id, "user_id": user_id, "created_at": int(time.time())}
             session.add(organization_users, **joined, role=role)
             forget_removal(session, organization_id, user_id)
-            changed(session, user_ids=[user_id])
+            bump_revision(session, user_ids=[user_id])
             told = {"data": {"role": role, "email": wanted}}
             record_mutation(session, caller, "user.added", user_id, told, organization_id=organization_id)
             withdraw(session, caller, of_member(session, organization_id, wanted))
@@ -102,7 +102,7 @@ class Members:
             open_claim(session, user_id)
             one = _one_of(organization_users, user_id, organization_id=organization_id)
             session.run(update(organization_users).where(one).values(role=role, of_group=False))
-            changed(session, user_ids=[user_id])
+            bump_revision(session, user_ids=[user_id])
             told = {"changes_requested": {"role": role}}
             record_mutation(session, caller, "user.updated", user_id, told, organization_id=organization_id)
         return self.get(organization_id, user_id)
@@ -137,7 +137,7 @@ class Members:
                 delete(organization_users).where(_one_of(organization_users, user_id, organization_id=organization_id))
             )
             note_removal(session, organization_id, user_id)
-            changed(session, user_ids=[user_id])
+            bump_revision(session, user_ids=[user_id])
             gone = {"projects": [row.project_id for row in left], "api_keys": ended}
             gone |= delete_rules(session, organization_id, "user", [user_id])
             record_mutation(session, caller, "user.deleted", user_id, {"removed": gone}, organization_id=organization_id)
@@ -161,7 +161,7 @@ class Members:
             row = {"project_id": project_id, "user_id": user_id, "organization_id": organization_id, "role": role}
             session.add(project_users, **row, created_at=int(time.time()))
             forget_removal(session, organization_id, user_id, project_id)
-            changed(session, user_ids=[user_id])
+            bump_revision(session, user_ids=[user_id])
             _assigned(session, caller, "role.assignment.created", project_id, user_id, role)
         return self.get_in_project(organization_id, project_id, user_id)
 
@@ -188,7 +188,7 @@ class Members:
             check_may_take_project_role(session, caller, organization_id, project_id, member.role)
             one = _one_of(project_users, user_id, project_id=project_id)
             session.run(update(project_users).where(one).values(role=role, of_group=False))
-            changed(session, user_ids=[user_id])
+            bump_revision(session, user_ids=[user_id])
             # OpenAI's log knows assignments that come and go, not such that change.
             if role != member.role:
                 _assigned(session, caller, "role.assignment.deleted", project_id, user_id, member.role)
@@ -212,7 +212,7 @@ class Members:
             _distrust_tokens(session, project_users, user_id, project_id=project_id)
             session.run(delete(project_users).where(_one_of(project_users, user_id, project_id=project_id)))
             note_removal(session, organization_id, user_id, project_id)
-            changed(session, user_ids=[user_id])
+            bump_revision(session, user_ids=[user_id])
             _assigned(session, caller, "role.assignment.deleted", project_id, user_id, member.role, api_keys=ended)
         return {"api_keys": ended}
 

@@ -22,7 +22,7 @@ from llmariner.tenancy.roles.delegation import (
     check_project_role,
     owns,
 )
-from llmariner.tenancy.roles.effective_permissions import changed
+from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.tables import organization_users, project_users, projects, users
 
 __all__ = ["ServiceAccount", "ServiceAccounts"]
@@ -113,7 +113,7 @@ class ServiceAccounts:
             if role is not None and role != account.role:
                 check_project_role(session, caller, organization_id, project_id, role)
                 session.run(update(project_users).where(project_users.c.user_id == account_id).values(role=role))
-            changed(session, user_ids=[account_id])
+            bump_revision(session, user_ids=[account_id])
             told = {"changes_requested": {"name": name, "role": role}}
             _done(session, caller, "service_account.updated", project_id, account_id, told)
         return self.get(organization_id, project_id, account_id)

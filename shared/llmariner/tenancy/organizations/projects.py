@@ -23,7 +23,7 @@ from llmariner.tenancy import validators as names
 from llmariner.tenancy.members.deprovisioning import end_accounts, end_keys
 from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.effective_permissions import changed
+from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.tables import (
     api_keys,
     custom_roles,
@@ -318,7 +318,7 @@ def _take_away(session: WriteSession, revision: int, project_id: str) -> dict[st
     for noun, table in (("group_roles", group_roles), ("roles", custom_roles)):
         gone[noun] = [row.id for row in session.rows(select(table.c.id).where(table.c.project_id == project_id))]
         session.run(delete(table).where(table.c.project_id == project_id))
-    changed(session, user_ids=[row.id for row in members])
+    bump_revision(session, user_ids=[row.id for row in members])
     return gone
 
 
@@ -332,7 +332,7 @@ def _keys_changed(session: WriteSession, project_id: str) -> None:
         select(api_keys.c.id).where(api_keys.c.project_id == project_id, api_keys.c.revoked_at.is_(None))
     )
     people = session.rows(_WHO_MAY_WORK.where(projects.c.id == project_id))
-    changed(session, user_ids=[row.user_id for row in people], key_ids=[row.id for row in keys])
+    bump_revision(session, user_ids=[row.user_id for row in people], key_ids=[row.id for row in keys])
 
 
 # Owners of the organisation work in a project without being its members.

@@ -21,7 +21,7 @@ from llmariner.tenancy.members.deprovisioning import end_keys
 from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles import access_scope as reach
-from llmariner.tenancy.roles.effective_permissions import changed, standing
+from llmariner.tenancy.roles.effective_permissions import bump_revision, resolve_permissions
 from llmariner.tenancy.tables import (
     api_keys,
     custom_roles,
@@ -77,7 +77,7 @@ class Organizations:
             session.add(organizations, id=organization_id, title=wanted, is_default=False, created_at=now)
             joined = {"user_id": caller.user_id, "role": "owner", "created_at": now}
             session.add(organization_users, organization_id=organization_id, **joined)
-            changed(session, user_ids=[caller.user_id])
+            bump_revision(session, user_ids=[caller.user_id])
             _done(session, caller, "organization.created", organization_id, {"data": {"title": wanted}})
         return Organization(organization_id, wanted, False, now)
 
@@ -154,7 +154,7 @@ def _check_title_free(session: ReadSession, title: str, *, but: str = "") -> Non
 def _check_runs_installation(session: ReadSession, caller: Caller) -> None:
     """Whether it owns the default organisation, be it as a person or with a key of that organisation."""
     default = session.value(select(organizations.c.id).where(organizations.c.is_default))
-    stands = standing(session, caller.user_id, str(default), None)
+    stands = resolve_permissions(session, caller.user_id, str(default), None)
     elsewhere = caller.key_id is not None and caller.organization_id != default
     if stands.organization_role != "owner" or elsewhere:
         raise PermissionDenied("Only an owner of the default organization makes organizations.")
@@ -196,7 +196,7 @@ def _take_away(session: WriteSession, revision: int, organization_id: str) -> di
         session.run(delete(table).where(theirs))
     for table in (project_users, organization_users):
         session.run(delete(table).where(table.c.organization_id == organization_id))
-    changed(session, user_ids=[row.id for row in members])
+    bump_revision(session, user_ids=[row.id for row in members])
     return gone
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from llmariner.errors import NotFound, PermissionDenied
 from llmariner.platform.database import Database, ReadSession
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.effective_permissions import Standing, standing
+from llmariner.tenancy.roles.effective_permissions import EffectivePermissions, resolve_permissions
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES
 from llmariner.tenancy.tables import organizations, projects
 
@@ -70,8 +70,8 @@ def organization_ids(session: ReadSession, caller: Caller, member_of: list[str])
     return [each for each in member_of if _reaches(session, caller, each)]
 
 
-def _in_organization(session: ReadSession, caller: Caller, organization_id: str, project_id: str | None) -> Standing:
-    stands = standing(session, caller.user_id, organization_id, project_id)
+def _in_organization(session: ReadSession, caller: Caller, organization_id: str, project_id: str | None) -> EffectivePermissions:
+    stands = resolve_permissions(session, caller.user_id, organization_id, project_id)
     if stands.organization_role is None or not _reaches(session, caller, organization_id):
         raise NotFound(
             f"No organization with id '{organization_id}' that you are a member of.", param="organization_id"
@@ -85,7 +85,7 @@ def _reaches(session: ReadSession, caller: Caller, organization_id: str) -> bool
     return caller.is_owner and runs_installation(session, caller.organization_id)
 
 
-def _placed(caller: Caller, organization_id: str, project_id: str | None, stands: Standing) -> Caller:
+def _placed(caller: Caller, organization_id: str, project_id: str | None, stands: EffectivePermissions) -> Caller:
     # What a key carries is what is left of it where it is at home.
     scopes = stands.scopes if caller.key_id is None else stands.scopes & caller.scopes
     return replace(

@@ -21,7 +21,7 @@ from llmariner.tenancy.roles.delegation import (
     held,
     owns,
 )
-from llmariner.tenancy.roles.effective_permissions import changed
+from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, with_implied
 from llmariner.tenancy.tables import (
     custom_roles,
@@ -121,7 +121,7 @@ class CustomRoles:
                 values["scopes"] = " ".join(sorted(_checked(session, caller, scopes, role.project_id)))
             if values:
                 session.run(update(custom_roles).where(custom_roles.c.id == role_id).values(**values))
-                changed(session, user_ids=_holders(session, role_id))
+                bump_revision(session, user_ids=_holders(session, role_id))
                 _done(session, caller, "role.updated", role_id, role.project_id, {"changes_requested": values})
         return self.get(organization_id, role_id)
 

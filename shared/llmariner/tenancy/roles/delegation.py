@@ -7,7 +7,7 @@ from sqlalchemy import or_, select
 from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.platform.database import ReadSession
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.effective_permissions import standing
+from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, with_implied
 from llmariner.tenancy.tables import custom_roles
 
@@ -35,7 +35,7 @@ def held(session: ReadSession, caller: Caller, organization_id: str, project_id:
     `project_id` None: in the organisation as a whole. What a role in one project gives counts for nothing there, and
     for nothing in another project.
     """
-    there = standing(session, caller.user_id, organization_id, project_id).scopes
+    there = resolve_permissions(session, caller.user_id, organization_id, project_id).scopes
     return there if caller.key_id is None else there & caller.scopes
 
 

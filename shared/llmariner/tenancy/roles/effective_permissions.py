@@ -12,11 +12,11 @@ from llmariner.platform.database.revisions import next_revision
 from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, ORGANIZATION_ROLES, PROJECT_ROLES, with_implied
 from llmariner.tenancy.tables import api_keys, custom_roles, organization_users, organizations, project_users, users
 
-__all__ = ["Standing", "changed", "standing"]
+__all__ = ["EffectivePermissions", "bump_revision", "resolve_permissions"]
 
 
 @dataclass(frozen=True)
-class Standing:
+class EffectivePermissions:
     """Roles, None where the user is no member, and the scopes of both together."""
 
     organization_role: str | None
@@ -24,7 +24,7 @@ class Standing:
     scopes: frozenset[str]
 
 
-def standing(session: ReadSession, user_id: str, organization_id: str, project_id: str | None) -> Standing:
+def resolve_permissions(session: ReadSession, user_id: str, organization_id: str, project_id: str | None) -> EffectivePermissions:
     """How a user stands now. An organisation's owner owns its projects; who left it is nothing in any of them."""
     member = (
         select(organization_users.c.role, organizations.c.is_default)
@@ -33,7 +33,7 @@ def standing(session: ReadSession, user_id: str, organization_id: str, project_i
     )
     found = session.first(member)
     if found is None:
-        return Standing(None, None, frozenset())
+        return EffectivePermissions(None, None, frozenset())
     organization_role = found.role
     project_role = None
     if project_id is not None:
@@ -47,10 +47,10 @@ def standing(session: ReadSession, user_id: str, organization_id: str, project_i
     scopes = _scopes(session, ORGANIZATION_ROLES, organization_role) | _scopes(session, PROJECT_ROLES, project_role)
     if organization_role == "owner" and found.is_default:
         scopes |= INSTALLATION_SCOPES
-    return Standing(organization_role, project_role, with_implied(scopes))
+    return EffectivePermissions(organization_role, project_role, with_implied(scopes))
 
 
-def changed(session: WriteSession, *, user_ids: Iterable[str] = (), key_ids: Iterable[str] = ()) -> None:
+def bump_revision(session: WriteSession, *, user_ids: Iterable[str] = (), key_ids: Iterable[str] = ()) -> None:
     """What these may do has changed: every warm function asks about them again within its polling interval (2 s)."""
     people, keys = list(user_ids), list(key_ids)
     if not people and not keys:

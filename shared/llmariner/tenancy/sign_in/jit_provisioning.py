@@ -22,7 +22,7 @@ from llmariner.tenancy.invitations.pending import is_backed, open_invites
 from llmariner.tenancy.members.deprovisioning import end_keys
 from llmariner.tenancy.members.removals import forget_removal, removed_from
 from llmariner.tenancy.mutations import record_mutation
-from llmariner.tenancy.roles.effective_permissions import changed
+from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.tables import (
     api_keys,
     group_roles,
@@ -223,7 +223,7 @@ def settle(session: WriteSession, revision: int, arrivals: Sequence[Arrival]) ->
     """
     for arrival in arrivals:
         arrival.write(session, revision)
-    changed(session, user_ids=[arrival.user_id for arrival in arrivals if arrival.acts])
+    bump_revision(session, user_ids=[arrival.user_id for arrival in arrivals if arrival.acts])
     acts = [act for arrival in arrivals for act in arrival.acts]
     for act in sorted(acts, key=lambda each: each.place.organization_id):
         organization_id, project_id = act.place.organization_id, act.place.project_id

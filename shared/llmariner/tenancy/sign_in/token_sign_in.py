@@ -26,7 +26,7 @@ from llmariner.tenancy.authenticator import Callers
 from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import runs_installation
-from llmariner.tenancy.roles.effective_permissions import changed
+from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.sign_in.account_claims import check_claimable, claim_window
 from llmariner.tenancy.sign_in.jit_provisioning import Arrival, settle
 from llmariner.tenancy.sign_in.refused_sign_ins import RefusedSignIns, Stranger
@@ -107,7 +107,7 @@ class SignIn:
             unlinked = {**_UNLINKED, "unlinked_at": int(time.time()), "claimable_until": claim_window()}
             session.run(update(users).where(one).values(**unlinked))
             session.run(user_groups.delete().where(user_groups.c.user_id == user_id))
-            changed(session, user_ids=[user_id])
+            bump_revision(session, user_ids=[user_id])
             log.add(
                 session,
                 actor,
