@@ -22,7 +22,7 @@ from llmariner.tenancy.keys import allowed_networks as sources
 from llmariner.tenancy.keys import secrets
 from llmariner.tenancy.keys.attenuation import bounded, check_may_hold, check_not_above, scopes_handed_over
 from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of, key_with_digest
-from llmariner.tenancy.members.deprovisioning import end_account
+from llmariner.tenancy.members.deprovisioning import delete_service_account
 from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.principal import Caller, Owner
 from llmariner.tenancy.tables import api_keys, users
@@ -207,7 +207,7 @@ class Keys:
             outbox.add(session, _REVOKED, f"api_keys/{key_id}", _told(key))
             delete_rules(session, key.organization_id, "key", [key_id])
             if _was_last_of_account(session, key):
-                end_account(session, next_revision(session, "api_keys"), key.user_id)
+                delete_service_account(session, next_revision(session, "api_keys"), key.user_id)
             _log(session, actor, "deleted", key, {})
 
     def by_digest(self, digest: str) -> ApiKey | None:

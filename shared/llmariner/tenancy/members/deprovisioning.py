@@ -16,12 +16,12 @@ from llmariner.platform.database import WriteSession
 from llmariner.platform.events import outbox
 from llmariner.tenancy.tables import api_keys, organization_users, project_users, users
 
-__all__ = ["end_account", "end_accounts", "end_keys"]
+__all__ = ["delete_service_account", "delete_service_accounts", "revoke_keys"]
 
 _REVOKED = "ai.llmariner.api_key.revoked.v1"
 
 
-def end_keys(session: WriteSession, revision: int, which: ColumnElement[bool]) -> list[str]:
+def revoke_keys(session: WriteSession, revision: int, which: ColumnElement[bool]) -> list[str]:
     """Revoke the live keys among `which`; returns their ids. Every process refuses them within 2 s.
 
     Their own limits and budgets go with them.
@@ -36,9 +36,9 @@ def end_keys(session: WriteSession, revision: int, which: ColumnElement[bool]) -
     return [row.id for row in rows]
 
 
-def end_account(session: WriteSession, revision: int, user_id: str) -> list[str]:
+def delete_service_account(session: WriteSession, revision: int, user_id: str) -> list[str]:
     """Take a service account away with its keys; returns their ids. Its name is free again."""
-    ended = end_keys(session, revision, api_keys.c.user_id == user_id)
+    ended = revoke_keys(session, revision, api_keys.c.user_id == user_id)
     for row in session.rows(
         select(organization_users.c.organization_id).where(organization_users.c.user_id == user_id)
     ):
@@ -50,14 +50,14 @@ def end_account(session: WriteSession, revision: int, user_id: str) -> list[str]
     return ended
 
 
-def end_accounts(session: WriteSession, revision: int, project_id: str) -> tuple[list[str], list[str]]:
+def delete_service_accounts(session: WriteSession, revision: int, project_id: str) -> tuple[list[str], list[str]]:
     """Take the service accounts of a project away; returns their names, and the ids of their keys."""
     query = select(users.c.id, users.c.name).join(project_users, project_users.c.user_id == users.c.id)
     of_it = query.where(project_users.c.project_id == project_id, users.c.kind == "service_account")
     names, ended = [], []
     for row in session.rows(of_it.order_by(users.c.created_at, users.c.id)):
         names.append(row.name)
-        ended += end_account(session, revision, row.id)
+        ended += delete_service_account(session, revision, row.id)
     return names, ended
 
 

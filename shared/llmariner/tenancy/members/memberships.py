@@ -19,7 +19,7 @@ from llmariner.limits.cascade_delete import delete_rules
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.invitations.pending import of_member, withdraw
-from llmariner.tenancy.members.deprovisioning import end_keys
+from llmariner.tenancy.members.deprovisioning import revoke_keys
 from llmariner.tenancy.members.removals import forget_removal, note_removal
 from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
@@ -130,7 +130,7 @@ class Members:
                 if row.archived_at is None:
                     check_may_take_project_role(session, caller, organization_id, row.project_id, row.role)
             of_them = and_(api_keys.c.user_id == user_id, api_keys.c.organization_id == organization_id)
-            ended = end_keys(session, revision, of_them)
+            ended = revoke_keys(session, revision, of_them)
             _distrust_tokens(session, organization_users, user_id, organization_id=organization_id)
             session.run(delete(project_users).where(joined))
             session.run(
@@ -208,7 +208,7 @@ class Members:
             ended: list[str] = []
             if _held(session, organization_id, user_id) != "owner":
                 of_them = and_(api_keys.c.user_id == user_id, api_keys.c.project_id == project_id)
-                ended = end_keys(session, revision, of_them)
+                ended = revoke_keys(session, revision, of_them)
             _distrust_tokens(session, project_users, user_id, project_id=project_id)
             session.run(delete(project_users).where(_one_of(project_users, user_id, project_id=project_id)))
             note_removal(session, organization_id, user_id, project_id)

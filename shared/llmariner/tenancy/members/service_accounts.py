@@ -12,7 +12,7 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenie
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
-from llmariner.tenancy.members.deprovisioning import end_account
+from llmariner.tenancy.members.deprovisioning import delete_service_account
 from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
@@ -123,7 +123,7 @@ class ServiceAccounts:
         with self._database.write() as session:
             revision = serialize_mutations(session, caller)
             _check_not_above(session, caller, _one(session, caller.organization_id, project_id, account_id))
-            gone = {"api_keys": end_account(session, revision, account_id)}
+            gone = {"api_keys": delete_service_account(session, revision, account_id)}
             _done(session, caller, "service_account.deleted", project_id, account_id, {"removed": gone})
         return gone
 

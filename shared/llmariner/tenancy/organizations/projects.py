@@ -20,7 +20,7 @@ from llmariner.limits.cascade_delete import delete_rules
 from llmariner.models.tables import models
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
-from llmariner.tenancy.members.deprovisioning import end_accounts, end_keys
+from llmariner.tenancy.members.deprovisioning import delete_service_accounts, revoke_keys
 from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.effective_permissions import bump_revision
@@ -305,8 +305,8 @@ def _check_empty(session: ReadSession, project_id: str) -> None:
 
 
 def _take_away(session: WriteSession, revision: int, project_id: str) -> dict[str, list[str]]:
-    accounts, ended = end_accounts(session, revision, project_id)
-    ended += end_keys(session, revision, api_keys.c.project_id == project_id)
+    accounts, ended = delete_service_accounts(session, revision, project_id)
+    ended += revoke_keys(session, revision, api_keys.c.project_id == project_id)
     members = session.rows(
         select(users.c.id, users.c.email)
         .join(project_users, project_users.c.user_id == users.c.id)

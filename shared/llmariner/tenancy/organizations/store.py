@@ -17,7 +17,7 @@ from llmariner.identifiers import new_id
 from llmariner.limits.cascade_delete import delete_rules
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
-from llmariner.tenancy.members.deprovisioning import end_keys
+from llmariner.tenancy.members.deprovisioning import revoke_keys
 from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles import access_scope as reach
@@ -175,7 +175,7 @@ def _check_empty(session: ReadSession, organization_id: str) -> None:
 
 
 def _take_away(session: WriteSession, revision: int, organization_id: str) -> dict[str, list[str]]:
-    ended = end_keys(session, revision, api_keys.c.organization_id == organization_id)
+    ended = revoke_keys(session, revision, api_keys.c.organization_id == organization_id)
     members = session.rows(
         select(users.c.id, users.c.email)
         .join(organization_users)

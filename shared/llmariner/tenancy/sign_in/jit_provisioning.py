@@ -19,7 +19,7 @@ from sqlalchemy import and_, select, update
 from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.platform.identity import Identity
 from llmariner.tenancy.invitations.pending import is_backed, open_invites
-from llmariner.tenancy.members.deprovisioning import end_keys
+from llmariner.tenancy.members.deprovisioning import revoke_keys
 from llmariner.tenancy.members.removals import forget_removal, removed_from
 from llmariner.tenancy.mutations import record_mutation
 from llmariner.tenancy.roles.effective_permissions import bump_revision
@@ -191,7 +191,7 @@ class Arrival:
         there = api_keys.c.organization_id == place.organization_id
         if place.project_id:
             there = and_(there, api_keys.c.project_id == place.project_id)
-        end_keys(session, revision, and_(there, api_keys.c.user_id == self.user_id))
+        revoke_keys(session, revision, and_(there, api_keys.c.user_id == self.user_id))
         self._tell(place, held, None)
 
     def _row(self, place: _Place) -> tuple[Any, Any]:
