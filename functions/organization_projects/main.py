@@ -31,7 +31,7 @@ from llmariner.tenancy.members.service_accounts import ServiceAccounts
 from llmariner.tenancy.organizations.projects import NewProject, Projects
 from llmariner.tenancy.organizations.queries import Access, Directory, Paging
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.delegation import held, owns
+from llmariner.tenancy.roles.delegation import held_scopes, has_full_owner_rights
 from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.roles.scopes import checked
 
@@ -411,8 +411,8 @@ def _scopes(request: Request, caller: Caller, project_id: str, user_id: str, ask
     """What a key of that user may carry there: nothing the user does not hold, nor, but for owners, the caller."""
     with context_of(request).database.read() as session:
         theirs = resolve_permissions(session, user_id, caller.organization_id, project_id).scopes
-        if not owns(caller):
-            theirs &= held(session, caller, caller.organization_id, project_id)
+        if not has_full_owner_rights(caller):
+            theirs &= held_scopes(session, caller, caller.organization_id, project_id)
     return checked(asked, held=theirs)
 
 

@@ -15,7 +15,7 @@ from llmariner.tenancy.invitations.store import Promise
 from llmariner.tenancy.keys.store import NewKey, Owner, View
 from llmariner.tenancy.organizations.projects import NewProject
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.delegation import held
+from llmariner.tenancy.roles.delegation import held_scopes
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
 from llmariner.tenancy.sign_in.token_sign_in import SignIn
 
@@ -241,7 +241,7 @@ def test_what_somebody_holds_in_one_project_gives_nothing_elsewhere(team: Team, 
     lead = team.caller(deputy.user_id, None, mine)
     assert PROJECT_ROLES["owner"] <= lead.scopes
     with team.database.read() as session:
-        assert "api.model.write" not in held(session, lead, lead.organization_id, None)
+        assert "api.model.write" not in held_scopes(session, lead, lead.organization_id, None)
     refused(
         lambda: team.roles.create(lead, "everywhere", ["api.model.write"]),
         lambda: team.members.add_to_project(lead, other, deputy.user_id, "owner"),

@@ -16,7 +16,7 @@ from llmariner.tenancy.keys.store import ApiKey, NewKey
 from llmariner.tenancy.keys.visibility import managed
 from llmariner.tenancy.members.service_accounts import ServiceAccounts
 from llmariner.tenancy.principal import Caller, Owner
-from llmariner.tenancy.roles.delegation import owns
+from llmariner.tenancy.roles.delegation import has_full_owner_rights
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, checked
 
 __all__ = ["CreateKey", "RotateKey", "UpdateKey", "create", "deletion_response", "update"]
@@ -151,7 +151,7 @@ def _changed_fields(fields: KeyFields, mask: str) -> frozenset[str]:
 
 
 def _check_may_exempt(caller: Caller) -> None:
-    if not owns(caller):
+    if not has_full_owner_rights(caller):
         raise PermissionDenied(
             "Only an owner of the organization decides whether limits apply to a key: leave out "
             "'excluded_from_rate_limiting'."
@@ -171,7 +171,7 @@ def _new_key(body: CreateKey, held: frozenset[str]) -> NewKey:
 
 def _create_with_service_account(context: Context, caller: Caller, body: CreateKey) -> tuple[ApiKey, str]:
     """A new service account with its key: both, or neither."""
-    if not owns(caller):
+    if not has_full_owner_rights(caller):
         raise PermissionDenied("Only an owner of the organization makes keys of service accounts.")
     if body.role is None:
         raise InvalidRequest("A service account needs a role in the organization: send 'role'.", param="role")

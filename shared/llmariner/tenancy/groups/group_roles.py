@@ -16,11 +16,11 @@ from llmariner.platform.events import outbox
 from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
-    check_may_take_organization_role,
-    check_may_take_project_role,
-    check_organization_role,
-    check_project_role,
-    owns,
+    check_can_revoke_organization_role,
+    check_can_revoke_project_role,
+    check_can_grant_organization_role,
+    check_can_grant_project_role,
+    has_full_owner_rights,
 )
 from llmariner.tenancy.tables import group_roles, groups, organization_users, project_users, projects, user_groups
 
@@ -81,9 +81,9 @@ def give(session: WriteSession, caller: Caller, mapping: Mapping[str, Any], role
     organization_id, project_id = mapping["organization_id"], mapping["project_id"]
     if project_id is not None:
         _check_project(session, organization_id, project_id)
-        check_project_role(session, caller, organization_id, project_id, role)
+        check_can_grant_project_role(session, caller, organization_id, project_id, role)
     else:
-        check_organization_role(session, caller, organization_id, role)
+        check_can_grant_organization_role(session, caller, organization_id, role)
     now, row_id, name = int(time.time()), new_id("group_role"), mapping["group_name"]
     known = {"organization_id": organization_id, "issuer": mapping["issuer"], "name": name}
     session.insert_if_absent(groups, [{"id": new_id("group"), "created_at": now, **known}])
@@ -100,14 +100,14 @@ def check_not_above(session: ReadSession, caller: Caller, row: Row[Any]) -> None
 
     Also where somebody may leave the organization with it who holds more than the caller in a project.
     """
-    if owns(caller):
+    if has_full_owner_rights(caller):
         return
     if row.project_id is None:
-        check_may_take_organization_role(session, caller, row.organization_id, row.role)
+        check_can_revoke_organization_role(session, caller, row.organization_id, row.role)
     else:
-        check_may_take_project_role(session, caller, row.organization_id, row.project_id, row.role)
+        check_can_revoke_project_role(session, caller, row.organization_id, row.project_id, row.role)
     for place in session.rows(_places_of_group(row)):
-        check_may_take_project_role(session, caller, row.organization_id, place.project_id, place.role)
+        check_can_revoke_project_role(session, caller, row.organization_id, place.project_id, place.role)
 
 
 def _places_of_group(row: Row[Any]) -> Select[Any]:

@@ -17,7 +17,7 @@ from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.tenancy.mutations import record_mutation
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.delegation import check_organization_role, check_project_role
+from llmariner.tenancy.roles.delegation import check_can_grant_organization_role, check_can_grant_project_role
 from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.tables import invites
 
@@ -45,9 +45,9 @@ def is_backed(session: ReadSession, invite: Row[Any]) -> bool:
         return False
     inviter = Caller(invite.invited_by, "", organization_id, None, stands.organization_role, None, stands.scopes)
     try:
-        check_organization_role(session, inviter, organization_id, invite.role)
+        check_can_grant_organization_role(session, inviter, organization_id, invite.role)
         for each in json.loads(invite.projects):
-            check_project_role(session, inviter, organization_id, each["id"], each["role"])
+            check_can_grant_project_role(session, inviter, organization_id, each["id"], each["role"])
     except (InvalidRequest, PermissionDenied):
         return False
     return True

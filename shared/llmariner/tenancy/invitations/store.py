@@ -28,10 +28,10 @@ from llmariner.tenancy.members.removals import forget_removal
 from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
-    check_may_take_organization_role,
-    check_may_take_project_role,
-    check_organization_role,
-    check_project_role,
+    check_can_revoke_organization_role,
+    check_can_revoke_project_role,
+    check_can_grant_organization_role,
+    check_can_grant_project_role,
 )
 from llmariner.tenancy.roles.effective_permissions import bump_revision, resolve_permissions
 from llmariner.tenancy.sign_in.account_claims import open_claim
@@ -111,7 +111,7 @@ class Invites:
         organization_id, now = caller.organization_id, int(time.time())
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            check_organization_role(session, caller, organization_id, role)
+            check_can_grant_organization_role(session, caller, organization_id, role)
             _check_promises(session, caller, projects)
             _check_not_there(session, organization_id, wanted)
             if self._keys_only and not projects and _project_of_key(session, organization_id, role, ()) is None:
@@ -154,9 +154,9 @@ class Invites:
         with self._database.write() as session:
             serialize_mutations(session, caller)
             invite = _one(session, caller.organization_id, invite_id)
-            check_may_take_organization_role(session, caller, caller.organization_id, invite.role)
+            check_can_revoke_organization_role(session, caller, caller.organization_id, invite.role)
             for each in invite.projects:
-                check_may_take_project_role(session, caller, caller.organization_id, each.project_id, each.role)
+                check_can_revoke_project_role(session, caller, caller.organization_id, each.project_id, each.role)
             if invite.accepted_at is not None:
                 raise Conflict("The invitation was accepted already; remove the user instead.", param="invite_id")
             session.run(update(invites).where(invites.c.id == invite_id).values(revoked_at=int(time.time())))
@@ -242,7 +242,7 @@ def _check_promises(session: ReadSession, caller: Caller, promises: Sequence[Pro
             raise InvalidRequest(
                 f"No live project with id '{each.project_id}' in the organization.", param=f"projects[{index}].id"
             )
-        check_project_role(session, caller, caller.organization_id, each.project_id, each.role)
+        check_can_grant_project_role(session, caller, caller.organization_id, each.project_id, each.role)
 
 
 def _is_live(session: ReadSession, organization_id: str, project_id: str) -> bool:

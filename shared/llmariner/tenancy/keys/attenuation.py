@@ -14,7 +14,7 @@ from llmariner.errors import PermissionDenied
 from llmariner.platform.database import ReadSession
 from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.delegation import held, owns
+from llmariner.tenancy.roles.delegation import held_scopes, has_full_owner_rights
 from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.roles.scopes import with_implied
 from llmariner.tenancy.tables import api_keys
@@ -57,7 +57,7 @@ def check_may_hold(session: ReadSession, actor: Caller | None, key: ApiKey) -> N
     if actor is None or key.id == actor.key_id:
         return
     missing = _beyond(session, actor, key)
-    if missing and not owns(actor):
+    if missing and not has_full_owner_rights(actor):
         raise PermissionDenied(
             f"That key may do what you may not: {', '.join(sorted(missing))}. Let its owner rotate it."
         )
@@ -71,9 +71,9 @@ def scopes_handed_over(session: ReadSession, actor: Caller | None, key: ApiKey) 
     The role of the key's user may rise later, and what the key carries beyond the present one would count then. Owners,
     and people with their own keys, keep it all.
     """
-    if actor is None or owns(actor) or key.id == actor.key_id or _is_own(actor, key):
+    if actor is None or has_full_owner_rights(actor) or key.id == actor.key_id or _is_own(actor, key):
         return key.scopes
-    return key.scopes & held(session, actor, key.organization_id, key.project_id)
+    return key.scopes & held_scopes(session, actor, key.organization_id, key.project_id)
 
 
 def check_not_above(session: ReadSession, actor: Caller | None, key: ApiKey, *, ending: bool = False) -> None:
@@ -81,7 +81,7 @@ def check_not_above(session: ReadSession, actor: Caller | None, key: ApiKey, *, 
 
     Somebody's own keys are theirs to change; by one of them the others can be ended (`ending`), not made freer.
     """
-    if actor is None or owns(actor) or _is_own(actor, key) or (ending and key.user_id == actor.user_id):
+    if actor is None or has_full_owner_rights(actor) or _is_own(actor, key) or (ending and key.user_id == actor.user_id):
         return
     if missing := _beyond(session, actor, key):
         raise PermissionDenied(
@@ -97,7 +97,7 @@ def _is_own(actor: Caller, key: ApiKey) -> bool:
 def _beyond(session: ReadSession, actor: Caller, key: ApiKey) -> frozenset[str]:
     """What a key may do, as its user stands now, and the actor may not in the same place."""
     stands = resolve_permissions(session, key.user_id, key.organization_id, key.project_id)
-    own = held(session, actor, key.organization_id, key.project_id)
+    own = held_scopes(session, actor, key.organization_id, key.project_id)
     return (with_implied(key.scopes) & stands.scopes) - own
 
 

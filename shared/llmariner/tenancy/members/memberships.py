@@ -24,11 +24,11 @@ from llmariner.tenancy.members.removals import forget_removal, note_removal
 from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
-    check_may_take_organization_role,
-    check_may_take_project_role,
-    check_organization_role,
-    check_project_role,
-    owns,
+    check_can_revoke_organization_role,
+    check_can_revoke_project_role,
+    check_can_grant_organization_role,
+    check_can_grant_project_role,
+    has_full_owner_rights,
 )
 from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.sign_in.account_claims import open_claim
@@ -61,7 +61,7 @@ class Members:
         wanted, organization_id = names.address(email, "user_id"), caller.organization_id
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            check_organization_role(session, caller, organization_id, role)
+            check_can_grant_organization_role(session, caller, organization_id, role)
             user_id = _person(session, wanted)
             if _held(session, organization_id, user_id) is not None:
                 raise Conflict(f"'{wanted}' is a member of the organization already.", param="user_id")
@@ -94,9 +94,9 @@ class Members:
         with self._database.write() as session:
             serialize_mutations(session, caller)
             member = _member(session, organization_id, user_id)
-            check_organization_role(session, caller, organization_id, role)
+            check_can_grant_organization_role(session, caller, organization_id, role)
             if role != member.role:
-                check_may_take_organization_role(session, caller, organization_id, member.role)
+                check_can_revoke_organization_role(session, caller, organization_id, member.role)
             if member.role == "owner" and role != "owner":
                 _check_owner_may_go(session, caller, member, "become less")
             open_claim(session, user_id)
@@ -116,7 +116,7 @@ class Members:
         with self._database.write() as session:
             revision = serialize_mutations(session, caller)
             member = _member(session, organization_id, user_id)
-            check_may_take_organization_role(session, caller, organization_id, member.role)
+            check_can_revoke_organization_role(session, caller, organization_id, member.role)
             if member.role == "owner":
                 _check_owner_may_go(session, caller, member, "leave")
             joined = _one_of(project_users, user_id, organization_id=organization_id)
@@ -128,7 +128,7 @@ class Members:
             )
             for row in left:
                 if row.archived_at is None:
-                    check_may_take_project_role(session, caller, organization_id, row.project_id, row.role)
+                    check_can_revoke_project_role(session, caller, organization_id, row.project_id, row.role)
             of_them = and_(api_keys.c.user_id == user_id, api_keys.c.organization_id == organization_id)
             ended = revoke_keys(session, revision, of_them)
             _distrust_tokens(session, organization_users, user_id, organization_id=organization_id)
@@ -149,7 +149,7 @@ class Members:
         with self._database.write() as session:
             serialize_mutations(session, caller)
             _check_project(session, organization_id, project_id)
-            check_project_role(session, caller, organization_id, project_id, role)
+            check_can_grant_project_role(session, caller, organization_id, project_id, role)
             found = _first(session, _in_organization(organization_id), user_id)
             if found is None:
                 raise InvalidRequest(
@@ -184,8 +184,8 @@ class Members:
             serialize_mutations(session, caller)
             _check_project(session, organization_id, project_id)
             member = _project_member(session, organization_id, project_id, user_id)
-            check_project_role(session, caller, organization_id, project_id, role)
-            check_may_take_project_role(session, caller, organization_id, project_id, member.role)
+            check_can_grant_project_role(session, caller, organization_id, project_id, role)
+            check_can_revoke_project_role(session, caller, organization_id, project_id, member.role)
             one = _one_of(project_users, user_id, project_id=project_id)
             session.run(update(project_users).where(one).values(role=role, of_group=False))
             bump_revision(session, user_ids=[user_id])
@@ -204,7 +204,7 @@ class Members:
         with self._database.write() as session:
             revision = serialize_mutations(session, caller)
             member = _project_member(session, organization_id, project_id, user_id)
-            check_may_take_project_role(session, caller, organization_id, project_id, member.role)
+            check_can_revoke_project_role(session, caller, organization_id, project_id, member.role)
             ended: list[str] = []
             if _held(session, organization_id, user_id) != "owner":
                 of_them = and_(api_keys.c.user_id == user_id, api_keys.c.project_id == project_id)
@@ -302,7 +302,7 @@ def _check_project(session: ReadSession, organization_id: str, project_id: str) 
 
 
 def _check_owner_may_go(session: ReadSession, caller: Caller, owner: Member, what: str) -> None:
-    if not owns(caller):
+    if not has_full_owner_rights(caller):
         raise PermissionDenied(f"'{owner.email}' owns the organization: only an owner changes who owns it.")
     others = select(func.count()).select_from(organization_users.join(users))
     others = others.where(

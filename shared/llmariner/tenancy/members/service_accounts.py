@@ -16,11 +16,11 @@ from llmariner.tenancy.members.deprovisioning import delete_service_account
 from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
-    check_may_take_organization_role,
-    check_may_take_project_role,
-    check_organization_role,
-    check_project_role,
-    owns,
+    check_can_revoke_organization_role,
+    check_can_revoke_project_role,
+    check_can_grant_organization_role,
+    check_can_grant_project_role,
+    has_full_owner_rights,
 )
 from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.tables import organization_users, project_users, projects, users
@@ -67,10 +67,10 @@ class ServiceAccounts:
         organization_id = caller.organization_id
         serialize_mutations(session, caller)
         _check_project(session, organization_id, project_id)
-        check_project_role(session, caller, organization_id, project_id, role)
+        check_can_grant_project_role(session, caller, organization_id, project_id, role)
         if organization_role != "reader":
-            check_organization_role(session, caller, organization_id, organization_role)
-            if not owns(caller):
+            check_can_grant_organization_role(session, caller, organization_id, organization_role)
+            if not has_full_owner_rights(caller):
                 raise PermissionDenied("Only an owner of the organization gives a service account such a role.")
         _check_name_free(session, project_id, wanted)
         row = {"id": account_id, "email": _address(project_id, wanted), "name": wanted, "kind": "service_account"}
@@ -111,7 +111,7 @@ class ServiceAccounts:
                 renamed = {"name": wanted, "email": _address(project_id, wanted)}
                 session.run(update(users).where(users.c.id == account_id).values(**renamed))
             if role is not None and role != account.role:
-                check_project_role(session, caller, organization_id, project_id, role)
+                check_can_grant_project_role(session, caller, organization_id, project_id, role)
                 session.run(update(project_users).where(project_users.c.user_id == account_id).values(role=role))
             bump_revision(session, user_ids=[account_id])
             told = {"changes_requested": {"name": name, "role": role}}
@@ -180,8 +180,8 @@ def _check_project(session: ReadSession, organization_id: str, project_id: str) 
 
 def _check_not_above(session: ReadSession, caller: Caller, account: ServiceAccount) -> None:
     """PermissionDenied for an account that may more than the caller, in its project or in the organisation."""
-    check_may_take_organization_role(session, caller, account.organization_id, account.organization_role)
-    check_may_take_project_role(session, caller, account.organization_id, account.project_id, account.role)
+    check_can_revoke_organization_role(session, caller, account.organization_id, account.organization_role)
+    check_can_revoke_project_role(session, caller, account.organization_id, account.project_id, account.role)
 
 
 def _check_name_free(session: ReadSession, project_id: str, name: str) -> None:

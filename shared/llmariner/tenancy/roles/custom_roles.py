@@ -16,10 +16,10 @@ from llmariner.tenancy import validators as names
 from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
-    check_may_take_organization_role,
-    check_may_take_project_role,
-    held,
-    owns,
+    check_can_revoke_organization_role,
+    check_can_revoke_project_role,
+    held_scopes,
+    has_full_owner_rights,
 )
 from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, with_implied
@@ -146,9 +146,9 @@ class CustomRoles:
 
 def _check_not_above(session: ReadSession, caller: Caller, role: CustomRole) -> None:
     if role.project_id is None:
-        check_may_take_organization_role(session, caller, role.organization_id, role.id)
+        check_can_revoke_organization_role(session, caller, role.organization_id, role.id)
     else:
-        check_may_take_project_role(session, caller, role.organization_id, role.project_id, role.id)
+        check_can_revoke_project_role(session, caller, role.organization_id, role.project_id, role.id)
 
 
 def _checked(session: ReadSession, caller: Caller, scopes: Iterable[str], project_id: str | None) -> frozenset[str]:
@@ -162,9 +162,9 @@ def _checked(session: ReadSession, caller: Caller, scopes: Iterable[str], projec
             f"Possible scopes: {', '.join(sorted(possible))}.",
             param="scopes",
         )
-    if owns(caller):
+    if has_full_owner_rights(caller):
         return wanted
-    if missing := with_implied(wanted) - held(session, caller, caller.organization_id, project_id):
+    if missing := with_implied(wanted) - held_scopes(session, caller, caller.organization_id, project_id):
         raise PermissionDenied(
             f"You don't hold the scopes {', '.join(sorted(missing))} there, so no role of yours can."
         )

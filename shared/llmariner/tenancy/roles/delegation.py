@@ -12,16 +12,16 @@ from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, wi
 from llmariner.tenancy.tables import custom_roles
 
 __all__ = [
-    "check_may_take_organization_role",
-    "check_may_take_project_role",
-    "check_organization_role",
-    "check_project_role",
-    "held",
-    "owns",
+    "check_can_revoke_organization_role",
+    "check_can_revoke_project_role",
+    "check_can_grant_organization_role",
+    "check_can_grant_project_role",
+    "held_scopes",
+    "has_full_owner_rights",
 ]
 
 
-def owns(caller: Caller | None) -> bool:
+def has_full_owner_rights(caller: Caller | None) -> bool:
     """Whether it has all of an owner's rights over the organisation; None is the platform itself.
 
     A key of an owner that was cut down to less has not: it could make others more than it is.
@@ -29,7 +29,7 @@ def owns(caller: Caller | None) -> bool:
     return caller is None or (caller.is_owner and "api.organizations.write" in caller.scopes)
 
 
-def held(session: ReadSession, caller: Caller, organization_id: str, project_id: str | None) -> frozenset[str]:
+def held_scopes(session: ReadSession, caller: Caller, organization_id: str, project_id: str | None) -> frozenset[str]:
     """The scopes that a caller holds in a place; for a key, no more than it carries.
 
     `project_id` None: in the organisation as a whole. What a role in one project gives counts for nothing there, and
@@ -39,64 +39,64 @@ def held(session: ReadSession, caller: Caller, organization_id: str, project_id:
     return there if caller.key_id is None else there & caller.scopes
 
 
-def check_organization_role(session: ReadSession, caller: Caller | None, organization_id: str, role: str) -> None:
+def check_can_grant_organization_role(session: ReadSession, caller: Caller | None, organization_id: str, role: str) -> None:
     """InvalidRequest for an unknown role of an organisation, PermissionDenied for one that the caller may not give."""
     scopes = _organization_scopes(session, organization_id, role)
     if scopes is None:
-        raise _unknown(role, ORGANIZATION_ROLES, "organization")
-    if caller is None or owns(caller):
+        raise _unknown_role(role, ORGANIZATION_ROLES, "organization")
+    if caller is None or has_full_owner_rights(caller):
         return
     if role in ("owner", "tenant_system"):
         raise PermissionDenied(f"Only an owner of the organization gives the role '{role}'.")
-    _check_held(held(session, caller, organization_id, None), role, scopes)
+    _check_grantable(held_scopes(session, caller, organization_id, None), role, scopes)
 
 
-def check_project_role(
+def check_can_grant_project_role(
     session: ReadSession, caller: Caller | None, organization_id: str, project_id: str, role: str
 ) -> None:
-    """As `check_organization_role`, for a role in a project."""
+    """As `check_can_grant_organization_role`, for a role in a project."""
     scopes = _project_scopes(session, organization_id, project_id, role)
     if scopes is None:
-        raise _unknown(role, PROJECT_ROLES, "project")
-    if caller is not None and not owns(caller):
-        _check_held(held(session, caller, organization_id, project_id), role, scopes)
+        raise _unknown_role(role, PROJECT_ROLES, "project")
+    if caller is not None and not has_full_owner_rights(caller):
+        _check_grantable(held_scopes(session, caller, organization_id, project_id), role, scopes)
 
 
-def check_may_take_organization_role(
+def check_can_revoke_organization_role(
     session: ReadSession, caller: Caller | None, organization_id: str, role: str
 ) -> None:
     """PermissionDenied for a caller who would take a role, or cut down somebody who has it, and holds less than it gives.
 
     Nobody is above others by a reader's role, which every member has at least.
     """
-    if caller is None or owns(caller) or role == "reader":
+    if caller is None or has_full_owner_rights(caller) or role == "reader":
         return
     scopes = _organization_scopes(session, organization_id, role) or frozenset()
     if role in ("owner", "tenant_system"):
         raise PermissionDenied(f"Only an owner of the organization takes the role '{role}', or changes who has it.")
-    _check_above(held(session, caller, organization_id, None), role, scopes - ORGANIZATION_ROLES["reader"])
+    _check_revocable(held_scopes(session, caller, organization_id, None), role, scopes - ORGANIZATION_ROLES["reader"])
 
 
-def check_may_take_project_role(
+def check_can_revoke_project_role(
     session: ReadSession, caller: Caller | None, organization_id: str, project_id: str, role: str
 ) -> None:
-    """As `check_may_take_organization_role`, for a role in a project."""
-    if caller is not None and not owns(caller):
+    """As `check_can_revoke_organization_role`, for a role in a project."""
+    if caller is not None and not has_full_owner_rights(caller):
         scopes = _project_scopes(session, organization_id, project_id, role) or frozenset()
-        _check_above(held(session, caller, organization_id, project_id), role, scopes)
+        _check_revocable(held_scopes(session, caller, organization_id, project_id), role, scopes)
 
 
 def _organization_scopes(session: ReadSession, organization_id: str, role: str) -> frozenset[str] | None:
     scopes = ORGANIZATION_ROLES.get(role)
-    return _made(session, organization_id, None, role) if scopes is None else scopes
+    return _custom_role_scopes(session, organization_id, None, role) if scopes is None else scopes
 
 
 def _project_scopes(session: ReadSession, organization_id: str, project_id: str, role: str) -> frozenset[str] | None:
     scopes = PROJECT_ROLES.get(role)
-    return _made(session, organization_id, project_id, role) if scopes is None else scopes
+    return _custom_role_scopes(session, organization_id, project_id, role) if scopes is None else scopes
 
 
-def _made(session: ReadSession, organization_id: str, project_id: str | None, role: str) -> frozenset[str] | None:
+def _custom_role_scopes(session: ReadSession, organization_id: str, project_id: str | None, role: str) -> frozenset[str] | None:
     """The scopes of a role that the organisation made, for itself or for that project."""
     query = select(custom_roles.c.scopes).where(
         custom_roles.c.id == role,
@@ -107,7 +107,7 @@ def _made(session: ReadSession, organization_id: str, project_id: str | None, ro
     return None if scopes is None else frozenset(scopes.split())
 
 
-def _check_held(own: frozenset[str], role: str, scopes: frozenset[str]) -> None:
+def _check_grantable(own: frozenset[str], role: str, scopes: frozenset[str]) -> None:
     if missing := with_implied(scopes) - own:
         raise PermissionDenied(
             f"You can't give the role '{role}', since it holds scopes that you don't hold there: "
@@ -115,7 +115,7 @@ def _check_held(own: frozenset[str], role: str, scopes: frozenset[str]) -> None:
         )
 
 
-def _check_above(own: frozenset[str], role: str, scopes: frozenset[str]) -> None:
+def _check_revocable(own: frozenset[str], role: str, scopes: frozenset[str]) -> None:
     if missing := with_implied(scopes) - own:
         raise PermissionDenied(
             f"You can't take the role '{role}', or change who has it, since it holds scopes that you don't hold there: "
@@ -123,7 +123,7 @@ def _check_above(own: frozenset[str], role: str, scopes: frozenset[str]) -> None
         )
 
 
-def _unknown(role: str, known: dict[str, frozenset[str]], what: str) -> InvalidRequest:
+def _unknown_role(role: str, known: dict[str, frozenset[str]], what: str) -> InvalidRequest:
     return InvalidRequest(
         f"Unknown role '{role}' in this {what}: use {', '.join(known)}, or the id of a role that the organization made.",
         param="role",
