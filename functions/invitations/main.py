@@ -15,7 +15,7 @@ from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.llmariner import api_key, user
 from llmariner.settings import GatewaySettings, IdentitySettings
 from llmariner.tenancy.invitations.store import Accepted, Invites
-from llmariner.tenancy.keys.store import Owner
+from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.members.users import Users
 
 
@@ -65,7 +65,7 @@ def _first_key(context: Context, accepted: Accepted) -> dict[str, Any] | None:
     if accepted.first_key is None or accepted.project_id is None:
         return None
     key_id, secret = accepted.first_key
-    place = Owner(accepted.user_id, accepted.project_id, accepted.invite.organization_id)
+    place = KeyOwner(accepted.user_id, accepted.project_id, accepted.invite.organization_id)
     return api_key(context.keys.get(place, key_id), secret)
 
 

@@ -25,7 +25,7 @@ from llmariner.http.schemas.lists import (
     list_response,
     paginate_with_next,
 )
-from llmariner.tenancy.keys.store import ApiKey, NewKey, Owner, View
+from llmariner.tenancy.keys.store import ApiKey, NewKey, KeyOwner, View
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.members.service_accounts import ServiceAccounts
 from llmariner.tenancy.organizations.projects import NewProject, Projects
@@ -404,7 +404,7 @@ def _make_key(request: Request, caller: Caller, project_id: str, user_id: str, b
         scopes=_scopes(request, caller, project_id, user_id, body.scopes),
         expires_in=body.expires_in_seconds,
     )
-    return context_of(request).keys.create(Owner(user_id, project_id, caller.organization_id), new, actor=caller)
+    return context_of(request).keys.create(KeyOwner(user_id, project_id, caller.organization_id), new, actor=caller)
 
 
 def _scopes(request: Request, caller: Caller, project_id: str, user_id: str, asked: list[str] | None) -> frozenset[str]:

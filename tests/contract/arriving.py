@@ -14,7 +14,7 @@ from llmariner.audit.tables import audit_log
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.platform.database import Database
 from llmariner.platform.identity import Identity
-from llmariner.tenancy.keys.store import Owner
+from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.sign_in.token_sign_in import SignIn
 from llmariner.tenancy.tables import group_roles, invites, organization_users, users
 
@@ -64,13 +64,13 @@ def add_user(database: Database, email: str, **values: Any) -> str:
     return user_id
 
 
-def join(database: Database, owner: Owner, user_id: str, role: str = "reader", **values: Any) -> None:
+def join(database: Database, owner: KeyOwner, user_id: str, role: str = "reader", **values: Any) -> None:
     with database.write() as session:
         key = {"organization_id": owner.organization_id, "user_id": user_id}
         session.add(organization_users, **key, role=role, created_at=1, **values)
 
 
-def invite(database: Database, owner: Owner, email: str, *, role: str = "reader", **values: Any) -> str:
+def invite(database: Database, owner: KeyOwner, email: str, *, role: str = "reader", **values: Any) -> str:
     row = {
         "id": f"invite_{email}",
         "organization_id": owner.organization_id,
@@ -88,7 +88,7 @@ def invite(database: Database, owner: Owner, email: str, *, role: str = "reader"
 
 
 def map_group(
-    database: Database, owner: Owner, group: str, role: str, *, project: bool = False, issuer: str = ISSUER
+    database: Database, owner: KeyOwner, group: str, role: str, *, project: bool = False, issuer: str = ISSUER
 ) -> None:
     with database.write() as session:
         session.add(

@@ -18,7 +18,7 @@ from llmariner.platform.database import Database, metadata
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events.deliveries import Deliveries
 from llmariner.settings import DatabaseSettings, Secret
-from llmariner.tenancy.keys.store import Keys, Owner
+from llmariner.tenancy.keys.store import Keys, KeyOwner
 from llmariner.tenancy.organizations.bootstrap import first_owner
 from llmariner.tenancy.tables import organizations, projects, users
 from llmariner.usage.ledger import Ledger
@@ -98,19 +98,19 @@ def new_database(new_url: NewUrl) -> Iterator[Callable[[], Database]]:
 
 
 @pytest.fixture
-def owner(database: Database) -> Owner:
+def owner(database: Database) -> KeyOwner:
     """The administrator of the default project."""
     return first_owner(database)
 
 
 @pytest.fixture
-def stranger(database: Database, owner: Owner) -> Owner:
+def stranger(database: Database, owner: KeyOwner) -> KeyOwner:
     """Somebody else, in another project of another organisation."""
     with database.write() as session:
         session.add(users, id="user_2", email="eve@example.org", created_at=1)
         session.add(organizations, id="org_2", title="Others", is_default=False, created_at=1)
         session.add(projects, id="proj_2", organization_id="org_2", title="Theirs", is_default=False, created_at=1)
-    return Owner("user_2", "proj_2", "org_2")
+    return KeyOwner("user_2", "proj_2", "org_2")
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def keys(database: Database) -> Keys:
 
 
 @pytest.fixture
-def team(database: Database, owner: Owner) -> Team:
+def team(database: Database, owner: KeyOwner) -> Team:
     """The rules of organisations, and the administrator to act by them."""
     return Team(database, owner)
 

@@ -15,7 +15,7 @@ from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.members.service_accounts import ServiceAccounts
 from llmariner.tenancy.organizations.projects import Assignment, NewProject, Projects
 from llmariner.tenancy.organizations.store import Organizations
-from llmariner.tenancy.principal import Caller, Owner
+from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.roles.custom_roles import CustomRoles
 
 __all__ = ["PEPPER", "Team", "live_as_a_team"]
@@ -26,7 +26,7 @@ PEPPER = Secret("p" * 32)
 class Team:
     """The rules over one database, and callers to act by them. `admin` owns the default organisation, as a person."""
 
-    def __init__(self, database: Database, owner: Owner) -> None:
+    def __init__(self, database: Database, owner: KeyOwner) -> None:
         self.database = database
         self.owner = owner
         self.organizations = Organizations(database)
@@ -56,7 +56,7 @@ class Team:
 
     def key(self, caller: Caller, name: str = "key", project_id: str | None = None) -> tuple[str, str]:
         """Id and secret of a new key that carries all that its user may do."""
-        place = Owner(caller.user_id, project_id or caller.owner.project_id, caller.organization_id)
+        place = KeyOwner(caller.user_id, project_id or caller.owner.project_id, caller.organization_id)
         key, secret = self.keys.create(place, NewKey(name, caller.scopes))
         return key.id, secret
 
@@ -65,7 +65,7 @@ class Team:
         return self.callers.by_secret(secret) is not None
 
 
-def live_as_a_team(database: Database, owner: Owner) -> None:
+def live_as_a_team(database: Database, owner: KeyOwner) -> None:
     """Every act of administration once."""
     team = Team(database, owner)
     made = team.organizations.create(team.admin, "Acme")

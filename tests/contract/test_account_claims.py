@@ -12,7 +12,7 @@ from llmariner.errors import NotFound, PermissionDenied
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import downgrade, upgrade
 from llmariner.tenancy.invitations.store import Invites
-from llmariner.tenancy.keys.store import Owner
+from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.organizations.bootstrap import first_owner
 from llmariner.tenancy.sign_in.token_sign_in import SignIn
@@ -40,7 +40,7 @@ def refused(people: SignIn, token: str) -> str | None:
 
 
 def test_no_sign_in_is_linked_to_the_first_administrator(
-    team: Team, people: SignIn, tokens: Tokens, owner: Owner
+    team: Team, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     assert refused(people, tokens.new(email="admin@localhost")) == "account_not_claimable"
     with pytest.raises(NotFound):
@@ -66,7 +66,7 @@ def test_the_first_administrator_of_an_older_database_is_unlinked(new_database: 
         assert session.value(select(users.c.kind)) == "person"
 
 
-def test_the_first_administrator_is_a_member_like_others(team: Team, owner: Owner) -> None:
+def test_the_first_administrator_is_a_member_like_others(team: Team, owner: KeyOwner) -> None:
     ann = team.person("ann@example.org", "owner")
     assert [each.email for each in team.members.all(owner.organization_id)] == ["admin@localhost", "ann@example.org"]
     assert team.members.set_role(ann, owner.user_id, "reader").role == "reader"
@@ -136,7 +136,7 @@ def test_another_organization_does_not_open_an_account_that_administers(
 
 
 def test_a_reader_s_account_is_claimed_at_any_time(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org"))
     assert people.caller(tokens.new()).organization_role == "reader"
@@ -156,7 +156,7 @@ PRIVATE = [
 
 @pytest.mark.parametrize("email", PRIVATE)
 def test_an_address_without_a_public_domain_claims_no_account(
-    email: str, database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    email: str, database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, email))
     assert refused(people, tokens.new(email=email)) == "account_not_claimable"

@@ -14,7 +14,7 @@ from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings, Secret
 from llmariner.tenancy.authenticator import Callers
-from llmariner.tenancy.keys.store import Keys, NewKey, Owner
+from llmariner.tenancy.keys.store import Keys, NewKey, KeyOwner
 from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.roles.scopes import MODEL_ADMIN, ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, VIEWER_SCOPES
 from llmariner.tenancy.tables import (
@@ -40,14 +40,14 @@ def keys(database: Database) -> Keys:
     return Keys(database, _PEPPER)
 
 
-def join(database: Database, owner: Owner, role: str) -> Owner:
+def join(database: Database, owner: KeyOwner, role: str) -> KeyOwner:
     """Somebody with that role in the owner's project, and membership in the organisation."""
     with database.write() as session:
         session.add(users, id="user_m", email="mia@example.org", created_at=1)
         joined = {"user_id": "user_m", "organization_id": owner.organization_id, "created_at": 1}
         session.add(organization_users, **joined, role="reader")
         session.add(project_users, **joined, project_id=owner.project_id, role=role)
-    return Owner("user_m", owner.project_id, owner.organization_id)
+    return KeyOwner("user_m", owner.project_id, owner.organization_id)
 
 
 def set_role(database: Database, table: Any, user_id: str, role: str | None) -> None:
@@ -59,7 +59,7 @@ def set_role(database: Database, table: Any, user_id: str, role: str | None) -> 
 
 @pytest.mark.parametrize("role", sorted(PROJECT_ROLES))
 def test_a_key_does_no_more_than_its_user_may(
-    role: str, database: Database, owner: Owner, keys: Keys, callers: Callers
+    role: str, database: Database, owner: KeyOwner, keys: Keys, callers: Callers
 ) -> None:
     _, secret = keys.create(join(database, owner, role), NewKey("all", OWNER_SCOPES))
     caller = callers.by_secret(secret)
@@ -68,14 +68,14 @@ def test_a_key_does_no_more_than_its_user_may(
     assert (caller.project_role, caller.is_owner) == (role, False)
 
 
-def test_a_key_does_no_more_than_it_carries(owner: Owner, keys: Keys, callers: Callers) -> None:
+def test_a_key_does_no_more_than_it_carries(owner: KeyOwner, keys: Keys, callers: Callers) -> None:
     _, secret = keys.create(owner, NewKey("files", frozenset({"api.files.read", "api.k8s.clusterscope.read"})))
     caller = callers.by_secret(secret)
     assert caller is not None
     assert caller.scopes == {"api.files.read"}
 
 
-def test_who_may_change_models_may_use_them(owner: Owner, keys: Keys, callers: Callers) -> None:
+def test_who_may_change_models_may_use_them(owner: KeyOwner, keys: Keys, callers: Callers) -> None:
     _, secret = keys.create(owner, NewKey("older", frozenset({"api.model.write"})))
     caller = callers.by_secret(secret)
     assert caller is not None
@@ -84,7 +84,7 @@ def test_who_may_change_models_may_use_them(owner: Owner, keys: Keys, callers: C
 
 @pytest.mark.parametrize("table", [organization_users, project_users], ids=str)
 def test_a_leavers_keys_die_with_the_membership(
-    table: Any, database: Database, owner: Owner, keys: Keys, callers: Callers
+    table: Any, database: Database, owner: KeyOwner, keys: Keys, callers: Callers
 ) -> None:
     member = join(database, owner, "member")
     made, secret = keys.create(member, NewKey("mine", VIEWER_SCOPES))
@@ -95,7 +95,7 @@ def test_a_leavers_keys_die_with_the_membership(
     assert set(keys.changed_since(before)[1]) == {made.id, member.user_id}
 
 
-def test_another_role_counts_at_once(database: Database, owner: Owner, keys: Keys, callers: Callers) -> None:
+def test_another_role_counts_at_once(database: Database, owner: KeyOwner, keys: Keys, callers: Callers) -> None:
     member = join(database, owner, "viewer")
     _, secret = keys.create(member, NewKey("mine", OWNER_SCOPES))
     set_role(database, project_users, member.user_id, "member")
@@ -105,7 +105,7 @@ def test_another_role_counts_at_once(database: Database, owner: Owner, keys: Key
 
 
 def test_a_role_of_the_organisations_own_is_its_scopes(
-    database: Database, owner: Owner, keys: Keys, callers: Callers
+    database: Database, owner: KeyOwner, keys: Keys, callers: Callers
 ) -> None:
     with database.write() as session:
         role = {"id": "role_1", "organization_id": owner.organization_id, "name": "asks", "description": ""}
@@ -117,7 +117,7 @@ def test_a_role_of_the_organisations_own_is_its_scopes(
 
 
 def test_a_key_of_an_archived_project_is_no_good(
-    database: Database, owner: Owner, keys: Keys, callers: Callers
+    database: Database, owner: KeyOwner, keys: Keys, callers: Callers
 ) -> None:
     _, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     with database.write() as session:
@@ -125,7 +125,7 @@ def test_a_key_of_an_archived_project_is_no_good(
     assert callers.by_secret(secret) is None
 
 
-def test_a_superseded_secret_is_no_good(owner: Owner, keys: Keys, callers: Callers) -> None:
+def test_a_superseded_secret_is_no_good(owner: KeyOwner, keys: Keys, callers: Callers) -> None:
     made, old = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     _, new = keys.rotate(owner, made.id, overlap=0)
     assert callers.by_secret(old) is None
@@ -133,7 +133,7 @@ def test_a_superseded_secret_is_no_good(owner: Owner, keys: Keys, callers: Calle
 
 
 def test_a_superseded_secret_is_good_for_as_long_as_was_said(
-    database: Database, owner: Owner, keys: Keys, callers: Callers
+    database: Database, owner: KeyOwner, keys: Keys, callers: Callers
 ) -> None:
     made, old = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     keys.rotate(owner, made.id, overlap=60)
@@ -144,7 +144,7 @@ def test_a_superseded_secret_is_good_for_as_long_as_was_said(
 
 
 def test_when_a_key_was_last_used_is_noted_to_the_minute(
-    database: Database, owner: Owner, keys: Keys, callers: Callers
+    database: Database, owner: KeyOwner, keys: Keys, callers: Callers
 ) -> None:
     made, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     assert callers.by_secret(secret) is not None
@@ -160,7 +160,7 @@ def test_when_a_key_was_last_used_is_noted_to_the_minute(
 
 
 def test_one_process_writes_it_once_in_a_minute_whoever_tells(
-    database: Database, owner: Owner, keys: Keys, callers: Callers, monkeypatch: pytest.MonkeyPatch
+    database: Database, owner: KeyOwner, keys: Keys, callers: Callers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     assert callers.by_secret(secret) is not None
@@ -174,7 +174,7 @@ def test_one_process_writes_it_once_in_a_minute_whoever_tells(
     assert writes
 
 
-def test_a_database_that_only_reads_knows_its_keys(database: Database, owner: Owner, keys: Keys) -> None:
+def test_a_database_that_only_reads_knows_its_keys(database: Database, owner: KeyOwner, keys: Keys) -> None:
     made, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     replica = Database(DatabaseSettings(database.url))
     only_reads = "PRAGMA query_only = ON" if database.url.startswith("sqlite") else "SET TRANSACTION READ ONLY"
@@ -190,7 +190,7 @@ def test_a_database_that_only_reads_knows_its_keys(database: Database, owner: Ow
     assert keys.get(owner, made.id).last_used_at is None
 
 
-def test_headers_of_a_key_must_name_its_own(owner: Owner, keys: Keys, callers: Callers) -> None:
+def test_headers_of_a_key_must_name_its_own(owner: KeyOwner, keys: Keys, callers: Callers) -> None:
     _, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     assert callers.by_secret(secret, owner.organization_id, "Default Project") is not None
     with pytest.raises(AuthenticationFailed) as refused:
@@ -201,7 +201,7 @@ def test_headers_of_a_key_must_name_its_own(owner: Owner, keys: Keys, callers: C
     assert refused.value.code == "mismatched_project"
 
 
-def test_a_person_selects_by_id_or_title(database: Database, owner: Owner, callers: Callers) -> None:
+def test_a_person_selects_by_id_or_title(database: Database, owner: KeyOwner, callers: Callers) -> None:
     with database.write() as session:
         row = {"organization_id": owner.organization_id, "is_default": False, "created_at": 1}
         session.add(projects, id="proj_b", title="Second", **row)
@@ -215,7 +215,7 @@ def test_a_person_selects_by_id_or_title(database: Database, owner: Owner, calle
         callers.of_user(member.user_id, None, "Second")
 
 
-def test_who_belongs_nowhere_is_told(database: Database, owner: Owner, callers: Callers) -> None:
+def test_who_belongs_nowhere_is_told(database: Database, owner: KeyOwner, callers: Callers) -> None:
     with pytest.raises(AuthenticationFailed):
         callers.of_user("user_gone")
     member = join(database, owner, "member")

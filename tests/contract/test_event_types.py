@@ -23,7 +23,7 @@ from llmariner.platform.events import tables
 from llmariner.settings import HomeSettings
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 from llmariner.standalone.platform import Home
-from llmariner.tenancy.keys.store import Keys, NewKey, Owner
+from llmariner.tenancy.keys.store import Keys, NewKey, KeyOwner
 from llmariner.usage.ledger import Ledger
 
 from .ledgers import closed
@@ -55,7 +55,7 @@ def kinds(value: dict[str, Any]) -> dict[str, type]:
 
 
 @pytest.fixture
-def emitted(database: Database, keys: Keys, registry: Registry, owner: Owner) -> dict[str, list[tuple[str, Any]]]:
+def emitted(database: Database, keys: Keys, registry: Registry, owner: KeyOwner) -> dict[str, list[tuple[str, Any]]]:
     """Everything that can happen, done once: by type, subject and data of each event."""
     key, _ = keys.create(owner, NewKey("ci", frozenset()))
     keys.update(owner, key.id, name="new", excluded=None)

@@ -13,7 +13,7 @@ from llmariner.settings import Secret
 from llmariner.tenancy.authenticator import Callers
 from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.groups.membership_sync import settle_group
-from llmariner.tenancy.keys.store import Keys, NewKey, Owner
+from llmariner.tenancy.keys.store import Keys, NewKey, KeyOwner
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.sign_in import token_sign_in as sign_in
 from llmariner.tenancy.sign_in.token_sign_in import SignIn
@@ -33,7 +33,7 @@ def callers(database: Database) -> Callers:
 
 
 @pytest.fixture
-def people(database: Database, tokens: Tokens, callers: Callers, owner: Owner) -> SignIn:
+def people(database: Database, tokens: Tokens, callers: Callers, owner: KeyOwner) -> SignIn:
     """Of an installation with its default organisation."""
     return SignIn(database, tokens, callers)
 
@@ -43,7 +43,7 @@ def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sign_in, "_REMEMBERED_SECONDS", 0.0)
 
 
-def test_groups_give_roles_and_take_them(database: Database, people: SignIn, tokens: Tokens, owner: Owner) -> None:
+def test_groups_give_roles_and_take_them(database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner) -> None:
     map_group(database, owner, "staff", "viewer", project=True)
     map_group(database, owner, "engineers", "member", project=True)
     map_group(database, owner, "leads", "owner", issuer="https://other.example")
@@ -62,7 +62,7 @@ def test_groups_give_roles_and_take_them(database: Database, people: SignIn, tok
 
 
 def test_a_token_that_says_nothing_of_groups_changes_nothing(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     people.caller(tokens.new(groups=frozenset({"staff"})))
@@ -70,7 +70,7 @@ def test_a_token_that_says_nothing_of_groups_changes_nothing(
 
 
 def test_a_leaver_s_keys_end_with_the_group(
-    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     caller = people.caller(tokens.new(groups=frozenset({"staff"})))
@@ -84,7 +84,7 @@ def test_a_leaver_s_keys_end_with_the_group(
     assert callers.by_secret(secret) is None  # it does not come back with them
 
 
-def test_an_older_token_is_no_news_of_groups(database: Database, people: SignIn, tokens: Tokens, owner: Owner) -> None:
+def test_an_older_token_is_no_news_of_groups(database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner) -> None:
     map_group(database, owner, "staff", "member", project=True)
     before = tokens.new(groups=frozenset({"staff"}))
     assert people.caller(before).project_role == "member"
@@ -96,7 +96,7 @@ def test_an_older_token_is_no_news_of_groups(database: Database, people: SignIn,
 
 
 def test_whom_an_owner_removed_stays_out_with_the_tokens_of_before(
-    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     held = tokens.new(groups=frozenset({"staff"}))
@@ -114,7 +114,7 @@ def test_whom_an_owner_removed_stays_out_with_the_tokens_of_before(
 
 
 def test_whom_an_owner_took_out_of_a_project_stays_out_with_the_tokens_of_before(
-    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     held = tokens.new(groups=frozenset({"staff"}))
@@ -129,7 +129,7 @@ def test_whom_an_owner_took_out_of_a_project_stays_out_with_the_tokens_of_before
 
 
 def test_an_invitation_lets_somebody_in_again(
-    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     held = tokens.new(groups=frozenset({"staff"}))
@@ -142,7 +142,7 @@ def test_an_invitation_lets_somebody_in_again(
 
 
 def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
-    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: Owner, monkeypatch: pytest.MonkeyPatch
+    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sign_in, "_REMEMBERED_SECONDS", 60.0)
     mappings, actor = GroupRoles(database), callers.of_user(owner.user_id)
@@ -164,7 +164,7 @@ def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
     assert log.verify(database, owner.organization_id).whole
 
 
-def test_what_people_gave_groups_do_not_take(database: Database, people: SignIn, tokens: Tokens, owner: Owner) -> None:
+def test_what_people_gave_groups_do_not_take(database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner) -> None:
     map_group(database, owner, "staff", "reader")
     join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
     for groups in ({"staff"}, set()):
@@ -172,7 +172,7 @@ def test_what_people_gave_groups_do_not_take(database: Database, people: SignIn,
 
 
 def test_the_last_owner_stays_whatever_the_groups_say(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "admins", "owner")
     with database.write() as session:

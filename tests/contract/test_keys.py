@@ -17,7 +17,7 @@ from llmariner.platform.events.tables import events
 from llmariner.settings import Secret
 from llmariner.tenancy.keys.allowed_networks import admits, networks
 from llmariner.tenancy.keys.last_use import LastUse
-from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, Owner, View
+from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, KeyOwner, View
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 from llmariner.tenancy.tables import api_keys
 
@@ -44,11 +44,11 @@ def everything(database: Database) -> str:
         return repr([list(session.rows(table.select())) for table in metadata.sorted_tables])
 
 
-def test_a_key_is_stored_as_it_was_asked_for(keys: Keys, owner: Owner) -> None:
+def test_a_key_is_stored_as_it_was_asked_for(keys: Keys, owner: KeyOwner) -> None:
     before = int(time.time())
     key, secret = keys.create(owner, new(expires_in=60, excluded_from_rate_limiting=True))
     assert (key.name, key.scopes, key.excluded_from_rate_limiting) == ("ci", SCOPES, True)
-    assert Owner(key.user_id, key.project_id or "", key.organization_id) == owner
+    assert KeyOwner(key.user_id, key.project_id or "", key.organization_id) == owner
     assert before <= key.created_at <= time.time()
     assert key.expires_at == key.created_at + 60
     assert (key.last_used_at, key.revoked_at, key.previous_digest) == (None, None, None)
@@ -58,7 +58,7 @@ def test_a_key_is_stored_as_it_was_asked_for(keys: Keys, owner: Owner) -> None:
     assert len(secret) == 51
 
 
-def test_the_secret_is_nowhere_in_the_database(keys: Keys, owner: Owner, database: Database) -> None:
+def test_the_secret_is_nowhere_in_the_database(keys: Keys, owner: KeyOwner, database: Database) -> None:
     key, first = keys.create(owner, new())
     _, second = keys.rotate(owner, key.id, overlap=60)
     held = everything(database)
@@ -69,13 +69,13 @@ def test_the_secret_is_nowhere_in_the_database(keys: Keys, owner: Owner, databas
         assert secret[10:-2] not in held
 
 
-def test_the_digest_depends_on_the_pepper(keys: Keys, owner: Owner, database: Database) -> None:
+def test_the_digest_depends_on_the_pepper(keys: Keys, owner: KeyOwner, database: Database) -> None:
     _, secret = keys.create(owner, new())
     assert keys.by_secret(secret) is not None
     assert Keys(database, Secret("q" * 32)).by_secret(secret) is None
 
 
-def test_a_name_is_taken_once_per_user_while_the_key_lives(keys: Keys, owner: Owner, stranger: Owner) -> None:
+def test_a_name_is_taken_once_per_user_while_the_key_lives(keys: Keys, owner: KeyOwner, stranger: KeyOwner) -> None:
     key, _ = keys.create(owner, new())
     with pytest.raises(Conflict) as refused:
         keys.create(owner, new())
@@ -86,7 +86,7 @@ def test_a_name_is_taken_once_per_user_while_the_key_lives(keys: Keys, owner: Ow
     assert again.id != key.id
 
 
-def test_of_many_who_take_a_name_at_once_one_gets_it(keys: Keys, owner: Owner, at_once: AtOnce) -> None:
+def test_of_many_who_take_a_name_at_once_one_gets_it(keys: Keys, owner: KeyOwner, at_once: AtOnce) -> None:
     keys.create(owner, new("first"))
     found = at_once([lambda: keys.create(owner, new())] * 5)
     assert sum(not isinstance(result, Conflict) for result in found) == 1
@@ -94,7 +94,7 @@ def test_of_many_who_take_a_name_at_once_one_gets_it(keys: Keys, owner: Owner, a
 
 
 @pytest.mark.parametrize("name", ["", "x" * 257])
-def test_a_name_has_bounds(keys: Keys, owner: Owner, name: str) -> None:
+def test_a_name_has_bounds(keys: Keys, owner: KeyOwner, name: str) -> None:
     with pytest.raises(InvalidRequest):
         keys.create(owner, new(name))
     key, _ = keys.create(owner, new("x" * 256))
@@ -102,13 +102,13 @@ def test_a_name_has_bounds(keys: Keys, owner: Owner, name: str) -> None:
         keys.update(owner, key.id, name=name, excluded=None)
 
 
-def test_a_name_may_be_in_any_script(keys: Keys, owner: Owner) -> None:
+def test_a_name_may_be_in_any_script(keys: Keys, owner: KeyOwner) -> None:
     key, _ = keys.create(owner, new("Schlüssel 🔑 鍵"))
     assert keys.get(owner, key.id).name == "Schlüssel 🔑 鍵"
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\x1b[2Jb", "a\u202eb", "a\u200bb", " "])
-def test_a_name_is_printable(name: str, keys: Keys, owner: Owner) -> None:
+def test_a_name_is_printable(name: str, keys: Keys, owner: KeyOwner) -> None:
     with pytest.raises(InvalidRequest):
         keys.create(owner, new(name))
     key, _ = keys.create(owner, new("good"))
@@ -116,7 +116,7 @@ def test_a_name_is_printable(name: str, keys: Keys, owner: Owner) -> None:
         keys.update(owner, key.id, name=name)
 
 
-def test_a_project_lists_its_live_keys_newest_first(keys: Keys, owner: Owner, stranger: Owner) -> None:
+def test_a_project_lists_its_live_keys_newest_first(keys: Keys, owner: KeyOwner, stranger: KeyOwner) -> None:
     made = [keys.create(owner, new(name))[0] for name in ("a", "b", "c")]
     keys.create(stranger, new("d"))
     keys.revoke(owner, made[1].id)
@@ -124,7 +124,7 @@ def test_a_project_lists_its_live_keys_newest_first(keys: Keys, owner: Owner, st
 
 
 @pytest.mark.parametrize("whose", ["unknown", "another project's", "revoked"])
-def test_a_key_that_is_not_there_for_you_is_not_found(keys: Keys, owner: Owner, stranger: Owner, whose: str) -> None:
+def test_a_key_that_is_not_there_for_you_is_not_found(keys: Keys, owner: KeyOwner, stranger: KeyOwner, whose: str) -> None:
     key_id = {"unknown": "key_nobody"}.get(whose) or keys.create(owner, new())[0].id
     asker = stranger if whose == "another project's" else owner
     if whose == "revoked":
@@ -140,7 +140,7 @@ def test_a_key_that_is_not_there_for_you_is_not_found(keys: Keys, owner: Owner, 
             attempt()
 
 
-def test_a_key_is_renamed(keys: Keys, owner: Owner) -> None:
+def test_a_key_is_renamed(keys: Keys, owner: KeyOwner) -> None:
     key, secret = keys.create(owner, new())
     keys.create(owner, new("taken"))
     assert keys.update(owner, key.id, name="new", excluded=None).name == "new"
@@ -153,7 +153,7 @@ def test_a_key_is_renamed(keys: Keys, owner: Owner) -> None:
     assert (found.id, found.name) == (key.id, "new")
 
 
-def test_after_a_rotation_both_secrets_find_the_key(keys: Keys, owner: Owner) -> None:
+def test_after_a_rotation_both_secrets_find_the_key(keys: Keys, owner: KeyOwner) -> None:
     key, first = keys.create(owner, new())
     before = time.time()
     rotated, second = keys.rotate(owner, key.id, overlap=60)
@@ -165,14 +165,14 @@ def test_after_a_rotation_both_secrets_find_the_key(keys: Keys, owner: Owner) ->
     assert ids(keys.by_secret(first), keys.by_secret(second)) == [key.id, key.id]
 
 
-def test_without_an_overlap_the_old_secret_ends_at_once(keys: Keys, owner: Owner) -> None:
+def test_without_an_overlap_the_old_secret_ends_at_once(keys: Keys, owner: KeyOwner) -> None:
     key, first = keys.create(owner, new())
     rotated, second = keys.rotate(owner, key.id, overlap=0)
     assert (rotated.previous_digest, rotated.previous_expires_at) == (None, None)
     assert ids(keys.by_secret(first), keys.by_secret(second)) == [None, key.id]
 
 
-def test_a_second_rotation_ends_the_first_secret(keys: Keys, owner: Owner) -> None:
+def test_a_second_rotation_ends_the_first_secret(keys: Keys, owner: KeyOwner) -> None:
     key, first = keys.create(owner, new())
     _, second = keys.rotate(owner, key.id, overlap=60)
     _, third = keys.rotate(owner, key.id, overlap=60)
@@ -180,7 +180,7 @@ def test_a_second_rotation_ends_the_first_secret(keys: Keys, owner: Owner) -> No
 
 
 @pytest.mark.parametrize("overlap", [-1, 30 * 86400 + 1])
-def test_an_overlap_has_bounds(keys: Keys, owner: Owner, overlap: int) -> None:
+def test_an_overlap_has_bounds(keys: Keys, owner: KeyOwner, overlap: int) -> None:
     key, secret = keys.create(owner, new())
     with pytest.raises(InvalidRequest) as refused:
         keys.rotate(owner, key.id, overlap=overlap)
@@ -189,7 +189,7 @@ def test_an_overlap_has_bounds(keys: Keys, owner: Owner, overlap: int) -> None:
 
 
 def test_a_key_that_was_changed_meanwhile_is_a_conflict_or_changed_in_turn(
-    keys: Keys, owner: Owner, at_once: AtOnce
+    keys: Keys, owner: KeyOwner, at_once: AtOnce
 ) -> None:
     key, _ = keys.create(owner, new())
     found = at_once([lambda: keys.rotate(owner, key.id, overlap=60)] * 4)
@@ -199,7 +199,7 @@ def test_a_key_that_was_changed_meanwhile_is_a_conflict_or_changed_in_turn(
     assert live.digest in {keys.digest(secret) for _, secret in won}
 
 
-def test_a_revoked_key_is_found_by_its_digest_and_not_usable(keys: Keys, owner: Owner) -> None:
+def test_a_revoked_key_is_found_by_its_digest_and_not_usable(keys: Keys, owner: KeyOwner) -> None:
     key, secret = keys.create(owner, new())
     assert key.usable(time.time())
     keys.revoke(owner, key.id)
@@ -208,28 +208,28 @@ def test_a_revoked_key_is_found_by_its_digest_and_not_usable(keys: Keys, owner: 
     assert not found.usable(time.time())
 
 
-def test_a_key_is_usable_up_to_the_second_it_expires(keys: Keys, owner: Owner) -> None:
+def test_a_key_is_usable_up_to_the_second_it_expires(keys: Keys, owner: KeyOwner) -> None:
     key, _ = keys.create(owner, new(expires_in=60))
     assert key.expires_at is not None
     assert key.usable(key.expires_at - 0.001)
     assert not key.usable(key.expires_at)
 
 
-def test_an_unknown_digest_finds_nothing(keys: Keys, owner: Owner) -> None:
+def test_an_unknown_digest_finds_nothing(keys: Keys, owner: KeyOwner) -> None:
     keys.create(owner, new())
     assert keys.by_digest("0" * 64) is None
     assert keys.by_secret("sk-nobody") is None
     assert keys.by_secret("") is None
 
 
-def test_last_use_is_noted_without_a_revision(keys: Keys, owner: Owner, database: Database) -> None:
+def test_last_use_is_noted_without_a_revision(keys: Keys, owner: KeyOwner, database: Database) -> None:
     key, _ = keys.create(owner, new())
     LastUse(database).note({key.id: 1234567890, "key_gone": 1})
     noted = keys.get(owner, key.id)
     assert (noted.last_used_at, noted.revision) == (1234567890, key.revision)
 
 
-def test_each_change_raises_the_revision_and_tells_of_itself(keys: Keys, owner: Owner, database: Database) -> None:
+def test_each_change_raises_the_revision_and_tells_of_itself(keys: Keys, owner: KeyOwner, database: Database) -> None:
     key, _ = keys.create(owner, new())
     seen = [key.revision]
     seen.append(keys.update(owner, key.id, name="new", excluded=None).revision)
@@ -242,14 +242,14 @@ def test_each_change_raises_the_revision_and_tells_of_itself(keys: Keys, owner: 
     assert told(database) == [(f"{what}.v1", subject) for what in ("created", "updated", "updated", "revoked")]
 
 
-def test_what_was_refused_tells_nothing(keys: Keys, owner: Owner, database: Database) -> None:
+def test_what_was_refused_tells_nothing(keys: Keys, owner: KeyOwner, database: Database) -> None:
     keys.create(owner, new())
     with pytest.raises(Conflict):
         keys.create(owner, new())
     assert len(told(database)) == 1
 
 
-def test_changes_since_a_revision_are_the_keys_changed_after_it(keys: Keys, owner: Owner) -> None:
+def test_changes_since_a_revision_are_the_keys_changed_after_it(keys: Keys, owner: KeyOwner) -> None:
     assert keys.changed_since(0) == (0, [])
     a, b = (keys.create(owner, new(name))[0] for name in "ab")
     newest, changed = keys.changed_since(0)
@@ -260,7 +260,7 @@ def test_changes_since_a_revision_are_the_keys_changed_after_it(keys: Keys, owne
     assert keys.changed_since(newest + 100) == (newest + 100, [])
 
 
-def test_whoever_follows_the_revisions_misses_no_writer(keys: Keys, owner: Owner, at_once: AtOnce) -> None:
+def test_whoever_follows_the_revisions_misses_no_writer(keys: Keys, owner: KeyOwner, at_once: AtOnce) -> None:
     made: list[str] = []
     met: list[str] = []
 
@@ -278,7 +278,7 @@ def test_whoever_follows_the_revisions_misses_no_writer(keys: Keys, owner: Owner
     assert sorted(met) == sorted(made)
 
 
-def test_a_rotated_secret_is_refused_after_its_overlap(keys: Keys, owner: Owner, database: Database) -> None:
+def test_a_rotated_secret_is_refused_after_its_overlap(keys: Keys, owner: KeyOwner, database: Database) -> None:
     key, first = keys.create(owner, new())
     rotated, _ = keys.rotate(owner, key.id, overlap=60)
     past = {"previous_expires_at": time.time() - 1}
@@ -295,7 +295,7 @@ def ids(*found: ApiKey | None) -> list[str | None]:
     return [key.id if key else None for key in found]
 
 
-def test_what_a_key_may_be_used_for_and_from_where_is_kept(keys: Keys, owner: Owner) -> None:
+def test_what_a_key_may_be_used_for_and_from_where_is_kept(keys: Keys, owner: KeyOwner) -> None:
     made, _ = keys.create(owner, new(allowed_models=("a/b", "c"), allowed_sources=("192.0.2.7", "2001:DB8::/32")))
     assert (made.allowed_models, made.allowed_sources) == (("a/b", "c"), ("192.0.2.7/32", "2001:db8::/32"))
     plain, _ = keys.create(owner, new("plain"))
@@ -320,7 +320,7 @@ def test_what_a_key_may_be_used_for_and_from_where_is_kept(keys: Keys, owner: Ow
         ({"allowed_sources": ("fe80::1%eth0",)}, "allowed_sources[0]"),
     ],
 )
-def test_what_a_key_cannot_be_bound_to_is_named(keys: Keys, owner: Owner, values: dict[str, Any], param: str) -> None:
+def test_what_a_key_cannot_be_bound_to_is_named(keys: Keys, owner: KeyOwner, values: dict[str, Any], param: str) -> None:
     made, _ = keys.create(owner, new())
     for attempt in (lambda: keys.create(owner, new("x", **values)), lambda: keys.update(owner, made.id, **values)):
         with pytest.raises(InvalidRequest) as refused:

@@ -25,7 +25,7 @@ from llmariner.limits.tables import limits as table
 from llmariner.platform.database import Database
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events.tables import events
-from llmariner.tenancy.keys.store import Owner
+from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.principal import Caller
 from llmariner.usage.prices import NewPrice, Prices
 from llmariner.usage.tables import ledger_requests, prices
@@ -47,17 +47,17 @@ def leases(database: Database) -> Leases:
 
 
 @pytest.fixture
-def actor(owner: Owner) -> Caller:
+def actor(owner: KeyOwner) -> Caller:
     scopes: frozenset[str] = frozenset()
     return Caller(owner.user_id, "a@b.c", owner.organization_id, owner.project_id, "owner", "owner", scopes)
 
 
 @pytest.fixture
-def project(owner: Owner) -> Subject:
+def project(owner: KeyOwner) -> Subject:
     return Subject(owner.organization_id, "project", owner.project_id)
 
 
-def key(owner: Owner, id_: str = "key_1", *, unlimited: bool = False) -> Key:
+def key(owner: KeyOwner, id_: str = "key_1", *, unlimited: bool = False) -> Key:
     scopes: frozenset[str] = frozenset()
     return Key(id_, owner.project_id, owner.organization_id, owner.user_id, scopes, None, unlimited)
 
@@ -74,7 +74,7 @@ def ask(leases: Leases, rule: str, replica: str, used: int, wants: int, *, least
     return leases.lease(LeaseAsk(replica, time.time(), [hold])).grants[0]
 
 
-def test_a_key_without_a_limit_has_the_default_one(leases: Leases, owner: Owner) -> None:
+def test_a_key_without_a_limit_has_the_default_one(leases: Leases, owner: KeyOwner) -> None:
     grants = meet(leases, key(owner), tokens=100)
     assert list(grants) == [default_limit_id("key_1")]
     # A part of it, and what the first request needs.
@@ -82,7 +82,7 @@ def test_a_key_without_a_limit_has_the_default_one(leases: Leases, owner: Owner)
 
 
 def test_what_binds_a_caller_are_the_limits_of_all_that_it_belongs_to(
-    leases: Leases, limits: Limits, actor: Caller, owner: Owner
+    leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner
 ) -> None:
     organization = owner.organization_id
     subjects = {"organization": organization, "project": owner.project_id, "user": owner.user_id, "key": "key_1"}
@@ -97,7 +97,7 @@ def test_what_binds_a_caller_are_the_limits_of_all_that_it_belongs_to(
 
 
 def test_a_limit_of_one_model_is_leased_only_for_that_model(
-    leases: Leases, limits: Limits, actor: Caller, owner: Owner, project: Subject
+    leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, project: Subject
 ) -> None:
     limit = limits.put(actor, project, "large", {"tokens_per_minute": 100})
     assert limit.id in meet(leases, key(owner), model="large")
@@ -105,14 +105,14 @@ def test_a_limit_of_one_model_is_leased_only_for_that_model(
 
 
 def test_an_exempt_key_is_bound_by_no_limit(
-    leases: Leases, limits: Limits, actor: Caller, owner: Owner, project: Subject
+    leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, project: Subject
 ) -> None:
     limits.put(actor, project, "*", {"requests_per_minute": 1})
     assert meet(leases, key(owner, unlimited=True)) == {}
 
 
 def test_limits_of_others_bind_nobody_here(
-    leases: Leases, limits: Limits, actor: Caller, owner: Owner, stranger: Owner
+    leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, stranger: KeyOwner
 ) -> None:
     limits.put(actor, Subject(stranger.organization_id, "user", owner.user_id), "*", {"requests_per_minute": 1})
     assert list(meet(leases, key(owner))) == [default_limit_id("key_1")]
@@ -138,7 +138,7 @@ def test_processes_that_lease_at_once_never_hold_more_than_there_is(
 
 
 def test_a_question_costs_a_handful_of_statements_however_many_rules_it_is_about(
-    leases: Leases, limits: Limits, actor: Caller, owner: Owner, database: Database
+    leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, database: Database
 ) -> None:
     made = [
         limits.put(actor, Subject(owner.organization_id, "key", f"key_{number}"), "*", {"requests_per_day": 10}).id
@@ -177,7 +177,7 @@ def test_places_are_leased_and_given_back(leases: Leases, limits: Limits, actor:
 
 
 def test_a_process_that_fell_silent_is_settled_from_the_ledger(
-    leases: Leases, limits: Limits, actor: Caller, owner: Owner, project: Subject, database: Database
+    leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, project: Subject, database: Database
 ) -> None:
     limit = limits.put(actor, project, "*", {"requests_per_day": 100, "tokens_per_day": 1000})
     hold = Hold(limit.id, NOTHING, NOTHING, Amounts(40, 400), NOTHING)
@@ -286,7 +286,7 @@ def test_every_change_is_in_the_audit_log(limits: Limits, actor: Caller, project
 
 
 def test_another_organisations_limits_are_not_found(
-    limits: Limits, actor: Caller, project: Subject, stranger: Owner
+    limits: Limits, actor: Caller, project: Subject, stranger: KeyOwner
 ) -> None:
     limit = limits.put(actor, project, "*", {"requests_per_day": 10})
     with pytest.raises(NotFound, match=limit.id):
@@ -311,7 +311,7 @@ def test_those_who_set_the_first_limit_at_once_set_one(
 
 
 def test_every_alert_is_told_once_of_each_amount_beside_the_budget(
-    database: Database, leases: Leases, actor: Caller, owner: Owner, project: Subject
+    database: Database, leases: Leases, actor: Caller, owner: KeyOwner, project: Subject
 ) -> None:
     budgets = Budgets(database)
     hard = budgets.put(actor, project, "month", NewBudget(1000, alert_ratio=None))
@@ -353,7 +353,7 @@ def test_there_are_so_many_alerts_that_counting_stays_cheap(
 
 
 def test_limits_and_budgets_end_with_whom_they_bind(
-    database: Database, limits: Limits, leases: Leases, actor: Caller, owner: Owner
+    database: Database, limits: Limits, leases: Leases, actor: Caller, owner: KeyOwner
 ) -> None:
     team, budgets = Team(database, owner), Budgets(database)
     project_id = team.project("Temporary")

@@ -10,7 +10,7 @@ import pytest
 from llmariner.errors import Conflict
 from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.groups.store import Groups
-from llmariner.tenancy.keys.store import NewKey, Owner, View
+from llmariner.tenancy.keys.store import NewKey, KeyOwner, View
 from llmariner.tenancy.organizations.projects import NewProject
 from llmariner.tenancy.principal import Caller
 
@@ -22,7 +22,7 @@ ISSUER = "https://issuer.example"
 def acts(team: Team, by: Caller) -> dict[str, Callable[[], Any]]:
     """One act of each kind."""
     project_id, groups = team.owner.project_id, Groups(team.database)
-    place = Owner(by.user_id, project_id, by.organization_id)
+    place = KeyOwner(by.user_id, project_id, by.organization_id)
     theirs, _ = team.key(team.admin, f"theirs {by.user_id} {by.key_id}", project_id)
     return {
         "a member": lambda: team.members.add(by, "eve@example.org", "owner"),
@@ -80,7 +80,7 @@ def test_a_late_key_does_not_work_when_its_user_is_back(team: Team) -> None:
     bob = team.person("bob@example.org", **{project_id: "member"})
     team.members.remove(team.admin, bob.user_id)
     with pytest.raises(Conflict):
-        team.keys.create(Owner(bob.user_id, project_id, bob.organization_id), NewKey("late", bob.scopes), actor=bob)
+        team.keys.create(KeyOwner(bob.user_id, project_id, bob.organization_id), NewKey("late", bob.scopes), actor=bob)
     team.members.add(team.admin, "bob@example.org", "reader")
     team.members.add_to_project(team.admin, project_id, bob.user_id, "member")
     assert [each.name for each in team.keys.seen(View(bob.organization_id, project_id, bob.user_id))] == []

@@ -16,7 +16,7 @@ from llmariner.limits.quota_state import period_start
 from llmariner.limits.rules import Subject
 from llmariner.limits.tables import allowances
 from llmariner.platform.database import Database, ReadSession
-from llmariner.tenancy.keys.store import Owner
+from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.principal import Caller
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.prices import NewPrice, Prices
@@ -38,7 +38,7 @@ def ahead(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
     return now
 
 
-def test_periods_begin_by_it(database: Database, owner: Owner, ahead: Callable[[], float]) -> None:
+def test_periods_begin_by_it(database: Database, owner: KeyOwner, ahead: Callable[[], float]) -> None:
     leases = Leases(database, {})
     subject = Subject(owner.organization_id, "project", owner.project_id)
     before = period_start("day", ahead())
@@ -64,7 +64,7 @@ def test_old_requests_are_forgotten_by_it(ledger: Ledger) -> None:
     assert ledger.purge(older_than=DAY) == 1
 
 
-def test_prices_begin_by_it(database: Database, owner: Owner, ahead: Callable[[], float]) -> None:
+def test_prices_begin_by_it(database: Database, owner: KeyOwner, ahead: Callable[[], float]) -> None:
     actor = Caller(owner.user_id, "admin@localhost", owner.organization_id, None, "owner", None, frozenset())
     made = Prices(database).set(actor, NewPrice("m", 10, 20))
     assert made.valid_from == pytest.approx(ahead(), abs=60)

@@ -15,7 +15,7 @@ from llmariner.audit.tables import audit_log
 from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.gateway.metering.pricing import FREE, Price
 from llmariner.platform.database import Database
-from llmariner.tenancy.keys.store import Owner
+from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.principal import Caller
 from llmariner.usage.prices import ListedPrice, NewPrice, PriceList, Prices
 
@@ -28,7 +28,7 @@ def list_(database: Database) -> Prices:
 
 
 @pytest.fixture
-def caller(owner: Owner) -> Caller:
+def caller(owner: KeyOwner) -> Caller:
     """An owner of the organisation that runs the installation."""
     return Caller(owner.user_id, "admin@localhost", owner.organization_id, None, "owner", None, frozenset())
 
@@ -54,7 +54,7 @@ def test_a_new_price_ends_the_one_before(list_: Prices, caller: Caller, database
 
 
 def test_prices_of_projects_and_of_all_stand_beside_one_another(
-    list_: Prices, caller: Caller, owner: Owner, database: Database
+    list_: Prices, caller: Caller, owner: KeyOwner, database: Database
 ) -> None:
     shared = list_.set(caller, NewPrice("m", 10, 20))
     own = list_.set(caller, NewPrice("m", 30, 40, project_id=owner.project_id))
@@ -74,7 +74,7 @@ def test_prices_of_projects_and_of_all_stand_beside_one_another(
 
 
 def test_a_projects_price_is_for_itself_and_the_installations_owners_to_see(
-    list_: Prices, caller: Caller, owner: Owner
+    list_: Prices, caller: Caller, owner: KeyOwner
 ) -> None:
     list_.set(caller, NewPrice("secret-name", 30, 40, project_id=owner.project_id))
     list_.set(caller, NewPrice("*", 30, 40))
@@ -117,7 +117,7 @@ def test_the_past_can_not_be_priced(list_: Prices, caller: Caller) -> None:
     assert list_.all() == []
 
 
-def test_only_who_runs_the_installation_sets_prices(list_: Prices, caller: Caller, stranger: Owner) -> None:
+def test_only_who_runs_the_installation_sets_prices(list_: Prices, caller: Caller, stranger: KeyOwner) -> None:
     with pytest.raises(PermissionDenied):
         list_.set(replace(caller, organization_id=stranger.organization_id), NewPrice("m", 0, 0))
     assert list_.all() == []

@@ -14,7 +14,7 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.models.model import NewModel, SourceRepository
 from llmariner.models.registry import Registry
 from llmariner.platform.events.tables import events
-from llmariner.tenancy.keys.store import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, KeyOwner
 from llmariner.tenancy.organizations.projects import Assignment, NewProject, Project
 
 from .team import Team
@@ -143,7 +143,7 @@ def test_a_project_that_is_deleted_says_what_went_with_it(team: Team) -> None:
     account = team.accounts.create(team.admin, project_id, "ci")
     _, first = team.key(ann, project_id=project_id)
     made, second = team.keys.create(
-        Owner(account.id, project_id, team.admin.organization_id), NewKey("ci", frozenset({"api.model.read"}))
+        KeyOwner(account.id, project_id, team.admin.organization_id), NewKey("ci", frozenset({"api.model.read"}))
     )
     assert team.good(first)
     assert team.good(second)

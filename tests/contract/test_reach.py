@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmariner.errors import NotFound, PermissionDenied
-from llmariner.tenancy.keys.store import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, KeyOwner
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import in_organization, in_project, sees_all_projects
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES
@@ -16,7 +16,7 @@ READ = "api.organizations.projects.read"
 
 
 def key_of(team: Team, user_id: str, project_id: str, organization_id: str, scopes: frozenset[str]) -> Caller:
-    _, secret = team.keys.create(Owner(user_id, project_id, organization_id), NewKey("k", scopes))
+    _, secret = team.keys.create(KeyOwner(user_id, project_id, organization_id), NewKey("k", scopes))
     caller = team.callers.by_secret(secret)
     assert caller is not None
     return caller

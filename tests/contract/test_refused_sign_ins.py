@@ -18,7 +18,7 @@ from llmariner.audit.tables import audit_log
 from llmariner.errors import AuthenticationFailed, Unavailable
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
-from llmariner.tenancy.keys.store import Owner
+from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.organizations.bootstrap import first_owner
 from llmariner.tenancy.sign_in import refused_sign_ins
 from llmariner.tenancy.sign_in.refused_sign_ins import MOST_IN_A_MINUTE, RefusedSignIns, Stranger
@@ -39,7 +39,7 @@ def failures(database: Database, organization_id: str) -> list[tuple[str | None,
     ]
 
 
-def test_a_refusal_is_told_at_once_and_what_follows_in_its_minute_together(database: Database, owner: Owner) -> None:
+def test_a_refusal_is_told_at_once_and_what_follows_in_its_minute_together(database: Database, owner: KeyOwner) -> None:
     refused = RefusedSignIns(database)
     began = int(time.time())
     for error in (FORGED, FORGED, FORGED, EXPIRED):
@@ -57,7 +57,7 @@ def test_a_refusal_is_told_at_once_and_what_follows_in_its_minute_together(datab
 
 
 def test_a_minute_later_the_rest_is_told_with_its_number(
-    database: Database, owner: Owner, monkeypatch: pytest.MonkeyPatch
+    database: Database, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = RefusedSignIns(database)
     for error in (FORGED, FORGED, FORGED, EXPIRED):
@@ -72,7 +72,7 @@ def test_a_minute_later_the_rest_is_told_with_its_number(
 
 
 def test_the_rest_of_a_minute_is_told_by_itself(
-    database: Database, owner: Owner, monkeypatch: pytest.MonkeyPatch
+    database: Database, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refused_sign_ins, "_MINUTE", 0.5)
     refused = RefusedSignIns(database)
@@ -86,7 +86,7 @@ def test_the_rest_of_a_minute_is_told_by_itself(
 
 
 def test_many_sources_at_many_processes_write_no_more_than_the_bound(
-    database: Database, owner: Owner, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
+    database: Database, owner: KeyOwner, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processes = [RefusedSignIns(database) for _ in range(3)]
 
@@ -105,7 +105,7 @@ def test_many_sources_at_many_processes_write_no_more_than_the_bound(
     assert any(source is None for source, _, _ in found), "what is too much is told as one"
 
 
-def test_one_process_remembers_a_bounded_number_of_sources(database: Database, owner: Owner) -> None:
+def test_one_process_remembers_a_bounded_number_of_sources(database: Database, owner: KeyOwner) -> None:
     refused = RefusedSignIns(database)
     for host in range(1000):
         refused.note(FORGED, source=f"10.0.{host // 256}.{host % 256}")
@@ -114,7 +114,7 @@ def test_one_process_remembers_a_bounded_number_of_sources(database: Database, o
 
 
 def test_each_organization_has_its_own_and_who_is_known_is_named(
-    database: Database, owner: Owner, stranger: Owner
+    database: Database, owner: KeyOwner, stranger: KeyOwner
 ) -> None:
     refused = RefusedSignIns(database)
     ann = Stranger("user_ann", "ann@example.org")
@@ -130,7 +130,7 @@ def test_each_organization_has_its_own_and_who_is_known_is_named(
 
 
 def test_without_the_database_it_is_told_later(
-    database: Database, owner: Owner, monkeypatch: pytest.MonkeyPatch
+    database: Database, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = RefusedSignIns(database)
 

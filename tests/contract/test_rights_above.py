@@ -12,7 +12,7 @@ from llmariner.errors import Conflict, PermissionDenied
 from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.groups.store import Groups
 from llmariner.tenancy.invitations.store import Promise
-from llmariner.tenancy.keys.store import NewKey, Owner, View
+from llmariner.tenancy.keys.store import NewKey, KeyOwner, View
 from llmariner.tenancy.organizations.projects import NewProject
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import held_scopes
@@ -171,7 +171,7 @@ def test_a_key_that_may_more_is_neither_changed_nor_ended(team: Team) -> None:
 
 def test_whoever_holds_a_narrow_key_still_ends_their_other_keys(team: Team) -> None:
     wide, _ = team.key(team.admin, "wide")
-    place = Owner(team.admin.user_id, team.owner.project_id, team.owner.organization_id)
+    place = KeyOwner(team.admin.user_id, team.owner.project_id, team.owner.organization_id)
     narrow, secret = team.keys.create(place, NewKey("narrow", frozenset({"api.organizations.projects.api_keys.write"})))
     caller = team.callers.by_secret(secret)
     assert caller is not None
@@ -181,7 +181,7 @@ def test_whoever_holds_a_narrow_key_still_ends_their_other_keys(team: Team) -> N
 
 def test_a_narrow_key_makes_no_other_key_of_its_user_freer(team: Team) -> None:
     ann = team.person("ann@example.org", **{team.owner.project_id: "owner"})
-    place = Owner(ann.user_id, team.owner.project_id, ann.organization_id)
+    place = KeyOwner(ann.user_id, team.owner.project_id, ann.organization_id)
     writes = frozenset({"api.organizations.projects.api_keys.write"})
     bound = NewKey("wide", ann.scopes, expires_in=60, allowed_models=("m",), allowed_sources=("192.0.2.0/24",))
     wide, _ = team.keys.create(place, bound)

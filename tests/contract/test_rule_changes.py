@@ -15,7 +15,7 @@ from llmariner.limits.revisions import Revisions
 from llmariner.limits.rules import Limits, Subject
 from llmariner.platform.database import Database
 from llmariner.platform.database.revisions import next_revision
-from llmariner.tenancy.keys.store import Owner
+from llmariner.tenancy.keys.store import KeyOwner
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def revisions(database: Database, monkeypatch: pytest.MonkeyPatch) -> Revisions:
     return Revisions(database)
 
 
-def project(owner: Owner) -> Subject:
+def project(owner: KeyOwner) -> Subject:
     return Subject(owner.organization_id, "project", owner.project_id)
 
 
-def test_every_change_says_whom_it_concerns(database: Database, revisions: Revisions, owner: Owner) -> None:
+def test_every_change_says_whom_it_concerns(database: Database, revisions: Revisions, owner: KeyOwner) -> None:
     limits, budgets, organization = Limits(database), Budgets(database), owner.organization_id
     whole = Subject(organization, "organization", organization)
     before = revisions.latest().limits
@@ -49,7 +49,7 @@ def test_every_change_says_whom_it_concerns(database: Database, revisions: Revis
     assert revisions.changed_subjects_since(before) == (("organization", organization),)
 
 
-def test_what_ends_with_somebody_concerns_whom_it_bound(database: Database, revisions: Revisions, owner: Owner) -> None:
+def test_what_ends_with_somebody_concerns_whom_it_bound(database: Database, revisions: Revisions, owner: KeyOwner) -> None:
     subjects = [Subject(owner.organization_id, "key", f"key_{number}") for number in range(3)]
     for subject in subjects:
         Limits(database).put(None, subject, "*", {"requests_per_minute": 5})
@@ -60,7 +60,7 @@ def test_what_ends_with_somebody_concerns_whom_it_bound(database: Database, revi
 
 
 def test_what_the_release_before_changes_may_concern_anybody(
-    database: Database, revisions: Revisions, owner: Owner
+    database: Database, revisions: Revisions, owner: KeyOwner
 ) -> None:
     before = revisions.latest().limits
     Limits(database).put(None, project(owner), "*", {"requests_per_minute": 5})
@@ -70,7 +70,7 @@ def test_what_the_release_before_changes_may_concern_anybody(
 
 
 def test_what_is_long_ago_may_concern_anybody(
-    database: Database, revisions: Revisions, owner: Owner, monkeypatch: pytest.MonkeyPatch
+    database: Database, revisions: Revisions, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(changes, "_KEPT", 3)
     before = revisions.latest().limits
@@ -83,7 +83,7 @@ def test_what_is_long_ago_may_concern_anybody(
 
 
 def test_windows_and_periods_follow_the_databases_clock_whatever_the_processes_is(
-    database: Database, owner: Owner, monkeypatch: pytest.MonkeyPatch
+    database: Database, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if database.engine.dialect.name == "sqlite":
         pytest.skip("SQLite's clock is the process's")

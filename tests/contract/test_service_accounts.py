@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
-from llmariner.tenancy.keys.store import NewKey, Owner, View
+from llmariner.tenancy.keys.store import NewKey, KeyOwner, View
 from llmariner.tenancy.members.service_accounts import ServiceAccount
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES, PROJECT_ROLES
 
@@ -19,7 +19,7 @@ AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 
 
 def key_of(team: Team, account: ServiceAccount, name: str = "ci") -> tuple[str, str]:
-    place = Owner(account.id, account.project_id, account.organization_id)
+    place = KeyOwner(account.id, account.project_id, account.organization_id)
     key, secret = team.keys.create(place, NewKey(name, OWNER_SCOPES), actor=team.admin)
     return key.id, secret
 

@@ -15,7 +15,7 @@ from llmariner.errors import AuthenticationFailed, NotFound, PermissionDenied
 from llmariner.platform.database import Database
 from llmariner.settings import Secret
 from llmariner.tenancy.authenticator import Callers
-from llmariner.tenancy.keys.store import Keys, Owner
+from llmariner.tenancy.keys.store import Keys, KeyOwner
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
 from llmariner.tenancy.sign_in import token_sign_in as sign_in
@@ -46,7 +46,7 @@ def callers(database: Database) -> Callers:
 
 
 @pytest.fixture
-def people(database: Database, tokens: Tokens, callers: Callers, owner: Owner) -> SignIn:
+def people(database: Database, tokens: Tokens, callers: Callers, owner: KeyOwner) -> SignIn:
     """Of an installation with its default organisation."""
     return SignIn(database, tokens, callers)
 
@@ -72,7 +72,7 @@ def test_a_newcomer_becomes_what_the_setting_says(
     database: Database,
     tokens: Tokens,
     callers: Callers,
-    owner: Owner,
+    owner: KeyOwner,
 ) -> None:
     people = SignIn(database, tokens, callers, newcomer_role=newcomers)
     caller = people.caller(tokens.new())
@@ -82,7 +82,7 @@ def test_a_newcomer_becomes_what_the_setting_says(
 
 
 def test_whom_an_owner_removed_stays_removed(
-    database: Database, tokens: Tokens, callers: Callers, owner: Owner
+    database: Database, tokens: Tokens, callers: Callers, owner: KeyOwner
 ) -> None:
     people = SignIn(database, tokens, callers, newcomer_role="member")
     user_id = people.caller(tokens.new()).user_id
@@ -119,7 +119,7 @@ def test_who_was_removed_from_the_default_project_is_no_member_of_it_as_a_newcom
     assert (found.organization_id, found.project_id) == (team.owner.organization_id, None)
 
 
-def test_an_invitation_is_kept_to_the_letter(database: Database, people: SignIn, tokens: Tokens, owner: Owner) -> None:
+def test_an_invitation_is_kept_to_the_letter(database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner) -> None:
     invite(database, owner, "alice@example.org", role="owner")
     caller = people.caller(tokens.new())
     assert (caller.organization_role, caller.project_role) == ("owner", "member")
@@ -135,14 +135,14 @@ def test_an_invitation_is_kept_to_the_letter(database: Database, people: SignIn,
 
 @pytest.mark.parametrize("ended", [{"expires_at": 5}, {"revoked_at": 5}, {"accepted_at": 5}, {"email": "bob@x.org"}])
 def test_an_invitation_that_ended_or_is_another_s_gives_nothing(
-    ended: dict[str, Any], database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    ended: dict[str, Any], database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, **{"email": "alice@example.org", **ended})
     no_member(people, tokens.new())
 
 
 def test_an_invitation_needs_a_verified_e_mail(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     no_member(people, tokens.new())
     invite(database, owner, "alice@example.org")
@@ -151,7 +151,7 @@ def test_an_invitation_needs_a_verified_e_mail(
 
 
 def test_an_invitation_does_not_change_what_somebody_is_already(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
     invite(database, owner, "alice@example.org", role="reader")
@@ -162,7 +162,7 @@ def test_an_invitation_does_not_change_what_somebody_is_already(
 
 
 def test_an_invitation_is_taken_by_nobody_whose_token_says_another_address(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     add_user(database, "b@example.org")
     join(database, owner, add_user(database, "alice@example.org"))
@@ -177,7 +177,7 @@ def test_an_invitation_is_taken_by_nobody_whose_token_says_another_address(
     assert people.caller(tokens.new()).is_owner
 
 
-def test_an_archived_project_takes_nobody_in(database: Database, people: SignIn, tokens: Tokens, owner: Owner) -> None:
+def test_an_archived_project_takes_nobody_in(database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner) -> None:
     invite(database, owner, "alice@example.org")
     with database.write() as session:
         session.run(update(projects).values(archived_at=5))
@@ -186,7 +186,7 @@ def test_an_archived_project_takes_nobody_in(database: Database, people: SignIn,
 
 
 def test_who_was_added_by_e_mail_is_found_by_it_whatever_its_case(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     user_id = add_user(database, "alice@example.org")
     join(database, owner, user_id)
@@ -198,7 +198,7 @@ def test_who_was_added_by_e_mail_is_found_by_it_whatever_its_case(
     "other", [{"issuer": "https://other.example"}, {"subject": "0002"}, {"issuer": "x", "subject": "0001"}]
 )
 def test_an_account_is_not_taken_over_by_its_e_mail(
-    other: dict[str, Any], database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    other: dict[str, Any], database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org", role="owner")
     alice = people.caller(tokens.new())
@@ -210,7 +210,7 @@ def test_an_account_is_not_taken_over_by_its_e_mail(
 
 
 def test_an_owner_may_let_somebody_move_to_another_issuer(
-    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org"))
     alice = people.caller(tokens.new())
@@ -230,7 +230,7 @@ def test_an_owner_may_let_somebody_move_to_another_issuer(
 
 
 def test_another_organization_s_owner_changes_nobody_s_sign_in(
-    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: Owner, stranger: Owner
+    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: KeyOwner, stranger: KeyOwner
 ) -> None:
     join(database, stranger, stranger.user_id, "owner")
     with pytest.raises(PermissionDenied, match="default organization"):
@@ -238,7 +238,7 @@ def test_another_organization_s_owner_changes_nobody_s_sign_in(
 
 
 def test_an_e_mail_that_nobody_verified_finds_no_account(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
     with pytest.raises(PermissionDenied, match="verified") as refused:
@@ -248,7 +248,7 @@ def test_an_e_mail_that_nobody_verified_finds_no_account(
 
 
 def test_a_service_account_is_nobody_who_signs_in(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     name = "system:serviceaccount:ci"
     join(database, owner, add_user(database, name, kind="service_account"))
@@ -258,7 +258,7 @@ def test_a_service_account_is_nobody_who_signs_in(
 
 
 def test_without_an_e_mail_somebody_is_known_by_the_subject(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "ci-runner"))
     nameless: dict[str, Any] = {"email": None, "email_verified": False, "name": None}
@@ -268,7 +268,7 @@ def test_without_an_e_mail_somebody_is_known_by_the_subject(
 
 
 def test_a_new_e_mail_is_followed_unless_it_is_somebody_s(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org")
     alice = people.caller(tokens.new())
@@ -278,7 +278,7 @@ def test_a_new_e_mail_is_followed_unless_it_is_somebody_s(
 
 
 def test_headers_select_by_id_or_title(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner, stranger: Owner
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner, stranger: KeyOwner
 ) -> None:
     with database.write() as session:
         session.add(
@@ -307,7 +307,7 @@ def test_headers_select_by_id_or_title(
 
 
 def test_a_sign_in_is_logged_once_however_often_its_tokens_come(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org")
     for _ in range(3):
@@ -322,7 +322,7 @@ def test_a_sign_in_is_logged_once_however_often_its_tokens_come(
 
 
 def test_a_refused_sign_in_is_logged(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner, stranger: Owner
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner, stranger: KeyOwner
 ) -> None:
     def failed() -> list[tuple[str, str | None, str | None]]:
         rows = logged(database, "login.failed")
@@ -347,7 +347,7 @@ def test_a_refused_sign_in_is_logged(
 
 
 def test_who_is_in_and_asks_for_a_project_of_others_has_not_failed_to_sign_in(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org")
     with pytest.raises(PermissionDenied, match="project 'Theirs'"):
@@ -356,7 +356,7 @@ def test_who_is_in_and_asks_for_a_project_of_others_has_not_failed_to_sign_in(
 
 
 def test_many_first_requests_at_once_make_one_user(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner, at_once: AtOnce
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner, at_once: AtOnce
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     invite(database, owner, "alice@example.org")
@@ -369,7 +369,7 @@ def test_many_first_requests_at_once_make_one_user(
 
 
 def test_a_known_token_costs_no_writing(
-    database: Database, people: SignIn, tokens: Tokens, owner: Owner, monkeypatch: pytest.MonkeyPatch
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     invite(database, owner, "alice@example.org")
     token = tokens.new()

@@ -10,7 +10,7 @@ from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.organizations.projects import NewProject, Projects
 from llmariner.tenancy.organizations.store import Organizations
-from llmariner.tenancy.principal import Caller, Owner
+from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.roles.custom_roles import CustomRoles
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 
@@ -64,7 +64,7 @@ class Company:
         if project_id is None:
             _, self.secrets[name] = self.context.keys.create_admin(replace(person), new)
         else:
-            _, self.secrets[name] = self.context.keys.create(Owner(user_id, project_id, self.id), new)
+            _, self.secrets[name] = self.context.keys.create(KeyOwner(user_id, project_id, self.id), new)
         self.people[name] = person
         return person
 

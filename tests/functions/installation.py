@@ -15,7 +15,7 @@ from llmariner.context import Context
 from llmariner.gateway.authentication.service_tokens import ServiceTokens
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database.migrate import upgrade
-from llmariner.tenancy.keys.store import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, KeyOwner
 from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
 from llmariner.tenancy.tables import api_keys, organization_users, organizations, project_users, projects, users
 
@@ -94,7 +94,7 @@ class Installation:
         return "proj_spare"
 
     @cached_property
-    def stranger(self) -> Owner:
+    def stranger(self) -> KeyOwner:
         """Somebody of another organisation."""
         with self.context.database.write() as session:
             session.add(users, id="user_2", email="eve@example.org", created_at=1)
@@ -104,7 +104,7 @@ class Installation:
             joined = {"user_id": "user_2", "organization_id": "org_2", "role": "owner", "created_at": 1}
             session.add(organization_users, **joined)
             session.add(project_users, project_id="proj_2", **joined)
-        return Owner("user_2", "proj_2", "org_2")
+        return KeyOwner("user_2", "proj_2", "org_2")
 
     def _make_keys(self) -> IssuedKeys:
         keys = self.context.keys

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.tenancy.keys.store import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, KeyOwner
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES, PROJECT_ROLES
 
@@ -27,7 +27,7 @@ _numbers = itertools.count()
 def make(installation: Installation) -> Callable[..., Made]:
     """Id and headers of a new key of the administrator, or of `owner`."""
 
-    def made(owner: Owner | None = None, scopes: frozenset[str] = OWNER_SCOPES, **values: Any) -> Made:
+    def made(owner: KeyOwner | None = None, scopes: frozenset[str] = OWNER_SCOPES, **values: Any) -> Made:
         new = NewKey(f"bounds {next(_numbers)}", scopes, **values)
         key, secret = installation.context.keys.create(owner or installation.owner, new)
         return key.id, {"authorization": f"Bearer {secret}"}
@@ -36,14 +36,14 @@ def make(installation: Installation) -> Callable[..., Made]:
 
 
 @pytest.fixture
-def lead(installation: Installation) -> Owner:
+def lead(installation: Installation) -> KeyOwner:
     """Somebody who owns the default project, and not the organisation."""
     owner = installation.owner
     caller = installation.context.callers.of_user(owner.user_id, owner.organization_id, owner.project_id)
     members = Members(installation.context.database)
     user_id = members.add(caller, f"lead{next(_numbers)}@example.org", "reader").user_id
     members.add_to_project(caller, owner.project_id, user_id, "owner")
-    return Owner(user_id, owner.project_id, owner.organization_id)
+    return KeyOwner(user_id, owner.project_id, owner.organization_id)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_key_of_few_scopes_gets_no_secret_of_one_with_more(make: Callable[...,
 
 
 def test_a_projects_owner_gets_no_secret_of_the_organisations_owner(
-    make: Callable[..., Made], call: Call, lead: Owner
+    make: Callable[..., Made], call: Call, lead: KeyOwner
 ) -> None:
     _, by = make(lead, PROJECT_ROLES["owner"])
     owners, _ = make()

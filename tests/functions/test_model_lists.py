@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmariner.models.model import NewModel, SourceRepository, Task
-from llmariner.tenancy.keys.store import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, KeyOwner
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 
 from .asking import check
@@ -29,7 +29,7 @@ def company(installation: Installation, ask: Ask) -> Company:
 
 def key(company: Company, **bounds: Any) -> str:
     """The name of one more key of mia, which is bound to some models."""
-    place = Owner(company.people["mia"].user_id, company.vision, company.id)
+    place = KeyOwner(company.people["mia"].user_id, company.vision, company.id)
     _, company.secrets["bound"] = company.context.keys.create(place, NewKey("bound", OWNER_SCOPES, **bounds))
     return "bound"
 

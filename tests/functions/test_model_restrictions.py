@@ -17,7 +17,7 @@ from llmariner.models.tables import models
 from llmariner.platform.events.cloudevents import to_http
 from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.members.memberships import Members
-from llmariner.tenancy.principal import Owner
+from llmariner.tenancy.principal import KeyOwner
 from llmariner.tenancy.roles.scopes import MODEL_ADMIN, OWNER_SCOPES
 
 from .asking import Answer, InProcess, Question, check
@@ -39,7 +39,7 @@ def company(installation: Installation, ask: Ask) -> Company:
     members, owner = Members(installation.context.database), installation.owner
     user_id = members.add(admin, made.email("plain"), "reader").user_id
     members.add_to_project(admin, owner.project_id, user_id, "member")
-    place = Owner(user_id, owner.project_id, owner.organization_id)
+    place = KeyOwner(user_id, owner.project_id, owner.organization_id)
     _, made.secrets["plain"] = installation.context.keys.create(place, NewKey("plain", OWNER_SCOPES | {MODEL_ADMIN}))
     return made
 

@@ -15,7 +15,7 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.admin.organization import UsageCompletionsResponse, UsageCostsResponse, UsageEmbeddingsResponse
 
-from llmariner.tenancy.keys.store import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, KeyOwner
 from llmariner.tenancy.organizations.bootstrap import make_admin_key
 from llmariner.tenancy.roles.scopes import PROJECT_ROLES
 from llmariner.tenancy.tables import organization_users, project_users, users
@@ -63,9 +63,9 @@ def answered(ask: Ask, path: str, by: dict[str, str], query: str = "", body: Any
 
 
 @pytest.fixture(scope="session")
-def member(installation: Installation) -> tuple[Owner, dict[str, str]]:
+def member(installation: Installation) -> tuple[KeyOwner, dict[str, str]]:
     """Somebody who works in another project of the administrator's organisation, and the headers of their key."""
-    owner = Owner("user_member", installation.spare_project, installation.owner.organization_id)
+    owner = KeyOwner("user_member", installation.spare_project, installation.owner.organization_id)
     with installation.context.database.write() as session:
         session.add(users, id=owner.user_id, email="member@example.org", created_at=1)
         joined = {"user_id": owner.user_id, "organization_id": owner.organization_id, "created_at": 1}
@@ -75,7 +75,7 @@ def member(installation: Installation) -> tuple[Owner, dict[str, str]]:
     return owner, {"authorization": f"Bearer {secret}"}
 
 
-def used(installation: Installation, owner: Owner | None = None, **values: Any) -> str:
+def used(installation: Installation, owner: KeyOwner | None = None, **values: Any) -> str:
     """A request that ended, in the ledger; returns its id."""
     owner = owner or installation.owner
     request_id = f"req_usage{next(NUMBERS)}"
@@ -171,7 +171,7 @@ def test_summaries_of_models_are_by_interval(call: Call, installation: Installat
 
 
 def test_owners_see_their_organisation_and_others_their_project(
-    call: Call, installation: Installation, member: tuple[Owner, dict[str, str]], stranger: dict[str, str]
+    call: Call, installation: Installation, member: tuple[KeyOwner, dict[str, str]], stranger: dict[str, str]
 ) -> None:
     owner, theirs = member
     mine, also = used(installation), used(installation, owner)
@@ -191,7 +191,7 @@ def test_owners_see_their_organisation_and_others_their_project(
 
 @pytest.mark.parametrize("path", ["usage/completions", "usage/embeddings", "usage/requests", "costs"])
 def test_the_organisations_reports_are_for_those_who_administer_it(
-    path: str, ask: Ask, installation: Installation, member: tuple[Owner, dict[str, str]]
+    path: str, ask: Ask, installation: Installation, member: tuple[KeyOwner, dict[str, str]]
 ) -> None:
     refused = answered(ask, f"/v1/organization/{path}", member[1], "start_time=1")
     check(refused, 403, "insufficient_permissions")
@@ -391,7 +391,7 @@ def test_a_price_that_makes_no_sense_is_refused(
 
 
 def test_only_who_runs_the_installation_sets_prices(
-    ask: Ask, stranger: dict[str, str], member: tuple[Owner, dict[str, str]], call: Call
+    ask: Ask, stranger: dict[str, str], member: tuple[KeyOwner, dict[str, str]], call: Call
 ) -> None:
     body = {"model": "m", "prompt": 1, "completion": 1}
     for by in (stranger, member[1]):

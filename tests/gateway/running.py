@@ -25,7 +25,7 @@ from sqlalchemy import func, select
 
 from llmariner.context import Context
 from llmariner.models.model import NewModel, SourceRepository, Task
-from llmariner.tenancy.keys.store import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, KeyOwner
 from llmariner.tenancy.organizations.bootstrap import first_owner
 from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
 from llmariner.tenancy.tables import projects
@@ -201,7 +201,7 @@ class Platform:
         value = {"arguments": ["--model", name, *arguments], "capacity": capacity}
         (self.folder / f"{name}.json").write_text(json.dumps(value))
 
-    def key(self, name: str, *, limited: bool = False, owner: Owner | None = None) -> tuple[str, Caller]:
+    def key(self, name: str, *, limited: bool = False, owner: KeyOwner | None = None) -> tuple[str, Caller]:
         """A new key: its id and a caller who uses it."""
         new = NewKey(name=name, scopes=OWNER_SCOPES | INSTALLATION_SCOPES, excluded_from_rate_limiting=not limited)
         key, secret = self.context.keys.create(owner or self.owner, new)
@@ -223,7 +223,7 @@ class Platform:
                 is_default=False,
                 created_at=0,
             )
-        owner = Owner(self.owner.user_id, f"proj_{name}", self.owner.organization_id)
+        owner = KeyOwner(self.owner.user_id, f"proj_{name}", self.owner.organization_id)
         return self.key(name, owner=owner)[1]
 
     def engines(self, model: str | None = None) -> list[EngineProcess]:

@@ -12,7 +12,7 @@ import pytest
 
 from llmariner.limits.budgets import Budget, NewBudget
 from llmariner.limits.rules import Subject
-from llmariner.tenancy.keys.store import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, KeyOwner
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 from llmariner.usage.tables import prices
 
@@ -40,7 +40,7 @@ def tenant(platform: Platform, amount: int) -> tuple[Caller, Budget]:
     """A caller of a project of its own, and that project's hard budget."""
     owner, name = platform.owner, f"bounds-{next(NUMBERS)}"
     platform.tenant(name)
-    mine = Owner(owner.user_id, f"proj_{name}", owner.organization_id)
+    mine = KeyOwner(owner.user_id, f"proj_{name}", owner.organization_id)
     made = platform.context.budgets.put(
         None, Subject(owner.organization_id, "project", mine.project_id), "total", NewBudget(amount)
     )

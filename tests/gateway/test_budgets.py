@@ -14,7 +14,7 @@ from sqlalchemy import select
 from llmariner.limits.budgets import Budget, NewBudget
 from llmariner.limits.rules import Subject
 from llmariner.platform.events.tables import events
-from llmariner.tenancy.keys.store import NewKey, Owner
+from llmariner.tenancy.keys.store import NewKey, KeyOwner
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 from llmariner.usage.tables import prices
 
@@ -47,7 +47,7 @@ def tenant(platform: Platform, request: pytest.FixtureRequest) -> tuple[Caller, 
     name = f"money-{abs(hash(request.node.name)) % 10**8}"
     owner = platform.owner
     platform.tenant(name)
-    mine = Owner(owner.user_id, f"proj_{name}", owner.organization_id)
+    mine = KeyOwner(owner.user_id, f"proj_{name}", owner.organization_id)
     new = NewKey(name=f"key of {name}", scopes=OWNER_SCOPES, excluded_from_rate_limiting=True)
     _, secret = platform.context.keys.create(mine, new)
     return Caller(platform.port, secret), Subject(owner.organization_id, "project", f"proj_{name}")

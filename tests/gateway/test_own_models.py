@@ -11,7 +11,7 @@ import pytest
 from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.rules import Subject
 from llmariner.models.model import NewModel, SourceRepository, Task
-from llmariner.tenancy.keys.store import Owner
+from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.usage.tables import prices
 
 from .caller import Caller
@@ -117,7 +117,7 @@ def test_a_budget_is_spent_by_the_prices_of_a_projects_own_models(platform: Plat
     list_price(platform, "price_of_project", "budgeted", 400, project)
     subject = Subject(organization, "project", project)
     Budgets(platform.context.database).put(None, subject, "total", NewBudget(1000))
-    caller = platform.key("budgeted, new", owner=Owner(platform.owner.user_id, project, organization))[1]
+    caller = platform.key("budgeted, new", owner=KeyOwner(platform.owner.user_id, project, organization))[1]
 
     async def scenario() -> list[int]:
         return [(await caller.chat("budgeted", max_tokens=1)).status for _ in range(3)]

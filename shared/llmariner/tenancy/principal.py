@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from llmariner.errors import InvalidRequest
 
-__all__ = ["Caller", "Owner"]
+__all__ = ["Caller", "KeyOwner"]
 
 
 @dataclass(frozen=True)
-class Owner:
+class KeyOwner:
     """On whose behalf a key acts."""
 
     user_id: str
@@ -45,11 +45,11 @@ class Caller:
         return self.organization_role == "owner"
 
     @property
-    def owner(self) -> Owner:
+    def owner(self) -> KeyOwner:
         """On whose behalf it works in its project. InvalidRequest when it has selected none."""
         if self.project_id is None:
             raise InvalidRequest(
                 "This request works inside a project, and you have selected none: send the header 'OpenAI-Project'.",
                 code="project_required",
             )
-        return Owner(self.user_id, self.project_id, self.organization_id)
+        return KeyOwner(self.user_id, self.project_id, self.organization_id)

@@ -15,7 +15,7 @@ from llmariner.http.schemas.timestamps import Timestamp
 from llmariner.tenancy.keys.store import ApiKey, NewKey
 from llmariner.tenancy.keys.visibility import managed
 from llmariner.tenancy.members.service_accounts import ServiceAccounts
-from llmariner.tenancy.principal import Caller, Owner
+from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.roles.delegation import has_full_owner_rights
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, checked
 
@@ -180,6 +180,6 @@ def _create_with_service_account(context: Context, caller: Caller, body: CreateK
     accounts = ServiceAccounts(context.database)
     with context.database.write() as session:
         account_id = accounts.create_in(session, caller, project_id, body.name, "owner", role)
-        place = Owner(account_id, project_id, caller.organization_id)
+        place = KeyOwner(account_id, project_id, caller.organization_id)
         key_id, secret = context.keys.create_in(session, place, new, actor=caller)
     return context.keys.get(place, key_id), secret

@@ -22,7 +22,7 @@ from llmariner.settings import Secret
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.invitations.pending import is_backed, open_invites
 from llmariner.tenancy.keys import secrets
-from llmariner.tenancy.keys.store import Keys, NewKey, Owner
+from llmariner.tenancy.keys.store import Keys, NewKey, KeyOwner
 from llmariner.tenancy.members.memberships import person_with
 from llmariner.tenancy.members.removals import forget_removal
 from llmariner.tenancy.mutations import serialize_mutations, record_mutation
@@ -195,7 +195,7 @@ class Invites:
             bump_revision(session, user_ids=[user_id])
             first_key = None
             if keys is not None and project_id is not None:
-                place = Owner(user_id, project_id, invite.organization_id)
+                place = KeyOwner(user_id, project_id, invite.organization_id)
                 first_key = keys.create_in(session, place, NewKey(f"invitation {invite.id}", scopes))
             told = {"user_id": user_id, "email": invite.email}
             record_mutation(session, None, "invite.accepted", invite.id, told, organization_id=invite.organization_id)

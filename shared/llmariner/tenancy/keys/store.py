@@ -24,10 +24,10 @@ from llmariner.tenancy.keys.attenuation import bounded, check_may_hold, check_no
 from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of, key_with_digest
 from llmariner.tenancy.members.deprovisioning import delete_service_account
 from llmariner.tenancy.mutations import serialize_mutations
-from llmariner.tenancy.principal import Caller, Owner
+from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.tables import api_keys, users
 
-__all__ = ["KEEP", "ApiKey", "Keys", "NewKey", "Owner", "View", "key_with_digest"]
+__all__ = ["KEEP", "ApiKey", "Keys", "NewKey", "KeyOwner", "View", "key_with_digest"]
 
 _CREATED = "ai.llmariner.api_key.created.v1"
 _UPDATED = "ai.llmariner.api_key.updated.v1"
@@ -80,7 +80,7 @@ class View:
 
 
 class Keys:
-    """The API keys of one installation. An `Owner` in the place of a `View` sees all keys of its project.
+    """The API keys of one installation. An `KeyOwner` in the place of a `View` sees all keys of its project.
 
     `actor` None: the platform itself.
     """
@@ -89,7 +89,7 @@ class Keys:
         self._database = database
         self._pepper = pepper
 
-    def create(self, owner: Owner, new: NewKey, secret: str = "", *, actor: Caller | None = None) -> tuple[ApiKey, str]:
+    def create(self, owner: KeyOwner, new: NewKey, secret: str = "", *, actor: Caller | None = None) -> tuple[ApiKey, str]:
         """Make a key; the secret is returned this once.
 
         Conflict when the owner has a live key of that name in the organisation. `secret` only where it had to
@@ -102,7 +102,7 @@ class Keys:
         return self.get(owner, key_id), secret
 
     def create_in(
-        self, session: WriteSession, owner: Owner, new: NewKey, *, actor: Caller | None = None
+        self, session: WriteSession, owner: KeyOwner, new: NewKey, *, actor: Caller | None = None
     ) -> tuple[str, str]:
         """As `create`, in a transaction under way; returns id and secret."""
         secret = secrets.new_secret()
@@ -115,7 +115,7 @@ class Keys:
             key_id = self._insert(session, caller, new, secret, caller.user_id, caller.organization_id, None)
         return self.get(View(caller.organization_id, kind="admin"), key_id), secret
 
-    def of_project(self, owner: Owner) -> list[ApiKey]:
+    def of_project(self, owner: KeyOwner) -> list[ApiKey]:
         """The live keys of the owner's project, newest first."""
         return self.seen(_view(owner))
 
@@ -126,14 +126,14 @@ class Keys:
             rows = session.rows(KEYS.where(live).order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()))
         return [key_of(row) for row in rows]
 
-    def get(self, view: Owner | View, key_id: str) -> ApiKey:
+    def get(self, view: KeyOwner | View, key_id: str) -> ApiKey:
         """One live key of a view. NotFound otherwise."""
         with self._database.read() as session:
             return _live(session, view, key_id)
 
     def update(
         self,
-        view: Owner | View,
+        view: KeyOwner | View,
         key_id: str,
         *,
         name: str | None = None,
@@ -167,7 +167,7 @@ class Keys:
         return self.get(view, key_id)
 
     def rotate(
-        self, view: Owner | View, key_id: str, *, overlap: int, actor: Caller | None = None
+        self, view: KeyOwner | View, key_id: str, *, overlap: int, actor: Caller | None = None
     ) -> tuple[ApiKey, str]:
         """Give a key a new secret, returned this once; the old one works for `overlap` more seconds.
 
@@ -197,7 +197,7 @@ class Keys:
             _log(session, actor, "updated", key, {"changes_requested": told})
         return self.get(view, key_id), secret
 
-    def revoke(self, view: Owner | View, key_id: str, *, actor: Caller | None = None) -> None:
+    def revoke(self, view: KeyOwner | View, key_id: str, *, actor: Caller | None = None) -> None:
         """End a key; every process refuses it within its polling interval (2 s). A service account ends with its last."""
         with self._database.write() as session:
             serialize_mutations(session, actor)
@@ -269,11 +269,11 @@ class Keys:
         return key_id
 
 
-def _view(seen: Owner | View) -> View:
+def _view(seen: KeyOwner | View) -> View:
     return seen if isinstance(seen, View) else View(seen.organization_id, seen.project_id)
 
 
-def _live(session: ReadSession, view: Owner | View, key_id: str) -> ApiKey:
+def _live(session: ReadSession, view: KeyOwner | View, key_id: str) -> ApiKey:
     row = session.first(KEYS.where(api_keys.c.id == key_id, _view(view).holds()))
     if row is None or row.revoked_at is not None:
         raise NotFound(f"No API key with id '{key_id}'. List yours with GET /v1/api_keys.", param="id")

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database
-from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, Owner
+from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, KeyOwner
 from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
 from llmariner.tenancy.tables import organization_users, organizations, project_users, projects, users
 
@@ -17,7 +17,7 @@ __all__ = ["first_owner", "make_admin_key"]
 _ADMIN = "admin@localhost"
 
 
-def first_owner(database: Database) -> Owner:
+def first_owner(database: Database) -> KeyOwner:
     """The administrator with the default organisation and project; made when they are not there yet."""
     now = int(time.time())
     with database.write() as session:
@@ -43,9 +43,9 @@ def first_owner(database: Database) -> Owner:
             join = {"user_id": user, "organization_id": organization, "role": "owner", "created_at": now}
             session.add(organization_users, **join)
             session.add(project_users, project_id=project, **join)
-    return Owner(user_id=user, project_id=project, organization_id=organization)
+    return KeyOwner(user_id=user, project_id=project, organization_id=organization)
 
 
-def make_admin_key(keys: Keys, owner: Owner, name: str, secret: str = "") -> tuple[ApiKey, str]:
+def make_admin_key(keys: Keys, owner: KeyOwner, name: str, secret: str = "") -> tuple[ApiKey, str]:
     """A key of the administrator with every scope of an owner of the default organization; `secret` as in `Keys.create`."""
     return keys.create(owner, NewKey(name=name, scopes=OWNER_SCOPES | INSTALLATION_SCOPES), secret)
