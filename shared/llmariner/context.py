@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from llmariner.platform.events.deliveries import Deliveries
     from llmariner.platform.serving import Serving
     from llmariner.platform.serving.waiting_requests import WaitingRequests
-    from llmariner.tenancy.authenticator import Callers
+    from llmariner.tenancy.authenticator import Authenticator
     from llmariner.tenancy.keys.store import Keys
     from llmariner.tenancy.sign_in.token_sign_in import SignIn
     from llmariner.usage.batch_writer import BatchWriter
@@ -113,11 +113,11 @@ class Context:
         return Keys(self.database, self.secrets.pepper)
 
     @_part
-    def callers(self) -> Callers:
+    def callers(self) -> Authenticator:
         """Who calls, by key or by sign-in."""
-        from llmariner.tenancy.authenticator import Callers
+        from llmariner.tenancy.authenticator import Authenticator
 
-        return Callers(self.database, self.secrets.pepper)
+        return Authenticator(self.database, self.secrets.pepper)
 
     @_part
     def secret_lookups(self) -> ThrottledLookups:

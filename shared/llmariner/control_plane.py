@@ -21,7 +21,7 @@ from llmariner.models.model import ActivationStatus, Model
 from llmariner.models.registry import Registry
 from llmariner.platform.serving import Phase, Serving, Status
 from llmariner.platform.serving.waiting_requests import WaitingRequests
-from llmariner.tenancy.authenticator import Callers
+from llmariner.tenancy.authenticator import Authenticator
 from llmariner.tenancy.keys.store import ApiKey, Keys
 from llmariner.tenancy.sign_in.token_sign_in import SignIn
 from llmariner.usage.batch_writer import BatchWriter
@@ -48,7 +48,7 @@ class InProcessControl:
     def __init__(
         self,
         keys: Keys,
-        callers: Callers,
+        callers: Authenticator,
         people: Callable[[], SignIn | None],
         restriction: Callable[[str], Restriction],
         leases: Leases,

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmariner.platform.database import Database
 from llmariner.settings import Secret
-from llmariner.tenancy.authenticator import Callers
+from llmariner.tenancy.authenticator import Authenticator
 from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.invitations.store import Invites
 from llmariner.tenancy.keys.store import Keys, NewKey
@@ -36,7 +36,7 @@ class Team:
         self.roles = CustomRoles(database)
         self.invites = Invites(database, PEPPER)
         self.keys = Keys(database, PEPPER)
-        self.callers = Callers(database, PEPPER)
+        self.callers = Authenticator(database, PEPPER)
         self.admin = self.caller(owner.user_id)
 
     def caller(self, user_id: str, organization: str | None = None, project: str | None = None) -> Caller:

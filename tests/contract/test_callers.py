@@ -13,7 +13,7 @@ from llmariner.errors import AuthenticationFailed, InvalidRequest, PermissionDen
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings, Secret
-from llmariner.tenancy.authenticator import Callers
+from llmariner.tenancy.authenticator import Authenticator
 from llmariner.tenancy.keys.store import Keys, NewKey, KeyOwner
 from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.roles.scopes import MODEL_ADMIN, ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, VIEWER_SCOPES
@@ -31,8 +31,8 @@ _PEPPER = Secret("p" * 32)
 
 
 @pytest.fixture
-def callers(database: Database) -> Callers:
-    return Callers(database, _PEPPER)
+def callers(database: Database) -> Authenticator:
+    return Authenticator(database, _PEPPER)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def set_role(database: Database, table: Any, user_id: str, role: str | None) -> 
 
 @pytest.mark.parametrize("role", sorted(PROJECT_ROLES))
 def test_a_key_does_no_more_than_its_user_may(
-    role: str, database: Database, owner: KeyOwner, keys: Keys, callers: Callers
+    role: str, database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator
 ) -> None:
     _, secret = keys.create(join(database, owner, role), NewKey("all", OWNER_SCOPES))
     caller = callers.by_secret(secret)
@@ -68,14 +68,14 @@ def test_a_key_does_no_more_than_its_user_may(
     assert (caller.project_role, caller.is_owner) == (role, False)
 
 
-def test_a_key_does_no_more_than_it_carries(owner: KeyOwner, keys: Keys, callers: Callers) -> None:
+def test_a_key_does_no_more_than_it_carries(owner: KeyOwner, keys: Keys, callers: Authenticator) -> None:
     _, secret = keys.create(owner, NewKey("files", frozenset({"api.files.read", "api.k8s.clusterscope.read"})))
     caller = callers.by_secret(secret)
     assert caller is not None
     assert caller.scopes == {"api.files.read"}
 
 
-def test_who_may_change_models_may_use_them(owner: KeyOwner, keys: Keys, callers: Callers) -> None:
+def test_who_may_change_models_may_use_them(owner: KeyOwner, keys: Keys, callers: Authenticator) -> None:
     _, secret = keys.create(owner, NewKey("older", frozenset({"api.model.write"})))
     caller = callers.by_secret(secret)
     assert caller is not None
@@ -84,7 +84,7 @@ def test_who_may_change_models_may_use_them(owner: KeyOwner, keys: Keys, callers
 
 @pytest.mark.parametrize("table", [organization_users, project_users], ids=str)
 def test_a_leavers_keys_die_with_the_membership(
-    table: Any, database: Database, owner: KeyOwner, keys: Keys, callers: Callers
+    table: Any, database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator
 ) -> None:
     member = join(database, owner, "member")
     made, secret = keys.create(member, NewKey("mine", VIEWER_SCOPES))
@@ -95,7 +95,7 @@ def test_a_leavers_keys_die_with_the_membership(
     assert set(keys.changed_since(before)[1]) == {made.id, member.user_id}
 
 
-def test_another_role_counts_at_once(database: Database, owner: KeyOwner, keys: Keys, callers: Callers) -> None:
+def test_another_role_counts_at_once(database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator) -> None:
     member = join(database, owner, "viewer")
     _, secret = keys.create(member, NewKey("mine", OWNER_SCOPES))
     set_role(database, project_users, member.user_id, "member")
@@ -105,7 +105,7 @@ def test_another_role_counts_at_once(database: Database, owner: KeyOwner, keys: 
 
 
 def test_a_role_of_the_organisations_own_is_its_scopes(
-    database: Database, owner: KeyOwner, keys: Keys, callers: Callers
+    database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator
 ) -> None:
     with database.write() as session:
         role = {"id": "role_1", "organization_id": owner.organization_id, "name": "asks", "description": ""}
@@ -117,7 +117,7 @@ def test_a_role_of_the_organisations_own_is_its_scopes(
 
 
 def test_a_key_of_an_archived_project_is_no_good(
-    database: Database, owner: KeyOwner, keys: Keys, callers: Callers
+    database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator
 ) -> None:
     _, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     with database.write() as session:
@@ -125,7 +125,7 @@ def test_a_key_of_an_archived_project_is_no_good(
     assert callers.by_secret(secret) is None
 
 
-def test_a_superseded_secret_is_no_good(owner: KeyOwner, keys: Keys, callers: Callers) -> None:
+def test_a_superseded_secret_is_no_good(owner: KeyOwner, keys: Keys, callers: Authenticator) -> None:
     made, old = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     _, new = keys.rotate(owner, made.id, overlap=0)
     assert callers.by_secret(old) is None
@@ -133,7 +133,7 @@ def test_a_superseded_secret_is_no_good(owner: KeyOwner, keys: Keys, callers: Ca
 
 
 def test_a_superseded_secret_is_good_for_as_long_as_was_said(
-    database: Database, owner: KeyOwner, keys: Keys, callers: Callers
+    database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator
 ) -> None:
     made, old = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     keys.rotate(owner, made.id, overlap=60)
@@ -144,7 +144,7 @@ def test_a_superseded_secret_is_good_for_as_long_as_was_said(
 
 
 def test_when_a_key_was_last_used_is_noted_to_the_minute(
-    database: Database, owner: KeyOwner, keys: Keys, callers: Callers
+    database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator
 ) -> None:
     made, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     assert callers.by_secret(secret) is not None
@@ -155,12 +155,12 @@ def test_when_a_key_was_last_used_is_noted_to_the_minute(
     for before, after in ((now - 40, now - 40), (now - 90, now)):
         with database.write() as session:
             session.run(update(api_keys).where(api_keys.c.id == made.id).values(last_used_at=before))
-        Callers(database, _PEPPER).by_secret(secret)  # another process, which knows only what is stored
+        Authenticator(database, _PEPPER).by_secret(secret)  # another process, which knows only what is stored
         assert keys.get(owner, made.id).last_used_at == pytest.approx(after, abs=15)
 
 
 def test_one_process_writes_it_once_in_a_minute_whoever_tells(
-    database: Database, owner: KeyOwner, keys: Keys, callers: Callers, monkeypatch: pytest.MonkeyPatch
+    database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     assert callers.by_secret(secret) is not None
@@ -182,7 +182,7 @@ def test_a_database_that_only_reads_knows_its_keys(database: Database, owner: Ke
     try:
         with pytest.raises((Unavailable, InternalError)), replica.write() as session:
             session.run(update(api_keys).values(last_used_at=1))
-        caller = Callers(replica, _PEPPER).by_secret(secret)
+        caller = Authenticator(replica, _PEPPER).by_secret(secret)
         assert caller is not None
         assert caller.key_id == made.id
     finally:
@@ -190,7 +190,7 @@ def test_a_database_that_only_reads_knows_its_keys(database: Database, owner: Ke
     assert keys.get(owner, made.id).last_used_at is None
 
 
-def test_headers_of_a_key_must_name_its_own(owner: KeyOwner, keys: Keys, callers: Callers) -> None:
+def test_headers_of_a_key_must_name_its_own(owner: KeyOwner, keys: Keys, callers: Authenticator) -> None:
     _, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     assert callers.by_secret(secret, owner.organization_id, "Default Project") is not None
     with pytest.raises(AuthenticationFailed) as refused:
@@ -201,7 +201,7 @@ def test_headers_of_a_key_must_name_its_own(owner: KeyOwner, keys: Keys, callers
     assert refused.value.code == "mismatched_project"
 
 
-def test_a_person_selects_by_id_or_title(database: Database, owner: KeyOwner, callers: Callers) -> None:
+def test_a_person_selects_by_id_or_title(database: Database, owner: KeyOwner, callers: Authenticator) -> None:
     with database.write() as session:
         row = {"organization_id": owner.organization_id, "is_default": False, "created_at": 1}
         session.add(projects, id="proj_b", title="Second", **row)
@@ -215,7 +215,7 @@ def test_a_person_selects_by_id_or_title(database: Database, owner: KeyOwner, ca
         callers.of_user(member.user_id, None, "Second")
 
 
-def test_who_belongs_nowhere_is_told(database: Database, owner: KeyOwner, callers: Callers) -> None:
+def test_who_belongs_nowhere_is_told(database: Database, owner: KeyOwner, callers: Authenticator) -> None:
     with pytest.raises(AuthenticationFailed):
         callers.of_user("user_gone")
     member = join(database, owner, "member")
@@ -258,7 +258,7 @@ def test_who_had_a_key_before_there_were_memberships_keeps_what_it_did(
             ).bindparams(scopes=before)
         )
     upgrade(database)
-    found = Callers(database, _PEPPER).by_digest("d")
+    found = Authenticator(database, _PEPPER).by_digest("d")
     assert found is not None
     assert (found[1].organization_role, found[1].project_role) == ("owner", "owner")
     assert found[1].scopes == after

@@ -10,7 +10,7 @@ from sqlalchemy import delete
 from llmariner.audit import log
 from llmariner.platform.database import Database
 from llmariner.settings import Secret
-from llmariner.tenancy.authenticator import Callers
+from llmariner.tenancy.authenticator import Authenticator
 from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.groups.membership_sync import settle_group
 from llmariner.tenancy.keys.store import Keys, NewKey, KeyOwner
@@ -28,12 +28,12 @@ def tokens() -> Tokens:
 
 
 @pytest.fixture
-def callers(database: Database) -> Callers:
-    return Callers(database, Secret("p" * 32))
+def callers(database: Database) -> Authenticator:
+    return Authenticator(database, Secret("p" * 32))
 
 
 @pytest.fixture
-def people(database: Database, tokens: Tokens, callers: Callers, owner: KeyOwner) -> SignIn:
+def people(database: Database, tokens: Tokens, callers: Authenticator, owner: KeyOwner) -> SignIn:
     """Of an installation with its default organisation."""
     return SignIn(database, tokens, callers)
 
@@ -70,7 +70,7 @@ def test_a_token_that_says_nothing_of_groups_changes_nothing(
 
 
 def test_a_leaver_s_keys_end_with_the_group(
-    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: KeyOwner
+    database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     caller = people.caller(tokens.new(groups=frozenset({"staff"})))
@@ -96,7 +96,7 @@ def test_an_older_token_is_no_news_of_groups(database: Database, people: SignIn,
 
 
 def test_whom_an_owner_removed_stays_out_with_the_tokens_of_before(
-    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: KeyOwner
+    database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     held = tokens.new(groups=frozenset({"staff"}))
@@ -114,7 +114,7 @@ def test_whom_an_owner_removed_stays_out_with_the_tokens_of_before(
 
 
 def test_whom_an_owner_took_out_of_a_project_stays_out_with_the_tokens_of_before(
-    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: KeyOwner
+    database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     held = tokens.new(groups=frozenset({"staff"}))
@@ -129,7 +129,7 @@ def test_whom_an_owner_took_out_of_a_project_stays_out_with_the_tokens_of_before
 
 
 def test_an_invitation_lets_somebody_in_again(
-    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: KeyOwner
+    database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     held = tokens.new(groups=frozenset({"staff"}))
@@ -142,7 +142,7 @@ def test_an_invitation_lets_somebody_in_again(
 
 
 def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
-    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
+    database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sign_in, "_REMEMBERED_SECONDS", 60.0)
     mappings, actor = GroupRoles(database), callers.of_user(owner.user_id)

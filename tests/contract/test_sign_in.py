@@ -14,7 +14,7 @@ from llmariner.audit import log
 from llmariner.errors import AuthenticationFailed, NotFound, PermissionDenied
 from llmariner.platform.database import Database
 from llmariner.settings import Secret
-from llmariner.tenancy.authenticator import Callers
+from llmariner.tenancy.authenticator import Authenticator
 from llmariner.tenancy.keys.store import Keys, KeyOwner
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
@@ -41,12 +41,12 @@ def tokens() -> Tokens:
 
 
 @pytest.fixture
-def callers(database: Database) -> Callers:
-    return Callers(database, Secret("p" * 32))
+def callers(database: Database) -> Authenticator:
+    return Authenticator(database, Secret("p" * 32))
 
 
 @pytest.fixture
-def people(database: Database, tokens: Tokens, callers: Callers, owner: KeyOwner) -> SignIn:
+def people(database: Database, tokens: Tokens, callers: Authenticator, owner: KeyOwner) -> SignIn:
     """Of an installation with its default organisation."""
     return SignIn(database, tokens, callers)
 
@@ -71,7 +71,7 @@ def test_a_newcomer_becomes_what_the_setting_says(
     project_role: str | None,
     database: Database,
     tokens: Tokens,
-    callers: Callers,
+    callers: Authenticator,
     owner: KeyOwner,
 ) -> None:
     people = SignIn(database, tokens, callers, newcomer_role=newcomers)
@@ -82,7 +82,7 @@ def test_a_newcomer_becomes_what_the_setting_says(
 
 
 def test_whom_an_owner_removed_stays_removed(
-    database: Database, tokens: Tokens, callers: Callers, owner: KeyOwner
+    database: Database, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     people = SignIn(database, tokens, callers, newcomer_role="member")
     user_id = people.caller(tokens.new()).user_id
@@ -94,7 +94,7 @@ def test_whom_an_owner_removed_stays_removed(
 
 @pytest.mark.parametrize("newcomers", ["reader", "member"])
 def test_a_removal_outlasts_what_newcomers_get(
-    newcomers: str, database: Database, tokens: Tokens, callers: Callers, team: Team
+    newcomers: str, database: Database, tokens: Tokens, callers: Authenticator, team: Team
 ) -> None:
     """Of somebody who never signed in before, and of somebody whose account is unlinked afterwards."""
     people = SignIn(database, tokens, callers, newcomer_role=newcomers)
@@ -108,7 +108,7 @@ def test_a_removal_outlasts_what_newcomers_get(
 
 
 def test_who_was_removed_from_the_default_project_is_no_member_of_it_as_a_newcomer(
-    database: Database, tokens: Tokens, callers: Callers, team: Team
+    database: Database, tokens: Tokens, callers: Authenticator, team: Team
 ) -> None:
     people = SignIn(database, tokens, callers, newcomer_role="member")
     alice = team.person("alice@example.org", **{team.owner.project_id: "member"})
@@ -210,7 +210,7 @@ def test_an_account_is_not_taken_over_by_its_e_mail(
 
 
 def test_an_owner_may_let_somebody_move_to_another_issuer(
-    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: KeyOwner
+    database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org"))
     alice = people.caller(tokens.new())
@@ -230,7 +230,7 @@ def test_an_owner_may_let_somebody_move_to_another_issuer(
 
 
 def test_another_organization_s_owner_changes_nobody_s_sign_in(
-    database: Database, people: SignIn, tokens: Tokens, callers: Callers, owner: KeyOwner, stranger: KeyOwner
+    database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner, stranger: KeyOwner
 ) -> None:
     join(database, stranger, stranger.user_id, "owner")
     with pytest.raises(PermissionDenied, match="default organization"):

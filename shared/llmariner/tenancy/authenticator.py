@@ -19,10 +19,10 @@ from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.roles.scopes import with_implied
 from llmariner.tenancy.tables import organization_users, organizations, project_users, projects, users
 
-__all__ = ["Callers"]
+__all__ = ["Authenticator"]
 
 
-class Callers:
+class Authenticator:
     """The callers of one installation."""
 
     def __init__(self, database: Database, pepper: Secret) -> None:
@@ -50,8 +50,8 @@ class Callers:
             stands = resolve_permissions(session, key.user_id, key.organization_id, key.project_id)
             if stands.organization_role is None or (key.project_id is not None and stands.project_role is None):
                 return None
-        _matches("organization", organization, key.organization_id, key.organization_title)
-        _matches("project", project, key.project_id, key.project_title)
+        _check_header_matches_key("organization", organization, key.organization_id, key.organization_title)
+        _check_header_matches_key("project", project, key.project_id, key.project_title)
         self.last_use.note({key.id: int(now)})
         return key, Caller(
             user_id=key.user_id,
@@ -76,8 +76,8 @@ class Callers:
             email = session.value(select(users.c.email).where(users.c.id == user_id))
             if email is None:
                 raise AuthenticationFailed("This user is not known here any more.")
-            organization_id = _organization(session, user_id, organization)
-            project_id = _project(session, user_id, organization_id, project)
+            organization_id = _select_organization(session, user_id, organization)
+            project_id = _select_project(session, user_id, organization_id, project)
             stands = resolve_permissions(session, user_id, organization_id, project_id)
         return Caller(
             user_id=user_id,
@@ -90,7 +90,7 @@ class Callers:
         )
 
 
-def _matches(what: str, asked: str | None, own_id: str | None, own_title: str | None) -> None:
+def _check_header_matches_key(what: str, asked: str | None, own_id: str | None, own_title: str | None) -> None:
     # A title that looks like an id selects nothing: it might be somebody else's.
     if asked and asked != own_id and (asked != own_title or names.looks_like_id(asked)):
         raise AuthenticationFailed(
@@ -100,7 +100,7 @@ def _matches(what: str, asked: str | None, own_id: str | None, own_title: str | 
         )
 
 
-def _selected(session: ReadSession, query: Select[Any], table: Table, asked: str | None) -> Any:
+def _select_by_id_or_title(session: ReadSession, query: Select[Any], table: Table, asked: str | None) -> Any:
     """The id of the first row, or of the one with that id, or else with that title; a title never goes before an id."""
     if not asked:
         return session.value(query)
@@ -110,7 +110,7 @@ def _selected(session: ReadSession, query: Select[Any], table: Table, asked: str
     return found
 
 
-def _organization(session: ReadSession, user_id: str, asked: str | None) -> str:
+def _select_organization(session: ReadSession, user_id: str, asked: str | None) -> str:
     query = (
         select(organizations.c.id)
         .join(organization_users)
@@ -123,14 +123,14 @@ def _organization(session: ReadSession, user_id: str, asked: str | None) -> str:
             organizations.c.id,
         )
     )
-    found = _selected(session, query, organizations, asked)
+    found = _select_by_id_or_title(session, query, organizations, asked)
     if found is None:
         which = f"the organization '{asked}'" if asked else "any organization"
         raise PermissionDenied(f"You are not a member of {which}. Ask one of its owners to add you.")
     return str(found)
 
 
-def _project(session: ReadSession, user_id: str, organization_id: str, asked: str | None) -> str | None:
+def _select_project(session: ReadSession, user_id: str, organization_id: str, asked: str | None) -> str | None:
     """The one asked for, else the default one, else the one that they joined first; for an owner, the oldest."""
     owns = session.first(
         select(organization_users.c.role).where(
@@ -148,7 +148,7 @@ def _project(session: ReadSession, user_id: str, organization_id: str, asked: st
         query = query.join(project_users).where(project_users.c.user_id == user_id)
         query = query.order_by(project_users.c.created_at)
     query = query.order_by(projects.c.created_at, projects.c.id)
-    found = _selected(session, query, projects, asked)
+    found = _select_by_id_or_title(session, query, projects, asked)
     if found is None and asked:
         raise PermissionDenied(f"You are not a member of the project '{asked}'. Ask one of its owners to add you.")
     return None if found is None else str(found)

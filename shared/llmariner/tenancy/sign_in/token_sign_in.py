@@ -22,7 +22,7 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.identity import Identity, TokenVerifier
 from llmariner.tenancy import validators as names
-from llmariner.tenancy.authenticator import Callers
+from llmariner.tenancy.authenticator import Authenticator
 from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import runs_installation
@@ -52,7 +52,7 @@ class SignIn:
     """The people of one installation. `newcomer_role` as `LLMARINER_OIDC_NEWCOMERS` says."""
 
     def __init__(
-        self, database: Database, verifier: TokenVerifier, callers: Callers, *, newcomer_role: str = "none"
+        self, database: Database, verifier: TokenVerifier, callers: Authenticator, *, newcomer_role: str = "none"
     ) -> None:
         self._database = database
         self._verifier = verifier
