@@ -13,7 +13,7 @@ from llmariner.http.resources.api_keys import CreateKey, RotateKey, UpdateKey, d
 from llmariner.http.schemas.llmariner import api_key
 from llmariner.tenancy.keys.visibility import managed
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.access_scope import in_project
+from llmariner.tenancy.roles.access_scope import caller_in_project
 
 WRITE = "api.organizations.projects.api_keys.write"
 Reader = Annotated[Caller, require_scope("api.organizations.projects.api_keys.read", objects="keys")]
@@ -44,7 +44,7 @@ def create_key(request: Request, caller: Maker, body: CreateKey) -> dict[str, An
     if body.project_id is not None or body.organization_id is not None:
         organization_id = body.organization_id or caller.organization_id
         project_id = body.project_id or caller.owner.project_id
-        there = in_project(context.database, caller, organization_id, project_id, WRITE)
+        there = caller_in_project(context.database, caller, organization_id, project_id, WRITE)
     return api_keys.create(context, there, body)
 
 

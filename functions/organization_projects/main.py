@@ -33,7 +33,7 @@ from llmariner.tenancy.organizations.queries import Access, Directory, Paging
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import held_scopes, has_full_owner_rights
 from llmariner.tenancy.roles.effective_permissions import resolve_permissions
-from llmariner.tenancy.roles.scopes import checked
+from llmariner.tenancy.roles.scopes import validate_scopes
 
 Reader = Annotated[Caller, require_org_admin("api.organizations.projects.read")]
 Writer = Annotated[Caller, require_org_admin("api.organizations.projects.write")]
@@ -413,7 +413,7 @@ def _scopes(request: Request, caller: Caller, project_id: str, user_id: str, ask
         theirs = resolve_permissions(session, user_id, caller.organization_id, project_id).scopes
         if not has_full_owner_rights(caller):
             theirs &= held_scopes(session, caller, caller.organization_id, project_id)
-    return checked(asked, held=theirs)
+    return validate_scopes(asked, held=theirs)
 
 
 handle = http_function(build)

@@ -22,7 +22,7 @@ from llmariner.tenancy.members.users import Users
 from llmariner.tenancy.organizations.projects import Assignment, NewProject, Projects
 from llmariner.tenancy.organizations.store import Organizations
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.access_scope import in_organization, sees_all_projects
+from llmariner.tenancy.roles.access_scope import caller_in_organization, can_view_all_projects
 
 Founder = Annotated[Caller, require_scope("api.organizations.write", objects="installation")]
 Member = Annotated[Caller, require_scope("api.organizations.read", objects="member")]
@@ -174,7 +174,7 @@ def remove_person(request: Request, caller: PeopleWriter, user_id: str) -> dict[
 def list_projects(request: Request, caller: ProjectReader, include_summary: bool = False) -> dict[str, Any]:
     """An owner's: all of the organisation; others': those they are in; a key's: its own."""
     projects = Projects(context_of(request).database)
-    member = None if sees_all_projects(caller) else caller.user_id
+    member = None if can_view_all_projects(caller) else caller.user_id
     found = projects.all(caller.organization_id, member=member)
     if member is not None and caller.key_id is not None:
         found = [each for each in found if each.id == caller.project_id]
@@ -198,7 +198,7 @@ def update_project(
     projects, chosen = Projects(context.database), _masked(fields, merge_masks(update_mask, body.update_mask))
     changed = projects.get(caller.organization_id, project_id)
     if "assignments" in chosen:
-        there = in_organization(context.database, caller, caller.organization_id, "api.organizations.write")
+        there = caller_in_organization(context.database, caller, caller.organization_id, "api.organizations.write")
         changed = projects.assign(there, project_id, _assignments(fields.assignments))
     if "title" in chosen:
         changed = projects.rename(caller, project_id, fields.title)

@@ -108,7 +108,7 @@ def test_a_deleted_organisation_leaves_nobody_in_it(team: Team) -> None:
     with pytest.raises(NotFound):
         team.invites.accept(token)
     with pytest.raises(NotFound):
-        reach.in_organization(team.database, team.admin, made.id, "api.organizations.read")
+        reach.caller_in_organization(team.database, team.admin, made.id, "api.organizations.read")
     assert [each.is_default for each in team.organizations.of_caller(team.admin)] == [True]
     assert team.organizations.get(made.id).title == f"Acme (deleted {made.id})"
     team.organizations.create(team.admin, "Acme")

@@ -15,7 +15,7 @@ from llmariner.errors import NotFound, PermissionDenied
 from llmariner.limits.rules import Subject
 from llmariner.platform.database import Database
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.access_scope import in_organization, in_project
+from llmariner.tenancy.roles.access_scope import caller_in_organization, caller_in_project
 from llmariner.tenancy.tables import api_keys, organization_users
 
 __all__ = ["authorize_subject", "filter_visible"]
@@ -36,19 +36,19 @@ def authorize_subject(database: Database, caller: Caller, kind: str, id_: str, s
     """
     organization_id = caller.organization_id
     if kind == "organization":
-        in_organization(database, caller, id_, scope)
+        caller_in_organization(database, caller, id_, scope)
         return Subject(id_, kind, id_)
     subject = Subject(organization_id, kind, id_)
     if kind == "project":
-        in_project(database, caller, organization_id, id_, scope)
+        caller_in_project(database, caller, organization_id, id_, scope)
     elif kind == "key":
         project_id = _key_project_id(database, subject)
         if project_id is None:
-            in_organization(database, caller, organization_id, scope)
+            caller_in_organization(database, caller, organization_id, scope)
         else:
-            in_project(database, caller, organization_id, project_id, scope)
+            caller_in_project(database, caller, organization_id, project_id, scope)
     else:
-        in_organization(database, caller, organization_id, scope)
+        caller_in_organization(database, caller, organization_id, scope)
         member = select(organization_users.c.user_id).where(
             organization_users.c.organization_id == organization_id, organization_users.c.user_id == id_
         )
@@ -61,7 +61,7 @@ def authorize_subject(database: Database, caller: Caller, kind: str, id_: str, s
 def filter_visible(database: Database, caller: Caller, rows: Sequence[RuleT], scope: str) -> list[RuleT]:
     """Of an organisation's limits or budgets, those that the caller may see."""
     try:
-        in_organization(database, caller, caller.organization_id, scope)
+        caller_in_organization(database, caller, caller.organization_id, scope)
         return list(rows)
     except PermissionDenied:
         pass

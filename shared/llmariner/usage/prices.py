@@ -24,7 +24,7 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.access_scope import runs_installation
+from llmariner.tenancy.roles.access_scope import is_default_organization
 from llmariner.tenancy.tables import projects
 from llmariner.usage.tables import prices
 
@@ -168,7 +168,7 @@ class Prices:
                     param="valid_from",
                 )
             next_revision(session, "prices")  # whoever else sets one waits, and then sees this one
-            if not runs_installation(session, actor.organization_id):
+            if not is_default_organization(session, actor.organization_id):
                 raise PermissionDenied("Prices are set by the organization that runs this installation, for all.")
             _check_project(session, new.project_id)
             later = session.value(
@@ -196,7 +196,7 @@ class Prices:
     def visible_to(self, caller: Caller, *, model: str | None = None, at: float | None = None) -> list[ListedPrice]:
         """As `all`, as far as it is the caller's to see: what projects call their own models is not everybody's."""
         with self._database.read() as session:
-            everything = caller.is_owner and runs_installation(session, caller.organization_id)
+            everything = caller.is_owner and is_default_organization(session, caller.organization_id)
         own = (None, caller.project_id)
         return [price for price in self.all(model=model, at=at) if everything or price.project_id in own]
 

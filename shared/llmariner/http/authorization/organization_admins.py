@@ -11,7 +11,7 @@ from sqlalchemy import select
 from llmariner.errors import PermissionDenied
 from llmariner.http.authorization.authentication import context_of, require_scope
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.access_scope import runs_installation
+from llmariner.tenancy.roles.access_scope import is_default_organization
 from llmariner.tenancy.tables import custom_roles
 
 __all__ = ["check_org_admin", "is_installation_owner", "require_org_admin"]
@@ -48,7 +48,7 @@ def check_org_admin(request: Request, caller: Caller, scope: str) -> None:
 def is_installation_owner(request: Request, caller: Caller) -> bool:
     """Whether the caller is an owner of the default organization."""
     with context_of(request).database.read() as session:
-        return caller.is_owner and runs_installation(session, caller.organization_id)
+        return caller.is_owner and is_default_organization(session, caller.organization_id)
 
 
 def _custom_role_scopes(request: Request, caller: Caller) -> frozenset[str]:

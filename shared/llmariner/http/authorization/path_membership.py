@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from llmariner.gateway.authentication.key_cache import missing_scope
 from llmariner.http.authorization.authentication import authenticate, context_of
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.access_scope import in_organization, in_project
+from llmariner.tenancy.roles.access_scope import caller_in_organization, caller_in_project
 
 __all__ = ["require_scope_on_path"]
 
@@ -29,8 +29,8 @@ def require_scope_on_path(scope: str, *, objects: str = "member") -> Any:
         database, path = context_of(request).database, request.path_params
         organization_id, project_id = path["organization_id"], path.get("project_id")
         if project_id is None:
-            return in_organization(database, caller, organization_id, scope)
-        return in_project(database, caller, organization_id, project_id, scope)
+            return caller_in_organization(database, caller, organization_id, scope)
+        return caller_in_project(database, caller, organization_id, project_id, scope)
 
     standing.scope = scope  # type: ignore[attr-defined]
     standing.objects = objects  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ from llmariner.tenancy.keys.visibility import managed
 from llmariner.tenancy.members.service_accounts import ServiceAccounts
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.roles.delegation import has_full_owner_rights
-from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, checked
+from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, validate_scopes
 
 __all__ = ["CreateKey", "RotateKey", "UpdateKey", "create", "deletion_response", "update"]
 
@@ -119,7 +119,7 @@ def update(context: Context, caller: Caller, key_id: str, body: UpdateKey, query
         said = getattr(fields, name)
         values[name] = tuple(said) if isinstance(said, list) else said
     if "scopes" in chosen:
-        values["scopes"] = checked(fields.scopes, held=caller.scopes)
+        values["scopes"] = validate_scopes(fields.scopes, held=caller.scopes)
     if "excluded_from_rate_limiting" in chosen:
         values["excluded"] = bool(fields.excluded_from_rate_limiting)
     if "name" in chosen:
@@ -161,7 +161,7 @@ def _check_may_exempt(caller: Caller) -> None:
 def _new_key(body: CreateKey, held: frozenset[str]) -> NewKey:
     return NewKey(
         name=body.name,
-        scopes=checked(body.scopes, held=held),
+        scopes=validate_scopes(body.scopes, held=held),
         expires_in=body.expires_in_seconds,
         excluded_from_rate_limiting=body.excluded_from_rate_limiting,
         allowed_models=None if body.allowed_models is None else tuple(body.allowed_models),

@@ -92,7 +92,7 @@ class Organizations:
         order = (organizations.c.is_default.desc(), organizations.c.created_at, organizations.c.id)
         with self._database.read() as session:
             found = [_organization(row) for row in session.rows(query.order_by(*order))]
-            reached = reach.organization_ids(session, caller, [each.id for each in found])
+            reached = reach.accessible_organization_ids(session, caller, [each.id for each in found])
         return [each for each in found if each.id in reached]
 
     def summaries(self, organization_ids: Sequence[str]) -> dict[str, Summary]:

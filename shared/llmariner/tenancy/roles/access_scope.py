@@ -17,42 +17,42 @@ from llmariner.tenancy.roles.effective_permissions import EffectivePermissions, 
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES
 from llmariner.tenancy.tables import organizations, projects
 
-__all__ = ["in_organization", "in_project", "organization_ids", "runs_installation", "sees_all_projects"]
+__all__ = ["caller_in_organization", "caller_in_project", "accessible_organization_ids", "is_default_organization", "can_view_all_projects"]
 
 
-def in_organization(database: Database, caller: Caller, organization_id: str, scope: str) -> Caller:
+def caller_in_organization(database: Database, caller: Caller, organization_id: str, scope: str) -> Caller:
     """The caller as it stands in that organisation; outside its own project there. `scope`: what it must hold.
 
     NotFound where it is no member, PermissionDenied where it is and lacks the scope.
     """
     with database.read() as session:
-        stands = _in_organization(session, caller, organization_id, None)
+        stands = _permissions_in_organization(session, caller, organization_id, None)
     project_id = caller.project_id if organization_id == caller.organization_id else None
-    return _checked(_placed(caller, organization_id, project_id, stands), scope)
+    return _require_scope(_caller_with_permissions(caller, organization_id, project_id, stands), scope)
 
 
-def in_project(
-    database: Database, caller: Caller, organization_id: str, project_id: str, scope: str, *, archived: bool = False
+def caller_in_project(
+    database: Database, caller: Caller, organization_id: str, project_id: str, scope: str, *, include_archived: bool = False
 ) -> Caller:
-    """The caller as it stands in that project. NotFound, PermissionDenied as above; `archived`: such a one is there, too."""
+    """The caller as it stands in that project. NotFound, PermissionDenied as above; `include_archived`: such a one is there, too."""
     with database.read() as session:
-        stands = _in_organization(session, caller, organization_id, project_id)
+        stands = _permissions_in_organization(session, caller, organization_id, project_id)
         query = select(projects.c.archived_at).where(
             projects.c.id == project_id, projects.c.organization_id == organization_id
         )
         row = session.first(query)
     pinned = caller.key_id is not None and project_id != caller.project_id
     hidden = stands.project_role is None or pinned
-    there = _placed(caller, organization_id, project_id, stands)
-    if row is None or (row.archived_at is not None and not archived) or (hidden and not sees_all_projects(there)):
+    there = _caller_with_permissions(caller, organization_id, project_id, stands)
+    if row is None or (row.archived_at is not None and not include_archived) or (hidden and not can_view_all_projects(there)):
         raise NotFound(
             f"No project with id '{project_id}' that you can see in the organization '{organization_id}'.",
             param="project_id",
         )
-    return _checked(there, scope)
+    return _require_scope(there, scope)
 
 
-def sees_all_projects(caller: Caller) -> bool:
+def can_view_all_projects(caller: Caller) -> bool:
     """Whether the caller, as it stands in an organisation, sees projects that it is no member of."""
     if caller.organization_role == "owner":
         return True
@@ -60,32 +60,32 @@ def sees_all_projects(caller: Caller) -> bool:
     return made_here and "api.organizations.projects.read" in caller.scopes
 
 
-def runs_installation(session: ReadSession, organization_id: str) -> bool:
+def is_default_organization(session: ReadSession, organization_id: str) -> bool:
     """Whether it is the default organisation: what all share is its to change."""
     return bool(session.value(select(organizations.c.is_default).where(organizations.c.id == organization_id)))
 
 
-def organization_ids(session: ReadSession, caller: Caller, member_of: list[str]) -> list[str]:
+def accessible_organization_ids(session: ReadSession, caller: Caller, member_of: list[str]) -> list[str]:
     """Of the organisations that its user is in, those that the caller reaches."""
-    return [each for each in member_of if _reaches(session, caller, each)]
+    return [each for each in member_of if _can_access_organization(session, caller, each)]
 
 
-def _in_organization(session: ReadSession, caller: Caller, organization_id: str, project_id: str | None) -> EffectivePermissions:
+def _permissions_in_organization(session: ReadSession, caller: Caller, organization_id: str, project_id: str | None) -> EffectivePermissions:
     stands = resolve_permissions(session, caller.user_id, organization_id, project_id)
-    if stands.organization_role is None or not _reaches(session, caller, organization_id):
+    if stands.organization_role is None or not _can_access_organization(session, caller, organization_id):
         raise NotFound(
             f"No organization with id '{organization_id}' that you are a member of.", param="organization_id"
         )
     return stands
 
 
-def _reaches(session: ReadSession, caller: Caller, organization_id: str) -> bool:
+def _can_access_organization(session: ReadSession, caller: Caller, organization_id: str) -> bool:
     if caller.key_id is None or organization_id == caller.organization_id:
         return True
-    return caller.is_owner and runs_installation(session, caller.organization_id)
+    return caller.is_owner and is_default_organization(session, caller.organization_id)
 
 
-def _placed(caller: Caller, organization_id: str, project_id: str | None, stands: EffectivePermissions) -> Caller:
+def _caller_with_permissions(caller: Caller, organization_id: str, project_id: str | None, stands: EffectivePermissions) -> Caller:
     # What a key carries is what is left of it where it is at home.
     scopes = stands.scopes if caller.key_id is None else stands.scopes & caller.scopes
     return replace(
@@ -98,7 +98,7 @@ def _placed(caller: Caller, organization_id: str, project_id: str | None, stands
     )
 
 
-def _checked(caller: Caller, scope: str) -> Caller:
+def _require_scope(caller: Caller, scope: str) -> Caller:
     if scope not in caller.scopes:
         raise PermissionDenied(
             f"This needs the scope '{scope}', which you don't hold there. Ask an owner of the organization."

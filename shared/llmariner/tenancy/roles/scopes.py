@@ -13,21 +13,21 @@ __all__ = [
     "OWNER_SCOPES",
     "PROJECT_ROLES",
     "VIEWER_SCOPES",
-    "checked",
+    "validate_scopes",
     "with_implied",
 ]
 
 
-def _pairs(*resources: str) -> frozenset[str]:
+def _read_and_write(*resources: str) -> frozenset[str]:
     return frozenset(f"{resource}.{capability}" for resource in resources for capability in ("read", "write"))
 
 
-def _reads(scopes: frozenset[str]) -> frozenset[str]:
+def _read_only(scopes: frozenset[str]) -> frozenset[str]:
     return frozenset(scope for scope in scopes if scope.endswith(".read"))
 
 
 # What people work with, inside one project.
-_WORK = _pairs(
+_WORK = _read_and_write(
     "api.model",
     "api.fine_tuning.jobs",
     "api.workspaces.notebooks",
@@ -40,35 +40,35 @@ _WORK = _pairs(
     "api.events",
 ) | {"api.inference.write"}
 # What a project's owner administers there.
-_OF_A_PROJECT = _pairs("api.organizations.projects", "api.organizations.projects.users", "api.limits", "api.budgets")
-_OF_AN_ORGANIZATION = _pairs("api.organizations", "api.organizations.users", "api.prices")
-_OF_THE_TENANT = frozenset({"api.k8s.clusterscope.read", "api.k8s.namespaced.write"})
+_PROJECT_ADMIN = _read_and_write("api.organizations.projects", "api.organizations.projects.users", "api.limits", "api.budgets")
+_ORGANIZATION_ADMIN = _read_and_write("api.organizations", "api.organizations.users", "api.prices")
+_TENANT_SYSTEM = frozenset({"api.k8s.clusterscope.read", "api.k8s.namespaced.write"})
 
 MODEL_ADMIN = "api.model.admin"
 """Changes models that all projects share, and chooses engine arguments and locations of weights that are on no list."""
 # What an owner of the default organization holds beside OWNER_SCOPES: its owners run the installation.
 INSTALLATION_SCOPES: frozenset[str] = frozenset({MODEL_ADMIN})
-OWNER_SCOPES: frozenset[str] = _WORK | _OF_A_PROJECT | _OF_AN_ORGANIZATION | _pairs("api.clusters") | {"api.audit.read"}
-ALL_SCOPES: frozenset[str] = OWNER_SCOPES | _OF_THE_TENANT | INSTALLATION_SCOPES
-VIEWER_SCOPES: frozenset[str] = _reads(_WORK | _OF_A_PROJECT)
+OWNER_SCOPES: frozenset[str] = _WORK | _PROJECT_ADMIN | _ORGANIZATION_ADMIN | _read_and_write("api.clusters") | {"api.audit.read"}
+ALL_SCOPES: frozenset[str] = OWNER_SCOPES | _TENANT_SYSTEM | INSTALLATION_SCOPES
+VIEWER_SCOPES: frozenset[str] = _read_only(_WORK | _PROJECT_ADMIN)
 # An admin key administers and sees what was used; it works in no project.
 ADMIN_KEY_SCOPES: frozenset[str] = (
-    _OF_A_PROJECT
-    | _OF_AN_ORGANIZATION
-    | _pairs("api.organizations.projects.api_keys", "api.clusters")
+    _PROJECT_ADMIN
+    | _ORGANIZATION_ADMIN
+    | _read_and_write("api.organizations.projects.api_keys", "api.clusters")
     | {"api.audit.read", "api.api_usages.read", "api.selfuser.read"}
 )
 
 ORGANIZATION_ROLES: dict[str, frozenset[str]] = {
     "owner": OWNER_SCOPES,
     # Every member who is not its owner: sees who and what is there; the work itself is seen in projects.
-    "reader": _reads(_OF_AN_ORGANIZATION | _pairs("api.selfuser", "api.organizations.projects.users"))
+    "reader": _read_only(_ORGANIZATION_ADMIN | _read_and_write("api.selfuser", "api.organizations.projects.users"))
     | {"api.organizations.projects.read"},
     "tenant_system": frozenset({"api.fine_tuning.jobs.read", "api.fine_tuning.jobs.write", "api.clusters.read"})
-    | _OF_THE_TENANT,
+    | _TENANT_SYSTEM,
 }
 PROJECT_ROLES: dict[str, frozenset[str]] = {
-    "owner": _WORK | _OF_A_PROJECT,
+    "owner": _WORK | _PROJECT_ADMIN,
     "member": _WORK | {"api.organizations.projects.read", "api.organizations.projects.users.read"},
     "viewer": VIEWER_SCOPES,
 }
@@ -81,7 +81,7 @@ def with_implied(scopes: frozenset[str]) -> frozenset[str]:
     return scopes.union(*(_IMPLIED[scope] for scope in scopes & _IMPLIED.keys()))
 
 
-def checked(scopes: list[str] | None, *, held: frozenset[str]) -> frozenset[str]:
+def validate_scopes(scopes: list[str] | None, *, held: frozenset[str]) -> frozenset[str]:
     """The scopes asked for; None: all that the maker holds. InvalidRequest for none, and for one unknown or not held."""
     if scopes is None:
         return held

@@ -25,7 +25,7 @@ from llmariner.tenancy import validators as names
 from llmariner.tenancy.authenticator import Authenticator
 from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.access_scope import runs_installation
+from llmariner.tenancy.roles.access_scope import is_default_organization
 from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.sign_in.account_claims import check_claimable, claim_window
 from llmariner.tenancy.sign_in.jit_provisioning import Arrival, settle
@@ -98,7 +98,7 @@ class SignIn:
         """
         with self._database.write() as session:
             serialize_mutations(session, actor)
-            if not (actor.is_owner and runs_installation(session, actor.organization_id)):
+            if not (actor.is_owner and is_default_organization(session, actor.organization_id)):
                 raise PermissionDenied("Only an owner of the default organization may change how people sign in.")
             one = and_(users.c.id == user_id, users.c.kind == "person")
             person = session.first(select(users.c.email).where(one))
