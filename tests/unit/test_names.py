@@ -11,7 +11,7 @@ from llmariner.tenancy import validators as names
 
 
 def test_a_title_is_composed() -> None:
-    assert names.title(" Bu\u0308cher ") == "B\u00fccher"
+    assert names.validate_title(" Bu\u0308cher ") == "B\u00fccher"
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_a_title_is_composed() -> None:
 )
 def test_a_title_has_no_invisible_characters(bad: str) -> None:
     with pytest.raises(InvalidRequest):
-        names.title(bad)
+        names.validate_title(bad)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_an_id_is_no_title(prefix: str) -> None:
     for title in (new_id(prefix), new_id(prefix).upper()):
         assert names.looks_like_id(title)
         with pytest.raises(InvalidRequest):
-            names.selectable_title(title)
-    assert names.selectable_title("org_chart") == "org_chart"
+            names.validate_selectable_title(title)
+    assert names.validate_selectable_title("org_chart") == "org_chart"
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ class Invites:
         """Invite somebody; the token is returned this once. Conflict for a member, and for who is invited already."""
         if not 1 <= expires_in <= LONGEST_SECONDS:
             raise InvalidRequest(f"'expires_in_seconds' must be 1 to {LONGEST_SECONDS}.", param="expires_in_seconds")
-        wanted, token, invite_id = names.address(email), secrets.new_token(), new_id("invite")
+        wanted, token, invite_id = names.validate_email(email), secrets.new_token(), new_id("invite")
         organization_id, now = caller.organization_id, int(time.time())
         with self._database.write() as session:
             serialize_mutations(session, caller)

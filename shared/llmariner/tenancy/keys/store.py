@@ -148,7 +148,7 @@ class Keys:
 
         `expires_at` None: never; `allowed_models`, `allowed_sources` None: all.
         """
-        values: dict[str, Any] = {"name": names.title(name, "name")} if name is not None else {}
+        values: dict[str, Any] = {"name": names.validate_title(name, "name")} if name is not None else {}
         values |= {"excluded_from_rate_limiting": excluded} if excluded is not None else {}
         values |= {"scopes": " ".join(sorted(scopes))} if scopes is not None else {}
         values |= {"expires_at": _moment(expires_at)} if not isinstance(expires_at, _Keep) else {}
@@ -242,7 +242,7 @@ class Keys:
         organization_id: str,
         project_id: str | None,
     ) -> str:
-        now, key_id, name = int(time.time()), new_id("key"), names.title(new.name, "name")
+        now, key_id, name = int(time.time()), new_id("key"), names.validate_title(new.name, "name")
         whose = {"user_id": user_id, "project_id": project_id, "organization_id": organization_id}
         bounds: dict[str, Any] = {**_allowed(new.allowed_models, new.allowed_sources)}
         bounds |= {"expires_at": now + new.expires_in if new.expires_in else None}
@@ -309,7 +309,7 @@ def _listed(name: str, said: tuple[str, ...]) -> list[str]:
         return list(sources.networks(said, name))
     if len(said) > _MOST_MODELS:
         raise InvalidRequest(f"'{name}' must name at most {_MOST_MODELS} models.", param=name)
-    return [names.title(each, f"{name}[{index}]") for index, each in enumerate(said)]
+    return [names.validate_title(each, f"{name}[{index}]") for index, each in enumerate(said)]
 
 
 def _named(session: ReadSession, organization_id: str, user_id: str, name: str) -> bool:

@@ -58,7 +58,7 @@ class Members:
 
     def add(self, caller: Caller, email: str, role: str) -> Member:
         """Let a person into the organisation, known here before or not. Conflict for a member."""
-        wanted, organization_id = names.address(email, "user_id"), caller.organization_id
+        wanted, organization_id = names.validate_email(email, "user_id"), caller.organization_id
         with self._database.write() as session:
             serialize_mutations(session, caller)
             check_can_grant_organization_role(session, caller, organization_id, role)

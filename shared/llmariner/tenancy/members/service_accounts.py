@@ -63,7 +63,7 @@ class ServiceAccounts:
         self, session: WriteSession, caller: Caller, project_id: str, name: str, role: str, organization_role: str
     ) -> str:
         """As `create`, in a transaction under way; returns the id."""
-        account_id, wanted, now = new_id("user"), names.title(name, "name"), int(time.time())
+        account_id, wanted, now = new_id("user"), names.validate_title(name, "name"), int(time.time())
         organization_id = caller.organization_id
         serialize_mutations(session, caller)
         _check_project(session, organization_id, project_id)
@@ -105,8 +105,8 @@ class ServiceAccounts:
             _check_project(session, organization_id, project_id)
             account = _one(session, organization_id, project_id, account_id)
             _check_not_above(session, caller, account)
-            if name is not None and names.title(name, "name") != account.name:
-                wanted = names.title(name, "name")
+            if name is not None and names.validate_title(name, "name") != account.name:
+                wanted = names.validate_title(name, "name")
                 _check_name_free(session, project_id, wanted)
                 renamed = {"name": wanted, "email": _address(project_id, wanted)}
                 session.run(update(users).where(users.c.id == account_id).values(**renamed))

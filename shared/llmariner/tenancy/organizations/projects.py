@@ -87,7 +87,7 @@ class Projects:
         """Make a project; owners of the organisation own it. Conflict when a live one has the title, InvalidRequest
         where there are too many."""
         organization_id, project_id = caller.organization_id, new_id("proj")
-        values = {"title": names.selectable_title(new.title), **_place(new.kubernetes_namespace, new.assignments)}
+        values = {"title": names.validate_selectable_title(new.title), **_place(new.kubernetes_namespace, new.assignments)}
         now = int(time.time())
         with self._database.write() as session:
             serialize_mutations(session, caller)
@@ -131,7 +131,7 @@ class Projects:
 
     def rename(self, caller: Caller, project_id: str, title: str) -> Project:
         """Give it another title. Conflict when a live one has that."""
-        wanted = names.selectable_title(title)
+        wanted = names.validate_selectable_title(title)
         with self._database.write() as session:
             serialize_mutations(session, caller)
             project = _live(session, caller, project_id)
@@ -209,22 +209,22 @@ def _place(namespace: str | None, assignments: Sequence[Assignment]) -> dict[str
     if len(set(clusters)) < len(clusters):
         raise InvalidRequest("'assignments' must name each cluster once.", param="assignments")
     return {
-        "kubernetes_namespace": names.label(namespace, "kubernetes_namespace") if namespace else None,
+        "kubernetes_namespace": names.validate_dns_label(namespace, "kubernetes_namespace") if namespace else None,
         "assignments": json.dumps([_stored(each) for each in assignments]) if assignments else None,
     }
 
 
 def _check_assignment(assignment: Assignment, where: str) -> None:
-    names.label(assignment.namespace, f"{where}.namespace")
+    names.validate_dns_label(assignment.namespace, f"{where}.namespace")
     if assignment.queue:
-        names.label(assignment.queue, f"{where}.kueue_queue_name")
+        names.validate_dns_label(assignment.queue, f"{where}.kueue_queue_name")
     if len(assignment.cluster_id) > 64:
         raise InvalidRequest(
             f"'{where}.cluster_id' must be the id of a cluster, or empty.", param=f"{where}.cluster_id"
         )
     for index, (key, value) in enumerate(assignment.node_selector):
-        names.label_key(key, f"{where}.node_selector[{index}].key")
-        names.label_value(value, f"{where}.node_selector[{index}].value")
+        names.validate_label_key(key, f"{where}.node_selector[{index}].key")
+        names.validate_label_value(value, f"{where}.node_selector[{index}].value")
 
 
 def _stored(assignment: Assignment) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Organizations:
 
     def create(self, caller: Caller, title: str) -> Organization:
         """Make an organisation that the caller owns. PermissionDenied unless they own the default one; Conflict."""
-        wanted, organization_id = names.selectable_title(title, most=_LONGEST_TITLE), new_id("org")
+        wanted, organization_id = names.validate_selectable_title(title, most=_LONGEST_TITLE), new_id("org")
         now = int(time.time())
         with self._database.write() as session:
             serialize_mutations(session, caller)
@@ -114,7 +114,7 @@ class Organizations:
 
     def rename(self, caller: Caller, title: str) -> Organization:
         """Give the caller's organisation another title. Conflict."""
-        wanted, organization_id = names.selectable_title(title, most=_LONGEST_TITLE), caller.organization_id
+        wanted, organization_id = names.validate_selectable_title(title, most=_LONGEST_TITLE), caller.organization_id
         with self._database.write() as session:
             serialize_mutations(session, caller)
             _check_title_free(session, wanted, but=organization_id)

@@ -113,7 +113,7 @@ class CustomRoles:
             role = _one(session, organization_id, role_id)
             _check_not_above(session, caller, role)
             values: dict[str, Any] = {}
-            if name is not None and names.title(name, "name") != role.name:
+            if name is not None and names.validate_title(name, "name") != role.name:
                 values["name"] = _free_name(session, organization_id, role.project_id, name, but=role_id)
             if description is not None:
                 values["description"] = _description(description)
@@ -182,7 +182,7 @@ def _check_not_full(session: ReadSession, organization_id: str, project_id: str 
 
 
 def _free_name(session: ReadSession, organization_id: str, project_id: str | None, name: str, *, but: str = "") -> str:
-    wanted = names.selectable_title(name, "name")
+    wanted = names.validate_selectable_title(name, "name")
     if wanted.lower() in ORGANIZATION_ROLES or wanted.lower() in PROJECT_ROLES:
         raise Conflict(f"'{wanted}' is a role that is there everywhere; choose another name.", param="name")
     there = select(custom_roles.c.name).where(
