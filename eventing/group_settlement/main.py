@@ -4,13 +4,13 @@ from llmariner.context import Context
 from llmariner.http.entrypoint import event_function
 from llmariner.platform.events import outbox
 from llmariner.platform.events.cloudevents import Event
-from llmariner.tenancy.groups.membership_sync import settle_group
+from llmariner.tenancy.groups.membership_sync import reconcile_group
 
 
 def consume(context: Context, event: Event) -> None:
     """Settling again changes nothing. What doesn't fit into one delivery goes on with another event, one for each event."""
     data = event.data
-    after = settle_group(context.database, str(data["issuer"]), str(data["group"]), str(data["after"]))
+    after = reconcile_group(context.database, str(data["issuer"]), str(data["group"]), str(data["after"]))
     if after:
         with context.database.write() as session:
             # An event that is delivered twice must not have two successors: their number would double with each slice.

@@ -14,7 +14,7 @@ from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import KeyCursor, Limit, Order, list_response
 from llmariner.tenancy.keys.store import NewKey, View
-from llmariner.tenancy.organizations.queries import Directory, Paging
+from llmariner.tenancy.organizations.queries import OrganizationQueries, Paging
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.scopes import ADMIN_KEY_SCOPES
 
@@ -65,8 +65,8 @@ def delete_key(request: Request, caller: Writer, key_id: str) -> dict[str, Any]:
     return shapes.deleted("organization.admin_api_key", key_id)
 
 
-def _directory(request: Request) -> Directory:
-    return Directory(context_of(request).database)
+def _directory(request: Request) -> OrganizationQueries:
+    return OrganizationQueries(context_of(request).database)
 
 
 handle = http_function(build)

@@ -32,7 +32,7 @@ from llmariner.http.schemas.lists import (
     list_response_with_next,
     paginate_with_next,
 )
-from llmariner.tenancy.organizations.queries import Directory, Paging
+from llmariner.tenancy.organizations.queries import OrganizationQueries, Paging
 from llmariner.tenancy.principal import Caller
 
 Reader = Annotated[Caller, require_org_admin("api.organizations.users.read")]
@@ -165,12 +165,12 @@ def _issuers(request: Request, caller: Caller, group_id: str) -> InvalidRequest:
 
 
 def _role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
-    made = Directory(context_of(request).database).roles(caller.organization_id, None)
+    made = OrganizationQueries(context_of(request).database).roles(caller.organization_id, None)
     return shapes.find_role(made, role_id, of_projects=False)
 
 
 def _assigned(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
-    made = Directory(context_of(request).database).roles(caller.organization_id, None)
+    made = OrganizationQueries(context_of(request).database).roles(caller.organization_id, None)
     return shapes.assigned_role(made, role_id, of_projects=False)
 
 

@@ -15,7 +15,7 @@ from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import InviteCursor, Limit, list_response
 from llmariner.settings import IdentitySettings
 from llmariner.tenancy.invitations.store import Invites, Promise
-from llmariner.tenancy.organizations.queries import Directory, Paging
+from llmariner.tenancy.organizations.queries import OrganizationQueries, Paging
 from llmariner.tenancy.principal import Caller
 
 Reader = Annotated[Caller, require_org_admin("api.organizations.users.read")]
@@ -79,8 +79,8 @@ def _invites(request: Request) -> Invites:
     return Invites(context.database, context.secrets.pepper, keys_only=keys_only)
 
 
-def _directory(request: Request) -> Directory:
-    return Directory(context_of(request).database)
+def _directory(request: Request) -> OrganizationQueries:
+    return OrganizationQueries(context_of(request).database)
 
 
 handle = http_function(build)

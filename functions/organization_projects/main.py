@@ -29,7 +29,7 @@ from llmariner.tenancy.keys.store import ApiKey, NewKey, KeyOwner, View
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.members.service_accounts import ServiceAccounts
 from llmariner.tenancy.organizations.projects import NewProject, Projects
-from llmariner.tenancy.organizations.queries import Access, Directory, Paging
+from llmariner.tenancy.organizations.queries import Access, OrganizationQueries, Paging
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import held_scopes, has_full_owner_rights
 from llmariner.tenancy.roles.effective_permissions import resolve_permissions
@@ -374,8 +374,8 @@ def delete_key(request: Request, caller: KeysWriter, project_id: str, key_id: st
     return shapes.deleted("organization.project.api_key", key_id)
 
 
-def _directory(request: Request) -> Directory:
-    return Directory(context_of(request).database)
+def _directory(request: Request) -> OrganizationQueries:
+    return OrganizationQueries(context_of(request).database)
 
 
 def _groups(request: Request, caller: Caller, project_id: str) -> list[dict[str, Any]]:

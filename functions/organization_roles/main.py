@@ -13,7 +13,7 @@ from llmariner.http.resources import roles
 from llmariner.http.resources.roles import CreateRoleBody, UpdateRoleBody
 from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.lists import Cursor, Order, RoleLimit
-from llmariner.tenancy.organizations.queries import Directory
+from llmariner.tenancy.organizations.queries import OrganizationQueries
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.custom_roles import CustomRoles
 
@@ -70,8 +70,8 @@ def _roles(request: Request) -> CustomRoles:
     return CustomRoles(context_of(request).database)
 
 
-def _directory(request: Request) -> Directory:
-    return Directory(context_of(request).database)
+def _directory(request: Request) -> OrganizationQueries:
+    return OrganizationQueries(context_of(request).database)
 
 
 handle = http_function(build)

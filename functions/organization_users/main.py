@@ -15,7 +15,7 @@ from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import Cursor, Limit, Order, RoleLimit, UserCursor, filter_values, list_response
 from llmariner.tenancy.members.memberships import Members
-from llmariner.tenancy.organizations.queries import Directory, Paging
+from llmariner.tenancy.organizations.queries import OrganizationQueries, Paging
 from llmariner.tenancy.principal import Caller
 
 Reader = Annotated[Caller, require_org_admin("api.organizations.users.read")]
@@ -128,8 +128,8 @@ def _members(request: Request) -> Members:
     return Members(context_of(request).database)
 
 
-def _directory(request: Request) -> Directory:
-    return Directory(context_of(request).database)
+def _directory(request: Request) -> OrganizationQueries:
+    return OrganizationQueries(context_of(request).database)
 
 
 handle = http_function(build)

@@ -16,7 +16,7 @@ from llmariner.http.resources.roles import AssignmentBody, CreateRoleBody, Updat
 from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.lists import Cursor, Order, RoleLimit
 from llmariner.tenancy.members.memberships import Members
-from llmariner.tenancy.organizations.queries import Directory
+from llmariner.tenancy.organizations.queries import OrganizationQueries
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.custom_roles import CustomRoles
 
@@ -196,8 +196,8 @@ def _roles(request: Request) -> CustomRoles:
     return CustomRoles(context_of(request).database)
 
 
-def _directory(request: Request) -> Directory:
-    return Directory(context_of(request).database)
+def _directory(request: Request) -> OrganizationQueries:
+    return OrganizationQueries(context_of(request).database)
 
 
 handle = http_function(build)

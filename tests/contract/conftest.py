@@ -19,7 +19,7 @@ from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events.deliveries import Deliveries
 from llmariner.settings import DatabaseSettings, Secret
 from llmariner.tenancy.keys.store import Keys, KeyOwner
-from llmariner.tenancy.organizations.bootstrap import first_owner
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 from llmariner.tenancy.tables import organizations, projects, users
 from llmariner.usage.ledger import Ledger
 
@@ -100,7 +100,7 @@ def new_database(new_url: NewUrl) -> Iterator[Callable[[], Database]]:
 @pytest.fixture
 def owner(database: Database) -> KeyOwner:
     """The administrator of the default project."""
-    return first_owner(database)
+    return ensure_first_owner(database)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from llmariner.platform.database.migrate import downgrade, upgrade
 from llmariner.tenancy.invitations.store import Invites
 from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.members.memberships import Members
-from llmariner.tenancy.organizations.bootstrap import first_owner
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 from llmariner.tenancy.sign_in.token_sign_in import SignIn
 from llmariner.tenancy.tables import users
 from llmariner.tenancy.validators import has_public_domain
@@ -48,7 +48,7 @@ def test_no_sign_in_is_linked_to_the_first_administrator(
     assert refused(people, tokens.new(email="admin@localhost")) == "account_not_claimable"
     found = user_row(team.database, "admin@localhost")
     assert (found.kind, found.issuer) == ("bootstrap", None)
-    assert first_owner(team.database) == owner
+    assert ensure_first_owner(team.database) == owner
 
 
 def test_the_first_administrator_of_an_older_database_is_unlinked(new_database: Callable[[], Database]) -> None:
@@ -60,7 +60,7 @@ def test_the_first_administrator_of_an_older_database_is_unlinked(new_database: 
     upgrade(database)
     found = user_row(database, "admin@localhost")
     assert (found.kind, found.issuer, found.subject) == ("bootstrap", None, None)
-    assert first_owner(database).user_id == "user_1"
+    assert ensure_first_owner(database).user_id == "user_1"
     downgrade(database, "0008")
     with database.read() as session:
         assert session.value(select(users.c.kind)) == "person"

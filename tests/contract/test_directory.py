@@ -11,7 +11,7 @@ from llmariner.errors import NotFound
 from llmariner.platform.database import Database
 from llmariner.tenancy.keys.last_use import LastUse
 from llmariner.tenancy.keys.store import Keys, NewKey
-from llmariner.tenancy.organizations.queries import Directory, Page, Paging
+from llmariner.tenancy.organizations.queries import OrganizationQueries, Page, Paging
 from llmariner.tenancy.principal import KeyOwner
 from llmariner.tenancy.tables import api_keys, custom_roles, invites, organization_users, project_users, projects, users
 
@@ -19,8 +19,8 @@ NOBODY = "nobody"
 
 
 @pytest.fixture
-def directory(database: Database) -> Directory:
-    return Directory(database)
+def directory(database: Database) -> OrganizationQueries:
+    return OrganizationQueries(database)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def ids(page: Page) -> tuple[str, bool]:
     return "".join(row.id for row in page[0]), page[1]
 
 
-def test_pages_follow_one_another_both_ways_round(directory: Directory, owner: KeyOwner, add: Callable[..., None]) -> None:
+def test_pages_follow_one_another_both_ways_round(directory: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]) -> None:
     for name, at in (("a", 20), ("b", 10), ("c", 10), ("d", 5)):
         add(custom_roles, id=f"r{name}", name=name, description="", scopes="", created_at=at)
         add(projects, id=name, title=name, is_default=False, created_at=at)
@@ -79,7 +79,7 @@ def test_pages_follow_one_another_both_ways_round(directory: Directory, owner: K
 
 
 def test_archived_projects_are_listed_when_asked_for_and_always_found(
-    directory: Directory, owner: KeyOwner, add: Callable[..., None]
+    directory: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]
 ) -> None:
     add(projects, id="old", title="old", is_default=False, created_at=1, archived_at=2)
     live = directory.projects(owner.organization_id, Paging())
@@ -90,7 +90,7 @@ def test_archived_projects_are_listed_when_asked_for_and_always_found(
 
 
 def test_people_service_accounts_and_the_hidden_are_told_apart(
-    directory: Directory, owner: KeyOwner, join: Callable[..., str]
+    directory: OrganizationQueries, owner: KeyOwner, join: Callable[..., str]
 ) -> None:
     here, project = owner.organization_id, owner.project_id
     join("p", at=20, project="member", name="Pia")
@@ -111,7 +111,7 @@ def test_people_service_accounts_and_the_hidden_are_told_apart(
 
 
 def test_a_persons_last_use_of_any_key_is_known(
-    directory: Directory, owner: KeyOwner, keys: Keys, join: Callable[..., str], database: Database
+    directory: OrganizationQueries, owner: KeyOwner, keys: Keys, join: Callable[..., str], database: Database
 ) -> None:
     user = join("p", project="member")
     made = [keys.create(KeyOwner(user, owner.project_id, owner.organization_id), NewKey(n, frozenset()))[0] for n in "ab"]
@@ -121,7 +121,7 @@ def test_a_persons_last_use_of_any_key_is_known(
 
 
 def test_keys_are_told_by_whether_their_owner_is_still_there(
-    directory: Directory, owner: KeyOwner, keys: Keys, join: Callable[..., str], database: Database
+    directory: OrganizationQueries, owner: KeyOwner, keys: Keys, join: Callable[..., str], database: Database
 ) -> None:
     here, project = owner.organization_id, owner.project_id
     of = {name: KeyOwner(join(name, project="member"), project, here) for name in ("in", "out")}
@@ -145,7 +145,7 @@ def test_keys_are_told_by_whether_their_owner_is_still_there(
 
 
 def test_admin_keys_are_a_kind_of_their_own(
-    directory: Directory, owner: KeyOwner, keys: Keys, add: Callable[..., None]
+    directory: OrganizationQueries, owner: KeyOwner, keys: Keys, add: Callable[..., None]
 ) -> None:
     key, _ = keys.create(owner, NewKey("project's", frozenset()))
     row = {"prefix": "x", "scopes": "", "created_at": 1, "excluded_from_rate_limiting": False, "revision": 1}
@@ -158,7 +158,7 @@ def test_admin_keys_are_a_kind_of_their_own(
         directory.admin_key(here, key.id)
 
 
-def test_invitations_taken_back_are_gone(directory: Directory, owner: KeyOwner, add: Callable[..., None]) -> None:
+def test_invitations_taken_back_are_gone(directory: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]) -> None:
     row = {"email": "x@example.org", "role": "reader", "projects": "[]", "invited_by": owner.user_id, "expires_at": 9}
     add(invites, id="open", digest="a", created_at=1, **row)
     add(invites, id="back", digest="b", created_at=2, revoked_at=3, **row)
@@ -168,7 +168,7 @@ def test_invitations_taken_back_are_gone(directory: Directory, owner: KeyOwner, 
 
 
 def test_nothing_of_another_organisation_is_there(
-    directory: Directory, owner: KeyOwner, stranger: KeyOwner, keys: Keys, join: Callable[..., str], add: Callable[..., None]
+    directory: OrganizationQueries, owner: KeyOwner, stranger: KeyOwner, keys: Keys, join: Callable[..., str], add: Callable[..., None]
 ) -> None:
     join("p", project="member")
     key, _ = keys.create(owner, NewKey("k", frozenset()))

@@ -18,8 +18,8 @@ from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import tables
 from llmariner.platform.events.outbox import event_from_row
-from llmariner.tenancy.groups.group_roles import CHANGED, GroupRoles
-from llmariner.tenancy.groups.membership_sync import settle_group
+from llmariner.tenancy.groups.group_roles import GROUP_ROLE_CHANGED, GroupRoles
+from llmariner.tenancy.groups.membership_sync import reconcile_group
 from llmariner.tenancy.groups.store import Groups
 from llmariner.tenancy.organizations.queries import Paging
 from llmariner.tenancy.sign_in import token_sign_in as sign_in
@@ -71,7 +71,7 @@ def members(database: Database, table: Any = organization_users) -> int:
 
 def changes(database: Database) -> list[Any]:
     with database.read() as session:
-        query = select(tables.events).where(tables.events.c.type == CHANGED)
+        query = select(tables.events).where(tables.events.c.type == GROUP_ROLE_CHANGED)
         return [event_from_row(row) for row in session.rows(query.order_by(tables.events.c.time))]
 
 
@@ -89,7 +89,7 @@ def test_a_delivery_goes_on_where_the_one_before_ended(team: Team) -> None:
     GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="member", project_id=project_id)
     after, reached = "", list[int]()
     while after or not reached:
-        after = settle_group(team.database, ISSUER, "staff", after, seconds=0)
+        after = reconcile_group(team.database, ISSUER, "staff", after, seconds=0)
         reached.append(members(team.database, project_users))
     assert reached == [25, 50, PEOPLE]
     assert log.verify(team.database, team.owner.organization_id).whole
@@ -101,7 +101,7 @@ def test_the_consumer_emits_what_is_left(team: Team, monkeypatch: pytest.MonkeyP
     main = runpy.run_path(str(CHECKOUT / "eventing/group_settlement/main.py"))
     context = Context({"LLMARINER_DATABASE_URL": str(team.database.url)})
     consume = main["consume"]
-    monkeypatch.setitem(consume.__globals__, "settle_group", lambda *said: settle_group(*said, seconds=0))
+    monkeypatch.setitem(consume.__globals__, "settle_group", lambda *said: reconcile_group(*said, seconds=0))
     for at in range(3):
         consume(context, changes(team.database)[at])
     assert members(team.database) == PEOPLE
@@ -116,13 +116,13 @@ def test_the_consumer_emits_what_is_left(team: Team, monkeypatch: pytest.MonkeyP
 def test_what_is_so_already_is_not_written_again(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     staff(team.database, 5)
     GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
-    settle_group(team.database, ISSUER, "staff")
+    reconcile_group(team.database, ISSUER, "staff")
 
     def fail() -> None:
         raise AssertionError("wrote")
 
     monkeypatch.setattr(team.database, "write", fail)
-    assert settle_group(team.database, ISSUER, "staff") == ""
+    assert reconcile_group(team.database, ISSUER, "staff") == ""
 
 
 def test_who_left_a_group_by_the_release_before_gets_nothing_of_it(team: Team) -> None:
@@ -132,7 +132,7 @@ def test_who_left_a_group_by_the_release_before_gets_nothing_of_it(team: Team) -
         left = {"groups": json.dumps(["others", "x" * 300]), "groups_at": 2000}
         session.run(update(users).where(users.c.id == "user_0001").values(**left))
     GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="owner", project_id=None)
-    settle_group(team.database, ISSUER, "staff")
+    reconcile_group(team.database, ISSUER, "staff")
     with team.database.read() as session:
         given = select(organization_users.c.user_id).where(organization_users.c.of_group.is_(True))
         assert {row.user_id for row in session.rows(given)} == {"user_0000", "user_0002"}
@@ -149,12 +149,12 @@ def test_who_came_into_a_group_by_the_release_before_loses_what_it_gave(team: Te
         session.run(update(users).where(users.c.groups.is_not(None)).values(groups=json.dumps(["other", name])))
     mappings = GroupRoles(team.database)
     made = mappings.create(team.admin, issuer=ISSUER, group=name, role="reader", project_id=None)
-    settle_group(team.database, ISSUER, name)
+    reconcile_group(team.database, ISSUER, name)
     assert members(team.database) == 30
     with team.database.write() as session:
         session.run(user_groups.delete())
     mappings.delete(team.admin, made.id)
-    settle_group(team.database, ISSUER, name)
+    reconcile_group(team.database, ISSUER, name)
     assert members(team.database) == 0
 
 
@@ -172,13 +172,13 @@ def test_people_sign_in_while_their_group_is_mapped(team: Team, people: tuple[Si
         return [signing_in.caller(token).user_id for token in given[first::3]]
 
     def settle() -> str:
-        return settle_group(team.database, ISSUER, "staff") + settle_group(team.database, ISSUER, "staff")
+        return reconcile_group(team.database, ISSUER, "staff") + reconcile_group(team.database, ISSUER, "staff")
 
     found = at_once([settle, *(lambda first=first: come(first) for first in range(3))])
     assert not [each for each in found if isinstance(each, Exception)], found
     assert members(team.database) == PEOPLE
     mappings.delete(team.admin, made.id)
-    settle_group(team.database, ISSUER, "staff")
+    reconcile_group(team.database, ISSUER, "staff")
     assert members(team.database) == 0
     assert log.verify(team.database, team.owner.organization_id).whole
 
@@ -188,7 +188,7 @@ def test_a_group_s_members_are_paged_in_the_database(team: Team) -> None:
     groups = Groups(team.database)
     group = groups.create(team.admin, ISSUER, "staff")
     groups.give(team.admin, group.id, "reader", None)
-    settle_group(team.database, ISSUER, "staff")
+    reconcile_group(team.database, ISSUER, "staff")
     rows, more = groups.members(group, Paging(limit=2, order="asc"))
     assert ([row.id for row in rows], more) == (["user_0000", "user_0001"], True)
     rows, more = groups.members(group, Paging(after="user_0001", limit=2, order="asc"))
@@ -221,10 +221,10 @@ def test_owners_who_lose_their_group_at_once_leave_an_owner(team: Team) -> None:
     staff(team.database, 3)
     mappings = GroupRoles(team.database)
     made = mappings.create(founder, issuer=ISSUER, group="staff", role="owner", project_id=None)
-    settle_group(team.database, ISSUER, "staff")
+    reconcile_group(team.database, ISSUER, "staff")
     chief = team.caller("user_0000", acme.id)
     team.members.remove(chief, founder.user_id)
     mappings.delete(chief, made.id)
-    settle_group(team.database, ISSUER, "staff")
+    reconcile_group(team.database, ISSUER, "staff")
     [left] = team.members.all(acme.id)
     assert left.role == "owner"

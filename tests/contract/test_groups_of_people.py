@@ -12,7 +12,7 @@ from llmariner.platform.database import Database
 from llmariner.settings import Secret
 from llmariner.tenancy.authenticator import Authenticator
 from llmariner.tenancy.groups.group_roles import GroupRoles
-from llmariner.tenancy.groups.membership_sync import settle_group
+from llmariner.tenancy.groups.membership_sync import reconcile_group
 from llmariner.tenancy.keys.store import Keys, NewKey, KeyOwner
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.sign_in import token_sign_in as sign_in
@@ -107,7 +107,7 @@ def test_whom_an_owner_removed_stays_out_with_the_tokens_of_before(
     later = int(time.time()) + 60
     no_member(people, tokens.new(groups=frozenset({"staff"}), issued_at=later))
     map_group(database, owner, "staff", "reader")
-    settle_group(database, ISSUER, "staff")
+    reconcile_group(database, ISSUER, "staff")
     no_member(people, tokens.new(groups=frozenset({"staff", "more"}), issued_at=later + 60))
     members.add(callers.of_user(owner.user_id), "alice@example.org", "reader")
     assert people.caller(tokens.new(groups=frozenset({"staff"}), issued_at=later + 120)).project_role == "member"
@@ -158,7 +158,7 @@ def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
     assert people.caller(token).organization_role == "reader"
     assert callers.by_secret(secret) is not None
     mappings.delete(actor, mapped.id)
-    settle_group(database, ISSUER, "staff")
+    reconcile_group(database, ISSUER, "staff")
     assert callers.by_secret(secret) is None
     no_member(people, token)
     assert log.verify(database, owner.organization_id).whole

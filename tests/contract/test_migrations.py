@@ -20,7 +20,7 @@ from llmariner.platform.database.migrate import current, downgrade, head, upgrad
 from llmariner.platform.database.revisions import revisions
 from llmariner.settings import DatabaseSettings, Secret
 from llmariner.tenancy.keys.store import Keys
-from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
 
 NewDatabase = Callable[[], Database]
 # Installers are processes: Alembic keeps the migration under way in its module.
@@ -40,8 +40,8 @@ def tables(database: Database) -> set[str]:
 
 def fill(database: Database) -> None:
     """Rows in most tables."""
-    owner = first_owner(database)
-    make_admin_key(Keys(database, Secret("p" * 32)), owner, "admin")
+    owner = ensure_first_owner(database)
+    create_bootstrap_key(Keys(database, Secret("p" * 32)), owner, "admin")
     Registry(database).create(NewModel("org/model", SourceRepository.LOCAL, "/models/x"))
 
 

@@ -19,7 +19,7 @@ from llmariner.errors import AuthenticationFailed, Unavailable
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.tenancy.keys.store import KeyOwner
-from llmariner.tenancy.organizations.bootstrap import first_owner
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 from llmariner.tenancy.sign_in import refused_sign_ins
 from llmariner.tenancy.sign_in.refused_sign_ins import MOST_IN_A_MINUTE, RefusedSignIns, Stranger
 
@@ -148,7 +148,7 @@ def test_without_the_database_it_is_told_later(
 def test_what_was_counted_is_told_when_the_database_is_closed(new_database: Callable[[], Database]) -> None:
     database = new_database()
     upgrade(database)
-    organization_id = first_owner(database).organization_id
+    organization_id = ensure_first_owner(database).organization_id
     refused = RefusedSignIns(database)
     for _ in range(5):
         refused.note(FORGED, source="192.0.2.1")

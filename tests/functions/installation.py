@@ -16,7 +16,7 @@ from llmariner.gateway.authentication.service_tokens import ServiceTokens
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database.migrate import upgrade
 from llmariner.tenancy.keys.store import NewKey, KeyOwner
-from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
 from llmariner.tenancy.tables import api_keys, organization_users, organizations, project_users, projects, users
 
 from .children import CHECKOUT
@@ -54,7 +54,7 @@ class Installation:
         }
         self.context = Context(self.environment)
         upgrade(self.context.database)
-        self.owner = first_owner(self.context.database)
+        self.owner = ensure_first_owner(self.context.database)
         self.keys = self._make_keys()
         for name, task in (("tiny", Task.GENERATE), ("vectors", Task.EMBED)):
             self.register(name, task=task)
@@ -108,13 +108,13 @@ class Installation:
 
     def _make_keys(self) -> IssuedKeys:
         keys = self.context.keys
-        _, admin = make_admin_key(keys, self.owner, "admin")
+        _, admin = create_bootstrap_key(keys, self.owner, "admin")
         _, scopeless = keys.create(self.owner, NewKey("scopeless", frozenset()))
-        _, stranger = make_admin_key(keys, self.stranger, "theirs")
-        expired_key, expired = make_admin_key(keys, self.owner, "expired")
-        rotated, superseded = make_admin_key(keys, self.owner, "rotated")
+        _, stranger = create_bootstrap_key(keys, self.stranger, "theirs")
+        expired_key, expired = create_bootstrap_key(keys, self.owner, "expired")
+        rotated, superseded = create_bootstrap_key(keys, self.owner, "rotated")
         keys.rotate(self.owner, rotated.id, overlap=60)
-        revoked_key, revoked = make_admin_key(keys, self.owner, "revoked")
+        revoked_key, revoked = create_bootstrap_key(keys, self.owner, "revoked")
         keys.revoke(self.owner, revoked_key.id)
         past = int(time.time()) - 60
         with self.context.database.write() as session:  # as if that time were over

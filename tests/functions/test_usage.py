@@ -16,7 +16,7 @@ from openai import AsyncOpenAI
 from openai.types.admin.organization import UsageCompletionsResponse, UsageCostsResponse, UsageEmbeddingsResponse
 
 from llmariner.tenancy.keys.store import NewKey, KeyOwner
-from llmariner.tenancy.organizations.bootstrap import make_admin_key
+from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key
 from llmariner.tenancy.roles.scopes import PROJECT_ROLES
 from llmariner.tenancy.tables import organization_users, project_users, users
 from llmariner.usage.aggregation import ROLLUPS
@@ -112,7 +112,7 @@ def priced(ask: Ask, admin: dict[str, str], **values: Any) -> dict[str, Any]:
 
 
 def test_llmariners_usages_are_by_user_key_and_model(call: Call, installation: Installation) -> None:
-    key, secret = make_admin_key(installation.context.keys, installation.owner, "counted")
+    key, secret = create_bootstrap_key(installation.context.keys, installation.owner, "counted")
     assert secret
     for _ in range(2):
         used(installation, key_id=key.id)

@@ -26,7 +26,7 @@ from sqlalchemy import func, select
 from llmariner.context import Context
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.tenancy.keys.store import NewKey, KeyOwner
-from llmariner.tenancy.organizations.bootstrap import first_owner
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
 from llmariner.tenancy.tables import projects
 from llmariner.usage.tables import ledger_requests
@@ -131,7 +131,7 @@ class Platform:
         }
         shutil.copy(database, folder / "platform.db")
         self.context = Context(self.environment)
-        self.owner = first_owner(self.context.database)
+        self.owner = ensure_first_owner(self.context.database)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

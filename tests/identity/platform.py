@@ -12,7 +12,7 @@ from llmariner.context import Context
 from llmariner.platform.database.migrate import upgrade
 from llmariner.server import Server
 from llmariner.standalone.router import Router
-from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
 
 __all__ = ["ServedPlatform"]
 
@@ -32,8 +32,8 @@ class ServedPlatform:
             **env,
         })  # fmt: skip
         upgrade(self.context.database)
-        self.owner = first_owner(self.context.database)
-        _, self.admin_key = make_admin_key(self.context.keys, self.owner, "admin")
+        self.owner = ensure_first_owner(self.context.database)
+        _, self.admin_key = create_bootstrap_key(self.context.keys, self.owner, "admin")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]

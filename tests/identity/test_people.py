@@ -12,7 +12,7 @@ import pytest
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.platform.database.migrate import upgrade
-from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
 
 from .running import RunningIssuer
 
@@ -32,8 +32,8 @@ class Platform:
             "LLMARINER_OIDC_ISSUER": issuer,
         })  # fmt: skip
         upgrade(self.context.database)
-        self.owner = first_owner(self.context.database)
-        _, self.admin_key = make_admin_key(self.context.keys, self.owner, "admin")
+        self.owner = ensure_first_owner(self.context.database)
+        _, self.admin_key = create_bootstrap_key(self.context.keys, self.owner, "admin")
         self._caller = _asking.InProcess()
 
     def ask(self, method: str, path: str, bearer: str, body: Any = None, **headers: str) -> Any:

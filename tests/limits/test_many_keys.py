@@ -20,7 +20,7 @@ from llmariner.limits.rules import Subject
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings
-from llmariner.tenancy.organizations.bootstrap import first_owner
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 
 Result = TypeVar("Result")
 
@@ -60,7 +60,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def owner(database: Database) -> Key:
     """A key of the installation's first organization."""
-    found = first_owner(database)
+    found = ensure_first_owner(database)
     return Key("key_0", found.project_id, found.organization_id, found.user_id, frozenset(), None, unlimited=False)
 
 

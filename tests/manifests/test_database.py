@@ -32,7 +32,7 @@ from llmariner.platform.database import Database
 from llmariner.platform.database.schema import schema_mismatch
 from llmariner.settings import DatabaseSettings
 from llmariner.tenancy.keys.secrets import digest, new_secret
-from llmariner.tenancy.organizations.bootstrap import first_owner
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 
 CHECKOUT = Path(__file__).parents[2]
 START = CHECKOUT / "manifests/components/postgres/start.sh"
@@ -202,7 +202,7 @@ def test_two_installers_at_once_migrate_through_pgbouncer(folder: Path, made: di
         context = Context(environment)
         assert schema_mismatch(context.database) is None
         assert told.count("first key") == 1
-        owner = first_owner(context.database)
+        owner = ensure_first_owner(context.database)
         (key,) = context.keys.of_project(owner)
         assert key.digest == digest(context.secrets.pepper, secret)
         # Revoked, it stays so whatever is run again.

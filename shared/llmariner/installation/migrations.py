@@ -10,7 +10,7 @@ from llmariner.errors import Conflict
 from llmariner.installation.retry import Waiting
 from llmariner.platform.database import Duplicate
 from llmariner.platform.database.migrate import current, upgrade
-from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
 from llmariner.tenancy.tables import api_keys
 
 __all__ = ["migrate"]
@@ -32,11 +32,11 @@ def _register(context: Context, secret: str) -> list[str]:
         if session.value(select(func.count()).select_from(api_keys)):
             return []
     try:
-        owner = first_owner(context.database)
+        owner = ensure_first_owner(context.database)
     except Duplicate:  # another installer made it between our look and our writing
-        owner = first_owner(context.database)
+        owner = ensure_first_owner(context.database)
     try:
-        key, _ = make_admin_key(context.keys, owner, "admin", secret=secret)
+        key, _ = create_bootstrap_key(context.keys, owner, "admin", secret=secret)
     except Conflict:
         return []
     return [f"The administrator's first key {key.prefix} is registered."]

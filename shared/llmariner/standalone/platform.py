@@ -31,7 +31,7 @@ from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
 from llmariner.standalone.router import Router
 from llmariner.standalone.weights import LocalWeights
-from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
 
 __all__ = ["Home", "Layout", "checkout", "write_private"]
 
@@ -124,7 +124,7 @@ class Home:
             from llmariner.platform.database.migrate import upgrade
 
             upgrade(self.context.database)
-        owner = first_owner(self.context.database)
+        owner = ensure_first_owner(self.context.database)
         # Only this process writes to the ledger: what is open at its start was interrupted by its end.
         self.context.ledger.interrupt(unseen_for=0)
         for model in PACKAGED:
@@ -133,7 +133,7 @@ class Home:
         if self.layout.admin_key.exists():
             return None
         number = len(self.context.keys.of_project(owner))
-        _, secret = make_admin_key(self.context.keys, owner, "admin" if number == 0 else f"admin-{number}")
+        _, secret = create_bootstrap_key(self.context.keys, owner, "admin" if number == 0 else f"admin-{number}")
         write_private(self.layout.admin_key, secret)
         return secret
 

@@ -26,7 +26,7 @@ from llmariner.limits.rules import Subject
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings
-from llmariner.tenancy.organizations.bootstrap import first_owner
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 
 KEYS = 10_000
 MOST = {"requests_per_minute": 6_400_000, "tokens_per_minute": 640_000_000}
@@ -64,7 +64,7 @@ def measure(count: int = KEYS) -> Cost:
 
 
 async def _measure(database: Database, count: int) -> Cost:
-    owner = first_owner(database)
+    owner = ensure_first_owner(database)
     key = Key("", owner.project_id, owner.organization_id, owner.user_id, frozenset(), None, unlimited=False)
     keys = [replace(key, id=f"key_{number}") for number in range(count)]
     control, revisions = Control(Leases(database, MOST)), Revisions(database)

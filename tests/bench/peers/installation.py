@@ -14,7 +14,7 @@ from llmariner.context import Context
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import SecretSettings
-from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
 
 from ..children import free_port
 from ..target import MODEL, Site, Target
@@ -57,7 +57,7 @@ def install(site: Site) -> Installation:
     }
     context = Context(environment)
     upgrade(context.database)
-    _, key = make_admin_key(context.keys, first_owner(context.database), "bench")
+    _, key = create_bootstrap_key(context.keys, ensure_first_owner(context.database), "bench")
     context.registry.create(NewModel(MODEL, SourceRepository.LOCAL, "scripted"))
     context.registry.loaded(MODEL, folder="", size_bytes=0, task=Task.GENERATE)
     context.database.close()

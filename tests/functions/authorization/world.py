@@ -19,7 +19,7 @@ from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.platform.database.migrate import upgrade
 from llmariner.tenancy.keys import secrets
-from llmariner.tenancy.organizations.bootstrap import first_owner, make_admin_key
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
 from llmariner.tenancy.roles.scopes import ADMIN_KEY_SCOPES, OWNER_SCOPES
 from llmariner.tenancy.tables import (
     api_keys,
@@ -103,7 +103,7 @@ class World:
         self.context = Context({**installation.environment, **serving})
         self.database = self.context.database
         upgrade(self.database)
-        _, runner = make_admin_key(self.context.keys, first_owner(self.database), "runner")
+        _, runner = create_bootstrap_key(self.context.keys, ensure_first_owner(self.database), "runner")
         self.runner = {"authorization": f"Bearer {runner}"}
         self._applications: dict[str, Any] = {}
         self._numbers = itertools.count()

@@ -24,9 +24,9 @@ from llmariner.tenancy.roles.delegation import (
 )
 from llmariner.tenancy.tables import group_roles, groups, organization_users, project_users, projects, user_groups
 
-__all__ = ["CHANGED", "GroupRoles", "announce", "check_name", "check_not_above", "give", "same", "take"]
+__all__ = ["GROUP_ROLE_CHANGED", "GroupRoles", "enqueue_reconciliation", "validate_group_name", "check_can_revoke", "grant", "matches_mapping", "revoke"]
 
-CHANGED = "ai.llmariner.group_role.changed.v1"
+GROUP_ROLE_CHANGED = "ai.llmariner.group_role.changed.v1"
 
 
 class GroupRoles:
@@ -45,14 +45,14 @@ class GroupRoles:
     def create(self, caller: Caller, *, issuer: str, group: str, role: str, project_id: str | None) -> Row[Any]:
         """Map a group. InvalidRequest for an unknown role, PermissionDenied for one that the caller may not give, NotFound
         for a project, Conflict where the group is mapped already."""
-        check_name(group, "group")
+        validate_group_name(group, "group")
         organization_id = caller.organization_id
         mapping = {"organization_id": organization_id, "issuer": issuer, "group_name": group, "project_id": project_id}
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            if session.first(select(group_roles.c.id).where(same(mapping))) is not None:
+            if session.first(select(group_roles.c.id).where(matches_mapping(mapping))) is not None:
                 raise Conflict(f"The group '{group}' has a role there already; delete that one first.", param="group")
-            return give(session, caller, mapping, role)
+            return grant(session, caller, mapping, role)
 
     def delete(self, caller: Caller, row_id: str) -> None:
         """End a mapping, and what it gave. NotFound."""
@@ -62,21 +62,21 @@ class GroupRoles:
             found = session.first(select(group_roles).where(one))
             if found is None:
                 raise NotFound(f"No role of a group with id '{row_id}' in this organization.", param="id")
-            take(session, caller, found)
+            revoke(session, caller, found)
 
 
-def check_name(said: str, param: str) -> None:
+def validate_group_name(said: str, param: str) -> None:
     """InvalidRequest for what is no group's name."""
     if not 1 <= len(said) <= 256 or not said.isprintable():
         raise InvalidRequest(f"'{param}' must be 1 to 256 printable characters long.", param=param)
 
 
-def same(mapping: Mapping[str, Any]) -> ColumnElement[bool]:
+def matches_mapping(mapping: Mapping[str, Any]) -> ColumnElement[bool]:
     """Which row of `group_roles` that is: by organisation, issuer, group and project."""
     return and_(*(group_roles.c[name] == value for name, value in mapping.items()))
 
 
-def give(session: WriteSession, caller: Caller, mapping: Mapping[str, Any], role: str) -> Row[Any]:
+def grant(session: WriteSession, caller: Caller, mapping: Mapping[str, Any], role: str) -> Row[Any]:
     """Map a group that is not mapped there, and make it known. Raises as `GroupRoles.create`."""
     organization_id, project_id = mapping["organization_id"], mapping["project_id"]
     if project_id is not None:
@@ -90,12 +90,12 @@ def give(session: WriteSession, caller: Caller, mapping: Mapping[str, Any], role
     session.add(group_roles, id=row_id, role=role, created_at=now, **mapping)
     row = session.first(select(group_roles).where(group_roles.c.id == row_id))
     assert row is not None
-    announce(session, row)
+    enqueue_reconciliation(session, row)
     _log(session, caller, "group.role.created", row_id, {"group": name, "role": role}, project_id)
     return row
 
 
-def check_not_above(session: ReadSession, caller: Caller, row: Row[Any]) -> None:
+def check_can_revoke(session: ReadSession, caller: Caller, row: Row[Any]) -> None:
     """PermissionDenied for a mapping (a row of `group_roles`) that gives more than the caller holds there.
 
     Also where somebody may leave the organization with it who holds more than the caller in a project.
@@ -138,23 +138,23 @@ def _places_of_group(row: Row[Any]) -> Select[Any]:
     )
 
 
-def take(session: WriteSession, caller: Caller, row: Row[Any]) -> None:
+def revoke(session: WriteSession, caller: Caller, row: Row[Any]) -> None:
     """End a mapping that is there. PermissionDenied for a role above the caller."""
-    check_not_above(session, caller, row)
+    check_can_revoke(session, caller, row)
     session.run(group_roles.delete().where(group_roles.c.id == row.id))
-    announce(session, row)
+    enqueue_reconciliation(session, row)
     payload = {"group": row.group_name, "role": row.role}
     _log(session, caller, "group.role.deleted", row.id, payload, row.project_id)
 
 
-def announce(session: WriteSession, row: Row[Any]) -> None:
+def enqueue_reconciliation(session: WriteSession, row: Row[Any]) -> None:
     """Have everybody of a mapping's group be what their groups are now: `group_settlement` does so, in slices.
 
     `row` is one of `group_roles`; it may be gone by then.
     """
     told = {"id": row.id, "organization_id": row.organization_id, "project_id": row.project_id}
     group = {"issuer": row.issuer, "group": row.group_name, "after": ""}
-    outbox.add(session, CHANGED, f"group_roles/{row.id}", {**told, **group})
+    outbox.add(session, GROUP_ROLE_CHANGED, f"group_roles/{row.id}", {**told, **group})
 
 
 def _check_project(session: ReadSession, organization_id: str, project_id: str) -> None:

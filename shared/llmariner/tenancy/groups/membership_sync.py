@@ -16,18 +16,18 @@ from sqlalchemy import Row, Select, and_, exists, or_, select
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.identity import Identity
 from llmariner.tenancy.mutations import serialize_mutations
-from llmariner.tenancy.sign_in.jit_provisioning import Arrival, settle
+from llmariner.tenancy.sign_in.jit_provisioning import MembershipReconciliation, reconcile_memberships
 from llmariner.tenancy.tables import user_groups, users
 
-__all__ = ["settle_group"]
+__all__ = ["reconcile_group"]
 
-_SLICE = 25
-_SECONDS = 20.0
+_BATCH_SIZE = 25
+_TIME_BUDGET_SECONDS = 20.0
 # Of the table's column; longer names of an issuer's are left out of it.
-_LONGEST_NAME = 256
+_MAX_NAME_LENGTH = 256
 
 
-def settle_group(database: Database, issuer: str, group: str, after: str = "", *, seconds: float = _SECONDS) -> str:
+def reconcile_group(database: Database, issuer: str, group: str, after: str = "", *, seconds: float = _TIME_BUDGET_SECONDS) -> str:
     """Settle the members of a group whose ids follow `after`, for some seconds.
 
     Returns the id of the last one who is settled, empty at the end.
@@ -35,21 +35,21 @@ def settle_group(database: Database, issuer: str, group: str, after: str = "", *
     deadline = time.monotonic() + seconds
     while True:
         with database.read() as session:
-            people = session.rows(_members(issuer, group).where(users.c.id > after).limit(_SLICE))
-            waiting = [person.id for person in people if _arrival(session, person).changes()]
+            people = session.rows(_members(issuer, group).where(users.c.id > after).limit(_BATCH_SIZE))
+            waiting = [person.id for person in people if _reconciliation(session, person).changes()]
         if waiting:
             there = _members(issuer, group).where(users.c.id.in_(waiting))
-            database.transact(partial(_settle, people=there))
-        if len(people) < _SLICE:
+            database.transact(partial(_reconcile, people=there))
+        if len(people) < _BATCH_SIZE:
             return ""
         after = people[-1].id
         if time.monotonic() >= deadline:
             return after
 
 
-def _settle(session: WriteSession, people: Select[Any]) -> None:
+def _reconcile(session: WriteSession, people: Select[Any]) -> None:
     revision = serialize_mutations(session)
-    settle(session, revision, [_arrival(session, person) for person in session.rows(people)])
+    reconcile_memberships(session, revision, [_reconciliation(session, person) for person in session.rows(people)])
 
 
 def _members(issuer: str, group: str) -> Select[Any]:
@@ -60,7 +60,7 @@ def _members(issuer: str, group: str) -> Select[Any]:
     return query.where(users.c.issuer == issuer, there).order_by(users.c.id)
 
 
-def _arrival(session: ReadSession, person: Row[Any]) -> Arrival:
+def _reconciliation(session: ReadSession, person: Row[Any]) -> MembershipReconciliation:
     """As with a token that says again what the newest one said of groups; nothing else of it is kept."""
     at = person.groups_at or 0
     identity = Identity(
@@ -74,7 +74,7 @@ def _arrival(session: ReadSession, person: Row[Any]) -> Arrival:
         issued_at=at,
         expires_at=0,
     )
-    return Arrival(session, person.id, identity)
+    return MembershipReconciliation(session, person.id, identity)
 
 
 def _groups(session: ReadSession, person: Row[Any]) -> frozenset[str]:
@@ -85,4 +85,4 @@ def _groups(session: ReadSession, person: Row[Any]) -> frozenset[str]:
     if person.groups is None:
         rows = session.rows(select(user_groups.c.name).where(user_groups.c.user_id == person.id))
         return frozenset(row.name for row in rows)
-    return frozenset(name for name in json.loads(person.groups) if len(name) <= _LONGEST_NAME)
+    return frozenset(name for name in json.loads(person.groups) if len(name) <= _MAX_NAME_LENGTH)

@@ -15,7 +15,7 @@ from llmariner.audit import log
 from llmariner.errors import Conflict, NotFound
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
-from llmariner.tenancy.groups.group_roles import announce, check_name, check_not_above, give, same, take
+from llmariner.tenancy.groups.group_roles import enqueue_reconciliation, validate_group_name, check_can_revoke, grant, matches_mapping, revoke
 from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.organizations.queries import Page, Paging, page_of
 from llmariner.tenancy.principal import Caller
@@ -43,7 +43,7 @@ class Groups:
 
     def create(self, caller: Caller, issuer: str, name: str) -> Row[Any]:
         """Make a group of the issuer known, as it is named there. Conflict when it is."""
-        check_name(name, "name")
+        validate_group_name(name, "name")
         group_id = new_id("group")
         with self._database.write() as session:
             serialize_mutations(session, caller)
@@ -58,17 +58,17 @@ class Groups:
 
         Who was in it by the name of before keeps what it gave until a newer token: keys would not come back.
         """
-        check_name(name, "name")
+        validate_group_name(name, "name")
         with self._database.write() as session:
             serialize_mutations(session, caller)
             group = _one(session, caller.organization_id, group_id)
             if name != group.name:
                 for row in session.rows(select(group_roles).where(_of(group, group.name))):
-                    check_not_above(session, caller, row)
+                    check_can_revoke(session, caller, row)
                 _check_free(session, caller.organization_id, group.issuer, name)
                 session.run(update(group_roles).where(_of(group, group.name)).values(group_name=name))
                 for row in session.rows(select(group_roles).where(_of(group, name))):
-                    announce(session, row)
+                    enqueue_reconciliation(session, row)
                 session.run(update(groups).where(groups.c.id == group_id).values(name=name))
                 _log(session, caller, "group.updated", group_id, {"changes_requested": {"group_name": name}})
             return _one(session, caller.organization_id, group_id)
@@ -80,7 +80,7 @@ class Groups:
             group = _one(session, caller.organization_id, group_id)
             ending = session.rows(select(group_roles).where(_of(group, group.name)).order_by(group_roles.c.id))
             for row in ending:
-                take(session, caller, row)
+                revoke(session, caller, row)
             session.run(groups.delete().where(groups.c.id == group_id))
             _log(session, caller, "group.deleted", group_id, {})
         return [row.id for row in ending]
@@ -101,7 +101,7 @@ class Groups:
     def role(self, group: Row[Any], project_id: str | None) -> Row[Any] | None:
         """What a group is in its organisation, or in a project of it; None: nothing."""
         with self._database.read() as session:
-            return session.first(select(group_roles).where(same(_mapping(group, project_id))))
+            return session.first(select(group_roles).where(matches_mapping(_mapping(group, project_id))))
 
     def in_project(self, organization_id: str, project_id: str) -> Sequence[Row[Any]]:
         """The groups with a role in a project, oldest first; `role` and `given_at` beside the group's columns."""
@@ -123,20 +123,20 @@ class Groups:
         with self._database.write() as session:
             serialize_mutations(session, caller)
             mapping = _mapping(_one(session, caller.organization_id, group_id), project_id)
-            before = session.first(select(group_roles).where(same(mapping)))
+            before = session.first(select(group_roles).where(matches_mapping(mapping)))
             if before is not None:
-                take(session, caller, before)
-            return give(session, caller, mapping, role)
+                revoke(session, caller, before)
+            return grant(session, caller, mapping, role)
 
     def take(self, caller: Caller, group_id: str, project_id: str | None) -> None:
         """Take a group's role there from it. NotFound when it has none."""
         with self._database.write() as session:
             serialize_mutations(session, caller)
             group = _one(session, caller.organization_id, group_id)
-            found = session.first(select(group_roles).where(same(_mapping(group, project_id))))
+            found = session.first(select(group_roles).where(matches_mapping(_mapping(group, project_id))))
             if found is None:
                 raise NotFound(f"The group '{group.name}' has no role there.", param="group_id")
-            take(session, caller, found)
+            revoke(session, caller, found)
 
 
 def _one(session: ReadSession, organization_id: str, group_id: str) -> Row[Any]:

@@ -12,12 +12,12 @@ from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, KeyOwner
 from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
 from llmariner.tenancy.tables import organization_users, organizations, project_users, projects, users
 
-__all__ = ["first_owner", "make_admin_key"]
+__all__ = ["ensure_first_owner", "create_bootstrap_key"]
 
 _ADMIN = "admin@localhost"
 
 
-def first_owner(database: Database) -> KeyOwner:
+def ensure_first_owner(database: Database) -> KeyOwner:
     """The administrator with the default organisation and project; made when they are not there yet."""
     now = int(time.time())
     with database.write() as session:
@@ -46,6 +46,6 @@ def first_owner(database: Database) -> KeyOwner:
     return KeyOwner(user_id=user, project_id=project, organization_id=organization)
 
 
-def make_admin_key(keys: Keys, owner: KeyOwner, name: str, secret: str = "") -> tuple[ApiKey, str]:
+def create_bootstrap_key(keys: Keys, owner: KeyOwner, name: str, secret: str = "") -> tuple[ApiKey, str]:
     """A key of the administrator with every scope of an owner of the default organization; `secret` as in `Keys.create`."""
     return keys.create(owner, NewKey(name=name, scopes=OWNER_SCOPES | INSTALLATION_SCOPES), secret)

@@ -24,7 +24,7 @@ from llmariner.tenancy.tables import (
     users,
 )
 
-__all__ = ["Access", "Directory", "Page", "Paging", "page_of"]
+__all__ = ["Access", "OrganizationQueries", "Page", "Paging", "page_of"]
 
 Page: TypeAlias = tuple[Sequence[Row[Any]], bool]
 """Rows, and whether more follow."""
@@ -40,7 +40,7 @@ class Paging:
         self.order = order
 
 
-class Directory:
+class OrganizationQueries:
     """What is there in organisations."""
 
     def __init__(self, database: Database) -> None:

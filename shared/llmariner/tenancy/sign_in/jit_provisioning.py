@@ -36,14 +36,14 @@ from llmariner.tenancy.tables import (
     users,
 )
 
-__all__ = ["Arrival", "settle"]
+__all__ = ["MembershipReconciliation", "reconcile_memberships"]
 
 # Of two groups' roles the first of these; a role that the organisation made stands between what it owns and the rest.
-_RANKS = ("owner", "role_", "member", "tenant_system", "reader", "viewer")
+_ROLE_PRECEDENCE = ("owner", "role_", "member", "tenant_system", "reader", "viewer")
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Resource:
     """An organisation, or one of its projects."""
 
     organization_id: str
@@ -51,21 +51,21 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class _Act:
+class _Mutation:
     name: str
     subject_id: str
-    place: _Place
+    place: _Resource
     told: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Held:
+class _Membership:
     role: str
     of_group: bool
 
 
-class Arrival:
-    """One person's memberships, as they are and as they should be. Read when made; the function `settle` writes.
+class MembershipReconciliation:
+    """One person's memberships, as they are and as they should be. Read when made; the function `reconcile_memberships` writes.
 
     `newcomer_role`: what the person becomes if nothing awaits them: `reader` of the default organisation, `member` of
     its default project, or `none`.
@@ -80,23 +80,23 @@ class Arrival:
         self._held = dict(_memberships(session, user_id))
         # Only where the token says, and its issuer vouches, that they have the invited address now.
         vouched = identity.email_verified and identity.email == self._email
-        self._invites = list(_invites_to(session, self._email)) if vouched else []
+        self._invites = list(_redeemable_invites(session, self._email)) if vouched else []
         news = identity.groups is not None and identity.issued_at >= (person.groups_at or 0)
         self._groups = frozenset(identity.groups or ()) if news else self._known_groups
         self._issued_at = identity.issued_at
-        self._given = _given(session, identity, removed_from(session, user_id)) if news else None
+        self._given = _roles_from_groups(session, identity, removed_from(session, user_id)) if news else None
         self._last_of = self._owned_alone(session)
-        self._newcomer = _newcomer(session, user_id, newcomer_role)
-        self.acts: list[_Act] = []
+        self._newcomer = _default_roles(session, user_id, newcomer_role)
+        self.acts: list[_Mutation] = []
 
     def changes(self) -> bool:
         """Whether there is anything to write."""
         return bool(self._invites) or bool(self._wanted()) or self._groups != self._known_groups
 
     def write(self, session: WriteSession, revision: int) -> None:
-        """Make it so. `acts` are then to be told of; `settle` does both."""
+        """Make it so. `acts` are then to be told of; `reconcile_memberships` does both."""
         for invite in self._invites:
-            held = self._held.get(_Place(invite.organization_id))
+            held = self._held.get(_Resource(invite.organization_id))
             if held is not None and not held.of_group:
                 self._withdraw(session, invite)
             else:
@@ -114,17 +114,17 @@ class Arrival:
             for place, role in self._newcomer:
                 self._give(session, place, role, of_group=False)
 
-    def _owned_alone(self, session: ReadSession) -> frozenset[_Place]:
+    def _owned_alone(self, session: ReadSession) -> frozenset[_Resource]:
         """The organisations that have no other owner."""
         return frozenset(
             place for place, held in self._held.items() if _is_last_owner(session, self.user_id, place, held)
         )
 
-    def _wanted(self) -> dict[_Place, str | None]:
+    def _wanted(self) -> dict[_Resource, str | None]:
         """What groups have to change; None: the membership goes. Empty where the token says nothing (new) of groups."""
         if self._given is None:
             return {}
-        wanted: dict[_Place, str | None] = {
+        wanted: dict[_Resource, str | None] = {
             place: role
             for place, role in self._given.items()
             if place not in self._last_of
@@ -151,16 +151,16 @@ class Arrival:
         """A membership that people made before stays as it is, and an invitation adds nothing to it."""
         session.run(update(invites).where(invites.c.id == invite.id).values(revoked_at=int(time.time())))
         told = {"reason": "became_a_member"}
-        self.acts.append(_Act("invite.deleted", invite.id, _Place(invite.organization_id), told))
+        self.acts.append(_Mutation("invite.deleted", invite.id, _Resource(invite.organization_id), told))
 
     def _accept(self, session: WriteSession, invite: Any) -> None:
         """What groups gave gives way; archived projects take nobody in."""
         organization_id = invite.organization_id
-        promised = [(_Place(organization_id), invite.role)]
+        promised = [(_Resource(organization_id), invite.role)]
         for each in json.loads(invite.projects):
             live = and_(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
             if session.value(select(projects.c.id).where(projects.c.id == each["id"], live)) is not None:
-                promised.append((_Place(organization_id, each["id"]), each["role"]))
+                promised.append((_Resource(organization_id, each["id"]), each["role"]))
         for place, role in promised:
             held = self._held.get(place)
             if held is None or held.of_group:
@@ -168,9 +168,9 @@ class Arrival:
         forget_removal(session, organization_id, self.user_id)
         session.run(update(invites).where(invites.c.id == invite.id).values(accepted_at=int(time.time())))
         told = {"user_id": self.user_id, "email": self._email}
-        self.acts.append(_Act("invite.accepted", invite.id, _Place(organization_id), told))
+        self.acts.append(_Mutation("invite.accepted", invite.id, _Resource(organization_id), told))
 
-    def _give(self, session: WriteSession, place: _Place, role: str, *, of_group: bool) -> None:
+    def _give(self, session: WriteSession, place: _Resource, role: str, *, of_group: bool) -> None:
         table, one = self._row(place)
         held = self._held.get(place)
         if held is None:
@@ -179,11 +179,11 @@ class Arrival:
             session.add(table, **key, role=role, of_group=of_group, created_at=int(time.time()))
         else:
             session.run(update(table).where(one).values(role=role, of_group=of_group))
-        self._held[place] = _Held(role, of_group)
+        self._held[place] = _Membership(role, of_group)
         if held is None or held.role != role:
             self._tell(place, held, role)
 
-    def _end(self, session: WriteSession, revision: int, place: _Place) -> None:
+    def _end(self, session: WriteSession, revision: int, place: _Resource) -> None:
         """With the keys that the person has there."""
         table, one = self._row(place)
         session.run(table.delete().where(one))
@@ -194,29 +194,29 @@ class Arrival:
         revoke_keys(session, revision, and_(there, api_keys.c.user_id == self.user_id))
         self._tell(place, held, None)
 
-    def _row(self, place: _Place) -> tuple[Any, Any]:
+    def _row(self, place: _Resource) -> tuple[Any, Any]:
         table = project_users if place.project_id else organization_users
         one = and_(table.c.user_id == self.user_id, table.c.organization_id == place.organization_id)
         return table, and_(one, table.c.project_id == place.project_id) if place.project_id else one
 
-    def _tell(self, place: _Place, before: _Held | None, role: str | None) -> None:
+    def _tell(self, place: _Resource, before: _Membership | None, role: str | None) -> None:
         """Of a change of a membership, in the names that `acts` has for it."""
         if place.project_id is not None:
             resource = {"resource_id": place.project_id, "resource_type": "api.project"}
             principal = {"principal_id": self.user_id, "principal_type": "user", **resource}
             for name, its in (("deleted", before.role if before else None), ("created", role)):
                 if its is not None:
-                    self.acts.append(_Act(f"role.assignment.{name}", self.user_id, place, {"id": its, **principal}))
+                    self.acts.append(_Mutation(f"role.assignment.{name}", self.user_id, place, {"id": its, **principal}))
         elif role is None:
-            self.acts.append(_Act("user.deleted", self.user_id, place, {}))
+            self.acts.append(_Mutation("user.deleted", self.user_id, place, {}))
         elif before is None:
             told = {"data": {"role": role, "email": self._email}}
-            self.acts.append(_Act("user.added", self.user_id, place, told))
+            self.acts.append(_Mutation("user.added", self.user_id, place, told))
         else:
-            self.acts.append(_Act("user.updated", self.user_id, place, {"changes_requested": {"role": role}}))
+            self.acts.append(_Mutation("user.updated", self.user_id, place, {"changes_requested": {"role": role}}))
 
 
-def settle(session: WriteSession, revision: int, arrivals: Sequence[Arrival]) -> None:
+def reconcile_memberships(session: WriteSession, revision: int, arrivals: Sequence[MembershipReconciliation]) -> None:
     """Make all of these so. In a transaction that took `acts.alone`, which returned the revision; to be called last in it.
 
     Each entry of the audit log locks its organisation's chain: they come after everything else, in one order.
@@ -235,14 +235,14 @@ def _groups_of(session: ReadSession, user_id: str) -> frozenset[str]:
     return frozenset(row.name for row in rows)
 
 
-def _memberships(session: ReadSession, user_id: str) -> Iterable[tuple[_Place, _Held]]:
+def _memberships(session: ReadSession, user_id: str) -> Iterable[tuple[_Resource, _Membership]]:
     for row in session.rows(select(organization_users).where(organization_users.c.user_id == user_id)):
-        yield _Place(row.organization_id), _Held(row.role, row.of_group)
+        yield _Resource(row.organization_id), _Membership(row.role, row.of_group)
     for row in session.rows(select(project_users).where(project_users.c.user_id == user_id)):
-        yield _Place(row.organization_id, row.project_id), _Held(row.role, row.of_group)
+        yield _Resource(row.organization_id, row.project_id), _Membership(row.role, row.of_group)
 
 
-def _is_last_owner(session: ReadSession, user_id: str, place: _Place, held: _Held) -> bool:
+def _is_last_owner(session: ReadSession, user_id: str, place: _Resource, held: _Membership) -> bool:
     if place.project_id is not None or held.role != "owner":
         return False
     people = organization_users.join(users)
@@ -260,14 +260,14 @@ def _is_last_owner(session: ReadSession, user_id: str, place: _Place, held: _Hel
     return session.first(others) is None
 
 
-def _invites_to(session: ReadSession, email: str) -> Iterable[Any]:
+def _redeemable_invites(session: ReadSession, email: str) -> Iterable[Any]:
     query = select(invites).where(open_invites(email=email)).order_by(invites.c.created_at, invites.c.id)
     return (row for row in session.rows(query) if is_backed(session, row))
 
 
-def _given(
+def _roles_from_groups(
     session: ReadSession, identity: Identity, removed: frozenset[tuple[str, str | None]]
-) -> dict[_Place, str] | None:
+) -> dict[_Resource, str] | None:
     """What the person's groups give, the strongest role of each place, but for those that they were removed from.
 
     None where the token says nothing of groups.
@@ -283,23 +283,23 @@ def _given(
             projects.c.archived_at.is_(None),
         )
     )
-    given: dict[_Place, str] = {}
+    given: dict[_Resource, str] = {}
     for row in session.rows(query):
-        place = _Place(row.organization_id, row.project_id)
+        place = _Resource(row.organization_id, row.project_id)
         if (row.organization_id, None) in removed:
             continue
         if (row.organization_id, row.project_id) not in removed:
-            given[place] = min(given.get(place, row.role), row.role, key=_rank)
+            given[place] = min(given.get(place, row.role), row.role, key=_precedence)
         # Whoever is in a project is in its organisation.
-        given.setdefault(_Place(row.organization_id), "reader")
+        given.setdefault(_Resource(row.organization_id), "reader")
     return given
 
 
-def _rank(role: str) -> tuple[int, str]:
-    return next((at for at, known in enumerate(_RANKS) if role.startswith(known)), len(_RANKS)), role
+def _precedence(role: str) -> tuple[int, str]:
+    return next((at for at, known in enumerate(_ROLE_PRECEDENCE) if role.startswith(known)), len(_ROLE_PRECEDENCE)), role
 
 
-def _newcomer(session: ReadSession, user_id: str, role: str) -> list[tuple[_Place, str]]:
+def _default_roles(session: ReadSession, user_id: str, role: str) -> list[tuple[_Resource, str]]:
     """What somebody becomes whom nothing awaits; nothing where an owner removed them."""
     if role == "none":
         return []
@@ -307,10 +307,10 @@ def _newcomer(session: ReadSession, user_id: str, role: str) -> list[tuple[_Plac
     removed = removed_from(session, user_id)
     if organization_id is None or (organization_id, None) in removed:
         return []
-    given = [(_Place(organization_id), "reader")]
+    given = [(_Resource(organization_id), "reader")]
     project_id = session.value(
         select(projects.c.id).where(projects.c.organization_id == organization_id, projects.c.is_default)
     )
     if role != "member" or project_id is None or (organization_id, project_id) in removed:
         return given
-    return [*given, (_Place(organization_id, project_id), "member")]
+    return [*given, (_Resource(organization_id, project_id), "member")]

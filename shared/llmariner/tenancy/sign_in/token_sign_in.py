@@ -28,7 +28,7 @@ from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import is_default_organization
 from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.sign_in.account_claims import check_claimable, claim_window
-from llmariner.tenancy.sign_in.jit_provisioning import Arrival, settle
+from llmariner.tenancy.sign_in.jit_provisioning import MembershipReconciliation, reconcile_memberships
 from llmariner.tenancy.sign_in.refused_sign_ins import RefusedSignIns, Stranger
 from llmariner.tenancy.tables import organization_users, organizations, user_groups, users
 
@@ -144,7 +144,7 @@ class SignIn:
         with self._database.read() as session:
             known = _linked(session, identity)
             if known is not None and not (
-                _new_address(session, known, identity) or Arrival(session, known, identity).changes()
+                _new_address(session, known, identity) or MembershipReconciliation(session, known, identity).changes()
             ):
                 return known
         return self._database.transact(lambda session: self._settle(session, identity))
@@ -158,7 +158,7 @@ class SignIn:
         if address := _new_address(session, user_id, identity):
             session.run(update(users).where(users.c.id == user_id).values(email=address))
         newcomer_role = self._newcomer_role if new else "none"
-        settle(session, revision, [Arrival(session, user_id, identity, newcomer_role=newcomer_role)])
+        reconcile_memberships(session, revision, [MembershipReconciliation(session, user_id, identity, newcomer_role=newcomer_role)])
         return user_id
 
     def _log(self, caller: Caller, identity: Identity, source: str | None) -> None:
