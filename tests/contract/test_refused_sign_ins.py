@@ -21,7 +21,7 @@ from llmariner.platform.database.migrate import upgrade
 from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 from llmariner.tenancy.sign_in import refused_sign_ins
-from llmariner.tenancy.sign_in.refused_sign_ins import MOST_IN_A_MINUTE, RefusedSignIns, Stranger
+from llmariner.tenancy.sign_in.refused_sign_ins import MAX_ENTRIES_PER_MINUTE, RefusedSignIns, UnauthenticatedSubject
 
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 FORGED = AuthenticationFailed("It was forged.", code="invalid_token")
@@ -95,13 +95,13 @@ def test_many_sources_at_many_processes_write_no_more_than_the_bound(
             processes[number].note(FORGED, source=f"10.{number}.0.{host}")
 
     at_once([lambda number=number: attack(number) for number in range(3)])  # type: ignore[misc]
-    assert len(failures(database, owner.organization_id)) == MOST_IN_A_MINUTE
+    assert len(failures(database, owner.organization_id)) == MAX_ENTRIES_PER_MINUTE
     monkeypatch.setattr(refused_sign_ins, "_MINUTE", 0.0)
     for process in processes:
         process.tell()
     found = failures(database, owner.organization_id)
     assert sum(told["count"] for _, _, told in found) == 180
-    assert len(found) <= MOST_IN_A_MINUTE * 4
+    assert len(found) <= MAX_ENTRIES_PER_MINUTE * 4
     assert any(source is None for source, _, _ in found), "what is too much is told as one"
 
 
@@ -110,18 +110,18 @@ def test_one_process_remembers_a_bounded_number_of_sources(database: Database, o
     for host in range(1000):
         refused.note(FORGED, source=f"10.0.{host // 256}.{host % 256}")
     assert len(refused._untold) <= 101
-    assert len(refused._told_at) <= MOST_IN_A_MINUTE
+    assert len(refused._told_at) <= MAX_ENTRIES_PER_MINUTE
 
 
 def test_each_organization_has_its_own_and_who_is_known_is_named(
     database: Database, owner: KeyOwner, stranger: KeyOwner
 ) -> None:
     refused = RefusedSignIns(database)
-    ann = Stranger("user_ann", "ann@example.org")
+    ann = UnauthenticatedSubject("user_ann", "ann@example.org")
     refused.note(FORGED, source="192.0.2.1", who=ann, organization_id=stranger.organization_id)
     refused.note(FORGED, source=None)
     refused.note(FORGED, source="192.0.2.1", organization_id=stranger.organization_id)
-    refused.note(FORGED, source="192.0.2.1", who=Stranger("user_bob"), organization_id=stranger.organization_id)
+    refused.note(FORGED, source="192.0.2.1", who=UnauthenticatedSubject("user_bob"), organization_id=stranger.organization_id)
     found = [(source, email, told.get("id")) for source, email, told in failures(database, stranger.organization_id)]
     people = [("ann@example.org", "user_ann"), (None, None), (None, "user_bob")]
     assert found == [("192.0.2.1", *who) for who in people], "nobody is taken for another one"

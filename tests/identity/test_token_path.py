@@ -99,9 +99,9 @@ def test_a_known_token_goes_on_while_the_issuer_is_away_and_ends_with_the_member
     assert chat(served, token).status_code == 200
     context = served.context
     with context.database.read() as session:
-        from llmariner.tenancy.members.memberships import person_with
+        from llmariner.tenancy.members.memberships import person_id_by_email
 
-        alice = person_with(session, "alice@example.org")
+        alice = person_id_by_email(session, "alice@example.org")
     assert alice is not None
     Members(context.database).remove(context.callers.of_user(served.owner.user_id), alice)
     started = time.monotonic()

@@ -23,8 +23,8 @@ from llmariner.tenancy import validators as names
 from llmariner.tenancy.invitations.pending import is_backed, open_invites
 from llmariner.tenancy.keys import secrets
 from llmariner.tenancy.keys.store import Keys, NewKey, KeyOwner
-from llmariner.tenancy.members.memberships import person_with
-from llmariner.tenancy.members.removals import forget_removal
+from llmariner.tenancy.members.memberships import person_id_by_email
+from llmariner.tenancy.members.removals import clear_removal
 from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
@@ -34,7 +34,7 @@ from llmariner.tenancy.roles.delegation import (
     check_can_grant_project_role,
 )
 from llmariner.tenancy.roles.effective_permissions import bump_revision, resolve_permissions
-from llmariner.tenancy.sign_in.account_claims import open_claim
+from llmariner.tenancy.sign_in.account_claims import open_claim_window
 from llmariner.tenancy.tables import invites, organization_users, project_users, projects, users
 
 __all__ = ["LONGEST_SECONDS", "Accepted", "Invite", "Invites", "Promise"]
@@ -270,14 +270,14 @@ def _is_member(session: ReadSession, organization_id: str, email: str) -> bool:
 def _let_in(session: WriteSession, invite: Invite) -> str:
     """Make the memberships that are not there yet; projects that were archived meanwhile are left out."""
     now = int(time.time())
-    user_id = person_with(session, invite.email)
+    user_id = person_id_by_email(session, invite.email)
     if user_id is None:
         user_id = new_id("user")
         session.add(users, id=user_id, email=invite.email, created_at=now)
-    open_claim(session, user_id)
+    open_claim_window(session, user_id)
     joined = {"organization_id": invite.organization_id, "user_id": user_id, "created_at": now}
     session.insert_if_absent(organization_users, [{**joined, "role": invite.role}])
-    forget_removal(session, invite.organization_id, user_id)
+    clear_removal(session, invite.organization_id, user_id)
     for each in invite.projects:
         if _is_live(session, invite.organization_id, each.project_id):
             session.insert_if_absent(project_users, [{**joined, "project_id": each.project_id, "role": each.role}])

@@ -20,7 +20,7 @@ from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.invitations.pending import of_member, withdraw
 from llmariner.tenancy.members.deprovisioning import revoke_keys
-from llmariner.tenancy.members.removals import forget_removal, note_removal
+from llmariner.tenancy.members.removals import clear_removal, record_removal
 from llmariner.tenancy.mutations import serialize_mutations, record_mutation
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
@@ -31,10 +31,10 @@ from llmariner.tenancy.roles.delegation import (
     has_full_owner_rights,
 )
 from llmariner.tenancy.roles.effective_permissions import bump_revision
-from llmariner.tenancy.sign_in.account_claims import open_claim
+from llmariner.tenancy.sign_in.account_claims import open_claim_window
 from llmariner.tenancy.tables import api_keys, is_human, organization_users, project_users, projects, users
 
-__all__ = ["Member", "Members", "person_with"]
+__all__ = ["Member", "Members", "person_id_by_email"]
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class Members:
         with self._database.write() as session:
             serialize_mutations(session, caller)
             check_can_grant_organization_role(session, caller, organization_id, role)
-            user_id = _person(session, wanted)
-            if _held(session, organization_id, user_id) is not None:
+            user_id = _get_or_create_person(session, wanted)
+            if _organization_role(session, organization_id, user_id) is not None:
                 raise Conflict(f"'{wanted}' is a member of the organization already.", param="user_id")
-            open_claim(session, user_id)
+            open_claim_window(session, user_id)
             joined = {"organization_id": organization_id, "user_id": user_id, "created_at": int(time.time())}
             session.add(organization_users, **joined, role=role)
-            forget_removal(session, organization_id, user_id)
+            clear_removal(session, organization_id, user_id)
             bump_revision(session, user_ids=[user_id])
             told = {"data": {"role": role, "email": wanted}}
             record_mutation(session, caller, "user.added", user_id, told, organization_id=organization_id)
@@ -98,8 +98,8 @@ class Members:
             if role != member.role:
                 check_can_revoke_organization_role(session, caller, organization_id, member.role)
             if member.role == "owner" and role != "owner":
-                _check_owner_may_go(session, caller, member, "become less")
-            open_claim(session, user_id)
+                _check_not_last_owner(session, caller, member, "become less")
+            open_claim_window(session, user_id)
             one = _one_of(organization_users, user_id, organization_id=organization_id)
             session.run(update(organization_users).where(one).values(role=role, of_group=False))
             bump_revision(session, user_ids=[user_id])
@@ -118,7 +118,7 @@ class Members:
             member = _member(session, organization_id, user_id)
             check_can_revoke_organization_role(session, caller, organization_id, member.role)
             if member.role == "owner":
-                _check_owner_may_go(session, caller, member, "leave")
+                _check_not_last_owner(session, caller, member, "leave")
             joined = _one_of(project_users, user_id, organization_id=organization_id)
             left = session.rows(
                 select(project_users.c.project_id, project_users.c.role, projects.c.archived_at)
@@ -131,12 +131,12 @@ class Members:
                     check_can_revoke_project_role(session, caller, organization_id, row.project_id, row.role)
             of_them = and_(api_keys.c.user_id == user_id, api_keys.c.organization_id == organization_id)
             ended = revoke_keys(session, revision, of_them)
-            _distrust_tokens(session, organization_users, user_id, organization_id=organization_id)
+            _discard_group_claims(session, organization_users, user_id, organization_id=organization_id)
             session.run(delete(project_users).where(joined))
             session.run(
                 delete(organization_users).where(_one_of(organization_users, user_id, organization_id=organization_id))
             )
-            note_removal(session, organization_id, user_id)
+            record_removal(session, organization_id, user_id)
             bump_revision(session, user_ids=[user_id])
             gone = {"projects": [row.project_id for row in left], "api_keys": ended}
             gone |= delete_rules(session, organization_id, "user", [user_id])
@@ -160,7 +160,7 @@ class Members:
                 raise Conflict(f"'{found.email}' is a member of the project already.", param="user_id")
             row = {"project_id": project_id, "user_id": user_id, "organization_id": organization_id, "role": role}
             session.add(project_users, **row, created_at=int(time.time()))
-            forget_removal(session, organization_id, user_id, project_id)
+            clear_removal(session, organization_id, user_id, project_id)
             bump_revision(session, user_ids=[user_id])
             _assigned(session, caller, "role.assignment.created", project_id, user_id, role)
         return self.get_in_project(organization_id, project_id, user_id)
@@ -206,18 +206,18 @@ class Members:
             member = _project_member(session, organization_id, project_id, user_id)
             check_can_revoke_project_role(session, caller, organization_id, project_id, member.role)
             ended: list[str] = []
-            if _held(session, organization_id, user_id) != "owner":
+            if _organization_role(session, organization_id, user_id) != "owner":
                 of_them = and_(api_keys.c.user_id == user_id, api_keys.c.project_id == project_id)
                 ended = revoke_keys(session, revision, of_them)
-            _distrust_tokens(session, project_users, user_id, project_id=project_id)
+            _discard_group_claims(session, project_users, user_id, project_id=project_id)
             session.run(delete(project_users).where(_one_of(project_users, user_id, project_id=project_id)))
-            note_removal(session, organization_id, user_id, project_id)
+            record_removal(session, organization_id, user_id, project_id)
             bump_revision(session, user_ids=[user_id])
             _assigned(session, caller, "role.assignment.deleted", project_id, user_id, member.role, api_keys=ended)
         return {"api_keys": ended}
 
 
-def _distrust_tokens(session: WriteSession, table: Any, user_id: str, **place: str) -> None:
+def _discard_group_claims(session: WriteSession, table: Any, user_id: str, **place: str) -> None:
     """Of a person about to be removed: to the release before `removals` the tokens that they hold say nothing of groups.
 
     Only where a group gave the membership. Whoever is added and removed by one organization's owner, over and over, still
@@ -228,15 +228,15 @@ def _distrust_tokens(session: WriteSession, table: Any, user_id: str, **place: s
     session.run(update(users).where(users.c.id == user_id, of_group).values(**left))
 
 
-def person_with(session: ReadSession, email: str) -> str | None:
+def person_id_by_email(session: ReadSession, email: str) -> str | None:
     """The id of the person with that address; None for nobody."""
     found = session.value(select(users.c.id).where(users.c.email == email, is_human))
     return None if found is None else str(found)
 
 
-def _person(session: WriteSession, email: str) -> str:
+def _get_or_create_person(session: WriteSession, email: str) -> str:
     """The person with that address, made known if need be."""
-    found = person_with(session, email)
+    found = person_id_by_email(session, email)
     if found is None:
         found = new_id("user")
         session.add(users, id=found, email=email, created_at=int(time.time()))
@@ -257,7 +257,7 @@ def _first(session: ReadSession, query: Select[Any], user_id: str) -> Row[Any] |
     return session.first(query.where(users.c.id == user_id))
 
 
-def _held(session: ReadSession, organization_id: str, user_id: str) -> str | None:
+def _organization_role(session: ReadSession, organization_id: str, user_id: str) -> str | None:
     """The person's role in the organisation."""
     found = _first(session, _in_organization(organization_id), user_id)
     return None if found is None else str(found.role)
@@ -301,7 +301,7 @@ def _check_project(session: ReadSession, organization_id: str, project_id: str) 
         raise InvalidRequest("The project is archived; its members can't be changed.", param="project_id")
 
 
-def _check_owner_may_go(session: ReadSession, caller: Caller, owner: Member, what: str) -> None:
+def _check_not_last_owner(session: ReadSession, caller: Caller, owner: Member, what: str) -> None:
     if not has_full_owner_rights(caller):
         raise PermissionDenied(f"'{owner.email}' owns the organization: only an owner changes who owns it.")
     others = select(func.count()).select_from(organization_users.join(users))

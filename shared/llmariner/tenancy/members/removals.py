@@ -9,16 +9,16 @@ from sqlalchemy import and_, select
 from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.tenancy.tables import removals
 
-__all__ = ["forget_removal", "note_removal", "removed_from"]
+__all__ = ["clear_removal", "record_removal", "removed_from"]
 
 
-def note_removal(session: WriteSession, organization_id: str, user_id: str, project_id: str = "") -> None:
+def record_removal(session: WriteSession, organization_id: str, user_id: str, project_id: str = "") -> None:
     """Keep that somebody was removed from an organization, or (`project_id`) from a project of it."""
     place = {"organization_id": organization_id, "project_id": project_id, "user_id": user_id}
     session.insert_if_absent(removals, [{**place, "removed_at": int(time.time())}])
 
 
-def forget_removal(session: WriteSession, organization_id: str, user_id: str, project_id: str = "") -> None:
+def clear_removal(session: WriteSession, organization_id: str, user_id: str, project_id: str = "") -> None:
     """Somebody is let in again: into a project, or into the organization and what their groups have in it."""
     there = and_(removals.c.organization_id == organization_id, removals.c.user_id == user_id)
     if project_id:

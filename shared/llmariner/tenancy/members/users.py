@@ -16,11 +16,11 @@ from llmariner.platform.database import Database, ReadSession
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.tables import organization_users, organizations, project_users, projects, users
 
-__all__ = ["Binding", "User", "Users"]
+__all__ = ["RoleBinding", "User", "Users"]
 
 
 @dataclass(frozen=True)
-class Binding:
+class RoleBinding:
     """A role somewhere. `project_id` None: in the organisation itself."""
 
     organization_id: str
@@ -39,7 +39,7 @@ class User:
     is_service_account: bool
     hidden: bool
     created_at: int
-    bindings: tuple[Binding, ...] = field(default=())
+    bindings: tuple[RoleBinding, ...] = field(default=())
 
 
 class Users:
@@ -100,7 +100,7 @@ class Users:
             met = {caller.user_id, *(user_id for user_id, _ in roles)}
             query = select(users).where(users.c.id.in_(met), users.c.hidden.is_(False))
             rows = session.rows(query.order_by(users.c.email))
-        held: dict[str, list[Binding]] = {row.id: [] for row in rows}
+        held: dict[str, list[RoleBinding]] = {row.id: [] for row in rows}
         for user_id, binding in roles:
             if user_id in held:
                 held[user_id].append(binding)
@@ -131,13 +131,13 @@ _PROJECTS = (
 )
 
 
-def _bindings(session: ReadSession, query: Select[Any]) -> Iterable[tuple[str, Binding]]:
+def _bindings(session: ReadSession, query: Select[Any]) -> Iterable[tuple[str, RoleBinding]]:
     for row in session.rows(query):
         project_id = row._mapping.get("project_id")
-        yield row.user_id, Binding(row.organization_id, project_id, row.title, row.role)
+        yield row.user_id, RoleBinding(row.organization_id, project_id, row.title, row.role)
 
 
-def _user(row: Row[Any], bindings: list[Binding]) -> User:
+def _user(row: Row[Any], bindings: list[RoleBinding]) -> User:
     return User(
         id=row.id,
         email=row.email,

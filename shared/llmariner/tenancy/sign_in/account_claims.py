@@ -17,17 +17,17 @@ from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.tables import organization_users, users
 
-__all__ = ["check_claimable", "claim_window", "open_claim"]
+__all__ = ["check_claimable", "claim_deadline", "open_claim_window"]
 
-_SECONDS = 7 * 86400
+_CLAIM_SECONDS = 7 * 86400
 
 
-def claim_window() -> int:
+def claim_deadline() -> int:
     """Until when an account that is added or unlinked now may be claimed, in seconds since 1970."""
-    return int(time.time()) + _SECONDS
+    return int(time.time()) + _CLAIM_SECONDS
 
 
-def open_claim(session: WriteSession, user_id: str) -> None:
+def open_claim_window(session: WriteSession, user_id: str) -> None:
     """To be called before an account gets a role in an organization: its first sign-in may follow within a week.
 
     Not where it administers an organization already: one organization's owner must not open an account that another's
@@ -35,7 +35,7 @@ def open_claim(session: WriteSession, user_id: str) -> None:
     """
     if not _administers(session, user_id):
         unlinked = (users.c.id == user_id) & users.c.issuer.is_(None)
-        session.run(update(users).where(unlinked).values(claimable_until=claim_window()))
+        session.run(update(users).where(unlinked).values(claimable_until=claim_deadline()))
 
 
 def check_claimable(session: ReadSession, account: Row[Any], *, issued_at: int) -> None:

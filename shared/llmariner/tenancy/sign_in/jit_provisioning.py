@@ -20,7 +20,7 @@ from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.platform.identity import Identity
 from llmariner.tenancy.invitations.pending import is_backed, open_invites
 from llmariner.tenancy.members.deprovisioning import revoke_keys
-from llmariner.tenancy.members.removals import forget_removal, removed_from
+from llmariner.tenancy.members.removals import clear_removal, removed_from
 from llmariner.tenancy.mutations import record_mutation
 from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.tables import (
@@ -165,7 +165,7 @@ class MembershipReconciliation:
             held = self._held.get(place)
             if held is None or held.of_group:
                 self._give(session, place, role, of_group=False)
-        forget_removal(session, organization_id, self.user_id)
+        clear_removal(session, organization_id, self.user_id)
         session.run(update(invites).where(invites.c.id == invite.id).values(accepted_at=int(time.time())))
         told = {"user_id": self.user_id, "email": self._email}
         self.acts.append(_Mutation("invite.accepted", invite.id, _Resource(organization_id), told))

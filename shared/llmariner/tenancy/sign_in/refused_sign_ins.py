@@ -1,7 +1,7 @@
 """Sign-ins that were refused, told in the audit log so that nobody can fill it by trying.
 
 Of one source the first is told at once, and what follows within a minute is counted here and told together. At most
-`MOST_IN_A_MINUTE` entries are written in a minute into one organisation's chain, by however many processes: what is over
+`MAX_ENTRIES_PER_MINUTE` entries are written in a minute into one organisation's chain, by however many processes: what is over
 waits, and sources that there are too many of are told as one. A count is lost only with a process that is killed.
 """
 
@@ -23,21 +23,21 @@ from llmariner.errors import PlatformError
 from llmariner.platform.database import Database, WriteSession
 from llmariner.tenancy.tables import organizations
 
-__all__ = ["MOST_IN_A_MINUTE", "RefusedSignIns", "Stranger"]
+__all__ = ["MAX_ENTRIES_PER_MINUTE", "RefusedSignIns", "UnauthenticatedSubject"]
 
-MOST_IN_A_MINUTE = 20
+MAX_ENTRIES_PER_MINUTE = 20
 """Entries, in one chain."""
 
 _MINUTE = 60.0
-_MOST_ORIGINS = 100
+_MAX_ORIGINS = 100
 # So long nothing is tried again where the log had no room.
-_FULL_SECONDS = 5.0
+_BACKOFF_SECONDS = 5.0
 _TYPE = "login.failed"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Stranger:
+class UnauthenticatedSubject:
     """Who was refused, as far as a token that is the issuer's own says it."""
 
     user_id: str | None = None
@@ -46,12 +46,12 @@ class Stranger:
 
 
 @dataclass(frozen=True)
-class _Origin:
+class _AttemptOrigin:
     """`organization_id` None: the default one. `source` None: unknown, or of many."""
 
     organization_id: str | None
     source: str | None
-    who: Stranger
+    who: UnauthenticatedSubject
 
 
 @dataclass
@@ -68,7 +68,7 @@ class _Tally:
         self.since = min(self.since or other.since, other.since)
         self.until = max(self.until, other.until)
 
-    def told(self, who: Stranger) -> dict[str, Any]:
+    def told(self, who: UnauthenticatedSubject) -> dict[str, Any]:
         """The entry's payload: OpenAI's two fields (of the last error), and how often in which time."""
         told: dict[str, Any] = {"id": who.user_id} if who.user_id else {}
         told |= {"error_code": self.codes.most_common(1)[0][0], "error_message": self.message}
@@ -81,8 +81,8 @@ class RefusedSignIns:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
-        self._untold: dict[_Origin, _Tally] = {}
-        self._told_at: dict[_Origin, float] = {}
+        self._untold: dict[_AttemptOrigin, _Tally] = {}
+        self._told_at: dict[_AttemptOrigin, float] = {}
         self._full_until = 0.0
         self._timer: threading.Timer | None = None
         database.on_close(partial(self.tell, everything=True))
@@ -92,16 +92,16 @@ class RefusedSignIns:
         error: PlatformError,
         *,
         source: str | None,
-        who: Stranger | None = None,
+        who: UnauthenticatedSubject | None = None,
         organization_id: str | None = None,
     ) -> None:
         """Tell of a refusal, now or within a minute; never raises. `organization_id` None: the default organisation."""
         at, now = time.time(), time.monotonic()
         one = _Tally(error.message, at, at, Counter({error.code or "refused": 1}))
         with self._lock:
-            origin = _Origin(organization_id, source, who or Stranger())
-            if origin not in self._untold and len(self._untold) >= _MOST_ORIGINS:
-                origin = _Origin(organization_id, None, Stranger())
+            origin = _AttemptOrigin(organization_id, source, who or UnauthenticatedSubject())
+            if origin not in self._untold and len(self._untold) >= _MAX_ORIGINS:
+                origin = _AttemptOrigin(organization_id, None, UnauthenticatedSubject())
             self._untold.setdefault(origin, _Tally()).add(one)
             now_too = now >= self._full_until and self._due(origin, now)
         if now_too:
@@ -116,7 +116,7 @@ class RefusedSignIns:
             taken = {origin: tally for origin, tally in self._untold.items() if everything or self._due(origin, now)}
             for origin in taken:
                 del self._untold[origin]
-        left: dict[_Origin, _Tally] = {}
+        left: dict[_AttemptOrigin, _Tally] = {}
         for organization_id in {origin.organization_id for origin in taken}:
             theirs = {origin: tally for origin, tally in taken.items() if origin.organization_id == organization_id}
             try:
@@ -129,14 +129,14 @@ class RefusedSignIns:
             for origin, tally in left.items():
                 self._untold.setdefault(origin, _Tally()).add(tally)
             if left:
-                self._full_until = time.monotonic() + _FULL_SECONDS
+                self._full_until = time.monotonic() + _BACKOFF_SECONDS
             recent = {origin: at for origin, at in self._told_at.items() if now - at < _MINUTE}
             self._told_at = recent | dict.fromkeys(taken.keys() - left.keys(), now)
             waiting = bool(self._untold)
         if waiting and not everything:
             self._wait()
 
-    def _due(self, origin: _Origin, now: float) -> bool:
+    def _due(self, origin: _AttemptOrigin, now: float) -> bool:
         return now - self._told_at.get(origin, -_MINUTE) >= _MINUTE
 
     def _wait(self) -> None:
@@ -154,15 +154,15 @@ class RefusedSignIns:
 
 
 def _write(
-    session: WriteSession, organization_id: str | None, tallies: dict[_Origin, _Tally], *, at_end: bool
-) -> dict[_Origin, _Tally]:
+    session: WriteSession, organization_id: str | None, tallies: dict[_AttemptOrigin, _Tally], *, at_end: bool
+) -> dict[_AttemptOrigin, _Tally]:
     """Entries for as many as there is room for, the last for several where there are too many; what is left is returned."""
     if organization_id is None:
         organization_id = session.value(select(organizations.c.id).where(organizations.c.is_default))
     if organization_id is None:
         return {}
     recent = log.lately(session, organization_id, _TYPE, seconds=_MINUTE)
-    room = max(0, MOST_IN_A_MINUTE - len(recent))
+    room = max(0, MAX_ENTRIES_PER_MINUTE - len(recent))
     # At its end a process has no later minute to tell in.
     told: set[Any] = set() if at_end else {_of(json.loads(row.actor)) for row in recent}
     free = [origin for origin in tallies if (origin.source, origin.who.user_id, origin.who.email) not in told]
@@ -171,7 +171,7 @@ def _write(
         others = _Tally()
         for origin in free[room - 1 :]:
             others.add(tallies[origin])
-        chosen[-1] = _Origin(organization_id, None, Stranger()), others
+        chosen[-1] = _AttemptOrigin(organization_id, None, UnauthenticatedSubject()), others
         room = len(free)
     for origin, tally in chosen:
         log.add(

@@ -27,22 +27,22 @@ from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import is_default_organization
 from llmariner.tenancy.roles.effective_permissions import bump_revision
-from llmariner.tenancy.sign_in.account_claims import check_claimable, claim_window
+from llmariner.tenancy.sign_in.account_claims import check_claimable, claim_deadline
 from llmariner.tenancy.sign_in.jit_provisioning import MembershipReconciliation, reconcile_memberships
-from llmariner.tenancy.sign_in.refused_sign_ins import RefusedSignIns, Stranger
+from llmariner.tenancy.sign_in.refused_sign_ins import RefusedSignIns, UnauthenticatedSubject
 from llmariner.tenancy.tables import organization_users, organizations, user_groups, users
 
 __all__ = ["SignIn"]
 
-_REMEMBERED_SECONDS = 5.0
+_CACHE_SECONDS = 5.0
 """So long an invitation or a group's new role may take to show for somebody who is signed in."""
 
-_MOST_REMEMBERED = 10_000
+_MAX_CACHED = 10_000
 _UNLINKED = {"issuer": None, "subject": None, "groups": None}
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _CachedSignIn:
     user_id: str
     revision: int
     at: float
@@ -59,7 +59,7 @@ class SignIn:
         self._callers = callers
         self._newcomer_role = newcomer_role
         self._refused = RefusedSignIns(database)
-        self._seen: dict[bytes, _Seen] = {}
+        self._seen: dict[bytes, _CachedSignIn] = {}
         self._lock = threading.Lock()
 
     def caller(
@@ -77,16 +77,16 @@ class SignIn:
             raise
         mark = hashlib.sha256(token.encode()).digest()
         seen, revision = self._seen.get(mark), self._revision(identity)
-        if seen is not None and seen.revision == revision and time.monotonic() - seen.at < _REMEMBERED_SECONDS:
+        if seen is not None and seen.revision == revision and time.monotonic() - seen.at < _CACHE_SECONDS:
             return self._callers.of_user(seen.user_id, organization, project)
         caller = self._come(identity, organization, project, source)
         self._log(caller, identity, source)
         if revision is None:  # a first sign-in, which an unlinked account looks like
             return caller
         with self._lock:
-            if len(self._seen) >= _MOST_REMEMBERED:
+            if len(self._seen) >= _MAX_CACHED:
                 self._seen.clear()
-            self._seen[mark] = _Seen(caller.user_id, revision, time.monotonic())
+            self._seen[mark] = _CachedSignIn(caller.user_id, revision, time.monotonic())
         return caller
 
     def unlink(self, actor: Caller, user_id: str) -> None:
@@ -104,7 +104,7 @@ class SignIn:
             person = session.first(select(users.c.email).where(one))
             if person is None:
                 raise NotFound(f"No person with id '{user_id}'. List them with GET /v1/users.", param="user_id")
-            unlinked = {**_UNLINKED, "unlinked_at": int(time.time()), "claimable_until": claim_window()}
+            unlinked = {**_UNLINKED, "unlinked_at": int(time.time()), "claimable_until": claim_deadline()}
             session.run(update(users).where(one).values(**unlinked))
             session.run(user_groups.delete().where(user_groups.c.user_id == user_id))
             bump_revision(session, user_ids=[user_id])
@@ -129,7 +129,7 @@ class SignIn:
                 asked = _organization(session, organization)
                 inside = user_id is not None and asked is not None and _is_member(session, user_id, asked)
             if not inside:  # else it is a project that is not theirs
-                who = Stranger(user_id, identity.email)
+                who = UnauthenticatedSubject(user_id, identity.email)
                 self._refused.note(error, source=source, who=who, organization_id=asked)
             raise
 
@@ -142,7 +142,7 @@ class SignIn:
 
     def _arrive(self, identity: Identity) -> str:
         with self._database.read() as session:
-            known = _linked(session, identity)
+            known = _linked_user_id(session, identity)
             if known is not None and not (
                 _new_address(session, known, identity) or MembershipReconciliation(session, known, identity).changes()
             ):
@@ -151,10 +151,10 @@ class SignIn:
 
     def _settle(self, session: WriteSession, identity: Identity) -> str:
         revision = serialize_mutations(session)
-        user_id = _linked(session, identity)
+        user_id = _linked_user_id(session, identity)
         new = user_id is None
         if user_id is None:
-            user_id = _link(session, identity)
+            user_id = _link_or_create(session, identity)
         if address := _new_address(session, user_id, identity):
             session.run(update(users).where(users.c.id == user_id).values(email=address))
         newcomer_role = self._newcomer_role if new else "none"
@@ -195,7 +195,7 @@ def _is_member(session: ReadSession, user_id: str, organization_id: str) -> bool
     return session.first(select(organization_users.c.role).where(one)) is not None
 
 
-def _linked(session: ReadSession, identity: Identity) -> str | None:
+def _linked_user_id(session: ReadSession, identity: Identity) -> str | None:
     user_id = session.value(
         select(users.c.id).where(users.c.issuer == identity.issuer, users.c.subject == identity.subject)
     )
@@ -210,7 +210,7 @@ def _new_address(session: ReadSession, user_id: str, identity: Identity) -> str 
     return identity.email if taken is None else None
 
 
-def _link(session: WriteSession, identity: Identity) -> str:
+def _link_or_create(session: WriteSession, identity: Identity) -> str:
     """The account that the e-mail finds, or a new one."""
     address = _address(identity)
     told = {"issuer": identity.issuer, "subject": identity.subject}
