@@ -19,7 +19,7 @@ from .team import Team
 
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sign_in, "_REMEMBERED_SECONDS", 0.0)
+    monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 0.0)
 
 
 def made_at(team: Team, table: Any, id_: str, at: int) -> None:

@@ -36,7 +36,7 @@ PEOPLE = 60
 
 @pytest.fixture
 def people(team: Team, monkeypatch: pytest.MonkeyPatch) -> tuple[SignIn, Tokens]:
-    monkeypatch.setattr(sign_in, "_REMEMBERED_SECONDS", 0.0)
+    monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 0.0)
     tokens = Tokens()
     return SignIn(team.database, tokens, team.callers), tokens
 

@@ -40,7 +40,7 @@ def people(database: Database, tokens: Tokens, callers: Authenticator, owner: Ke
 
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sign_in, "_REMEMBERED_SECONDS", 0.0)
+    monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 0.0)
 
 
 def test_groups_give_roles_and_take_them(database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner) -> None:
@@ -144,7 +144,7 @@ def test_an_invitation_lets_somebody_in_again(
 def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
     database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sign_in, "_REMEMBERED_SECONDS", 60.0)
+    monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 60.0)
     mappings, actor = GroupRoles(database), callers.of_user(owner.user_id)
     place = {"issuer": ISSUER, "group": "staff", "project_id": owner.project_id}
     mapped = mappings.create(actor, role="viewer", **place)

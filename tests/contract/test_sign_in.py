@@ -53,7 +53,7 @@ def people(database: Database, tokens: Tokens, callers: Authenticator, owner: Ke
 
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sign_in, "_REMEMBERED_SECONDS", 0.0)
+    monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 0.0)
 
 
 def test_nobody_invited_is_known_and_is_a_member_of_nothing(database: Database, people: SignIn, tokens: Tokens) -> None:
@@ -380,5 +380,5 @@ def test_a_known_token_costs_no_writing(
 
     monkeypatch.setattr(database, "write", fail)
     people.caller(token)
-    monkeypatch.setattr(sign_in, "_REMEMBERED_SECONDS", 60.0)
+    monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 60.0)
     people.caller(token)

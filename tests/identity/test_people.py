@@ -51,7 +51,7 @@ class Platform:
 
 @pytest.fixture
 def platform(tmp_path: Path, issuer: RunningIssuer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
-    monkeypatch.setattr("llmariner.tenancy.sign_in.token_sign_in._REMEMBERED_SECONDS", 0.0)
+    monkeypatch.setattr("llmariner.tenancy.sign_in.token_sign_in._CACHE_SECONDS", 0.0)
     made = Platform(tmp_path, issuer.url)
     yield made
     made.close()
