@@ -11,7 +11,7 @@ from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources import api_keys
 from llmariner.http.resources.api_keys import CreateKey, RotateKey, UpdateKey, deletion_response
 from llmariner.http.schemas.llmariner import api_key
-from llmariner.tenancy.keys.visibility import managed
+from llmariner.tenancy.keys.visibility import manageable_by
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import caller_in_project
 
@@ -34,7 +34,7 @@ def build(context: Context) -> Application:
 
 def list_keys(request: Request, caller: Reader) -> dict[str, Any]:
     """Live keys, newest first; of secrets only what they are recognised by."""
-    return {"object": "list", "data": [api_key(key) for key in context_of(request).keys.seen(managed(caller))]}
+    return {"object": "list", "data": [api_key(key) for key in context_of(request).keys.seen(manageable_by(caller))]}
 
 
 def create_key(request: Request, caller: Maker, body: CreateKey) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def create_key(request: Request, caller: Maker, body: CreateKey) -> dict[str, An
 def rotate_key(request: Request, caller: Writer, key_id: str, body: RotateKey) -> dict[str, Any]:
     """Give it a new secret, shown in this answer; the old one works for `overlap_seconds` more."""
     keys = context_of(request).keys
-    return api_key(*keys.rotate(managed(caller), key_id, overlap=body.overlap_seconds, actor=caller))
+    return api_key(*keys.rotate(manageable_by(caller), key_id, overlap=body.overlap_seconds, actor=caller))
 
 
 def update_key(request: Request, caller: Writer, key_id: str, body: UpdateKey, update_mask: str = "") -> dict[str, Any]:
@@ -61,7 +61,7 @@ def update_key(request: Request, caller: Writer, key_id: str, body: UpdateKey, u
 
 def delete_key(request: Request, caller: Writer, key_id: str) -> dict[str, Any]:
     """End it, everywhere within seconds; a service account ends with its last."""
-    context_of(request).keys.revoke(managed(caller), key_id, actor=caller)
+    context_of(request).keys.revoke(manageable_by(caller), key_id, actor=caller)
     return deletion_response(key_id)
 
 

@@ -13,7 +13,7 @@ from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import KeyCursor, Limit, Order, list_response
-from llmariner.tenancy.keys.store import NewKey, View
+from llmariner.tenancy.keys.store import NewKey, KeySelector
 from llmariner.tenancy.organizations.queries import OrganizationQueries, Paging
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.scopes import ADMIN_KEY_SCOPES
@@ -61,7 +61,7 @@ def get_key(request: Request, caller: Reader, key_id: str) -> dict[str, Any]:
 
 def delete_key(request: Request, caller: Writer, key_id: str) -> dict[str, Any]:
     """End it, everywhere within seconds."""
-    context_of(request).keys.revoke(View(caller.organization_id, kind="admin"), key_id, actor=caller)
+    context_of(request).keys.revoke(KeySelector(caller.organization_id, kind="admin"), key_id, actor=caller)
     return shapes.deleted("organization.admin_api_key", key_id)
 
 

@@ -25,7 +25,7 @@ from llmariner.http.schemas.lists import (
     list_response,
     paginate_with_next,
 )
-from llmariner.tenancy.keys.store import ApiKey, NewKey, KeyOwner, View
+from llmariner.tenancy.keys.store import ApiKey, NewKey, KeyOwner, KeySelector
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.members.service_accounts import ServiceAccounts
 from llmariner.tenancy.organizations.projects import NewProject, Projects
@@ -363,14 +363,14 @@ def update_key(request: Request, caller: KeysWriter, project_id: str, key_id: st
     if body.expires_in_seconds is not None:
         changes["expires_at"] = int(time.time()) + body.expires_in_seconds
     if changes:
-        context_of(request).keys.update(View(caller.organization_id, project_id), key_id, **changes, actor=caller)
+        context_of(request).keys.update(KeySelector(caller.organization_id, project_id), key_id, **changes, actor=caller)
     return get_key(request, caller, project_id, key_id)
 
 
 def delete_key(request: Request, caller: KeysWriter, project_id: str, key_id: str) -> dict[str, Any]:
     """End it, everywhere within seconds."""
     _directory(request).project(caller.organization_id, project_id)
-    context_of(request).keys.revoke(View(caller.organization_id, project_id), key_id, actor=caller)
+    context_of(request).keys.revoke(KeySelector(caller.organization_id, project_id), key_id, actor=caller)
     return shapes.deleted("organization.project.api_key", key_id)
 
 

@@ -16,7 +16,7 @@ from llmariner.http.resources.api_keys import CreateKey, deletion_response
 from llmariner.http.schemas import llmariner as shapes
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.field_masks import merge_masks, parse_mask, unwrap_resource
-from llmariner.tenancy.keys.visibility import managed
+from llmariner.tenancy.keys.visibility import manageable_by
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.members.users import Users
 from llmariner.tenancy.organizations.projects import Assignment, NewProject, Projects
@@ -241,7 +241,7 @@ def remove_member(request: Request, caller: MemberWriter, user_id: str) -> dict[
 
 def list_keys(request: Request, caller: KeyReader) -> dict[str, Any]:
     """The project's live keys, for its owners; the caller's own for others."""
-    found = context_of(request).keys.seen(managed(caller, caller.owner.project_id))
+    found = context_of(request).keys.seen(manageable_by(caller, caller.owner.project_id))
     return {"object": "list", "data": [shapes.api_key(key) for key in found]}
 
 
@@ -254,7 +254,7 @@ def create_key(request: Request, caller: KeyMaker, body: CreateKey) -> dict[str,
 
 def delete_key(request: Request, caller: KeyWriter, key_id: str) -> dict[str, Any]:
     """End a key of the project; a service account ends with its last."""
-    context_of(request).keys.revoke(managed(caller, caller.owner.project_id), key_id, actor=caller)
+    context_of(request).keys.revoke(manageable_by(caller, caller.owner.project_id), key_id, actor=caller)
     return deletion_response(key_id)
 
 

@@ -15,9 +15,9 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.platform.database import Database, metadata
 from llmariner.platform.events.tables import events
 from llmariner.settings import Secret
-from llmariner.tenancy.keys.allowed_networks import admits, networks
+from llmariner.tenancy.keys.allowed_networks import is_allowed, parse_networks
 from llmariner.tenancy.keys.last_use import LastUse
-from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, KeyOwner, View
+from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, KeyOwner, KeySelector
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 from llmariner.tenancy.tables import api_keys
 
@@ -331,14 +331,14 @@ def test_what_a_key_cannot_be_bound_to_is_named(keys: Keys, owner: KeyOwner, val
 
 
 def test_a_source_is_let_in_by_its_network() -> None:
-    assert admits(None, "203.0.113.9")
+    assert is_allowed(None, "203.0.113.9")
     listed = ("10.0.0.0/8", "2001:db8::/32")
-    assert admits(listed, "10.9.8.7")
-    assert admits(listed, "::ffff:10.9.8.7")
-    assert admits(listed, "2001:db8::1")
-    assert not admits(listed, "203.0.113.9")
-    assert not admits(listed, "unix:")
-    assert not admits(listed, "")
+    assert is_allowed(listed, "10.9.8.7")
+    assert is_allowed(listed, "::ffff:10.9.8.7")
+    assert is_allowed(listed, "2001:db8::1")
+    assert not is_allowed(listed, "203.0.113.9")
+    assert not is_allowed(listed, "unix:")
+    assert not is_allowed(listed, "")
 
 
 @pytest.mark.parametrize(
@@ -352,9 +352,9 @@ def test_a_source_is_let_in_by_its_network() -> None:
     ],
 )
 def test_a_source_of_the_older_family_is_kept_in_its_own_form(said: str, kept: str) -> None:
-    assert networks([said]) == (kept,)
+    assert parse_networks([said]) == (kept,)
     older = not kept.startswith("2") and kept != "::/0"
-    assert admits(networks([said]), "::ffff:10.9.8.7") is admits(networks([said]), "10.9.8.7") is older
+    assert is_allowed(parse_networks([said]), "::ffff:10.9.8.7") is is_allowed(parse_networks([said]), "10.9.8.7") is older
 
 
 def test_a_view_sees_what_is_in_it(team: Team) -> None:
@@ -364,18 +364,18 @@ def test_a_view_sees_what_is_in_it(team: Team) -> None:
     admins, _ = team.keys.create_admin(team.admin, new("ops"))
     here = team.admin.organization_id
     seen = {
-        View(here): [theirs, mine],
-        View(here, project_id): [theirs],
-        View(here, user_id=ann.user_id): [theirs],
-        View(here, project_id, team.admin.user_id): [],
-        View(here, kind="admin"): [admins.id],
+        KeySelector(here): [theirs, mine],
+        KeySelector(here, project_id): [theirs],
+        KeySelector(here, user_id=ann.user_id): [theirs],
+        KeySelector(here, project_id, team.admin.user_id): [],
+        KeySelector(here, kind="admin"): [admins.id],
     }
     for view, ids in seen.items():
         assert [key.id for key in team.keys.seen(view)] == ids, view
         for key_id in {mine, theirs, admins.id} - set(ids):
             with pytest.raises(NotFound):
                 team.keys.revoke(view, key_id)
-    assert team.keys.seen(View("org_2")) == []
+    assert team.keys.seen(KeySelector("org_2")) == []
 
 
 def test_an_admin_key_administers_and_uses_no_project(team: Team) -> None:
@@ -387,7 +387,7 @@ def test_an_admin_key_administers_and_uses_no_project(team: Team) -> None:
     caller = team.callers.by_secret(secret)
     assert caller is not None
     assert (caller.project_id, caller.is_owner) == (None, True)
-    _, rotated = team.keys.rotate(View(made.organization_id, kind="admin"), made.id, overlap=0)
+    _, rotated = team.keys.rotate(KeySelector(made.organization_id, kind="admin"), made.id, overlap=0)
     assert rotated.startswith("sk-admin-")
     team.members.set_role(team.admin, team.person("ann@example.org", "owner").user_id, "owner")
     team.members.remove(team.caller(team.members.all(made.organization_id)[1].user_id), made.user_id)

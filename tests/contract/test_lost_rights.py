@@ -10,7 +10,7 @@ import pytest
 from llmariner.errors import Conflict
 from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.groups.store import Groups
-from llmariner.tenancy.keys.store import NewKey, KeyOwner, View
+from llmariner.tenancy.keys.store import NewKey, KeyOwner, KeySelector
 from llmariner.tenancy.organizations.projects import NewProject
 from llmariner.tenancy.principal import Caller
 
@@ -31,9 +31,9 @@ def acts(team: Team, by: Caller) -> dict[str, Callable[[], Any]]:
         "a service account": lambda: team.accounts.create(by, project_id, "back door", organization_role="owner"),
         "a key": lambda: team.keys.create(place, NewKey("late", by.scopes), actor=by),
         "an admin key": lambda: team.keys.create_admin(by, NewKey("late admin", by.scopes)),
-        "a key's secret": lambda: team.keys.rotate(View(by.organization_id), theirs, overlap=0, actor=by),
-        "a key's scopes": lambda: team.keys.update(View(by.organization_id), theirs, name="mine", actor=by),
-        "a key's end": lambda: team.keys.revoke(View(by.organization_id), theirs, actor=by),
+        "a key's secret": lambda: team.keys.rotate(KeySelector(by.organization_id), theirs, overlap=0, actor=by),
+        "a key's scopes": lambda: team.keys.update(KeySelector(by.organization_id), theirs, name="mine", actor=by),
+        "a key's end": lambda: team.keys.revoke(KeySelector(by.organization_id), theirs, actor=by),
         "a group": lambda: groups.create(by, ISSUER, "everybody"),
         "a group's role": lambda: GroupRoles(team.database).create(
             by, issuer=ISSUER, group="everybody", role="owner", project_id=None
@@ -63,7 +63,7 @@ def test_who_was_demoted_acts_no_more_as_an_owner(team: Team) -> None:
 
 
 def test_a_key_that_was_revoked_or_cut_down_makes_no_other(team: Team) -> None:
-    view = View(team.owner.organization_id)
+    view = KeySelector(team.owner.organization_id)
     revoked, secret = team.key(team.admin, "revoked")
     narrowed, other = team.key(team.admin, "narrowed")
     by_revoked, by_narrowed = team.callers.by_secret(secret), team.callers.by_secret(other)
@@ -83,7 +83,7 @@ def test_a_late_key_does_not_work_when_its_user_is_back(team: Team) -> None:
         team.keys.create(KeyOwner(bob.user_id, project_id, bob.organization_id), NewKey("late", bob.scopes), actor=bob)
     team.members.add(team.admin, "bob@example.org", "reader")
     team.members.add_to_project(team.admin, project_id, bob.user_id, "member")
-    assert [each.name for each in team.keys.seen(View(bob.organization_id, project_id, bob.user_id))] == []
+    assert [each.name for each in team.keys.seen(KeySelector(bob.organization_id, project_id, bob.user_id))] == []
 
 
 def test_who_may_more_by_now_goes_on(team: Team) -> None:

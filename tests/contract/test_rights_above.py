@@ -12,7 +12,7 @@ from llmariner.errors import Conflict, PermissionDenied
 from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.groups.store import Groups
 from llmariner.tenancy.invitations.store import Promise
-from llmariner.tenancy.keys.store import NewKey, KeyOwner, View
+from llmariner.tenancy.keys.store import NewKey, KeyOwner, KeySelector
 from llmariner.tenancy.organizations.projects import NewProject
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import held_scopes
@@ -159,7 +159,7 @@ def test_a_key_that_may_more_is_neither_changed_nor_ended(team: Team) -> None:
     member = team.person("bob@example.org", **{project_id: "member"})
     above, _ = team.key(team.admin, "above", project_id)
     beside, _ = team.key(team.caller(member.user_id, None, project_id), "beside", project_id)
-    view = View(team.owner.organization_id, project_id)
+    view = KeySelector(team.owner.organization_id, project_id)
     refused(
         lambda: team.keys.update(view, above, scopes=frozenset({"api.files.read"}), actor=usher),
         lambda: team.keys.revoke(view, above, actor=usher),
@@ -188,7 +188,7 @@ def test_a_narrow_key_makes_no_other_key_of_its_user_freer(team: Team) -> None:
     equal, _ = team.keys.create(place, NewKey("equal", writes))
     _, secret = team.keys.create(place, NewKey("narrow", writes))
     narrow = team.callers.by_secret(secret)
-    view = View(ann.organization_id, place.project_id, ann.user_id)
+    view = KeySelector(ann.organization_id, place.project_id, ann.user_id)
     refused(
         lambda: team.keys.update(view, wide.id, expires_at=None, actor=narrow),
         lambda: team.keys.update(view, wide.id, allowed_models=None, actor=narrow),
@@ -207,7 +207,7 @@ def test_a_key_that_somebody_else_was_given_the_secret_of_does_not_rise_with_its
     lead = team.person("lead@example.org", **{project_id: "owner"})
     team.members.set_role(team.admin, boss.user_id, "reader")
     team.members.add_to_project(team.admin, project_id, boss.user_id, "member")
-    view = View(boss.organization_id, project_id)
+    view = KeySelector(boss.organization_id, project_id)
     _, handed_over = team.keys.rotate(view, key_id, overlap=0, actor=lead)
     _, mine = team.keys.rotate(view, kept, overlap=0, actor=team.caller(boss.user_id))
     team.members.set_role(team.admin, boss.user_id, "owner")
@@ -227,7 +227,7 @@ def test_what_keys_are_called_in_one_organization_is_nothing_to_another(team: Te
     team.members.add_to_project(theirs, project_id, ann.user_id, "member")
     team.key(ann, "payroll")
     there, _ = team.key(team.caller(ann.user_id, acme.id), "key", project_id)
-    view = View(acme.id, project_id)
+    view = KeySelector(acme.id, project_id)
     assert team.keys.update(view, there, name="payroll", actor=theirs).name == "payroll"
     team.keys.update(view, there, name="ci", actor=theirs)
     team.key(ann, "ci")

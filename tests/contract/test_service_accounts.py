@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
-from llmariner.tenancy.keys.store import NewKey, KeyOwner, View
+from llmariner.tenancy.keys.store import NewKey, KeyOwner, KeySelector
 from llmariner.tenancy.members.service_accounts import ServiceAccount
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES, PROJECT_ROLES
 
@@ -89,7 +89,7 @@ def test_a_service_account_ends_with_its_last_key(team: Team) -> None:
     account = team.accounts.create(team.admin, project_id, "ci")
     first, _ = key_of(team, account, "first")
     second, secret = key_of(team, account, "second")
-    view = View(account.organization_id, project_id)
+    view = KeySelector(account.organization_id, project_id)
     team.keys.revoke(view, first)
     assert team.good(secret)
     team.keys.revoke(view, second)
@@ -102,7 +102,7 @@ def test_a_service_account_ends_with_its_last_key(team: Team) -> None:
 def test_a_person_does_not_end_with_their_last_key(team: Team) -> None:
     ann = team.person("ann@example.org", **{team.owner.project_id: "member"})
     key_id, _ = team.key(ann)
-    team.keys.revoke(View(ann.organization_id), key_id)
+    team.keys.revoke(KeySelector(ann.organization_id), key_id)
     assert team.members.get(ann.organization_id, ann.user_id).email == "ann@example.org"
 
 
@@ -110,7 +110,7 @@ def test_two_last_keys_at_once_end_it_too(team: Team, at_once: AtOnce) -> None:
     project_id = team.project()
     account = team.accounts.create(team.admin, project_id, "ci")
     ids = [key_of(team, account, name)[0] for name in ("a", "b")]
-    view = View(account.organization_id, project_id)
+    view = KeySelector(account.organization_id, project_id)
     assert at_once([partial(team.keys.revoke, view, key) for key in ids]) == [None, None]
     assert team.accounts.of_project(account.organization_id, project_id) == []
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.tenancy.keys.store import View
+from llmariner.tenancy.keys.store import KeySelector
 from llmariner.tenancy.members.service_accounts import ServiceAccounts
 
 from .asking import Answer, check
@@ -80,4 +80,4 @@ def test_a_project_whose_list_of_models_is_empty_may_use_none(company: Company) 
 
 
 def _all(company: Company) -> Any:
-    return View(company.id)
+    return KeySelector(company.id)

@@ -8,7 +8,7 @@ import pytest
 
 from llmariner.errors import PermissionDenied
 from llmariner.gateway.requests.client_ip import ClientIpResolver
-from llmariner.tenancy.keys.allowed_networks import admits
+from llmariner.tenancy.keys.allowed_networks import is_allowed
 
 TRUSTED = ("10.0.0.0/8", "fd00::/8")
 
@@ -72,7 +72,7 @@ def test_a_caller_of_the_older_family_is_known_in_both_forms() -> None:
 )
 def test_a_key_s_networks_admit_the_same_in_functions_and_on_the_token_path(address: str, admitted: bool) -> None:
     allowed = ("192.0.2.0/24", "2001:db8::/32")
-    assert admits(allowed, address) is admitted
+    assert is_allowed(allowed, address) is admitted
     scope: dict[str, Any] = {"client": (address, 1), "headers": []}
     try:
         ClientIpResolver(()).check_allowed(allowed, scope, {})

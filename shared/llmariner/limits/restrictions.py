@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from llmariner.platform.database import Database
-from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of
+from llmariner.tenancy.keys.key import KEYS, ApiKey, key_from_row
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.tables import api_keys, projects
 
@@ -44,7 +44,7 @@ def caller_restriction(database: Database, caller: Caller) -> Restriction:
         return project_restriction(database, caller.owner.project_id)
     with database.read() as session:
         row = session.first(KEYS.where(api_keys.c.id == caller.key_id))
-    return Restriction() if row is None else key_restriction(key_of(row))
+    return Restriction() if row is None else key_restriction(key_from_row(row))
 
 
 def project_restriction(database: Database, project_id: str) -> Restriction:

@@ -12,7 +12,7 @@ from llmariner.platform.database import Database, ReadSession
 from llmariner.settings import Secret
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.keys import secrets
-from llmariner.tenancy.keys.key import ApiKey, key_with_digest
+from llmariner.tenancy.keys.key import ApiKey, find_key_by_digest
 from llmariner.tenancy.keys.last_use import LastUse
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.effective_permissions import resolve_permissions
@@ -43,7 +43,7 @@ class Authenticator:
     ) -> tuple[ApiKey, Caller] | None:
         """A usable key, and who calls with it. None when the key is no good, or its user has left; else as `by_secret`."""
         with self._database.read() as session:
-            key = key_with_digest(session, digest)
+            key = find_key_by_digest(session, digest)
             now = time.time()
             if key is None or not key.usable(now) or key.superseded(digest, now):
                 return None

@@ -16,7 +16,7 @@ from llmariner.gateway.authentication.key_cache import (
     missing_scope,
     sign_in_not_configured,
 )
-from llmariner.tenancy.keys.allowed_networks import admits
+from llmariner.tenancy.keys.allowed_networks import is_allowed
 from llmariner.tenancy.principal import Caller
 
 __all__ = ["authenticate", "context_of", "require_scope"]
@@ -75,7 +75,7 @@ def _resolve_caller(request: Request, secret: str) -> Caller:
 def _check_client_network(caller: Caller) -> None:
     """PermissionDenied for a key that is used from where it may not be."""
     address = acting_from.get()
-    if caller.allowed_sources is not None and not admits(caller.allowed_sources, address or ""):
+    if caller.allowed_sources is not None and not is_allowed(caller.allowed_sources, address or ""):
         raise PermissionDenied(
             f"This API key may not be used from {address or 'an unknown address'}: it is bound to certain networks. "
             "Call from one of them, or have the key's owner change them.",

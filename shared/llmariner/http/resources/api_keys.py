@@ -13,7 +13,7 @@ from llmariner.http.schemas.field_masks import merge_masks, parse_mask, unwrap_r
 from llmariner.http.schemas.llmariner import api_key, parse_organization_role
 from llmariner.http.schemas.timestamps import Timestamp
 from llmariner.tenancy.keys.store import ApiKey, NewKey
-from llmariner.tenancy.keys.visibility import managed
+from llmariner.tenancy.keys.visibility import manageable_by
 from llmariner.tenancy.members.service_accounts import ServiceAccounts
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.roles.delegation import has_full_owner_rights
@@ -124,7 +124,7 @@ def update(context: Context, caller: Caller, key_id: str, body: UpdateKey, query
         values["excluded"] = bool(fields.excluded_from_rate_limiting)
     if "name" in chosen:
         values["name"] = fields.name or ""
-    return api_key(context.keys.update(managed(caller), key_id, actor=caller, **values))
+    return api_key(context.keys.update(manageable_by(caller), key_id, actor=caller, **values))
 
 
 def deletion_response(key_id: str) -> dict[str, Any]:

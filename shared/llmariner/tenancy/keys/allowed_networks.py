@@ -7,21 +7,21 @@ from collections.abc import Sequence
 
 from llmariner.errors import InvalidRequest
 
-__all__ = ["admits", "networks"]
+__all__ = ["is_allowed", "parse_networks"]
 
-_MOST = 100
+_MAX_NETWORKS = 100
 # Of ::ffff:0:0/96 (RFC 4291, 2.5.5.2).
 _MAPPED_BITS = 96
 
 
-def networks(said: Sequence[str], param: str = "allowed_sources") -> tuple[str, ...]:
+def parse_networks(said: Sequence[str], param: str = "allowed_sources") -> tuple[str, ...]:
     """The networks in their canonical form; a single address is one of its own. InvalidRequest for what is none."""
-    if len(said) > _MOST:
-        raise InvalidRequest(f"'{param}' must name at most {_MOST} networks.", param=param)
+    if len(said) > _MAX_NETWORKS:
+        raise InvalidRequest(f"'{param}' must name at most {_MAX_NETWORKS} networks.", param=param)
     return tuple(dict.fromkeys(_network(each, f"{param}[{index}]") for index, each in enumerate(said)))
 
 
-def admits(sources: Sequence[str] | None, address: str) -> bool:
+def is_allowed(sources: Sequence[str] | None, address: str) -> bool:
     """Whether a caller from that address is let in; None: from everywhere. An address that is none is not."""
     if sources is None:
         return True

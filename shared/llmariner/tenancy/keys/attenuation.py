@@ -12,26 +12,26 @@ from typing import Any
 
 from llmariner.errors import PermissionDenied
 from llmariner.platform.database import ReadSession
-from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of
+from llmariner.tenancy.keys.key import KEYS, ApiKey, key_from_row
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import held_scopes, has_full_owner_rights
 from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.roles.scopes import with_implied
 from llmariner.tenancy.tables import api_keys
 
-__all__ = ["bounded", "check_may_hold", "check_not_above", "scopes_handed_over"]
+__all__ = ["attenuate", "check_can_receive_secret", "check_can_change", "scopes_after_rotation"]
 
 _LISTS = ("allowed_models", "allowed_sources")
 
 
-def bounded(
+def attenuate(
     session: ReadSession, actor: Caller | None, values: dict[str, Any], *, user_id: str, new: bool
 ) -> dict[str, Any]:
     """The columns of a key of that user to be made (`new`) or changed, with what is said of nothing taken from the maker.
 
     PermissionDenied for more than the maker has itself.
     """
-    maker = _maker(session, actor)
+    maker = _acting_key(session, actor)
     if maker is None:
         return values
     found = dict(values)
@@ -41,31 +41,31 @@ def bounded(
             continue
         if found[name] is None and new:
             found[name] = json.dumps(list(own))
-        elif found[name] is None or not _within(name, json.loads(found[name]), own):
-            raise _freer(name, f"it is bound to {', '.join(own)} itself")
+        elif found[name] is None or not _is_subset(name, json.loads(found[name]), own):
+            raise _exceeds(name, f"it is bound to {', '.join(own)} itself")
     # A service account is somebody else, and may outlast the key that made it.
     if maker.expires_at is not None and user_id == maker.user_id and "expires_at" in found:
         if found["expires_at"] is None and new:
             found["expires_at"] = maker.expires_at
         elif found["expires_at"] is None or found["expires_at"] > maker.expires_at:
-            raise _freer("expires_at", "it ends itself before that")
+            raise _exceeds("expires_at", "it ends itself before that")
     return found
 
 
-def check_may_hold(session: ReadSession, actor: Caller | None, key: ApiKey) -> None:
+def check_can_receive_secret(session: ReadSession, actor: Caller | None, key: ApiKey) -> None:
     """PermissionDenied for an actor who is about to be given the secret of a key that may more than the actor."""
     if actor is None or key.id == actor.key_id:
         return
-    missing = _beyond(session, actor, key)
+    missing = _excess_scopes(session, actor, key)
     if missing and not has_full_owner_rights(actor):
         raise PermissionDenied(
             f"That key may do what you may not: {', '.join(sorted(missing))}. Let its owner rotate it."
         )
     kept: dict[str, Any] = {name: _stored(getattr(key, name)) for name in _LISTS}
-    bounded(session, actor, {**kept, "expires_at": key.expires_at}, user_id=key.user_id, new=False)
+    attenuate(session, actor, {**kept, "expires_at": key.expires_at}, user_id=key.user_id, new=False)
 
 
-def scopes_handed_over(session: ReadSession, actor: Caller | None, key: ApiKey) -> frozenset[str]:
+def scopes_after_rotation(session: ReadSession, actor: Caller | None, key: ApiKey) -> frozenset[str]:
     """What a key carries once the actor was given its secret: no more than the actor holds now.
 
     The role of the key's user may rise later, and what the key carries beyond the present one would count then. Owners,
@@ -76,14 +76,14 @@ def scopes_handed_over(session: ReadSession, actor: Caller | None, key: ApiKey) 
     return key.scopes & held_scopes(session, actor, key.organization_id, key.project_id)
 
 
-def check_not_above(session: ReadSession, actor: Caller | None, key: ApiKey, *, ending: bool = False) -> None:
+def check_can_change(session: ReadSession, actor: Caller | None, key: ApiKey, *, revoking: bool = False) -> None:
     """PermissionDenied for an actor who would change, or end, a key that may more than the actor.
 
-    Somebody's own keys are theirs to change; by one of them the others can be ended (`ending`), not made freer.
+    Somebody's own keys are theirs to change; by one of them the others can be ended (`revoking`), not made freer.
     """
-    if actor is None or has_full_owner_rights(actor) or _is_own(actor, key) or (ending and key.user_id == actor.user_id):
+    if actor is None or has_full_owner_rights(actor) or _is_own(actor, key) or (revoking and key.user_id == actor.user_id):
         return
-    if missing := _beyond(session, actor, key):
+    if missing := _excess_scopes(session, actor, key):
         raise PermissionDenied(
             f"That key may do what you may not: {', '.join(sorted(missing))}. Ask its owner, or one of the organization."
         )
@@ -94,32 +94,32 @@ def _is_own(actor: Caller, key: ApiKey) -> bool:
     return actor.key_id is None and key.user_id == actor.user_id
 
 
-def _beyond(session: ReadSession, actor: Caller, key: ApiKey) -> frozenset[str]:
+def _excess_scopes(session: ReadSession, actor: Caller, key: ApiKey) -> frozenset[str]:
     """What a key may do, as its user stands now, and the actor may not in the same place."""
     stands = resolve_permissions(session, key.user_id, key.organization_id, key.project_id)
     own = held_scopes(session, actor, key.organization_id, key.project_id)
     return (with_implied(key.scopes) & stands.scopes) - own
 
 
-def _maker(session: ReadSession, actor: Caller | None) -> ApiKey | None:
+def _acting_key(session: ReadSession, actor: Caller | None) -> ApiKey | None:
     if actor is None or actor.key_id is None:
         return None
     row = session.first(KEYS.where(api_keys.c.id == actor.key_id))
-    return key_of(row) if row is not None else None
+    return key_from_row(row) if row is not None else None
 
 
 def _stored(listed: Iterable[str] | None) -> str | None:
     return None if listed is None else json.dumps(list(listed))
 
 
-def _within(name: str, asked: list[str], own: tuple[str, ...]) -> bool:
+def _is_subset(name: str, asked: list[str], own: tuple[str, ...]) -> bool:
     if name == "allowed_models":
         return set(asked) <= set(own)
     networks = [ipaddress.ip_network(each) for each in own]
-    return all(any(_holds(network, ipaddress.ip_network(each)) for network in networks) for each in asked)
+    return all(any(_contains_network(network, ipaddress.ip_network(each)) for network in networks) for each in asked)
 
 
-def _holds(
+def _contains_network(
     network: ipaddress.IPv4Network | ipaddress.IPv6Network, other: ipaddress.IPv4Network | ipaddress.IPv6Network
 ) -> bool:
     if isinstance(network, ipaddress.IPv4Network) and isinstance(other, ipaddress.IPv4Network):
@@ -128,5 +128,5 @@ def _holds(
     return both_newer and other.subnet_of(network)  # type: ignore[arg-type]
 
 
-def _freer(name: str, why: str) -> PermissionDenied:
+def _exceeds(name: str, why: str) -> PermissionDenied:
     return PermissionDenied(f"This API key can't make a key freer than itself by '{name}': {why}.", param=name)

@@ -11,7 +11,7 @@ from sqlalchemy import Row, or_, select
 from llmariner.platform.database import ReadSession
 from llmariner.tenancy.tables import api_keys, organization_users, organizations, project_users, projects, users
 
-__all__ = ["KEYS", "ApiKey", "key_of", "key_with_digest"]
+__all__ = ["KEYS", "ApiKey", "key_from_row", "find_key_by_digest"]
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,16 @@ KEYS = select(
         (project_users.c.user_id == api_keys.c.user_id) & (project_users.c.project_id == api_keys.c.project_id),
     )
 )
-"""Rows for `key_of`."""
+"""Rows for `key_from_row`."""
 
 
-def key_with_digest(session: ReadSession, digest: str) -> ApiKey | None:
+def find_key_by_digest(session: ReadSession, digest: str) -> ApiKey | None:
     """The key whose present or previous secret has that digest."""
     row = session.first(KEYS.where(or_(api_keys.c.digest == digest, api_keys.c.previous_digest == digest)))
-    return key_of(row) if row else None
+    return key_from_row(row) if row else None
 
 
-def key_of(row: Row[Any]) -> ApiKey:
+def key_from_row(row: Row[Any]) -> ApiKey:
     """The key of a row of `KEYS`."""
     return ApiKey(
         id=row.id,

@@ -12,10 +12,10 @@ from llmariner.tenancy.tables import api_keys
 
 __all__ = ["LastUse"]
 
-_COARSE_SECONDS = 60
-_MOST_NOTED = 50_000
+_RESOLUTION_SECONDS = 60
+_MAX_CACHED = 50_000
 # Of one statement: SQLite takes so many terms of a CASE.
-_AT_ONCE = 500
+_BATCH_SIZE = 500
 _log = logging.getLogger(__name__)
 
 
@@ -32,19 +32,19 @@ class LastUse:
         A database that only reads, or does not answer, is told again when a minute is over.
         """
         noted = self._noted
-        news = [(key, at) for key, at in used.items() if key not in noted or at >= noted[key] + _COARSE_SECONDS]
+        news = [(key, at) for key, at in used.items() if key not in noted or at >= noted[key] + _RESOLUTION_SECONDS]
         if not news:
             return
-        self._noted = {**(noted if len(noted) < _MOST_NOTED else {}), **dict(news)}
+        self._noted = {**(noted if len(noted) < _MAX_CACHED else {}), **dict(news)}
         try:
-            for first in range(0, len(news), _AT_ONCE):
-                self._write(dict(news[first : first + _AT_ONCE]))
+            for first in range(0, len(news), _BATCH_SIZE):
+                self._write(dict(news[first : first + _BATCH_SIZE]))
         except Exception as error:  # whatever it is, the key is as good as before
             _log.warning("when keys were last used could not be noted: %s", error)
 
     def _write(self, used: dict[str, int]) -> None:
         at = case(used, value=api_keys.c.id)
         # However many processes tell of a key, it is written as often as by one.
-        earlier = or_(api_keys.c.last_used_at.is_(None), api_keys.c.last_used_at <= at - _COARSE_SECONDS)
+        earlier = or_(api_keys.c.last_used_at.is_(None), api_keys.c.last_used_at <= at - _RESOLUTION_SECONDS)
         with self._database.write() as session:
             session.run(update(api_keys).where(and_(api_keys.c.id.in_(list(used)), earlier)).values(last_used_at=at))

@@ -13,7 +13,7 @@ __all__ = ["digest", "mask", "new_admin_secret", "new_secret", "new_token"]
 
 _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 48
-_SHOWN = 4
+_SHOWN_CHARACTERS = 4
 
 
 def new_secret() -> str:
@@ -38,7 +38,7 @@ def digest(pepper: Secret, secret: str) -> str:
 
 def mask(secret: str) -> str:
     """What is shown of a secret ever after: its prefix and enough to recognise it by."""
-    return f"{secret[: secret.rfind('-') + 1 + _SHOWN]}…{secret[-2:]}"
+    return f"{secret[: secret.rfind('-') + 1 + _SHOWN_CHARACTERS]}…{secret[-2:]}"
 
 
 def _random() -> str:

@@ -20,27 +20,27 @@ from llmariner.settings import Secret
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.keys import allowed_networks as sources
 from llmariner.tenancy.keys import secrets
-from llmariner.tenancy.keys.attenuation import bounded, check_may_hold, check_not_above, scopes_handed_over
-from llmariner.tenancy.keys.key import KEYS, ApiKey, key_of, key_with_digest
+from llmariner.tenancy.keys.attenuation import attenuate, check_can_receive_secret, check_can_change, scopes_after_rotation
+from llmariner.tenancy.keys.key import KEYS, ApiKey, key_from_row, find_key_by_digest
 from llmariner.tenancy.members.deprovisioning import delete_service_account
 from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.tables import api_keys, users
 
-__all__ = ["KEEP", "ApiKey", "Keys", "NewKey", "KeyOwner", "View", "key_with_digest"]
+__all__ = ["UNSET", "ApiKey", "Keys", "NewKey", "KeyOwner", "KeySelector", "find_key_by_digest"]
 
 _CREATED = "ai.llmariner.api_key.created.v1"
 _UPDATED = "ai.llmariner.api_key.updated.v1"
 _REVOKED = "ai.llmariner.api_key.revoked.v1"
-_LONGEST_OVERLAP = 30 * 86400
-_MOST_MODELS = 1000
+_MAX_OVERLAP_SECONDS = 30 * 86400
+_MAX_MODELS = 1000
 
 
-class _Keep:
+class _Unset:
     """What is said of a field that stays as it is, where None says something else."""
 
 
-KEEP: Final = _Keep()
+UNSET: Final = _Unset()
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class NewKey:
 
 
 @dataclass(frozen=True)
-class View:
+class KeySelector:
     """Whose keys somebody sees: those of an organisation, there of one project, there of one user; None: of all.
 
     `kind`: 'project' keys, or 'admin' keys, which have no project.
@@ -80,7 +80,7 @@ class View:
 
 
 class Keys:
-    """The API keys of one installation. An `KeyOwner` in the place of a `View` sees all keys of its project.
+    """The API keys of one installation. An `KeyOwner` in the place of a `KeySelector` sees all keys of its project.
 
     `actor` None: the platform itself.
     """
@@ -113,35 +113,35 @@ class Keys:
         secret = secrets.new_admin_secret()
         with self._database.write() as session:
             key_id = self._insert(session, caller, new, secret, caller.user_id, caller.organization_id, None)
-        return self.get(View(caller.organization_id, kind="admin"), key_id), secret
+        return self.get(KeySelector(caller.organization_id, kind="admin"), key_id), secret
 
     def of_project(self, owner: KeyOwner) -> list[ApiKey]:
         """The live keys of the owner's project, newest first."""
-        return self.seen(_view(owner))
+        return self.seen(_selector(owner))
 
-    def seen(self, view: View) -> list[ApiKey]:
+    def seen(self, view: KeySelector) -> list[ApiKey]:
         """The live keys of a view, newest first."""
         live = and_(view.holds(), api_keys.c.revoked_at.is_(None))
         with self._database.read() as session:
             rows = session.rows(KEYS.where(live).order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()))
-        return [key_of(row) for row in rows]
+        return [key_from_row(row) for row in rows]
 
-    def get(self, view: KeyOwner | View, key_id: str) -> ApiKey:
+    def get(self, view: KeyOwner | KeySelector, key_id: str) -> ApiKey:
         """One live key of a view. NotFound otherwise."""
         with self._database.read() as session:
-            return _live(session, view, key_id)
+            return _live_key(session, view, key_id)
 
     def update(
         self,
-        view: KeyOwner | View,
+        view: KeyOwner | KeySelector,
         key_id: str,
         *,
         name: str | None = None,
         excluded: bool | None = None,
         scopes: frozenset[str] | None = None,
-        expires_at: int | _Keep | None = KEEP,
-        allowed_models: tuple[str, ...] | _Keep | None = KEEP,
-        allowed_sources: tuple[str, ...] | _Keep | None = KEEP,
+        expires_at: int | _Unset | None = UNSET,
+        allowed_models: tuple[str, ...] | _Unset | None = UNSET,
+        allowed_sources: tuple[str, ...] | _Unset | None = UNSET,
         actor: Caller | None = None,
     ) -> ApiKey:
         """Change a key; what isn't said stays. Conflict for a name that its owner has given to another.
@@ -151,37 +151,37 @@ class Keys:
         values: dict[str, Any] = {"name": names.validate_title(name, "name")} if name is not None else {}
         values |= {"excluded_from_rate_limiting": excluded} if excluded is not None else {}
         values |= {"scopes": " ".join(sorted(scopes))} if scopes is not None else {}
-        values |= {"expires_at": _moment(expires_at)} if not isinstance(expires_at, _Keep) else {}
+        values |= {"expires_at": _validate_expiry(expires_at)} if not isinstance(expires_at, _Unset) else {}
         values |= _allowed(allowed_models, allowed_sources)
         with self._database.write() as session:
             serialize_mutations(session, actor)
-            key = _live(session, view, key_id)
-            check_not_above(session, actor, key)
+            key = _live_key(session, view, key_id)
+            check_can_change(session, actor, key)
             new_name = values.get("name", key.name)
-            if new_name != key.name and _named(session, key.organization_id, key.user_id, new_name):
+            if new_name != key.name and _has_key_named(session, key.organization_id, key.user_id, new_name):
                 raise Conflict(f"A key named '{new_name}' exists already; choose another name.", param="name")
-            values = bounded(session, actor, values, user_id=key.user_id, new=False)
+            values = attenuate(session, actor, values, user_id=key.user_id, new=False)
             _change(session, key, **values)
             outbox.add(session, _UPDATED, f"api_keys/{key_id}", _told(key, new_name))
             _log(session, actor, "updated", key, {"changes_requested": values})
         return self.get(view, key_id)
 
     def rotate(
-        self, view: KeyOwner | View, key_id: str, *, overlap: int, actor: Caller | None = None
+        self, view: KeyOwner | KeySelector, key_id: str, *, overlap: int, actor: Caller | None = None
     ) -> tuple[ApiKey, str]:
         """Give a key a new secret, returned this once; the old one works for `overlap` more seconds.
 
         PermissionDenied for an actor who would hold the secret of a key that may more. In the hands of somebody else than
         its user, but an owner, a key loses the scopes that the actor lacks.
         """
-        if not 0 <= overlap <= _LONGEST_OVERLAP:
-            raise InvalidRequest(f"'overlap_seconds' must be 0 to {_LONGEST_OVERLAP}.", param="overlap_seconds")
+        if not 0 <= overlap <= _MAX_OVERLAP_SECONDS:
+            raise InvalidRequest(f"'overlap_seconds' must be 0 to {_MAX_OVERLAP_SECONDS}.", param="overlap_seconds")
         with self._database.write() as session:
             serialize_mutations(session, actor)
-            key = _live(session, view, key_id)
-            check_may_hold(session, actor, key)
+            key = _live_key(session, view, key_id)
+            check_can_receive_secret(session, actor, key)
             secret = secrets.new_admin_secret() if key.kind == "admin" else secrets.new_secret()
-            carried = scopes_handed_over(session, actor, key)
+            carried = scopes_after_rotation(session, actor, key)
             _change(
                 session,
                 key,
@@ -197,23 +197,23 @@ class Keys:
             _log(session, actor, "updated", key, {"changes_requested": told})
         return self.get(view, key_id), secret
 
-    def revoke(self, view: KeyOwner | View, key_id: str, *, actor: Caller | None = None) -> None:
+    def revoke(self, view: KeyOwner | KeySelector, key_id: str, *, actor: Caller | None = None) -> None:
         """End a key; every process refuses it within its polling interval (2 s). A service account ends with its last."""
         with self._database.write() as session:
             serialize_mutations(session, actor)
-            key = _live(session, view, key_id)
-            check_not_above(session, actor, key, ending=True)
+            key = _live_key(session, view, key_id)
+            check_can_change(session, actor, key, ending=True)
             _change(session, key, revoked_at=time.time())
             outbox.add(session, _REVOKED, f"api_keys/{key_id}", _told(key))
             delete_rules(session, key.organization_id, "key", [key_id])
-            if _was_last_of_account(session, key):
+            if _was_last_key_of_service_account(session, key):
                 delete_service_account(session, next_revision(session, "api_keys"), key.user_id)
             _log(session, actor, "deleted", key, {})
 
     def by_digest(self, digest: str) -> ApiKey | None:
         """The key whose present or previous secret has that digest; expiry is for the caller to look at."""
         with self._database.read() as session:
-            return key_with_digest(session, digest)
+            return find_key_by_digest(session, digest)
 
     def by_secret(self, secret: str) -> ApiKey | None:
         """The key with that secret, present or previous."""
@@ -248,7 +248,7 @@ class Keys:
         bounds |= {"expires_at": now + new.expires_in if new.expires_in else None}
         # Taken before the look at the names: whoever holds the revision's row is the only one who gives out names.
         revision = serialize_mutations(session, actor)
-        if _named(session, organization_id, user_id, name):
+        if _has_key_named(session, organization_id, user_id, name):
             raise Conflict(f"There is a key named '{name}' of this user already; choose another.", param="name")
         session.add(
             api_keys,
@@ -262,41 +262,41 @@ class Keys:
             digest=secrets.digest(self._pepper, secret),
             revision=revision,
             **whose,
-            **bounded(session, actor, bounds, user_id=user_id, new=True),
+            **attenuate(session, actor, bounds, user_id=user_id, new=True),
         )
         outbox.add(session, _CREATED, f"api_keys/{key_id}", {"id": key_id, "name": name, **whose})
-        _log(session, actor, "created", _live_of(session, key_id), {"data": {"scopes": sorted(new.scopes)}})
+        _log(session, actor, "created", _key_by_id(session, key_id), {"data": {"scopes": sorted(new.scopes)}})
         return key_id
 
 
-def _view(seen: KeyOwner | View) -> View:
-    return seen if isinstance(seen, View) else View(seen.organization_id, seen.project_id)
+def _selector(seen: KeyOwner | KeySelector) -> KeySelector:
+    return seen if isinstance(seen, KeySelector) else KeySelector(seen.organization_id, seen.project_id)
 
 
-def _live(session: ReadSession, view: KeyOwner | View, key_id: str) -> ApiKey:
-    row = session.first(KEYS.where(api_keys.c.id == key_id, _view(view).holds()))
+def _live_key(session: ReadSession, view: KeyOwner | KeySelector, key_id: str) -> ApiKey:
+    row = session.first(KEYS.where(api_keys.c.id == key_id, _selector(view).holds()))
     if row is None or row.revoked_at is not None:
         raise NotFound(f"No API key with id '{key_id}'. List yours with GET /v1/api_keys.", param="id")
-    return key_of(row)
+    return key_from_row(row)
 
 
-def _live_of(session: ReadSession, key_id: str) -> ApiKey:
+def _key_by_id(session: ReadSession, key_id: str) -> ApiKey:
     row = session.first(KEYS.where(api_keys.c.id == key_id))
     assert row is not None, "it was just made"
-    return key_of(row)
+    return key_from_row(row)
 
 
-def _moment(said: int | None) -> int | None:
-    if said is not None and said <= time.time():
+def _validate_expiry(expires_at: int | None) -> int | None:
+    if expires_at is not None and expires_at <= time.time():
         raise InvalidRequest("'expires_at' must be in the future, or null for never.", param="expires_at")
-    return said
+    return expires_at
 
 
-def _allowed(models: tuple[str, ...] | _Keep | None, networks: tuple[str, ...] | _Keep | None) -> dict[str, str | None]:
+def _allowed(models: tuple[str, ...] | _Unset | None, networks: tuple[str, ...] | _Unset | None) -> dict[str, str | None]:
     """The columns of both lists as JSON. InvalidRequest for an empty list, which would make a key for nothing."""
     found: dict[str, str | None] = {}
     for name, said in (("allowed_models", models), ("allowed_sources", networks)):
-        if isinstance(said, _Keep):
+        if isinstance(said, _Unset):
             continue
         if said is not None and not said:
             raise InvalidRequest(f"'{name}' must not be empty; null allows all.", param=name)
@@ -306,20 +306,20 @@ def _allowed(models: tuple[str, ...] | _Keep | None, networks: tuple[str, ...] |
 
 def _listed(name: str, said: tuple[str, ...]) -> list[str]:
     if name == "allowed_sources":
-        return list(sources.networks(said, name))
-    if len(said) > _MOST_MODELS:
-        raise InvalidRequest(f"'{name}' must name at most {_MOST_MODELS} models.", param=name)
+        return list(sources.parse_networks(said, name))
+    if len(said) > _MAX_MODELS:
+        raise InvalidRequest(f"'{name}' must name at most {_MAX_MODELS} models.", param=name)
     return [names.validate_title(each, f"{name}[{index}]") for index, each in enumerate(said)]
 
 
-def _named(session: ReadSession, organization_id: str, user_id: str, name: str) -> bool:
+def _has_key_named(session: ReadSession, organization_id: str, user_id: str, name: str) -> bool:
     """Whether the user has a live key of that name in the organisation; what is in others is nothing to it."""
     of_user = and_(api_keys.c.user_id == user_id, api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
     query = select(api_keys.c.id).where(of_user, api_keys.c.organization_id == organization_id)
     return session.first(query) is not None
 
 
-def _was_last_of_account(session: ReadSession, key: ApiKey) -> bool:
+def _was_last_key_of_service_account(session: ReadSession, key: ApiKey) -> bool:
     live = select(api_keys.c.id).where(api_keys.c.user_id == key.user_id, api_keys.c.revoked_at.is_(None))
     return key.is_of_account and session.first(live) is None
 

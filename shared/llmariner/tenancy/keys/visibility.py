@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from llmariner.tenancy.keys.store import View
+from llmariner.tenancy.keys.store import KeySelector
 from llmariner.tenancy.principal import Caller
 
-__all__ = ["managed"]
+__all__ = ["manageable_by"]
 
 _MANAGES = "api.organizations.projects.users.write"
 
 
-def managed(caller: Caller, project_id: str | None = None) -> View:
+def manageable_by(caller: Caller, project_id: str | None = None) -> KeySelector:
     """Of the organisation that the caller stands in, or of one project of it that it stands in.
 
     An owner of the organisation: all; who manages the people of the project: those of the project; others: their own,
     a key only those of its own project.
     """
     if caller.is_owner:
-        return View(caller.organization_id, project_id)
+        return KeySelector(caller.organization_id, project_id)
     if caller.project_id is not None and _MANAGES in caller.scopes:
-        return View(caller.organization_id, caller.project_id)
+        return KeySelector(caller.organization_id, caller.project_id)
     pinned = caller.project_id if caller.key_id is not None else project_id
-    return View(caller.organization_id, pinned, caller.user_id)
+    return KeySelector(caller.organization_id, pinned, caller.user_id)
