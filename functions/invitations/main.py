@@ -14,7 +14,7 @@ from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.llmariner import api_key, user
 from llmariner.settings import GatewaySettings, IdentitySettings
-from llmariner.tenancy.invitations.store import Accepted, Invites
+from llmariner.tenancy.invitations.store import AcceptedInvite, Invites
 from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.members.users import Users
 
@@ -60,7 +60,7 @@ def accept_invitation(request: Request, body: AcceptInvitation) -> dict[str, Any
     }
 
 
-def _first_key(context: Context, accepted: Accepted) -> dict[str, Any] | None:
+def _first_key(context: Context, accepted: AcceptedInvite) -> dict[str, Any] | None:
     """None for people who sign in."""
     if accepted.first_key is None or accepted.project_id is None:
         return None

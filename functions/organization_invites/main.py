@@ -14,7 +14,7 @@ from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import InviteCursor, Limit, list_response
 from llmariner.settings import IdentitySettings
-from llmariner.tenancy.invitations.store import Invites, Promise
+from llmariner.tenancy.invitations.store import Invites, ProjectGrant
 from llmariner.tenancy.organizations.queries import OrganizationQueries, Paging
 from llmariner.tenancy.principal import Caller
 
@@ -56,7 +56,7 @@ def list_invites(request: Request, caller: Reader, after: InviteCursor = None, l
 
 def create_invite(request: Request, caller: Writer, body: InviteBody) -> dict[str, Any]:
     """Ask somebody in. `token` is in this answer only: nothing is sent, hand it over yourself."""
-    promises = [Promise(each.id, each.role) for each in body.projects]
+    promises = [ProjectGrant(each.id, each.role) for each in body.projects]
     lasting = {} if body.expires_in_seconds is None else {"expires_in": body.expires_in_seconds}
     made, token = _invites(request).create(caller, body.email, body.role, promises, **lasting)
     return {**get_invite(request, caller, made.id), "token": token}

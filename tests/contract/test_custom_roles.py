@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
-from llmariner.tenancy.invitations.store import Promise
+from llmariner.tenancy.invitations.store import ProjectGrant
 from llmariner.tenancy.roles.scopes import ALL_SCOPES, ORGANIZATION_ROLES, OWNER_SCOPES
 from llmariner.tenancy.tables import group_roles
 
@@ -81,7 +81,7 @@ def test_a_role_in_use_stays_and_says_by_whom(team: Team) -> None:
     project_id = team.project()
     role = team.roles.create(team.admin, "chats", ["api.inference.write"], project_id=project_id)
     ann = team.person("ann@example.org", **{project_id: role.id})
-    invite, _ = team.invites.create(team.admin, "bob@example.org", "reader", [Promise(project_id, role.id)])
+    invite, _ = team.invites.create(team.admin, "bob@example.org", "reader", [ProjectGrant(project_id, role.id)])
     with team.database.write() as session:
         group = {"id": "group_1", "organization_id": team.admin.organization_id, "project_id": project_id}
         session.add(group_roles, **group, issuer="https://i", group_name="devs", role=role.id, created_at=1)

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.tenancy.groups.group_roles import GroupRoles
-from llmariner.tenancy.invitations.store import Invites, Promise
+from llmariner.tenancy.invitations.store import Invites, ProjectGrant
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
 from llmariner.tenancy.sign_in.token_sign_in import SignIn
@@ -60,7 +60,7 @@ def test_an_invitation_of_another_organization_stays(team: Team, deputy: Caller)
 
 
 def test_a_first_key_carries_what_the_invitation_promised(team: Team) -> None:
-    promised = [Promise(team.owner.project_id, "viewer")]
+    promised = [ProjectGrant(team.owner.project_id, "viewer")]
     _, token = team.invites.create(team.admin, "c@example.org", "reader", promised)
     accepted = team.invites.accept(token)
     assert accepted.project_id == team.owner.project_id
@@ -121,7 +121,7 @@ def test_where_nobody_signs_in_an_invitation_must_lead_to_a_key(team: Team, role
 def test_an_invitation_whose_projects_ended_is_not_spent(team: Team) -> None:
     keys_only = Invites(team.database, PEPPER, keys_only=True)
     project_id = team.project()
-    _, token = keys_only.create(team.admin, "c@example.org", "reader", [Promise(project_id)])
+    _, token = keys_only.create(team.admin, "c@example.org", "reader", [ProjectGrant(project_id)])
     team.projects.archive(team.admin, project_id)
     with pytest.raises(Conflict):
         keys_only.accept(token)
@@ -129,7 +129,7 @@ def test_an_invitation_whose_projects_ended_is_not_spent(team: Team) -> None:
 
 
 def test_an_invitation_is_not_spent_where_its_key_cannot_be_made(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, token = team.invites.create(team.admin, "c@example.org", "reader", [Promise(team.owner.project_id)])
+    _, token = team.invites.create(team.admin, "c@example.org", "reader", [ProjectGrant(team.owner.project_id)])
     with monkeypatch.context() as broken:
 
         def fail(*_: Any) -> None:
@@ -168,7 +168,7 @@ def test_an_invitation_ends_with_the_right_to_invite_and_with_the_role_that_was_
     people = ["api.organizations.users.write", "api.organizations.users.read"]
     steward = team.roles.create(team.admin, "steward", people + sorted(ORGANIZATION_ROLES["reader"]))
     lead = team.person("lead@example.org", steward.id, **{team.owner.project_id: "owner"})
-    promised = [Promise(team.owner.project_id, "member")]
+    promised = [ProjectGrant(team.owner.project_id, "member")]
     _, from_lead = team.invites.create(lead, "bob@example.org", "reader", promised)
     team.members.set_role_in_project(team.admin, team.owner.project_id, lead.user_id, "viewer")
     with pytest.raises(NotFound):
@@ -179,5 +179,5 @@ def test_an_invitation_ends_with_the_right_to_invite_and_with_the_role_that_was_
 
 def test_nobody_promises_what_they_do_not_hold_in_a_project(team: Team, deputy: Caller) -> None:
     with pytest.raises(PermissionDenied):
-        team.invites.create(deputy, "c@example.org", "reader", [Promise(team.owner.project_id, "viewer")])
+        team.invites.create(deputy, "c@example.org", "reader", [ProjectGrant(team.owner.project_id, "viewer")])
     assert states(team) == []

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.platform.database import metadata
-from llmariner.tenancy.invitations.store import LONGEST_SECONDS, Promise
+from llmariner.tenancy.invitations.store import MAX_LIFETIME_SECONDS, ProjectGrant
 from llmariner.tenancy.tables import invites, users
 
 from .team import Team
@@ -21,7 +21,7 @@ AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 
 def test_who_shows_the_token_is_let_in_as_promised(team: Team) -> None:
     project_id = team.project()
-    promised = [Promise(project_id, "viewer"), Promise(team.owner.project_id)]
+    promised = [ProjectGrant(project_id, "viewer"), ProjectGrant(team.owner.project_id)]
     invite, token = team.invites.create(team.admin, "Ann@Example.org", "reader", promised, expires_in=60)
     assert token.startswith("inv-")
     assert (invite.email, invite.role, invite.projects) == ("ann@example.org", "reader", tuple(promised))
@@ -87,9 +87,9 @@ def test_nobody_is_invited_twice_or_to_where_they_are(team: Team, at_once: AtOnc
         ({"email": "ann"}, "email"),
         ({"role": "boss"}, "role"),
         ({"expires_in": 0}, "expires_in_seconds"),
-        ({"expires_in": LONGEST_SECONDS + 1}, "expires_in_seconds"),
-        ({"projects": [Promise("proj_nobody")]}, "projects[0].id"),
-        ({"projects": [Promise("proj_1")] * 2}, "projects"),
+        ({"expires_in": MAX_LIFETIME_SECONDS + 1}, "expires_in_seconds"),
+        ({"projects": [ProjectGrant("proj_nobody")]}, "projects[0].id"),
+        ({"projects": [ProjectGrant("proj_1")] * 2}, "projects"),
     ],
 )
 def test_what_an_invitation_cannot_say_is_named(team: Team, values: dict[str, Any], param: str) -> None:
@@ -107,7 +107,7 @@ def test_nobody_promises_more_than_they_hold(team: Team) -> None:
 
 def test_a_project_that_ended_meanwhile_is_left_out(team: Team) -> None:
     project_id = team.project()
-    _, token = team.invites.create(team.admin, "ann@example.org", "reader", [Promise(project_id)])
+    _, token = team.invites.create(team.admin, "ann@example.org", "reader", [ProjectGrant(project_id)])
     team.projects.archive(team.admin, project_id)
     assert team.caller(team.invites.accept(token).user_id).project_id is None
 

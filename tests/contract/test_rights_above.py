@@ -11,7 +11,7 @@ import pytest
 from llmariner.errors import Conflict, PermissionDenied
 from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.groups.store import Groups
-from llmariner.tenancy.invitations.store import Promise
+from llmariner.tenancy.invitations.store import ProjectGrant
 from llmariner.tenancy.keys.store import NewKey, KeyOwner, KeySelector
 from llmariner.tenancy.organizations.projects import NewProject
 from llmariner.tenancy.principal import Caller
@@ -77,7 +77,7 @@ def test_who_holds_more_in_a_project_is_not_removed_from_the_organization(team: 
     project_id = team.project()
     lead = team.person("lead@example.org", **{project_id: "owner"})
     key_id, secret = team.key(team.caller(lead.user_id, None, project_id), "lead's", project_id)
-    sent, _ = team.invites.create(team.admin, "next@example.org", "reader", [Promise(project_id, "owner")])
+    sent, _ = team.invites.create(team.admin, "next@example.org", "reader", [ProjectGrant(project_id, "owner")])
     refused(
         lambda: team.members.remove(deputy, lead.user_id),
         lambda: team.invites.revoke(deputy, sent.id),

@@ -8,7 +8,7 @@ import pytest
 
 from llmariner.boot import load
 from llmariner.context import Context
-from llmariner.tenancy.invitations.store import Invites, Promise
+from llmariner.tenancy.invitations.store import Invites, ProjectGrant
 from llmariner.tenancy.organizations.projects import Projects
 from llmariner.tenancy.tables import organization_users, users
 
@@ -72,7 +72,7 @@ def test_owners_see_everybody_and_others_those_they_work_with(company: Company) 
 
 def invited(company: Company, *, project: bool = True) -> str:
     invites = Invites(company.context.database, company.context.secrets.pepper)
-    promised = [Promise(company.vision)] if project else []
+    promised = [ProjectGrant(company.vision)] if project else []
     return invites.create(company.founder, company.email("ann"), "reader", promised)[1]
 
 

@@ -21,12 +21,12 @@ from llmariner.tenancy.roles.delegation import check_can_grant_organization_role
 from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.tables import invites
 
-__all__ = ["is_backed", "of_member", "open_invites", "withdraw"]
+__all__ = ["is_inviter_authorized", "pending_invites_of", "is_pending", "withdraw_invites"]
 
 _INVITES = "api.organizations.users.write"
 
 
-def open_invites(*, email: str | None = None, organization_id: str | None = None) -> ColumnElement[bool]:
+def is_pending(*, email: str | None = None, organization_id: str | None = None) -> ColumnElement[bool]:
     """Those that can be accepted now: the condition on rows of `invites`, of one address or organization or of all."""
     wanted = {"email": email, "organization_id": organization_id}
     return and_(
@@ -37,7 +37,7 @@ def open_invites(*, email: str | None = None, organization_id: str | None = None
     )
 
 
-def is_backed(session: ReadSession, invite: Row[Any]) -> bool:
+def is_inviter_authorized(session: ReadSession, invite: Row[Any]) -> bool:
     """Whether who sent an invitation (a row of `invites`) may still give all that it promises."""
     organization_id = invite.organization_id
     stands = resolve_permissions(session, invite.invited_by, organization_id, None)
@@ -53,7 +53,7 @@ def is_backed(session: ReadSession, invite: Row[Any]) -> bool:
     return True
 
 
-def withdraw(session: WriteSession, actor: Caller | None, found: Sequence[Row[Any]]) -> None:
+def withdraw_invites(session: WriteSession, actor: Caller | None, found: Sequence[Row[Any]]) -> None:
     """Take open invitations (rows of `invites`) back: who is invited is a member now. To be called last, see `record_mutation`."""
     for invite in found:
         session.run(update(invites).where(invites.c.id == invite.id).values(revoked_at=int(time.time())))
@@ -61,6 +61,6 @@ def withdraw(session: WriteSession, actor: Caller | None, found: Sequence[Row[An
         record_mutation(session, actor, "invite.deleted", invite.id, told, organization_id=invite.organization_id)
 
 
-def of_member(session: ReadSession, organization_id: str, email: str) -> Sequence[Row[Any]]:
+def pending_invites_of(session: ReadSession, organization_id: str, email: str) -> Sequence[Row[Any]]:
     """The open invitations to an organization that its member with that address has left over."""
-    return session.rows(select(invites).where(open_invites(email=email, organization_id=organization_id)))
+    return session.rows(select(invites).where(is_pending(email=email, organization_id=organization_id)))

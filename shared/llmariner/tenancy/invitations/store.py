@@ -20,7 +20,7 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.settings import Secret
 from llmariner.tenancy import validators as names
-from llmariner.tenancy.invitations.pending import is_backed, open_invites
+from llmariner.tenancy.invitations.pending import is_inviter_authorized, is_pending
 from llmariner.tenancy.keys import secrets
 from llmariner.tenancy.keys.store import Keys, NewKey, KeyOwner
 from llmariner.tenancy.members.memberships import person_id_by_email
@@ -37,17 +37,17 @@ from llmariner.tenancy.roles.effective_permissions import bump_revision, resolve
 from llmariner.tenancy.sign_in.account_claims import open_claim_window
 from llmariner.tenancy.tables import invites, organization_users, project_users, projects, users
 
-__all__ = ["LONGEST_SECONDS", "Accepted", "Invite", "Invites", "Promise"]
+__all__ = ["MAX_LIFETIME_SECONDS", "AcceptedInvite", "Invite", "Invites", "ProjectGrant"]
 
 _DAY = 86400
-_SECONDS = 7 * _DAY
-LONGEST_SECONDS = 90 * _DAY
-_MOST_PROJECTS = 100
+_DEFAULT_LIFETIME_SECONDS = 7 * _DAY
+MAX_LIFETIME_SECONDS = 90 * _DAY
+_MAX_PROJECTS = 100
 _TOKEN = re.compile(r"inv-[A-Za-z0-9]{48}")
 
 
 @dataclass(frozen=True)
-class Promise:
+class ProjectGrant:
     """A project that the invited person will be in, and as what."""
 
     project_id: str
@@ -62,7 +62,7 @@ class Invite:
     organization_id: str
     email: str
     role: str
-    projects: tuple[Promise, ...]
+    projects: tuple[ProjectGrant, ...]
     invited_by: str
     created_at: int
     expires_at: int
@@ -71,7 +71,7 @@ class Invite:
 
 
 @dataclass(frozen=True)
-class Accepted:
+class AcceptedInvite:
     """What came of an invitation: the person, and what a first key of theirs may carry in a project of the invitation.
 
     `project_id` None: they are in no project. `first_key`: id and secret of that key, where one was made.
@@ -100,21 +100,21 @@ class Invites:
         caller: Caller,
         email: str,
         role: str = "reader",
-        projects: Sequence[Promise] = (),
+        projects: Sequence[ProjectGrant] = (),
         *,
-        expires_in: int = _SECONDS,
+        expires_in: int = _DEFAULT_LIFETIME_SECONDS,
     ) -> tuple[Invite, str]:
         """Invite somebody; the token is returned this once. Conflict for a member, and for who is invited already."""
-        if not 1 <= expires_in <= LONGEST_SECONDS:
-            raise InvalidRequest(f"'expires_in_seconds' must be 1 to {LONGEST_SECONDS}.", param="expires_in_seconds")
+        if not 1 <= expires_in <= MAX_LIFETIME_SECONDS:
+            raise InvalidRequest(f"'expires_in_seconds' must be 1 to {MAX_LIFETIME_SECONDS}.", param="expires_in_seconds")
         wanted, token, invite_id = names.validate_email(email), secrets.new_token(), new_id("invite")
         organization_id, now = caller.organization_id, int(time.time())
         with self._database.write() as session:
             serialize_mutations(session, caller)
             check_can_grant_organization_role(session, caller, organization_id, role)
-            _check_promises(session, caller, projects)
-            _check_not_there(session, organization_id, wanted)
-            if self._keys_only and not projects and _project_of_key(session, organization_id, role, ()) is None:
+            _check_project_grants(session, caller, projects)
+            _check_not_member_or_invited(session, organization_id, wanted)
+            if self._keys_only and not projects and _project_for_first_key(session, organization_id, role, ()) is None:
                 raise InvalidRequest(
                     "Nobody can sign in to this platform, so an invitation ends in a first API key, and a key is of a "
                     "project: name one in 'projects'.",
@@ -162,34 +162,34 @@ class Invites:
             session.run(update(invites).where(invites.c.id == invite_id).values(revoked_at=int(time.time())))
             record_mutation(session, caller, "invite.deleted", invite_id, {}, organization_id=caller.organization_id)
 
-    def accept(self, token: str, keys: Keys | None = None) -> Accepted:
+    def accept(self, token: str, keys: Keys | None = None) -> AcceptedInvite:
         """Let in who shows a token; with a first key of `keys`, which carries what the invitation promised.
 
         NotFound for a token that is unknown, expired, taken back, used or of somebody who may not invite any more: which
         of these is nobody's business. Conflict for who is a member already, and where it would lead nowhere.
         """
         if not _TOKEN.fullmatch(token):
-            raise _not_good()
+            raise _invalid_token()
         digest = secrets.digest(self._pepper, token)
         with self._database.read() as session:
-            _open(session, digest)  # so that who tries tokens holds up nobody
+            _find_pending(session, digest)  # so that who tries tokens holds up nobody
         with self._database.write() as session:
             serialize_mutations(session)
-            invite = _open(session, digest)
+            invite = _find_pending(session, digest)
             _check_not_member(session, invite)
             live = [
                 each.project_id
                 for each in invite.projects
                 if _is_live(session, invite.organization_id, each.project_id)
             ]
-            project_id = _project_of_key(session, invite.organization_id, invite.role, live)
+            project_id = _project_for_first_key(session, invite.organization_id, invite.role, live)
             if self._keys_only and project_id is None:
                 raise Conflict(
                     "There is no project any more that this invitation leads to, so no key could be made. Ask for another "
                     "invitation.",
                     param="token",
                 )
-            user_id = _let_in(session, invite)
+            user_id = _create_memberships(session, invite)
             scopes = resolve_permissions(session, user_id, invite.organization_id, project_id).scopes
             session.run(update(invites).where(invites.c.id == invite.id).values(accepted_at=int(time.time())))
             bump_revision(session, user_ids=[user_id])
@@ -199,17 +199,17 @@ class Invites:
                 first_key = keys.create_in(session, place, NewKey(f"invitation {invite.id}", scopes))
             told = {"user_id": user_id, "email": invite.email}
             record_mutation(session, None, "invite.accepted", invite.id, told, organization_id=invite.organization_id)
-        return Accepted(self.get(invite.organization_id, invite.id), user_id, project_id, scopes, first_key)
+        return AcceptedInvite(self.get(invite.organization_id, invite.id), user_id, project_id, scopes, first_key)
 
 
-def _open(session: ReadSession, digest: str) -> Invite:
-    row = session.first(select(invites).where(invites.c.digest == digest, open_invites()))
-    if row is None or not is_backed(session, row):
-        raise _not_good()
+def _find_pending(session: ReadSession, digest: str) -> Invite:
+    row = session.first(select(invites).where(invites.c.digest == digest, is_pending()))
+    if row is None or not is_inviter_authorized(session, row):
+        raise _invalid_token()
     return _invite(row)
 
 
-def _not_good() -> PlatformError:
+def _invalid_token() -> PlatformError:
     return NotFound(
         "This invitation is not good: it is unknown, expired, taken back or used. Ask for another.", param="token"
     )
@@ -225,7 +225,7 @@ def _check_not_member(session: ReadSession, invite: Invite) -> None:
         )
 
 
-def _project_of_key(session: ReadSession, organization_id: str, role: str, promised: Sequence[str]) -> str | None:
+def _project_for_first_key(session: ReadSession, organization_id: str, role: str, promised: Sequence[str]) -> str | None:
     """Of which project a first key can be: the first that is promised; for an owner any that is there."""
     if promised or role != "owner":
         return next(iter(promised), None)
@@ -234,9 +234,9 @@ def _project_of_key(session: ReadSession, organization_id: str, role: str, promi
     return None if found is None else str(found)
 
 
-def _check_promises(session: ReadSession, caller: Caller, promises: Sequence[Promise]) -> None:
-    if len({each.project_id for each in promises}) < len(promises) or len(promises) > _MOST_PROJECTS:
-        raise InvalidRequest(f"'projects' must name up to {_MOST_PROJECTS} projects, each once.", param="projects")
+def _check_project_grants(session: ReadSession, caller: Caller, promises: Sequence[ProjectGrant]) -> None:
+    if len({each.project_id for each in promises}) < len(promises) or len(promises) > _MAX_PROJECTS:
+        raise InvalidRequest(f"'projects' must name up to {_MAX_PROJECTS} projects, each once.", param="projects")
     for index, each in enumerate(promises):
         if not _is_live(session, caller.organization_id, each.project_id):
             raise InvalidRequest(
@@ -250,10 +250,10 @@ def _is_live(session: ReadSession, organization_id: str, project_id: str) -> boo
     return session.first(select(projects.c.id).where(one, projects.c.archived_at.is_(None))) is not None
 
 
-def _check_not_there(session: ReadSession, organization_id: str, email: str) -> None:
+def _check_not_member_or_invited(session: ReadSession, organization_id: str, email: str) -> None:
     if _is_member(session, organization_id, email):
         raise Conflict(f"'{email}' is a member of the organization already.", param="email")
-    found = session.first(select(invites.c.id).where(open_invites(email=email, organization_id=organization_id)))
+    found = session.first(select(invites.c.id).where(is_pending(email=email, organization_id=organization_id)))
     if found is not None:
         raise Conflict(f"'{email}' is invited already ({found.id}); take that back first.", param="email")
 
@@ -267,7 +267,7 @@ def _is_member(session: ReadSession, organization_id: str, email: str) -> bool:
     return session.first(member) is not None
 
 
-def _let_in(session: WriteSession, invite: Invite) -> str:
+def _create_memberships(session: WriteSession, invite: Invite) -> str:
     """Make the memberships that are not there yet; projects that were archived meanwhile are left out."""
     now = int(time.time())
     user_id = person_id_by_email(session, invite.email)
@@ -300,7 +300,7 @@ def _invite(row: Row[Any]) -> Invite:
         organization_id=row.organization_id,
         email=row.email,
         role=row.role,
-        projects=tuple(Promise(each["id"], each["role"]) for each in json.loads(row.projects)),
+        projects=tuple(ProjectGrant(each["id"], each["role"]) for each in json.loads(row.projects)),
         invited_by=row.invited_by,
         created_at=row.created_at,
         expires_at=row.expires_at,

@@ -18,7 +18,7 @@ from llmariner.identifiers import new_id
 from llmariner.limits.cascade_delete import delete_rules
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
-from llmariner.tenancy.invitations.pending import of_member, withdraw
+from llmariner.tenancy.invitations.pending import pending_invites_of, withdraw_invites
 from llmariner.tenancy.members.deprovisioning import revoke_keys
 from llmariner.tenancy.members.removals import clear_removal, record_removal
 from llmariner.tenancy.mutations import serialize_mutations, record_mutation
@@ -72,7 +72,7 @@ class Members:
             bump_revision(session, user_ids=[user_id])
             told = {"data": {"role": role, "email": wanted}}
             record_mutation(session, caller, "user.added", user_id, told, organization_id=organization_id)
-            withdraw(session, caller, of_member(session, organization_id, wanted))
+            withdraw_invites(session, caller, pending_invites_of(session, organization_id, wanted))
         return self.get(organization_id, user_id)
 
     def get(self, organization_id: str, user_id: str) -> Member:

@@ -104,7 +104,7 @@ class ServiceAccounts:
             serialize_mutations(session, caller)
             _check_project(session, organization_id, project_id)
             account = _one(session, organization_id, project_id, account_id)
-            _check_not_above(session, caller, account)
+            _check_can_revoke_roles(session, caller, account)
             if name is not None and names.validate_title(name, "name") != account.name:
                 wanted = names.validate_title(name, "name")
                 _check_name_free(session, project_id, wanted)
@@ -122,7 +122,7 @@ class ServiceAccounts:
         """End one. Returns what went with it: keys by id."""
         with self._database.write() as session:
             revision = serialize_mutations(session, caller)
-            _check_not_above(session, caller, _one(session, caller.organization_id, project_id, account_id))
+            _check_can_revoke_roles(session, caller, _one(session, caller.organization_id, project_id, account_id))
             gone = {"api_keys": delete_service_account(session, revision, account_id)}
             _done(session, caller, "service_account.deleted", project_id, account_id, {"removed": gone})
         return gone
@@ -178,7 +178,7 @@ def _check_project(session: ReadSession, organization_id: str, project_id: str) 
         raise InvalidRequest("The project is archived; no service account can be made or changed.", param="project_id")
 
 
-def _check_not_above(session: ReadSession, caller: Caller, account: ServiceAccount) -> None:
+def _check_can_revoke_roles(session: ReadSession, caller: Caller, account: ServiceAccount) -> None:
     """PermissionDenied for an account that may more than the caller, in its project or in the organisation."""
     check_can_revoke_organization_role(session, caller, account.organization_id, account.organization_role)
     check_can_revoke_project_role(session, caller, account.organization_id, account.project_id, account.role)

@@ -37,9 +37,9 @@ from llmariner.tenancy.tables import (
 
 __all__ = ["Assignment", "NewProject", "Project", "Projects"]
 
-_MOST_MODELS = 1000
+_MAX_MODELS = 1000
 # Live ones of an organization: their titles are compared while every administrative act of the installation waits.
-_MOST_PROJECTS = 1000
+_MAX_PROJECTS = 1000
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Projects:
         """Make a project; owners of the organisation own it. Conflict when a live one has the title, InvalidRequest
         where there are too many."""
         organization_id, project_id = caller.organization_id, new_id("proj")
-        values = {"title": names.validate_selectable_title(new.title), **_place(new.kubernetes_namespace, new.assignments)}
+        values = {"title": names.validate_selectable_title(new.title), **_placement_columns(new.kubernetes_namespace, new.assignments)}
         now = int(time.time())
         with self._database.write() as session:
             serialize_mutations(session, caller)
@@ -134,21 +134,21 @@ class Projects:
         wanted = names.validate_selectable_title(title)
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            project = _live(session, caller, project_id)
+            project = _live_project(session, caller, project_id)
             if wanted != project.title:
                 _check_title_free(session, caller.organization_id, wanted, but=project_id)
-            _set(session, project_id, title=wanted)
+            _update_columns(session, project_id, title=wanted)
             told = {"changes_requested": {"name": wanted, "title": wanted}}
             _done(session, caller, "project.updated", project_id, told)
         return self.get(caller.organization_id, project_id)
 
     def assign(self, caller: Caller, project_id: str, assignments: Sequence[Assignment]) -> Project:
         """Say where its work runs from now on; takes the place of a namespace."""
-        values = _place(None, assignments)
+        values = _placement_columns(None, assignments)
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            _live(session, caller, project_id)
-            _set(session, project_id, **values)
+            _live_project(session, caller, project_id)
+            _update_columns(session, project_id, **values)
             told = {"changes_requested": {"assignments": json.loads(values["assignments"] or "[]")}}
             _done(session, caller, "project.updated", project_id, told)
         return self.get(caller.organization_id, project_id)
@@ -157,14 +157,14 @@ class Projects:
         """Which models its members may use: `mode` 'allow' these only, 'deny' these, None: all."""
         if mode not in ("allow", "deny", None):
             raise InvalidRequest("'mode' must be 'allow' or 'deny'.", param="mode")
-        if len(model_ids) > _MOST_MODELS:
-            raise InvalidRequest(f"'model_ids' must name at most {_MOST_MODELS} models.", param="model_ids")
+        if len(model_ids) > _MAX_MODELS:
+            raise InvalidRequest(f"'model_ids' must name at most {_MAX_MODELS} models.", param="model_ids")
         listed = sorted(set(model_ids)) if mode else []
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            _live(session, caller, project_id)
-            _set(session, project_id, model_mode=mode, model_ids=json.dumps(listed))
-            _keys_changed(session, project_id)
+            _live_project(session, caller, project_id)
+            _update_columns(session, project_id, model_mode=mode, model_ids=json.dumps(listed))
+            _bump_members_and_keys(session, project_id)
             told = {"changes_requested": {"model_mode": mode, "model_ids": listed}}
             _done(session, caller, "project.updated", project_id, told)
         return self.get(caller.organization_id, project_id)
@@ -173,9 +173,9 @@ class Projects:
         """End it and keep it: its keys are no good from now on. InvalidRequest for the default one."""
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            _check_not_default(_live(session, caller, project_id), "archived")
-            _set(session, project_id, archived_at=int(time.time()))
-            _keys_changed(session, project_id)
+            _check_not_default(_live_project(session, caller, project_id), "archived")
+            _update_columns(session, project_id, archived_at=int(time.time()))
+            _bump_members_and_keys(session, project_id)
             _done(session, caller, "project.archived", project_id, {})
         return self.get(caller.organization_id, project_id)
 
@@ -189,14 +189,14 @@ class Projects:
             project = _one(session, caller.organization_id, project_id)
             _check_not_default(project, "deleted")
             _check_empty(session, project_id)
-            gone = _take_away(session, revision, project_id)
+            gone = _delete_dependents(session, revision, project_id)
             gone |= delete_rules(session, project.organization_id, "project", [project_id])
-            _set(session, project_id, archived_at=project.archived_at or int(time.time()))
+            _update_columns(session, project_id, archived_at=project.archived_at or int(time.time()))
             _done(session, caller, "project.deleted", project_id, {"removed": gone})
         return gone
 
 
-def _place(namespace: str | None, assignments: Sequence[Assignment]) -> dict[str, Any]:
+def _placement_columns(namespace: str | None, assignments: Sequence[Assignment]) -> dict[str, Any]:
     """The columns that say where its work runs. InvalidRequest when both are given, or one is no such name."""
     if namespace and assignments:
         raise InvalidRequest(
@@ -261,7 +261,7 @@ def _one(session: ReadSession, organization_id: str, project_id: str) -> Project
     return _project(row)
 
 
-def _live(session: ReadSession, caller: Caller, project_id: str) -> Project:
+def _live_project(session: ReadSession, caller: Caller, project_id: str) -> Project:
     project = _one(session, caller.organization_id, project_id)
     if project.archived_at is not None:
         raise InvalidRequest(f"The project '{project.title}' is archived; it can't be changed.", param="project_id")
@@ -270,9 +270,9 @@ def _live(session: ReadSession, caller: Caller, project_id: str) -> Project:
 
 def _check_not_full(session: ReadSession, organization_id: str) -> None:
     live = select(func.count()).where(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
-    if session.value(live) >= _MOST_PROJECTS:
+    if session.value(live) >= _MAX_PROJECTS:
         raise InvalidRequest(
-            f"An organization has up to {_MOST_PROJECTS} projects: archive or delete those that are not needed.",
+            f"An organization has up to {_MAX_PROJECTS} projects: archive or delete those that are not needed.",
             code="too_many_projects",
         )
 
@@ -304,7 +304,7 @@ def _check_empty(session: ReadSession, project_id: str) -> None:
         )
 
 
-def _take_away(session: WriteSession, revision: int, project_id: str) -> dict[str, list[str]]:
+def _delete_dependents(session: WriteSession, revision: int, project_id: str) -> dict[str, list[str]]:
     accounts, ended = delete_service_accounts(session, revision, project_id)
     ended += revoke_keys(session, revision, api_keys.c.project_id == project_id)
     members = session.rows(
@@ -322,21 +322,21 @@ def _take_away(session: WriteSession, revision: int, project_id: str) -> dict[st
     return gone
 
 
-def _set(session: WriteSession, project_id: str, **values: Any) -> None:
+def _update_columns(session: WriteSession, project_id: str, **values: Any) -> None:
     session.run(update(projects).where(projects.c.id == project_id).values(**values))
 
 
-def _keys_changed(session: WriteSession, project_id: str) -> None:
+def _bump_members_and_keys(session: WriteSession, project_id: str) -> None:
     """Everybody who works in it is asked about anew: its people, and those who hold keys of it."""
     keys = session.rows(
         select(api_keys.c.id).where(api_keys.c.project_id == project_id, api_keys.c.revoked_at.is_(None))
     )
-    people = session.rows(_WHO_MAY_WORK.where(projects.c.id == project_id))
+    people = session.rows(_ORGANIZATION_MEMBERS.where(projects.c.id == project_id))
     bump_revision(session, user_ids=[row.user_id for row in people], key_ids=[row.id for row in keys])
 
 
 # Owners of the organisation work in a project without being its members.
-_WHO_MAY_WORK = select(organization_users.c.user_id).join(
+_ORGANIZATION_MEMBERS = select(organization_users.c.user_id).join(
     projects, projects.c.organization_id == organization_users.c.organization_id
 )
 

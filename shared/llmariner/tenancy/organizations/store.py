@@ -39,7 +39,7 @@ from llmariner.tenancy.tables import (
 __all__ = ["Organization", "Organizations", "Summary"]
 
 # Leaves room for what is added to the title of one that is deleted.
-_LONGEST_TITLE = 200
+_MAX_TITLE_LENGTH = 200
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class Organizations:
 
     def create(self, caller: Caller, title: str) -> Organization:
         """Make an organisation that the caller owns. PermissionDenied unless they own the default one; Conflict."""
-        wanted, organization_id = names.validate_selectable_title(title, most=_LONGEST_TITLE), new_id("org")
+        wanted, organization_id = names.validate_selectable_title(title, most=_MAX_TITLE_LENGTH), new_id("org")
         now = int(time.time())
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            _check_runs_installation(session, caller)
+            _check_owns_default_organization(session, caller)
             _check_title_free(session, wanted)
             session.add(organizations, id=organization_id, title=wanted, is_default=False, created_at=now)
             joined = {"user_id": caller.user_id, "role": "owner", "created_at": now}
@@ -114,7 +114,7 @@ class Organizations:
 
     def rename(self, caller: Caller, title: str) -> Organization:
         """Give the caller's organisation another title. Conflict."""
-        wanted, organization_id = names.validate_selectable_title(title, most=_LONGEST_TITLE), caller.organization_id
+        wanted, organization_id = names.validate_selectable_title(title, most=_MAX_TITLE_LENGTH), caller.organization_id
         with self._database.write() as session:
             serialize_mutations(session, caller)
             _check_title_free(session, wanted, but=organization_id)
@@ -139,7 +139,7 @@ class Organizations:
                     code="default_organization",
                 )
             _check_empty(session, organization_id)
-            gone = _take_away(session, revision, organization_id) | delete_rules(session, organization_id)
+            gone = _delete_dependents(session, revision, organization_id) | delete_rules(session, organization_id)
             _retitle(session, organization_id, f"{organization.title} (deleted {organization_id})")
             _done(session, caller, "organization.deleted", organization_id, {"removed": gone})
         return gone
@@ -151,7 +151,7 @@ def _check_title_free(session: ReadSession, title: str, *, but: str = "") -> Non
         raise Conflict(f"An organization titled '{title}' exists already; choose another title.", param="title")
 
 
-def _check_runs_installation(session: ReadSession, caller: Caller) -> None:
+def _check_owns_default_organization(session: ReadSession, caller: Caller) -> None:
     """Whether it owns the default organisation, be it as a person or with a key of that organisation."""
     default = session.value(select(organizations.c.id).where(organizations.c.is_default))
     stands = resolve_permissions(session, caller.user_id, str(default), None)
@@ -174,7 +174,7 @@ def _check_empty(session: ReadSession, organization_id: str) -> None:
         )
 
 
-def _take_away(session: WriteSession, revision: int, organization_id: str) -> dict[str, list[str]]:
+def _delete_dependents(session: WriteSession, revision: int, organization_id: str) -> dict[str, list[str]]:
     ended = revoke_keys(session, revision, api_keys.c.organization_id == organization_id)
     members = session.rows(
         select(users.c.id, users.c.email)

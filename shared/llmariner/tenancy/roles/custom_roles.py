@@ -35,9 +35,9 @@ from llmariner.tenancy.tables import (
 
 __all__ = ["CustomRole", "CustomRoles"]
 
-_LONGEST_DESCRIPTION = 2000
+_MAX_DESCRIPTION_LENGTH = 2000
 # Of an organization, or of one project: their names are compared while every administrative act of the installation waits.
-_MOST_ROLES = 1000
+_MAX_ROLES = 1000
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ class CustomRoles:
         InvalidRequest where there are too many.
         """
         organization_id, role_id = caller.organization_id, new_id("role")
-        said = _description(description)
+        said = _validate_description(description)
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            wanted = _checked(session, caller, scopes, project_id)
+            wanted = _validate_scopes(session, caller, scopes, project_id)
             if project_id is not None:
                 _check_project(session, organization_id, project_id)
             _check_not_full(session, organization_id, project_id)
-            free = _free_name(session, organization_id, project_id, name)
+            free = _validate_unused_name(session, organization_id, project_id, name)
             row = {"id": role_id, "organization_id": organization_id, "project_id": project_id, "name": free}
             stored = {"description": said, "scopes": " ".join(sorted(wanted))}
             session.add(custom_roles, **row, **stored, created_at=int(time.time()))
@@ -111,14 +111,14 @@ class CustomRoles:
         with self._database.write() as session:
             serialize_mutations(session, caller)
             role = _one(session, organization_id, role_id)
-            _check_not_above(session, caller, role)
+            _check_can_revoke(session, caller, role)
             values: dict[str, Any] = {}
             if name is not None and names.validate_title(name, "name") != role.name:
-                values["name"] = _free_name(session, organization_id, role.project_id, name, but=role_id)
+                values["name"] = _validate_unused_name(session, organization_id, role.project_id, name, but=role_id)
             if description is not None:
-                values["description"] = _description(description)
+                values["description"] = _validate_description(description)
             if scopes is not None:
-                values["scopes"] = " ".join(sorted(_checked(session, caller, scopes, role.project_id)))
+                values["scopes"] = " ".join(sorted(_validate_scopes(session, caller, scopes, role.project_id)))
             if values:
                 session.run(update(custom_roles).where(custom_roles.c.id == role_id).values(**values))
                 bump_revision(session, user_ids=_holders(session, role_id))
@@ -130,8 +130,8 @@ class CustomRoles:
         with self._database.write() as session:
             serialize_mutations(session, caller)
             role = _one(session, caller.organization_id, role_id)
-            _check_not_above(session, caller, role)
-            in_the_way = _in_the_way(session, role_id)
+            _check_can_revoke(session, caller, role)
+            in_the_way = _usages(session, role_id)
             if any(in_the_way.values()):
                 listed = "; ".join(f"{what}: {', '.join(held[:10])}" for what, held in in_the_way.items() if held)
                 raise InvalidRequest(
@@ -144,14 +144,14 @@ class CustomRoles:
             _done(session, caller, "role.deleted", role_id, role.project_id, {})
 
 
-def _check_not_above(session: ReadSession, caller: Caller, role: CustomRole) -> None:
+def _check_can_revoke(session: ReadSession, caller: Caller, role: CustomRole) -> None:
     if role.project_id is None:
         check_can_revoke_organization_role(session, caller, role.organization_id, role.id)
     else:
         check_can_revoke_project_role(session, caller, role.organization_id, role.project_id, role.id)
 
 
-def _checked(session: ReadSession, caller: Caller, scopes: Iterable[str], project_id: str | None) -> frozenset[str]:
+def _validate_scopes(session: ReadSession, caller: Caller, scopes: Iterable[str], project_id: str | None) -> frozenset[str]:
     wanted = frozenset(scopes)
     possible = OWNER_SCOPES if project_id is None else PROJECT_ROLES["owner"]
     if not wanted:
@@ -175,13 +175,13 @@ def _check_not_full(session: ReadSession, organization_id: str, project_id: str 
     there = select(func.count()).where(
         custom_roles.c.organization_id == organization_id, custom_roles.c.project_id == project_id
     )
-    if session.value(there) >= _MOST_ROLES:
+    if session.value(there) >= _MAX_ROLES:
         raise InvalidRequest(
-            f"There are {_MOST_ROLES} roles already: delete those that nobody has.", code="too_many_roles"
+            f"There are {_MAX_ROLES} roles already: delete those that nobody has.", code="too_many_roles"
         )
 
 
-def _free_name(session: ReadSession, organization_id: str, project_id: str | None, name: str, *, but: str = "") -> str:
+def _validate_unused_name(session: ReadSession, organization_id: str, project_id: str | None, name: str, *, but: str = "") -> str:
     wanted = names.validate_selectable_title(name, "name")
     if wanted.lower() in ORGANIZATION_ROLES or wanted.lower() in PROJECT_ROLES:
         raise Conflict(f"'{wanted}' is a role that is there everywhere; choose another name.", param="name")
@@ -195,10 +195,10 @@ def _free_name(session: ReadSession, organization_id: str, project_id: str | Non
     return wanted
 
 
-def _description(said: str) -> str:
-    if len(said) > _LONGEST_DESCRIPTION:
+def _validate_description(said: str) -> str:
+    if len(said) > _MAX_DESCRIPTION_LENGTH:
         raise InvalidRequest(
-            f"'description' must be at most {_LONGEST_DESCRIPTION} characters long.", param="description"
+            f"'description' must be at most {_MAX_DESCRIPTION_LENGTH} characters long.", param="description"
         )
     return said
 
@@ -237,7 +237,7 @@ def _holders(session: ReadSession, role_id: str) -> list[str]:
     return [row.user_id for t in tables for row in session.rows(select(t.c.user_id).where(t.c.role == role_id))]
 
 
-def _in_the_way(session: ReadSession, role_id: str) -> dict[str, list[str]]:
+def _usages(session: ReadSession, role_id: str) -> dict[str, list[str]]:
     """Who has it, is invited to it, or gets it by a group."""
     held = select(users.c.email).where(users.c.id.in_(_holders(session, role_id))).order_by(users.c.email)
     open_ones = select(invites.c.email, invites.c.role, invites.c.projects).where(

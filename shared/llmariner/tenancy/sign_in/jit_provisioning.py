@@ -18,7 +18,7 @@ from sqlalchemy import and_, select, update
 
 from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.platform.identity import Identity
-from llmariner.tenancy.invitations.pending import is_backed, open_invites
+from llmariner.tenancy.invitations.pending import is_inviter_authorized, is_pending
 from llmariner.tenancy.members.deprovisioning import revoke_keys
 from llmariner.tenancy.members.removals import clear_removal, removed_from
 from llmariner.tenancy.mutations import record_mutation
@@ -261,8 +261,8 @@ def _is_last_owner(session: ReadSession, user_id: str, place: _Resource, held: _
 
 
 def _redeemable_invites(session: ReadSession, email: str) -> Iterable[Any]:
-    query = select(invites).where(open_invites(email=email)).order_by(invites.c.created_at, invites.c.id)
-    return (row for row in session.rows(query) if is_backed(session, row))
+    query = select(invites).where(is_pending(email=email)).order_by(invites.c.created_at, invites.c.id)
+    return (row for row in session.rows(query) if is_inviter_authorized(session, row))
 
 
 def _roles_from_groups(
