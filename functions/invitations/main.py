@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import Request
 
-from llmariner.audit.request_context import acting_from
+from llmariner.audit.request_context import client_address
 from llmariner.context import Context
 from llmariner.errors import NotFound
 from llmariner.gateway.authentication.failed_attempts import FailedAttemptLimiter
@@ -39,7 +39,7 @@ def accept_invitation(request: Request, body: AcceptInvitation) -> dict[str, Any
     context = context_of(request)
     keys_only = not IdentitySettings.load(context.env).issuer
     invites = Invites(context.database, context.secrets.pepper, keys_only=keys_only)
-    failed, source = request.app.state.failed, acting_from.get()
+    failed, source = request.app.state.failed, client_address.get()
     assert isinstance(failed, FailedAttemptLimiter)
     proxied = bool(request.state.proxied)
     failed.check(source, untrusted_proxy=proxied)

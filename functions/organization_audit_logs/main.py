@@ -55,7 +55,7 @@ def list_audit_logs(
         until=at.get("lte"),
     )
     paging: dict[str, Any] = {"after": after, "before": before, "limit": limit + 1}
-    found = reading.page(context_of(request).database, caller.organization_id, chosen, **paging)
+    found = reading.list_entries(context_of(request).database, caller.organization_id, chosen, **paging)
     # The entry too many stands at the far end of the page, which is the newest one where it goes backwards.
     wanted = found[-limit:] if before and not after and len(found) > limit else found[:limit]
     return list_response([audit_log_object(entry) for entry in wanted], has_more=len(found) > limit)

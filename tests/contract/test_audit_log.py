@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Update, func, select, update
 
 from llmariner.audit import log
-from llmariner.audit.log import GENESIS, add, verify
+from llmariner.audit.log import GENESIS, append_entry, verify
 from llmariner.audit.tables import audit_heads, audit_log
 from llmariner.platform.database import Database, WriteSession
 
@@ -30,7 +30,7 @@ def act(database: Database, *names: str, organization: str = "org_1", actor: Som
     """One entry per name, each in a transaction of its own."""
     for name in names:
         with database.write() as session:
-            add(session, actor or Somebody(), "project.created", {"id": name}, organization_id=organization)
+            append_entry(session, actor or Somebody(), "project.created", {"id": name}, organization_id=organization)
 
 
 def rows(database: Database, organization: str = "org_1") -> list[Any]:
@@ -48,8 +48,8 @@ def change(database: Database, *statements: Any) -> None:
 
 def test_an_entry_holds_what_was_told_and_follows_the_one_before(database: Database) -> None:
     with database.write() as session:
-        first = add(session, Somebody(), "project.created", {"id": "proj_ä"}, organization_id="org_1")
-        second = add(
+        first = append_entry(session, Somebody(), "project.created", {"id": "proj_ä"}, organization_id="org_1")
+        second = append_entry(
             session, Somebody(), "project.archived", {"id": "p"}, organization_id="org_1", project_id="p", source="::1"
         )
     one, two = rows(database)
@@ -61,7 +61,7 @@ def test_an_entry_holds_what_was_told_and_follows_the_one_before(database: Datab
 
 
 def test_a_chain_that_nobody_touched_is_whole(database: Database) -> None:
-    assert verify(database, "org_1") == log.Verdict(0, GENESIS, None, "")
+    assert verify(database, "org_1") == log.VerificationResult(0, GENESIS, None, "")
     act(database, *"abcde")
     verdict = verify(database, "org_1")
     assert verdict.whole
@@ -81,7 +81,7 @@ def test_an_act_that_is_rolled_back_leaves_no_entry(database: Database) -> None:
 
     def fail() -> None:
         with database.write() as session:
-            add(session, Somebody(), "project.created", {"id": "b"}, organization_id="org_1")
+            append_entry(session, Somebody(), "project.created", {"id": "b"}, organization_id="org_1")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -103,7 +103,7 @@ def test_writers_at_once_make_one_chain(database: Database, at_once: AtOnce) -> 
 
 
 def test_a_chain_is_whole_while_others_write_to_it(database: Database, at_once: AtOnce) -> None:
-    seen: list[log.Verdict] = []
+    seen: list[log.VerificationResult] = []
 
     def look() -> None:
         seen.extend(verify(database, "org_1") for _ in range(40))

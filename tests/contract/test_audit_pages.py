@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from llmariner.audit.log import add
-from llmariner.audit.queries import Filter, page
+from llmariner.audit.log import append_entry
+from llmariner.audit.queries import Filter, list_entries
 from llmariner.audit.tables import audit_log
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database
@@ -43,16 +43,16 @@ def acted(database: Database) -> dict[str, str]:
     with database.write() as session:
         for number, (letter, actor, type_, target, project) in enumerate(ACTS):
             payload = {"id": target, "data": {"name": letter}}
-            ids[letter] = add(session, actor, type_, payload, organization_id="org_1", project_id=project)
+            ids[letter] = append_entry(session, actor, type_, payload, organization_id="org_1", project_id=project)
             session.run(update(audit_log).where(audit_log.c.id == ids[letter]).values(at=100.0 + number))
-        ids["z"] = add(session, ADA, "project.created", {"id": "proj_1"}, organization_id="org_2")
+        ids["z"] = append_entry(session, ADA, "project.created", {"id": "proj_1"}, organization_id="org_2")
     return ids
 
 
 def letters(database: Database, acted: dict[str, str], chosen: Filter = Filter(), **paging: Any) -> str:  # noqa: B008
     """Which entries a page holds, in its order."""
     named = {entry_id: letter for letter, entry_id in acted.items()}
-    return "".join(named[entry.id] for entry in page(database, "org_1", chosen, **paging))
+    return "".join(named[entry.id] for entry in list_entries(database, "org_1", chosen, **paging))
 
 
 FILTERS = {
@@ -131,7 +131,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 def test_who_acted_is_told_in_openais_shape(
     database: Database, acted: dict[str, str], letter: str, expected: dict[str, Any]
 ) -> None:
-    [found] = [entry for entry in page(database, "org_1", Filter()) if entry.id == acted[letter]]
+    [found] = [entry for entry in list_entries(database, "org_1", Filter()) if entry.id == acted[letter]]
     kind = expected["type"]
     assert found.actor["type"] == kind
     assert {name: value for name, value in found.actor[kind].items() if name != "ip_address"} == expected[kind]

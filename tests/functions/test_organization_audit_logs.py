@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy import update
 
-from llmariner.audit.log import add
+from llmariner.audit.log import append_entry
 from llmariner.audit.tables import audit_log
 from llmariner.identifiers import new_id
 from llmariner.tenancy.principal import Caller
@@ -42,9 +42,9 @@ def acts(installation: Installation) -> list[str]:
         for name in ("project.created", "project.updated", "user.added"):
             payload = {"id": f"{name}-target", "data": {"title": "x"}}
             where = {"organization_id": owner.organization_id, "project_id": owner.project_id}
-            ids.append(add(session, mine, name, payload, **where, source="10.0.0.9"))
+            ids.append(append_entry(session, mine, name, payload, **where, source="10.0.0.9"))
     with installation.context.database.write() as session:
-        add(session, None, "login.failed", {"id": "theirs"}, organization_id=stranger.organization_id)
+        append_entry(session, None, "login.failed", {"id": "theirs"}, organization_id=stranger.organization_id)
     return ids
 
 

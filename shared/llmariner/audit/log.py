@@ -16,17 +16,17 @@ from typing import Any, Protocol
 
 from sqlalchemy import Row, select, update
 
-from llmariner.audit.request_context import acting_from
+from llmariner.audit.request_context import client_address
 from llmariner.audit.tables import audit_heads, audit_log
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 
-__all__ = ["GENESIS", "Actor", "Verdict", "add", "lately", "verify"]
+__all__ = ["GENESIS", "Actor", "VerificationResult", "append_entry", "recent_entries", "verify"]
 
 GENESIS = "0" * 64
 """What stands before the first link."""
 
-_CHUNK = 1000
+_BATCH_SIZE = 1000
 
 
 class Actor(Protocol):
@@ -46,7 +46,7 @@ class Actor(Protocol):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerificationResult:
     """What became of a chain. `broken_at` is the id of the first entry that does not fit; None: the chain is whole.
 
     `entries` counts those that fit, `head` is the hash of the last of them: the place to go on from, or to remember.
@@ -63,7 +63,7 @@ class Verdict:
         return not self.reason
 
 
-def add(
+def append_entry(
     session: WriteSession,
     actor: Actor | None,
     type_: str,
@@ -87,7 +87,7 @@ def add(
         "project_id": project_id,
         "type": type_,
         "at": time.time(),
-        "actor": _json(_told(actor, acting_from.get() if source is None else source or None)),
+        "actor": _json(_actor_json(actor, client_address.get() if source is None else source or None)),
         "payload": _json(payload),
     }
     link = _hash(previous, entry)
@@ -96,25 +96,25 @@ def add(
     return str(entry["id"])
 
 
-def lately(session: WriteSession, organization_id: str, type_: str, *, seconds: float) -> Sequence[Row[Any]]:
+def recent_entries(session: WriteSession, organization_id: str, type_: str, *, seconds: float) -> Sequence[Row[Any]]:
     """An organisation's acts of a kind in the last seconds, as far as they are among its last 1000 acts, newest first.
 
-    It locks the chain as `add` does: what it finds stays all there is until the transaction ends.
+    It locks the chain as `append_entry` does: what it finds stays all there is until the transaction ends.
     """
     session.first(select(audit_heads.c.hash).where(audit_heads.c.organization_id == organization_id).with_for_update())
     newest = select(audit_log).where(audit_log.c.organization_id == organization_id)
-    last = newest.order_by(audit_log.c.sequence.desc()).limit(_CHUNK).subquery()
+    last = newest.order_by(audit_log.c.sequence.desc()).limit(_BATCH_SIZE).subquery()
     fitting = select(last).where(last.c.type == type_, last.c.at > time.time() - seconds)
     return session.rows(fitting.order_by(last.c.sequence.desc()))
 
 
-def verify(database: Database, organization_id: str, *, known_head: str | None = None) -> Verdict:
+def verify(database: Database, organization_id: str, *, known_head: str | None = None) -> VerificationResult:
     """Walk an organisation's chain from its first entry to its last.
 
     `known_head` is a head returned earlier; a chain that does not hold it any more was rewritten since.
     """
     with database.read() as session:
-        walk = _Walk(session, organization_id, known_head)
+        walk = _ChainWalk(session, organization_id, known_head)
         while walk.on():
             head = session.first(select(audit_heads).where(audit_heads.c.organization_id == organization_id))
             length, last = (head.length, head.hash) if head else (0, GENESIS)
@@ -128,7 +128,7 @@ def verify(database: Database, organization_id: str, *, known_head: str | None =
     return walk.verdict(walk.fault)
 
 
-class _Walk:
+class _ChainWalk:
     """Goes along a chain as far as it is whole."""
 
     def __init__(self, session: ReadSession, organization_id: str, wanted: str | None) -> None:
@@ -150,7 +150,7 @@ class _Walk:
     def more(self) -> bool:
         """Some entries further; False where there are none or a link is broken."""
         further = self._chain.where(audit_log.c.sequence > self._sequence).order_by(audit_log.c.sequence)
-        rows = self._session.rows(further.limit(_CHUNK))
+        rows = self._session.rows(further.limit(_BATCH_SIZE))
         for row in rows:
             self.fault = _fault(row, self.head)
             if self.fault:
@@ -161,9 +161,9 @@ class _Walk:
                 self.wanted = None
         return bool(rows)
 
-    def verdict(self, reason: str) -> Verdict:
+    def verdict(self, reason: str) -> VerificationResult:
         """What was found."""
-        return Verdict(self.entries, self.head, self.broken_at, reason)
+        return VerificationResult(self.entries, self.head, self.broken_at, reason)
 
 
 def _fault(row: Row[Any], previous: str) -> str:
@@ -192,7 +192,7 @@ def _hash(previous: str, entry: Any) -> str:
     return hashlib.sha256(_json([previous, *hashed]).encode()).hexdigest()
 
 
-def _told(actor: Actor | None, source: str | None) -> dict[str, Any]:
+def _actor_json(actor: Actor | None, source: str | None) -> dict[str, Any]:
     """The actor in OpenAI's shape: a session of a person, or a key of a person or service account."""
     if actor is None:
         return {"type": "session", "session": {"ip_address": source, "user": {"id": "platform", "email": None}}}

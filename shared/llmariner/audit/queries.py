@@ -14,7 +14,7 @@ from llmariner.identifiers import made_at
 from llmariner.platform.database import Database, ReadSession
 from llmariner.tenancy.tables import projects
 
-__all__ = ["Entry", "Filter", "page"]
+__all__ = ["Entry", "Filter", "list_entries"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Entry:
     hash: str = field(repr=False)
 
 
-def page(
+def list_entries(
     database: Database,
     organization_id: str,
     chosen: Filter,
@@ -65,7 +65,7 @@ def page(
         for cursor, side in ((after, "older"), (before, "newer")):
             if cursor is None:
                 continue
-            column, at = _place(session, organization_id, cursor)
+            column, at = _cursor_position(session, organization_id, cursor)
             if at is None:
                 return []
             conditions.append(column < at if side == "older" else column > at)
@@ -80,7 +80,7 @@ _ENTRIES = select(audit_log, projects.c.title.label("project_title")).select_fro
 )
 
 
-def _place(session: ReadSession, organization_id: str, entry_id: str) -> tuple[ColumnElement[Any], float | None]:
+def _cursor_position(session: ReadSession, organization_id: str, entry_id: str) -> tuple[ColumnElement[Any], float | None]:
     """Where an entry stands, and in which column; None: nowhere."""
     same = audit_log.c.organization_id == organization_id
     sequence: int | None = session.value(select(audit_log.c.sequence).where(audit_log.c.id == entry_id, same))
@@ -102,11 +102,11 @@ def _conditions(chosen: Filter) -> list[ColumnElement[bool]]:
     held = (("id", chosen.actor_ids, audit_log.c.actor), ("email", chosen.actor_emails, audit_log.c.actor))
     for name, wanted, column in (*held, ("id", chosen.resource_ids, audit_log.c.payload)):
         if wanted:
-            conditions.append(_holds(column, name, wanted))
+            conditions.append(_contains_any(column, name, wanted))
     return conditions
 
 
-def _holds(column: ColumnElement[str], name: str, wanted: Sequence[str]) -> ColumnElement[bool]:
+def _contains_any(column: ColumnElement[str], name: str, wanted: Sequence[str]) -> ColumnElement[bool]:
     """Whether the JSON text names one of these; written in one form only, so looking for the text is enough."""
     texts = (json.dumps({name: value}, ensure_ascii=False, separators=(",", ":"))[1:-1] for value in wanted)
     return or_(*(column.contains(text, autoescape=True) for text in texts))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
-__all__ = ["acting_from"]
+__all__ = ["client_address"]
 
-acting_from: ContextVar[str | None] = ContextVar("acting_from", default=None)
+client_address: ContextVar[str | None] = ContextVar("acting_from", default=None)
 """The caller's address; None where nobody knows it."""

@@ -166,7 +166,7 @@ def record_change(
     session: WriteSession, actor: Caller | None, type_: str, subject: Subject, payload: dict[str, Any]
 ) -> None:
     """Write a change of a limit or budget into the audit log."""
-    log.add(
+    log.append_entry(
         session,
         actor,
         type_,

@@ -361,4 +361,4 @@ def _log(
 ) -> None:
     if actor is not None:
         place: Any = {"organization_id": actor.organization_id, "project_id": project_id}
-        log.add(session, actor, f"model.{what}", {"id": model_id, **told}, **place)
+        log.append_entry(session, actor, f"model.{what}", {"id": model_id, **told}, **place)

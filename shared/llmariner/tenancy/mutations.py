@@ -72,7 +72,7 @@ def record_mutation(
     organization_id: str,
     project_id: str | None = None,
 ) -> None:
-    """Tell of an act; to be called last, see `audit.log.add`. `actor` None: the platform.
+    """Tell of an act; to be called last, see `audit.log.append_entry`. `actor` None: the platform.
 
     `details` is what the audit log keeps beside the id; `subject_id` is whom the event is about.
     """
@@ -80,7 +80,7 @@ def record_mutation(
     event = {"id": subject_id, "organization_id": organization_id, "project_id": project_id}
     outbox.add(session, type_, f"{collection}/{subject_id}", event)
     payload = {"id": subject_id, **details}
-    log.add(session, actor, action, payload, organization_id=organization_id, project_id=project_id)
+    log.append_entry(session, actor, action, payload, organization_id=organization_id, project_id=project_id)
 
 
 def _check_still_permitted(session: ReadSession, actor: Caller) -> None:

@@ -190,7 +190,7 @@ class Prices:
             )
             session.add(prices, **asdict(made))
             told = {"id": made.id, "data": asdict(made)}
-            audit.add(session, actor, "price.created", told, organization_id=actor.organization_id)
+            audit.append_entry(session, actor, "price.created", told, organization_id=actor.organization_id)
         return made
 
     def visible_to(self, caller: Caller, *, model: str | None = None, at: float | None = None) -> list[ListedPrice]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from llmariner.audit.log import add as add_audit
+from llmariner.audit.log import append_entry as add_audit
 from llmariner.limits.budgets import NewBudget
 from llmariner.limits.rules import Subject
 from llmariner.usage.tables import prices

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import Depends, Request
 
-from llmariner.audit.request_context import acting_from
+from llmariner.audit.request_context import client_address
 from llmariner.context import Context
 from llmariner.errors import PermissionDenied
 from llmariner.gateway.authentication.key_cache import (
@@ -38,7 +38,7 @@ def authenticate(request: Request) -> Caller:
     secret = bearer_token(authorization.encode("latin-1") if authorization else None)
     lookups, proxied = context_of(request).secret_lookups, bool(request.state.proxied)
     caller = lookups.look_up(
-        secret, lambda: _resolve_caller(request, secret), acting_from.get(), untrusted_proxy=proxied
+        secret, lambda: _resolve_caller(request, secret), client_address.get(), untrusted_proxy=proxied
     )
     _check_client_network(caller)
     return caller
@@ -74,7 +74,7 @@ def _resolve_caller(request: Request, secret: str) -> Caller:
 
 def _check_client_network(caller: Caller) -> None:
     """PermissionDenied for a key that is used from where it may not be."""
-    address = acting_from.get()
+    address = client_address.get()
     if caller.allowed_sources is not None and not is_allowed(caller.allowed_sources, address or ""):
         raise PermissionDenied(
             f"This API key may not be used from {address or 'an unknown address'}: it is bound to certain networks. "
@@ -87,7 +87,7 @@ def _resolve_person(request: Request, token: str, organization: str | None, proj
     people = context_of(request).identity
     if people is None:
         raise sign_in_not_configured()
-    return people.caller(token, organization, project, source=acting_from.get())
+    return people.caller(token, organization, project, source=client_address.get())
 
 
 def _missing_scope(scope: str) -> PermissionDenied:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llmariner.audit.request_context import acting_from
+from llmariner.audit.request_context import client_address
 from llmariner.gateway.requests.client_ip import ClientIpResolver
 
 __all__ = ["ClientAddressMiddleware"]
@@ -28,8 +28,8 @@ class ClientAddressMiddleware:
             return
         address, proxied = self._client_ips.resolve_behind_proxy(scope, dict(scope["headers"]))
         scope.setdefault("state", {})["proxied"] = proxied
-        token = acting_from.set(address)
+        token = client_address.set(address)
         try:
             await self._app(scope, receive, send)
         finally:
-            acting_from.reset(token)
+            client_address.reset(token)

@@ -166,7 +166,7 @@ def _check_project(session: ReadSession, organization_id: str, project_id: str) 
 
 
 def _log(session: Any, caller: Caller, type_: str, row_id: str, data: dict[str, str], project_id: str | None) -> None:
-    log.add(
+    log.append_entry(
         session,
         caller,
         type_,

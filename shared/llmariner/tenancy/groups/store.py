@@ -181,4 +181,4 @@ def _check_free(session: ReadSession, organization_id: str, issuer: str, name: s
 
 
 def _log(session: Any, caller: Caller, act: str, group_id: str, told: dict[str, Any]) -> None:
-    log.add(session, caller, act, {"id": group_id, **told}, organization_id=caller.organization_id)
+    log.append_entry(session, caller, act, {"id": group_id, **told}, organization_id=caller.organization_id)

@@ -341,4 +341,4 @@ def _told(key: ApiKey, name: str = "") -> dict[str, Any]:
 
 def _log(session: WriteSession, actor: Caller | None, what: str, key: ApiKey, told: dict[str, Any]) -> None:
     place: Any = {"organization_id": key.organization_id, "project_id": key.project_id}
-    log.add(session, actor, f"api_key.{what}", {"id": key.id, **told}, **place)
+    log.append_entry(session, actor, f"api_key.{what}", {"id": key.id, **told}, **place)

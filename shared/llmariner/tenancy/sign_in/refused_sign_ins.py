@@ -161,7 +161,7 @@ def _write(
         organization_id = session.value(select(organizations.c.id).where(organizations.c.is_default))
     if organization_id is None:
         return {}
-    recent = log.lately(session, organization_id, _TYPE, seconds=_MINUTE)
+    recent = log.recent_entries(session, organization_id, _TYPE, seconds=_MINUTE)
     room = max(0, MAX_ENTRIES_PER_MINUTE - len(recent))
     # At its end a process has no later minute to tell in.
     told: set[Any] = set() if at_end else {_of(json.loads(row.actor)) for row in recent}
@@ -174,7 +174,7 @@ def _write(
         chosen[-1] = _AttemptOrigin(organization_id, None, UnauthenticatedSubject()), others
         room = len(free)
     for origin, tally in chosen:
-        log.add(
+        log.append_entry(
             session,
             origin.who,
             _TYPE,

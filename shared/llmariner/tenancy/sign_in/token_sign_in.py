@@ -108,7 +108,7 @@ class SignIn:
             session.run(update(users).where(one).values(**unlinked))
             session.run(user_groups.delete().where(user_groups.c.user_id == user_id))
             bump_revision(session, user_ids=[user_id])
-            log.add(
+            log.append_entry(
                 session,
                 actor,
                 "user.updated",
@@ -174,7 +174,7 @@ class SignIn:
         def write(session: WriteSession) -> None:
             if session.run(update(users).where(users.c.id == caller.user_id, earlier).values(last_login_at=at)):
                 place: Any = {"organization_id": caller.organization_id, "source": source}
-                log.add(session, caller, "login.succeeded", payload, **place)
+                log.append_entry(session, caller, "login.succeeded", payload, **place)
 
         self._database.transact(write)
 
