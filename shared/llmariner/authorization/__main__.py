@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from llmariner.authorization.markdown import PAGE, page
-from llmariner.authorization.matrix import Undeclared
+from llmariner.authorization.markdown import PAGE, render_page
+from llmariner.authorization.matrix import UndeclaredRouteError
 
 CHECKOUT = Path(__file__).parents[3]
 
@@ -20,8 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     place = chosen.checkout / PAGE
     try:
-        text = page(chosen.checkout)
-    except Undeclared as error:
+        text = render_page(chosen.checkout)
+    except UndeclaredRouteError as error:
         print(error, file=sys.stderr)
         return 1
     if chosen.check:

@@ -7,21 +7,21 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from llmariner.authorization.matrix import Access, Objects, Standing, Verdict, Whose, declared, verdict
+from llmariner.authorization.matrix import RouteAccess, ObjectScope, Subject, Outcome, Ownership, declared_routes, outcome
 from llmariner.tenancy.roles.scopes import ADMIN_KEY_SCOPES, ALL_SCOPES
 
-__all__ = ["PAGE", "page"]
+__all__ = ["PAGE", "render_page"]
 
 PAGE = Path("docs/security/authorization.md")
 
 ROLES = {
-    "owner": Standing("owner"),
-    "admin key": Standing("owner", in_project=False, cut=ADMIN_KEY_SCOPES),
-    "reader": Standing("reader", in_project=False),
-    "tenant system": Standing("tenant_system", in_project=False),
-    "project owner": Standing("reader", "owner"),
-    "member": Standing("reader", "member"),
-    "viewer": Standing("reader", "viewer"),
+    "owner": Subject("owner"),
+    "admin key": Subject("owner", in_project=False, cut=ADMIN_KEY_SCOPES),
+    "reader": Subject("reader", in_project=False),
+    "tenant system": Subject("tenant_system", in_project=False),
+    "project owner": Subject("reader", "owner"),
+    "member": Subject("reader", "member"),
+    "viewer": Subject("reader", "viewer"),
 }
 _INTRODUCTION = """# Who may do what
 
@@ -67,9 +67,9 @@ Another organization's objects are 404 for everybody.
 """
 
 
-def page(checkout: Path) -> str:
+def render_page(checkout: Path) -> str:
     """The page's text."""
-    routes = declared(checkout)
+    routes = declared_routes(checkout)
     return "\n".join([_INTRODUCTION.rstrip(), "", *_scopes(), _LEGEND.rstrip(), "", *_routes(routes)]) + "\n"
 
 
@@ -90,13 +90,13 @@ def _scopes() -> Iterable[str]:
     )
 
 
-def _held(scope: str, role: Standing) -> str:
+def _held(scope: str, role: Subject) -> str:
     if scope in role.scopes:
         return "yes"
     return "default" if scope in replace(role, runs_installation=True).scopes else "–"
 
 
-def _routes(routes: Iterable[Access]) -> Iterable[str]:
+def _routes(routes: Iterable[RouteAccess]) -> Iterable[str]:
     header = ["route", "scope", "reaches", *ROLES]
     for function, of_it in groupby(sorted(routes, key=lambda route: route.function), lambda route: route.function):
         yield f"### {function}"
@@ -105,23 +105,23 @@ def _routes(routes: Iterable[Access]) -> Iterable[str]:
         yield ""
 
 
-def _row(route: Access) -> list[str]:
+def _row(route: RouteAccess) -> list[str]:
     scope = f"`{route.scope}`" if route.scope else "none"
     return [f"{route.method} `{route.path}`", scope, route.objects, *(_cell(route, role) for role in ROLES.values())]
 
 
-def _cell(route: Access, role: Standing) -> str:
-    if route.objects is Objects.FUNCTIONS:
+def _cell(route: RouteAccess, role: Subject) -> str:
+    if route.objects is ObjectScope.FUNCTIONS:
         return "401"
-    if route.objects is Objects.INSTALLATION:
+    if route.objects is ObjectScope.INSTALLATION:
         runner = replace(role, runs_installation=True)
-        return "default" if verdict(route, runner, Whose.OWN) is Verdict.ALLOWED else "–"
-    own = verdict(route, role, Whose.OWN)
-    if own is not Verdict.ALLOWED:
-        return "–" if own is Verdict.FORBIDDEN else own
-    if verdict(route, role, Whose.SIBLING) is Verdict.ALLOWED:
+        return "default" if outcome(route, runner, Ownership.OWN) is Outcome.ALLOWED else "–"
+    own = outcome(route, role, Ownership.OWN)
+    if own is not Outcome.ALLOWED:
+        return "–" if own is Outcome.FORBIDDEN else own
+    if outcome(route, role, Ownership.SIBLING) is Outcome.ALLOWED:
         return "all"
-    return "own" if verdict(route, role, Whose.COLLEAGUE) is Verdict.ALLOWED else "mine"
+    return "own" if outcome(route, role, Ownership.COLLEAGUE) is Outcome.ALLOWED else "mine"
 
 
 def _table(header: list[str], rows: Iterable[list[str]]) -> Iterable[str]:

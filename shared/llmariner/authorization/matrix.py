@@ -14,7 +14,7 @@ from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, ORGANIZATION_ROLES, PROJECT_ROLES, with_implied
 
-__all__ = ["Access", "Objects", "Standing", "Undeclared", "Verdict", "Whose", "declared", "verdict"]
+__all__ = ["RouteAccess", "ObjectScope", "Subject", "UndeclaredRouteError", "Outcome", "Ownership", "declared_routes", "outcome"]
 
 _PROBES = ("/health/live", "/health/ready")
 # Nothing is read: a context that knows where a database would be builds every route, and asks it for nothing.
@@ -27,11 +27,11 @@ _SETTINGS = {
 }
 
 
-class Undeclared(Exception):
+class UndeclaredRouteError(Exception):
     """A route says neither a scope nor that it is for everybody."""
 
 
-class Objects(StrEnum):
+class ObjectScope(StrEnum):
     """Whose objects a route reaches."""
 
     EVERYBODYS = "everybody"
@@ -54,7 +54,7 @@ class Objects(StrEnum):
     """Everything, for owners of the default organisation, who run the installation."""
 
 
-class Whose(StrEnum):
+class Ownership(StrEnum):
     """To whom an object belongs, seen from the caller."""
 
     OWN = "own"
@@ -64,7 +64,7 @@ class Whose(StrEnum):
     OTHER = "other organization's"
 
 
-class Verdict(StrEnum):
+class Outcome(StrEnum):
     """What becomes of a request."""
 
     ALLOWED = "allowed"
@@ -75,14 +75,14 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Access:
+class RouteAccess:
     """What a route asks. `scope` None: no scope is looked at."""
 
     function: str
     method: str
     path: str
     scope: str | None
-    objects: Objects
+    objects: ObjectScope
 
     @property
     def of_organization(self) -> bool:
@@ -99,7 +99,7 @@ class Access:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Subject:
     """A caller as the matrix sees one. `cut` are the scopes of a key that carries fewer than its user holds.
 
     `person`: one who signed in, and stands in whatever organisation or project a path names.
@@ -133,97 +133,97 @@ class Standing:
         return held if self.cut is None else held & with_implied(self.cut)
 
 
-def verdict(access: Access, caller: Standing | None, whose: Whose) -> Verdict:
+def outcome(access: RouteAccess, caller: Subject | None, whose: Ownership) -> Outcome:
     """What becomes of that caller, None for one whom nobody knows, who asks for somebody's object.
 
     Rights come first: who may not use a route at all learns nothing of what there is. Then what is not the caller's to
     see is not there.
     """
-    if access.objects is Objects.EVERYBODYS:
-        return Verdict.ALLOWED
-    if caller is None or access.objects is Objects.FUNCTIONS:
-        return Verdict.UNKNOWN
+    if access.objects is ObjectScope.EVERYBODYS:
+        return Outcome.ALLOWED
+    if caller is None or access.objects is ObjectScope.FUNCTIONS:
+        return Outcome.UNKNOWN
     if caller.organization_role is None:
-        return Verdict.FORBIDDEN if caller.person else Verdict.UNKNOWN
-    if access.objects is Objects.MODELS and not caller.in_project:
-        return Verdict.NO_PROJECT if caller.person else Verdict.UNKNOWN
-    if caller.person and "{organization_id}" in access.path and whose not in _reached(access, caller):
-        return Verdict.HIDDEN
-    if access.scope not in caller.scopes or not _administers(access.objects, caller):
-        return Verdict.FORBIDDEN
-    if access.objects is Objects.INSTALLATION:
-        return Verdict.ALLOWED
-    if access.objects is Objects.PROJECT and not caller.in_project:
-        return Verdict.NO_PROJECT
-    return Verdict.ALLOWED if whose in _reached(access, caller) else Verdict.HIDDEN
+        return Outcome.FORBIDDEN if caller.person else Outcome.UNKNOWN
+    if access.objects is ObjectScope.MODELS and not caller.in_project:
+        return Outcome.NO_PROJECT if caller.person else Outcome.UNKNOWN
+    if caller.person and "{organization_id}" in access.path and whose not in _accessible(access, caller):
+        return Outcome.HIDDEN
+    if access.scope not in caller.scopes or not _is_administrator(access.objects, caller):
+        return Outcome.FORBIDDEN
+    if access.objects is ObjectScope.INSTALLATION:
+        return Outcome.ALLOWED
+    if access.objects is ObjectScope.PROJECT and not caller.in_project:
+        return Outcome.NO_PROJECT
+    return Outcome.ALLOWED if whose in _accessible(access, caller) else Outcome.HIDDEN
 
 
-def _reached(access: Access, caller: Standing) -> set[Whose]:
+def _accessible(access: RouteAccess, caller: Subject) -> set[Ownership]:
     """Whose objects a caller who may use the route reaches by it."""
-    within, project = {Whose.OWN, Whose.COLLEAGUE, Whose.SIBLING}, {Whose.OWN, Whose.COLLEAGUE}
-    if access.objects is Objects.ORGANIZATION:
+    within, project = {Ownership.OWN, Ownership.COLLEAGUE, Ownership.SIBLING}, {Ownership.OWN, Ownership.COLLEAGUE}
+    if access.objects is ObjectScope.ORGANIZATION:
         return within
-    if access.objects is Objects.SELF:
-        return {Whose.OWN}
-    if access.objects not in (Objects.MEMBER, Objects.KEYS):
+    if access.objects is ObjectScope.SELF:
+        return {Ownership.OWN}
+    if access.objects not in (ObjectScope.MEMBER, ObjectScope.KEYS):
         return project
     if caller.owns or access.of_organization:
         return within
     if access.of_one and not caller.works:
         return set()
     manages = "api.organizations.projects.users.write" in caller.scopes
-    return project if access.objects is Objects.MEMBER or manages else {Whose.OWN}
+    return project if access.objects is ObjectScope.MEMBER or manages else {Ownership.OWN}
 
 
-def _administers(objects: Objects, caller: Standing) -> bool:
-    if objects is Objects.INSTALLATION:
+def _is_administrator(objects: ObjectScope, caller: Subject) -> bool:
+    if objects is ObjectScope.INSTALLATION:
         return caller.owns and caller.runs_installation
-    return objects is not Objects.ORGANIZATION or caller.owns
+    return objects is not ObjectScope.ORGANIZATION or caller.owns
 
 
-def declared(checkout: Path) -> list[Access]:
+def declared_routes(checkout: Path) -> list[RouteAccess]:
     """Every route of every function, in the order of their paths. Undeclared for one that says nothing of itself."""
     context = Context(_SETTINGS)
-    found: list[Access] = []
+    found: list[RouteAccess] = []
     for folder in sorted(path.parent for path in (checkout / "functions").glob("*/func.yaml")):
-        built = {(method, _anonymous(path)): rule for method, path, rule in _built(folder, context)}
+        built = {(method, _without_parameter_names(path)): rule for method, path, rule in _route_rules(folder, context)}
         for method, path in _routes(folder):
             if path not in _PROBES:
-                found.append(Access(folder.name, method, path, *built[method, _anonymous(path)]))
+                found.append(RouteAccess(folder.name, method, path, *built[method, _without_parameter_names(path)]))
     return sorted(found, key=lambda access: (access.path, access.method))
 
 
-Rule = tuple[str | None, Objects]
-_OPEN: dict[str, Rule] = {
-    "auth": (None, Objects.EVERYBODYS),
-    "invitations": (None, Objects.EVERYBODYS),
-    "health": (None, Objects.EVERYBODYS),
-    "internal_gateway": (None, Objects.FUNCTIONS),
+Rule = tuple[str | None, ObjectScope]
+_RULES_BY_FUNCTION: dict[str, Rule] = {
+    "auth": (None, ObjectScope.EVERYBODYS),
+    "invitations": (None, ObjectScope.EVERYBODYS),
+    "health": (None, ObjectScope.EVERYBODYS),
+    "internal_gateway": (None, ObjectScope.FUNCTIONS),
 }
 
 
-def _built(folder: Path, context: Context) -> Iterator[tuple[str, str, Rule]]:
+def _route_rules(folder: Path, context: Context) -> Iterator[tuple[str, str, Rule]]:
     application = load(folder)
     application.use(context)
     made: Any = application.prepare().application
     if hasattr(made, "route"):  # the token path
-        yield "POST", made.route.path, (made.route.scope, Objects.MODELS)
+        yield "POST", made.route.path, (made.route.scope, ObjectScope.MODELS)
         return
     for route in made.routes:
-        rule = _OPEN.get(folder.name) or _rule(dependency.call for dependency in route.dependant.dependencies)
+        rule = _RULES_BY_FUNCTION.get(folder.name) or _rule(dependency.call for dependency in route.dependant.dependencies)
         if rule is None and route.path not in _PROBES:
-            raise Undeclared(
+            raise UndeclaredRouteError(
                 f"functions/{folder.name}: {route.path} says no scope. Give its handler a caller: require_scope(scope) or "
                 "require_org_admin(scope)."
             )
         for method in route.methods:
-            yield method, route.path, rule or (None, Objects.EVERYBODYS)
+            yield method, route.path, rule or (None, ObjectScope.EVERYBODYS)
 
 
 def _rule(dependencies: Iterable[Any]) -> Rule | None:
     for dependency in dependencies:
         if hasattr(dependency, "objects"):
-            return dependency.scope, Objects(dependency.objects)
+            return dependency.scope, ObjectScope(dependency.objects)
     return None
 
 
@@ -233,7 +233,7 @@ def _routes(folder: Path) -> list[tuple[str, str]]:
     return [(method, path) for method, path in lines]
 
 
-def _anonymous(path: str) -> str:
+def _without_parameter_names(path: str) -> str:
     """A path without the names of its place-holders, which are the function's own affair."""
     parts = (part for piece in path.split("{") for part in piece.split("}"))
     return "".join(

@@ -9,7 +9,7 @@ import pytest
 
 from llmariner.authorization.__main__ import main
 from llmariner.authorization.markdown import PAGE
-from llmariner.authorization.matrix import Access, Objects, Standing, Undeclared, Verdict, Whose, declared, verdict
+from llmariner.authorization.matrix import RouteAccess, ObjectScope, Subject, UndeclaredRouteError, Outcome, Ownership, declared_routes, outcome
 
 from ..children import CHECKOUT
 
@@ -46,8 +46,8 @@ def test_another_scope_makes_the_page_stale(checkout: Path) -> None:
 def test_a_route_without_a_caller_is_undeclared(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = checkout / "functions/api_usages/main.py"
     source.write_text(source.read_text().replace("caller: Reader", "caller: Any = None"))
-    with pytest.raises(Undeclared, match=r"functions/api_usages: /v1/api_usages says no scope"):
-        declared(checkout)
+    with pytest.raises(UndeclaredRouteError, match=r"functions/api_usages: /v1/api_usages says no scope"):
+        declared_routes(checkout)
     assert main(["--check", "--checkout", str(checkout)]) == 1
     assert "says no scope" in capsys.readouterr().err
 
@@ -55,25 +55,25 @@ def test_a_route_without_a_caller_is_undeclared(checkout: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("objects", "caller", "whose", "expected"),
     [
-        (Objects.EVERYBODYS, None, Whose.OWN, Verdict.ALLOWED),
-        (Objects.FUNCTIONS, Standing("owner"), Whose.OWN, Verdict.UNKNOWN),
-        (Objects.PROJECT, None, Whose.OWN, Verdict.UNKNOWN),
-        (Objects.PROJECT, Standing("owner"), Whose.OWN, Verdict.ALLOWED),
-        (Objects.PROJECT, Standing("owner"), Whose.SIBLING, Verdict.HIDDEN),
-        (Objects.PROJECT, Standing("owner", in_project=False), Whose.OWN, Verdict.NO_PROJECT),
-        (Objects.PROJECT, Standing("owner", cut=frozenset({"api.files.read"})), Whose.OWN, Verdict.FORBIDDEN),
-        (Objects.PROJECT, Standing("reader"), Whose.OWN, Verdict.FORBIDDEN),
-        (Objects.PROJECT, Standing("reader", "viewer"), Whose.OWN, Verdict.ALLOWED),
-        (Objects.PROJECT, Standing(None, "owner"), Whose.OWN, Verdict.UNKNOWN),
-        (Objects.MEMBER, Standing("reader", "viewer"), Whose.SIBLING, Verdict.HIDDEN),
-        (Objects.MEMBER, Standing("owner"), Whose.SIBLING, Verdict.ALLOWED),
-        (Objects.MEMBER, Standing("owner"), Whose.OTHER, Verdict.HIDDEN),
-        (Objects.ORGANIZATION, Standing("reader", "owner"), Whose.OWN, Verdict.FORBIDDEN),
-        (Objects.ORGANIZATION, Standing("owner"), Whose.SIBLING, Verdict.ALLOWED),
-        (Objects.ORGANIZATION, Standing("owner"), Whose.OTHER, Verdict.HIDDEN),
-        (Objects.SELF, Standing("owner"), Whose.SIBLING, Verdict.HIDDEN),
+        (ObjectScope.EVERYBODYS, None, Ownership.OWN, Outcome.ALLOWED),
+        (ObjectScope.FUNCTIONS, Subject("owner"), Ownership.OWN, Outcome.UNKNOWN),
+        (ObjectScope.PROJECT, None, Ownership.OWN, Outcome.UNKNOWN),
+        (ObjectScope.PROJECT, Subject("owner"), Ownership.OWN, Outcome.ALLOWED),
+        (ObjectScope.PROJECT, Subject("owner"), Ownership.SIBLING, Outcome.HIDDEN),
+        (ObjectScope.PROJECT, Subject("owner", in_project=False), Ownership.OWN, Outcome.NO_PROJECT),
+        (ObjectScope.PROJECT, Subject("owner", cut=frozenset({"api.files.read"})), Ownership.OWN, Outcome.FORBIDDEN),
+        (ObjectScope.PROJECT, Subject("reader"), Ownership.OWN, Outcome.FORBIDDEN),
+        (ObjectScope.PROJECT, Subject("reader", "viewer"), Ownership.OWN, Outcome.ALLOWED),
+        (ObjectScope.PROJECT, Subject(None, "owner"), Ownership.OWN, Outcome.UNKNOWN),
+        (ObjectScope.MEMBER, Subject("reader", "viewer"), Ownership.SIBLING, Outcome.HIDDEN),
+        (ObjectScope.MEMBER, Subject("owner"), Ownership.SIBLING, Outcome.ALLOWED),
+        (ObjectScope.MEMBER, Subject("owner"), Ownership.OTHER, Outcome.HIDDEN),
+        (ObjectScope.ORGANIZATION, Subject("reader", "owner"), Ownership.OWN, Outcome.FORBIDDEN),
+        (ObjectScope.ORGANIZATION, Subject("owner"), Ownership.SIBLING, Outcome.ALLOWED),
+        (ObjectScope.ORGANIZATION, Subject("owner"), Ownership.OTHER, Outcome.HIDDEN),
+        (ObjectScope.SELF, Subject("owner"), Ownership.SIBLING, Outcome.HIDDEN),
     ],
 )
-def test_the_matrix_says(objects: Objects, caller: Standing | None, whose: Whose, expected: Verdict) -> None:
-    access = Access("things", "GET", "/v1/things/{id}", "api.model.read", objects)
-    assert verdict(access, caller, whose) is expected
+def test_the_matrix_says(objects: ObjectScope, caller: Subject | None, whose: Ownership, expected: Outcome) -> None:
+    access = RouteAccess("things", "GET", "/v1/things/{id}", "api.model.read", objects)
+    assert outcome(access, caller, whose) is expected

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import select
 
-from llmariner.authorization.matrix import Access, Objects, Verdict, Whose, declared, verdict
+from llmariner.authorization.matrix import RouteAccess, ObjectScope, Outcome, Ownership, declared_routes, outcome
 from llmariner.platform.events import outbox
 from llmariner.platform.events.tables import events
 from llmariner.tenancy.tables import api_keys, custom_roles
@@ -26,9 +26,9 @@ from .objects import IN_BODY, OBJECTS, model
 from .seeds import seed
 from .world import CALLERS, World
 
-ROUTES = declared(CHECKOUT)
+ROUTES = declared_routes(CHECKOUT)
 PLACEHOLDER = re.compile(r"\{([^}]+)\}")
-REFUSALS = {401: Verdict.UNKNOWN, 403: Verdict.FORBIDDEN, 404: Verdict.HIDDEN}
+REFUSALS = {401: Outcome.UNKNOWN, 403: Outcome.FORBIDDEN, 404: Outcome.HIDDEN}
 
 
 @pytest.fixture(scope="module")
@@ -53,37 +53,37 @@ def ask(world: World, in_process: InProcess) -> Ask:
 def first_seen(world: World, ask: Ask) -> dict[str, Answer]:
     """What an owner sees in lists before other tests make more than a page holds."""
     return {
-        str(route): asked(world, ask, route, "owner", Whose.OWN) for route in lists() if str(route) not in WITHOUT_SEEDS
+        str(route): asked(world, ask, route, "owner", Ownership.OWN) for route in lists() if str(route) not in WITHOUT_SEEDS
     }
 
 
-def has_object(route: Access) -> bool:
+def has_object(route: RouteAccess) -> bool:
     """Whether it is asked for one object: by its path, or by the name of a model."""
-    named = bool(PLACEHOLDER.search(route.path)) and route.objects is not Objects.FUNCTIONS
-    return named or route.objects is Objects.MODELS or str(route) in IN_BODY
+    named = bool(PLACEHOLDER.search(route.path)) and route.objects is not ObjectScope.FUNCTIONS
+    return named or route.objects is ObjectScope.MODELS or str(route) in IN_BODY
 
 
-def places(route: Access) -> list[Whose]:
+def places(route: RouteAccess) -> list[Ownership]:
     """Whose objects it is asked for; a colleague's where it is asked for keys, which are everybody's own."""
-    one_key = route.objects is Objects.KEYS and route.path.partition("api_keys")[2]
-    asked = list(Whose) if has_object(route) else [Whose.OWN]
-    return [whose for whose in asked if whose is not Whose.COLLEAGUE or one_key]
+    one_key = route.objects is ObjectScope.KEYS and route.path.partition("api_keys")[2]
+    asked = list(Ownership) if has_object(route) else [Ownership.OWN]
+    return [whose for whose in asked if whose is not Ownership.COLLEAGUE or one_key]
 
 
-def outcome(answer: Answer, route: Access) -> Verdict:
+def outcome(answer: Answer, route: RouteAccess) -> Outcome:
     """What became of a request."""
     if answer.status == 400 and answer.error["code"] == "project_required":
-        return Verdict.NO_PROJECT
+        return Outcome.NO_PROJECT
     if answer.status in REFUSALS:
         assert answer.error["code"] != "unknown_url", answer.body
         return REFUSALS[answer.status]
     # A project with models, an organisation with projects; who is in a group of the issuer.
     elsewhere = answer.status == 400 and answer.error["code"] in ("in_use", "managed_by_issuer")
     assert answer.status == 200 or elsewhere, (str(route), answer.status, answer.body)
-    return Verdict.ALLOWED
+    return Outcome.ALLOWED
 
 
-def asked(world: World, ask: Ask, route: Access, caller: str, whose: Whose) -> Answer:
+def asked(world: World, ask: Ask, route: RouteAccess, caller: str, whose: Ownership) -> Answer:
     """The answer to that caller's request for a new object of that place."""
     made = OBJECTS[str(route)](world, world.place(whose, caller))
     path = PLACEHOLDER.sub(lambda match: made.path[match[1]], route.path)
@@ -96,25 +96,25 @@ def test_every_route_says_how_it_is_walked() -> None:
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("route", ROUTES, ids=str)
-def test_nobody_gets_past_the_matrix(route: Access, caller: str, world: World, ask: Ask) -> None:
+def test_nobody_gets_past_the_matrix(route: RouteAccess, caller: str, world: World, ask: Ask) -> None:
     for whose in places(route):
         answer = asked(world, ask, route, caller, whose)
-        expected = verdict(route, CALLERS[caller], whose)
+        expected = outcome(route, CALLERS[caller], whose)
         assert outcome(answer, route) is expected, (whose, answer.status, answer.body)
-        if expected is not Verdict.ALLOWED and expected is not Verdict.HIDDEN:
+        if expected is not Outcome.ALLOWED and expected is not Outcome.HIDDEN:
             assert b"walk-" not in answer.body
 
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.method == "GET"], ids=str)
-def test_what_is_not_the_callers_to_see_is_in_no_answer(route: Access, caller: str, world: World, ask: Ask) -> None:
-    answer = asked(world, ask, route, caller, Whose.OWN)
-    for whose in (Whose.SIBLING, Whose.OTHER):
-        if verdict(route, CALLERS[caller], whose) is not Verdict.ALLOWED:
+def test_what_is_not_the_callers_to_see_is_in_no_answer(route: RouteAccess, caller: str, world: World, ask: Ask) -> None:
+    answer = asked(world, ask, route, caller, Ownership.OWN)
+    for whose in (Ownership.SIBLING, Ownership.OTHER):
+        if outcome(route, CALLERS[caller], whose) is not Outcome.ALLOWED:
             assert world.places[whose].tag.encode() not in answer.body, answer.body
 
 
-def lists() -> Iterator[Access]:
+def lists() -> Iterator[RouteAccess]:
     """Routes that list what a project or organisation holds."""
     return (route for route in ROUTES if route.method == "GET" and route.scope and not PLACEHOLDER.search(route.path))
 
@@ -131,23 +131,23 @@ WITHOUT_SEEDS = {
 
 @pytest.mark.parametrize("route", [route for route in lists() if str(route) not in WITHOUT_SEEDS], ids=str)
 def test_what_is_the_callers_to_see_is_in_the_answer(
-    route: Access, world: World, first_seen: dict[str, Answer]
+    route: RouteAccess, world: World, first_seen: dict[str, Answer]
 ) -> None:
     answer = first_seen[str(route)]
-    for whose in (Whose.OWN, Whose.SIBLING, Whose.OTHER):
-        shown = verdict(route, CALLERS["owner"], whose) is Verdict.ALLOWED
+    for whose in (Ownership.OWN, Ownership.SIBLING, Ownership.OTHER):
+        shown = outcome(route, CALLERS["owner"], whose) is Outcome.ALLOWED
         assert (world.places[whose].tag.encode() in answer.body) is shown, (whose, answer.body)
 
 
-@pytest.mark.parametrize("route", [r for r in ROUTES if r.objects is Objects.INSTALLATION], ids=str)
-def test_who_runs_the_installation_may_do_what_concerns_all_of_it(route: Access, world: World, ask: Ask) -> None:
-    made = OBJECTS[str(route)](world, world.places[Whose.OTHER])
+@pytest.mark.parametrize("route", [r for r in ROUTES if r.objects is ObjectScope.INSTALLATION], ids=str)
+def test_who_runs_the_installation_may_do_what_concerns_all_of_it(route: RouteAccess, world: World, ask: Ask) -> None:
+    made = OBJECTS[str(route)](world, world.places[Ownership.OTHER])
     path = PLACEHOLDER.sub(lambda match: made.path[match[1]], route.path)
     assert ask(route.function, Question(route.method, path, made.body, world.runner, made.query)).status == 200
 
 
 def test_a_colleagues_key_and_a_siblings_project_are_in_no_members_list(world: World, ask: Ask) -> None:
-    here, sibling = world.places[Whose.OWN], world.places[Whose.SIBLING]
+    here, sibling = world.places[Ownership.OWN], world.places[Ownership.SIBLING]
     theirs, _ = world.key(here, here.user_id)
     below = f"/v1/organizations/{here.organization_id}/projects"
     for caller, sees_all in (("owner", True), ("project owner", True), ("member", False)):
@@ -160,12 +160,12 @@ def test_a_colleagues_key_and_a_siblings_project_are_in_no_members_list(world: W
         assert (sibling.project_id in ids) is (caller == "owner")
 
 
-@pytest.mark.parametrize(("whose", "by_owner"), [(Whose.OWN, 200), (Whose.SIBLING, 200), (Whose.OTHER, 404)])
+@pytest.mark.parametrize(("whose", "by_owner"), [(Ownership.OWN, 200), (Ownership.SIBLING, 200), (Ownership.OTHER, 404)])
 def test_a_key_is_made_in_no_project_that_the_caller_is_not_in(
-    whose: Whose, by_owner: int, world: World, ask: Ask
+    whose: Ownership, by_owner: int, world: World, ask: Ask
 ) -> None:
     place = world.places[whose]
-    for caller, status in (("owner", by_owner), ("member", 200 if whose is Whose.OWN else 404)):
+    for caller, status in (("owner", by_owner), ("member", 200 if whose is Ownership.OWN else 404)):
         body = {"name": f"elsewhere {world.number()}", "project_id": place.project_id}
         body |= {"organization_id": place.organization_id}
         answer = ask("api_keys", Question("POST", "/v1/api_keys", body, world.headers[caller]))
@@ -174,7 +174,7 @@ def test_a_key_is_made_in_no_project_that_the_caller_is_not_in(
 
 def test_what_an_organisation_is_told_of_itself_only_its_owners_see(world: World, ask: Ask) -> None:
     with world.database.write() as session:
-        for place in (world.places[Whose.OWN], world.places[Whose.OTHER]):
+        for place in (world.places[Ownership.OWN], world.places[Ownership.OTHER]):
             told = {"organization_id": place.organization_id, "project_id": None, "name": '"organization_id":"'}
             outbox.add(session, "ai.llmariner.test.walked.v1", f"told/{place.organization_id}", told)
         outbox.add(session, "ai.llmariner.test.walked.v1", "told/everybody", {"project_id": None})
@@ -207,7 +207,7 @@ SHARED = {
 def test_what_all_projects_share_is_changed_by_the_organisation_that_runs_the_platform(
     route: str, world: World, ask: Ask
 ) -> None:
-    shared = model(world, world.places[Whose.OWN], shared=True)
+    shared = model(world, world.places[Ownership.OWN], shared=True)
     method, path = route.replace("{id}", shared).split()
     asked = [world.headers[caller] for caller in ("owner", "project owner", "member")]
     for headers in asked:
@@ -226,15 +226,15 @@ def test_a_role_that_the_organisation_made_gives_what_it_holds_and_no_project_ad
     world: World, ask: Ask
 ) -> None:
     for route in ROUTES:
-        if route.objects is Objects.ORGANIZATION:
-            made = OBJECTS[str(route)](world, world.places[Whose.SIBLING])
+        if route.objects is ObjectScope.ORGANIZATION:
+            made = OBJECTS[str(route)](world, world.places[Ownership.SIBLING])
             path = PLACEHOLDER.sub(lambda match, made=made: made.path[match[1]], route.path)  # type: ignore[misc]
             answer = ask(route.function, Question(route.method, path, made.body, world.auditor, made.query))
             assert answer.status == (200 if route.scope == "api.audit.read" else 403), (str(route), answer.body)
 
 
 def test_a_key_of_a_service_account_is_made_by_nobody_who_may_not_make_keys(world: World, ask: Ask) -> None:
-    here = world.places[Whose.OWN]
+    here = world.places[Ownership.OWN]
     people = "api.organizations.projects.users.read api.organizations.projects.users.write"
     row = {"organization_id": here.organization_id, "description": "", "scopes": people, "created_at": 1}
     for role_id in ("role_usher", "role_ushered"):
@@ -256,10 +256,10 @@ def twin(text: str) -> str:
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.scope and has_object(route)], ids=str)
 def test_another_organizations_object_is_answered_like_one_that_is_not_there(
-    route: Access, world: World, ask: Ask
+    route: RouteAccess, world: World, ask: Ask
 ) -> None:
     for caller in ("owner", "member", "owner in person"):
-        made = OBJECTS[str(route)](world, world.place(Whose.OTHER, caller))
+        made = OBJECTS[str(route)](world, world.place(Ownership.OTHER, caller))
         path = PLACEHOLDER.sub(lambda match, made=made: made.path[match[1]], route.path)  # type: ignore[misc]
         body = json.dumps(made.body)
         theirs = ask(route.function, Question(route.method, path, made.body, world.headers[caller], made.query))
@@ -271,7 +271,7 @@ def test_another_organizations_object_is_answered_like_one_that_is_not_there(
 
 
 def test_a_key_for_a_service_account_carries_no_more_than_its_maker_holds(world: World, ask: Ask) -> None:
-    here = world.places[Whose.OWN]
+    here = world.places[Ownership.OWN]
     writes = "api.organizations.projects.api_keys.write"
     row = {"organization_id": here.organization_id, "description": "", "created_at": 1}
     world.add(custom_roles, **row, id="role_maker", name="role_maker", scopes=writes)

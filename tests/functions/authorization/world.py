@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import update
 
-from llmariner.authorization.matrix import Standing, Whose
+from llmariner.authorization.matrix import Subject, Ownership
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.platform.database.migrate import upgrade
@@ -45,23 +45,23 @@ CUT = frozenset({"api.model.read", "api.events.read", "api.organizations.project
 """What the key of an owner carries that was made to do little."""
 _MODELS = 1000
 
-CALLERS: dict[str, Standing | None] = {
+CALLERS: dict[str, Subject | None] = {
     "nobody": None,
     "a leaver": None,
-    "owner": Standing("owner"),
-    "admin key": Standing("owner", in_project=False, cut=ADMIN_KEY_SCOPES),
-    "reader": Standing("reader", in_project=False),
-    "tenant system": Standing("tenant_system", in_project=False),
-    "project owner": Standing("reader", "owner"),
-    "member": Standing("reader", "member"),
-    "viewer": Standing("reader", "viewer"),
-    "owner's small key": Standing("owner", cut=CUT),
-    "member's small key": Standing("reader", "member", cut=CUT),
-    "owner in person": Standing("owner", person=True),
-    "project owner in person": Standing("reader", "owner", person=True),
-    "member in person": Standing("reader", "member", person=True),
-    "reader in person": Standing("reader", in_project=False, person=True),
-    "stranger in person": Standing(None, in_project=False, person=True),
+    "owner": Subject("owner"),
+    "admin key": Subject("owner", in_project=False, cut=ADMIN_KEY_SCOPES),
+    "reader": Subject("reader", in_project=False),
+    "tenant system": Subject("tenant_system", in_project=False),
+    "project owner": Subject("reader", "owner"),
+    "member": Subject("reader", "member"),
+    "viewer": Subject("reader", "viewer"),
+    "owner's small key": Subject("owner", cut=CUT),
+    "member's small key": Subject("reader", "member", cut=CUT),
+    "owner in person": Subject("owner", person=True),
+    "project owner in person": Subject("reader", "owner", person=True),
+    "member in person": Subject("reader", "member", person=True),
+    "reader in person": Subject("reader", in_project=False, person=True),
+    "stranger in person": Subject(None, in_project=False, person=True),
 }
 
 
@@ -69,7 +69,7 @@ CALLERS: dict[str, Standing | None] = {
 class Place:
     """A project, its organisation, and somebody of it."""
 
-    whose: Whose
+    whose: Ownership
     organization_id: str
     project_id: str
     user_id: str
@@ -109,16 +109,16 @@ class World:
         self._numbers = itertools.count()
         self._models = {place: itertools.count() for place in ("own", "sibling", "other")}
         self.places = {
-            Whose.OWN: Place(Whose.OWN, "org_walk-here", "proj_walk-own", "user_walk-own"),
-            Whose.SIBLING: Place(Whose.SIBLING, "org_walk-here", "proj_walk-sibling", "user_walk-sibling"),
-            Whose.OTHER: Place(Whose.OTHER, "org_walk-other", "proj_walk-other", "user_walk-other"),
+            Ownership.OWN: Place(Ownership.OWN, "org_walk-here", "proj_walk-own", "user_walk-own"),
+            Ownership.SIBLING: Place(Ownership.SIBLING, "org_walk-here", "proj_walk-sibling", "user_walk-sibling"),
+            Ownership.OTHER: Place(Ownership.OTHER, "org_walk-other", "proj_walk-other", "user_walk-other"),
         }
         # What is made first is listed first: lists are by age, and the walk makes more than a page holds.
         self.now = 1
         self._make_places()
-        here = self.places[Whose.OWN]
-        self.places[Whose.COLLEAGUE] = replace(
-            here, whose=Whose.COLLEAGUE, user_id=self.person(here, "reader", "member")
+        here = self.places[Ownership.OWN]
+        self.places[Ownership.COLLEAGUE] = replace(
+            here, whose=Ownership.COLLEAGUE, user_id=self.person(here, "reader", "member")
         )
         self.users: dict[str, str] = {}
         self.headers = {name: self._bearer(name, standing) for name, standing in CALLERS.items()}
@@ -127,12 +127,12 @@ class World:
     @property
     def distinct(self) -> list[Place]:
         """The places, each project once."""
-        return [place for place in self.places.values() if place.whose is not Whose.COLLEAGUE]
+        return [place for place in self.places.values() if place.whose is not Ownership.COLLEAGUE]
 
-    def place(self, whose: Whose, caller: str) -> Place:
+    def place(self, whose: Ownership, caller: str) -> Place:
         """A place as that caller sees it: what is its own is of its own user."""
         place = self.places[whose]
-        return replace(place, user_id=self.users.get(caller, place.user_id)) if whose is Whose.OWN else place
+        return replace(place, user_id=self.users.get(caller, place.user_id)) if whose is Ownership.OWN else place
 
     def application(self, function: str) -> Any:
         """A function on its own, in this process."""
@@ -274,8 +274,8 @@ class World:
             self.add(organization_users, **join, role="owner")
             self.add(project_users, **join, project_id=place.project_id, role="owner")
 
-    def _bearer(self, name: str, standing: Standing | None) -> dict[str, str]:
-        here = self.places[Whose.OWN]
+    def _bearer(self, name: str, standing: Subject | None) -> dict[str, str]:
+        here = self.places[Ownership.OWN]
         if name == "nobody":
             return {}
         if standing is not None and standing.person:
@@ -289,9 +289,9 @@ class World:
             _, secret = self.key(here, user_id, scopes=scopes, admin=not standing.in_project)
         return {"authorization": f"Bearer {secret}"}
 
-    def _signed_in(self, name: str, standing: Standing) -> dict[str, str]:
+    def _signed_in(self, name: str, standing: Subject) -> dict[str, str]:
         """The token of somebody, who selects what they are in; nobody can select what they are not in."""
-        here = self.places[Whose.OWN]
+        here = self.places[Ownership.OWN]
         user_id = self.users[name] = self.person(here, standing.organization_role, standing.project_role)
         with self.database.write() as session:
             linked = {"issuer": self._issuer.url, "subject": user_id}
@@ -302,7 +302,7 @@ class World:
 
     def _auditor(self) -> dict[str, str]:
         """A key in a role that the organisation made for reading the audit log, whose user owns a project, too."""
-        here = self.places[Whose.OWN]
+        here = self.places[Ownership.OWN]
         row = {"id": "role_walk", "organization_id": here.organization_id, "name": "auditor", "description": ""}
         self.add(custom_roles, **row, scopes="api.audit.read", created_at=1)
         _, secret = self.key(here, self.person(here, "role_walk", "owner"))
