@@ -113,7 +113,7 @@ def test_a_chain_is_whole_while_others_write_to_it(database: Database, at_once: 
 
 
 def test_long_chains_are_walked_in_pieces(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_CHUNK", 3)
+    monkeypatch.setattr(log, "_BATCH_SIZE", 3)
     act(database, *"abcdefg")
     assert verify(database, "org_1").entries == 7
     change(database, values(database, 5, payload='{"id":"x"}'))

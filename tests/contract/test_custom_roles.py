@@ -120,7 +120,7 @@ def test_what_is_there_everywhere_is_no_more_than_an_owner() -> None:
 
 
 def test_there_are_so_many_roles_in_a_place_and_no_more(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmariner.tenancy.roles.custom_roles._MOST_ROLES", 2)
+    monkeypatch.setattr("llmariner.tenancy.roles.custom_roles._MAX_ROLES", 2)
     first = team.roles.create(team.admin, "first", ["api.files.read"])
     team.roles.create(team.admin, "second", ["api.files.read"])
     with pytest.raises(InvalidRequest) as full:

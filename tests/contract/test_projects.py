@@ -193,7 +193,7 @@ def test_another_organisations_project_is_not_there(team: Team) -> None:
 
 
 def test_an_organization_has_so_many_live_projects_and_no_more(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmariner.tenancy.organizations.projects._MOST_PROJECTS", 3)
+    monkeypatch.setattr("llmariner.tenancy.organizations.projects._MAX_PROJECTS", 3)
     acme = team.organizations.create(team.admin, "Acme")
     second = team.project("Second")
     team.project("Third")

@@ -9,5 +9,5 @@ from contextvars import ContextVar
 
 __all__ = ["client_address"]
 
-client_address: ContextVar[str | None] = ContextVar("acting_from", default=None)
+client_address: ContextVar[str | None] = ContextVar("client_address", default=None)
 """The caller's address; None where nobody knows it."""
