@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from llmariner.authorization.matrix import RouteAccess, ObjectScope, Subject, Outcome, Ownership, declared_routes, outcome
+from llmariner.authorization.matrix import RouteAccess, ObjectScope, Subject, Outcome, Ownership, declared_routes, decide
 from llmariner.tenancy.roles.scopes import ADMIN_KEY_SCOPES, ALL_SCOPES
 
 __all__ = ["PAGE", "render_page"]
@@ -115,13 +115,13 @@ def _cell(route: RouteAccess, role: Subject) -> str:
         return "401"
     if route.objects is ObjectScope.INSTALLATION:
         runner = replace(role, runs_installation=True)
-        return "default" if outcome(route, runner, Ownership.OWN) is Outcome.ALLOWED else "–"
-    own = outcome(route, role, Ownership.OWN)
+        return "default" if decide(route, runner, Ownership.OWN) is Outcome.ALLOWED else "–"
+    own = decide(route, role, Ownership.OWN)
     if own is not Outcome.ALLOWED:
         return "–" if own is Outcome.FORBIDDEN else own
-    if outcome(route, role, Ownership.SIBLING) is Outcome.ALLOWED:
+    if decide(route, role, Ownership.SIBLING) is Outcome.ALLOWED:
         return "all"
-    return "own" if outcome(route, role, Ownership.COLLEAGUE) is Outcome.ALLOWED else "mine"
+    return "own" if decide(route, role, Ownership.COLLEAGUE) is Outcome.ALLOWED else "mine"
 
 
 def _table(header: list[str], rows: Iterable[list[str]]) -> Iterable[str]:

@@ -14,7 +14,7 @@ from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, ORGANIZATION_ROLES, PROJECT_ROLES, with_implied
 
-__all__ = ["RouteAccess", "ObjectScope", "Subject", "UndeclaredRouteError", "Outcome", "Ownership", "declared_routes", "outcome"]
+__all__ = ["RouteAccess", "ObjectScope", "Subject", "UndeclaredRouteError", "Outcome", "Ownership", "declared_routes", "decide"]
 
 _PROBES = ("/health/live", "/health/ready")
 # Nothing is read: a context that knows where a database would be builds every route, and asks it for nothing.
@@ -133,7 +133,7 @@ class Subject:
         return held if self.cut is None else held & with_implied(self.cut)
 
 
-def outcome(access: RouteAccess, caller: Subject | None, whose: Ownership) -> Outcome:
+def decide(access: RouteAccess, caller: Subject | None, whose: Ownership) -> Outcome:
     """What becomes of that caller, None for one whom nobody knows, who asks for somebody's object.
 
     Rights come first: who may not use a route at all learns nothing of what there is. Then what is not the caller's to

@@ -9,7 +9,7 @@ import pytest
 
 from llmariner.authorization.__main__ import main
 from llmariner.authorization.markdown import PAGE
-from llmariner.authorization.matrix import RouteAccess, ObjectScope, Subject, UndeclaredRouteError, Outcome, Ownership, declared_routes, outcome
+from llmariner.authorization.matrix import RouteAccess, ObjectScope, Subject, UndeclaredRouteError, Outcome, Ownership, declared_routes, decide
 
 from ..children import CHECKOUT
 
@@ -76,4 +76,4 @@ def test_a_route_without_a_caller_is_undeclared(checkout: Path, capsys: pytest.C
 )
 def test_the_matrix_says(objects: ObjectScope, caller: Subject | None, whose: Ownership, expected: Outcome) -> None:
     access = RouteAccess("things", "GET", "/v1/things/{id}", "api.model.read", objects)
-    assert outcome(access, caller, whose) is expected
+    assert decide(access, caller, whose) is expected

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import select
 
-from llmariner.authorization.matrix import RouteAccess, ObjectScope, Outcome, Ownership, declared_routes, outcome
+from llmariner.authorization.matrix import RouteAccess, ObjectScope, Outcome, Ownership, declared_routes, decide
 from llmariner.platform.events import outbox
 from llmariner.platform.events.tables import events
 from llmariner.tenancy.tables import api_keys, custom_roles
@@ -70,7 +70,7 @@ def places(route: RouteAccess) -> list[Ownership]:
     return [whose for whose in asked if whose is not Ownership.COLLEAGUE or one_key]
 
 
-def outcome(answer: Answer, route: RouteAccess) -> Outcome:
+def observed_outcome(answer: Answer, route: RouteAccess) -> Outcome:
     """What became of a request."""
     if answer.status == 400 and answer.error["code"] == "project_required":
         return Outcome.NO_PROJECT
@@ -99,8 +99,8 @@ def test_every_route_says_how_it_is_walked() -> None:
 def test_nobody_gets_past_the_matrix(route: RouteAccess, caller: str, world: World, ask: Ask) -> None:
     for whose in places(route):
         answer = asked(world, ask, route, caller, whose)
-        expected = outcome(route, CALLERS[caller], whose)
-        assert outcome(answer, route) is expected, (whose, answer.status, answer.body)
+        expected = decide(route, CALLERS[caller], whose)
+        assert observed_outcome(answer, route) is expected, (whose, answer.status, answer.body)
         if expected is not Outcome.ALLOWED and expected is not Outcome.HIDDEN:
             assert b"walk-" not in answer.body
 
@@ -110,7 +110,7 @@ def test_nobody_gets_past_the_matrix(route: RouteAccess, caller: str, world: Wor
 def test_what_is_not_the_callers_to_see_is_in_no_answer(route: RouteAccess, caller: str, world: World, ask: Ask) -> None:
     answer = asked(world, ask, route, caller, Ownership.OWN)
     for whose in (Ownership.SIBLING, Ownership.OTHER):
-        if outcome(route, CALLERS[caller], whose) is not Outcome.ALLOWED:
+        if decide(route, CALLERS[caller], whose) is not Outcome.ALLOWED:
             assert world.places[whose].tag.encode() not in answer.body, answer.body
 
 
@@ -135,7 +135,7 @@ def test_what_is_the_callers_to_see_is_in_the_answer(
 ) -> None:
     answer = first_seen[str(route)]
     for whose in (Ownership.OWN, Ownership.SIBLING, Ownership.OTHER):
-        shown = outcome(route, CALLERS["owner"], whose) is Outcome.ALLOWED
+        shown = decide(route, CALLERS["owner"], whose) is Outcome.ALLOWED
         assert (world.places[whose].tag.encode() in answer.body) is shown, (whose, answer.body)
 
 
