@@ -34,7 +34,10 @@ def build(context: Context) -> Application:
 
 def list_keys(request: Request, caller: Reader) -> dict[str, Any]:
     """Live keys, newest first; of secrets only what they are recognised by."""
-    return {"object": "list", "data": [api_key(key) for key in context_of(request).keys.seen(manageable_by(caller))]}
+    return {
+        "object": "list",
+        "data": [api_key(key) for key in context_of(request).keys.matching(manageable_by(caller))],
+    }
 
 
 def create_key(request: Request, caller: Maker, body: CreateKey) -> dict[str, Any]:
@@ -43,7 +46,7 @@ def create_key(request: Request, caller: Maker, body: CreateKey) -> dict[str, An
     there = caller
     if body.project_id is not None or body.organization_id is not None:
         organization_id = body.organization_id or caller.organization_id
-        project_id = body.project_id or caller.owner.project_id
+        project_id = body.project_id or caller.key_owner.project_id
         there = caller_in_project(context.database, caller, organization_id, project_id, WRITE)
     return api_keys.create(context, there, body)
 

@@ -46,7 +46,7 @@ def list_model_usage_summaries(
         raise InvalidRequest(
             f"That is more than {_MOST_DATAPOINTS} intervals: ask for longer ones.", param="interval_sec"
         )
-    where: dict[str, tuple[str | int, ...]] = {} if caller.is_owner else {"project_id": (caller.owner.project_id,)}
+    where: dict[str, tuple[str | int, ...]] = {} if caller.is_owner else {"project_id": (caller.key_owner.project_id,)}
     if status_code:
         where["status"] = (status_code,)
     measures = ("requests", "prompt_tokens", "completion_tokens")

@@ -77,7 +77,7 @@ def _seconds(moment: float, param: str) -> float:
 
 
 def _seen(caller: Caller) -> dict[str, tuple[str, ...]]:
-    return {} if caller.is_owner else {"project_id": (caller.owner.project_id,)}
+    return {} if caller.is_owner else {"project_id": (caller.key_owner.project_id,)}
 
 
 def _grouped(

@@ -40,7 +40,7 @@ def list_events(
     """Deliveries, newest first; `after` is the `cursor` of the last one seen."""
     owned = _owned(request, key)
     asked: dict[str, Any] = {**owned, "after": after or None, "limit": limit + 1}
-    found = context_of(request).deliveries.page(key.owner.project_id, state, **asked)
+    found = context_of(request).deliveries.page(key.key_owner.project_id, state, **asked)
     data = [_rendered(delivery, operator=owned.get("operator", False)) for delivery in found[:limit]]
     return {"object": "list", "data": data, "has_more": len(found) > limit}
 
@@ -48,7 +48,7 @@ def list_events(
 def replay_event(request: Request, key: Writer, event_id: str) -> dict[str, Any]:
     """Deliver a dead letter again."""
     deliveries = context_of(request).deliveries
-    replayed = deliveries.replay(key.owner.project_id, event_id, **_owned(request, key))
+    replayed = deliveries.replay(key.key_owner.project_id, event_id, **_owned(request, key))
     return {"id": event_id, "object": "event", "replayed": replayed}
 
 

@@ -45,7 +45,7 @@ async def status(request: Request, key: Reader) -> dict[str, Any]:
 
 def _base_ids(context: Context, key: Caller) -> list[str]:
     return context.registry.base_ids(
-        Selection(key.owner.project_id, restriction=caller_restriction(context.database, key))
+        Selection(key.key_owner.project_id, restriction=caller_restriction(context.database, key))
     )
 
 

@@ -73,7 +73,7 @@ def _page(
     context: Context, key: Caller, include_loading: bool, after: str | None, limit: int
 ) -> tuple[list[Model], int]:
     """One model more than are asked for, where there are more; and how many there are."""
-    selection = Selection(key.owner.project_id, include_loading, caller_restriction(context.database, key))
+    selection = Selection(key.key_owner.project_id, include_loading, caller_restriction(context.database, key))
     return context.registry.page(selection, after=after, limit=limit + 1), context.registry.count(selection)
 
 
@@ -99,7 +99,7 @@ def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, 
         source_repository=source,
         model_file_location=body.model_file_location or body.id,
         base_model_id=body.base_model_id if body.is_fine_tuned_model else None,
-        project_id=key.owner.project_id if body.is_project_scoped or body.is_fine_tuned_model else None,
+        project_id=key.key_owner.project_id if body.is_project_scoped or body.is_fine_tuned_model else None,
         config=ModelConfig.read(new_model_config(body.config)),
         task=Task(body.task) if body.task else None,
     )
@@ -122,7 +122,7 @@ async def get_model(
 
 def _usable(context: Context, key: Caller, model_id: str) -> Model:
     """A model that the caller sees and may use. PermissionDenied, as when it is used, where only the first is so."""
-    model = context.registry.get(model_id, project_id=key.owner.project_id)
+    model = context.registry.get(model_id, project_id=key.key_owner.project_id)
     if not caller_restriction(context.database, key).admits(model.name, model.base_name):
         raise model_not_allowed(model.name)
     return model
@@ -137,7 +137,7 @@ def update_model(
     changed = context.registry.configure(
         model_id,
         lambda config: config.patched(said, paths=paths),
-        project_id=key.owner.project_id,
+        project_id=key.key_owner.project_id,
         actor=key,
         restated=restates_arguments(said, paths),
         created=body.of_created,
@@ -148,7 +148,7 @@ def update_model(
 def delete_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
     """Remove it; its engine ends and weights that we fetched are removed."""
     context = context_of(request)
-    context.registry.delete(model_id, project_id=key.owner.project_id, actor=key)
+    context.registry.delete(model_id, project_id=key.key_owner.project_id, actor=key)
     return {"id": model_id, "object": "model", "deleted": True}
 
 
@@ -169,7 +169,7 @@ async def deactivate_model(request: Request, key: Writer, model_id: str) -> dict
 
 
 def _activate(context: Context, key: Caller, model_id: str, status: ActivationStatus) -> Model:
-    return context.registry.activate(model_id, status, project_id=key.owner.project_id, actor=key)
+    return context.registry.activate(model_id, status, project_id=key.key_owner.project_id, actor=key)
 
 
 handle = http_function(build)

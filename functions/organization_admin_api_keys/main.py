@@ -13,7 +13,7 @@ from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas import openai as shapes
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import KeyCursor, Limit, Order, list_response
-from llmariner.tenancy.keys.store import NewKey, KeySelector
+from llmariner.tenancy.keys.store import KeySelector, NewKey
 from llmariner.tenancy.organizations.queries import OrganizationQueries, Paging
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.scopes import ADMIN_KEY_SCOPES

@@ -49,9 +49,9 @@ def list_audit_logs(
         actor_ids=filter_values(request, "actor_ids"),
         actor_emails=filter_values(request, "actor_emails"),
         resource_ids=filter_values(request, "resource_ids"),
-        later_than=at.get("gt"),
+        after=at.get("gt"),
         since=at.get("gte"),
-        earlier_than=at.get("lt"),
+        before=at.get("lt"),
         until=at.get("lte"),
     )
     paging: dict[str, Any] = {"after": after, "before": before, "limit": limit + 1}
@@ -69,7 +69,7 @@ def verify_audit_logs(
     return {
         "object": "organization.audit_log.verification",
         "organization_id": caller.organization_id,
-        "whole": verdict.whole,
+        "whole": verdict.intact,
         "entries": verdict.entries,
         "head": verdict.head,
         "broken_at": verdict.broken_at,

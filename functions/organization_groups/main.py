@@ -105,7 +105,7 @@ def list_roles(
 
 def assign_role(request: Request, caller: Writer, group_id: str, body: AssignmentBody) -> dict[str, Any]:
     """Give it that role in the organisation; it takes the place of the one before."""
-    groups_of(request).give(caller, group_id, body.role_id, None)
+    groups_of(request).grant_role(caller, group_id, body.role_id, None)
     group = groups_of(request).get(caller.organization_id, group_id)
     return role_assignment(group, _role(request, caller, body.role_id))
 
@@ -120,7 +120,7 @@ def get_role(request: Request, caller: Reader, group_id: str, role_id: str) -> d
 def unassign_role(request: Request, caller: Writer, group_id: str, role_id: str) -> dict[str, Any]:
     """Take it from the group, which is nothing in the organisation then."""
     get_role(request, caller, group_id, role_id)
-    groups_of(request).take(caller, group_id, None)
+    groups_of(request).revoke_role(caller, group_id, None)
     return {"object": "group.role.deleted", "deleted": True}
 
 

@@ -25,13 +25,13 @@ from llmariner.http.schemas.lists import (
     list_response,
     paginate_with_next,
 )
-from llmariner.tenancy.keys.store import ApiKey, NewKey, KeyOwner, KeySelector
+from llmariner.tenancy.keys.store import ApiKey, KeyOwner, KeySelector, NewKey
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.members.service_accounts import ServiceAccounts
 from llmariner.tenancy.organizations.projects import NewProject, Projects
 from llmariner.tenancy.organizations.queries import Access, OrganizationQueries, Paging
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.delegation import held_scopes, has_full_owner_rights
+from llmariner.tenancy.roles.delegation import has_full_owner_rights, held_scopes
 from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.roles.scopes import validate_scopes
 
@@ -255,7 +255,7 @@ def list_groups(
 
 def add_group(request: Request, caller: UsersWriter, project_id: str, body: ProjectGroupBody) -> dict[str, Any]:
     """Let the members of a group into it; a role takes the place of the one before."""
-    groups_of(request).give(caller, body.group_id, body.role, project_id)
+    groups_of(request).grant_role(caller, body.group_id, body.role, project_id)
     return get_group(request, caller, project_id, body.group_id)
 
 
@@ -276,7 +276,7 @@ def get_group(
 def remove_group(request: Request, caller: UsersWriter, project_id: str, group_id: str) -> dict[str, Any]:
     """Take the group's role in it away, and what it gave."""
     get_group(request, caller, project_id, group_id)
-    groups_of(request).take(caller, group_id, project_id)
+    groups_of(request).revoke_role(caller, group_id, project_id)
     return {"object": "project.group.deleted", "deleted": True}
 
 
@@ -363,7 +363,9 @@ def update_key(request: Request, caller: KeysWriter, project_id: str, key_id: st
     if body.expires_in_seconds is not None:
         changes["expires_at"] = int(time.time()) + body.expires_in_seconds
     if changes:
-        context_of(request).keys.update(KeySelector(caller.organization_id, project_id), key_id, **changes, actor=caller)
+        context_of(request).keys.update(
+            KeySelector(caller.organization_id, project_id), key_id, **changes, actor=caller
+        )
     return get_key(request, caller, project_id, key_id)
 
 

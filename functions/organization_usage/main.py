@@ -118,7 +118,7 @@ def get_request(request: Request, caller: Reader, request_id: str) -> dict[str, 
     except NotFound:
         found = None
     mine = found is not None and found["organization_id"] == caller.organization_id
-    if found is None or not (mine and (caller.is_owner or found["project_id"] == caller.owner.project_id)):
+    if found is None or not (mine and (caller.is_owner or found["project_id"] == caller.key_owner.project_id)):
         raise NotFound(
             f"No request with id '{request_id}' is kept. The id is in the answer's header 'x-request-id'.",
             param="request_id",

@@ -135,8 +135,8 @@ def build(context: Context) -> Application:
 def list_organizations(request: Request, caller: Member, include_summary: bool = False) -> dict[str, Any]:
     """Those that the caller is a member of, the default one first."""
     organizations = Organizations(context_of(request).database)
-    found = organizations.of_caller(caller)
-    counted = organizations.summaries([each.id for each in found]) if include_summary else {}
+    found = organizations.accessible_to(caller)
+    counted = organizations.summarize([each.id for each in found]) if include_summary else {}
     return {"organizations": [shapes.organization(each, counted.get(each.id)) for each in found]}
 
 
@@ -178,7 +178,7 @@ def list_projects(request: Request, caller: ProjectReader, include_summary: bool
     found = projects.all(caller.organization_id, member=member)
     if member is not None and caller.key_id is not None:
         found = [each for each in found if each.id == caller.project_id]
-    counted = projects.people([each.id for each in found]) if include_summary else {}
+    counted = projects.count_members([each.id for each in found]) if include_summary else {}
     return {"projects": [shapes.project(each, counted.get(each.id)) for each in found]}
 
 
@@ -193,7 +193,7 @@ def update_project(
     request: Request, caller: ProjectWriter, body: UpdateProject, update_mask: str = ""
 ) -> dict[str, Any]:
     """Rename a project, or assign it elsewhere; the latter is for those who may make projects."""
-    context, project_id = context_of(request), caller.owner.project_id
+    context, project_id = context_of(request), caller.key_owner.project_id
     fields = unwrap_resource(body, body.project, "project")
     projects, chosen = Projects(context.database), _masked(fields, merge_masks(update_mask, body.update_mask))
     changed = projects.get(caller.organization_id, project_id)
@@ -207,54 +207,54 @@ def update_project(
 
 def delete_project(request: Request, caller: ProjectWriter) -> dict[str, Any]:
     """End a project that nothing is left in; the answer lists what went with it."""
-    project_id = caller.owner.project_id
+    project_id = caller.key_owner.project_id
     gone = Projects(context_of(request).database).delete(caller, project_id)
     return {"id": project_id, "object": "project", "deleted": True, "removed": gone}
 
 
 def list_members(request: Request, caller: MemberReader) -> dict[str, Any]:
     """The project's people, by e-mail."""
-    members = Members(context_of(request).database).of_project(caller.organization_id, caller.owner.project_id)
+    members = Members(context_of(request).database).of_project(caller.organization_id, caller.key_owner.project_id)
     return {"users": [shapes.member(each) for each in members]}
 
 
 def add_member(request: Request, caller: MemberWriter, body: AddMember) -> dict[str, Any]:
     """Let a member of the organisation into the project."""
     _check_same("organization_id", body.organization_id, caller.organization_id)
-    _check_same("project_id", body.project_id, caller.owner.project_id)
+    _check_same("project_id", body.project_id, caller.key_owner.project_id)
     context, role = context_of(request), shapes.parse_project_role(body.role)
-    user_id = Users(context.database).find(caller.organization_id, body.user_id)
+    user_id = Users(context.database).find_id(caller.organization_id, body.user_id)
     if user_id is None:
         raise InvalidRequest(
             f"'{body.user_id}' is no member of the organization: add them to it first.", param="user_id"
         )
-    project_id = caller.owner.project_id
+    project_id = caller.key_owner.project_id
     return shapes.member(Members(context.database).add_to_project(caller, project_id, user_id, role))
 
 
 def remove_member(request: Request, caller: MemberWriter, user_id: str) -> dict[str, Any]:
     """End a person's membership of the project; the answer lists what went with it."""
-    context, project_id = context_of(request), caller.owner.project_id
+    context, project_id = context_of(request), caller.key_owner.project_id
     user = _user(context, caller, user_id)
     return {"removed": Members(context.database).remove_from_project(caller, project_id, user)}
 
 
 def list_keys(request: Request, caller: KeyReader) -> dict[str, Any]:
     """The project's live keys, for its owners; the caller's own for others."""
-    found = context_of(request).keys.seen(manageable_by(caller, caller.owner.project_id))
+    found = context_of(request).keys.matching(manageable_by(caller, caller.key_owner.project_id))
     return {"object": "list", "data": [shapes.api_key(key) for key in found]}
 
 
 def create_key(request: Request, caller: KeyMaker, body: CreateKey) -> dict[str, Any]:
     """Make a key of the project; the one answer that holds its secret."""
-    _check_same("project_id", body.project_id, caller.owner.project_id)
-    _check_same("organization_id", body.organization_id, caller.owner.organization_id)
+    _check_same("project_id", body.project_id, caller.key_owner.project_id)
+    _check_same("organization_id", body.organization_id, caller.key_owner.organization_id)
     return api_keys.create(context_of(request), caller, body)
 
 
 def delete_key(request: Request, caller: KeyWriter, key_id: str) -> dict[str, Any]:
     """End a key of the project; a service account ends with its last."""
-    context_of(request).keys.revoke(manageable_by(caller, caller.owner.project_id), key_id, actor=caller)
+    context_of(request).keys.revoke(manageable_by(caller, caller.key_owner.project_id), key_id, actor=caller)
     return deletion_response(key_id)
 
 
@@ -265,7 +265,7 @@ def _check_same(param: str, in_body: str | None, in_path: str) -> None:
 
 
 def _user(context: Context, caller: Caller, said: str) -> str:
-    found = Users(context.database).find(caller.organization_id, said)
+    found = Users(context.database).find_id(caller.organization_id, said)
     if found is None:
         raise NotFound(f"No user '{said}' in the organization.", param="user_id")
     return found

@@ -150,7 +150,7 @@ def assign_to_group(
     request: Request, caller: Writer, project_id: str, group_id: str, body: AssignmentBody
 ) -> dict[str, Any]:
     """Give a group that role in the project; it takes the place of the one before."""
-    groups_of(request).give(caller, group_id, body.role_id, project_id)
+    groups_of(request).grant_role(caller, group_id, body.role_id, project_id)
     group = groups_of(request).get(caller.organization_id, group_id)
     return role_assignment(group, _any_role(request, caller, project_id, body.role_id))
 
@@ -168,7 +168,7 @@ def unassign_from_group(
 ) -> dict[str, Any]:
     """Take it from the group, whose members are not in the project by it then."""
     get_of_group(request, caller, project_id, group_id, role_id)
-    groups_of(request).take(caller, group_id, project_id)
+    groups_of(request).revoke_role(caller, group_id, project_id)
     return {"object": "group.role.deleted", "deleted": True}
 
 

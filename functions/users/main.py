@@ -26,12 +26,12 @@ def build(context: Context) -> Application:
 
 def list_users(request: Request, caller: Reader) -> dict[str, Any]:
     """The organisation's users with all their roles in it, for its owners; for others those who share a project."""
-    return {"users": [user(each) for each in Users(context_of(request).database).seen_by(caller)]}
+    return {"users": [user(each) for each in Users(context_of(request).database).visible_to(caller)]}
 
 
 def get_self(request: Request, caller: Self) -> dict[str, Any]:
     """Who calls, with their roles."""
-    return user(Users(context_of(request).database).self(caller))
+    return user(Users(context_of(request).database).current(caller))
 
 
 handle = http_function(build)

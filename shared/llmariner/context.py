@@ -135,7 +135,7 @@ class Context:
         from llmariner.platform.identity.oidc import OidcTokenVerifier
         from llmariner.tenancy.sign_in.token_sign_in import SignIn
 
-        return SignIn(self.database, OidcTokenVerifier(settings), self.callers, newcomer_role=settings.newcomer_role)
+        return SignIn(self.database, OidcTokenVerifier(settings), self.callers, default_role=settings.newcomer_role)
 
     @_part
     def limits(self) -> Limits:

@@ -161,7 +161,7 @@ class InProcessControl:
 
     async def used(self, last_used: dict[str, int]) -> None:
         """See the port."""
-        await self._in_thread(self._callers.last_use.note, last_used)
+        await self._in_thread(self._callers.last_use.record, last_used)
 
     async def known_model(self, model_id: str) -> ModelState | None:
         """As `model`, but None for an unknown id: what goes over the wire."""
@@ -171,7 +171,7 @@ class InProcessControl:
             return None
 
     def _key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
-        found = self._callers.by_digest(digest, organization, project)
+        found = self._callers.authenticate_digest(digest, organization, project)
         if found is None:
             return None
         key, caller = found
@@ -202,8 +202,8 @@ class InProcessControl:
         people = self._people()
         if people is None:
             raise sign_in_not_configured()
-        caller = people.caller(token, organization, project, source=source or "")
-        owner = caller.owner
+        caller = people.authenticate(token, organization, project, source=source or "")
+        owner = caller.key_owner
         restricted = self._of_project(owner.project_id)
         return Key(
             id=owner.user_id,

@@ -40,7 +40,7 @@ def served(issuer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
     """A platform whose default project the group `staff` is in."""
     with _platform.ServedPlatform(tmp_path_factory.mktemp("platform"), issuer.url) as running:
         mappings = GroupRoles(running.context.database)
-        owner = running.context.callers.of_user(running.owner.user_id)
+        owner = running.context.authenticator.caller_for_user(running.owner.user_id)
         mappings.create(owner, issuer=issuer.url, group="staff", role="member", project_id=running.owner.project_id)
         yield running
 

@@ -115,4 +115,4 @@ def logged(database: Database, type_: str) -> list[Any]:
 
 def no_member(people: SignIn, token: str) -> None:
     with pytest.raises(PermissionDenied, match="not a member of any organization"):
-        people.caller(token)
+        people.authenticate(token)

@@ -18,7 +18,7 @@ from llmariner.platform.database import Database, metadata
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events.deliveries import Deliveries
 from llmariner.settings import DatabaseSettings, Secret
-from llmariner.tenancy.keys.store import Keys, KeyOwner
+from llmariner.tenancy.keys.store import KeyOwner, Keys
 from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 from llmariner.tenancy.tables import organizations, projects, users
 from llmariner.usage.ledger import Ledger

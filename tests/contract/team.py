@@ -41,7 +41,7 @@ class Team:
 
     def caller(self, user_id: str, organization: str | None = None, project: str | None = None) -> Caller:
         """A person as they stand now."""
-        return self.callers.of_user(user_id, organization, project)
+        return self.callers.caller_for_user(user_id, organization, project)
 
     def person(self, email: str, role: str = "reader", **projects: str) -> Caller:
         """A new member of the default organisation; `projects` by id, with the role there."""
@@ -56,13 +56,13 @@ class Team:
 
     def key(self, caller: Caller, name: str = "key", project_id: str | None = None) -> tuple[str, str]:
         """Id and secret of a new key that carries all that its user may do."""
-        place = KeyOwner(caller.user_id, project_id or caller.owner.project_id, caller.organization_id)
+        place = KeyOwner(caller.user_id, project_id or caller.key_owner.project_id, caller.organization_id)
         key, secret = self.keys.create(place, NewKey(name, caller.scopes))
         return key.id, secret
 
     def good(self, secret: str) -> bool:
         """Whether somebody who shows it is let in."""
-        return self.callers.by_secret(secret) is not None
+        return self.callers.authenticate(secret) is not None
 
 
 def live_as_a_team(database: Database, owner: KeyOwner) -> None:

@@ -35,7 +35,7 @@ def people(team: Team, tokens: Tokens) -> SignIn:
 
 def refused(people: SignIn, token: str) -> str | None:
     with pytest.raises(PermissionDenied) as error:
-        people.caller(token)
+        people.authenticate(token)
     return error.value.code
 
 
@@ -86,26 +86,26 @@ def test_an_account_that_administers_waits_a_week_to_be_claimed_and_no_longer(
         session.run(update(users).where(users.c.id == alice.user_id).values(claimable_until=int(time.time()) - 1))
     assert refused(people, tokens.new()) == "account_unclaimed"
     people.unlink(team.admin, alice.user_id)
-    assert people.caller(tokens.anew()).user_id == alice.user_id
+    assert people.authenticate(tokens.anew()).user_id == alice.user_id
 
 
 def test_who_was_unlinked_does_not_take_the_account_back_with_the_token_that_they_hold(
     team: Team, people: SignIn, tokens: Tokens
 ) -> None:
     alice, held = team.person("alice@example.org", "owner"), tokens.new(subject="leaver")
-    assert people.caller(held).organization_role == "owner"
+    assert people.authenticate(held).organization_role == "owner"
     unlinked_after = int(time.time())
     people.unlink(team.admin, alice.user_id)
     assert refused(people, held) == "account_unlinked"
     assert refused(people, tokens.new(subject="leaver", issued_at=unlinked_after - 1)) == "account_unlinked"
-    assert people.caller(tokens.anew(subject="newcomer")).user_id == alice.user_id
+    assert people.authenticate(tokens.anew(subject="newcomer")).user_id == alice.user_id
     assert refused(people, held) == "account_linked"
 
 
 def test_who_was_unlinked_is_out_at_once_in_every_process(team: Team, people: SignIn, tokens: Tokens) -> None:
     alice, held = team.person("alice@example.org"), tokens.new()
     elsewhere = SignIn(team.database, tokens, team.callers)
-    assert elsewhere.caller(held).user_id == alice.user_id
+    assert elsewhere.authenticate(held).user_id == alice.user_id
     people.unlink(team.admin, alice.user_id)
     assert refused(elsewhere, held) == "account_unlinked"
 
@@ -120,7 +120,7 @@ def test_an_owner_who_was_just_added_promoted_or_invited_can_sign_in(
     invited = Invites(team.database, PEPPER).accept(token).user_id
     for subject, user_id in (("added", added.user_id), ("promoted", promoted.user_id), ("invited", invited)):
         token = tokens.new(email=f"{subject}@example.org", subject=subject)
-        assert people.caller(token).user_id == user_id
+        assert people.authenticate(token).user_id == user_id
 
 
 def test_another_organization_does_not_open_an_account_that_administers(
@@ -139,7 +139,7 @@ def test_a_reader_s_account_is_claimed_at_any_time(
     database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org"))
-    assert people.caller(tokens.new()).organization_role == "reader"
+    assert people.authenticate(tokens.new()).organization_role == "reader"
 
 
 PRIVATE = [

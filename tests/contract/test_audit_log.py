@@ -64,7 +64,7 @@ def test_a_chain_that_nobody_touched_is_whole(database: Database) -> None:
     assert verify(database, "org_1") == log.VerificationResult(0, GENESIS, None, "")
     act(database, *"abcde")
     verdict = verify(database, "org_1")
-    assert verdict.whole
+    assert verdict.intact
     assert (verdict.entries, verdict.head) == (5, rows(database)[-1].hash)
 
 
@@ -72,7 +72,7 @@ def test_organisations_have_chains_of_their_own(database: Database) -> None:
     act(database, "a", "b")
     act(database, "c", organization="org_2")
     change(database, update(audit_log).where(audit_log.c.organization_id == "org_2").values(payload="{}"))
-    assert verify(database, "org_1").whole
+    assert verify(database, "org_1").intact
     assert verify(database, "org_2").entries == 0
 
 
@@ -88,7 +88,7 @@ def test_an_act_that_is_rolled_back_leaves_no_entry(database: Database) -> None:
         fail()
     act(database, "c")
     assert [row.payload for row in rows(database)] == ['{"id":"a"}', '{"id":"c"}']
-    assert verify(database, "org_1").whole
+    assert verify(database, "org_1").intact
 
 
 def test_writers_at_once_make_one_chain(database: Database, at_once: AtOnce) -> None:
@@ -109,7 +109,7 @@ def test_a_chain_is_whole_while_others_write_to_it(database: Database, at_once: 
         seen.extend(verify(database, "org_1") for _ in range(40))
 
     assert at_once([lambda: act(database, *"abcdefghijklmnopqrstuvwxyz"), look, look]) == [None] * 3
-    assert [verdict.reason for verdict in seen if not verdict.whole] == []
+    assert [verdict.reason for verdict in seen if not verdict.intact] == []
 
 
 def test_long_chains_are_walked_in_pieces(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_a_changed_entry_is_found(database: Database, changed: dict[str, Any], i
     act(database, *"abcde")
     change(database, values(database, index, **changed))
     verdict = verify(database, "org_1")
-    assert not verdict.whole
+    assert not verdict.intact
     assert (verdict.entries, verdict.broken_at) == (index, rows(database)[index].id)
 
 
@@ -161,7 +161,7 @@ def test_a_chain_that_was_cut_short_is_found(database: Database, left: int) -> N
     act(database, *"abcde")
     change(database, audit_log.delete().where(audit_log.c.sequence >= rows(database)[left].sequence))
     verdict = verify(database, "org_1")
-    assert not verdict.whole
+    assert not verdict.intact
     assert (verdict.entries, verdict.broken_at) == (left, None)
 
 
@@ -169,7 +169,7 @@ def test_a_chain_that_was_cut_short_is_found(database: Database, left: int) -> N
 def test_a_number_of_entries_that_was_changed_is_found(database: Database, length: int) -> None:
     act(database, *"ab")
     change(database, update(audit_heads).values(length=length))
-    assert not verify(database, "org_1").whole
+    assert not verify(database, "org_1").intact
 
 
 def test_an_entry_that_was_added_past_the_log_is_found(database: Database) -> None:
@@ -179,7 +179,7 @@ def test_an_entry_that_was_added_past_the_log_is_found(database: Database) -> No
     forged["hash"] = log._hash(forged["previous_hash"], forged)
     del forged["sequence"]
     change(database, audit_log.insert().values(forged))
-    assert not verify(database, "org_1").whole
+    assert not verify(database, "org_1").intact
 
 
 def test_two_entries_that_changed_places_are_found(database: Database) -> None:
@@ -213,10 +213,10 @@ def test_a_head_kept_elsewhere_tells_of_a_chain_that_was_forged_as_a_whole(datab
     act(database, *"ab")
     kept = verify(database, "org_1").head
     act(database, *"cd")
-    assert verify(database, "org_1", known_head=kept).whole
+    assert verify(database, "org_1", known_head=kept).intact
     with database.write() as session:
         forge(session)
-    assert verify(database, "org_1").whole
+    assert verify(database, "org_1").intact
     found = verify(database, "org_1", known_head=kept)
-    assert not found.whole
+    assert not found.intact
     assert kept[:12] in found.reason

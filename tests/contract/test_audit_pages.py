@@ -70,9 +70,9 @@ FILTERS = {
     "a quote": (Filter(actor_emails=('"', "\\")), ""),
     "targets": (Filter(resource_ids=("proj_1", "key_9")), "cba"),
     "an actor is no target": (Filter(resource_ids=("key_1",)), ""),
-    "later than": (Filter(later_than=102), "ed"),
+    "later than": (Filter(after=102), "ed"),
     "since": (Filter(since=102), "edc"),
-    "earlier than": (Filter(earlier_than=102), "ba"),
+    "earlier than": (Filter(before=102), "ba"),
     "until": (Filter(until=102), "cba"),
     "several at once": (Filter(project_ids=("proj_1",), actor_ids=("key_1",), since=100), "b"),
 }

@@ -14,7 +14,7 @@ from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings, Secret
 from llmariner.tenancy.authenticator import Authenticator
-from llmariner.tenancy.keys.store import Keys, NewKey, KeyOwner
+from llmariner.tenancy.keys.store import KeyOwner, Keys, NewKey
 from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.roles.scopes import MODEL_ADMIN, ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, VIEWER_SCOPES
 from llmariner.tenancy.tables import (
@@ -62,7 +62,7 @@ def test_a_key_does_no_more_than_its_user_may(
     role: str, database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator
 ) -> None:
     _, secret = keys.create(join(database, owner, role), NewKey("all", OWNER_SCOPES))
-    caller = callers.by_secret(secret)
+    caller = callers.authenticate(secret)
     assert caller is not None
     assert caller.scopes == PROJECT_ROLES[role] | ORGANIZATION_ROLES["reader"]
     assert (caller.project_role, caller.is_owner) == (role, False)
@@ -70,14 +70,14 @@ def test_a_key_does_no_more_than_its_user_may(
 
 def test_a_key_does_no_more_than_it_carries(owner: KeyOwner, keys: Keys, callers: Authenticator) -> None:
     _, secret = keys.create(owner, NewKey("files", frozenset({"api.files.read", "api.k8s.clusterscope.read"})))
-    caller = callers.by_secret(secret)
+    caller = callers.authenticate(secret)
     assert caller is not None
     assert caller.scopes == {"api.files.read"}
 
 
 def test_who_may_change_models_may_use_them(owner: KeyOwner, keys: Keys, callers: Authenticator) -> None:
     _, secret = keys.create(owner, NewKey("older", frozenset({"api.model.write"})))
-    caller = callers.by_secret(secret)
+    caller = callers.authenticate(secret)
     assert caller is not None
     assert caller.scopes == {"api.model.write", "api.inference.write"}
 
@@ -88,10 +88,10 @@ def test_a_leavers_keys_die_with_the_membership(
 ) -> None:
     member = join(database, owner, "member")
     made, secret = keys.create(member, NewKey("mine", VIEWER_SCOPES))
-    assert callers.by_secret(secret) is not None
+    assert callers.authenticate(secret) is not None
     before, _ = keys.changed_since(0)
     set_role(database, table, member.user_id, None)
-    assert callers.by_secret(secret) is None
+    assert callers.authenticate(secret) is None
     assert set(keys.changed_since(before)[1]) == {made.id, member.user_id}
 
 
@@ -99,7 +99,7 @@ def test_another_role_counts_at_once(database: Database, owner: KeyOwner, keys: 
     member = join(database, owner, "viewer")
     _, secret = keys.create(member, NewKey("mine", OWNER_SCOPES))
     set_role(database, project_users, member.user_id, "member")
-    caller = callers.by_secret(secret)
+    caller = callers.authenticate(secret)
     assert caller is not None
     assert caller.scopes == PROJECT_ROLES["member"] | ORGANIZATION_ROLES["reader"]
 
@@ -111,7 +111,7 @@ def test_a_role_of_the_organisations_own_is_its_scopes(
         role = {"id": "role_1", "organization_id": owner.organization_id, "name": "asks", "description": ""}
         session.add(custom_roles, **role, scopes="api.inference.write", created_at=1)
     _, secret = keys.create(join(database, owner, "role_1"), NewKey("mine", OWNER_SCOPES))
-    caller = callers.by_secret(secret)
+    caller = callers.authenticate(secret)
     assert caller is not None
     assert caller.scopes == {"api.inference.write"} | ORGANIZATION_ROLES["reader"]
 
@@ -122,14 +122,14 @@ def test_a_key_of_an_archived_project_is_no_good(
     _, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     with database.write() as session:
         session.run(update(projects).where(projects.c.id == owner.project_id).values(archived_at=5))
-    assert callers.by_secret(secret) is None
+    assert callers.authenticate(secret) is None
 
 
 def test_a_superseded_secret_is_no_good(owner: KeyOwner, keys: Keys, callers: Authenticator) -> None:
     made, old = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     _, new = keys.rotate(owner, made.id, overlap=0)
-    assert callers.by_secret(old) is None
-    assert callers.by_secret(new) is not None
+    assert callers.authenticate(old) is None
+    assert callers.authenticate(new) is not None
 
 
 def test_a_superseded_secret_is_good_for_as_long_as_was_said(
@@ -137,17 +137,17 @@ def test_a_superseded_secret_is_good_for_as_long_as_was_said(
 ) -> None:
     made, old = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     keys.rotate(owner, made.id, overlap=60)
-    assert callers.by_secret(old) is not None
+    assert callers.authenticate(old) is not None
     with database.write() as session:  # as if that time were over
         session.run(update(api_keys).where(api_keys.c.id == made.id).values(previous_expires_at=time.time() - 1))
-    assert callers.by_secret(old) is None
+    assert callers.authenticate(old) is None
 
 
 def test_when_a_key_was_last_used_is_noted_to_the_minute(
     database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator
 ) -> None:
     made, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
-    assert callers.by_secret(secret) is not None
+    assert callers.authenticate(secret) is not None
     noted = keys.get(owner, made.id)
     now = noted.last_used_at or 0
     assert now == pytest.approx(time.time(), abs=30)
@@ -155,7 +155,7 @@ def test_when_a_key_was_last_used_is_noted_to_the_minute(
     for before, after in ((now - 40, now - 40), (now - 90, now)):
         with database.write() as session:
             session.run(update(api_keys).where(api_keys.c.id == made.id).values(last_used_at=before))
-        Authenticator(database, _PEPPER).by_secret(secret)  # another process, which knows only what is stored
+        Authenticator(database, _PEPPER).authenticate(secret)  # another process, which knows only what is stored
         assert keys.get(owner, made.id).last_used_at == pytest.approx(after, abs=15)
 
 
@@ -163,14 +163,14 @@ def test_one_process_writes_it_once_in_a_minute_whoever_tells(
     database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
-    assert callers.by_secret(secret) is not None
+    assert callers.authenticate(secret) is not None
     writes = []
     monkeypatch.setattr(database, "write", lambda: writes.append(1))
     now = int(time.time())
-    callers.last_use.note({made.id: now})
-    callers.by_secret(secret)
+    callers.last_use.record({made.id: now})
+    callers.authenticate(secret)
     assert not writes
-    callers.last_use.note({made.id: now + 90})
+    callers.last_use.record({made.id: now + 90})
     assert writes
 
 
@@ -182,7 +182,7 @@ def test_a_database_that_only_reads_knows_its_keys(database: Database, owner: Ke
     try:
         with pytest.raises((Unavailable, InternalError)), replica.write() as session:
             session.run(update(api_keys).values(last_used_at=1))
-        caller = Authenticator(replica, _PEPPER).by_secret(secret)
+        caller = Authenticator(replica, _PEPPER).authenticate(secret)
         assert caller is not None
         assert caller.key_id == made.id
     finally:
@@ -192,12 +192,12 @@ def test_a_database_that_only_reads_knows_its_keys(database: Database, owner: Ke
 
 def test_headers_of_a_key_must_name_its_own(owner: KeyOwner, keys: Keys, callers: Authenticator) -> None:
     _, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
-    assert callers.by_secret(secret, owner.organization_id, "Default Project") is not None
+    assert callers.authenticate(secret, owner.organization_id, "Default Project") is not None
     with pytest.raises(AuthenticationFailed) as refused:
-        callers.by_secret(secret, "org_2")
+        callers.authenticate(secret, "org_2")
     assert refused.value.code == "mismatched_organization"
     with pytest.raises(AuthenticationFailed) as refused:
-        callers.by_secret(secret, None, "proj_2")
+        callers.authenticate(secret, None, "proj_2")
     assert refused.value.code == "mismatched_project"
 
 
@@ -205,26 +205,26 @@ def test_a_person_selects_by_id_or_title(database: Database, owner: KeyOwner, ca
     with database.write() as session:
         row = {"organization_id": owner.organization_id, "is_default": False, "created_at": 1}
         session.add(projects, id="proj_b", title="Second", **row)
-    first = callers.of_user(owner.user_id)
+    first = callers.caller_for_user(owner.user_id)
     assert (first.organization_id, first.project_id) == (owner.organization_id, owner.project_id)
-    assert callers.of_user(owner.user_id, "Default Organization", "Second").project_id == "proj_b"
-    assert callers.of_user(owner.user_id, None, "proj_b").project_role == "owner"
+    assert callers.caller_for_user(owner.user_id, "Default Organization", "Second").project_id == "proj_b"
+    assert callers.caller_for_user(owner.user_id, None, "proj_b").project_role == "owner"
     member = join(database, owner, "member")
-    assert callers.of_user(member.user_id).project_id == owner.project_id
+    assert callers.caller_for_user(member.user_id).project_id == owner.project_id
     with pytest.raises(PermissionDenied, match="Second"):
-        callers.of_user(member.user_id, None, "Second")
+        callers.caller_for_user(member.user_id, None, "Second")
 
 
 def test_who_belongs_nowhere_is_told(database: Database, owner: KeyOwner, callers: Authenticator) -> None:
     with pytest.raises(AuthenticationFailed):
-        callers.of_user("user_gone")
+        callers.caller_for_user("user_gone")
     member = join(database, owner, "member")
     set_role(database, project_users, member.user_id, None)
     with pytest.raises(InvalidRequest, match="OpenAI-Project"):
-        _ = callers.of_user(member.user_id).owner
+        _ = callers.caller_for_user(member.user_id).key_owner
     set_role(database, organization_users, member.user_id, None)
     with pytest.raises(PermissionDenied, match="not a member of any organization"):
-        callers.of_user(member.user_id)
+        callers.caller_for_user(member.user_id)
 
 
 _ALL_OF_0001 = (
@@ -258,7 +258,7 @@ def test_who_had_a_key_before_there_were_memberships_keeps_what_it_did(
             ).bindparams(scopes=before)
         )
     upgrade(database)
-    found = Authenticator(database, _PEPPER).by_digest("d")
+    found = Authenticator(database, _PEPPER).authenticate_digest("d")
     assert found is not None
     assert (found[1].organization_role, found[1].project_role) == ("owner", "owner")
     assert found[1].scopes == after

@@ -65,7 +65,7 @@ def test_an_organization_that_adds_and_removes_somebody_keeps_their_groups_from_
     there = team.caller(team.owner.user_id, acme.id)
     token = tokens.new(groups=frozenset({"staff"}), issued_at=2000)
     team.members.remove(there, team.members.add(there, "alice@example.org", "reader").user_id)
-    assert people.caller(token).organization_id == team.owner.organization_id
+    assert people.authenticate(token).organization_id == team.owner.organization_id
 
 
 def test_a_title_that_looks_like_the_id_of_another_place_selects_nothing(team: Team) -> None:
@@ -76,7 +76,7 @@ def test_a_title_that_looks_like_the_id_of_another_place_selects_nothing(team: T
     with team.database.write() as session:
         session.run(update(projects).where(projects.c.id == own).values(title=other))
     with pytest.raises(AuthenticationFailed):
-        team.callers.by_secret(secret, project=other)
+        team.callers.authenticate(secret, project=other)
     with pytest.raises(PermissionDenied):
         team.caller(ann.user_id, project=other)
-    assert team.callers.by_secret(secret, project=own) is not None
+    assert team.callers.authenticate(secret, project=own) is not None

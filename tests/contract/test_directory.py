@@ -54,7 +54,9 @@ def ids(page: Page) -> tuple[str, bool]:
     return "".join(row.id for row in page[0]), page[1]
 
 
-def test_pages_follow_one_another_both_ways_round(directory: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]) -> None:
+def test_pages_follow_one_another_both_ways_round(
+    directory: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]
+) -> None:
     for name, at in (("a", 20), ("b", 10), ("c", 10), ("d", 5)):
         add(custom_roles, id=f"r{name}", name=name, description="", scopes="", created_at=at)
         add(projects, id=name, title=name, is_default=False, created_at=at)
@@ -114,9 +116,11 @@ def test_a_persons_last_use_of_any_key_is_known(
     directory: OrganizationQueries, owner: KeyOwner, keys: Keys, join: Callable[..., str], database: Database
 ) -> None:
     user = join("p", project="member")
-    made = [keys.create(KeyOwner(user, owner.project_id, owner.organization_id), NewKey(n, frozenset()))[0] for n in "ab"]
+    made = [
+        keys.create(KeyOwner(user, owner.project_id, owner.organization_id), NewKey(n, frozenset()))[0] for n in "ab"
+    ]
     assert directory.person(owner.organization_id, user).last_used_at is None
-    LastUse(database).note({made[0].id: 7, made[1].id: 5})
+    LastUse(database).record({made[0].id: 7, made[1].id: 5})
     assert directory.person(owner.organization_id, user).last_used_at == 7
 
 
@@ -158,7 +162,9 @@ def test_admin_keys_are_a_kind_of_their_own(
         directory.admin_key(here, key.id)
 
 
-def test_invitations_taken_back_are_gone(directory: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]) -> None:
+def test_invitations_taken_back_are_gone(
+    directory: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]
+) -> None:
     row = {"email": "x@example.org", "role": "reader", "projects": "[]", "invited_by": owner.user_id, "expires_at": 9}
     add(invites, id="open", digest="a", created_at=1, **row)
     add(invites, id="back", digest="b", created_at=2, revoked_at=3, **row)
@@ -168,7 +174,12 @@ def test_invitations_taken_back_are_gone(directory: OrganizationQueries, owner: 
 
 
 def test_nothing_of_another_organisation_is_there(
-    directory: OrganizationQueries, owner: KeyOwner, stranger: KeyOwner, keys: Keys, join: Callable[..., str], add: Callable[..., None]
+    directory: OrganizationQueries,
+    owner: KeyOwner,
+    stranger: KeyOwner,
+    keys: Keys,
+    join: Callable[..., str],
+    add: Callable[..., None],
 ) -> None:
     join("p", project="member")
     key, _ = keys.create(owner, NewKey("k", frozenset()))

@@ -23,7 +23,7 @@ from llmariner.platform.events import tables
 from llmariner.settings import HomeSettings
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 from llmariner.standalone.platform import Home
-from llmariner.tenancy.keys.store import Keys, NewKey, KeyOwner
+from llmariner.tenancy.keys.store import KeyOwner, Keys, NewKey
 from llmariner.usage.ledger import Ledger
 
 from .ledgers import closed

@@ -92,7 +92,7 @@ def test_a_delivery_goes_on_where_the_one_before_ended(team: Team) -> None:
         after = reconcile_group(team.database, ISSUER, "staff", after, seconds=0)
         reached.append(members(team.database, project_users))
     assert reached == [25, 50, PEOPLE]
-    assert log.verify(team.database, team.owner.organization_id).whole
+    assert log.verify(team.database, team.owner.organization_id).intact
 
 
 def test_the_consumer_emits_what_is_left(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_people_sign_in_while_their_group_is_mapped(team: Team, people: tuple[Si
     made = mappings.create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
 
     def come(first: int) -> list[str]:
-        return [signing_in.caller(token).user_id for token in given[first::3]]
+        return [signing_in.authenticate(token).user_id for token in given[first::3]]
 
     def settle() -> str:
         return reconcile_group(team.database, ISSUER, "staff") + reconcile_group(team.database, ISSUER, "staff")
@@ -180,14 +180,14 @@ def test_people_sign_in_while_their_group_is_mapped(team: Team, people: tuple[Si
     mappings.delete(team.admin, made.id)
     reconcile_group(team.database, ISSUER, "staff")
     assert members(team.database) == 0
-    assert log.verify(team.database, team.owner.organization_id).whole
+    assert log.verify(team.database, team.owner.organization_id).intact
 
 
 def test_a_group_s_members_are_paged_in_the_database(team: Team) -> None:
     staff(team.database, 3)
     groups = Groups(team.database)
     group = groups.create(team.admin, ISSUER, "staff")
-    groups.give(team.admin, group.id, "reader", None)
+    groups.grant_role(team.admin, group.id, "reader", None)
     reconcile_group(team.database, ISSUER, "staff")
     rows, more = groups.members(group, Paging(limit=2, order="asc"))
     assert ([row.id for row in rows], more) == (["user_0000", "user_0001"], True)

@@ -34,18 +34,18 @@ def test_a_group_that_got_a_role_the_other_way_is_known(team: Team, groups: Grou
 def test_a_role_takes_the_place_of_the_one_before(team: Team, groups: Groups) -> None:
     group = groups.create(team.admin, ISSUER, "staff")
     for role in ("owner", "reader"):
-        groups.give(team.admin, group.id, role, None)
+        groups.grant_role(team.admin, group.id, role, None)
     assert [row.role for row in GroupRoles(team.database).of_organization(team.owner.organization_id)] == ["reader"]
-    groups.take(team.admin, group.id, None)
+    groups.revoke_role(team.admin, group.id, None)
     assert groups.role(group, None) is None
     with pytest.raises(NotFound):
-        groups.take(team.admin, group.id, None)
+        groups.revoke_role(team.admin, group.id, None)
 
 
 def test_a_renamed_group_keeps_its_roles_and_a_deleted_one_ends_them(team: Team, groups: Groups) -> None:
     group = groups.create(team.admin, ISSUER, "staff")
-    groups.give(team.admin, group.id, "reader", None)
-    groups.give(team.admin, group.id, "viewer", team.owner.project_id)
+    groups.grant_role(team.admin, group.id, "reader", None)
+    groups.grant_role(team.admin, group.id, "viewer", team.owner.project_id)
     groups.create(team.admin, ISSUER, "taken")
     with pytest.raises(Conflict):
         groups.rename(team.admin, group.id, "taken")
@@ -63,9 +63,9 @@ def test_what_is_no_name_or_no_role_is_refused(team: Team, groups: Groups) -> No
             groups.create(team.admin, ISSUER, name)
     group = groups.create(team.admin, ISSUER, "staff")
     with pytest.raises(InvalidRequest):
-        groups.give(team.admin, group.id, "emperor", None)
+        groups.grant_role(team.admin, group.id, "emperor", None)
     with pytest.raises(NotFound):
-        groups.give(team.admin, group.id, "viewer", "proj_nobody")
+        groups.grant_role(team.admin, group.id, "viewer", "proj_nobody")
     with pytest.raises(NotFound):
         groups.get("org_other", group.id)
 
@@ -76,16 +76,16 @@ def test_nobody_gives_a_group_more_than_they_hold(team: Team, groups: Groups) ->
     group = groups.create(team.admin, ISSUER, "staff")
     for role in ("owner", "reader"):
         with pytest.raises(PermissionDenied):
-            groups.give(deputy, group.id, role, None)
+            groups.grant_role(deputy, group.id, role, None)
     with pytest.raises(PermissionDenied):
-        groups.give(deputy, group.id, "owner", team.owner.project_id)
+        groups.grant_role(deputy, group.id, "owner", team.owner.project_id)
     assert groups.role(group, None) is None
 
 
 def test_groups_end_with_their_organization_and_roles_with_their_project(team: Team, groups: Groups) -> None:
     project = team.projects.create(team.admin, NewProject("Theirs"))
     group = groups.create(team.admin, ISSUER, "staff")
-    given = groups.give(team.admin, group.id, "viewer", project.id)
+    given = groups.grant_role(team.admin, group.id, "viewer", project.id)
     assert team.projects.delete(team.admin, project.id)["group_roles"] == [given.id]
     assert groups.role(group, project.id) is None
     made = team.organizations.create(team.admin, "Another")

@@ -13,7 +13,7 @@ from llmariner.settings import Secret
 from llmariner.tenancy.authenticator import Authenticator
 from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.groups.membership_sync import reconcile_group
-from llmariner.tenancy.keys.store import Keys, NewKey, KeyOwner
+from llmariner.tenancy.keys.store import KeyOwner, Keys, NewKey
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.sign_in import token_sign_in as sign_in
 from llmariner.tenancy.sign_in.token_sign_in import SignIn
@@ -49,7 +49,7 @@ def test_groups_give_roles_and_take_them(database: Database, people: SignIn, tok
     map_group(database, owner, "leads", "owner", issuer="https://other.example")
 
     def roles(*groups: str) -> tuple[str | None, str | None]:
-        caller = people.caller(tokens.new(groups=frozenset(groups)))
+        caller = people.authenticate(tokens.new(groups=frozenset(groups)))
         return caller.organization_role, caller.project_role
 
     assert roles("staff") == ("reader", "viewer")
@@ -58,41 +58,43 @@ def test_groups_give_roles_and_take_them(database: Database, people: SignIn, tok
     no_member(people, tokens.new(groups=frozenset()))
     told = {name: len(logged(database, name)) for name in ("user.added", "user.deleted", "role.assignment.deleted")}
     assert told == {"user.added": 1, "user.deleted": 1, "role.assignment.deleted": 3}
-    assert log.verify(database, owner.organization_id).whole
+    assert log.verify(database, owner.organization_id).intact
 
 
 def test_a_token_that_says_nothing_of_groups_changes_nothing(
     database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
-    people.caller(tokens.new(groups=frozenset({"staff"})))
-    assert people.caller(tokens.new(groups=None)).project_role == "member"
+    people.authenticate(tokens.new(groups=frozenset({"staff"})))
+    assert people.authenticate(tokens.new(groups=None)).project_role == "member"
 
 
 def test_a_leaver_s_keys_end_with_the_group(
     database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
-    caller = people.caller(tokens.new(groups=frozenset({"staff"})))
+    caller = people.authenticate(tokens.new(groups=frozenset({"staff"})))
     keys = Keys(database, Secret("p" * 32))
-    key, secret = keys.create(caller.owner, NewKey("mine", frozenset({"api.model.read"})))
-    assert callers.by_secret(secret) is not None
+    key, secret = keys.create(caller.key_owner, NewKey("mine", frozenset({"api.model.read"})))
+    assert callers.authenticate(secret) is not None
     no_member(people, tokens.new(groups=frozenset()))
-    assert callers.by_secret(secret) is None
+    assert callers.authenticate(secret) is None
     assert key.id in keys.changed_since(key.revision)[1]
-    assert people.caller(tokens.new(groups=frozenset({"staff"}))).project_role == "member"
-    assert callers.by_secret(secret) is None  # it does not come back with them
+    assert people.authenticate(tokens.new(groups=frozenset({"staff"}))).project_role == "member"
+    assert callers.authenticate(secret) is None  # it does not come back with them
 
 
-def test_an_older_token_is_no_news_of_groups(database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner) -> None:
+def test_an_older_token_is_no_news_of_groups(
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+) -> None:
     map_group(database, owner, "staff", "member", project=True)
     before = tokens.new(groups=frozenset({"staff"}))
-    assert people.caller(before).project_role == "member"
+    assert people.authenticate(before).project_role == "member"
     no_member(people, tokens.new(groups=frozenset(), issued_at=1060))
     no_member(people, before)
     again = tokens.new(groups=frozenset({"staff"}), issued_at=1120)
-    assert people.caller(again).project_role == "member"
-    assert people.caller(before).project_role == "member"
+    assert people.authenticate(again).project_role == "member"
+    assert people.authenticate(before).project_role == "member"
 
 
 def test_whom_an_owner_removed_stays_out_with_the_tokens_of_before(
@@ -100,17 +102,17 @@ def test_whom_an_owner_removed_stays_out_with_the_tokens_of_before(
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     held = tokens.new(groups=frozenset({"staff"}))
-    alice = people.caller(held).user_id
+    alice = people.authenticate(held).user_id
     members = Members(database)
-    members.remove(callers.of_user(owner.user_id), alice)
+    members.remove(callers.caller_for_user(owner.user_id), alice)
     no_member(people, held)
     later = int(time.time()) + 60
     no_member(people, tokens.new(groups=frozenset({"staff"}), issued_at=later))
     map_group(database, owner, "staff", "reader")
     reconcile_group(database, ISSUER, "staff")
     no_member(people, tokens.new(groups=frozenset({"staff", "more"}), issued_at=later + 60))
-    members.add(callers.of_user(owner.user_id), "alice@example.org", "reader")
-    assert people.caller(tokens.new(groups=frozenset({"staff"}), issued_at=later + 120)).project_role == "member"
+    members.add(callers.caller_for_user(owner.user_id), "alice@example.org", "reader")
+    assert people.authenticate(tokens.new(groups=frozenset({"staff"}), issued_at=later + 120)).project_role == "member"
 
 
 def test_whom_an_owner_took_out_of_a_project_stays_out_with_the_tokens_of_before(
@@ -118,14 +120,14 @@ def test_whom_an_owner_took_out_of_a_project_stays_out_with_the_tokens_of_before
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     held = tokens.new(groups=frozenset({"staff"}))
-    alice = people.caller(held)
+    alice = people.authenticate(held)
     assert alice.project_role == "member"
-    Members(database).remove_from_project(callers.of_user(owner.user_id), owner.project_id, alice.user_id)
-    assert people.caller(held).project_role is None
+    Members(database).remove_from_project(callers.caller_for_user(owner.user_id), owner.project_id, alice.user_id)
+    assert people.authenticate(held).project_role is None
     later = tokens.new(groups=frozenset({"staff"}), issued_at=int(time.time()) + 60)
-    assert people.caller(later).project_role is None
-    Members(database).add_to_project(callers.of_user(owner.user_id), owner.project_id, alice.user_id, "viewer")
-    assert people.caller(later).project_role == "viewer"
+    assert people.authenticate(later).project_role is None
+    Members(database).add_to_project(callers.caller_for_user(owner.user_id), owner.project_id, alice.user_id, "viewer")
+    assert people.authenticate(later).project_role == "viewer"
 
 
 def test_an_invitation_lets_somebody_in_again(
@@ -133,42 +135,49 @@ def test_an_invitation_lets_somebody_in_again(
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     held = tokens.new(groups=frozenset({"staff"}))
-    Members(database).remove(callers.of_user(owner.user_id), people.caller(held).user_id)
+    Members(database).remove(callers.caller_for_user(owner.user_id), people.authenticate(held).user_id)
     no_member(people, held)
     invite(database, owner, "alice@example.org", projects="[]")
     later = tokens.new(groups=frozenset({"staff"}), issued_at=int(time.time()) + 60)
-    assert people.caller(later).organization_role == "reader"
-    assert people.caller(later).project_role == "member"
+    assert people.authenticate(later).organization_role == "reader"
+    assert people.authenticate(later).project_role == "member"
 
 
 def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
-    database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    people: SignIn,
+    tokens: Tokens,
+    callers: Authenticator,
+    owner: KeyOwner,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 60.0)
-    mappings, actor = GroupRoles(database), callers.of_user(owner.user_id)
+    mappings, actor = GroupRoles(database), callers.caller_for_user(owner.user_id)
     place = {"issuer": ISSUER, "group": "staff", "project_id": owner.project_id}
     mapped = mappings.create(actor, role="viewer", **place)
     token = tokens.new(groups=frozenset({"staff"}))
-    alice = people.caller(token)
-    _, secret = Keys(database, Secret("p" * 32)).create(alice.owner, NewKey("mine", frozenset({"api.model.read"})))
+    alice = people.authenticate(token)
+    _, secret = Keys(database, Secret("p" * 32)).create(alice.key_owner, NewKey("mine", frozenset({"api.model.read"})))
     mappings.create(actor, issuer=ISSUER, group="staff", role="owner", project_id=None)
-    assert people.caller(token).is_owner
+    assert people.authenticate(token).is_owner
     (_, owning) = mappings.of_organization(owner.organization_id)
     mappings.delete(actor, owning.id)
-    assert people.caller(token).organization_role == "reader"
-    assert callers.by_secret(secret) is not None
+    assert people.authenticate(token).organization_role == "reader"
+    assert callers.authenticate(secret) is not None
     mappings.delete(actor, mapped.id)
     reconcile_group(database, ISSUER, "staff")
-    assert callers.by_secret(secret) is None
+    assert callers.authenticate(secret) is None
     no_member(people, token)
-    assert log.verify(database, owner.organization_id).whole
+    assert log.verify(database, owner.organization_id).intact
 
 
-def test_what_people_gave_groups_do_not_take(database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner) -> None:
+def test_what_people_gave_groups_do_not_take(
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+) -> None:
     map_group(database, owner, "staff", "reader")
     join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
     for groups in ({"staff"}, set()):
-        assert people.caller(tokens.new(groups=frozenset(groups))).organization_role == "owner"
+        assert people.authenticate(tokens.new(groups=frozenset(groups))).organization_role == "owner"
 
 
 def test_the_last_owner_stays_whatever_the_groups_say(
@@ -177,7 +186,7 @@ def test_the_last_owner_stays_whatever_the_groups_say(
     map_group(database, owner, "admins", "owner")
     with database.write() as session:
         session.run(delete(organization_users).where(organization_users.c.user_id == owner.user_id))
-    assert people.caller(tokens.new(groups=frozenset({"admins"}))).is_owner
-    assert people.caller(tokens.new(groups=frozenset())).is_owner
+    assert people.authenticate(tokens.new(groups=frozenset({"admins"}))).is_owner
+    assert people.authenticate(tokens.new(groups=frozenset())).is_owner
     join(database, owner, owner.user_id, "owner")
     no_member(people, tokens.new(groups=frozenset()))

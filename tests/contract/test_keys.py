@@ -17,7 +17,7 @@ from llmariner.platform.events.tables import events
 from llmariner.settings import Secret
 from llmariner.tenancy.keys.allowed_networks import is_allowed, parse_networks
 from llmariner.tenancy.keys.last_use import LastUse
-from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, KeyOwner, KeySelector
+from llmariner.tenancy.keys.store import ApiKey, KeyOwner, Keys, KeySelector, NewKey
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 from llmariner.tenancy.tables import api_keys
 
@@ -124,7 +124,9 @@ def test_a_project_lists_its_live_keys_newest_first(keys: Keys, owner: KeyOwner,
 
 
 @pytest.mark.parametrize("whose", ["unknown", "another project's", "revoked"])
-def test_a_key_that_is_not_there_for_you_is_not_found(keys: Keys, owner: KeyOwner, stranger: KeyOwner, whose: str) -> None:
+def test_a_key_that_is_not_there_for_you_is_not_found(
+    keys: Keys, owner: KeyOwner, stranger: KeyOwner, whose: str
+) -> None:
     key_id = {"unknown": "key_nobody"}.get(whose) or keys.create(owner, new())[0].id
     asker = stranger if whose == "another project's" else owner
     if whose == "revoked":
@@ -224,7 +226,7 @@ def test_an_unknown_digest_finds_nothing(keys: Keys, owner: KeyOwner) -> None:
 
 def test_last_use_is_noted_without_a_revision(keys: Keys, owner: KeyOwner, database: Database) -> None:
     key, _ = keys.create(owner, new())
-    LastUse(database).note({key.id: 1234567890, "key_gone": 1})
+    LastUse(database).record({key.id: 1234567890, "key_gone": 1})
     noted = keys.get(owner, key.id)
     assert (noted.last_used_at, noted.revision) == (1234567890, key.revision)
 
@@ -320,7 +322,9 @@ def test_what_a_key_may_be_used_for_and_from_where_is_kept(keys: Keys, owner: Ke
         ({"allowed_sources": ("fe80::1%eth0",)}, "allowed_sources[0]"),
     ],
 )
-def test_what_a_key_cannot_be_bound_to_is_named(keys: Keys, owner: KeyOwner, values: dict[str, Any], param: str) -> None:
+def test_what_a_key_cannot_be_bound_to_is_named(
+    keys: Keys, owner: KeyOwner, values: dict[str, Any], param: str
+) -> None:
     made, _ = keys.create(owner, new())
     for attempt in (lambda: keys.create(owner, new("x", **values)), lambda: keys.update(owner, made.id, **values)):
         with pytest.raises(InvalidRequest) as refused:
@@ -354,7 +358,9 @@ def test_a_source_is_let_in_by_its_network() -> None:
 def test_a_source_of_the_older_family_is_kept_in_its_own_form(said: str, kept: str) -> None:
     assert parse_networks([said]) == (kept,)
     older = not kept.startswith("2") and kept != "::/0"
-    assert is_allowed(parse_networks([said]), "::ffff:10.9.8.7") is is_allowed(parse_networks([said]), "10.9.8.7") is older
+    assert (
+        is_allowed(parse_networks([said]), "::ffff:10.9.8.7") is is_allowed(parse_networks([said]), "10.9.8.7") is older
+    )
 
 
 def test_a_view_sees_what_is_in_it(team: Team) -> None:
@@ -371,11 +377,11 @@ def test_a_view_sees_what_is_in_it(team: Team) -> None:
         KeySelector(here, kind="admin"): [admins.id],
     }
     for view, ids in seen.items():
-        assert [key.id for key in team.keys.seen(view)] == ids, view
+        assert [key.id for key in team.keys.matching(view)] == ids, view
         for key_id in {mine, theirs, admins.id} - set(ids):
             with pytest.raises(NotFound):
                 team.keys.revoke(view, key_id)
-    assert team.keys.seen(KeySelector("org_2")) == []
+    assert team.keys.matching(KeySelector("org_2")) == []
 
 
 def test_an_admin_key_administers_and_uses_no_project(team: Team) -> None:
@@ -384,7 +390,7 @@ def test_an_admin_key_administers_and_uses_no_project(team: Team) -> None:
     assert made.prefix.startswith("sk-admin-")
     assert len(made.prefix) < 20
     assert (made.kind, made.project_id, made.organization_role) == ("admin", None, "owner")
-    caller = team.callers.by_secret(secret)
+    caller = team.callers.authenticate(secret)
     assert caller is not None
     assert (caller.project_id, caller.is_owner) == (None, True)
     _, rotated = team.keys.rotate(KeySelector(made.organization_id, kind="admin"), made.id, overlap=0)

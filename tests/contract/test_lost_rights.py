@@ -10,7 +10,7 @@ import pytest
 from llmariner.errors import Conflict
 from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.groups.store import Groups
-from llmariner.tenancy.keys.store import NewKey, KeyOwner, KeySelector
+from llmariner.tenancy.keys.store import KeyOwner, KeySelector, NewKey
 from llmariner.tenancy.organizations.projects import NewProject
 from llmariner.tenancy.principal import Caller
 
@@ -66,7 +66,7 @@ def test_a_key_that_was_revoked_or_cut_down_makes_no_other(team: Team) -> None:
     view = KeySelector(team.owner.organization_id)
     revoked, secret = team.key(team.admin, "revoked")
     narrowed, other = team.key(team.admin, "narrowed")
-    by_revoked, by_narrowed = team.callers.by_secret(secret), team.callers.by_secret(other)
+    by_revoked, by_narrowed = team.callers.authenticate(secret), team.callers.authenticate(other)
     assert by_revoked is not None
     assert by_narrowed is not None
     team.keys.revoke(view, revoked)
@@ -83,7 +83,7 @@ def test_a_late_key_does_not_work_when_its_user_is_back(team: Team) -> None:
         team.keys.create(KeyOwner(bob.user_id, project_id, bob.organization_id), NewKey("late", bob.scopes), actor=bob)
     team.members.add(team.admin, "bob@example.org", "reader")
     team.members.add_to_project(team.admin, project_id, bob.user_id, "member")
-    assert [each.name for each in team.keys.seen(KeySelector(bob.organization_id, project_id, bob.user_id))] == []
+    assert [each.name for each in team.keys.matching(KeySelector(bob.organization_id, project_id, bob.user_id))] == []
 
 
 def test_who_may_more_by_now_goes_on(team: Team) -> None:

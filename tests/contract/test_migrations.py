@@ -20,7 +20,7 @@ from llmariner.platform.database.migrate import current, downgrade, head, upgrad
 from llmariner.platform.database.revisions import revisions
 from llmariner.settings import DatabaseSettings, Secret
 from llmariner.tenancy.keys.store import Keys
-from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
+from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 
 NewDatabase = Callable[[], Database]
 # Installers are processes: Alembic keeps the migration under way in its module.

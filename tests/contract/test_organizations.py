@@ -24,8 +24,8 @@ def test_who_makes_an_organisation_owns_it(team: Team) -> None:
     assert made.id.startswith("org_")
     assert team.organizations.get(made.id) == made
     assert team.caller(team.admin.user_id, made.id).is_owner
-    assert [each.title for each in team.organizations.of_caller(team.admin)] == ["Default Organization", "Acme"]
-    assert team.organizations.summaries([made.id, team.admin.organization_id]) == {
+    assert [each.title for each in team.organizations.accessible_to(team.admin)] == ["Default Organization", "Acme"]
+    assert team.organizations.summarize([made.id, team.admin.organization_id]) == {
         made.id: Summary(0, 1),
         team.admin.organization_id: Summary(1, 1),
     }
@@ -48,7 +48,7 @@ def test_only_an_owner_of_the_default_organisation_makes_others(team: Team) -> N
     # The administrator may, as a person, from anywhere; a key only where it is at home.
     there = team.caller(team.admin.user_id, made.id)
     team.organizations.create(there, "Third")
-    key = team.callers.by_secret(team.keys.create_admin(there, NewKey("there", ADMIN_KEY_SCOPES))[1])
+    key = team.callers.authenticate(team.keys.create_admin(there, NewKey("there", ADMIN_KEY_SCOPES))[1])
     assert key is not None
     with pytest.raises(PermissionDenied):
         team.organizations.create(key, "Fourth")
@@ -109,6 +109,6 @@ def test_a_deleted_organisation_leaves_nobody_in_it(team: Team) -> None:
         team.invites.accept(token)
     with pytest.raises(NotFound):
         reach.caller_in_organization(team.database, team.admin, made.id, "api.organizations.read")
-    assert [each.is_default for each in team.organizations.of_caller(team.admin)] == [True]
+    assert [each.is_default for each in team.organizations.accessible_to(team.admin)] == [True]
     assert team.organizations.get(made.id).title == f"Acme (deleted {made.id})"
     team.organizations.create(team.admin, "Acme")

@@ -14,7 +14,7 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.models.model import NewModel, SourceRepository
 from llmariner.models.registry import Registry
 from llmariner.platform.events.tables import events
-from llmariner.tenancy.keys.store import NewKey, KeyOwner
+from llmariner.tenancy.keys.store import KeyOwner, NewKey
 from llmariner.tenancy.organizations.projects import Assignment, NewProject, Project
 
 from .team import Team
@@ -43,7 +43,7 @@ def test_owners_of_the_organisation_own_a_new_project(team: Team) -> None:
     members = team.members.of_project(team.admin.organization_id, project_id)
     assert [(each.email, each.role) for each in members] == [("admin@localhost", "owner"), ("ann@example.org", "owner")]
     assert team.projects.all(team.admin.organization_id, member=second.user_id)[-1].id == project_id
-    assert team.projects.people([project_id]) == {project_id: 2}
+    assert team.projects.count_members([project_id]) == {project_id: 2}
 
 
 @pytest.mark.parametrize(

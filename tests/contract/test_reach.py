@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmariner.errors import NotFound, PermissionDenied
-from llmariner.tenancy.keys.store import NewKey, KeyOwner
+from llmariner.tenancy.keys.store import KeyOwner, NewKey
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import caller_in_organization, caller_in_project, can_view_all_projects
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES
@@ -17,7 +17,7 @@ READ = "api.organizations.projects.read"
 
 def key_of(team: Team, user_id: str, project_id: str, organization_id: str, scopes: frozenset[str]) -> Caller:
     _, secret = team.keys.create(KeyOwner(user_id, project_id, organization_id), NewKey("k", scopes))
-    caller = team.callers.by_secret(secret)
+    caller = team.callers.authenticate(secret)
     assert caller is not None
     return caller
 
@@ -56,7 +56,7 @@ def test_an_owner_sees_every_project_of_the_organisation(team: Team) -> None:
     team.projects.archive(team.admin, project_id)
     with pytest.raises(NotFound):
         caller_in_project(team.database, ann, ann.organization_id, project_id, READ)
-    assert caller_in_project(team.database, ann, ann.organization_id, project_id, READ, archived=True)
+    assert caller_in_project(team.database, ann, ann.organization_id, project_id, READ, include_archived=True)
 
 
 def test_a_role_of_the_organisations_own_sees_every_project_if_it_says_so(team: Team) -> None:
@@ -108,12 +108,12 @@ def test_a_key_of_who_runs_the_installation_reaches_the_organisations_that_they_
     acme = team.organizations.create(key, "Acme")
     there = caller_in_organization(team.database, key, acme.id, "api.organizations.write")
     assert (there.organization_id, there.is_owner, there.key_id) == (acme.id, True, key.key_id)
-    assert [each.title for each in team.organizations.of_caller(key)] == ["Default Organization", "Acme"]
+    assert [each.title for each in team.organizations.accessible_to(key)] == ["Default Organization", "Acme"]
     # Not so a key of another organisation's owner.
     admin_there = team.caller(team.admin.user_id, acme.id)
     _, secret = team.keys.create_admin(admin_there, NewKey("ops", OWNER_SCOPES))
-    theirs = team.callers.by_secret(secret)
+    theirs = team.callers.authenticate(secret)
     assert theirs is not None
-    assert [each.title for each in team.organizations.of_caller(theirs)] == ["Acme"]
+    assert [each.title for each in team.organizations.accessible_to(theirs)] == ["Acme"]
     with pytest.raises(NotFound):
         caller_in_organization(team.database, theirs, team.owner.organization_id, "api.organizations.read")

@@ -43,16 +43,16 @@ def test_a_refusal_is_told_at_once_and_what_follows_in_its_minute_together(datab
     refused = RefusedSignIns(database)
     began = int(time.time())
     for error in (FORGED, FORGED, FORGED, EXPIRED):
-        refused.note(error, source="192.0.2.1")
+        refused.record(error, source="192.0.2.1")
     [(source, email, told)] = failures(database, owner.organization_id)
     assert (source, email, told["error_code"], told["error_message"]) == ("192.0.2.1", None, *_said(FORGED))
     assert told["count"] == 1
     assert began <= told["since"] == told["until"]
-    refused.tell()
+    refused.flush()
     assert len(failures(database, owner.organization_id)) == 1, "its minute is not over"
-    RefusedSignIns(database).note(FORGED, source="192.0.2.1")
+    RefusedSignIns(database).record(FORGED, source="192.0.2.1")
     assert len(failures(database, owner.organization_id)) == 1, "another process told of it in this minute"
-    refused.tell(everything=True)
+    refused.flush(closing=True)
     assert [told["count"] for _, _, told in failures(database, owner.organization_id)] == [1, 3], "the process ends"
 
 
@@ -61,14 +61,14 @@ def test_a_minute_later_the_rest_is_told_with_its_number(
 ) -> None:
     refused = RefusedSignIns(database)
     for error in (FORGED, FORGED, FORGED, EXPIRED):
-        refused.note(error, source="192.0.2.1")
+        refused.record(error, source="192.0.2.1")
     monkeypatch.setattr(refused_sign_ins, "_MINUTE", 0.0)
-    refused.tell()
+    refused.flush()
     rest = failures(database, owner.organization_id)[-1][2]
     assert (rest["count"], rest["error_code"], rest["error_message"]) == (3, "invalid_token", EXPIRED.message)
-    refused.tell()
+    refused.flush()
     assert len(failures(database, owner.organization_id)) == 2
-    assert log.verify(database, owner.organization_id).whole
+    assert log.verify(database, owner.organization_id).intact
 
 
 def test_the_rest_of_a_minute_is_told_by_itself(
@@ -77,7 +77,7 @@ def test_the_rest_of_a_minute_is_told_by_itself(
     monkeypatch.setattr(refused_sign_ins, "_MINUTE", 0.5)
     refused = RefusedSignIns(database)
     for _ in range(3):
-        refused.note(FORGED, source="192.0.2.1")
+        refused.record(FORGED, source="192.0.2.1")
     deadline = time.monotonic() + 20
     while len(found := failures(database, owner.organization_id)) < 2:
         assert time.monotonic() < deadline
@@ -92,13 +92,13 @@ def test_many_sources_at_many_processes_write_no_more_than_the_bound(
 
     def attack(number: int) -> None:
         for host in range(60):
-            processes[number].note(FORGED, source=f"10.{number}.0.{host}")
+            processes[number].record(FORGED, source=f"10.{number}.0.{host}")
 
     at_once([lambda number=number: attack(number) for number in range(3)])  # type: ignore[misc]
     assert len(failures(database, owner.organization_id)) == MAX_ENTRIES_PER_MINUTE
     monkeypatch.setattr(refused_sign_ins, "_MINUTE", 0.0)
     for process in processes:
-        process.tell()
+        process.flush()
     found = failures(database, owner.organization_id)
     assert sum(told["count"] for _, _, told in found) == 180
     assert len(found) <= MAX_ENTRIES_PER_MINUTE * 4
@@ -108,9 +108,9 @@ def test_many_sources_at_many_processes_write_no_more_than_the_bound(
 def test_one_process_remembers_a_bounded_number_of_sources(database: Database, owner: KeyOwner) -> None:
     refused = RefusedSignIns(database)
     for host in range(1000):
-        refused.note(FORGED, source=f"10.0.{host // 256}.{host % 256}")
-    assert len(refused._untold) <= 101
-    assert len(refused._told_at) <= MAX_ENTRIES_PER_MINUTE
+        refused.record(FORGED, source=f"10.0.{host // 256}.{host % 256}")
+    assert len(refused._pending) <= 101
+    assert len(refused._written_at) <= MAX_ENTRIES_PER_MINUTE
 
 
 def test_each_organization_has_its_own_and_who_is_known_is_named(
@@ -118,10 +118,12 @@ def test_each_organization_has_its_own_and_who_is_known_is_named(
 ) -> None:
     refused = RefusedSignIns(database)
     ann = UnauthenticatedSubject("user_ann", "ann@example.org")
-    refused.note(FORGED, source="192.0.2.1", who=ann, organization_id=stranger.organization_id)
-    refused.note(FORGED, source=None)
-    refused.note(FORGED, source="192.0.2.1", organization_id=stranger.organization_id)
-    refused.note(FORGED, source="192.0.2.1", who=UnauthenticatedSubject("user_bob"), organization_id=stranger.organization_id)
+    refused.record(FORGED, source="192.0.2.1", subject=ann, organization_id=stranger.organization_id)
+    refused.record(FORGED, source=None)
+    refused.record(FORGED, source="192.0.2.1", organization_id=stranger.organization_id)
+    refused.record(
+        FORGED, source="192.0.2.1", subject=UnauthenticatedSubject("user_bob"), organization_id=stranger.organization_id
+    )
     found = [(source, email, told.get("id")) for source, email, told in failures(database, stranger.organization_id)]
     people = [("ann@example.org", "user_ann"), (None, None), (None, "user_bob")]
     assert found == [("192.0.2.1", *who) for who in people], "nobody is taken for another one"
@@ -139,9 +141,9 @@ def test_without_the_database_it_is_told_later(
 
     with monkeypatch.context() as patched:
         patched.setattr(database, "write", away)
-        refused.note(FORGED, source="192.0.2.1")
+        refused.record(FORGED, source="192.0.2.1")
     assert not failures(database, owner.organization_id)
-    refused.tell()
+    refused.flush()
     assert len(failures(database, owner.organization_id)) == 1
 
 
@@ -151,7 +153,7 @@ def test_what_was_counted_is_told_when_the_database_is_closed(new_database: Call
     organization_id = ensure_first_owner(database).organization_id
     refused = RefusedSignIns(database)
     for _ in range(5):
-        refused.note(FORGED, source="192.0.2.1")
+        refused.record(FORGED, source="192.0.2.1")
     assert [told["count"] for _, _, told in failures(database, organization_id)] == [1]
     database.close()
     assert sum(told["count"] for _, _, told in failures(database, organization_id)) == 5

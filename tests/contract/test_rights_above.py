@@ -12,7 +12,7 @@ from llmariner.errors import Conflict, PermissionDenied
 from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.groups.store import Groups
 from llmariner.tenancy.invitations.store import ProjectGrant
-from llmariner.tenancy.keys.store import NewKey, KeyOwner, KeySelector
+from llmariner.tenancy.keys.store import KeyOwner, KeySelector, NewKey
 from llmariner.tenancy.organizations.projects import NewProject
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import held_scopes
@@ -102,18 +102,18 @@ def test_a_service_account_that_holds_more_stays(team: Team, deputy: Caller) -> 
 def test_a_group_s_role_above_is_neither_taken_nor_moved_to_another_group(team: Team, deputy: Caller) -> None:
     groups, mappings = Groups(team.database), GroupRoles(team.database)
     group = groups.create(team.admin, ISSUER, "admins")
-    given = groups.give(team.admin, group.id, "owner", None)
-    groups.give(team.admin, group.id, "member", team.owner.project_id)
+    given = groups.grant_role(team.admin, group.id, "owner", None)
+    groups.grant_role(team.admin, group.id, "member", team.owner.project_id)
     refused(
         lambda: groups.rename(deputy, group.id, "friends of the deputy"),
-        lambda: groups.take(deputy, group.id, None),
-        lambda: groups.take(deputy, group.id, team.owner.project_id),
-        lambda: groups.give(deputy, group.id, "reader", None),
+        lambda: groups.revoke_role(deputy, group.id, None),
+        lambda: groups.revoke_role(deputy, group.id, team.owner.project_id),
+        lambda: groups.grant_role(deputy, group.id, "reader", None),
         lambda: groups.delete(deputy, group.id),
         lambda: mappings.delete(deputy, given.id),
     )
     readers = groups.create(deputy, ISSUER, "readers")
-    groups.give(deputy, readers.id, "reader", None)
+    groups.grant_role(deputy, readers.id, "reader", None)
     groups.rename(deputy, readers.id, "guests")
     groups.delete(deputy, readers.id)
 
@@ -124,11 +124,11 @@ def test_a_group_s_role_does_not_take_away_who_holds_more_in_a_project(team: Tea
     given = mappings.create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
     [group] = groups.of_organization(team.owner.organization_id)
     tokens = Tokens()
-    lead = SignIn(team.database, tokens, team.callers).caller(tokens.new(groups=frozenset({"staff"})))
+    lead = SignIn(team.database, tokens, team.callers).authenticate(tokens.new(groups=frozenset({"staff"})))
     team.members.add_to_project(team.admin, project_id, lead.user_id, "owner")
     refused(
         lambda: mappings.delete(deputy, given.id),
-        lambda: groups.take(deputy, group.id, None),
+        lambda: groups.revoke_role(deputy, group.id, None),
         lambda: groups.rename(deputy, group.id, "nobody"),
         lambda: groups.delete(deputy, group.id),
     )
@@ -173,7 +173,7 @@ def test_whoever_holds_a_narrow_key_still_ends_their_other_keys(team: Team) -> N
     wide, _ = team.key(team.admin, "wide")
     place = KeyOwner(team.admin.user_id, team.owner.project_id, team.owner.organization_id)
     narrow, secret = team.keys.create(place, NewKey("narrow", frozenset({"api.organizations.projects.api_keys.write"})))
-    caller = team.callers.by_secret(secret)
+    caller = team.callers.authenticate(secret)
     assert caller is not None
     team.keys.revoke(place, wide, actor=caller)
     assert [each.id for each in team.keys.of_project(place)] == [narrow.id]
@@ -187,7 +187,7 @@ def test_a_narrow_key_makes_no_other_key_of_its_user_freer(team: Team) -> None:
     wide, _ = team.keys.create(place, bound)
     equal, _ = team.keys.create(place, NewKey("equal", writes))
     _, secret = team.keys.create(place, NewKey("narrow", writes))
-    narrow = team.callers.by_secret(secret)
+    narrow = team.callers.authenticate(secret)
     view = KeySelector(ann.organization_id, place.project_id, ann.user_id)
     refused(
         lambda: team.keys.update(view, wide.id, expires_at=None, actor=narrow),
@@ -212,7 +212,7 @@ def test_a_key_that_somebody_else_was_given_the_secret_of_does_not_rise_with_its
     _, mine = team.keys.rotate(view, kept, overlap=0, actor=team.caller(boss.user_id))
     team.members.set_role(team.admin, boss.user_id, "owner")
     for secret, rises in ((handed_over, False), (mine, True)):
-        found = team.callers.by_secret(secret)
+        found = team.callers.authenticate(secret)
         assert found is not None
         assert "api.model.write" in found.scopes
         assert ("api.organizations.write" in found.scopes) is rises
@@ -245,7 +245,7 @@ def test_what_somebody_holds_in_one_project_gives_nothing_elsewhere(team: Team, 
     refused(
         lambda: team.roles.create(lead, "everywhere", ["api.model.write"]),
         lambda: team.members.add_to_project(lead, other, deputy.user_id, "owner"),
-        lambda: Groups(team.database).give(
+        lambda: Groups(team.database).grant_role(
             lead, Groups(team.database).create(lead, ISSUER, "devs").id, "member", other
         ),
     )

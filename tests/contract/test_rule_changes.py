@@ -49,7 +49,9 @@ def test_every_change_says_whom_it_concerns(database: Database, revisions: Revis
     assert revisions.changed_subjects_since(before) == (("organization", organization),)
 
 
-def test_what_ends_with_somebody_concerns_whom_it_bound(database: Database, revisions: Revisions, owner: KeyOwner) -> None:
+def test_what_ends_with_somebody_concerns_whom_it_bound(
+    database: Database, revisions: Revisions, owner: KeyOwner
+) -> None:
     subjects = [Subject(owner.organization_id, "key", f"key_{number}") for number in range(3)]
     for subject in subjects:
         Limits(database).put(None, subject, "*", {"requests_per_minute": 5})

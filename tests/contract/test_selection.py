@@ -31,9 +31,9 @@ def test_a_key_is_not_of_the_project_whose_id_its_project_is_titled_with(team: T
         row = {"id": "proj_0", "organization_id": team.owner.organization_id, "title": victim}
         session.add(projects, **row, is_default=False, created_at=0)
     _, secret = team.key(team.admin, project_id="proj_0")
-    assert team.callers.by_secret(secret, None, "proj_0") is not None
+    assert team.callers.authenticate(secret, None, "proj_0") is not None
     with pytest.raises(AuthenticationFailed):
-        team.callers.by_secret(secret, None, victim)
+        team.callers.authenticate(secret, None, victim)
 
 
 def test_no_title_looks_like_an_id(team: Team) -> None:
@@ -67,4 +67,4 @@ def test_titles_that_look_the_same_are_given_out_once(team: Team) -> None:
 def test_a_user_is_found_by_id_before_another_s_name(team: Team) -> None:
     ann = team.person("ann@example.org")
     join(team.database, team.owner, add_user(team.database, ann.user_id, created_at=0))
-    assert Users(team.database).find(team.owner.organization_id, ann.user_id) == ann.user_id
+    assert Users(team.database).find_id(team.owner.organization_id, ann.user_id) == ann.user_id

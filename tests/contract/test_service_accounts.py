@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
-from llmariner.tenancy.keys.store import NewKey, KeyOwner, KeySelector
+from llmariner.tenancy.keys.store import KeyOwner, KeySelector, NewKey
 from llmariner.tenancy.members.service_accounts import ServiceAccount
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES, PROJECT_ROLES
 
@@ -31,13 +31,13 @@ def test_a_service_account_does_what_its_role_lets_it(team: Team) -> None:
     assert account.email == f"system:serviceaccount:{project_id}:ci"
     assert team.accounts.of_project(account.organization_id, project_id) == [account]
     _, secret = key_of(team, account)
-    caller = team.callers.by_secret(secret)
+    caller = team.callers.authenticate(secret)
     assert caller is not None
     assert (caller.user_id, caller.project_id, caller.project_role) == (account.id, project_id, "viewer")
     assert caller.scopes >= PROJECT_ROLES["viewer"]
     assert "api.inference.write" not in caller.scopes
     team.accounts.update(team.admin, project_id, account.id, role="member", name="robot")
-    caller = team.callers.by_secret(secret)
+    caller = team.callers.authenticate(secret)
     assert caller is not None
     assert "api.inference.write" in caller.scopes
     assert caller.email == f"system:serviceaccount:{project_id}:robot"
@@ -48,8 +48,8 @@ def test_a_service_account_is_none_of_the_people(team: Team) -> None:
     here = team.admin.organization_id
     assert [each.user_id for each in team.members.all(here)] == [team.admin.user_id]
     assert [each.user_id for each in team.members.of_project(here, team.owner.project_id)] == [team.admin.user_id]
-    assert team.organizations.summaries([here])[here].people == 1
-    assert team.projects.people([team.owner.project_id]) == {team.owner.project_id: 1}
+    assert team.organizations.summarize([here])[here].people == 1
+    assert team.projects.count_members([team.owner.project_id]) == {team.owner.project_id: 1}
     for attempt in (
         lambda: team.members.remove(team.admin, account.id),
         lambda: team.members.set_role(team.admin, account.id, "owner"),

@@ -15,7 +15,7 @@ from llmariner.errors import AuthenticationFailed, NotFound, PermissionDenied
 from llmariner.platform.database import Database
 from llmariner.settings import Secret
 from llmariner.tenancy.authenticator import Authenticator
-from llmariner.tenancy.keys.store import Keys, KeyOwner
+from llmariner.tenancy.keys.store import KeyOwner, Keys
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
 from llmariner.tenancy.sign_in import token_sign_in as sign_in
@@ -74,8 +74,8 @@ def test_a_newcomer_becomes_what_the_setting_says(
     callers: Authenticator,
     owner: KeyOwner,
 ) -> None:
-    people = SignIn(database, tokens, callers, newcomer_role=newcomers)
-    caller = people.caller(tokens.new())
+    people = SignIn(database, tokens, callers, default_role=newcomers)
+    caller = people.authenticate(tokens.new())
     assert (caller.organization_role, caller.project_role) == (organization_role, project_role)
     assert caller.organization_id == owner.organization_id
     assert caller.key_id is None
@@ -84,8 +84,8 @@ def test_a_newcomer_becomes_what_the_setting_says(
 def test_whom_an_owner_removed_stays_removed(
     database: Database, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
-    people = SignIn(database, tokens, callers, newcomer_role="member")
-    user_id = people.caller(tokens.new()).user_id
+    people = SignIn(database, tokens, callers, default_role="member")
+    user_id = people.authenticate(tokens.new()).user_id
     with database.write() as session:
         for table in (project_users, organization_users):
             session.run(delete(table).where(table.c.user_id == user_id))
@@ -97,40 +97,42 @@ def test_a_removal_outlasts_what_newcomers_get(
     newcomers: str, database: Database, tokens: Tokens, callers: Authenticator, team: Team
 ) -> None:
     """Of somebody who never signed in before, and of somebody whose account is unlinked afterwards."""
-    people = SignIn(database, tokens, callers, newcomer_role=newcomers)
+    people = SignIn(database, tokens, callers, default_role=newcomers)
     alice = team.person("alice@example.org")
     team.members.remove(team.admin, alice.user_id)
     no_member(people, tokens.new())
     people.unlink(team.admin, alice.user_id)
     no_member(people, tokens.anew(subject="0002"))
     team.members.add(team.admin, "alice@example.org", "reader")
-    assert people.caller(tokens.anew(subject="0002")).organization_role == "reader"
+    assert people.authenticate(tokens.anew(subject="0002")).organization_role == "reader"
 
 
 def test_who_was_removed_from_the_default_project_is_no_member_of_it_as_a_newcomer(
     database: Database, tokens: Tokens, callers: Authenticator, team: Team
 ) -> None:
-    people = SignIn(database, tokens, callers, newcomer_role="member")
+    people = SignIn(database, tokens, callers, default_role="member")
     alice = team.person("alice@example.org", **{team.owner.project_id: "member"})
     team.members.remove_from_project(team.admin, team.owner.project_id, alice.user_id)
     with database.write() as session:
         session.run(delete(organization_users).where(organization_users.c.user_id == alice.user_id))
-    found = people.caller(tokens.new())
+    found = people.authenticate(tokens.new())
     assert (found.organization_id, found.project_id) == (team.owner.organization_id, None)
 
 
-def test_an_invitation_is_kept_to_the_letter(database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner) -> None:
+def test_an_invitation_is_kept_to_the_letter(
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+) -> None:
     invite(database, owner, "alice@example.org", role="owner")
-    caller = people.caller(tokens.new())
+    caller = people.authenticate(tokens.new())
     assert (caller.organization_role, caller.project_role) == ("owner", "member")
     with database.read() as session:
         assert session.value(select(invites.c.accepted_at)) == pytest.approx(time.time(), abs=60)
     assert [json.loads(row.payload)["id"] for row in logged(database, "invite.accepted")] == [
         "invite_alice@example.org"
     ]
-    people.caller(tokens.new(signed_in_at=2000))
+    people.authenticate(tokens.new(signed_in_at=2000))
     assert len(logged(database, "invite.accepted")) == 1
-    assert log.verify(database, owner.organization_id).whole
+    assert log.verify(database, owner.organization_id).intact
 
 
 @pytest.mark.parametrize("ended", [{"expires_at": 5}, {"revoked_at": 5}, {"accepted_at": 5}, {"email": "bob@x.org"}])
@@ -147,7 +149,7 @@ def test_an_invitation_needs_a_verified_e_mail(
     no_member(people, tokens.new())
     invite(database, owner, "alice@example.org")
     no_member(people, tokens.new(email_verified=False))
-    assert people.caller(tokens.new()).project_role == "member"
+    assert people.authenticate(tokens.new()).project_role == "member"
 
 
 def test_an_invitation_does_not_change_what_somebody_is_already(
@@ -155,7 +157,7 @@ def test_an_invitation_does_not_change_what_somebody_is_already(
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
     invite(database, owner, "alice@example.org", role="reader")
-    assert people.caller(tokens.new()).organization_role == "owner"
+    assert people.authenticate(tokens.new()).organization_role == "owner"
     with database.read() as session:
         assert session.value(select(invites.c.accepted_at)) is None
         assert session.value(select(invites.c.revoked_at)) is not None
@@ -174,14 +176,16 @@ def test_an_invitation_is_taken_by_nobody_whose_token_says_another_address(
     no_member(people, tokens.new(email=None))
     invite(database, owner, "b@example.org", role="owner")
     no_member(people, tokens.new(email="b@example.org"))
-    assert people.caller(tokens.new()).is_owner
+    assert people.authenticate(tokens.new()).is_owner
 
 
-def test_an_archived_project_takes_nobody_in(database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner) -> None:
+def test_an_archived_project_takes_nobody_in(
+    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+) -> None:
     invite(database, owner, "alice@example.org")
     with database.write() as session:
         session.run(update(projects).values(archived_at=5))
-    caller = people.caller(tokens.new())
+    caller = people.authenticate(tokens.new())
     assert (caller.organization_role, caller.project_id) == ("reader", None)
 
 
@@ -190,7 +194,7 @@ def test_who_was_added_by_e_mail_is_found_by_it_whatever_its_case(
 ) -> None:
     user_id = add_user(database, "alice@example.org")
     join(database, owner, user_id)
-    assert people.caller(tokens.new()).user_id == user_id
+    assert people.authenticate(tokens.new()).user_id == user_id
     assert user_row(database, "alice@example.org").subject == "0001"
 
 
@@ -201,9 +205,9 @@ def test_an_account_is_not_taken_over_by_its_e_mail(
     other: dict[str, Any], database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org", role="owner")
-    alice = people.caller(tokens.new())
+    alice = people.authenticate(tokens.new())
     with pytest.raises(PermissionDenied, match="unlink") as refused:
-        people.caller(tokens.new(**other))
+        people.authenticate(tokens.new(**other))
     assert refused.value.code == "account_linked"
     found = user_row(database, "alice@example.org")
     assert (found.id, found.issuer, found.subject) == (alice.user_id, ISSUER, "0001")
@@ -213,8 +217,8 @@ def test_an_owner_may_let_somebody_move_to_another_issuer(
     database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org"))
-    alice = people.caller(tokens.new())
-    administrator = callers.of_user(owner.user_id)
+    alice = people.authenticate(tokens.new())
+    administrator = callers.caller_for_user(owner.user_id)
     with pytest.raises(PermissionDenied, match="Only an owner"):
         people.unlink(alice, alice.user_id)
     with pytest.raises(NotFound):
@@ -223,9 +227,9 @@ def test_an_owner_may_let_somebody_move_to_another_issuer(
     before, _ = keys.changed_since(0)
     people.unlink(administrator, alice.user_id)
     assert keys.changed_since(before)[1] == [alice.user_id]  # gateways forget the tokens that they know
-    assert people.caller(tokens.anew(issuer="https://other.example")).user_id == alice.user_id
+    assert people.authenticate(tokens.anew(issuer="https://other.example")).user_id == alice.user_id
     with pytest.raises(PermissionDenied):
-        people.caller(tokens.new())
+        people.authenticate(tokens.new())
     assert len(logged(database, "user.updated")) == 1
 
 
@@ -234,7 +238,7 @@ def test_another_organization_s_owner_changes_nobody_s_sign_in(
 ) -> None:
     join(database, stranger, stranger.user_id, "owner")
     with pytest.raises(PermissionDenied, match="default organization"):
-        people.unlink(callers.of_user(stranger.user_id), owner.user_id)
+        people.unlink(callers.caller_for_user(stranger.user_id), owner.user_id)
 
 
 def test_an_e_mail_that_nobody_verified_finds_no_account(
@@ -242,7 +246,7 @@ def test_an_e_mail_that_nobody_verified_finds_no_account(
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
     with pytest.raises(PermissionDenied, match="verified") as refused:
-        people.caller(tokens.new(email_verified=False))
+        people.authenticate(tokens.new(email_verified=False))
     assert refused.value.code == "email_not_verified"
     assert user_row(database, "alice@example.org").issuer is None
 
@@ -254,7 +258,7 @@ def test_a_service_account_is_nobody_who_signs_in(
     join(database, owner, add_user(database, name, kind="service_account"))
     for claims in ({"email": name}, {"email": None, "subject": name}):
         with pytest.raises(PermissionDenied):
-            people.caller(tokens.new(**claims))
+            people.authenticate(tokens.new(**claims))
 
 
 def test_without_an_e_mail_somebody_is_known_by_the_subject(
@@ -262,19 +266,19 @@ def test_without_an_e_mail_somebody_is_known_by_the_subject(
 ) -> None:
     join(database, owner, add_user(database, "ci-runner"))
     nameless: dict[str, Any] = {"email": None, "email_verified": False, "name": None}
-    assert people.caller(tokens.new(subject="CI-runner", **nameless)).email == "ci-runner"
+    assert people.authenticate(tokens.new(subject="CI-runner", **nameless)).email == "ci-runner"
     with pytest.raises(PermissionDenied, match="scope 'email'"):
-        people.caller(tokens.new(subject="admin@localhost", **nameless))
+        people.authenticate(tokens.new(subject="admin@localhost", **nameless))
 
 
 def test_a_new_e_mail_is_followed_unless_it_is_somebody_s(
     database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org")
-    alice = people.caller(tokens.new())
-    assert people.caller(tokens.new(email="alice@married.org")).email == "alice@married.org"
-    assert people.caller(tokens.new(email="admin@localhost")).user_id == alice.user_id
-    assert people.caller(tokens.new(email="x@y.org", email_verified=False)).email == "alice@married.org"
+    alice = people.authenticate(tokens.new())
+    assert people.authenticate(tokens.new(email="alice@married.org")).email == "alice@married.org"
+    assert people.authenticate(tokens.new(email="admin@localhost")).user_id == alice.user_id
+    assert people.authenticate(tokens.new(email="x@y.org", email_verified=False)).email == "alice@married.org"
 
 
 def test_headers_select_by_id_or_title(
@@ -293,7 +297,7 @@ def test_headers_select_by_id_or_title(
     token = tokens.new()
 
     def chosen(organization: str | None = None, project: str | None = None) -> Caller:
-        return people.caller(token, organization, project)
+        return people.authenticate(token, organization, project)
 
     assert chosen().project_id == owner.project_id
     assert chosen().scopes == PROJECT_ROLES["viewer"] | ORGANIZATION_ROLES["reader"]
@@ -311,8 +315,8 @@ def test_a_sign_in_is_logged_once_however_often_its_tokens_come(
 ) -> None:
     invite(database, owner, "alice@example.org")
     for _ in range(3):
-        people.caller(tokens.new(), source="192.0.2.1")
-    people.caller(tokens.new(signed_in_at=2000))
+        people.authenticate(tokens.new(), source="192.0.2.1")
+    people.authenticate(tokens.new(signed_in_at=2000))
     entries = logged(database, "login.succeeded")
     assert len(entries) == 2
     actor = json.loads(entries[0].actor)
@@ -332,13 +336,13 @@ def test_a_refused_sign_in_is_logged(
         return [(whose[at], actor["user"]["email"], codes[at]) for at, actor in enumerate(actors)]
 
     with pytest.raises(AuthenticationFailed):
-        people.caller("forged", source="192.0.2.1")
+        people.authenticate("forged", source="192.0.2.1")
     assert failed() == [(owner.organization_id, None, "invalid_api_key")]
     no_member(people, tokens.new())
     with pytest.raises(PermissionDenied):
-        people.caller(tokens.new(subject="0002"), source="192.0.2.2")
+        people.authenticate(tokens.new(subject="0002"), source="192.0.2.2")
     with pytest.raises(PermissionDenied):
-        people.caller(tokens.new(subject="0003", email="bob@x.org"), stranger.organization_id, source="192.0.2.2")
+        people.authenticate(tokens.new(subject="0003", email="bob@x.org"), stranger.organization_id, source="192.0.2.2")
     assert failed()[1:] == [
         (owner.organization_id, "alice@example.org", "insufficient_permissions"),
         (owner.organization_id, "alice@example.org", "account_linked"),
@@ -351,7 +355,7 @@ def test_who_is_in_and_asks_for_a_project_of_others_has_not_failed_to_sign_in(
 ) -> None:
     invite(database, owner, "alice@example.org")
     with pytest.raises(PermissionDenied, match="project 'Theirs'"):
-        people.caller(tokens.new(), None, "Theirs")
+        people.authenticate(tokens.new(), None, "Theirs")
     assert not logged(database, "login.failed")
 
 
@@ -361,7 +365,7 @@ def test_many_first_requests_at_once_make_one_user(
     map_group(database, owner, "staff", "member", project=True)
     invite(database, owner, "alice@example.org")
     given = [tokens.new(groups=frozenset({"staff"})) for _ in range(6)]
-    found = at_once([lambda token=token: people.caller(token) for token in given])  # type: ignore[misc]
+    found = at_once([lambda token=token: people.authenticate(token) for token in given])  # type: ignore[misc]
     assert {caller.user_id for caller in found} == {user_row(database, "alice@example.org").id}
     assert len(logged(database, "login.succeeded")) == 1
     with database.read() as session:
@@ -373,12 +377,12 @@ def test_a_known_token_costs_no_writing(
 ) -> None:
     invite(database, owner, "alice@example.org")
     token = tokens.new()
-    people.caller(token)
+    people.authenticate(token)
 
     def fail() -> None:
         raise AssertionError("wrote")
 
     monkeypatch.setattr(database, "write", fail)
-    people.caller(token)
+    people.authenticate(token)
     monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 60.0)
-    people.caller(token)
+    people.authenticate(token)

@@ -15,8 +15,8 @@ from llmariner.context import Context
 from llmariner.gateway.authentication.service_tokens import ServiceTokens
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database.migrate import upgrade
-from llmariner.tenancy.keys.store import NewKey, KeyOwner
-from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
+from llmariner.tenancy.keys.store import KeyOwner, NewKey
+from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 from llmariner.tenancy.tables import api_keys, organization_users, organizations, project_users, projects, users
 
 from .children import CHECKOUT

@@ -65,14 +65,14 @@ def test_an_empty_list_is_refused(
     answer = asked(company, ids, route, {**body, field: []})
     check(answer, 400, None)
     assert answer.error["param"] == field
-    [narrow] = [each for each in company.context.keys.seen(_all(company)) if each.id == ids["KEY"]]
+    [narrow] = [each for each in company.context.keys.matching(_all(company)) if each.id == ids["KEY"]]
     assert narrow.scopes == {"api.model.read"}
 
 
 def test_a_project_whose_list_of_models_is_empty_may_use_none(company: Company) -> None:
     path = "POST /v1/organization/projects/SPEECH/model_permissions"
     assert company.ask(path, {"mode": "allow_list", "model_ids": []}).status == 200
-    found = company.context.callers.by_secret(company.secrets["sam"])
+    found = company.context.callers.authenticate(company.secrets["sam"])
     assert found is not None
     key = company.context.keys.by_secret(company.secrets["sam"])
     assert key is not None

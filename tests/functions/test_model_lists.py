@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmariner.models.model import NewModel, SourceRepository, Task
-from llmariner.tenancy.keys.store import NewKey, KeyOwner
+from llmariner.tenancy.keys.store import KeyOwner, NewKey
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 
 from .asking import check

@@ -337,7 +337,7 @@ def test_the_audit_log_tells_of_all_that(do: Do) -> None:
 
 def test_a_refused_sign_in_is_an_act_that_the_client_knows(do: Do, installation: Installation) -> None:
     forged = AuthenticationFailed("It was forged.", code="invalid_token")
-    RefusedSignIns(installation.context.database).note(forged, source="192.0.2.77")
+    RefusedSignIns(installation.context.database).record(forged, source="192.0.2.77")
 
     async def work(organization: Any) -> None:
         found = await collected(organization.audit_logs.list(event_types=["login.failed"]))
@@ -372,5 +372,5 @@ def test_errors_are_the_clients_own(do: Do) -> None:
 def new_person(do: Do, installation: Installation) -> Callable[[str], str]:
     """Makes members of the organisation: `new_person(email)` returns their id."""
     owner = installation.owner
-    caller = installation.context.callers.of_user(owner.user_id, owner.organization_id, owner.project_id)
+    caller = installation.context.callers.caller_for_user(owner.user_id, owner.organization_id, owner.project_id)
     return lambda email: Members(installation.context.database).add(caller, email, "reader").user_id

@@ -15,7 +15,7 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.admin.organization import UsageCompletionsResponse, UsageCostsResponse, UsageEmbeddingsResponse
 
-from llmariner.tenancy.keys.store import NewKey, KeyOwner
+from llmariner.tenancy.keys.store import KeyOwner, NewKey
 from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key
 from llmariner.tenancy.roles.scopes import PROJECT_ROLES
 from llmariner.tenancy.tables import organization_users, project_users, users

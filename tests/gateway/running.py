@@ -25,7 +25,7 @@ from sqlalchemy import func, select
 
 from llmariner.context import Context
 from llmariner.models.model import NewModel, SourceRepository, Task
-from llmariner.tenancy.keys.store import NewKey, KeyOwner
+from llmariner.tenancy.keys.store import KeyOwner, NewKey
 from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
 from llmariner.tenancy.tables import projects

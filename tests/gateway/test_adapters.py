@@ -66,7 +66,9 @@ def test_who_is_denied_a_model_is_denied_its_adapters(platform: Platform, base: 
     with platform.context.database.write() as session:
         denied = {"model_mode": "deny", "model_ids": json.dumps([base])}
         session.run(update(projects).where(projects.c.id == "proj_denied").values(**denied))
-    other = platform.key("other", owner=KeyOwner(platform.owner.user_id, "proj_denied", platform.owner.organization_id))[1]
+    other = platform.key(
+        "other", owner=KeyOwner(platform.owner.user_id, "proj_denied", platform.owner.organization_id)
+    )[1]
     assert [asyncio.run(other.chat(name)).status for name in (base, tuned)] == [403, 403]
 
 
@@ -77,9 +79,9 @@ def test_limits_of_a_model_count_requests_for_its_adapters(platform: Platform, b
     limits, subject = Limits(platform.context.database), Subject(organization, "project", project)
     limits.put(None, subject, base, {"requests_per_day": 5})
     limits.put(None, subject, tuned[1], {"requests_per_day": 1})
-    caller = platform.key("adapted, limited", limited=True, owner=KeyOwner(platform.owner.user_id, project, organization))[
-        1
-    ]
+    caller = platform.key(
+        "adapted, limited", limited=True, owner=KeyOwner(platform.owner.user_id, project, organization)
+    )[1]
 
     async def scenario() -> list[Answer]:
         asked = [tuned[0], tuned[1], tuned[1], base, tuned[0], base, tuned[0], base]
@@ -100,9 +102,9 @@ def test_an_adapters_requests_have_places_of_its_base_models_limit(platform: Pla
     Limits(platform.context.database).put(
         None, Subject(organization, "project", project), base, {"concurrent_requests": 1, "tokens_per_day": 100_000}
     )
-    caller = platform.key("placed, limited", limited=True, owner=KeyOwner(platform.owner.user_id, project, organization))[
-        1
-    ]
+    caller = platform.key(
+        "placed, limited", limited=True, owner=KeyOwner(platform.owner.user_id, project, organization)
+    )[1]
 
     async def scenario() -> None:
         answer = await caller.stream(tuned, x_script={"token_interval_ms": 50}, max_tokens=1000)

@@ -12,7 +12,7 @@ import pytest
 
 from llmariner.limits.budgets import Budget, NewBudget
 from llmariner.limits.rules import Subject
-from llmariner.tenancy.keys.store import NewKey, KeyOwner
+from llmariner.tenancy.keys.store import KeyOwner, NewKey
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 from llmariner.usage.tables import prices
 

@@ -12,7 +12,7 @@ from llmariner.context import Context
 from llmariner.platform.database.migrate import upgrade
 from llmariner.server import Server
 from llmariner.standalone.router import Router
-from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
+from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 
 __all__ = ["ServedPlatform"]
 

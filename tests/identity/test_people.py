@@ -12,7 +12,7 @@ import pytest
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.platform.database.migrate import upgrade
-from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
+from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 
 from .running import RunningIssuer
 

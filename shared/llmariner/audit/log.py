@@ -58,7 +58,7 @@ class VerificationResult:
     reason: str
 
     @property
-    def whole(self) -> bool:
+    def intact(self) -> bool:
         """Every entry is there and as it was written."""
         return not self.reason
 
@@ -115,17 +115,17 @@ def verify(database: Database, organization_id: str, *, known_head: str | None =
     """
     with database.read() as session:
         walk = _ChainWalk(session, organization_id, known_head)
-        while walk.on():
+        while walk.to_end():
             head = session.first(select(audit_heads).where(audit_heads.c.organization_id == organization_id))
             length, last = (head.length, head.hash) if head else (0, GENESIS)
             if (walk.entries, walk.head) == (length, last):
                 break
             # Others may write meanwhile: then there is more to walk. An entry is there as soon as its head is.
-            if walk.entries >= length or not walk.more():
-                return walk.verdict(walk.fault or f"the chain should have {length} entries and end in {last[:12]}…")
-    if not walk.fault and walk.wanted not in (None, GENESIS):
-        return walk.verdict(f"the head {str(walk.wanted)[:12]}… is not in the chain: it was rewritten since")
-    return walk.verdict(walk.fault)
+            if walk.entries >= length or not walk.next_batch():
+                return walk.result(walk.fault or f"the chain should have {length} entries and end in {last[:12]}…")
+    if not walk.fault and walk.sought_head not in (None, GENESIS):
+        return walk.result(f"the head {str(walk.sought_head)[:12]}… is not in the chain: it was rewritten since")
+    return walk.result(walk.fault)
 
 
 class _ChainWalk:
@@ -135,19 +135,19 @@ class _ChainWalk:
         self._session = session
         self._chain = select(audit_log).where(audit_log.c.organization_id == organization_id)
         self._sequence = 0
-        self.wanted = wanted
+        self.sought_head = wanted
         self.entries = 0
         self.head = GENESIS
         self.fault = ""
         self.broken_at: str | None = None
 
-    def on(self) -> bool:
+    def to_end(self) -> bool:
         """To the end; False where a link is broken."""
-        while self.more():
+        while self.next_batch():
             pass
         return not self.fault
 
-    def more(self) -> bool:
+    def next_batch(self) -> bool:
         """Some entries further; False where there are none or a link is broken."""
         further = self._chain.where(audit_log.c.sequence > self._sequence).order_by(audit_log.c.sequence)
         rows = self._session.rows(further.limit(_BATCH_SIZE))
@@ -157,11 +157,11 @@ class _ChainWalk:
                 self.broken_at = row.id
                 return False
             self.entries, self.head, self._sequence = self.entries + 1, row.hash, row.sequence
-            if self.head == self.wanted:
-                self.wanted = None
+            if self.head == self.sought_head:
+                self.sought_head = None
         return bool(rows)
 
-    def verdict(self, reason: str) -> VerificationResult:
+    def result(self, reason: str) -> VerificationResult:
         """What was found."""
         return VerificationResult(self.entries, self.head, self.broken_at, reason)
 

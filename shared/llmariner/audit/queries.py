@@ -26,9 +26,9 @@ class Filter:
     actor_ids: tuple[str, ...] = ()
     actor_emails: tuple[str, ...] = ()
     resource_ids: tuple[str, ...] = ()
-    later_than: float | None = None
+    after: float | None = None
     since: float | None = None
-    earlier_than: float | None = None
+    before: float | None = None
     until: float | None = None
 
 
@@ -49,7 +49,7 @@ class Entry:
 def list_entries(
     database: Database,
     organization_id: str,
-    chosen: Filter,
+    filters: Filter,
     *,
     after: str | None = None,
     before: str | None = None,
@@ -60,7 +60,7 @@ def list_entries(
     An id that is in no entry of the organisation stands at the time when it was made; one that says no time has nothing
     before and after it.
     """
-    conditions = [audit_log.c.organization_id == organization_id, *_conditions(chosen)]
+    conditions = [audit_log.c.organization_id == organization_id, *_conditions(filters)]
     with database.read() as session:
         for cursor, side in ((after, "older"), (before, "newer")):
             if cursor is None:
@@ -80,27 +80,29 @@ _ENTRIES = select(audit_log, projects.c.title.label("project_title")).select_fro
 )
 
 
-def _cursor_position(session: ReadSession, organization_id: str, entry_id: str) -> tuple[ColumnElement[Any], float | None]:
+def _cursor_position(
+    session: ReadSession, organization_id: str, entry_id: str
+) -> tuple[ColumnElement[Any], float | None]:
     """Where an entry stands, and in which column; None: nowhere."""
     same = audit_log.c.organization_id == organization_id
     sequence: int | None = session.value(select(audit_log.c.sequence).where(audit_log.c.id == entry_id, same))
     return (audit_log.c.at, made_at(entry_id)) if sequence is None else (audit_log.c.sequence, sequence)
 
 
-def _conditions(chosen: Filter) -> list[ColumnElement[bool]]:
+def _conditions(filters: Filter) -> list[ColumnElement[bool]]:
     bounds = (
-        (chosen.later_than, audit_log.c.at.__gt__),
-        (chosen.since, audit_log.c.at.__ge__),
-        (chosen.earlier_than, audit_log.c.at.__lt__),
-        (chosen.until, audit_log.c.at.__le__),
+        (filters.after, audit_log.c.at.__gt__),
+        (filters.since, audit_log.c.at.__ge__),
+        (filters.before, audit_log.c.at.__lt__),
+        (filters.until, audit_log.c.at.__le__),
     )
     conditions: list[ColumnElement[bool]] = [compare(bound) for bound, compare in bounds if bound is not None]
-    if chosen.types:
-        conditions.append(audit_log.c.type.in_(chosen.types))
-    if chosen.project_ids:
-        conditions.append(audit_log.c.project_id.in_(chosen.project_ids))
-    held = (("id", chosen.actor_ids, audit_log.c.actor), ("email", chosen.actor_emails, audit_log.c.actor))
-    for name, wanted, column in (*held, ("id", chosen.resource_ids, audit_log.c.payload)):
+    if filters.types:
+        conditions.append(audit_log.c.type.in_(filters.types))
+    if filters.project_ids:
+        conditions.append(audit_log.c.project_id.in_(filters.project_ids))
+    held = (("id", filters.actor_ids, audit_log.c.actor), ("email", filters.actor_emails, audit_log.c.actor))
+    for name, wanted, column in (*held, ("id", filters.resource_ids, audit_log.c.payload)):
         if wanted:
             conditions.append(_contains_any(column, name, wanted))
     return conditions

@@ -7,7 +7,15 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from llmariner.authorization.matrix import RouteAccess, ObjectScope, Subject, Outcome, Ownership, declared_routes, decide
+from llmariner.authorization.matrix import (
+    ObjectScope,
+    Outcome,
+    Ownership,
+    RouteAccess,
+    Subject,
+    decide,
+    declared_routes,
+)
 from llmariner.tenancy.roles.scopes import ADMIN_KEY_SCOPES, ALL_SCOPES
 
 __all__ = ["PAGE", "render_page"]
@@ -16,7 +24,7 @@ PAGE = Path("docs/security/authorization.md")
 
 ROLES = {
     "owner": Subject("owner"),
-    "admin key": Subject("owner", in_project=False, cut=ADMIN_KEY_SCOPES),
+    "admin key": Subject("owner", in_project=False, key_scopes=ADMIN_KEY_SCOPES),
     "reader": Subject("reader", in_project=False),
     "tenant system": Subject("tenant_system", in_project=False),
     "project owner": Subject("reader", "owner"),
@@ -93,7 +101,7 @@ def _scopes() -> Iterable[str]:
 def _held(scope: str, role: Subject) -> str:
     if scope in role.scopes:
         return "yes"
-    return "default" if scope in replace(role, runs_installation=True).scopes else "–"
+    return "default" if scope in replace(role, in_default_organization=True).scopes else "–"
 
 
 def _routes(routes: Iterable[RouteAccess]) -> Iterable[str]:
@@ -114,7 +122,7 @@ def _cell(route: RouteAccess, role: Subject) -> str:
     if route.objects is ObjectScope.FUNCTIONS:
         return "401"
     if route.objects is ObjectScope.INSTALLATION:
-        runner = replace(role, runs_installation=True)
+        runner = replace(role, in_default_organization=True)
         return "default" if decide(route, runner, Ownership.OWN) is Outcome.ALLOWED else "–"
     own = decide(route, role, Ownership.OWN)
     if own is not Outcome.ALLOWED:

@@ -14,7 +14,16 @@ from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, ORGANIZATION_ROLES, PROJECT_ROLES, with_implied
 
-__all__ = ["RouteAccess", "ObjectScope", "Subject", "UndeclaredRouteError", "Outcome", "Ownership", "declared_routes", "decide"]
+__all__ = [
+    "ObjectScope",
+    "Outcome",
+    "Ownership",
+    "RouteAccess",
+    "Subject",
+    "UndeclaredRouteError",
+    "decide",
+    "declared_routes",
+]
 
 _PROBES = ("/health/live", "/health/ready")
 # Nothing is read: a context that knows where a database would be builds every route, and asks it for nothing.
@@ -85,14 +94,14 @@ class RouteAccess:
     objects: ObjectScope
 
     @property
-    def of_organization(self) -> bool:
+    def names_organization(self) -> bool:
         """Whether its path names an organisation and nothing smaller, to all members of which it is open."""
         return "{organization_id}" in self.path and "{project_id}" not in self.path
 
     @property
-    def of_one(self) -> bool:
+    def names_object(self) -> bool:
         """Whether its path names a project or one object of a project."""
-        return not self.of_organization and "{" in self.path
+        return not self.names_organization and "{" in self.path
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -108,29 +117,29 @@ class Subject:
     organization_role: str | None
     project_role: str | None = None
     in_project: bool = True
-    runs_installation: bool = False
-    cut: frozenset[str] | None = None
-    person: bool = False
+    in_default_organization: bool = False
+    key_scopes: frozenset[str] | None = None
+    signed_in: bool = False
 
     @property
-    def owns(self) -> bool:
+    def is_owner(self) -> bool:
         """Whether it owns the organisation."""
         return self.organization_role == "owner"
 
     @property
-    def works(self) -> bool:
+    def works_in_project(self) -> bool:
         """Whether it works in the project that it is asked about."""
-        return self.owns or (self.in_project and self.project_role is not None)
+        return self.is_owner or (self.in_project and self.project_role is not None)
 
     @property
     def scopes(self) -> frozenset[str]:
         """What it holds: an organisation's owner owns the project it works in."""
-        project_role = self.project_role or ("owner" if self.owns and self.in_project else None)
+        project_role = self.project_role or ("owner" if self.is_owner and self.in_project else None)
         held = ORGANIZATION_ROLES.get(self.organization_role or "", frozenset())
-        if self.owns and self.runs_installation:
+        if self.is_owner and self.in_default_organization:
             held |= INSTALLATION_SCOPES
         held = with_implied(held | PROJECT_ROLES.get(project_role or "", frozenset()))
-        return held if self.cut is None else held & with_implied(self.cut)
+        return held if self.key_scopes is None else held & with_implied(self.key_scopes)
 
 
 def decide(access: RouteAccess, caller: Subject | None, whose: Ownership) -> Outcome:
@@ -144,10 +153,10 @@ def decide(access: RouteAccess, caller: Subject | None, whose: Ownership) -> Out
     if caller is None or access.objects is ObjectScope.FUNCTIONS:
         return Outcome.UNKNOWN
     if caller.organization_role is None:
-        return Outcome.FORBIDDEN if caller.person else Outcome.UNKNOWN
+        return Outcome.FORBIDDEN if caller.signed_in else Outcome.UNKNOWN
     if access.objects is ObjectScope.MODELS and not caller.in_project:
-        return Outcome.NO_PROJECT if caller.person else Outcome.UNKNOWN
-    if caller.person and "{organization_id}" in access.path and whose not in _accessible(access, caller):
+        return Outcome.NO_PROJECT if caller.signed_in else Outcome.UNKNOWN
+    if caller.signed_in and "{organization_id}" in access.path and whose not in _accessible(access, caller):
         return Outcome.HIDDEN
     if access.scope not in caller.scopes or not _is_administrator(access.objects, caller):
         return Outcome.FORBIDDEN
@@ -167,9 +176,9 @@ def _accessible(access: RouteAccess, caller: Subject) -> set[Ownership]:
         return {Ownership.OWN}
     if access.objects not in (ObjectScope.MEMBER, ObjectScope.KEYS):
         return project
-    if caller.owns or access.of_organization:
+    if caller.is_owner or access.names_organization:
         return within
-    if access.of_one and not caller.works:
+    if access.names_object and not caller.works_in_project:
         return set()
     manages = "api.organizations.projects.users.write" in caller.scopes
     return project if access.objects is ObjectScope.MEMBER or manages else {Ownership.OWN}
@@ -177,8 +186,8 @@ def _accessible(access: RouteAccess, caller: Subject) -> set[Ownership]:
 
 def _is_administrator(objects: ObjectScope, caller: Subject) -> bool:
     if objects is ObjectScope.INSTALLATION:
-        return caller.owns and caller.runs_installation
-    return objects is not ObjectScope.ORGANIZATION or caller.owns
+        return caller.is_owner and caller.in_default_organization
+    return objects is not ObjectScope.ORGANIZATION or caller.is_owner
 
 
 def declared_routes(checkout: Path) -> list[RouteAccess]:
@@ -210,7 +219,9 @@ def _route_rules(folder: Path, context: Context) -> Iterator[tuple[str, str, Rul
         yield "POST", made.route.path, (made.route.scope, ObjectScope.MODELS)
         return
     for route in made.routes:
-        rule = _RULES_BY_FUNCTION.get(folder.name) or _rule(dependency.call for dependency in route.dependant.dependencies)
+        rule = _RULES_BY_FUNCTION.get(folder.name) or _rule(
+            dependency.call for dependency in route.dependant.dependencies
+        )
         if rule is None and route.path not in _PROBES:
             raise UndeclaredRouteError(
                 f"functions/{folder.name}: {route.path} says no scope. Give its handler a caller: require_scope(scope) or "

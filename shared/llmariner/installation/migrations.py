@@ -10,7 +10,7 @@ from llmariner.errors import Conflict
 from llmariner.installation.retry import Waiting
 from llmariner.platform.database import Duplicate
 from llmariner.platform.database.migrate import current, upgrade
-from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
+from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 from llmariner.tenancy.tables import api_keys
 
 __all__ = ["migrate"]

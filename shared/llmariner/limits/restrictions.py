@@ -41,7 +41,7 @@ def key_restriction(key: ApiKey) -> Restriction:
 def caller_restriction(database: Database, caller: Caller) -> Restriction:
     """A key's, or that of the project which somebody without one works in."""
     if caller.key_id is None:
-        return project_restriction(database, caller.owner.project_id)
+        return project_restriction(database, caller.key_owner.project_id)
     with database.read() as session:
         row = session.first(KEYS.where(api_keys.c.id == caller.key_id))
     return Restriction() if row is None else key_restriction(key_from_row(row))

@@ -31,7 +31,7 @@ from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
 from llmariner.standalone.router import Router
 from llmariner.standalone.weights import LocalWeights
-from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
+from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 
 __all__ = ["Home", "Layout", "checkout", "write_private"]
 

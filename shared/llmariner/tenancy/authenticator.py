@@ -30,15 +30,15 @@ class Authenticator:
         self._pepper = pepper
         self.last_use = LastUse(database)
 
-    def by_secret(self, secret: str, organization: str | None = None, project: str | None = None) -> Caller | None:
+    def authenticate(self, secret: str, organization: str | None = None, project: str | None = None) -> Caller | None:
         """Who calls with a key; None for one that is unknown, revoked, expired or superseded.
 
         `organization` and `project` as the caller's headers say them. AuthenticationFailed when the key is of another.
         """
-        found = self.by_digest(secrets.digest(self._pepper, secret), organization, project)
+        found = self.authenticate_digest(secrets.digest(self._pepper, secret), organization, project)
         return None if found is None else found[1]
 
-    def by_digest(
+    def authenticate_digest(
         self, digest: str, organization: str | None = None, project: str | None = None
     ) -> tuple[ApiKey, Caller] | None:
         """A usable key, and who calls with it. None when the key is no good, or its user has left; else as `by_secret`."""
@@ -52,7 +52,7 @@ class Authenticator:
                 return None
         _check_header_matches_key("organization", organization, key.organization_id, key.organization_title)
         _check_header_matches_key("project", project, key.project_id, key.project_title)
-        self.last_use.note({key.id: int(now)})
+        self.last_use.record({key.id: int(now)})
         return key, Caller(
             user_id=key.user_id,
             email=key.email,
@@ -67,7 +67,7 @@ class Authenticator:
             allowed_sources=key.allowed_sources,
         )
 
-    def of_user(self, user_id: str, organization: str | None = None, project: str | None = None) -> Caller:
+    def caller_for_user(self, user_id: str, organization: str | None = None, project: str | None = None) -> Caller:
         """A person, in the organisation and project selected by id or title, or in the default ones.
 
         AuthenticationFailed for an unknown user, PermissionDenied for a selection that is not theirs.
@@ -90,27 +90,27 @@ class Authenticator:
         )
 
 
-def _check_header_matches_key(what: str, asked: str | None, own_id: str | None, own_title: str | None) -> None:
+def _check_header_matches_key(what: str, requested: str | None, own_id: str | None, own_title: str | None) -> None:
     # A title that looks like an id selects nothing: it might be somebody else's.
-    if asked and asked != own_id and (asked != own_title or names.looks_like_id(asked)):
+    if requested and requested != own_id and (requested != own_title or names.looks_like_id(requested)):
         raise AuthenticationFailed(
-            f"The header 'OpenAI-{what.capitalize()}' names '{asked}', but this API key is of {own_id or 'none'}. "
+            f"The header 'OpenAI-{what.capitalize()}' names '{requested}', but this API key is of {own_id or 'none'}. "
             "Leave the header out, or use a key of that one.",
             code=f"mismatched_{what}",
         )
 
 
-def _select_by_id_or_title(session: ReadSession, query: Select[Any], table: Table, asked: str | None) -> Any:
+def _select_by_id_or_title(session: ReadSession, query: Select[Any], table: Table, requested: str | None) -> Any:
     """The id of the first row, or of the one with that id, or else with that title; a title never goes before an id."""
-    if not asked:
+    if not requested:
         return session.value(query)
-    found = session.value(query.where(table.c.id == asked))
-    if found is None and not names.looks_like_id(asked):
-        found = session.value(query.where(table.c.title == asked))
+    found = session.value(query.where(table.c.id == requested))
+    if found is None and not names.looks_like_id(requested):
+        found = session.value(query.where(table.c.title == requested))
     return found
 
 
-def _select_organization(session: ReadSession, user_id: str, asked: str | None) -> str:
+def _select_organization(session: ReadSession, user_id: str, requested: str | None) -> str:
     query = (
         select(organizations.c.id)
         .join(organization_users)
@@ -123,14 +123,14 @@ def _select_organization(session: ReadSession, user_id: str, asked: str | None) 
             organizations.c.id,
         )
     )
-    found = _select_by_id_or_title(session, query, organizations, asked)
+    found = _select_by_id_or_title(session, query, organizations, requested)
     if found is None:
-        which = f"the organization '{asked}'" if asked else "any organization"
+        which = f"the organization '{requested}'" if requested else "any organization"
         raise PermissionDenied(f"You are not a member of {which}. Ask one of its owners to add you.")
     return str(found)
 
 
-def _select_project(session: ReadSession, user_id: str, organization_id: str, asked: str | None) -> str | None:
+def _select_project(session: ReadSession, user_id: str, organization_id: str, requested: str | None) -> str | None:
     """The one asked for, else the default one, else the one that they joined first; for an owner, the oldest."""
     owns = session.first(
         select(organization_users.c.role).where(
@@ -148,7 +148,7 @@ def _select_project(session: ReadSession, user_id: str, organization_id: str, as
         query = query.join(project_users).where(project_users.c.user_id == user_id)
         query = query.order_by(project_users.c.created_at)
     query = query.order_by(projects.c.created_at, projects.c.id)
-    found = _select_by_id_or_title(session, query, projects, asked)
-    if found is None and asked:
-        raise PermissionDenied(f"You are not a member of the project '{asked}'. Ask one of its owners to add you.")
+    found = _select_by_id_or_title(session, query, projects, requested)
+    if found is None and requested:
+        raise PermissionDenied(f"You are not a member of the project '{requested}'. Ask one of its owners to add you.")
     return None if found is None else str(found)

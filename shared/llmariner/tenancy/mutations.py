@@ -19,7 +19,7 @@ from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.roles.scopes import with_implied
 from llmariner.tenancy.tables import api_keys
 
-__all__ = ["serialize_mutations", "record_mutation"]
+__all__ = ["record_mutation", "serialize_mutations"]
 
 # Audit name: type of the event, and the collection that its subject is in.
 _EVENTS = {

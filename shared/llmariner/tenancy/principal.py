@@ -45,7 +45,7 @@ class Caller:
         return self.organization_role == "owner"
 
     @property
-    def owner(self) -> KeyOwner:
+    def key_owner(self) -> KeyOwner:
         """On whose behalf it works in its project. InvalidRequest when it has selected none."""
         if self.project_id is None:
             raise InvalidRequest(

@@ -9,14 +9,14 @@ from llmariner.errors import InvalidRequest
 from llmariner.platform.identity import addresses
 
 __all__ = [
-    "validate_email",
     "has_public_domain",
+    "looks_like_id",
+    "skeleton",
     "validate_dns_label",
+    "validate_email",
     "validate_label_key",
     "validate_label_value",
-    "looks_like_id",
     "validate_selectable_title",
-    "skeleton",
     "validate_title",
 ]
 
@@ -48,7 +48,7 @@ def validate_title(value: str, param: str = "title", *, max_length: int = _MAX_T
 
 def validate_selectable_title(value: str, param: str = "title", *, max_length: int = _MAX_TITLE_LENGTH) -> str:
     """The title of what requests select by id or title. InvalidRequest also for one that looks like an id."""
-    found = validate_title(value, param, most=max_length)
+    found = validate_title(value, param, max_length=max_length)
     if looks_like_id(found):
         raise InvalidRequest(f"'{param}' must not look like an id: choose another one than '{found}'.", param=param)
     return found

@@ -14,7 +14,7 @@ from llmariner.context import Context
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import SecretSettings
-from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
+from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 
 from ..children import free_port
 from ..target import MODEL, Site, Target

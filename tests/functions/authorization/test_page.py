@@ -9,7 +9,16 @@ import pytest
 
 from llmariner.authorization.__main__ import main
 from llmariner.authorization.markdown import PAGE
-from llmariner.authorization.matrix import RouteAccess, ObjectScope, Subject, UndeclaredRouteError, Outcome, Ownership, declared_routes, decide
+from llmariner.authorization.matrix import (
+    ObjectScope,
+    Outcome,
+    Ownership,
+    RouteAccess,
+    Subject,
+    UndeclaredRouteError,
+    decide,
+    declared_routes,
+)
 
 from ..children import CHECKOUT
 
@@ -61,7 +70,12 @@ def test_a_route_without_a_caller_is_undeclared(checkout: Path, capsys: pytest.C
         (ObjectScope.PROJECT, Subject("owner"), Ownership.OWN, Outcome.ALLOWED),
         (ObjectScope.PROJECT, Subject("owner"), Ownership.SIBLING, Outcome.HIDDEN),
         (ObjectScope.PROJECT, Subject("owner", in_project=False), Ownership.OWN, Outcome.NO_PROJECT),
-        (ObjectScope.PROJECT, Subject("owner", cut=frozenset({"api.files.read"})), Ownership.OWN, Outcome.FORBIDDEN),
+        (
+            ObjectScope.PROJECT,
+            Subject("owner", key_scopes=frozenset({"api.files.read"})),
+            Ownership.OWN,
+            Outcome.FORBIDDEN,
+        ),
         (ObjectScope.PROJECT, Subject("reader"), Ownership.OWN, Outcome.FORBIDDEN),
         (ObjectScope.PROJECT, Subject("reader", "viewer"), Ownership.OWN, Outcome.ALLOWED),
         (ObjectScope.PROJECT, Subject(None, "owner"), Ownership.OWN, Outcome.UNKNOWN),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import select
 
-from llmariner.authorization.matrix import RouteAccess, ObjectScope, Outcome, Ownership, declared_routes, decide
+from llmariner.authorization.matrix import ObjectScope, Outcome, Ownership, RouteAccess, decide, declared_routes
 from llmariner.platform.events import outbox
 from llmariner.platform.events.tables import events
 from llmariner.tenancy.tables import api_keys, custom_roles
@@ -53,7 +53,9 @@ def ask(world: World, in_process: InProcess) -> Ask:
 def first_seen(world: World, ask: Ask) -> dict[str, Answer]:
     """What an owner sees in lists before other tests make more than a page holds."""
     return {
-        str(route): asked(world, ask, route, "owner", Ownership.OWN) for route in lists() if str(route) not in WITHOUT_SEEDS
+        str(route): asked(world, ask, route, "owner", Ownership.OWN)
+        for route in lists()
+        if str(route) not in WITHOUT_SEEDS
     }
 
 
@@ -107,7 +109,9 @@ def test_nobody_gets_past_the_matrix(route: RouteAccess, caller: str, world: Wor
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.method == "GET"], ids=str)
-def test_what_is_not_the_callers_to_see_is_in_no_answer(route: RouteAccess, caller: str, world: World, ask: Ask) -> None:
+def test_what_is_not_the_callers_to_see_is_in_no_answer(
+    route: RouteAccess, caller: str, world: World, ask: Ask
+) -> None:
     answer = asked(world, ask, route, caller, Ownership.OWN)
     for whose in (Ownership.SIBLING, Ownership.OTHER):
         if decide(route, CALLERS[caller], whose) is not Outcome.ALLOWED:
@@ -160,7 +164,9 @@ def test_a_colleagues_key_and_a_siblings_project_are_in_no_members_list(world: W
         assert (sibling.project_id in ids) is (caller == "owner")
 
 
-@pytest.mark.parametrize(("whose", "by_owner"), [(Ownership.OWN, 200), (Ownership.SIBLING, 200), (Ownership.OTHER, 404)])
+@pytest.mark.parametrize(
+    ("whose", "by_owner"), [(Ownership.OWN, 200), (Ownership.SIBLING, 200), (Ownership.OTHER, 404)]
+)
 def test_a_key_is_made_in_no_project_that_the_caller_is_not_in(
     whose: Ownership, by_owner: int, world: World, ask: Ask
 ) -> None:

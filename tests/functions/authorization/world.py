@@ -14,12 +14,12 @@ from typing import Any
 
 from sqlalchemy import update
 
-from llmariner.authorization.matrix import Subject, Ownership
+from llmariner.authorization.matrix import Ownership, Subject
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.platform.database.migrate import upgrade
 from llmariner.tenancy.keys import secrets
-from llmariner.tenancy.organizations.bootstrap import ensure_first_owner, create_bootstrap_key
+from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 from llmariner.tenancy.roles.scopes import ADMIN_KEY_SCOPES, OWNER_SCOPES
 from llmariner.tenancy.tables import (
     api_keys,
@@ -49,19 +49,19 @@ CALLERS: dict[str, Subject | None] = {
     "nobody": None,
     "a leaver": None,
     "owner": Subject("owner"),
-    "admin key": Subject("owner", in_project=False, cut=ADMIN_KEY_SCOPES),
+    "admin key": Subject("owner", in_project=False, key_scopes=ADMIN_KEY_SCOPES),
     "reader": Subject("reader", in_project=False),
     "tenant system": Subject("tenant_system", in_project=False),
     "project owner": Subject("reader", "owner"),
     "member": Subject("reader", "member"),
     "viewer": Subject("reader", "viewer"),
-    "owner's small key": Subject("owner", cut=CUT),
-    "member's small key": Subject("reader", "member", cut=CUT),
-    "owner in person": Subject("owner", person=True),
-    "project owner in person": Subject("reader", "owner", person=True),
-    "member in person": Subject("reader", "member", person=True),
-    "reader in person": Subject("reader", in_project=False, person=True),
-    "stranger in person": Subject(None, in_project=False, person=True),
+    "owner's small key": Subject("owner", key_scopes=CUT),
+    "member's small key": Subject("reader", "member", key_scopes=CUT),
+    "owner in person": Subject("owner", signed_in=True),
+    "project owner in person": Subject("reader", "owner", signed_in=True),
+    "member in person": Subject("reader", "member", signed_in=True),
+    "reader in person": Subject("reader", in_project=False, signed_in=True),
+    "stranger in person": Subject(None, in_project=False, signed_in=True),
 }
 
 
@@ -278,14 +278,14 @@ class World:
         here = self.places[Ownership.OWN]
         if name == "nobody":
             return {}
-        if standing is not None and standing.person:
+        if standing is not None and standing.signed_in:
             return self._signed_in(name, standing)
         if standing is None:
             self.users[name] = self.person(here, None, None)
             _, secret = self.key(here, self.users[name])
         else:
             user_id = self.users[name] = self.person(here, standing.organization_role, standing.project_role)
-            scopes = OWNER_SCOPES if standing.cut is None else standing.cut
+            scopes = OWNER_SCOPES if standing.key_scopes is None else standing.key_scopes
             _, secret = self.key(here, user_id, scopes=scopes, admin=not standing.in_project)
         return {"authorization": f"Bearer {secret}"}
 
@@ -297,7 +297,7 @@ class World:
             linked = {"issuer": self._issuer.url, "subject": user_id}
             session.run(update(users).where(users.c.id == user_id).values(**linked))
         selected = {"openai-organization": here.organization_id} if standing.organization_role else {}
-        selected |= {"openai-project": here.project_id} if standing.works else {}
+        selected |= {"openai-project": here.project_id} if standing.works_in_project else {}
         return {"authorization": f"Bearer {self._issuer.token(user_id)}", **selected}
 
     def _auditor(self) -> dict[str, str]:

@@ -66,7 +66,7 @@ def _resolve_caller(request: Request, secret: str) -> Caller:
     organization, project = request.headers.get("openai-organization"), request.headers.get("openai-project")
     if is_jwt(secret):
         return _resolve_person(request, secret, organization, project)
-    caller = context_of(request).callers.by_secret(secret, organization, project)
+    caller = context_of(request).callers.authenticate(secret, organization, project)
     if caller is None:
         raise invalid_key()
     return caller
@@ -87,7 +87,7 @@ def _resolve_person(request: Request, token: str, organization: str | None, proj
     people = context_of(request).identity
     if people is None:
         raise sign_in_not_configured()
-    return people.caller(token, organization, project, source=client_address.get())
+    return people.authenticate(token, organization, project, source=client_address.get())
 
 
 def _missing_scope(scope: str) -> PermissionDenied:

@@ -98,7 +98,7 @@ def create(context: Context, caller: Caller, body: CreateKey) -> dict[str, Any]:
     """Make a key in the project that the caller stands in; the one answer that holds its secret."""
     if body.excluded_from_rate_limiting:
         _check_may_exempt(caller)
-    place = caller.owner
+    place = caller.key_owner
     if caller.project_role is None:
         raise PermissionDenied("Only a member of the project makes keys of it: let one of its owners add you.")
     if body.is_service_account:
@@ -175,7 +175,7 @@ def _create_with_service_account(context: Context, caller: Caller, body: CreateK
         raise PermissionDenied("Only an owner of the organization makes keys of service accounts.")
     if body.role is None:
         raise InvalidRequest("A service account needs a role in the organization: send 'role'.", param="role")
-    role, project_id = parse_organization_role(body.role), caller.owner.project_id
+    role, project_id = parse_organization_role(body.role), caller.key_owner.project_id
     new = _new_key(body, PROJECT_ROLES["owner"] | ORGANIZATION_ROLES.get(role, frozenset()))
     accounts = ServiceAccounts(context.database)
     with context.database.write() as session:

@@ -119,7 +119,7 @@ def api_key(key: ApiKey, secret: str | None = None) -> JsonObject:
             "id": key.email,
             "internal_id": key.user_id,
             "email": key.email,
-            "is_service_account": key.is_of_account,
+            "is_service_account": key.is_service_account_key,
             "hidden": False,
         },
         "organization": {"id": key.organization_id, "title": key.organization_title},

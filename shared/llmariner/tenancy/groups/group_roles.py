@@ -16,15 +16,24 @@ from llmariner.platform.events import outbox
 from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
-    check_can_revoke_organization_role,
-    check_can_revoke_project_role,
     check_can_grant_organization_role,
     check_can_grant_project_role,
+    check_can_revoke_organization_role,
+    check_can_revoke_project_role,
     has_full_owner_rights,
 )
 from llmariner.tenancy.tables import group_roles, groups, organization_users, project_users, projects, user_groups
 
-__all__ = ["GROUP_ROLE_CHANGED", "GroupRoles", "enqueue_reconciliation", "validate_group_name", "check_can_revoke", "grant", "matches_mapping", "revoke"]
+__all__ = [
+    "GROUP_ROLE_CHANGED",
+    "GroupRoles",
+    "check_can_revoke",
+    "enqueue_reconciliation",
+    "grant",
+    "matches_mapping",
+    "revoke",
+    "validate_group_name",
+]
 
 GROUP_ROLE_CHANGED = "ai.llmariner.group_role.changed.v1"
 

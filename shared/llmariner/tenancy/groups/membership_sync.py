@@ -27,7 +27,9 @@ _TIME_BUDGET_SECONDS = 20.0
 _MAX_NAME_LENGTH = 256
 
 
-def reconcile_group(database: Database, issuer: str, group: str, after: str = "", *, seconds: float = _TIME_BUDGET_SECONDS) -> str:
+def reconcile_group(
+    database: Database, issuer: str, group: str, after: str = "", *, seconds: float = _TIME_BUDGET_SECONDS
+) -> str:
     """Settle the members of a group whose ids follow `after`, for some seconds.
 
     Returns the id of the last one who is settled, empty at the end.
@@ -36,7 +38,7 @@ def reconcile_group(database: Database, issuer: str, group: str, after: str = ""
     while True:
         with database.read() as session:
             people = session.rows(_members(issuer, group).where(users.c.id > after).limit(_BATCH_SIZE))
-            waiting = [person.id for person in people if _reconciliation(session, person).changes()]
+            waiting = [person.id for person in people if _reconciliation(session, person).has_changes()]
         if waiting:
             there = _members(issuer, group).where(users.c.id.in_(waiting))
             database.transact(partial(_reconcile, people=there))

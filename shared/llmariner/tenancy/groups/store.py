@@ -15,7 +15,14 @@ from llmariner.audit import log
 from llmariner.errors import Conflict, NotFound
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
-from llmariner.tenancy.groups.group_roles import enqueue_reconciliation, validate_group_name, check_can_revoke, grant, matches_mapping, revoke
+from llmariner.tenancy.groups.group_roles import (
+    check_can_revoke,
+    enqueue_reconciliation,
+    grant,
+    matches_mapping,
+    revoke,
+    validate_group_name,
+)
 from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.organizations.queries import Page, Paging, page_of
 from llmariner.tenancy.principal import Caller
@@ -118,7 +125,7 @@ class Groups:
         with self._database.read() as session:
             return session.rows(query.where(there).order_by(group_roles.c.created_at, groups.c.id))
 
-    def give(self, caller: Caller, group_id: str, role: str, project_id: str | None) -> Row[Any]:
+    def grant_role(self, caller: Caller, group_id: str, role: str, project_id: str | None) -> Row[Any]:
         """Give a group a role there; it takes the place of the one before. Raises as `GroupRoles.create` but Conflict."""
         with self._database.write() as session:
             serialize_mutations(session, caller)
@@ -128,7 +135,7 @@ class Groups:
                 revoke(session, caller, before)
             return grant(session, caller, mapping, role)
 
-    def take(self, caller: Caller, group_id: str, project_id: str | None) -> None:
+    def revoke_role(self, caller: Caller, group_id: str, project_id: str | None) -> None:
         """Take a group's role there from it. NotFound when it has none."""
         with self._database.write() as session:
             serialize_mutations(session, caller)

@@ -21,7 +21,7 @@ from llmariner.tenancy.roles.delegation import check_can_grant_organization_role
 from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.tables import invites
 
-__all__ = ["is_inviter_authorized", "pending_invites_of", "is_pending", "withdraw_invites"]
+__all__ = ["is_inviter_authorized", "is_pending", "pending_invites_of", "withdraw_invites"]
 
 _INVITES = "api.organizations.users.write"
 

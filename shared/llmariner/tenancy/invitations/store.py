@@ -22,16 +22,16 @@ from llmariner.settings import Secret
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.invitations.pending import is_inviter_authorized, is_pending
 from llmariner.tenancy.keys import secrets
-from llmariner.tenancy.keys.store import Keys, NewKey, KeyOwner
+from llmariner.tenancy.keys.store import KeyOwner, Keys, NewKey
 from llmariner.tenancy.members.memberships import person_id_by_email
 from llmariner.tenancy.members.removals import clear_removal
-from llmariner.tenancy.mutations import serialize_mutations, record_mutation
+from llmariner.tenancy.mutations import record_mutation, serialize_mutations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
-    check_can_revoke_organization_role,
-    check_can_revoke_project_role,
     check_can_grant_organization_role,
     check_can_grant_project_role,
+    check_can_revoke_organization_role,
+    check_can_revoke_project_role,
 )
 from llmariner.tenancy.roles.effective_permissions import bump_revision, resolve_permissions
 from llmariner.tenancy.sign_in.account_claims import open_claim_window
@@ -106,7 +106,9 @@ class Invites:
     ) -> tuple[Invite, str]:
         """Invite somebody; the token is returned this once. Conflict for a member, and for who is invited already."""
         if not 1 <= expires_in <= MAX_LIFETIME_SECONDS:
-            raise InvalidRequest(f"'expires_in_seconds' must be 1 to {MAX_LIFETIME_SECONDS}.", param="expires_in_seconds")
+            raise InvalidRequest(
+                f"'expires_in_seconds' must be 1 to {MAX_LIFETIME_SECONDS}.", param="expires_in_seconds"
+            )
         wanted, token, invite_id = names.validate_email(email), secrets.new_token(), new_id("invite")
         organization_id, now = caller.organization_id, int(time.time())
         with self._database.write() as session:
@@ -225,7 +227,9 @@ def _check_not_member(session: ReadSession, invite: Invite) -> None:
         )
 
 
-def _project_for_first_key(session: ReadSession, organization_id: str, role: str, promised: Sequence[str]) -> str | None:
+def _project_for_first_key(
+    session: ReadSession, organization_id: str, role: str, promised: Sequence[str]
+) -> str | None:
     """Of which project a first key can be: the first that is promised; for an owner any that is there."""
     if promised or role != "owner":
         return next(iter(promised), None)

@@ -14,12 +14,12 @@ from llmariner.errors import PermissionDenied
 from llmariner.platform.database import ReadSession
 from llmariner.tenancy.keys.key import KEYS, ApiKey, key_from_row
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.delegation import held_scopes, has_full_owner_rights
+from llmariner.tenancy.roles.delegation import has_full_owner_rights, held_scopes
 from llmariner.tenancy.roles.effective_permissions import resolve_permissions
 from llmariner.tenancy.roles.scopes import with_implied
 from llmariner.tenancy.tables import api_keys
 
-__all__ = ["attenuate", "check_can_receive_secret", "check_can_change", "scopes_after_rotation"]
+__all__ = ["attenuate", "check_can_change", "check_can_receive_secret", "scopes_after_rotation"]
 
 _LISTS = ("allowed_models", "allowed_sources")
 
@@ -81,7 +81,12 @@ def check_can_change(session: ReadSession, actor: Caller | None, key: ApiKey, *,
 
     Somebody's own keys are theirs to change; by one of them the others can be ended (`revoking`), not made freer.
     """
-    if actor is None or has_full_owner_rights(actor) or _is_own(actor, key) or (revoking and key.user_id == actor.user_id):
+    if (
+        actor is None
+        or has_full_owner_rights(actor)
+        or _is_own(actor, key)
+        or (revoking and key.user_id == actor.user_id)
+    ):
         return
     if missing := _excess_scopes(session, actor, key):
         raise PermissionDenied(

@@ -11,7 +11,7 @@ from sqlalchemy import Row, or_, select
 from llmariner.platform.database import ReadSession
 from llmariner.tenancy.tables import api_keys, organization_users, organizations, project_users, projects, users
 
-__all__ = ["KEYS", "ApiKey", "key_from_row", "find_key_by_digest"]
+__all__ = ["KEYS", "ApiKey", "find_key_by_digest", "key_from_row"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ApiKey:
     organization_id: str
     email: str
     user_name: str | None
-    is_of_account: bool
+    is_service_account_key: bool
     organization_title: str
     project_title: str | None
     organization_role: str | None
@@ -107,7 +107,7 @@ def key_from_row(row: Row[Any]) -> ApiKey:
         organization_id=row.organization_id,
         email=row.email,
         user_name=row.user_name,
-        is_of_account=row.user_kind == "service_account",
+        is_service_account_key=row.user_kind == "service_account",
         organization_title=row.organization_title,
         project_title=row.project_title,
         organization_role=row.organization_role,

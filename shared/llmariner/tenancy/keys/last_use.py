@@ -24,18 +24,18 @@ class LastUse:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._noted: dict[str, int] = {}
+        self._recorded: dict[str, int] = {}
 
-    def note(self, used: Mapping[str, int]) -> None:
+    def record(self, used: Mapping[str, int]) -> None:
         """Key id → seconds since 1970. However often it is told, a key is written once in a minute; never raises.
 
         A database that only reads, or does not answer, is told again when a minute is over.
         """
-        noted = self._noted
+        noted = self._recorded
         news = [(key, at) for key, at in used.items() if key not in noted or at >= noted[key] + _RESOLUTION_SECONDS]
         if not news:
             return
-        self._noted = {**(noted if len(noted) < _MAX_CACHED else {}), **dict(news)}
+        self._recorded = {**(noted if len(noted) < _MAX_CACHED else {}), **dict(news)}
         try:
             for first in range(0, len(news), _BATCH_SIZE):
                 self._write(dict(news[first : first + _BATCH_SIZE]))

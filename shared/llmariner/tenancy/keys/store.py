@@ -20,14 +20,19 @@ from llmariner.settings import Secret
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.keys import allowed_networks as sources
 from llmariner.tenancy.keys import secrets
-from llmariner.tenancy.keys.attenuation import attenuate, check_can_receive_secret, check_can_change, scopes_after_rotation
-from llmariner.tenancy.keys.key import KEYS, ApiKey, key_from_row, find_key_by_digest
+from llmariner.tenancy.keys.attenuation import (
+    attenuate,
+    check_can_change,
+    check_can_receive_secret,
+    scopes_after_rotation,
+)
+from llmariner.tenancy.keys.key import KEYS, ApiKey, find_key_by_digest, key_from_row
 from llmariner.tenancy.members.deprovisioning import delete_service_account
 from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.tables import api_keys, users
 
-__all__ = ["UNSET", "ApiKey", "Keys", "NewKey", "KeyOwner", "KeySelector", "find_key_by_digest"]
+__all__ = ["UNSET", "ApiKey", "KeyOwner", "KeySelector", "Keys", "NewKey", "find_key_by_digest"]
 
 _CREATED = "ai.llmariner.api_key.created.v1"
 _UPDATED = "ai.llmariner.api_key.updated.v1"
@@ -71,7 +76,7 @@ class KeySelector:
     user_id: str | None = None
     kind: str = "project"
 
-    def holds(self) -> ColumnElement[bool]:
+    def condition(self) -> ColumnElement[bool]:
         """The condition on rows of keys."""
         wanted = {"organization_id": self.organization_id, "kind": self.kind}
         wanted |= {"project_id": self.project_id} if self.project_id is not None else {}
@@ -89,7 +94,9 @@ class Keys:
         self._database = database
         self._pepper = pepper
 
-    def create(self, owner: KeyOwner, new: NewKey, secret: str = "", *, actor: Caller | None = None) -> tuple[ApiKey, str]:
+    def create(
+        self, owner: KeyOwner, new: NewKey, secret: str = "", *, actor: Caller | None = None
+    ) -> tuple[ApiKey, str]:
         """Make a key; the secret is returned this once.
 
         Conflict when the owner has a live key of that name in the organisation. `secret` only where it had to
@@ -117,11 +124,11 @@ class Keys:
 
     def of_project(self, owner: KeyOwner) -> list[ApiKey]:
         """The live keys of the owner's project, newest first."""
-        return self.seen(_selector(owner))
+        return self.matching(_selector(owner))
 
-    def seen(self, view: KeySelector) -> list[ApiKey]:
+    def matching(self, view: KeySelector) -> list[ApiKey]:
         """The live keys of a view, newest first."""
-        live = and_(view.holds(), api_keys.c.revoked_at.is_(None))
+        live = and_(view.condition(), api_keys.c.revoked_at.is_(None))
         with self._database.read() as session:
             rows = session.rows(KEYS.where(live).order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()))
         return [key_from_row(row) for row in rows]
@@ -202,7 +209,7 @@ class Keys:
         with self._database.write() as session:
             serialize_mutations(session, actor)
             key = _live_key(session, view, key_id)
-            check_can_change(session, actor, key, ending=True)
+            check_can_change(session, actor, key, revoking=True)
             _change(session, key, revoked_at=time.time())
             outbox.add(session, _REVOKED, f"api_keys/{key_id}", _told(key))
             delete_rules(session, key.organization_id, "key", [key_id])
@@ -274,7 +281,7 @@ def _selector(seen: KeyOwner | KeySelector) -> KeySelector:
 
 
 def _live_key(session: ReadSession, view: KeyOwner | KeySelector, key_id: str) -> ApiKey:
-    row = session.first(KEYS.where(api_keys.c.id == key_id, _selector(view).holds()))
+    row = session.first(KEYS.where(api_keys.c.id == key_id, _selector(view).condition()))
     if row is None or row.revoked_at is not None:
         raise NotFound(f"No API key with id '{key_id}'. List yours with GET /v1/api_keys.", param="id")
     return key_from_row(row)
@@ -292,7 +299,9 @@ def _validate_expiry(expires_at: int | None) -> int | None:
     return expires_at
 
 
-def _allowed(models: tuple[str, ...] | _Unset | None, networks: tuple[str, ...] | _Unset | None) -> dict[str, str | None]:
+def _allowed(
+    models: tuple[str, ...] | _Unset | None, networks: tuple[str, ...] | _Unset | None
+) -> dict[str, str | None]:
     """The columns of both lists as JSON. InvalidRequest for an empty list, which would make a key for nothing."""
     found: dict[str, str | None] = {}
     for name, said in (("allowed_models", models), ("allowed_sources", networks)):
@@ -321,7 +330,7 @@ def _has_key_named(session: ReadSession, organization_id: str, user_id: str, nam
 
 def _was_last_key_of_service_account(session: ReadSession, key: ApiKey) -> bool:
     live = select(api_keys.c.id).where(api_keys.c.user_id == key.user_id, api_keys.c.revoked_at.is_(None))
-    return key.is_of_account and session.first(live) is None
+    return key.is_service_account_key and session.first(live) is None
 
 
 def _change(session: WriteSession, key: ApiKey, **values: Any) -> None:

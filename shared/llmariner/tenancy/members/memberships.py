@@ -21,13 +21,13 @@ from llmariner.tenancy import validators as names
 from llmariner.tenancy.invitations.pending import pending_invites_of, withdraw_invites
 from llmariner.tenancy.members.deprovisioning import revoke_keys
 from llmariner.tenancy.members.removals import clear_removal, record_removal
-from llmariner.tenancy.mutations import serialize_mutations, record_mutation
+from llmariner.tenancy.mutations import record_mutation, serialize_mutations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
-    check_can_revoke_organization_role,
-    check_can_revoke_project_role,
     check_can_grant_organization_role,
     check_can_grant_project_role,
+    check_can_revoke_organization_role,
+    check_can_revoke_project_role,
     has_full_owner_rights,
 )
 from llmariner.tenancy.roles.effective_permissions import bump_revision
@@ -140,7 +140,9 @@ class Members:
             bump_revision(session, user_ids=[user_id])
             gone = {"projects": [row.project_id for row in left], "api_keys": ended}
             gone |= delete_rules(session, organization_id, "user", [user_id])
-            record_mutation(session, caller, "user.deleted", user_id, {"removed": gone}, organization_id=organization_id)
+            record_mutation(
+                session, caller, "user.deleted", user_id, {"removed": gone}, organization_id=organization_id
+            )
         return gone
 
     def add_to_project(self, caller: Caller, project_id: str, user_id: str, role: str) -> Member:

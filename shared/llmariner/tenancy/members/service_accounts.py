@@ -13,13 +13,13 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.members.deprovisioning import delete_service_account
-from llmariner.tenancy.mutations import serialize_mutations, record_mutation
+from llmariner.tenancy.mutations import record_mutation, serialize_mutations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
-    check_can_revoke_organization_role,
-    check_can_revoke_project_role,
     check_can_grant_organization_role,
     check_can_grant_project_role,
+    check_can_revoke_organization_role,
+    check_can_revoke_project_role,
     has_full_owner_rights,
 )
 from llmariner.tenancy.roles.effective_permissions import bump_revision
@@ -192,4 +192,6 @@ def _check_name_free(session: ReadSession, project_id: str, name: str) -> None:
 def _done(
     session: WriteSession, caller: Caller, act: str, project_id: str, account_id: str, told: dict[str, Any]
 ) -> None:
-    record_mutation(session, caller, act, account_id, told, organization_id=caller.organization_id, project_id=project_id)
+    record_mutation(
+        session, caller, act, account_id, told, organization_id=caller.organization_id, project_id=project_id
+    )

@@ -48,7 +48,7 @@ class Users:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def self(self, caller: Caller) -> User:
+    def current(self, caller: Caller) -> User:
         """Who calls; a key sees the roles in its own organisation and project only."""
         in_organizations = organization_users.c.user_id == caller.user_id
         in_projects = project_users.c.user_id == caller.user_id
@@ -80,7 +80,7 @@ class Users:
             ]
         return _user(row, [binding for _, binding in roles])
 
-    def seen_by(self, caller: Caller) -> list[User]:
+    def visible_to(self, caller: Caller) -> list[User]:
         """The users that a caller sees in the organisation it works in, by id; hidden ones left out."""
         here = caller.organization_id
         with self._database.read() as session:
@@ -106,7 +106,7 @@ class Users:
                 held[user_id].append(binding)
         return [_user(row, held[row.id]) for row in rows]
 
-    def find(self, organization_id: str, user: str) -> str | None:
+    def find_id(self, organization_id: str, user: str) -> str | None:
         """The id of the organisation's user with that id or e-mail, in any case; None for nobody."""
         query = select(users.c.id).join(organization_users, organization_users.c.user_id == users.c.id)
         named = or_(users.c.id == user, users.c.email == user.strip().lower(), users.c.email == user.strip())

@@ -8,11 +8,11 @@ from sqlalchemy import select
 
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database
-from llmariner.tenancy.keys.store import ApiKey, Keys, NewKey, KeyOwner
+from llmariner.tenancy.keys.store import ApiKey, KeyOwner, Keys, NewKey
 from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
 from llmariner.tenancy.tables import organization_users, organizations, project_users, projects, users
 
-__all__ = ["ensure_first_owner", "create_bootstrap_key"]
+__all__ = ["create_bootstrap_key", "ensure_first_owner"]
 
 _ADMIN = "admin@localhost"
 

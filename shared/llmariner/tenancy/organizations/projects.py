@@ -21,7 +21,7 @@ from llmariner.models.tables import models
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.members.deprovisioning import delete_service_accounts, revoke_keys
-from llmariner.tenancy.mutations import serialize_mutations, record_mutation
+from llmariner.tenancy.mutations import record_mutation, serialize_mutations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.tables import (
@@ -87,7 +87,10 @@ class Projects:
         """Make a project; owners of the organisation own it. Conflict when a live one has the title, InvalidRequest
         where there are too many."""
         organization_id, project_id = caller.organization_id, new_id("proj")
-        values = {"title": names.validate_selectable_title(new.title), **_placement_columns(new.kubernetes_namespace, new.assignments)}
+        values = {
+            "title": names.validate_selectable_title(new.title),
+            **_placement_columns(new.kubernetes_namespace, new.assignments),
+        }
         now = int(time.time())
         with self._database.write() as session:
             serialize_mutations(session, caller)
@@ -119,7 +122,7 @@ class Projects:
         with self._database.read() as session:
             return [_project(row) for row in session.rows(query.order_by(projects.c.created_at, projects.c.id))]
 
-    def people(self, project_ids: Sequence[str]) -> dict[str, int]:
+    def count_members(self, project_ids: Sequence[str]) -> dict[str, int]:
         """How many people are in each."""
         query = select(project_users.c.project_id).join(users, users.c.id == project_users.c.user_id)
         shown = query.where(project_users.c.project_id.in_(project_ids), users.c.hidden.is_(False))
@@ -342,4 +345,6 @@ _ORGANIZATION_MEMBERS = select(organization_users.c.user_id).join(
 
 
 def _done(session: WriteSession, caller: Caller, act: str, project_id: str, told: dict[str, Any]) -> None:
-    record_mutation(session, caller, act, project_id, told, organization_id=caller.organization_id, project_id=project_id)
+    record_mutation(
+        session, caller, act, project_id, told, organization_id=caller.organization_id, project_id=project_id
+    )

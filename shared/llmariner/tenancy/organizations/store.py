@@ -18,7 +18,7 @@ from llmariner.limits.cascade_delete import delete_rules
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
 from llmariner.tenancy.members.deprovisioning import revoke_keys
-from llmariner.tenancy.mutations import serialize_mutations, record_mutation
+from llmariner.tenancy.mutations import record_mutation, serialize_mutations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles import access_scope as reach
 from llmariner.tenancy.roles.effective_permissions import bump_revision, resolve_permissions
@@ -68,7 +68,7 @@ class Organizations:
 
     def create(self, caller: Caller, title: str) -> Organization:
         """Make an organisation that the caller owns. PermissionDenied unless they own the default one; Conflict."""
-        wanted, organization_id = names.validate_selectable_title(title, most=_MAX_TITLE_LENGTH), new_id("org")
+        wanted, organization_id = names.validate_selectable_title(title, max_length=_MAX_TITLE_LENGTH), new_id("org")
         now = int(time.time())
         with self._database.write() as session:
             serialize_mutations(session, caller)
@@ -86,7 +86,7 @@ class Organizations:
         with self._database.read() as session:
             return _one(session, organization_id)
 
-    def of_caller(self, caller: Caller) -> list[Organization]:
+    def accessible_to(self, caller: Caller) -> list[Organization]:
         """Those that the caller is a member of and reaches; the default one first, then by age."""
         query = select(organizations).join(organization_users).where(organization_users.c.user_id == caller.user_id)
         order = (organizations.c.is_default.desc(), organizations.c.created_at, organizations.c.id)
@@ -95,7 +95,7 @@ class Organizations:
             reached = reach.accessible_organization_ids(session, caller, [each.id for each in found])
         return [each for each in found if each.id in reached]
 
-    def summaries(self, organization_ids: Sequence[str]) -> dict[str, Summary]:
+    def summarize(self, organization_ids: Sequence[str]) -> dict[str, Summary]:
         """What is in each."""
         of_them = projects.c.organization_id.in_(organization_ids)
         live = select(projects.c.organization_id, func.count().label("number")).where(
@@ -114,7 +114,10 @@ class Organizations:
 
     def rename(self, caller: Caller, title: str) -> Organization:
         """Give the caller's organisation another title. Conflict."""
-        wanted, organization_id = names.validate_selectable_title(title, most=_MAX_TITLE_LENGTH), caller.organization_id
+        wanted, organization_id = (
+            names.validate_selectable_title(title, max_length=_MAX_TITLE_LENGTH),
+            caller.organization_id,
+        )
         with self._database.write() as session:
             serialize_mutations(session, caller)
             _check_title_free(session, wanted, but=organization_id)

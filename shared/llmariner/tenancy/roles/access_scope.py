@@ -17,7 +17,13 @@ from llmariner.tenancy.roles.effective_permissions import EffectivePermissions, 
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES
 from llmariner.tenancy.tables import organizations, projects
 
-__all__ = ["caller_in_organization", "caller_in_project", "accessible_organization_ids", "is_default_organization", "can_view_all_projects"]
+__all__ = [
+    "accessible_organization_ids",
+    "caller_in_organization",
+    "caller_in_project",
+    "can_view_all_projects",
+    "is_default_organization",
+]
 
 
 def caller_in_organization(database: Database, caller: Caller, organization_id: str, scope: str) -> Caller:
@@ -32,7 +38,13 @@ def caller_in_organization(database: Database, caller: Caller, organization_id: 
 
 
 def caller_in_project(
-    database: Database, caller: Caller, organization_id: str, project_id: str, scope: str, *, include_archived: bool = False
+    database: Database,
+    caller: Caller,
+    organization_id: str,
+    project_id: str,
+    scope: str,
+    *,
+    include_archived: bool = False,
 ) -> Caller:
     """The caller as it stands in that project. NotFound, PermissionDenied as above; `include_archived`: such a one is there, too."""
     with database.read() as session:
@@ -44,7 +56,11 @@ def caller_in_project(
     pinned = caller.key_id is not None and project_id != caller.project_id
     hidden = stands.project_role is None or pinned
     there = _caller_with_permissions(caller, organization_id, project_id, stands)
-    if row is None or (row.archived_at is not None and not include_archived) or (hidden and not can_view_all_projects(there)):
+    if (
+        row is None
+        or (row.archived_at is not None and not include_archived)
+        or (hidden and not can_view_all_projects(there))
+    ):
         raise NotFound(
             f"No project with id '{project_id}' that you can see in the organization '{organization_id}'.",
             param="project_id",
@@ -70,7 +86,9 @@ def accessible_organization_ids(session: ReadSession, caller: Caller, member_of:
     return [each for each in member_of if _can_access_organization(session, caller, each)]
 
 
-def _permissions_in_organization(session: ReadSession, caller: Caller, organization_id: str, project_id: str | None) -> EffectivePermissions:
+def _permissions_in_organization(
+    session: ReadSession, caller: Caller, organization_id: str, project_id: str | None
+) -> EffectivePermissions:
     stands = resolve_permissions(session, caller.user_id, organization_id, project_id)
     if stands.organization_role is None or not _can_access_organization(session, caller, organization_id):
         raise NotFound(
@@ -85,7 +103,9 @@ def _can_access_organization(session: ReadSession, caller: Caller, organization_
     return caller.is_owner and is_default_organization(session, caller.organization_id)
 
 
-def _caller_with_permissions(caller: Caller, organization_id: str, project_id: str | None, stands: EffectivePermissions) -> Caller:
+def _caller_with_permissions(
+    caller: Caller, organization_id: str, project_id: str | None, stands: EffectivePermissions
+) -> Caller:
     # What a key carries is what is left of it where it is at home.
     scopes = stands.scopes if caller.key_id is None else stands.scopes & caller.scopes
     return replace(

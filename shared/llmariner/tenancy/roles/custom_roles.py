@@ -13,13 +13,13 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenie
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators as names
-from llmariner.tenancy.mutations import serialize_mutations, record_mutation
+from llmariner.tenancy.mutations import record_mutation, serialize_mutations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
     check_can_revoke_organization_role,
     check_can_revoke_project_role,
-    held_scopes,
     has_full_owner_rights,
+    held_scopes,
 )
 from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, OWNER_SCOPES, PROJECT_ROLES, with_implied
@@ -151,7 +151,9 @@ def _check_can_revoke(session: ReadSession, caller: Caller, role: CustomRole) ->
         check_can_revoke_project_role(session, caller, role.organization_id, role.project_id, role.id)
 
 
-def _validate_scopes(session: ReadSession, caller: Caller, scopes: Iterable[str], project_id: str | None) -> frozenset[str]:
+def _validate_scopes(
+    session: ReadSession, caller: Caller, scopes: Iterable[str], project_id: str | None
+) -> frozenset[str]:
     wanted = frozenset(scopes)
     possible = OWNER_SCOPES if project_id is None else PROJECT_ROLES["owner"]
     if not wanted:
@@ -181,7 +183,9 @@ def _check_not_full(session: ReadSession, organization_id: str, project_id: str 
         )
 
 
-def _validate_unused_name(session: ReadSession, organization_id: str, project_id: str | None, name: str, *, but: str = "") -> str:
+def _validate_unused_name(
+    session: ReadSession, organization_id: str, project_id: str | None, name: str, *, but: str = ""
+) -> str:
     wanted = names.validate_selectable_title(name, "name")
     if wanted.lower() in ORGANIZATION_ROLES or wanted.lower() in PROJECT_ROLES:
         raise Conflict(f"'{wanted}' is a role that is there everywhere; choose another name.", param="name")

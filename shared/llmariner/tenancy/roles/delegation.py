@@ -12,12 +12,12 @@ from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES, wi
 from llmariner.tenancy.tables import custom_roles
 
 __all__ = [
-    "check_can_revoke_organization_role",
-    "check_can_revoke_project_role",
     "check_can_grant_organization_role",
     "check_can_grant_project_role",
-    "held_scopes",
+    "check_can_revoke_organization_role",
+    "check_can_revoke_project_role",
     "has_full_owner_rights",
+    "held_scopes",
 ]
 
 
@@ -39,7 +39,9 @@ def held_scopes(session: ReadSession, caller: Caller, organization_id: str, proj
     return there if caller.key_id is None else there & caller.scopes
 
 
-def check_can_grant_organization_role(session: ReadSession, caller: Caller | None, organization_id: str, role: str) -> None:
+def check_can_grant_organization_role(
+    session: ReadSession, caller: Caller | None, organization_id: str, role: str
+) -> None:
     """InvalidRequest for an unknown role of an organisation, PermissionDenied for one that the caller may not give."""
     scopes = _organization_scopes(session, organization_id, role)
     if scopes is None:
@@ -96,7 +98,9 @@ def _project_scopes(session: ReadSession, organization_id: str, project_id: str,
     return _custom_role_scopes(session, organization_id, project_id, role) if scopes is None else scopes
 
 
-def _custom_role_scopes(session: ReadSession, organization_id: str, project_id: str | None, role: str) -> frozenset[str] | None:
+def _custom_role_scopes(
+    session: ReadSession, organization_id: str, project_id: str | None, role: str
+) -> frozenset[str] | None:
     """The scopes of a role that the organisation made, for itself or for that project."""
     query = select(custom_roles.c.scopes).where(
         custom_roles.c.id == role,

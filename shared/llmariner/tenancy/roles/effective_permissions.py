@@ -24,7 +24,9 @@ class EffectivePermissions:
     scopes: frozenset[str]
 
 
-def resolve_permissions(session: ReadSession, user_id: str, organization_id: str, project_id: str | None) -> EffectivePermissions:
+def resolve_permissions(
+    session: ReadSession, user_id: str, organization_id: str, project_id: str | None
+) -> EffectivePermissions:
     """How a user stands now. An organisation's owner owns its projects; who left it is nothing in any of them."""
     member = (
         select(organization_users.c.role, organizations.c.is_default)

@@ -40,7 +40,9 @@ _WORK = _read_and_write(
     "api.events",
 ) | {"api.inference.write"}
 # What a project's owner administers there.
-_PROJECT_ADMIN = _read_and_write("api.organizations.projects", "api.organizations.projects.users", "api.limits", "api.budgets")
+_PROJECT_ADMIN = _read_and_write(
+    "api.organizations.projects", "api.organizations.projects.users", "api.limits", "api.budgets"
+)
 _ORGANIZATION_ADMIN = _read_and_write("api.organizations", "api.organizations.users", "api.prices")
 _TENANT_SYSTEM = frozenset({"api.k8s.clusterscope.read", "api.k8s.namespaced.write"})
 
@@ -48,7 +50,9 @@ MODEL_ADMIN = "api.model.admin"
 """Changes models that all projects share, and chooses engine arguments and locations of weights that are on no list."""
 # What an owner of the default organization holds beside OWNER_SCOPES: its owners run the installation.
 INSTALLATION_SCOPES: frozenset[str] = frozenset({MODEL_ADMIN})
-OWNER_SCOPES: frozenset[str] = _WORK | _PROJECT_ADMIN | _ORGANIZATION_ADMIN | _read_and_write("api.clusters") | {"api.audit.read"}
+OWNER_SCOPES: frozenset[str] = (
+    _WORK | _PROJECT_ADMIN | _ORGANIZATION_ADMIN | _read_and_write("api.clusters") | {"api.audit.read"}
+)
 ALL_SCOPES: frozenset[str] = OWNER_SCOPES | _TENANT_SYSTEM | INSTALLATION_SCOPES
 VIEWER_SCOPES: frozenset[str] = _read_only(_WORK | _PROJECT_ADMIN)
 # An admin key administers and sees what was used; it works in no project.

@@ -54,8 +54,8 @@ class _Resource:
 class _Mutation:
     name: str
     subject_id: str
-    place: _Resource
-    told: dict[str, Any]
+    resource: _Resource
+    details: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,83 +67,83 @@ class _Membership:
 class MembershipReconciliation:
     """One person's memberships, as they are and as they should be. Read when made; the function `reconcile_memberships` writes.
 
-    `newcomer_role`: what the person becomes if nothing awaits them: `reader` of the default organisation, `member` of
+    `default_role`: what the person becomes without invitation or group role: `reader` of the default organisation, `member` of
     its default project, or `none`.
     """
 
-    def __init__(self, session: ReadSession, user_id: str, identity: Identity, *, newcomer_role: str = "none") -> None:
+    def __init__(self, session: ReadSession, user_id: str, identity: Identity, *, default_role: str = "none") -> None:
         self.user_id = user_id
         person = session.first(select(users.c.email, users.c.groups_at).where(users.c.id == user_id))
         assert person is not None
         self._email, self._issuer = str(person.email), identity.issuer
-        self._known_groups = _groups_of(session, user_id)
-        self._held = dict(_memberships(session, user_id))
+        self._stored_groups = _groups_of(session, user_id)
+        self._memberships = dict(_memberships(session, user_id))
         # Only where the token says, and its issuer vouches, that they have the invited address now.
         vouched = identity.email_verified and identity.email == self._email
         self._invites = list(_redeemable_invites(session, self._email)) if vouched else []
         news = identity.groups is not None and identity.issued_at >= (person.groups_at or 0)
-        self._groups = frozenset(identity.groups or ()) if news else self._known_groups
+        self._groups = frozenset(identity.groups or ()) if news else self._stored_groups
         self._issued_at = identity.issued_at
-        self._given = _roles_from_groups(session, identity, removed_from(session, user_id)) if news else None
-        self._last_of = self._owned_alone(session)
-        self._newcomer = _default_roles(session, user_id, newcomer_role)
-        self.acts: list[_Mutation] = []
+        self._group_grants = _roles_from_groups(session, identity, removed_from(session, user_id)) if news else None
+        self._solely_owned = self._find_solely_owned(session)
+        self._default_grants = _default_roles(session, user_id, default_role)
+        self.mutations: list[_Mutation] = []
 
-    def changes(self) -> bool:
+    def has_changes(self) -> bool:
         """Whether there is anything to write."""
-        return bool(self._invites) or bool(self._wanted()) or self._groups != self._known_groups
+        return bool(self._invites) or bool(self._group_changes()) or self._groups != self._stored_groups
 
-    def write(self, session: WriteSession, revision: int) -> None:
+    def apply(self, session: WriteSession, revision: int) -> None:
         """Make it so. `acts` are then to be told of; `reconcile_memberships` does both."""
         for invite in self._invites:
-            held = self._held.get(_Resource(invite.organization_id))
+            held = self._memberships.get(_Resource(invite.organization_id))
             if held is not None and not held.of_group:
                 self._withdraw(session, invite)
             else:
                 self._accept(session, invite)
         # Others of the same transaction may have lost their ownership since this was read.
-        self._last_of = self._owned_alone(session)
-        for place, role in sorted(self._wanted().items(), key=lambda each: each[0].project_id is not None):
+        self._solely_owned = self._find_solely_owned(session)
+        for place, role in sorted(self._group_changes().items(), key=lambda each: each[0].project_id is not None):
             if role is None:
-                self._end(session, revision, place)
+                self._remove(session, revision, place)
             else:
-                self._give(session, place, role, of_group=True)
-        if self._given is not None:
-            self._keep_groups(session)
-        if not self._held:
-            for place, role in self._newcomer:
-                self._give(session, place, role, of_group=False)
+                self._grant(session, place, role, of_group=True)
+        if self._group_grants is not None:
+            self._store_groups(session)
+        if not self._memberships:
+            for place, role in self._default_grants:
+                self._grant(session, place, role, of_group=False)
 
-    def _owned_alone(self, session: ReadSession) -> frozenset[_Resource]:
+    def _find_solely_owned(self, session: ReadSession) -> frozenset[_Resource]:
         """The organisations that have no other owner."""
         return frozenset(
-            place for place, held in self._held.items() if _is_last_owner(session, self.user_id, place, held)
+            place for place, held in self._memberships.items() if _is_last_owner(session, self.user_id, place, held)
         )
 
-    def _wanted(self) -> dict[_Resource, str | None]:
+    def _group_changes(self) -> dict[_Resource, str | None]:
         """What groups have to change; None: the membership goes. Empty where the token says nothing (new) of groups."""
-        if self._given is None:
+        if self._group_grants is None:
             return {}
         wanted: dict[_Resource, str | None] = {
             place: role
-            for place, role in self._given.items()
-            if place not in self._last_of
-            and ((held := self._held.get(place)) is None or (held.of_group and held.role != role))
+            for place, role in self._group_grants.items()
+            if place not in self._solely_owned
+            and ((held := self._memberships.get(place)) is None or (held.of_group and held.role != role))
         }
-        left = {place for place, held in self._held.items() if held.of_group and place not in self._given}
-        left -= self._last_of
+        left = {place for place, held in self._memberships.items() if held.of_group and place not in self._group_grants}
+        left -= self._solely_owned
         ending = {place.organization_id for place in left if place.project_id is None}
         # Nobody is in a project of an organisation that they left.
-        left |= {place for place in self._held if place.organization_id in ending}
+        left |= {place for place in self._memberships if place.organization_id in ending}
         return {**wanted, **dict.fromkeys(left)}
 
-    def _keep_groups(self, session: WriteSession) -> None:
+    def _store_groups(self, session: WriteSession) -> None:
         told = {"groups": json.dumps(sorted(self._groups)), "groups_at": self._issued_at}
         session.run(update(users).where(users.c.id == self.user_id).values(**told))
-        if left := self._known_groups - self._groups:
+        if left := self._stored_groups - self._groups:
             gone = and_(user_groups.c.user_id == self.user_id, user_groups.c.name.in_(sorted(left)))
             session.run(user_groups.delete().where(gone))
-        new = sorted(self._groups - self._known_groups)
+        new = sorted(self._groups - self._stored_groups)
         rows = [{"user_id": self.user_id, "name": name, "issuer": self._issuer} for name in new]
         session.insert_many_if_absent(user_groups, rows)
 
@@ -151,7 +151,7 @@ class MembershipReconciliation:
         """A membership that people made before stays as it is, and an invitation adds nothing to it."""
         session.run(update(invites).where(invites.c.id == invite.id).values(revoked_at=int(time.time())))
         told = {"reason": "became_a_member"}
-        self.acts.append(_Mutation("invite.deleted", invite.id, _Resource(invite.organization_id), told))
+        self.mutations.append(_Mutation("invite.deleted", invite.id, _Resource(invite.organization_id), told))
 
     def _accept(self, session: WriteSession, invite: Any) -> None:
         """What groups gave gives way; archived projects take nobody in."""
@@ -162,58 +162,60 @@ class MembershipReconciliation:
             if session.value(select(projects.c.id).where(projects.c.id == each["id"], live)) is not None:
                 promised.append((_Resource(organization_id, each["id"]), each["role"]))
         for place, role in promised:
-            held = self._held.get(place)
+            held = self._memberships.get(place)
             if held is None or held.of_group:
-                self._give(session, place, role, of_group=False)
+                self._grant(session, place, role, of_group=False)
         clear_removal(session, organization_id, self.user_id)
         session.run(update(invites).where(invites.c.id == invite.id).values(accepted_at=int(time.time())))
         told = {"user_id": self.user_id, "email": self._email}
-        self.acts.append(_Mutation("invite.accepted", invite.id, _Resource(organization_id), told))
+        self.mutations.append(_Mutation("invite.accepted", invite.id, _Resource(organization_id), told))
 
-    def _give(self, session: WriteSession, place: _Resource, role: str, *, of_group: bool) -> None:
+    def _grant(self, session: WriteSession, place: _Resource, role: str, *, of_group: bool) -> None:
         table, one = self._row(place)
-        held = self._held.get(place)
+        held = self._memberships.get(place)
         if held is None:
             key = {"organization_id": place.organization_id, "user_id": self.user_id}
             key |= {"project_id": place.project_id} if place.project_id else {}
             session.add(table, **key, role=role, of_group=of_group, created_at=int(time.time()))
         else:
             session.run(update(table).where(one).values(role=role, of_group=of_group))
-        self._held[place] = _Membership(role, of_group)
+        self._memberships[place] = _Membership(role, of_group)
         if held is None or held.role != role:
-            self._tell(place, held, role)
+            self._record(place, held, role)
 
-    def _end(self, session: WriteSession, revision: int, place: _Resource) -> None:
+    def _remove(self, session: WriteSession, revision: int, place: _Resource) -> None:
         """With the keys that the person has there."""
         table, one = self._row(place)
         session.run(table.delete().where(one))
-        held = self._held.pop(place)
+        held = self._memberships.pop(place)
         there = api_keys.c.organization_id == place.organization_id
         if place.project_id:
             there = and_(there, api_keys.c.project_id == place.project_id)
         revoke_keys(session, revision, and_(there, api_keys.c.user_id == self.user_id))
-        self._tell(place, held, None)
+        self._record(place, held, None)
 
     def _row(self, place: _Resource) -> tuple[Any, Any]:
         table = project_users if place.project_id else organization_users
         one = and_(table.c.user_id == self.user_id, table.c.organization_id == place.organization_id)
         return table, and_(one, table.c.project_id == place.project_id) if place.project_id else one
 
-    def _tell(self, place: _Resource, before: _Membership | None, role: str | None) -> None:
+    def _record(self, place: _Resource, before: _Membership | None, role: str | None) -> None:
         """Of a change of a membership, in the names that `acts` has for it."""
         if place.project_id is not None:
             resource = {"resource_id": place.project_id, "resource_type": "api.project"}
             principal = {"principal_id": self.user_id, "principal_type": "user", **resource}
             for name, its in (("deleted", before.role if before else None), ("created", role)):
                 if its is not None:
-                    self.acts.append(_Mutation(f"role.assignment.{name}", self.user_id, place, {"id": its, **principal}))
+                    self.mutations.append(
+                        _Mutation(f"role.assignment.{name}", self.user_id, place, {"id": its, **principal})
+                    )
         elif role is None:
-            self.acts.append(_Mutation("user.deleted", self.user_id, place, {}))
+            self.mutations.append(_Mutation("user.deleted", self.user_id, place, {}))
         elif before is None:
             told = {"data": {"role": role, "email": self._email}}
-            self.acts.append(_Mutation("user.added", self.user_id, place, told))
+            self.mutations.append(_Mutation("user.added", self.user_id, place, told))
         else:
-            self.acts.append(_Mutation("user.updated", self.user_id, place, {"changes_requested": {"role": role}}))
+            self.mutations.append(_Mutation("user.updated", self.user_id, place, {"changes_requested": {"role": role}}))
 
 
 def reconcile_memberships(session: WriteSession, revision: int, arrivals: Sequence[MembershipReconciliation]) -> None:
@@ -222,12 +224,14 @@ def reconcile_memberships(session: WriteSession, revision: int, arrivals: Sequen
     Each entry of the audit log locks its organisation's chain: they come after everything else, in one order.
     """
     for arrival in arrivals:
-        arrival.write(session, revision)
-    bump_revision(session, user_ids=[arrival.user_id for arrival in arrivals if arrival.acts])
-    acts = [act for arrival in arrivals for act in arrival.acts]
-    for act in sorted(acts, key=lambda each: each.place.organization_id):
-        organization_id, project_id = act.place.organization_id, act.place.project_id
-        record_mutation(session, None, act.name, act.subject_id, act.told, organization_id=organization_id, project_id=project_id)
+        arrival.apply(session, revision)
+    bump_revision(session, user_ids=[arrival.user_id for arrival in arrivals if arrival.mutations])
+    acts = [act for arrival in arrivals for act in arrival.mutations]
+    for act in sorted(acts, key=lambda each: each.resource.organization_id):
+        organization_id, project_id = act.resource.organization_id, act.resource.project_id
+        record_mutation(
+            session, None, act.name, act.subject_id, act.details, organization_id=organization_id, project_id=project_id
+        )
 
 
 def _groups_of(session: ReadSession, user_id: str) -> frozenset[str]:
@@ -296,7 +300,9 @@ def _roles_from_groups(
 
 
 def _precedence(role: str) -> tuple[int, str]:
-    return next((at for at, known in enumerate(_ROLE_PRECEDENCE) if role.startswith(known)), len(_ROLE_PRECEDENCE)), role
+    return next(
+        (at for at, known in enumerate(_ROLE_PRECEDENCE) if role.startswith(known)), len(_ROLE_PRECEDENCE)
+    ), role
 
 
 def _default_roles(session: ReadSession, user_id: str, role: str) -> list[tuple[_Resource, str]]:

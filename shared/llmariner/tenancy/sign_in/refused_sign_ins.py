@@ -51,7 +51,7 @@ class _AttemptOrigin:
 
     organization_id: str | None
     source: str | None
-    who: UnauthenticatedSubject
+    subject: UnauthenticatedSubject
 
 
 @dataclass
@@ -68,9 +68,9 @@ class _Tally:
         self.since = min(self.since or other.since, other.since)
         self.until = max(self.until, other.until)
 
-    def told(self, who: UnauthenticatedSubject) -> dict[str, Any]:
+    def payload(self, subject: UnauthenticatedSubject) -> dict[str, Any]:
         """The entry's payload: OpenAI's two fields (of the last error), and how often in which time."""
-        told: dict[str, Any] = {"id": who.user_id} if who.user_id else {}
+        told: dict[str, Any] = {"id": subject.user_id} if subject.user_id else {}
         told |= {"error_code": self.codes.most_common(1)[0][0], "error_message": self.message}
         return told | {"count": self.codes.total(), "since": int(self.since), "until": int(self.until)}
 
@@ -81,80 +81,80 @@ class RefusedSignIns:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
-        self._untold: dict[_AttemptOrigin, _Tally] = {}
-        self._told_at: dict[_AttemptOrigin, float] = {}
-        self._full_until = 0.0
+        self._pending: dict[_AttemptOrigin, _Tally] = {}
+        self._written_at: dict[_AttemptOrigin, float] = {}
+        self._backoff_until = 0.0
         self._timer: threading.Timer | None = None
-        database.on_close(partial(self.tell, everything=True))
+        database.on_close(partial(self.flush, closing=True))
 
-    def note(
+    def record(
         self,
         error: PlatformError,
         *,
         source: str | None,
-        who: UnauthenticatedSubject | None = None,
+        subject: UnauthenticatedSubject | None = None,
         organization_id: str | None = None,
     ) -> None:
         """Tell of a refusal, now or within a minute; never raises. `organization_id` None: the default organisation."""
         at, now = time.time(), time.monotonic()
         one = _Tally(error.message, at, at, Counter({error.code or "refused": 1}))
         with self._lock:
-            origin = _AttemptOrigin(organization_id, source, who or UnauthenticatedSubject())
-            if origin not in self._untold and len(self._untold) >= _MAX_ORIGINS:
+            origin = _AttemptOrigin(organization_id, source, subject or UnauthenticatedSubject())
+            if origin not in self._pending and len(self._pending) >= _MAX_ORIGINS:
                 origin = _AttemptOrigin(organization_id, None, UnauthenticatedSubject())
-            self._untold.setdefault(origin, _Tally()).add(one)
-            now_too = now >= self._full_until and self._due(origin, now)
+            self._pending.setdefault(origin, _Tally()).add(one)
+            now_too = now >= self._backoff_until and self._is_due(origin, now)
         if now_too:
-            self.tell()
+            self.flush()
         else:
-            self._wait()
+            self._schedule_flush()
 
-    def tell(self, *, everything: bool = False) -> None:
-        """Write what is due of what was counted; `everything`: what would come later, too, for the process ends."""
+    def flush(self, *, closing: bool = False) -> None:
+        """Write what is due of what was counted; `closing`: what would come later, too, for the process ends."""
         now = time.monotonic()
         with self._lock:
-            taken = {origin: tally for origin, tally in self._untold.items() if everything or self._due(origin, now)}
+            taken = {origin: tally for origin, tally in self._pending.items() if closing or self._is_due(origin, now)}
             for origin in taken:
-                del self._untold[origin]
+                del self._pending[origin]
         left: dict[_AttemptOrigin, _Tally] = {}
         for organization_id in {origin.organization_id for origin in taken}:
             theirs = {origin: tally for origin, tally in taken.items() if origin.organization_id == organization_id}
             try:
                 with self._database.write() as session:
-                    left |= _write(session, organization_id, theirs, at_end=everything)
+                    left |= _write(session, organization_id, theirs, closing=closing)
             except Exception as error:  # whoever was refused must hear why, whatever became of the log
                 _log.warning("%d refused sign-ins are not in the audit log yet: %s", len(theirs), error)
                 left |= theirs
         with self._lock:
             for origin, tally in left.items():
-                self._untold.setdefault(origin, _Tally()).add(tally)
+                self._pending.setdefault(origin, _Tally()).add(tally)
             if left:
-                self._full_until = time.monotonic() + _BACKOFF_SECONDS
-            recent = {origin: at for origin, at in self._told_at.items() if now - at < _MINUTE}
-            self._told_at = recent | dict.fromkeys(taken.keys() - left.keys(), now)
-            waiting = bool(self._untold)
-        if waiting and not everything:
-            self._wait()
+                self._backoff_until = time.monotonic() + _BACKOFF_SECONDS
+            recent = {origin: at for origin, at in self._written_at.items() if now - at < _MINUTE}
+            self._written_at = recent | dict.fromkeys(taken.keys() - left.keys(), now)
+            waiting = bool(self._pending)
+        if waiting and not closing:
+            self._schedule_flush()
 
-    def _due(self, origin: _AttemptOrigin, now: float) -> bool:
-        return now - self._told_at.get(origin, -_MINUTE) >= _MINUTE
+    def _is_due(self, origin: _AttemptOrigin, now: float) -> bool:
+        return now - self._written_at.get(origin, -_MINUTE) >= _MINUTE
 
-    def _wait(self) -> None:
+    def _schedule_flush(self) -> None:
         """See that what is untold will be told."""
         with self._lock:
             if self._timer is None:
-                self._timer = threading.Timer(_MINUTE, self._later)
+                self._timer = threading.Timer(_MINUTE, self._flush_scheduled)
                 self._timer.daemon = True
                 self._timer.start()
 
-    def _later(self) -> None:
+    def _flush_scheduled(self) -> None:
         with self._lock:
             self._timer = None
-        self.tell()
+        self.flush()
 
 
 def _write(
-    session: WriteSession, organization_id: str | None, tallies: dict[_AttemptOrigin, _Tally], *, at_end: bool
+    session: WriteSession, organization_id: str | None, tallies: dict[_AttemptOrigin, _Tally], *, closing: bool
 ) -> dict[_AttemptOrigin, _Tally]:
     """Entries for as many as there is room for, the last for several where there are too many; what is left is returned."""
     if organization_id is None:
@@ -164,8 +164,8 @@ def _write(
     recent = log.recent_entries(session, organization_id, _TYPE, seconds=_MINUTE)
     room = max(0, MAX_ENTRIES_PER_MINUTE - len(recent))
     # At its end a process has no later minute to tell in.
-    told: set[Any] = set() if at_end else {_of(json.loads(row.actor)) for row in recent}
-    free = [origin for origin in tallies if (origin.source, origin.who.user_id, origin.who.email) not in told]
+    told: set[Any] = set() if closing else {_of(json.loads(row.actor)) for row in recent}
+    free = [origin for origin in tallies if (origin.source, origin.subject.user_id, origin.subject.email) not in told]
     chosen = [(origin, tallies[origin]) for origin in free[:room]]
     if 0 < room < len(free):
         others = _Tally()
@@ -176,9 +176,9 @@ def _write(
     for origin, tally in chosen:
         log.append_entry(
             session,
-            origin.who,
+            origin.subject,
             _TYPE,
-            tally.told(origin.who),
+            tally.payload(origin.subject),
             organization_id=organization_id,
             source=origin.source or "",
         )

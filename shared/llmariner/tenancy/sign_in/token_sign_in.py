@@ -49,20 +49,20 @@ class _CachedSignIn:
 
 
 class SignIn:
-    """The people of one installation. `newcomer_role` as `LLMARINER_OIDC_NEWCOMERS` says."""
+    """The people of one installation. `default_role` as `LLMARINER_OIDC_NEWCOMERS` says."""
 
     def __init__(
-        self, database: Database, verifier: TokenVerifier, callers: Authenticator, *, newcomer_role: str = "none"
+        self, database: Database, verifier: TokenVerifier, authenticator: Authenticator, *, default_role: str = "none"
     ) -> None:
         self._database = database
         self._verifier = verifier
-        self._callers = callers
-        self._newcomer_role = newcomer_role
+        self._authenticator = authenticator
+        self._default_role = default_role
         self._refused = RefusedSignIns(database)
-        self._seen: dict[bytes, _CachedSignIn] = {}
+        self._cache: dict[bytes, _CachedSignIn] = {}
         self._lock = threading.Lock()
 
-    def caller(
+    def authenticate(
         self, token: str, organization: str | None = None, project: str | None = None, *, source: str | None = None
     ) -> Caller:
         """Who comes with a token, in the organisation and project selected by id or title, or in the default ones.
@@ -73,20 +73,20 @@ class SignIn:
         try:
             identity = self._verifier.verify(token)
         except AuthenticationFailed as error:
-            self._refused.note(error, source=source)
+            self._refused.record(error, source=source)
             raise
         mark = hashlib.sha256(token.encode()).digest()
-        seen, revision = self._seen.get(mark), self._revision(identity)
+        seen, revision = self._cache.get(mark), self._revision(identity)
         if seen is not None and seen.revision == revision and time.monotonic() - seen.at < _CACHE_SECONDS:
-            return self._callers.of_user(seen.user_id, organization, project)
-        caller = self._come(identity, organization, project, source)
-        self._log(caller, identity, source)
+            return self._authenticator.caller_for_user(seen.user_id, organization, project)
+        caller = self._resolve_caller(identity, organization, project, source)
+        self._record_login(caller, identity, source)
         if revision is None:  # a first sign-in, which an unlinked account looks like
             return caller
         with self._lock:
-            if len(self._seen) >= _MAX_CACHED:
-                self._seen.clear()
-            self._seen[mark] = _CachedSignIn(caller.user_id, revision, time.monotonic())
+            if len(self._cache) >= _MAX_CACHED:
+                self._cache.clear()
+            self._cache[mark] = _CachedSignIn(caller.user_id, revision, time.monotonic())
         return caller
 
     def unlink(self, actor: Caller, user_id: str) -> None:
@@ -116,21 +116,23 @@ class SignIn:
                 organization_id=actor.organization_id,
             )
         with self._lock:
-            self._seen.clear()
+            self._cache.clear()
 
-    def _come(self, identity: Identity, organization: str | None, project: str | None, source: str | None) -> Caller:
+    def _resolve_caller(
+        self, identity: Identity, organization: str | None, project: str | None, source: str | None
+    ) -> Caller:
         """Who is behind a good token. What is refused here is logged where somebody was kept out."""
         user_id = None
         try:
-            user_id = self._arrive(identity)
-            return self._callers.of_user(user_id, organization, project)
+            user_id = self._provision_if_changed(identity)
+            return self._authenticator.caller_for_user(user_id, organization, project)
         except (AuthenticationFailed, PermissionDenied) as error:
             with self._database.read() as session:
                 asked = _organization(session, organization)
                 inside = user_id is not None and asked is not None and _is_member(session, user_id, asked)
             if not inside:  # else it is a project that is not theirs
                 who = UnauthenticatedSubject(user_id, identity.email)
-                self._refused.note(error, source=source, who=who, organization_id=asked)
+                self._refused.record(error, source=source, subject=who, organization_id=asked)
             raise
 
     def _revision(self, identity: Identity) -> int | None:
@@ -140,16 +142,17 @@ class SignIn:
             found: int | None = session.value(select(users.c.revision).where(one))
         return found
 
-    def _arrive(self, identity: Identity) -> str:
+    def _provision_if_changed(self, identity: Identity) -> str:
         with self._database.read() as session:
             known = _linked_user_id(session, identity)
             if known is not None and not (
-                _new_address(session, known, identity) or MembershipReconciliation(session, known, identity).changes()
+                _new_address(session, known, identity)
+                or MembershipReconciliation(session, known, identity).has_changes()
             ):
                 return known
-        return self._database.transact(lambda session: self._settle(session, identity))
+        return self._database.transact(lambda session: self._provision(session, identity))
 
-    def _settle(self, session: WriteSession, identity: Identity) -> str:
+    def _provision(self, session: WriteSession, identity: Identity) -> str:
         revision = serialize_mutations(session)
         user_id = _linked_user_id(session, identity)
         new = user_id is None
@@ -157,11 +160,13 @@ class SignIn:
             user_id = _link_or_create(session, identity)
         if address := _new_address(session, user_id, identity):
             session.run(update(users).where(users.c.id == user_id).values(email=address))
-        newcomer_role = self._newcomer_role if new else "none"
-        reconcile_memberships(session, revision, [MembershipReconciliation(session, user_id, identity, newcomer_role=newcomer_role)])
+        default_role = self._default_role if new else "none"
+        reconcile_memberships(
+            session, revision, [MembershipReconciliation(session, user_id, identity, default_role=default_role)]
+        )
         return user_id
 
-    def _log(self, caller: Caller, identity: Identity, source: str | None) -> None:
+    def _record_login(self, caller: Caller, identity: Identity, source: str | None) -> None:
         """Once per sign-in, however many processes see its tokens."""
         at = identity.signed_in_at
         with self._database.read() as session:
