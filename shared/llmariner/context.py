@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from llmariner.platform.serving.waiting_requests import WaitingRequests
     from llmariner.tenancy.authenticator import Authenticator
     from llmariner.tenancy.keys.store import Keys
-    from llmariner.tenancy.sign_in.token_sign_in import SignIn
+    from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
     from llmariner.usage.batch_writer import BatchWriter
     from llmariner.usage.ledger import Ledger
     from llmariner.usage.prices import Prices
@@ -113,7 +113,7 @@ class Context:
         return Keys(self.database, self.secrets.pepper)
 
     @_part
-    def callers(self) -> Authenticator:
+    def authenticator(self) -> Authenticator:
         """Who calls, by key or by sign-in."""
         from llmariner.tenancy.authenticator import Authenticator
 
@@ -127,15 +127,15 @@ class Context:
         return ThrottledLookups(GatewaySettings.load(self.env).unknown_keys_per_minute)
 
     @_part
-    def identity(self) -> SignIn | None:
+    def identity(self) -> TokenSignIn | None:
         """People who sign in through the issuer of `LLMARINER_OIDC_ISSUER`; None where there is none."""
         settings = IdentitySettings.load(self.env)
         if not settings.issuer:
             return None
         from llmariner.platform.identity.oidc import OidcTokenVerifier
-        from llmariner.tenancy.sign_in.token_sign_in import SignIn
+        from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 
-        return SignIn(self.database, OidcTokenVerifier(settings), self.callers, default_role=settings.newcomer_role)
+        return TokenSignIn(self.database, OidcTokenVerifier(settings), self.authenticator, default_role=settings.newcomer_role)
 
     @_part
     def limits(self) -> Limits:
@@ -257,7 +257,7 @@ class Context:
 
         return InProcessControl(
             keys=self.keys,
-            callers=self.callers,
+            authenticator=self.authenticator,
             people=lambda: self.identity,
             restriction=partial(project_restriction, self.database),
             leases=self.leases,

@@ -23,7 +23,7 @@ from llmariner.platform.serving import Phase, Serving, Status
 from llmariner.platform.serving.waiting_requests import WaitingRequests
 from llmariner.tenancy.authenticator import Authenticator
 from llmariner.tenancy.keys.store import ApiKey, Keys
-from llmariner.tenancy.sign_in.token_sign_in import SignIn
+from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.usage.batch_writer import BatchWriter
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.prices import Prices
@@ -48,8 +48,8 @@ class InProcessControl:
     def __init__(
         self,
         keys: Keys,
-        callers: Authenticator,
-        people: Callable[[], SignIn | None],
+        authenticator: Authenticator,
+        people: Callable[[], TokenSignIn | None],
         restriction: Callable[[str], Restriction],
         leases: Leases,
         revisions: Revisions,
@@ -60,7 +60,7 @@ class InProcessControl:
         ledger: Ledger,
     ) -> None:
         self._keys = keys
-        self._callers = callers
+        self._authenticator = authenticator
         self._people = people
         self._of_project = restriction
         self._leases = leases
@@ -161,7 +161,7 @@ class InProcessControl:
 
     async def used(self, last_used: dict[str, int]) -> None:
         """See the port."""
-        await self._in_thread(self._callers.last_use.record, last_used)
+        await self._in_thread(self._authenticator.last_use.record, last_used)
 
     async def known_model(self, model_id: str) -> ModelState | None:
         """As `model`, but None for an unknown id: what goes over the wire."""
@@ -171,7 +171,7 @@ class InProcessControl:
             return None
 
     def _key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
-        found = self._callers.authenticate_digest(digest, organization, project)
+        found = self._authenticator.authenticate_digest(digest, organization, project)
         if found is None:
             return None
         key, caller = found

@@ -15,7 +15,7 @@ from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.platform.database import Database
 from llmariner.platform.identity import Identity
 from llmariner.tenancy.keys.store import KeyOwner
-from llmariner.tenancy.sign_in.token_sign_in import SignIn
+from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import group_roles, invites, organization_users, users
 
 __all__ = ["ALICE", "ISSUER", "Tokens", "add_user", "invite", "join", "logged", "map_group", "no_member", "user_row"]
@@ -113,6 +113,6 @@ def logged(database: Database, type_: str) -> list[Any]:
         return list(session.rows(select(audit_log).where(audit_log.c.type == type_).order_by(audit_log.c.sequence)))
 
 
-def no_member(people: SignIn, token: str) -> None:
+def no_member(people: TokenSignIn, token: str) -> None:
     with pytest.raises(PermissionDenied, match="not a member of any organization"):
         people.authenticate(token)

@@ -36,12 +36,12 @@ class Team:
         self.roles = CustomRoles(database)
         self.invites = Invites(database, PEPPER)
         self.keys = Keys(database, PEPPER)
-        self.callers = Authenticator(database, PEPPER)
+        self.authenticator = Authenticator(database, PEPPER)
         self.admin = self.caller(owner.user_id)
 
     def caller(self, user_id: str, organization: str | None = None, project: str | None = None) -> Caller:
         """A person as they stand now."""
-        return self.callers.caller_for_user(user_id, organization, project)
+        return self.authenticator.caller_for_user(user_id, organization, project)
 
     def person(self, email: str, role: str = "reader", **projects: str) -> Caller:
         """A new member of the default organisation; `projects` by id, with the role there."""
@@ -62,7 +62,7 @@ class Team:
 
     def good(self, secret: str) -> bool:
         """Whether somebody who shows it is let in."""
-        return self.callers.authenticate(secret) is not None
+        return self.authenticator.authenticate(secret) is not None
 
 
 def live_as_a_team(database: Database, owner: KeyOwner) -> None:

@@ -15,7 +15,7 @@ from llmariner.tenancy.invitations.store import Invites
 from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
-from llmariner.tenancy.sign_in.token_sign_in import SignIn
+from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import users
 from llmariner.tenancy.validators import has_public_domain
 
@@ -29,18 +29,18 @@ def tokens() -> Tokens:
 
 
 @pytest.fixture
-def people(team: Team, tokens: Tokens) -> SignIn:
-    return SignIn(team.database, tokens, team.callers)
+def people(team: Team, tokens: Tokens) -> TokenSignIn:
+    return TokenSignIn(team.database, tokens, team.authenticator)
 
 
-def refused(people: SignIn, token: str) -> str | None:
+def refused(people: TokenSignIn, token: str) -> str | None:
     with pytest.raises(PermissionDenied) as error:
         people.authenticate(token)
     return error.value.code
 
 
 def test_no_sign_in_is_linked_to_the_first_administrator(
-    team: Team, people: SignIn, tokens: Tokens, owner: KeyOwner
+    team: Team, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     assert refused(people, tokens.new(email="admin@localhost")) == "account_not_claimable"
     with pytest.raises(NotFound):
@@ -77,7 +77,7 @@ def test_the_first_administrator_is_a_member_like_others(team: Team, owner: KeyO
 
 @pytest.mark.parametrize("role", ["owner", "tenant_system", "custom"])
 def test_an_account_that_administers_waits_a_week_to_be_claimed_and_no_longer(
-    role: str, team: Team, people: SignIn, tokens: Tokens
+    role: str, team: Team, people: TokenSignIn, tokens: Tokens
 ) -> None:
     if role == "custom":
         role = team.roles.create(team.admin, "deputy", ["api.organizations.users.write"]).id
@@ -90,7 +90,7 @@ def test_an_account_that_administers_waits_a_week_to_be_claimed_and_no_longer(
 
 
 def test_who_was_unlinked_does_not_take_the_account_back_with_the_token_that_they_hold(
-    team: Team, people: SignIn, tokens: Tokens
+    team: Team, people: TokenSignIn, tokens: Tokens
 ) -> None:
     alice, held = team.person("alice@example.org", "owner"), tokens.new(subject="leaver")
     assert people.authenticate(held).organization_role == "owner"
@@ -102,16 +102,16 @@ def test_who_was_unlinked_does_not_take_the_account_back_with_the_token_that_the
     assert refused(people, held) == "account_linked"
 
 
-def test_who_was_unlinked_is_out_at_once_in_every_process(team: Team, people: SignIn, tokens: Tokens) -> None:
+def test_who_was_unlinked_is_out_at_once_in_every_process(team: Team, people: TokenSignIn, tokens: Tokens) -> None:
     alice, held = team.person("alice@example.org"), tokens.new()
-    elsewhere = SignIn(team.database, tokens, team.callers)
+    elsewhere = TokenSignIn(team.database, tokens, team.authenticator)
     assert elsewhere.authenticate(held).user_id == alice.user_id
     people.unlink(team.admin, alice.user_id)
     assert refused(elsewhere, held) == "account_unlinked"
 
 
 def test_an_owner_who_was_just_added_promoted_or_invited_can_sign_in(
-    team: Team, people: SignIn, tokens: Tokens
+    team: Team, people: TokenSignIn, tokens: Tokens
 ) -> None:
     added = team.person("added@example.org", "owner")
     promoted = team.person("promoted@example.org")
@@ -124,7 +124,7 @@ def test_an_owner_who_was_just_added_promoted_or_invited_can_sign_in(
 
 
 def test_another_organization_does_not_open_an_account_that_administers(
-    team: Team, people: SignIn, tokens: Tokens
+    team: Team, people: TokenSignIn, tokens: Tokens
 ) -> None:
     alice = team.person("alice@example.org", "owner")
     with team.database.write() as session:  # as accounts of before are
@@ -136,7 +136,7 @@ def test_another_organization_does_not_open_an_account_that_administers(
 
 
 def test_a_reader_s_account_is_claimed_at_any_time(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org"))
     assert people.authenticate(tokens.new()).organization_role == "reader"
@@ -156,13 +156,13 @@ PRIVATE = [
 
 @pytest.mark.parametrize("email", PRIVATE)
 def test_an_address_without_a_public_domain_claims_no_account(
-    email: str, database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    email: str, database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, email))
     assert refused(people, tokens.new(email=email)) == "account_not_claimable"
     assert not has_public_domain(email)
 
 
-def test_an_address_without_a_public_domain_can_be_somebody_new(people: SignIn, tokens: Tokens) -> None:
+def test_an_address_without_a_public_domain_can_be_somebody_new(people: TokenSignIn, tokens: Tokens) -> None:
     no_member(people, tokens.new(email="alice@corp.local"))
     assert all(map(has_public_domain, ("a@example.org", "a@mail.example.co.uk", "a@xn--bcher-kva.de", "a@bücher.de")))

@@ -10,7 +10,7 @@ from sqlalchemy import update
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.sign_in import token_sign_in as sign_in
-from llmariner.tenancy.sign_in.token_sign_in import SignIn
+from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import organization_users, organizations, project_users, projects
 
 from .arriving import ISSUER, Tokens, no_member
@@ -58,7 +58,7 @@ def test_who_is_added_to_an_older_project_goes_on_working_in_their_own(team: Tea
 
 def test_an_organization_that_adds_and_removes_somebody_keeps_their_groups_from_nobody_else(team: Team) -> None:
     tokens = Tokens()
-    people = SignIn(team.database, tokens, team.callers)
+    people = TokenSignIn(team.database, tokens, team.authenticator)
     no_member(people, tokens.new())
     acme = team.organizations.create(team.admin, "Acme")
     GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
@@ -76,7 +76,7 @@ def test_a_title_that_looks_like_the_id_of_another_place_selects_nothing(team: T
     with team.database.write() as session:
         session.run(update(projects).where(projects.c.id == own).values(title=other))
     with pytest.raises(AuthenticationFailed):
-        team.callers.authenticate(secret, project=other)
+        team.authenticator.authenticate(secret, project=other)
     with pytest.raises(PermissionDenied):
         team.caller(ann.user_id, project=other)
-    assert team.callers.authenticate(secret, project=own) is not None
+    assert team.authenticator.authenticate(secret, project=own) is not None

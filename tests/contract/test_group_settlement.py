@@ -23,7 +23,7 @@ from llmariner.tenancy.groups.membership_sync import reconcile_group
 from llmariner.tenancy.groups.store import Groups
 from llmariner.tenancy.organizations.queries import Paging
 from llmariner.tenancy.sign_in import token_sign_in as sign_in
-from llmariner.tenancy.sign_in.token_sign_in import SignIn
+from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import organization_users, project_users, user_groups, users
 
 from .arriving import ISSUER, Tokens
@@ -35,10 +35,10 @@ PEOPLE = 60
 
 
 @pytest.fixture
-def people(team: Team, monkeypatch: pytest.MonkeyPatch) -> tuple[SignIn, Tokens]:
+def people(team: Team, monkeypatch: pytest.MonkeyPatch) -> tuple[TokenSignIn, Tokens]:
     monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 0.0)
     tokens = Tokens()
-    return SignIn(team.database, tokens, team.callers), tokens
+    return TokenSignIn(team.database, tokens, team.authenticator), tokens
 
 
 def staff(database: Database, number: int = PEOPLE) -> None:
@@ -158,7 +158,7 @@ def test_who_came_into_a_group_by_the_release_before_loses_what_it_gave(team: Te
     assert members(team.database) == 0
 
 
-def test_people_sign_in_while_their_group_is_mapped(team: Team, people: tuple[SignIn, Tokens], at_once: AtOnce) -> None:
+def test_people_sign_in_while_their_group_is_mapped(team: Team, people: tuple[TokenSignIn, Tokens], at_once: AtOnce) -> None:
     signing_in, tokens = people
     staff(team.database)
     given = [

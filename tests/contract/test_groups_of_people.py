@@ -16,7 +16,7 @@ from llmariner.tenancy.groups.membership_sync import reconcile_group
 from llmariner.tenancy.keys.store import KeyOwner, Keys, NewKey
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.sign_in import token_sign_in as sign_in
-from llmariner.tenancy.sign_in.token_sign_in import SignIn
+from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import organization_users
 
 from .arriving import ISSUER, Tokens, add_user, invite, join, logged, map_group, no_member
@@ -33,9 +33,9 @@ def callers(database: Database) -> Authenticator:
 
 
 @pytest.fixture
-def people(database: Database, tokens: Tokens, callers: Authenticator, owner: KeyOwner) -> SignIn:
+def people(database: Database, tokens: Tokens, callers: Authenticator, owner: KeyOwner) -> TokenSignIn:
     """Of an installation with its default organisation."""
-    return SignIn(database, tokens, callers)
+    return TokenSignIn(database, tokens, callers)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 0.0)
 
 
-def test_groups_give_roles_and_take_them(database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner) -> None:
+def test_groups_give_roles_and_take_them(database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner) -> None:
     map_group(database, owner, "staff", "viewer", project=True)
     map_group(database, owner, "engineers", "member", project=True)
     map_group(database, owner, "leads", "owner", issuer="https://other.example")
@@ -62,7 +62,7 @@ def test_groups_give_roles_and_take_them(database: Database, people: SignIn, tok
 
 
 def test_a_token_that_says_nothing_of_groups_changes_nothing(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     people.authenticate(tokens.new(groups=frozenset({"staff"})))
@@ -70,7 +70,7 @@ def test_a_token_that_says_nothing_of_groups_changes_nothing(
 
 
 def test_a_leaver_s_keys_end_with_the_group(
-    database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     caller = people.authenticate(tokens.new(groups=frozenset({"staff"})))
@@ -85,7 +85,7 @@ def test_a_leaver_s_keys_end_with_the_group(
 
 
 def test_an_older_token_is_no_news_of_groups(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     before = tokens.new(groups=frozenset({"staff"}))
@@ -98,7 +98,7 @@ def test_an_older_token_is_no_news_of_groups(
 
 
 def test_whom_an_owner_removed_stays_out_with_the_tokens_of_before(
-    database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     held = tokens.new(groups=frozenset({"staff"}))
@@ -116,7 +116,7 @@ def test_whom_an_owner_removed_stays_out_with_the_tokens_of_before(
 
 
 def test_whom_an_owner_took_out_of_a_project_stays_out_with_the_tokens_of_before(
-    database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     held = tokens.new(groups=frozenset({"staff"}))
@@ -131,7 +131,7 @@ def test_whom_an_owner_took_out_of_a_project_stays_out_with_the_tokens_of_before
 
 
 def test_an_invitation_lets_somebody_in_again(
-    database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     held = tokens.new(groups=frozenset({"staff"}))
@@ -145,7 +145,7 @@ def test_an_invitation_lets_somebody_in_again(
 
 def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
     database: Database,
-    people: SignIn,
+    people: TokenSignIn,
     tokens: Tokens,
     callers: Authenticator,
     owner: KeyOwner,
@@ -172,7 +172,7 @@ def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
 
 
 def test_what_people_gave_groups_do_not_take(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "reader")
     join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
@@ -181,7 +181,7 @@ def test_what_people_gave_groups_do_not_take(
 
 
 def test_the_last_owner_stays_whatever_the_groups_say(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "admins", "owner")
     with database.write() as session:

@@ -13,7 +13,7 @@ from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.invitations.store import Invites, ProjectGrant
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
-from llmariner.tenancy.sign_in.token_sign_in import SignIn
+from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import invites
 
 from .arriving import ISSUER, Tokens, logged
@@ -29,9 +29,9 @@ def deputy(team: Team) -> Caller:
 
 
 @pytest.fixture
-def people(team: Team) -> tuple[SignIn, Tokens]:
+def people(team: Team) -> tuple[TokenSignIn, Tokens]:
     tokens = Tokens()
-    return SignIn(team.database, tokens, team.callers), tokens
+    return TokenSignIn(team.database, tokens, team.authenticator), tokens
 
 
 def states(team: Team) -> list[tuple[bool, bool]]:
@@ -70,7 +70,7 @@ def test_a_first_key_carries_what_the_invitation_promised(team: Team) -> None:
 
 
 def test_an_invitation_is_good_as_long_as_its_sender_may_send_it(
-    team: Team, deputy: Caller, people: tuple[SignIn, Tokens]
+    team: Team, deputy: Caller, people: tuple[TokenSignIn, Tokens]
 ) -> None:
     signing_in, tokens = people
     owner = team.person("olga@example.org", "owner")
@@ -89,7 +89,7 @@ def test_an_invitation_is_good_as_long_as_its_sender_may_send_it(
     assert signing_in.authenticate(tokens.new(subject="0002", email="bob@example.org", issued_at=2000)).is_owner
 
 
-def test_what_a_group_gave_gives_way_to_an_invitation(team: Team, people: tuple[SignIn, Tokens]) -> None:
+def test_what_a_group_gave_gives_way_to_an_invitation(team: Team, people: tuple[TokenSignIn, Tokens]) -> None:
     signing_in, tokens = people
     with pytest.raises(PermissionDenied):
         signing_in.authenticate(tokens.new(groups=frozenset({"staff"})))
@@ -142,7 +142,7 @@ def test_an_invitation_is_not_spent_where_its_key_cannot_be_made(team: Team, mon
     accepted = team.invites.accept(token, team.keys)
     assert accepted.first_key is not None
     assert team.good(accepted.first_key[1])
-    found = team.callers.authenticate(accepted.first_key[1])
+    found = team.authenticator.authenticate(accepted.first_key[1])
     assert found is not None
     assert found.scopes == accepted.scopes
 

@@ -390,7 +390,7 @@ def test_an_admin_key_administers_and_uses_no_project(team: Team) -> None:
     assert made.prefix.startswith("sk-admin-")
     assert len(made.prefix) < 20
     assert (made.kind, made.project_id, made.organization_role) == ("admin", None, "owner")
-    caller = team.callers.authenticate(secret)
+    caller = team.authenticator.authenticate(secret)
     assert caller is not None
     assert (caller.project_id, caller.is_owner) == (None, True)
     _, rotated = team.keys.rotate(KeySelector(made.organization_id, kind="admin"), made.id, overlap=0)

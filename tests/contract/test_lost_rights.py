@@ -66,7 +66,7 @@ def test_a_key_that_was_revoked_or_cut_down_makes_no_other(team: Team) -> None:
     view = KeySelector(team.owner.organization_id)
     revoked, secret = team.key(team.admin, "revoked")
     narrowed, other = team.key(team.admin, "narrowed")
-    by_revoked, by_narrowed = team.callers.authenticate(secret), team.callers.authenticate(other)
+    by_revoked, by_narrowed = team.authenticator.authenticate(secret), team.authenticator.authenticate(other)
     assert by_revoked is not None
     assert by_narrowed is not None
     team.keys.revoke(view, revoked)

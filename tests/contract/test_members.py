@@ -199,7 +199,7 @@ def test_only_owners_unmake_owners(team: Team, deputy: Caller) -> None:
 
 def test_a_key_of_an_owner_that_was_cut_down_makes_no_owners(team: Team) -> None:
     _, secret = team.keys.create(team.owner, NewKey("narrow", frozenset({"api.organizations.users.write"})))
-    key = team.callers.authenticate(secret)
+    key = team.authenticator.authenticate(secret)
     assert key is not None
     with pytest.raises(PermissionDenied):
         team.members.add(key, "ann@example.org", "owner")

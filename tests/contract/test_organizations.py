@@ -48,7 +48,7 @@ def test_only_an_owner_of_the_default_organisation_makes_others(team: Team) -> N
     # The administrator may, as a person, from anywhere; a key only where it is at home.
     there = team.caller(team.admin.user_id, made.id)
     team.organizations.create(there, "Third")
-    key = team.callers.authenticate(team.keys.create_admin(there, NewKey("there", ADMIN_KEY_SCOPES))[1])
+    key = team.authenticator.authenticate(team.keys.create_admin(there, NewKey("there", ADMIN_KEY_SCOPES))[1])
     assert key is not None
     with pytest.raises(PermissionDenied):
         team.organizations.create(key, "Fourth")

@@ -17,7 +17,7 @@ READ = "api.organizations.projects.read"
 
 def key_of(team: Team, user_id: str, project_id: str, organization_id: str, scopes: frozenset[str]) -> Caller:
     _, secret = team.keys.create(KeyOwner(user_id, project_id, organization_id), NewKey("k", scopes))
-    caller = team.callers.authenticate(secret)
+    caller = team.authenticator.authenticate(secret)
     assert caller is not None
     return caller
 
@@ -112,7 +112,7 @@ def test_a_key_of_who_runs_the_installation_reaches_the_organisations_that_they_
     # Not so a key of another organisation's owner.
     admin_there = team.caller(team.admin.user_id, acme.id)
     _, secret = team.keys.create_admin(admin_there, NewKey("ops", OWNER_SCOPES))
-    theirs = team.callers.authenticate(secret)
+    theirs = team.authenticator.authenticate(secret)
     assert theirs is not None
     assert [each.title for each in team.organizations.accessible_to(theirs)] == ["Acme"]
     with pytest.raises(NotFound):

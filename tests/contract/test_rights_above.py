@@ -17,7 +17,7 @@ from llmariner.tenancy.organizations.projects import NewProject
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import held_scopes
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
-from llmariner.tenancy.sign_in.token_sign_in import SignIn
+from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 
 from .arriving import Tokens
 from .team import Team
@@ -124,7 +124,7 @@ def test_a_group_s_role_does_not_take_away_who_holds_more_in_a_project(team: Tea
     given = mappings.create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
     [group] = groups.of_organization(team.owner.organization_id)
     tokens = Tokens()
-    lead = SignIn(team.database, tokens, team.callers).authenticate(tokens.new(groups=frozenset({"staff"})))
+    lead = TokenSignIn(team.database, tokens, team.authenticator).authenticate(tokens.new(groups=frozenset({"staff"})))
     team.members.add_to_project(team.admin, project_id, lead.user_id, "owner")
     refused(
         lambda: mappings.delete(deputy, given.id),
@@ -173,7 +173,7 @@ def test_whoever_holds_a_narrow_key_still_ends_their_other_keys(team: Team) -> N
     wide, _ = team.key(team.admin, "wide")
     place = KeyOwner(team.admin.user_id, team.owner.project_id, team.owner.organization_id)
     narrow, secret = team.keys.create(place, NewKey("narrow", frozenset({"api.organizations.projects.api_keys.write"})))
-    caller = team.callers.authenticate(secret)
+    caller = team.authenticator.authenticate(secret)
     assert caller is not None
     team.keys.revoke(place, wide, actor=caller)
     assert [each.id for each in team.keys.of_project(place)] == [narrow.id]
@@ -187,7 +187,7 @@ def test_a_narrow_key_makes_no_other_key_of_its_user_freer(team: Team) -> None:
     wide, _ = team.keys.create(place, bound)
     equal, _ = team.keys.create(place, NewKey("equal", writes))
     _, secret = team.keys.create(place, NewKey("narrow", writes))
-    narrow = team.callers.authenticate(secret)
+    narrow = team.authenticator.authenticate(secret)
     view = KeySelector(ann.organization_id, place.project_id, ann.user_id)
     refused(
         lambda: team.keys.update(view, wide.id, expires_at=None, actor=narrow),
@@ -212,7 +212,7 @@ def test_a_key_that_somebody_else_was_given_the_secret_of_does_not_rise_with_its
     _, mine = team.keys.rotate(view, kept, overlap=0, actor=team.caller(boss.user_id))
     team.members.set_role(team.admin, boss.user_id, "owner")
     for secret, rises in ((handed_over, False), (mine, True)):
-        found = team.callers.authenticate(secret)
+        found = team.authenticator.authenticate(secret)
         assert found is not None
         assert "api.model.write" in found.scopes
         assert ("api.organizations.write" in found.scopes) is rises

@@ -31,9 +31,9 @@ def test_a_key_is_not_of_the_project_whose_id_its_project_is_titled_with(team: T
         row = {"id": "proj_0", "organization_id": team.owner.organization_id, "title": victim}
         session.add(projects, **row, is_default=False, created_at=0)
     _, secret = team.key(team.admin, project_id="proj_0")
-    assert team.callers.authenticate(secret, None, "proj_0") is not None
+    assert team.authenticator.authenticate(secret, None, "proj_0") is not None
     with pytest.raises(AuthenticationFailed):
-        team.callers.authenticate(secret, None, victim)
+        team.authenticator.authenticate(secret, None, victim)
 
 
 def test_no_title_looks_like_an_id(team: Team) -> None:

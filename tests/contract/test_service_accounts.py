@@ -31,13 +31,13 @@ def test_a_service_account_does_what_its_role_lets_it(team: Team) -> None:
     assert account.email == f"system:serviceaccount:{project_id}:ci"
     assert team.accounts.of_project(account.organization_id, project_id) == [account]
     _, secret = key_of(team, account)
-    caller = team.callers.authenticate(secret)
+    caller = team.authenticator.authenticate(secret)
     assert caller is not None
     assert (caller.user_id, caller.project_id, caller.project_role) == (account.id, project_id, "viewer")
     assert caller.scopes >= PROJECT_ROLES["viewer"]
     assert "api.inference.write" not in caller.scopes
     team.accounts.update(team.admin, project_id, account.id, role="member", name="robot")
-    caller = team.callers.authenticate(secret)
+    caller = team.authenticator.authenticate(secret)
     assert caller is not None
     assert "api.inference.write" in caller.scopes
     assert caller.email == f"system:serviceaccount:{project_id}:robot"

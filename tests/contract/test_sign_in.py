@@ -19,7 +19,7 @@ from llmariner.tenancy.keys.store import KeyOwner, Keys
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
 from llmariner.tenancy.sign_in import token_sign_in as sign_in
-from llmariner.tenancy.sign_in.token_sign_in import SignIn
+from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import (
     invites,
     organization_users,
@@ -46,9 +46,9 @@ def callers(database: Database) -> Authenticator:
 
 
 @pytest.fixture
-def people(database: Database, tokens: Tokens, callers: Authenticator, owner: KeyOwner) -> SignIn:
+def people(database: Database, tokens: Tokens, callers: Authenticator, owner: KeyOwner) -> TokenSignIn:
     """Of an installation with its default organisation."""
-    return SignIn(database, tokens, callers)
+    return TokenSignIn(database, tokens, callers)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 0.0)
 
 
-def test_nobody_invited_is_known_and_is_a_member_of_nothing(database: Database, people: SignIn, tokens: Tokens) -> None:
+def test_nobody_invited_is_known_and_is_a_member_of_nothing(database: Database, people: TokenSignIn, tokens: Tokens) -> None:
     no_member(people, tokens.new())
     found = user_row(database, "alice@example.org")
     assert (found.issuer, found.subject, found.name, found.kind) == (ISSUER, "0001", "Alice", "person")
@@ -74,7 +74,7 @@ def test_a_newcomer_becomes_what_the_setting_says(
     callers: Authenticator,
     owner: KeyOwner,
 ) -> None:
-    people = SignIn(database, tokens, callers, default_role=newcomers)
+    people = TokenSignIn(database, tokens, callers, default_role=newcomers)
     caller = people.authenticate(tokens.new())
     assert (caller.organization_role, caller.project_role) == (organization_role, project_role)
     assert caller.organization_id == owner.organization_id
@@ -84,7 +84,7 @@ def test_a_newcomer_becomes_what_the_setting_says(
 def test_whom_an_owner_removed_stays_removed(
     database: Database, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
-    people = SignIn(database, tokens, callers, default_role="member")
+    people = TokenSignIn(database, tokens, callers, default_role="member")
     user_id = people.authenticate(tokens.new()).user_id
     with database.write() as session:
         for table in (project_users, organization_users):
@@ -97,7 +97,7 @@ def test_a_removal_outlasts_what_newcomers_get(
     newcomers: str, database: Database, tokens: Tokens, callers: Authenticator, team: Team
 ) -> None:
     """Of somebody who never signed in before, and of somebody whose account is unlinked afterwards."""
-    people = SignIn(database, tokens, callers, default_role=newcomers)
+    people = TokenSignIn(database, tokens, callers, default_role=newcomers)
     alice = team.person("alice@example.org")
     team.members.remove(team.admin, alice.user_id)
     no_member(people, tokens.new())
@@ -110,7 +110,7 @@ def test_a_removal_outlasts_what_newcomers_get(
 def test_who_was_removed_from_the_default_project_is_no_member_of_it_as_a_newcomer(
     database: Database, tokens: Tokens, callers: Authenticator, team: Team
 ) -> None:
-    people = SignIn(database, tokens, callers, default_role="member")
+    people = TokenSignIn(database, tokens, callers, default_role="member")
     alice = team.person("alice@example.org", **{team.owner.project_id: "member"})
     team.members.remove_from_project(team.admin, team.owner.project_id, alice.user_id)
     with database.write() as session:
@@ -120,7 +120,7 @@ def test_who_was_removed_from_the_default_project_is_no_member_of_it_as_a_newcom
 
 
 def test_an_invitation_is_kept_to_the_letter(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org", role="owner")
     caller = people.authenticate(tokens.new())
@@ -137,14 +137,14 @@ def test_an_invitation_is_kept_to_the_letter(
 
 @pytest.mark.parametrize("ended", [{"expires_at": 5}, {"revoked_at": 5}, {"accepted_at": 5}, {"email": "bob@x.org"}])
 def test_an_invitation_that_ended_or_is_another_s_gives_nothing(
-    ended: dict[str, Any], database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    ended: dict[str, Any], database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, **{"email": "alice@example.org", **ended})
     no_member(people, tokens.new())
 
 
 def test_an_invitation_needs_a_verified_e_mail(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     no_member(people, tokens.new())
     invite(database, owner, "alice@example.org")
@@ -153,7 +153,7 @@ def test_an_invitation_needs_a_verified_e_mail(
 
 
 def test_an_invitation_does_not_change_what_somebody_is_already(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
     invite(database, owner, "alice@example.org", role="reader")
@@ -164,7 +164,7 @@ def test_an_invitation_does_not_change_what_somebody_is_already(
 
 
 def test_an_invitation_is_taken_by_nobody_whose_token_says_another_address(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     add_user(database, "b@example.org")
     join(database, owner, add_user(database, "alice@example.org"))
@@ -180,7 +180,7 @@ def test_an_invitation_is_taken_by_nobody_whose_token_says_another_address(
 
 
 def test_an_archived_project_takes_nobody_in(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org")
     with database.write() as session:
@@ -190,7 +190,7 @@ def test_an_archived_project_takes_nobody_in(
 
 
 def test_who_was_added_by_e_mail_is_found_by_it_whatever_its_case(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     user_id = add_user(database, "alice@example.org")
     join(database, owner, user_id)
@@ -202,7 +202,7 @@ def test_who_was_added_by_e_mail_is_found_by_it_whatever_its_case(
     "other", [{"issuer": "https://other.example"}, {"subject": "0002"}, {"issuer": "x", "subject": "0001"}]
 )
 def test_an_account_is_not_taken_over_by_its_e_mail(
-    other: dict[str, Any], database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    other: dict[str, Any], database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org", role="owner")
     alice = people.authenticate(tokens.new())
@@ -214,7 +214,7 @@ def test_an_account_is_not_taken_over_by_its_e_mail(
 
 
 def test_an_owner_may_let_somebody_move_to_another_issuer(
-    database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org"))
     alice = people.authenticate(tokens.new())
@@ -234,7 +234,7 @@ def test_an_owner_may_let_somebody_move_to_another_issuer(
 
 
 def test_another_organization_s_owner_changes_nobody_s_sign_in(
-    database: Database, people: SignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner, stranger: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner, stranger: KeyOwner
 ) -> None:
     join(database, stranger, stranger.user_id, "owner")
     with pytest.raises(PermissionDenied, match="default organization"):
@@ -242,7 +242,7 @@ def test_another_organization_s_owner_changes_nobody_s_sign_in(
 
 
 def test_an_e_mail_that_nobody_verified_finds_no_account(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
     with pytest.raises(PermissionDenied, match="verified") as refused:
@@ -252,7 +252,7 @@ def test_an_e_mail_that_nobody_verified_finds_no_account(
 
 
 def test_a_service_account_is_nobody_who_signs_in(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     name = "system:serviceaccount:ci"
     join(database, owner, add_user(database, name, kind="service_account"))
@@ -262,7 +262,7 @@ def test_a_service_account_is_nobody_who_signs_in(
 
 
 def test_without_an_e_mail_somebody_is_known_by_the_subject(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "ci-runner"))
     nameless: dict[str, Any] = {"email": None, "email_verified": False, "name": None}
@@ -272,7 +272,7 @@ def test_without_an_e_mail_somebody_is_known_by_the_subject(
 
 
 def test_a_new_e_mail_is_followed_unless_it_is_somebody_s(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org")
     alice = people.authenticate(tokens.new())
@@ -282,7 +282,7 @@ def test_a_new_e_mail_is_followed_unless_it_is_somebody_s(
 
 
 def test_headers_select_by_id_or_title(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner, stranger: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner, stranger: KeyOwner
 ) -> None:
     with database.write() as session:
         session.add(
@@ -311,7 +311,7 @@ def test_headers_select_by_id_or_title(
 
 
 def test_a_sign_in_is_logged_once_however_often_its_tokens_come(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org")
     for _ in range(3):
@@ -326,7 +326,7 @@ def test_a_sign_in_is_logged_once_however_often_its_tokens_come(
 
 
 def test_a_refused_sign_in_is_logged(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner, stranger: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner, stranger: KeyOwner
 ) -> None:
     def failed() -> list[tuple[str, str | None, str | None]]:
         rows = logged(database, "login.failed")
@@ -351,7 +351,7 @@ def test_a_refused_sign_in_is_logged(
 
 
 def test_who_is_in_and_asks_for_a_project_of_others_has_not_failed_to_sign_in(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org")
     with pytest.raises(PermissionDenied, match="project 'Theirs'"):
@@ -360,7 +360,7 @@ def test_who_is_in_and_asks_for_a_project_of_others_has_not_failed_to_sign_in(
 
 
 def test_many_first_requests_at_once_make_one_user(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner, at_once: AtOnce
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner, at_once: AtOnce
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     invite(database, owner, "alice@example.org")
@@ -373,7 +373,7 @@ def test_many_first_requests_at_once_make_one_user(
 
 
 def test_a_known_token_costs_no_writing(
-    database: Database, people: SignIn, tokens: Tokens, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     invite(database, owner, "alice@example.org")
     token = tokens.new()

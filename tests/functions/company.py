@@ -30,9 +30,9 @@ class Company:
     def __init__(self, installation: Installation, ask: Ask) -> None:
         self._ask, self.context, self.number = ask, installation.context, next(_numbers)
         database = self.context.database
-        admin = self.context.callers.caller_for_user(installation.owner.user_id)
+        admin = self.context.authenticator.caller_for_user(installation.owner.user_id)
         self.id = Organizations(database).create(admin, f"Company {self.number}").id
-        self.founder = self.context.callers.caller_for_user(admin.user_id, self.id)
+        self.founder = self.context.authenticator.caller_for_user(admin.user_id, self.id)
         self.projects, self.members, self.roles = Projects(database), Members(database), CustomRoles(database)
         self.vision, self.speech = self.project("Vision"), self.project("Speech")
         self.people: dict[str, Caller] = {}
@@ -59,7 +59,7 @@ class Company:
         user_id = self.members.add(self.founder, self.email(name), role).user_id
         if project_id is not None and project_role is not None:
             self.members.add_to_project(self.founder, project_id, user_id, project_role)
-        person = self.context.callers.caller_for_user(user_id, self.id, project_id)
+        person = self.context.authenticator.caller_for_user(user_id, self.id, project_id)
         new = NewKey(f"{name}'s", OWNER_SCOPES)
         if project_id is None:
             _, self.secrets[name] = self.context.keys.create_admin(replace(person), new)
@@ -80,4 +80,4 @@ class Company:
 
     def works(self, secret: str) -> bool:
         """Whether somebody who shows it is let in."""
-        return self.context.callers.authenticate(secret) is not None
+        return self.context.authenticator.authenticate(secret) is not None

@@ -72,7 +72,7 @@ def test_an_empty_list_is_refused(
 def test_a_project_whose_list_of_models_is_empty_may_use_none(company: Company) -> None:
     path = "POST /v1/organization/projects/SPEECH/model_permissions"
     assert company.ask(path, {"mode": "allow_list", "model_ids": []}).status == 200
-    found = company.context.callers.authenticate(company.secrets["sam"])
+    found = company.context.authenticator.authenticate(company.secrets["sam"])
     assert found is not None
     key = company.context.keys.by_secret(company.secrets["sam"])
     assert key is not None

@@ -39,7 +39,7 @@ def make(installation: Installation) -> Callable[..., Made]:
 def lead(installation: Installation) -> KeyOwner:
     """Somebody who owns the default project, and not the organisation."""
     owner = installation.owner
-    caller = installation.context.callers.caller_for_user(owner.user_id, owner.organization_id, owner.project_id)
+    caller = installation.context.authenticator.caller_for_user(owner.user_id, owner.organization_id, owner.project_id)
     members = Members(installation.context.database)
     user_id = members.add(caller, f"lead{next(_numbers)}@example.org", "reader").user_id
     members.add_to_project(caller, owner.project_id, user_id, "owner")

@@ -41,7 +41,7 @@ def answers(
 ) -> Iterator[dict[str, Any]]:
     """Every recorded request asked in turn: the last answer of each command. A viewer is in the default project."""
     owner = installation.owner
-    caller = installation.context.callers.caller_for_user(owner.user_id, owner.organization_id, owner.project_id)
+    caller = installation.context.authenticator.caller_for_user(owner.user_id, owner.organization_id, owner.project_id)
     members = Members(installation.context.database)
     viewer = members.add(caller, "vic@example.org", "reader").user_id
     members.add_to_project(caller, owner.project_id, viewer, "viewer")

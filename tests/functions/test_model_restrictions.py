@@ -35,7 +35,7 @@ _numbers = itertools.count()
 def company(installation: Installation, ask: Ask) -> Company:
     made = Company(installation, ask)
     # A plain member of the default organization, who is no owner of it.
-    admin = installation.context.callers.caller_for_user(installation.owner.user_id)
+    admin = installation.context.authenticator.caller_for_user(installation.owner.user_id)
     members, owner = Members(installation.context.database), installation.owner
     user_id = members.add(admin, made.email("plain"), "reader").user_id
     members.add_to_project(admin, owner.project_id, user_id, "member")

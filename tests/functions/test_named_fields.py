@@ -81,7 +81,7 @@ def test_a_wrong_change_of_a_role_is_named_as_it_was_sent(
     field: str, ask: Ask, admin: dict[str, str], installation: Installation
 ) -> None:
     owner = installation.owner
-    caller = installation.context.callers.caller_for_user(owner.user_id, owner.organization_id)
+    caller = installation.context.authenticator.caller_for_user(owner.user_id, owner.organization_id)
     role = CustomRoles(installation.context.database).create(caller, f"changes {field}", ["api.files.read"])
     for value in ROLE[field]:
         body = {field: value}

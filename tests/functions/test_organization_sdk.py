@@ -372,5 +372,5 @@ def test_errors_are_the_clients_own(do: Do) -> None:
 def new_person(do: Do, installation: Installation) -> Callable[[str], str]:
     """Makes members of the organisation: `new_person(email)` returns their id."""
     owner = installation.owner
-    caller = installation.context.callers.caller_for_user(owner.user_id, owner.organization_id, owner.project_id)
+    caller = installation.context.authenticator.caller_for_user(owner.user_id, owner.organization_id, owner.project_id)
     return lambda email: Members(installation.context.database).add(caller, email, "reader").user_id

@@ -28,8 +28,8 @@ class Asked:
         self._application.use(self.context)
         self._in_process = in_process
         self.looked_up = 0
-        self._look_up: Any = self.context.callers.authenticate
-        self.context.callers.authenticate = self._counted  # type: ignore[method-assign]
+        self._look_up: Any = self.context.authenticator.authenticate
+        self.context.authenticator.authenticate = self._counted  # type: ignore[method-assign]
 
     def _counted(self, secret: str, organization: str | None = None, project: str | None = None) -> Caller | None:
         self.looked_up += 1
@@ -58,8 +58,8 @@ def test_keys_are_not_guessed(asked: Asked, installation: Installation) -> None:
 
 def test_a_key_that_was_good_counts_like_others_once_it_is_not(asked: Asked, installation: Installation) -> None:
     good, secret = True, installation.keys.admin
-    look_up = asked.context.callers.authenticate
-    asked.context.callers.authenticate = lambda *said: look_up(*said) if good else None  # type: ignore[method-assign]
+    look_up = asked.context.authenticator.authenticate
+    asked.context.authenticator.authenticate = lambda *said: look_up(*said) if good else None  # type: ignore[method-assign]
     assert asked(secret).status == 200
     good = False
     assert [asked(secret).status for _ in range(4)] == [401, 401, 401, 429]

@@ -40,7 +40,7 @@ def company(tmp_path: Path) -> Iterator[RunningIssuer]:
 def signing_in(folder: Path, browser: Chromium, issuer: str) -> Iterator[tuple[Terminal, subprocess.Popen[str]]]:
     """A platform with that issuer, whose group `staff` is in its project, and `llma auth login` under way."""
     with ServedPlatform(folder, issuer) as served:
-        owner = served.context.callers.caller_for_user(served.owner.user_id)
+        owner = served.context.authenticator.caller_for_user(served.owner.user_id)
         place = {"role": "member", "project_id": served.owner.project_id}
         GroupRoles(served.context.database).create(owner, issuer=issuer, group="staff", **place)
         terminal = Terminal(folder / "home", served.url, browser.command)

@@ -36,7 +36,7 @@ def served(issuer: RunningIssuer, tmp_path: Path) -> Iterator[ServedPlatform]:
             registry = running.context.registry
             registry.create(NewModel("tiny", SourceRepository.LOCAL, "/weights/tiny"))
             registry.loaded("tiny", folder="/weights/tiny", size_bytes=1, task=Task.GENERATE)
-            owner = running.context.callers.caller_for_user(running.owner.user_id)
+            owner = running.context.authenticator.caller_for_user(running.owner.user_id)
             mapping = {"issuer": issuer.url, "group": "staff", "role": "member", "project_id": running.owner.project_id}
             GroupRoles(running.context.database).create(owner, **mapping)
             yield running
@@ -103,7 +103,7 @@ def test_a_known_token_goes_on_while_the_issuer_is_away_and_ends_with_the_member
 
         alice = person_id_by_email(session, "alice@example.org")
     assert alice is not None
-    Members(context.database).remove(context.callers.caller_for_user(served.owner.user_id), alice)
+    Members(context.database).remove(context.authenticator.caller_for_user(served.owner.user_id), alice)
     started = time.monotonic()
     while chat(served, token).status_code == 200:
         assert time.monotonic() - started < 5
@@ -115,7 +115,7 @@ def test_a_known_token_goes_on_while_the_issuer_is_away_and_ends_with_the_member
 def test_a_known_token_ends_with_the_role_of_its_group(served: ServedPlatform, issuer: RunningIssuer) -> None:
     token = issuer.token()
     assert chat(served, token).status_code == 200
-    mappings, owner = GroupRoles(served.context.database), served.context.callers.caller_for_user(served.owner.user_id)
+    mappings, owner = GroupRoles(served.context.database), served.context.authenticator.caller_for_user(served.owner.user_id)
     (mapped,) = mappings.of_organization(served.owner.organization_id)
     mappings.delete(owner, mapped.id)
     started = time.monotonic()

@@ -66,7 +66,7 @@ def _resolve_caller(request: Request, secret: str) -> Caller:
     organization, project = request.headers.get("openai-organization"), request.headers.get("openai-project")
     if is_jwt(secret):
         return _resolve_person(request, secret, organization, project)
-    caller = context_of(request).callers.authenticate(secret, organization, project)
+    caller = context_of(request).authenticator.authenticate(secret, organization, project)
     if caller is None:
         raise invalid_key()
     return caller

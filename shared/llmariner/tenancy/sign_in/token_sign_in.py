@@ -32,7 +32,7 @@ from llmariner.tenancy.sign_in.jit_provisioning import MembershipReconciliation,
 from llmariner.tenancy.sign_in.refused_sign_ins import RefusedSignIns, UnauthenticatedSubject
 from llmariner.tenancy.tables import organization_users, organizations, user_groups, users
 
-__all__ = ["SignIn"]
+__all__ = ["TokenSignIn"]
 
 _CACHE_SECONDS = 5.0
 """So long an invitation or a group's new role may take to show for somebody who is signed in."""
@@ -48,7 +48,7 @@ class _CachedSignIn:
     at: float
 
 
-class SignIn:
+class TokenSignIn:
     """The people of one installation. `default_role` as `LLMARINER_OIDC_NEWCOMERS` says."""
 
     def __init__(
