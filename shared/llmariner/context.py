@@ -135,7 +135,9 @@ class Context:
         from llmariner.platform.identity.oidc import OidcTokenVerifier
         from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 
-        return TokenSignIn(self.database, OidcTokenVerifier(settings), self.authenticator, default_role=settings.newcomer_role)
+        return TokenSignIn(
+            self.database, OidcTokenVerifier(settings), self.authenticator, default_role=settings.newcomer_role
+        )
 
     @_part
     def limits(self) -> Limits:

@@ -158,7 +158,9 @@ def test_who_came_into_a_group_by_the_release_before_loses_what_it_gave(team: Te
     assert members(team.database) == 0
 
 
-def test_people_sign_in_while_their_group_is_mapped(team: Team, people: tuple[TokenSignIn, Tokens], at_once: AtOnce) -> None:
+def test_people_sign_in_while_their_group_is_mapped(
+    team: Team, people: tuple[TokenSignIn, Tokens], at_once: AtOnce
+) -> None:
     signing_in, tokens = people
     staff(team.database)
     given = [

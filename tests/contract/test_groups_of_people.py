@@ -43,7 +43,9 @@ def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 0.0)
 
 
-def test_groups_give_roles_and_take_them(database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner) -> None:
+def test_groups_give_roles_and_take_them(
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
+) -> None:
     map_group(database, owner, "staff", "viewer", project=True)
     map_group(database, owner, "engineers", "member", project=True)
     map_group(database, owner, "leads", "owner", issuer="https://other.example")

@@ -56,7 +56,9 @@ def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 0.0)
 
 
-def test_nobody_invited_is_known_and_is_a_member_of_nothing(database: Database, people: TokenSignIn, tokens: Tokens) -> None:
+def test_nobody_invited_is_known_and_is_a_member_of_nothing(
+    database: Database, people: TokenSignIn, tokens: Tokens
+) -> None:
     no_member(people, tokens.new())
     found = user_row(database, "alice@example.org")
     assert (found.issuer, found.subject, found.name, found.kind) == (ISSUER, "0001", "Alice", "person")

@@ -114,7 +114,9 @@ def test_an_invited_owner_gets_a_key_of_a_project_that_is_there(company: Company
 
 def test_an_invitation_tells_nothing_of_the_person_elsewhere(company: Company, installation: Installation) -> None:
     members = company.members
-    members.add(company.context.authenticator.caller_for_user(installation.owner.user_id), company.email("ann"), "reader")
+    members.add(
+        company.context.authenticator.caller_for_user(installation.owner.user_id), company.email("ann"), "reader"
+    )
     accepted = company.ask("POST /v1/invitations:accept", {"token": invited(company)}, by="").json
     assert [each["organization_id"] for each in accepted["user"]["organization_role_bindings"]] == [company.id]
 

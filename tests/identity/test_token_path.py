@@ -115,7 +115,10 @@ def test_a_known_token_goes_on_while_the_issuer_is_away_and_ends_with_the_member
 def test_a_known_token_ends_with_the_role_of_its_group(served: ServedPlatform, issuer: RunningIssuer) -> None:
     token = issuer.token()
     assert chat(served, token).status_code == 200
-    mappings, owner = GroupRoles(served.context.database), served.context.authenticator.caller_for_user(served.owner.user_id)
+    mappings, owner = (
+        GroupRoles(served.context.database),
+        served.context.authenticator.caller_for_user(served.owner.user_id),
+    )
     (mapped,) = mappings.of_organization(served.owner.organization_id)
     mappings.delete(owner, mapped.id)
     started = time.monotonic()

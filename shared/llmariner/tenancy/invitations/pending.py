@@ -54,7 +54,10 @@ def is_inviter_authorized(session: ReadSession, invite: Row[Any]) -> bool:
 
 
 def withdraw_invites(session: WriteSession, actor: Caller | None, found: Sequence[Row[Any]]) -> None:
-    """Take open invitations (rows of `invites`) back: who is invited is a member now. To be called last, see `record_mutation`."""
+    """Revoke pending invitations (rows of `invites`) whose addressee has become a member.
+
+    Must be the last call of a transaction, see `record_mutation`.
+    """
     for invite in found:
         session.run(update(invites).where(invites.c.id == invite.id).values(revoked_at=int(time.time())))
         told = {"reason": "became_a_member"}

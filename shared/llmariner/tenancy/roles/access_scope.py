@@ -46,7 +46,10 @@ def caller_in_project(
     *,
     include_archived: bool = False,
 ) -> Caller:
-    """The caller as it stands in that project. NotFound, PermissionDenied as above; `include_archived`: such a one is there, too."""
+    """The caller with its permissions in that project; `include_archived`: an archived project is found, too.
+
+    NotFound and PermissionDenied as in `caller_in_organization`.
+    """
     with database.read() as session:
         stands = _permissions_in_organization(session, caller, organization_id, project_id)
         query = select(projects.c.archived_at).where(

@@ -65,10 +65,11 @@ class _Membership:
 
 
 class MembershipReconciliation:
-    """One person's memberships, as they are and as they should be. Read when made; the function `reconcile_memberships` writes.
+    """The difference between a person's memberships and those that their invitations and groups give.
 
-    `default_role`: what the person becomes without invitation or group role: `reader` of the default organisation, `member` of
-    its default project, or `none`.
+    The constructor reads the current state; `reconcile_memberships` writes the changes. `default_role`: what a person gets
+    whom neither an invitation nor a group gives a role: `reader` of the default organization, `member` of its default
+    project, or `none`.
     """
 
     def __init__(self, session: ReadSession, user_id: str, identity: Identity, *, default_role: str = "none") -> None:

@@ -1,8 +1,8 @@
-"""Sign-ins that were refused, told in the audit log so that nobody can fill it by trying.
+"""Audit entries of refused sign-ins, rate limited so that repeated attempts cannot fill the log.
 
-Of one source the first is told at once, and what follows within a minute is counted here and told together. At most
-`MAX_ENTRIES_PER_MINUTE` entries are written in a minute into one organisation's chain, by however many processes: what is over
-waits, and sources that there are too many of are told as one. A count is lost only with a process that is killed.
+The first refusal of an origin is written at once; those that follow within a minute are counted and written as one entry.
+All instances together write at most `MAX_ENTRIES_PER_MINUTE` entries per minute into an organization's chain: the rest
+waits, and origins beyond the limit share one entry. A count is lost only with a process that is killed.
 """
 
 from __future__ import annotations
