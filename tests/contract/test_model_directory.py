@@ -61,8 +61,8 @@ def test_an_adapter_that_nobody_approved_is_in_no_engine(directory: ModelDirecto
         session.run(update(models).where(models.c.id == "ft:own:x").values(**values))
     served = asyncio.run(directory.engine("ft:own:x"))
     assert served.ids == ["own"]
-    assert "api.model.admin" in served.refused
-    assert asyncio.run(directory.engine("own")).refused == ""
+    assert "api.model.admin" in served.rejection
+    assert asyncio.run(directory.engine("own")).rejection == ""
 
 
 def test_adapters_of_other_projects_are_not_even_read(directory: ModelDirectory, registry: Registry) -> None:

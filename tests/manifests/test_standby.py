@@ -16,7 +16,7 @@ from llmariner.installation.standby_token import make
 from llmariner.manifests.jobs import SECRETS_IMAGE
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.resources import SECRETS
-from llmariner.platform.serving.kserve.phases import STANDBY
+from llmariner.platform.serving.kserve.phases import STANDBY_LABEL
 from llmariner.settings import ClusterSettings, KServeSettings
 
 from .rendering import Object, Rendered, names
@@ -80,7 +80,7 @@ def test_they_wait_for_quota_as_engines_do_and_yield_to_all_that_work(standing: 
 
 def test_they_stand_in_for_the_runtime_and_hold_what_its_engines_hold(standing: Rendered) -> None:
     template = deployment(standing)["spec"]["template"]
-    assert template["metadata"]["labels"][STANDBY] == "vllm-cpu"
+    assert template["metadata"]["labels"][STANDBY_LABEL] == "vllm-cpu"
     assert deployment(standing)["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
     ours, theirs = engine(standing), runtime()
     assert ours["name"] == theirs["name"]

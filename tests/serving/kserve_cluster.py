@@ -33,8 +33,8 @@ from llmariner.platform.kube.resources import (
 )
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.kserve.adapter import KServeServing
-from llmariner.platform.serving.kserve.model_lookup import EngineKey, Served
-from llmariner.platform.serving.kserve.phases import STANDBY
+from llmariner.platform.serving.kserve.model_lookup import EngineKey, ServedEngine
+from llmariner.platform.serving.kserve.phases import STANDBY_LABEL
 from llmariner.settings import ClusterSettings, KServeSettings
 
 from .driving import Driven
@@ -69,20 +69,22 @@ class Models:
             raise ModelNotFound(model_id)
         return self.known[model_id]
 
-    async def engine(self, model_id: str) -> Served:
+    async def engine(self, model_id: str) -> ServedEngine:
         model = await self.find(model_id)
         base = self.known[model.base] if model.base else model
         return self.served(base, model.project if model.project != base.project else None)
 
-    async def engines(self, keys: Collection[EngineKey], *, waking: Collection[str] = ()) -> dict[EngineKey, Served]:
+    async def engines(
+        self, keys: Collection[EngineKey], *, waking: Collection[str] = ()
+    ) -> dict[EngineKey, ServedEngine]:
         self.asked.append(len(keys))
         return {key: self.served(self.known[key[0]], key[1]) for key in keys if key[0] in self.known}
 
-    def served(self, base: EngineModel, apart: str | None) -> Served:
+    def served(self, base: EngineModel, apart: str | None) -> ServedEngine:
         project = base.project if apart is None else apart
         adapters = (model for _, model in sorted(self.known.items()) if model.base == base.id)
         engine = base if apart is None else replace(base, project=apart, adapters_of=apart)
-        return Served(engine, tuple(model for model in adapters if model.project == project))
+        return ServedEngine(engine, tuple(model for model in adapters if model.project == project))
 
     async def projects(self) -> set[str]:
         return {model.project for model in self.known.values() if model.project is not None}
@@ -217,7 +219,7 @@ class Controllers(threading.Thread):
             if "ownerReferences" not in pod["metadata"]:
                 metadata = {"ownerReferences": [owner]}
                 self.caller.patch(PODS, NAMESPACE, pod["metadata"]["name"], {"metadata": metadata})
-            if STANDBY not in pod["metadata"]["labels"]:
+            if STANDBY_LABEL not in pod["metadata"]["labels"]:
                 self.caller.set_status(PODS, NAMESPACE, pod["metadata"]["name"], self.stuck or self.next(name, pod))
 
     def next(self, name: str, pod: Body) -> Body:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmariner.platform.kube.resources import CLUSTER_SERVING_RUNTIMES, PODS
-from llmariner.platform.serving.kserve.objects import POD_OF
-from llmariner.platform.serving.kserve.phases import STANDBY
+from llmariner.platform.serving.kserve.objects import INFERENCE_SERVICE_LABEL
+from llmariner.platform.serving.kserve.phases import STANDBY_LABEL
 
 from .kserve_cluster import NAMESPACE, SCRIPTED, Clustered
 
@@ -83,10 +83,14 @@ class StandbyPods:
             "resources": {"limits": {"cpu": "4", "memory": memory}},
             "volumeMounts": [{"name": "models", "mountPath": "/mnt/pvc/models"}],
         }
-        labels = {STANDBY: runtime, "app.kubernetes.io/name": "standby-engine", "pod-template-hash": "of-the-standby"}
+        labels = {
+            STANDBY_LABEL: runtime,
+            "app.kubernetes.io/name": "standby-engine",
+            "pod-template-hash": "of-the-standby",
+        }
         labels |= {"kueue.x-k8s.io/queue-name": "cpu", "kueue.x-k8s.io/priority-class": "llmariner-standby"}
         if service:
-            labels[POD_OF] = service
+            labels[INFERENCE_SERVICE_LABEL] = service
         volumes = [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}]
         spec = {"containers": [container], "volumes": volumes}
         environment = {**os.environ, "STANDBY_TOKEN": token, "CONTROL_PORT": str(control), "TMPDIR": str(self.programs)}
@@ -121,7 +125,7 @@ class StandbyPods:
                 "imageID": "",
                 "restartCount": int(restarts),
                 "started": before["started"] or _answers(control, "/ready"),
-                "ready": _answers(engine, "/health") and STANDBY in pod["metadata"]["labels"],
+                "ready": _answers(engine, "/health") and STANDBY_LABEL in pod["metadata"]["labels"],
                 "state": {"running": {}},
             }
             conditions = [("PodScheduled", "True"), ("Ready", str(status["ready"]))]

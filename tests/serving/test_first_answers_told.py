@@ -56,7 +56,7 @@ def test_it_is_one_warning_however_often_and_by_whom_the_engine_is_seen(cluster:
     assert pod["metadata"]["name"] in event["message"]
 
     async def another() -> KServeServing:
-        return KServeServing(cluster.serving._cluster, cluster.serving._settings, cluster.serving._directory)
+        return KServeServing(cluster.serving._cluster, cluster.serving._settings, cluster.serving._lookup)
 
     fresh = cluster.driven.do(another())
     try:
@@ -69,13 +69,13 @@ def test_it_is_one_warning_however_often_and_by_whom_the_engine_is_seen(cluster:
 
 def test_an_engine_is_asked_once(cluster: Clustered, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    original = FirstAnswers._told
+    original = FirstAnswers._fetch
 
     async def counting(self: FirstAnswers, engine: str) -> dict[str, Any]:
         asked.append(engine)
         return await original(self, engine)
 
-    monkeypatch.setattr(FirstAnswers, "_told", counting)
+    monkeypatch.setattr(FirstAnswers, "_fetch", counting)
     cluster.controllers.engine_arguments = ["--first-answer", "as_expected"]
     cluster.driven.ready(SMALL.id)
     for _ in range(3):
@@ -132,7 +132,7 @@ def test_what_engines_tell_is_waited_for_and_not_believed_beyond_a_word(
         recorded.append(arguments)
         return True
 
-    monkeypatch.setattr(first_answers, "record", record)
+    monkeypatch.setattr(first_answers, "record_event", record)
     monkeypatch.setattr(first_answers, "_PAUSES", (0.0, 0.01, 0.01))
     left = list(answers)
 
@@ -151,7 +151,7 @@ def test_what_engines_tell_is_waited_for_and_not_believed_beyond_a_word(
             looking = FirstAnswers(None, client, "models")  # type: ignore[arg-type]
             spec = {"containers": [{"name": "kserve-container", "ports": [{"containerPort": port}]}]}
             metadata = {"name": "small-1", "uid": "1"}
-            looking.look("small", [{"metadata": metadata, "spec": spec, "status": {"podIP": "127.0.0.1"}}])
+            looking.check("small", [{"metadata": metadata, "spec": spec, "status": {"podIP": "127.0.0.1"}}])
             await asyncio.gather(*looking._tasks)
             client.close()
 
@@ -165,10 +165,10 @@ def test_what_is_known_of_services_that_are_gone_is_forgotten() -> None:
         client = Client()
         looking = FirstAnswers(None, client, "models")  # type: ignore[arg-type]
         for name in ("a", "b"):
-            looking.look(name, [])
-        looking.forget_all_but({"b"})
+            looking.check(name, [])
+        looking.retain_only({"b"})
         await looking.close()
         client.close()
-        return looking._looked
+        return looking._checked_pods
 
     assert asyncio.run(run()).keys() == {"b"}

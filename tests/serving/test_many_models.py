@@ -115,7 +115,7 @@ def test_one_model_that_cant_be_told_takes_no_other_with_it(many: Many) -> None:
 
     async def ask() -> dict[str, Status]:
         serving = many.serving()
-        serving._woken[object_name(MODELS[0])] = 0.0
+        serving._wake_started_at[object_name(MODELS[0])] = 0.0
         many._server.forbid("patch deployments/scale")
         found = await serving.statuses()
         await serving.close()

@@ -11,7 +11,7 @@ import pytest
 
 from llmariner.platform.kube.resources import INFERENCE_SERVICES, LOCAL_QUEUES, PODS, WORKLOADS
 from llmariner.platform.serving import EngineModel, Phase
-from llmariner.platform.serving.kserve.queues import PROJECT, queue_name
+from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION, queue_name
 
 from .conftest import free_port
 from .kserve_cluster import NAMESPACE, Clustered, clustered
@@ -58,7 +58,7 @@ def test_a_projects_model_waits_in_the_projects_queue_and_everybodys_in_the_pool
     assert queue_label(cluster, OURS) == OWN
     made = queues(cluster)[OWN]
     assert made["spec"]["clusterQueue"] == "llmariner-cpu"
-    assert made["metadata"]["annotations"] == {PROJECT: "proj_1"}
+    assert made["metadata"]["annotations"] == {PROJECT_ANNOTATION: "proj_1"}
     assert made["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "llmariner"}
     cluster.driven.wake(OURS_TOO.id)
     assert queues(cluster)[OWN]["metadata"]["resourceVersion"] == made["metadata"]["resourceVersion"]

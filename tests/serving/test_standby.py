@@ -14,7 +14,7 @@ import pytest
 from llmariner.platform.kube.resources import EVENTS, INFERENCE_SERVICES, PODS, REPLICA_SETS
 from llmariner.platform.serving import EngineModel, Phase
 from llmariner.platform.serving.kserve.adapter import KServeServing
-from llmariner.platform.serving.kserve.phases import RESERVED, STANDBY, TAKEN
+from llmariner.platform.serving.kserve.phases import RESERVED, STANDBY_LABEL, TAKEN
 from llmariner.settings import Secret
 
 from .conftest import free_port
@@ -78,7 +78,7 @@ def test_a_model_wakes_in_it_as_a_replica_of_its_own_deployment(cluster: Cluster
     assert pod["metadata"]["name"] == "standby-1"
     assert replica_set["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     assert pod["metadata"]["ownerReferences"][0]["uid"] == replica_set["metadata"]["uid"]
-    assert pod["metadata"]["labels"][STANDBY] == TAKEN
+    assert pod["metadata"]["labels"][STANDBY_LABEL] == TAKEN
     assert pod["metadata"]["labels"]["serving.kserve.io/inferenceservice"] == name
     assert pod["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "llmariner-serving"
     assert pod["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "cpu"
@@ -111,7 +111,7 @@ def test_a_second_wake_finds_what_the_first_one_made_and_another_pod(cluster: Cl
     assert cluster.driven.status(SMALL.id).phase is Phase.ASLEEP
     warm(standby, "standby-2")
     cluster.driven.ready(SMALL.id)
-    assert labels(standby, "standby-2")[STANDBY] == TAKEN
+    assert labels(standby, "standby-2")[STANDBY_LABEL] == TAKEN
 
 
 def test_of_two_models_one_gets_it_and_the_other_a_pod_of_its_own(cluster: Clustered, standby: StandbyPods) -> None:
@@ -148,7 +148,7 @@ def test_one_that_does_not_fit_stays_as_it_is(
     cluster.models.known[SMALL.id] = model
     cluster.driven.wake(SMALL.id)
     cluster.driven.until(lambda status: status.phase is Phase.QUEUED or status.phase is Phase.STARTING, SMALL.id)
-    assert labels(standby)[STANDBY] == pod.get("runtime", RUNTIME)
+    assert labels(standby)[STANDBY_LABEL] == pod.get("runtime", RUNTIME)
 
 
 def test_one_that_refuses_is_given_up_and_the_model_wakes_by_itself(cluster: Clustered, standby: StandbyPods) -> None:
@@ -172,21 +172,21 @@ def test_one_whose_engine_ends_is_given_up_and_the_model_wakes_by_itself(
 
 def test_another_process_goes_on_where_one_ended(cluster: Clustered, standby: StandbyPods) -> None:
     warm(standby)
-    cluster.serving._standby.attend = lambda *_: None  # type: ignore[method-assign]
+    cluster.serving._standby.reconcile = lambda *_: None  # type: ignore[method-assign]
     cluster.driven.wake(SMALL.id)
-    assert labels(standby)[STANDBY] == RESERVED
+    assert labels(standby)[STANDBY_LABEL] == RESERVED
     cluster.driven.pass_time(0.5)
     assert standby.arguments == []
     serving = cluster.serving
 
     async def another() -> KServeServing:
-        return KServeServing(serving._cluster, serving._settings, serving._directory)
+        return KServeServing(serving._cluster, serving._settings, serving._lookup)
 
     fresh = cluster.driven.do(another())
     cluster.driven.serving = fresh
     try:
         cluster.driven.until(lambda status: status.phase is Phase.READY, SMALL.id)
-        assert labels(standby)[STANDBY] == TAKEN
+        assert labels(standby)[STANDBY_LABEL] == TAKEN
     finally:
         cluster.driven.do(fresh._standby.close())
         fresh._client.close()
@@ -201,10 +201,10 @@ def test_a_wake_that_is_refused_gives_it_up(cluster: Clustered, standby: Standby
 
 def test_one_that_no_deployment_owns_ends_after_a_while(cluster: Clustered, standby: StandbyPods) -> None:
     warm(standby)
-    cluster.serving._standby.attend = lambda *_: None  # type: ignore[method-assign]
+    cluster.serving._standby.reconcile = lambda *_: None  # type: ignore[method-assign]
     cluster.driven.wake(SMALL.id)
     cluster.driven.do(cluster.serving.reconcile())
-    assert labels(standby)[STANDBY] == RESERVED, "it was taken just now"
+    assert labels(standby)[STANDBY_LABEL] == RESERVED, "it was taken just now"
     cluster.serving._standby.release_abandoned(time.time() + 121)
     assert standby.pod("standby-1") is None
 
@@ -219,7 +219,7 @@ def test_progress_counts_from_when_it_was_taken_and_only_a_replica_is_ready(
     assert first.progress < 0.97
     cluster.driven.until(lambda status: status.phase is Phase.READY, SMALL.id)
     path = PODS.path(NAMESPACE, "standby-1")
-    label = {"metadata": {"labels": {STANDBY: RESERVED}}}
+    label = {"metadata": {"labels": {STANDBY_LABEL: RESERVED}}}
     cluster.caller.done("PATCH", path, label, media="application/merge-patch+json")
     cluster.driven.until(lambda status: status.phase is not Phase.READY, SMALL.id)
 

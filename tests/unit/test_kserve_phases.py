@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmariner.platform.serving import EngineModel, Phase
-from llmariner.platform.serving.kserve.phases import Seen, status_of
+from llmariner.platform.serving.kserve.phases import ObservedModel, status_of
 
 MODEL = EngineModel("tiny", "hf://org/tiny", "generate", 0, typical_wake_seconds=100.0)
 STAMP, NOW = "2026-01-01T00:00:00Z", 1767225600.0
@@ -40,22 +40,22 @@ SCHEDULED = ("PodScheduled", "True", "")
 
 
 def told(*pods: dict[str, Any], later: float = 10.0, **seen: Any) -> Any:
-    return status_of(Seen(SERVICE, deployment(), pods, **seen), MODEL, now=NOW + later)
+    return status_of(ObservedModel(SERVICE, deployment(), pods, **seen), MODEL, now=NOW + later)
 
 
 def test_without_objects_a_model_sleeps() -> None:
-    assert status_of(Seen(), MODEL, now=NOW).phase is Phase.ASLEEP
-    assert status_of(Seen(SERVICE, deployment(0)), MODEL, now=NOW).phase is Phase.ASLEEP
+    assert status_of(ObservedModel(), MODEL, now=NOW).phase is Phase.ASLEEP
+    assert status_of(ObservedModel(SERVICE, deployment(0)), MODEL, now=NOW).phase is Phase.ASLEEP
 
 
 def test_a_pod_that_ends_is_still_stopping() -> None:
     leaving = pod(("Ready", "True", ""), metadata={"deletionTimestamp": STAMP})
-    assert status_of(Seen(SERVICE, deployment(0), [leaving]), MODEL, now=NOW).phase is Phase.STOPPING
+    assert status_of(ObservedModel(SERVICE, deployment(0), [leaving]), MODEL, now=NOW).phase is Phase.STOPPING
 
 
 def test_kserves_own_switch_is_sleep() -> None:
     stopped = {"metadata": {"name": "tiny", "annotations": {"serving.kserve.io/stop": "true"}}}
-    assert status_of(Seen(stopped, None), MODEL, now=NOW).phase is Phase.ASLEEP
+    assert status_of(ObservedModel(stopped, None), MODEL, now=NOW).phase is Phase.ASLEEP
 
 
 def test_one_pod_that_answers_is_ready() -> None:
@@ -157,12 +157,12 @@ def test_progress_and_estimate_come_from_the_pods_age() -> None:
 
 def test_a_pod_that_the_cluster_refuses_is_told() -> None:
     refused = deployment(conditions=[{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: cpu"}])
-    status = status_of(Seen(SERVICE, refused), MODEL, now=NOW)
+    status = status_of(ObservedModel(SERVICE, refused), MODEL, now=NOW)
     assert (status.phase, status.message) == (Phase.QUEUED, "the cluster refuses the pod: exceeded quota: cpu")
 
 
 def test_what_kserve_refuses_is_told() -> None:
     info = {"reason": "RuntimeNotRecognized", "message": "no runtime vllm-x"}
     service = {**SERVICE, "status": {"modelStatus": {"lastFailureInfo": info}}}
-    status = status_of(Seen(service, None), MODEL, now=NOW)
+    status = status_of(ObservedModel(service, None), MODEL, now=NOW)
     assert (status.phase, status.message) == (Phase.FAILED, "KServe refuses the model: no runtime vllm-x")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.kserve.objects import POD_OF, engine_of
-from llmariner.platform.serving.kserve.standby_matching import Fit, fit
+from llmariner.platform.serving.kserve.objects import INFERENCE_SERVICE_LABEL, engine_spec
+from llmariner.platform.serving.kserve.standby_matching import Match, match
 from llmariner.settings import KServeSettings
 
 MODEL = EngineModel("small", "pvc://models/small", "generate", 0)
@@ -30,8 +30,8 @@ POD: dict[str, Any] = {
 }
 
 
-def fitted(pod: dict[str, Any]) -> Fit | None:
-    return fit(pod, MODEL, (), engine_of(MODEL, (), KServeSettings()), RUNTIME)
+def fitted(pod: dict[str, Any]) -> Match | None:
+    return match(pod, MODEL, (), engine_spec(MODEL, (), KServeSettings()), RUNTIME)
 
 
 def test_one_that_stands_by_serves_from_the_claim_that_it_mounts() -> None:
@@ -48,7 +48,7 @@ def test_one_that_stands_by_serves_from_the_claim_that_it_mounts() -> None:
         (("status", "containerStatuses"), []),
         (("status", "podIP"), ""),
         (("metadata", "deletionTimestamp"), "2026-01-01T00:00:00Z"),
-        (("metadata", "labels", POD_OF), "theirs"),
+        (("metadata", "labels", INFERENCE_SERVICE_LABEL), "theirs"),
         (("spec", "containers", 0, "name"), "another"),
         (("spec", "containers", 0, "volumeMounts", 0, "subPath"), "theirs"),
         (("spec", "volumes", 0, "persistentVolumeClaim", "claimName"), "others"),

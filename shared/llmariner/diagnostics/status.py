@@ -24,8 +24,8 @@ from llmariner.platform.kube.resources import (
     WORKLOADS,
 )
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.kserve.objects import deployment_of, model_of
-from llmariner.platform.serving.kserve.phases import Seen, status_of
+from llmariner.platform.serving.kserve.objects import deployment_name, model_id_of
+from llmariner.platform.serving.kserve.phases import ObservedModel, status_of
 
 __all__ = ["status"]
 
@@ -102,15 +102,15 @@ def _models(place: Place) -> list[Record]:
     shown = []
     for service in place.reading.all(INFERENCE_SERVICES, namespace):
         name = service["metadata"]["name"]
-        seen = Seen(service, deployments.get(deployment_of(name)), pods.get(name, ()), waiting)
+        observed = ObservedModel(service, deployments.get(deployment_name(name)), pods.get(name, ()), waiting)
         # What the database knows of a model, its usual time to wake, only makes estimates better.
-        model = EngineModel(id=model_of(service), folder="", task="", size_bytes=0)
-        now = status_of(seen, model, now=time.time())
+        model = EngineModel(id=model_id_of(service), folder="", task="", size_bytes=0)
+        now = status_of(observed, model, now=time.time())
         shown.append(
             {
                 "id": model.id,
                 "phase": str(now.phase),
-                "replicas": f"{len(seen.ready)}/{seen.replicas}",
+                "replicas": f"{len(observed.ready)}/{observed.replicas}",
                 "name": name,
                 "message": now.message,
             }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmariner.platform import serving
-from llmariner.platform.serving.kserve.objects import PLUGINS
+from llmariner.platform.serving.kserve.objects import PLUGINS_CONFIG_MAP
 
 __all__ = [
     "ADMIN_KEY",
@@ -124,7 +124,7 @@ def engine_plugins() -> Object:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": PLUGINS, "namespace": MODELS_NAMESPACE, "labels": LABELS},
+        "metadata": {"name": PLUGINS_CONFIG_MAP, "namespace": MODELS_NAMESPACE, "labels": LABELS},
         "data": {file.name: file.read_text() for file in files},
     }
 

@@ -12,7 +12,7 @@ from llmariner.errors import Conflict, InvalidRequest, PlatformError
 from llmariner.models.model import ActivationStatus, Model, NewModel, SourceRepository
 from llmariner.models.registry import Registry
 from llmariner.platform.serving import EngineModel, served_name
-from llmariner.platform.serving.kserve.model_lookup import EngineKey, Served
+from llmariner.platform.serving.kserve.model_lookup import EngineKey, ServedEngine
 from llmariner.usage.ledger import Ledger
 
 __all__ = ["ModelDirectory"]
@@ -37,11 +37,13 @@ class ModelDirectory:
         """A model as an engine needs it. ModelNotFound."""
         return await asyncio.to_thread(self._find, model_id)
 
-    async def engine(self, model_id: str) -> Served:
+    async def engine(self, model_id: str) -> ServedEngine:
         """The engine that serves a model. ModelNotFound."""
         return await asyncio.to_thread(self._engine, model_id)
 
-    async def engines(self, keys: Collection[EngineKey], *, waking: Collection[str] = ()) -> dict[EngineKey, Served]:
+    async def engines(
+        self, keys: Collection[EngineKey], *, waking: Collection[str] = ()
+    ) -> dict[EngineKey, ServedEngine]:
         """Those of them that are registered; how long a wake takes is told of models in `waking` only."""
         return await asyncio.to_thread(self._engines, keys, waking)
 
@@ -73,7 +75,7 @@ class ModelDirectory:
         wakes = self._registry.wakes(model.base_model_id or model_id)
         return self._for_engine(model, wakes[len(wakes) // 2] if wakes else None)
 
-    def _engine(self, model_id: str) -> Served:
+    def _engine(self, model_id: str) -> ServedEngine:
         model = self._registry.get(model_id)
         base = model if model.base_model_id is None else self._registry.get(model.base_model_id)
         # An adapter of a model that others share is served apart: neither can they reach it, nor its faults them.
@@ -81,9 +83,9 @@ class ModelDirectory:
         project = base.project_id if apart is None else apart
         tuned = self._registry.tuned([(base.id, project)]).get((base.id, project), ())
         served = self._served(base, apart, tuned, self._registry.wakes(base.id))
-        return served if model is base else replace(served, refused=self._registry.blocked(model))
+        return served if model is base else replace(served, rejection=self._registry.blocked(model))
 
-    def _engines(self, keys: Collection[EngineKey], waking: Collection[str]) -> dict[EngineKey, Served]:
+    def _engines(self, keys: Collection[EngineKey], waking: Collection[str]) -> dict[EngineKey, ServedEngine]:
         bases = self._registry.several({model_id for model_id, _ in keys})
         projects = {key: key[1] or bases[key[0]].project_id for key in keys if key[0] in bases}
         tuned = self._registry.tuned({(model_id, project) for (model_id, _), project in projects.items()})
@@ -93,15 +95,15 @@ class ModelDirectory:
             for key, project in projects.items()
         }
 
-    def _served(self, base: Model, apart: str | None, tuned: Sequence[Model], wakes: Sequence[float]) -> Served:
+    def _served(self, base: Model, apart: str | None, tuned: Sequence[Model], wakes: Sequence[float]) -> ServedEngine:
         """`tuned`: the adapters of one project, which is the base's own unless that is served `apart`."""
         ready = (each for each in tuned if each.loaded and not self._registry.blocked(each))
         adapters = tuple(self._for_engine(each, None) for each in ready)
         engine = self._for_engine(base, wakes[len(wakes) // 2] if wakes else None)
         kept = any(adapter.keep_awake for adapter in adapters)
         if apart is None:
-            return Served(replace(engine, keep_awake=engine.keep_awake or kept), adapters)
-        return Served(replace(engine, keep_awake=kept, project=apart, adapters_of=apart), adapters)
+            return ServedEngine(replace(engine, keep_awake=engine.keep_awake or kept), adapters)
+        return ServedEngine(replace(engine, keep_awake=kept, project=apart, adapters_of=apart), adapters)
 
     def _adopt(self, services: Mapping[str, str], only: str | None) -> None:
         known = {model_id: name for model_id, name in self._registry.adopted().items() if only in (None, name)}

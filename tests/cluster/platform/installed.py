@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
-from llmariner.platform.serving.kserve.objects import model_of
+from llmariner.platform.serving.kserve.objects import model_id_of
 from llmariner.settings import HomeSettings, environment
 from llmariner.standalone.progress import Step
 
@@ -69,7 +69,7 @@ class Installed:
     def engine_pods(self, model: str) -> list[dict[str, Any]]:
         """The pods of a model's engines that answer."""
         services = get(self.lab, "inferenceservices", "-n", MODELS_NAMESPACE)["items"]
-        names = [s["metadata"]["name"] for s in services if model_of(s) == model]
+        names = [s["metadata"]["name"] for s in services if model_id_of(s) == model]
         pods = get(self.lab, "pods", "-n", MODELS_NAMESPACE)["items"]
         of_it = [p for p in pods if p["metadata"]["labels"].get("serving.kserve.io/inferenceservice") in names]
         return [p for p in of_it if _is(p, "Ready") and "deletionTimestamp" not in p["metadata"]]

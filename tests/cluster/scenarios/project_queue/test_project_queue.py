@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmariner.manifests.installation import MODELS_NAMESPACE
-from llmariner.platform.serving.kserve.queues import PROJECT, queue_name
+from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION, queue_name
 from llmariner.settings import HomeSettings, environment
 
 from ...lab.kubectl import get
@@ -49,7 +49,7 @@ def test_it_is_admitted_by_a_queue_of_its_project_that_goes_with_its_last_model(
         asking.whole(model, wait=1)
         until("a workload admitted by the project's queue", lambda: _not_admitted(asking, queue), seconds=90)
         made = get(asking.installed.lab, "localqueue", queue, "-n", MODELS_NAMESPACE)
-        assert made["metadata"]["annotations"][PROJECT] == project
+        assert made["metadata"]["annotations"][PROJECT_ANNOTATION] == project
         assert made["spec"]["clusterQueue"] == "llmariner-cpu"
         assert _is(made, "Active")
     finally:

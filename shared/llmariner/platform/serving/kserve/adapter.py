@@ -25,17 +25,17 @@ from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel, Phase, Stat
 from llmariner.platform.serving.engine_metrics import EngineMetrics, read_metrics
 from llmariner.platform.serving.kserve.cluster_reader import ClusterReader, endpoint_of, engine_url
 from llmariner.platform.serving.kserve.first_answers import FirstAnswers
-from llmariner.platform.serving.kserve.model_lookup import Directory, Served
+from llmariner.platform.serving.kserve.model_lookup import ModelLookup, ServedEngine
 from llmariner.platform.serving.kserve.objects import (
+    belongs_to_other_model,
     capacity,
     engine_key,
-    is_anothers,
-    is_of,
-    model_of,
+    is_managed,
+    is_same_registration,
+    model_id_of,
     object_name,
-    ours,
 )
-from llmariner.platform.serving.kserve.phases import Seen, status_of
+from llmariner.platform.serving.kserve.phases import ObservedModel, status_of
 from llmariner.platform.serving.kserve.queues import ProjectQueues
 from llmariner.platform.serving.kserve.standby import StandbyPods
 from llmariner.platform.serving.kserve.transitions import Transitions
@@ -45,11 +45,11 @@ __all__ = ["KServeServing"]
 
 _log = logging.getLogger(__name__)
 # How long what was read stands: those who wait ask ten times a second, for all of them together one read is enough.
-_FRESH_SECONDS = 0.5
+_OBSERVATION_SECONDS = 0.5
 _LIST_SECONDS = 2.0
 # Models that a list or a sweep sees to at the same time: each may ask engines, the cluster and the database.
-_AT_ONCE = 16
-_SAME_NAME = (
+_CONCURRENCY = 16
+_NAME_COLLISION = (
     "Another model's object on the cluster has the name that this one's would have: register it under another name."
 )
 
@@ -57,10 +57,10 @@ _SAME_NAME = (
 class KServeServing:
     """See the package, and `platform.serving.Serving` for the port."""
 
-    def __init__(self, cluster: Cluster, settings: KServeSettings, directory: Directory) -> None:
+    def __init__(self, cluster: Cluster, settings: KServeSettings, lookup: ModelLookup) -> None:
         self._cluster = cluster
         self._settings = settings
-        self._directory = directory
+        self._lookup = lookup
         self._client = Client()
         self._queues = ProjectQueues(cluster, settings)
         self._standby = StandbyPods(cluster, self._client, settings)
@@ -69,88 +69,92 @@ class KServeServing:
         self._transitions = Transitions(cluster, settings, self._queues, self._standby)
         self._observers: list[Callable[[str, Status], None]] = []
         self._phases: dict[str, tuple[Phase, tuple[str, ...], list[str]]] = {}
-        self._looks: dict[str, tuple[float, asyncio.Task[Seen]]] = {}
-        self._listed: tuple[float, dict[str, Status]] = (float("-inf"), {})
-        self._finds: SingleFlight[Served] = SingleFlight()
-        self._lists: SingleFlight[dict[str, Status]] = SingleFlight()
+        self._observations: dict[str, tuple[float, asyncio.Task[ObservedModel]]] = {}
+        self._cached_list: tuple[float, dict[str, Status]] = (float("-inf"), {})
+        self._lookups: SingleFlight[ServedEngine] = SingleFlight()
+        self._listings: SingleFlight[dict[str, Status]] = SingleFlight()
         self._sweeps: SingleFlight[None] = SingleFlight()
         self._metrics: dict[str, tuple[float, EngineMetrics]] = {}
-        self._woken: dict[str, float] = {}
-        self._refused: dict[str, str] = {}
+        self._wake_started_at: dict[str, float] = {}
+        self._rejections: dict[str, str] = {}
 
     async def status(self, model_id: str) -> Status:
         """See the port. An adapter has the state of the engine that serves it."""
-        served = await self._finds.do(model_id, partial(self._find, model_id))
-        if served.refused:
-            return Status(Phase.FAILED, message=served.refused)
+        served = await self._lookups.do(model_id, partial(self._find_engine, model_id))
+        if served.rejection:
+            return Status(Phase.FAILED, message=served.rejection)
         name = object_name(served.engine)
-        seen = await self._look(name)
-        if is_anothers(seen.service, served.engine):
-            return Status(Phase.FAILED, message=_SAME_NAME)
-        self._standby.attend(name, seen.pods)
-        return await self._told(served, seen)
+        observed = await self._observe(name)
+        if belongs_to_other_model(observed.service, served.engine):
+            return Status(Phase.FAILED, message=_NAME_COLLISION)
+        self._standby.reconcile(name, observed.pods)
+        return await self._full_status(served, observed)
 
     async def statuses(self) -> dict[str, Status]:
         """See the port. However many ask, one list is under way."""
-        at, known = self._listed
+        at, known = self._cached_list
         if time.monotonic() - at <= _LIST_SECONDS:
             return known
-        return await self._lists.do("list", self._list)
+        return await self._listings.do("list", self._list)
 
     async def wake(self, model_id: str) -> None:
         """See the port."""
-        served = await self._directory.engine(model_id)
+        served = await self._lookup.engine(model_id)
         model = served.engine
         name = object_name(model)
-        seen = await self._look(name)
-        if model.blocked or served.refused or is_anothers(seen.service, model):
+        observed = await self._observe(name)
+        if model.blocked or served.rejection or belongs_to_other_model(observed.service, model):
             return
-        if seen.service is not None and not is_of(seen.service, model):
-            await asyncio.to_thread(self._transitions.delete, seen.service)
-            self._looks.pop(name, None)
-            return  # wished again by whoever waits
-        status = status_of(seen, model, now=time.time())
+        if observed.service is not None and not is_same_registration(observed.service, model):
+            await asyncio.to_thread(self._transitions.delete, observed.service)
+            self._observations.pop(name, None)
+            return  # the next wake of a waiting request creates the new one
+        status = status_of(observed, model, now=time.time())
         if status.phase not in (Phase.ASLEEP, Phase.STOPPING, Phase.FAILED):
             return
         try:
-            self._standby.attend(name, await asyncio.to_thread(self._transitions.wake, served, seen))
-            self._refused.pop(name, None)
+            self._standby.reconcile(name, await asyncio.to_thread(self._transitions.wake, served, observed))
+            self._rejections.pop(name, None)
         except (ClusterError, ValueError) as error:
-            self._refused[name] = _words(error)
+            self._rejections[name] = _rejection_message(error)
             _log.warning("waking %s: %s", model.id, error)
         if status.phase is not Phase.FAILED:
-            self._woken.setdefault(name, time.monotonic())
-        self._looks.pop(name, None)
+            self._wake_started_at.setdefault(name, time.monotonic())
+        self._observations.pop(name, None)
 
     async def sleep(self, model_id: str) -> None:
         """See the port."""
-        model = (await self._directory.engine(model_id)).engine
+        model = (await self._lookup.engine(model_id)).engine
         name = object_name(model)
-        if is_anothers((await self._look(name)).service, model):
+        if belongs_to_other_model((await self._observe(name)).service, model):
             return
-        self._refused.pop(name, None)
-        self._woken.pop(name, None)
+        self._rejections.pop(name, None)
+        self._wake_started_at.pop(name, None)
         await asyncio.to_thread(self._transitions.sleep, name)
-        self._looks.pop(name, None)
-        self._listed = (float("-inf"), {})
+        self._observations.pop(name, None)
+        self._cached_list = (float("-inf"), {})
 
     async def remove(self, model_id: str, folder: str) -> None:
         """See the port. What somebody else made stays."""
         if folder.startswith(IMPORTED_SCHEME):
             return
-        gone = EngineModel(model_id, folder, "generate", 0)
-        name = object_name(gone)
+        deleted = EngineModel(model_id, folder, "generate", 0)
+        name = object_name(deleted)
         service = await asyncio.to_thread(self._cluster.get, INFERENCE_SERVICES, self._settings.namespace, name)
-        if service is not None and not is_anothers(service, gone) and not await self._registered(model_id, service):
+        if (
+            service is not None
+            and not belongs_to_other_model(service, deleted)
+            and not await self._registered(model_id, service)
+        ):
             await asyncio.to_thread(self._transitions.delete, service)
-        await self._queues.drop_unused(asyncio.to_thread, self._directory.projects)
-        self._looks.pop(name, None)
+        await self._queues.delete_unused(asyncio.to_thread, self._lookup.projects)
+        self._observations.pop(name, None)
 
     async def import_existing(self, service: str) -> None:
         """See the port."""
         found = await asyncio.to_thread(self._cluster.get, INFERENCE_SERVICES, self._settings.namespace, service)
-        others = {} if found is None or ours(found) else {service: model_of(found)}
-        await self._directory.import_existing(others, only=service)
+        others = {} if found is None or is_managed(found) else {service: model_id_of(found)}
+        await self._lookup.import_existing(others, only=service)
 
     async def reconcile(self) -> None:
         """See the port: models idle for long go to sleep, those that somebody else made are made known.
@@ -160,7 +164,7 @@ class KServeServing:
         await self._sweeps.do("sweep", self._sweep)
 
     def subscribe(self, observer: Callable[[str, Status], None]) -> None:
-        """See the port: changes are seen as often as somebody asks."""
+        """See the port: changes are observed as often as somebody asks."""
         self._observers.append(observer)
 
     async def close(self) -> None:
@@ -173,40 +177,41 @@ class KServeServing:
     async def _registered(self, model_id: str, service: dict[str, Any]) -> bool:
         """Whether an InferenceService is that of the model which the registry has under that id now."""
         try:
-            return is_of(service, (await self._directory.engine(model_id)).engine)
+            return is_same_registration(service, (await self._lookup.engine(model_id)).engine)
         except ModelNotFound:
             return False
 
-    async def _find(self, model_id: str) -> Served:
-        return await self._directory.engine(model_id)
+    async def _find_engine(self, model_id: str) -> ServedEngine:
+        return await self._lookup.engine(model_id)
 
-    async def _look(self, name: str) -> Seen:
+    async def _observe(self, name: str) -> ObservedModel:
         """The objects of one model: read once for all who ask within a moment."""
-        at, task = self._looks.get(name, (float("-inf"), None))
-        if task is None or time.monotonic() - at > _FRESH_SECONDS or (task.done() and task.exception()):
-            task = asyncio.create_task(asyncio.to_thread(self._reader.one, name))
-            self._looks[name] = (time.monotonic(), task)
+        at, task = self._observations.get(name, (float("-inf"), None))
+        if task is None or time.monotonic() - at > _OBSERVATION_SECONDS or (task.done() and task.exception()):
+            task = asyncio.create_task(asyncio.to_thread(self._reader.read_one, name))
+            self._observations[name] = (time.monotonic(), task)
         return await asyncio.shield(task)
 
-    async def _told(self, served: Served, seen: Seen) -> Status:
+    async def _full_status(self, served: ServedEngine, observed: ObservedModel) -> Status:
         """The whole status: phase, endpoints, what the engines are doing. Observers hear of a change of the first two."""
         model = served.engine
         name = object_name(model)
-        status = status_of(seen, model, now=time.time())
-        if not is_of(seen.service, model):
+        status = status_of(observed, model, now=time.time())
+        if not is_same_registration(observed.service, model):
             status = Status(Phase.STOPPING, message="the engine of a deleted model of this id has not ended yet")
-        if (refused := model.blocked or self._refused.get(name)) and status.phase in (Phase.ASLEEP, Phase.STOPPING):
-            status = Status(Phase.FAILED, message=refused)
+        rejection = model.blocked or self._rejections.get(name)
+        if rejection and status.phase in (Phase.ASLEEP, Phase.STOPPING):
+            status = Status(Phase.FAILED, message=rejection)
         if status.phase is Phase.READY:
-            self._first_answers.look(name, seen.ready)
-            status = await self._serving_now(name, status, seen)
-            if (began := self._woken.pop(name, None)) is not None:
-                await self._directory.record_wake(model.id, time.monotonic() - began)
-                await asyncio.to_thread(self._transitions.complete, model, seen)
-        self._notice(name, status, served.ids)
+            self._first_answers.check(name, observed.ready)
+            status = await self._ready_status(name, status, observed)
+            if (started_at := self._wake_started_at.pop(name, None)) is not None:
+                await self._lookup.record_wake(model.id, time.monotonic() - started_at)
+                await asyncio.to_thread(self._transitions.scale_to_configured, model, observed)
+        self._notify_observers(name, status, served.ids)
         return status
 
-    def _notice(self, name: str, status: Status, model_ids: list[str]) -> None:
+    def _notify_observers(self, name: str, status: Status, model_ids: list[str]) -> None:
         """Tell observers of a phase, or of endpoints, that were not there before."""
         known = self._phases.get(name)
         self._phases[name] = (status.phase, status.replicas, model_ids)
@@ -215,132 +220,136 @@ class KServeServing:
                 for model_id in model_ids:
                     observer(model_id, status)
 
-    async def _serving_now(self, name: str, status: Status, seen: Seen) -> Status:
-        endpoint = endpoint_of(seen)
+    async def _ready_status(self, name: str, status: Status, observed: ObservedModel) -> Status:
+        endpoint = endpoint_of(observed)
         if endpoint is None:
             return replace(status, phase=Phase.LOADING, progress=0.97, message="waiting for its Service")
-        metrics = await self._engines(name, seen)
+        metrics = await self._engine_metrics(name, observed)
         return replace(
             status,
             endpoint=endpoint,
-            replicas=tuple(sorted(map(engine_url, seen.ready))) if len(seen.ready) > 1 else (),
-            capacity=capacity(self._settings) * len(seen.ready),
+            replicas=tuple(sorted(map(engine_url, observed.ready))) if len(observed.ready) > 1 else (),
+            capacity=capacity(self._settings) * len(observed.ready),
             requests_running=metrics.running,
             requests_waiting=metrics.waiting,
             generation_tokens=metrics.generation_tokens,
         )
 
-    async def _engines(self, name: str, seen: Seen) -> EngineMetrics:
+    async def _engine_metrics(self, name: str, observed: ObservedModel) -> EngineMetrics:
         """What all engines of a model are doing, together; read every other second."""
         at, known = self._metrics.get(name, (float("-inf"), EngineMetrics()))
         if time.monotonic() - at < _LIST_SECONDS:
             return known
-        read = await asyncio.gather(*(read_metrics(self._client, engine_url(pod)) for pod in seen.ready))
-        told = [each for each in read if each is not None]
+        read = await asyncio.gather(*(read_metrics(self._client, engine_url(pod)) for pod in observed.ready))
+        known_metrics = [each for each in read if each is not None]
         known = EngineMetrics(
-            running=sum(each.running for each in told),
-            waiting=sum(each.waiting for each in told),
-            generation_tokens=sum(each.generation_tokens for each in told),
-            prompt_tokens=sum(each.prompt_tokens for each in told),
+            running=sum(each.running for each in known_metrics),
+            waiting=sum(each.waiting for each in known_metrics),
+            generation_tokens=sum(each.generation_tokens for each in known_metrics),
+            prompt_tokens=sum(each.prompt_tokens for each in known_metrics),
         )
         self._metrics[name] = (time.monotonic(), known)
         return known
 
     async def _list(self) -> dict[str, Status]:
         """Every model that is not asleep; of those that are nobody asks anything."""
-        everything = {_name(seen): seen for seen in await asyncio.to_thread(self._reader.all)}
-        self._forget_all_but(everything)
-        awake = {name: seen for name, seen in everything.items() if not seen.asleep or name in self._refused}
+        models = {_name(observed): observed for observed in await asyncio.to_thread(self._reader.read_all)}
+        self._retain_only(models)
+        awake = {name: observed for name, observed in models.items() if not observed.asleep or name in self._rejections}
         for name, (phase, _, model_ids) in list(self._phases.items()):
             if name not in awake and phase is not Phase.ASLEEP:
-                self._notice(name, Status(Phase.ASLEEP), model_ids)
-        keys = {name: engine_key(_service(seen)) for name, seen in awake.items()}
-        waking = {keys[name][0] for name, seen in awake.items() if not seen.ready}
-        served = await self._directory.engines(set(keys.values()), waking=waking)
+                self._notify_observers(name, Status(Phase.ASLEEP), model_ids)
+        keys = {name: engine_key(_service(observed)) for name, observed in awake.items()}
+        waking = {keys[name][0] for name, observed in awake.items() if not observed.ready}
+        served = await self._lookup.engines(set(keys.values()), waking=waking)
         found: dict[str, Status] = {}
 
-        async def tell(name: str, seen: Seen) -> None:
+        async def add_status(name: str, observed: ObservedModel) -> None:
             if (mine := served.get(keys[name])) is None or object_name(mine.engine) != name:
                 return  # not registered (yet), or deleted
-            self._standby.attend(name, seen.pods)
+            self._standby.reconcile(name, observed.pods)
             try:
-                status = await self._told(mine, seen)
+                status = await self._full_status(mine, observed)
             except (PlatformError, ClusterError):
-                _log.warning("how %s is can't be told now", mine.engine.id, exc_info=True)
+                _log.warning("the status of %s cannot be read now", mine.engine.id, exc_info=True)
                 return
             if status.phase is not Phase.ASLEEP:
                 found.update(dict.fromkeys(mine.ids, status))
 
-        await _bounded(tell(name, seen) for name, seen in awake.items())
-        self._listed = (time.monotonic(), found)
+        await _run_bounded(add_status(name, observed) for name, observed in awake.items())
+        self._cached_list = (time.monotonic(), found)
         return found
 
-    def _forget_all_but(self, names: Iterable[str]) -> None:
+    def _retain_only(self, names: Iterable[str]) -> None:
         """What is known of models whose objects are gone."""
         kept = set(names)
-        self._first_answers.forget_all_but(kept)
+        self._first_answers.retain_only(kept)
         for name in self._phases.keys() - kept:
             del self._phases[name]
         for name in self._metrics.keys() - kept:
             del self._metrics[name]
-        for name in self._looks.keys() - kept:
-            del self._looks[name]
+        for name in self._observations.keys() - kept:
+            del self._observations[name]
 
     async def _sweep(self) -> None:
-        everything = await asyncio.to_thread(self._reader.all)
-        others = {_name(seen): model_of(service) for seen in everything if not ours(service := _service(seen))}
-        await self._directory.import_existing(others)
-        await self._queues.drop_unused(asyncio.to_thread, self._directory.projects)
+        models = await asyncio.to_thread(self._reader.read_all)
+        others = {
+            _name(observed): model_id_of(service)
+            for observed in models
+            if not is_managed(service := _service(observed))
+        }
+        await self._lookup.import_existing(others)
+        await self._queues.delete_unused(asyncio.to_thread, self._lookup.projects)
         await asyncio.to_thread(self._standby.release_abandoned, time.time())
-        keys = {_name(seen): engine_key(_service(seen)) for seen in everything}
-        concerned = [seen for seen in everything if not seen.asleep or keys[_name(seen)][1] is not None]
-        served = await self._directory.engines({keys[_name(seen)] for seen in concerned})
-        await _bounded(self._sweep_one(seen, served.get(keys[_name(seen)])) for seen in concerned)
+        keys = {_name(observed): engine_key(_service(observed)) for observed in models}
+        relevant = [observed for observed in models if not observed.asleep or keys[_name(observed)][1] is not None]
+        served = await self._lookup.engines({keys[_name(observed)] for observed in relevant})
+        await _run_bounded(self._sweep_one(observed, served.get(keys[_name(observed)])) for observed in relevant)
 
-    async def _sweep_one(self, seen: Seen, served: Served | None) -> None:
-        name, service = _name(seen), _service(seen)
+    async def _sweep_one(self, observed: ObservedModel, served: ServedEngine | None) -> None:
+        name, service = _name(observed), _service(observed)
         try:
             if engine_key(service)[1] is not None and (served is None or not served.adapters):
                 await asyncio.to_thread(self._transitions.delete, service)  # the last adapter is gone
             elif served is None:
-                # Nobody can ask for it, and whoever was to end it was never told: an event may be lost.
-                if not await self._registered(model_of(service), service):
+                # No request can reach it, and the event that should have deleted it may be lost.
+                if not await self._registered(model_id_of(service), service):
                     await asyncio.to_thread(self._transitions.delete, service)
-            elif served is not None and not is_of(service, served.engine):
+            elif served is not None and not is_same_registration(service, served.engine):
                 await asyncio.to_thread(self._transitions.delete, service)  # of a model that had this id before
             elif served is not None and object_name(served.engine) == name:
-                await self._sleep_if_idle(name, served, seen)
+                await self._sleep_if_idle(name, served, observed)
         except (PlatformError, ClusterError):
-            _log.warning("whether %s is idle can't be told now", model_of(service), exc_info=True)
+            _log.warning("whether %s is idle cannot be read now", model_id_of(service), exc_info=True)
 
-    async def _sleep_if_idle(self, name: str, served: Served, seen: Seen) -> None:
+    async def _sleep_if_idle(self, name: str, served: ServedEngine, observed: ObservedModel) -> None:
         model = served.engine
-        if model.blocked and seen.replicas:
+        if model.blocked and observed.replicas:
             await asyncio.to_thread(self._transitions.sleep, name)
             return
-        if not self._settings.idle_seconds or model.keep_awake or not seen.ready or seen.deployment is None:
+        if not self._settings.idle_seconds or model.keep_awake or not observed.ready or observed.deployment is None:
             return
-        await asyncio.to_thread(self._transitions.complete, model, seen)
+        await asyncio.to_thread(self._transitions.scale_to_configured, model, observed)
         self._metrics.pop(name, None)
-        if (await self._engines(name, seen)).busy:
+        if (await self._engine_metrics(name, observed)).busy:
             return
         # Asked last of all: a request that came meanwhile is in it.
-        last = await self._directory.idle_since(served.ids)
-        if last is None or time.time() - max(last, seen.ready_since) < self._settings.idle_seconds:
+        last = await self._lookup.idle_since(served.ids)
+        if last is None or time.time() - max(last, observed.ready_since) < self._settings.idle_seconds:
             return
         try:
-            await asyncio.to_thread(self._transitions.sleep, name, seen.deployment["metadata"]["resourceVersion"])
+            await asyncio.to_thread(self._transitions.sleep, name, observed.deployment["metadata"]["resourceVersion"])
         except Conflict:
             _log.info("%s changed while it was to be put to sleep: it stays awake", model.id)
-        self._looks.pop(name, None)
+        self._observations.pop(name, None)
 
 
-async def _bounded(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+async def _run_bounded(work: Iterable[Coroutine[Any, Any, None]]) -> None:
     """All of it, so many at a time; the first error is raised when all are done."""
-    places = asyncio.Semaphore(_AT_ONCE)
+    semaphore = asyncio.Semaphore(_CONCURRENCY)
 
     async def one(each: Coroutine[Any, Any, None]) -> None:
-        async with places:
+        async with semaphore:
             await each
 
     results = await asyncio.gather(*(one(each) for each in work), return_exceptions=True)
@@ -349,17 +358,17 @@ async def _bounded(work: Iterable[Coroutine[Any, Any, None]]) -> None:
             raise result
 
 
-def _service(seen: Seen) -> dict[str, Any]:
-    assert seen.service is not None
-    return seen.service
+def _service(observed: ObservedModel) -> dict[str, Any]:
+    assert observed.service is not None
+    return observed.service
 
 
-def _name(seen: Seen) -> str:
-    return str(_service(seen)["metadata"]["name"])
+def _name(observed: ObservedModel) -> str:
+    return str(_service(observed)["metadata"]["name"])
 
 
-def _words(error: Exception) -> str:
-    """What a waiting caller's administrator is told of a refusal."""
+def _rejection_message(error: Exception) -> str:
+    """The status message for a wake that the cluster rejected."""
     if isinstance(error, Conflict) and error.causes:
         owned = ", ".join(f"{cause.field} (set by {cause.owner})" for cause in error.causes)
         return f"The InferenceService has fields that others have set: {owned}. Remove them there, or let us own them."

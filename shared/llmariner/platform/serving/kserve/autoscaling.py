@@ -13,14 +13,14 @@ from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import NotFound
 from llmariner.platform.kube.resources import HORIZONTAL_POD_AUTOSCALERS, SCALED_OBJECTS, Resource
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.kserve.objects import OWNER, deployment_of
+from llmariner.platform.serving.kserve.objects import MANAGED_BY_LABELS, deployment_name
 from llmariner.settings import KServeSettings
 
 __all__ = ["Autoscaling", "horizontal_pod_autoscaler", "scaled_object"]
 
 _KEDA = "/apis/keda.sh/v1alpha1"
 _CUSTOM_METRICS = "/apis/custom.metrics.k8s.io/v1beta1"
-_LEARNT_SECONDS = 300.0
+_DISCOVERY_CACHE_SECONDS = 300.0
 # Per replica: requests that wait in the engine, and how full its cache of keys and values is.
 _WAITING, _CACHE_PERCENT, _CPU_PERCENT = 4, 80, 80
 _NEVER = 2**31 - 1
@@ -42,9 +42,9 @@ class Autoscaling:
     def __init__(self, cluster: Cluster, settings: KServeSettings) -> None:
         self._cluster = cluster
         self._settings = settings
-        self._learnt: dict[str, tuple[float, bool]] = {}
+        self._discovered: dict[str, tuple[float, bool]] = {}
 
-    def settle(self, model: EngineModel, service: Body) -> None:
+    def apply(self, model: EngineModel, service: Body) -> None:
         """Have the one autoscaler that the model's configuration asks for, or none. `service`: as stored. ClusterError."""
         wanted = self._wanted(model, service)
         # The other kind first: two autoscalers of one Deployment would pull at it, and KEDA refuses to be the second.
@@ -57,19 +57,19 @@ class Autoscaling:
     def _wanted(self, model: EngineModel, service: Body) -> Body | None:
         if model.max_replicas <= max(1, model.replicas):
             return None
-        if self._settings.prometheus and self._has(_KEDA):
+        if self._settings.prometheus and self._serves_api(_KEDA):
             return scaled_object(model, service, self._settings)
-        return horizontal_pod_autoscaler(model, service, engine_metrics=self._has(_CUSTOM_METRICS))
+        return horizontal_pod_autoscaler(model, service, engine_metrics=self._serves_api(_CUSTOM_METRICS))
 
-    def _has(self, path: str) -> bool:
+    def _serves_api(self, path: str) -> bool:
         """Whether the cluster serves a group; what was learnt stands for a while."""
-        at, known = self._learnt.get(path, (float("-inf"), False))
-        if time.monotonic() - at > _LEARNT_SECONDS:
+        at, known = self._discovered.get(path, (float("-inf"), False))
+        if time.monotonic() - at > _DISCOVERY_CACHE_SECONDS:
             try:
                 known = bool(self._cluster.get_raw(path))
             except NotFound:
                 known = False
-            self._learnt[path] = (time.monotonic(), known)
+            self._discovered[path] = (time.monotonic(), known)
         return known
 
 
@@ -121,7 +121,7 @@ def horizontal_pod_autoscaler(model: EngineModel, service: Body, *, engine_metri
     metrics: list[Body] = [{"type": "Resource", "resource": by_processor}]
     if engine_metrics:
         waiting, cache = f"{_WAITING}", f"{10 * _CACHE_PERCENT}m"
-        metrics = [_of_pods("vllm:num_requests_waiting", waiting), _of_pods("vllm:kv_cache_usage_perc", cache)]
+        metrics = [_pods_metric("vllm:num_requests_waiting", waiting), _pods_metric("vllm:kv_cache_usage_perc", cache)]
     spec = {
         "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": _target(service)},
         "minReplicas": max(1, model.replicas),
@@ -132,7 +132,7 @@ def horizontal_pod_autoscaler(model: EngineModel, service: Body, *, engine_metri
     return _owned(HORIZONTAL_POD_AUTOSCALERS, service, spec)
 
 
-def _of_pods(metric: str, value: str) -> Body:
+def _pods_metric(metric: str, value: str) -> Body:
     return {
         "type": "Pods",
         "pods": {"metric": {"name": metric}, "target": {"type": "AverageValue", "averageValue": value}},
@@ -148,7 +148,7 @@ def _owned(kind: Resource, service: Body, spec: Body) -> Body:
         "metadata": {
             "name": _name(service),
             "namespace": metadata["namespace"],
-            "labels": OWNER,
+            "labels": MANAGED_BY_LABELS,
             "ownerReferences": [{**owner, "name": metadata["name"], "uid": metadata["uid"]}],
         },
         "spec": spec,
@@ -161,4 +161,4 @@ def _name(service: Body) -> str:
 
 
 def _target(service: Body) -> str:
-    return deployment_of(service["metadata"]["name"])
+    return deployment_name(service["metadata"]["name"])

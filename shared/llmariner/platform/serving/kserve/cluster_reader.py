@@ -7,9 +7,9 @@ from typing import Any
 
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS, SERVICES
-from llmariner.platform.serving.kserve.objects import ENGINE, POD_OF, deployment_of
-from llmariner.platform.serving.kserve.phases import Seen, gated
-from llmariner.platform.serving.kserve.queues import ProjectQueues, Waiting, queue_of
+from llmariner.platform.serving.kserve.objects import ENGINE_CONTAINER, INFERENCE_SERVICE_LABEL, deployment_name
+from llmariner.platform.serving.kserve.phases import ObservedModel, is_gated
+from llmariner.platform.serving.kserve.queues import PoolWorkloads, ProjectQueues, queue_of
 from llmariner.settings import KServeSettings
 
 __all__ = ["ClusterReader", "endpoint_of", "engine_url"]
@@ -25,19 +25,19 @@ class ClusterReader:
         self._namespace = settings.namespace
         self._queues = queues
 
-    def one(self, name: str) -> Seen:
+    def read_one(self, name: str) -> ObservedModel:
         """The objects of the InferenceService of that name."""
         cluster, namespace = self._cluster, self._namespace
         service = cluster.get(INFERENCE_SERVICES, namespace, name)
         if service is None:
-            return Seen()
-        deployment = cluster.get(DEPLOYMENTS, namespace, deployment_of(name))
-        pods = cluster.list(PODS, namespace, labels={POD_OF: name}).items
-        seen = Seen(service, deployment, pods, _workloads(pods, Waiting(self._queues)))
-        address = cluster.get(SERVICES, namespace, deployment_of(name)) if seen.ready else None
-        return Seen(service, deployment, pods, seen.workloads, address)
+            return ObservedModel()
+        deployment = cluster.get(DEPLOYMENTS, namespace, deployment_name(name))
+        pods = cluster.list(PODS, namespace, labels={INFERENCE_SERVICE_LABEL: name}).items
+        observed = ObservedModel(service, deployment, pods, _workloads(pods, PoolWorkloads(self._queues)))
+        address = cluster.get(SERVICES, namespace, deployment_name(name)) if observed.ready else None
+        return ObservedModel(service, deployment, pods, observed.workloads, address)
 
-    def all(self) -> list[Seen]:
+    def read_all(self) -> list[ObservedModel]:
         """The objects of every InferenceService: four lists, and two more where a pod waits for quota."""
         cluster, namespace = self._cluster, self._namespace
         services = cluster.list(INFERENCE_SERVICES, namespace).items
@@ -45,40 +45,46 @@ class ClusterReader:
         addresses = _by_name(cluster.list(SERVICES, namespace).items)
         pods: dict[str, list[Body]] = {}
         for pod in cluster.list(PODS, namespace).items:
-            pods.setdefault(pod["metadata"].get("labels", {}).get(POD_OF, ""), []).append(pod)
-        waiting = Waiting(self._queues)
+            pods.setdefault(pod["metadata"].get("labels", {}).get(INFERENCE_SERVICE_LABEL, ""), []).append(pod)
+        pool_workloads = PoolWorkloads(self._queues)
         found = []
         for service in services:
             name = service["metadata"]["name"]
-            mine, predictor = pods.get(name, []), deployment_of(name)
+            mine, predictor = pods.get(name, []), deployment_name(name)
             found.append(
-                Seen(service, deployments.get(predictor), mine, _workloads(mine, waiting), addresses.get(predictor))
+                ObservedModel(
+                    service,
+                    deployments.get(predictor),
+                    mine,
+                    _workloads(mine, pool_workloads),
+                    addresses.get(predictor),
+                )
             )
         return found
 
 
-def endpoint_of(seen: Seen) -> str | None:
+def endpoint_of(observed: ObservedModel) -> str | None:
     """The address of the model's Service: one that needs no name server, and stays when pods come and go."""
-    if seen.address is None:
+    if observed.cluster_service is None:
         return None
-    cluster_ip = seen.address["spec"].get("clusterIP", "None")
+    cluster_ip = observed.cluster_service["spec"].get("clusterIP", "None")
     if cluster_ip != "None":
-        return f"http://{cluster_ip}:{seen.address['spec']['ports'][0]['port']}"
-    return engine_url(seen.ready[0])
+        return f"http://{cluster_ip}:{observed.cluster_service['spec']['ports'][0]['port']}"
+    return engine_url(observed.ready[0])
 
 
 def engine_url(pod: Body) -> str:
     """An engine's own address."""
-    container = next((each for each in pod["spec"]["containers"] if each["name"] == ENGINE), None)
+    container = next((each for each in pod["spec"]["containers"] if each["name"] == ENGINE_CONTAINER), None)
     container = container or pod["spec"]["containers"][0]
     port = container.get("ports", [{"containerPort": 8080}])[0]["containerPort"]
     return f"http://{pod['status']['podIP']}:{port}"
 
 
-def _workloads(pods: Sequence[Body], waiting: Waiting) -> Sequence[Body]:
+def _workloads(pods: Sequence[Body], pool_workloads: PoolWorkloads) -> Sequence[Body]:
     """The workloads of the pool that one of these pods waits in for quota."""
-    queue = next((queue_of(pod) for pod in pods if gated(pod)), None)
-    return waiting.of(queue) if queue is not None else ()
+    queue = next((queue_of(pod) for pod in pods if is_gated(pod)), None)
+    return pool_workloads.of_queue(queue) if queue is not None else ()
 
 
 def _by_name(objects: Sequence[Body]) -> dict[str, Body]:

@@ -18,14 +18,14 @@ from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError
 from llmariner.platform.serving.kserve.cluster_reader import engine_url
-from llmariner.platform.serving.kserve.object_events import record
+from llmariner.platform.serving.kserve.object_events import record_event
 
 __all__ = ["FirstAnswers"]
 
 _log = logging.getLogger(__name__)
 _PATH = "/llmariner/answer"
-_SILENCE_SECONDS = 15.0
-_LONGEST_ANSWER = 65536
+_TIMEOUT_SECONDS = 15.0
+_MAX_ANSWER_BYTES = 65536
 # A large model may need minutes for its first answer.
 _PAUSES = (0.0, *(2.0**power for power in range(-1, 8)))
 
@@ -39,22 +39,22 @@ class FirstAnswers:
         self._cluster = cluster
         self._client = client
         self._namespace = namespace
-        self._looked: dict[str, set[str]] = {}
+        self._checked_pods: dict[str, set[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def look(self, name: str, pods: Sequence[Body]) -> None:
+    def check(self, name: str, pods: Sequence[Body]) -> None:
         """Look at those of an InferenceService's ready pods that were not there before; at once, the rest goes on."""
-        known, self._looked[name] = self._looked.get(name, set()), {pod["metadata"]["uid"] for pod in pods}
+        known, self._checked_pods[name] = self._checked_pods.get(name, set()), {pod["metadata"]["uid"] for pod in pods}
         for pod in pods:
             if pod["metadata"]["uid"] not in known:
-                task = asyncio.create_task(self._look(name, pod))
+                task = asyncio.create_task(self._check(name, pod))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    def forget_all_but(self, names: Collection[str]) -> None:
+    def retain_only(self, names: Collection[str]) -> None:
         """What is known of InferenceServices that are gone."""
-        for name in self._looked.keys() - names:
-            del self._looked[name]
+        for name in self._checked_pods.keys() - names:
+            del self._checked_pods[name]
 
     async def close(self) -> None:
         """Stop looking."""
@@ -62,31 +62,33 @@ class FirstAnswers:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _look(self, name: str, pod: Body) -> None:
-        told: Body = {}
+    async def _check(self, name: str, pod: Body) -> None:
+        answer: Body = {}
         for pause in _PAUSES:
             await asyncio.sleep(pause)
-            told = await self._told(engine_url(pod))
-            if told.get("answer") != "pending":
+            answer = await self._fetch(engine_url(pod))
+            if answer.get("answer") != "pending":
                 break
-        if told.get("answer") != "differs":
+        if answer.get("answer") != "differs":
             return
-        pod_name, reason = pod["metadata"]["name"], str(told.get("reason"))[:800]
+        pod_name, reason = pod["metadata"]["name"], str(answer.get("reason"))[:800]
         message, event = f"The pod {pod_name} answers otherwise than expected: {reason}", f"{pod_name}.first-answer"
-        recording = partial(record, self._cluster, self._namespace, name, "Warning", "UnexpectedAnswer", message, event)
+        recording = partial(
+            record_event, self._cluster, self._namespace, name, "Warning", "UnexpectedAnswer", message, event
+        )
         try:
             if await asyncio.to_thread(recording):
                 _log.warning("%s: %s", name, message)
         except (ClusterError, PlatformError) as error:
             _log.warning("%s: %s (an event could not be recorded: %s)", name, message, error)
 
-    async def _told(self, engine: str) -> Body:
+    async def _fetch(self, engine: str) -> Body:
         """What an engine tells; nothing where it can't."""
         try:
-            async with asyncio.timeout(_SILENCE_SECONDS):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 response = await self._client.request(engine, "GET", _PATH)
-                raw = await response.read(_LONGEST_ANSWER)
-            told = json.loads(raw) if response.status == 200 else {}
+                raw = await response.read(_MAX_ANSWER_BYTES)
+            answer = json.loads(raw) if response.status == 200 else {}
         except (ConnectionFailed, ResponseFailed, TimeoutError, ValueError, RecursionError):
             return {}
-        return told if isinstance(told, dict) else {}
+        return answer if isinstance(answer, dict) else {}

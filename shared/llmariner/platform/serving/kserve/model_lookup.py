@@ -8,22 +8,22 @@ from typing import Protocol
 
 from llmariner.platform.serving import EngineModel
 
-__all__ = ["Directory", "EngineKey", "Served"]
+__all__ = ["EngineKey", "ModelLookup", "ServedEngine"]
 
 EngineKey = tuple[str, str | None]
 """Which engine: a model's id, and `EngineModel.adapters_of`."""
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedEngine:
     """What one engine serves: a model, and adapters of it by their ids.
 
-    `refused`: why the model that was asked about is not among them.
+    `rejection`: why the model that was asked about is not among them.
     """
 
     engine: EngineModel
     adapters: tuple[EngineModel, ...] = ()
-    refused: str = ""
+    rejection: str = ""
 
     @property
     def ids(self) -> list[str]:
@@ -32,13 +32,15 @@ class Served:
         return [*own, *(adapter.id for adapter in self.adapters)]
 
 
-class Directory(Protocol):
+class ModelLookup(Protocol):
     """Each call may ask a database."""
 
-    async def engine(self, model_id: str) -> Served:
+    async def engine(self, model_id: str) -> ServedEngine:
         """The engine that serves a model. ModelNotFound."""
 
-    async def engines(self, keys: Collection[EngineKey], *, waking: Collection[str] = ()) -> dict[EngineKey, Served]:
+    async def engines(
+        self, keys: Collection[EngineKey], *, waking: Collection[str] = ()
+    ) -> dict[EngineKey, ServedEngine]:
         """Those of them that are registered, all at once; how long a wake takes is told of models in `waking` only."""
 
     async def projects(self) -> set[str]:

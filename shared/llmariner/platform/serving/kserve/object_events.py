@@ -13,12 +13,12 @@ from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import AlreadyExists, ClusterError
 from llmariner.platform.kube.resources import INFERENCE_SERVICES
 
-__all__ = ["record"]
+__all__ = ["record_event"]
 
 _log = logging.getLogger(__name__)
 
 
-def record(
+def record_event(
     cluster: Cluster,
     namespace: str,
     name: str,

@@ -13,47 +13,47 @@ from llmariner.platform.serving.local_processes.command_line import ANSWER_CHECK
 from llmariner.settings import KServeSettings
 
 __all__ = [
-    "CREATED",
-    "ENGINE",
-    "MODEL",
-    "OWNER",
-    "PLUGINS",
-    "POD_OF",
-    "PRIORITY",
-    "QUEUE",
-    "Engine",
+    "CREATED_ANNOTATION",
+    "ENGINE_CONTAINER",
+    "INFERENCE_SERVICE_LABEL",
+    "MANAGED_BY_LABELS",
+    "MODEL_ANNOTATION",
+    "PLUGINS_CONFIG_MAP",
+    "PRIORITY_LABELS",
+    "QUEUE_LABEL",
+    "EngineSpec",
     "adapter_path",
+    "belongs_to_other_model",
     "capacity",
-    "deployment_of",
+    "deployment_name",
     "engine_key",
-    "engine_of",
+    "engine_spec",
     "inference_service",
-    "is_anothers",
-    "is_of",
-    "model_of",
+    "is_managed",
+    "is_same_registration",
+    "model_id_of",
     "object_name",
-    "ours",
 ]
 
-PLUGINS = "llmariner-engine-plugins"
+PLUGINS_CONFIG_MAP = "llmariner-engine-plugins"
 """The ConfigMap with what engines load beside vLLM (`engine_plugins/`)."""
-MODEL = "llmariner.ai/model"
+MODEL_ANNOTATION = "llmariner.ai/model"
 """The annotation that holds a model's id, which may have characters that no object's name may have."""
-CREATED = "llmariner.ai/created"
+CREATED_ANNOTATION = "llmariner.ai/created"
 """The annotation that says which of the models that had this id, one after another: `EngineModel.created`."""
-ADAPTERS_OF = "llmariner.ai/adapters-of"
+ADAPTERS_OF_ANNOTATION = "llmariner.ai/adapters-of"
 """The annotation that holds `EngineModel.adapters_of`."""
-ENGINE = "kserve-container"
+ENGINE_CONTAINER = "kserve-container"
 """The name of an engine's container."""
-POD_OF = "serving.kserve.io/inferenceservice"
+INFERENCE_SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 """The label of a model's pods: the name of its InferenceService."""
-OWNER = {"app.kubernetes.io/managed-by": "llmariner"}
+MANAGED_BY_LABELS = {"app.kubernetes.io/managed-by": "llmariner"}
 """The labels of what we make in the models' namespace."""
-QUEUE = "kueue.x-k8s.io/queue-name"
-PRIORITY = {"kueue.x-k8s.io/priority-class": "llmariner-serving"}
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+PRIORITY_LABELS = {"kueue.x-k8s.io/priority-class": "llmariner-serving"}
 """The label by which a model that answers requests comes before jobs, and before engines that stand by."""
 
-_GPU = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel-gaudi": "habana.ai/gaudi"}
+_GPU_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel-gaudi": "habana.ai/gaudi"}
 _RUNTIMES = {"cpu": "vllm-cpu", "nvidia": "vllm-nvidia", "amd": "vllm-amd", "intel-gaudi": "vllm-gaudi"}
 _NAME_LIMIT = 40
 _GIB = 1 << 30
@@ -75,42 +75,42 @@ def object_name(model: EngineModel) -> str:
     return f"m-{slug}-{digest}"
 
 
-def deployment_of(name: str) -> str:
+def deployment_name(name: str) -> str:
     """The Deployment and the Service that KServe makes of an InferenceService in Standard mode."""
     return f"{name}-predictor"
 
 
-def ours(service: dict[str, Any]) -> bool:
+def is_managed(service: dict[str, Any]) -> bool:
     """Whether the platform made this InferenceService; others are woken and put to sleep, and never rewritten."""
     labels = service["metadata"].get("labels", {})
-    return all(labels.get(name) == value for name, value in OWNER.items())
+    return all(labels.get(name) == value for name, value in MANAGED_BY_LABELS.items())
 
 
-def model_of(service: dict[str, Any]) -> str:
+def model_id_of(service: dict[str, Any]) -> str:
     """The id of an InferenceService's model: what its annotation says, else its name."""
     metadata = service["metadata"]
-    return str(metadata.get("annotations", {}).get(MODEL) or metadata["name"])
+    return str(metadata.get("annotations", {}).get(MODEL_ANNOTATION) or metadata["name"])
 
 
 def engine_key(service: dict[str, Any]) -> tuple[str, str | None]:
     """Which engine an InferenceService is: its model's id, and whose adapters alone it serves."""
-    return model_of(service), service["metadata"].get("annotations", {}).get(ADAPTERS_OF)
+    return model_id_of(service), service["metadata"].get("annotations", {}).get(ADAPTERS_OF_ANNOTATION)
 
 
-def is_of(service: dict[str, Any] | None, model: EngineModel) -> bool:
+def is_same_registration(service: dict[str, Any] | None, model: EngineModel) -> bool:
     """Whether an InferenceService is not one of a model that had this id before and was deleted."""
     annotations = {} if service is None else service["metadata"].get("annotations", {})
-    return bool(annotations.get(CREATED, str(model.created)) == str(model.created))
+    return bool(annotations.get(CREATED_ANNOTATION, str(model.created)) == str(model.created))
 
 
-def is_anothers(service: dict[str, Any] | None, model: EngineModel) -> bool:
+def belongs_to_other_model(service: dict[str, Any] | None, model: EngineModel) -> bool:
     """Whether the InferenceService of a model's name is a different model's.
 
     An object's name holds 32 bits of a hash: who may choose an id finds one that comes to the name of any other.
     """
     if service is None or model.folder.startswith(IMPORTED_SCHEME):
         return False
-    said = MODEL in service["metadata"].get("annotations", {})
+    said = MODEL_ANNOTATION in service["metadata"].get("annotations", {})
     return said and engine_key(service) != (model.id, model.adapters_of)
 
 
@@ -126,10 +126,10 @@ def inference_service(
 
     `queue`: the LocalQueue in which it waits for quota; "": it waits for none.
     """
-    labels = {**OWNER, "networking.kserve.io/visibility": "cluster-local"}
+    labels = {**MANAGED_BY_LABELS, "networking.kserve.io/visibility": "cluster-local"}
     if queue:
         # Without a class it would yield to jobs.
-        labels |= {QUEUE: queue, **PRIORITY}
+        labels |= {QUEUE_LABEL: queue, **PRIORITY_LABELS}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -138,9 +138,9 @@ def inference_service(
             "namespace": settings.namespace,
             "labels": labels,
             "annotations": {
-                MODEL: model.id,
-                CREATED: str(model.created),
-                **({} if model.adapters_of is None else {ADAPTERS_OF: model.adapters_of}),
+                MODEL_ANNOTATION: model.id,
+                CREATED_ANNOTATION: str(model.created),
+                **({} if model.adapters_of is None else {ADAPTERS_OF_ANNOTATION: model.adapters_of}),
                 # A Deployment, not a Knative revision: GPUs need node selectors and tolerations.
                 "serving.kserve.io/deploymentMode": "Standard",
                 # KServe leaves the number of replicas alone: we wake and put to sleep by the scale subresource.
@@ -152,7 +152,7 @@ def inference_service(
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineSpec:
     """What a model asks of its engine: a ClusterServingRuntime, resources, and arguments after the runtime's own."""
 
     runtime: str
@@ -160,13 +160,13 @@ class Engine:
     arguments: list[str]
 
 
-def engine_of(model: EngineModel, adapters: Sequence[EngineModel], settings: KServeSettings) -> Engine:
+def engine_spec(model: EngineModel, adapters: Sequence[EngineModel], settings: KServeSettings) -> EngineSpec:
     """Of one of our models, with its adapters."""
-    return Engine(_runtime(model, settings), _resources(model, settings), _arguments(model, adapters, settings))
+    return EngineSpec(_runtime(model, settings), _resources(model, settings), _arguments(model, adapters, settings))
 
 
 def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: KServeSettings) -> dict[str, Any]:
-    engine = engine_of(model, adapters, settings)
+    engine = engine_spec(model, adapters, settings)
     predictor: dict[str, Any] = {
         "minReplicas": max(1, model.replicas),
         "maxReplicas": max(1, model.replicas, model.max_replicas),
@@ -175,11 +175,11 @@ def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: 
         "automountServiceAccountToken": False,
         # Longer than the runtime's --shutdown-timeout, so that streams under way may end.
         "terminationGracePeriodSeconds": 75,
-        "volumes": [{"name": "plugins", "configMap": {"name": PLUGINS}}],
+        "volumes": [{"name": "plugins", "configMap": {"name": PLUGINS_CONFIG_MAP}}],
         "model": {
             "runtime": engine.runtime,
             "modelFormat": {"name": "vLLM", "version": "1"},
-            "args": [_literal(argument) for argument in engine.arguments],
+            "args": [_escaped(argument) for argument in engine.arguments],
             # Our runtimes run vLLM by `python -m`, which looks there; KServe takes no PYTHONPATH.
             "workingDir": _PLUGINS_PATH,
             "volumeMounts": [{"name": "plugins", "mountPath": _PLUGINS_PATH, "readOnly": True}],
@@ -209,7 +209,7 @@ def _arguments(model: EngineModel, adapters: Sequence[EngineModel], settings: KS
     return arguments
 
 
-def _literal(argument: str) -> str:
+def _escaped(argument: str) -> str:
     """An argument as a container gets it unchanged: the kubelet expands `$(NAME)`, and KServe reads `{{` as a template."""
     return argument.replace("$", "$$").replace("{{", "{{`{{`}}")
 
@@ -229,8 +229,8 @@ def _resources(model: EngineModel, settings: KServeSettings) -> dict[str, str]:
     needed = model.size_bytes * 1.3 + 3 * _GIB if model.size_bytes else 0.0
     memory = f"{-int(-needed // _GIB)}Gi" if needed else settings.memory
     resources = {"cpu": settings.cpu, "memory": memory}
-    if model.gpus and settings.accelerator in _GPU:
-        resources[_GPU[settings.accelerator]] = str(model.gpus)
+    if model.gpus and settings.accelerator in _GPU_RESOURCES:
+        resources[_GPU_RESOURCES[settings.accelerator]] = str(model.gpus)
     return resources
 
 

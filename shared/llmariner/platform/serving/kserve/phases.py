@@ -12,38 +12,54 @@ from typing import Any
 
 from llmariner.platform.serving import EngineModel, Phase, Status
 
-__all__ = ["RESERVED", "RESERVED_AT", "STANDBY", "TAKEN", "Seen", "gated", "is_leaving", "reserved_at", "status_of"]
+__all__ = [
+    "RESERVED",
+    "RESERVED_AT_ANNOTATION",
+    "STANDBY_LABEL",
+    "TAKEN",
+    "ObservedModel",
+    "is_gated",
+    "is_terminating",
+    "reserved_at",
+    "status_of",
+]
 
-STANDBY = "llmariner.ai/standby"
+STANDBY_LABEL = "llmariner.ai/standby"
 """The label of a pod that imported vLLM ahead: the runtime that it stands in for, then what became of it."""
 RESERVED, TAKEN = "reserved", "taken"
 """It is a model's, and not yet a replica of its Deployment; and now it is."""
-RESERVED_AT = "llmariner.ai/reserved-at"
+RESERVED_AT_ANNOTATION = "llmariner.ai/reserved-at"
 """The annotation that says when a model took such a pod."""
 
 Body = dict[str, Any]
 
-_FIRST_GUESS = 120.0
-_GATE = "kueue.x-k8s.io/admission"
-_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError")
-_WEIGHTS = "storage-initializer"
+_DEFAULT_WAKE_SECONDS = 120.0
+_KUEUE_GATE = "kueue.x-k8s.io/admission"
+_IMAGE_FAILURES = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "CreateContainerConfigError",
+)
+_WEIGHTS_CONTAINER = "storage-initializer"
 # The kubelet needs a moment for each; less is no news.
-_UNSCHEDULABLE_FOR_GOOD = 600.0
+_LONG_UNSCHEDULABLE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
-class Seen:
+class ObservedModel:
     """The objects of one model as they were read together.
 
-    `workloads`: all of its pool, oldest first; read only while a pod of it waits for quota. `address`: the Service in front
-    of its pods.
+    `service`: its InferenceService. `workloads`: all of its pool, oldest first; read only while one of its pods waits for
+    quota. `cluster_service`: the Service in front of its pods.
     """
 
     service: Body | None = None
     deployment: Body | None = None
     pods: Sequence[Body] = ()
     workloads: Sequence[Body] = field(default=())
-    address: Body | None = None
+    cluster_service: Body | None = None
 
     @property
     def replicas(self) -> int:
@@ -61,8 +77,8 @@ class Seen:
     @property
     def ready(self) -> list[Body]:
         """Pods that answer, by way of the model's Service too."""
-        ready = [pod for pod in self.pods if _of_kind(pod, "Ready") == "True" and not is_leaving(pod)]
-        return [pod for pod in ready if pod["metadata"].get("labels", {}).get(STANDBY) != RESERVED]
+        ready = [pod for pod in self.pods if _condition_status(pod, "Ready") == "True" and not is_terminating(pod)]
+        return [pod for pod in ready if pod["metadata"].get("labels", {}).get(STANDBY_LABEL) != RESERVED]
 
     @property
     def ready_since(self) -> float:
@@ -70,64 +86,67 @@ class Seen:
         stamps = [
             each.get("lastTransitionTime") for pod in self.ready for each in _conditions(pod) if each["type"] == "Ready"
         ]
-        return min((_seconds(stamp, 0.0) for stamp in stamps), default=0.0)
+        return min((_timestamp(stamp, 0.0) for stamp in stamps), default=0.0)
 
 
-def status_of(seen: Seen, model: EngineModel, *, now: float) -> Status:
+def status_of(observed: ObservedModel, model: EngineModel, *, now: float) -> Status:
     """The model's state. The endpoint and what its engines are doing are not in these objects: the adapter adds them."""
     typical = model.typical_wake_seconds
-    if seen.replicas == 0:
-        if seen.service is not None and seen.deployment is None and not _stopped(seen.service):
-            return _without_deployment(seen.service, typical)
-        leaving = Phase.STOPPING if any(is_leaving(pod) for pod in seen.pods) else Phase.ASLEEP
-        return Status(leaving, estimate_seconds=typical)
-    if seen.ready:
+    if observed.replicas == 0:
+        if observed.service is not None and observed.deployment is None and not _stopped(observed.service):
+            return _without_deployment(observed.service, typical)
+        phase = Phase.STOPPING if any(is_terminating(pod) for pod in observed.pods) else Phase.ASLEEP
+        return Status(phase, estimate_seconds=typical)
+    if observed.ready:
         return Status(Phase.READY, progress=1.0, estimate_seconds=0.0)
-    coming = [pod for pod in seen.pods if not is_leaving(pod)]
-    if not coming:
-        return Status(Phase.QUEUED, message=_refused(seen.deployment), estimate_seconds=typical)
-    newest = max(coming, key=lambda pod: pod["metadata"].get("creationTimestamp", ""))
-    status = _of_pod(newest, seen.workloads, now)
-    return status if status.phase is Phase.FAILED else _timed(status, newest, typical or _FIRST_GUESS, now)
+    pending = [pod for pod in observed.pods if not is_terminating(pod)]
+    if not pending:
+        return Status(Phase.QUEUED, message=_replica_failure(observed.deployment), estimate_seconds=typical)
+    newest = max(pending, key=lambda pod: pod["metadata"].get("creationTimestamp", ""))
+    status = _pod_status(newest, observed.workloads, now)
+    if status.phase is Phase.FAILED:
+        return status
+    return _with_estimate(status, newest, typical or _DEFAULT_WAKE_SECONDS, now)
 
 
-def _of_pod(pod: Body, workloads: Sequence[Body], now: float) -> Status:
-    if gated(pod):
-        return Status(Phase.QUEUED, message=_place(pod, workloads))
-    if _of_kind(pod, "PodScheduled") == "False":
+def _pod_status(pod: Body, workloads: Sequence[Body], now: float) -> Status:
+    if is_gated(pod):
+        return Status(Phase.QUEUED, message=_queue_position(pod, workloads))
+    if _condition_status(pod, "PodScheduled") == "False":
         return Status(Phase.QUEUED, message=_unscheduled(pod, now))
     status = pod.get("status", {})
     for container in status.get("initContainerStatuses", ()):
-        if fault := _fault(container):
-            what = "The weights could not be fetched" if container["name"] == _WEIGHTS else "A preparation failed"
-            return Status(Phase.FAILED, message=f"{what}: {fault}")
+        if failure := _container_failure(container):
+            is_weights = container["name"] == _WEIGHTS_CONTAINER
+            step = "The weights could not be fetched" if is_weights else "A preparation failed"
+            return Status(Phase.FAILED, message=f"{step}: {failure}")
         if "terminated" not in container.get("state", {}):
             return Status(Phase.STARTING, message=_preparing(container))
     for container in status.get("containerStatuses", ()):
-        if fault := _fault(container):
-            return Status(Phase.FAILED, message=fault)
+        if failure := _container_failure(container):
+            return Status(Phase.FAILED, message=failure)
         if "running" in container.get("state", {}):
             return Status(Phase.LOADING, message="the engine loads the model")
     return Status(Phase.STARTING, message="the node pulls the image and makes the container")
 
 
-def gated(pod: Body) -> bool:
+def is_gated(pod: Body) -> bool:
     """Whether a pod waits for quota."""
-    return any(gate["name"] == _GATE for gate in pod["spec"].get("schedulingGates", ()))
+    return any(gate["name"] == _KUEUE_GATE for gate in pod["spec"].get("schedulingGates", ()))
 
 
 def _preparing(container: Body) -> str:
-    if "running" in container.get("state", {}) and container["name"] == _WEIGHTS:
+    if "running" in container.get("state", {}) and container["name"] == _WEIGHTS_CONTAINER:
         return "the weights are being fetched"
     return "the node pulls the image"
 
 
-def _fault(container: Body) -> str:
+def _container_failure(container: Body) -> str:
     """Why a container does not start, with what to do; empty while nothing is wrong."""
     waiting = container.get("state", {}).get("waiting", {})
-    reason, said = waiting.get("reason", ""), waiting.get("message", "")
-    if reason in _IMAGE:
-        return f"image {container.get('image', '')}: {reason}: {said}. Check the image's name and the pull secret."
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in _IMAGE_FAILURES:
+        return f"image {container.get('image', '')}: {reason}: {message}. Check the image's name and the pull secret."
     over = container.get("lastState", {}).get("terminated") or container.get("state", {}).get("terminated") or {}
     if not over or over.get("exitCode") == 0:
         return ""
@@ -138,25 +157,26 @@ def _fault(container: Body) -> str:
     return f"exit status {over.get('exitCode')}{again}. {last}".strip()
 
 
-def _place(pod: Body, workloads: Sequence[Body]) -> str:
+def _queue_position(pod: Body, workloads: Sequence[Body]) -> str:
     """Where in the queue a pod waits: before it are the workloads of its queue that came earlier."""
-    waiting = [each for each in workloads if _of_kind(each, "QuotaReserved") != "True" and not _finished(each)]
-    for place, workload in enumerate(waiting, 1):
+    waiting = [each for each in workloads if _condition_status(each, "QuotaReserved") != "True" and not _finished(each)]
+    for position, workload in enumerate(waiting, 1):
         if any(
             owner.get("uid") == pod["metadata"].get("uid") for owner in workload["metadata"].get("ownerReferences", ())
         ):
-            said = _said(workload, "QuotaReserved")
-            return f"waiting for quota, number {place} of {len(waiting)} in the queue" + (f": {said}" if said else "")
+            message = _condition_message(workload, "QuotaReserved")
+            reason = f": {message}" if message else ""
+            return f"waiting for quota, number {position} of {len(waiting)} in the queue{reason}"
     return "waiting for quota"
 
 
 def _unscheduled(pod: Body, now: float) -> str:
-    waited = now - _seconds(pod["metadata"].get("creationTimestamp"), now)
-    said = _said(pod, "PodScheduled") or "no node yet"
+    waited = now - _timestamp(pod["metadata"].get("creationTimestamp"), now)
+    message = _condition_message(pod, "PodScheduled") or "no node yet"
     lasting = (
-        f" (for {waited / 60:.0f} minutes: add a node, or ask for less)" if waited > _UNSCHEDULABLE_FOR_GOOD else ""
+        f" (for {waited / 60:.0f} minutes: add a node, or ask for less)" if waited > _LONG_UNSCHEDULABLE_SECONDS else ""
     )
-    return f"waiting for a node: {said}{lasting}"
+    return f"waiting for a node: {message}{lasting}"
 
 
 def _without_deployment(service: Body, typical: float | None) -> Status:
@@ -173,35 +193,35 @@ def _without_deployment(service: Body, typical: float | None) -> Status:
     return Status(Phase.QUEUED, message="KServe has not made the engine's Deployment yet", estimate_seconds=typical)
 
 
-def _refused(deployment: Body | None) -> str:
-    said = _said(deployment or {}, "ReplicaFailure")
-    return f"the cluster refuses the pod: {said}" if said else "waiting for the pod"
+def _replica_failure(deployment: Body | None) -> str:
+    message = _condition_message(deployment or {}, "ReplicaFailure")
+    return f"the cluster refuses the pod: {message}" if message else "waiting for the pod"
 
 
-def _timed(status: Status, pod: Body, typical: float, now: float) -> Status:
-    passed = max(0.0, now - reserved_at(pod, _seconds(pod["metadata"].get("creationTimestamp"), now)))
+def _with_estimate(status: Status, pod: Body, typical: float, now: float) -> Status:
+    passed = max(0.0, now - reserved_at(pod, _timestamp(pod["metadata"].get("creationTimestamp"), now)))
     if status.phase is Phase.QUEUED:
         return replace(status, estimate_seconds=typical)
     progress = round(min(0.97, passed / typical), 3)
     return replace(status, progress=progress, estimate_seconds=round(max(1.0, typical - passed), 1))
 
 
-def reserved_at(pod: Body, otherwise: float) -> float:
+def reserved_at(pod: Body, default: float) -> float:
     """When a model took it from the standby, in seconds since 1970."""
-    return _seconds(pod["metadata"].get("annotations", {}).get(RESERVED_AT), otherwise)
+    return _timestamp(pod["metadata"].get("annotations", {}).get(RESERVED_AT_ANNOTATION), default)
 
 
 def _stopped(service: Body) -> bool:
     return bool(service["metadata"].get("annotations", {}).get("serving.kserve.io/stop") == "true")
 
 
-def is_leaving(pod: Body) -> bool:
+def is_terminating(pod: Body) -> bool:
     """Whether it was told to end."""
     return "deletionTimestamp" in pod["metadata"]
 
 
 def _finished(workload: Body) -> bool:
-    return _of_kind(workload, "Finished") == "True"
+    return _condition_status(workload, "Finished") == "True"
 
 
 def _conditions(body: Body) -> Iterable[Body]:
@@ -209,17 +229,17 @@ def _conditions(body: Body) -> Iterable[Body]:
     return found
 
 
-def _of_kind(body: Body, kind: str) -> str:
+def _condition_status(body: Body, kind: str) -> str:
     return next((str(each.get("status")) for each in _conditions(body) if each.get("type") == kind), "")
 
 
-def _said(body: Body, kind: str) -> str:
+def _condition_message(body: Body, kind: str) -> str:
     return next((str(each.get("message", "")) for each in _conditions(body) if each.get("type") == kind), "")
 
 
-def _seconds(stamp: str | None, otherwise: float) -> float:
+def _timestamp(stamp: str | None, default: float) -> float:
     """A stamp in seconds since 1970; annotations are anybody's, so one may say what is no time."""
     try:
         return datetime.datetime.fromisoformat((stamp or "").replace("Z", "+00:00")).timestamp()
     except (ValueError, OverflowError):
-        return otherwise
+        return default

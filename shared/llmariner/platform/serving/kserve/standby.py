@@ -5,7 +5,7 @@ ReplicaSet selects, so the standby's lets it go and makes another, and the model
 both. From then on KServe's objects tell of it as of any engine; put to sleep, it ends like one
 (docs/decisions/0010-standby-engines-join-the-models-replica-set.md).
 
-Every step is seen in the pod's label and annotations, so any process goes on where another ended.
+Every step is observed in the pod's label and annotations, so any process goes on where another ended.
 """
 
 from __future__ import annotations
@@ -28,29 +28,36 @@ from llmariner.platform.kube.resources import (
     REPLICA_SETS,
 )
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.kserve.object_events import record
+from llmariner.platform.serving.kserve.object_events import record_event
 from llmariner.platform.serving.kserve.objects import (
-    ENGINE,
-    MODEL,
-    POD_OF,
-    PRIORITY,
-    deployment_of,
-    engine_of,
+    ENGINE_CONTAINER,
+    INFERENCE_SERVICE_LABEL,
+    MODEL_ANNOTATION,
+    PRIORITY_LABELS,
+    deployment_name,
+    engine_spec,
     object_name,
 )
-from llmariner.platform.serving.kserve.phases import RESERVED, RESERVED_AT, STANDBY, TAKEN, is_leaving, reserved_at
-from llmariner.platform.serving.kserve.standby_matching import Fit, fit
+from llmariner.platform.serving.kserve.phases import (
+    RESERVED,
+    RESERVED_AT_ANNOTATION,
+    STANDBY_LABEL,
+    TAKEN,
+    is_terminating,
+    reserved_at,
+)
+from llmariner.platform.serving.kserve.standby_matching import Match, match
 from llmariner.settings import KServeSettings
 
 __all__ = ["StandbyPods"]
 
 _log = logging.getLogger(__name__)
-_ARGUMENTS = "llmariner.ai/engine-arguments"
-_DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+_ARGUMENTS_ANNOTATION = "llmariner.ai/engine-arguments"
+_DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 _CONTROL_PORT = "control"
 # A model that wakes for the first time has no Deployment before KServe has made it.
-_PATIENCE_SECONDS, _PAUSE_SECONDS = 20.0, 0.1
-_ABANDONED_SECONDS = 120.0
+_JOIN_TIMEOUT_SECONDS, _POLL_SECONDS = 20.0, 0.1
+_ABANDONED_AFTER_SECONDS = 120.0
 
 Body = dict[str, Any]
 
@@ -62,7 +69,7 @@ class StandbyPods:
         self._cluster = cluster
         self._client = client
         self._settings = settings
-        self._done: set[tuple[str, str]] = set()
+        self._started_steps: set[tuple[str, str]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def reserve(self, model: EngineModel, adapters: Sequence[EngineModel]) -> Body | None:
@@ -72,33 +79,33 @@ class StandbyPods:
         """
         if not self._settings.standby_token:
             return None
-        wanted = engine_of(model, adapters, self._settings)
+        wanted = engine_spec(model, adapters, self._settings)
         runtime = self._cluster.get(CLUSTER_SERVING_RUNTIMES, None, wanted.runtime)
         if runtime is None:
             return None
-        for pod in self._cluster.list(PODS, self._settings.namespace, labels={STANDBY: wanted.runtime}).items:
-            if found := fit(pod, model, adapters, wanted, runtime):
+        for pod in self._cluster.list(PODS, self._settings.namespace, labels={STANDBY_LABEL: wanted.runtime}).items:
+            if found := match(pod, model, adapters, wanted, runtime):
                 try:
                     return self._reserve(pod, model, found)
                 except (Conflict, NotFound):
                     continue  # another model was quicker, or it ended
         return None
 
-    def attend(self, name: str, pods: Sequence[Body]) -> None:
+    def reconcile(self, name: str, pods: Sequence[Body]) -> None:
         """See to those of a model's pods that came from the standby: each is told its model, and joins the replicas."""
         if not self._settings.standby_token:
             return
         for pod in pods:
-            state = pod["metadata"].get("labels", {}).get(STANDBY)
-            if state not in (RESERVED, TAKEN) or is_leaving(pod):
+            state = pod["metadata"].get("labels", {}).get(STANDBY_LABEL)
+            if state not in (RESERVED, TAKEN) or is_terminating(pod):
                 continue
-            if _ended(pod):
+            if _has_restarted(pod):
                 # Its container runs again, and knows of no model: let the Deployment start an engine of its own.
-                self._once(pod, "drop", partial(self._drop, pod, "its engine ended"))
+                self._start_step(pod, "drop", partial(self._give_up, pod, "its engine ended"))
                 continue
-            self._once(pod, "tell", partial(self._tell, pod))
+            self._start_step(pod, "start", partial(self._start_engine, pod))
             if state == RESERVED:
-                self._once(pod, "join", partial(self._join, name, pod))
+                self._start_step(pod, "join", partial(self._join_replica_set, name, pod))
 
     def release(self, pod: Body) -> None:
         """Give up a pod that was reserved in vain. Blocks."""
@@ -113,9 +120,9 @@ class StandbyPods:
         if not self._settings.standby_token:
             return
         for label in (RESERVED, TAKEN):
-            for pod in self._cluster.list(PODS, self._settings.namespace, labels={STANDBY: label}).items:
+            for pod in self._cluster.list(PODS, self._settings.namespace, labels={STANDBY_LABEL: label}).items:
                 owned = any(owner.get("controller") for owner in pod["metadata"].get("ownerReferences", ()))
-                if not owned and now - reserved_at(pod, now) > _ABANDONED_SECONDS:
+                if not owned and now - reserved_at(pod, now) > _ABANDONED_AFTER_SECONDS:
                     _log.warning("the standby pod %s was left by its model and ends", pod["metadata"]["name"])
                     self.release(pod)
 
@@ -125,17 +132,17 @@ class StandbyPods:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _reserve(self, pod: Body, model: EngineModel, found: Fit) -> Body:
+    def _reserve(self, pod: Body, model: EngineModel, found: Match) -> Body:
         metadata = pod["metadata"]
         stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        labels = {STANDBY: RESERVED, POD_OF: object_name(model)}
-        if set(PRIORITY) & metadata["labels"].keys():
-            labels |= PRIORITY
+        labels = {STANDBY_LABEL: RESERVED, INFERENCE_SERVICE_LABEL: object_name(model)}
+        if set(PRIORITY_LABELS) & metadata["labels"].keys():
+            labels |= PRIORITY_LABELS
         annotations = {
-            MODEL: model.id,
-            RESERVED_AT: stamp,
-            _ARGUMENTS: json.dumps(found.arguments),
-            _DELETION_COST: "100",
+            MODEL_ANNOTATION: model.id,
+            RESERVED_AT_ANNOTATION: stamp,
+            _ARGUMENTS_ANNOTATION: json.dumps(found.arguments),
+            _DELETION_COST_ANNOTATION: "100",
         }
         return self._cluster.merge_patch(
             PODS,
@@ -145,48 +152,53 @@ class StandbyPods:
             resource_version=metadata["resourceVersion"],
         )
 
-    async def _tell(self, pod: Body) -> None:
+    async def _start_engine(self, pod: Body) -> None:
         """Have the pod start its engine. One that has it already says so, and one that can't is given up."""
         metadata = pod["metadata"]
-        order = {"model": metadata["annotations"][MODEL], "argv": json.loads(metadata["annotations"][_ARGUMENTS])}
+        body = {
+            "model": metadata["annotations"][MODEL_ANNOTATION],
+            "argv": json.loads(metadata["annotations"][_ARGUMENTS_ANNOTATION]),
+        }
         headers = [
             (b"content-type", b"application/json"),
             (b"authorization", b"Bearer " + self._settings.standby_token.reveal().encode()),
         ]
         try:
             response = await self._client.request(
-                _control(pod), "POST", "/start", headers=headers, body=json.dumps(order).encode()
+                _control_url(pod), "POST", "/start", headers=headers, body=json.dumps(body).encode()
             )
             said = await response.read()
         except (ConnectionFailed, ResponseFailed) as error:
-            await self._drop(pod, f"it does not answer: {error}")
+            await self._give_up(pod, f"it does not answer: {error}")
             return
         if response.status not in (202, 409):
-            await self._drop(pod, f"it answered {response.status}: {said[:300].decode(errors='replace')}")
+            await self._give_up(pod, f"it answered {response.status}: {said[:300].decode(errors='replace')}")
 
-    async def _join(self, name: str, pod: Body) -> None:
+    async def _join_replica_set(self, name: str, pod: Body) -> None:
         """Make the pod a replica of the model, as soon as the model's ReplicaSet wants one."""
-        deadline = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
-        wanted = json.loads(pod["metadata"]["annotations"][_ARGUMENTS])
+        deadline = asyncio.get_running_loop().time() + _JOIN_TIMEOUT_SECONDS
+        wanted = json.loads(pod["metadata"]["annotations"][_ARGUMENTS_ANNOTATION])
         while (replica_set := await asyncio.to_thread(self._replica_set, name, wanted)) is None:
             if asyncio.get_running_loop().time() > deadline:
-                await self._drop(pod, "the model's Deployment wants no replica")
+                await self._give_up(pod, "the model's Deployment wants no replica")
                 return
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
         try:
-            await asyncio.to_thread(self._joined, name, pod, replica_set)
+            await asyncio.to_thread(self._relabel, name, pod, replica_set)
         except NotFound:
             return  # it ended
         except ClusterError as error:
-            await self._drop(pod, str(error))
+            await self._give_up(pod, str(error))
 
     def _replica_set(self, name: str, arguments: Sequence[str]) -> Body | None:
         """The ReplicaSet of the Deployment as it is now; None while KServe or Kubernetes have not come to that."""
-        deployment = self._cluster.get(DEPLOYMENTS, self._settings.namespace, deployment_of(name))
-        if deployment is None or not _settled(deployment, arguments):
+        deployment = self._cluster.get(DEPLOYMENTS, self._settings.namespace, deployment_name(name))
+        if deployment is None or not _is_rolled_out(deployment, arguments):
             return None
         revision = deployment["metadata"].get("annotations", {}).get("deployment.kubernetes.io/revision")
-        for each in self._cluster.list(REPLICA_SETS, self._settings.namespace, labels={POD_OF: name}).items:
+        for each in self._cluster.list(
+            REPLICA_SETS, self._settings.namespace, labels={INFERENCE_SERVICE_LABEL: name}
+        ).items:
             metadata = each["metadata"]
             mine = any(owner["uid"] == deployment["metadata"]["uid"] for owner in metadata.get("ownerReferences", ()))
             current = metadata.get("annotations", {}).get("deployment.kubernetes.io/revision") == revision
@@ -194,50 +206,50 @@ class StandbyPods:
                 return each
         return None
 
-    def _joined(self, name: str, pod: Body, replica_set: Body) -> None:
+    def _relabel(self, name: str, pod: Body, replica_set: Body) -> None:
         template = replica_set["spec"]["template"]["metadata"].get("labels", {})
         # Kueue's labels stay: they say from which queue the pod holds its quota.
         labels = {key: value for key, value in template.items() if not key.startswith("kueue.x-k8s.io/")}
-        labels |= {**replica_set["spec"]["selector"]["matchLabels"], STANDBY: TAKEN}
+        labels |= {**replica_set["spec"]["selector"]["matchLabels"], STANDBY_LABEL: TAKEN}
         metadata = pod["metadata"]
         self._cluster.merge_patch(PODS, metadata["namespace"], metadata["name"], {"metadata": {"labels": labels}})
         said = f"The standby pod {metadata['name']} serves the model."
         event = f"{metadata['name']}.standby-taken"
-        record(self._cluster, self._settings.namespace, name, "Normal", "StandbyTaken", said, event)
+        record_event(self._cluster, self._settings.namespace, name, "Normal", "StandbyTaken", said, event)
 
-    async def _drop(self, pod: Body, why: str) -> None:
+    async def _give_up(self, pod: Body, why: str) -> None:
         _log.warning("the standby pod %s is given up: %s", pod["metadata"]["name"], why)
         await asyncio.to_thread(self.release, pod)
 
-    def _once(self, pod: Body, step: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _start_step(self, pod: Body, step: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin a step that this process has not begun yet; another may have, and each can be done again."""
-        if (mark := (pod["metadata"]["uid"], step)) not in self._done:
-            self._done.add(mark)
+        if (mark := (pod["metadata"]["uid"], step)) not in self._started_steps:
+            self._started_steps.add(mark)
             task = asyncio.create_task(work())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
 
-def _settled(deployment: Body, arguments: Sequence[str]) -> bool:
-    """Whether the Deployment is what the waker asked for, and its controller has seen it."""
+def _is_rolled_out(deployment: Body, arguments: Sequence[str]) -> bool:
+    """Whether the Deployment is what the waker asked for, and its controller has observed it."""
     metadata, spec = deployment["metadata"], deployment["spec"]
     if spec.get("replicas", 1) == 0 or deployment.get("status", {}).get("observedGeneration") != metadata.get(
         "generation"
     ):
         return False
-    engine = next(each for each in spec["template"]["spec"]["containers"] if each["name"] == ENGINE)
+    engine = next(each for each in spec["template"]["spec"]["containers"] if each["name"] == ENGINE_CONTAINER)
     # What differs between a pod of its own and one from the standby is where the weights and adapters are.
     own = [each for each in engine.get("args", ()) if "=/" not in each]
     return own == [each for each in arguments[2:] if "=/" not in each]
 
 
-def _ended(pod: Body) -> bool:
+def _has_restarted(pod: Body) -> bool:
     """Whether its container was started again after it had taken a model."""
     statuses = pod.get("status", {}).get("containerStatuses", ())
     return any(each.get("restartCount") for each in statuses)
 
 
-def _control(pod: Body) -> str:
-    ports = next(each for each in pod["spec"]["containers"] if each["name"] == ENGINE)["ports"]
+def _control_url(pod: Body) -> str:
+    ports = next(each for each in pod["spec"]["containers"] if each["name"] == ENGINE_CONTAINER)["ports"]
     port = next(each["containerPort"] for each in ports if each.get("name") == _CONTROL_PORT)
     return f"http://{pod['status']['podIP']}:{port}"

@@ -8,10 +8,16 @@ from typing import Any
 
 from llmariner.platform.kube.quantities import parse_quantity
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.kserve.objects import ENGINE, POD_OF, Engine, adapter_path, object_name
-from llmariner.platform.serving.kserve.phases import is_leaving
+from llmariner.platform.serving.kserve.objects import (
+    ENGINE_CONTAINER,
+    INFERENCE_SERVICE_LABEL,
+    EngineSpec,
+    adapter_path,
+    object_name,
+)
+from llmariner.platform.serving.kserve.phases import is_terminating
 
-__all__ = ["Fit", "fit"]
+__all__ = ["Match", "match"]
 
 Body = dict[str, Any]
 
@@ -19,56 +25,58 @@ _CLAIM = "pvc://"
 
 
 @dataclass(frozen=True)
-class Fit:
+class Match:
     """`arguments`: what follows `vllm`."""
 
     arguments: list[str]
 
 
-def fit(pod: Body, model: EngineModel, adapters: Sequence[EngineModel], wanted: Engine, runtime: Body) -> Fit | None:
+def match(
+    pod: Body, model: EngineModel, adapters: Sequence[EngineModel], wanted: EngineSpec, runtime: Body
+) -> Match | None:
     """How the pod serves the model; None where it can't.
 
     It must be no model's, warm and never have failed, hold as much as the model asks for, and mount the claims that the
     weights of the model and of its adapters are in: a pod gets no volume later. `runtime`: whose pod it stands in for.
     """
-    container = _engine(pod["spec"]["containers"])
+    container = _engine_container(pod["spec"]["containers"])
     if (
-        POD_OF in pod["metadata"]["labels"]
+        INFERENCE_SERVICE_LABEL in pod["metadata"]["labels"]
         or container is None
-        or not _warm(pod)
-        or not _holds(container, wanted.resources)
+        or not _is_warm(pod)
+        or not _has_resources(container, wanted.resources)
     ):
         return None
     if any("$" in each or "{{" in each for each in wanted.arguments):
         return None  # they are written otherwise in the Deployment, which the pod is compared with
-    folders = [_folder(pod, container, each.folder) for each in (model, *adapters)]
-    base, *tuned = folders
-    if base is None or None in tuned:
+    folders = [_mounted_path(pod, container, each.folder) for each in (model, *adapters)]
+    base, *adapter_folders = folders
+    if base is None or None in adapter_folders:
         return None
-    moved = {adapter_path(each): str(folder) for each, folder in zip(adapters, tuned, strict=True)}
-    arguments = [_moved(each, moved) for each in wanted.arguments]
-    inherited = (_engine(runtime["spec"]["containers"]) or {}).get("args", ())
+    local_paths = {adapter_path(each): str(folder) for each, folder in zip(adapters, adapter_folders, strict=True)}
+    arguments = [_with_local_path(each, local_paths) for each in wanted.arguments]
+    inherited = (_engine_container(runtime["spec"]["containers"]) or {}).get("args", ())
     inherited = [each.replace("{{.Name}}", object_name(model)) for each in inherited]
-    return Fit(["serve", base, *inherited, *arguments])
+    return Match(["serve", base, *inherited, *arguments])
 
 
-def _warm(pod: Body) -> bool:
+def _is_warm(pod: Body) -> bool:
     """Its startup probe has passed: vLLM is imported, and nothing has gone wrong since the pod was made."""
     statuses = pod.get("status", {}).get("containerStatuses", ())
     return (
         bool(statuses)
-        and not is_leaving(pod)
+        and not is_terminating(pod)
         and bool(pod["status"].get("podIP"))
         and all(each.get("started") and not each.get("restartCount") for each in statuses)
     )
 
 
-def _holds(container: Body, needed: Body) -> bool:
+def _has_resources(container: Body, needed: Body) -> bool:
     limits = container.get("resources", {}).get("limits", {})
     return all(parse_quantity(limits.get(name, "0")) >= parse_quantity(value) for name, value in needed.items())
 
 
-def _folder(pod: Body, container: Body, uri: str) -> str | None:
+def _mounted_path(pod: Body, container: Body, uri: str) -> str | None:
     """Where in the container a storage URI's files are, by the claim that it mounts."""
     claim, _, path = uri.removeprefix(_CLAIM).partition("/")
     if not uri.startswith(_CLAIM):
@@ -81,11 +89,11 @@ def _folder(pod: Body, container: Body, uri: str) -> str | None:
     return None
 
 
-def _moved(argument: str, moved: dict[str, str]) -> str:
+def _with_local_path(argument: str, local_paths: dict[str, str]) -> str:
     """An argument `adapter=path`, with the path where this pod has it."""
     name, sign, path = argument.rpartition("=")
-    return f"{name}{sign}{moved[path]}" if path in moved else argument
+    return f"{name}{sign}{local_paths[path]}" if path in local_paths else argument
 
 
-def _engine(containers: Sequence[Body]) -> Body | None:
-    return next((each for each in containers if each["name"] == ENGINE), None)
+def _engine_container(containers: Sequence[Body]) -> Body | None:
+    return next((each for each in containers if each["name"] == ENGINE_CONTAINER), None)

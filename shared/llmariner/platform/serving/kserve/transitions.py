@@ -11,9 +11,9 @@ from llmariner.platform.kube.errors import ClusterError, Conflict, NotFound
 from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES
 from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel
 from llmariner.platform.serving.kserve.autoscaling import Autoscaling
-from llmariner.platform.serving.kserve.model_lookup import Served
-from llmariner.platform.serving.kserve.objects import deployment_of, inference_service, object_name, ours
-from llmariner.platform.serving.kserve.phases import Seen, is_leaving
+from llmariner.platform.serving.kserve.model_lookup import ServedEngine
+from llmariner.platform.serving.kserve.objects import deployment_name, inference_service, is_managed, object_name
+from llmariner.platform.serving.kserve.phases import ObservedModel, is_terminating
 from llmariner.platform.serving.kserve.queues import ProjectQueues
 from llmariner.platform.serving.kserve.standby import StandbyPods
 from llmariner.settings import KServeSettings
@@ -21,7 +21,7 @@ from llmariner.settings import KServeSettings
 __all__ = ["Transitions"]
 
 _log = logging.getLogger(__name__)
-_STOP = "serving.kserve.io/stop"
+_STOP_ANNOTATION = "serving.kserve.io/stop"
 Body = dict[str, Any]
 
 
@@ -35,19 +35,19 @@ class Transitions:
         self._standby = standby
         self._autoscaling = Autoscaling(cluster, settings)
 
-    def wake(self, served: Served, seen: Seen) -> list[Body]:
+    def wake(self, served: ServedEngine, observed: ObservedModel) -> list[Body]:
         """Bring the objects to one replica; returns the pod that stood by for it, if one did."""
         model, adapters = served.engine, served.adapters
-        ends = all(is_leaving(pod) for pod in seen.pods)
+        ends = all(is_terminating(pod) for pod in observed.pods)
         if (
             model.folder.startswith(IMPORTED_SCHEME)
             or not ends
             or (reserved := self._standby.reserve(model, adapters)) is None
         ):
-            self._scale_up(served, seen)
+            self._scale_up(served, observed)
             return []
         try:
-            self._scale_up(served, seen)
+            self._scale_up(served, observed)
         except ClusterError:
             self._standby.release(reserved)
             raise
@@ -59,18 +59,18 @@ class Transitions:
         service = self._cluster.get(INFERENCE_SERVICES, namespace, name)
         if service is None:
             return
-        if not ours(service) and not _scaled_by_us(service):
-            self._stop(name, "true")
+        if not is_managed(service) and not _scaled_by_us(service):
+            self._set_stop(name, "true")
             return
         with contextlib.suppress(NotFound):
-            self._cluster.scale(DEPLOYMENTS, namespace, deployment_of(name), 0, resource_version=resource_version)
+            self._cluster.scale(DEPLOYMENTS, namespace, deployment_name(name), 0, resource_version=resource_version)
 
-    def complete(self, model: EngineModel, seen: Seen) -> None:
+    def scale_to_configured(self, model: EngineModel, observed: ObservedModel) -> None:
         """As many replicas as one of our models has when it is awake: KServe makes the first Deployment with one."""
-        if seen.deployment is None or seen.service is None or not ours(seen.service):
+        if observed.deployment is None or observed.service is None or not is_managed(observed.service):
             return
-        if 0 < seen.replicas < model.replicas:
-            name, version = deployment_of(object_name(model)), seen.deployment["metadata"]["resourceVersion"]
+        if 0 < observed.replicas < model.replicas:
+            name, version = deployment_name(object_name(model)), observed.deployment["metadata"]["resourceVersion"]
             try:
                 self._cluster.scale(
                     DEPLOYMENTS, self._settings.namespace, name, model.replicas, resource_version=version
@@ -81,30 +81,30 @@ class Transitions:
     def delete(self, service: Body) -> None:
         """An InferenceService of ours, that very one."""
         name, uid = service["metadata"]["name"], service["metadata"]["uid"]
-        if ours(service):
+        if is_managed(service):
             with contextlib.suppress(Conflict):  # it is another by now
                 self._cluster.delete(INFERENCE_SERVICES, self._settings.namespace, name, uid=uid)
 
-    def _scale_up(self, served: Served, seen: Seen) -> None:
+    def _scale_up(self, served: ServedEngine, observed: ObservedModel) -> None:
         model = served.engine
         name, namespace = object_name(model), self._settings.namespace
-        service = seen.service
+        service = observed.service
         if not model.folder.startswith(IMPORTED_SCHEME):
-            queue = self._queues.of(model.project)
+            queue = self._queues.ensure(model.project)
             service = self._cluster.apply(inference_service(model, served.adapters, self._settings, queue))
         elif service is None:
             raise NotFound(f"The InferenceService {namespace}/{name} is gone.")
         elif not _scaled_by_us(service):
-            self._stop(name, "false")
+            self._set_stop(name, "false")
             return
-        if seen.deployment is not None and seen.deployment["spec"].get("replicas", 1) == 0:
-            self._cluster.scale(DEPLOYMENTS, namespace, deployment_of(name), max(1, model.replicas))
-        if ours(service):
-            self._autoscaling.settle(model, service)
+        if observed.deployment is not None and observed.deployment["spec"].get("replicas", 1) == 0:
+            self._cluster.scale(DEPLOYMENTS, namespace, deployment_name(name), max(1, model.replicas))
+        if is_managed(service):
+            self._autoscaling.apply(model, service)
 
-    def _stop(self, name: str, value: str) -> None:
+    def _set_stop(self, name: str, value: str) -> None:
         """KServe's own switch, for what it scales itself: the one field of another's object that we ever own."""
-        metadata = {"name": name, "namespace": self._settings.namespace, "annotations": {_STOP: value}}
+        metadata = {"name": name, "namespace": self._settings.namespace, "annotations": {_STOP_ANNOTATION: value}}
         kind = {"apiVersion": INFERENCE_SERVICES.api_version, "kind": INFERENCE_SERVICES.kind}
         self._cluster.apply({**kind, "metadata": metadata})
 
