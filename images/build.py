@@ -19,7 +19,7 @@ from images.plan import CHECKOUT, ENGINE, ENGINE_LOCAL, planned, sources_digest
 from images.store import Image, Missing, Store
 
 from llmariner.manifests.declarations import DeclarationError
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 
 __all__ = ["PREFIX", "main", "store"]
@@ -37,7 +37,7 @@ def store() -> Store:
 
 
 def _cache() -> Path:
-    return HomeSettings.load(environment()).cache
+    return StandaloneSettings.load(environment()).cache
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 
-__all__ = ["site"]
+__all__ = ["client_network"]
 
 _SITE_BITS = 64
 
 
-def site(source: str | None) -> str:
+def client_network(source: str | None) -> str:
     """An address of IPv4, or the network of a site in IPv6, whose every host has more addresses than a table has rows."""
     try:
         address = ipaddress.ip_address(source or "")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from llmariner.settings import (
     BrokerSettings,
     ClusterSettings,
-    ControlSettings,
+    ControlPlaneSettings,
     DatabaseSettings,
     Environment,
     GatewaySettings,
@@ -136,7 +136,7 @@ class Context:
         from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 
         return TokenSignIn(
-            self.database, OidcTokenVerifier(settings), self.authenticator, default_role=settings.newcomer_role
+            self.database, OidcTokenVerifier(settings), self.authenticator, default_role=settings.default_role
         )
 
     @_part
@@ -248,7 +248,7 @@ class Context:
         """The control function at `LLMARINER_CONTROL_URL`."""
         from llmariner.gateway.control_plane.http_client import RemoteControl
 
-        return RemoteControl(ControlSettings.load(self.env), self.secrets.service, issuer="function")
+        return RemoteControl(ControlPlaneSettings.load(self.env), self.secrets.service, issuer="function")
 
     @_part
     def in_process_control(self) -> InProcessControl:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["Environment", "Secret", "environment", "http_url", "networks", "number", "secret_of"]
+__all__ = ["Environment", "Secret", "environment", "read_http_url", "read_networks", "read_number", "read_secret"]
 
 Environment = Mapping[str, str]
 
@@ -38,14 +38,14 @@ class Secret:
         return bool(self._value)
 
 
-def secret_of(env: Environment, name: str) -> Secret:
+def read_secret(env: Environment, name: str) -> Secret:
     """`NAME`, or the content of the file that `NAME_FILE` points to (how Kubernetes mounts secrets)."""
     if path := env.get(f"{name}_FILE"):
         return Secret(Path(path).read_text().strip())
     return Secret(env.get(name, ""))
 
 
-def number(env: Environment, name: str, default: float, *, least: float = 0) -> float:
+def read_number(env: Environment, name: str, default: float, *, minimum: float = 0) -> float:
     """The number that a variable holds, or the default for one that is not set. ValueError for another or a smaller."""
     text = env.get(name, "")
     if not text:
@@ -55,13 +55,13 @@ def number(env: Environment, name: str, default: float, *, least: float = 0) -> 
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{name} must be a number, not {text!r}.")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least:g}, not {text}.")
+        raise ValueError(f"{name} must be a read_number, not {text!r}.")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum:g}, not {text}.")
     return value
 
 
-def networks(env: Environment, name: str) -> tuple[str, ...]:
+def read_networks(env: Environment, name: str) -> tuple[str, ...]:
     """Networks in CIDR notation, apart by commas or spaces. ValueError for what is none."""
     found = tuple(part for part in re.split(r"[,\s]+", env.get(name, "")) if part)
     for network in found:
@@ -72,7 +72,7 @@ def networks(env: Environment, name: str) -> tuple[str, ...]:
     return found
 
 
-def http_url(env: Environment, name: str) -> str:
+def read_http_url(env: Environment, name: str) -> str:
     """The URL that a variable holds, without a slash at its end; empty when it is not set. ValueError for another scheme."""
     value = env.get(name, "").rstrip("/")
     if value and not value.startswith(("http://", "https://")):

@@ -12,7 +12,7 @@
     ├── MethodNotAllowed        405
     ├── Conflict                409
     ├── RateLimited             429
-    │   └── RoomFull            429  the waiting room has no place left
+    │   └── WaitingRoomFull            429  the waiting room has no place left
     ├── InsufficientQuota       429  a budget is spent
     ├── EngineFailed            502  the engine broke off or spoke nonsense
     ├── ModelNotReady           503  the wait budget ended, or the load failed
@@ -41,7 +41,7 @@ __all__ = [
     "PermissionDenied",
     "PlatformError",
     "RateLimited",
-    "RoomFull",
+    "WaitingRoomFull",
     "TransactionConflict",
     "Unavailable",
     "UnknownUrl",
@@ -184,7 +184,7 @@ class InsufficientQuota(PlatformError):
     code = "insufficient_quota"
 
 
-class RoomFull(RateLimited):
+class WaitingRoomFull(RateLimited):
     """The model's waiting room, or the tenant's share of it, has no place left."""
 
     code = "waiting_room_full"

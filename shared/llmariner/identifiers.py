@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 
-__all__ = ["made_at", "new_id"]
+__all__ = ["id_timestamp", "new_id"]
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -15,7 +15,7 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{_base36(time.time_ns() // 1000, 10)}{_base36(secrets.randbits(62), 12)}"
 
 
-def made_at(id_: str) -> float | None:
+def id_timestamp(id_: str) -> float | None:
     """When an id was made, in seconds since 1970; None for what `new_id` did not make."""
     random = id_.rpartition("_")[2]
     if len(random) != 22 or not set(random) <= set(_ALPHABET):

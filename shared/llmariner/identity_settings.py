@@ -48,10 +48,10 @@ class IdentitySettings:
     internal_url: str = ""
     """`LLMARINER_OIDC_INTERNAL_URL`: where functions reach the issuer, if not at its own name."""
 
-    trust_email: bool = False
+    trust_unverified_email: bool = False
     """`LLMARINER_OIDC_TRUST_EMAIL`: 1: believe e-mails that the issuer does not call verified."""
 
-    newcomer_role: str = "none"
+    default_role: str = "none"
     """`LLMARINER_OIDC_NEWCOMERS`: what nobody invited becomes in the default organization: none, reader, member."""
 
     plain_http: bool = False
@@ -71,17 +71,17 @@ class IdentitySettings:
             algorithms=frozenset(env.get("LLMARINER_OIDC_ALGORITHMS", "").split()) or cls.algorithms,
             groups_claim=env.get("LLMARINER_OIDC_GROUPS_CLAIM") or cls.groups_claim,
             groups_omitted=env.get("LLMARINER_OIDC_GROUPS_OMITTED", "0") == "1",
-            leeway=number(env, "LLMARINER_OIDC_LEEWAY_SECONDS", cls.leeway),
-            outage_seconds=number(env, "LLMARINER_OIDC_OUTAGE_SECONDS", cls.outage_seconds),
+            leeway=read_number(env, "LLMARINER_OIDC_LEEWAY_SECONDS", cls.leeway),
+            outage_seconds=read_number(env, "LLMARINER_OIDC_OUTAGE_SECONDS", cls.outage_seconds),
             internal_url=env.get("LLMARINER_OIDC_INTERNAL_URL", ""),
-            trust_email=env.get("LLMARINER_OIDC_TRUST_EMAIL", "0") == "1",
-            newcomer_role=env.get("LLMARINER_OIDC_NEWCOMERS") or cls.newcomer_role,
+            trust_unverified_email=env.get("LLMARINER_OIDC_TRUST_EMAIL", "0") == "1",
+            default_role=env.get("LLMARINER_OIDC_NEWCOMERS") or cls.default_role,
             plain_http=env.get("LLMARINER_OIDC_PLAIN_HTTP", "0") == "1",
         )
         loaded._check()
         return loaded
 
-    def may_fetch(self, url: str) -> bool:
+    def is_trusted_url(self, url: str) -> bool:
         """Whether what is read at that URL may be believed: https, this machine, or as the settings allow."""
         return self._is_safe(url) or (bool(self.internal_url) and url.startswith(self.internal_url))
 
@@ -100,8 +100,8 @@ class IdentitySettings:
             raise ValueError(f"LLMARINER_OIDC_ALGORITHMS must be of {', '.join(sorted(_ASYMMETRIC))}, not {wrong[0]}.")
         if self.leeway > 300:
             raise ValueError("LLMARINER_OIDC_LEEWAY_SECONDS must be at most 300; set the clocks right instead.")
-        if self.newcomer_role not in ("none", "reader", "member"):
-            raise ValueError(f"LLMARINER_OIDC_NEWCOMERS must be none, reader or member, not {self.newcomer_role!r}.")
+        if self.default_role not in ("none", "reader", "member"):
+            raise ValueError(f"LLMARINER_OIDC_NEWCOMERS must be none, reader or member, not {self.default_role!r}.")
 
 
 # A secret shared with the issuer would let every client make tokens; `none` everybody.

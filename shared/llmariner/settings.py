@@ -13,18 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmariner.environment import Environment, Secret, environment, http_url, networks, number, secret_of
+from llmariner.environment import Environment, Secret, environment, read_http_url, read_networks, read_number, read_secret
 from llmariner.identity_settings import IdentitySettings
-from llmariner.weight_locations import checked_locations
+from llmariner.weight_locations import validate_locations
 
 __all__ = [
     "BrokerSettings",
     "ClusterSettings",
-    "ControlSettings",
+    "ControlPlaneSettings",
     "DatabaseSettings",
     "Environment",
     "GatewaySettings",
-    "HomeSettings",
+    "StandaloneSettings",
     "IdentitySettings",
     "KServeSettings",
     "ModelSettings",
@@ -37,7 +37,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class HomeSettings:
+class StandaloneSettings:
     """Where the one-machine platform lives and listens."""
 
     root: Path = Path.home() / ".llmariner"
@@ -59,10 +59,10 @@ class HomeSettings:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @classmethod
-    def load(cls, env: Environment) -> HomeSettings:
+    def load(cls, env: Environment) -> StandaloneSettings:
         """Read from a mapping. ValueError says which variable is wrong."""
         cache_home = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        port = int(number(env, "LLMARINER_PORT", 8080, least=1))
+        port = int(read_number(env, "LLMARINER_PORT", 8080, minimum=1))
         if port > 65535:
             raise ValueError(f"LLMARINER_PORT must be at most 65535, not {port}.")
         return cls(
@@ -105,11 +105,11 @@ class DatabaseSettings:
             )
         return cls(
             url=url,
-            pool_size=int(number(env, "LLMARINER_DATABASE_POOL", 5, least=1)),
-            connect_seconds=number(env, "LLMARINER_DATABASE_CONNECT_SECONDS", cls.connect_seconds, least=1),
-            lock_seconds=number(env, "LLMARINER_DATABASE_LOCK_SECONDS", cls.lock_seconds, least=0.1),
-            statement_seconds=number(env, "LLMARINER_DATABASE_STATEMENT_SECONDS", cls.statement_seconds, least=0.1),
-            idle_seconds=number(env, "LLMARINER_DATABASE_IDLE_SECONDS", cls.idle_seconds, least=1),
+            pool_size=int(read_number(env, "LLMARINER_DATABASE_POOL", 5, minimum=1)),
+            connect_seconds=read_number(env, "LLMARINER_DATABASE_CONNECT_SECONDS", cls.connect_seconds, minimum=1),
+            lock_seconds=read_number(env, "LLMARINER_DATABASE_LOCK_SECONDS", cls.lock_seconds, minimum=0.1),
+            statement_seconds=read_number(env, "LLMARINER_DATABASE_STATEMENT_SECONDS", cls.statement_seconds, minimum=0.1),
+            idle_seconds=read_number(env, "LLMARINER_DATABASE_IDLE_SECONDS", cls.idle_seconds, minimum=1),
         )
 
 
@@ -126,7 +126,7 @@ class SecretSettings:
     @classmethod
     def load(cls, env: Environment) -> SecretSettings:
         """Read from a mapping. ValueError when one is missing or too short to be a secret."""
-        loaded = cls(pepper=secret_of(env, "LLMARINER_PEPPER"), service=secret_of(env, "LLMARINER_SERVICE_SECRET"))
+        loaded = cls(pepper=read_secret(env, "LLMARINER_PEPPER"), service=read_secret(env, "LLMARINER_SERVICE_SECRET"))
         for name, value in (
             ("LLMARINER_PEPPER", loaded.pepper),
             ("LLMARINER_SERVICE_SECRET", loaded.service),
@@ -144,14 +144,14 @@ class SecretSettings:
 
 
 @dataclass(frozen=True)
-class ControlSettings:
+class ControlPlaneSettings:
     """How a function on the token path reaches the control function."""
 
     url: str = ""
     """`LLMARINER_CONTROL_URL`: base URL of `internal_gateway`."""
 
     @classmethod
-    def load(cls, env: Environment) -> ControlSettings:
+    def load(cls, env: Environment) -> ControlPlaneSettings:
         """Read from a mapping. ValueError when it is not an http URL."""
         url = env.get("LLMARINER_CONTROL_URL", "").rstrip("/")
         if not url.startswith("http://"):
@@ -220,7 +220,7 @@ class ModelSettings:
         if said is None:
             return cls()
         try:
-            return cls(checked_locations([each.strip() for each in said.split(",") if each.strip()]))
+            return cls(validate_locations([each.strip() for each in said.split(",") if each.strip()]))
         except ValueError as error:
             raise ValueError(f"LLMARINER_MODEL_LOCATIONS: {error}") from error
 
@@ -235,7 +235,7 @@ class UsageSettings:
     @classmethod
     def load(cls, env: Environment) -> UsageSettings:
         """Read from a mapping. ValueError when it is no number of at least a day."""
-        return cls(number(env, "LLMARINER_USAGE_DAYS", cls.days, least=1))
+        return cls(read_number(env, "LLMARINER_USAGE_DAYS", cls.days, minimum=1))
 
 
 @dataclass(frozen=True)
@@ -254,28 +254,28 @@ class GatewaySettings:
     heartbeat: float = 5.0
     """`LLMARINER_HEARTBEAT_SECONDS`: seconds between comments in a stream that waits."""
 
-    room_per_model: int = 2000
+    waiting_room_per_model: int = 2000
     """`LLMARINER_ROOM_PER_MODEL`: requests that may wait for one model in this process."""
 
-    room_per_tenant: int = 1000
+    waiting_room_per_tenant: int = 1000
     """`LLMARINER_ROOM_PER_TENANT`: of these, how many of one project."""
 
-    room_bytes: int = 64 * 1024 * 1024
+    buffered_request_bytes: int = 64 * 1024 * 1024
     """`LLMARINER_ROOM_BYTES`: bytes of request bodies that this process holds until engines answer. Default 64 MiB."""
 
-    room_bytes_per_tenant: int = 32 * 1024 * 1024
+    buffered_request_bytes_per_tenant: int = 32 * 1024 * 1024
     """`LLMARINER_ROOM_BYTES_PER_TENANT`: of these, how many of one project. Default 32 MiB."""
 
-    answer_bytes: int = 96 * 1024 * 1024
+    buffered_response_bytes: int = 96 * 1024 * 1024
     """`LLMARINER_ANSWER_BYTES`: bytes of large answers that this process holds until they are delivered. Default 96 MiB."""
 
     write_timeout: float = 60.0
     """`LLMARINER_WRITE_TIMEOUT_SECONDS`: how long a caller may take nothing of an answer that waits for them."""
 
-    engine_silence: float = 600.0
+    stream_idle_timeout: float = 600.0
     """`LLMARINER_ENGINE_SILENCE_SECONDS`: how long an engine may send nothing of a stream."""
 
-    engine_limit: float = 14_400.0
+    engine_timeout: float = 14_400.0
     """`LLMARINER_ENGINE_LIMIT_SECONDS`: how long an engine may work on an answer that is not streamed."""
 
     requests_per_minute: int = 6000
@@ -305,35 +305,35 @@ class GatewaySettings:
     @classmethod
     def load(cls, env: Environment) -> GatewaySettings:
         """Read from a mapping. ValueError says which variable is wrong."""
-        body_limit = int(number(env, "LLMARINER_BODY_LIMIT", cls.body_limit, least=1024))
+        body_limit = int(read_number(env, "LLMARINER_BODY_LIMIT", cls.body_limit, minimum=1024))
         # A single request of the allowed size must find room.
-        of_tenant = int(number(env, "LLMARINER_ROOM_BYTES_PER_TENANT", max(cls.room_bytes_per_tenant, body_limit)))
-        room_bytes = int(number(env, "LLMARINER_ROOM_BYTES", max(cls.room_bytes, of_tenant)))
-        if of_tenant < body_limit or room_bytes < of_tenant:
+        per_tenant = int(read_number(env, "LLMARINER_ROOM_BYTES_PER_TENANT", max(cls.buffered_request_bytes_per_tenant, body_limit)))
+        buffered_request_bytes = int(read_number(env, "LLMARINER_ROOM_BYTES", max(cls.buffered_request_bytes, per_tenant)))
+        if per_tenant < body_limit or buffered_request_bytes < per_tenant:
             raise ValueError(
                 "LLMARINER_ROOM_BYTES must be at least LLMARINER_ROOM_BYTES_PER_TENANT, and that at least "
-                f"LLMARINER_BODY_LIMIT, not {room_bytes}, {of_tenant} and {body_limit}."
+                f"LLMARINER_BODY_LIMIT, not {buffered_request_bytes}, {per_tenant} and {body_limit}."
             )
         return cls(
             body_limit=body_limit,
-            room_bytes=room_bytes,
-            room_bytes_per_tenant=of_tenant,
-            answer_bytes=int(number(env, "LLMARINER_ANSWER_BYTES", cls.answer_bytes, least=1024 * 1024)),
-            write_timeout=number(env, "LLMARINER_WRITE_TIMEOUT_SECONDS", cls.write_timeout, least=0.1),
-            engine_silence=number(env, "LLMARINER_ENGINE_SILENCE_SECONDS", cls.engine_silence, least=0.1),
-            engine_limit=number(env, "LLMARINER_ENGINE_LIMIT_SECONDS", cls.engine_limit, least=0.1),
-            wait_budget=number(env, "LLMARINER_WAIT_SECONDS", cls.wait_budget),
-            wait_limit=number(env, "LLMARINER_WAIT_LIMIT_SECONDS", cls.wait_limit),
-            heartbeat=number(env, "LLMARINER_HEARTBEAT_SECONDS", cls.heartbeat, least=0.05),
-            room_per_model=int(number(env, "LLMARINER_ROOM_PER_MODEL", cls.room_per_model, least=1)),
-            room_per_tenant=int(number(env, "LLMARINER_ROOM_PER_TENANT", cls.room_per_tenant, least=1)),
-            requests_per_minute=int(number(env, "LLMARINER_REQUESTS_PER_MINUTE", cls.requests_per_minute, least=1)),
-            tokens_per_minute=int(number(env, "LLMARINER_TOKENS_PER_MINUTE", cls.tokens_per_minute, least=1)),
-            concurrent_requests=int(number(env, "LLMARINER_CONCURRENT_REQUESTS", cls.concurrent_requests, least=1)),
+            buffered_request_bytes=buffered_request_bytes,
+            buffered_request_bytes_per_tenant=per_tenant,
+            buffered_response_bytes=int(read_number(env, "LLMARINER_ANSWER_BYTES", cls.buffered_response_bytes, minimum=1024 * 1024)),
+            write_timeout=read_number(env, "LLMARINER_WRITE_TIMEOUT_SECONDS", cls.write_timeout, minimum=0.1),
+            stream_idle_timeout=read_number(env, "LLMARINER_ENGINE_SILENCE_SECONDS", cls.stream_idle_timeout, minimum=0.1),
+            engine_timeout=read_number(env, "LLMARINER_ENGINE_LIMIT_SECONDS", cls.engine_timeout, minimum=0.1),
+            wait_budget=read_number(env, "LLMARINER_WAIT_SECONDS", cls.wait_budget),
+            wait_limit=read_number(env, "LLMARINER_WAIT_LIMIT_SECONDS", cls.wait_limit),
+            heartbeat=read_number(env, "LLMARINER_HEARTBEAT_SECONDS", cls.heartbeat, minimum=0.05),
+            waiting_room_per_model=int(read_number(env, "LLMARINER_ROOM_PER_MODEL", cls.waiting_room_per_model, minimum=1)),
+            waiting_room_per_tenant=int(read_number(env, "LLMARINER_ROOM_PER_TENANT", cls.waiting_room_per_tenant, minimum=1)),
+            requests_per_minute=int(read_number(env, "LLMARINER_REQUESTS_PER_MINUTE", cls.requests_per_minute, minimum=1)),
+            tokens_per_minute=int(read_number(env, "LLMARINER_TOKENS_PER_MINUTE", cls.tokens_per_minute, minimum=1)),
+            concurrent_requests=int(read_number(env, "LLMARINER_CONCURRENT_REQUESTS", cls.concurrent_requests, minimum=1)),
             unknown_keys_per_minute=int(
-                number(env, "LLMARINER_UNKNOWN_KEYS_PER_MINUTE", cls.unknown_keys_per_minute, least=1)
+                read_number(env, "LLMARINER_UNKNOWN_KEYS_PER_MINUTE", cls.unknown_keys_per_minute, minimum=1)
             ),
-            trusted_proxies=networks(env, "LLMARINER_TRUSTED_PROXIES"),
+            trusted_proxies=read_networks(env, "LLMARINER_TRUSTED_PROXIES"),
         )
 
 
@@ -369,9 +369,9 @@ class ServingSettings:
         return cls(
             adapter=adapter,
             static=env.get("LLMARINER_SERVING_STATIC") or cls.static,
-            memory_bytes=int(number(env, "LLMARINER_MEMORY_GIB", 0) * 1024**3),
-            idle_seconds=number(env, "LLMARINER_IDLE_SECONDS", cls.idle_seconds),
-            threads=int(number(env, "LLMARINER_ENGINE_THREADS", 0)),
+            memory_bytes=int(read_number(env, "LLMARINER_MEMORY_GIB", 0) * 1024**3),
+            idle_seconds=read_number(env, "LLMARINER_IDLE_SECONDS", cls.idle_seconds),
+            threads=int(read_number(env, "LLMARINER_ENGINE_THREADS", 0)),
             warm=env.get("LLMARINER_WARM_PARENT", "1") != "0",
         )
 
@@ -424,9 +424,9 @@ class KServeSettings:
             accelerator=accelerator,
             runtimes=runtimes,
             queue=env.get("LLMARINER_QUEUE", ""),
-            prometheus=http_url(env, "LLMARINER_PROMETHEUS_URL"),
-            standby_token=secret_of(env, "LLMARINER_STANDBY_TOKEN"),
+            prometheus=read_http_url(env, "LLMARINER_PROMETHEUS_URL"),
+            standby_token=read_secret(env, "LLMARINER_STANDBY_TOKEN"),
             cpu=env.get("LLMARINER_ENGINE_CPU") or cls.cpu,
             memory=env.get("LLMARINER_ENGINE_MEMORY") or cls.memory,
-            idle_seconds=number(env, "LLMARINER_IDLE_SECONDS", cls.idle_seconds),
+            idle_seconds=read_number(env, "LLMARINER_IDLE_SECONDS", cls.idle_seconds),
         )

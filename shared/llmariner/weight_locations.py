@@ -8,43 +8,43 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["checked_locations", "refused_location"]
+__all__ = ["validate_locations", "location_error"]
 
-_PROJECT = "${project_id}"
+_PROJECT_PLACEHOLDER = "${project_id}"
 # Narrower than RFC 3986: no percent-encoding, no userinfo, no query, no empty or dot segments, so that two locations are
 # the same place only if they are the same text.
 _LOCATION = re.compile(r"[a-z][a-z0-9]*://(?:/)?[A-Za-z0-9._~:+=-]+(?:/[A-Za-z0-9._~:+=-]+)*/?", re.ASCII)
 # A container image is run, not read; plain HTTP asks whatever answers inside the cluster.
-_NEVER = frozenset({"oci", "oci+native", "oci+fetch", "http"})
+_FORBIDDEN_SCHEMES = frozenset({"oci", "oci+native", "oci+fetch", "http"})
 
 
-def checked_locations(allowed: Sequence[str]) -> tuple[str, ...]:
+def validate_locations(allowed: Sequence[str]) -> tuple[str, ...]:
     """The entries of the installation's list. ValueError for one that is never open to projects, or is no location."""
     for entry in allowed:
         scheme, _, place = entry.partition("://")
-        if scheme in _NEVER:
+        if scheme in _FORBIDDEN_SCHEMES:
             raise ValueError(f"{entry!r}: {scheme}:// is never open to projects; an administrator may use it.")
-        plain = entry.replace(_PROJECT, "project")
+        plain = entry.replace(_PROJECT_PLACEHOLDER, "project")
         if not re.fullmatch(r"[a-z][a-z0-9]*://", plain) and not _is_location(plain):
             raise ValueError(
-                f"{entry!r} must be a prefix such as hf://, s3://bucket/models/ or s3://bucket/{_PROJECT}/."
+                f"{entry!r} must be a prefix such as hf://, s3://bucket/models/ or s3://bucket/{_PROJECT_PLACEHOLDER}/."
             )
         if not place and scheme != "hf":
             raise ValueError(f"{entry!r} would open every {scheme}:// location; name the bucket, claim or host.")
     return tuple(allowed)
 
 
-def refused_location(uri: str, allowed: Sequence[str], project_id: str | None) -> str | None:
+def location_error(uri: str, allowed: Sequence[str], project_id: str | None) -> str | None:
     """Why a project may not load weights from there; None where it may."""
     if not _is_location(uri):
         return f"'{uri[:200]}' is no plain location: scheme://place/path, without '..', '%', '@', '?' or '#'"
     for entry in allowed:
-        if _PROJECT in entry and project_id is None:
+        if _PROJECT_PLACEHOLDER in entry and project_id is None:
             continue
-        prefix = entry.replace(_PROJECT, project_id or "")
+        prefix = entry.replace(_PROJECT_PLACEHOLDER, project_id or "")
         if uri.startswith(prefix) and (prefix.endswith("/") or uri[len(prefix) :][:1] in ("", "/")):
             return None
-    places = ", ".join(entry.replace(_PROJECT, project_id or _PROJECT) for entry in allowed) or "nowhere"
+    places = ", ".join(entry.replace(_PROJECT_PLACEHOLDER, project_id or _PROJECT_PLACEHOLDER) for entry in allowed) or "nowhere"
     return f"'{uri[:200]}' is not where a project may load weights from ({places})"
 
 

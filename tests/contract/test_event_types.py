@@ -20,7 +20,7 @@ from llmariner.models.registry import Registry
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import tables
-from llmariner.settings import HomeSettings
+from llmariner.settings import StandaloneSettings
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 from llmariner.standalone.platform import Home
 from llmariner.tenancy.keys.store import KeyOwner, Keys, NewKey
@@ -111,7 +111,7 @@ def test_whose_event_it_is_stands_beside_it(emitted: dict[str, list[tuple[str, A
 
 
 def test_the_tick_of_one_machine_is_as_listed(tmp_path: Path) -> None:
-    home = Home(HomeSettings(root=tmp_path), {}, EngineEnvironment(tmp_path, engine_lock()))
+    home = Home(StandaloneSettings(root=tmp_path), {}, EngineEnvironment(tmp_path, engine_lock()))
     upgrade(home.context.database)
     home._tick_now()
     with home.context.database.read() as session:

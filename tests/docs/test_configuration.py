@@ -12,7 +12,7 @@ from llmariner.server import ServerLimits
 from llmariner.settings import (
     DatabaseSettings,
     GatewaySettings,
-    HomeSettings,
+    StandaloneSettings,
     IdentitySettings,
     ModelSettings,
     ServingSettings,
@@ -52,7 +52,7 @@ def test_every_variable_has_a_row_of_its_own() -> None:
 
 @pytest.mark.parametrize(("name", "default"), [row for row in DEFAULTS if row[0] != "LLMARINER_BASE_URL"])
 def test_setting_a_variable_to_its_documented_default_changes_nothing(name: str, default: str) -> None:
-    own = (ServerLimits, HomeSettings, DatabaseSettings, GatewaySettings, IdentitySettings)
+    own = (ServerLimits, StandaloneSettings, DatabaseSettings, GatewaySettings, IdentitySettings)
     for settings in (*own, ModelSettings, ServingSettings, UsageSettings):
         assert settings.load({**BARE, name: default}) == settings.load(BARE)
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from llmariner.errors import RoomFull
+from llmariner.errors import WaitingRoomFull
 from llmariner.gateway.requests.body_budget import BodyBudget
 
 from .caller import Answer, chat
@@ -124,13 +124,13 @@ def test_a_stream_that_runs_holds_no_body(hurried: Platform) -> None:
 def test_the_budget_keeps_count_of_nobody_who_holds_nothing() -> None:
     budget = BodyBudget(10, 6)
     budget.reserve("a", 6)
-    with pytest.raises(RoomFull):
+    with pytest.raises(WaitingRoomFull):
         budget.reserve("a", 1)
     budget.reserve("b", 2)
-    with pytest.raises(RoomFull):
+    with pytest.raises(WaitingRoomFull):
         budget.reserve("b", 1)
     budget.reserve("c", 1)
-    with pytest.raises(RoomFull):
+    with pytest.raises(WaitingRoomFull):
         budget.reserve("d", 1)
     for tenant, size in (("a", 6), ("b", 2), ("c", 1)):
         budget.release(tenant, size)

@@ -19,7 +19,7 @@ from images.store import Store
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.engine_plugins.expected_answer import FILE, ExpectedText
 from llmariner.platform.serving.local_processes.command_line import ANSWER_CHECK, engine_arguments, engine_environment
-from llmariner.settings import HomeSettings
+from llmariner.settings import StandaloneSettings
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 from llmariner.standalone.engine.packages import PACKAGED, bring
 
@@ -38,7 +38,7 @@ FIRST_USAGE = {"prompt_tokens": 33, "completion_tokens": 8}
 
 @pytest.fixture
 def engine(built: Store, container: Start) -> Container:
-    cache = HomeSettings.load(os.environ).cache
+    cache = StandaloneSettings.load(os.environ).cache
     environment = EngineEnvironment(cache, engine_lock())
     if not environment.made:
         pytest.skip("the engine environment is not made: python -m llmariner.standalone.setup")
@@ -52,7 +52,7 @@ def engine(built: Store, container: Start) -> Container:
 
 def arguments(port: int) -> list[str]:
     """What follows `vllm` for the chat model."""
-    folder = PACKAGED[0].folder(HomeSettings.load(os.environ).cache)
+    folder = PACKAGED[0].folder(StandaloneSettings.load(os.environ).cache)
     model = EngineModel(id="smol", folder=str(folder), size_bytes=1, task="generate")
     found = [part.replace(str(folder), "/mnt/models") for part in engine_arguments(model, port)]
     return [*found, "--middleware", ANSWER_CHECK]

@@ -19,7 +19,7 @@ from sqlalchemy import update
 from llmariner.models.tables import models
 from llmariner.platform.serving import log_files
 from llmariner.platform.serving.local_processes.sockets import EngineSockets, remove_left_over
-from llmariner.settings import HomeSettings
+from llmariner.settings import StandaloneSettings
 from llmariner.standalone import daemon, doctor
 from llmariner.standalone import platform as home_of_one_machine
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
@@ -107,7 +107,7 @@ def test_a_platform_that_hangs_is_told_and_ended(env: Env, monkeypatch: pytest.M
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(daemon, "_SILENCE_SECONDS", 0.5)
     monkeypatch.setattr(daemon, "_STOP_SECONDS", 0.5)
-    pid = daemon.running(HomeSettings.load(env))
+    pid = daemon.running(StandaloneSettings.load(env))
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(daemon.NotStarted, match=rf"process {pid}\) runs but does not answer.*llma down"):
@@ -116,11 +116,11 @@ def test_a_platform_that_hangs_is_told_and_ended(env: Env, monkeypatch: pytest.M
     names = [check.name for check in doctor.checks() if not check.ok]
     assert names[-1] == "health"
     assert daemon.down()
-    assert daemon.running(HomeSettings.load(env)) is None
+    assert daemon.running(StandaloneSettings.load(env)) is None
 
 
 def made(env: Env) -> Home:
-    settings = HomeSettings.load(env)
+    settings = StandaloneSettings.load(env)
     return Home(settings, env, EngineEnvironment(settings.cache, engine_lock()))
 
 

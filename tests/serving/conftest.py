@@ -26,7 +26,7 @@ from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
 from llmariner.platform.serving.remote import RemoteServing
 from llmariner.platform.serving.static import StaticServing
-from llmariner.settings import ControlSettings, Secret
+from llmariner.settings import ControlPlaneSettings, Secret
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.platform import checkout
 
@@ -109,7 +109,7 @@ def remote(folder: Path) -> Iterator[Adapter]:
 
         task = inner.do(start())
         port = server.servers[0].sockets[0].getsockname()[1]
-        control = RemoteControl(ControlSettings(url=f"http://127.0.0.1:{port}"), Secret(SECRET), issuer="test")
+        control = RemoteControl(ControlPlaneSettings(url=f"http://127.0.0.1:{port}"), Secret(SECRET), issuer="test")
         driven = Driven(inner.runner, RemoteServing(control))
         yield Adapter(driven, "small", sleeps=True)
         driven.client.close()

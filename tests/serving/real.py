@@ -18,7 +18,7 @@ from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.local_processes.adapter import ProcessSettings
 from llmariner.platform.serving.local_processes.command_line import engine_environment
 from llmariner.platform.serving.local_processes.memory import available
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED
 from llmariner.standalone.platform import checkout
@@ -47,7 +47,7 @@ save_file(tensors, sys.argv[1])
 @contextlib.contextmanager
 def engine_of_this_machine() -> Iterator[EngineEnvironment]:
     """This machine's engine environment, for this session alone."""
-    cache = HomeSettings.load(environment()).cache
+    cache = StandaloneSettings.load(environment()).cache
     made = EngineEnvironment(cache, checkout() / "locks" / "engine.lock")
     if not made.made:
         pytest.skip("`llma up` has not made the engine environment yet")
@@ -79,7 +79,7 @@ def models_of(engines: EngineEnvironment, adapter: Path) -> list[EngineModel]:
     """The packaged model, an adapter of it with random weights, one whose log probabilities come after a grammar, and
     one with an argument that vLLM refuses."""
     packaged = next(model for model in PACKAGED if model.id == BASE)
-    folder = packaged.folder(HomeSettings.load(environment()).cache)
+    folder = packaged.folder(StandaloneSettings.load(environment()).cache)
     base = EngineModel(id=BASE, folder=str(folder), task="generate", size_bytes=270 << 20, typical_wake_seconds=8)
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "bias": "none"}
     config |= {"task_type": "CAUSAL_LM", "base_model_name_or_path": str(folder)}

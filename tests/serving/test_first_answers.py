@@ -16,7 +16,7 @@ from llmariner.platform.serving.engine_plugins.expected_answer import FILE
 from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
 from llmariner.platform.serving.local_processes.command_line import ANSWER_CHECK
 from llmariner.platform.serving.local_processes.engine import log_name
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
 
 from .driving import Driven
@@ -30,7 +30,7 @@ TOLD_COUNTS = {"vllm:prompt_tokens_total": "prompt_tokens", "vllm:generation_tok
 def model_of(packaged: PackagedModel, folder: Path, **changes: Any) -> EngineModel:
     """The packaged weights, with another word on what they are expected to answer."""
     folder.mkdir()
-    for file in packaged.folder(HomeSettings.load(environment()).cache).iterdir():
+    for file in packaged.folder(StandaloneSettings.load(environment()).cache).iterdir():
         (folder / file.name).symlink_to(file)
     (folder / FILE).unlink(missing_ok=True)
     (folder / FILE).write_text(json.dumps(asdict(packaged.expected) | changes))

@@ -19,7 +19,7 @@ from llmariner.errors import (
     NotFound,
     PlatformError,
     RateLimited,
-    RoomFull,
+    WaitingRoomFull,
     Unavailable,
     UnknownUrl,
 )
@@ -110,7 +110,7 @@ def test_headers_and_details_are_each_errors_own() -> None:
         (UnknownUrl("GET", "/v2"), 404, "GET /v2"),
         (MethodNotAllowed("PUT", "/v1/models", "GET, POST"), 405, "Allowed: GET, POST"),
         (BodyTooLarge("Too large."), 413, "Too large."),
-        (RoomFull("Full."), 429, "Full."),
+        (WaitingRoomFull("Full."), 429, "Full."),
     ],
 )
 def test_an_error_says_what_it_is_about(error: PlatformError, status: int, said: str) -> None:
@@ -127,8 +127,8 @@ def test_a_conflict_tells_clients_not_to_retry() -> None:
 
 
 def test_a_full_room_is_a_rate_limit() -> None:
-    assert issubclass(RoomFull, RateLimited)
-    assert RoomFull("x").body()["error"]["code"] == "waiting_room_full"
+    assert issubclass(WaitingRoomFull, RateLimited)
+    assert WaitingRoomFull("x").body()["error"]["code"] == "waiting_room_full"
 
 
 VLLM = {"error": {"message": "bad top_k", "type": "BadRequestError", "param": "top_k", "code": 400}}

@@ -12,10 +12,10 @@ import pytest
 import llmariner.settings
 from llmariner.settings import (
     BrokerSettings,
-    ControlSettings,
+    ControlPlaneSettings,
     DatabaseSettings,
     GatewaySettings,
-    HomeSettings,
+    StandaloneSettings,
     KServeSettings,
     Secret,
     SecretSettings,
@@ -28,7 +28,7 @@ GOOD = {"LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32}
 
 
 def test_an_empty_environment_gives_the_documented_defaults() -> None:
-    home = HomeSettings.load({})
+    home = StandaloneSettings.load({})
     assert (home.host, home.port) == ("127.0.0.1", 8080)
     assert home.root == Path.home() / ".llmariner"
     assert home.cache == Path.home() / ".cache" / "llmariner"
@@ -50,26 +50,26 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     ],
 )
 def test_the_platform_of_this_machine_is_asked_where_it_listens(host: str, url: str) -> None:
-    assert HomeSettings.load({"LLMARINER_HOST": host}).base_url == url
+    assert StandaloneSettings.load({"LLMARINER_HOST": host}).base_url == url
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert GatewaySettings.load({"LLMARINER_BODY_LIMIT": ""}) == GatewaySettings()
-    assert HomeSettings.load({"LLMARINER_HOST": "", "LLMARINER_PORT": "", "LLMARINER_HOME": ""}) == HomeSettings.load(
+    assert StandaloneSettings.load({"LLMARINER_HOST": "", "LLMARINER_PORT": "", "LLMARINER_HOME": ""}) == StandaloneSettings.load(
         {}
     )
     assert ServingSettings.load({"LLMARINER_SERVING": "", "LLMARINER_SERVING_STATIC": ""}) == ServingSettings()
 
 
 NUMBERS: list[tuple[Callable[[Any], Any], str, str, float]] = [
-    (HomeSettings.load, "LLMARINER_PORT", "port", 1),
+    (StandaloneSettings.load, "LLMARINER_PORT", "port", 1),
     (UsageSettings.load, "LLMARINER_USAGE_DAYS", "days", 1),
     (GatewaySettings.load, "LLMARINER_BODY_LIMIT", "body_limit", 1024),
     (GatewaySettings.load, "LLMARINER_WAIT_SECONDS", "wait_budget", 0),
     (GatewaySettings.load, "LLMARINER_WAIT_LIMIT_SECONDS", "wait_limit", 0),
     (GatewaySettings.load, "LLMARINER_HEARTBEAT_SECONDS", "heartbeat", 0.05),
-    (GatewaySettings.load, "LLMARINER_ROOM_PER_MODEL", "room_per_model", 1),
-    (GatewaySettings.load, "LLMARINER_ROOM_PER_TENANT", "room_per_tenant", 1),
+    (GatewaySettings.load, "LLMARINER_ROOM_PER_MODEL", "waiting_room_per_model", 1),
+    (GatewaySettings.load, "LLMARINER_ROOM_PER_TENANT", "waiting_room_per_tenant", 1),
     (GatewaySettings.load, "LLMARINER_REQUESTS_PER_MINUTE", "requests_per_minute", 1),
     (GatewaySettings.load, "LLMARINER_TOKENS_PER_MINUTE", "tokens_per_minute", 1),
     (ServingSettings.load, "LLMARINER_IDLE_SECONDS", "idle_seconds", 0),
@@ -118,17 +118,17 @@ def test_the_memory_budget_is_in_gibibytes() -> None:
 
 
 def test_a_port_ends_at_65535() -> None:
-    assert HomeSettings.load({"LLMARINER_PORT": "65535"}).port == 65535
+    assert StandaloneSettings.load({"LLMARINER_PORT": "65535"}).port == 65535
     with pytest.raises(ValueError, match=r"^LLMARINER_PORT must be at most 65535, not 65536\.$"):
-        HomeSettings.load({"LLMARINER_PORT": "65536"})
+        StandaloneSettings.load({"LLMARINER_PORT": "65536"})
 
 
 def test_folders_are_absolute_and_know_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    home = HomeSettings.load({"LLMARINER_HOME": "~/here", "LLMARINER_CACHE": "there"})
+    home = StandaloneSettings.load({"LLMARINER_HOME": "~/here", "LLMARINER_CACHE": "there"})
     assert (home.root, home.cache) == (tmp_path / "here", tmp_path / "there")
-    assert HomeSettings.load({"XDG_CACHE_HOME": "/var/cache/me"}).cache == Path("/var/cache/me/llmariner")
+    assert StandaloneSettings.load({"XDG_CACHE_HOME": "/var/cache/me"}).cache == Path("/var/cache/me/llmariner")
 
 
 def test_a_database_must_be_named() -> None:
@@ -143,11 +143,11 @@ def test_a_database_must_be_named() -> None:
 @pytest.mark.parametrize("url", ["", "gateway", "https://gateway", "ftp://gateway"])
 def test_the_control_function_is_an_http_url(url: str) -> None:
     with pytest.raises(ValueError, match=r"^LLMARINER_CONTROL_URL must be the http:// URL"):
-        ControlSettings.load({"LLMARINER_CONTROL_URL": url})
+        ControlPlaneSettings.load({"LLMARINER_CONTROL_URL": url})
 
 
 def test_the_control_functions_url_loses_its_last_slash() -> None:
-    assert ControlSettings.load({"LLMARINER_CONTROL_URL": "http://gateway/"}).url == "http://gateway"
+    assert ControlPlaneSettings.load({"LLMARINER_CONTROL_URL": "http://gateway/"}).url == "http://gateway"
 
 
 def test_a_broker_is_an_http_url_or_none() -> None:
@@ -223,4 +223,4 @@ def test_a_generated_secret_is_long_enough_and_new_each_time() -> None:
 
 def test_the_environment_is_the_processs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMARINER_PORT", "1234")
-    assert HomeSettings.load(environment()).port == 1234
+    assert StandaloneSettings.load(environment()).port == 1234

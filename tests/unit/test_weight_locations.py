@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmariner.settings import ModelSettings
-from llmariner.weight_locations import refused_location
+from llmariner.weight_locations import location_error
 
 ALLOWED = ("hf://", "s3://models/${project_id}/", "pvc://public/weights", "file:///srv/models/${project_id}/")
 
@@ -22,7 +22,7 @@ ALLOWED = ("hf://", "s3://models/${project_id}/", "pvc://public/weights", "file:
     ],
 )
 def test_what_the_list_names_is_open_to_a_project(uri: str) -> None:
-    assert refused_location(uri, ALLOWED, "proj_1") is None
+    assert location_error(uri, ALLOWED, "proj_1") is None
 
 
 @pytest.mark.parametrize(
@@ -58,15 +58,15 @@ def test_what_the_list_names_is_open_to_a_project(uri: str) -> None:
     ],
 )
 def test_everything_else_is_refused(uri: str) -> None:
-    assert refused_location(uri, ALLOWED, "proj_1") is not None
+    assert location_error(uri, ALLOWED, "proj_1") is not None
 
 
 def test_a_place_of_one_project_is_no_place_of_a_model_that_all_share() -> None:
-    assert refused_location("hf://org/model", ALLOWED, None) is None
-    assert refused_location("s3://models//x", ALLOWED, None) is not None
-    assert refused_location("s3://models/${project_id}/x", ALLOWED, None) is not None
-    assert refused_location("s3://models-proj_1/x", ("s3://models-${project_id}",), None) is not None
-    assert refused_location("s3://models/x", ("s3://models/${project_id}",), None) is not None
+    assert location_error("hf://org/model", ALLOWED, None) is None
+    assert location_error("s3://models//x", ALLOWED, None) is not None
+    assert location_error("s3://models/${project_id}/x", ALLOWED, None) is not None
+    assert location_error("s3://models-proj_1/x", ("s3://models-${project_id}",), None) is not None
+    assert location_error("s3://models/x", ("s3://models/${project_id}",), None) is not None
 
 
 def test_the_list_is_a_setting() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, or_, select
 
 from llmariner.audit.tables import audit_log
-from llmariner.identifiers import made_at
+from llmariner.identifiers import id_timestamp
 from llmariner.platform.database import Database, ReadSession
 from llmariner.tenancy.tables import projects
 
@@ -86,7 +86,7 @@ def _cursor_position(
     """Where an entry stands, and in which column; None: nowhere."""
     same = audit_log.c.organization_id == organization_id
     sequence: int | None = session.value(select(audit_log.c.sequence).where(audit_log.c.id == entry_id, same))
-    return (audit_log.c.at, made_at(entry_id)) if sequence is None else (audit_log.c.sequence, sequence)
+    return (audit_log.c.at, id_timestamp(entry_id)) if sequence is None else (audit_log.c.sequence, sequence)
 
 
 def _conditions(filters: Filter) -> list[ColumnElement[bool]]:

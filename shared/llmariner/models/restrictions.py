@@ -14,7 +14,7 @@ from llmariner.models.model import Model, NewModel, SourceRepository
 from llmariner.platform.serving import IMPORTED_SCHEME
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.scopes import MODEL_ADMIN
-from llmariner.weight_locations import refused_location
+from llmariner.weight_locations import location_error
 
 __all__ = [
     "blocked",
@@ -54,7 +54,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
 def check_location(new: NewModel, allowed: Sequence[str]) -> None:
     """PermissionDenied for weights that the project may not load."""
     uri = weight_uri(new.source_repository, new.model_file_location)
-    if why := refused_location(uri, allowed, new.project_id):
+    if why := location_error(uri, allowed, new.project_id):
         raise PermissionDenied(f"{why}. {_ASK}", param="model_file_location")
 
 
@@ -75,7 +75,7 @@ def blocked(model: Model, allowed: Sequence[str]) -> str:
     refused = refused_argument(model.config.extra_args)
     uri = weight_uri(model.source_repository, model.model_file_location)
     # Both: who approves it approves both.
-    reasons = [refused[1] if refused else None, refused_location(uri, allowed, model.project_id)]
+    reasons = [refused[1] if refused else None, location_error(uri, allowed, model.project_id)]
     why = "; ".join(reason for reason in reasons if reason)
     if not why:
         return ""

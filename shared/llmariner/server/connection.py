@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
-from llmariner.client_networks import site
+from llmariner.client_networks import client_network
 from llmariner.server.request_cycle import Message, RequestCycle
 from llmariner.server.request_head import RequestRejected, parse_head, split_target
 from llmariner.server.responses import error_response
@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
         self._client_address = transport.get_extra_info("peername")
         self._server_address = transport.get_extra_info("sockname")
         if server.limits.connections_per_address and self._client_address:
-            self._client_network = site(self._client_address[0])
+            self._client_network = client_network(self._client_address[0])
             server.connections_per_network[self._client_network] += 1
             if server.connections_per_network[self._client_network] > server.limits.connections_per_address:
                 self.reject(

@@ -62,7 +62,7 @@ class ServerLimits:
     def load(cls, env: Environment) -> ServerLimits:
         """Read from a mapping. ValueError says which variable is wrong."""
         return cls(
-            idle_seconds=number(env, "LLMARINER_KEEP_ALIVE_SECONDS", cls.idle_seconds, least=1),
-            write_seconds=number(env, "LLMARINER_WRITE_TIMEOUT_SECONDS", cls.write_seconds, least=0.1),
-            connections_per_address=int(number(env, "LLMARINER_CONNECTIONS_PER_ADDRESS", cls.connections_per_address)),
+            idle_seconds=read_number(env, "LLMARINER_KEEP_ALIVE_SECONDS", cls.idle_seconds, minimum=1),
+            write_seconds=read_number(env, "LLMARINER_WRITE_TIMEOUT_SECONDS", cls.write_seconds, minimum=0.1),
+            connections_per_address=int(read_number(env, "LLMARINER_CONNECTIONS_PER_ADDRESS", cls.connections_per_address)),
         )

@@ -20,7 +20,7 @@ from typing import Any
 
 from llmariner.platform.serving.local_processes.engine import log_name
 from llmariner.server import Server, ServerLimits
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone import local_http as loopback
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 from llmariner.standalone.platform import Home, Layout, write_private
@@ -44,12 +44,12 @@ class NotStarted(Exception):
     """The platform did not come up; the message says why, and what to do."""
 
 
-def engine_environment_of(settings: HomeSettings) -> EngineEnvironment:
+def engine_environment_of(settings: StandaloneSettings) -> EngineEnvironment:
     """The engine environment that this checkout's lock asks for."""
     return EngineEnvironment(settings.cache, engine_lock())
 
 
-def running(settings: HomeSettings) -> int | None:
+def running(settings: StandaloneSettings) -> int | None:
     """The platform's process id, once it listens."""
     pid = _holder(settings.root)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -60,7 +60,7 @@ def running(settings: HomeSettings) -> int | None:
 
 def up(*, foreground: bool) -> None:
     """Set up what is missing, start the platform, say how to use it. NotStarted says why it could not."""
-    settings = HomeSettings.load(environment())
+    settings = StandaloneSettings.load(environment())
     began = time.monotonic()
     if pid := running(settings):
         if not _answers(settings, seconds=_SILENCE_SECONDS):
@@ -89,7 +89,7 @@ def up(*, foreground: bool) -> None:
 
 def down() -> bool:
     """End the platform and its engines, be it that it starts yet; False when it was not running."""
-    settings = HomeSettings.load(environment())
+    settings = StandaloneSettings.load(environment())
     pid = _holder(settings.root)
     if pid is None:
         return False
@@ -106,7 +106,7 @@ def down() -> bool:
 
 def logs(model: str | None, *, follow: bool, lines: int) -> None:
     """Print the end of the platform's log, or of a model's engine's."""
-    folder = Layout(HomeSettings.load(environment()).root).logs
+    folder = Layout(StandaloneSettings.load(environment()).root).logs
     name = "platform.log" if model is None else log_name(model)
     file = folder / name
     if not file.exists():
@@ -116,7 +116,7 @@ def logs(model: str | None, *, follow: bool, lines: int) -> None:
     subprocess.run(arguments, check=False)
 
 
-async def serve(settings: HomeSettings) -> None:
+async def serve(settings: StandaloneSettings) -> None:
     """Run the platform in this process until it is told to end."""
     with _lock(settings.root):
         home = Home(settings, environment(), engine_environment_of(settings))
@@ -134,7 +134,7 @@ async def serve(settings: HomeSettings) -> None:
             state_file.unlink(missing_ok=True)
 
 
-def _check_port(settings: HomeSettings) -> None:
+def _check_port(settings: StandaloneSettings) -> None:
     """Before minutes of setup: whether the platform could listen at all."""
     try:
         addresses = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -154,7 +154,7 @@ def _check_port(settings: HomeSettings) -> None:
             ) from error
 
 
-def _check_disk(settings: HomeSettings) -> None:
+def _check_disk(settings: StandaloneSettings) -> None:
     """Whether the home has room for a start; a database without any can't even say so in its log."""
     place = next(path for path in (settings.root, *settings.root.parents) if path.exists())
     free = shutil.disk_usage(place).free
@@ -182,7 +182,7 @@ def _check_home(root: Path) -> None:
         raise NotStarted(f"{root} is not yours to write; set LLMARINER_HOME to a folder of your own.")
 
 
-def _spawn(settings: HomeSettings) -> None:
+def _spawn(settings: StandaloneSettings) -> None:
     log = Layout(settings.root).logs / "platform.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -205,7 +205,7 @@ def _spawn(settings: HomeSettings) -> None:
             time.sleep(0.05)
 
 
-def _answers(settings: HomeSettings, *, seconds: float = 2) -> bool:
+def _answers(settings: StandaloneSettings, *, seconds: float = 2) -> bool:
     # The port may answer for somebody else: only a platform that holds our lock counts.
     if not running(settings):
         return False
@@ -216,7 +216,7 @@ def _answers(settings: HomeSettings, *, seconds: float = 2) -> bool:
     return True
 
 
-def _say_how(settings: HomeSettings, *, new_key: bool) -> None:
+def _say_how(settings: StandaloneSettings, *, new_key: bool) -> None:
     key_file = Layout(settings.root).admin_key
     secret = key_file.read_text() if new_key else f"$(cat {key_file})"
     if new_key:
@@ -273,6 +273,6 @@ if __name__ == "__main__":
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         try:
-            loop.run(serve(HomeSettings.load(environment())))
+            loop.run(serve(StandaloneSettings.load(environment())))
         except NotStarted as error:
             sys.exit(str(error))

@@ -10,7 +10,7 @@ import urllib.error
 from dataclasses import dataclass
 
 from llmariner.platform.serving.local_processes import memory
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone import local_http as loopback
 from llmariner.standalone.daemon import LEAST_FREE, engine_environment_of, running
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
@@ -38,7 +38,7 @@ class Check:
 
 def checks() -> list[Check]:
     """All checks, in the order in which one would mend."""
-    settings = HomeSettings.load(environment())
+    settings = StandaloneSettings.load(environment())
     health = _health(settings)
     return [
         _python(),
@@ -59,7 +59,7 @@ def _python() -> Check:
     return Check("python", ok, sys.version.split()[0], "Use Python 3.11, 3.12 or 3.13.")
 
 
-def _disk(settings: HomeSettings) -> Check:
+def _disk(settings: StandaloneSettings) -> Check:
     place = next(path for path in (settings.cache, *settings.cache.parents) if path.exists())
     free = shutil.disk_usage(place).free
     ok = free > _DISK or engine_environment_of(settings).made
@@ -68,7 +68,7 @@ def _disk(settings: HomeSettings) -> Check:
     )
 
 
-def _home_disk(settings: HomeSettings) -> Check:
+def _home_disk(settings: StandaloneSettings) -> Check:
     place = next(path for path in (settings.root, *settings.root.parents) if path.exists())
     free = shutil.disk_usage(place).free
     try:
@@ -86,14 +86,14 @@ def _memory() -> Check:
     return Check("memory", free > _MEMORY, f"{free >> 30} GiB available", "Close programs: engines need about 4 GiB.")
 
 
-def _engine(settings: HomeSettings) -> Check:
+def _engine(settings: StandaloneSettings) -> Check:
     engines = engine_environment_of(settings)
     return Check(
         "engine environment", engines.made, str(engines.folder), "Run `llma up`: it makes it, or goes on making it."
     )
 
 
-def _models(settings: HomeSettings) -> list[Check]:
+def _models(settings: StandaloneSettings) -> list[Check]:
     found = []
     for model in PACKAGED:
         folder = model.folder(settings.cache)
@@ -101,7 +101,7 @@ def _models(settings: HomeSettings) -> list[Check]:
     return found
 
 
-def _secrets(settings: HomeSettings) -> Check:
+def _secrets(settings: StandaloneSettings) -> Check:
     layout = Layout(settings.root)
     files = [settings.root / "pepper", settings.root / "service-secret", layout.admin_key]
     missing = [file.name for file in files if not file.exists()]
@@ -111,14 +111,14 @@ def _secrets(settings: HomeSettings) -> Check:
     return Check("secrets", not missing and not open_, detail, mend)
 
 
-def _process(settings: HomeSettings) -> Check:
+def _process(settings: StandaloneSettings) -> Check:
     pid = running(settings)
     return Check(
         "platform", pid is not None, f"process {pid}" if pid else "not running", "Run `llma up`; see `llma logs`."
     )
 
 
-def _health(settings: HomeSettings) -> list[Check]:
+def _health(settings: StandaloneSettings) -> list[Check]:
     if running(settings) is None:
         return []
     try:
@@ -138,7 +138,7 @@ def _health(settings: HomeSettings) -> list[Check]:
     ]
 
 
-def _answers(settings: HomeSettings) -> list[Check]:
+def _answers(settings: StandaloneSettings) -> list[Check]:
     """Whether each packaged model, woken if it sleeps, answers as on every other machine."""
     key = Layout(settings.root).admin_key
     if running(settings) is None or not key.exists():
@@ -157,7 +157,7 @@ def _answers(settings: HomeSettings) -> list[Check]:
     ]
 
 
-def _complaint(settings: HomeSettings, model: PackagedModel, secret: str) -> str | None:
+def _complaint(settings: StandaloneSettings, model: PackagedModel, secret: str) -> str | None:
     try:
         return wrong_answer(settings.base_url, secret, model, seconds=_ANSWER_SECONDS)
     except (OSError, ValueError, LookupError) as error:

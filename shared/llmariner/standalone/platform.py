@@ -25,7 +25,7 @@ from llmariner.platform.serving.local_processes.command_line import engine_envir
 from llmariner.platform.serving.local_processes.launcher_client import end_orphans
 from llmariner.platform.serving.local_processes.sockets import remove_left_over
 from llmariner.platform.serving.log_files import rotate
-from llmariner.settings import Environment, HomeSettings, SecretSettings, ServingSettings
+from llmariner.settings import Environment, StandaloneSettings, SecretSettings, ServingSettings
 from llmariner.standalone.dispatcher import Dispatcher, limits, subscriptions
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
@@ -101,7 +101,7 @@ def write_private(path: Path, text: str) -> None:
 class Home:
     """The platform of one machine in one process. `start`, serve `router`, `stop`."""
 
-    def __init__(self, settings: HomeSettings, env: Environment, environment: EngineEnvironment) -> None:
+    def __init__(self, settings: StandaloneSettings, env: Environment, environment: EngineEnvironment) -> None:
         self.layout = Layout(settings.root)
         self._cache = settings.cache
         self._engines = environment

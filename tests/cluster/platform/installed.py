@@ -15,7 +15,7 @@ from typing import Any
 
 from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
 from llmariner.platform.serving.kserve.objects import model_id_of
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.progress import Step
 
 from ..lab.images import load, present
@@ -93,7 +93,7 @@ class Installed:
 
     def register_models(self) -> None:
         """This machine's models, under the ids that they have on one machine."""
-        for folder in sorted((HomeSettings.load(environment()).cache / "models").iterdir()):
+        for folder in sorted((StandaloneSettings.load(environment()).cache / "models").iterdir()):
             self.register(folder.name.rpartition("-")[0], folder.name)
 
     def register(self, model_id: str, folder: str) -> None:

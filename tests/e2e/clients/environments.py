@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 
 __all__ = ["NODE", "PINS", "InstallationError", "node_modules", "python"]
 
@@ -53,7 +53,7 @@ def node_modules(pins: Path = NODE) -> Path:
 
 
 def _folder(name: str, pins: bytes) -> Path:
-    cache = HomeSettings.load(environment()).cache
+    cache = StandaloneSettings.load(environment()).cache
     return cache / "clients" / f"{name}-{hashlib.sha256(pins).hexdigest()[:12]}"
 
 

@@ -28,7 +28,7 @@ import pytest
 
 from llmariner.platform.serving.local_processes.engine import log_name
 from llmariner.platform.serving.local_processes.memory import available
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 
 __all__ = ["CHAT_MODEL", "EMBEDDING_MODEL", "Platform", "Stream", "platform", "the_one_engine_session"]
 
@@ -43,7 +43,7 @@ _HELD = "LLMARINER_ENGINE_TESTS"
 @contextlib.contextmanager
 def the_one_engine_session() -> Iterator[None]:
     """Real engines are tested by one session of this machine at a time: they need most of a small machine."""
-    cache = HomeSettings.load(environment()).cache
+    cache = StandaloneSettings.load(environment()).cache
     cache.mkdir(parents=True, exist_ok=True)
     if os.environ.get(_HELD) == str(os.getpid()):
         yield  # held by this session already
@@ -98,7 +98,7 @@ class Platform:
         self.host, self.port = "127.0.0.1", _free_port()
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("LLMARINER_")}
-        cache = str(HomeSettings.load(environment()).cache)
+        cache = str(StandaloneSettings.load(environment()).cache)
         self.environment |= {"LLMARINER_HOME": str(home), "LLMARINER_CACHE": cache, "LLMARINER_PORT": str(self.port)}
         self.environment |= {"LLMARINER_BASE_URL": self.base_url, "XDG_CONFIG_HOME": str(home / "config")}
         # More threads than free cores cost an engine most of its speed.

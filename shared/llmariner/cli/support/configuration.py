@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from llmariner.cli import private_files
 from llmariner.cli.sign_in.token_store import SignIn, SignInFile
 from llmariner.cli.support.errors import CommandError, ExitCode
-from llmariner.settings import HomeSettings, Secret
+from llmariner.settings import StandaloneSettings, Secret
 
 __all__ = ["ContextFile", "Target", "checked_endpoint", "masked", "resolve", "same_server"]
 
@@ -161,7 +161,7 @@ def resolve(environment: Mapping[str, str], *, endpoint: str | None = None) -> T
     )
 
 
-def _default(environment: Mapping[str, str], home: HomeSettings) -> str:
+def _default(environment: Mapping[str, str], home: StandaloneSettings) -> str:
     return home.base_url if environment.get("LLMARINER_HOST") else f"http://localhost:{home.port}"
 
 
@@ -197,9 +197,9 @@ def _admin_key(file: Path, endpoint: str) -> Secret:
         return Secret("")  # no platform of this user's on this machine, so no key of its administrator either
 
 
-def _home(environment: Mapping[str, str]) -> HomeSettings:
+def _home(environment: Mapping[str, str]) -> StandaloneSettings:
     try:
-        return HomeSettings.load(environment)
+        return StandaloneSettings.load(environment)
     except ValueError as error:
         raise CommandError(ExitCode.USAGE, str(error), next_step="correct or unset the variable.") from error
 

@@ -13,7 +13,7 @@ import math
 import time
 from collections import OrderedDict, deque
 
-from llmariner.errors import PlatformError, RoomFull
+from llmariner.errors import PlatformError, WaitingRoomFull
 from llmariner.gateway.control_plane.port import ModelState
 
 __all__ = ["AdmissionQueue", "Waiter"]
@@ -72,13 +72,13 @@ class AdmissionQueue:
         return False
 
     def enqueue(self, tenant: str, max_waiting: int | None = None) -> Waiter:
-        """Wait for a place. RoomFull when the room, or the tenant's share of it, is full; `share` None: the usual one."""
+        """Wait for a place. WaitingRoomFull when the room, or the tenant's share of it, is full; `share` None: the usual one."""
         if tenant != self._latest_tenant:
             self._track_sharing(tenant)
         queue = self._queues.get(tenant)
         most = self._max_per_tenant if max_waiting is None else max_waiting
         if self.waiting >= self._max_per_model or (len(queue) if queue else 0) >= most:
-            raise RoomFull(
+            raise WaitingRoomFull(
                 f"{self.waiting} requests wait for this model already, {len(queue) if queue else 0} of them yours. "
                 "Try again shortly.",
                 headers={"retry-after": "5"},

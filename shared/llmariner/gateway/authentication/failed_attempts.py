@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TypeVar
 
-from llmariner.client_networks import site
+from llmariner.client_networks import client_network
 from llmariner.errors import AuthenticationFailed, PermissionDenied, RateLimited
 
 __all__ = ["FailedAttemptLimiter", "ThrottledLookups"]
@@ -40,7 +40,7 @@ class FailedAttemptLimiter:
 
     def check(self, source: str | None, *, untrusted_proxy: bool = False) -> None:
         """RateLimited when too many failed from there of late. `forwarding`: it speaks for callers that nobody can tell."""
-        key = (site(source), untrusted_proxy)
+        key = (client_network(source), untrusted_proxy)
         if key not in self._buckets:
             return
         tokens_left = self._tokens_left(key, time.monotonic())
@@ -55,7 +55,7 @@ class FailedAttemptLimiter:
 
     def record_failure(self, source: str | None, *, untrusted_proxy: bool = False) -> None:
         """One failed."""
-        key, now = (site(source), untrusted_proxy), time.monotonic()
+        key, now = (client_network(source), untrusted_proxy), time.monotonic()
         with self._lock:
             # Those that were looked up at the same time may overdraw it, by no more than what comes back in a minute.
             self._buckets[key] = (max(self._tokens_left(key, now) - 1, -float(self._capacity(key))), now)

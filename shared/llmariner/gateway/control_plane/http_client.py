@@ -19,7 +19,7 @@ from llmariner.gateway.control_plane.serialization import (
     model_from_wire,
 )
 from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
-from llmariner.settings import ControlSettings, Secret
+from llmariner.settings import ControlPlaneSettings, Secret
 
 __all__ = ["AUDIENCE", "RemoteControl"]
 
@@ -32,7 +32,7 @@ _SECONDS = 15.0
 class RemoteControl:
     """See `control.Control`."""
 
-    def __init__(self, settings: ControlSettings, secret: Secret, *, issuer: str) -> None:
+    def __init__(self, settings: ControlPlaneSettings, secret: Secret, *, issuer: str) -> None:
         self._url = settings.url
         self._client = Client()
         self._tokens = ServiceTokens(secret.reveal(), issuer=issuer, audience=AUDIENCE)

@@ -9,7 +9,7 @@ request of another tenant always fits.
 
 from __future__ import annotations
 
-from llmariner.errors import RoomFull
+from llmariner.errors import WaitingRoomFull
 
 __all__ = ["BodyBudget"]
 
@@ -26,12 +26,12 @@ class BodyBudget:
         self.held = 0
 
     def reserve(self, tenant: str, size: int) -> None:
-        """Reserve `size` more bytes; the caller returns them with `release`. RoomFull when they do not fit."""
+        """Reserve `size` more bytes; the caller returns them with `release`. WaitingRoomFull when they do not fit."""
         held_by_tenant = self._held_by_tenant.get(tenant, 0)
         available = self._max_bytes - self.held - size
         full = available < 0 or held_by_tenant + size > self._max_bytes_per_tenant
         if full or (self.held > held_by_tenant and held_by_tenant + size > _TENANT_SHARE * available):
-            raise RoomFull(
+            raise WaitingRoomFull(
                 f"Requests that hold {self.held} bytes wait here already, {held_by_tenant} bytes of them yours; "
                 f"this one has {size} more. Try again shortly, with fewer large requests at once.",
                 headers={"retry-after": "5"},

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, PlatformError, RoomFull, Unavailable
+from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, PlatformError, WaitingRoomFull, Unavailable
 from llmariner.gateway.admission.chat_template import max_prompt_tokens
 from llmariner.gateway.admission.model_checks import check_model_access
 from llmariner.gateway.admission.queue import AdmissionQueue, Waiter
@@ -230,7 +230,7 @@ class RequestHandler:
             task.cancel()
 
     async def _read_body(self, head: dict[bytes, bytes]) -> bytes:
-        """The body, accounted for as held. BodyTooLarge, RoomFull."""
+        """The body, accounted for as held. BodyTooLarge, WaitingRoomFull."""
         limit = self._gateway.settings.body_limit
         length = head.get(b"content-length", b"0")
         if length.isdigit():
@@ -262,7 +262,7 @@ class RequestHandler:
         if size > _LARGE_RESPONSE:
             try:
                 self._gateway.response_budget.reserve(self._tenant, size - self._response_bytes_held)
-            except RoomFull as error:
+            except WaitingRoomFull as error:
                 self._response_abandoned = True
                 raise Unavailable(
                     "Too many large answers wait to be delivered here. Try again shortly, or ask for less at once.",
@@ -370,7 +370,7 @@ class RequestHandler:
             self._route.engine_path,
             headers=[*_JSON, (b"x-request-id", self._request_id.encode())],
             body=self._body,
-            read_timeout=settings.engine_silence if request.stream else settings.engine_limit,
+            read_timeout=settings.stream_idle_timeout if request.stream else settings.engine_timeout,
         )
 
     async def _wait(self, room: AdmissionQueue, request: ModelRequest, waiter: Waiter, deadline: float) -> None:

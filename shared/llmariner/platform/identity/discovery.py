@@ -49,7 +49,7 @@ def fetch_signing_keys(settings: IdentitySettings) -> list[dict[str, Any]]:
     url = str(fetch_metadata(settings).get("jwks_uri") or "")
     if settings.internal_url and url.startswith(settings.issuer):
         url = settings.internal_url.rstrip("/") + "/" + url.removeprefix(settings.issuer).lstrip("/")
-    if not settings.may_fetch(url):
+    if not settings.is_trusted_url(url):
         raise DiscoveryError(f"the issuer's jwks_uri {url!r} is no https:// URL")
     keys = _fetch_json(url).get("keys")
     if not isinstance(keys, list):

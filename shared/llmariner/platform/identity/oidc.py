@@ -88,7 +88,7 @@ class OidcTokenVerifier:
             subject=subject,
             email=normalize_email(email) if email else None,
             # Some issuers say so in words.
-            email_verified=self._settings.trust_email or str(claims.get("email_verified")).lower() == "true",
+            email_verified=self._settings.trust_unverified_email or str(claims.get("email_verified")).lower() == "true",
             name=(_printable(claims.get("name")) or "")[:256] or None,
             groups=groups,
             signed_in_at=max(0, min(at, int(time.time()))),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from llmariner.manifests.installation import MODELS_NAMESPACE
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 
 from ...lab.kubectl import get
 from ...lab.waiting import until
@@ -37,7 +37,7 @@ def asking(installed: Installed) -> Iterator[Asking]:
 def model(asking: Asking) -> Iterator[str]:
     """One that may have two replicas."""
     name = f"growing-{uuid.uuid4().hex[:6]}"
-    folders = (HomeSettings.load(environment()).cache / "models").iterdir()
+    folders = (StandaloneSettings.load(environment()).cache / "models").iterdir()
     asking.installed.register(name, next(each.name for each in folders if each.name.startswith("smollm2")))
     config = {"runtime_config": {"resources": {"gpu": 0}, "max_replicas": 2}}
     status, answer = asking.installed.call(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from llmariner.manifests.installation import NAMESPACE
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 
 from ...lab.kubectl import get, kubectl
 from ...lab.waiting import until
@@ -48,7 +48,7 @@ def test_strangers_are_refused_and_our_events_arrive(asked_for_identity: Install
     assert _audience(installed) == "eventing.knative.dev/broker/llmariner/default"
     assert _published_by_a_stranger(installed) in (401, 403)
     name = f"identity-{uuid.uuid4().hex[:6]}"
-    folder = min((HomeSettings.load(environment()).cache / "models").iterdir()).name
+    folder = min((StandaloneSettings.load(environment()).cache / "models").iterdir()).name
     with contextlib.ExitStack() as stack:
         stack.callback(installed.call, "DELETE", f"/models/{name}")
         # Loaded by a consumer that the Broker called, for an event that a function published.

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from llmariner.manifests.installation import NAMESPACE
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 
 from ...lab.kubectl import get, kubectl
 from ...lab.waiting import until
@@ -145,7 +145,7 @@ def test_an_event_that_comes_again_changes_nothing(functions: Functions, models:
 
 def _create(installed: Installed, made: list[str]) -> str:
     model = f"event-{uuid.uuid4().hex[:8]}"
-    folder = min((HomeSettings.load(environment()).cache / "models").iterdir()).name
+    folder = min((StandaloneSettings.load(environment()).cache / "models").iterdir()).name
     body = {"id": model, "source_repository": "OBJECT_STORE", "model_file_location": f"pvc://{MODELS}/{folder}"}
     status, answer = installed.call("POST", "/models", body | {"config": {"runtime_config": {"resources": {"gpu": 0}}}})
     assert status == 200, answer

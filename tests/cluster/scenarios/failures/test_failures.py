@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 
 from ...lab.waiting import until
 from ...platform.installed import Installed
@@ -85,6 +85,6 @@ def test_weights_that_are_not_there(asking: Asking) -> None:
         status, told = asking.installed.call("DELETE", f"/models/{name}")
         # The node makes what a volume's path names.
         with contextlib.suppress(OSError):
-            (HomeSettings.load(environment()).cache / "models" / "nobody-put-this-here").rmdir()
+            (StandaloneSettings.load(environment()).cache / "models" / "nobody-put-this-here").rmdir()
     assert status == 200, told
     until("gone from the cluster", lambda: asking.service(name) or None)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 
 from ...lab.kubectl import apply, get, kubectl
 from ...lab.places import Lab
@@ -75,7 +75,7 @@ def _works(asking: Asking, engine: str) -> Answer:
     asking.sleep(engine)
     answer = asking.stream(engine, wait=120, max_tokens=4)
     assert answer.error is None, answer.error
-    folder = min((HomeSettings.load(environment()).cache / "models").iterdir()).name
+    folder = min((StandaloneSettings.load(environment()).cache / "models").iterdir()).name
     name = f"guarded-{uuid.uuid4().hex[:6]}"
     with contextlib.ExitStack() as stack:
         stack.callback(installed.call, "DELETE", f"/models/{name}")

@@ -10,7 +10,7 @@ import pytest
 
 from llmariner.manifests.installation import MODELS_NAMESPACE
 from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION, queue_name
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 
 from ...lab.kubectl import get
 from ...lab.waiting import until
@@ -31,7 +31,7 @@ def asking(installed: Installed) -> Iterator[Asking]:
 def test_it_is_admitted_by_a_queue_of_its_project_that_goes_with_its_last_model(asking: Asking) -> None:
     model = f"of-a-project-{uuid.uuid4().hex[:6]}"
     # A folder that is there: a volume's path that is not would be made.
-    folder = min((HomeSettings.load(environment()).cache / "models").iterdir()).name
+    folder = min((StandaloneSettings.load(environment()).cache / "models").iterdir()).name
     body = {
         "id": model,
         "is_project_scoped": True,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
-from llmariner.settings import HomeSettings, environment
+from llmariner.settings import StandaloneSettings, environment
 
 from ...lab.kubectl import get, kubectl
 from ...platform.installed import Installed
@@ -27,7 +27,7 @@ def test_up_and_down_with_data_in_place(installed: Installed) -> None:
     functions, lab = Functions(installed), installed.lab
     name = f"upgrade-{uuid.uuid4().hex[:6]}"
     key = installed.call("POST", "/api_keys", {"name": name})[1]["id"]
-    folder = min((HomeSettings.load(environment()).cache / "models").iterdir()).name
+    folder = min((StandaloneSettings.load(environment()).cache / "models").iterdir()).name
     installed.register(name, folder)
     before, data = _revisions(functions), _data(installed, name, key)
     now, later = write(lab.folder / "overlay"), _next(lab.folder)
