@@ -1,4 +1,4 @@
-"""Addresses as what is counted by them takes them."""
+"""The network by which clients are counted: one client can use every address of its IPv6 site."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SITE_BITS = 64
 
 
 def client_network(source: str | None) -> str:
-    """An address of IPv4, or the network of a site in IPv6, whose every host has more addresses than a table has rows."""
+    """An IPv4 address as it is, an IPv6 address as its /64 network; text that is no address, as it is."""
     try:
         address = ipaddress.ip_address(source or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Reads single variables of the environment; what they mean together is `settings`' affair."""
+"""Readers of single environment variables; `settings` combines and validates them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Environment = Mapping[str, str]
 
 
 def environment() -> Environment:
-    """The process environment; the one place that reads it."""
+    """The process environment. No other code reads `os.environ`."""
     return os.environ
 
 
 class Secret:
-    """A string that does not show itself in a repr or a log line."""
+    """A string that is hidden in its repr, and so in log lines."""
 
     __slots__ = ("_value",)
 
@@ -28,7 +28,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The string itself."""
+        """Return the string."""
         return self._value
 
     def __repr__(self) -> str:
@@ -39,14 +39,14 @@ class Secret:
 
 
 def read_secret(env: Environment, name: str) -> Secret:
-    """`NAME`, or the content of the file that `NAME_FILE` points to (how Kubernetes mounts secrets)."""
+    """The content of the file that `NAME_FILE` points to (as Kubernetes mounts secrets), else the value of `NAME`."""
     if path := env.get(f"{name}_FILE"):
         return Secret(Path(path).read_text().strip())
     return Secret(env.get(name, ""))
 
 
 def read_number(env: Environment, name: str, default: float, *, minimum: float = 0) -> float:
-    """The number that a variable holds, or the default for one that is not set. ValueError for another or a smaller."""
+    """A variable as a finite number, or the default if it is unset. ValueError for other text or a value < `minimum`."""
     text = env.get(name, "")
     if not text:
         return default
@@ -55,14 +55,14 @@ def read_number(env: Environment, name: str, default: float, *, minimum: float =
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{name} must be a read_number, not {text!r}.")
+        raise ValueError(f"{name} must be a number, not {text!r}.")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum:g}, not {text}.")
     return value
 
 
 def read_networks(env: Environment, name: str) -> tuple[str, ...]:
-    """Networks in CIDR notation, apart by commas or spaces. ValueError for what is none."""
+    """Networks in CIDR notation, separated by commas or spaces. Raises ValueError for an invalid network."""
     found = tuple(part for part in re.split(r"[,\s]+", env.get(name, "")) if part)
     for network in found:
         try:
@@ -73,7 +73,7 @@ def read_networks(env: Environment, name: str) -> tuple[str, ...]:
 
 
 def read_http_url(env: Environment, name: str) -> str:
-    """The URL that a variable holds, without a slash at its end; empty when it is not set. ValueError for another scheme."""
+    """A variable as a URL without trailing slashes; empty if it is unset. Raises ValueError unless it is http(s)."""
     value = env.get(name, "").rstrip("/")
     if value and not value.startswith(("http://", "https://")):
         raise ValueError(f"{name} must be an http:// or https:// URL, not {value!r}.")

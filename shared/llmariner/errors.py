@@ -1,4 +1,4 @@
-"""Every error a caller can meet, as facts with a status. Rendering is elsewhere (`http.rendering`, `gateway.answers`).
+"""Every error that a caller can get, with its HTTP status. `http.middleware.errors` and `gateway.responses` render them.
 
     PlatformError
     ├── InvalidRequest          400  the request itself is wrong
@@ -12,14 +12,14 @@
     ├── MethodNotAllowed        405
     ├── Conflict                409
     ├── RateLimited             429
-    │   └── WaitingRoomFull            429  the waiting room has no place left
+    │   └── WaitingRoomFull            429  the model's waiting room is full
     ├── InsufficientQuota       429  a budget is spent
-    ├── EngineFailed            502  the engine broke off or spoke nonsense
-    ├── ModelNotReady           503  the wait budget ended, or the load failed
-    └── Unavailable             503  a part of the platform does not answer
-        └── TransactionConflict 503  another change was made at the same time; a retry helps
+    ├── EngineFailed            502  the engine closed the connection or sent an invalid response
+    ├── ModelNotReady           503  the wait budget is spent, or the load failed
+    └── Unavailable             503  a component of the platform does not respond
+        └── TransactionConflict 503  a concurrent transaction won; a retry helps
 
-The shape on the wire is OpenAI's: `{"error": {"message", "type", "param", "code"}}`.
+The JSON form is OpenAI's: `{"error": {"message", "type", "param", "code"}}`.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ __all__ = [
     "PermissionDenied",
     "PlatformError",
     "RateLimited",
-    "WaitingRoomFull",
     "TransactionConflict",
     "Unavailable",
     "UnknownUrl",
     "UnsupportedMedia",
+    "WaitingRoomFull",
 ]
 
 
 class PlatformError(Exception):
-    """A fact that the caller is told: `message` says what to do next, `param` names the field at fault."""
+    """Base of all errors: `message` says what to do next, `param` names the invalid field."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -74,34 +74,34 @@ class PlatformError(Exception):
         self.details = dict(details or {})
 
     def body(self) -> dict[str, Any]:
-        """The error object as it goes on the wire; `details` stand beside OpenAI's four keys."""
+        """The JSON body; `details` are added to OpenAI's four keys."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": {**error, **self.details}}
 
 
 class InvalidRequest(PlatformError):
-    """A field is missing, of the wrong type or out of range; `param` says which."""
+    """A field is missing, of the wrong type or out of range; `param` names it."""
 
     status = 400
     type = "invalid_request_error"
 
 
 class BodyTooLarge(InvalidRequest):
-    """The body is over the route's limit."""
+    """The request body exceeds the route's size limit."""
 
     status = 413
     code = "request_too_large"
 
 
 class UnsupportedMedia(InvalidRequest):
-    """The content type is not one this route reads."""
+    """The route does not accept this content type."""
 
     status = 415
     code = "unsupported_media_type"
 
 
 class AuthenticationFailed(PlatformError):
-    """No key, or one that is unknown, revoked or expired."""
+    """The API key is missing, unknown, revoked or expired."""
 
     status = 401
     type = "invalid_request_error"
@@ -109,7 +109,7 @@ class AuthenticationFailed(PlatformError):
 
 
 class PermissionDenied(PlatformError):
-    """The key is good but lacks the scope this route needs."""
+    """The key is valid but lacks the scope that the route requires."""
 
     status = 403
     type = "invalid_request_error"
@@ -117,7 +117,7 @@ class PermissionDenied(PlatformError):
 
 
 class NotFound(PlatformError):
-    """No such object, or one that belongs to somebody else."""
+    """The object does not exist, or is not visible to the caller."""
 
     status = 404
     type = "invalid_request_error"
@@ -125,7 +125,7 @@ class NotFound(PlatformError):
 
 
 class ModelNotFound(NotFound):
-    """The platform serves no model of that id to this caller."""
+    """No model of that id is available to the caller."""
 
     code = "model_not_found"
 
@@ -137,7 +137,7 @@ class ModelNotFound(NotFound):
 
 
 class UnknownUrl(NotFound):
-    """No function answers this path."""
+    """No function serves this path."""
 
     code = "unknown_url"
 
@@ -146,7 +146,7 @@ class UnknownUrl(NotFound):
 
 
 class MethodNotAllowed(PlatformError):
-    """The path exists, but not with this method."""
+    """The path exists, but does not support this method."""
 
     status = 405
     type = "invalid_request_error"
@@ -157,19 +157,19 @@ class MethodNotAllowed(PlatformError):
 
 
 class Conflict(PlatformError):
-    """The object exists already or is in a state that refuses this; a retry does not help."""
+    """The object already exists or is in a conflicting state; a retry does not help."""
 
     status = 409
     type = "invalid_request_error"
     code = "conflict"
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
-        # The OpenAI SDKs retry a 409 unless told otherwise.
+        # The OpenAI SDKs retry a 409 without this header.
         super().__init__(message, param=param, code=code, headers={"x-should-retry": "false"})
 
 
 class RateLimited(PlatformError):
-    """A limit on requests or tokens is used up; `retry-after` says when there is room again."""
+    """A limit on requests or tokens is exhausted; the `retry-after` header says when to retry."""
 
     status = 429
     type = "rate_limit_error"
@@ -177,7 +177,7 @@ class RateLimited(PlatformError):
 
 
 class InsufficientQuota(PlatformError):
-    """A budget of money is spent, or can't pay for this request; waiting alone may not help."""
+    """A budget is spent, or does not cover this request; waiting alone may not help."""
 
     status = 429
     type = "insufficient_quota"
@@ -185,13 +185,13 @@ class InsufficientQuota(PlatformError):
 
 
 class WaitingRoomFull(RateLimited):
-    """The model's waiting room, or the tenant's share of it, has no place left."""
+    """The model's waiting room, or the tenant's share of it, is full."""
 
     code = "waiting_room_full"
 
 
 class EngineFailed(PlatformError):
-    """The engine broke the connection or answered outside its protocol."""
+    """The engine closed the connection or violated its protocol."""
 
     status = 502
     type = "server_error"
@@ -199,7 +199,7 @@ class EngineFailed(PlatformError):
 
 
 class ModelNotReady(PlatformError):
-    """The model is not up within the caller's wait; the load goes on. Phase, progress and estimate are in the error."""
+    """The model did not become ready within the wait; loading continues. `details` hold phase, progress and estimate."""
 
     status = 503
     type = "server_error"
@@ -207,7 +207,7 @@ class ModelNotReady(PlatformError):
 
 
 class Unavailable(PlatformError):
-    """A part of the platform does not answer; nothing was lost."""
+    """A component of the platform does not respond; nothing was lost."""
 
     status = 503
     type = "server_error"
@@ -215,6 +215,6 @@ class Unavailable(PlatformError):
 
 
 class TransactionConflict(Unavailable):
-    """The database gave up a transaction in favor of another one (a deadlock, a serialization failure)."""
+    """The database aborted the transaction in favor of another one (deadlock, serialization failure)."""
 
     code = "transaction_conflict"

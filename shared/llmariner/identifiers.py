@@ -1,4 +1,4 @@
-"""Identifiers of our objects: a prefix that names the kind, then random characters that sort by time of making."""
+"""Object ids: a prefix that names the kind, a timestamp that makes ids sort by creation time, and random characters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def new_id(prefix: str) -> str:
 
 
 def id_timestamp(id_: str) -> float | None:
-    """When an id was made, in seconds since 1970; None for what `new_id` did not make."""
+    """The creation time in an id of `new_id`, in seconds since 1970; None for any other text."""
     random = id_.rpartition("_")[2]
     if len(random) != 22 or not set(random) <= set(_ALPHABET):
         return None

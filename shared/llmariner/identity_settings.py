@@ -1,4 +1,4 @@
-"""Settings of who vouches for people; read like all others, with `llmariner.settings`."""
+"""Settings of the OpenID Connect issuer that signs people in; `llmariner.settings` exports them."""
 
 from __future__ import annotations
 
@@ -6,60 +6,60 @@ import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from llmariner.environment import Environment, number
+from llmariner.environment import Environment, read_number
 
 __all__ = ["IdentitySettings"]
 
 
 @dataclass(frozen=True)
 class IdentitySettings:
-    """Who vouches for people: an OpenID Connect issuer. Without one there are API keys only."""
+    """The OpenID Connect issuer. Without one, API keys are the only credentials."""
 
     issuer: str = ""
-    """`LLMARINER_OIDC_ISSUER`: exactly as the issuer names itself. Empty: nobody signs in."""
+    """`LLMARINER_OIDC_ISSUER`: the issuer's own identifier, verbatim. Empty: sign-in is off."""
 
     client_id: str = "llmariner"
-    """`LLMARINER_OIDC_CLIENT_ID`: the public client by which the command line signs people in."""
+    """`LLMARINER_OIDC_CLIENT_ID`: the public client with which the command line signs people in."""
 
     clients: frozenset[str] = frozenset({"llmariner"})
-    """`LLMARINER_OIDC_CLIENTS`: more clients whose tokens are taken, separated by spaces; `client_id` is one of them."""
+    """`LLMARINER_OIDC_CLIENTS`: clients whose tokens are accepted besides `client_id`, separated by spaces."""
 
     audiences: frozenset[str] = frozenset({"llmariner"})
-    """`LLMARINER_OIDC_AUDIENCES`: audiences that mean this platform. Default: the clients, as in id tokens."""
+    """`LLMARINER_OIDC_AUDIENCES`: accepted audiences, separated by spaces. Default: the clients, as in ID tokens."""
 
     scopes: str = "openid profile email groups offline_access"
-    """`LLMARINER_OIDC_SCOPES`: what the command line asks for, of what the issuer knows."""
+    """`LLMARINER_OIDC_SCOPES`: scopes that the command line requests."""
 
     algorithms: frozenset[str] = frozenset({"RS256", "PS256", "ES256", "EdDSA"})
-    """`LLMARINER_OIDC_ALGORITHMS`: of RS, PS and ES with 256, 384 and 512, and EdDSA."""
+    """`LLMARINER_OIDC_ALGORITHMS`: accepted signature algorithms: RS, PS or ES with 256, 384 or 512, and EdDSA."""
 
     groups_claim: str = "groups"
-    """`LLMARINER_OIDC_GROUPS_CLAIM`: where a token says of which groups a person is."""
+    """`LLMARINER_OIDC_GROUPS_CLAIM`: the token's claim with the person's groups."""
 
     groups_omitted: bool = False
-    """`LLMARINER_OIDC_GROUPS_OMITTED`: 1: the issuer, as Dex, leaves the claim out where a person is of no group."""
+    """`LLMARINER_OIDC_GROUPS_OMITTED`: 1: the issuer, like Dex, omits the claim for a person without groups."""
 
     leeway: float = 30.0
-    """`LLMARINER_OIDC_LEEWAY_SECONDS`: by how much clocks may differ, at most 300."""
+    """`LLMARINER_OIDC_LEEWAY_SECONDS`: tolerated clock difference, at most 300."""
 
     outage_seconds: float = 3600.0
-    """`LLMARINER_OIDC_OUTAGE_SECONDS`: so long the issuer's known keys stay good when it does not answer."""
+    """`LLMARINER_OIDC_OUTAGE_SECONDS`: how long cached signing keys remain valid while the issuer does not respond."""
 
     internal_url: str = ""
-    """`LLMARINER_OIDC_INTERNAL_URL`: where functions reach the issuer, if not at its own name."""
+    """`LLMARINER_OIDC_INTERNAL_URL`: URL at which functions reach the issuer, if not its own."""
 
     trust_unverified_email: bool = False
-    """`LLMARINER_OIDC_TRUST_EMAIL`: 1: believe e-mails that the issuer does not call verified."""
+    """`LLMARINER_OIDC_TRUST_EMAIL`: 1: accept e-mail addresses that the issuer does not mark as verified."""
 
     default_role: str = "none"
-    """`LLMARINER_OIDC_NEWCOMERS`: what nobody invited becomes in the default organization: none, reader, member."""
+    """`LLMARINER_OIDC_NEWCOMERS`: role of an uninvited person in the default organization: none, reader, member."""
 
     plain_http: bool = False
-    """`LLMARINER_OIDC_PLAIN_HTTP`: 1: take an issuer on http:// that is not on this machine. For tests."""
+    """`LLMARINER_OIDC_PLAIN_HTTP`: 1: accept an http:// issuer that is not on this machine. For tests."""
 
     @classmethod
     def load(cls, env: Environment) -> IdentitySettings:
-        """Read from a mapping. ValueError says which variable is wrong."""
+        """Read from a mapping. Raises ValueError that names the invalid variable."""
         client_id = env.get("LLMARINER_OIDC_CLIENT_ID") or cls.client_id
         clients = frozenset({client_id, *env.get("LLMARINER_OIDC_CLIENTS", "").split()})
         loaded = cls(
@@ -82,7 +82,7 @@ class IdentitySettings:
         return loaded
 
     def is_trusted_url(self, url: str) -> bool:
-        """Whether what is read at that URL may be believed: https, this machine, or as the settings allow."""
+        """Whether documents at a URL are trusted: https, this machine, `internal_url`, or any if `plain_http`."""
         return self._is_safe(url) or (bool(self.internal_url) and url.startswith(self.internal_url))
 
     def _is_safe(self, url: str) -> bool:
@@ -104,7 +104,7 @@ class IdentitySettings:
             raise ValueError(f"LLMARINER_OIDC_NEWCOMERS must be none, reader or member, not {self.default_role!r}.")
 
 
-# A secret shared with the issuer would let every client make tokens; `none` everybody.
+# With a symmetric algorithm every client could forge tokens; with `none` everybody could.
 _ASYMMETRIC = frozenset({f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)} | {"EdDSA"})
 
 

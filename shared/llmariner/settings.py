@@ -1,7 +1,7 @@
-"""Settings, read from the environment here (by `environment`) and nowhere else.
+"""All settings that functions read from environment variables.
 
-Each concern is one frozen dataclass, built whole from a mapping (tests pass a dict) and validated at once, so that a
-wrong value ends the start with a sentence and not a request with a traceback. Secrets hide in a repr.
+Each concern is one frozen dataclass. `load` builds it from a mapping (tests pass a dict) and validates it, so that an
+invalid value stops the process at its start with a message. Secrets are hidden in a repr.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmariner.environment import Environment, Secret, environment, read_http_url, read_networks, read_number, read_secret
+from llmariner.environment import (
+    Environment,
+    Secret,
+    environment,
+    read_http_url,
+    read_networks,
+    read_number,
+    read_secret,
+)
 from llmariner.identity_settings import IdentitySettings
 from llmariner.weight_locations import validate_locations
 
@@ -24,13 +32,13 @@ __all__ = [
     "DatabaseSettings",
     "Environment",
     "GatewaySettings",
-    "StandaloneSettings",
     "IdentitySettings",
     "KServeSettings",
     "ModelSettings",
     "Secret",
     "SecretSettings",
     "ServingSettings",
+    "StandaloneSettings",
     "UsageSettings",
     "environment",
 ]
@@ -38,7 +46,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class StandaloneSettings:
-    """Where the one-machine platform lives and listens."""
+    """Files and address of the standalone platform."""
 
     root: Path = Path.home() / ".llmariner"
     """`LLMARINER_HOME`: database, secrets, logs, model registry. Default `~/.llmariner`."""
@@ -54,13 +62,13 @@ class StandaloneSettings:
 
     @property
     def base_url(self) -> str:
-        """Where the platform answers programs on this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - all addresses: any will do
+        """The platform's URL for programs on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - all addresses, so any one works
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @classmethod
     def load(cls, env: Environment) -> StandaloneSettings:
-        """Read from a mapping. ValueError says which variable is wrong."""
+        """Read from a mapping. Raises ValueError that names the invalid variable."""
         cache_home = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         port = int(read_number(env, "LLMARINER_PORT", 8080, minimum=1))
         if port > 65535:
@@ -75,29 +83,29 @@ class StandaloneSettings:
 
 @dataclass(frozen=True)
 class DatabaseSettings:
-    """Which database, and how many connections this process may hold."""
+    """The database, the size of the connection pool, and timeouts."""
 
     url: str
     """`LLMARINER_DATABASE_URL`: `sqlite:///path` or `postgresql+psycopg://user@host/name`."""
 
     pool_size: int = 5
-    """`LLMARINER_DATABASE_POOL`: connections kept open. Functions are many and short-lived, so few each."""
+    """`LLMARINER_DATABASE_POOL`: connections kept open. Few, since an installation runs many function instances."""
 
     connect_seconds: float = 5.0
-    """`LLMARINER_DATABASE_CONNECT_SECONDS`: how long a new connection may take, and the wait for one of the pool."""
+    """`LLMARINER_DATABASE_CONNECT_SECONDS`: timeout of a new connection, and of the wait for a pooled one."""
 
     lock_seconds: float = 10.0
-    """`LLMARINER_DATABASE_LOCK_SECONDS`: how long a statement waits for what another transaction has locked."""
+    """`LLMARINER_DATABASE_LOCK_SECONDS`: how long a statement waits for another transaction's lock."""
 
     statement_seconds: float = 30.0
-    """`LLMARINER_DATABASE_STATEMENT_SECONDS`: how long one statement may take. PostgreSQL only, as the next."""
+    """`LLMARINER_DATABASE_STATEMENT_SECONDS`: how long one statement may take. PostgreSQL only, like the next."""
 
     idle_seconds: float = 60.0
     """`LLMARINER_DATABASE_IDLE_SECONDS`: how long a transaction may wait for its next statement."""
 
     @classmethod
     def load(cls, env: Environment) -> DatabaseSettings:
-        """Read from a mapping. ValueError when no database is named."""
+        """Read from a mapping. Raises ValueError if no database is set."""
         url = env.get("LLMARINER_DATABASE_URL", "")
         if not url:
             raise ValueError(
@@ -108,24 +116,26 @@ class DatabaseSettings:
             pool_size=int(read_number(env, "LLMARINER_DATABASE_POOL", 5, minimum=1)),
             connect_seconds=read_number(env, "LLMARINER_DATABASE_CONNECT_SECONDS", cls.connect_seconds, minimum=1),
             lock_seconds=read_number(env, "LLMARINER_DATABASE_LOCK_SECONDS", cls.lock_seconds, minimum=0.1),
-            statement_seconds=read_number(env, "LLMARINER_DATABASE_STATEMENT_SECONDS", cls.statement_seconds, minimum=0.1),
+            statement_seconds=read_number(
+                env, "LLMARINER_DATABASE_STATEMENT_SECONDS", cls.statement_seconds, minimum=0.1
+            ),
             idle_seconds=read_number(env, "LLMARINER_DATABASE_IDLE_SECONDS", cls.idle_seconds, minimum=1),
         )
 
 
 @dataclass(frozen=True)
 class SecretSettings:
-    """Secrets that every function of one installation shares."""
+    """Secrets that all functions of an installation share."""
 
     pepper: Secret = field(default_factory=lambda: Secret(""))
-    """`LLMARINER_PEPPER` or `LLMARINER_PEPPER_FILE`: keys the hash under which API keys are stored."""
+    """`LLMARINER_PEPPER` or `LLMARINER_PEPPER_FILE`: key of the HMAC by which API keys are stored."""
 
     service: Secret = field(default_factory=lambda: Secret(""))
-    """`LLMARINER_SERVICE_SECRET` or `…_FILE`: signs calls between functions."""
+    """`LLMARINER_SERVICE_SECRET` or `…_FILE`: signs requests between functions."""
 
     @classmethod
     def load(cls, env: Environment) -> SecretSettings:
-        """Read from a mapping. ValueError when one is missing or too short to be a secret."""
+        """Read from a mapping. Raises ValueError if a secret is missing or shorter than 32 characters."""
         loaded = cls(pepper=read_secret(env, "LLMARINER_PEPPER"), service=read_secret(env, "LLMARINER_SERVICE_SECRET"))
         for name, value in (
             ("LLMARINER_PEPPER", loaded.pepper),
@@ -145,14 +155,14 @@ class SecretSettings:
 
 @dataclass(frozen=True)
 class ControlPlaneSettings:
-    """How a function on the token path reaches the control function."""
+    """How a function on the token path reaches the control plane."""
 
     url: str = ""
-    """`LLMARINER_CONTROL_URL`: base URL of `internal_gateway`."""
+    """`LLMARINER_CONTROL_URL`: base URL of the `internal_gateway` function."""
 
     @classmethod
     def load(cls, env: Environment) -> ControlPlaneSettings:
-        """Read from a mapping. ValueError when it is not an http URL."""
+        """Read from a mapping. Raises ValueError if the URL is not an HTTP URL."""
         url = env.get("LLMARINER_CONTROL_URL", "").rstrip("/")
         if not url.startswith("http://"):
             raise ValueError("LLMARINER_CONTROL_URL must be the http:// URL of the internal_gateway function.")
@@ -161,17 +171,17 @@ class ControlPlaneSettings:
 
 @dataclass(frozen=True)
 class BrokerSettings:
-    """Where events go on a cluster."""
+    """The Knative Broker that receives events on a cluster."""
 
     url: str = ""
-    """`LLMARINER_BROKER_URL`: ingress of the Knative Broker. Empty: the local home's dispatcher delivers."""
+    """`LLMARINER_BROKER_URL`: ingress of the Broker. Empty: the standalone dispatcher delivers events."""
 
     token_file: Path | None = None
-    """`LLMARINER_BROKER_TOKEN_FILE`: who we are, to a Broker that asks: a token that Kubernetes keeps fresh."""
+    """`LLMARINER_BROKER_TOKEN_FILE`: token for a Broker that authenticates; Kubernetes refreshes the file."""
 
     @classmethod
     def load(cls, env: Environment) -> BrokerSettings:
-        """Read from a mapping. ValueError when it is not an http URL."""
+        """Read from a mapping. Raises ValueError if the URL is not an HTTP URL."""
         url = env.get("LLMARINER_BROKER_URL", "")
         if url and not url.startswith(("http://", "https://")):
             raise ValueError("LLMARINER_BROKER_URL must be the http:// URL of the Broker's ingress.")
@@ -181,20 +191,20 @@ class BrokerSettings:
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """Which Kubernetes cluster, and where in it our objects stand."""
+    """The Kubernetes cluster, and the platform's namespace in it."""
 
     kubeconfig: Path | None = None
-    """`LLMARINER_KUBECONFIG`: a kubeconfig, its current context. None: the pod's own ServiceAccount."""
+    """`LLMARINER_KUBECONFIG`: a kubeconfig file. None: the pod's own ServiceAccount."""
 
     namespace: str = "llmariner"
-    """`LLMARINER_NAMESPACE`: where the platform is installed."""
+    """`LLMARINER_NAMESPACE`: the namespace of the platform."""
 
     context: str | None = None
-    """A context of the kubeconfig; None: its current one. An operator's option, no variable."""
+    """A context of the kubeconfig; None: its current one. A command-line option, without a variable."""
 
     @classmethod
     def load(cls, env: Environment) -> ClusterSettings:
-        """Read from a mapping. ValueError when the kubeconfig isn't there, or the namespace can't be one."""
+        """Read from a mapping. Raises ValueError for a missing kubeconfig and an invalid namespace."""
         kubeconfig = Path(env["LLMARINER_KUBECONFIG"]).expanduser() if env.get("LLMARINER_KUBECONFIG") else None
         if kubeconfig is not None and not kubeconfig.is_file():
             raise ValueError(f"LLMARINER_KUBECONFIG must name a kubeconfig file; there is none at {kubeconfig}.")
@@ -208,94 +218,95 @@ class ClusterSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What projects may have of models without an administrator."""
+    """What projects may do with models without an administrator."""
 
     locations: tuple[str, ...] = ("hf://",)
-    """`LLMARINER_MODEL_LOCATIONS`: prefixes, apart by commas, of what they may load; `${project_id}` is their id."""
+    """`LLMARINER_MODEL_LOCATIONS`: prefixes of allowed weight locations, separated by commas; `${project_id}` is
+    the project's id."""
 
     @classmethod
     def load(cls, env: Environment) -> ModelSettings:
-        """Read from a mapping. ValueError for an entry that can't be open to projects."""
-        said = env.get("LLMARINER_MODEL_LOCATIONS")
-        if said is None:
+        """Read from a mapping. Raises ValueError for an invalid entry."""
+        value = env.get("LLMARINER_MODEL_LOCATIONS")
+        if value is None:
             return cls()
         try:
-            return cls(validate_locations([each.strip() for each in said.split(",") if each.strip()]))
+            return cls(validate_locations([each.strip() for each in value.split(",") if each.strip()]))
         except ValueError as error:
             raise ValueError(f"LLMARINER_MODEL_LOCATIONS: {error}") from error
 
 
 @dataclass(frozen=True)
 class UsageSettings:
-    """What is kept of what was used. Sums are kept for ever."""
+    """Retention of usage records. Rollups are kept forever."""
 
     days: float = 92
-    """`LLMARINER_USAGE_DAYS`: how long requests are kept one by one, for exports, minutes and `why`."""
+    """`LLMARINER_USAGE_DAYS`: days for which single requests are kept, for exports, buckets of minutes and `why`."""
 
     @classmethod
     def load(cls, env: Environment) -> UsageSettings:
-        """Read from a mapping. ValueError when it is no number of at least a day."""
+        """Read from a mapping. Raises ValueError unless it is at least one day."""
         return cls(read_number(env, "LLMARINER_USAGE_DAYS", cls.days, minimum=1))
 
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """Bounds of the token path."""
+    """Limits and timeouts of the token path. Times are in seconds."""
 
     body_limit: int = 8 * 1024 * 1024
-    """`LLMARINER_BODY_LIMIT`: bytes of a request body. Default 8 MiB."""
+    """`LLMARINER_BODY_LIMIT`: maximum bytes of a request body. Default 8 MiB."""
 
     wait_budget: float = 60.0
-    """`LLMARINER_WAIT_SECONDS`: how long a request that does not stream waits for a sleeping model."""
+    """`LLMARINER_WAIT_SECONDS`: default wait for a sleeping model, for a request that does not stream."""
 
     wait_limit: float = 900.0
-    """`LLMARINER_WAIT_LIMIT_SECONDS`: the longest wait a caller may ask for, and the longest a stream waits."""
+    """`LLMARINER_WAIT_LIMIT_SECONDS`: the longest wait that a caller may request, and the wait of a stream."""
 
     heartbeat: float = 5.0
-    """`LLMARINER_HEARTBEAT_SECONDS`: seconds between comments in a stream that waits."""
+    """`LLMARINER_HEARTBEAT_SECONDS`: interval of comments in a stream that waits."""
 
     waiting_room_per_model: int = 2000
-    """`LLMARINER_ROOM_PER_MODEL`: requests that may wait for one model in this process."""
+    """`LLMARINER_ROOM_PER_MODEL`: requests that may wait for one model in this gateway instance."""
 
     waiting_room_per_tenant: int = 1000
-    """`LLMARINER_ROOM_PER_TENANT`: of these, how many of one project."""
+    """`LLMARINER_ROOM_PER_TENANT`: how many of these may belong to one project."""
 
-    buffered_request_bytes: int = 64 * 1024 * 1024
-    """`LLMARINER_ROOM_BYTES`: bytes of request bodies that this process holds until engines answer. Default 64 MiB."""
+    body_buffer_bytes: int = 64 * 1024 * 1024
+    """`LLMARINER_ROOM_BYTES`: bytes of request bodies that this instance buffers until engines respond. Default 64 MiB."""
 
-    buffered_request_bytes_per_tenant: int = 32 * 1024 * 1024
-    """`LLMARINER_ROOM_BYTES_PER_TENANT`: of these, how many of one project. Default 32 MiB."""
+    body_buffer_bytes_per_tenant: int = 32 * 1024 * 1024
+    """`LLMARINER_ROOM_BYTES_PER_TENANT`: how many of these may belong to one project. Default 32 MiB."""
 
-    buffered_response_bytes: int = 96 * 1024 * 1024
-    """`LLMARINER_ANSWER_BYTES`: bytes of large answers that this process holds until they are delivered. Default 96 MiB."""
+    response_buffer_bytes: int = 96 * 1024 * 1024
+    """`LLMARINER_ANSWER_BYTES`: bytes of large responses that this instance buffers until their delivery. Default 96 MiB."""
 
     write_timeout: float = 60.0
-    """`LLMARINER_WRITE_TIMEOUT_SECONDS`: how long a caller may take nothing of an answer that waits for them."""
+    """`LLMARINER_WRITE_TIMEOUT_SECONDS`: how long a client may read nothing of a pending response."""
 
     stream_idle_timeout: float = 600.0
-    """`LLMARINER_ENGINE_SILENCE_SECONDS`: how long an engine may send nothing of a stream."""
+    """`LLMARINER_ENGINE_SILENCE_SECONDS`: how long an engine may send nothing in a stream."""
 
     engine_timeout: float = 14_400.0
-    """`LLMARINER_ENGINE_LIMIT_SECONDS`: how long an engine may work on an answer that is not streamed."""
+    """`LLMARINER_ENGINE_LIMIT_SECONDS`: how long an engine may take for a response that is not streamed."""
 
     requests_per_minute: int = 6000
-    """`LLMARINER_REQUESTS_PER_MINUTE`: of a key that no limit was set for, in all processes together."""
+    """`LLMARINER_REQUESTS_PER_MINUTE`: of a key without a limit of its own, over all gateway instances."""
 
     tokens_per_minute: int = 10_000_000
-    """`LLMARINER_TOKENS_PER_MINUTE`: likewise."""
+    """`LLMARINER_TOKENS_PER_MINUTE`: of such a key, likewise."""
 
     concurrent_requests: int = 1000
-    """`LLMARINER_CONCURRENT_REQUESTS`: requests of such a key that may be under way, those that wait included."""
+    """`LLMARINER_CONCURRENT_REQUESTS`: concurrent requests of such a key, including those that wait."""
 
     unknown_keys_per_minute: int = 120
-    """`LLMARINER_UNKNOWN_KEYS_PER_MINUTE`: keys of one address that are looked up in vain, in this process."""
+    """`LLMARINER_UNKNOWN_KEYS_PER_MINUTE`: failed key lookups of one client address, per instance."""
 
     trusted_proxies: tuple[str, ...] = ()
-    """`LLMARINER_TRUSTED_PROXIES`: networks (CIDR) of those whose X-Forwarded-For says where a request comes from."""
+    """`LLMARINER_TRUSTED_PROXIES`: networks (CIDR) of proxies whose X-Forwarded-For header is trusted."""
 
     @property
     def default_limit(self) -> dict[str, int]:
-        """The limit of a key that none was set for."""
+        """The limit of a key without one of its own."""
         return {
             "requests_per_minute": self.requests_per_minute,
             "tokens_per_minute": self.tokens_per_minute,
@@ -304,32 +315,46 @@ class GatewaySettings:
 
     @classmethod
     def load(cls, env: Environment) -> GatewaySettings:
-        """Read from a mapping. ValueError says which variable is wrong."""
+        """Read from a mapping. Raises ValueError that names the invalid variable."""
         body_limit = int(read_number(env, "LLMARINER_BODY_LIMIT", cls.body_limit, minimum=1024))
-        # A single request of the allowed size must find room.
-        per_tenant = int(read_number(env, "LLMARINER_ROOM_BYTES_PER_TENANT", max(cls.buffered_request_bytes_per_tenant, body_limit)))
-        buffered_request_bytes = int(read_number(env, "LLMARINER_ROOM_BYTES", max(cls.buffered_request_bytes, per_tenant)))
-        if per_tenant < body_limit or buffered_request_bytes < per_tenant:
+        # A single request of the maximum size must fit.
+        per_tenant = int(
+            read_number(env, "LLMARINER_ROOM_BYTES_PER_TENANT", max(cls.body_buffer_bytes_per_tenant, body_limit))
+        )
+        body_buffer_bytes = int(read_number(env, "LLMARINER_ROOM_BYTES", max(cls.body_buffer_bytes, per_tenant)))
+        if per_tenant < body_limit or body_buffer_bytes < per_tenant:
             raise ValueError(
                 "LLMARINER_ROOM_BYTES must be at least LLMARINER_ROOM_BYTES_PER_TENANT, and that at least "
-                f"LLMARINER_BODY_LIMIT, not {buffered_request_bytes}, {per_tenant} and {body_limit}."
+                f"LLMARINER_BODY_LIMIT, not {body_buffer_bytes}, {per_tenant} and {body_limit}."
             )
         return cls(
             body_limit=body_limit,
-            buffered_request_bytes=buffered_request_bytes,
-            buffered_request_bytes_per_tenant=per_tenant,
-            buffered_response_bytes=int(read_number(env, "LLMARINER_ANSWER_BYTES", cls.buffered_response_bytes, minimum=1024 * 1024)),
+            body_buffer_bytes=body_buffer_bytes,
+            body_buffer_bytes_per_tenant=per_tenant,
+            response_buffer_bytes=int(
+                read_number(env, "LLMARINER_ANSWER_BYTES", cls.response_buffer_bytes, minimum=1024 * 1024)
+            ),
             write_timeout=read_number(env, "LLMARINER_WRITE_TIMEOUT_SECONDS", cls.write_timeout, minimum=0.1),
-            stream_idle_timeout=read_number(env, "LLMARINER_ENGINE_SILENCE_SECONDS", cls.stream_idle_timeout, minimum=0.1),
+            stream_idle_timeout=read_number(
+                env, "LLMARINER_ENGINE_SILENCE_SECONDS", cls.stream_idle_timeout, minimum=0.1
+            ),
             engine_timeout=read_number(env, "LLMARINER_ENGINE_LIMIT_SECONDS", cls.engine_timeout, minimum=0.1),
             wait_budget=read_number(env, "LLMARINER_WAIT_SECONDS", cls.wait_budget),
             wait_limit=read_number(env, "LLMARINER_WAIT_LIMIT_SECONDS", cls.wait_limit),
             heartbeat=read_number(env, "LLMARINER_HEARTBEAT_SECONDS", cls.heartbeat, minimum=0.05),
-            waiting_room_per_model=int(read_number(env, "LLMARINER_ROOM_PER_MODEL", cls.waiting_room_per_model, minimum=1)),
-            waiting_room_per_tenant=int(read_number(env, "LLMARINER_ROOM_PER_TENANT", cls.waiting_room_per_tenant, minimum=1)),
-            requests_per_minute=int(read_number(env, "LLMARINER_REQUESTS_PER_MINUTE", cls.requests_per_minute, minimum=1)),
+            waiting_room_per_model=int(
+                read_number(env, "LLMARINER_ROOM_PER_MODEL", cls.waiting_room_per_model, minimum=1)
+            ),
+            waiting_room_per_tenant=int(
+                read_number(env, "LLMARINER_ROOM_PER_TENANT", cls.waiting_room_per_tenant, minimum=1)
+            ),
+            requests_per_minute=int(
+                read_number(env, "LLMARINER_REQUESTS_PER_MINUTE", cls.requests_per_minute, minimum=1)
+            ),
             tokens_per_minute=int(read_number(env, "LLMARINER_TOKENS_PER_MINUTE", cls.tokens_per_minute, minimum=1)),
-            concurrent_requests=int(read_number(env, "LLMARINER_CONCURRENT_REQUESTS", cls.concurrent_requests, minimum=1)),
+            concurrent_requests=int(
+                read_number(env, "LLMARINER_CONCURRENT_REQUESTS", cls.concurrent_requests, minimum=1)
+            ),
             unknown_keys_per_minute=int(
                 read_number(env, "LLMARINER_UNKNOWN_KEYS_PER_MINUTE", cls.unknown_keys_per_minute, minimum=1)
             ),
@@ -339,7 +364,7 @@ class GatewaySettings:
 
 @dataclass(frozen=True)
 class ServingSettings:
-    """Which serving adapter, and the one-machine adapter's bounds."""
+    """The serving adapter, and settings of the standalone one."""
 
     adapter: str = "remote"
     """`LLMARINER_SERVING`: `processes` (engines as child processes), `static` (engines at fixed URLs), `kserve`
@@ -349,20 +374,20 @@ class ServingSettings:
     """`LLMARINER_SERVING_STATIC`: JSON object, model id → engine base URL."""
 
     memory_bytes: int = 0
-    """`LLMARINER_MEMORY_GIB`: budget for all engines and their warm parent. 0: 3/4 of what is free at start."""
+    """`LLMARINER_MEMORY_GIB`: memory for all engines and their warm parent. 0: 3/4 of the free memory at start."""
 
     idle_seconds: float = 300.0
-    """`LLMARINER_IDLE_SECONDS`: a model without requests for that long goes to sleep. 0: never."""
+    """`LLMARINER_IDLE_SECONDS`: idle time after which a model goes to sleep. 0: never."""
 
     threads: int = 0
     """`LLMARINER_ENGINE_THREADS`: OpenMP threads of an engine. 0: half of the cores, at most 8."""
 
     warm: bool = True
-    """`LLMARINER_WARM_PARENT`: keep vLLM imported in a process from which engines are forked. 0: plain starts."""
+    """`LLMARINER_WARM_PARENT`: fork engines from a process that has imported vLLM. 0: start each one anew."""
 
     @classmethod
     def load(cls, env: Environment) -> ServingSettings:
-        """Read from a mapping. ValueError says which variable is wrong."""
+        """Read from a mapping. Raises ValueError that names the invalid variable."""
         adapter = env.get("LLMARINER_SERVING") or cls.adapter
         if adapter not in ("processes", "static", "kserve", "remote"):
             raise ValueError(f"LLMARINER_SERVING must be processes, static, kserve or remote, not {adapter!r}.")
@@ -378,38 +403,38 @@ class ServingSettings:
 
 @dataclass(frozen=True)
 class KServeSettings:
-    """How models become InferenceServices."""
+    """Settings of the KServe adapter, which serves models as InferenceServices."""
 
     namespace: str = "llmariner-models"
-    """`LLMARINER_MODELS_NAMESPACE`: where they stand."""
+    """`LLMARINER_MODELS_NAMESPACE`: the namespace of InferenceServices."""
 
     accelerator: str = "cpu"
-    """`LLMARINER_ACCELERATOR`: `nvidia`, `amd`, `intel-gaudi` or `cpu`; a model with `gpu: 0` is served by the CPU."""
+    """`LLMARINER_ACCELERATOR`: `nvidia`, `amd`, `intel-gaudi` or `cpu`; a model with `gpu: 0` runs on the CPU."""
 
     runtimes: Mapping[str, str] = field(default_factory=dict)
-    """`LLMARINER_RUNTIMES`: JSON object, hardware → ClusterServingRuntime, in place of ours (`kserve/`)."""
+    """`LLMARINER_RUNTIMES`: JSON object, hardware → ClusterServingRuntime, overrides of those in `kserve/`."""
 
     queue: str = ""
-    """`LLMARINER_QUEUE`: Kueue's LocalQueue that models wait in for quota. Empty: Kueue is not asked."""
+    """`LLMARINER_QUEUE`: Kueue's LocalQueue for models. Empty: Kueue is not used."""
 
     prometheus: str = ""
-    """`LLMARINER_PROMETHEUS_URL`: where KEDA asks for engines' metrics. Empty: autoscalers are Kubernetes' own."""
+    """`LLMARINER_PROMETHEUS_URL`: the Prometheus that KEDA queries for engine metrics. Empty: Kubernetes' own autoscaler."""
 
     standby_token: Secret = field(default_factory=lambda: Secret(""))
-    """`LLMARINER_STANDBY_TOKEN` or `…_FILE`: what standby pods want to hear. Empty: there are none."""
+    """`LLMARINER_STANDBY_TOKEN` or `…_FILE`: token that authenticates to standby pods. Empty: there are none."""
 
     cpu: str = "4"
-    """`LLMARINER_ENGINE_CPU`: of an engine's container."""
+    """`LLMARINER_ENGINE_CPU`: CPU request of an engine's container."""
 
     memory: str = "8Gi"
-    """`LLMARINER_ENGINE_MEMORY`: of an engine's container, where the size of the weights isn't known."""
+    """`LLMARINER_ENGINE_MEMORY`: memory of an engine's container if the size of the weights is unknown."""
 
     idle_seconds: float = 300.0
-    """`LLMARINER_IDLE_SECONDS`, as on one machine."""
+    """`LLMARINER_IDLE_SECONDS`, as in `ServingSettings`."""
 
     @classmethod
     def load(cls, env: Environment) -> KServeSettings:
-        """Read from a mapping. ValueError says which variable is wrong."""
+        """Read from a mapping. Raises ValueError that names the invalid variable."""
         accelerator = env.get("LLMARINER_ACCELERATOR") or cls.accelerator
         if accelerator not in ("cpu", "nvidia", "amd", "intel-gaudi"):
             raise ValueError(f"LLMARINER_ACCELERATOR must be cpu, nvidia, amd or intel-gaudi, not {accelerator!r}.")

@@ -1,6 +1,6 @@
-"""From where a project may have weights loaded: a list of the installation, for each project with its own places in it.
+"""The installation's allow list of locations that projects may load weights from.
 
-The platform's own credentials read weights, so a location that a project chooses freely could be another tenant's.
+The platform's own credentials read weights, so a location that a project chooses freely could belong to another tenant.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["validate_locations", "location_error"]
+__all__ = ["location_error", "validate_locations"]
 
 _PROJECT_PLACEHOLDER = "${project_id}"
-# Narrower than RFC 3986: no percent-encoding, no userinfo, no query, no empty or dot segments, so that two locations are
-# the same place only if they are the same text.
+# Narrower than RFC 3986: no percent-encoding, no userinfo, no query, no empty or dot segments, so that two
+# locations are the same only if their texts are.
 _LOCATION = re.compile(r"[a-z][a-z0-9]*://(?:/)?[A-Za-z0-9._~:+=-]+(?:/[A-Za-z0-9._~:+=-]+)*/?", re.ASCII)
-# A container image is run, not read; plain HTTP asks whatever answers inside the cluster.
+# A container image is executed, not read; plain HTTP can reach any service inside the cluster.
 _FORBIDDEN_SCHEMES = frozenset({"oci", "oci+native", "oci+fetch", "http"})
 
 
 def validate_locations(allowed: Sequence[str]) -> tuple[str, ...]:
-    """The entries of the installation's list. ValueError for one that is never open to projects, or is no location."""
+    """The entries as a tuple. Raises ValueError for a scheme that is never open to projects and for an invalid location."""
     for entry in allowed:
         scheme, _, place = entry.partition("://")
         if scheme in _FORBIDDEN_SCHEMES:
@@ -35,7 +35,7 @@ def validate_locations(allowed: Sequence[str]) -> tuple[str, ...]:
 
 
 def location_error(uri: str, allowed: Sequence[str], project_id: str | None) -> str | None:
-    """Why a project may not load weights from there; None where it may."""
+    """Why a project may not load weights from a location; None if it may. An entry's `${project_id}` is the project's id."""
     if not _is_location(uri):
         return f"'{uri[:200]}' is no plain location: scheme://place/path, without '..', '%', '@', '?' or '#'"
     for entry in allowed:
@@ -44,7 +44,10 @@ def location_error(uri: str, allowed: Sequence[str], project_id: str | None) -> 
         prefix = entry.replace(_PROJECT_PLACEHOLDER, project_id or "")
         if uri.startswith(prefix) and (prefix.endswith("/") or uri[len(prefix) :][:1] in ("", "/")):
             return None
-    places = ", ".join(entry.replace(_PROJECT_PLACEHOLDER, project_id or _PROJECT_PLACEHOLDER) for entry in allowed) or "nowhere"
+    places = (
+        ", ".join(entry.replace(_PROJECT_PLACEHOLDER, project_id or _PROJECT_PLACEHOLDER) for entry in allowed)
+        or "nowhere"
+    )
     return f"'{uri[:200]}' is not where a project may load weights from ({places})"
 
 

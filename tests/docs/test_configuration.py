@@ -12,10 +12,10 @@ from llmariner.server import ServerLimits
 from llmariner.settings import (
     DatabaseSettings,
     GatewaySettings,
-    StandaloneSettings,
     IdentitySettings,
     ModelSettings,
     ServingSettings,
+    StandaloneSettings,
     UsageSettings,
 )
 

@@ -27,6 +27,6 @@ def test_all_that_may_be_held_at_once_fits(name: str) -> None:
     limit, concurrency = re.search(r"memory: (\d+)Mi\s+concurrency: (\d+)", text.split("limits:")[1]).groups()  # type: ignore[union-attr]
     settings = GatewaySettings()
     # A body is there twice while it is written to an engine, and so is a large answer while it is read.
-    held = 2 * (settings.buffered_request_bytes + settings.buffered_response_bytes) + PARSING * settings.body_limit
+    held = 2 * (settings.body_buffer_bytes + settings.response_buffer_bytes) + PARSING * settings.body_limit
     held += int(concurrency) * (READ_AHEAD + _MAX_EVENT_BYTES)
     assert int(limit) * MIB >= PROCESS + held

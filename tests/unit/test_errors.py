@@ -19,9 +19,9 @@ from llmariner.errors import (
     NotFound,
     PlatformError,
     RateLimited,
-    WaitingRoomFull,
     Unavailable,
     UnknownUrl,
+    WaitingRoomFull,
 )
 from llmariner.gateway.control_plane.port import ModelState
 from llmariner.gateway.responses.engine_errors import engine_error

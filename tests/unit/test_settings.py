@@ -15,11 +15,11 @@ from llmariner.settings import (
     ControlPlaneSettings,
     DatabaseSettings,
     GatewaySettings,
-    StandaloneSettings,
     KServeSettings,
     Secret,
     SecretSettings,
     ServingSettings,
+    StandaloneSettings,
     UsageSettings,
     environment,
 )
@@ -55,9 +55,9 @@ def test_the_platform_of_this_machine_is_asked_where_it_listens(host: str, url: 
 
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert GatewaySettings.load({"LLMARINER_BODY_LIMIT": ""}) == GatewaySettings()
-    assert StandaloneSettings.load({"LLMARINER_HOST": "", "LLMARINER_PORT": "", "LLMARINER_HOME": ""}) == StandaloneSettings.load(
-        {}
-    )
+    assert StandaloneSettings.load(
+        {"LLMARINER_HOST": "", "LLMARINER_PORT": "", "LLMARINER_HOME": ""}
+    ) == StandaloneSettings.load({})
     assert ServingSettings.load({"LLMARINER_SERVING": "", "LLMARINER_SERVING_STATIC": ""}) == ServingSettings()
 
 

@@ -59,8 +59,8 @@ class Gateway:
         self.control = control
         self.settings = settings
         self.client = Client(write_timeout=settings.write_timeout)
-        self.body_budget = BodyBudget(settings.buffered_request_bytes, settings.buffered_request_bytes_per_tenant)
-        self.response_budget = BodyBudget(settings.buffered_response_bytes, settings.buffered_response_bytes * 2 // 3)
+        self.body_budget = BodyBudget(settings.body_buffer_bytes, settings.body_buffer_bytes_per_tenant)
+        self.response_budget = BodyBudget(settings.response_buffer_bytes, settings.response_buffer_bytes * 2 // 3)
         self.key_cache = KeyCache(control, pepper.reveal(), FailedAttemptLimiter(settings.unknown_keys_per_minute))
         self.limits = Limits(control)
         self.client_ips = ClientIpResolver(settings.trusted_proxies)
@@ -154,7 +154,9 @@ class Gateway:
         """The room of a model; made when first asked for."""
         room = self._rooms.get(model_id)
         if room is None:
-            room = self._rooms[model_id] = AdmissionQueue(self.settings.waiting_room_per_model, self.settings.waiting_room_per_tenant)
+            room = self._rooms[model_id] = AdmissionQueue(
+                self.settings.waiting_room_per_model, self.settings.waiting_room_per_tenant
+            )
             if state := self._states.get(model_id):
                 room.update(state)
         return room

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmariner.environment import Environment, number
+from llmariner.environment import Environment, read_number
 
 __all__ = ["ServerLimits"]
 
@@ -64,5 +64,7 @@ class ServerLimits:
         return cls(
             idle_seconds=read_number(env, "LLMARINER_KEEP_ALIVE_SECONDS", cls.idle_seconds, minimum=1),
             write_seconds=read_number(env, "LLMARINER_WRITE_TIMEOUT_SECONDS", cls.write_seconds, minimum=0.1),
-            connections_per_address=int(read_number(env, "LLMARINER_CONNECTIONS_PER_ADDRESS", cls.connections_per_address)),
+            connections_per_address=int(
+                read_number(env, "LLMARINER_CONNECTIONS_PER_ADDRESS", cls.connections_per_address)
+            ),
         )

@@ -25,7 +25,7 @@ from llmariner.platform.serving.local_processes.command_line import engine_envir
 from llmariner.platform.serving.local_processes.launcher_client import end_orphans
 from llmariner.platform.serving.local_processes.sockets import remove_left_over
 from llmariner.platform.serving.log_files import rotate
-from llmariner.settings import Environment, StandaloneSettings, SecretSettings, ServingSettings
+from llmariner.settings import Environment, SecretSettings, ServingSettings, StandaloneSettings
 from llmariner.standalone.dispatcher import Dispatcher, limits, subscriptions
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from llmariner.cli import private_files
 from llmariner.cli.sign_in.token_store import SignIn, SignInFile
 from llmariner.cli.support.errors import CommandError, ExitCode
-from llmariner.settings import StandaloneSettings, Secret
+from llmariner.settings import Secret, StandaloneSettings
 
 __all__ = ["ContextFile", "Target", "checked_endpoint", "masked", "resolve", "same_server"]
 

@@ -72,7 +72,7 @@ class AdmissionQueue:
         return False
 
     def enqueue(self, tenant: str, max_waiting: int | None = None) -> Waiter:
-        """Wait for a place. WaitingRoomFull when the room, or the tenant's share of it, is full; `share` None: the usual one."""
+        """Wait for a place. WaitingRoomFull when it, or the tenant's share, is full; `share` None: the usual one."""
         if tenant != self._latest_tenant:
             self._track_sharing(tenant)
         queue = self._queues.get(tenant)

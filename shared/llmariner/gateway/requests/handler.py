@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, PlatformError, WaitingRoomFull, Unavailable
+from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, PlatformError, Unavailable, WaitingRoomFull
 from llmariner.gateway.admission.chat_template import max_prompt_tokens
 from llmariner.gateway.admission.model_checks import check_model_access
 from llmariner.gateway.admission.queue import AdmissionQueue, Waiter
