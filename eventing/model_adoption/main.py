@@ -18,4 +18,4 @@ async def consume(context: Context, event: Event) -> None:
 
 
 # Kubernetes' events are not ours to know: nothing but the name is taken from one.
-handle = event_function(consume, recorded=False)
+handle = event_function(consume, from_outbox=False)

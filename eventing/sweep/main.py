@@ -71,4 +71,4 @@ def _forget_events(context: Context) -> None:
 
 
 # The cluster's clock sends its own; nothing is taken from them.
-handle = event_function(consume, recorded=False)
+handle = event_function(consume, from_outbox=False)

@@ -133,14 +133,14 @@ def update_model(
 ) -> dict[str, Any]:
     """Change how it runs; takes effect at its next wake."""
     context = context_of(request)
-    said, paths = body.change(update_mask)
+    sent, paths = body.config_change(update_mask)
     changed = context.registry.configure(
         model_id,
-        lambda config: config.patched(said, paths=paths),
+        lambda config: config.patched(sent, paths=paths),
         project_id=key.key_owner.project_id,
         actor=key,
-        restated=restates_arguments(said, paths),
-        created=body.of_created,
+        restated=restates_arguments(sent, paths),
+        created=body.expected_created,
     )
     return rendered(changed, Status(), whole=is_admin(key))
 

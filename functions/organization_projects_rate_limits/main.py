@@ -62,7 +62,7 @@ def list_rate_limits(
     if before:
         found = [row for row in found if row.model < _model_at(before, "before")]
     page = found[-limit:] if before and not after else found[:limit]
-    return list_response([row.shown() for row in page], has_more=len(page) < len(found))
+    return list_response([row.to_json() for row in page], has_more=len(page) < len(found))
 
 
 def update_rate_limit(
@@ -85,7 +85,7 @@ def update_rate_limit(
     wanted = {name: value for name, value in said.items() if value is not None}
     if wanted:
         context.limits.put(caller, subject, model, wanted)
-    return next(row for row in _rows(context, subject) if row.model == model).shown()
+    return next(row for row in _rows(context, subject) if row.model == model).to_json()
 
 
 def _rows(context: Context, subject: Subject) -> list[RateLimitRow]:

@@ -71,7 +71,7 @@ class Installation:
         """A function on its own, in this process."""
         if name not in self._applications:
             application = self._applications[name] = load(CHECKOUT / "functions" / name)
-            application.use(self.context)
+            application.use_context(self.context)
         return self._applications[name]
 
     def register(self, name: str, *, task: Task = Task.GENERATE, project_id: str | None = None) -> None:

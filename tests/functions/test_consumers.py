@@ -111,7 +111,7 @@ def test_what_the_loader_could_not_fetch_is_no_failure_of_the_model_that_has_the
     context = Context(installation.environment)
     context.weights = Failing()
     loader: Any = load(CHECKOUT / "eventing/model_loader")
-    loader.use(context)
+    loader.use_context(context)
     new_model(installation, name)
     headers, body = to_http(written(installation, TYPES["model_loader"], {"id": name, "project_id": None}))
     assert in_process.ask(loader, Question("POST", "/", body, headers)).status == 204
@@ -142,7 +142,7 @@ def test_retirement_discards_nothing_of_a_model_that_is_registered(
     context = Context(installation.environment)
     context.weights = Noting()
     retirement: Any = load(CHECKOUT / "eventing/model_retirement")
-    retirement.use(context)
+    retirement.use_context(context)
     name = new_model(installation, "retired").id
     installation.context.registry.loaded(name, folder="hf://org/new", size_bytes=1, task=Task.GENERATE)
 
@@ -224,7 +224,7 @@ def test_a_step_of_the_sweep_that_fails_stops_no_other(
     context.ledger = cast(Any, Away())
     context.deliveries = Noting(context.database, ())
     sweep: Any = load(CHECKOUT / "eventing/sweep")
-    sweep.use(context)
+    sweep.use_context(context)
     headers, body = to_http(TICK)
     assert in_process.ask(sweep, Question("POST", "/", body, headers)).status == 500
     assert (pruned, tidied) == ([7 * 86400.0], ["tidied"])
@@ -314,7 +314,7 @@ def test_the_dispatcher_carries_an_event_from_the_outbox_to_its_consumer(
 ) -> None:
     consumers: Any = {name: load(CHECKOUT / "eventing" / name) for name in TYPES}
     for consumer in consumers.values():
-        consumer.use(installation.context)
+        consumer.use_context(installation.context)
     new_model(installation, "dispatched")
     book = Deliveries(installation.context.database, subscriptions(CHECKOUT / "eventing"))
     dispatcher = Dispatcher(book, consumers)

@@ -58,7 +58,7 @@ def test_a_function_on_its_own_answers_a_preflight(
     name: str, installation: Installation, in_process: InProcess
 ) -> None:
     application = load(CHECKOUT / "functions" / name)
-    application.use(Context({**installation.environment, "LLMARINER_CORS_ORIGINS": PAGE}))
+    application.use_context(Context({**installation.environment, "LLMARINER_CORS_ORIGINS": PAGE}))
     assert in_process.ask(application, preflight("/v1/anything", PAGE)).status == 204
 
 
@@ -151,7 +151,7 @@ def test_which_origins_a_setting_means(setting: str, origin: str, allowed: bool)
 )
 def test_a_setting_that_is_no_origin_ends_the_start(value: str, installation: Installation) -> None:
     application = load(CHECKOUT / "functions/models")
-    application.use(Context({**installation.environment, "LLMARINER_CORS_ORIGINS": value}))
+    application.use_context(Context({**installation.environment, "LLMARINER_CORS_ORIGINS": value}))
     with pytest.raises(ValueError, match="LLMARINER_CORS_ORIGINS"):
         application.prepare()
 

@@ -33,8 +33,8 @@ def application(taken: list[Any], installation: Installation) -> Any:
     def consume(_context: Context, event: Any) -> None:
         taken.append(event.data)
 
-    found = application_of(event_function(consume, recorded=False))
-    found.use(installation.context)
+    found = application_of(event_function(consume, from_outbox=False))
+    found.use_context(installation.context)
     return found
 
 
@@ -95,7 +95,7 @@ def test_an_event_of_ours_is_taken_as_we_wrote_it_and_under_its_type_only(
 ) -> None:
     taken: list[Any] = []
     believing = application_of(event_function(lambda _context, event: taken.append(event)))
-    believing.use(installation.context)
+    believing.use_context(installation.context)
     event = written(installation, "ai.llmariner.test.v1", {"project_id": None})
     for type_, status in ((event.type, 204), ("ai.llmariner.model.deleted.v1", 400)):
         headers, body = to_http(replace(event, type=type_, subject="forged", data={"project_id": "proj_2"}))

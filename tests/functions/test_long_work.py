@@ -57,9 +57,9 @@ def test_events_under_work_take_no_thread_of_anybody_else(
     def other(_context: Context, _event: Event) -> None:
         """A consumer with nothing to do."""
 
-    slow, quick = (application_of(event_function(each, recorded=False)) for each in (work, other))
-    slow.use(installation.context)
-    quick.use(installation.context)
+    slow, quick = (application_of(event_function(each, from_outbox=False)) for each in (work, other))
+    slow.use_context(installation.context)
+    quick.use_context(installation.context)
 
     async def scenario() -> list[int]:
         tasks = [asyncio.create_task(deliver(slow)) for _ in range(MANY)]

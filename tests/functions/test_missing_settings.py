@@ -27,7 +27,7 @@ COMPLETE = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_is_not_built_without_its_settings(name: str) -> None:
     application = load(CHECKOUT / "functions" / name)
-    application.use(Context({}))
+    application.use_context(Context({}))
     with pytest.raises(ValueError, match=r"^LLMARINER_\w+"):
         application.prepare()
 
@@ -35,7 +35,7 @@ def test_a_function_is_not_built_without_its_settings(name: str) -> None:
 @pytest.mark.parametrize("name", CONSUMERS)
 def test_a_consumer_is_not_built_without_its_settings(name: str) -> None:
     application = load(CHECKOUT / "eventing" / name)
-    application.use(Context({}))
+    application.use_context(Context({}))
     with pytest.raises(ValueError, match=r"^LLMARINER_\w+"):
         application.prepare()
 

@@ -158,7 +158,7 @@ def test_what_stood_there_before_there_were_lists_is_not_started(
 ) -> None:
     name, registry = of_the_release_before(installation, location, *args), installation.context.registry
     loader: Any = load(CHECKOUT / "eventing/model_loader")
-    loader.use(installation.context)
+    loader.use_context(installation.context)
     headers, body = to_http(written(installation, "ai.llmariner.model.created.v1", {"id": name}))
     assert in_process.ask(loader, Question("POST", "/", body, headers)).status == 204
     model = registry.get(name)

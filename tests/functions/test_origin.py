@@ -74,7 +74,7 @@ def test_a_trusted_proxy_is_believed(
     said: str, status: int, bound: NewBound, installation: Installation, in_process: InProcess
 ) -> None:
     application = load(CHECKOUT / "functions/models")
-    application.use(Context({**installation.environment, "LLMARINER_TRUSTED_PROXIES": "127.0.0.0/8"}))
+    application.use_context(Context({**installation.environment, "LLMARINER_TRUSTED_PROXIES": "127.0.0.0/8"}))
     headers = {**bound("192.0.2.7"), "x-forwarded-for": said}
     answer = in_process.ask(application, Question("GET", "/v1/models", None, headers))
     assert answer.status == status, answer.body

@@ -147,8 +147,8 @@ def test_what_a_consumer_changed_is_published_too(database: Database, publisher:
     env = {"LLMARINER_DATABASE_URL": database.url, "LLMARINER_BROKER_URL": "http://127.0.0.1:9/"}
     context = Context({**env, "LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32})
     context.publisher = cast(Any, publisher)
-    application = application_of(event_function(work, recorded=False))
-    application.use(context)
+    application = application_of(event_function(work, from_outbox=False))
+    application.use_context(context)
     headers, body = to_http(Event("evt_1", "t", "x", 1.5, {}))
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     said: list[Any] = []

@@ -25,7 +25,7 @@ class Asked:
         self.context = Context({**installation.environment, **few})
         self.context.__dict__["database"] = installation.context.database
         self._application: Any = load(CHECKOUT / "functions/users")
-        self._application.use(self.context)
+        self._application.use_context(self.context)
         self._in_process = in_process
         self.looked_up = 0
         self._look_up: Any = self.context.authenticator.authenticate

@@ -135,7 +135,7 @@ def test_who_is_a_member_accepts_nothing(company: Company) -> None:
 def another(installation: Installation, settings: dict[str, str]) -> Any:
     """The function with other settings."""
     application = load(CHECKOUT / "functions/invitations")
-    application.use(Context({**installation.environment, **settings}))
+    application.use_context(Context({**installation.environment, **settings}))
     return application
 
 

@@ -52,7 +52,7 @@ def main(file: Path, port: int) -> None:
 
     threading.Thread(target=write, daemon=True).start()
     application = load(checkout() / "functions" / "internal_gateway")
-    application.use(context)
+    application.use_context(context)
     serve(application.prepare(), host="127.0.0.1", port=port)
 
 

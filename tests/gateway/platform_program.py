@@ -48,7 +48,7 @@ async def serve(folder: Path, port: int, *, by_uvicorn: bool) -> None:
 def _with_control(router: Any, context: Context) -> Any:
     """The home has no use for the control function; here, functions in processes of their own ask it."""
     control = load(checkout() / "functions" / "internal_gateway")
-    control.use(context)
+    control.use_context(context)
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         inner = control if scope.get("path", "").startswith("/internal/") else router

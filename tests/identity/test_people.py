@@ -39,7 +39,7 @@ class Platform:
     def ask(self, method: str, path: str, bearer: str, body: Any = None, **headers: str) -> Any:
         function = "organization_sign_in" if "sign_in" in path else path.split("/")[2]
         application = load(CHECKOUT / "functions" / function)
-        application.use(self.context)
+        application.use_context(self.context)
         said = {"authorization": f"Bearer {bearer}"} if bearer else {}
         said |= {name.replace("_", "-"): value for name, value in headers.items()}
         return self._caller.ask(application, _asking.Question(method, path, body, said))

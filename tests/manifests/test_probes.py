@@ -69,6 +69,6 @@ async def status(application: Any, path: str) -> int:
 def test_a_workload_answers_its_probes(source: str, environment: dict[str, str]) -> None:
     workload = WORKLOADS[source]
     application = load(CHECKOUT / workload.folder)
-    application.use(Context(environment))
+    application.use_context(Context(environment))
     answers = {path: asyncio.run(status(application, path)) for path in paths(workload)}
     assert set(answers.values()) == {200}, answers

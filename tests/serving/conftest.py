@@ -95,7 +95,7 @@ def remote(folder: Path) -> Iterator[Adapter]:
         )
         context.serving = serving
         application: Any = load(checkout() / "functions" / "internal_gateway")
-        application.use(context)
+        application.use_context(context)
         config = uvicorn.Config(application, port=0, http="httptools", ws="none", lifespan="off", log_level="warning")
         server = uvicorn.Server(config)
 

@@ -213,7 +213,7 @@ _RULES_BY_FUNCTION: dict[str, Rule] = {
 
 def _route_rules(folder: Path, context: Context) -> Iterator[tuple[str, str, Rule]]:
     application = load(folder)
-    application.use(context)
+    application.use_context(context)
     made: Any = application.prepare().application
     if hasattr(made, "route"):  # the token path
         yield "POST", made.route.path, (made.route.scope, ObjectScope.MODELS)

@@ -1,1 +1,1 @@
-"""What functions that are not on the token path share: the function adapter, the API factory, authentication, errors."""
+"""HTTP layer of the functions off the token path: entry points, the FastAPI factory, authentication, errors, schemas."""

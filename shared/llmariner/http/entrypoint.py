@@ -1,8 +1,8 @@
-"""One `main.py`, three ways to run it: functions-framework, a lean server of our own (`boot`), the local home's router.
+"""Entry points of a function's `main.py`, which runs under functions-framework, `llmariner.boot` or the standalone router.
 
-functions-framework wants a plain function as its target, so `handle` is one; the application behind it is its attribute
-`app`. Whoever loads a `main.py` by `boot.load` says when it is built, and with it what the route needs; functions-framework
-does not, so there the import builds it: a wrong setting ends the start and not each request.
+functions-framework requires a plain function as its target, so `handle` is one and carries the ASGI application in its
+attribute `app`. `boot.load` defers the construction of the application until its caller prepares it. Under
+functions-framework the import constructs it, so that an invalid setting fails the start and not each request.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ Consume = Callable[[Context, Any], Awaitable[None] | None]
 
 
 class LazyApplication:
-    """An ASGI application that is built when first called, or by `prepare`."""
+    """An ASGI application that `prepare` or the first request builds."""
 
     def __init__(self, build: Build) -> None:
         self._build = build
         self._context: Context | None = None
         self._application: MiddlewareStack | None = None
 
-    def use(self, context: Context) -> None:
-        """Share a process's parts; to be called before the first request."""
+    def use_context(self, context: Context) -> None:
+        """Build with the process's shared `context`; call it before the first request."""
         self._context = context
 
     def prepare(self) -> MiddlewareStack:
-        """Build it now, so that a wrong setting ends the start and not a request."""
+        """Build the application unless it is built, so that an invalid setting fails the start and not a request."""
         if self._application is None:
             context = self._context or Context()
             self._application = MiddlewareStack(self._build(context), Cors.load(context.env))
         return self._application
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request."""
+        """Handle one request."""
         await self.prepare()(scope, receive, send)
 
 
 @contextlib.contextmanager
 def deferred_build() -> Iterator[None]:
-    """While a `main.py` is imported by somebody who prepares its application later."""
+    """A context in which importing a `main.py` does not build its application."""
     global _deferred
     before, _deferred = _deferred, True
     try:
@@ -72,14 +72,14 @@ def deferred_build() -> Iterator[None]:
 
 
 def http_function(build: Build) -> Callable[[Any], Awaitable[Any]]:
-    """The target of an HTTP function, from what builds its application."""
+    """The functions-framework target of an HTTP function whose application `build` returns."""
     lazy = LazyApplication(build)
 
     async def handle(_request: Any) -> Any:
         return _delegating_response(lazy)
 
     handle.app = lazy  # type: ignore[attr-defined]
-    # Imported only where functions-framework runs us: it costs more than a whole lean start.
+    # Imported only under functions-framework: the import takes longer than the whole start without it.
     if "functions_framework" in sys.modules and not _deferred:
         from functions_framework import aio
 
@@ -88,32 +88,32 @@ def http_function(build: Build) -> Callable[[Any], Awaitable[Any]]:
     return handle
 
 
-def event_function(consume: Consume, *, recorded: bool = True) -> Callable[[Any], Awaitable[None]]:
-    """The target of an event function: `consume` is called with the context and an `Event`.
+def event_function(consume: Consume, *, from_outbox: bool = True) -> Callable[[Any], Awaitable[None]]:
+    """The functions-framework target of an event consumer: `consume` takes the context and an `Event`.
 
-    A plain function is called in a thread of the consumer's own, for it may take minutes: at most `_THREADS` of its events
-    are worked on at once, and nobody else waits for them. A coroutine function, for those that ask the serving port, runs
-    in the loop.
+    A plain function runs in one of `_THREADS` threads of the consumer's own, since it may take minutes. A coroutine
+    function runs in the event loop; consumers that call the serving port are coroutines.
 
-    It raises PlatformError or anything else to be called again later, MalformedEvent when a retry would not help.
+    `consume` raises MalformedEvent when a retry would not help (400, dead letter); any other exception asks for a retry.
 
-    Anybody in the cluster may reach a consumer, so what it is given is the event as the outbox holds it, and one that this
-    platform never wrote is refused. `recorded` False: for events of the cluster's sources, of which nothing is believed.
+    Every pod of the cluster can reach a consumer. `consume` therefore gets the event as the outbox holds it, and an event
+    that the outbox lacks is rejected. `from_outbox` False is for events of the cluster's own sources, which are not
+    authenticated: their consumers must not trust the data.
     """
-    # Imported only by who consumes events: a thread pool is no part of a lean start.
+    # Imported here, since HTTP functions start without a thread pool.
     from concurrent.futures import ThreadPoolExecutor
 
     threads = ThreadPoolExecutor(_THREADS, "consumer")
 
-    async def give(context: Context, event: Any) -> None:
-        if recorded:
+    async def deliver(context: Context, event: Any) -> None:
+        if from_outbox:
             event = await asyncio.to_thread(_load_from_outbox, context, event)
         if asyncio.iscoroutinefunction(consume):
             await consume(context, event)
         else:
             await asyncio.get_running_loop().run_in_executor(threads, consume, context, event)
 
-    lazy = LazyApplication(lambda context: _event_application(context, give))
+    lazy = LazyApplication(lambda context: _event_application(context, deliver))
 
     async def handle(event: Any) -> None:
         from starlette.exceptions import HTTPException
@@ -121,12 +121,12 @@ def event_function(consume: Consume, *, recorded: bool = True) -> Callable[[Any]
         from llmariner.platform.events.cloudevents import MalformedEvent, from_cloud_event
 
         context = lazy._context or Context()
-        lazy.use(context)
+        lazy.use_context(context)
         try:
-            await give(context, from_cloud_event(event))
+            await deliver(context, from_cloud_event(event))
         except MalformedEvent as error:
-            raise HTTPException(400, str(error)) from error  # anything else is a 500: again later
-        # functions-framework would answer "OK", and Knative's Broker takes a body that is no event for a failure.
+            raise HTTPException(400, str(error)) from error  # any other exception becomes a 500: retried
+        # functions-framework would answer "OK", and Knative's Broker takes a body that is not an event for a failure.
         raise HTTPException(204)
 
     handle.app = lazy  # type: ignore[attr-defined]
@@ -139,7 +139,7 @@ def event_function(consume: Consume, *, recorded: bool = True) -> Callable[[Any]
 
 
 def application_of(handle: Any) -> LazyApplication:
-    """The application behind a target made here."""
+    """The application of a target that `http_function` or `event_function` returned."""
     application = handle.app
     assert isinstance(application, LazyApplication)
     return application
@@ -149,20 +149,20 @@ def _delegating_response(application: Application) -> Any:
     from starlette.responses import Response
 
     class Delegate(Response):
-        """A response that lets the application answer: functions-framework calls it with the request's own channels."""
+        """A response that delegates to the application: functions-framework calls it with the request's ASGI channels."""
 
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
             started = False
 
-            async def sending(message: Message) -> None:
+            async def tracked_send(message: Message) -> None:
                 nonlocal started
                 started = True
                 await send(message)
 
             try:
-                await application(scope, receive, sending)
+                await application(scope, receive, tracked_send)
             except Exception:
-                # The framework would answer in plain text.
+                # functions-framework would answer in plain text.
                 if started:
                     raise
                 _log.exception("a request failed")
@@ -172,7 +172,7 @@ def _delegating_response(application: Application) -> Any:
 
 
 def _load_from_outbox(context: Context, event: Any) -> Any:
-    """The event as the outbox holds it. MalformedEvent."""
+    """The event as the outbox holds it. Raises MalformedEvent for an event that the outbox lacks."""
     import logging
 
     from llmariner.platform.events import outbox
@@ -186,8 +186,8 @@ def _load_from_outbox(context: Context, event: Any) -> Any:
     return found
 
 
-def _event_application(context: Context, give: Callable[[Context, Any], Awaitable[None]]) -> Application:
-    """The HTTP binding of a consumer: 204 took it, 400 never will (dead letter), 500 again later."""
+def _event_application(context: Context, deliver: Callable[[Context, Any], Awaitable[None]]) -> Application:
+    """The HTTP binding of a consumer. Statuses: 204 consumed, 400 malformed (dead letter), 500 failed (retried)."""
     from llmariner.http.middleware.readiness import Readiness
     from llmariner.platform.events.cloudevents import MalformedEvent, from_http
 
@@ -208,12 +208,12 @@ def _event_application(context: Context, give: Callable[[Context, Any], Awaitabl
         try:
             body = await _read_event_body(receive)
             if body is None:
-                return  # the sender is gone, and half an event is none
-            await give(context, from_http(headers, body))
+                return  # the client disconnected, and a partial event is not delivered
+            await deliver(context, from_http(headers, body))
             status, answer = 204, b""
         except MalformedEvent as error:
             status, answer = 400, str(error).encode(errors="replace")
-        except Exception as error:  # whatever it was, the event must not be lost
+        except Exception as error:  # the Broker retries after a 500, so no event is lost
             _log.exception("a consumer failed")
             status, answer = 500, f"{type(error).__name__}: {error}".encode(errors="replace")
         await _send_text(send, status, answer)
@@ -231,7 +231,7 @@ async def _send_text(send: Callable[[Message], Awaitable[None]], status: int, te
 
 
 async def _read_event_body(receive: Callable[[], Awaitable[Message]]) -> bytes | None:
-    """The whole body of an event; None when its sender hung up. MalformedEvent when it is over the limit."""
+    """The whole body of an event; None when the client disconnects. Raises MalformedEvent for a body over `_EVENT_LIMIT`."""
     body, more = bytearray(), True
     while more:
         message = await receive()

@@ -1,4 +1,4 @@
-"""The factory of functions that answer with JSON from a database: FastAPI, with our errors, limits and probes."""
+"""The application factory of functions with a database: FastAPI with the platform's errors, body limit and probes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BODY_LIMIT = 1024 * 1024
 
 
 def create_app(title: str, context: Context) -> FastAPI:
-    """An application without routes of its own: add them, return it. Answers /health/live and /health/ready."""
+    """An application with /health/live and /health/ready, to which the caller adds routes. Raises for invalid settings."""
     context.check_settings()
     app = FastAPI(
         title=title,
@@ -35,7 +35,7 @@ def create_app(title: str, context: Context) -> FastAPI:
     if context.env.get("LLMARINER_BROKER_URL"):
         from llmariner.http.middleware.outbox import OutboxMiddleware
 
-        # The publisher itself is made with the first change, and with it the connection to the database.
+        # The publisher, and its connection to the database, is created at the first publication.
         app.add_middleware(OutboxMiddleware, publisher=lambda: context.publisher)
 
     @app.get("/health/live")

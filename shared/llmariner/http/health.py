@@ -1,4 +1,4 @@
-"""How the parts behind a function are."""
+"""Health of the components that functions depend on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["check_components"]
 
 
 async def check_components(context: Context) -> dict[str, str | None]:
-    """Each part, and why it is degraded; None for one that is well."""
+    """The reason why each component is degraded, by its name; None for a healthy one."""
     return {"database": await asyncio.to_thread(_database, context), "serving": await _serving(context)}
 
 

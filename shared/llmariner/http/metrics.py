@@ -1,4 +1,4 @@
-"""What a monitoring system is told of the platform's own state, in Prometheus' text format."""
+"""Metrics of the platform's own state in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["backlog_metrics"]
 
 
 def backlog_metrics(backlog: Backlog) -> str:
-    """Events that wait for the Broker."""
+    """The number of events that the Broker has not accepted, and the age of the oldest."""
     measures = (
         ("llmariner_outbox_events", "Events that the Broker has not taken yet.", backlog.events),
         (

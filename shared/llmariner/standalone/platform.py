@@ -203,7 +203,7 @@ class Home:
         consumers: Any = {}
         for folder in sorted(path.parent for path in eventing.glob("*/trigger.yaml")):
             consumers[folder.name] = load(folder)
-            consumers[folder.name].use(self.context)
+            consumers[folder.name].use_context(self.context)
         deliveries = Deliveries(self.context.database, subscriptions(eventing))
         return Dispatcher(deliveries, consumers, limits(eventing))
 

@@ -48,7 +48,7 @@ class Router:
         self._patterns: list[tuple[re.Pattern[str], LazyApplication]] = []
         for folder in sorted(path.parent for path in functions.glob("*/func.yaml")):
             application = load(folder)
-            application.use(context)
+            application.use_context(context)
             for path in declared_paths(folder):
                 if "{" in path:
                     self._patterns.append((path_pattern(path), application))

@@ -138,7 +138,7 @@ class World:
         """A function on its own, in this process."""
         if function not in self._applications:
             application = self._applications[function] = load(CHECKOUT / "functions" / function)
-            application.use(self.context)
+            application.use_context(self.context)
         return self._applications[function]
 
     def number(self) -> int:

@@ -1,4 +1,4 @@
-"""Who calls, and may they: for functions that have the database at hand. Every route declares the scope it needs."""
+"""Authentication and scope checks of functions with a database. Every route declares the scope that it requires."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ __all__ = ["authenticate", "context_of", "require_scope"]
 
 
 def context_of(request: Request) -> Context:
-    """The process's parts."""
+    """The process's `Context`, which `create_app` stored in the application's state."""
     context = request.app.state.context
     assert isinstance(context, Context)
     return context
 
 
 def authenticate(request: Request) -> Caller:
-    """Who calls, whatever they may do. AuthenticationFailed for a key or token that is no good.
+    """The caller of a request, whatever their scopes.
 
-    RateLimited when too many of these came from there.
+    Raises AuthenticationFailed for an invalid key or token, RateLimited after too many of them from the client's address,
+    PermissionDenied for a key that is used outside its networks.
     """
     authorization = request.headers.get("authorization")
     secret = bearer_token(authorization.encode("latin-1") if authorization else None)
@@ -45,21 +46,21 @@ def authenticate(request: Request) -> Caller:
 
 
 def require_scope(scope: str, *, objects: str = "project") -> Any:
-    """A dependency: the caller, a key or a person who signed in, who must hold `scope`.
+    """A FastAPI dependency that returns the caller, a key or a signed-in user, who must hold `scope`.
 
-    `objects` says whose objects the route then reaches: "project" (the caller's own project's), "member" (of the
-    organisations and projects that the caller is in), "self" (the caller's own). docs/security/authorization.md lists them.
+    `objects` declares whose objects the route accesses: "project" (those of the caller's project), "member" (those of the
+    organizations and projects that the caller is in), "self" (the caller's own). docs/security/authorization.md lists them.
     """
 
-    def authorised(request: Request) -> Caller:
+    def authorized(request: Request) -> Caller:
         caller = authenticate(request)
         if scope not in caller.scopes:
             raise missing_scope(scope) if caller.key_id else _missing_scope(scope)
         return caller
 
-    authorised.scope = scope  # type: ignore[attr-defined]
-    authorised.objects = objects  # type: ignore[attr-defined]
-    return Depends(authorised)
+    authorized.scope = scope  # type: ignore[attr-defined]
+    authorized.objects = objects  # type: ignore[attr-defined]
+    return Depends(authorized)
 
 
 def _resolve_caller(request: Request, secret: str) -> Caller:
@@ -73,7 +74,7 @@ def _resolve_caller(request: Request, secret: str) -> Caller:
 
 
 def _check_client_network(caller: Caller) -> None:
-    """PermissionDenied for a key that is used from where it may not be."""
+    """Raises PermissionDenied for a key that is used outside its allowed networks."""
     address = client_address.get()
     if caller.allowed_sources is not None and not is_allowed(caller.allowed_sources, address or ""):
         raise PermissionDenied(

@@ -1,4 +1,4 @@
-"""Who administers an organisation through OpenAI's admin API: its owners, admin keys, and roles it made for that."""
+"""Access checks of OpenAI's admin API: an organization's owners, its admin keys, and its custom roles."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ __all__ = ["check_org_admin", "is_installation_owner", "require_org_admin"]
 
 
 def require_org_admin(scope: str, *, objects: str = "organization") -> Any:
-    """A dependency: a caller who holds `scope` for the whole organisation, and not for one project of it only.
+    """A FastAPI dependency that returns a caller who holds `scope` for the whole organization, not for one project only.
 
-    `objects` "installation": an owner of the default organisation, who runs the installation.
+    `objects` "installation" requires an owner of the default organization, who operates the installation.
     """
-    of_caller: Callable[[Request], Caller] = require_scope(scope).dependency
+    scoped_caller: Callable[[Request], Caller] = require_scope(scope).dependency
 
-    def administering(request: Request) -> Caller:
-        caller = of_caller(request)
+    def authorized(request: Request) -> Caller:
+        caller = scoped_caller(request)
         if objects == "installation" and not is_installation_owner(request, caller):
             raise PermissionDenied("Only an owner of the default organization, who runs the installation, may do that.")
         check_org_admin(request, caller, scope)
         return caller
 
-    administering.scope = scope  # type: ignore[attr-defined]
-    administering.objects = objects  # type: ignore[attr-defined]
-    return Depends(administering)
+    authorized.scope = scope  # type: ignore[attr-defined]
+    authorized.objects = objects  # type: ignore[attr-defined]
+    return Depends(authorized)
 
 
 def check_org_admin(request: Request, caller: Caller, scope: str) -> None:
-    """PermissionDenied unless the caller holds `scope` for the whole organisation."""
+    """Raises PermissionDenied unless the caller holds `scope` for the whole organization."""
     if scope not in caller.scopes or not (caller.is_owner or scope in _custom_role_scopes(request, caller)):
         raise PermissionDenied(
             f"Only an owner of the organization, one of its admin keys, or a role that it made for this, each with the "
@@ -52,11 +52,11 @@ def is_installation_owner(request: Request, caller: Caller) -> bool:
 
 
 def _custom_role_scopes(request: Request, caller: Caller) -> frozenset[str]:
-    """What a role that the organisation made gives; a reader's scopes are for looking around in other routes."""
-    made = select(custom_roles.c.scopes).where(
+    """The scopes of the caller's custom role; those of the predefined role `reader` do not administer."""
+    custom_scopes = select(custom_roles.c.scopes).where(
         custom_roles.c.id == caller.organization_role,
         custom_roles.c.organization_id == caller.organization_id,
         custom_roles.c.project_id.is_(None),
     )
     with context_of(request).database.read() as session:
-        return frozenset((session.value(made) or "").split())
+        return frozenset((session.value(custom_scopes) or "").split())

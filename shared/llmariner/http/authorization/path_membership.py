@@ -1,4 +1,4 @@
-"""Who calls, as it stands in the organisation or project that the path names: LLMariner's own administration."""
+"""Access checks of LLMariner's own administration: the caller's scopes in the organization or project of the path."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ __all__ = ["require_scope_on_path"]
 
 
 def require_scope_on_path(scope: str, *, objects: str = "member") -> Any:
-    """A dependency: the caller as it stands in `{organization_id}`, or in `{project_id}` of it, holding `scope` there.
+    """A FastAPI dependency that returns the caller, who must hold `scope` in the path's organization or project.
 
-    NotFound where it is no member, PermissionDenied where it lacks the scope. `objects` as in
-    `require_scope`.
+    Raises NotFound for a caller who is not a member, PermissionDenied without the scope. `objects`: see `require_scope`.
     """
 
-    def standing(request: Request) -> Caller:
+    def authorized(request: Request) -> Caller:
         caller = authenticate(request)
-        # A key holds nowhere more than where it is at home: without the scope it learns nothing of what there is.
+        # A key never holds more than in its own project: without the scope it must not learn which organizations exist.
         if caller.key_id is not None and scope not in caller.scopes:
             raise missing_scope(scope)
         database, path = context_of(request).database, request.path_params
@@ -32,6 +31,6 @@ def require_scope_on_path(scope: str, *, objects: str = "member") -> Any:
             return caller_in_organization(database, caller, organization_id, scope)
         return caller_in_project(database, caller, organization_id, project_id, scope)
 
-    standing.scope = scope  # type: ignore[attr-defined]
-    standing.objects = objects  # type: ignore[attr-defined]
-    return Depends(standing)
+    authorized.scope = scope  # type: ignore[attr-defined]
+    authorized.objects = objects  # type: ignore[attr-defined]
+    return Depends(authorized)

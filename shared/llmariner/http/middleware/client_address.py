@@ -1,4 +1,4 @@
-"""Where a request comes from: told to the audit log, and looked at for keys that are bound to networks."""
+"""The client's address of a request, for the audit log and for keys that are restricted to networks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["ClientAddressMiddleware"]
 
 
 class ClientAddressMiddleware:
-    """ASGI middleware. `trusted`: networks of those whose X-Forwarded-For is believed.
+    """ASGI middleware that sets the request context's client address. `trusted`: networks whose X-Forwarded-For is used.
 
-    A request's `state.proxied` says whether the address is that of a proxy which is not: then it stands for many callers.
+    A request's `state.proxied` is true when the address is that of an untrusted proxy, which many callers share.
     """
 
     def __init__(self, app: Any, *, trusted: Sequence[str]) -> None:
@@ -22,7 +22,7 @@ class ClientAddressMiddleware:
         self._client_ips = ClientIpResolver(trusted)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""Bodies of requests that come compressed (RFC 9110 8.4): decoded in parts, so that a small one can't become large."""
+"""Compressed request bodies (RFC 9110, 8.4), decompressed in chunks so that a decompression bomb never fills the memory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["DecompressedBody", "content_encoding"]
 
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _CHUNK_BYTES = 64 * 1024
-# What no body needs of a coding beyond sixteen bytes for each of its own: names in the head, empty blocks.
+# Compressed bytes beyond sixteen for each decompressed byte that a body may have: names in the header, empty blocks.
 _OVERHEAD_BYTES = 64 * 1024
 
 
 def content_encoding(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The coding of a body; None for none. UnsupportedMedia, with `Accept-Encoding`, for one that nobody decodes here."""
+    """The encoding of a body, or None. Raises UnsupportedMedia, with `Accept-Encoding`, for an unsupported encoding."""
     values = b",".join(value for name, value in headers if name == b"content-encoding")
     words = [word.strip().lower() for word in values.decode("latin-1").split(",")]
     encodings = [word for word in words if word not in ("", "identity")]
@@ -34,7 +34,7 @@ def content_encoding(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 
 
 class DecompressedBody:
-    """`receive` of ASGI over another: parts of at most 64 KiB, whatever they were made of. Limits count what comes out."""
+    """An ASGI `receive` that decompresses the body of another, in chunks of at most 64 KiB; body limits count them."""
 
     def __init__(self, receive: Receive, encoding: str) -> None:
         import zlib
@@ -49,9 +49,10 @@ class DecompressedBody:
         self._bytes_in = self._bytes_out = 0
 
     async def __call__(self) -> Message:
-        """The next part.
+        """The next message.
 
-        InvalidRequest when it can't be decoded, ends early, goes on behind its end, or decodes to next to nothing.
+        Raises InvalidRequest for a body that can't be decoded, is truncated, has trailing data, or decodes to a small
+        fraction of its own size.
         """
         if self._finished:
             return await self._receive()
@@ -65,7 +66,7 @@ class DecompressedBody:
             if self._decoder.eof and not self._more:
                 return self._last_message(part)
             if part:
-                await asyncio.sleep(0)  # a bomb is work: others have their turns between its parts
+                await asyncio.sleep(0)  # lets other tasks run between the chunks of a bomb
                 return {"type": "http.request", "body": part, "more_body": True}
             if not self._more and not self._pending:
                 if not self._started:
@@ -88,7 +89,9 @@ class DecompressedBody:
             raise self._invalid("goes on behind its end")
         self._bytes_in += pending_bytes - len(self._pending)
         self._bytes_out += len(part)
-        if self._bytes_in > _OVERHEAD_BYTES + 16 * self._bytes_out:  # no limit of what comes out would ever end it
+        if (
+            self._bytes_in > _OVERHEAD_BYTES + 16 * self._bytes_out
+        ):  # the body limit, which counts the output, would never apply
             raise self._invalid("is many times as long coded as decoded")
         return part
 

@@ -1,4 +1,4 @@
-"""Pages of other origins that may call the platform from a browser: the CORS protocol (https://fetch.spec.whatwg.org/)."""
+"""The CORS protocol (https://fetch.spec.whatwg.org/): which origins' pages may call the platform from a browser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Cors"]
 _ORIGIN = re.compile(r"(https?)://((?:[a-z0-9-]+\.)*[a-z0-9-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
 _LOOPBACK = re.compile(r"https?://(localhost|[a-z0-9-]+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?")
 _HEADER_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,2048}")
-# Browsers leave these out (https://html.spec.whatwg.org/#ascii-serialisation-of-an-origin).
+# Browsers omit these (https://html.spec.whatwg.org/#ascii-serialisation-of-an-origin).
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 _RATE_LIMITS = [f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")]
@@ -26,12 +26,12 @@ _EXPOSED_HEADERS = ", ".join(
         *_RATE_LIMITS,
     ]
 ).encode()
-_MAX_AGE_SECONDS = b"7200"  # as long as chromium remembers a preflight at most
+_MAX_AGE_SECONDS = b"7200"  # the most that Chromium caches a preflight for
 
 
 @dataclass(frozen=True)
 class Cors:
-    """Which origins may. Credentials of the browser (cookies) are never allowed: a page sends an API key or a token."""
+    """Allowed origins. Browser credentials (cookies) are never allowed: a page sends an API key or a token."""
 
     origins: frozenset[str] = frozenset()
     loopback: bool = False
@@ -39,7 +39,7 @@ class Cors:
 
     @classmethod
     def load(cls, env: Environment) -> Cors | None:
-        """Of `LLMARINER_CORS_ORIGINS`: origins, `loopback` or `*`, apart by commas or spaces; None where it is not set."""
+        """Parse `LLMARINER_CORS_ORIGINS`: origins, `loopback` or `*`, separated by commas or spaces; None if unset."""
         words = frozenset(re.split(r"[,\s]+", env.get("LLMARINER_CORS_ORIGINS", "").strip(", \t\n"))) - {""}
         if not words:
             return None
@@ -47,12 +47,12 @@ class Cors:
         return cls(origins, loopback="loopback" in words, any_origin="*" in words)
 
     def allows(self, origin: bytes) -> bool:
-        """Whether a page of that origin may read answers."""
+        """Whether a page of that origin may read responses."""
         text = origin.decode("latin-1")
         return self.any_origin or text in self.origins or (self.loopback and bool(_LOOPBACK.fullmatch(text)))
 
     async def preflight(self, scope: Scope, headers_by_name: Mapping[bytes, bytes], send: Send) -> bool:
-        """Answer what a browser asks before it sends a request of a page; False when it is no such question."""
+        """Answer a preflight request and return True; return False for any other request."""
         origin = headers_by_name.get(b"origin")
         if scope["method"] != "OPTIONS" or origin is None or b"access-control-request-method" not in headers_by_name:
             return False
@@ -80,7 +80,7 @@ class Cors:
         return True
 
     def wrap_send(self, origin: bytes | None, send: Send) -> Send:
-        """`send` with what a browser needs to see in every answer, errors and streams too."""
+        """A `send` that adds the CORS headers to every response, errors and streams included."""
         added = [] if self.any_origin else [(b"vary", b"Origin")]
         if origin is not None and self.allows(origin):
             added.append((b"access-control-allow-origin", self._allow_origin_value(origin)))
@@ -97,14 +97,14 @@ class Cors:
         return b"*" if self.any_origin else origin
 
 
-def _serialize_origin(said: str) -> str:
-    """An origin as browsers say it. ValueError for what is none."""
-    found = _ORIGIN.fullmatch(said)
+def _serialize_origin(text: str) -> str:
+    """An origin as browsers serialize it. Raises ValueError for text that is not an origin."""
+    found = _ORIGIN.fullmatch(text)
     port = int(found[3]) if found and found[3] else None
     if found is None or not (port is None or 0 < port < 65536):
         raise ValueError(
             "LLMARINER_CORS_ORIGINS must be origins as browsers say them, such as https://app.example.org or "
-            f"http://localhost:5173 (no path, no capitals), or 'loopback', or '*'; not {said!r}."
+            f"http://localhost:5173 (no path, no capitals), or 'loopback', or '*'; not {text!r}."
         )
     named = f"{found[1]}://{found[2]}"
     return named if port in (None, _DEFAULT_PORTS[found[1]]) else f"{named}:{port}"

@@ -1,4 +1,4 @@
-"""Errors of every origin in OpenAI's shape, and the headers that every answer carries."""
+"""Error responses in OpenAI's shape, the body limit, and the headers of every response."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _BUFFER_LIMIT = 64 * 1024 * 1024
 
 
 def install_error_handling(app: FastAPI, *, body_limit: int) -> None:
-    """Make an app render every error as ours, a body over `body_limit` bytes among them."""
+    """Add the exception handlers and middleware. A body over `body_limit` bytes is answered with BodyTooLarge."""
     app.add_exception_handler(PlatformError, lambda _, error: error_response(_from_platform_error(error)))
     app.add_exception_handler(
         RequestValidationError, lambda request, error: error_response(_from_validation_error(request, error))
@@ -45,7 +45,7 @@ def install_error_handling(app: FastAPI, *, body_limit: int) -> None:
 
 
 def error_response(error: PlatformError) -> JSONResponse:
-    """The answer that an error becomes."""
+    """The response for an error."""
     return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
 
 
@@ -72,7 +72,7 @@ def _from_validation_error(request: Request, error: Exception) -> PlatformError:
 
 
 def _unknown_field(error: dict[str, Any]) -> PlatformError:
-    """For a field that a body doesn't have; its place is the object that holds it."""
+    """For an unknown field of a body; `loc` is the object that contains it."""
     path = [str(part) for part in error["loc"][1:]]
     param = ".".join([*path, error["ctx"]["field"]])
     nearest = error["ctx"]["nearest"]
@@ -82,7 +82,7 @@ def _unknown_field(error: dict[str, Any]) -> PlatformError:
 
 def _from_http_exception(request: Request, error: Exception) -> PlatformError:
     assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, PlatformError):  # by which a body was refused while it was decoded
+    if isinstance(error.__cause__, PlatformError):  # raised while the body was parsed
         return error.__cause__
     method, path = request.method, request.url.path
     if error.status_code == 404:
@@ -95,17 +95,17 @@ def _from_http_exception(request: Request, error: Exception) -> PlatformError:
 
 
 def _allowed_methods(request: Request) -> str:
-    """All methods of the path; the framework names those of the first route that fits."""
+    """All methods of the path; Starlette names those of the first route that matches."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
     methods = {method for route in routes for method in route.methods}
     return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 class BodyLimitMiddleware:
-    """Ends the reading of a body over a number of bytes. The framework's own limit would answer in plain text.
+    """ASGI middleware that rejects a body of more than `max_bytes`. Starlette's own limit would answer in plain text.
 
-    The framework reads a body before it asks who sends it, so what all bodies hold is limited, too: of each what is over
-    `_SMALL` counts, so that whoever sends large ones slowly is in the way of large ones only.
+    FastAPI reads a body before it authenticates the caller, so the total of all buffered bodies is limited too. Only bytes
+    over `_FREE_BYTES` of a body count, so that slow uploads of large bodies block other large bodies only.
     """
 
     def __init__(self, app: Any, *, max_bytes: int) -> None:
@@ -114,7 +114,7 @@ class BodyLimitMiddleware:
         self._buffered = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request."""
+        """Handle one request."""
         length = dict(scope.get("headers", ())).get(b"content-length", b"0")
         size = buffered = 0
 
@@ -138,16 +138,16 @@ class BodyLimitMiddleware:
 
 
 class ResponseHeadersMiddleware:
-    """Adds x-request-id and the processing time; turns what nobody caught into a 500 that tells nothing of the inside.
+    """ASGI middleware that adds x-request-id and the processing time, and turns unhandled exceptions into a generic 500.
 
-    Pure ASGI, and outermost: an exception that left here would be answered by the server in plain text.
+    It is the outermost middleware: the server would answer an exception that leaves it in plain text.
     """
 
     def __init__(self, app: Any) -> None:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

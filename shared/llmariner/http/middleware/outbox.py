@@ -1,4 +1,4 @@
-"""Tells the Broker of what a request changed, once it is answered."""
+"""Publishes the events that a request wrote to the outbox, after the response."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _log = logging.getLogger(__name__)
 
 
 class Publisher(Protocol):
-    """What carries events away."""
+    """Publishes the outbox."""
 
     def publish(self) -> int:
-        """Send what is not published yet; never raises for a Broker that is away."""
+        """Publish pending events and return their number; an unreachable Broker does not raise."""
 
 
 class OutboxMiddleware:
     """ASGI middleware. Neither the caller nor the next request on its connection waits for the Broker.
 
-    One publication at a time, in a thread of its own, and only after requests that left something to publish. What is
-    not published when the process ends, or can't be, is the sweep's.
+    Only requests that wrote an event cause a publication. Publications run one at a time in a thread of their own. The
+    sweep publishes events that remain when the process ends or the Broker fails.
     """
 
     def __init__(self, app: Any, publisher: Callable[[], Publisher | None]) -> None:
@@ -37,7 +37,7 @@ class OutboxMiddleware:
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request; what it changed is published later."""
+        """Handle one request, then start the publication of its events."""
         before = publish_request_count()
         await self._app(scope, receive, send)
         if publish_request_count() != before:
@@ -55,5 +55,5 @@ class OutboxMiddleware:
             publisher = self._publisher()
             if publisher is not None:
                 publisher.publish()
-        except Exception:  # whatever it was, the sweep comes by
+        except Exception:  # the sweep retries, whatever the cause
             _log.exception("events wait for the next sweep")

@@ -1,4 +1,4 @@
-"""Whether a function may be sent requests: not while its database has a schema that its code can't run on."""
+"""Readiness of a function: not ready while the database's schema does not match its code."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from llmariner.platform.database.schema import schema_mismatch
 __all__ = ["Readiness"]
 
 _log = logging.getLogger(__name__)
-# Knative asks every 50 ms while a copy starts.
+# Knative probes every 50 ms while a pod starts.
 _RETRY_SECONDS = 1.0
 
 
 class Readiness:
-    """Asks the database until its schema will do, and never again: a schema only grows."""
+    """Checks the schema until it matches, and then never again: migrations only add to a schema."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -28,9 +28,9 @@ class Readiness:
         self._checked_at = -_RETRY_SECONDS
 
     def check(self) -> None:
-        """Unavailable, which says why, while no request should come.
+        """Raises Unavailable, with the reason, while the function is not ready. Thread-safe.
 
-        A database that does not answer is no reason: requests are told so sooner than they would be if they were held back.
+        An unreachable database does not make it unready: requests then fail at once with the cause, and do not wait.
         """
         with self._lock:
             if not self._schema_matches and time.monotonic() - self._checked_at >= _RETRY_SECONDS:

@@ -1,4 +1,4 @@
-"""What every function does around its routes, whatever runs it: HEAD, CORS, compressed bodies, URLs that are no text."""
+"""Middleware of every function under every server: HEAD, CORS, compressed bodies, checks of headers and URLs."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from llmariner.http.middleware.cors import Cors
 __all__ = ["MiddlewareStack"]
 
 _ENCODED_BODY_HEADERS = (b"content-encoding", b"content-length")
-# Given twice, some readers take the first and some the last: one may check what another obeys.
+# Parsers disagree on which of two values counts, so a proxy could check one and a function use the other.
 _SINGLE_HEADERS = frozenset({b"authorization", b"openai-organization", b"openai-project"})
 _CHECKED_HEADERS = _SINGLE_HEADERS | {b"content-encoding"}
 
 
 class MiddlewareStack:
-    """ASGI middleware around `application`. A request that needs none of it costs a look at its headers_by_name only."""
+    """ASGI middleware around `application`. A request that needs none of it is passed on after a look at its headers."""
 
     def __init__(self, application: Any, cors: Cors | None) -> None:
         self.application = application
         self._cors = cors
 
     async def close(self) -> None:
-        """Give away what the routes still hold, at the process's end."""
+        """Close the application at the end of the process, if it has a `close` method."""
         if close := getattr(self.application, "close", None):
             await close()
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http" or (self._cors is None and _needs_no_middleware(scope)):
             response: Awaitable[None] = self.application(scope, receive, send)
             return response
@@ -70,13 +70,13 @@ def _needs_no_middleware(scope: Scope) -> bool:
 
 
 def _has_plain_headers(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Neither a coded body, nor a field given twice that must not be."""
+    """Whether there is no encoded body and no repeated single-valued header."""
     found = [name for name, _ in headers if name in _CHECKED_HEADERS]
     return found == [b"authorization"] or (len(found) == len(set(found)) and b"content-encoding" not in found)
 
 
 def _check_single_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """InvalidRequest for a field given twice of which there can be one (RFC 9110, 5.3)."""
+    """Raises InvalidRequest for a repeated header that must have one value (RFC 9110, 5.3)."""
     seen: set[bytes] = set()
     for name, _ in headers:
         if name in seen:
@@ -88,7 +88,7 @@ def _check_single_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 def _check_url(scope: Scope) -> None:
-    """InvalidRequest for a path or a query that is no text, or holds NUL, which no database keeps."""
+    """Raises InvalidRequest for a path or query that is not UTF-8 or contains NUL, which databases reject."""
     for part, raw in (("path", scope.get("raw_path") or b""), ("query", scope.get("query_string", b""))):
         text = unquote_to_bytes(raw)
         try:
@@ -103,7 +103,7 @@ def _check_url(scope: Scope) -> None:
 
 
 def _without_body(send: Send) -> Send:
-    """HEAD is answered as GET, without the content (RFC 9110 9.3.2)."""
+    """A `send` for HEAD, which is answered as GET without the content (RFC 9110, 9.3.2)."""
 
     async def send_without_body(message: Message) -> None:
         if message["type"] == "http.response.body":

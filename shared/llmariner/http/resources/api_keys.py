@@ -1,4 +1,4 @@
-"""API keys over HTTP: bodies and acts that `/v1/api_keys` and the keys below a project have in common."""
+"""API keys over HTTP: bodies and operations that `/v1/api_keys` and the keys of a project share."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _NameList = Annotated[list[str], Field(max_length=1000)]
 
 
 class CreateKey(Body):
-    """A key to be made. `expires_in_seconds` None: never; `allowed_models`, `allowed_sources` None: all.
+    """A new key. `expires_in_seconds` None: never expires; `allowed_models`, `allowed_sources` None: all.
 
-    `role` of a service account in the organisation; in the project it is an owner, as in LLMariner.
+    `role`: that of a service account in the organization; in the project it is an owner, as in LLMariner.
     """
 
     name: str
@@ -46,7 +46,7 @@ class CreateKey(Body):
 
 
 class KeyFields(Body):
-    """What of a key can be changed."""
+    """The mutable fields of a key."""
 
     name: str | None = None
     excluded_from_rate_limiting: bool | None = None
@@ -57,7 +57,7 @@ class KeyFields(Body):
 
 
 class KeyResource(KeyFields):
-    """A key as LLMariner's clients send it: whole, with a mask that names what changes."""
+    """A complete key as LLMariner's clients send it, with a mask that names the changed fields."""
 
     output_only = frozenset(
         {
@@ -79,9 +79,9 @@ class KeyResource(KeyFields):
 
 
 class UpdateKey(KeyFields):
-    """What a key is to be, bare or wrapped in `api_key`.
+    """The new values of a key, bare or wrapped in `api_key`.
 
-    `update_mask` names the fields that change, absent ones to their default; without one those that are there change.
+    `update_mask` names the fields that change; without a mask the fields that are present change.
     """
 
     api_key: KeyResource | None = None
@@ -89,68 +89,68 @@ class UpdateKey(KeyFields):
 
 
 class RotateKey(Body):
-    """A new secret; the old one works for `overlap_seconds` more."""
+    """Rotation of a secret; the old secret stays valid for `overlap_seconds`."""
 
     overlap_seconds: int = 0
 
 
 def create(context: Context, caller: Caller, body: CreateKey) -> dict[str, Any]:
-    """Make a key in the project that the caller stands in; the one answer that holds its secret."""
+    """Create a key in the caller's project. Only this response has its secret."""
     if body.excluded_from_rate_limiting:
-        _check_may_exempt(caller)
-    place = caller.key_owner
+        _check_may_exclude_from_limits(caller)
+    owner = caller.key_owner
     if caller.project_role is None:
         raise PermissionDenied("Only a member of the project makes keys of it: let one of its owners add you.")
     if body.is_service_account:
         return api_key(*_create_with_service_account(context, caller, body))
     if body.role is not None:
         raise InvalidRequest("'role' is for a service account's key: a person's key has their roles.", param="role")
-    return api_key(*context.keys.create(place, _new_key(body, caller.scopes), actor=caller))
+    return api_key(*context.keys.create(owner, _new_key(body, caller.scopes), actor=caller))
 
 
 def update(context: Context, caller: Caller, key_id: str, body: UpdateKey, query_mask: str = "") -> dict[str, Any]:
-    """Change a key that the caller manages: the fields of the mask, or those that the body holds."""
+    """Update a key that the caller may manage: the fields of the mask, or those that are present in the body."""
     fields = unwrap_resource(body, body.api_key, "api_key")
-    chosen = _changed_fields(fields, merge_masks(query_mask, body.update_mask))
-    if "excluded_from_rate_limiting" in chosen:
-        _check_may_exempt(caller)
+    changed = _changed_fields(fields, merge_masks(query_mask, body.update_mask))
+    if "excluded_from_rate_limiting" in changed:
+        _check_may_exclude_from_limits(caller)
     values: dict[str, Any] = {}
-    for name in chosen & {"expires_at", "allowed_models", "allowed_sources"}:
-        said = getattr(fields, name)
-        values[name] = tuple(said) if isinstance(said, list) else said
-    if "scopes" in chosen:
+    for name in changed & {"expires_at", "allowed_models", "allowed_sources"}:
+        value = getattr(fields, name)
+        values[name] = tuple(value) if isinstance(value, list) else value
+    if "scopes" in changed:
         values["scopes"] = validate_scopes(fields.scopes, held=caller.scopes)
-    if "excluded_from_rate_limiting" in chosen:
+    if "excluded_from_rate_limiting" in changed:
         values["excluded"] = bool(fields.excluded_from_rate_limiting)
-    if "name" in chosen:
+    if "name" in changed:
         values["name"] = fields.name or ""
     return api_key(context.keys.update(manageable_by(caller), key_id, actor=caller, **values))
 
 
 def deletion_response(key_id: str) -> dict[str, Any]:
-    """The answer to a deletion."""
+    """The response to a deletion."""
     return {"id": key_id, "object": "organization.api_key", "deleted": True}
 
 
 def _changed_fields(fields: KeyFields, mask: str) -> frozenset[str]:
-    chosen = frozenset(parse_mask(mask, "api_key")) or _MASK_PATHS & fields.model_fields_set
-    if unknown := chosen - _MASK_PATHS:
+    changed = frozenset(parse_mask(mask, "api_key")) or _MASK_PATHS & fields.model_fields_set
+    if unknown := changed - _MASK_PATHS:
         raise InvalidRequest(
             f"'update_mask' can't name {', '.join(sorted(unknown))}: use {', '.join(sorted(_MASK_PATHS))}.",
             param="update_mask",
         )
-    # protobuf's JSON leaves empty lists out: read as null, an absent restriction would be lifted.
-    if absent := chosen - {"excluded_from_rate_limiting"} - fields.model_fields_set:
+    # protobuf's JSON omits empty lists; an absent list read as null would lift the restriction.
+    if absent := changed - {"excluded_from_rate_limiting"} - fields.model_fields_set:
         raise InvalidRequest(
             f"'update_mask' names '{min(absent)}', which the body lacks: send its value, or null for none.",
             param=min(absent),
         )
-    if not chosen:
+    if not changed:
         raise InvalidRequest(f"Nothing to change: send some of {', '.join(sorted(_MASK_PATHS))}.", param="name")
-    return chosen
+    return changed
 
 
-def _check_may_exempt(caller: Caller) -> None:
+def _check_may_exclude_from_limits(caller: Caller) -> None:
     if not has_full_owner_rights(caller):
         raise PermissionDenied(
             "Only an owner of the organization decides whether limits apply to a key: leave out "
@@ -170,7 +170,7 @@ def _new_key(body: CreateKey, held: frozenset[str]) -> NewKey:
 
 
 def _create_with_service_account(context: Context, caller: Caller, body: CreateKey) -> tuple[ApiKey, str]:
-    """A new service account with its key: both, or neither."""
+    """Create a service account and its key in one transaction."""
     if not has_full_owner_rights(caller):
         raise PermissionDenied("Only an owner of the organization makes keys of service accounts.")
     if body.role is None:
@@ -180,6 +180,6 @@ def _create_with_service_account(context: Context, caller: Caller, body: CreateK
     accounts = ServiceAccounts(context.database)
     with context.database.write() as session:
         account_id = accounts.create_in(session, caller, project_id, body.name, "owner", role)
-        place = KeyOwner(account_id, project_id, caller.organization_id)
-        key_id, secret = context.keys.create_in(session, place, new, actor=caller)
-    return context.keys.get(place, key_id), secret
+        owner = KeyOwner(account_id, project_id, caller.organization_id)
+        key_id, secret = context.keys.create_in(session, owner, new, actor=caller)
+    return context.keys.get(owner, key_id), secret

@@ -1,4 +1,4 @@
-"""Groups over HTTP: bodies, shapes and refusals that the routes of an organisation and of its projects have in common."""
+"""Groups over HTTP: bodies, objects and checks that the routes of organizations and projects share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class GroupBody(Body):
-    """POST of a group: its name at the issuer."""
+    """POST of a group, by its name at the issuer."""
 
     name: str
 
@@ -48,12 +48,12 @@ class ProjectGroupBody(Body):
 
 
 def groups_of(request: Request) -> Groups:
-    """Those of the installation."""
+    """The store of the installation's groups."""
     return Groups(context_of(request).database)
 
 
 def require_issuer(request: Request) -> str:
-    """The present issuer. InvalidRequest where there is none."""
+    """The configured issuer. Raises InvalidRequest where none is configured."""
     issuer = IdentitySettings.load(context_of(request).env).issuer
     if not issuer:
         raise InvalidRequest("This platform has no issuer, so there are no groups: set LLMARINER_OIDC_ISSUER first.")
@@ -61,7 +61,7 @@ def require_issuer(request: Request) -> str:
 
 
 def group_object(group: Row[Any]) -> dict[str, Any]:
-    """A group; that it is managed elsewhere is what clients know by this name."""
+    """A group. `is_scim_managed` is how clients recognize a group that the issuer manages."""
     return {
         "id": group.id,
         "object": "group",
@@ -74,7 +74,7 @@ def group_object(group: Row[Any]) -> dict[str, Any]:
 
 
 def project_group(row: Row[Any], project_id: str) -> dict[str, Any]:
-    """A group whose members are in a project."""
+    """A group with a role in a project."""
     return {
         "object": "project.group",
         "project_id": project_id,
@@ -87,7 +87,7 @@ def project_group(row: Row[Any], project_id: str) -> dict[str, Any]:
 
 
 def group_user(row: Row[Any]) -> dict[str, Any]:
-    """Somebody in a group."""
+    """A user in a group."""
     return {
         "id": row.id,
         "object": "group.user",
@@ -100,7 +100,7 @@ def group_user(row: Row[Any]) -> dict[str, Any]:
 
 
 def group_summary(group: Row[Any]) -> dict[str, Any]:
-    """A group beside a role of it."""
+    """A group as part of a role assignment."""
     return {
         "id": group.id,
         "object": "group",
@@ -111,11 +111,11 @@ def group_summary(group: Row[Any]) -> dict[str, Any]:
 
 
 def role_assignment(group: Row[Any], role: dict[str, Any]) -> dict[str, Any]:
-    """A role that was given to a group."""
+    """A role that is assigned to a group."""
     return {"object": "group.role", "group": group_summary(group), "role": role}
 
 
 def check_has_role(group: Row[Any], held: Row[Any] | None, role_id: str) -> None:
-    """NotFound when a group has another role there, or none."""
+    """Raises NotFound when a group has another role, or none."""
     if held is None or held.role != role_id:
         raise NotFound(f"The group '{group.name}' does not have the role '{role_id}' there.", param="role_id")

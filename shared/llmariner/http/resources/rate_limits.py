@@ -1,4 +1,4 @@
-"""A project's limits as OpenAI's admin API shows them: a row per model, whose id never changes."""
+"""A project's limits in OpenAI's admin API: one row per model, with a stable id."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from llmariner.limits.rules import ALL_MODELS, Limit
 __all__ = ["UNSUPPORTED", "RateLimitRow", "model_of", "rate_limit_rows"]
 
 UNSUPPORTED = ("max_images_per_1_minute", "max_audio_megabytes_per_1_minute", "batch_1_day_max_input_tokens")
-"""Measures of OpenAI's that nothing here is counted by."""
+"""OpenAI's measures that this platform does not limit."""
 
 _PREFIX = "rl-"
 
 
 @dataclass(frozen=True)
 class RateLimitRow:
-    """What a project may use of one model."""
+    """A project's limits for one model, by measure."""
 
     model: str
     thresholds: Mapping[str, int]
 
     @property
     def id(self) -> str:
-        """Made of the model's id, which may hold slashes."""
+        """An encoding of the model's id, which may contain slashes."""
         return _PREFIX + base64.urlsafe_b64encode(self.model.encode()).decode().rstrip("=")
 
-    def shown(self) -> dict[str, Any]:
-        """The row on the wire."""
-        shown = {
+    def to_json(self) -> dict[str, Any]:
+        """The row as OpenAI's `project.rate_limit`."""
+        body = {
             "object": "project.rate_limit",
             "id": self.id,
             "model": self.model,
@@ -41,20 +41,20 @@ class RateLimitRow:
             "max_tokens_per_1_minute": self.thresholds["tokens_per_minute"],
         }
         if "requests_per_day" in self.thresholds:
-            shown["max_requests_per_1_day"] = self.thresholds["requests_per_day"]
-        return shown
+            body["max_requests_per_1_day"] = self.thresholds["requests_per_day"]
+        return body
 
 
 def rate_limit_rows(models: Iterable[str], limits: Iterable[Limit], defaults: Mapping[str, int]) -> list[RateLimitRow]:
-    """By model: what its own limit says, else that of all models, else what a key may use by default."""
+    """A row per model: its own limit, else that of all models, else the default of a key."""
     own = {limit.model: limit.thresholds for limit in limits}
-    everywhere = own.pop(ALL_MODELS, {})
+    all_models = own.pop(ALL_MODELS, {})
     names = sorted({*models, *own})
-    return [RateLimitRow(name, {**defaults, **everywhere, **own.get(name, {})}) for name in names]
+    return [RateLimitRow(name, {**defaults, **all_models, **own.get(name, {})}) for name in names]
 
 
 def model_of(row_id: str) -> str:
-    """The model of a row. NotFound for what is no row's id."""
+    """The model of a row id. Raises NotFound for text that is not a row id."""
     text = row_id.removeprefix(_PREFIX)
     try:
         if text == row_id:

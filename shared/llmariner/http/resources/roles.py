@@ -1,4 +1,4 @@
-"""What is said of roles, in an organisation as in a project of it."""
+"""Custom roles over HTTP: bodies and operations that the routes of organizations and projects share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["AssignmentBody", "CreateRoleBody", "UpdateRoleBody", "create", "upda
 
 
 class CreateRoleBody(Body):
-    """POST of a new role. `permissions` are scopes."""
+    """POST of a new role. `permissions`: scopes."""
 
     role_name: str
     permissions: list[str]
@@ -18,7 +18,7 @@ class CreateRoleBody(Body):
 
 
 class UpdateRoleBody(Body):
-    """POST of a role; what is not said stays."""
+    """POST of a role; absent fields are unchanged."""
 
     role_name: str | None = None
     permissions: list[str] | None = None
@@ -32,7 +32,7 @@ class AssignmentBody(Body):
 
 
 def create(roles: CustomRoles, caller: Caller, body: CreateRoleBody, project_id: str | None = None) -> CustomRole:
-    """Make a role, for one project or (None) the whole organisation; only scopes that the caller holds."""
+    """Create a role of a project, or (`project_id` None) of the organization, with scopes that the caller holds."""
     with rename_error_fields(name="role_name", scopes="permissions"):
         return roles.create(
             caller, body.role_name, body.permissions, description=body.description or "", project_id=project_id
@@ -40,6 +40,6 @@ def create(roles: CustomRoles, caller: Caller, body: CreateRoleBody, project_id:
 
 
 def update(roles: CustomRoles, caller: Caller, role_id: str, body: UpdateRoleBody) -> None:
-    """Change what is said of a role, for everybody who has it."""
+    """Update a role for everyone who has it."""
     with rename_error_fields(name="role_name", scopes="permissions"):
         roles.update(caller, role_id, name=body.role_name, scopes=body.permissions, description=body.description)

@@ -1,4 +1,4 @@
-"""Spend alerts as both of their functions answer for them: the organisation's, and each project's."""
+"""Spend alerts over HTTP, shared by the routes of organizations and projects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Address = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_le
 
 
 class _Channel(Body):
-    """Whom the event names. Nothing is sent by e-mail from here: that is for a consumer of the event."""
+    """The recipients that the event names. The platform sends no e-mail: a consumer of the event does."""
 
     type: Literal["email"]
     recipients: Annotated[list[_Address], Field(min_length=1, max_length=100)]
@@ -25,7 +25,7 @@ class _Channel(Body):
 
 
 class AlertBody(Body):
-    """POST of a spend alert, new or not. `threshold_amount` in cents."""
+    """POST of a spend alert, to create or update it. `threshold_amount` in cents."""
 
     currency: Literal["USD"]
     interval: Literal["month"]
@@ -34,10 +34,10 @@ class AlertBody(Body):
 
     @property
     def channel(self) -> dict[str, Any]:
-        """As it is kept and shown."""
+        """The notification channel as it is stored and returned."""
         return self.notification_channel.model_dump()
 
 
 def alerts_of(request: Request) -> SpendAlerts:
-    """Those of the installation."""
+    """The store of the installation's spend alerts."""
     return SpendAlerts(context_of(request).budgets)

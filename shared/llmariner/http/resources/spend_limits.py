@@ -1,4 +1,4 @@
-"""Spend limits as both of their functions answer for them: the organisation's, and each project's."""
+"""Spend limits over HTTP, shared by the routes of organizations and projects."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ class SpendLimitBody(Body):
 
 
 def limits_of(request: Request) -> SpendLimits:
-    """Those of the installation."""
+    """The store of the installation's spend limits."""
     return SpendLimits(context_of(request).budgets, context_of(request).leases)

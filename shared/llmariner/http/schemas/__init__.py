@@ -1,1 +1,1 @@
-"""Request and response bodies: LLMariner's and OpenAI's shapes, lists and cursors, field masks, timestamps."""
+"""Request and response bodies: LLMariner's and OpenAI's objects, lists and cursors, field masks, timestamps."""

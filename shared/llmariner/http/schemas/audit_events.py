@@ -1,6 +1,6 @@
-"""Entries of the audit log in the shape of OpenAI's audit log objects, and the types of event that it has.
+"""Audit entries as OpenAI's audit log objects, and the event types of OpenAI's log.
 
-The log keeps what was done in the words of the code that did it, and can't be rewritten; here it becomes what clients read.
+The log is immutable and stores payloads in the field names of the code that wrote them; responses use OpenAI's names.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _RATE_LIMITS = {
 
 
 def audit_log_object(entry: Entry) -> dict[str, Any]:
-    """The entry on the wire: its payload stands under its type's name, and what is not known is left out."""
+    """The audit log object of an entry: its payload is the field named by its type; unknown values are omitted."""
     project = {"project": {"id": entry.project_id, "name": entry.project_title or ""}} if entry.project_id else {}
     payload = _SHAPES.get(entry.type, _unchanged)(entry.payload, entry)
     return {
@@ -97,7 +97,7 @@ def _role_updated(payload: Payload, _entry: Entry) -> Payload:
 
 
 def _rate_limit_updated(payload: Payload, _entry: Entry) -> Payload:
-    changes = {theirs: payload[ours] for ours, theirs in _RATE_LIMITS.items() if ours in payload}
+    changes = {openai_name: payload[name] for name, openai_name in _RATE_LIMITS.items() if name in payload}
     return {**payload, "changes_requested": changes}
 
 

@@ -1,6 +1,6 @@
-"""JSON bodies of administrative requests: every field is one that the route knows, and is given once.
+"""JSON bodies of administrative requests: unknown and duplicate fields are errors.
 
-A misspelt restriction would otherwise make an object without it (docs/api.md).
+A misspelled restriction would otherwise create an object without the restriction (docs/api.md).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ["UNKNOWN_PARAMETER", "Body", "JsonRoute", "parse_json", "rename_error
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 UNKNOWN_PARAMETER = "unknown_parameter"
-"""The type of the validation error for a field that a body doesn't have; its context has `field` and `nearest`."""
+"""The type of the validation error for an unknown field; its context has `field` and `nearest`."""
 
 
 class Body(BaseModel):
-    """A JSON object whose fields have exactly the declared types. Any other field is an error that names the nearest."""
+    """A JSON object with exactly the declared types. An unknown field is an error that names the nearest field."""
 
     model_config = ConfigDict(strict=True)
 
     output_only: ClassVar[frozenset[str]] = frozenset()
-    """Fields of the resource that a client may send back as it read them; they change nothing."""
+    """Fields of the resource that clients may send back; they are ignored."""
 
     @model_validator(mode="before")
     @classmethod
@@ -47,27 +47,28 @@ class Body(BaseModel):
 
     @classmethod
     def _nearest(cls, field: str) -> str | None:
-        said = field.lower()
-        near = get_close_matches(said, cls.model_fields, n=1) or [name for name in cls.model_fields if said in name]
+        lowered = field.lower()
+        containing = [name for name in cls.model_fields if lowered in name]
+        near = get_close_matches(lowered, cls.model_fields, n=1) or containing
         return near[0] if near else None
 
 
 class JsonRoute(APIRoute):
-    """A route that reads its body with `decode`."""
+    """A route that reads its body with `parse_json`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """As the framework's, with our reader."""
-        answer = super().get_route_handler()
+        """FastAPI's handler, with a request that parses by `parse_json`."""
+        handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            return await answer(_JsonRequest(request.scope, request.receive))
+            return await handler(_JsonRequest(request.scope, request.receive))
 
         return handle
 
 
 class _JsonRequest(Request):
     async def body(self) -> bytes:
-        """The bytes. The framework's list would hold many times as much of a body that comes in parts of two bytes."""
+        """The body's bytes. Starlette's list of chunks takes many times the memory for a body in chunks of two bytes."""
         if not hasattr(self, "_body"):
             whole = bytearray()
             async for part in self.stream():
@@ -76,16 +77,16 @@ class _JsonRequest(Request):
         return self._body
 
     async def json(self) -> Any:
-        """The body. JSONDecodeError, or InvalidRequest for a field that is given twice."""
+        """The parsed body; raises as `parse_json` does."""
         if not hasattr(self, "_json"):
             self._json = parse_json(await self.body())
         return self._json
 
 
 def parse_json(raw: bytes) -> Any:
-    """The document in a body. JSONDecodeError; UnicodeDecodeError for what is not UTF-8.
+    """The document of a body. Raises JSONDecodeError, and UnicodeDecodeError for bytes that are not UTF-8.
 
-    InvalidRequest for a field given twice, a number that JSON hasn't, or half of a surrogate pair, which is no text.
+    Raises InvalidRequest for a duplicate field, a number outside JSON (NaN, Infinity), or a lone surrogate.
     """
     document = json.loads(
         raw.decode("utf-8-sig"), object_pairs_hook=_reject_duplicate_keys, parse_constant=_reject_constant
@@ -96,7 +97,7 @@ def parse_json(raw: bytes) -> Any:
 
 
 def _reject_lone_surrogates(document: Any) -> None:
-    """Databases, terminals and UTF-8 itself have no place for a lone surrogate."""
+    """Raises InvalidRequest for a lone surrogate, which UTF-8 cannot encode and databases reject."""
     parts = document.items() if isinstance(document, dict) else [("", document)]
     for field, value in parts:
         try:
@@ -112,15 +113,15 @@ def _reject_lone_surrogates(document: Any) -> None:
 
 
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """RFC 8259 leaves open which of two counts, so readers disagree: one may check what another obeys."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """An `object_pairs_hook`. RFC 8259 leaves open which duplicate counts, so a check and its use could differ."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)[:80]
+        duplicate = next(name for name in fields if names.count(name) > 1)[:80]
         raise InvalidRequest(
-            f"'{twice}' is given twice: send each field once.", param=twice, code="duplicate_parameter"
+            f"'{duplicate}' is given twice: send each field once.", param=duplicate, code="duplicate_parameter"
         )
-    return found
+    return fields
 
 
 def _reject_constant(text: str) -> float:
@@ -129,7 +130,7 @@ def _reject_constant(text: str) -> float:
 
 @contextmanager
 def rename_error_fields(**fields: str) -> Iterator[None]:
-    """In an error, call a field what the caller sent: `sent_as(title="name")` where the rule says `title`."""
+    """Rename fields in errors to the names that the caller sent: `rename_error_fields(title="name")`."""
     try:
         yield
     except PlatformError as error:

@@ -1,7 +1,7 @@
-"""Lists as OpenAI's admin API gives them: two envelopes, cursors that are ids, and filters in brackets.
+"""Lists of OpenAI's admin API: two envelopes, cursors that are ids, and filters in brackets.
 
-Ids sort by the time of making, and lists are in the order of their ids. So an id is a place in the list, whether its item is
-still there or not: a client that deletes what it lists, and goes on after the last id that it saw, misses nothing.
+Ids sort by creation time and lists are ordered by id, so an id is a valid cursor even after its item is deleted: a client
+that deletes items while it pages skips none.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ __all__ = [
 ]
 
 _DEFAULT_LIMIT, _DEFAULT_LONG_LIMIT, _MAX_LIMIT = 20, 100, 1000
-# Zero is as if it were left out, which is what protobuf's JSON makes of it. Bounds and defaults are those of OpenAI's lists.
-Limit = Annotated[int, Query(ge=0, le=100), AfterValidator(lambda said: said or _DEFAULT_LIMIT)]
-LongLimit = Annotated[int, Query(ge=0, le=_MAX_LIMIT), AfterValidator(lambda said: said or _DEFAULT_LONG_LIMIT)]
-RoleLimit = Annotated[int, Query(ge=0, le=_MAX_LIMIT), AfterValidator(lambda said: said or _MAX_LIMIT)]
+# Zero means the default, since protobuf's JSON omits zeros. Bounds and defaults are those of OpenAI's lists.
+Limit = Annotated[int, Query(ge=0, le=100), AfterValidator(lambda limit: limit or _DEFAULT_LIMIT)]
+LongLimit = Annotated[int, Query(ge=0, le=_MAX_LIMIT), AfterValidator(lambda limit: limit or _DEFAULT_LONG_LIMIT)]
+RoleLimit = Annotated[int, Query(ge=0, le=_MAX_LIMIT), AfterValidator(lambda limit: limit or _MAX_LIMIT)]
 Order = Literal["asc", "desc"]
 
 
 def _id_with_prefix(prefix: str) -> Callable[[str | None], str | None]:
     pattern = re.compile(rf"{prefix}_[0-9a-z_]{{1,60}}")
 
-    def check(said: str | None) -> str | None:
-        if said and not pattern.fullmatch(said):
+    def check(value: str | None) -> str | None:
+        if value and not pattern.fullmatch(value):
             raise PydanticCustomError(
                 "cursor", "it must be an id of this list, such as the last one of the page before"
             )
-        return said or None
+        return value or None
 
     return check
 
 
 _CursorQuery = Query(max_length=64)
 Cursor = Annotated[str | None, _CursorQuery]
-"""For lists whose ids have no common prefix."""
+"""A cursor of lists whose ids have no common prefix."""
 AuditLogCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("audit_log"))]
 AlertCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("alert"))]
 GroupCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("group"))]
@@ -72,7 +72,7 @@ UserCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix(
 
 
 def list_response(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
-    """A page whose next one follows its `last_id`. Clients read ids as texts, so those of an empty page are empty."""
+    """A page with `first_id` and `last_id`. Clients expect strings, so both are empty on an empty page."""
     first, last = (data[0]["id"], data[-1]["id"]) if data else ("", "")
     return {"object": "list", "data": list(data), "first_id": first, "last_id": last, "has_more": has_more}
 
@@ -80,14 +80,14 @@ def list_response(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str
 def paginate(
     found: Sequence[dict[str, Any]], *, after: str | None, before: str | None, limit: int, order: str
 ) -> dict[str, Any]:
-    """A page of a list that is short enough to be at hand: what follows `after`, or stands right before `before`."""
+    """One page of a complete list: the items that follow `after`, or those that immediately precede `before`."""
     data = _slice_by_cursors(found, after, before, order, "id", str)
     backwards = before is not None and after is None
     return list_response(data[-limit:] if backwards else data[:limit], has_more=limit < len(data))
 
 
 def list_response_with_next(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
-    """A page that names the cursor of the next one; null on the last."""
+    """A page with the cursor of the next page, `next`; null on the last page."""
     return {
         "object": "list",
         "data": list(data),
@@ -105,10 +105,15 @@ def paginate_with_next(
     name: str = "id",
     key: Callable[[str], Any] = str,
 ) -> dict[str, Any]:
-    """As `page`, of a list that names the cursor of the next one: what stands under `name`, in the order of its `key`."""
+    """As `paginate`, with the cursor of the next page: the field `name` of an item; items are sorted by its `key`."""
     data = _slice_by_cursors(found, after, None, order, name, key)
-    more = len(data) > limit
-    return {"object": "list", "data": data[:limit], "has_more": more, "next": data[limit - 1][name] if more else None}
+    has_more = len(data) > limit
+    return {
+        "object": "list",
+        "data": data[:limit],
+        "has_more": has_more,
+        "next": data[limit - 1][name] if has_more else None,
+    }
 
 
 def _slice_by_cursors(
@@ -119,7 +124,7 @@ def _slice_by_cursors(
     name: str,
     key: Callable[[str], Any],
 ) -> list[dict[str, Any]]:
-    """In the order asked for, what stands after the one and before the other."""
+    """The items after the one cursor and before the other, in the requested order."""
     data = sorted(found, key=lambda each: key(each[name]), reverse=order == "desc")
     low, high = (after, before) if order == "asc" else (before, after)
     return [
@@ -130,23 +135,23 @@ def _slice_by_cursors(
 
 
 def filter_values(request: Request, name: str) -> tuple[str, ...]:
-    """All values of a filter, which clients send as `name[]=a&name[]=b` or `name=a&name=b`."""
+    """All values of a query filter, which clients send as `name[]=a&name[]=b` or `name=a&name=b`."""
     query = request.query_params
     return tuple(query.getlist(f"{name}[]") + query.getlist(name))
 
 
 def range_filter(request: Request, name: str) -> dict[str, float]:
-    """The bounds of a filter such as `effective_at[gte]=1730000000`, by operator. InvalidRequest for no number."""
+    """The bounds of a filter such as `effective_at[gte]=1730000000`, by operator. Raises InvalidRequest for other values."""
     found = {}
     for operator in ("gt", "gte", "lt", "lte"):
-        said = request.query_params.get(f"{name}[{operator}]")
-        if said is None:
+        value = request.query_params.get(f"{name}[{operator}]")
+        if value is None:
             continue
-        # Not float(): it takes "nan", and digits that no database takes.
+        # Not float(): it accepts "nan" and digits outside ASCII.
         param = f"{name}[{operator}]"
-        if not (said.isascii() and said.isdigit() and len(said) <= 20):
+        if not (value.isascii() and value.isdigit() and len(value) <= 20):
             raise InvalidRequest(f"'{param}' must be whole seconds since 1970.", param=param)
-        if wrong := unit_mistake(float(said)):
-            raise InvalidRequest(f"Invalid '{param}': {wrong}.", param=param, code="invalid_value")
-        found[operator] = float(said)
+        if mistake := unit_mistake(float(value)):
+            raise InvalidRequest(f"Invalid '{param}': {mistake}.", param=param, code="invalid_value")
+        found[operator] = float(value)
     return found

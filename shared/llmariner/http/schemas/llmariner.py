@@ -1,8 +1,8 @@
-"""Objects of an organisation on the wire, in LLMariner's own shapes; fields of ours stand beside its.
+"""JSON objects of LLMariner's own API, with additional fields of this platform.
 
-Roles are its enums (`ORGANIZATION_ROLE_OWNER`), all that its clients know: another role is shown as the nearest of them,
-with the role itself in `role_id`. They are read in any case, with or without the prefix. A user's `id` is the e-mail in
-lower case, `internal_id` ours.
+Responses show roles as LLMariner's enums (`ORGANIZATION_ROLE_OWNER`), the only values that its clients accept: any other
+role is shown as the nearest enum value, with the role itself in `role_id`. Requests may spell roles in any case, with or
+without the prefix. A user's `id` is the e-mail in lower case; `internal_id` is the id in this platform's database.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ __all__ = ["api_key", "member", "organization", "parse_organization_role", "pars
 JsonObject = dict[str, Any]
 
 _ORGANIZATION, _PROJECT = "ORGANIZATION_ROLE_", "PROJECT_ROLE_"
-# Those of LLMariner's enums, and which of them the others are nearest to.
+# The roles of LLMariner's enums, and the one that stands for all other roles.
 _ENUM_ROLES = {
     _ORGANIZATION: (frozenset({"owner", "reader", "tenant_system"}), "reader"),
     _PROJECT: (frozenset({"owner", "member"}), "member"),
 }
 
 
-def parse_organization_role(said: str, param: str = "role") -> str:
-    """A role as we name it, from any way in which clients write it. InvalidRequest for none."""
-    return _parse_role(said, _ORGANIZATION, param)
+def parse_organization_role(value: str, param: str = "role") -> str:
+    """The role id of a role in any of the clients' spellings. Raises InvalidRequest for an empty or unspecified role."""
+    return _parse_role(value, _ORGANIZATION, param)
 
 
-def parse_project_role(said: str, param: str = "role") -> str:
-    """As `role_of_organization`, of a role in a project."""
-    return _parse_role(said, _PROJECT, param)
+def parse_project_role(value: str, param: str = "role") -> str:
+    """As `parse_organization_role`, for a role in a project."""
+    return _parse_role(value, _PROJECT, param)
 
 
 def organization(each: Organization, summary: Summary | None = None) -> JsonObject:
-    """An organisation; `summary` only where it was asked for."""
-    counted = {"project_count": summary.projects, "user_count": summary.people} if summary else None
+    """An organization; `summary` only where the request asks for it."""
+    counts = {"project_count": summary.projects, "user_count": summary.people} if summary else None
     return {
         "id": each.id,
         "object": "organization",
         "title": each.title,
         "created_at": each.created_at,
         "is_default": each.is_default,
-        "summary": counted,
+        "summary": counts,
     }
 
 
 def project(each: Project, people: int | None = None) -> JsonObject:
-    """A project; `people`: how many are in it, only where it was asked for."""
+    """A project; `people`: the number of its members, only where the request asks for it."""
     return {
         "id": each.id,
         "object": "project",
@@ -67,7 +67,7 @@ def project(each: Project, people: int | None = None) -> JsonObject:
 
 
 def member(each: Member) -> JsonObject:
-    """A person in an organisation or project."""
+    """A member of an organization or project."""
     shape: JsonObject = {
         "user_id": each.email,
         "internal_user_id": each.user_id,
@@ -81,7 +81,7 @@ def member(each: Member) -> JsonObject:
 
 
 def user(each: User) -> JsonObject:
-    """A user, with the roles that whoever asks may see."""
+    """A user, with the roles that the caller may see."""
     bindings: dict[bool, list[JsonObject]] = {True: [], False: []}
     for one in each.bindings:
         in_project = one.project_id is not None
@@ -102,7 +102,7 @@ def user(each: User) -> JsonObject:
 
 
 def api_key(key: ApiKey, secret: str | None = None) -> JsonObject:
-    """A key; its secret only in the answer that makes or rotates it, masked ever after."""
+    """A key; `secret` only in the response that creates or rotates it, else the prefix."""
     return {
         "id": key.id,
         "object": "organization.api_key",
@@ -141,10 +141,10 @@ def _assignment(each: Assignment) -> JsonObject:
     }
 
 
-def _parse_role(said: str, prefix: str, param: str) -> str:
-    if said.startswith("role_"):
-        return said
-    role = said.upper().removeprefix(prefix).lower().replace("-", "_")
+def _parse_role(value: str, prefix: str, param: str) -> str:
+    if value.startswith("role_"):
+        return value
+    role = value.upper().removeprefix(prefix).lower().replace("-", "_")
     if role in ("", "unspecified"):
         raise InvalidRequest(f"'{param}' must name a role, such as {prefix}OWNER or owner.", param=param)
     return role

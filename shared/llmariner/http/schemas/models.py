@@ -1,4 +1,4 @@
-"""Bodies of `/v1/models` as LLMariner's clients write them: the resource below `model`, field masks, enumerations."""
+"""Bodies of `/v1/models` as LLMariner's clients send them: the resource in `model`, field masks, enums."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ConfigBody", "UpdateModel", "new_model_config", "parse_source_reposi
 
 
 class ResourcesBody(Body):
-    """`config.runtime_config.resources`. The values of a configuration are checked by `ModelConfig`."""
+    """`config.runtime_config.resources`. `ModelConfig` validates the values of a configuration."""
 
     gpu: Any = None
 
@@ -46,20 +46,20 @@ class ConfigBody(Body):
     cluster_allocation_policy: PolicyBody | None = None
 
 
-def _parse_int64(said: Any) -> Any:
-    """Protobuf's JSON writes 64-bit numbers as texts."""
-    return int(said) if isinstance(said, str) and said.isascii() and said.isdigit() and len(said) < 20 else said
+def _parse_int64(value: Any) -> Any:
+    """An int for a decimal string, as protobuf's JSON writes 64-bit integers; any other value unchanged."""
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20 else value
 
 
 class ModelFields(Body):
-    """What of a model can be changed. `created` changes nothing: it says which of the models that may have had the id."""
+    """The mutable fields of a model. `created` is a precondition: the creation time of the model that is meant by the id."""
 
     config: ConfigBody = Field(default_factory=ConfigBody)
     created: Annotated[int, BeforeValidator(_parse_int64)] | None = None
 
 
 class ModelResource(ModelFields):
-    """A model as LLMariner's clients send it: whole, with a mask that names what changes."""
+    """A complete model as LLMariner's clients send it, with a mask that names the changed fields."""
 
     output_only = frozenset(
         {
@@ -85,44 +85,44 @@ class ModelResource(ModelFields):
 
 
 class UpdateModel(ModelFields):
-    """PATCH /v1/models/{id}, bare or wrapped in `model`; `update_mask` is required, here or in the query."""
+    """PATCH /v1/models/{id}, bare or wrapped in `model`, with `update_mask` here or in the query."""
 
     model: ModelResource | None = None
     update_mask: str = ""
 
-    def change(self, mask_in_query: str) -> tuple[dict[str, Any], frozenset[str] | None]:
-        """The configuration and the paths of it that change, for `ModelConfig.patched`.
+    def config_change(self, query_mask: str) -> tuple[dict[str, Any], frozenset[str] | None]:
+        """The configuration and its paths that change, for `ModelConfig.patched`.
 
-        Wrapped, it is protobuf's JSON: what the mask covers and the body lacks is zero, empty or false. Bare, it is the
-        default. InvalidRequest for a mask that names anything else.
+        A wrapped body is protobuf's JSON: a path of the mask that it lacks is zero, empty or false. In a bare body such a
+        path takes its default. Raises InvalidRequest for a mask with any other path.
         """
         fields = unwrap_resource(self, self.model, "model")
-        covered = config_paths(",".join(parse_mask(merge_masks(mask_in_query, self.update_mask), "model")))
+        covered = config_paths(",".join(parse_mask(merge_masks(query_mask, self.update_mask), "model")))
         config = _sent_fields(fields.config)
         return config if self.model is None else _with_zero_values(config, covered), covered
 
     @property
-    def of_created(self) -> int | None:
-        """Which of the models that may have had the id is meant; None: whichever has it."""
+    def expected_created(self) -> int | None:
+        """The creation time that the model must have, since ids are reused; None: any."""
         return (self.created if self.model is None else self.model.created) or None
 
 
 def new_model_config(config: ConfigBody | None) -> dict[str, Any]:
-    """The configuration of a model to be made. LLMariner's clients leave out a zero or false of an object that they send."""
-    said = _sent_fields(config)
+    """The configuration of a new model. LLMariner's clients omit zero and false from objects that they send."""
+    fields = _sent_fields(config)
     for leaf in (("runtime_config", "resources", "gpu"), ("cluster_allocation_policy", "enable_on_demand_allocation")):
-        holder: Any = said
+        holder: Any = fields
         for name in leaf[:-1]:
             holder = holder.get(name) if isinstance(holder, dict) else None
         if isinstance(holder, dict):
             holder.setdefault(leaf[-1], _ZERO_VALUES[leaf])
-    return said
+    return fields
 
 
-def parse_source_repository(said: str) -> SourceRepository:
-    """Where weights come from, in any case, with or without the enumeration's name in front. InvalidRequest for none."""
+def parse_source_repository(value: str) -> SourceRepository:
+    """A source repository in any case, with or without the enum's prefix. Raises InvalidRequest for any other value."""
     try:
-        return SourceRepository(said.upper().replace("-", "_").removeprefix("SOURCE_REPOSITORY_"))
+        return SourceRepository(value.upper().replace("-", "_").removeprefix("SOURCE_REPOSITORY_"))
     except ValueError:
         known = ", ".join(source.value for source in SourceRepository)
         raise InvalidRequest(f"'source_repository' must be one of {known}.", param="source_repository") from None
@@ -141,7 +141,7 @@ _ZERO_VALUES: Mapping[tuple[str, ...], Any] = {
 
 
 def _with_zero_values(config: Mapping[str, Any], covered: frozenset[str] | None) -> dict[str, Any]:
-    """`covered` None, the whole of it: of the objects that are there."""
+    """Set each absent leaf that `covered` includes to zero. `covered` None: the leaves of all objects that are present."""
     filled = deepcopy(dict(config))
     for leaf, zero in _ZERO_VALUES.items():
         path = ".".join(leaf)

@@ -1,6 +1,6 @@
-"""Objects of an organisation on the wire, in the shapes of OpenAI's admin API; fields of our own stand beside its.
+"""JSON objects of OpenAI's admin API, with additional fields of this platform.
 
-Each takes a row of `tenancy.directory`. Times are whole seconds since 1970.
+Each function takes a row of `tenancy.organizations.queries`. Times are whole seconds since 1970.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ JsonObject = dict[str, Any]
 
 
 def deleted(object_: str, id_: str) -> JsonObject:
-    """The answer to a deletion: `organization.user.deleted` and the like."""
+    """The response to a deletion, whose object is `organization.user.deleted` for example."""
     return {"id": id_, "object": f"{object_}.deleted", "deleted": True}
 
 
@@ -58,7 +58,7 @@ def project(row: Row[Any]) -> JsonObject:
 
 
 def model_permissions(row: Row[Any]) -> JsonObject:
-    """Which models a project may use. Where it may use all, no model is on the list of the denied."""
+    """The models that a project may use: for all models, an empty deny list."""
     return {
         "object": "project.model_permissions",
         "mode": "allow_list" if row.model_mode == "allow" else "deny_list",
@@ -67,7 +67,7 @@ def model_permissions(row: Row[Any]) -> JsonObject:
 
 
 def project_user(row: Row[Any]) -> JsonObject:
-    """A person in a project."""
+    """A user of a project."""
     return {
         "id": row.id,
         "object": "organization.project.user",
@@ -90,7 +90,7 @@ def service_account(row: Row[Any]) -> JsonObject:
 
 
 def user(row: Row[Any], memberships: Iterable[Row[Any]]) -> JsonObject:
-    """A person in the organisation, with the projects they are in."""
+    """A user of the organization, with their projects."""
     name = row.name or row.email
     data = [{"id": member.id, "name": member.title, "role": member.role} for member in memberships]
     return {
@@ -114,13 +114,13 @@ def user(row: Row[Any], memberships: Iterable[Row[Any]]) -> JsonObject:
 
 
 def project_key(row: Row[Any]) -> JsonObject:
-    """A key of a project; never its secret."""
+    """An API key of a project, without its secret."""
     has_access = row.organization_role == "owner" or row.project_role is not None
-    role_ = row.project_role or ("owner" if row.organization_role == "owner" else "none")
+    role = row.project_role or ("owner" if row.organization_role == "owner" else "none")
     owner = {
         "id": row.user_id,
         "name": row.user_name or row.email,
-        "role": role_,
+        "role": role,
         "created_at": row.user_created_at,
     }
     kind = "service_account" if row.user_kind == "service_account" else "user"
@@ -139,7 +139,7 @@ def project_key(row: Row[Any]) -> JsonObject:
 
 
 def service_account_key(key: Any, secret: str) -> JsonObject:
-    """A service account's new key, `key` an `ApiKey`: the one answer that holds its secret."""
+    """A service account's new key (`key`: an `ApiKey`), with its secret."""
     return {
         "id": key.id,
         "object": "organization.project.service_account.api_key",
@@ -151,7 +151,7 @@ def service_account_key(key: Any, secret: str) -> JsonObject:
 
 
 def admin_key(row: Row[Any], secret: str | None = None) -> JsonObject:
-    """An admin key; its secret only in the answer that makes it."""
+    """An admin key; `secret` only in the response that creates it."""
     shown = {
         "id": row.id,
         "object": "organization.admin_api_key",
@@ -173,14 +173,14 @@ def admin_key(row: Row[Any], secret: str | None = None) -> JsonObject:
 
 
 def invite(row: Row[Any]) -> JsonObject:
-    """An invitation; never its token."""
-    open_ = "pending" if row.expires_at > time.time() else "expired"
+    """An invitation, without its token."""
+    unaccepted = "pending" if row.expires_at > time.time() else "expired"
     return {
         "id": row.id,
         "object": "organization.invite",
         "email": row.email,
         "role": row.role,
-        "status": open_ if row.accepted_at is None else "accepted",
+        "status": unaccepted if row.accepted_at is None else "accepted",
         "projects": json.loads(row.projects),
         "created_at": row.created_at,
         "expires_at": row.expires_at,
@@ -191,32 +191,32 @@ def invite(row: Row[Any]) -> JsonObject:
 def roles_page(
     roles: Sequence[JsonObject], *, of_projects: bool, after: str | None, limit: int, order: str
 ) -> JsonObject:
-    """A page of roles, those that are there everywhere before those that were made; it names the cursor of the next."""
-    everywhere = [*(PROJECT_ROLES if of_projects else ORGANIZATION_ROLES)]
-    if after and after not in everywhere and not after.startswith("role_"):
+    """A page of roles, predefined roles before custom roles, with the cursor of the next page."""
+    predefined_ids = [*(PROJECT_ROLES if of_projects else ORGANIZATION_ROLES)]
+    if after and after not in predefined_ids and not after.startswith("role_"):
         raise InvalidRequest(
             "'after' must be an id of this list, such as the 'next' of the page before.", param="after"
         )
 
     def key(role_id: str) -> tuple[int, str]:
-        return (everywhere.index(role_id), "") if role_id in everywhere else (len(everywhere), role_id)
+        return (predefined_ids.index(role_id), "") if role_id in predefined_ids else (len(predefined_ids), role_id)
 
     return paginate_with_next(roles, after=after or None, limit=limit, order=order, key=key)
 
 
-def find_role(made: Sequence[Row[Any]], role_id: str, *, of_projects: bool) -> JsonObject:
-    """A role by its id. NotFound."""
-    found = [role for role in all_roles(made, of_projects=of_projects) if role["id"] == role_id]
+def find_role(custom: Sequence[Row[Any]], role_id: str, *, of_projects: bool) -> JsonObject:
+    """A role by its id. Raises NotFound."""
+    found = [role for role in all_roles(custom, of_projects=of_projects) if role["id"] == role_id]
     if not found:
         raise NotFound(f"No role with id '{role_id}' here.", param="role_id")
     return found[0]
 
 
-def assigned_role(made: Sequence[Row[Any]], role_id: str, *, of_projects: bool) -> JsonObject:
-    """A role by its id, as one that somebody has: with all that OpenAI's type requires, null where nothing is kept."""
-    created = [row.created_at for row in made if row.id == role_id]
+def assigned_role(custom: Sequence[Row[Any]], role_id: str, *, of_projects: bool) -> JsonObject:
+    """An assigned role by its id, with every field of OpenAI's type, null where none is stored. Raises NotFound."""
+    created = [row.created_at for row in custom if row.id == role_id]
     return {
-        **find_role(made, role_id, of_projects=of_projects),
+        **find_role(custom, role_id, of_projects=of_projects),
         "created_at": created[0] if created else None,
         "updated_at": None,
         "created_by": None,
@@ -227,36 +227,40 @@ def assigned_role(made: Sequence[Row[Any]], role_id: str, *, of_projects: bool) 
 
 
 def check_custom_role(role: JsonObject) -> None:
-    """InvalidRequest for a role that is there everywhere."""
+    """Raises InvalidRequest for a predefined role."""
     if role["predefined_role"]:
         raise InvalidRequest(f"The role '{role['id']}' is there everywhere and doesn't change.", param="role_id")
 
 
 def check_has_role(member: Row[Any], role_id: str) -> None:
-    """NotFound when a member has another role."""
+    """Raises NotFound when a member has another role."""
     if member.role != role_id:
         raise NotFound(f"The user '{member.email}' has the role '{member.role}', not '{role_id}'.", param="role_id")
 
 
-def all_roles(made: Sequence[Row[Any]], *, of_projects: bool) -> list[JsonObject]:
-    """Roles that are there everywhere, whose names are their ids, then those that were made."""
-    of, known = ("api.project", PROJECT_ROLES) if of_projects else ("api.organization", ORGANIZATION_ROLES)
-    roles = [_role(name, name, "", scopes, of, predefined=True) for name, scopes in known.items()]
-    return [*roles, *(_custom_role(row) for row in made)]
+def all_roles(custom: Sequence[Row[Any]], *, of_projects: bool) -> list[JsonObject]:
+    """Predefined roles, whose names are their ids, then custom roles."""
+    resource_type, predefined = (
+        ("api.project", PROJECT_ROLES) if of_projects else ("api.organization", ORGANIZATION_ROLES)
+    )
+    roles = [_role(name, name, "", scopes, resource_type, predefined=True) for name, scopes in predefined.items()]
+    return [*roles, *(_custom_role(row) for row in custom)]
 
 
 def _custom_role(row: Row[Any]) -> JsonObject:
-    of = "api.organization" if row.project_id is None else "api.project"
-    return _role(row.id, row.name, row.description, row.scopes.split(), of, predefined=False)
+    resource_type = "api.organization" if row.project_id is None else "api.project"
+    return _role(row.id, row.name, row.description, row.scopes.split(), resource_type, predefined=False)
 
 
-def _role(id_: str, name: str, description: str, scopes: Iterable[str], of: str, *, predefined: bool) -> JsonObject:
+def _role(
+    id_: str, name: str, description: str, scopes: Iterable[str], resource_type: str, *, predefined: bool
+) -> JsonObject:
     return {
         "id": id_,
         "object": "role",
         "name": name,
         "description": description or None,
         "permissions": sorted(scopes),
-        "resource_type": of,
+        "resource_type": resource_type,
         "predefined_role": predefined,
     }

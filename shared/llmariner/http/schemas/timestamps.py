@@ -1,6 +1,6 @@
-"""Moments that callers give: seconds since 1970. One that can only be meant in another unit is refused, with its name.
+"""Timestamps in requests, in seconds since 1970. A value that is plausible only in another unit is rejected.
 
-Such a moment would be taken for one thousands of years away: a range without anything in it, a key that never ends.
+Such a value would otherwise mean a time thousands of years ahead: an empty range, or a key that never expires.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ __all__ = ["MIN_NANOSECONDS", "FractionalTimestamp", "Timestamp", "unit_mistake"
 Number = TypeVar("Number", int, float)
 
 MIN_NANOSECONDS = 1e17
-"""From here on a number can only be meant as nanoseconds, of 1973 or later."""
+"""A number from this on is plausible only as nanoseconds (1973 or later)."""
 
 # Seconds of the year 5138, milliseconds and microseconds of 1973.
 _UNITS = ((MIN_NANOSECONDS, "nanoseconds", 1e9), (1e14, "microseconds", 1e6), (1e11, "milliseconds", 1e3))
 
 
 def unit_mistake(value: float) -> str | None:
-    """What is wrong with a moment that was not given in seconds; None for one that was."""
-    for least, unit, per_second in _UNITS:
-        if value >= least:
+    """The error text for a timestamp in another unit than seconds; None for a valid one."""
+    for minimum, unit, per_second in _UNITS:
+        if value >= minimum:
             return f"{value:.0f} looks like {unit}; give seconds since 1970, here {value / per_second:.0f}"
     return None
 
 
 def _check_unit(value: Number) -> Number:
-    if wrong := unit_mistake(value):
-        # Its text is a template, and there is nothing to fill in.
-        raise PydanticCustomError("time_unit", "{wrong}", {"wrong": wrong})
+    if mistake := unit_mistake(value):
+        # The message is a template, so the text is passed as its value.
+        raise PydanticCustomError("time_unit", "{mistake}", {"mistake": mistake})
     return value
 
 
@@ -40,4 +40,4 @@ Timestamp = Annotated[int, Field(ge=0), AfterValidator(_check_unit)]
 """Whole seconds since 1970."""
 
 FractionalTimestamp = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_check_unit)]
-"""Seconds since 1970, with parts of them."""
+"""Seconds since 1970, with a fraction."""
