@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llmariner.diagnostics.knative import FLAGS
+from llmariner.diagnostics.knative import FEATURE_FLAGS
 
 if TYPE_CHECKING:
     from cli.miniature import Body, Miniature
@@ -135,10 +135,10 @@ FAULTS: dict[str, tuple[Callable[[Miniature], None], str, str, str]] = {
         '"20000"',
     ),
     "feature off": (
-        unset("config-features", FLAGS[0]),
+        unset("config-features", FEATURE_FLAGS[0]),
         "feature flags",
-        f"{FLAGS[0]} is not enabled",
-        f'{{"{FLAGS[0]}":"enabled"}}',
+        f"{FEATURE_FLAGS[0]} is not enabled",
+        f'{{"{FEATURE_FLAGS[0]}":"enabled"}}',
     ),
     "volumes refused": (
         setting("knative-serving/config-features", "kubernetes.podspec-volumes-emptydir", "Disabled"),

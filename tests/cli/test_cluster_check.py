@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from llmariner.diagnostics.api_resources import PROJECTS
+from llmariner.diagnostics.api_resources import DEPENDENCIES
 from llmariner.diagnostics.checks import check_names
 from llmariner.diagnostics.installation import SECRET_KEYS
-from llmariner.diagnostics.knative import FLAGS, LONGEST_SECONDS
-from llmariner.diagnostics.models import DEVICES, RUNTIMES
+from llmariner.diagnostics.knative import FEATURE_FLAGS, MAX_REQUEST_SECONDS
+from llmariner.diagnostics.models import ACCELERATOR_RESOURCES, DEFAULT_RUNTIMES
 from llmariner.installation import secrets
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def test_a_good_cluster_passes(good: Miniature, check: Check) -> None:
     assert {each["mend"] for each in result.json["checks"] if each["result"] == "ok"} == {""}
     assert len(result.json["checks"]) > 35
     others = {f"namespace {name}" for name in (PLATFORM, f"{PLATFORM}-models", _faults.GATEWAY.partition("/")[0])}
-    others |= {project.name for project in PROJECTS}
-    others |= {f"{project.name} controllers" for project in PROJECTS}
+    others |= {project.name for project in DEPENDENCIES}
+    others |= {f"{project.name} controllers" for project in DEPENDENCIES}
     assert {each["check"] for each in result.json["checks"]} - others - set(check_names()) == set()
     assert yaml.safe_load(check("-o", "yaml").out) == result.json
 
@@ -95,7 +95,7 @@ def test_an_empty_cluster_lacks_everything_and_says_so_once_each(server: Miniatu
     server.empty(without=lambda kind: kind.custom)
     result = check("-o", "json")
     lacking = [each["check"] for each in not_well(result)]
-    required = [project.name for project in PROJECTS if not project.purpose]
+    required = [project.name for project in DEPENDENCIES if not project.purpose]
     assert lacking == [*required, "nodes", "installation"]
     assert all(each["mend"] for each in not_well(result))
     assert result.code == 1
@@ -116,7 +116,7 @@ def test_a_single_fault_is_named_with_its_mend(fault: str, good: Miniature, chec
     assert len(found) <= 2
 
 
-@pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
+@pytest.mark.parametrize("project", DEPENDENCIES, ids=lambda project: project.name)
 def test_a_missing_project_is_named(project: Any, server: Miniature, check: Check) -> None:
     groups = {version.partition("/")[0] for version in project.kinds}
     server.fill(without=lambda kind: kind.group in groups and kind.name in sum(project.kinds.values(), ()))
@@ -210,10 +210,10 @@ def test_another_namespace_is_looked_at(good: Miniature, check: Check) -> None:
 def test_what_we_expect_is_what_the_manifests_need() -> None:
     prerequisites = CHECKOUT / "manifests/prerequisites"
     defaults = yaml.safe_load((prerequisites / "config-defaults.yaml").read_text())["data"]
-    assert defaults == {"max-revision-timeout-seconds": str(LONGEST_SECONDS)}
+    assert defaults == {"max-revision-timeout-seconds": str(MAX_REQUEST_SECONDS)}
     features = yaml.safe_load((prerequisites / "config-features.yaml").read_text())["data"]
-    assert features == dict.fromkeys(FLAGS, "enabled")
-    known = {(version, kind) for project in PROJECTS for version, kinds in project.kinds.items() for kind in kinds}
+    assert features == dict.fromkeys(FEATURE_FLAGS, "enabled")
+    known = {(version, kind) for project in DEPENDENCIES for version, kinds in project.kinds.items() for kind in kinds}
     for overlay in ("playground", "production", "test"):
         custom = {(o["apiVersion"], o["kind"]) for o in _miniature.rendered(overlay) if "." in o["apiVersion"]}
         assert {each for each in custom if not each[0].partition("/")[0].endswith(".k8s.io")} - known == set()
@@ -221,10 +221,10 @@ def test_what_we_expect_is_what_the_manifests_need() -> None:
 
 
 def test_hardware_is_named_as_the_pools_and_the_runtimes_name_it() -> None:
-    for hardware, device in DEVICES.items():
+    for hardware, device in ACCELERATOR_RESOURCES.items():
         pool = (CHECKOUT / f"manifests/components/kueue/{hardware}/pool.yaml").read_text()
         assert device in pool
-    for hardware, runtime in RUNTIMES.items():
+    for hardware, runtime in DEFAULT_RUNTIMES.items():
         assert (CHECKOUT / f"kserve/{hardware}/{runtime}.yaml").is_file()
 
 

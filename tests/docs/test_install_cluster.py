@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from llmariner.cli.main import llma
-from llmariner.diagnostics.api_resources import PROJECTS
+from llmariner.diagnostics.api_resources import DEPENDENCIES
 from llmariner.diagnostics.checks import check_names
 
 CHECKOUT = Path(__file__).parents[2]
@@ -248,7 +248,7 @@ def extras(declaration: Path) -> list[str]:
 def test_the_versions_are_those_that_the_check_names() -> None:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("|")]
     tested = {cells[0]: cells[1] for cells in rows if len(cells) == 4}
-    for project in PROJECTS:
+    for project in DEPENDENCIES:
         (row,) = [name for name in tested if name.startswith(project.name)]
         assert tested[row] == project.release
 
@@ -298,7 +298,7 @@ def test_the_cluster_has_the_kinds_that_an_overlay_needs_or_the_check_names_them
         group = each["apiVersion"].rpartition("/")[0]
         plural = shell(f"kubectl api-resources --api-group={group} -o name", tmp_path).stdout
         if not plural:
-            assert absent & {p.name for p in PROJECTS if any(v.startswith(group) for v in p.kinds)}, each["kind"]
+            assert absent & {p.name for p in DEPENDENCIES if any(v.startswith(group) for v in p.kinds)}, each["kind"]
 
 
 def section(title: str) -> str:

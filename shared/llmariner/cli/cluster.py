@@ -1,7 +1,7 @@
-"""`llma cluster`: an operator's look at a Kubernetes cluster, by the rights of a kubeconfig instead of an API key.
+"""`llma cluster`: diagnostics of a Kubernetes cluster, with the permissions of a kubeconfig instead of an API key.
 
-Thin: the looking is `llmariner.diagnostics`, which is imported only when one of these runs, and with it Kubernetes'
-client, which an installation made for talking to somebody else's platform does not need to have.
+The checks are `llmariner.diagnostics`. It is imported only when a command runs, because it needs the Kubernetes client,
+which an installation of the command line alone does not have.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["cluster"]
 
-_Any = TypeVar("_Any", bound=Callable[..., Any])
+_CommandFunction = TypeVar("_CommandFunction", bound=Callable[..., Any])
 
-# As those of `diff`: 1 is an answer, 2 is none.
-_LACKING, _UNASKED = ExitCode.REFUSED, ExitCode.USAGE
-_CODES = """\b
+# As for `diff`: 1 is a result, 2 means that the checks could not run.
+_PROBLEMS_FOUND, _CLUSTER_UNREACHABLE = ExitCode.REFUSED, ExitCode.USAGE
+_EXIT_CODES = """\b
 Exit codes:
     0  all is well
     1  something is missing, mis-set, or hidden from these rights
@@ -45,8 +45,8 @@ def cluster() -> None:
     """
 
 
-def _placed(command: _Any) -> _Any:
-    """The options that say which cluster, and where in it."""
+def _cluster_options(command: _CommandFunction) -> _CommandFunction:
+    """Add the options that select the cluster and the namespace."""
     for option in (
         click.option("-n", "--namespace", metavar="NAME", help="Where the platform is installed. Default: llmariner."),
         click.option("--context", metavar="NAME", help="Context of the kubeconfig. Default: its current one."),
@@ -56,33 +56,35 @@ def _placed(command: _Any) -> _Any:
     return command
 
 
-@cluster.command(epilog=_CODES)
+@cluster.command(epilog=_EXIT_CODES)
 @click.option("--prerequisites", is_flag=True, help="Only what a cluster must bring before an installation.")
-@_placed
+@_cluster_options
 @pass_session
 def check(
     session: Session, kubeconfig: str | None, context: str | None, namespace: str | None, prerequisites: bool
 ) -> None:
     """Check what the cluster lacks, and say how to mend it."""
-    with _asked(kubeconfig, context, namespace) as (api, place):
+    with _open_cluster(kubeconfig, context, namespace) as (api, target_namespace):
         from llmariner.cli.support.output import Column
         from llmariner.diagnostics.checks import checks
 
-        findings = checks(api, place, prerequisites=prerequisites)
+        results = checks(api, target_namespace, prerequisites=prerequisites)
     columns = [Column.of("check"), Column.of("result"), Column.of("detail")]
-    records = [each.shown() for each in findings]
+    records = [each.to_json() for each in results]
     session.printer.records({"checks": records}, records, columns, empty="Nothing to check.")
     if session.printer.for_people:
-        _mends(records)
-    wrong = list(dict.fromkeys(each.check for each in findings if not each.well))
-    if wrong:
+        _print_remediations(records)
+    unhealthy = list(dict.fromkeys(each.check for each in results if not each.is_healthy))
+    if unhealthy:
         raise CommandError(
-            _LACKING, f"not as it should be: {', '.join(wrong)}.", next_step="mend them from the top; then check again."
+            _PROBLEMS_FOUND,
+            f"not as it should be: {', '.join(unhealthy)}.",
+            next_step="mend them from the top; then check again.",
         )
 
 
-def _mends(records: Sequence[dict[str, str]]) -> None:
-    """A line each, below the table: a command in a column would be broken where the column ends."""
+def _print_remediations(records: Sequence[dict[str, str]]) -> None:
+    """Print a line per remediation below the table: a table column would wrap the commands."""
     for title, results in (("To mend", ("failed", "unknown")), ("If wanted", ("optional",))):
         checks: dict[str, list[str]] = {}
         for each in records:
@@ -93,61 +95,65 @@ def _mends(records: Sequence[dict[str, str]]) -> None:
             write(f"\n{title}:\n" + "\n".join(lines))
 
 
-@cluster.command(epilog=_CODES)
+@cluster.command(epilog=_EXIT_CODES)
 @click.option("--watch", is_flag=True, help="Keep the tables up to date until ctrl-C.")
 @click.option(
     "--interval", metavar="SECONDS", type=click.FloatRange(min=0.5), default=3.0, show_default=True,
     help="Seconds between updates.",
 )  # fmt: skip
-@_placed
+@_cluster_options
 @pass_session
 def status(
     session: Session, kubeconfig: str | None, context: str | None, namespace: str | None, watch: bool, interval: float
 ) -> None:
     """Show functions, models, queues, events and nodes."""
-    with _asked(kubeconfig, context, namespace) as (api, place):
-        from llmariner.diagnostics.status import status as look
+    with _open_cluster(kubeconfig, context, namespace) as (api, target_namespace):
+        from llmariner.diagnostics.status import status as collect
 
         printer = session.printer
         if watch and printer.for_people:
-            _watch(printer, lambda: look(api, place), interval)
-        document = look(api, place)
+            _watch(printer, lambda: collect(api, target_namespace), interval)
+        document = collect(api, target_namespace)
         if printer.for_people:
             printer.console().print(_view(printer, document))
         else:
             printer.message(document, "")
 
 
-def _watch(printer: Printer, look: Callable[[], dict[str, Any]], interval: float) -> None:
-    """Redraw until interrupted. A server that goes away does not end it; one that never answered does."""
+def _watch(printer: Printer, collect: Callable[[], dict[str, Any]], interval: float) -> None:
+    """Redraw until interrupted. A server that stops answering does not end the loop; a failure of the first read does."""
     from rich.console import Group as Lines
     from rich.live import Live
     from rich.text import Text
 
     from llmariner.errors import Unavailable
 
-    shown = _view(printer, look())
+    shown = _view(printer, collect())
     with Live(shown, console=printer.console(), auto_refresh=False, vertical_overflow="visible") as live:
         while True:
             time.sleep(interval)
             footer = Text(f"{time.strftime('%H:%M:%S')}  ctrl-C ends", style="dim")
             try:
-                shown = _view(printer, look())
+                shown = _view(printer, collect())
             except Unavailable as error:
                 footer = Text(f"{error} Still trying.", style="red")
             live.update(Lines(shown, Text(), footer), refresh=True)
 
 
 def _view(printer: Printer, document: dict[str, Any]) -> RenderableType:
-    """A titled table each; a part with nothing in it is a line."""
+    """A titled table per section; an empty section is one line."""
     from rich.console import Group as Lines
     from rich.text import Text
 
     parts: list[RenderableType] = []
     for title, columns in _columns().items():
         records = document[title]
-        lack = document["unreadable"].get(title, "none")
-        parts += [Text(title.upper(), style="bold"), printer.table(records, columns) if records else Text(lack), Text()]
+        placeholder = document["unreadable"].get(title, "none")
+        parts += [
+            Text(title.upper(), style="bold"),
+            printer.table(records, columns) if records else Text(placeholder),
+            Text(),
+        ]
     return Lines(*parts[:-1])
 
 
@@ -167,20 +173,20 @@ def _columns() -> dict[str, list[Column]]:
 
 
 @contextmanager
-def _asked(kubeconfig: str | None, context: str | None, namespace: str | None) -> Iterator[tuple[Cluster, str]]:
-    """The API server and the namespace; what keeps it from answering is told as a failure of the command."""
+def _open_cluster(kubeconfig: str | None, context: str | None, namespace: str | None) -> Iterator[tuple[Cluster, str]]:
+    """Yields the cluster and the installation's namespace. Raises CommandError where the cluster cannot be read."""
     try:
-        from llmariner.diagnostics.cluster_access import Unasked, opened
+        from llmariner.diagnostics.cluster_access import ClusterAccessError, open_cluster
         from llmariner.settings import environment
 
-        reached = opened(environment(), kubeconfig=kubeconfig, context=context, namespace=namespace)
-        with reached as (api, place):
-            yield api, place
+        connection = open_cluster(environment(), kubeconfig=kubeconfig, context=context, namespace=namespace)
+        with connection as (api, target_namespace):
+            yield api, target_namespace
     except ModuleNotFoundError as error:
         raise CommandError(
-            _UNASKED,
+            _CLUSTER_UNREACHABLE,
             f"this installation cannot ask a cluster: the module {error.name} is missing.",
             next_step="install it with `pip install 'llmariner-knative[cli,cluster]'`.",
         ) from error
-    except Unasked as error:
-        raise CommandError(_UNASKED, str(error), next_step=error.next_step) from error
+    except ClusterAccessError as error:
+        raise CommandError(_CLUSTER_UNREACHABLE, str(error), next_step=error.next_step) from error

@@ -1,1 +1,1 @@
-"""What an operator wants to know of a cluster: what it lacks, how to mend that, and how the platform does on it."""
+"""Read-only diagnostics of a Kubernetes cluster: checks with remediations, and the status of the platform's objects."""

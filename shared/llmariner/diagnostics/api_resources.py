@@ -1,4 +1,4 @@
-"""The kinds that the platform's objects are of, and whose they are."""
+"""The Kubernetes resources that the checks read, and the projects whose API kinds the platform depends on."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from llmariner.platform.kube.resources import Resource
 __all__ = [
     "API_SERVER_SOURCES",
     "BROKERS",
-    "CLAIMS",
+    "DEPENDENCIES",
     "EVENT_POLICIES",
-    "FUNCTIONS",
     "GATEWAYS",
     "GATEWAY_CLASSES",
+    "HTTP_ROUTES",
+    "KNATIVE_SERVICES",
     "PING_SOURCES",
-    "PROJECTS",
-    "ROUTES",
     "STATEFUL_SETS",
     "STORAGE_CLASSES",
     "TRIGGERS",
-    "Project",
+    "VOLUME_CLAIMS",
+    "Dependency",
 ]
 
 _SERVING, _EVENTING, _SOURCES = "serving.knative.dev/v1", "eventing.knative.dev/v1", "sources.knative.dev/v1"
 _GATEWAY = "gateway.networking.k8s.io/v1"
 
-FUNCTIONS = Resource(_SERVING, "Service", "services")
+KNATIVE_SERVICES = Resource(_SERVING, "Service", "services")
 BROKERS = Resource(_EVENTING, "Broker", "brokers")
 TRIGGERS = Resource(_EVENTING, "Trigger", "triggers")
 PING_SOURCES = Resource(_SOURCES, "PingSource", "pingsources")
@@ -34,15 +34,15 @@ API_SERVER_SOURCES = Resource(_SOURCES, "ApiServerSource", "apiserversources")
 EVENT_POLICIES = Resource("eventing.knative.dev/v1alpha1", "EventPolicy", "eventpolicies")
 GATEWAY_CLASSES = Resource(_GATEWAY, "GatewayClass", "gatewayclasses", False)
 GATEWAYS = Resource(_GATEWAY, "Gateway", "gateways")
-ROUTES = Resource(_GATEWAY, "HTTPRoute", "httproutes")
+HTTP_ROUTES = Resource(_GATEWAY, "HTTPRoute", "httproutes")
 STORAGE_CLASSES = Resource("storage.k8s.io/v1", "StorageClass", "storageclasses", False)
 STATEFUL_SETS = Resource("apps/v1", "StatefulSet", "statefulsets")
-CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+VOLUME_CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 
 
 @dataclass(frozen=True)
-class Project:
-    """What somebody else's project brings: kinds by version. `purpose`: who can do without; empty: nobody can."""
+class Dependency:
+    """A third-party project and the API kinds it serves, by version. `purpose`: its use if optional; empty if required."""
 
     name: str
     kinds: dict[str, tuple[str, ...]]
@@ -51,27 +51,27 @@ class Project:
     purpose: str = ""
 
 
-# The releases are those that our manifests are validated against and our tests run on.
-PROJECTS = (
-    Project(
+# The releases are those that the manifests are validated against and the tests run on.
+DEPENDENCIES = (
+    Dependency(
         "Knative Serving",
         {_SERVING: ("Service", "Route", "Configuration", "Revision")},
         "1.23",
         "https://knative.dev/docs/install/",
     ),
-    Project(
+    Dependency(
         "Knative Eventing",
         {_EVENTING: ("Broker", "Trigger"), _SOURCES: ("PingSource", "ApiServerSource")},
         "1.22",
         "https://knative.dev/docs/install/",
     ),
-    Project(
+    Dependency(
         "Gateway API",
         {_GATEWAY: ("GatewayClass", "Gateway", "HTTPRoute", "ReferenceGrant")},
         "1.6",
         "https://gateway-api.sigs.k8s.io/guides/",
     ),
-    Project(
+    Dependency(
         "KServe",
         {
             "serving.kserve.io/v1beta1": ("InferenceService",),
@@ -80,7 +80,7 @@ PROJECTS = (
         "0.20",
         "https://kserve.github.io/website/",
     ),
-    Project(
+    Dependency(
         "Kueue",
         {
             "kueue.x-k8s.io/v1beta2": (
@@ -95,21 +95,21 @@ PROJECTS = (
         "https://kueue.sigs.k8s.io/docs/installation/",
         "quota; without it leave components/kueue/* out of the overlay and LLMARINER_QUEUE empty",
     ),
-    Project(
+    Dependency(
         "KEDA",
         {"keda.sh/v1alpha1": ("ScaledObject",)},
         "2.20",
         "https://keda.sh/docs/deploy/",
         "more replicas of one model by the engine's load (kserve/templates/scaled-object.yaml)",
     ),
-    Project(
+    Dependency(
         "Prometheus operator",
         {"monitoring.coreos.com/v1": ("PodMonitor", "PrometheusRule")},
         "0.93",
         "https://prometheus-operator.dev/docs/getting-started/installation/",
         "metrics and alerts (components/monitoring)",
     ),
-    Project(
+    Dependency(
         "cert-manager",
         {"cert-manager.io/v1": ("Certificate",)},
         "1.21",

@@ -1,29 +1,29 @@
-"""Every check of a cluster, in the order in which one would mend."""
+"""Every check of a cluster, in the order in which problems should be fixed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 from llmariner.diagnostics import installation, knative, models
-from llmariner.diagnostics import prerequisites as foundation
+from llmariner.diagnostics import prerequisites as cluster_prerequisites
 from llmariner.diagnostics.api_resources import (
     API_SERVER_SOURCES,
     BROKERS,
-    CLAIMS,
-    FUNCTIONS,
+    DEPENDENCIES,
     GATEWAY_CLASSES,
     GATEWAYS,
+    HTTP_ROUTES,
+    KNATIVE_SERVICES,
     PING_SOURCES,
-    PROJECTS,
-    ROUTES,
     STATEFUL_SETS,
     STORAGE_CLASSES,
     TRIGGERS,
+    VOLUME_CLAIMS,
 )
 from llmariner.diagnostics.controllers import CONTROLLERS, controllers
-from llmariner.diagnostics.result import Finding, Result, Unreadable, failed
-from llmariner.diagnostics.snapshot import Reading
-from llmariner.diagnostics.target import APPLY, Place
+from llmariner.diagnostics.result import CheckResult, CheckStatus, Unreadable, failed
+from llmariner.diagnostics.snapshot import ClusterSnapshot
+from llmariner.diagnostics.target import APPLY_COMMAND, Target
 from llmariner.platform.kube import Cluster, Resource
 from llmariner.platform.kube.resources import (
     CLUSTER_QUEUES,
@@ -39,28 +39,28 @@ from llmariner.platform.kube.resources import (
 )
 from llmariner.settings import KServeSettings
 
-__all__ = ["check_names", "checks", "place_of"]
+__all__ = ["check_names", "checks", "load_target"]
 
-Check = Callable[[Place], Iterator[Finding]]
+Check = Callable[[Target], Iterator[CheckResult]]
 
-_CLUSTER: dict[str, Check] = {
-    "Kubernetes": foundation.kubernetes,
-    "kinds": foundation.kinds,
+_CLUSTER_CHECKS: dict[str, Check] = {
+    "Kubernetes": cluster_prerequisites.kubernetes,
+    "kinds": cluster_prerequisites.kinds,
     "controllers": controllers,
     "longest request": knative.longest_request,
     "feature flags": knative.features,
     "scale to zero": knative.scale_to_zero,
     "ingress class": knative.ingress,
-    "local gateway": foundation.local_gateway,
+    "local gateway": cluster_prerequisites.local_gateway,
     "broker class": knative.broker_class,
-    "gateway class": foundation.gateway_class,
+    "gateway class": cluster_prerequisites.gateway_class,
     "KServe deployment mode": models.deployment_mode,
     "KServe routes": models.route_timeouts,
     "nodes": models.hardware,
-    "storage class": foundation.storage,
+    "storage class": cluster_prerequisites.storage,
     "queue": models.queues,
 }
-_INSTALLATION: dict[str, Check] = {
+_INSTALLATION_CHECKS: dict[str, Check] = {
     "namespaces": installation.namespaces,
     "secrets": installation.secrets,
     "database": installation.database,
@@ -69,11 +69,11 @@ _INSTALLATION: dict[str, Check] = {
     "gateway": installation.gateway,
     "routes": installation.routes,
     "events": installation.events,
-    "event identity": installation.identity,
+    "event identity": installation.event_identity,
     "runtimes": models.runtimes,
 }
-# Found beside what they stand next to.
-_FINER = (
+# Reported by the checks above beside their own names.
+_SUB_CHECKS = (
     "accelerators",
     "KServe routes",
     "Kueue frameworks",
@@ -83,82 +83,96 @@ _FINER = (
     "triggers",
     "sources",
 )
-_WHOLE = (GATEWAY_CLASSES, GATEWAYS, STORAGE_CLASSES, NODES, NAMESPACES, CLUSTER_QUEUES, CLUSTER_SERVING_RUNTIMES)
-_OURS = (
+_CLUSTER_SCOPED = (
+    GATEWAY_CLASSES,
+    GATEWAYS,
+    STORAGE_CLASSES,
+    NODES,
+    NAMESPACES,
+    CLUSTER_QUEUES,
+    CLUSTER_SERVING_RUNTIMES,
+)
+_NAMESPACED = (
     STATEFUL_SETS,
-    FUNCTIONS,
+    KNATIVE_SERVICES,
     BROKERS,
     TRIGGERS,
     PING_SOURCES,
     API_SERVER_SOURCES,
-    ROUTES,
+    HTTP_ROUTES,
     SECRETS,
     JOBS,
-    CLAIMS,
+    VOLUME_CLAIMS,
     DEPLOYMENTS,
 )
-_SETTINGS = "llmariner-settings"
+_SETTINGS_CONFIG_MAP = "llmariner-settings"
 
 
-def checks(cluster: Cluster, namespace: str, *, prerequisites: bool = False) -> list[Finding]:
-    """What is found; `prerequisites`: only what the cluster must bring, as if nothing of ours were installed.
+def checks(cluster: Cluster, namespace: str, *, prerequisites: bool = False) -> list[CheckResult]:
+    """The results of all checks; `prerequisites`: only those of the cluster, as if the platform were not installed.
 
-    Unavailable when the API server doesn't answer, or is none; Forbidden when it doesn't take the credentials.
+    Raises Unavailable when no Kubernetes API server answers, Forbidden when it rejects the credentials.
     """
-    reading = Reading(cluster)
+    snapshot = ClusterSnapshot(cluster)
     try:
-        # Alone and first: a server that is away is waited for once.
+        # This request comes first and alone, so that an unreachable server costs one timeout.
         cluster.get_raw("/version")
-        place, findings = place_of(reading, namespace, installed=not prerequisites)
-        reading.ahead(_reads(place), [version for project in PROJECTS for version in project.kinds])
-        asked = _CLUSTER if prerequisites or not place.installed else {**_CLUSTER, **_INSTALLATION}
-        return [*(found for name, check in asked.items() for found in _told(name, check, place)), *findings]
+        target, results = load_target(snapshot, namespace, installed=not prerequisites)
+        snapshot.prefetch(_prefetched(target), [version for project in DEPENDENCIES for version in project.kinds])
+        selected = (
+            _CLUSTER_CHECKS if prerequisites or not target.installed else {**_CLUSTER_CHECKS, **_INSTALLATION_CHECKS}
+        )
+        return [*(found for name, check in selected.items() for found in _run_check(name, check, target)), *results]
     finally:
-        reading.close()
+        snapshot.close()
 
 
 def check_names() -> list[str]:
-    """What a finding may be called, but for namespaces and projects, which are called by their own names."""
-    return [*_CLUSTER, *_INSTALLATION, *_FINER]
+    """The possible values of `CheckResult.check`, without those named after a namespace or a project."""
+    return [*_CLUSTER_CHECKS, *_INSTALLATION_CHECKS, *_SUB_CHECKS]
 
 
-def place_of(reading: Reading, namespace: str, *, installed: bool = True) -> tuple[Place, list[Finding]]:
-    """The installation in a namespace as its settings describe it, and what is wrong with them."""
+def load_target(
+    snapshot: ClusterSnapshot, namespace: str, *, installed: bool = True
+) -> tuple[Target, list[CheckResult]]:
+    """The installation in a namespace as its settings describe it, and the results for invalid or missing settings."""
     if not installed:
-        return Place(reading, namespace), []
+        return Target(snapshot, namespace), []
     try:
-        found = reading.get(CONFIG_MAPS, namespace, _SETTINGS)
+        found = snapshot.get_object(CONFIG_MAPS, namespace, _SETTINGS_CONFIG_MAP)
     except Unreadable as error:
-        return Place(reading, namespace, installed=True), [_unknown("settings", error)]
+        return Target(snapshot, namespace, installed=True), [_unknown_result("settings", error)]
     if found is None:
-        missing = f"there is no ConfigMap {_SETTINGS} in {namespace}: the platform is not installed"
-        mend = f"When all above is well: {APPLY}. To check a cluster before: llma cluster check --prerequisites"
-        return Place(reading, namespace), [failed("installation", missing, mend)]
+        missing = f"there is no ConfigMap {_SETTINGS_CONFIG_MAP} in {namespace}: the platform is not installed"
+        remediation = (
+            f"When all above is well: {APPLY_COMMAND}. To check a cluster before: llma cluster check --prerequisites"
+        )
+        return Target(snapshot, namespace), [failed("installation", missing, remediation)]
     settings = {key: str(value) for key, value in (found.get("data") or {}).items()}
     try:
-        models_ = KServeSettings.load(settings)
+        model_settings = KServeSettings.load(settings)
     except ValueError as error:
-        mend = f"Correct it in the overlay's settings.env, then {APPLY}."
-        return Place(reading, namespace, True, settings), [failed("settings", str(error), mend)]
-    return Place(reading, namespace, True, settings, models_), []
+        remediation = f"Correct it in the overlay's settings.env, then {APPLY_COMMAND}."
+        return Target(snapshot, namespace, True, settings), [failed("settings", str(error), remediation)]
+    return Target(snapshot, namespace, True, settings, model_settings), []
 
 
-def _reads(place: Place) -> list[tuple[Resource, str | None]]:
-    reads: list[tuple[Resource, str | None]] = [(each, None) for each in _WHOLE]
+def _prefetched(target: Target) -> list[tuple[Resource, str | None]]:
+    reads: list[tuple[Resource, str | None]] = [(each, None) for each in _CLUSTER_SCOPED]
     reads += [(DEPLOYMENTS, namespace) for namespace, _ in CONTROLLERS.values()]
-    reads += [(CONFIG_MAPS, knative.SERVING)]
-    if place.installed:
-        reads += [(each, place.namespace) for each in _OURS]
-        reads += [(each, place.models.namespace) for each in (LOCAL_QUEUES, INFERENCE_SERVICES)]
+    reads += [(CONFIG_MAPS, knative.SERVING_NAMESPACE)]
+    if target.installed:
+        reads += [(each, target.namespace) for each in _NAMESPACED]
+        reads += [(each, target.models.namespace) for each in (LOCAL_QUEUES, INFERENCE_SERVICES)]
     return reads
 
 
-def _told(name: str, check: Check, place: Place) -> Iterator[Finding]:
+def _run_check(name: str, check: Check, target: Target) -> Iterator[CheckResult]:
     try:
-        yield from check(place)
+        yield from check(target)
     except Unreadable as error:
-        yield _unknown(name, error)
+        yield _unknown_result(name, error)
 
 
-def _unknown(name: str, error: Unreadable) -> Finding:
-    return Finding(name, Result.UNKNOWN, str(error), error.mend)
+def _unknown_result(name: str, error: Unreadable) -> CheckResult:
+    return CheckResult(name, CheckStatus.UNKNOWN, str(error), error.remediation)

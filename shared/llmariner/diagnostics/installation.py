@@ -1,4 +1,4 @@
-"""Our own objects, in the order in which one comes of the other."""
+"""Checks of the platform's own objects, in order of their dependencies."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from llmariner.diagnostics.api_resources import (
     API_SERVER_SOURCES,
     BROKERS,
     EVENT_POLICIES,
-    FUNCTIONS,
     GATEWAYS,
+    HTTP_ROUTES,
+    KNATIVE_SERVICES,
     PING_SOURCES,
-    ROUTES,
     STATEFUL_SETS,
     TRIGGERS,
 )
-from llmariner.diagnostics.result import Body, Finding, failed, named, ok, optional
-from llmariner.diagnostics.snapshot import condition, labels, ready, spec, status
-from llmariner.diagnostics.target import APPLY, Place
+from llmariner.diagnostics.result import Body, CheckResult, failed, join_names, ok, optional
+from llmariner.diagnostics.snapshot import condition, labels, not_ready_reason, spec, status
+from llmariner.diagnostics.target import APPLY_COMMAND, Target
 from llmariner.platform.kube import Resource
 from llmariner.platform.kube.resources import CONFIG_MAPS, DEPLOYMENTS, JOBS, NAMESPACES, SECRETS
 
 __all__ = [
     "SECRET_KEYS",
     "database",
+    "event_identity",
     "events",
     "functions",
     "gateway",
-    "identity",
     "jobs",
     "namespaces",
     "routes",
@@ -40,266 +40,282 @@ SECRET_KEYS = {
     "llmariner-pgbouncer": ("pgbouncer.ini", "userlist.txt"),
     "llmariner-database": ("LLMARINER_DATABASE_URL",),
 }
-"""The Secrets of an installation, and what must be in each."""
+"""The Secrets of an installation, and the keys that each must hold."""
 
-_BROUGHT = "llmariner-postgres"
-_PART_OF = {"app.kubernetes.io/part-of": "llmariner"}
+_POSTGRES_SECRET = "llmariner-postgres"
+_PLATFORM_LABELS = {"app.kubernetes.io/part-of": "llmariner"}
 
 
-def namespaces(place: Place) -> Iterator[Finding]:
-    """Ours, the models', the Gateway's; a namespace that goes takes no new objects."""
-    gateways = [namespace for namespace, _ in _gateways(place)]
-    for name in dict.fromkeys((place.namespace, place.models.namespace, *gateways)):
-        found = place.reading.one(NAMESPACES, None, name)
+def namespaces(target: Target) -> Iterator[CheckResult]:
+    """The namespaces of the platform, the models and the Gateways exist and are not being deleted."""
+    gateways = [namespace for namespace, _ in _gateways(target)]
+    for name in dict.fromkeys((target.namespace, target.models.namespace, *gateways)):
+        found = target.snapshot.find_object(NAMESPACES, None, name)
         if found is None:
-            yield failed(f"namespace {name}", "it is not there", f"Install: {APPLY}.")
+            yield failed(f"namespace {name}", "it is not there", f"Install: {APPLY_COMMAND}.")
         elif "deletionTimestamp" in found["metadata"]:
-            yield failed(f"namespace {name}", "it is being deleted", f"Wait until it is gone, then {APPLY}.")
+            yield failed(f"namespace {name}", "it is being deleted", f"Wait until it is gone, then {APPLY_COMMAND}.")
         else:
             yield ok(f"namespace {name}", "there")
 
 
-def secrets(place: Place) -> Iterator[Finding]:
-    """Their names and keys; values are looked at for nothing but being there."""
-    there = {each["metadata"]["name"]: each.get("data") or {} for each in place.reading.all(SECRETS, place.namespace)}
-    well = True
+def secrets(target: Target) -> Iterator[CheckResult]:
+    """The Secrets exist with nonempty keys; values are not inspected further."""
+    existing = {
+        each["metadata"]["name"]: each.get("data") or {}
+        for each in target.snapshot.list_objects(SECRETS, target.namespace)
+    }
+    healthy = True
     for name, keys in SECRET_KEYS.items():
-        lacking = [key for key in keys if not there.get(name, {}).get(key)]
-        if lacking:
-            well = False
-            detail = f"{name} lacks {named(lacking)}" if name in there else f"there is no {name}"
-            yield failed("secrets", detail, _mend(place, name))
-    for namespace, name in sorted(_certificates(place)):
-        if place.reading.get(SECRETS, namespace, name) is None:
-            well = False
+        missing = [key for key in keys if not existing.get(name, {}).get(key)]
+        if missing:
+            healthy = False
+            detail = f"{name} lacks {join_names(missing)}" if name in existing else f"there is no {name}"
+            yield failed("secrets", detail, _secret_remediation(target, name))
+    for namespace, name in sorted(_certificates(target)):
+        if target.snapshot.get_object(SECRETS, namespace, name) is None:
+            healthy = False
             detail = f"there is no {name} in {namespace}, the Gateway's certificate"
-            bring = f"kubectl -n {namespace} create secret tls {name} --cert=FILE --key=FILE, or components/certificate"
-            yield failed("secrets", detail, bring)
-    if well:
-        yield ok("secrets", named(SECRET_KEYS))
-    if "llmariner-admin-key" in there:
-        where = f"-n {place.namespace} {{}} secret llmariner-admin-key"
+            hint = f"kubectl -n {namespace} create secret tls {name} --cert=FILE --key=FILE, or components/certificate"
+            yield failed("secrets", detail, hint)
+    if healthy:
+        yield ok("secrets", join_names(SECRET_KEYS))
+    if "llmariner-admin-key" in existing:
+        where = f"-n {target.namespace} {{}} secret llmariner-admin-key"
         show = f"kubectl {where.format('get')} -o jsonpath='{{.data.key}}' | base64 -d"
         note = f"Note the key (`{show}`), then `kubectl {where.format('delete')}`."
         yield optional("administrator's key", "the Secret llmariner-admin-key still shows it", note)
 
 
-def _mend(place: Place, name: str) -> str:
-    again = f"kubectl -n {place.namespace} delete job -l app.kubernetes.io/name=secrets --ignore-not-found; {APPLY}"
-    if name == _BROUGHT:
+def _secret_remediation(target: Target, name: str) -> str:
+    again = f"kubectl -n {target.namespace} delete job -l app.kubernetes.io/name=secrets --ignore-not-found; {APPLY_COMMAND}"
+    if name == _POSTGRES_SECRET:
         values = " ".join(f"--from-literal={key}=…" for key in ("host", "port", "database", "user", "password"))
-        return f"kubectl -n {place.namespace} create secret generic {name} {values}; then {again}"
+        return f"kubectl -n {target.namespace} create secret generic {name} {values}; then {again}"
     return f"The Job `secrets` makes it: {again}"
 
 
-def _certificates(place: Place) -> set[tuple[str, str]]:
-    """(namespace, name) of the Secrets that our Gateways' listeners name."""
+def _certificates(target: Target) -> set[tuple[str, str]]:
+    """(namespace, name) of the Secrets that the listeners of the platform's Gateways reference."""
     return {
         (str(reference.get("namespace") or gateway["metadata"]["namespace"]), str(reference.get("name")))
-        for gateway in _gateways(place).values()
+        for gateway in _gateways(target).values()
         if gateway is not None
         for listener in spec(gateway).get("listeners") or ()
         for reference in (listener.get("tls") or {}).get("certificateRefs") or ()
     }
 
 
-def _gateways(place: Place) -> dict[tuple[str, str], Body | None]:
-    """Those that our routes name as (namespace, name), and what is there of each."""
-    if not place.has("Gateway API"):
+def _gateways(target: Target) -> dict[tuple[str, str], Body | None]:
+    """(namespace, name) → Gateway, for those that the platform's routes reference; None where one does not exist."""
+    if not target.has_dependency("Gateway API"):
         return {}
-    there = {(each["metadata"]["namespace"], each["metadata"]["name"]): each for each in place.reading.all(GATEWAYS)}
-    named_ = {
-        (str(parent.get("namespace") or place.namespace), str(parent.get("name")))
-        for route in _routes(place)
+    existing = {
+        (each["metadata"]["namespace"], each["metadata"]["name"]): each
+        for each in target.snapshot.list_objects(GATEWAYS)
+    }
+    references = {
+        (str(parent.get("namespace") or target.namespace), str(parent.get("name")))
+        for route in _routes(target)
         for parent in spec(route).get("parentRefs") or ()
     }
-    return {key: there.get(key) for key in sorted(named_)}
+    return {key: existing.get(key) for key in sorted(references)}
 
 
-def _routes(place: Place) -> list[Body]:
-    """Ours: some ingresses of Knative put routes of their own beside them."""
-    return [each for each in place.reading.all(ROUTES, place.namespace) if labels(each).items() >= _PART_OF.items()]
+def _routes(target: Target) -> list[Body]:
+    """The platform's HTTPRoutes, without those that some Knative ingresses create in the same namespace."""
+    return [
+        each
+        for each in target.snapshot.list_objects(HTTP_ROUTES, target.namespace)
+        if labels(each).items() >= _PLATFORM_LABELS.items()
+    ]
 
 
-def jobs(place: Place) -> Iterator[Finding]:
-    """The Jobs that make secrets and bring the database up to date. They are cleared away an hour after they are done."""
-    there = place.reading.all(JOBS, place.namespace)
+def jobs(target: Target) -> Iterator[CheckResult]:
+    """The secrets and migrations Jobs are complete. Kubernetes deletes them an hour after they finish."""
+    existing = target.snapshot.list_objects(JOBS, target.namespace)
     for step in ("secrets", "migrations"):
-        ours = [each for each in there if labels(each).get("app.kubernetes.io/name") == step]
-        waits = [each for each in ours if ready(each, "Complete")]
-        if ours and not waits:
-            yield ok(f"{step} job", f"{named(each['metadata']['name'] for each in ours)} is complete")
-        for job in waits:
-            yield _unfinished(place, step, job)
+        ours = [each for each in existing if labels(each).get("app.kubernetes.io/name") == step]
+        incomplete = [each for each in ours if not_ready_reason(each, "Complete")]
+        if ours and not incomplete:
+            yield ok(f"{step} job", f"{join_names(each['metadata']['name'] for each in ours)} is complete")
+        for job in incomplete:
+            yield _unfinished_job_result(target, step, job)
         if not ours:
-            yield _cleared(place, step)
+            yield _missing_job_result(target, step)
 
 
-def _unfinished(place: Place, step: str, job: Body) -> Finding:
+def _unfinished_job_result(target: Target, step: str, job: Body) -> CheckResult:
     name, failure = job["metadata"]["name"], condition(status(job), "Failed")
-    logs = f"kubectl -n {place.namespace} logs job/{name} --tail=20"
+    logs = f"kubectl -n {target.namespace} logs job/{name} --tail=20"
     if failure.get("status") == "True":
-        again = f"kubectl -n {place.namespace} delete job {name}; {APPLY}"
-        said = failure.get("message") or failure.get("reason") or "no reason given"
-        return failed(f"{step} job", f"{name} gave up: {said}", f"`{logs}` says why; when that is mended: {again}")
+        again = f"kubectl -n {target.namespace} delete job {name}; {APPLY_COMMAND}"
+        reason = failure.get("message") or failure.get("reason") or "no reason given"
+        return failed(f"{step} job", f"{name} gave up: {reason}", f"`{logs}` says why; when that is mended: {again}")
     tries = f", {status(job)['failed']} tries failed" if status(job).get("failed") else ""
     return failed(f"{step} job", f"{name} is not complete{tries}", f"`{logs}` says what it waits for.")
 
 
-def _cleared(place: Place, step: str) -> Finding:
-    """Without the Job, what came of it tells."""
+def _missing_job_result(target: Target, step: str) -> CheckResult:
+    """The result for a Job that does not exist: its effects show whether it ran."""
     if step == "secrets":
-        done = place.reading.one(SECRETS, place.namespace, "llmariner-secrets") is not None
+        done = target.snapshot.find_object(SECRETS, target.namespace, "llmariner-secrets") is not None
     else:
-        services = place.reading.all(FUNCTIONS, place.namespace)
-        done = bool(services) and not any(ready(each) for each in services)
+        services = target.snapshot.list_objects(KNATIVE_SERVICES, target.namespace)
+        done = bool(services) and not any(not_ready_reason(each) for each in services)
     if done:
         return ok(f"{step} job", "done, and cleared away since")
-    return failed(f"{step} job", "it is not there, nor what it would have done", f"It may be run at any time: {APPLY}.")
+    return failed(
+        f"{step} job", "it is not there, nor what it would have done", f"It may be run at any time: {APPLY_COMMAND}."
+    )
 
 
-def database(place: Place) -> Iterator[Finding]:
-    """What is always up beside the functions: PgBouncer, and PostgreSQL where it is ours."""
-    faults, well = [], []
+def database(target: Target) -> Iterator[CheckResult]:
+    """PgBouncer is ready, and PostgreSQL where the installation includes it."""
+    faults, healthy = [], []
     for resource in (DEPLOYMENTS, STATEFUL_SETS):
-        for each in place.reading.all(resource, place.namespace):
-            if "serving.knative.dev/service" in labels(each) or not labels(each).items() >= _PART_OF.items():
+        for each in target.snapshot.list_objects(resource, target.namespace):
+            if "serving.knative.dev/service" in labels(each) or not labels(each).items() >= _PLATFORM_LABELS.items():
                 continue
             name, wanted = each["metadata"]["name"], int(spec(each).get("replicas", 1))
-            there = int(status(each).get("readyReplicas") or 0)
-            well.append(name)
-            if not wanted or there < wanted:
-                faults.append((resource.kind.lower(), name, f"{there} of {wanted or 1} ready"))
+            ready_replicas = int(status(each).get("readyReplicas") or 0)
+            healthy.append(name)
+            if not wanted or ready_replicas < wanted:
+                faults.append((resource.kind.lower(), name, f"{ready_replicas} of {wanted or 1} ready"))
     for kind, name, why in faults:
-        describe = f"kubectl -n {place.namespace} describe {kind} {name}"
+        describe = f"kubectl -n {target.namespace} describe {kind} {name}"
         yield failed("database", f"{name}: {why}", f"`{describe}`, and its pods' logs, say what it waits for.")
-    if "pgbouncer" not in well:
-        yield failed("database", "there is no Deployment pgbouncer", f"Install: {APPLY}.")
+    if "pgbouncer" not in healthy:
+        yield failed("database", "there is no Deployment pgbouncer", f"Install: {APPLY_COMMAND}.")
     elif not faults:
-        yield ok("database", f"{named(well)} ready")
+        yield ok("database", f"{join_names(healthy)} ready")
 
 
-def functions(place: Place) -> Iterator[Finding]:
-    """Every function and consumer; also those that only a route or a Trigger still knows."""
-    if not place.has("Knative Serving"):
+def functions(target: Target) -> Iterator[CheckResult]:
+    """Every function and consumer is ready, including those that only a route or a Trigger references."""
+    if not target.has_dependency("Knative Serving"):
         return
-    there = {each["metadata"]["name"]: each for each in place.reading.all(FUNCTIONS, place.namespace)}
-    for name in sorted(_referred(place) - there.keys()):
-        yield failed("functions", f"{name} is not there, but requests or events are sent to it", f"Install: {APPLY}.")
-    ours = {name: each for name, each in there.items() if labels(each).items() >= _PART_OF.items()}
-    waiting = {name: why for name, each in ours.items() if (why := ready(each))}
+    existing = {
+        each["metadata"]["name"]: each for each in target.snapshot.list_objects(KNATIVE_SERVICES, target.namespace)
+    }
+    for name in sorted(_referenced_functions(target) - existing.keys()):
+        yield failed(
+            "functions", f"{name} is not there, but requests or events are sent to it", f"Install: {APPLY_COMMAND}."
+        )
+    ours = {name: each for name, each in existing.items() if labels(each).items() >= _PLATFORM_LABELS.items()}
+    waiting = {name: why for name, each in ours.items() if (why := not_ready_reason(each))}
     for name, why in sorted(waiting.items()):
-        look = f"kubectl -n {place.namespace} get revisions,pods -l serving.knative.dev/service={name}"
-        yield failed("functions", f"{name} is not ready: {why}", _function_mend(why, look))
+        look = f"kubectl -n {target.namespace} get revisions,pods -l serving.knative.dev/service={name}"
+        yield failed("functions", f"{name} is not ready: {why}", _function_remediation(why, look))
     if not ours:
-        yield failed("functions", "there is none", f"Install: {APPLY}.")
+        yield failed("functions", "there is none", f"Install: {APPLY_COMMAND}.")
     elif not waiting:
         yield ok("functions", f"{len(ours)} ready")
 
 
-def _function_mend(why: str, look: str) -> str:
+def _function_remediation(why: str, look: str) -> str:
     if "image" in why.lower():
         return f"Check IMAGE_REGISTRY in the overlay's settings.env, and that `make images` pushed there. {look}"
     return look
 
 
-def _referred(place: Place) -> set[str]:
-    """Functions that HTTPRoutes and Triggers lead to."""
-    suffix = f".{place.namespace}.svc.cluster.local"
+def _referenced_functions(target: Target) -> set[str]:
+    """Names of the functions that HTTPRoutes and Triggers reference."""
+    suffix = f".{target.namespace}.svc.cluster.local"
     found = set()
-    if place.has("Gateway API"):
-        for route in _routes(place):
+    if target.has_dependency("Gateway API"):
+        for route in _routes(target):
             for rule in spec(route).get("rules") or ():
                 for each in rule.get("filters") or ():
                     host = str((each.get("urlRewrite") or {}).get("hostname", ""))
                     found |= {host.removesuffix(suffix)} if host.endswith(suffix) else set()
-    if place.has("Knative Eventing"):
-        for trigger in place.reading.all(TRIGGERS, place.namespace):
+    if target.has_dependency("Knative Eventing"):
+        for trigger in target.snapshot.list_objects(TRIGGERS, target.namespace):
             reference = (spec(trigger).get("subscriber") or {}).get("ref") or {}
-            if reference.get("apiVersion") == FUNCTIONS.api_version:
+            if reference.get("apiVersion") == KNATIVE_SERVICES.api_version:
                 found.add(str(reference.get("name")))
     return found
 
 
-def gateway(place: Place) -> Iterator[Finding]:
-    """The Gateway of our routes, and the address that PUBLIC_HOST must lead to."""
-    for (namespace, name), found in _gateways(place).items():
+def gateway(target: Target) -> Iterator[CheckResult]:
+    """The Gateway of the platform's routes is programmed; reports the address that PUBLIC_HOST must resolve to."""
+    for (namespace, name), found in _gateways(target).items():
         describe = f"kubectl -n {namespace} describe gateway {name}"
         if found is None:
-            yield failed("gateway", f"there is no Gateway {name} in {namespace}", f"Install: {APPLY}.")
+            yield failed("gateway", f"there is no Gateway {name} in {namespace}", f"Install: {APPLY_COMMAND}.")
             continue
         addresses = [str(each.get("value")) for each in status(found).get("addresses") or ()]
-        if why := ready(found, "Accepted") or ready(found, "Programmed"):
+        if why := not_ready_reason(found, "Accepted") or not_ready_reason(found, "Programmed"):
             yield failed("gateway", why, describe)
         elif not addresses:
             yield failed("gateway", "it has no address", f"Give its Service an address (a load balancer). {describe}")
         else:
-            yield ok("gateway", f"{place.settings.get('PUBLIC_HOST', '?')} must lead to {named(addresses)}")
+            yield ok("gateway", f"{target.settings.get('PUBLIC_HOST', '?')} must lead to {join_names(addresses)}")
 
 
-def routes(place: Place) -> Iterator[Finding]:
-    """That the Gateway takes every route."""
-    if not place.has("Gateway API"):
+def routes(target: Target) -> Iterator[CheckResult]:
+    """The Gateway accepts every route."""
+    if not target.has_dependency("Gateway API"):
         return
-    there = _routes(place)
-    faults = {each["metadata"]["name"]: why for each in there if (why := _refused(each))}
+    existing = _routes(target)
+    faults = {each["metadata"]["name"]: why for each in existing if (why := _rejection_reason(each))}
     for name, why in sorted(faults.items()):
-        yield failed("routes", f"{name}: {why}", f"kubectl -n {place.namespace} describe httproute {name}")
-    if not there:
-        yield failed("routes", "there is none", f"Install: {APPLY}.")
+        yield failed("routes", f"{name}: {why}", f"kubectl -n {target.namespace} describe httproute {name}")
+    if not existing:
+        yield failed("routes", "there is none", f"Install: {APPLY_COMMAND}.")
     elif not faults:
-        yield ok("routes", f"{len(there)} accepted")
+        yield ok("routes", f"{len(existing)} accepted")
 
 
-def _refused(route: Body) -> str:
+def _rejection_reason(route: Body) -> str:
     parents = status(route).get("parents") or ()
     if not parents:
         return "no Gateway has looked at it"
     for parent in parents:
         for kind in ("Accepted", "ResolvedRefs"):
-            if why := ready({"status": parent}, kind):
+            if why := not_ready_reason({"status": parent}, kind):
                 return why
     return ""
 
 
-def events(place: Place) -> Iterator[Finding]:
-    """Broker, Triggers, sources."""
-    if not place.has("Knative Eventing"):
+def events(target: Target) -> Iterator[CheckResult]:
+    """The Broker, Triggers and sources are ready."""
+    if not target.has_dependency("Knative Eventing"):
         return
-    if place.reading.one(BROKERS, place.namespace, "default") is None:
-        yield failed("broker", "there is no Broker default", f"Install: {APPLY}.")
+    if target.snapshot.find_object(BROKERS, target.namespace, "default") is None:
+        yield failed("broker", "there is no Broker default", f"Install: {APPLY_COMMAND}.")
     else:
-        yield from _all_ready(place, "broker", BROKERS)
-    yield from _all_ready(place, "triggers", TRIGGERS)
-    yield from _all_ready(place, "sources", PING_SOURCES, API_SERVER_SOURCES)
+        yield from _readiness(target, "broker", BROKERS)
+    yield from _readiness(target, "triggers", TRIGGERS)
+    yield from _readiness(target, "sources", PING_SOURCES, API_SERVER_SOURCES)
 
 
-def identity(place: Place) -> Iterator[Finding]:
-    """Where Knative asks who sends an event, that our functions can tell."""
+def event_identity(target: Target) -> Iterator[CheckResult]:
+    """Where Knative authenticates event senders, the functions have tokens."""
     check, flag = "event identity", "authentication-oidc"
-    if not place.has("Knative Eventing"):
+    if not target.has_dependency("Knative Eventing"):
         return
-    features = place.reading.get(CONFIG_MAPS, "knative-eventing", "config-features") or {}
+    features = target.snapshot.get_object(CONFIG_MAPS, "knative-eventing", "config-features") or {}
     if (features.get("data") or {}).get(flag, "disabled").lower() != "enabled":
         yield ok(check, f"{flag} is off")
-    elif place.reading.one(EVENT_POLICIES, place.namespace, "broker") is not None:
+    elif target.snapshot.find_object(EVENT_POLICIES, target.namespace, "broker") is not None:
         yield ok(check, f"{flag} is on, and functions have their tokens")
     else:
-        bring = f"List components/event-identity in the overlay, then {APPLY}."
-        yield failed(check, f"{flag} is on: the Broker refuses what functions publish", bring)
+        hint = f"List components/event-identity in the overlay, then {APPLY_COMMAND}."
+        yield failed(check, f"{flag} is on: the Broker refuses what functions publish", hint)
 
 
-def _all_ready(place: Place, check: str, *resources: Resource) -> Iterator[Finding]:
-    count, well = 0, True
+def _readiness(target: Target, check: str, *resources: Resource) -> Iterator[CheckResult]:
+    count, healthy = 0, True
     for resource in resources:
-        for each in place.reading.all(resource, place.namespace):
+        for each in target.snapshot.list_objects(resource, target.namespace):
             count += 1
-            if why := ready(each):
-                well = False
+            if why := not_ready_reason(each):
+                healthy = False
                 name = each["metadata"]["name"]
-                describe = f"kubectl -n {place.namespace} describe {resource.kind.lower()} {name}"
+                describe = f"kubectl -n {target.namespace} describe {resource.kind.lower()} {name}"
                 yield failed(check, f"{name} is not ready: {why}", describe)
-    if well and count:
+    if healthy and count:
         yield ok(check, f"{count} ready")
     elif not count:
-        yield failed(check, "there is none", f"Install: {APPLY}.")
+        yield failed(check, "there is none", f"Install: {APPLY_COMMAND}.")

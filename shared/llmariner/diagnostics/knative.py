@@ -1,137 +1,166 @@
-"""How Knative is set, and whether it runs."""
+"""Checks of Knative's configuration, ingress and Broker classes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llmariner.diagnostics.api_resources import BROKERS, FUNCTIONS
-from llmariner.diagnostics.controllers import broken
-from llmariner.diagnostics.result import Body, Finding, failed, named, ok
+from llmariner.diagnostics.api_resources import BROKERS, KNATIVE_SERVICES
+from llmariner.diagnostics.controllers import deployment_problem
+from llmariner.diagnostics.result import Body, CheckResult, failed, join_names, ok
 from llmariner.diagnostics.snapshot import spec
-from llmariner.diagnostics.target import Place, patch
+from llmariner.diagnostics.target import Target, patch_command
 from llmariner.platform.kube.resources import CONFIG_MAPS, DEPLOYMENTS
 
-__all__ = ["FLAGS", "LONGEST_SECONDS", "broker_class", "features", "ingress", "longest_request", "scale_to_zero"]
+__all__ = [
+    "FEATURE_FLAGS",
+    "MAX_REQUEST_SECONDS",
+    "broker_class",
+    "features",
+    "ingress",
+    "longest_request",
+    "scale_to_zero",
+]
 
-SERVING, EVENTING = "knative-serving", "knative-eventing"
-LONGEST_SECONDS = 14400
-"""What the token path declares: `manifests/prerequisites/config-defaults.yaml`."""
+SERVING_NAMESPACE, EVENTING_NAMESPACE = "knative-serving", "knative-eventing"
+MAX_REQUEST_SECONDS = 14400
+"""The longest timeout that a function declares: `manifests/prerequisites/config-defaults.yaml`."""
 
-FLAGS = ("kubernetes.podspec-topologyspreadconstraints",)
-"""What Knative refuses unless it is told to take it: `manifests/prerequisites/config-features.yaml`."""
+FEATURE_FLAGS = ("kubernetes.podspec-topologyspreadconstraints",)
+"""Feature flags that are off by default and must be enabled: `manifests/prerequisites/config-features.yaml`."""
 
-# What it takes unless it is told not to.
-_KEPT = ("kubernetes.podspec-volumes-emptydir",)
-_KNATIVE_LONGEST = "600"
-_CLASS_SUFFIX = ".ingress.networking.knative.dev"
-# Of each ingress: the controller's Deployment, in `knative-serving`.
-_INGRESSES = {
+# Feature flags that are on by default and must stay so.
+_DEFAULT_ENABLED_FLAGS = ("kubernetes.podspec-volumes-emptydir",)
+_KNATIVE_DEFAULT_TIMEOUT = "600"
+_INGRESS_CLASS_SUFFIX = ".ingress.networking.knative.dev"
+# Ingress → its controller's Deployment in `knative-serving`.
+_INGRESS_CONTROLLERS = {
     "kourier": "net-kourier-controller",
     "contour": "net-contour-controller",
     "gateway-api": "net-gateway-api-controller",
     "istio": "net-istio-controller",
 }
-_BROKERS = {
+_BROKER_DEPLOYMENTS = {
     "MTChannelBasedBroker": ("mt-broker-controller", "mt-broker-filter", "mt-broker-ingress"),
     "Kafka": ("kafka-broker-receiver", "kafka-controller"),
 }
-_CLASS = "eventing.knative.dev/broker.class"
+_BROKER_CLASS_ANNOTATION = "eventing.knative.dev/broker.class"
 
 
-def longest_request(place: Place) -> Iterator[Finding]:
-    """That Knative admits requests as long as our functions declare them."""
+def longest_request(target: Target) -> Iterator[CheckResult]:
+    """Knative's maximum timeout admits the timeouts that the functions declare."""
     check, key = "longest request", "max-revision-timeout-seconds"
-    if not place.has("Knative Serving"):
+    if not target.has_dependency("Knative Serving"):
         return
-    data = _data(place, "config-defaults")
+    data = _config_map_data(target, "config-defaults")
     declared = [
         int(spec(each).get("template", {}).get("spec", {}).get("timeoutSeconds") or 0)
-        for each in (place.reading.all(FUNCTIONS, place.namespace) if place.installed else ())
+        for each in (target.snapshot.list_objects(KNATIVE_SERVICES, target.namespace) if target.installed else ())
     ]
-    # A Knative that was set too low has refused just the longest ones: they are not among what is there.
-    wanted = max([LONGEST_SECONDS, *declared])
-    value = data.get(key, _KNATIVE_LONGEST)
+    # A limit that is too low rejects the longest functions, so existing ones alone do not show it.
+    wanted = max([MAX_REQUEST_SECONDS, *declared])
+    value = data.get(key, _KNATIVE_DEFAULT_TIMEOUT)
     if value.strip().isdecimal() and int(value) >= wanted:
         yield ok(check, f"{value} s")
         return
-    said = f"{key} is {value}" + ("" if key in data else " (unset)")
-    yield failed(check, f"{said}; functions need {wanted}", patch(SERVING, "config-defaults", key, str(wanted)))
+    current = f"{key} is {value}" + ("" if key in data else " (unset)")
+    yield failed(
+        check,
+        f"{current}; functions need {wanted}",
+        patch_command(SERVING_NAMESPACE, "config-defaults", key, str(wanted)),
+    )
 
 
-def features(place: Place) -> Iterator[Finding]:
-    """That Knative takes the fields that our functions set."""
-    if not place.has("Knative Serving"):
+def features(target: Target) -> Iterator[CheckResult]:
+    """Knative admits the pod fields that the functions set."""
+    if not target.has_dependency("Knative Serving"):
         return
-    data = _data(place, "config-features")
-    off = [flag for flag in FLAGS if data.get(flag, "disabled").lower() not in ("enabled", "allowed")]
-    off += [flag for flag in _KEPT if data.get(flag, "enabled").lower() == "disabled"]
+    data = _config_map_data(target, "config-features")
+    off = [flag for flag in FEATURE_FLAGS if data.get(flag, "disabled").lower() not in ("enabled", "allowed")]
+    off += [flag for flag in _DEFAULT_ENABLED_FLAGS if data.get(flag, "enabled").lower() == "disabled"]
     for flag in off:
-        yield failed("feature flags", f"{flag} is not enabled", patch(SERVING, "config-features", flag, "enabled"))
+        yield failed(
+            "feature flags",
+            f"{flag} is not enabled",
+            patch_command(SERVING_NAMESPACE, "config-features", flag, "enabled"),
+        )
     if not off:
-        yield ok("feature flags", named([*FLAGS, *_KEPT]))
+        yield ok("feature flags", join_names([*FEATURE_FLAGS, *_DEFAULT_ENABLED_FLAGS]))
 
 
-def scale_to_zero(place: Place) -> Iterator[Finding]:
-    """That idle functions end."""
+def scale_to_zero(target: Target) -> Iterator[CheckResult]:
+    """Scale to zero is enabled."""
     key = "enable-scale-to-zero"
-    if not place.has("Knative Serving"):
+    if not target.has_dependency("Knative Serving"):
         return
-    if _data(place, "config-autoscaler").get(key, "true").lower() == "false":
-        yield failed("scale to zero", f"{key} is false", patch(SERVING, "config-autoscaler", key, "true"))
+    if _config_map_data(target, "config-autoscaler").get(key, "true").lower() == "false":
+        yield failed(
+            "scale to zero", f"{key} is false", patch_command(SERVING_NAMESPACE, "config-autoscaler", key, "true")
+        )
     else:
         yield ok("scale to zero", "on")
 
 
-def ingress(place: Place) -> Iterator[Finding]:
-    """That the ingress class which Knative uses has a controller."""
+def ingress(target: Target) -> Iterator[CheckResult]:
+    """The ingress class that Knative uses has a running controller."""
     check, key = "ingress class", "ingress-class"
-    if not place.has("Knative Serving"):
+    if not target.has_dependency("Knative Serving"):
         return
-    data = _data(place, "config-network")
-    value = data.get(key) or data.get("ingress.class") or f"istio{_CLASS_SUFFIX}"
-    running = {each["metadata"]["name"] for each in place.reading.all(DEPLOYMENTS, SERVING) if not broken(each)}
-    controller = _INGRESSES.get(value.removesuffix(_CLASS_SUFFIX))
-    there = [name for name, each in _INGRESSES.items() if each in running]
+    data = _config_map_data(target, "config-network")
+    value = data.get(key) or data.get("ingress.class") or f"istio{_INGRESS_CLASS_SUFFIX}"
+    running = {
+        each["metadata"]["name"]
+        for each in target.snapshot.list_objects(DEPLOYMENTS, SERVING_NAMESPACE)
+        if not deployment_problem(each)
+    }
+    controller = _INGRESS_CONTROLLERS.get(value.removesuffix(_INGRESS_CLASS_SUFFIX))
+    existing = [name for name, each in _INGRESS_CONTROLLERS.items() if each in running]
     if controller in running:
         yield ok(check, value)
-    elif controller is None and value.endswith(_CLASS_SUFFIX):
+    elif controller is None and value.endswith(_INGRESS_CLASS_SUFFIX):
         yield ok(check, f"{value}, which is not one that we know")
-    elif there:
-        said = value if key in data else f"{value} (unset, so Knative's own)"
+    elif existing:
+        current = value if key in data else f"{value} (unset, so Knative's own)"
         yield failed(
             check,
-            f"{said} has no controller that runs",
-            patch(SERVING, "config-network", key, f"{there[0]}{_CLASS_SUFFIX}"),
+            f"{current} has no controller that runs",
+            patch_command(SERVING_NAMESPACE, "config-network", key, f"{existing[0]}{_INGRESS_CLASS_SUFFIX}"),
         )
     else:
         yield failed(
             check,
             f"{value} has no controller that runs",
             "Install an ingress of Knative, such as Kourier (https://knative.dev/docs/install/), and set its class: "
-            + patch(SERVING, "config-network", key, f"kourier{_CLASS_SUFFIX}"),
+            + patch_command(SERVING_NAMESPACE, "config-network", key, f"kourier{_INGRESS_CLASS_SUFFIX}"),
         )
 
 
-def broker_class(place: Place) -> Iterator[Finding]:
-    """That Brokers of our class are made: of the one that is installed, or of any."""
+def broker_class(target: Target) -> Iterator[CheckResult]:
+    """A controller runs for the Broker class of the installation, or for any before one exists."""
     check = "broker class"
-    if not place.has("Knative Eventing"):
+    if not target.has_dependency("Knative Eventing"):
         return
-    running = {each["metadata"]["name"] for each in place.reading.all(DEPLOYMENTS, EVENTING) if not broken(each)}
-    able = [name for name, wanted in _BROKERS.items() if running.issuperset(wanted)]
-    ours = place.reading.all(BROKERS, place.namespace) if place.installed else []
-    classes = {(each["metadata"].get("annotations") or {}).get(_CLASS, "MTChannelBasedBroker") for each in ours}
-    missing = sorted((classes & _BROKERS.keys()) - set(able))
+    running = {
+        each["metadata"]["name"]
+        for each in target.snapshot.list_objects(DEPLOYMENTS, EVENTING_NAMESPACE)
+        if not deployment_problem(each)
+    }
+    available = [name for name, wanted in _BROKER_DEPLOYMENTS.items() if running.issuperset(wanted)]
+    brokers = target.snapshot.list_objects(BROKERS, target.namespace) if target.installed else []
+    classes = {
+        (each["metadata"].get("annotations") or {}).get(_BROKER_CLASS_ANNOTATION, "MTChannelBasedBroker")
+        for each in brokers
+    }
+    missing = sorted((classes & _BROKER_DEPLOYMENTS.keys()) - set(available))
     for name in missing:
-        absent = named(set(_BROKERS[name]) - running)
-        yield failed(check, f"{name}: in {EVENTING} there is no running {absent}", _bring(name))
-    if not classes and not able:
-        yield failed(check, "no Broker class is there", _bring("MTChannelBasedBroker"))
+        absent = join_names(set(_BROKER_DEPLOYMENTS[name]) - running)
+        yield failed(check, f"{name}: in {EVENTING_NAMESPACE} there is no running {absent}", _install_command(name))
+    if not classes and not available:
+        yield failed(check, "no Broker class is there", _install_command("MTChannelBasedBroker"))
     elif not missing:
-        yield ok(check, named(classes or able))
+        yield ok(check, join_names(classes or available))
 
 
-def _bring(name: str) -> str:
+def _install_command(name: str) -> str:
     if name == "Kafka":
         return "Install eventing-kafka-broker: https://knative.dev/docs/eventing/brokers/broker-types/kafka-broker/"
     return (
@@ -140,7 +169,7 @@ def _bring(name: str) -> str:
     )
 
 
-def _data(place: Place, name: str) -> dict[str, str]:
-    """A ConfigMap of Knative Serving; one that isn't there says nothing, so Knative's own values count."""
-    found: Body = place.reading.one(CONFIG_MAPS, SERVING, name) or {}
+def _config_map_data(target: Target, name: str) -> dict[str, str]:
+    """The data of a ConfigMap of Knative Serving; empty where it does not exist, so that Knative's defaults apply."""
+    found: Body = target.snapshot.find_object(CONFIG_MAPS, SERVING_NAMESPACE, name) or {}
     return found.get("data") or {}

@@ -1,4 +1,4 @@
-"""What models need: KServe's settings, runtimes, hardware, quota."""
+"""Checks of what models need: KServe's configuration, runtimes, hardware and quota."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from llmariner.diagnostics.result import Finding, failed, named, ok, optional
-from llmariner.diagnostics.snapshot import ready, spec, status
-from llmariner.diagnostics.target import APPLY, Place
+from llmariner.diagnostics.result import CheckResult, failed, join_names, ok, optional
+from llmariner.diagnostics.snapshot import not_ready_reason, spec, status
+from llmariner.diagnostics.target import APPLY_COMMAND, Target
 from llmariner.platform.kube.quantities import parse_quantity
 from llmariner.platform.kube.resources import (
     CLUSTER_QUEUES,
@@ -21,57 +21,65 @@ from llmariner.platform.kube.resources import (
     NODES,
 )
 
-__all__ = ["DEVICES", "RUNTIMES", "deployment_mode", "hardware", "queues", "route_timeouts", "runtimes"]
+__all__ = [
+    "ACCELERATOR_RESOURCES",
+    "DEFAULT_RUNTIMES",
+    "deployment_mode",
+    "hardware",
+    "queues",
+    "route_timeouts",
+    "runtimes",
+]
 
-DEVICES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel-gaudi": "habana.ai/gaudi"}
-"""What a node offers of each accelerator."""
+ACCELERATOR_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel-gaudi": "habana.ai/gaudi"}
+"""Accelerator → extended resource of its nodes."""
 
-RUNTIMES = {"cpu": "vllm-cpu", "nvidia": "vllm-nvidia", "amd": "vllm-amd", "intel-gaudi": "vllm-gaudi"}
-"""Our ClusterServingRuntime of each (`kserve/`), unless the settings name another."""
+DEFAULT_RUNTIMES = {"cpu": "vllm-cpu", "nvidia": "vllm-nvidia", "amd": "vllm-amd", "intel-gaudi": "vllm-gaudi"}
+"""Accelerator → ClusterServingRuntime (`kserve/`) unless the settings name another."""
 
-_PLUGINS = {
+_DEVICE_PLUGINS = {
     "nvidia": "the NVIDIA GPU operator or device plugin",
     "amd": "the AMD GPU operator or device plugin",
     "intel-gaudi": "the Intel Gaudi operator or device plugin",
 }
-_KSERVE, _CONFIG = "kserve", "inferenceservice-config"
+_KSERVE_NAMESPACE, _KSERVE_CONFIG_MAP = "kserve", "inferenceservice-config"
 _MODES = {"Standard": "Standard", "RawDeployment": "Standard", "Knative": "Knative", "Serverless": "Knative"}
-_EDIT = f"kubectl -n {_KSERVE} edit configmap {_CONFIG}"
+_EDIT_COMMAND = f"kubectl -n {_KSERVE_NAMESPACE} edit configmap {_KSERVE_CONFIG_MAP}"
 _KUEUE = "kueue-system"
 # An InferenceService in Standard mode is a Deployment, and Kueue admits a Deployment pod by pod.
 _FRAMEWORKS = ("deployment", "pod")
 
 
-def deployment_mode(place: Place) -> Iterator[Finding]:
-    """What becomes of an InferenceService that doesn't say; ours do."""
+def deployment_mode(target: Target) -> Iterator[CheckResult]:
+    """KServe's default deployment mode, for InferenceServices that set none; the platform's set one."""
     check = "KServe deployment mode"
-    if not place.has("KServe"):
+    if not target.has_dependency("KServe"):
         return
-    found = _config(place, "deploy")
+    found = _kserve_config(target, "deploy")
     if isinstance(found, str):
-        yield failed(check, found, f"`{_EDIT}`: its key `deploy` is JSON such as {_standard()}.")
+        yield failed(check, found, f"`{_EDIT_COMMAND}`: its key `deploy` is JSON such as {_standard_mode()}.")
         return
-    said = str(found.get("defaultDeploymentMode", "Knative"))
-    if _MODES.get(said) == "Standard":
-        yield ok(check, said)
-    elif said in _MODES:
+    mode = str(found.get("defaultDeploymentMode", "Knative"))
+    if _MODES.get(mode) == "Standard":
+        yield ok(check, mode)
+    elif mode in _MODES:
         yield optional(
             check,
-            f"{said}: a model that is made with kubectl and doesn't say otherwise becomes a Knative revision",
-            f"For Deployments unless said otherwise: `{_EDIT}`, and set its key `deploy` to {_standard()}.",
+            f"{mode}: a model that is made with kubectl and doesn't say otherwise becomes a Knative revision",
+            f"For Deployments unless said otherwise: `{_EDIT_COMMAND}`, and set its key `deploy` to {_standard_mode()}.",
         )
     else:
-        yield failed(check, f"{said} is none", f"`{_EDIT}`: set its key `deploy` to {_standard()}.")
+        yield failed(check, f"{mode} is none", f"`{_EDIT_COMMAND}`: set its key `deploy` to {_standard_mode()}.")
 
 
-def route_timeouts(place: Place) -> Iterator[Finding]:
-    """That KServe's own routes don't cut streams: it makes them with 60 seconds where a model doesn't say."""
+def route_timeouts(target: Target) -> Iterator[CheckResult]:
+    """KServe's own routes do not cut streams: their timeout is 60 seconds unless the model sets one."""
     check = "KServe routes"
-    if not place.has("KServe"):
+    if not target.has_dependency("KServe"):
         return
-    found = _config(place, "ingress")
+    found = _kserve_config(target, "ingress")
     if isinstance(found, str):
-        yield failed(check, found, f"`{_EDIT}`: its key `ingress` is JSON; compare it with KServe's release.")
+        yield failed(check, found, f"`{_EDIT_COMMAND}`: its key `ingress` is JSON; compare it with KServe's release.")
         return
     if not found.get("enableGatewayApi"):
         yield ok(check, f"by {found.get('ingressClassName', 'no')} ingress")
@@ -80,111 +88,115 @@ def route_timeouts(place: Place) -> Iterator[Finding]:
     if found.get("disableHTTPRouteTimeout"):
         yield ok(check, f"by the Gateway {gateway}, without a deadline")
         return
-    services = place.reading.all(INFERENCE_SERVICES, place.models.namespace)
-    short = [each["metadata"]["name"] for each in services if not _lasting(each)]
+    services = target.snapshot.list_objects(INFERENCE_SERVICES, target.models.namespace)
+    short = [each["metadata"]["name"] for each in services if not _has_own_timeout(each)]
     if not short:
         yield ok(check, f"by the Gateway {gateway}; every model sets a deadline of its own")
     for name in short:
         yield failed(
             check,
             f"streams through KServe's route to {name} are cut after 60 s",
-            f"kubectl -n {place.models.namespace} patch inferenceservice {name} --type merge "
+            f"kubectl -n {target.models.namespace} patch inferenceservice {name} --type merge "
             """-p '{"spec":{"predictor":{"timeout":3600}}}'""",
         )
 
 
-def _lasting(service: dict[str, Any]) -> bool:
-    """Whether no route of KServe's cuts its streams: it says how long, or has no route."""
+def _has_own_timeout(service: dict[str, Any]) -> bool:
+    """Whether the InferenceService sets a timeout or has no route, so that KServe does not cut its streams."""
     label = (service["metadata"].get("labels") or {}).get("networking.kserve.io/visibility")
     return bool(spec(service).get("predictor", {}).get("timeout")) or label == "cluster-local"
 
 
-def hardware(place: Place) -> Iterator[Finding]:
-    """Nodes, and among them those with the accelerator that the settings name."""
-    nodes = place.reading.all(NODES)
-    well = [each for each in nodes if not ready(each)]
-    if not well:
+def hardware(target: Target) -> Iterator[CheckResult]:
+    """Nodes are ready, and some offer the accelerator that the settings name."""
+    nodes = target.snapshot.list_objects(NODES)
+    healthy = [each for each in nodes if not not_ready_reason(each)]
+    if not healthy:
         yield failed("nodes", f"none of {len(nodes)} is ready", "`kubectl get nodes` and `kubectl describe node NODE`.")
         return
-    for name in sorted(each["metadata"]["name"] for each in nodes if ready(each)):
+    for name in sorted(each["metadata"]["name"] for each in nodes if not_ready_reason(each)):
         yield failed("nodes", f"{name} is not ready", f"kubectl describe node {name}")
-    cpu, memory = (_sum(well, what) for what in ("cpu", "memory"))
-    yield ok("nodes", f"{len(well)} ready: {cpu:.0f} cores, {memory / 2**30:.0f} GiB")
-    offered = {name: int(_sum(well, device)) for name, device in DEVICES.items()}
-    shown = ", ".join(f"{count} {DEVICES[name]}" for name, count in offered.items() if count) or "none"
-    accelerator = place.models.accelerator
+    cpu, memory = (_total_allocatable(healthy, what) for what in ("cpu", "memory"))
+    yield ok("nodes", f"{len(healthy)} ready: {cpu:.0f} cores, {memory / 2**30:.0f} GiB")
+    offered = {name: int(_total_allocatable(healthy, device)) for name, device in ACCELERATOR_RESOURCES.items()}
+    shown = ", ".join(f"{count} {ACCELERATOR_RESOURCES[name]}" for name, count in offered.items() if count) or "none"
+    accelerator = target.models.accelerator
     if accelerator == "cpu" or offered[accelerator]:
         yield ok("accelerators", shown)
         return
     others = [name for name, count in offered.items() if count] or ["cpu"]
     yield failed(
         "accelerators",
-        f"LLMARINER_ACCELERATOR is {accelerator}, but no node that is ready offers {DEVICES[accelerator]} "
+        f"LLMARINER_ACCELERATOR is {accelerator}, but no node that is ready offers {ACCELERATOR_RESOURCES[accelerator]} "
         f"(offered: {shown})",
-        f"Install {_PLUGINS[accelerator]}, or set LLMARINER_ACCELERATOR={others[0]} in the overlay's settings.env, "
-        f"then {APPLY}.",
+        f"Install {_DEVICE_PLUGINS[accelerator]}, or set LLMARINER_ACCELERATOR={others[0]} in the overlay's settings.env, "
+        f"then {APPLY_COMMAND}.",
     )
 
 
-def runtimes(place: Place) -> Iterator[Finding]:
-    """The ClusterServingRuntimes of our models: of the accelerator, and of CPUs for those that ask for none."""
-    if not place.has("KServe"):
+def runtimes(target: Target) -> Iterator[CheckResult]:
+    """The ClusterServingRuntimes for the accelerator and for CPUs exist and are enabled."""
+    if not target.has_dependency("KServe"):
         return
-    there = {each["metadata"]["name"]: each for each in place.reading.all(CLUSTER_SERVING_RUNTIMES)}
-    needed = {hardware: place.models.runtimes.get(hardware, RUNTIMES[hardware]) for hardware in _hardware(place)}
-    well = True
+    existing = {each["metadata"]["name"]: each for each in target.snapshot.list_objects(CLUSTER_SERVING_RUNTIMES)}
+    needed = {
+        hardware: target.models.runtimes.get(hardware, DEFAULT_RUNTIMES[hardware]) for hardware in _hardware(target)
+    }
+    healthy = True
     for hardware, name in needed.items():
-        if name not in there:
-            bring = f"List components/{hardware} in the overlay, or name another in LLMARINER_RUNTIMES, then {APPLY}."
-            yield failed("runtimes", f"there is no ClusterServingRuntime {name}", bring)
-        elif spec(there[name]).get("disabled"):
+        if name not in existing:
+            hint = f"List components/{hardware} in the overlay, or name another in LLMARINER_RUNTIMES, then {APPLY_COMMAND}."
+            yield failed("runtimes", f"there is no ClusterServingRuntime {name}", hint)
+        elif spec(existing[name]).get("disabled"):
             enable = f"""kubectl patch clusterservingruntime {name} --type merge -p '{{"spec":{{"disabled":false}}}}'"""
             yield failed("runtimes", f"{name} is disabled", enable)
         else:
             continue
-        well = False
-    if well:
-        yield ok("runtimes", named(needed.values()))
+        healthy = False
+    if healthy:
+        yield ok("runtimes", join_names(needed.values()))
 
 
-def _hardware(place: Place) -> list[str]:
-    return list(dict.fromkeys(("cpu", place.models.accelerator)))
+def _hardware(target: Target) -> list[str]:
+    return list(dict.fromkeys(("cpu", target.models.accelerator)))
 
 
-def queues(place: Place) -> Iterator[Finding]:
-    """That Kueue admits what our models are, and that the queue of the settings is open."""
-    if not place.has("Kueue"):
+def queues(target: Target) -> Iterator[CheckResult]:
+    """Kueue manages the kinds that models run as, and the configured queue is active."""
+    if not target.has_dependency("Kueue"):
         return
-    frameworks = _frameworks(place)
+    frameworks = _frameworks(target)
     if frameworks is not None and (off := [each for each in _FRAMEWORKS if each not in frameworks]):
         yield failed(
             "Kueue frameworks",
-            f"Kueue doesn't look at {named(off)}",
+            f"Kueue doesn't look at {join_names(off)}",
             f"`kubectl -n {_KUEUE} edit configmap kueue-manager-config`: add them to integrations.frameworks, then "
             f"`kubectl -n {_KUEUE} rollout restart deployment kueue-controller-manager`.",
         )
     elif frameworks is not None:
-        yield ok("Kueue frameworks", named(_FRAMEWORKS))
-    if not place.models.queue:
+        yield ok("Kueue frameworks", join_names(_FRAMEWORKS))
+    if not target.models.queue:
         return
-    local = place.reading.one(LOCAL_QUEUES, place.models.namespace, place.models.queue)
+    local = target.snapshot.find_object(LOCAL_QUEUES, target.models.namespace, target.models.queue)
     if local is None:
-        pool = f"List components/kueue/{place.models.queue} in the overlay, or set LLMARINER_QUEUE, then {APPLY}."
-        yield failed("queue", f"there is no LocalQueue {place.models.queue} in {place.models.namespace}", pool)
+        pool = (
+            f"List components/kueue/{target.models.queue} in the overlay, or set LLMARINER_QUEUE, then {APPLY_COMMAND}."
+        )
+        yield failed("queue", f"there is no LocalQueue {target.models.queue} in {target.models.namespace}", pool)
         return
     name = str(spec(local).get("clusterQueue", ""))
-    behind = place.reading.one(CLUSTER_QUEUES, None, name)
-    why = ready(behind, "Active") if behind else f"there is no ClusterQueue {name}"
-    why = why or ready(local, "Active")
+    cluster_queue = target.snapshot.find_object(CLUSTER_QUEUES, None, name)
+    why = not_ready_reason(cluster_queue, "Active") if cluster_queue else f"there is no ClusterQueue {name}"
+    why = why or not_ready_reason(local, "Active")
     if why:
-        yield failed("queue", f"{place.models.queue}: {why}", f"kubectl describe clusterqueue {name}")
+        yield failed("queue", f"{target.models.queue}: {why}", f"kubectl describe clusterqueue {name}")
     else:
-        yield ok("queue", f"{place.models.queue} of {name}")
+        yield ok("queue", f"{target.models.queue} of {name}")
 
 
-def _frameworks(place: Place) -> list[str] | None:
+def _frameworks(target: Target) -> list[str] | None:
     """None where Kueue's configuration can't be found where its release puts it."""
-    found = place.reading.get(CONFIG_MAPS, _KUEUE, "kueue-manager-config")
+    found = target.snapshot.get_object(CONFIG_MAPS, _KUEUE, "kueue-manager-config")
     text = ((found or {}).get("data") or {}).get("controller_manager_config.yaml")
     try:
         value = yaml.safe_load(text) if text else None
@@ -195,21 +207,21 @@ def _frameworks(place: Place) -> list[str] | None:
     return [str(each) for each in listed] if isinstance(listed, list) else None
 
 
-def _config(place: Place, key: str) -> dict[str, Any] | str:
-    """One key of KServe's configuration, or what is wrong with it."""
-    found = place.reading.get(CONFIG_MAPS, _KSERVE, _CONFIG)
+def _kserve_config(target: Target, key: str) -> dict[str, Any] | str:
+    """One key of KServe's configuration as a mapping, or a message why it cannot be used."""
+    found = target.snapshot.get_object(CONFIG_MAPS, _KSERVE_NAMESPACE, _KSERVE_CONFIG_MAP)
     if found is None:
-        return f"there is no ConfigMap {_CONFIG} in {_KSERVE}"
+        return f"there is no ConfigMap {_KSERVE_CONFIG_MAP} in {_KSERVE_NAMESPACE}"
     try:
         value = json.loads((found.get("data") or {}).get(key) or "{}")
     except ValueError:
         value = None
-    return value if isinstance(value, dict) else f"the key `{key}` of {_CONFIG} is no JSON object"
+    return value if isinstance(value, dict) else f"the key `{key}` of {_KSERVE_CONFIG_MAP} is no JSON object"
 
 
-def _standard() -> str:
+def _standard_mode() -> str:
     return json.dumps({"defaultDeploymentMode": "Standard"})
 
 
-def _sum(nodes: list[dict[str, Any]], resource: str) -> float:
+def _total_allocatable(nodes: list[dict[str, Any]], resource: str) -> float:
     return sum(parse_quantity((status(each).get("allocatable") or {}).get(resource, "0")) for each in nodes)

@@ -1,20 +1,20 @@
-"""What a check found, and what stops it from finding anything."""
+"""The result of a check, and the error of an object that may not be read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Body", "Finding", "Result", "Unreadable", "failed", "named", "ok", "optional"]
+__all__ = ["Body", "CheckResult", "CheckStatus", "Unreadable", "failed", "join_names", "ok", "optional"]
 
 Body = dict[str, Any]
-_SHOWN = 5
+_MAX_NAMES = 5
 
 
-class Result(StrEnum):
-    """`optional`: not there, and only some installations need it. `unknown`: it may not be read with these rights."""
+class CheckStatus(StrEnum):
+    """`optional`: absent, and only some installations need it. `unknown`: these permissions do not allow reading it."""
 
     OK = "ok"
     FAILED = "failed"
@@ -23,49 +23,54 @@ class Result(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing: how it is, what was seen, and what to do about it (empty when it is well)."""
+class CheckResult:
+    """The outcome of one check: `detail` is what was observed, `remediation` what to do (empty when healthy)."""
 
     check: str
-    result: Result
+    result: CheckStatus
     detail: str
-    mend: str = ""
+    remediation: str = ""
 
     @property
-    def well(self) -> bool:
-        """Whether nobody needs to do anything."""
-        return self.result in (Result.OK, Result.OPTIONAL)
+    def is_healthy(self) -> bool:
+        """Whether no action is required: the result is ok or optional."""
+        return self.result in (CheckStatus.OK, CheckStatus.OPTIONAL)
 
-    def shown(self) -> dict[str, str]:
-        """As a JSON object."""
-        return {**asdict(self), "result": str(self.result)}
+    def to_json(self) -> dict[str, str]:
+        """The JSON object that `llma cluster check` prints; its key `mend` is the remediation."""
+        return {
+            "check": self.check,
+            "result": str(self.result),
+            "detail": self.detail,
+            "mend": self.remediation,
+        }
 
 
 class Unreadable(Exception):
-    """The cluster refuses to show what a check looks at; `mend` says how to be shown it."""
+    """The API server refuses to return what a check reads; `remediation` says how to get access."""
 
-    def __init__(self, message: str, mend: str) -> None:
+    def __init__(self, message: str, remediation: str) -> None:
         super().__init__(message)
-        self.mend = mend
+        self.remediation = remediation
 
 
-def ok(check: str, detail: str) -> Finding:
-    """It is as it should be."""
-    return Finding(check, Result.OK, detail)
+def ok(check: str, detail: str) -> CheckResult:
+    """A result without a problem."""
+    return CheckResult(check, CheckStatus.OK, detail)
 
 
-def failed(check: str, detail: str, mend: str) -> Finding:
-    """It is missing or mis-set."""
-    return Finding(check, Result.FAILED, detail, mend)
+def failed(check: str, detail: str, remediation: str) -> CheckResult:
+    """A result for something missing or misconfigured."""
+    return CheckResult(check, CheckStatus.FAILED, detail, remediation)
 
 
-def optional(check: str, detail: str, mend: str) -> Finding:
-    """It isn't there, and that is well unless one wants what it is for."""
-    return Finding(check, Result.OPTIONAL, detail, mend)
+def optional(check: str, detail: str, remediation: str) -> CheckResult:
+    """A result for something absent that only some installations need."""
+    return CheckResult(check, CheckStatus.OPTIONAL, detail, remediation)
 
 
-def named(names: Iterable[str]) -> str:
-    """`a, b, c and 3 more`."""
+def join_names(names: Iterable[str]) -> str:
+    """The names sorted and joined, at most five of them: `a, b, c, d, e and 3 more`."""
     listed = sorted(names)
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more
+    more = f" and {len(listed) - _MAX_NAMES} more" if len(listed) > _MAX_NAMES else ""
+    return ", ".join(listed[:_MAX_NAMES]) + more

@@ -1,7 +1,7 @@
-"""What a cluster says of itself, read once and side by side.
+"""Cached, concurrent reads of a cluster's objects.
 
-Reads begin when the first of them is asked for by name in `ahead`, and end where a check asks for the answer; so a
-cluster far away costs a few round trips, not one for each check.
+`prefetch` starts reads in threads and a check waits for the one it needs, so that a distant cluster costs a few round
+trips instead of one per check.
 """
 
 from __future__ import annotations
@@ -15,119 +15,121 @@ from llmariner.errors import Unavailable
 from llmariner.platform.kube import Cluster, Resource
 from llmariner.platform.kube.errors import ClusterError, Forbidden, NotFound
 
-__all__ = ["Reading", "condition", "labels", "ready", "spec", "status"]
+__all__ = ["ClusterSnapshot", "condition", "labels", "not_ready_reason", "spec", "status"]
 
-_TOGETHER = 8
+_CONCURRENT_READS = 8
 
 
-class Reading:
-    """One look at a cluster: whatever is asked twice has the same answer.
+class ClusterSnapshot:
+    """A cached view of a cluster: repeated reads return the same result.
 
-    Each question raises Unreadable where the rights don't reach, Unavailable where the server doesn't answer, or
-    answers with something that no Kubernetes API says.
+    Every read raises Unreadable where permissions are missing, Unavailable where the server does not answer, or does
+    not answer as a Kubernetes API.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._pool = ThreadPoolExecutor(_TOGETHER, "reading")
-        self._answers: dict[tuple[Any, ...], Future[Any]] = {}
+        self._pool = ThreadPoolExecutor(_CONCURRENT_READS, "reading")
+        self._futures: dict[tuple[Any, ...], Future[Any]] = {}
 
-    def ahead(self, listed: Iterable[tuple[Resource, str | None]], api_versions: Iterable[str] = ()) -> None:
-        """Begin to read these kinds in their namespaces (None: all), and which kinds are served at these versions."""
+    def prefetch(self, listed: Iterable[tuple[Resource, str | None]], api_versions: Iterable[str] = ()) -> None:
+        """Start listing these resources by namespace (None: all), and the kinds of these API versions; does not wait."""
         for api_version in api_versions:
-            self._kinds(api_version)
+            self._kinds_future(api_version)
         for resource, namespace in listed:
-            self._list(resource, namespace)
+            self._list_future(resource, namespace)
 
-    def version(self) -> str:
-        """The server's, such as `v1.34.2`."""
+    def server_version(self) -> str:
+        """The Kubernetes version, such as `v1.34.2`."""
         answer = self._document("/version")
         return str(answer.get("gitVersion") or "") if answer else ""
 
-    def kinds(self, api_version: str) -> frozenset[str]:
-        """The kinds that are served at this version, such as `serving.knative.dev/v1`; empty where it isn't served."""
-        answer = _answer(self._kinds(api_version), f"read /apis/{api_version}", None) or {}
+    def served_kinds(self, api_version: str) -> frozenset[str]:
+        """The kinds of an API version such as `serving.knative.dev/v1`; empty where it is not served."""
+        answer = _result(self._kinds_future(api_version), f"read /apis/{api_version}", None) or {}
         return frozenset(str(each.get("kind")) for each in answer.get("resources") or () if isinstance(each, dict))
 
-    def versions(self, group: str) -> list[str]:
-        """The versions that an API group is served at; empty where there is no such group."""
+    def served_versions(self, group: str) -> list[str]:
+        """The served versions of an API group; empty where the group does not exist."""
         groups = (self._document("/apis") or {}).get("groups") or ()
         found: Body = next((each for each in groups if each.get("name") == group), {})
         return [str(each.get("version")) for each in found.get("versions") or ()]
 
-    def all(self, resource: Resource, namespace: str | None = None) -> list[Body]:
-        """The objects of a kind; none where the cluster doesn't have the kind."""
-        found: list[Body] = _answer(self._list(resource, namespace), f"list {_full(resource)}", namespace) or []
+    def list_objects(self, resource: Resource, namespace: str | None = None) -> list[Body]:
+        """All objects of a resource; empty where the cluster does not serve it."""
+        found: list[Body] = (
+            _result(self._list_future(resource, namespace), f"list {_full_name(resource)}", namespace) or []
+        )
         return found
 
-    def one(self, resource: Resource, namespace: str | None, name: str) -> Body | None:
-        """An object of a kind that is listed anyway, or None."""
-        return next((each for each in self.all(resource, namespace) if each["metadata"]["name"] == name), None)
+    def find_object(self, resource: Resource, namespace: str | None, name: str) -> Body | None:
+        """An object from the list of its resource, or None."""
+        return next((each for each in self.list_objects(resource, namespace) if each["metadata"]["name"] == name), None)
 
-    def get(self, resource: Resource, namespace: str | None, name: str) -> Body | None:
-        """An object alone, or None."""
+    def get_object(self, resource: Resource, namespace: str | None, name: str) -> Body | None:
+        """An object by a read of its own, or None."""
         key = ("get", resource, namespace, name)
-        found: Body | None = _answer(self._asked(key, lambda: self._got(resource, namespace, name)),
-                                     f"get {_full(resource)}", namespace)  # fmt: skip
+        found: Body | None = _result(self._submit(key, lambda: self._get(resource, namespace, name)),
+                                     f"get {_full_name(resource)}", namespace)  # fmt: skip
         return found
 
     def close(self) -> None:
-        """Ask nothing more."""
+        """Cancel the reads that have not started."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _document(self, path: str) -> Body | None:
-        found: Body | None = _answer(self._asked((path,), lambda: self._cluster.get_raw(path)), f"read {path}", None)
+        found: Body | None = _result(self._submit((path,), lambda: self._cluster.get_raw(path)), f"read {path}", None)
         return found
 
-    def _kinds(self, api_version: str) -> Future[Any]:
+    def _kinds_future(self, api_version: str) -> Future[Any]:
         root = "apis" if "/" in api_version else "api"
-        return self._asked((api_version,), lambda: self._cluster.get_raw(f"/{root}/{api_version}"))
+        return self._submit((api_version,), lambda: self._cluster.get_raw(f"/{root}/{api_version}"))
 
-    def _list(self, resource: Resource, namespace: str | None) -> Future[Any]:
-        return self._asked(("list", resource, namespace), lambda: self._listed(resource, namespace))
+    def _list_future(self, resource: Resource, namespace: str | None) -> Future[Any]:
+        return self._submit(("list", resource, namespace), lambda: self._list_now(resource, namespace))
 
-    def _listed(self, resource: Resource, namespace: str | None) -> list[Body]:
+    def _list_now(self, resource: Resource, namespace: str | None) -> list[Body]:
         try:
-            return [_object(each) for each in self._cluster.list(resource, namespace).items]
+            return [_checked_object(each) for each in self._cluster.list(resource, namespace).items]
         except (KeyError, TypeError, AttributeError) as error:
-            raise _no_kubernetes(resource.path(namespace)) from error
+            raise _not_kubernetes(resource.path(namespace)) from error
 
-    def _got(self, resource: Resource, namespace: str | None, name: str) -> Body | None:
+    def _get(self, resource: Resource, namespace: str | None, name: str) -> Body | None:
         found = self._cluster.get(resource, namespace, name)
-        return None if found is None else _object(found)
+        return None if found is None else _checked_object(found)
 
-    def _asked(self, key: tuple[Any, ...], ask: Callable[[], Any]) -> Future[Any]:
-        if key not in self._answers:
-            self._answers[key] = self._pool.submit(ask)
-        return self._answers[key]
+    def _submit(self, key: tuple[Any, ...], request: Callable[[], Any]) -> Future[Any]:
+        if key not in self._futures:
+            self._futures[key] = self._pool.submit(request)
+        return self._futures[key]
 
 
 def spec(body: Body) -> Body:
-    """Its `spec`, or an empty one."""
+    """The object's `spec`, or an empty mapping."""
     found: Body = body.get("spec") or {}
     return found
 
 
 def status(body: Body) -> Body:
-    """Its `status`, or an empty one: its controller has not seen it yet."""
+    """The object's `status`, or an empty mapping where its controller has written none yet."""
     found: Body = body.get("status") or {}
     return found
 
 
 def labels(body: Body) -> dict[str, str]:
-    """Its labels."""
+    """The object's labels."""
     found: dict[str, str] = body["metadata"].get("labels") or {}
     return found
 
 
 def condition(holder: Body, kind: str) -> Body:
-    """The condition of a type in a `status` (or in what has `conditions` as one has); empty where it isn't told."""
+    """The condition of a type in a `status`, or in a mapping with `conditions`; empty where it is absent."""
     found: Body = next((each for each in holder.get("conditions") or () if each.get("type") == kind), {})
     return found
 
 
-def ready(body: Body, kind: str = "Ready") -> str:
-    """Empty when the object's condition of this type holds, else why not, in its controller's words."""
+def not_ready_reason(body: Body, kind: str = "Ready") -> str:
+    """The controller's reason why the condition of this type does not hold; empty when it holds."""
     found = condition(status(body), kind)
     if found.get("status") == "True":
         return ""
@@ -135,31 +137,31 @@ def ready(body: Body, kind: str = "Ready") -> str:
     return ": ".join(words) or ("not yet" if found else "no controller has looked at it")
 
 
-def _full(resource: Resource) -> str:
-    """As rights name it: `services.serving.knative.dev` is not `services`."""
+def _full_name(resource: Resource) -> str:
+    """The name that RBAC uses: `services.serving.knative.dev` is not `services`."""
     group = resource.api_version.rpartition("/")[0]
     return f"{resource.plural}.{group}" if group else resource.plural
 
 
-def _answer(asked: Future[Any], right: str, namespace: str | None) -> Any:
+def _result(asked: Future[Any], permission: str, namespace: str | None) -> Any:
     try:
         return asked.result()
     except NotFound:
         return None
     except Forbidden as error:
-        place = f" -n {namespace}" if namespace else ""
-        verb, _, what = right.partition(" ")
-        tell = f"`kubectl auth can-i {verb if verb != 'read' else 'get'} {what}{place}` tells when you have it."
-        raise Unreadable(f"may not be read ({error})", f"Ask for the right to {right}; {tell}") from error
+        in_namespace = f" -n {namespace}" if namespace else ""
+        verb, _, what = permission.partition(" ")
+        tell = f"`kubectl auth can-i {verb if verb != 'read' else 'get'} {what}{in_namespace}` tells when you have it."
+        raise Unreadable(f"may not be read ({error})", f"Ask for the right to {permission}; {tell}") from error
     except ClusterError as error:
         raise Unreadable(f"can't be read ({error})", "Run the check again; if it stays, see the API server.") from error
 
 
-def _object(body: Any) -> Body:
+def _checked_object(body: Any) -> Body:
     if not isinstance(body, dict) or not isinstance((body.get("metadata") or {}).get("name"), str):
-        raise _no_kubernetes("an object")
+        raise _not_kubernetes("an object")
     return body
 
 
-def _no_kubernetes(asked: str) -> Unavailable:
+def _not_kubernetes(asked: str) -> Unavailable:
     return Unavailable(f"What answers is no Kubernetes API: for {asked} it sends something else.")

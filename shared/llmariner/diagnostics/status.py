@@ -1,4 +1,4 @@
-"""How the platform does on a cluster: functions, models, queues, events, nodes, as their objects say."""
+"""The status of the platform on a cluster, read from its objects: functions, models, queues, events, nodes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from llmariner.diagnostics.api_resources import API_SERVER_SOURCES, BROKERS, FUNCTIONS, PING_SOURCES, TRIGGERS
-from llmariner.diagnostics.checks import place_of
-from llmariner.diagnostics.models import DEVICES
+from llmariner.diagnostics.api_resources import API_SERVER_SOURCES, BROKERS, KNATIVE_SERVICES, PING_SOURCES, TRIGGERS
+from llmariner.diagnostics.checks import load_target
+from llmariner.diagnostics.models import ACCELERATOR_RESOURCES
 from llmariner.diagnostics.result import Body, Unreadable
-from llmariner.diagnostics.snapshot import Reading, condition, labels, ready, spec
-from llmariner.diagnostics.snapshot import status as told
-from llmariner.diagnostics.target import Place
+from llmariner.diagnostics.snapshot import ClusterSnapshot, condition, labels, not_ready_reason, spec
+from llmariner.diagnostics.snapshot import status as object_status
+from llmariner.diagnostics.target import Target
 from llmariner.platform.kube import Cluster, Resource
 from llmariner.platform.kube.quantities import parse_quantity
 from llmariner.platform.kube.resources import (
@@ -31,141 +31,141 @@ __all__ = ["status"]
 
 Record = dict[str, Any]
 
-_FUNCTION = "serving.knative.dev/service"
-_MODEL = "serving.kserve.io/inferenceservice"
-_SCALE = "autoscaling.knative.dev/"
+_SERVICE_LABEL = "serving.knative.dev/service"
+_INFERENCE_SERVICE_LABEL = "serving.kserve.io/inferenceservice"
+_AUTOSCALING_PREFIX = "autoscaling.knative.dev/"
 
 
 def status(cluster: Cluster, namespace: str) -> dict[str, Any]:
-    """`functions`, `models`, `queues`, `waiting`, `events`, `nodes`: a list of records each; what may not be read is
-    named in `unreadable`, with the reason.
+    """`functions`, `models`, `queues`, `waiting`, `events` and `nodes` as lists of records; `unreadable` maps the sections
+    that could not be read to the reason.
 
-    Unavailable when the API server doesn't answer, or is none; Forbidden when it doesn't take the credentials.
+    Raises Unavailable when no Kubernetes API server answers, Forbidden when it rejects the credentials.
     """
-    reading = Reading(cluster)
+    snapshot = ClusterSnapshot(cluster)
     try:
         cluster.get_raw("/version")
-        place, _ = place_of(reading, namespace)
-        reading.ahead(_reads(place))
+        target, _ = load_target(snapshot, namespace)
+        snapshot.prefetch(_prefetched(target))
         shown: dict[str, Any] = {"unreadable": {}}
-        for name, look in _PARTS.items():
+        for name, collect in _SECTIONS.items():
             try:
-                shown[name] = look(place)
+                shown[name] = collect(target)
             except Unreadable as error:
                 shown[name] = []
-                shown["unreadable"][name] = f"{error} {error.mend}"
+                shown["unreadable"][name] = f"{error} {error.remediation}"
         return shown
     finally:
-        reading.close()
+        snapshot.close()
 
 
-def _reads(place: Place) -> list[tuple[Resource, str | None]]:
-    ours = (FUNCTIONS, DEPLOYMENTS, BROKERS, TRIGGERS, PING_SOURCES, API_SERVER_SOURCES)
+def _prefetched(target: Target) -> list[tuple[Resource, str | None]]:
+    platform_resources = (KNATIVE_SERVICES, DEPLOYMENTS, BROKERS, TRIGGERS, PING_SOURCES, API_SERVER_SOURCES)
     models = (INFERENCE_SERVICES, DEPLOYMENTS, PODS, LOCAL_QUEUES, WORKLOADS)
     return [
-        *((each, place.namespace) for each in ours),
-        *((each, place.models.namespace) for each in models),
+        *((each, target.namespace) for each in platform_resources),
+        *((each, target.models.namespace) for each in models),
         (NODES, None),
     ]
 
 
-def _functions(place: Place) -> list[Record]:
+def _functions(target: Target) -> list[Record]:
     replicas: dict[str, int] = {}
-    for each in place.reading.all(DEPLOYMENTS, place.namespace):
-        name = labels(each).get(_FUNCTION, "")
-        replicas[name] = replicas.get(name, 0) + int(told(each).get("readyReplicas") or 0)
-    return [_function(each, replicas) for each in place.reading.all(FUNCTIONS, place.namespace)]
+    for each in target.snapshot.list_objects(DEPLOYMENTS, target.namespace):
+        name = labels(each).get(_SERVICE_LABEL, "")
+        replicas[name] = replicas.get(name, 0) + int(object_status(each).get("readyReplicas") or 0)
+    return [_function(each, replicas) for each in target.snapshot.list_objects(KNATIVE_SERVICES, target.namespace)]
 
 
 def _function(service: Body, replicas: dict[str, int]) -> Record:
-    name, why = service["metadata"]["name"], ready(service)
+    name, why = service["metadata"]["name"], not_ready_reason(service)
     template = spec(service).get("template") or {}
-    bounds = (template.get("metadata") or {}).get("annotations") or {}
+    annotations = (template.get("metadata") or {}).get("annotations") or {}
     return {
         "name": name,
         "state": "not ready" if why else "ready",
         "replicas": replicas.get(name, 0),
-        "revision": told(service).get("latestReadyRevisionName"),
-        "min": int(parse_quantity(bounds.get(f"{_SCALE}min-scale", 0))),
-        "max": int(parse_quantity(bounds.get(f"{_SCALE}max-scale", 0))) or None,
+        "revision": object_status(service).get("latestReadyRevisionName"),
+        "min": int(parse_quantity(annotations.get(f"{_AUTOSCALING_PREFIX}min-scale", 0))),
+        "max": int(parse_quantity(annotations.get(f"{_AUTOSCALING_PREFIX}max-scale", 0))) or None,
         "message": why,
     }
 
 
-def _models(place: Place) -> list[Record]:
-    namespace = place.models.namespace
-    deployments = {each["metadata"]["name"]: each for each in place.reading.all(DEPLOYMENTS, namespace)}
-    waiting = _oldest_first(place.reading.all(WORKLOADS, namespace))
+def _models(target: Target) -> list[Record]:
+    namespace = target.models.namespace
+    deployments = {each["metadata"]["name"]: each for each in target.snapshot.list_objects(DEPLOYMENTS, namespace)}
+    waiting = _oldest_first(target.snapshot.list_objects(WORKLOADS, namespace))
     pods: dict[str, list[Body]] = {}
-    for pod in place.reading.all(PODS, namespace):
-        pods.setdefault(labels(pod).get(_MODEL, ""), []).append(pod)
+    for pod in target.snapshot.list_objects(PODS, namespace):
+        pods.setdefault(labels(pod).get(_INFERENCE_SERVICE_LABEL, ""), []).append(pod)
     shown = []
-    for service in place.reading.all(INFERENCE_SERVICES, namespace):
+    for service in target.snapshot.list_objects(INFERENCE_SERVICES, namespace):
         name = service["metadata"]["name"]
         observed = ObservedModel(service, deployments.get(deployment_name(name)), pods.get(name, ()), waiting)
-        # What the database knows of a model, its usual time to wake, only makes estimates better.
+        # The database is not read here: the wake times in it would only improve the estimates.
         model = EngineModel(id=model_id_of(service), folder="", task="", size_bytes=0)
-        now = status_of(observed, model, now=time.time())
+        current = status_of(observed, model, now=time.time())
         shown.append(
             {
                 "id": model.id,
-                "phase": str(now.phase),
+                "phase": str(current.phase),
                 "replicas": f"{len(observed.ready)}/{observed.replicas}",
                 "name": name,
-                "message": now.message,
+                "message": current.message,
             }
         )
     return shown
 
 
-def _queues(place: Place) -> list[Record]:
+def _queues(target: Target) -> list[Record]:
     return [
         {
             "name": each["metadata"]["name"],
             "cluster_queue": spec(each).get("clusterQueue"),
-            "pending": int(told(each).get("pendingWorkloads") or 0),
-            "admitted": int(told(each).get("admittedWorkloads") or 0),
-            "message": ready(each, "Active"),
+            "pending": int(object_status(each).get("pendingWorkloads") or 0),
+            "admitted": int(object_status(each).get("admittedWorkloads") or 0),
+            "message": not_ready_reason(each, "Active"),
         }
-        for each in place.reading.all(LOCAL_QUEUES, place.models.namespace)
+        for each in target.snapshot.list_objects(LOCAL_QUEUES, target.models.namespace)
     ]
 
 
-def _waiting(place: Place) -> list[Record]:
-    """Workloads without quota, those first in line above."""
+def _waiting(target: Target) -> list[Record]:
+    """Workloads that wait for quota, oldest first."""
     return [
         {
             "workload": each["metadata"]["name"],
             "queue": spec(each).get("queueName"),
             "since": each["metadata"].get("creationTimestamp"),
-            "message": condition(told(each), "QuotaReserved").get("message"),
+            "message": condition(object_status(each), "QuotaReserved").get("message"),
         }
-        for each in _oldest_first(place.reading.all(WORKLOADS, place.models.namespace))
-        if ready(each, "QuotaReserved") and ready(each, "Finished")
+        for each in _oldest_first(target.snapshot.list_objects(WORKLOADS, target.models.namespace))
+        if not_ready_reason(each, "QuotaReserved") and not_ready_reason(each, "Finished")
     ]
 
 
-def _events(place: Place) -> list[Record]:
+def _events(target: Target) -> list[Record]:
     return [
         {
             "kind": resource.kind,
             "name": each["metadata"]["name"],
-            "state": "not ready" if (why := ready(each)) else "ready",
+            "state": "not ready" if (why := not_ready_reason(each)) else "ready",
             "message": why,
         }
         for resource in (BROKERS, TRIGGERS, PING_SOURCES, API_SERVER_SOURCES)
-        for each in place.reading.all(resource, place.namespace)
+        for each in target.snapshot.list_objects(resource, target.namespace)
     ]
 
 
-def _nodes(place: Place) -> list[Record]:
-    return [_node(each) for each in place.reading.all(NODES)]
+def _nodes(target: Target) -> list[Record]:
+    return [_node(each) for each in target.snapshot.list_objects(NODES)]
 
 
 def _node(node: Body) -> Record:
-    offered = told(node).get("allocatable") or {}
-    devices = {device: int(parse_quantity(offered.get(device, 0))) for device in DEVICES.values()}
-    why = ready(node)
+    offered = object_status(node).get("allocatable") or {}
+    devices = {device: int(parse_quantity(offered.get(device, 0))) for device in ACCELERATOR_RESOURCES.values()}
+    why = not_ready_reason(node)
     return {
         "name": node["metadata"]["name"],
         "state": "not ready" if why else "cordoned" if spec(node).get("unschedulable") else "ready",
@@ -180,7 +180,7 @@ def _oldest_first(workloads: list[Body]) -> list[Body]:
     return sorted(workloads, key=lambda each: str(each["metadata"].get("creationTimestamp", "")))
 
 
-_PARTS: dict[str, Callable[[Place], list[Record]]] = {
+_SECTIONS: dict[str, Callable[[Target], list[Record]]] = {
     "functions": _functions,
     "models": _models,
     "queues": _queues,
