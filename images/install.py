@@ -89,9 +89,9 @@ def declare(function: str, listed: str) -> None:
 
 def declaration(function: str) -> tuple[list[str], list[str]]:
     """The extras of a function, and the folders of all that have the same."""
-    from llmariner.manifests.declarations import Workload, read
+    from llmariner.manifests.declarations import Workload, read_declarations
 
-    functions, consumers = read(Path())
+    functions, consumers = read_declarations(Path())
     workloads: list[Workload] = [*functions, *consumers]
     for each in workloads:
         if each.folder == function:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmariner import __version__
-from llmariner.manifests.declarations import Workload, read
-from llmariner.manifests.services import image
+from llmariner.manifests.declarations import Workload, read_declarations
+from llmariner.manifests.services import workload_image
 
 __all__ = ["CHECKOUT", "ENGINE", "ENGINE_LOCAL", "TOOLS", "Planned", "planned", "sources_digest"]
 
@@ -42,11 +42,11 @@ class Planned:
 
 def planned(checkout: Path = CHECKOUT) -> list[Planned]:
     """One image per set of extras, then the tools. DeclarationError where a declaration is wrong."""
-    functions, consumers = read(checkout)
+    functions, consumers = read_declarations(checkout)
     workloads: list[Workload] = [*functions, *consumers]
     groups: dict[str, list[Workload]] = {}
     for each in workloads:
-        groups.setdefault(image(each), []).append(each)
+        groups.setdefault(workload_image(each), []).append(each)
     made = [Planned(name, group[0].extras, tuple(each.folder for each in group)) for name, group in groups.items()]
     return [*sorted(made, key=lambda each: each.name), Planned(TOOLS, _TOOLS_EXTRAS)]
 

@@ -24,7 +24,7 @@ from llmariner.cli.sign_in.issuer import Attempt, Issuer, Refused
 from llmariner.cli.sign_in.token_store import SignIn
 from llmariner.cli.support.errors import CommandError
 from llmariner.errors import AuthenticationFailed
-from llmariner.installation.dex import PATH, configuration
+from llmariner.installation.dex import PATH, render_configuration
 from llmariner.platform.identity.oidc import OidcTokenVerifier
 from llmariner.settings import IdentitySettings, environment
 
@@ -77,7 +77,7 @@ class Dex:
             },
         }
         brought = {"connectors.yaml": yaml.safe_dump([connector]), "token-exchange": exchange}
-        made = configuration(self.url, brought)
+        made = render_configuration(self.url, brought)
         document = yaml.safe_load(made["config.yaml"])
         document["storage"] = storage
         document["web"] = {"http": f"127.0.0.1:{self.port}"}

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from llmariner.manifests.declarations import Consumer, Workload, read
+from llmariner.manifests.declarations import Consumer, Workload, read_declarations
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-WORKLOADS: list[Workload] = [each for group in read(CHECKOUT) for each in group]
+WORKLOADS: list[Workload] = [each for group in read_declarations(CHECKOUT) for each in group]
 
 OWNERS = importlib.metadata.packages_distributions()
 CONTEXT = CHECKOUT / "shared/llmariner/context.py"
@@ -135,12 +135,12 @@ def reached(workload: Workload) -> set[str]:
         if source == ADAPTER and not isinstance(workload, Consumer):
             tree = ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef)], [])
         names = list(imports(tree))
-        read = read_of(tree, "context") & parts.keys()
-        while fresh := read - read_properties:
+        read_declarations = read_of(tree, "context") & parts.keys()
+        while fresh := read_declarations - read_properties:
             read_properties |= fresh
             for part in fresh:
                 names += imports(parts[part])
-                read |= (read_of(parts[part], "self") - {ELSEWHERE}) & parts.keys()
+                read_declarations |= (read_of(parts[part], "self") - {ELSEWHERE}) & parts.keys()
         found |= {name.partition(".")[0] for name in names}
         pending += modules(names)
     return found

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from llmariner.installation.secret_objects import SecretObjects
-from llmariner.manifests.tree import write
+from llmariner.manifests.tree import write_files
 from llmariner.platform.kube import Cluster
 from llmariner.settings import ClusterSettings
 
@@ -99,7 +99,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _function(place, "health", "GET /health")
     _consumer(place, "model_status", "ai.llmariner.model.ready")
     _consumer(place, "sweep", "ai.llmariner.platform.tick.v1")
-    list(write(place))
+    list(write_files(place))
     return place
 
 

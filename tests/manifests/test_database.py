@@ -25,9 +25,9 @@ from sqlalchemy import text
 from llmariner.context import Context
 from llmariner.errors import Unavailable
 from llmariner.installation.migrations import migrate
-from llmariner.installation.retry import Waiting
+from llmariner.installation.retry import RetryLater
 from llmariner.installation.secret_objects import SecretObjects
-from llmariner.installation.secrets import make
+from llmariner.installation.secrets import ensure_secrets
 from llmariner.platform.database import Database
 from llmariner.platform.database.schema import schema_mismatch
 from llmariner.settings import DatabaseSettings
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def made(secret_objects: SecretObjects) -> dict[str, Mapping[str, str]]:
     """What the secrets Job makes for a database of ours."""
-    make(secret_objects, postgres_host="127.0.0.1")
+    ensure_secrets(secret_objects, postgres_host="127.0.0.1")
     found = {name: secret_objects.get(f"llmariner-{name}") for name in ("postgres", "pgbouncer", "database", "secrets")}
     return {name: each.values for name, each in found.items() if each is not None}
 
@@ -271,5 +271,5 @@ def test_a_database_that_is_away_is_waited_for() -> None:
     context = Context(
         {"LLMARINER_DATABASE_URL": url, "LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32}
     )
-    with pytest.raises(Waiting, match="does not answer"):
+    with pytest.raises(RetryLater, match="does not answer"):
         migrate(context)

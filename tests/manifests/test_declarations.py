@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from llmariner.manifests.declarations import DeclarationError, Route, read
-from llmariner.manifests.environment import variables
+from llmariner.manifests.declarations import DeclarationError, Route, read_declarations
+from llmariner.manifests.environment import parse_variables
 
 Declare = Callable[..., None]
 
@@ -30,7 +30,7 @@ def test_a_function_is_what_its_func_yaml_says(checkout: Path, function: Declare
         timeout_seconds="3600",
         extras="database, api",
     )
-    (found,), consumers = read(checkout)
+    (found,), consumers = read_declarations(checkout)
     assert consumers == []
     assert found.name == "chat-completions"
     assert found.folder == "functions/chat_completions"
@@ -46,14 +46,14 @@ def test_a_function_is_what_its_func_yaml_says(checkout: Path, function: Declare
 
 def test_what_a_function_leaves_out_has_a_default(checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models")
-    (found,), _ = read(checkout)
+    (found,), _ = read_declarations(checkout)
     assert (found.timeout_seconds, found.concurrency, found.scale.min, found.public) == (60, 100, 0, True)
     assert found.requests["memory"] == "128Mi"
 
 
 def test_a_consumer_is_what_the_annotations_of_its_trigger_say(checkout: Path, consumer: Declare) -> None:
     consumer("usage_sweep", "x", timeout_seconds="120", extras="", max_scale="1", concurrency="1")
-    _, (found,) = read(checkout)
+    _, (found,) = read_declarations(checkout)
     assert (found.name, found.timeout_seconds, found.extras) == ("usage-sweep", 120, ())
     assert (found.scale.max, found.concurrency) == (1, 1)
     assert "annotations" not in found.trigger["metadata"]
@@ -81,28 +81,28 @@ def test_a_wrong_declaration_is_named_with_its_file(fault: str, checkout: Path, 
     routes, said, reason = WRONG[fault]
     function("models", *routes, **said)
     with pytest.raises(DeclarationError, match=rf"functions/models/func\.yaml: .*{reason}"):
-        read(checkout)
+        read_declarations(checkout)
 
 
 def test_a_function_is_named_as_its_folder(checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models")
     (checkout / "functions/models").rename(checkout / "functions/adapters")
     with pytest.raises(DeclarationError, match=r"functions/adapters/func\.yaml: the name must be adapters"):
-        read(checkout)
+        read_declarations(checkout)
 
 
 @pytest.mark.parametrize("folder", ["1st", "m" * 58, "models_"])
 def test_a_name_leaves_room_for_its_revisions(folder: str, checkout: Path, function: Declare) -> None:
     function(folder, "GET /v1/models")
     with pytest.raises(DeclarationError, match="is no DNS-1035 label"):
-        read(checkout)
+        read_declarations(checkout)
 
 
 def test_a_function_and_a_consumer_cannot_share_a_name(checkout: Path, function: Declare, consumer: Declare) -> None:
     function("usage", "GET /v1/usage")
     consumer("usage", "x")
     with pytest.raises(DeclarationError, match=r"the name usage is taken by functions/usage/func\.yaml"):
-        read(checkout)
+        read_declarations(checkout)
 
 
 def test_a_consumer_is_the_subscriber_of_its_own_trigger(checkout: Path, consumer: Declare) -> None:
@@ -110,7 +110,7 @@ def test_a_consumer_is_the_subscriber_of_its_own_trigger(checkout: Path, consume
     path = checkout / "eventing/usage/trigger.yaml"
     path.write_text(path.read_text().replace("kind: Service\n      name: usage", "kind: Service\n      name: other"))
     with pytest.raises(DeclarationError, match="must be the Knative Service usage"):
-        read(checkout)
+        read_declarations(checkout)
 
 
 def test_a_missing_field_is_named(checkout: Path, function: Declare) -> None:
@@ -118,7 +118,7 @@ def test_a_missing_field_is_named(checkout: Path, function: Declare) -> None:
     path = checkout / "functions/models/func.yaml"
     path.write_text(path.read_text().replace("llmariner.ai/routes", "other/routes"))
     with pytest.raises(DeclarationError, match=r"functions/models/func\.yaml: routes is missing"):
-        read(checkout)
+        read_declarations(checkout)
 
 
 @pytest.mark.parametrize("text", ["deploy: [", "", UNKNOWN_SCALE])
@@ -126,7 +126,7 @@ def test_a_file_that_is_no_declaration_is_named(text: str, checkout: Path, funct
     function("models", "GET /v1/models")
     (checkout / "functions/models/func.yaml").write_text(text)
     with pytest.raises(DeclarationError, match=r"functions/models/func\.yaml: "):
-        read(checkout)
+        read_declarations(checkout)
 
 
 @pytest.mark.parametrize(
@@ -142,4 +142,4 @@ def test_a_file_that_is_no_declaration_is_named(text: str, checkout: Path, funct
 )
 def test_an_environment_that_must_not_be_written_down_is_refused(name: str | None, value: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        variables([{"name": name, "value": value}])
+        parse_variables([{"name": name, "value": value}])

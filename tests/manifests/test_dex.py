@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from llmariner.installation.__main__ import main
-from llmariner.installation.dex import BROUGHT, PATH, configuration
-from llmariner.installation.retry import Waiting
+from llmariner.installation.dex import CONNECTORS_SECRET, PATH, render_configuration
+from llmariner.installation.retry import RetryLater
 from llmariner.installation.secret_objects import SecretObjects
-from llmariner.installation.secrets import make
+from llmariner.installation.secrets import ensure_secrets
 
 from .rendering import Object, Rendered, names
 from .test_network_policy import FUNCTION, admits, chosen, peers, policies
@@ -144,7 +144,7 @@ def test_the_secrets_job_makes_its_configuration_and_may_do_no_more(production: 
     assert variable["name"] == "LLMARINER_OIDC_ISSUER"
     rules = one(production, "rbac.authorization.k8s.io", "Role", "secrets")["rules"]
     allowed = {name: rule["verbs"] for rule in rules for name in rule.get("resourceNames", ())}
-    assert (allowed["llmariner-dex"], allowed[BROUGHT]) == (["get", "patch"], ["get"])
+    assert (allowed["llmariner-dex"], allowed[CONNECTORS_SECRET]) == (["get", "patch"], ["get"])
 
 
 def test_functions_are_told_where_it_is_inside(production: Rendered) -> None:
@@ -182,7 +182,7 @@ def brought(**files: str) -> dict[str, str]:
 
 
 def test_the_configuration_holds_what_was_brought_and_no_password() -> None:
-    made = yaml.safe_load(configuration(ISSUER, brought())["config.yaml"])
+    made = yaml.safe_load(render_configuration(ISSUER, brought())["config.yaml"])
     assert made["issuer"] == ISSUER
     assert made["staticClients"] == [{"id": "llmariner", "name": "LLMariner", "public": True}]
     assert not {"staticPasswords", "enablePasswordDB"} & made.keys()
@@ -194,12 +194,12 @@ def test_the_configuration_holds_what_was_brought_and_no_password() -> None:
 
 
 def test_more_clients_may_be_brought() -> None:
-    made = yaml.safe_load(configuration(ISSUER, brought(clients="[{id: console, public: true}]"))["config.yaml"])
+    made = yaml.safe_load(render_configuration(ISSUER, brought(clients="[{id: console, public: true}]"))["config.yaml"])
     assert [each["id"] for each in made["staticClients"]] == ["llmariner", "console"]
 
 
 def test_exchange_is_for_who_asks_for_it() -> None:
-    made = yaml.safe_load(configuration(ISSUER, {**brought(), "token-exchange": "on\n"})["config.yaml"])
+    made = yaml.safe_load(render_configuration(ISSUER, {**brought(), "token-exchange": "on\n"})["config.yaml"])
     assert "urn:ietf:params:oauth:grant-type:token-exchange" in made["oauth2"]["grantTypes"]
 
 
@@ -218,22 +218,25 @@ WRONG: dict[str, tuple[str, dict[str, str] | None, str]] = {
 @pytest.mark.parametrize("fault", WRONG)
 def test_what_is_missing_or_wrong_is_told_without_a_secret(fault: str) -> None:
     issuer, files, reason = WRONG[fault]
-    with pytest.raises(Waiting, match=reason) as waiting:
-        configuration(issuer, files)
+    with pytest.raises(RetryLater, match=reason) as waiting:
+        render_configuration(issuer, files)
     assert SECRET not in str(waiting.value)
 
 
 def test_the_job_makes_all_else_before_it_waits_and_follows_a_change(secret_objects: SecretObjects) -> None:
-    with pytest.raises(Waiting, match=BROUGHT):
-        make(secret_objects, postgres_host="postgres", dex_issuer=ISSUER)
+    with pytest.raises(RetryLater, match=CONNECTORS_SECRET):
+        ensure_secrets(secret_objects, postgres_host="postgres", dex_issuer=ISSUER)
     assert secret_objects.get("llmariner-database") is not None
     assert secret_objects.get("llmariner-dex") is None
-    secret_objects.create(BROUGHT, brought())
-    told = make(secret_objects, postgres_host="postgres", dex_issuer=ISSUER)
+    secret_objects.create(CONNECTORS_SECRET, brought())
+    told = ensure_secrets(secret_objects, postgres_host="postgres", dex_issuer=ISSUER)
     assert told == ["llmariner-dex made."]
-    assert make(secret_objects, postgres_host="postgres", dex_issuer=ISSUER) == ["All secrets are there."]
-    secret_objects.replace(BROUGHT, brought(clients="[{id: console, public: true}]"))
-    assert "follows llmariner-dex-connectors" in make(secret_objects, postgres_host="postgres", dex_issuer=ISSUER)[0]
+    assert ensure_secrets(secret_objects, postgres_host="postgres", dex_issuer=ISSUER) == ["All secrets are there."]
+    secret_objects.replace(CONNECTORS_SECRET, brought(clients="[{id: console, public: true}]"))
+    assert (
+        "follows llmariner-dex-connectors"
+        in ensure_secrets(secret_objects, postgres_host="postgres", dex_issuer=ISSUER)[0]
+    )
     found = secret_objects.get("llmariner-dex")
     assert found is not None
     assert "console" in found.values["config.yaml"]
@@ -247,7 +250,7 @@ def test_the_job_is_told_by_its_setting(
     arguments = ["secrets", "--postgres=postgres", "--dex"]
     assert main(arguments) == 1
     assert "LLMARINER_OIDC_ISSUER" in capsys.readouterr().err
-    secret_objects.create(BROUGHT, brought())
+    secret_objects.create(CONNECTORS_SECRET, brought())
     monkeypatch.setenv("LLMARINER_OIDC_ISSUER", ISSUER)
     assert main(arguments) == 0
     written: Any = capsys.readouterr()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmariner.manifests.declarations import Consumer, DeclarationError, read
-from llmariner.manifests.events import TICK, broker, clock, trigger
+from llmariner.manifests.declarations import Consumer, DeclarationError, read_declarations
+from llmariner.manifests.events import TICK_EVENT_TYPE, broker, ping_source, trigger
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -20,13 +20,13 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def only(checkout: Path) -> Consumer:
-    (found,) = read(checkout)[1]
+    (found,) = read_declarations(checkout)[1]
     return found
 
 
 def test_a_trigger_is_declared_once_and_only_placed_here(checkout: Path, consumer: Declare, schemas: Schemas) -> None:
     consumer("model_status", "ai.llmariner.model.ready", max_scale="2")
-    built = trigger(only(checkout), buried=False)
+    built = trigger(only(checkout), dead_lettered=False)
     assert schemas.faults(built) == []
     assert built["metadata"]["namespace"] == "llmariner"
     assert built["metadata"]["annotations"] == {"kafka.eventing.knative.dev/delivery.order": "ordered"}
@@ -36,7 +36,7 @@ def test_a_trigger_is_declared_once_and_only_placed_here(checkout: Path, consume
 def test_a_trigger_of_another_broker_would_never_fire_and_is_refused(checkout: Path, consumer: Declare) -> None:
     consumer("model_status", "x", broker="llmariner")
     with pytest.raises(DeclarationError, match="must be default"):
-        trigger(only(checkout), buried=False)
+        trigger(only(checkout), dead_lettered=False)
 
 
 def test_the_broker_keeps_and_repeats_events(schemas: Schemas) -> None:
@@ -49,13 +49,13 @@ def test_the_broker_keeps_and_repeats_events(schemas: Schemas) -> None:
 def test_a_consumer_of_the_tick_has_a_clock_whose_events_it_gets(
     checkout: Path, consumer: Declare, schemas: Schemas
 ) -> None:
-    consumer("sweep", TICK, every_minutes="2")
-    (built,) = clock(only(checkout))
+    consumer("sweep", TICK_EVENT_TYPE, every_minutes="2")
+    (built,) = ping_source(only(checkout))
     assert schemas.faults(built) == []
     assert built["spec"]["schedule"] == "*/2 * * * *"
     assert json.loads(built["spec"]["data"]) == {"every_seconds": 120}
     assert built["spec"]["sink"]["ref"]["name"] == broker()["metadata"]["name"]
-    assert trigger(only(checkout), buried=False)["spec"]["filter"]["attributes"] == {
+    assert trigger(only(checkout), dead_lettered=False)["spec"]["filter"]["attributes"] == {
         "type": "dev.knative.sources.ping",
         "source": "/apis/v1/namespaces/llmariner/pingsources/sweep",
     }
@@ -63,8 +63,8 @@ def test_a_consumer_of_the_tick_has_a_clock_whose_events_it_gets(
 
 def test_another_consumer_has_none(checkout: Path, consumer: Declare) -> None:
     consumer("model_status", "ai.llmariner.model.ready")
-    assert list(clock(only(checkout))) == []
+    assert list(ping_source(only(checkout))) == []
 
 
 def test_the_tick_is_an_event_of_ours() -> None:
-    assert f"## {TICK}\n" in (CHECKOUT / "eventing/events.md").read_text()
+    assert f"## {TICK_EVENT_TYPE}\n" in (CHECKOUT / "eventing/events.md").read_text()

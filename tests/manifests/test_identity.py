@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from llmariner.manifests.declarations import read
+from llmariner.manifests.declarations import read_declarations
 
 from .rendering import Rendered, names
 
@@ -51,7 +51,7 @@ def test_who_publishes_has_a_token_for_our_broker_and_no_other(identified: Rende
             (mount,) = [each for each in container["volumeMounts"] if each["name"] == volume["name"]]
             assert told["LLMARINER_BROKER_TOKEN_FILE"] == f"{mount['mountPath']}/{token['path']}"
             publishing.add(service["metadata"]["name"])
-    workloads = [each for kind in read(CHECKOUT) for each in kind]
+    workloads = [each for kind in read_declarations(CHECKOUT) for each in kind]
     assert publishing == {each.name for each in workloads if "database" in each.extras}
 
 

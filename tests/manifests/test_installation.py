@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from llmariner.installation.secret_objects import SecretObjects
-from llmariner.installation.secrets import make
+from llmariner.installation.secrets import ensure_secrets
 from llmariner.manifests import jobs
-from llmariner.manifests.declarations import read
-from llmariner.manifests.services import image
-from llmariner.manifests.tree import stale
+from llmariner.manifests.declarations import read_declarations
+from llmariner.manifests.services import workload_image
+from llmariner.manifests.tree import stale_files
 
 from .rendering import Object, Rendered, names
 
@@ -44,7 +44,7 @@ def production() -> Rendered:
 
 
 def test_the_files_of_this_checkout_say_what_its_declarations_say() -> None:
-    assert list(stale(CHECKOUT)) == []
+    assert list(stale_files(CHECKOUT)) == []
 
 
 def test_every_overlay_is_tested() -> None:
@@ -159,14 +159,14 @@ def test_settings_and_scripts_that_a_pod_names_are_there(installed: Rendered) ->
 
 
 def test_every_secret_is_made_or_brought(installed: Rendered, secret_objects: SecretObjects) -> None:
-    assert {name for kind, name in referred(installed) if kind == "secret"} <= {*jobs.MADE, *BROUGHT}
+    assert {name for kind, name in referred(installed) if kind == "secret"} <= {*jobs.MANAGED_SECRETS, *BROUGHT}
     (job,) = [o for o in installed.of("batch", "Job") if o["metadata"]["name"].startswith("secrets-")]
     (container,) = containers_of(job)
     ours = [each for each in container["command"] if each.startswith("--postgres=")]
     assert bool(ours) == bool(installed.of("apps", "StatefulSet"))
     if not ours:
         secret_objects.create("llmariner-postgres", {"host": "h", "user": "u", "password": "p", "database": "d"})
-    make(secret_objects, postgres_host=ours[0].partition("=")[2] if ours else "")
+    ensure_secrets(secret_objects, postgres_host=ours[0].partition("=")[2] if ours else "")
     for name, key in keys_referred(installed):
         made = secret_objects.get(name)
         assert made is not None
@@ -286,13 +286,13 @@ def test_what_no_consumer_takes_is_kept(production: Rendered) -> None:
 
 
 def test_the_jobs_run_images_of_functions() -> None:
-    used = {image(each) for kind in read(CHECKOUT) for each in kind}
+    used = {workload_image(each) for kind in read_declarations(CHECKOUT) for each in kind}
     assert {jobs.SECRETS_IMAGE, jobs.MIGRATIONS_IMAGE} <= used
 
 
 def test_a_function_with_rights_has_the_client_that_uses_them() -> None:
-    for each in [each for kind in read(CHECKOUT) for each in kind]:
-        assert ("cluster" in each.extras) == (each.rights is not None), each.source
+    for each in [each for kind in read_declarations(CHECKOUT) for each in kind]:
+        assert ("cluster" in each.extras) == (each.kubernetes_role is not None), each.source
 
 
 def test_a_test_cluster_pulls_no_image_of_ours() -> None:

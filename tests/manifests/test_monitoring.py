@@ -13,8 +13,8 @@ import yaml
 
 from llmariner.gateway.metering.metrics import Metrics
 from llmariner.http.metrics import backlog_metrics
-from llmariner.manifests.declarations import read
-from llmariner.manifests.installation import CONTROL
+from llmariner.manifests.declarations import read_declarations
+from llmariner.manifests.installation import CONTROL_PLANE
 from llmariner.platform.events.publish_queue import Backlog
 
 from .rendering import Rendered, names
@@ -184,6 +184,6 @@ def test_the_control_function_and_every_function_on_the_token_path_are_scraped()
         o for o in production.of("monitoring.coreos.com", "PodMonitor") if o["metadata"]["namespace"] == "llmariner"
     ]
     (expression,) = monitor["spec"]["selector"]["matchExpressions"]
-    without_database = {each.name for each in read(CHECKOUT)[0] if each.extras == ()}
-    assert set(expression["values"]) == without_database | {CONTROL}
+    without_database = {each.name for each in read_declarations(CHECKOUT)[0] if each.extras == ()}
+    assert set(expression["values"]) == without_database | {CONTROL_PLANE}
     assert without_database <= names(production.services())

@@ -10,12 +10,12 @@ import pytest
 
 from llmariner.boot import load
 from llmariner.context import Context
-from llmariner.manifests.declarations import Workload, read
-from llmariner.manifests.services import service
+from llmariner.manifests.declarations import Workload, read_declarations
+from llmariner.manifests.services import knative_service
 from llmariner.platform.database.migrate import upgrade
 
 CHECKOUT = Path(__file__).parents[2]
-WORKLOADS = {each.source: each for kind in read(CHECKOUT) for each in kind}
+WORKLOADS = {each.source: each for kind in read_declarations(CHECKOUT) for each in kind}
 ENVIRONMENT = {
     "LLMARINER_PEPPER": "p" * 32,
     "LLMARINER_SERVICE_SECRET": "s" * 32,
@@ -34,7 +34,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def paths(workload: Workload) -> set[str]:
-    (container,) = service(workload)["spec"]["template"]["spec"]["containers"]
+    (container,) = knative_service(workload)["spec"]["template"]["spec"]["containers"]
     return {probe["httpGet"]["path"] for name, probe in container.items() if name.endswith("Probe")}
 
 

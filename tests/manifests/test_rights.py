@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.manifests.declarations import DeclarationError, read
+from llmariner.manifests.declarations import DeclarationError, read_declarations
 from llmariner.platform.kube.resources import resource_for
 
 from .rendering import Object, Rendered, names
@@ -53,13 +53,13 @@ def test_every_binding_leads_from_a_role_to_accounts_that_are_there(installed: R
 
 
 def test_who_declares_nothing_has_nothing_and_no_token_to_try(installed: Rendered) -> None:
-    workloads = [each for kind in read(CHECKOUT) for each in kind]
+    workloads = [each for kind in read_declarations(CHECKOUT) for each in kind]
     tokens = {
         o["metadata"]["name"]: o["automountServiceAccountToken"]
         for o in installed.of("", "ServiceAccount")
         if "automountServiceAccountToken" in o
     }
-    without = [each.name for each in workloads if each.rights is None]
+    without = [each.name for each in workloads if each.kubernetes_role is None]
     assert len(without) >= 8
     for name in without:
         assert rules(installed, name) == {}
@@ -79,7 +79,7 @@ def test_a_pod_has_a_token_where_its_account_has_a_right(installed: Rendered) ->
 
 
 def test_rights_of_functions_end_at_the_namespace_of_the_models(installed: Rendered) -> None:
-    for each in [each for kind in read(CHECKOUT) for each in kind if each.rights]:
+    for each in [each for kind in read_declarations(CHECKOUT) for each in kind if each.kubernetes_role]:
         assert {place for place, _ in rules(installed, each.name)} == {MODELS}
     assert installed.of(RBAC, "ClusterRole") == []
 
@@ -97,7 +97,9 @@ def test_who_serves_may_wake_put_to_sleep_and_delete(installed: Rendered) -> Non
 
 
 def test_one_function_speaks_to_kubernetes_and_the_others_ask_it(installed: Rendered) -> None:
-    assert [each.name for kind in read(CHECKOUT) for each in kind if each.rights] == ["internal-gateway"]
+    assert [each.name for kind in read_declarations(CHECKOUT) for each in kind if each.kubernetes_role] == [
+        "internal-gateway"
+    ]
     assert installed.settings()["LLMARINER_SERVING"] == "remote"
     (service,) = [each for each in installed.services() if each["metadata"]["name"] == "internal-gateway"]
     (container,) = service["spec"]["template"]["spec"]["containers"]
@@ -126,7 +128,7 @@ def test_the_source_of_changes_may_watch_what_it_tells_of(installed: Rendered) -
 def test_a_right_of_another_name_is_refused(checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models", kubernetes="admin")
     with pytest.raises(DeclarationError, match="must be one of serving, not 'admin'"):
-        read(checkout)
+        read_declarations(checkout)
 
 
 def test_pods_of_all_namespaces_are_held_to_a_standard(installed: Rendered) -> None:

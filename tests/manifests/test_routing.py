@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmariner.manifests.declarations import DeclarationError, read
-from llmariner.manifests.path_matches import matches
+from llmariner.manifests.declarations import DeclarationError, read_declarations
+from llmariner.manifests.path_matches import path_matches
 from llmariner.manifests.routes import http_route
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ RANKINGS = {
 
 
 def http_routes(checkout: Path, fallback: str | None = None) -> list[dict[str, Any]]:
-    public = [each for each in read(checkout)[0] if each.public]
-    ways = matches(public, fallback)
+    public = [each for each in read_declarations(checkout)[0] if each.public]
+    ways = path_matches(public, fallback)
     return [http_route(each, ways[each.name]) for each in public]
 
 
@@ -64,7 +64,7 @@ def misrouted(checkout: Path, ranking: Iterable[str]) -> list[tuple[str, str, st
     routes = http_routes(checkout, "health")
     return [
         (route.method, path, got)
-        for function in read(checkout)[0]
+        for function in read_declarations(checkout)[0]
         if function.public
         for route in function.routes
         for path in example(route.path)

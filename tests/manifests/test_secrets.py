@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from llmariner.installation.__main__ import main
-from llmariner.installation.retry import Waiting
+from llmariner.installation.retry import RetryLater
 from llmariner.installation.secret_objects import SecretObjects
-from llmariner.installation.secrets import make
-from llmariner.manifests.jobs import MADE
+from llmariner.installation.secrets import ensure_secrets
+from llmariner.manifests.jobs import MANAGED_SECRETS
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.resources import SECRETS
 from llmariner.settings import ClusterSettings, SecretSettings
@@ -28,21 +28,21 @@ def values(secrets: SecretObjects, name: str) -> dict[str, str]:
 
 
 def test_all_that_is_missing_is_made(secret_objects: SecretObjects) -> None:
-    make(secret_objects, postgres_host="postgres")
-    assert all(secret_objects.get(name) for name in MADE)
+    ensure_secrets(secret_objects, postgres_host="postgres")
+    assert all(secret_objects.get(name) for name in MANAGED_SECRETS)
     SecretSettings.load(values(secret_objects, "llmariner-secrets"))
     assert values(secret_objects, "llmariner-admin-key")["key"].startswith("sk-")
     assert values(secret_objects, "llmariner-postgres")["host"] == "postgres"
 
 
 def test_two_installations_share_no_secret(secret_objects: SecretObjects, api_server: Any, tmp_path: Path) -> None:
-    make(secret_objects, postgres_host="postgres")
-    first = {name: values(secret_objects, name) for name in MADE}
+    ensure_secrets(secret_objects, postgres_host="postgres")
+    first = {name: values(secret_objects, name) for name in MANAGED_SECRETS}
     cluster = Cluster(ClusterSettings(api_server.kubeconfig(tmp_path / "kubeconfig")))
-    for name in MADE:
+    for name in MANAGED_SECRETS:
         cluster.delete(SECRETS, "llmariner", name)
     cluster.close()
-    make(secret_objects, postgres_host="postgres")
+    ensure_secrets(secret_objects, postgres_host="postgres")
     random = {"llmariner-secrets": None, "llmariner-admin-key": None, "llmariner-postgres": "password"}
     for name, key in random.items():
         now = values(secret_objects, name)
@@ -51,10 +51,10 @@ def test_two_installations_share_no_secret(secret_objects: SecretObjects, api_se
 
 
 def test_a_second_run_changes_nothing(secret_objects: SecretObjects) -> None:
-    make(secret_objects, postgres_host="postgres")
-    before = {name: values(secret_objects, name) for name in MADE}
-    assert make(secret_objects, postgres_host="postgres") == ["All secrets are there."]
-    assert {name: values(secret_objects, name) for name in MADE} == before
+    ensure_secrets(secret_objects, postgres_host="postgres")
+    before = {name: values(secret_objects, name) for name in MANAGED_SECRETS}
+    assert ensure_secrets(secret_objects, postgres_host="postgres") == ["All secrets are there."]
+    assert {name: values(secret_objects, name) for name in MANAGED_SECRETS} == before
 
 
 def test_two_at_once_end_with_the_same_secrets(secret_objects: SecretObjects) -> None:
@@ -64,7 +64,7 @@ def test_two_at_once_end_with_the_same_secrets(secret_objects: SecretObjects) ->
     def run() -> None:
         try:
             barrier.wait(10)
-            make(secret_objects, postgres_host="postgres")
+            ensure_secrets(secret_objects, postgres_host="postgres")
         except BaseException as error:
             failed.append(error)
 
@@ -81,49 +81,49 @@ def test_two_at_once_end_with_the_same_secrets(secret_objects: SecretObjects) ->
 
 def test_a_key_that_was_noted_and_deleted_does_not_come_back(secret_objects: SecretObjects) -> None:
     secret_objects.create("llmariner-secrets", {"LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32})
-    make(secret_objects, postgres_host="postgres")
+    ensure_secrets(secret_objects, postgres_host="postgres")
     assert secret_objects.get("llmariner-admin-key") is None
 
 
 def test_an_end_between_key_and_secrets_is_made_good(secret_objects: SecretObjects) -> None:
     secret_objects.create("llmariner-admin-key", {"key": "sk-first"})
-    make(secret_objects, postgres_host="postgres")
+    ensure_secrets(secret_objects, postgres_host="postgres")
     assert values(secret_objects, "llmariner-admin-key") == {"key": "sk-first"}
     assert secret_objects.get("llmariner-secrets") is not None
 
 
 def test_what_an_administrator_made_themselves_follows_nothing(secret_objects: SecretObjects) -> None:
-    make(secret_objects, postgres_host="postgres")
+    ensure_secrets(secret_objects, postgres_host="postgres")
     theirs = {"LLMARINER_DATABASE_URL": "postgresql+psycopg://app:word@elsewhere/llm"}
     by_hand = {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}
     secret_objects.replace("llmariner-database", theirs)
     secret_objects._cluster.merge_patch(SECRETS, "llmariner", "llmariner-database", by_hand)
-    assert make(secret_objects, postgres_host="postgres") == ["All secrets are there."]
+    assert ensure_secrets(secret_objects, postgres_host="postgres") == ["All secrets are there."]
     assert values(secret_objects, "llmariner-database") == theirs
 
 
 def test_a_database_that_is_brought_is_asked_for(secret_objects: SecretObjects) -> None:
-    with pytest.raises(Waiting, match="kubectl -n llmariner create secret generic llmariner-postgres"):
-        make(secret_objects)
+    with pytest.raises(RetryLater, match="kubectl -n llmariner create secret generic llmariner-postgres"):
+        ensure_secrets(secret_objects)
     secret_objects.create("llmariner-postgres", {"host": "h", "user": ""})
-    with pytest.raises(Waiting, match="lacks user, password, database"):
-        make(secret_objects)
+    with pytest.raises(RetryLater, match="lacks user, password, database"):
+        ensure_secrets(secret_objects)
 
 
 def test_what_follows_from_the_database_follows_its_change(secret_objects: SecretObjects) -> None:
     secret_objects.create("llmariner-postgres", BROUGHT)
-    make(secret_objects)
+    ensure_secrets(secret_objects)
     url = make_url(values(secret_objects, "llmariner-database")["LLMARINER_DATABASE_URL"])
     assert (url.username, url.password, url.host, url.database) == ("app", BROUGHT["password"], "pgbouncer", "llm")
     secret_objects.replace("llmariner-postgres", {**BROUGHT, "password": "other"})
-    make(secret_objects)
+    ensure_secrets(secret_objects)
     assert ":other@" in values(secret_objects, "llmariner-database")["LLMARINER_DATABASE_URL"]
     assert values(secret_objects, "llmariner-pgbouncer")["userlist.txt"] == '"app" "other"\n'
 
 
 def test_no_value_is_told(secret_objects: SecretObjects) -> None:
-    told = " ".join(make(secret_objects, postgres_host="postgres"))
-    for name in MADE:
+    told = " ".join(ensure_secrets(secret_objects, postgres_host="postgres"))
+    for name in MANAGED_SECRETS:
         assert not [value for value in values(secret_objects, name).values() if len(value) > 20 and value in told]
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmariner.manifests.declarations import Workload, read
-from llmariner.manifests.services import account, image, service
+from llmariner.manifests.declarations import Workload, read_declarations
+from llmariner.manifests.services import knative_service, service_account, workload_image
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -20,12 +20,12 @@ Declare = Callable[..., None]
 @pytest.fixture
 def chat(checkout: Path, function: Declare) -> Workload:
     function("chat_completions", "POST /v1/chat/completions", timeout_seconds="3600")
-    (found,), _ = read(checkout)
+    (found,), _ = read_declarations(checkout)
     return found
 
 
 def revision(workload: Workload) -> dict[str, Any]:
-    found: dict[str, Any] = service(workload)["spec"]["template"]["spec"]
+    found: dict[str, Any] = knative_service(workload)["spec"]["template"]["spec"]
     return found
 
 
@@ -36,12 +36,12 @@ def container(workload: Workload) -> dict[str, Any]:
 
 
 def test_service_and_account_are_accepted(chat: Workload, schemas: Schemas) -> None:
-    assert schemas.faults(service(chat)) == []
-    assert schemas.faults(account(chat)) == []
+    assert schemas.faults(knative_service(chat)) == []
+    assert schemas.faults(service_account(chat)) == []
 
 
 def test_a_function_is_reachable_inside_the_cluster_only(chat: Workload) -> None:
-    assert service(chat)["metadata"]["labels"]["networking.knative.dev/visibility"] == "cluster-local"
+    assert knative_service(chat)["metadata"]["labels"]["networking.knative.dev/visibility"] == "cluster-local"
 
 
 def test_no_default_of_a_cluster_cuts_a_long_request(chat: Workload) -> None:
@@ -60,9 +60,9 @@ def test_the_process_has_no_privileges(chat: Workload) -> None:
 
 
 def test_the_process_has_an_account_of_its_own_and_no_token(chat: Workload) -> None:
-    assert revision(chat)["serviceAccountName"] == account(chat)["metadata"]["name"] == "chat-completions"
+    assert revision(chat)["serviceAccountName"] == service_account(chat)["metadata"]["name"] == "chat-completions"
     assert revision(chat)["automountServiceAccountToken"] is False
-    assert account(chat)["automountServiceAccountToken"] is False
+    assert service_account(chat)["automountServiceAccountToken"] is False
 
 
 def test_only_tmp_is_writable_and_bounded(chat: Workload) -> None:
@@ -88,7 +88,7 @@ def test_resources_are_asked_for_and_bounded_even_where_a_declaration_says_one_o
     checkout: Path, function: Declare
 ) -> None:
     function("models", "GET /v1/models", options={"resources": {"limits": {"memory": "1Gi"}}})
-    (found,), _ = read(checkout)
+    (found,), _ = read_declarations(checkout)
     assert container(found)["resources"] == {
         "requests": {"cpu": "50m", "memory": "128Mi"},
         "limits": {"cpu": "1", "memory": "1Gi"},
@@ -103,10 +103,10 @@ def test_scale_and_concurrency_are_bounds(checkout: Path, function: Declare) -> 
     scale = {"min": 1, "max": 5, "metric": "rps", "target": 50, "utilization": 80}
     resources = {"limits": {"cpu": "1", "memory": "1Gi", "concurrency": 7}}
     function("models", "GET /v1/models", options={"scale": scale, "resources": resources})
-    (found,), _ = read(checkout)
+    (found,), _ = read_declarations(checkout)
     assert revision(found)["containerConcurrency"] == 7
     prefix = "autoscaling.knative.dev/"
-    annotations = service(found)["spec"]["template"]["metadata"]["annotations"]
+    annotations = knative_service(found)["spec"]["template"]["metadata"]["annotations"]
     assert {key.removeprefix(prefix): value for key, value in annotations.items() if key.startswith(prefix)} == {
         "min-scale": "1",
         "max-scale": "5",
@@ -120,7 +120,7 @@ def test_functions_with_the_same_extras_share_an_image(checkout: Path, function:
     function("models", "GET /v1/models", extras="database,api")
     function("usage", "GET /v1/usage", extras="api, database")
     function("chat_completions", "POST /v1/chat/completions")
-    found = {each.name: image(each) for each in read(checkout)[0]}
+    found = {each.name: workload_image(each) for each in read_declarations(checkout)[0]}
     assert found["models"] == found["usage"] != found["chat-completions"]
     assert found["models"].startswith("llmariner/function-api-database:")
 
@@ -132,7 +132,7 @@ def secret_keys(workload: Workload) -> list[str]:
 def test_a_function_without_a_database_never_sees_the_database_secret(checkout: Path, function: Declare) -> None:
     function("chat_completions", "POST /v1/chat/completions")
     function("models", "GET /v1/models", extras="api,database")
-    chat, models = read(checkout)[0]
+    chat, models = read_declarations(checkout)[0]
     assert secret_keys(chat) == ["LLMARINER_PEPPER", "LLMARINER_SERVICE_SECRET"]
     assert "LLMARINER_DATABASE_URL" in secret_keys(models)
 
@@ -145,7 +145,7 @@ def test_declared_variables_are_given_as_declared(checkout: Path, function: Decl
         {"value": "{{ configMap:tuning }}"},
     ]
     function("models", "GET /v1/models", run={"envs": envs})
-    (found,), _ = read(checkout)
+    (found,), _ = read_declarations(checkout)
     own = [each for each in container(found)["env"] if each["name"] != "LLMARINER_SERVICE_SECRET"]
     assert own == [
         {"name": "LLMARINER_WAIT_SECONDS", "value": "30"},
@@ -159,4 +159,4 @@ def test_declared_variables_are_given_as_declared(checkout: Path, function: Decl
         {"configMapRef": {"name": "llmariner-settings"}},
         {"configMapRef": {"name": "tuning"}},
     ]
-    assert schemas.faults(service(found)) == []
+    assert schemas.faults(knative_service(found)) == []

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from llmariner.installation.__main__ import main
-from llmariner.installation.retry import Waiting
+from llmariner.installation.retry import RetryLater
 from llmariner.installation.secret_objects import SecretObjects
-from llmariner.installation.standby_token import make
+from llmariner.installation.standby_token import ensure_token
 from llmariner.manifests.jobs import SECRETS_IMAGE
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.resources import SECRETS
@@ -165,13 +165,13 @@ def word(secrets: SecretObjects) -> str:
 
 
 def test_one_word_is_made_for_both_and_stays(both: tuple[SecretObjects, SecretObjects]) -> None:
-    told = make(*both)
+    told = ensure_token(*both)
     assert len(told) == 2
     made = word(both[0])
     assert made == word(both[1])
     assert len(made) >= 32
     assert made not in " ".join(told)
-    assert make(*both) == ["The token is there."]
+    assert ensure_token(*both) == ["The token is there."]
     assert (word(both[0]), word(both[1])) == (made, made)
 
 
@@ -179,12 +179,12 @@ def test_the_models_copy_follows_ours_unless_it_is_somebodys(both: tuple[SecretO
     ours, models = both
     ours.create(SECRET, {"STANDBY_TOKEN": "of an administrator"})
     models.create(SECRET, {"STANDBY_TOKEN": "an old one"})
-    make(ours, models)
+    ensure_token(ours, models)
     assert word(models) == "of an administrator"
     by_hand = {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}, "data": {"STANDBY_TOKEN": "eA=="}}
     models._cluster.merge_patch(SECRETS, MODELS, SECRET, by_hand)
-    with pytest.raises(Waiting, match="make them the same"):
-        make(ours, models)
+    with pytest.raises(RetryLater, match="make them the same"):
+        ensure_token(ours, models)
 
 
 def test_the_step_is_run_by_its_name(

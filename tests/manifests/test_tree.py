@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from llmariner.manifests.__main__ import main
-from llmariner.manifests.tree import generate, stale, write
+from llmariner.manifests.tree import generate_files, stale_files, write_files
 
 Declare = Callable[..., None]
 
@@ -19,7 +19,7 @@ def written(checkout: Path, function: Declare, consumer: Declare) -> Path:
     function("models", "GET /v1/models", timeout_seconds="3600")
     function("internal_gateway", "POST /internal/key", visibility="cluster-local")
     consumer("sweep", "ai.llmariner.platform.tick.v1")
-    list(write(checkout))
+    list(write_files(checkout))
     return checkout
 
 
@@ -45,13 +45,13 @@ def test_the_longest_timeout_is_asked_of_the_cluster(written: Path) -> None:
 
 
 def test_writing_twice_changes_nothing(written: Path) -> None:
-    assert list(stale(written)) == []
-    assert list(write(written)) == []
+    assert list(stale_files(written)) == []
+    assert list(write_files(written)) == []
 
 
 def test_a_changed_declaration_makes_its_file_stale(written: Path, function: Declare) -> None:
     function("models", "GET /v1/models", timeout_seconds="3599")
-    assert list(stale(written)) == [
+    assert list(stale_files(written)) == [
         "manifests/prerequisites/config-defaults.yaml does not say what its declaration says",
         "manifests/base/50-functions/models.yaml does not say what its declaration says",
     ]
@@ -62,7 +62,7 @@ def test_an_edited_a_missing_and_an_orphaned_file_are_stale(written: Path) -> No
     (base / "40-broker.yaml").write_text("kind: Broker\n")
     (base / "20-settings.yaml").unlink()
     (base / "50-functions/batches.yaml").write_text("kind: Service\n")
-    assert set(stale(written)) == {
+    assert set(stale_files(written)) == {
         "manifests/base/40-broker.yaml does not say what its declaration says",
         "manifests/base/20-settings.yaml is missing",
         "manifests/base/50-functions/batches.yaml has no declaration any more",
@@ -74,8 +74,8 @@ def test_writing_mends_them_and_leaves_files_made_by_hand_alone(written: Path) -
     before = overlay.read_text()
     (written / "manifests/base/40-broker.yaml").unlink()
     (written / "manifests/base/50-functions/batches.yaml").write_text("kind: Service\n")
-    assert set(write(written)) == {"manifests/base/40-broker.yaml", "manifests/base/50-functions/batches.yaml"}
-    assert list(stale(written)) == []
+    assert set(write_files(written)) == {"manifests/base/40-broker.yaml", "manifests/base/50-functions/batches.yaml"}
+    assert list(stale_files(written)) == []
     assert overlay.read_text() == before
 
 
@@ -98,4 +98,4 @@ def test_a_wrong_declaration_ends_with_its_name_and_no_traceback(
 
 
 def test_no_file_has_yaml_anchors(written: Path) -> None:
-    assert not [name for name, text in generate(written).items() if "&id" in text]
+    assert not [name for name, text in generate_files(written).items() if "&id" in text]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmariner.manifests.declarations import read
-from llmariner.manifests.rbac import roles, standby_rights
+from llmariner.manifests.declarations import read_declarations
+from llmariner.manifests.rbac import roles, standby_roles
 from llmariner.platform.kube.resources import EVENTS, INFERENCE_SERVICES, LOCAL_QUEUES, PODS
 from llmariner.platform.serving import EngineModel
 from llmariner.settings import Secret
@@ -114,8 +114,8 @@ def standing(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator
 
 def test_what_standby_engines_ask_besides_comes_with_them(standing: tuple[Clustered, StandbyPods]) -> None:
     cluster, pods = standing
-    workloads = [each for kind in read(CHECKOUT) for each in kind]
-    more = granted(standby_rights(workloads))
+    workloads = [each for kind in read_declarations(CHECKOUT) for each in kind]
+    more = granted(standby_roles(workloads))
     assert not more & granted(roles())
     pods.start("standby-1", free_port())
     cluster.driven.until(lambda _: pods.warm("standby-1"), SMALL.id, seconds=60)

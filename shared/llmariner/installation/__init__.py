@@ -1,1 +1,1 @@
-"""What an installation does once on its cluster, each as a Job that may be run again at any time: secrets, migrations."""
+"""The steps of an installation, each run by an idempotent Kubernetes Job: secrets, migrations, the standby token."""

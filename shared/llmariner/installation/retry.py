@@ -1,9 +1,9 @@
-"""What the steps of an installation have in common: they may have to wait for each other."""
+"""The error by which a step of an installation asks to be retried."""
 
 from __future__ import annotations
 
-__all__ = ["Waiting"]
+__all__ = ["RetryLater"]
 
 
-class Waiting(Exception):
-    """Something that somebody else brings is not there yet; the message says what, and how to bring it."""
+class RetryLater(Exception):
+    """A prerequisite does not exist yet; the message says which, and how to create it."""

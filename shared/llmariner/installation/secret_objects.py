@@ -1,4 +1,4 @@
-"""Kubernetes Secrets of one namespace, as plain strings; those made here bear a label that says so."""
+"""The Kubernetes Secrets of one namespace as plain strings; those created here carry a managed-by label."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import AlreadyExists
 from llmariner.platform.kube.resources import SECRETS
 
-__all__ = ["Found", "SecretObjects"]
+__all__ = ["SecretObjects", "StoredSecret"]
 
-_MANAGED = "app.kubernetes.io/managed-by"
-_MANAGER = "llmariner-secrets"
+_MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+_MANAGED_BY = "llmariner-secrets"
 
 
 @dataclass(frozen=True)
-class Found:
-    """A Secret as it is; `ours`: made here, and not by an administrator."""
+class StoredSecret:
+    """The values of a Secret; `is_managed`: this program created it, not an administrator."""
 
     values: Mapping[str, str]
-    ours: bool
+    is_managed: bool
 
 
 class SecretObjects:
@@ -31,17 +31,17 @@ class SecretObjects:
         self._cluster = cluster
         self._namespace = namespace
 
-    def get(self, name: str) -> Found | None:
+    def get(self, name: str) -> StoredSecret | None:
         """The Secret, or None where there is none."""
         body = self._cluster.get(SECRETS, self._namespace, name)
         if body is None:
             return None
         values = {key: base64.b64decode(value).decode() for key, value in (body.get("data") or {}).items()}
-        return Found(values, ours=body["metadata"].get("labels", {}).get(_MANAGED) == _MANAGER)
+        return StoredSecret(values, is_managed=body["metadata"].get("labels", {}).get(_MANAGED_BY_LABEL) == _MANAGED_BY)
 
     def create(self, name: str, values: Mapping[str, str]) -> bool:
-        """Make it; False when somebody else was quicker, and then theirs counts."""
-        labels = {"app.kubernetes.io/part-of": "llmariner", _MANAGED: _MANAGER}
+        """Create the Secret; False when it already exists, which leaves it unchanged."""
+        labels = {"app.kubernetes.io/part-of": "llmariner", _MANAGED_BY_LABEL: _MANAGED_BY}
         metadata = {"name": name, "namespace": self._namespace, "labels": labels}
         kind = {"apiVersion": SECRETS.api_version, "kind": SECRETS.kind}
         try:
@@ -51,7 +51,7 @@ class SecretObjects:
         return True
 
     def replace(self, name: str, values: Mapping[str, str]) -> None:
-        """Give one of ours other values."""
+        """Overwrite the values of a managed Secret."""
         self._cluster.merge_patch(SECRETS, self._namespace, name, {"data": _encoded(values)})
 
 

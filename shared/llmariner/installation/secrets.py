@@ -1,4 +1,4 @@
-"""Makes the secrets of an installation that are not there, from random bits; what an administrator made stays as it is.
+"""Creates the missing Secrets of an installation from random values; it never changes those of an administrator.
 
 llmariner-secrets     pepper and service secret                     random
 llmariner-admin-key   the administrator's first API key             random, only together with llmariner-secrets
@@ -14,66 +14,67 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from llmariner.installation import dex
-from llmariner.installation.retry import Waiting
+from llmariner.installation.retry import RetryLater
 from llmariner.installation.secret_objects import SecretObjects
 from llmariner.settings import SecretSettings
 from llmariner.tenancy.keys.secrets import new_secret
 
-__all__ = ["make"]
+__all__ = ["ensure_secrets"]
 
 _PGBOUNCER = "pgbouncer"
-_NEEDED = ("host", "user", "password", "database")
-_BRING = (
+_REQUIRED_KEYS = ("host", "user", "password", "database")
+_CREATE_SECRET_HINT = (
     "There is no Secret llmariner-postgres. Bring it: kubectl -n llmariner create secret generic llmariner-postgres "
     "--from-literal=host=… --from-literal=port=5432 --from-literal=database=… --from-literal=user=… "
     "--from-literal=password=…"
 )
 
 
-def make(secrets: SecretObjects, *, postgres_host: str = "", dex_issuer: str | None = None) -> list[str]:
-    """Make what is missing; returns what was done, no value in it. Two at once end with the same secrets.
+def ensure_secrets(secrets: SecretObjects, *, postgres_host: str = "", dex_issuer: str | None = None) -> list[str]:
+    """Create what is missing; returns log lines without values. Concurrent runs end with the same Secrets.
 
-    `postgres_host` names a PostgreSQL of our own, whose password is made here; `dex_issuer` is what Dex is to call
-    itself, None where there is no Dex. Waiting when something must be brought; all that needs it not is made before.
+    `postgres_host`: the host of a PostgreSQL of the installation, whose password is generated; empty: the administrator
+    provides the database. `dex_issuer`: the issuer URL of Dex, None without Dex. RetryLater when the administrator must
+    create a Secret, after everything independent of it was created.
     """
-    done = []
+    messages = []
     if secrets.get("llmariner-secrets") is None:
-        # The key first: where this ends between the two, the next run finds no secrets and comes here again.
+        # The key comes first: after a failure between the two, the next run enters this branch again.
         if secrets.create("llmariner-admin-key", {"key": new_secret()}):
-            done.append("llmariner-admin-key made; note the key and delete the Secret.")
+            messages.append("llmariner-admin-key made; note the key and delete the Secret.")
         names = ("LLMARINER_PEPPER", "LLMARINER_SERVICE_SECRET")
         if secrets.create("llmariner-secrets", {name: SecretSettings.generate() for name in names}):
-            done.append("llmariner-secrets made. Keep a copy: without the pepper no API key works any more.")
+            messages.append("llmariner-secrets made. Keep a copy: without the pepper no API key works any more.")
     postgres = _postgres(secrets, postgres_host)
     for name, values in (("llmariner-pgbouncer", _pgbouncer(postgres)), ("llmariner-database", _database(postgres))):
-        done += _follow(secrets, name, values, of="llmariner-postgres")
+        messages += _sync_derived_secret(secrets, name, values, source="llmariner-postgres")
     if dex_issuer is not None:
-        brought = secrets.get(dex.BROUGHT)
-        values = dex.configuration(dex_issuer, brought.values if brought else None)
-        done += _follow(secrets, "llmariner-dex", values, of=dex.BROUGHT)
-    return done or ["All secrets are there."]
+        connectors = secrets.get(dex.CONNECTORS_SECRET)
+        values = dex.render_configuration(dex_issuer, connectors.values if connectors else None)
+        messages += _sync_derived_secret(secrets, "llmariner-dex", values, source=dex.CONNECTORS_SECRET)
+    return messages or ["All secrets are there."]
 
 
-def _follow(secrets: SecretObjects, name: str, values: Mapping[str, str], *, of: str) -> list[str]:
-    """Make what follows from another Secret, or change it after that."""
+def _sync_derived_secret(secrets: SecretObjects, name: str, values: Mapping[str, str], *, source: str) -> list[str]:
+    """Create or update a Secret that is derived from the Secret `source`."""
     found = secrets.get(name)
     if found is None and secrets.create(name, values):
         return [f"{name} made."]
-    if found is not None and found.ours and found.values != values:
+    if found is not None and found.is_managed and found.values != values:
         secrets.replace(name, values)
-        return [f"{name} follows {of}; restart its readers."]
+        return [f"{name} follows {source}; restart its readers."]
     return []
 
 
 def _postgres(secrets: SecretObjects, host: str) -> Mapping[str, str]:
     if secrets.get("llmariner-postgres") is None and host:
-        made = {"host": host, "port": "5432", "database": "llmariner", "user": "llmariner"}
-        secrets.create("llmariner-postgres", {**made, "password": SecretSettings.generate()})
+        generated = {"host": host, "port": "5432", "database": "llmariner", "user": "llmariner"}
+        secrets.create("llmariner-postgres", {**generated, "password": SecretSettings.generate()})
     found = secrets.get("llmariner-postgres")
     if found is None:
-        raise Waiting(_BRING)
-    if missing := [key for key in _NEEDED if not found.values.get(key)]:
-        raise Waiting(f"The Secret llmariner-postgres lacks {', '.join(missing)}.")
+        raise RetryLater(_CREATE_SECRET_HINT)
+    if missing := [key for key in _REQUIRED_KEYS if not found.values.get(key)]:
+        raise RetryLater(f"The Secret llmariner-postgres lacks {', '.join(missing)}.")
     return found.values
 
 
@@ -83,7 +84,7 @@ def _database(postgres: Mapping[str, str]) -> dict[str, str]:
 
 
 def _pgbouncer(postgres: Mapping[str, str]) -> dict[str, str]:
-    """Its configuration and its users; a quote in a value is doubled, as its parser wants it."""
+    """The configuration and user list of PgBouncer; its parser expects quotes in values to be doubled."""
     where = {"host": postgres["host"], "port": postgres.get("port", "5432")}
     target = " ".join(f"{key}='{value.replace(chr(39), chr(39) * 2)}'" for key, value in where.items())
     user, password = (postgres[key].replace('"', '""') for key in ("user", "password"))

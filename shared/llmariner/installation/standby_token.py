@@ -1,39 +1,41 @@
-"""Makes the word by which standby engines know who may give them a model.
+"""Creates the token by which standby engines authenticate the function that assigns models to them.
 
-They run in the models' namespace and the one who tells them in ours, and a Secret is read in its own namespace only: so
-there are two of one value. Whoever may read Secrets where models run could start any pod there anyway.
+Engines and functions run in different namespaces and a pod reads Secrets of its own namespace only, so the token is in
+two Secrets. Read access to Secrets in the models' namespace gives no more than the right to start any pod there.
 """
 
 from __future__ import annotations
 
-from llmariner.installation.retry import Waiting
+from llmariner.installation.retry import RetryLater
 from llmariner.installation.secret_objects import SecretObjects
 from llmariner.settings import SecretSettings
 
-__all__ = ["make"]
+__all__ = ["ensure_token"]
 
-_NAME = "llmariner-standby"
+_SECRET = "llmariner-standby"
 
 
-def make(ours: SecretObjects, models: SecretObjects) -> list[str]:
-    """Make what is missing; returns what was done, no value in it. Two at once end with the same word.
+def ensure_token(platform_secrets: SecretObjects, model_secrets: SecretObjects) -> list[str]:
+    """Create what is missing; returns log lines without values. Concurrent runs end with the same token.
 
-    Waiting where somebody else's Secret in the models' namespace says another.
+    RetryLater where an administrator's Secret in the models' namespace holds another token.
     """
-    done = []
-    if ours.get(_NAME) is None and ours.create(_NAME, {"STANDBY_TOKEN": SecretSettings.generate()}):
-        done.append(f"{_NAME} made.")
-    word = ours.get(_NAME)
-    if word is None:
-        raise Waiting(f"The Secret {_NAME} was deleted as it was read.")
-    copy = models.get(_NAME)
-    if copy is None and models.create(_NAME, word.values):
-        done.append(f"{_NAME} made for the models.")
-    elif copy is not None and copy.values != word.values:
-        if not copy.ours:
-            raise Waiting(
-                f"The Secret {_NAME} of the models' namespace says another word than ours: make them the same."
+    messages = []
+    if platform_secrets.get(_SECRET) is None and platform_secrets.create(
+        _SECRET, {"STANDBY_TOKEN": SecretSettings.generate()}
+    ):
+        messages.append(f"{_SECRET} made.")
+    token = platform_secrets.get(_SECRET)
+    if token is None:
+        raise RetryLater(f"The Secret {_SECRET} was deleted as it was read.")
+    model_token = model_secrets.get(_SECRET)
+    if model_token is None and model_secrets.create(_SECRET, token.values):
+        messages.append(f"{_SECRET} made for the models.")
+    elif model_token is not None and model_token.values != token.values:
+        if not model_token.is_managed:
+            raise RetryLater(
+                f"The Secret {_SECRET} of the models' namespace says another word than ours: make them the same."
             )
-        models.replace(_NAME, word.values)
-        done.append(f"{_NAME} of the models follows ours; restart the standby engines.")
-    return done or ["The token is there."]
+        model_secrets.replace(_SECRET, token.values)
+        messages.append(f"{_SECRET} of the models follows ours; restart the standby engines.")
+    return messages or ["The token is there."]

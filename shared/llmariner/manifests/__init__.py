@@ -1,5 +1,5 @@
-"""From what a function says of itself to the Kubernetes objects that run it.
+"""Generates the Kubernetes manifests from the declarations of functions and event consumers.
 
-`functions/*/func.yaml` and `eventing/*/trigger.yaml` are the declarations; everything below `manifests/base` follows
-from them, and a test fails when it does not. `python -m llmariner.manifests` writes, `--check` compares.
+`functions/*/func.yaml` and `eventing/*/trigger.yaml` are the declarations; everything below `manifests/base` is
+generated from them. `python -m llmariner.manifests` writes the files, `--check` compares them.
 """

@@ -1,6 +1,6 @@
-"""What functions and consumers say of themselves, read and checked; Kubernetes is not mentioned here.
+"""Reads and validates the declarations of functions and consumers; it builds no Kubernetes objects.
 
-func.yaml is Knative's own file format (schema func_yaml-schema.json); what it has no field for stands in annotations
+func.yaml is Knative's file format (schema func_yaml-schema.json); settings without a field in it are annotations
 `llmariner.ai/*`. A consumer has only its Trigger, so all its settings are annotations.
 """
 
@@ -14,29 +14,29 @@ from typing import Any, TypeVar
 
 import yaml
 
-from llmariner.manifests.environment import Variable, variables
+from llmariner.manifests.environment import Variable, parse_variables
 
-__all__ = ["Consumer", "DeclarationError", "Function", "Route", "Scale", "Workload", "read"]
+__all__ = ["Consumer", "DeclarationError", "Function", "Route", "Scale", "Workload", "read_declarations"]
 
-PREFIX = "llmariner.ai/"
-COMMON = frozenset({"timeout-seconds", "extras", "kubernetes"})
-"""Annotations that functions and consumers have in common."""
+ANNOTATION_PREFIX = "llmariner.ai/"
+COMMON_ANNOTATIONS = frozenset({"timeout-seconds", "extras", "kubernetes"})
+"""Annotations that both functions and consumers support."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # A Knative Service names its revisions <name>-00001, and both are DNS-1035 labels of at most 63 characters.
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-NAME_LIMIT = 63 - len("-00001")
+NAME_MAX_LENGTH = 63 - len("-00001")
 
-# What a function may be let do on the Kubernetes API: wake models and put them to sleep.
-RIGHTS = frozenset({"serving"})
+# Roles on the Kubernetes API that a function may declare; `serving` starts and stops models.
+KUBERNETES_ROLES = frozenset({"serving"})
 
-# A function is one Python thread that waits most of the time. What is not said of a resource is said here.
-REQUESTS = {"cpu": "50m", "memory": "128Mi"}
-LIMITS = {"cpu": "1", "memory": "256Mi"}
+# Defaults for one Python process that mostly waits for I/O.
+DEFAULT_REQUESTS = {"cpu": "50m", "memory": "128Mi"}
+DEFAULT_LIMITS = {"cpu": "1", "memory": "256Mi"}
 
 
 class DeclarationError(ValueError):
-    """A declaration is wrong; the message names the file and what to change."""
+    """A declaration is invalid; the message names the file and what to change."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Scale:
-    """How many copies run; what is None is Knative's default."""
+    """Knative autoscaling; None leaves Knative's default."""
 
     min: int = 0
     max: int = 10
@@ -57,27 +57,27 @@ class Scale:
     target: float | None = None
     utilization: float | None = None
     burst: int | None = None
-    """Requests more that the copies must be able to take before the activator leaves the path; 0: it leaves at once."""
+    """target-burst-capacity: spare requests below which the activator stays in the path; 0: it leaves immediately."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What runs, be it woken by a request or by an event."""
+    """The settings that functions and consumers share."""
 
     name: str
     source: str
     """The declaring file, relative to the checkout."""
     timeout_seconds: int
-    """Bound of one whole request, its stream included."""
+    """Limit of a whole request in seconds, its stream included."""
     extras: tuple[str, ...]
-    """Extras of our distribution that the image must hold."""
+    """Extras of the distribution that the image must contain."""
     scale: Scale = Scale()
     concurrency: int = 100
-    """Requests that one copy takes at a time."""
-    rights: str | None = None
-    """One of RIGHTS, in the namespace of the models; None: none anywhere."""
-    requests: Mapping[str, str] = field(default_factory=lambda: REQUESTS)
-    limits: Mapping[str, str] = field(default_factory=lambda: LIMITS)
+    """Concurrent requests per pod."""
+    kubernetes_role: str | None = None
+    """One of KUBERNETES_ROLES, in the models' namespace; None: no access to the Kubernetes API."""
+    requests: Mapping[str, str] = field(default_factory=lambda: DEFAULT_REQUESTS)
+    limits: Mapping[str, str] = field(default_factory=lambda: DEFAULT_LIMITS)
     variables: tuple[Variable, ...] = ()
     readiness: str = "/health/ready"
     liveness: str = "/health/live"
@@ -90,7 +90,7 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True)
 class Function(Workload):
-    """A function that answers requests."""
+    """A function that serves HTTP routes."""
 
     public: bool
     routes: tuple[Route, ...]
@@ -98,114 +98,126 @@ class Function(Workload):
 
 @dataclass(frozen=True, kw_only=True)
 class Consumer(Workload):
-    """A function that a Trigger feeds with events."""
+    """A function that a Trigger delivers events to."""
 
     trigger: Mapping[str, Any]
-    """The Trigger as declared, without our annotations."""
+    """The declared Trigger, without the `llmariner.ai/*` annotations."""
     every_minutes: int
-    """How often a consumer of the clock's event is woken."""
+    """Minutes between the tick events of a consumer of the tick."""
 
 
 W = TypeVar("W", bound=Workload)
 
 
-def read(checkout: Path) -> tuple[list[Function], list[Consumer]]:
-    """All declarations of a checkout, by name. DeclarationError where one is wrong or two share a name."""
+def read_declarations(checkout: Path) -> tuple[list[Function], list[Consumer]]:
+    """All declarations of a checkout, sorted by name. DeclarationError where one is invalid or two share a name."""
     declared = (*checkout.glob("functions/*/func.yaml"), *checkout.glob("eventing/*/func.yaml"))
-    functions = [_checked(_function, path, checkout) for path in sorted(declared, key=lambda path: path.parent.name)]
-    consumers = [_checked(_consumer, path, checkout) for path in sorted(checkout.glob("eventing/*/trigger.yaml"))]
-    taken: dict[str, str] = {}
+    functions = [
+        _parse_file(_parse_function, path, checkout) for path in sorted(declared, key=lambda path: path.parent.name)
+    ]
+    consumers = [
+        _parse_file(_parse_consumer, path, checkout) for path in sorted(checkout.glob("eventing/*/trigger.yaml"))
+    ]
+    sources: dict[str, str] = {}
     for workload in (*functions, *consumers):
-        if (twin := taken.setdefault(workload.name, workload.source)) != workload.source:
-            raise DeclarationError(f"{workload.source}: the name {workload.name} is taken by {twin}")
+        if (other := sources.setdefault(workload.name, workload.source)) != workload.source:
+            raise DeclarationError(f"{workload.source}: the name {workload.name} is taken by {other}")
     return functions, consumers
 
 
-def _checked(read_one: Callable[[Any, str], W], path: Path, checkout: Path) -> W:
-    """`read_one` on a file; whatever is wrong in it is told with the file's name."""
+def _parse_file(parse: Callable[[Any, str], W], path: Path, checkout: Path) -> W:
+    """Apply `parse` to a file. DeclarationError, which names the file, where it is invalid."""
     source = path.relative_to(checkout).as_posix()
     try:
-        workload = read_one(yaml.safe_load(path.read_text()), source)
+        workload = parse(yaml.safe_load(path.read_text()), source)
     except KeyError as error:
         raise DeclarationError(f"{source}: {error.args[0]} is missing") from error
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise DeclarationError(f"{source}: {error}") from error
-    wanted = path.parent.name.replace("_", "-")
-    if workload.name != wanted:
-        raise DeclarationError(f"{source}: the name must be {wanted}, as its folder, not {workload.name}")
-    if not NAME.fullmatch(workload.name) or len(workload.name) > NAME_LIMIT:
-        raise DeclarationError(f"{source}: {workload.name} is no DNS-1035 label of {NAME_LIMIT} characters")
+    expected = path.parent.name.replace("_", "-")
+    if workload.name != expected:
+        raise DeclarationError(f"{source}: the name must be {expected}, as its folder, not {workload.name}")
+    if not NAME.fullmatch(workload.name) or len(workload.name) > NAME_MAX_LENGTH:
+        raise DeclarationError(f"{source}: {workload.name} is no DNS-1035 label of {NAME_MAX_LENGTH} characters")
     return workload
 
 
-def _function(body: Any, source: str) -> Function:
+def _parse_function(body: Any, source: str) -> Function:
     deploy, options = body["deploy"], body["deploy"].get("options", {})
-    said = _annotations(deploy["annotations"], {"routes", "visibility", "burst-capacity", *COMMON})
-    visibility = said.get("visibility", "public")
+    annotations = _own_annotations(
+        deploy["annotations"], {"routes", "visibility", "burst-capacity", *COMMON_ANNOTATIONS}
+    )
+    visibility = annotations.get("visibility", "public")
     if visibility not in ("public", "cluster-local"):
         raise ValueError(f"llmariner.ai/visibility must be public or cluster-local, not {visibility!r}")
     resources, scale = options.get("resources", {}), options.get("scale", {})
     limits = dict(resources.get("limits", {}))
-    chosen: dict[str, Any] = {"concurrency": limits.pop("concurrency", None)}
+    optional: dict[str, Any] = {"concurrency": limits.pop("concurrency", None)}
     health = deploy.get("healthEndpoints", {})
-    chosen |= {"readiness": health.get("readiness"), "liveness": health.get("liveness")}
+    optional |= {"readiness": health.get("readiness"), "liveness": health.get("liveness")}
     return Function(
         name=body["name"],
         source=source,
         public=visibility == "public",
-        routes=tuple(_route(line) for line in said["routes"].splitlines() if line.strip()),
-        timeout_seconds=int(said.get("timeout-seconds", "60")),
-        extras=_extras(said),
-        rights=_rights(said),
-        scale=Scale(**scale, burst=int(said["burst-capacity"]) if "burst-capacity" in said else None),
-        requests={**REQUESTS, **resources.get("requests", {})},
-        limits={**LIMITS, **limits},
-        variables=variables(body.get("run", {}).get("envs", [])),
-        **{key: value for key, value in chosen.items() if value},
+        routes=tuple(_parse_route(line) for line in annotations["routes"].splitlines() if line.strip()),
+        timeout_seconds=int(annotations.get("timeout-seconds", "60")),
+        extras=_parse_extras(annotations),
+        kubernetes_role=_parse_kubernetes_role(annotations),
+        scale=Scale(**scale, burst=int(annotations["burst-capacity"]) if "burst-capacity" in annotations else None),
+        requests={**DEFAULT_REQUESTS, **resources.get("requests", {})},
+        limits={**DEFAULT_LIMITS, **limits},
+        variables=parse_variables(body.get("run", {}).get("envs", [])),
+        **{key: value for key, value in optional.items() if value},
     )
 
 
-def _consumer(body: Any, source: str) -> Consumer:
+def _parse_consumer(body: Any, source: str) -> Consumer:
     metadata = body["metadata"]
-    said = _annotations(metadata.get("annotations", {}), {"max-scale", "concurrency", "every-minutes", *COMMON})
+    annotations = _own_annotations(
+        metadata.get("annotations", {}), {"max-scale", "concurrency", "every-minutes", *COMMON_ANNOTATIONS}
+    )
     subscriber = body["spec"]["subscriber"]["ref"]
     if (subscriber["kind"], subscriber["name"]) != ("Service", metadata["name"]):
         raise ValueError(f"spec.subscriber.ref must be the Knative Service {metadata['name']}")
-    others = {k: v for k, v in metadata.get("annotations", {}).items() if not k.startswith(PREFIX)}
-    bare = {key: value for key, value in metadata.items() if key != "annotations"}
+    foreign = {k: v for k, v in metadata.get("annotations", {}).items() if not k.startswith(ANNOTATION_PREFIX)}
+    without_annotations = {key: value for key, value in metadata.items() if key != "annotations"}
     return Consumer(
         name=metadata["name"],
         source=source,
-        trigger={**body, "metadata": {**bare, **({"annotations": others} if others else {})}},
-        every_minutes=int(said.get("every-minutes", "5")),
-        timeout_seconds=int(said.get("timeout-seconds", "60")),
-        extras=_extras(said, "database,functions"),
-        rights=_rights(said),
-        scale=Scale(max=int(said.get("max-scale", "3"))),
-        concurrency=int(said.get("concurrency", "10")),
+        trigger={**body, "metadata": {**without_annotations, **({"annotations": foreign} if foreign else {})}},
+        every_minutes=int(annotations.get("every-minutes", "5")),
+        timeout_seconds=int(annotations.get("timeout-seconds", "60")),
+        extras=_parse_extras(annotations, "database,functions"),
+        kubernetes_role=_parse_kubernetes_role(annotations),
+        scale=Scale(max=int(annotations.get("max-scale", "3"))),
+        concurrency=int(annotations.get("concurrency", "10")),
     )
 
 
-def _annotations(found: Mapping[str, str], known: set[str]) -> dict[str, str]:
-    """Ours, without their prefix. One that nobody reads is a spelling mistake, and an error."""
-    ours = {key.removeprefix(PREFIX): value for key, value in found.items() if key.startswith(PREFIX)}
-    if unknown := ours.keys() - known:
-        raise ValueError(f"llmariner.ai/{min(unknown)} is none of {', '.join(sorted(known))}")
+def _own_annotations(found: Mapping[str, str], supported: set[str]) -> dict[str, str]:
+    """The `llmariner.ai/*` annotations without their prefix. ValueError for an unsupported one."""
+    ours = {
+        key.removeprefix(ANNOTATION_PREFIX): value for key, value in found.items() if key.startswith(ANNOTATION_PREFIX)
+    }
+    if unknown := ours.keys() - supported:
+        raise ValueError(f"llmariner.ai/{min(unknown)} is none of {', '.join(sorted(supported))}")
     return ours
 
 
-def _extras(said: Mapping[str, str], default: str = "") -> tuple[str, ...]:
-    return tuple(sorted(extra.strip() for extra in said.get("extras", default).split(",") if extra.strip()))
+def _parse_extras(annotations: Mapping[str, str], default: str = "") -> tuple[str, ...]:
+    return tuple(sorted(extra.strip() for extra in annotations.get("extras", default).split(",") if extra.strip()))
 
 
-def _rights(said: Mapping[str, str]) -> str | None:
-    rights = said.get("kubernetes")
-    if rights is not None and rights not in RIGHTS:
-        raise ValueError(f"llmariner.ai/kubernetes must be one of {', '.join(sorted(RIGHTS))}, not {rights!r}")
-    return rights
+def _parse_kubernetes_role(annotations: Mapping[str, str]) -> str | None:
+    kubernetes_role = annotations.get("kubernetes")
+    if kubernetes_role is not None and kubernetes_role not in KUBERNETES_ROLES:
+        raise ValueError(
+            f"llmariner.ai/kubernetes must be one of {', '.join(sorted(KUBERNETES_ROLES))}, not {kubernetes_role!r}"
+        )
+    return kubernetes_role
 
 
-def _route(line: str) -> Route:
+def _parse_route(line: str) -> Route:
     method, _, path = line.strip().partition(" ")
     if method not in METHODS or not path.strip().startswith("/"):
         raise ValueError(f"llmariner.ai/routes: {line!r} is no METHOD /path")

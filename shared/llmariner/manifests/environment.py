@@ -1,8 +1,8 @@
-"""`run.envs` of a func.yaml: literal values, and Knative's references to Secrets and ConfigMaps.
+"""Parses `run.envs` of a func.yaml: literal values, and references to Secrets and ConfigMaps.
 
 The forms are those of Knative's func.yaml: `{{ secret:NAME:KEY }}`, `{{ configMap:NAME:KEY }}`, and either without a
-key and without a variable's name for all keys at once. `{{ env:NAME }}` means the deployer's own environment, which
-no generated file can depend on.
+key and without a variable's name for all keys at once. `{{ env:NAME }}`, the deployer's environment, is rejected:
+generated files must not depend on it.
 """
 
 from __future__ import annotations
@@ -12,37 +12,37 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Variable", "variables"]
+__all__ = ["Variable", "parse_variables"]
 
 REFERENCE = re.compile(r"\{\{\s*(secret|configMap):([^:\s}]+)(?::([^:\s}]+))?\s*\}\}")
 
-# A value under such a name would end in version control and in every `kubectl get`.
+# A literal value under such a name would be readable in version control and in the pod's spec.
 SECRET_NAME = re.compile(r"(PEPPER|SECRET|PASSWORD|TOKEN|CREDENTIALS|DATABASE_URL|_KEY)$")
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One entry of the environment: a literal `value`, or `key` of the `kind` called `of`."""
+    """One environment variable: a literal `value`, or `key` of the Secret or ConfigMap `object_name`."""
 
     name: str | None
-    """None: every key of the object becomes a variable of that name."""
+    """None: every key of the object becomes a variable."""
     value: str | None = None
-    kind: str | None = None
-    of: str | None = None
+    object_kind: str | None = None
+    object_name: str | None = None
     key: str | None = None
 
 
-def variables(envs: Iterable[Mapping[str, Any]]) -> tuple[Variable, ...]:
-    """The entries in their order. ValueError says which one is wrong and how to write it."""
-    return tuple(_variable(entry.get("name"), str(entry.get("value", ""))) for entry in envs)
+def parse_variables(envs: Iterable[Mapping[str, Any]]) -> tuple[Variable, ...]:
+    """The variables in order. ValueError names an invalid entry and the expected form."""
+    return tuple(_parse_variable(entry.get("name"), str(entry.get("value", ""))) for entry in envs)
 
 
-def _variable(name: str | None, value: str) -> Variable:
-    if found := REFERENCE.fullmatch(value.strip()):
-        kind, of, key = found.groups()
+def _parse_variable(name: str | None, value: str) -> Variable:
+    if reference := REFERENCE.fullmatch(value.strip()):
+        object_kind, object_name, key = reference.groups()
         if (name is None) != (key is None):
             raise ValueError(f"run.envs: {value} needs both a name and a key, or neither")
-        return Variable(name, kind=kind, of=of, key=key)
+        return Variable(name, object_kind=object_kind, object_name=object_name, key=key)
     if "{{" in value or name is None:
         raise ValueError(f"run.envs: {name}: {value!r} is neither a value nor a secret: or configMap: reference")
     if SECRET_NAME.search(name):

@@ -1,6 +1,7 @@
-"""Who speaks to the Broker, where Knative's `authentication-oidc` is on: our own accounts and nobody else.
+"""Authentication of event senders, for clusters with Knative's `authentication-oidc` feature.
 
-Every function that publishes gets a token that is good for our Broker only, and that Kubernetes replaces in time.
+Every function that publishes gets a projected token whose audience is the Broker; Kubernetes rotates it. The Broker
+accepts the service accounts of the platform's namespace only.
 """
 
 from __future__ import annotations
@@ -13,32 +14,34 @@ from llmariner.manifests.installation import BROKER, LABELS, NAMESPACE, Object
 
 __all__ = ["event_identity", "event_policy"]
 
-# As Knative names a Broker to a token's maker: group, kind, namespace and name, in lower case.
+# Knative's audience of a Broker: group, kind, namespace and name, in lower case.
 AUDIENCE = f"eventing.knative.dev/broker/{NAMESPACE}/{BROKER}"
-_FOLDER = "/var/run/llmariner/broker"
-_SECONDS = 3600
+_MOUNT_PATH = "/var/run/llmariner/broker"
+_TOKEN_LIFETIME_SECONDS = 3600
 
 
 def event_identity(workloads: Iterable[Workload]) -> Object:
-    """The component: a token for each function with a database, since those publish."""
-    publishing = sorted(each.name for each in workloads if "database" in each.extras)
-    token = {"serviceAccountToken": {"audience": AUDIENCE, "expirationSeconds": _SECONDS, "path": "token"}}
+    """The kustomize component that mounts a token into each function with a database, since those publish."""
+    publishers = sorted(each.name for each in workloads if "database" in each.extras)
+    token = {
+        "serviceAccountToken": {"audience": AUDIENCE, "expirationSeconds": _TOKEN_LIFETIME_SECONDS, "path": "token"}
+    }
     patch = [
         _add("volumes", {"name": "broker-token", "projected": {"sources": [token]}}),
-        _add("containers/0/volumeMounts", {"name": "broker-token", "mountPath": _FOLDER, "readOnly": True}),
-        _add("containers/0/env", {"name": "LLMARINER_BROKER_TOKEN_FILE", "value": f"{_FOLDER}/token"}),
+        _add("containers/0/volumeMounts", {"name": "broker-token", "mountPath": _MOUNT_PATH, "readOnly": True}),
+        _add("containers/0/env", {"name": "LLMARINER_BROKER_TOKEN_FILE", "value": f"{_MOUNT_PATH}/token"}),
     ]
-    target = {"group": "serving.knative.dev", "kind": "Service", "name": f"({'|'.join(publishing)})"}
+    target = {"group": "serving.knative.dev", "kind": "Service", "name": f"({'|'.join(publishers)})"}
     return {
         "apiVersion": "kustomize.config.k8s.io/v1alpha1",
         "kind": "Component",
         "resources": ["event-policy.yaml"],
-        "patches": [{"target": target, "patch": _json_patch(patch)}] if publishing else [],
+        "patches": [{"target": target, "patch": _json_patch(patch)}] if publishers else [],
     }
 
 
 def event_policy() -> Object:
-    """Accounts of our namespace may send to the Broker: functions, and the sources that Knative runs for us there."""
+    """The policy that admits the service accounts of the namespace to the Broker: functions and Knative sources."""
     return {
         "apiVersion": "eventing.knative.dev/v1alpha1",
         "kind": "EventPolicy",

@@ -1,4 +1,4 @@
-"""Broker, Triggers, and the sources of what happens by itself: the clock, and changes of Kubernetes objects."""
+"""The Broker, the Triggers, and the event sources: PingSources, and the ApiServerSource of Kubernetes objects."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Iterable
 from llmariner.manifests.declarations import Consumer, DeclarationError
 from llmariner.manifests.installation import BROKER, LABELS, MODELS_NAMESPACE, NAMESPACE, Object
 
-__all__ = ["DEAD_LETTERS", "TICK", "broker", "clock", "kubernetes_changes", "trigger"]
+__all__ = ["DEAD_LETTERS", "TICK_EVENT_TYPE", "broker", "kubernetes_changes", "ping_source", "trigger"]
 
 DEAD_LETTERS = "dead-letters"
-"""The function that keeps what a consumer never took."""
+"""The function that stores events whose delivery failed finally."""
 
-TICK = "ai.llmariner.platform.tick.v1"
-"""The event that says that time passed (eventing/events.md)."""
+TICK_EVENT_TYPE = "ai.llmariner.platform.tick.v1"
+"""The type of the periodic event (eventing/events.md)."""
 
 _TO_BROKER: Object = {"ref": {"apiVersion": "eventing.knative.dev/v1", "kind": "Broker", "name": BROKER}}
 
-PING = "dev.knative.sources.ping"
-"""The type of every event of a PingSource, which cannot send another."""
+PING_EVENT_TYPE = "dev.knative.sources.ping"
+"""The type of every event of a PingSource; it is not configurable."""
 
 
 def broker() -> Object:
-    """One Broker, of the Kafka class, since the in-memory one forgets its events at a restart.
+    """The Broker, of the Kafka class because the in-memory class loses events at a restart.
 
-    It repeats what a function refused with 5xx, 404, 408, 409 or 429, ever more slowly; other 4xx are final.
+    It retries 5xx, 404, 408, 409 and 429 with exponential backoff; other 4xx are final.
     """
     return {
         "apiVersion": "eventing.knative.dev/v1",
@@ -48,34 +48,34 @@ def broker() -> Object:
     }
 
 
-def trigger(consumer: Consumer, *, buried: bool) -> Object:
-    """The Trigger as its folder declares it, in our namespace. One for the tick asks for its clock's events.
+def trigger(consumer: Consumer, *, dead_lettered: bool) -> Object:
+    """The declared Trigger, in the platform's namespace. One for the tick filters for the events of its PingSource.
 
-    `buried`: what it never takes is given to the function that keeps dead letters. A tick is not: the next one comes.
+    `dead_lettered`: undeliverable events go to the dead letter function, except ticks, which repeat anyway.
     """
     declared = dict(consumer.trigger)
     if declared["spec"].get("broker") != BROKER:
         raise DeclarationError(f"{consumer.source}: spec.broker must be {BROKER}, the only one there is")
     metadata = declared["metadata"]
-    # Kafka's dispatcher alone reads it: what has one key is delivered one after the other.
+    # Only Kafka's dispatcher reads this: events with the same key are delivered in order.
     annotations = {"kafka.eventing.knative.dev/delivery.order": "ordered", **metadata.get("annotations", {})}
     labels = {**LABELS, "app.kubernetes.io/name": consumer.name, **metadata.get("labels", {})}
     delivery = {**declared["spec"].get("delivery", {}), "timeout": f"PT{consumer.timeout_seconds}S"}
     spec = {**declared["spec"], "delivery": delivery}
-    if _ticks(consumer):
+    if _consumes_tick(consumer):
         source = f"/apis/v1/namespaces/{NAMESPACE}/pingsources/{consumer.name}"
-        spec["filter"] = {"attributes": {"type": PING, "source": source}}
-    elif buried:
-        # The path says whose letter it is, by the name under which the book of deliveries knows the consumer.
+        spec["filter"] = {"attributes": {"type": PING_EVENT_TYPE, "source": source}}
+    elif dead_lettered:
+        # The path names the consumer, as the deliveries table does.
         folder = consumer.folder.rpartition("/")[2]
         delivery["deadLetterSink"] = {"ref": _knative_service(DEAD_LETTERS), "uri": f"/{folder}"}
-    placed = {**metadata, "namespace": NAMESPACE, "labels": labels, "annotations": annotations}
-    return {**declared, "metadata": placed, "spec": spec}
+    namespaced = {**metadata, "namespace": NAMESPACE, "labels": labels, "annotations": annotations}
+    return {**declared, "metadata": namespaced, "spec": spec}
 
 
-def clock(consumer: Consumer) -> Iterable[Object]:
-    """The PingSource of a consumer of the tick; of another, nothing."""
-    if _ticks(consumer):
+def ping_source(consumer: Consumer) -> Iterable[Object]:
+    """The PingSource of a consumer of the tick; nothing for others."""
+    if _consumes_tick(consumer):
         yield {
             "apiVersion": "sources.knative.dev/v1",
             "kind": "PingSource",
@@ -94,32 +94,34 @@ def clock(consumer: Consumer) -> Iterable[Object]:
 
 
 def kubernetes_changes() -> list[Object]:
-    """Tells the Broker of every change of a model's object or of a job, by reference; with the account that may look."""
+    """The ApiServerSource that sends changes of InferenceServices and Jobs by reference, with its account and role."""
     name = "kubernetes-changes"
     group = "rbac.authorization.k8s.io"
     labels = {**LABELS, "app.kubernetes.io/name": name}
-    here, there = ({"name": name, "namespace": place, "labels": labels} for place in (NAMESPACE, MODELS_NAMESPACE))
+    platform_metadata, models_metadata = (
+        {"name": name, "namespace": namespace, "labels": labels} for namespace in (NAMESPACE, MODELS_NAMESPACE)
+    )
     watched = (("serving.kserve.io/v1beta1", "InferenceService"), ("batch/v1", "Job"))
-    look = ["get", "list", "watch"]
+    read_verbs = ["get", "list", "watch"]
     rules = [
-        {"apiGroups": ["serving.kserve.io"], "resources": ["inferenceservices"], "verbs": look},
-        {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": look},
+        {"apiGroups": ["serving.kserve.io"], "resources": ["inferenceservices"], "verbs": read_verbs},
+        {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": read_verbs},
     ]
     subject = {"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}
     return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": here},
-        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": there, "rules": rules},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": platform_metadata},
+        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": models_metadata, "rules": rules},
         {
             "apiVersion": f"{group}/v1",
             "kind": "RoleBinding",
-            "metadata": there,
+            "metadata": models_metadata,
             "roleRef": {"apiGroup": group, "kind": "Role", "name": name},
             "subjects": [subject],
         },
         {
             "apiVersion": "sources.knative.dev/v1",
             "kind": "ApiServerSource",
-            "metadata": here,
+            "metadata": platform_metadata,
             "spec": {
                 "serviceAccountName": name,
                 "mode": "Reference",
@@ -135,6 +137,6 @@ def _knative_service(name: str) -> Object:
     return {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": name}
 
 
-def _ticks(consumer: Consumer) -> bool:
-    wanted: bool = consumer.trigger["spec"].get("filter", {}).get("attributes", {}).get("type") == TICK
+def _consumes_tick(consumer: Consumer) -> bool:
+    wanted: bool = consumer.trigger["spec"].get("filter", {}).get("attributes", {}).get("type") == TICK_EVENT_TYPE
     return wanted

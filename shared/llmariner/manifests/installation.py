@@ -1,4 +1,4 @@
-"""The objects that an installation has once, and the names by which all others refer to them."""
+"""The objects that exist once per installation, and the names that all other objects reference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ __all__ = [
     "ADMIN_KEY",
     "BROKER",
     "DATABASE",
-    "FOUNDATION",
     "GATEWAY",
     "GATEWAY_NAMESPACE",
     "HOST",
@@ -21,6 +20,7 @@ __all__ = [
     "LOCAL_GATEWAY",
     "MODELS_NAMESPACE",
     "NAMESPACE",
+    "PRIORITY_CLASS",
     "SECRETS",
     "SETTINGS",
     "STANDBY",
@@ -41,33 +41,33 @@ MODELS_NAMESPACE = "llmariner-models"
 SETTINGS = "llmariner-settings"
 """ConfigMap of settings; its keys are the names of environment variables."""
 SECRETS = "llmariner-secrets"
-"""Secret with the keys that functions refer to. Made by components/secrets, or by hand: no manifest holds a value."""
+"""Secret with the keys that functions reference; components/secrets or an administrator creates it."""
 DATABASE = "llmariner-database"
-"""Secret with `LLMARINER_DATABASE_URL`; only functions with a database see it."""
-FOUNDATION = "llmariner-foundation"
-"""PriorityClass of what every function waits for."""
+"""Secret with `LLMARINER_DATABASE_URL`; only functions with the database extra reference it."""
+PRIORITY_CLASS = "llmariner-foundation"
+"""PriorityClass of the objects that every function depends on."""
 INSTALLATION_SECONDS = 3600
-"""How long the Jobs of an installation wait for what somebody brings later: a Secret, a database that is being made."""
+"""Deadline of the installation Jobs: how long they wait for a Secret or a database that is created later."""
 STANDBY = "llmariner-standby"
-"""Secret with the word that standby engines want to hear; in both namespaces, where there are such engines."""
+"""Secret with the token that standby engines require; it exists in both namespaces."""
 ADMIN_KEY = "llmariner-admin-key"
-"""Secret with the first API key of the administrator, who deletes it once it is noted."""
+"""Secret with the administrator's first API key, to be deleted once the key is stored elsewhere."""
 BROKER = "default"
 GATEWAY = "llmariner"
 GATEWAY_NAMESPACE = "llmariner-gateway"
-"""The Gateway's own: some implementations run their proxy beside it, which the functions' pod security would refuse."""
+"""A namespace for the Gateway, because some proxies violate the pod security level of the functions' namespace."""
 HOST = "api.llmariner.example"
-"""The one public host. An overlay says its own at the Gateway; components/edge copies it to every route."""
+"""The public host. An overlay sets its own at the Gateway; components/edge copies it to every route."""
 LOCAL_GATEWAY = ("kourier-internal", "kourier-system")
-"""Service and namespace of Knative's local gateway, which knows every function by its Host header."""
+"""Service and namespace of Knative's local gateway, which routes to functions by the Host header."""
 LABELS = {"app.kubernetes.io/part-of": "llmariner"}
 
-CONTROL = "internal-gateway"
-"""The function that owns the database and the serving port for the functions on the token path."""
+CONTROL_PLANE = "internal-gateway"
+"""The function that serves the control plane to functions on the token path, which have no database."""
 
 
 def namespaces() -> list[Object]:
-    """Functions under the strictest pod security that Kubernetes knows; what runs others' images under baseline."""
+    """The namespaces: pod security `restricted` for functions, `baseline` for those that run third-party images."""
     return [
         _namespace(NAMESPACE, enforce="restricted"),
         _namespace(MODELS_NAMESPACE, enforce="baseline", warn="restricted"),
@@ -84,15 +84,15 @@ def _namespace(name: str, **levels: str) -> Object:
     }
 
 
-def foundation_priority() -> Object:
-    """The priority of what every function waits for: the database, its pool, and the Jobs of an installation.
+def priority_class() -> Object:
+    """The priority of what every function depends on: the database, its pool, and the Jobs of an installation.
 
-    Functions that wait for them are pods, too, and may have taken all room of a small cluster before.
+    Without it, pods of waiting functions could occupy a small cluster and block their own dependencies.
     """
     return {
         "apiVersion": "scheduling.k8s.io/v1",
         "kind": "PriorityClass",
-        "metadata": {"name": FOUNDATION, "labels": LABELS},
+        "metadata": {"name": PRIORITY_CLASS, "labels": LABELS},
         "value": 1_000_000,
         "globalDefault": False,
         "description": "LLMariner's database and the Jobs of its installation, before the functions that wait for them",
@@ -100,26 +100,26 @@ def foundation_priority() -> Object:
 
 
 def settings() -> Object:
-    """What all functions are told alike; an overlay adds its own keys."""
+    """The settings of all functions; an overlay adds its own keys."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": SETTINGS, "namespace": NAMESPACE, "labels": LABELS},
         "data": {
-            # The ingress of a Kafka class Broker; one of another class has another, which an overlay says.
+            # The ingress of a Kafka class Broker; an overlay with another class sets that class' ingress.
             "LLMARINER_BROKER_URL": f"http://kafka-broker-ingress.knative-eventing.svc.cluster.local/{NAMESPACE}/default",
-            "LLMARINER_CONTROL_URL": f"http://{CONTROL}.{NAMESPACE}.svc.cluster.local",
-            # The control function alone says otherwise of itself.
+            "LLMARINER_CONTROL_URL": f"http://{CONTROL_PLANE}.{NAMESPACE}.svc.cluster.local",
+            # The control plane function overrides this.
             "LLMARINER_SERVING": "remote",
             "LLMARINER_MODELS_NAMESPACE": MODELS_NAMESPACE,
-            # Where Prometheus runs: components/network-policy lets it in from there and from nowhere else.
+            # Where Prometheus runs: components/network-policy admits it from this namespace only.
             "PROMETHEUS_NAMESPACE": "monitoring",
         },
     }
 
 
 def engine_plugins() -> Object:
-    """What our models' engines load beside vLLM, as the files of a folder on their Python path."""
+    """The Python modules that engines load into vLLM, as the files of a folder on their Python path."""
     files = sorted(Path(serving.__file__).with_name("engine_plugins").glob("*.py"))
     return {
         "apiVersion": "v1",
@@ -130,8 +130,8 @@ def engine_plugins() -> Object:
 
 
 def gateway() -> Object:
-    """The only door: TLS for one host, routes of the functions' namespace alone."""
-    routed = {"kubernetes.io/metadata.name": NAMESPACE}
+    """The only ingress: TLS for one host, with routes of the functions' namespace only."""
+    route_namespace_labels = {"kubernetes.io/metadata.name": NAMESPACE}
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "Gateway",
@@ -145,7 +145,9 @@ def gateway() -> Object:
                     "port": 443,
                     "protocol": "HTTPS",
                     "tls": {"mode": "Terminate", "certificateRefs": [{"name": "llmariner-tls"}]},
-                    "allowedRoutes": {"namespaces": {"from": "Selector", "selector": {"matchLabels": routed}}},
+                    "allowedRoutes": {
+                        "namespaces": {"from": "Selector", "selector": {"matchLabels": route_namespace_labels}}
+                    },
                 }
             ],
         },
@@ -153,12 +155,12 @@ def gateway() -> Object:
 
 
 def reference_grant() -> Object:
-    """Lets our routes point at Knative's local gateway, which lives in a namespace of its own."""
-    service, there = LOCAL_GATEWAY
+    """Permits the HTTPRoutes to reference Knative's local gateway, which is in another namespace."""
+    service, namespace = LOCAL_GATEWAY
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "ReferenceGrant",
-        "metadata": {"name": "llmariner", "namespace": there, "labels": LABELS},
+        "metadata": {"name": "llmariner", "namespace": namespace, "labels": LABELS},
         "spec": {
             "from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": NAMESPACE}],
             "to": [{"group": "", "kind": "Service", "name": service}],

@@ -1,7 +1,6 @@
-"""The Jobs of an installation: one makes its secrets, one brings its database up to this version, one makes the token of
-its standby engines, where it has such.
+"""The Jobs of an installation: secrets, database migrations, and the token of standby engines.
 
-All may be run again at any time, by two installers at once. A Job cannot be changed, so its name bears our version.
+All are idempotent and safe to run concurrently. A Job is immutable, so its name includes the version.
 """
 
 from __future__ import annotations
@@ -13,52 +12,52 @@ from llmariner import __version__
 from llmariner.manifests.installation import (
     ADMIN_KEY,
     DATABASE,
-    FOUNDATION,
     INSTALLATION_SECONDS,
     LABELS,
     MODELS_NAMESPACE,
     NAMESPACE,
+    PRIORITY_CLASS,
     SECRETS,
     STANDBY,
     Object,
 )
-from llmariner.manifests.services import SECURITY, image_of
+from llmariner.manifests.services import SECURITY, image_name
 
 __all__ = ["MIGRATIONS_IMAGE", "SECRETS_IMAGE", "migrations", "secrets", "standby_token"]
 
-# Images of functions that are there anyway: a Job costs no image more.
-SECRETS_IMAGE = image_of("api", "cluster", "database")
-MIGRATIONS_IMAGE = image_of("api", "database")
+# Images that functions use as well, so that Jobs need no additional image.
+SECRETS_IMAGE = image_name("api", "cluster", "database")
+MIGRATIONS_IMAGE = image_name("api", "database")
 
-# What the secrets Job may touch beside making new ones: a name cannot be part of the right to create.
-MADE = (ADMIN_KEY, DATABASE, "llmariner-pgbouncer", "llmariner-postgres", SECRETS)
+# The Secrets that the Job may read and change; RBAC cannot restrict `create` by name.
+MANAGED_SECRETS = (ADMIN_KEY, DATABASE, "llmariner-pgbouncer", "llmariner-postgres", SECRETS)
 
-GROUP = "rbac.authorization.k8s.io"
-_KEPT_SECONDS = 3600
+RBAC_GROUP = "rbac.authorization.k8s.io"
+_TTL_SECONDS = 3600
 
 
 def secrets() -> list[Object]:
-    """The Job that makes what is missing of the secrets, and the account that may do that and no more."""
+    """The Job that creates missing Secrets, with its account and the least role for that."""
     return [
-        _account("secrets"),
-        *_may_make("secrets", MADE),
+        _service_account("secrets"),
+        *_secret_writer("secrets", MANAGED_SECRETS),
         _job("secrets", SECRETS_IMAGE, "128Mi", env=[], token=True),
     ]
 
 
 def standby_token() -> list[Object]:
-    """The Job that makes the word by which standby engines know who may give them a model: one for both namespaces."""
+    """The Job that creates the token of standby engines in both namespaces, with its account and roles."""
     name = "standby-token"
     models = {"name": "LLMARINER_MODELS_NAMESPACE", "value": MODELS_NAMESPACE}
     return [
-        _account(name),
-        *_may_make(name, (STANDBY,)),
-        *_may_make(name, (STANDBY,), MODELS_NAMESPACE),
+        _service_account(name),
+        *_secret_writer(name, (STANDBY,)),
+        *_secret_writer(name, (STANDBY,), MODELS_NAMESPACE),
         _job(name, SECRETS_IMAGE, "128Mi", env=[models], token=True),
     ]
 
 
-def _account(name: str) -> Object:
+def _service_account(name: str) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -67,31 +66,31 @@ def _account(name: str) -> Object:
     }
 
 
-def _may_make(account: str, names: Sequence[str], namespace: str = NAMESPACE) -> list[Object]:
-    """The right to make secrets, and to read and change those of these names."""
+def _secret_writer(account: str, names: Sequence[str], namespace: str = NAMESPACE) -> list[Object]:
+    """A role that may create Secrets, and read and change those of these names, with its binding."""
     metadata = {**_metadata(account), "namespace": namespace}
     rules = [
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
         {"apiGroups": [""], "resources": ["secrets"], "resourceNames": list(names), "verbs": ["get", "patch"]},
     ]
     return [
-        {"apiVersion": f"{GROUP}/v1", "kind": "Role", "metadata": metadata, "rules": rules},
+        {"apiVersion": f"{RBAC_GROUP}/v1", "kind": "Role", "metadata": metadata, "rules": rules},
         {
-            "apiVersion": f"{GROUP}/v1",
+            "apiVersion": f"{RBAC_GROUP}/v1",
             "kind": "RoleBinding",
             "metadata": metadata,
-            "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": account},
+            "roleRef": {"apiGroup": RBAC_GROUP, "kind": "Role", "name": account},
             "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
         },
     ]
 
 
 def migrations() -> list[Object]:
-    """The Job that applies the migrations of this version and registers the first key; it has no right in the cluster."""
+    """The Job that migrates the database and registers the first key; it has no access to the Kubernetes API."""
     env = [
-        _from_secret("LLMARINER_DATABASE_URL", DATABASE),
-        _from_secret("LLMARINER_PEPPER", SECRETS),
-        _from_secret("LLMARINER_SERVICE_SECRET", SECRETS),
+        _env_from_secret("LLMARINER_DATABASE_URL", DATABASE),
+        _env_from_secret("LLMARINER_PEPPER", SECRETS),
+        _env_from_secret("LLMARINER_SERVICE_SECRET", SECRETS),
     ]
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _metadata("migrations")}
     return [
@@ -101,7 +100,7 @@ def migrations() -> list[Object]:
 
 
 def _with_first_key(job: Object) -> Object:
-    """Mounts the administrator's key where there is one: it is deleted once it is noted."""
+    """Mount the administrator's key; the Secret is optional because the administrator deletes it."""
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     container["command"].append("--first-key=/run/admin-key/key")
@@ -125,7 +124,7 @@ def _job(name: str, image: str, memory: str, *, env: list[Object], token: bool) 
         "serviceAccountName": name,
         "automountServiceAccountToken": token,
         "enableServiceLinks": False,
-        "priorityClassName": FOUNDATION,
+        "priorityClassName": PRIORITY_CLASS,
         "restartPolicy": "OnFailure",
         "containers": [container],
         "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}}],
@@ -137,8 +136,8 @@ def _job(name: str, image: str, memory: str, *, env: list[Object], token: bool) 
         "spec": {
             "backoffLimit": 20,
             "activeDeadlineSeconds": INSTALLATION_SECONDS,
-            # Long enough to be read, gone before the next installation.
-            "ttlSecondsAfterFinished": _KEPT_SECONDS,
+            # Long enough for its logs to be read, short enough to be gone at the next installation.
+            "ttlSecondsAfterFinished": _TTL_SECONDS,
             "template": {"metadata": {"labels": metadata["labels"]}, "spec": pod},
         },
     }
@@ -148,5 +147,5 @@ def _metadata(name: str) -> dict[str, Any]:
     return {"name": name, "namespace": NAMESPACE, "labels": {**LABELS, "app.kubernetes.io/name": name}}
 
 
-def _from_secret(variable: str, secret: str) -> Object:
+def _env_from_secret(variable: str, secret: str) -> Object:
     return {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret, "key": variable}}}

@@ -1,9 +1,9 @@
-"""From a function's routes to the path matches of the Gateway API.
+"""Converts the routes of functions to path matches of the Gateway API.
 
-A literal path is an Exact match, a path with parameters a PathPrefix on what stands before the first of them; the
-function itself answers 404 and 405 for the rest, in OpenAI's envelope. Only where two functions share a prefix do
-regular expressions tell them apart. How a Gateway ranks those against prefixes is its own affair (Gateway API,
-HTTPRouteMatch), so no prefix above or below one stays a prefix: among expressions the longest wins everywhere.
+A literal path is an Exact match, a path with parameters a PathPrefix up to the first of them; the function answers 404
+and 405 for the rest, in OpenAI's envelope. Where two functions share a prefix, regular expressions separate them. The
+precedence of those over prefixes depends on the implementation (Gateway API, HTTPRouteMatch), so every prefix above or
+below one becomes an expression too: among expressions the longest wins everywhere.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 
 from llmariner.manifests.declarations import DeclarationError, Function, Route
 
-__all__ = ["Match", "matches"]
+__all__ = ["Match", "path_matches"]
 
 PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 
 
 @dataclass(frozen=True, order=True)
 class Match:
-    """One match of an HTTPRoute rule; without a method it takes all."""
+    """One match of an HTTPRoute rule; an empty method matches all."""
 
     type: str
     value: str
@@ -30,8 +30,8 @@ class Match:
 
 
 @dataclass(frozen=True)
-class _Claim:
-    """A route that a function wants to be given."""
+class _RouteClaim:
+    """A route with the function that declares it."""
 
     function: str
     route: Route
@@ -42,7 +42,7 @@ class _Claim:
 
     @property
     def prefix(self) -> str:
-        """The whole segments before the first parameter."""
+        """The path up to the segment with the first parameter."""
         return self.route.path.partition("{")[0].rpartition("/")[0] or "/"
 
     @property
@@ -56,31 +56,31 @@ class _Claim:
         return "".join([*parts, re.escape(self.route.path[end:])])
 
 
-def matches(functions: Iterable[Function], fallback: str | None = None) -> dict[str, list[Match]]:
-    """Function name → its matches. `fallback` names the function that also gets what nobody claims.
+def path_matches(functions: Iterable[Function], fallback: str | None = None) -> dict[str, list[Match]]:
+    """Function name → its matches. `fallback` names the function that also receives unmatched requests.
 
-    DeclarationError where two functions claim the same requests.
+    DeclarationError where two functions declare the same requests.
     """
-    claims = [_Claim(function.name, route) for function in functions for route in function.routes]
+    claims = [_RouteClaim(function.name, route) for function in functions for route in function.routes]
     if fallback is not None:
-        claims.append(_Claim(fallback, Route("", "/{path:path}")))
+        claims.append(_RouteClaim(fallback, Route("", "/{path:path}")))
     shared = _shared(claims)
-    spoken = _expressions(claims, shared)
-    by_path: dict[tuple[str, str], list[_Claim]] = defaultdict(list)
+    ambiguous = _ambiguous_prefixes(claims, shared)
+    by_path: dict[tuple[str, str], list[_RouteClaim]] = defaultdict(list)
     for claim in claims:
-        by_path[_place(claim, shared, spoken)].append(claim)
+        by_path[_match_of(claim, shared, ambiguous)].append(claim)
     found: dict[str, set[Match]] = defaultdict(set)
-    for (kind, value), rivals in by_path.items():
-        _refuse_twins(rivals)
-        alone = len({claim.function for claim in rivals}) == 1
-        for claim in rivals:
-            # Where the path alone does not decide, a wrong method is the Gateway's to answer.
-            found[claim.function].add(Match(kind, value, "" if alone else claim.route.method))
+    for (kind, value), group in by_path.items():
+        _reject_duplicates(group)
+        is_unique = len({claim.function for claim in group}) == 1
+        for claim in group:
+            # Where the method decides, the Gateway answers requests with another method.
+            found[claim.function].add(Match(kind, value, "" if is_unique else claim.route.method))
     return {name: sorted(each) for name, each in found.items()}
 
 
-def _shared(claims: list[_Claim]) -> set[str]:
-    """Prefixes below which several functions have parameters."""
+def _shared(claims: list[_RouteClaim]) -> set[str]:
+    """Prefixes below which several functions have routes with parameters."""
     owners: dict[str, set[str]] = defaultdict(set)
     for claim in claims:
         if not claim.literal:
@@ -88,32 +88,34 @@ def _shared(claims: list[_Claim]) -> set[str]:
     return {prefix for prefix, names in owners.items() if len(names) > 1}
 
 
-def _expressions(claims: list[_Claim], shared: set[str]) -> set[str]:
-    """Prefixes that must be regular expressions: the shared ones, and all that may meet one of those in a path."""
-    prefixes, spoken = {claim.prefix for claim in claims if not claim.literal}, set(shared)
-    while more := {each for each in prefixes - spoken if any(_contains(each, s) or _contains(s, each) for s in spoken)}:
-        spoken |= more
-    return spoken
+def _ambiguous_prefixes(claims: list[_RouteClaim], shared: set[str]) -> set[str]:
+    """Prefixes that must be regular expressions: the shared ones, and all that contain or are contained in one."""
+    prefixes, ambiguous = {claim.prefix for claim in claims if not claim.literal}, set(shared)
+    while additional := {
+        each for each in prefixes - ambiguous if any(_contains(each, s) or _contains(s, each) for s in ambiguous)
+    }:
+        ambiguous |= additional
+    return ambiguous
 
 
 def _contains(prefix: str, path: str) -> bool:
     return f"{path}/".startswith(f"{prefix.rstrip('/')}/")
 
 
-def _place(claim: _Claim, shared: set[str], spoken: set[str]) -> tuple[str, str]:
+def _match_of(claim: _RouteClaim, shared: set[str], ambiguous: set[str]) -> tuple[str, str]:
     if claim.literal:
         return "Exact", claim.route.path
     if claim.prefix in shared:
         return "RegularExpression", claim.expression
-    if claim.prefix in spoken:
+    if claim.prefix in ambiguous:
         return "RegularExpression", f"{re.escape(claim.prefix.rstrip('/'))}/.*"
     return "PathPrefix", claim.prefix
 
 
-def _refuse_twins(rivals: list[_Claim]) -> None:
-    taken: dict[str, _Claim] = {}
-    for claim in rivals:
-        twin = taken.setdefault(claim.route.method, claim)
-        if twin.function != claim.function:
-            ours, theirs = f"{claim.route.path} of {claim.function}", f"{twin.route.path} of {twin.function}"
+def _reject_duplicates(group: list[_RouteClaim]) -> None:
+    by_method: dict[str, _RouteClaim] = {}
+    for claim in group:
+        other = by_method.setdefault(claim.route.method, claim)
+        if other.function != claim.function:
+            ours, theirs = f"{claim.route.path} of {claim.function}", f"{other.route.path} of {other.function}"
             raise DeclarationError(f"{claim.route.method} {ours} and {theirs} cannot be told apart")

@@ -1,4 +1,4 @@
-"""What the cluster's own configuration must say before our objects are admitted. Applied apart, by an administrator."""
+"""Knative configuration that the cluster needs before the platform's objects are admitted; an administrator applies it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from llmariner.manifests.installation import Object
 
 __all__ = ["config_defaults", "config_features"]
 
-# Knative's own value, below which nothing needs to be said.
-KNATIVE_LIMIT = 600
+# Knative's default of max-revision-timeout-seconds.
+KNATIVE_DEFAULT_SECONDS = 600
 
 
 def config_defaults(workloads: Iterable[Workload]) -> Object:
-    """Knative refuses a Service whose timeout is above its cluster-wide limit: raise that to our longest."""
+    """Raises Knative's cluster-wide timeout limit to the longest declared timeout; it rejects Services above it."""
     longest = max((workload.timeout_seconds for workload in workloads), default=0)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": "config-defaults", "namespace": "knative-serving"},
-        "data": {"max-revision-timeout-seconds": str(max(longest, KNATIVE_LIMIT))},
+        "data": {"max-revision-timeout-seconds": str(max(longest, KNATIVE_DEFAULT_SECONDS))},
     }
 
 
 def config_features() -> Object:
-    """What components/disruption asks of a function's pod and Knative refuses unless it is told to take it."""
+    """Enables the pod field that components/disruption sets and Knative rejects by default."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -1,6 +1,6 @@
-"""What functions may do on the Kubernetes API: nothing, but for the one that serves models.
+"""The Kubernetes roles of functions: only the function that serves models has one.
 
-Rights end at the namespace of the models. None of them reaches a Secret, or an object of the platform itself.
+The role is limited to the models' namespace. It includes no Secrets and no objects of the platform itself.
 """
 
 from __future__ import annotations
@@ -10,38 +10,38 @@ from collections.abc import Iterator, Sequence
 from llmariner.manifests.declarations import Workload
 from llmariner.manifests.installation import LABELS, MODELS_NAMESPACE, NAMESPACE, Object
 
-__all__ = ["binding", "roles", "standby_rights"]
+__all__ = ["binding", "roles", "standby_roles"]
 
-GROUP = "rbac.authorization.k8s.io"
+RBAC_GROUP = "rbac.authorization.k8s.io"
 STANDBY = "standby"
 RUNTIMES = "llmariner-serving-runtimes"
 
-_LOOK = ("get", "list")
+_READ_VERBS = ("get", "list")
 
 
 def _rule(group: str, resources: Sequence[str], *verbs: str) -> Object:
     return {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)}
 
 
-# What the serving adapter asks, and no verb more (tests/serving/test_least_rights.py). Server-side apply of an object that
-# is not there yet is a patch and a creation.
-_SERVING = (
-    _rule("serving.kserve.io", ["inferenceservices"], *_LOOK, "create", "patch", "delete"),
-    _rule("apps", ["deployments"], *_LOOK),
+# Exactly the verbs that the serving adapter uses (tests/serving/test_least_rights.py). Server-side apply of a new object
+# needs both patch and create.
+_SERVING_RULES = (
+    _rule("serving.kserve.io", ["inferenceservices"], *_READ_VERBS, "create", "patch", "delete"),
+    _rule("apps", ["deployments"], *_READ_VERBS),
     _rule("apps", ["deployments/scale"], "patch"),
     _rule("", ["pods"], "list"),
-    _rule("", ["services"], *_LOOK),
-    # That an engine answers otherwise than expected is a warning of its InferenceService.
+    _rule("", ["services"], *_READ_VERBS),
+    # The adapter records unexpected engine responses as warning events of the InferenceService.
     _rule("", ["events"], "create"),
-    # A queue per project, an autoscaler per model that may have more replicas.
+    # One queue per project, and one autoscaler per model with several replicas.
     _rule("kueue.x-k8s.io", ["workloads"], "list"),
-    _rule("kueue.x-k8s.io", ["localqueues"], *_LOOK, "create", "patch", "delete"),
+    _rule("kueue.x-k8s.io", ["localqueues"], *_READ_VERBS, "create", "patch", "delete"),
     _rule("keda.sh", ["scaledobjects"], "create", "patch", "delete"),
     _rule("autoscaling", ["horizontalpodautoscalers"], "create", "patch", "delete"),
 )
-# A pod that stands by takes a model: its labels make it a replica of the model's Deployment. Who may patch any pod of the
-# namespace may change its image, so this is only where there are such pods.
-_STANDBY = (
+# Assigning a model to a standby pod changes its labels, so that the model's Deployment adopts it. Patching pods includes
+# changing their images, so this role exists only in installations with standby engines.
+_STANDBY_RULES = (
     _rule("apps", ["replicasets"], "list"),
     _rule("", ["pods"], "patch", "delete"),
 )
@@ -49,39 +49,39 @@ _STANDBY = (
 
 def roles() -> Iterator[Object]:
     """The role in the models' namespace."""
-    yield _role("Role", {"name": "serving", "namespace": MODELS_NAMESPACE, "labels": LABELS}, _SERVING)
+    yield _role("Role", {"name": "serving", "namespace": MODELS_NAMESPACE, "labels": LABELS}, _SERVING_RULES)
 
 
-def standby_rights(workloads: Sequence[Workload]) -> Iterator[Object]:
-    """What whoever serves models may do besides where engines stand by: join pods to models, read what runtimes say."""
+def standby_roles(workloads: Sequence[Workload]) -> Iterator[Object]:
+    """The additional roles for standby engines: patch pods, and read ClusterServingRuntimes."""
     labels = {**LABELS, "app.kubernetes.io/name": "standby-engine"}
-    subjects = [_subject(workload) for workload in workloads if workload.rights]
-    here = {"name": STANDBY, "namespace": MODELS_NAMESPACE, "labels": labels}
-    yield _role("Role", here, _STANDBY)
-    yield _bound("Role", here, STANDBY, subjects)
-    everywhere = {"name": RUNTIMES, "labels": labels}
-    yield _role("ClusterRole", everywhere, [_rule("serving.kserve.io", ["clusterservingruntimes"], "get")])
-    yield _bound("ClusterRole", everywhere, RUNTIMES, subjects)
+    subjects = [_subject(workload) for workload in workloads if workload.kubernetes_role]
+    namespaced = {"name": STANDBY, "namespace": MODELS_NAMESPACE, "labels": labels}
+    yield _role("Role", namespaced, _STANDBY_RULES)
+    yield _role_binding("Role", namespaced, STANDBY, subjects)
+    cluster_wide = {"name": RUNTIMES, "labels": labels}
+    yield _role("ClusterRole", cluster_wide, [_rule("serving.kserve.io", ["clusterservingruntimes"], "get")])
+    yield _role_binding("ClusterRole", cluster_wide, RUNTIMES, subjects)
 
 
 def binding(workload: Workload) -> Iterator[Object]:
-    """Gives a workload the role that it declares; nothing for one that declares none."""
-    if workload.rights:
+    """The RoleBinding of a workload to the role that it declares; nothing for one that declares none."""
+    if workload.kubernetes_role:
         labels = {**LABELS, "app.kubernetes.io/name": workload.name}
         metadata = {"name": workload.name, "namespace": MODELS_NAMESPACE, "labels": labels}
-        yield _bound("Role", metadata, workload.rights, [_subject(workload)])
+        yield _role_binding("Role", metadata, workload.kubernetes_role, [_subject(workload)])
 
 
 def _role(kind: str, metadata: Object, rules: Sequence[Object]) -> Object:
-    return {"apiVersion": f"{GROUP}/v1", "kind": kind, "metadata": metadata, "rules": list(rules)}
+    return {"apiVersion": f"{RBAC_GROUP}/v1", "kind": kind, "metadata": metadata, "rules": list(rules)}
 
 
-def _bound(kind: str, metadata: Object, role: str, subjects: list[Object]) -> Object:
+def _role_binding(kind: str, metadata: Object, role: str, subjects: list[Object]) -> Object:
     return {
-        "apiVersion": f"{GROUP}/v1",
+        "apiVersion": f"{RBAC_GROUP}/v1",
         "kind": f"{kind}Binding",
         "metadata": metadata,
-        "roleRef": {"apiGroup": GROUP, "kind": kind, "name": role},
+        "roleRef": {"apiGroup": RBAC_GROUP, "kind": kind, "name": role},
         "subjects": subjects,
     }
 

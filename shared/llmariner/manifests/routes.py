@@ -1,7 +1,7 @@
 """The HTTPRoute of a public function: its paths, at the public host, to Knative's local gateway.
 
-A Knative Service cannot be a backend of a route, since nothing listens behind it while it sleeps. So the Host header
-is rewritten to the function's own name inside the cluster, and the local gateway finds, or wakes, the function by it.
+A Knative Service cannot be a backend of a route, since it has no endpoints while it is scaled to zero. So the Host header
+is rewritten to the function's cluster-local name, by which the local gateway routes to the function or activates it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from llmariner.manifests.path_matches import Match
 __all__ = ["FALLBACK", "http_route"]
 
 FALLBACK = "health"
-"""The function that is given what no other asks for, so that an unknown URL is answered in our own envelope."""
+"""The function that receives unmatched requests, so that an unknown URL is answered in OpenAI's envelope."""
 
-# One route per function has one rule, far from the 16 that a route may have; a rule may have so many matches.
+# The Gateway API's limit of matches per rule; each route here has one rule of the 16 permitted.
 MATCHES_PER_RULE = 64
 
 
 def http_route(function: Function, matches: Sequence[Match]) -> Object:
-    """Everything that the function is given of what arrives at the Gateway."""
+    """The HTTPRoute with all matches of a function. DeclarationError where they exceed one rule."""
     if len(matches) > MATCHES_PER_RULE:
         raise DeclarationError(f"{function.source}: {len(matches)} paths; a rule holds {MATCHES_PER_RULE}")
-    service, there = LOCAL_GATEWAY
+    gateway_service, gateway_namespace = LOCAL_GATEWAY
     rule = {
         "matches": [_match(each) for each in matches],
         "filters": [
@@ -38,9 +38,9 @@ def http_route(function: Function, matches: Sequence[Match]) -> Object:
                 "requestHeaderModifier": {"set": [{"name": "X-Forwarded-Host", "value": HOST}]},
             },
         ],
-        # 0s is none. Unsaid, a Gateway's own limit would cut streams; the function's timeouts are the only ones.
+        # 0s disables the timeout. A Gateway's default would cut streams; the function has timeouts of its own.
         "timeouts": {"request": "0s"},
-        "backendRefs": [{"name": service, "namespace": there, "port": 80}],
+        "backendRefs": [{"name": gateway_service, "namespace": gateway_namespace, "port": 80}],
     }
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",

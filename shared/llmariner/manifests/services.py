@@ -1,4 +1,4 @@
-"""A Knative Service for every function and consumer, and the account under which it runs."""
+"""The Knative Service and the service account of each function and consumer."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from llmariner.manifests.installation import (
     Object,
 )
 
-__all__ = ["SECURITY", "account", "image", "image_of", "service"]
+__all__ = ["SECURITY", "image_name", "knative_service", "service_account", "workload_image"]
 
-# The user of the image. Named here too: Kubernetes cannot tell that a user without a number is not root.
+# The user of the image, by number because Kubernetes cannot verify that a named user is not root.
 USER = 65532
 
 PORT = 8080
 
-# A new revision is not ready before the Secrets are there and the schema is, and what Knative gives up meanwhile stays so
-# (unsaid: after 600 s). So it waits as long as the Jobs may, and for what follows their end.
-_PROGRESS_SECONDS = INSTALLATION_SECONDS + 600
+# A new revision becomes ready only after the Secrets and the database schema exist, and Knative never retries a revision
+# whose deadline passed (default 600 s). So the deadline is that of the Jobs plus the default.
+_PROGRESS_DEADLINE_SECONDS = INSTALLATION_SECONDS + 600
 
 SECURITY: Object = {
     "allowPrivilegeEscalation": False,
@@ -40,26 +40,26 @@ SECURITY: Object = {
 }
 
 
-def account(workload: Workload) -> Object:
-    """An account per function, so that rights are given to one alone. Without rights there is no token to try."""
+def service_account(workload: Workload) -> Object:
+    """One service account per function, so that a role applies to one function. Without a role no token is mounted."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
         "metadata": _metadata(workload),
-        "automountServiceAccountToken": workload.rights is not None,
+        "automountServiceAccountToken": workload.kubernetes_role is not None,
     }
 
 
-def service(workload: Workload) -> Object:
-    """The Knative Service, reachable inside the cluster only: the Gateway is the only door."""
+def knative_service(workload: Workload) -> Object:
+    """The Knative Service, visible inside the cluster only: external requests pass the Gateway."""
     metadata = _metadata(workload)
     metadata["labels"] = {**metadata["labels"], "networking.knative.dev/visibility": "cluster-local"}
     template = {
-        "metadata": {"labels": _pod_labels(workload), "annotations": _revision(workload.scale)},
+        "metadata": {"labels": _pod_labels(workload), "annotations": _revision_annotations(workload.scale)},
         "spec": {
             "serviceAccountName": workload.name,
-            # Knative takes this field to deny a token only; with rights, the account's own word counts.
-            **({} if workload.rights else {"automountServiceAccountToken": False}),
+            # Knative accepts only `false` in this field; otherwise the service account's setting applies.
+            **({} if workload.kubernetes_role else {"automountServiceAccountToken": False}),
             "enableServiceLinks": False,
             "containerConcurrency": workload.concurrency,
             **_timeouts(workload.timeout_seconds),
@@ -75,13 +75,13 @@ def service(workload: Workload) -> Object:
     }
 
 
-def image(workload: Workload) -> str:
-    """One image per set of extras and not per function: nodes hold few images, and a cold start rarely pulls one."""
-    return image_of(*workload.extras)
+def workload_image(workload: Workload) -> str:
+    """The image of a workload: one per set of extras, so that nodes hold few images and cold starts rarely pull one."""
+    return image_name(*workload.extras)
 
 
-def image_of(*extras: str) -> str:
-    """The image that holds these extras, given in their order."""
+def image_name(*extras: str) -> str:
+    """The image with these extras, which must be sorted."""
     return f"llmariner/{'-'.join(('function', *extras))}:{__version__}"
 
 
@@ -94,17 +94,20 @@ def _metadata(workload: Workload) -> Object:
 
 
 def _pod_labels(workload: Workload) -> dict[str, str]:
-    """Network policies know by the second label who may speak to the API server."""
-    return {**LABELS, **({"llmariner.ai/kubernetes": workload.rights} if workload.rights else {})}
+    """The pod's labels; network policies select pods with access to the API server by the second one."""
+    return {**LABELS, **({"llmariner.ai/kubernetes": workload.kubernetes_role} if workload.kubernetes_role else {})}
 
 
-def _revision(scale: Scale) -> dict[str, str]:
-    """What Knative reads of a revision beside its pod."""
-    return {**_autoscaling(scale), "serving.knative.dev/progress-deadline": f"{_PROGRESS_SECONDS}s"}
+def _revision_annotations(scale: Scale) -> dict[str, str]:
+    """The annotations of the revision template."""
+    return {
+        **_autoscaling_annotations(scale),
+        "serving.knative.dev/progress-deadline": f"{_PROGRESS_DEADLINE_SECONDS}s",
+    }
 
 
-def _autoscaling(scale: Scale) -> dict[str, str]:
-    chosen = {
+def _autoscaling_annotations(scale: Scale) -> dict[str, str]:
+    values = {
         "min-scale": scale.min,
         "max-scale": scale.max,
         "metric": scale.metric,
@@ -112,14 +115,14 @@ def _autoscaling(scale: Scale) -> dict[str, str]:
         "target-utilization-percentage": scale.utilization,
         "target-burst-capacity": scale.burst,
     }
-    return {f"autoscaling.knative.dev/{key}": str(value) for key, value in chosen.items() if value is not None}
+    return {f"autoscaling.knative.dev/{key}": str(value) for key, value in values.items() if value is not None}
 
 
 def _timeouts(seconds: int) -> dict[str, int]:
-    """One bound, said three times: unsaid, the other two are a cluster's defaults, and the first byte's is 300 s.
+    """The same limit for all three timeouts: the cluster's defaults of the other two are lower (300 s to the first byte).
 
-    All three count from the request's start until the first byte is written, silence included, so a request that
-    waits for a sleeping model without a stream would be cut by the smallest of them.
+    All three run until the first byte is written, so the smallest would cut a request that waits for a sleeping model
+    without a stream.
     """
     return {
         "timeoutSeconds": seconds,
@@ -131,10 +134,10 @@ def _timeouts(seconds: int) -> dict[str, int]:
 def _container(workload: Workload) -> Object:
     return {
         "name": "function",
-        "image": image(workload),
+        "image": workload_image(workload),
         "command": ["python", "-m", "llmariner.boot", workload.folder],
-        "envFrom": [{"configMapRef": {"name": SETTINGS}}, *_whole_objects(workload)],
-        "env": list(_environment(workload)),
+        "envFrom": [{"configMapRef": {"name": SETTINGS}}, *_env_from(workload)],
+        "env": list(_env(workload)),
         "ports": [{"name": "http1", "containerPort": PORT}],
         **_probes(workload),
         "resources": {"requests": dict(workload.requests), "limits": dict(workload.limits)},
@@ -144,9 +147,9 @@ def _container(workload: Workload) -> Object:
 
 
 def _probes(workload: Workload) -> Object:
-    """Readiness has no period on purpose: Knative then asks every 50 ms, and a cold start ends when it ends.
+    """The probes. Readiness has no period, so that Knative probes every 50 ms and a cold start has no added delay.
 
-    Starting is judged by liveness, so that a database that is away delays a copy and does not kill it.
+    The startup probe checks liveness, so that an unreachable database delays a pod and does not restart it.
     """
     live, ready = ({"path": path, "port": PORT} for path in (workload.liveness, workload.readiness))
     return {
@@ -156,25 +159,29 @@ def _probes(workload: Workload) -> Object:
     }
 
 
-def _whole_objects(workload: Workload) -> Iterator[Object]:
+def _env_from(workload: Workload) -> Iterator[Object]:
     for each in workload.variables:
         if each.name is None:
-            yield {f"{each.kind}Ref": {"name": each.of}}
+            yield {f"{each.object_kind}Ref": {"name": each.object_name}}
 
 
-def _environment(workload: Workload) -> Iterator[Object]:
-    """The secrets that a function of these extras needs, and no other, so that none leaks far; then what it declares."""
+def _env(workload: Workload) -> Iterator[Object]:
+    """The environment: only the Secret keys that the workload's extras need, then its declared variables."""
     declared = [each for each in workload.variables if each.name is not None]
     names = {each.name for each in declared}
     needed = {"LLMARINER_PEPPER": SECRETS, "LLMARINER_SERVICE_SECRET": SECRETS}
     if "database" in workload.extras:
         needed["LLMARINER_DATABASE_URL"] = DATABASE
-    secrets = [Variable(key, kind="secret", of=of, key=key) for key, of in needed.items() if key not in names]
-    yield from (_entry(each) for each in (*secrets, *declared))
+    secrets = [
+        Variable(key, object_kind="secret", object_name=secret, key=key)
+        for key, secret in needed.items()
+        if key not in names
+    ]
+    yield from (_env_entry(each) for each in (*secrets, *declared))
 
 
-def _entry(variable: Variable) -> Object:
-    if variable.kind is None:
+def _env_entry(variable: Variable) -> Object:
+    if variable.object_kind is None:
         return {"name": variable.name, "value": variable.value}
-    source: dict[str, Any] = {f"{variable.kind}KeyRef": {"name": variable.of, "key": variable.key}}
+    source: dict[str, Any] = {f"{variable.object_kind}KeyRef": {"name": variable.object_name, "key": variable.key}}
     return {"name": variable.name, "valueFrom": source}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from llmariner.installation.dex import BROUGHT, PATH
+from llmariner.installation.dex import CONNECTORS_SECRET, PATH
 from llmariner.manifests.installation import NAMESPACE
 from llmariner.settings import environment
 
@@ -50,7 +50,7 @@ _OBJECTS = (
         "rolebinding/dex",
         "httproutes.gateway.networking.k8s.io/dex",
     ),
-    *("secret/llmariner-dex", f"secret/{BROUGHT}"),
+    *("secret/llmariner-dex", f"secret/{CONNECTORS_SECRET}"),
 )
 
 
@@ -144,7 +144,7 @@ def _bring(lab: Lab, company: str, client: dict[str, Any]) -> None:
         "connectors.yaml": [{"type": "oidc", "id": "company", "name": "Company", "config": config}],
         "clients.yaml": [{"id": CONSOLE, "name": "Console", "public": True}],
     }
-    metadata = {"name": BROUGHT, "namespace": NAMESPACE}
+    metadata = {"name": CONNECTORS_SECRET, "namespace": NAMESPACE}
     data = {name: yaml.safe_dump(content) for name, content in files.items()}
     apply(lab, [{"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}])
 
