@@ -1,12 +1,12 @@
-"""An ASGI server as lean as the token path needs: HTTP/1.1 on asyncio and httptools, nothing else.
+"""A minimal ASGI server for the token path: HTTP/1.1 on asyncio and httptools.
 
-uvicorn does the same with more around it, at twice the CPU per request and per start. What is kept: streaming both ways
-with back-pressure, keep-alive, pipelined requests in order, `Expect: 100-continue`, bounds in bytes and time on all that
-a caller may do, a graceful end. What is left out: websockets, lifespan, TLS, HTTP/2 (the Gateway before us speaks those).
+uvicorn costs twice the CPU per request and per start. This server supports streaming in both directions with
+back-pressure, keep-alive, pipelined requests in order, `Expect: 100-continue`, limits in bytes and seconds on everything
+a client does, and graceful shutdown. It has no WebSockets, lifespan, TLS or HTTP/2; an ingress in front provides those.
 
-Two extensions in `scope["extensions"]`, for the token path. `llmariner.on_disconnect` takes a callback for the caller's
-hang-up, which costs less than a task that waits for `http.disconnect`. `llmariner.write` writes a part of a body at once;
-it returns None, or a future to wait for before more is written.
+The token path uses two extensions in `scope["extensions"]`. `llmariner.on_disconnect` takes a callback for the client's
+disconnect, which costs less than a task that waits for `http.disconnect`. `llmariner.write` writes a part of a body
+immediately; it returns None, or a future to await before the next write.
 """
 
 from llmariner.server.limits import ServerLimits

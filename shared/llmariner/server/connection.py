@@ -1,4 +1,4 @@
-"""One caller's connection: bytes in, requests one after another, and what becomes of bytes that are none."""
+"""One client connection: parsing, requests one after another, timeouts, and rejection of invalid bytes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["Connection"]
 
 _log = logging.getLogger(__name__)
 _BODY_HIGH_WATER = 256 * 1024
-# What is parsed in one go, so that others have their turns: a chunk of one byte is as much work as a large one. Of a body
-# in pieces of an ordinary size more is taken.
+# How much is parsed per turn of the event loop: a chunk of one byte is as much work as a large one. More is parsed of a body
+# whose parts have an ordinary size.
 _FEED_BYTES = 1024
 _BODY_FEED_BYTES = 16 * 1024
 _FREE_PARTS = 8
 _MIN_AVERAGE_PART = 64
-_POLL_PEER_CLOSED = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere only a reset is seen
+_POLL_PEER_CLOSED = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere only a reset is detected
 _FRAMING_FIELDS = (b"content-length", b"transfer-encoding")
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _INTERNAL_ERROR = "Something broke on our side."
@@ -37,9 +37,9 @@ _INTERNAL_ERROR = "Something broke on our side."
 class Connection(asyncio.Protocol):
     """Reads requests and runs them one after another.
 
-    `_last` is set once no further request is taken: what else comes is dropped. After the last answer our side is
-    closed, and the caller's is read for a bounded while (`_lingering_since`): a connection that is closed with bytes
-    unread is reset, and the reset may overtake the answer (RFC 9112 9.6).
+    Once `_no_more_requests` is set, further bytes are discarded. After the last response the sending side is closed, and
+    the client's bytes are read for a bounded time (`_lingering_since`): closing a connection with unread bytes resets
+    it, and the reset may overtake the response (RFC 9112 9.6).
     """
 
     __slots__ = (
@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
         self.drained: asyncio.Future[None] | None = None
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
 
-    # --- what the event loop calls ---
+    # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
             self._feed(data)
 
     def eof_received(self) -> bool:
-        """Most callers that end their side are gone; one that only wants to send no more hears what is ready soon."""
+        """The client closed its sending side. Most are gone then; a half-closed one receives what is ready shortly after."""
         self._half_closed = True
         if not self._no_more_requests and (self._receiving is not None or self._head_bytes):
             self.reject(400, "The request ended in its middle.")
@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
                 self.drained.set_result(None)
             self.drained = None
 
-    # --- what the parser calls ---
+    # --- callbacks of the parser ---
 
     def on_message_begin(self) -> None:
         self._url, self._headers = b"", []
@@ -169,13 +169,13 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # What comes behind the head is a trailer, which must not be taken for a header (RFC 9110 6.5.1).
+        # A field after the head is a trailer, which must not be merged into the header (RFC 9110 6.5.1).
         if self._receiving is None:
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self._receiving is not None or self._no_more_requests:
-            return  # what `_decline_upgrade` says to its parser, or what comes after a last request
+            return  # the head that `_decline_upgrade` feeds its parser, or bytes after the last request
         self._head_bytes = self._framed_bytes = self._interval_bytes = 0
         self._interval_seconds = 0.0
         parser, limits = self._parser, self._server.limits
@@ -196,7 +196,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         if self._receiving is None:
-            return  # of a request behind the last one
+            return  # bytes after the last request
         self._interval_bytes += len(body)
         if self._receiving.feed_body(body) > _BODY_HIGH_WATER:
             self._pause()
@@ -208,15 +208,15 @@ class Connection(asyncio.Protocol):
         self._no_more_requests = not self._receiving.keep_alive
         self._receiving = None
 
-    # --- what a cycle calls ---
+    # --- called by a request cycle ---
 
     @property
     def has_pending_requests(self) -> bool:
-        """Whether requests that came already wait for their turn."""
+        """Whether received requests wait for their turn."""
         return bool(self._queue) or bool(self._pending_rejection)
 
     def on_response_complete(self, *, keep_alive: bool) -> None:
-        """The current cycle's answer is whole: the next one, or the connection's end."""
+        """The current response is complete: start the next request, or close the connection."""
         self.current = None
         self._last_activity = self._server.now
         if not keep_alive:
@@ -230,14 +230,14 @@ class Connection(asyncio.Protocol):
         self.resume_reading()
 
     def on_application_error(self) -> None:
-        """The application gave the current request no answer: say so in its place, and hang up."""
+        """The application did not respond to the current request: send a 500 response, and close."""
         if self._receiving is self.current:
             self._receiving = None
         self.current = None
         self.reject(500, _INTERNAL_ERROR)
 
     def resume_reading(self) -> None:
-        """A part of the body was taken, or a turn is over; reads on unless something else holds it back."""
+        """Continue reading, unless requests wait for their turn or the connection is closing. Idempotent."""
         if not self._paused or self._queue or self.transport.is_closing():
             return
         if not self._unparsed:
@@ -247,13 +247,13 @@ class Connection(asyncio.Protocol):
             self._feed_scheduled = True
             self._loop.call_soon(self._feed_unparsed)
 
-    def reject(self, status: int, sentence: str) -> None:
-        """Take no further request; answer this once what came before is answered, and hang up."""
+    def reject(self, status: int, message: str) -> None:
+        """Accept no further request; send this error once earlier requests are answered, and close."""
         self._no_more_requests, self._unparsed, self._head_bytes, self._upgrade = True, b"", 0, False
         if self.transport.is_closing():
             return
         rejected, self._receiving = self._receiving, None
-        answer = error_response(status, sentence, self._server.date)
+        response = error_response(status, message, self._server.date)
         if rejected is not None and rejected is self.current:
             self.current = None
             rejected.on_disconnect()
@@ -262,34 +262,34 @@ class Connection(asyncio.Protocol):
             elif rejected.response_started:
                 self._linger()
             else:
-                self._send_and_close(answer)
+                self._send_and_close(response)
             return
         if rejected is not None:
             self._queue.remove(rejected)
         if self.current is None:
-            self._send_and_close(answer)
+            self._send_and_close(response)
         else:
-            self._pending_rejection = answer
+            self._pending_rejection = response
 
     def abort(self) -> None:
-        """Hang up at once."""
+        """Close immediately, without sending what is buffered."""
         self.transport.abort()
 
-    # --- limits of time ---
+    # --- timeouts ---
 
     def close_if_idle(self) -> None:
-        """Nothing is under way here, so the server's end need not wait."""
+        """Close unless a request or its head is in progress; for the server's shutdown."""
         if self.current is None and not self._head_bytes and self._lingering_since is None:
             self._close()
 
     def check_timeouts(self) -> None:
-        """Hang up on a caller that takes too long over what it does."""
+        """Reject, close or abort when a timeout of `ServerLimits` has passed. Called every tick."""
         if self._queue and not self.transport.is_closing() and self._client_closed_unread():
             self._close_half_closed()
             return
         now, limits = self._server.now, self._server.limits
-        stuck = self._write_blocked_since if self._write_blocked_since is not None else self._closing_since
-        if stuck is not None and now - stuck > limits.write_seconds:
+        blocked_since = self._write_blocked_since if self._write_blocked_since is not None else self._closing_since
+        if blocked_since is not None and now - blocked_since > limits.write_seconds:
             self.abort()
         elif self._lingering_since is not None:
             self._check_lingering(self._lingering_since)
@@ -302,7 +302,7 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _client_closed_unread(self) -> bool:
-        """Whether the caller ended its side while nothing is read, as long as requests wait for their turn."""
+        """Whether the client closed its sending side while reading is paused."""
         poll = select.poll()
         poll.register(self.transport.get_extra_info("socket").fileno(), _POLL_PEER_CLOSED)
         return bool(poll.poll(0))
@@ -316,7 +316,7 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def _check_body(self, receiving: RequestCycle) -> None:
-        """Only the time in which we read counts, and not while the caller waits for leave to send."""
+        """Only time spent reading counts: neither a pause nor the wait of a client for `100 Continue`."""
         limits = self._server.limits
         if self._paused or receiving.wants_continue:
             return
@@ -331,7 +331,7 @@ class Connection(asyncio.Protocol):
     # --- reading ---
 
     def _feed_unparsed(self) -> None:
-        """Parse some of what is held; the rest when others had their turn."""
+        """Parse a slice of the buffered bytes; the rest follows in later turns of the event loop."""
         self._feed_scheduled = False
         self._feed_slice(_FEED_BYTES)
         receiving = self._receiving
@@ -365,7 +365,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade as offer:
             self._decline_upgrade(data[offer.args[0] :])
         except httptools.HttpParserError as error:
-            if not self._no_more_requests:  # what comes behind a last request is nobody's
+            if not self._no_more_requests:  # bytes after the last request are discarded
                 self._reject_parse_error(error)
         else:
             self._check_bytes()
@@ -373,7 +373,7 @@ class Connection(asyncio.Protocol):
     def _reject_parse_error(self, error: httptools.HttpParserError) -> None:
         cause = error.__context__
         if isinstance(cause, RequestRejected):
-            self.reject(cause.status, cause.sentence)
+            self.reject(cause.status, cause.message)
         elif isinstance(error, httptools.HttpParserInvalidURLError) or isinstance(
             cause, httptools.HttpParserInvalidURLError
         ):
@@ -396,9 +396,9 @@ class Connection(asyncio.Protocol):
             self.reject(400, "The body comes in too many, too small chunks: send it in chunks of at least 64 bytes.")
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Go on as if nothing had been offered (RFC 9110 7.8). The parser ends at such a head: another reads the body."""
+        """Ignore an offered upgrade (RFC 9110 7.8). The parser stops at such a head, so that a new one reads the body."""
         if self._receiving is None:
-            return  # of a request behind the last one
+            return  # bytes after the last request
         if self._receiving.method == "CONNECT":
             self.reject(501, "This is no proxy.")
             return
@@ -420,19 +420,19 @@ class Connection(asyncio.Protocol):
         if self._discarded_bytes > self._server.limits.linger_bytes:
             self.abort()
 
-    # --- running and ending ---
+    # --- running and closing ---
 
     def _start(self, cycle: RequestCycle) -> None:
         self.current = cycle
         cycle.task = self._loop.create_task(cycle.run())
 
-    def _send_and_close(self, answer: bytes) -> None:
+    def _send_and_close(self, response: bytes) -> None:
         self._pending_rejection = b""
-        self.transport.write(answer)
+        self.transport.write(response)
         self._linger()
 
     def _linger(self) -> None:
-        """Close our side once all is written; read and drop what the caller still sends."""
+        """Close the sending side once everything is written; read and discard what the client still sends."""
         self._no_more_requests = True
         if self._half_closed or self._lingering_since is not None or self.transport.is_closing():
             self._close()

@@ -1,4 +1,4 @@
-"""What one connection may take of a process, in bytes and in time."""
+"""Limits of one connection, in bytes and seconds."""
 
 from __future__ import annotations
 
@@ -11,56 +11,56 @@ __all__ = ["ServerLimits"]
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """Bytes and seconds. Time is looked at once in `tick_seconds`, so every limit of time may be exceeded by that."""
+    """Bytes and seconds. Timeouts are checked every `tick_seconds`, so each may be exceeded by that much."""
 
     head_bytes: int = 64 * 1024
     """Request line and header fields."""
 
     head_fields: int = 256
-    """Header fields."""
+    """Number of header fields."""
 
     head_seconds: float = 30.0
     """From the first byte of a head to its last."""
 
     idle_seconds: float = 120.0
-    """`LLMARINER_KEEP_ALIVE_SECONDS`: of a connection without a request. Longer than any proxy before us keeps one: Go's
-    90 s (queue-proxy, activator). Else a request could meet our close."""
+    """`LLMARINER_KEEP_ALIVE_SECONDS`: the keep-alive timeout. It exceeds that of the proxies in front (Go's 90 s in
+    queue-proxy and activator), so that no proxy sends a request on a connection that this server is closing."""
 
     body_seconds: float = 30.0
-    """In each span of so many seconds in which we read, `body_bytes` of a body have to come."""
+    """In each interval of so many seconds of reading, at least `body_bytes` of a body must arrive."""
 
     body_bytes: int = 240 * 30
 
     framing_bytes: int = 64 * 1024
-    """Chunk sizes, chunk extensions and trailers, beyond sixteen bytes for each of a body."""
+    """Chunk sizes, chunk extensions and trailers, in addition to sixteen bytes for each byte of the body."""
 
     chunks: int = 4096
-    """Chunks of a body, beyond one for each 64 bytes of it."""
+    """Chunks of a body, in addition to one for each 64 bytes of it."""
 
     write_seconds: float = 60.0
-    """`LLMARINER_WRITE_TIMEOUT_SECONDS`: how long what was written may wait for a caller that does not read."""
+    """`LLMARINER_WRITE_TIMEOUT_SECONDS`: how long written bytes may wait for a client that does not read."""
 
     half_closed_seconds: float = 0.25
-    """How long a caller that ended its side of the connection is believed to listen still. Most have gone."""
+    """How long a response may still be sent to a client that closed its sending side. Most such clients are gone."""
 
     linger_bytes: int = 64 * 1024 * 1024
-    """What is read and dropped after the last answer, so that a caller still sending hears it (RFC 9112 9.6)."""
+    """Bytes read and discarded after the last response, so that a client that still sends receives it (RFC 9112 9.6)."""
 
     linger_seconds: float = 30.0
-    """How long, at most."""
+    """How long bytes are discarded, at most."""
 
     linger_quiet_seconds: float = 5.0
-    """How long without a byte."""
+    """How long to wait for a further byte to discard."""
 
     connections_per_address: int = 0
-    """`LLMARINER_CONNECTIONS_PER_ADDRESS`: of an address of IPv4, or a network of 64 bits in IPv6. 0 for no limit, as
-    behind a proxy, whose address all callers have."""
+    """`LLMARINER_CONNECTIONS_PER_ADDRESS`: open connections per IPv4 address or IPv6 /64 network. 0 means no limit, which
+    is right behind a proxy, whose address all clients share."""
 
     tick_seconds: float = 1.0
 
     @classmethod
     def load(cls, env: Environment) -> ServerLimits:
-        """Read from a mapping. ValueError says which variable is wrong."""
+        """Read the limits from environment variables. ValueError names the invalid variable."""
         return cls(
             idle_seconds=read_number(env, "LLMARINER_KEEP_ALIVE_SECONDS", cls.idle_seconds, minimum=1),
             write_seconds=read_number(env, "LLMARINER_WRITE_TIMEOUT_SECONDS", cls.write_seconds, minimum=0.1),

@@ -1,4 +1,4 @@
-"""One request and its answer, as ASGI sees them."""
+"""One request and its response, as an ASGI scope with its receive and send callables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WITHOUT_BODY = (204, 304)
 
 
 class RequestCycle:
-    """One request and its answer. `size` and `parts` are those of the body that came so far."""
+    """One request and its response. `body_size` and `body_parts` count the bytes and parts of the body received so far."""
 
     __slots__ = (
         "_body",
@@ -78,26 +78,29 @@ class RequestCycle:
 
     @property
     def method(self) -> str:
-        """Of the request."""
+        """The request's method."""
         found: str = self._scope["method"]
         return found
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Of the request."""
+        """The request's header fields, names in lower case."""
         found: list[tuple[bytes, bytes]] = self._scope["headers"]
         return found
 
     async def run(self) -> None:
-        """Let the application answer; whatever it does, the connection ends up in a known state."""
+        """Run the application. Afterwards the connection serves the next request or closes, whatever the application did."""
         try:
             await self._server.application(self._scope, self._receive, self._send)
-        except (Exception, asyncio.CancelledError) as error:  # it may wait for something that somebody else cancels
+        except (
+            Exception,
+            asyncio.CancelledError,
+        ) as error:  # the application may await a task that is canceled elsewhere
             if not (self._disconnected and isinstance(error, asyncio.CancelledError)):
                 _log.exception("the application failed on %s %r", self._scope["method"], self._scope["path"])
         finally:
-            # Request, scope and task hold each other: undone by hand, since finding such rings takes the garbage
-            # collector an eighth of the time of a small request.
+            # Request, scope and task refer to each other: this breaks the cycle, because the garbage collector would
+            # spend an eighth of the time of a small request on finding it.
             self._disconnect_callbacks.clear()
             self._scope["extensions"] = {}
             self.task = None
@@ -108,13 +111,13 @@ class RequestCycle:
         elif not self.response_complete or self._remaining_length:
             self._connection.abort()
         else:
-            # A body that nobody read would be taken for the next request.
+            # The unread rest of a body would be parsed as the next request.
             self._connection.on_response_complete(
                 keep_alive=self.keep_alive and not (self._more_body or self._protocol_violated)
             )
 
     def feed_body(self, body: bytes) -> int:
-        """Take a part of the body; returns how many bytes wait for the application."""
+        """Buffer a part of the body; returns how many bytes wait for the application."""
         self.body_size += len(body)
         self.body_parts += 1
         if not self._body:
@@ -128,22 +131,22 @@ class RequestCycle:
         return len(self._body)
 
     def is_full(self, high_water: int) -> bool:
-        """Whether so many bytes wait for the application that no more should be read."""
+        """Whether more of the body is to come, and more than `high_water` bytes wait for the application."""
         return self._more_body and len(self._body) > high_water
 
     def on_body_complete(self) -> None:
-        """The body is whole."""
+        """Mark the body as complete."""
         self._more_body = False
         self._wake()
 
     def _add_disconnect_callback(self, callback: Callable[[], None]) -> None:
         if self._disconnected:
-            self._connection._loop.call_soon(callback)  # the caller was gone before anybody asked
+            self._connection._loop.call_soon(callback)  # the client was gone before the callback was added
         else:
             self._disconnect_callbacks.append(callback)
 
     def on_disconnect(self) -> None:
-        """The caller is gone."""
+        """Report the client's disconnect to the application, unless its response is complete."""
         self._disconnected = True
         self._wake()
         if not self.response_complete:
@@ -162,7 +165,7 @@ class RequestCycle:
         while not self._disconnected and not self.response_complete:
             if self._body or not (self._more_body or self._eof_delivered):
                 return self._next_message()
-            # The body was given out whole, or more of it is to come: wait for that, or for the hang-up.
+            # The whole body was delivered, or more of it is to come: wait for the disconnect, or for more.
             self._waiter = self._connection._loop.create_future()
             await self._waiter
         return {"type": "http.disconnect"}
@@ -178,7 +181,7 @@ class RequestCycle:
 
     async def _send(self, message: Message) -> None:
         if self._disconnected:
-            await asyncio.sleep(0)  # an application that goes on without looking must not keep others from their turns
+            await asyncio.sleep(0)  # an application that ignores the disconnect must not starve other tasks
             return
         if message["type"] == "http.response.start":
             self._write_head(message["status"], message["headers"])
@@ -195,7 +198,7 @@ class RequestCycle:
 
     def _write_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         if self.response_started:
-            # It would be taken for the answer to the next request, which may be another caller's.
+            # A second head would be read as the response to the next request, which may be another client's.
             self._protocol_error("a second head for one request")
         self.response_started = True
         lines = []
@@ -215,7 +218,7 @@ class RequestCycle:
             self.keep_alive = False
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
-        # Leaves with the first part of the body: one system call less per answer.
+        # The head is sent with the first part of the body: one system call less per response.
         self._head = b"%b%b%b\r\n" % (status_line(status), self._server.date, b"".join(lines))
 
     def _write_body(self, body: bytes, *, more: bool) -> None:

@@ -1,4 +1,4 @@
-"""What RFC 9110 and 9112 ask of a request's head beyond what the parser looks at, and its target in parts."""
+"""Checks of RFC 9110 and 9112 on the head of a request that the parser does not make, and the parts of its target."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import httptools
 __all__ = ["RequestHead", "RequestRejected", "parse_head", "split_target"]
 
 _CHECKED_FIELDS = frozenset({b"host", b"transfer-encoding", b"expect"})
-# RFC 3986 3.2.2 and 3.2.3, without asking in which order. User information is no part of a Host.
+# RFC 3986 3.2.2 and 3.2.3, in any order. User information is not part of a Host.
 _HOST_CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
 _MAX_CACHED_TARGET = 256
 
 
 class RequestRejected(Exception):
-    """What came is no request that we take: the status and the sentence of the answer."""
+    """The request is not acceptable; `status` and `message` are those of the response."""
 
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
         self.status = status
-        self.sentence = sentence
+        self.message = message
 
 
 class RequestHead(NamedTuple):
-    """What the header fields say to the server itself."""
+    """The header fields that the server itself acts on."""
 
     chunked: bool
     wants_continue: bool
 
 
 def parse_head(version: str, headers: Sequence[tuple[bytes, bytes]]) -> RequestHead:
-    """Look at the fields that framing and routing rest on. Refused names what is wrong."""
+    """Check the fields that framing and routing depend on. RequestRejected names the invalid one."""
     if version not in ("1.1", "1.0"):
         raise RequestRejected(505, "Speak HTTP/1.1 here.")
     hosts, chunked, wants_continue = 0, False, False
@@ -56,7 +56,7 @@ def parse_head(version: str, headers: Sequence[tuple[bytes, bytes]]) -> RequestH
 
 
 def _check_coding(version: str, value: bytes) -> None:
-    """RFC 9112 6.1 and 6.3."""
+    """Reject every transfer coding but `chunked` (RFC 9112 6.1 and 6.3)."""
     if version == "1.0":
         raise RequestRejected(400, "HTTP/1.0 has no 'Transfer-Encoding': send the body with a 'Content-Length'.")
     *others, last = value.lower().split(b",")
@@ -67,11 +67,11 @@ def _check_coding(version: str, value: bytes) -> None:
 
 
 def split_target(target: bytes) -> tuple[str, bytes, bytes]:
-    """Path, path as it came and query of a request's target. httptools.HttpParserInvalidURLError when it is none.
+    """The decoded path, the raw path and the query of a request target.
 
-    What is not UTF-8 in the path becomes U+FFFD.
+    Bytes of the path that are not UTF-8 become U+FFFD. Raises httptools.HttpParserInvalidURLError.
     """
-    # Most requests ask for one of few. Only short ones are kept: 256 KiB of targets in all.
+    # Most requests have one of few targets. Only short ones are cached: 256 KiB of targets in all.
     return _split_cached(target) if len(target) <= _MAX_CACHED_TARGET else _split(target)
 
 

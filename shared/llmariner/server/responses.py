@@ -1,4 +1,4 @@
-"""The answers that the server gives by itself, and the status lines of all."""
+"""Responses that the server sends without the application, and status lines."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _CODES = {
 
 
 def status_line(status: int) -> bytes:
-    """The first line of an answer."""
+    """The status line of a response."""
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
-def error_response(status: int, sentence: str, date: bytes) -> bytes:
-    """The whole answer to what is no request, or can't be answered by an application; the connection ends with it."""
+def error_response(status: int, message: str, date: bytes) -> bytes:
+    """A complete error response to a request that no application answers; it announces `connection: close`."""
     kind = "server_error" if status == 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
-    error = {"message": sentence, "type": kind, "param": None, "code": _CODES.get(status, "bad_request")}
+    error = {"message": message, "type": kind, "param": None, "code": _CODES.get(status, "bad_request")}
     body = json.dumps({"error": error}).encode()
     head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n" % len(body)
     return b"%b%b%bx-request-id: req_%b\r\n\r\n%b" % (

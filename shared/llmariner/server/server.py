@@ -1,4 +1,4 @@
-"""Listens, keeps the connections and their limits of time, and ends in order."""
+"""The server: it listens, tracks connections, enforces their timeouts and shuts down gracefully."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class Server:
-    """Serves one application until told to end."""
+    """Serves one ASGI application. `grace`: seconds that open requests have to finish after a shutdown begins."""
 
     def __init__(
         self,
@@ -41,22 +41,24 @@ class Server:
         self.shutting_down = False
         self.date = b""
         self.now = time.monotonic()
-        """Monotonic seconds, as of the last tick: what limits of time are measured by."""
+        """Monotonic seconds as of the last tick; all timeouts are measured with it."""
         self._address = (host, port)
         self._grace = grace
         self._stop = asyncio.Event()
 
     async def serve(self, on_listening: Callable[[], None] = lambda: None) -> None:
-        """Listen until SIGTERM or SIGINT; then let what is under way finish, up to the grace. OSError: port taken.
+        """Listen until shutdown, then let open requests finish within the grace period. OSError when the port is in use.
 
-        `listening` is called once the port is ours.
+        `on_listening` is called once the port is bound.
         """
         loop = asyncio.get_running_loop()
         self._tick()
         listener = await loop.create_server(lambda: Connection(self, loop), *self._address, backlog=2048)
         _limit_unacknowledged(listener, self.limits.write_seconds)
         for number in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread: somebody else ends us
+            with contextlib.suppress(
+                RuntimeError, ValueError
+            ):  # outside the main thread, the embedder calls `shut_down`
                 loop.add_signal_handler(number, self.shut_down)
         on_listening()
         timeout_task = asyncio.create_task(self._check_timeouts_periodically())
@@ -68,7 +70,7 @@ class Server:
             timeout_task.cancel()
 
     def shut_down(self) -> None:
-        """Begin to end."""
+        """Start a graceful shutdown. Idempotent; call it in the loop of `serve`."""
         self.shutting_down = True
         self._stop.set()
 
@@ -76,7 +78,7 @@ class Server:
         deadline = time.monotonic() + self._grace
         for connection in list(self.connections):
             connection.close_if_idle()
-        while self.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - the end of the process, not a hot path
+        while self.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - polled only at shutdown
             await asyncio.sleep(0.05)
         for connection in list(self.connections):
             connection.abort()
@@ -89,8 +91,8 @@ class Server:
             for connection in list(self.connections):
                 try:
                     connection.check_timeouts()
-                except Exception:  # all others would be without limits from now on
-                    _log.exception("the limits of a connection can't be looked at: it is closed")
+                except Exception:  # the timeouts of all other connections depend on this loop
+                    _log.exception("checking the timeouts of a connection failed: it is closed")
                     connection.abort()
 
     def _tick(self) -> None:
@@ -99,10 +101,10 @@ class Server:
 
 
 def _limit_unacknowledged(listener: asyncio.Server, seconds: float) -> None:
-    """What the kernel sent and nobody acknowledged, or may not send to a full reader, ends the connection after that long.
+    """Make the kernel end a connection whose bytes stay unacknowledged, or unsent to a full reader, for `seconds`.
 
-    So that it has something to send while an answer is awaited, it probes: a caller whose machine or network is gone says
-    no goodbye. Connections inherit all of it from the socket that they were accepted on. Linux only.
+    TCP keepalive probes detect a client whose machine or network disappeared while it waits for a response. Accepted
+    connections inherit these options from the listening socket. Linux only.
     """
     probe = max(1, int(seconds / 4))
     if hasattr(socket, "TCP_USER_TIMEOUT"):
