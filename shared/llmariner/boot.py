@@ -1,6 +1,6 @@
-"""A function's lean server: `python -m llmariner.boot functions/<name>` serves its `main.py` by our own server.
+"""The entry point of function images: `python -m llmariner.boot functions/<name>` serves a function with `llmariner.server`.
 
-The same `main.py` as under functions-framework, at a third of its cold start; what function images run.
+It serves the same `main.py` as functions-framework does, with a third of its cold start.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["load", "main"]
 
 
 def load(folder: Path) -> LazyApplication:
-    """The application of a function's or consumer's folder. ValueError when there is no main.py in it."""
+    """The application of a function's or event consumer's folder. ValueError when it has no main.py."""
     source = folder / "main.py"
     if not source.is_file():
         raise ValueError(f"{folder} holds no main.py; name the folder of a function or of an event consumer.")
@@ -37,25 +37,25 @@ def load(folder: Path) -> LazyApplication:
 
 
 def main(arguments: list[str]) -> None:
-    """Serve the folder named by the first argument on `HOST` and `PORT` (default 0.0.0.0 and 8080, as Knative expects)."""
+    """Serve the folder of the only argument on `HOST` and `PORT` (0.0.0.0 and 8080 by default, as Knative expects)."""
     if len(arguments) != 1:
         sys.exit("usage: python -m llmariner.boot FOLDER")
     application = load(Path(arguments[0])).prepare()
-    # What is alive now stays; what requests make dies young and without cycles, so look for garbage less often.
+    # Objects alive now stay alive, and those of requests are freed without cycles, so garbage is collected less often.
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
-    # Knative's contract: every address, the port it names. Pods are cluster-local.
+    # Knative's runtime contract: listen on all addresses, at the given port. Pods are cluster-local.
     serve(application, host=os.environ.get("HOST", "0.0.0.0"), port=int(os.environ.get("PORT", "8080")))  # noqa: S104
 
 
 def serve(application: Any, *, host: str, port: int) -> None:
-    """Serve an application in this process until it is told to end."""
+    """Serve an application in this process until SIGTERM or SIGINT, then call its `close` if it has one."""
     import uvloop
 
     limits = ServerLimits.load(os.environ)
 
     async def run() -> None:
-        # Streams under way may take hours; whoever runs us (the kubelet) has a grace of its own and ends us after it.
+        # Open streams may take hours: the kubelet applies its own grace period.
         await Server(application, host=host, port=port, grace=math.inf, limits=limits).serve()
         if close := getattr(application, "close", None):
             await close()

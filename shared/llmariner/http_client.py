@@ -1,11 +1,11 @@
-"""An HTTP/1.1 client as lean as the token path needs: asyncio and httptools, connections kept alive per origin.
+"""A minimal HTTP/1.1 client for the token path: asyncio and httptools, with a pool of idle connections per origin.
 
-A response is read chunk by chunk; a reader that is slow makes the sender wait (the socket is not read past a bound), so
-memory stays flat however long a stream is. Closing a response before its end closes the connection: that is how a
-caller's hang-up reaches an engine.
+A response is read chunk by chunk, with back-pressure: past a high-water mark the socket is not read, so memory use does not
+depend on the length of a stream. Closing a response before its end closes the connection; that is how a client's disconnect
+reaches an engine.
 
-Servers are not trusted: head, chunk extensions and trailers are bounded, silence has a limit, and whatever a server sends
-beyond its one answer closes the connection.
+Servers are not trusted: heads, chunk extensions and trailers are bounded, reads time out, and bytes after the end of a
+response close the connection.
 """
 
 from __future__ import annotations
@@ -34,43 +34,43 @@ __all__ = [
 Sink = Callable[[bytes], "asyncio.Future[None] | None"]
 Headers = Iterable[tuple[bytes, bytes]]
 _HIGH_WATER = 256 * 1024
-# Of a head with everything before it (1xx answers), and of what may stand between two parts of a body.
+# Of a head with the 1xx responses before it, and of the framing between two parts of a body.
 _MAX_FRAMING_BYTES = 64 * 1024
-# A larger body is written beside the head, not copied behind it.
+# A larger body is written separately, without copying it behind the head.
 _LARGE_BODY = 64 * 1024
 _MAX_IDLE = 128
-# uvicorn, and so vLLM, closes a connection that was idle for 5 s: one used just then would lose its request.
+# uvicorn, and so vLLM, closes a connection after 5 s without a request; a request sent at that moment would be lost.
 _IDLE_SECONDS = 4.0
 _CONNECT_SECONDS = 5.0
 _UNIX = "unix:"
 _READ_TIMEOUT_SECONDS = 300.0
 _SWEEP_SECONDS = 0.5
-# How long a server may take to end an answer of which all that matters has come.
+# How long a server may take to end a response whose rest is discarded.
 _END_SECONDS = 1.0
 
 
 class ConnectionFailed(Exception):
-    """No byte of an answer came: nothing listens there, or it hung up. The request may be tried elsewhere."""
+    """No response head arrived: the connection was refused or closed. The request may be retried elsewhere."""
 
 
 class ResponseTimeout(ConnectionFailed):
-    """The server took the request and sent nothing for the allowed time."""
+    """The server accepted the request and sent nothing within the read timeout."""
 
 
 class ResponseFailed(Exception):
-    """The answer began and broke off, fell silent, or was no HTTP."""
+    """The response began, and then broke off, timed out, or was not valid HTTP."""
 
 
 class ResponseTooLarge(ResponseFailed):
-    """More came than whoever reads takes."""
+    """The response is larger than its reader accepts."""
 
 
 class ReaderTimeout(Exception):
-    """A sink did not take what it was given within the allowed time."""
+    """A sink did not accept a chunk within the client's `write_timeout`."""
 
 
 class Response:
-    """An answer on its way. `headers` have lower-case names. Read with `chunk` or `read`; always `close`."""
+    """A response whose head has arrived; header names are in lower case. Read with `chunk`, `pipe` or `read`; always `close`."""
 
     __slots__ = ("_connection", "headers", "status")
 
@@ -80,26 +80,26 @@ class Response:
         self.headers = headers
 
     def header(self, name: bytes) -> bytes | None:
-        """The first header of that lower-case name."""
+        """The first value of the header with this lower-case name."""
         return next((value for key, value in self.headers if key == name), None)
 
     async def chunk(self) -> bytes:
-        """All bytes that are there, at least one; empty at the end. ResponseBroken when it breaks off."""
+        """The bytes that have arrived, at least one; empty at the end. Raises ResponseFailed."""
         return await self._connection.chunk()
 
     async def pipe(self, sink: Sink) -> None:
-        """Call `sink` with what arrives, as it arrives, to the end. ResponseBroken when it breaks off.
+        """Call `sink` with each chunk as it arrives, until the end. Raises ResponseFailed.
 
-        A token takes one pass of the event loop this way, where `chunk` takes two. A future returned by `sink` stops
-        the reading until it is done; ReaderStalled when that takes longer than the client's `write_timeout`. What `sink`
-        raises ends the response and is raised here.
+        A token takes one pass of the event loop this way, where `chunk` takes two. A future returned by `sink` pauses
+        reading until it is done; ReaderTimeout when that takes longer than the client's `write_timeout`. An exception of
+        `sink` ends the response and is raised here.
         """
         await self._connection.pipe(sink)
 
     async def read(self, limit: int = 64 * 1024 * 1024, *, on_progress: Callable[[int], None] | None = None) -> bytes:
-        """The rest of the body; closes the response, however it ends. ResponseTooLarge when it is over `limit` bytes.
+        """The rest of the body; always closes the response. ResponseTooLarge when it is over `limit` bytes.
 
-        `held` is told how many bytes there are so far, and may raise.
+        `on_progress` is called with the number of bytes read so far, and may raise.
         """
         parts, size = [], 0
         try:
@@ -115,18 +115,18 @@ class Response:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def discard_rest(self) -> None:
-        """All that matters has come: drop what follows. `pipe` and `chunk` end with the body, or within two seconds."""
+        """Discard the rest of the body. `pipe` and `chunk` end with the body, or within two seconds."""
         self._connection.discard_rest()
 
     def close(self) -> None:
-        """Give the connection back when the answer was read to its end, else close it. Idempotent."""
+        """Return the connection to the pool when the response was read to its end, else close it. Idempotent."""
         self._connection.release()
 
 
 class Client:
-    """Connections to any number of origins. One per process and event loop.
+    """A pool of connections to any number of origins. One per event loop.
 
-    `write_timeout`: seconds that a sink may take to accept what it was given (see `Response.pipe`).
+    `write_timeout`: seconds that a sink may take to accept a chunk (see `Response.pipe`).
     """
 
     def __init__(self, *, write_timeout: float = math.inf) -> None:
@@ -146,13 +146,11 @@ class Client:
         read_timeout: float = _READ_TIMEOUT_SECONDS,
         idempotent: bool = False,
     ) -> Response:
-        """Send a request to `http://host:port` or `unix:path`, a socket's, and wait for the head of the answer.
+        """Send a request to `http://host:port` or `unix:path` (a socket), and wait for the head of the response.
 
-        ConnectionFailed when none comes.
-
-        It is sent once. Only a GET, or what its caller calls `idempotent`, is sent once more when a kept connection turns
-        out to be closed. `silence`: seconds that the server may send nothing, before its head (ResponseOverdue) or between
-        two parts of its body (ResponseBroken).
+        Raises ConnectionFailed. The request is sent once; only a GET, or one that is marked `idempotent`, is sent again
+        when an idle connection turns out to be closed. `read_timeout`: seconds that the server may send nothing, before
+        its head (ResponseTimeout) or between two parts of its body (ResponseFailed).
         """
         head = _request_head(origin, method, path, headers, len(body))
         connection = self._take_idle(origin)
@@ -178,7 +176,7 @@ class Client:
             self._sweep_timer = None
 
     def return_to_pool(self, connection: _Connection) -> None:
-        """Keep a connection for the next request to its origin."""
+        """Keep an idle connection for the next request to its origin."""
         idle = self._idle.setdefault(connection.origin, deque())
         if len(idle) < _MAX_IDLE:
             idle.append(connection)
@@ -186,13 +184,13 @@ class Client:
             connection.abort()
 
     def track(self, connection: _Connection) -> None:
-        """Look after a connection that is in use."""
+        """Check the timeouts of a connection until it leaves `busy`."""
         self.busy.add(connection)
         if self._sweep_timer is None:
             self._sweep_timer = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
 
     def _sweep(self) -> None:
-        """Close what was idle for too long, and forget origins that nobody asks any more; see to those in use."""
+        """Check the timeouts of busy connections, and close those that were idle for too long."""
         now = monotonic()
         for connection in list(self.busy):
             connection.check_timeouts(now)
@@ -241,11 +239,11 @@ def _request_head(origin: str, method: str, path: str, headers: Headers, length:
 
 
 def _discard(_: bytes) -> None:
-    """A sink for what nobody wants."""
+    """A sink that ignores its chunks."""
 
 
 class _Connection(asyncio.Protocol):
-    """One connection and the one exchange on it."""
+    """One connection, and the one request that is in progress on it."""
 
     def __init__(self, client: Client, origin: str) -> None:
         self.origin = origin
@@ -256,7 +254,7 @@ class _Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._idle_since = 0.0
-        # These end the connection, or are as they were when an exchange ends.
+        # Each of these ends the connection, or has its initial value again when a request ends.
         self._error: Exception | None = None
         self._timed_out = False
         self._last_received_at = 0.0
@@ -281,7 +279,7 @@ class _Connection(asyncio.Protocol):
         self._received_since_check = True
 
     async def send(self, head: bytes, body: bytes, read_timeout: float) -> Response:
-        """Write the request, wait for the head of the answer."""
+        """Write the request and wait for the head of the response."""
         self._reset(read_timeout)
         self._busy = True
         self._client.track(self)
@@ -304,11 +302,11 @@ class _Connection(asyncio.Protocol):
         return Response(self, self._parser.get_status_code(), self._headers)
 
     def is_usable(self, now: float) -> bool:
-        """Whether an idle connection may take a request: neither closed nor about to be."""
+        """Whether an idle connection can take a request: it is open, and the server is not about to close it."""
         return self.is_open and now - self._idle_since < _IDLE_SECONDS
 
     def check_timeouts(self, now: float) -> None:
-        """Fail the exchange when the server was silent, or the sink withheld its answer, for too long."""
+        """Fail the request when the server or the sink exceeded its timeout."""
         if now - self._sink_blocked_at > self._client.write_timeout:
             self._fail_locally(ReaderTimeout(f"the reader took nothing for {self._client.write_timeout:g} s"))
         if now - self._discarding_since > _END_SECONDS:
@@ -342,12 +340,12 @@ class _Connection(asyncio.Protocol):
             raise self._error
 
     def discard_rest(self) -> None:
-        """See `Response.conclude`."""
+        """See `Response.discard_rest`."""
         self._sink = _discard
         self._discarding_since = monotonic()
 
     def _body_ended(self) -> bool:
-        """Whether nothing more comes of the body. ResponseBroken when it broke off."""
+        """Whether the body has ended. ResponseFailed when it broke off."""
         if self._failure is not None and not self._complete and self._discarding_since == math.inf:
             raise ResponseFailed(f"{self.origin}: {self._failure}")
         return self._complete or self._failure is not None
@@ -361,7 +359,7 @@ class _Connection(asyncio.Protocol):
         if self._chunks:
             try:
                 drained = sink(self._take_chunks())
-            except Exception as error:  # the sink's own, for whoever waits in `pipe`
+            except Exception as error:  # raised again in `pipe`
                 self._fail_locally(error)
                 return
             if drained is not None and not self._paused and self._transport is not None:
@@ -380,7 +378,7 @@ class _Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _fail_locally(self, error: Exception) -> None:
-        """End the exchange with an error that is not the server's."""
+        """Fail the request with an error that the server did not cause."""
         self._error = error
         self.abort()
         self._wake()
@@ -400,11 +398,11 @@ class _Connection(asyncio.Protocol):
             self.abort()
 
     def _request_written(self) -> bool:
-        """Whether the server took the whole request: one that answers early may never read the rest, or what follows."""
+        """Whether the whole request was sent: a server that responds early may never read the rest, or the next request."""
         return self._transport is not None and not self._transport.get_write_buffer_size()
 
     def abort(self) -> None:
-        """Close at once; the other side sees a reset or an end."""
+        """Close immediately, without sending what is buffered."""
         self.is_open = False
         if self._transport is not None:
             self._transport.abort()
@@ -433,7 +431,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._busy or self._complete:
-            self.abort()  # bytes nobody asked for
+            self.abort()  # bytes outside of a response
             return
         self._received_since_check = True
         self._framing_bytes += len(data)
@@ -457,12 +455,12 @@ class _Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         self.is_open = False
-        # An answer without a length ends with its connection.
+        # A response without a length ends with its connection.
         if self._busy and self._head_complete and not self._complete and not self._has_framing_header():
             self._complete = True
 
     def _abort_with(self, failure: str) -> None:
-        """The server's words can't be followed any more; an answer that is whole already stays good."""
+        """Close after a protocol error; a response that is complete already stays valid."""
         if not self._complete:
             self._failure = failure
         self.abort()
@@ -475,7 +473,7 @@ class _Connection(asyncio.Protocol):
             raise ValueError("a second answer to one request")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._head_complete:  # else it is a trailer, which nobody reads
+        if not self._head_complete:  # otherwise it is a trailer, which is ignored
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -493,5 +491,5 @@ class _Connection(asyncio.Protocol):
         if self._head_complete:
             self._complete = True
             self._framing_bytes = 0
-            # Only now: the parser forgets how the message was framed when this returns.
+            # The parser discards the framing of the message when this callback returns.
             self._keep_alive = bool(self._parser.should_keep_alive())

@@ -89,7 +89,7 @@ class ThrottledLookups:
         """What `find` returns. RateLimited, without asking it, when too many failed from there of late.
 
         `find` raises AuthenticationFailed, or PermissionDenied, for a secret that is no good. `forwarding` as in
-        `FailedAuthentications.check`.
+        `FailedAttemptLimiter.check`.
         """
         digest = hashlib.sha256(secret.encode()).digest()
         if digest not in self._accepted:

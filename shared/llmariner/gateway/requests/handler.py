@@ -461,7 +461,7 @@ class RequestHandler:
             await send_head(self._send, 200, b"text/event-stream; charset=utf-8", self._response_headers(), None)
 
     async def _send_with_timeout(self, message: Message) -> None:
-        """CallerGone when the server can't hand the message on within the allowed time."""
+        """ClientDisconnected when the server can't hand the message on within the allowed time."""
         try:
             async with asyncio.timeout(self._gateway.settings.write_timeout):
                 await self._plain_send(message)
