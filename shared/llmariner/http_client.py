@@ -70,7 +70,7 @@ class ReaderTimeout(Exception):
 
 
 class Response:
-    """A response whose head has arrived; header names are in lower case. Read with `chunk`, `pipe` or `read`; always `close`."""
+    """A response whose head has arrived; header names are in lower case. Read it, and always `close` it."""
 
     __slots__ = ("_connection", "headers", "status")
 

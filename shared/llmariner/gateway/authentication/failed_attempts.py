@@ -1,7 +1,7 @@
-"""Failed authentications, counted by where they come from: whoever guesses keys soon asks nobody any more.
+"""Rate limits of failed authentications per client address, against guessing of keys.
 
-Each unknown key is a question to the control function and a transaction there. A key that this process knows is never
-held up, whoever else comes from its address.
+Each unknown key costs a request to the control plane and a transaction there. A key that this process has accepted is
+never limited, whatever else its address sends.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ Found = TypeVar("Found")
 
 _MAX_CLIENTS = 10_000
 _MAX_ACCEPTED = 10_000
-# An address that speaks for others, none of which can be told apart.
+# An untrusted proxy stands for many clients that cannot be distinguished.
 _PROXY_MULTIPLIER = 10
 
 
 class FailedAttemptLimiter:
-    """A token bucket for each source. `per_minute`: of one source, in this process; as many at once after a quiet minute.
+    """A token bucket for each client address (IPv4) or network (IPv6). Thread-safe.
 
-    `what` is guessed, in the plural. Safe to share between threads.
+    `per_minute`: failures of one address in this process, and the capacity of its bucket. `what`: the plural noun of what
+    is guessed, for the error message.
     """
 
     def __init__(self, per_minute: int, what: str = "API keys") -> None:
@@ -38,26 +39,26 @@ class FailedAttemptLimiter:
         self._lock = threading.Lock()
         self._buckets: OrderedDict[tuple[str, bool], tuple[float, float]] = OrderedDict()
 
-    def check(self, source: str | None, *, untrusted_proxy: bool = False) -> None:
-        """RateLimited when too many failed from there of late. `forwarding`: it speaks for callers that nobody can tell."""
-        key = (client_network(source), untrusted_proxy)
+    def check(self, client_address: str | None, *, untrusted_proxy: bool = False) -> None:
+        """RateLimited when the bucket of the address is empty. `untrusted_proxy`: the address is that of a proxy."""
+        key = (client_network(client_address), untrusted_proxy)
         if key not in self._buckets:
             return
         tokens_left = self._tokens_left(key, time.monotonic())
         if tokens_left < 1:
             wait = (1 - tokens_left) * 60 / self._capacity(key)
             raise RateLimited(
-                f"Too many unknown {self._what} came from {source or 'your address'}: others are not looked up for a "
-                f"while. Correct yours, and try again in {wait:.0f} s.",
+                f"Too many unknown {self._what} came from {client_address or 'your address'}: others are not "
+                f"looked up for a while. Correct yours, and try again in {wait:.0f} s.",
                 code="too_many_failed_authentications",
                 headers={"retry-after": str(int(wait) + 1)},
             )
 
-    def record_failure(self, source: str | None, *, untrusted_proxy: bool = False) -> None:
-        """One failed."""
-        key, now = (client_network(source), untrusted_proxy), time.monotonic()
+    def record_failure(self, client_address: str | None, *, untrusted_proxy: bool = False) -> None:
+        """Count one failure of the address."""
+        key, now = (client_network(client_address), untrusted_proxy), time.monotonic()
         with self._lock:
-            # Those that were looked up at the same time may overdraw it, by no more than what comes back in a minute.
+            # Concurrent lookups may overdraw the bucket, by no more than what is refilled in a minute.
             self._buckets[key] = (max(self._tokens_left(key, now) - 1, -float(self._capacity(key))), now)
             self._buckets.move_to_end(key)
             if len(self._buckets) > _MAX_CLIENTS:
@@ -73,31 +74,31 @@ class FailedAttemptLimiter:
 
 
 class ThrottledLookups:
-    """API keys and tokens looked up in the database, few of one source in vain. Safe to share between threads.
+    """Lookups of API keys and tokens in the database, of which each client address may fail only a few. Thread-safe.
 
-    One that was accepted here is looked up whatever else its source sends.
+    A secret that was accepted before is always looked up.
     """
 
     def __init__(self, per_minute: int) -> None:
-        self._failed = FailedAttemptLimiter(per_minute)
+        self._failed_attempts = FailedAttemptLimiter(per_minute)
         self._lock = threading.Lock()
         self._accepted: OrderedDict[bytes, None] = OrderedDict()
 
     def look_up(
-        self, secret: str, find: Callable[[], Found], source: str | None, *, untrusted_proxy: bool = False
+        self, secret: str, find: Callable[[], Found], client_address: str | None, *, untrusted_proxy: bool = False
     ) -> Found:
-        """What `find` returns. RateLimited, without asking it, when too many failed from there of late.
+        """What `find` returns. RateLimited, without calling it, when too many attempts of the address failed.
 
-        `find` raises AuthenticationFailed, or PermissionDenied, for a secret that is no good. `forwarding` as in
+        `find` raises AuthenticationFailed or PermissionDenied for an invalid secret. `untrusted_proxy` as in
         `FailedAttemptLimiter.check`.
         """
         digest = hashlib.sha256(secret.encode()).digest()
         if digest not in self._accepted:
-            self._failed.check(source, untrusted_proxy=untrusted_proxy)
+            self._failed_attempts.check(client_address, untrusted_proxy=untrusted_proxy)
         try:
             found = find()
         except (AuthenticationFailed, PermissionDenied) as error:
-            self._failed.record_failure(source, untrusted_proxy=untrusted_proxy)
+            self._failed_attempts.record_failure(client_address, untrusted_proxy=untrusted_proxy)
             if isinstance(error, AuthenticationFailed):
                 with self._lock:
                     self._accepted.pop(digest, None)

@@ -1,8 +1,7 @@
-"""Which keys, and tokens of people, are good. What was seen once is decided from memory; what changed is asked for every
-two seconds.
+"""A cache of valid API keys and user tokens. The gateway polls the control plane for changed keys every two seconds.
 
-So a revoked key is refused within that interval plus one question. When the control function is down, keys already known
-stay good for a bounded time, and unknown ones are told that nobody can check them.
+A revoked key is therefore rejected within that interval plus one request. While the control plane is unavailable, cached
+keys stay valid for a bounded time, and all others fail with Unavailable.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ __all__ = ["KeyCache", "bearer_token", "invalid_key", "is_jwt", "missing_scope",
 
 _UNKNOWN_SECONDS = 2.0
 _MAX_UNKNOWN = 10_000
-# Of credentials and the keys they stand for; some ten thousand API keys.
+# Of credentials and their keys: about ten thousand API keys.
 _MAX_CACHED_BYTES = 16 * 1024 * 1024
 _KEY_BYTES = 1024
-# Of each model or network that a key names.
+# Of each model or network in a key.
 _NAME_BYTES = 128
 
 
 def bearer_token(authorization: bytes | None) -> str:
-    """The secret of an Authorization header. AuthenticationFailed when there is none."""
+    """The token of an Authorization header. AuthenticationFailed when there is none."""
     if not authorization:
         raise AuthenticationFailed(
             "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'.",
@@ -44,47 +43,47 @@ def bearer_token(authorization: bytes | None) -> str:
 
 
 def is_jwt(token: str) -> bool:
-    """Whether a bearer secret has the form of a person's signed token (RFC 7519), and not of an API key."""
+    """Whether a bearer token has the form of a user's JWT (RFC 7519), not of an API key. No signature is verified."""
     return token.startswith("ey") and token.count(".") == 2
 
 
 def sign_in_not_configured() -> AuthenticationFailed:
-    """The refusal of a person's token where no issuer is configured."""
+    """The error for a user's token where no issuer is configured."""
     return AuthenticationFailed(
         "This platform has no issuer of tokens, so nobody signs in to it: use an API key.", code="invalid_token"
     )
 
 
 def invalid_key() -> AuthenticationFailed:
-    """The refusal of a key; it does not say which of the three it is."""
+    """The error for a key; it does not reveal which of the three reasons applies."""
     return AuthenticationFailed(
         "Incorrect API key provided: it is unknown, revoked or expired. Make one with `llma auth api-keys create`."
     )
 
 
 def missing_scope(scope: str) -> PermissionDenied:
-    """The refusal of a good key that may not do this."""
+    """The error for a valid key without the required scope."""
     return PermissionDenied(f"This API key lacks the scope '{scope}' that this request needs.")
 
 
 class KeyCache:
-    """Keys known to this process; of too many, those that were used last."""
+    """The keys of this process, by least recent use. `last_used`: Unix seconds of each key since the last report."""
 
-    def __init__(self, control: Control, pepper: str, failed: FailedAttemptLimiter) -> None:
+    def __init__(self, control: Control, pepper: str, failed_attempts: FailedAttemptLimiter) -> None:
         self._control = control
         self._pepper = pepper.encode()
-        self._failed = failed
-        # By what `_credentials` says, of which there is one for each key and selection, however a header is written.
+        self._failed_attempts = failed_attempts
+        # By `_cache_key`: one entry per key and selection, however the header is written.
         self._cached: OrderedDict[bytes, Key] = OrderedDict()
         self._cached_bytes = 0
         self._unknown: OrderedDict[str, float] = OrderedDict()
-        self._asking: SingleFlight[Key | None] = SingleFlight()
+        self._in_flight: SingleFlight[Key | None] = SingleFlight()
         self.last_used: dict[str, int] = {}
 
     def cached(self, head: Mapping[bytes, bytes], scope: str) -> Key | None:
-        """The key of a request if this process knows it and it may do this; None says: ask `authenticate`."""
-        # By the headers as they came, which is how nearly all are written: hashing for every request would cost more than
-        # the rest of the decision. Those of another spelling find theirs in `authenticate`.
+        """The cached key of a request, if it is valid and has the scope; None: call `authenticate`, which tells why."""
+        # The lookup uses the raw header, which nearly always has the canonical form: parsing and hashing it would cost more
+        # than the rest of the decision. `authenticate` handles the other forms.
         credentials = head.get(b"authorization", b"")
         if b"openai-project" in head or b"openai-organization" in head:
             credentials = _cache_key(credentials, head)
@@ -99,18 +98,23 @@ class KeyCache:
         return key
 
     async def authenticate(
-        self, head: Mapping[bytes, bytes], scope: str, source: str | None = None, *, untrusted_proxy: bool = False
+        self,
+        head: Mapping[bytes, bytes],
+        scope: str,
+        client_address: str | None = None,
+        *,
+        untrusted_proxy: bool = False,
     ) -> Key:
-        """The key of a request. AuthenticationFailed, PermissionDenied, or Unavailable when nobody can check it.
+        """The key of a request, from the cache or the control plane.
 
-        RateLimited when too many unknown ones came from there. `source`: the caller's address; `forwarding`: it speaks for
-        others, none of which can be told apart.
+        Raises AuthenticationFailed, PermissionDenied, Unavailable when the control plane does not answer, and RateLimited
+        when too many attempts from `client_address` failed. `untrusted_proxy`: the address is that of a proxy.
         """
         token = bearer_token(head.get(b"authorization"))
         credentials = _cache_key(b"Bearer " + token.encode("latin-1"), head)
         key = self._cached.get(credentials)
         if key is None:
-            key = await self._look_up(credentials, token, head, source, untrusted_proxy=untrusted_proxy)
+            key = await self._look_up(credentials, token, head, client_address, untrusted_proxy=untrusted_proxy)
         now = time.time()
         if key is None or (key.expires_at is not None and key.expires_at <= now):
             raise _sign_in_expired() if is_jwt(token) else invalid_key()
@@ -120,46 +124,54 @@ class KeyCache:
         return key
 
     def invalidate(self, key_ids: tuple[str, ...]) -> None:
-        """Ask again about these keys, and those of these users and projects, when they next come."""
-        gone = set(key_ids)
+        """Drop these keys, and those of these users and projects, from the cache. Idempotent."""
+        invalidated = set(key_ids)
         for credentials in [
-            each for each, key in self._cached.items() if not gone.isdisjoint((key.id, key.user_id, key.project_id))
+            each
+            for each, key in self._cached.items()
+            if not invalidated.isdisjoint((key.id, key.user_id, key.project_id))
         ]:
             self._cached_bytes -= _estimated_size(credentials, self._cached.pop(credentials))
         self._unknown.clear()
-        self._asking.invalidate()
+        self._in_flight.invalidate()
 
     def invalidate_all(self) -> None:
-        """Ask again about every key."""
+        """Drop every key from the cache. Idempotent."""
         self._cached.clear()
         self._cached_bytes = 0
         self._unknown.clear()
-        self._asking.invalidate()
+        self._in_flight.invalidate()
 
     async def _look_up(
-        self, credentials: bytes, token: str, head: Mapping[bytes, bytes], source: str | None, *, untrusted_proxy: bool
+        self,
+        credentials: bytes,
+        token: str,
+        head: Mapping[bytes, bytes],
+        client_address: str | None,
+        *,
+        untrusted_proxy: bool,
     ) -> Key | None:
         digest = hmac.digest(self._pepper, token.encode(), hashlib.sha256).hex()
         rejected_at = self._unknown.get(digest)
         now = time.monotonic()
         if rejected_at is not None and now - rejected_at < _UNKNOWN_SECONDS:
             return None
-        self._failed.check(source, untrusted_proxy=untrusted_proxy)
-        organization, project = _text(head, b"openai-organization"), _text(head, b"openai-project")
+        self._failed_attempts.check(client_address, untrusted_proxy=untrusted_proxy)
+        organization, project = _header_text(head, b"openai-organization"), _header_text(head, b"openai-project")
         if is_jwt(token):
-            ask = partial(self._control.person, token, organization, project, source)
+            fetch = partial(self._control.person, token, organization, project, client_address)
         else:
-            ask = partial(self._control.key, digest, organization, project)
-        turn = self._asking.generation
+            fetch = partial(self._control.key, digest, organization, project)
+        generation = self._in_flight.generation
         try:
-            key = await self._asking.do(credentials, ask)
+            key = await self._in_flight.do(credentials, fetch)
         except (AuthenticationFailed, PermissionDenied):
-            self._failed.record_failure(source, untrusted_proxy=untrusted_proxy)
+            self._failed_attempts.record_failure(client_address, untrusted_proxy=untrusted_proxy)
             raise
         if key is None:
-            self._failed.record_failure(source, untrusted_proxy=untrusted_proxy)
-        if turn != self._asking.generation:
-            return key  # it may be revoked since: the next request asks again
+            self._failed_attempts.record_failure(client_address, untrusted_proxy=untrusted_proxy)
+        if generation != self._in_flight.generation:
+            return key  # the key may have been revoked meanwhile, so it is not cached
         if key is not None:
             self._store(credentials, key)
             return key
@@ -169,8 +181,8 @@ class KeyCache:
         return None
 
     def _store(self, credentials: bytes, key: Key) -> None:
-        if (before := self._cached.pop(credentials, None)) is not None:
-            self._cached_bytes -= _estimated_size(credentials, before)
+        if (replaced := self._cached.pop(credentials, None)) is not None:
+            self._cached_bytes -= _estimated_size(credentials, replaced)
         self._cached[credentials] = key
         self._cached_bytes += _estimated_size(credentials, key)
         while self._cached_bytes > _MAX_CACHED_BYTES:
@@ -178,7 +190,7 @@ class KeyCache:
 
 
 def _estimated_size(credentials: bytes, key: Key) -> int:
-    """About how many bytes a key takes here: one that names a thousand models takes a hundred times another's."""
+    """The approximate number of bytes of an entry: a key that lists a thousand models takes a hundred times another's."""
     names = len(key.models or ()) + len(key.refused_models) + len(key.own_models) + len(key.sources or ())
     return len(credentials) + _KEY_BYTES + names * _NAME_BYTES
 
@@ -192,10 +204,10 @@ def _sign_in_expired() -> AuthenticationFailed:
 
 
 def _cache_key(authorization: bytes, head: Mapping[bytes, bytes]) -> bytes:
-    """What decides who calls: the secret, and the organisation and project that are selected with it."""
+    """What determines the caller: the token, and the organization and project that the headers select."""
     organization, project = head.get(b"openai-organization", b""), head.get(b"openai-project", b"")
     return b"\n".join((authorization, organization, project)) if organization or project else authorization
 
 
-def _text(head: Mapping[bytes, bytes], name: bytes) -> str | None:
+def _header_text(head: Mapping[bytes, bytes], name: bytes) -> str | None:
     return head[name].decode("latin-1") if head.get(name) else None

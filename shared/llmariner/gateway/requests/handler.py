@@ -96,8 +96,10 @@ class RequestHandler:
             # What is known is decided without a coroutine: three of them would cost a twentieth of the whole request.
             key = gateway.key_cache.cached(head, route.scope)
             if key is None:
-                source, untrusted_proxy = gateway.client_ips.resolve_behind_proxy(self._scope, head)
-                key = await gateway.key_cache.authenticate(head, route.scope, source, untrusted_proxy=untrusted_proxy)
+                client_address, untrusted_proxy = gateway.client_ips.resolve_behind_proxy(self._scope, head)
+                key = await gateway.key_cache.authenticate(
+                    head, route.scope, client_address, untrusted_proxy=untrusted_proxy
+                )
             if key.sources is not None:
                 gateway.client_ips.check_allowed(key.sources, self._scope, head)
             self._headers.append((b"openai-organization", key.organization_id.encode()))
