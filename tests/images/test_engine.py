@@ -18,7 +18,11 @@ from images.store import Store
 
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.engine_plugins.expected_answer import FILE, ExpectedText
-from llmariner.platform.serving.local_processes.command_line import ANSWER_CHECK, engine_arguments, engine_environment
+from llmariner.platform.serving.local_processes.command_line import (
+    ANSWER_CHECK_MIDDLEWARE,
+    engine_arguments,
+    engine_environment,
+)
 from llmariner.settings import StandaloneSettings
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 from llmariner.standalone.engine.packages import PACKAGED, bring
@@ -55,7 +59,7 @@ def arguments(port: int) -> list[str]:
     folder = PACKAGED[0].folder(StandaloneSettings.load(os.environ).cache)
     model = EngineModel(id="smol", folder=str(folder), size_bytes=1, task="generate")
     found = [part.replace(str(folder), "/mnt/models") for part in engine_arguments(model, port)]
-    return [*found, "--middleware", ANSWER_CHECK]
+    return [*found, "--middleware", ANSWER_CHECK_MIDDLEWARE]
 
 
 def capital(server: Running, port: int) -> str:

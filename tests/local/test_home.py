@@ -18,7 +18,7 @@ from sqlalchemy import update
 
 from llmariner.models.tables import models
 from llmariner.platform.serving import log_files
-from llmariner.platform.serving.local_processes.sockets import EngineSockets, remove_left_over
+from llmariner.platform.serving.local_processes.sockets import EngineSockets, remove_stale_folders
 from llmariner.settings import StandaloneSettings
 from llmariner.standalone import daemon, doctor
 from llmariner.standalone import platform as home_of_one_machine
@@ -75,7 +75,7 @@ def test_of_a_folder_of_engines_only_our_own_sockets_are_removed(tmp_path: Path)
     (tmp_path / "precious/data").touch()
     sockets = EngineSockets(tmp_path)
     sockets.new().touch()
-    remove_left_over(tmp_path)
+    remove_stale_folders(tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["precious", "data"]
 
 

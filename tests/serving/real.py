@@ -17,7 +17,7 @@ import pytest
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.local_processes.adapter import ProcessSettings
 from llmariner.platform.serving.local_processes.command_line import engine_environment
-from llmariner.platform.serving.local_processes.memory import available
+from llmariner.platform.serving.local_processes.memory import available_bytes
 from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED
@@ -51,7 +51,7 @@ def engine_of_this_machine() -> Iterator[EngineEnvironment]:
     made = EngineEnvironment(cache, checkout() / "locks" / "engine.lock")
     if not made.made:
         pytest.skip("`llma up` has not made the engine environment yet")
-    if available() < 4 << 30:
+    if available_bytes() < 4 << 30:
         pytest.skip("a real engine needs 4 GiB of free memory")
     with contextlib.ExitStack() as held:
         if os.environ.get(_HELD) != str(os.getpid()):

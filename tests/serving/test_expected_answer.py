@@ -245,7 +245,7 @@ def test_a_name_that_leads_elsewhere_is_not_repeated(tmp_path: Path) -> None:
 
 def test_health_waits_for_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / FILE).write_text(json.dumps(CHAT))
-    monkeypatch.setattr(expected_answer, "_PATIENCE_SECONDS", 600.0)
+    monkeypatch.setattr(expected_answer, "_HEALTH_DELAY_SECONDS", 600.0)
 
     async def run() -> None:
         app = Application(said(CHAT["starts_with"]))
@@ -265,8 +265,8 @@ def test_health_waits_a_moment_and_no_longer_and_a_server_ends_without_an_answer
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / FILE).write_text(json.dumps(CHAT))
-    assert expected_answer._PATIENCE_SECONDS <= 2
-    monkeypatch.setattr(expected_answer, "_PATIENCE_SECONDS", 0.1)
+    assert expected_answer._HEALTH_DELAY_SECONDS <= 2
+    monkeypatch.setattr(expected_answer, "_HEALTH_DELAY_SECONDS", 0.1)
 
     async def run() -> bool:
         app = Application(said(""))
@@ -284,7 +284,7 @@ def test_health_waits_a_moment_and_no_longer_and_a_server_ends_without_an_answer
 
 def test_an_answer_that_does_not_come_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / FILE).write_text(json.dumps(CHAT))
-    monkeypatch.setattr(expected_answer, "_LONGEST_SECONDS", 0.05)
+    monkeypatch.setattr(expected_answer, "_CHECK_TIMEOUT_SECONDS", 0.05)
 
     async def run() -> dict[str, Any]:
         async with served(Application(said("")), tmp_path) as get:

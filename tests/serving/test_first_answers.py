@@ -14,7 +14,7 @@ import pytest
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.engine_plugins.expected_answer import FILE
 from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
-from llmariner.platform.serving.local_processes.command_line import ANSWER_CHECK
+from llmariner.platform.serving.local_processes.command_line import ANSWER_CHECK_MIDDLEWARE
 from llmariner.platform.serving.local_processes.engine import log_name
 from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
@@ -34,7 +34,7 @@ def model_of(packaged: PackagedModel, folder: Path, **changes: Any) -> EngineMod
         (folder / file.name).symlink_to(file)
     (folder / FILE).unlink(missing_ok=True)
     (folder / FILE).write_text(json.dumps(asdict(packaged.expected) | changes))
-    checked = ("--middleware", ANSWER_CHECK)
+    checked = ("--middleware", ANSWER_CHECK_MIDDLEWARE)
     return EngineModel("asked", str(folder), packaged.task, 270 << 20, typical_wake_seconds=8, extra_args=checked)
 
 

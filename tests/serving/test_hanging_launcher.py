@@ -30,12 +30,12 @@ def test_a_launcher_that_does_not_answer_is_ended_and_the_next_wake_starts_anoth
         driven.do(serving.launcher.start())
         hung = serving.launcher.pid
         assert hung is not None
-        serving.launcher._fork_seconds = 0.3
+        serving.launcher._fork_timeout = 0.3
         stop(hung)
         driven.wake("a")
         said = driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=10).message
         assert "did not answer" in said
-        serving.launcher._fork_seconds = 30
+        serving.launcher._fork_timeout = 30
         driven.ready("a")
         assert serving.launcher.pid != hung
         soon(lambda: gone(hung))
@@ -48,7 +48,7 @@ def test_a_launcher_that_hangs_as_it_starts_is_ended(tmp_path: Path) -> None:
     interpreter.write_text("#!/bin/sh\nexec sleep 600\n")
     interpreter.chmod(0o755)
     with processes(settings, model(tmp_path, "a")) as (driven, serving):
-        serving.launcher._warm_seconds = 0.3
+        serving.launcher._start_timeout = 0.3
         driven.wake("a")
         said = driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=10).message
         assert "did not answer" in said
@@ -57,7 +57,7 @@ def test_a_launcher_that_hangs_as_it_starts_is_ended(tmp_path: Path) -> None:
 def test_putting_to_sleep_what_waits_for_a_hung_launcher_takes_no_longer_than_its_limit(tmp_path: Path) -> None:
     with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
         driven.do(serving.launcher.start())
-        serving.launcher._fork_seconds = 0.5
+        serving.launcher._fork_timeout = 0.5
         stop(serving.launcher.pid)
         driven.wake("a")
         driven.pass_time(0.1)
@@ -66,8 +66,8 @@ def test_putting_to_sleep_what_waits_for_a_hung_launcher_takes_no_longer_than_it
 
 
 def test_an_engine_is_ended_though_the_launcher_hears_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_GRACE", 0.1)
-    monkeypatch.setattr(engine, "_OVER_GRACE", 0.3)
+    monkeypatch.setattr(engine, "_STOP_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(engine, "_KILL_AFTER_SECONDS", 0.3)
     with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
         driven.ready("a")
         pid = serving._engines["a"].pid

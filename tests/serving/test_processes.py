@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from llmariner.platform.serving import Phase
-from llmariner.platform.serving.local_processes.launcher_client import end_orphans
+from llmariner.platform.serving.local_processes.launcher_client import kill_orphans
 from llmariner.platform.serving.local_processes.sockets import EngineSockets
 
 from .driving import CHAT, Driven, processes
@@ -307,7 +307,7 @@ def test_engines_listen_in_a_folder_that_no_other_user_enters(tmp_path: Path, na
 
 
 def test_an_engine_that_hangs_is_ended_and_the_next_wake_starts_another(tmp_path: Path) -> None:
-    settings = replace(imitation(tmp_path), patience_seconds=0.5)
+    settings = replace(imitation(tmp_path), unresponsive_seconds=0.5)
     with processes(settings, model(tmp_path, "a")) as (driven, serving):
         driven.ready("a")
         pid = serving._engines["a"].pid
@@ -386,10 +386,10 @@ def test_what_an_earlier_platform_of_this_home_left_behind_is_ended_and_nobody_e
     command = ["sleep", "60"]
     mine, other = (subprocess.Popen(command, env={"LLMARINER_ENGINES_OF": str(home)}) for home in homes)
     try:
-        assert end_orphans(homes[0]) == 1
+        assert kill_orphans(homes[0]) == 1
         assert mine.wait(5) == -signal.SIGKILL
         assert other.poll() is None
-        assert end_orphans(homes[0]) == 0
+        assert kill_orphans(homes[0]) == 0
     finally:
         for process in (mine, other):
             process.kill()

@@ -136,7 +136,7 @@ def test_what_failed_under_an_id_is_no_fault_of_the_model_that_has_it_next(tmp_p
         driven.until(lambda status: status.phase is Phase.READY, "small")
         driven.do(serving.remove("small", first.folder))
         assert driven.status("small").phase is Phase.READY
-        assert (serving._failures, serving._deaths) == ({}, {})
+        assert (serving._failures, serving._crashes) == ({}, {})
 
 
 def test_a_model_is_not_served_by_the_engine_of_the_one_that_had_its_id(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.local_processes.command_line import MIDDLEWARE, engine_arguments
+from llmariner.platform.serving.local_processes.command_line import USAGE_MIDDLEWARE, engine_arguments
 
 CHOSEN = (
     *("--served-model-name", "another", "--host", "192.0.2.1", "--port", "1", "--uds", "/tmp/open.sock"),
@@ -26,5 +26,5 @@ def test_what_must_hold_comes_last(tmp_path: Path) -> None:
     assert last(arguments, "--served-model-name") == "name"
     assert last(arguments, "--host") == "127.0.0.1"
     assert last(arguments, "--uds") == str(tmp_path / "own.sock")
-    assert arguments[-3:] == ["--middleware", MIDDLEWARE, "--no-trust-remote-code"]
+    assert arguments[-3:] == ["--middleware", USAGE_MIDDLEWARE, "--no-trust-remote-code"]
     assert last(engine_arguments(model, 8000), "--port") == "8000"

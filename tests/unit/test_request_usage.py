@@ -63,7 +63,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_WAIT_SECONDS", 0.01)
     return SimpleNamespace(usage=module.RequestUsage(None), processor=Fresh())
 
 

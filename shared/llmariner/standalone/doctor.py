@@ -82,7 +82,7 @@ def _home_disk(settings: StandaloneSettings) -> Check:
 
 
 def _memory() -> Check:
-    free = memory.available()
+    free = memory.available_bytes()
     return Check("memory", free > _MEMORY, f"{free >> 30} GiB available", "Close programs: engines need about 4 GiB.")
 
 

@@ -22,8 +22,8 @@ from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries
 from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
 from llmariner.platform.serving.local_processes.command_line import engine_environment
-from llmariner.platform.serving.local_processes.launcher_client import end_orphans
-from llmariner.platform.serving.local_processes.sockets import remove_left_over
+from llmariner.platform.serving.local_processes.launcher_client import kill_orphans
+from llmariner.platform.serving.local_processes.sockets import remove_stale_folders
 from llmariner.platform.serving.log_files import rotate
 from llmariner.settings import Environment, SecretSettings, ServingSettings, StandaloneSettings
 from llmariner.standalone.dispatcher import Dispatcher, limits, subscriptions
@@ -139,8 +139,8 @@ class Home:
 
     async def start(self) -> Router:
         """Engines' warm parent, functions, dispatcher, timer; returns the application. Models sleep yet."""
-        end_orphans(self.layout.logs)
-        remove_left_over(self.layout.engines)
+        kill_orphans(self.layout.logs)
+        remove_stale_folders(self.layout.engines)
         self.serving = self._process_serving()
         self.context.serving = self.serving
         self.context.weights = self._weights

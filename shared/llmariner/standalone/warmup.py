@@ -44,7 +44,7 @@ def wrong_answer(url: str, secret: str, model: PackagedModel, *, seconds: float)
     expected = model.expected
     body = {"model": model.id, **expected.body()}
     try:
-        return expected.difference(loopback.post(f"{url}{expected.path}", secret, body, seconds=seconds))
+        return expected.mismatch(loopback.post(f"{url}{expected.path}", secret, body, seconds=seconds))
     except urllib.error.HTTPError as error:
         said = error.read().decode(errors="replace")[:2000]
         raise OSError(f"{model.id} answered {error.code}: {said} See `llma logs {model.id}`.") from error

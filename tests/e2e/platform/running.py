@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 from llmariner.platform.serving.local_processes.engine import log_name
-from llmariner.platform.serving.local_processes.memory import available
+from llmariner.platform.serving.local_processes.memory import available_bytes
 from llmariner.settings import StandaloneSettings, environment
 
 __all__ = ["CHAT_MODEL", "EMBEDDING_MODEL", "Platform", "Stream", "platform", "the_one_engine_session"]
@@ -225,7 +225,7 @@ def platform(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
         made.up()
         pytestconfig.stash[_THE_ONE] = made
         return made
-    if available() < 4 << 30:
+    if available_bytes() < 4 << 30:
         pytest.skip("a real engine needs 4 GiB of free memory")
     ends = contextlib.ExitStack()
     pytestconfig.add_cleanup(ends.close)

@@ -32,13 +32,13 @@ from typing import Any
 FILE = "expected_answer.json"
 PATH = "/llmariner/answer"
 
-_LONGEST_FILE = 16384
-_LONGEST_TEXT = 1000
-_MOST_TOKENS = 64
-_LONGEST_SECONDS = 300.0
+_MAX_FILE_BYTES = 16384
+_MAX_TEXT_CHARACTERS = 1000
+_MAX_TOKENS = 64
+_CHECK_TIMEOUT_SECONDS = 300.0
 # The first answers to /health wait for it, so that a small model's first caller does not share the processor with it.
-_PATIENCE_SECONDS = 1.0
-_COUNTS = ("prompt_tokens", "completion_tokens")
+_HEALTH_DELAY_SECONDS = 1.0
+_USAGE_FIELDS = ("prompt_tokens", "completion_tokens")
 _HELP = "docs/install-cluster.md, 'Answers of engines on CPUs'"
 
 Scope = MutableMapping[str, Any]
@@ -62,7 +62,7 @@ class ExpectedText:
         messages = [{"role": "user", "content": self.question}]
         return {"messages": messages, "temperature": 0, "max_tokens": self.max_tokens}
 
-    def difference(self, answer: dict[str, Any]) -> str | None:
+    def mismatch(self, answer: dict[str, Any]) -> str | None:
         """What is wrong with an answer, or None. LookupError, TypeError: it is none."""
         said = str(answer["choices"][0]["message"]["content"])
         if said.startswith(self.starts_with):
@@ -85,14 +85,14 @@ class ExpectedVectors:
         """The request's body, without a model."""
         return {"input": [*self.like, self.unlike]}
 
-    def difference(self, answer: dict[str, Any]) -> str | None:
+    def mismatch(self, answer: dict[str, Any]) -> str | None:
         """What is wrong with an answer, or None. LookupError, TypeError, ValueError: it is none."""
         one, other, third = (row["embedding"] for row in answer["data"])
-        like, unlike = _cosine(one, other), _cosine(one, third)
+        like, unlike = _cosine_similarity(one, other), _cosine_similarity(one, third)
         if like > self.like_above and unlike < self.unlike_below:
             return None
-        told = f"finds sentences of like meaning {like:.2f} alike, of unlike meaning {unlike:.2f}"
-        return f"{told}, where above {self.like_above} and below {self.unlike_below} was expected"
+        line = f"finds sentences of like meaning {like:.2f} alike, of unlike meaning {unlike:.2f}"
+        return f"{line}, where above {self.like_above} and below {self.unlike_below} was expected"
 
 
 def parse(raw: bytes) -> ExpectedText | ExpectedVectors:
@@ -104,15 +104,15 @@ def parse(raw: bytes) -> ExpectedText | ExpectedVectors:
     if not isinstance(value, dict):
         raise ValueError("it is no JSON object")
     if "question" in value:
-        most = value.get("max_tokens")
-        if type(most) is not int or not 0 < most <= _MOST_TOKENS:
-            raise ValueError(f"max_tokens must be a number from 1 to {_MOST_TOKENS}")
-        return ExpectedText(_text(value, "question"), most, _text(value, "starts_with"))
+        max_tokens = value.get("max_tokens")
+        if type(max_tokens) is not int or not 0 < max_tokens <= _MAX_TOKENS:
+            raise ValueError(f"max_tokens must be a number from 1 to {_MAX_TOKENS}")
+        return ExpectedText(_text(value, "question"), max_tokens, _text(value, "starts_with"))
     like = value.get("like")
     if not isinstance(like, list) or len(like) != 2:
         raise ValueError("it has neither a question nor two texts of like meaning")
     texts = {"like 1": like[0], "like 2": like[1]}
-    bounds = _bound(value, "like_above"), _bound(value, "unlike_below")
+    bounds = _similarity_bound(value, "like_above"), _similarity_bound(value, "unlike_below")
     return ExpectedVectors((_text(texts, "like 1"), _text(texts, "like 2")), _text(value, "unlike"), *bounds)
 
 
@@ -121,57 +121,57 @@ class ExpectedAnswer:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._over = asyncio.Event()
-        self._asking: asyncio.Task[None] | None = None
-        self._patient_until = 0.0
-        self._usage = dict.fromkeys(_COUNTS, 0)
+        self._checked = asyncio.Event()
+        self._check_task: asyncio.Task[None] | None = None
+        self._health_delay_until = 0.0
+        self._usage = dict.fromkeys(_USAGE_FIELDS, 0)
         self._answer, self._reason = "not_asked", "the server has not started"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer our route; pass on everything else, /health once the question is answered or has taken its time."""
         if scope["type"] == "lifespan":
-            await self._live(scope, receive, send)
+            await self._handle_lifespan(scope, receive, send)
         elif scope["type"] == "http" and scope["path"] == PATH:
-            await self._tell(send)
+            await self._send_result(send)
         else:
-            if scope["type"] == "http" and scope["path"] == "/health" and self._asking is not None:
-                await self._patience()
+            if scope["type"] == "http" and scope["path"] == "/health" and self._check_task is not None:
+                await self._delay_health()
             await self._app(scope, receive, send)
 
-    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "lifespan.startup.complete":
                 self._answer, self._reason = "pending", ""
-                self._patient_until = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
-                self._asking = asyncio.create_task(self._ask(scope["app"]))
+                self._health_delay_until = asyncio.get_running_loop().time() + _HEALTH_DELAY_SECONDS
+                self._check_task = asyncio.create_task(self._check(scope["app"]))
             await send(message)
 
         try:
             await self._app(scope, receive, sending)
         finally:
-            if self._asking is not None:
-                self._asking.cancel()
+            if self._check_task is not None:
+                self._check_task.cancel()
 
-    async def _patience(self) -> None:
-        left = self._patient_until - asyncio.get_running_loop().time()
-        if not self._over.is_set() and left > 0:
+    async def _delay_health(self) -> None:
+        left = self._health_delay_until - asyncio.get_running_loop().time()
+        if not self._checked.is_set() and left > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), left)
+                await asyncio.wait_for(self._checked.wait(), left)
 
-    async def _ask(self, app: Any) -> None:
+    async def _check(self, app: Any) -> None:
         """Ask and note what came of it. Whatever happens, the engine serves on."""
         try:
-            self._answer, self._reason = await asyncio.wait_for(self._asked(app), _LONGEST_SECONDS)
+            self._answer, self._reason = await asyncio.wait_for(self._compare(app), _CHECK_TIMEOUT_SECONDS)
         except TimeoutError:
-            self._answer, self._reason = "not_asked", f"no answer within {_LONGEST_SECONDS:.0f} s"
+            self._answer, self._reason = "not_asked", f"no answer within {_CHECK_TIMEOUT_SECONDS:.0f} s"
         except Exception as error:  # a vLLM may differ anywhere, and so may what it answers
             self._answer, self._reason = "not_asked", repr(error)
         finally:
-            self._over.set()
-        told = ": ".join(filter(None, ("expected answer", self._answer.replace("_", " "), self._reason)))
-        print(told + (f"; see {_HELP}" if self._answer == "differs" else ""), file=sys.stderr, flush=True)
+            self._checked.set()
+        line = ": ".join(filter(None, ("expected answer", self._answer.replace("_", " "), self._reason)))
+        print(line + (f"; see {_HELP}" if self._answer == "differs" else ""), file=sys.stderr, flush=True)
 
-    async def _asked(self, app: Any) -> tuple[str, str]:
+    async def _compare(self, app: Any) -> tuple[str, str]:
         raw = await asyncio.to_thread(_read, app.state.args.model)
         if raw is None:
             return "not_asked", f"there is no {FILE} beside the weights"
@@ -186,11 +186,11 @@ class ExpectedAnswer:
             return "not_asked", f"the engine refuses the question with status {status}"
         value = json.loads(answer)
         used = value.get("usage") or {}
-        self._usage = {name: used.get(name) or 0 for name in _COUNTS}
-        difference = expected.difference(value)
-        return ("as_expected", "") if difference is None else ("differs", f"this processor ({_cpu()}) {difference}")
+        self._usage = {name: used.get(name) or 0 for name in _USAGE_FIELDS}
+        mismatch = expected.mismatch(value)
+        return ("as_expected", "") if mismatch is None else ("differs", f"this processor ({_cpu_name()}) {mismatch}")
 
-    async def _tell(self, send: Send) -> None:
+    async def _send_result(self, send: Send) -> None:
         value = json.dumps({"answer": self._answer, "reason": self._reason, "usage": self._usage}).encode()
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -232,30 +232,30 @@ def _read(folder: str) -> bytes | None:
     if not path.is_file():
         return None
     with path.open("rb") as file:
-        raw = file.read(_LONGEST_FILE + 1)
-    return raw if len(raw) <= _LONGEST_FILE else b"too long"
+        raw = file.read(_MAX_FILE_BYTES + 1)
+    return raw if len(raw) <= _MAX_FILE_BYTES else b"too long"
 
 
 def _text(value: dict[str, Any], name: str) -> str:
     text = value.get(name)
-    if not isinstance(text, str) or not 0 < len(text) <= _LONGEST_TEXT:
-        raise ValueError(f"{name} must be a text of at most {_LONGEST_TEXT} characters")
+    if not isinstance(text, str) or not 0 < len(text) <= _MAX_TEXT_CHARACTERS:
+        raise ValueError(f"{name} must be a text of at most {_MAX_TEXT_CHARACTERS} characters")
     return text
 
 
-def _bound(value: dict[str, Any], name: str) -> float:
+def _similarity_bound(value: dict[str, Any], name: str) -> float:
     bound = value.get(name)
     if isinstance(bound, bool) or not isinstance(bound, int | float) or not -1 <= bound <= 1:
         raise ValueError(f"{name} must be a number from -1 to 1")
     return float(bound)
 
 
-def _cosine(one: list[float], other: list[float]) -> float:
+def _cosine_similarity(one: list[float], other: list[float]) -> float:
     lengths = math.hypot(*one) * math.hypot(*other)
     return sum(a * b for a, b in zip(one, other, strict=True)) / lengths if lengths else math.nan
 
 
-def _cpu() -> str:
+def _cpu_name() -> str:
     """The processor's name, as Linux knows it."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
         for line in lines:

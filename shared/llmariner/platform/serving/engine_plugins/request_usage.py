@@ -19,18 +19,18 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 _PATH = "/llmariner/usage/"
-_KEPT = 4096
+_MAX_REQUESTS = 4096
 # The sender asks right after it hung up; the engine learns of that a moment later.
-_PATIENCE_SECONDS = 2.0
+_WAIT_SECONDS = 2.0
 # vLLM's own ids: chatcmpl-<id>, cmpl-<id>-<prompt>, embd-<id>-<input>.
-_NAMED = re.compile(r"-(req_[0-9a-f]+)(?:-\d+)?$")
+_ENGINE_REQUEST_ID = re.compile(r"-(req_[0-9a-f]+)(?:-\d+)?$")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-class Usage:
+class RequestTokens:
     """What one request has used: each of its prompts once, however many answers are made of it, and each answer once."""
 
     def __init__(self) -> None:
@@ -56,49 +56,49 @@ class Usage:
         }
 
 
-class Accounts:
-    """Usage by request id, of requests that are over; the oldest are forgotten."""
+class UsageLog:
+    """Tokens of finished requests by request id; the oldest are dropped."""
 
     def __init__(self) -> None:
-        self._used: OrderedDict[str, Usage] = OrderedDict()
-        self._asked: dict[str, asyncio.Event] = {}
-        self._states: dict[str, Any] = {}
+        self._used: OrderedDict[str, RequestTokens] = OrderedDict()
+        self._waiters: dict[str, asyncio.Event] = {}
+        self._running_states: dict[str, Any] = {}
 
-    def over(self, state: Any, under_way: dict[str, Any]) -> None:
+    def record(self, state: Any, running: dict[str, Any]) -> None:
         """Add what one of vLLM's request states has used to its request; told twice, it is counted once."""
-        self._states = under_way
+        self._running_states = running
         request_id = _request_id(state)
         if request_id is None:
             return
-        self._used.setdefault(request_id, Usage()).add(state)
-        while len(self._used) > _KEPT:
+        self._used.setdefault(request_id, RequestTokens()).add(state)
+        while len(self._used) > _MAX_REQUESTS:
             self._used.popitem(last=False)
-        if request_id in self._asked and self._complete(request_id):
-            self._asked[request_id].set()
+        if request_id in self._waiters and self._complete(request_id):
+            self._waiters[request_id].set()
 
-    async def told(self, request_id: str) -> dict[str, int] | None:
-        """What a request has used, once all of it is over; None when it is not known here, or goes on (`under_way`)."""
+    async def wait(self, request_id: str) -> dict[str, int] | None:
+        """What a request has used, once all of it is over; None when it is not known here, or goes on (`is_running`)."""
         if not self._complete(request_id):
-            event = self._asked.setdefault(request_id, asyncio.Event())
+            event = self._waiters.setdefault(request_id, asyncio.Event())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), _PATIENCE_SECONDS)
-            self._asked.pop(request_id, None)
+                await asyncio.wait_for(event.wait(), _WAIT_SECONDS)
+            self._waiters.pop(request_id, None)
         return self._used.pop(request_id).counts() if self._complete(request_id) else None
 
-    def under_way(self, request_id: str) -> bool:
+    def is_running(self, request_id: str) -> bool:
         """Whether some of a request goes on."""
-        return any(_request_id(state) == request_id for state in self._states.values())
+        return any(_request_id(state) == request_id for state in self._running_states.values())
 
     def _complete(self, request_id: str) -> bool:
-        return request_id in self._used and not self.under_way(request_id)
+        return request_id in self._used and not self.is_running(request_id)
 
 
 def _request_id(state: Any) -> str | None:
-    named = _NAMED.search(state.external_req_id)
+    named = _ENGINE_REQUEST_ID.search(state.external_req_id)
     return named[1] if named else None
 
 
-def _watch(accounts: Accounts) -> None:
+def _instrument(usage_log: UsageLog) -> None:
     processor = importlib.import_module("vllm.v1.engine.output_processor").OutputProcessor
     abort, finish = processor.abort_requests, processor._finish_request
 
@@ -106,12 +106,12 @@ def _watch(accounts: Accounts) -> None:
         before = dict(self.request_states)
         done = abort(self, request_ids, internal)
         for key in before.keys() - self.request_states.keys():
-            accounts.over(before[key], self.request_states)
+            usage_log.record(before[key], self.request_states)
         return done
 
     def finishing(self: Any, state: Any) -> None:
         finish(self, state)
-        accounts.over(state, self.request_states)
+        usage_log.record(state, self.request_states)
 
     processor.abort_requests, processor._finish_request = aborting, finishing
 
@@ -121,10 +121,10 @@ class RequestUsage:
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
         self._app = app
-        self._accounts = Accounts()
+        self._usage_log = UsageLog()
         self._missing = ""
         try:
-            _watch(self._accounts)
+            _instrument(self._usage_log)
         except (ImportError, AttributeError) as error:
             self._missing = f"this vLLM has no {error}"
             print(f"usage of aborted requests is not told: {self._missing}", file=sys.stderr, flush=True)
@@ -135,19 +135,19 @@ class RequestUsage:
             await self._app(scope, receive, send)
             return
         if self._missing:
-            await _answer(send, 501, {"error": {"message": self._missing}})
+            await _send_json(send, 501, {"error": {"message": self._missing}})
             return
         request_id = scope["path"].removeprefix(_PATH)
-        used = await self._accounts.told(request_id)
-        if used is None and self._accounts.under_way(request_id):
-            await _answer(send, 503, {"error": {"message": "this request goes on"}})
+        used = await self._usage_log.wait(request_id)
+        if used is None and self._usage_log.is_running(request_id):
+            await _send_json(send, 503, {"error": {"message": "this request goes on"}})
         elif used is None:
-            await _answer(send, 404, {"error": {"message": "no request of this id ended here"}})
+            await _send_json(send, 404, {"error": {"message": "no request of this id ended here"}})
         else:
-            await _answer(send, 200, used)
+            await _send_json(send, 200, used)
 
 
-async def _answer(send: Send, status: int, value: dict[str, Any]) -> None:
+async def _send_json(send: Send, status: int, value: dict[str, Any]) -> None:
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps(value).encode()})

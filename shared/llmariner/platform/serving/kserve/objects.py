@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel
-from llmariner.platform.serving.local_processes.command_line import ANSWER_CHECK, FEATURES, MIDDLEWARE, remote_code
+from llmariner.platform.serving.local_processes.command_line import (
+    ANSWER_CHECK_MIDDLEWARE,
+    FEATURE_ARGUMENTS,
+    USAGE_MIDDLEWARE,
+    remote_code_arguments,
+)
 from llmariner.settings import KServeSettings
 
 __all__ = [
@@ -198,11 +203,11 @@ def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: 
 def _arguments(model: EngineModel, adapters: Sequence[EngineModel], settings: KServeSettings) -> list[str]:
     """After the runtime's own. vLLM takes the last of each: what must hold comes after the model's own."""
     arguments = [f"--max-num-seqs={capacity(settings)}"]
-    arguments += ["--runner=pooling", "--dtype=float32"] if model.task == "embed" else FEATURES
+    arguments += ["--runner=pooling", "--dtype=float32"] if model.task == "embed" else FEATURE_ARGUMENTS
     arguments += model.extra_args
-    arguments += [f"--served-model-name={model.name}", f"--middleware={MIDDLEWARE}"]
-    arguments += [f"--middleware={ANSWER_CHECK}"] if _hardware(model, settings) == "cpu" else []
-    arguments += remote_code(model)
+    arguments += [f"--served-model-name={model.name}", f"--middleware={USAGE_MIDDLEWARE}"]
+    arguments += [f"--middleware={ANSWER_CHECK_MIDDLEWARE}"] if _hardware(model, settings) == "cpu" else []
+    arguments += remote_code_arguments(model)
     if adapters:
         arguments += ["--enable-lora", "--lora-modules"]
         arguments += [f"{each.name}={adapter_path(each)}" for each in adapters]

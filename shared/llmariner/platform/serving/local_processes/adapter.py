@@ -23,8 +23,8 @@ from llmariner.platform.serving import EngineModel, Phase, Status, served_name
 from llmariner.platform.serving.engine_metrics import TIMEOUT_SECONDS, read_metrics
 from llmariner.platform.serving.local_processes import memory
 from llmariner.platform.serving.local_processes.command_line import memory_needed
-from llmariner.platform.serving.local_processes.engine import Engine, EngineDied, log_name
-from llmariner.platform.serving.local_processes.launcher_client import Launcher, LauncherGone
+from llmariner.platform.serving.local_processes.engine import Engine, EngineFailed, log_name
+from llmariner.platform.serving.local_processes.launcher_client import LauncherClient, LauncherExited
 from llmariner.platform.serving.local_processes.sockets import EngineSockets
 from llmariner.platform.serving.log_files import rotate
 from llmariner.platform.serving.redaction import redact_paths
@@ -32,17 +32,17 @@ from llmariner.platform.serving.redaction import redact_paths
 __all__ = ["ProcessServing", "ProcessSettings"]
 
 _log = logging.getLogger(__name__)
-_TEND = 2.0
-_FIRST_PAUSE = 2.0
-_LONGEST_PAUSE = 120.0
-_KEEP_FREE = 0.75
+_MONITOR_SECONDS = 2.0
+_FIRST_BACKOFF_SECONDS = 2.0
+_MAX_BACKOFF_SECONDS = 120.0
+_BUDGET_SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class ProcessSettings:
     """Where engines run and what they may take. `budget` in bytes, 0: three quarters of what is free at start;
     `idle_seconds` until a model sleeps, 0: never; `warm`: keep a warm parent to fork from;
-    `patience_seconds`: how long an engine may leave its metrics unanswered."""
+    `unresponsive_seconds`: how long an engine may leave its metrics unanswered."""
 
     python: Path
     logs: Path
@@ -50,7 +50,7 @@ class ProcessSettings:
     budget: int = 0
     idle_seconds: float = 300.0
     warm: bool = True
-    patience_seconds: float = 120.0
+    unresponsive_seconds: float = 120.0
 
 
 class _Failure(NamedTuple):
@@ -61,7 +61,7 @@ class _Failure(NamedTuple):
     detail: str = ""
 
 
-class _Deaths(NamedTuple):
+class _Crashes(NamedTuple):
     """How many starts failed in a row, when the last did, and of which of the models that had the id."""
 
     created: int
@@ -82,22 +82,22 @@ class ProcessServing:
         self._find = find
         self._record_wake = record_wake
         self._client = Client()
-        self._launcher = Launcher(
-            settings.python, settings.environment, settings.logs, self._exited, warm=settings.warm
+        self._launcher = LauncherClient(
+            settings.python, settings.environment, settings.logs, self._on_exit, warm=settings.warm
         )
         self._sockets = EngineSockets(settings.logs.with_name("engines"))
-        self._budget = settings.budget or int(memory.available() * _KEEP_FREE)
+        self._budget = settings.budget or int(memory.available_bytes() * _BUDGET_SHARE)
         self._engines: dict[str, Engine] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._wishes_to_sleep: set[str] = set()
-        self._deaths: dict[str, _Deaths] = {}
+        self._sleep_requested: set[str] = set()
+        self._crashes: dict[str, _Crashes] = {}
         self._failures: dict[str, _Failure] = {}
         self._observers: list[Callable[[str, Status], None]] = []
-        self._room = asyncio.Condition()
+        self._memory_freed = asyncio.Condition()
         self._warming: asyncio.Task[None] | None = None
 
     @property
-    def launcher(self) -> Launcher:
+    def launcher(self) -> LauncherClient:
         """The warm parent, for those who ask how it is."""
         return self._launcher
 
@@ -116,10 +116,10 @@ class ProcessServing:
         if model.base and engine.phase is Phase.READY and engine.adapters.get(model.id) != model.created:
             if (failure := self._failure(model)) is not None:
                 return Status(Phase.FAILED, message=failure.message, detail=failure.detail)
-            if not engine.changing.locked():
+            if not engine.adapter_lock.locked():
                 return Status(estimate_seconds=model.typical_wake_seconds)
-            told = replace(engine.status(), phase=Phase.LOADING, message="loading the adapter")
-            return replace(told, endpoint=None, capacity=0, progress=0.9)
+            status = replace(engine.status(), phase=Phase.LOADING, message="loading the adapter")
+            return replace(status, endpoint=None, capacity=0, progress=0.9)
         return engine.status()
 
     async def statuses(self) -> dict[str, Status]:
@@ -138,16 +138,16 @@ class ProcessServing:
             return
         engine = self._engines.get(name)
         if model.base is None and engine is not None and engine.model.created != model.created:
-            await self._end(name)  # of a model that had this id before
+            await self._stop_engine(name)  # of a model that had this id before
         if name not in self._tasks:
             base = await self._find(name) if model.base else model
             if base.blocked:
                 self._failures[name] = _Failure(base.created, base.blocked)
                 return
             if name not in self._tasks:  # somebody else may have come first while we asked
-                self._wishes_to_sleep.discard(name)
+                self._sleep_requested.discard(name)
                 self._engines[name] = Engine(base, self._settings.logs / log_name(name))
-                self._tasks[name] = asyncio.create_task(self._live(self._engines[name]))
+                self._tasks[name] = asyncio.create_task(self._run_engine(self._engines[name]))
         if model.base:
             await self._load_adapter(self._engines[name], model)
 
@@ -155,22 +155,22 @@ class ProcessServing:
         """See the port. An adapter is unloaded: its base's engine may have requests of others under way."""
         model = await self._find(model_id)
         if model.base is None:
-            await self._end(model.id)
+            await self._stop_engine(model.id)
         elif engine := self._engines.get(model.base):
-            async with engine.changing:
+            async with engine.adapter_lock:
                 await self._unload_adapter(engine, model.id)
 
     async def remove(self, model_id: str, folder: str) -> None:
         """See the port."""
         created = await self._created(model_id)
-        for kept in (self._failures, self._deaths):
+        for kept in (self._failures, self._crashes):
             if model_id in kept and kept[model_id].created != created:
                 del kept[model_id]
         for engine in list(self._engines.values()):
             if engine.model.id == model_id and engine.model.created != created:
-                await self._end(model_id)
+                await self._stop_engine(model_id)
             elif model_id in engine.adapters:
-                async with engine.changing:
+                async with engine.adapter_lock:
                     if engine.adapters.get(model_id) != await self._created(model_id):
                         await self._unload_adapter(engine, model_id)
 
@@ -202,157 +202,159 @@ class ProcessServing:
         self._sockets.close()
 
     async def _start_launcher(self) -> None:
-        with contextlib.suppress(LauncherGone):
+        with contextlib.suppress(LauncherExited):
             await self._launcher.start()
 
-    async def _live(self, engine: Engine) -> None:
+    async def _run_engine(self, engine: Engine) -> None:
         """The one task that may change this engine, from the first wish to its end."""
         name = engine.model.id
         socket: Path | None = None
         try:
-            await self._take_room(engine)
-            await self._pause_after_deaths(engine)
+            await self._reserve_memory(engine)
+            await self._back_off(engine)
             socket = self._sockets.new()
-            seconds = await engine.start(self._launcher, self._client, socket, lambda: self._changed(engine))
+            seconds = await engine.start(self._launcher, self._client, socket, lambda: self._on_change(engine))
             self._failures.pop(name, None)
-            await self._note_wake(name, seconds)
-            await self._tend(engine)
-            self._deaths.pop(name, None)
+            await self._record_wake_safely(name, seconds)
+            await self._monitor(engine)
+            self._crashes.pop(name, None)
         except asyncio.CancelledError:
             if engine.ready_at:
-                self._deaths.pop(name, None)  # it was put to sleep, it did not die
+                self._crashes.pop(name, None)  # it was put to sleep, it did not die
             raise
-        except (EngineDied, LauncherGone, OSError) as error:
-            self._note_death(engine.model, redact_paths(str(error)), getattr(error, "detail", str(error)))
+        except (EngineFailed, LauncherExited, OSError) as error:
+            self._record_failure(engine.model, redact_paths(str(error)), getattr(error, "detail", str(error)))
         except Exception as error:  # whatever it was, those who wait for the model must hear of it
             _log.exception("the engine of %s was ended", name)
-            self._note_death(
+            self._record_failure(
                 engine.model, f"The platform could not look after the engine: {type(error).__name__}", str(error)
             )
         finally:
-            engine.ending = True
+            engine.stopping = True
             try:
-                with contextlib.suppress(LauncherGone):  # and the engine with it
-                    await engine.stop(self._launcher, lambda: self._changed(engine))
+                with contextlib.suppress(LauncherExited):  # and the engine with it
+                    await engine.stop(self._launcher, lambda: self._on_change(engine))
             finally:
-                await self._forget(engine, socket)
+                await self._remove_engine(engine, socket)
 
-    async def _forget(self, engine: Engine, socket: Path | None) -> None:
+    async def _remove_engine(self, engine: Engine, socket: Path | None) -> None:
         name = engine.model.id
         if socket is not None:
             self._sockets.remove(socket)
         self._engines.pop(name, None)
         self._tasks.pop(name, None)
-        self._wishes_to_sleep.discard(name)
-        self._tell(name, self._without_engine(name, engine.model))
-        async with self._room:
-            self._room.notify_all()
+        self._sleep_requested.discard(name)
+        self._notify_observers(name, self._without_engine(name, engine.model))
+        async with self._memory_freed:
+            self._memory_freed.notify_all()
 
-    async def _note_wake(self, name: str, seconds: float) -> None:
+    async def _record_wake_safely(self, name: str, seconds: float) -> None:
         """Record a wake. The engine serves, be it recorded or not: a database may be away, or its disk full."""
         try:
             await self._record_wake(name, seconds)
         except Exception:
             _log.exception("the wake of %s could not be recorded", name)
 
-    def _note_death(self, model: EngineModel, reason: str, detail: str) -> None:
-        self._deaths[model.id] = _Deaths(model.created, self._deaths_of(model).starts + 1, time.monotonic())
+    def _record_failure(self, model: EngineModel, reason: str, detail: str) -> None:
+        self._crashes[model.id] = _Crashes(model.created, self._crashes_of(model).starts + 1, time.monotonic())
         self._failures[model.id] = _Failure(model.created, reason, detail)
 
-    def _deaths_of(self, model: EngineModel) -> _Deaths:
-        found = self._deaths.get(model.id)
-        return found if found is not None and found.created == model.created else _Deaths(model.created)
+    def _crashes_of(self, model: EngineModel) -> _Crashes:
+        found = self._crashes.get(model.id)
+        return found if found is not None and found.created == model.created else _Crashes(model.created)
 
     def _failure(self, model: EngineModel) -> _Failure | None:
         found = self._failures.get(model.id)
         return found if found is not None and found.created == model.created else None
 
-    async def _tend(self, engine: Engine) -> None:
-        """Until it shall sleep: read its counts, note when it was busy. EngineDied when it ends by itself, or hangs."""
-        assert engine.ended is not None
+    async def _monitor(self, engine: Engine) -> None:
+        """Until it shall sleep: read its counts, note when it was busy. EngineFailed when it ends by itself, or hangs."""
+        assert engine.exited is not None
         name, answered = engine.model.id, time.monotonic()
-        patience = self._settings.patience_seconds
-        while name not in self._wishes_to_sleep:
-            metrics = await read_metrics(self._client, engine.endpoint, timeout=min(TIMEOUT_SECONDS, patience))
-            if metrics is None and time.monotonic() - answered > patience:
-                engine.hung = True
-                raise EngineDied("The engine has hung: it answers nothing any more.", engine.last_lines())
+        timeout_seconds = self._settings.unresponsive_seconds
+        while name not in self._sleep_requested:
+            metrics = await read_metrics(self._client, engine.endpoint, timeout=min(TIMEOUT_SECONDS, timeout_seconds))
+            if metrics is None and time.monotonic() - answered > timeout_seconds:
+                engine.unresponsive = True
+                raise EngineFailed("The engine has hung: it answers nothing any more.", engine.last_lines())
             if metrics is not None:
                 answered = time.monotonic()
-                engine.heard(metrics)
+                engine.update_metrics(metrics)
                 idle = self._settings.idle_seconds
-                if idle and not engine.model.keep_awake and time.monotonic() - engine.last_busy > idle:
+                if idle and not engine.model.keep_awake and time.monotonic() - engine.last_busy_at > idle:
                     return
             if engine.pid is not None:
-                engine.memory_bytes = await asyncio.to_thread(memory.held, engine.pid)
+                engine.memory_bytes = await asyncio.to_thread(memory.process_tree_bytes, engine.pid)
             await asyncio.to_thread(rotate, engine.log)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_TEND):
-                    await engine.ended.wait()
-                raise EngineDied("The engine ended unexpectedly.", engine.last_lines())
+                async with asyncio.timeout(_MONITOR_SECONDS):
+                    await engine.exited.wait()
+                raise EngineFailed("The engine ended unexpectedly.", engine.last_lines())
 
-    async def _end(self, name: str) -> None:
-        self._wishes_to_sleep.add(name)
+    async def _stop_engine(self, name: str) -> None:
+        self._sleep_requested.add(name)
         task, engine = self._tasks.get(name), self._engines.get(name)
         if task is None or engine is None:
-            self._wishes_to_sleep.discard(name)
+            self._sleep_requested.discard(name)
             return
-        if not engine.ending:
-            engine.ending = True
+        if not engine.stopping:
+            engine.stopping = True
             task.cancel()
         # Not gathered: where the caller is cancelled, that would cancel the task again, in the midst of the engine's end.
         await asyncio.wait({task})
 
-    async def _take_room(self, engine: Engine) -> None:
+    async def _reserve_memory(self, engine: Engine) -> None:
         """Wait until the budget holds this engine too; end idle ones for it, longest idle first."""
         needed = memory_needed(engine.model)
-        while self._taken(but=engine) + needed > self._budget:
-            if needed > self._budget or not self._started(but=engine):
-                raise EngineDied(
+        while self._memory_in_use(excluding=engine) + needed > self._budget:
+            if needed > self._budget or not self._started(excluding=engine):
+                raise EngineFailed(
                     f"The model needs about {needed >> 20} MiB, the budget for all engines and the parent they are forked "
                     f"from is {self._budget >> 20} MiB; raise LLMARINER_MEMORY_GIB or choose a smaller model."
                 )
-            victim = await self._longest_idle(but=engine)
+            victim = await self._longest_idle(excluding=engine)
             if victim is not None:
-                await self._end(victim.model.id)
+                await self._stop_engine(victim.model.id)
                 continue
             engine.message = "waiting for memory that busy models hold"
-            async with self._room:
+            async with self._memory_freed:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1.0):
-                        await self._room.wait()
+                        await self._memory_freed.wait()
         engine.message = ""
 
-    def _taken(self, *, but: Engine) -> int:
+    def _memory_in_use(self, *, excluding: Engine) -> int:
         """Bytes of the budget that are taken: by started engines, and by the parent that they are forked from."""
-        parent = memory.held_alone(self._launcher.pid) if self._launcher.pid else 0
-        return parent + sum(max(memory_needed(e.model), e.memory_bytes) for e in self._started(but=but))
+        parent = memory.process_bytes(self._launcher.pid) if self._launcher.pid else 0
+        return parent + sum(max(memory_needed(e.model), e.memory_bytes) for e in self._started(excluding=excluding))
 
-    def _started(self, *, but: Engine) -> list[Engine]:
-        return [e for e in self._engines.values() if e is not but and e.phase is not Phase.QUEUED]
+    def _started(self, *, excluding: Engine) -> list[Engine]:
+        return [e for e in self._engines.values() if e is not excluding and e.phase is not Phase.QUEUED]
 
-    async def _longest_idle(self, *, but: Engine) -> Engine | None:
+    async def _longest_idle(self, *, excluding: Engine) -> Engine | None:
         ready = [
-            e for e in self._engines.values() if e is not but and e.phase is Phase.READY and not e.model.keep_awake
+            e
+            for e in self._engines.values()
+            if e is not excluding and e.phase is Phase.READY and not e.model.keep_awake
         ]
-        for engine in sorted(ready, key=lambda e: e.last_busy):
+        for engine in sorted(ready, key=lambda e: e.last_busy_at):
             metrics = await read_metrics(self._client, engine.endpoint)
             if metrics is not None and not metrics.busy:
                 return engine
         return None
 
-    async def _pause_after_deaths(self, engine: Engine) -> None:
-        _, deaths, last = self._deaths_of(engine.model)
-        if deaths > 1:
-            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (deaths - 2))
+    async def _back_off(self, engine: Engine) -> None:
+        _, crashes, last = self._crashes_of(engine.model)
+        if crashes > 1:
+            pause = min(_MAX_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (crashes - 2))
             left = max(0.0, last + pause - time.monotonic())
             _, message, engine.detail = self._failures[engine.model.id]
-            engine.message = f"{deaths} starts failed; the next is in {left:.0f} s. {message}"
+            engine.message = f"{crashes} starts failed; the next is in {left:.0f} s. {message}"
             await asyncio.sleep(left)
             engine.message = engine.detail = ""
 
     async def _load_adapter(self, engine: Engine, model: EngineModel) -> None:
-        async with engine.changing:
+        async with engine.adapter_lock:
             if engine.phase is not Phase.READY or engine.adapters.get(model.id) == model.created:
                 return  # wished again by whoever waits, when the base is ready
             self._failures.pop(model.id, None)
@@ -372,22 +374,22 @@ class ProcessServing:
     async def _replace_adapter(self, engine: Engine, model: EngineModel) -> str:
         """Load it; why not, empty where it is done. What the engine has by that name, whoever put it there, goes first."""
         body = {"lora_name": model.name, "lora_path": model.folder}
-        status, said = await self._told_engine(engine, "load", body)
+        status, said = await self._call_lora_api(engine, "load", body)
         if status != 200 and "already been loaded" in said:
-            await self._told_engine(engine, "unload", {"lora_name": model.name})
-            status, said = await self._told_engine(engine, "load", body)
+            await self._call_lora_api(engine, "unload", {"lora_name": model.name})
+            status, said = await self._call_lora_api(engine, "load", body)
         return "" if status == 200 else f"The engine refused the adapter: {said[:500]}"
 
     async def _unload_adapter(self, engine: Engine, model_id: str) -> str:
         """Of a model that was deleted; another may have its id by now. Why not, empty where the engine has none."""
         if model_id in engine.adapters and engine.phase is Phase.READY:
-            status, said = await self._told_engine(engine, "unload", {"lora_name": served_name(model_id)})
+            status, said = await self._call_lora_api(engine, "unload", {"lora_name": served_name(model_id)})
             if status not in (200, 404):
                 return f"The engine keeps the adapter that had this name before: {said[:500]}"
         engine.adapters.pop(model_id, None)
         return ""
 
-    async def _told_engine(self, engine: Engine, verb: str, body: dict[str, str]) -> tuple[int, str]:
+    async def _call_lora_api(self, engine: Engine, verb: str, body: dict[str, str]) -> tuple[int, str]:
         """vLLM's routes for adapters at run time; returns status and text. An engine that does not answer has status 0."""
         headers = [(b"content-type", b"application/json")]
         path, raw = f"/v1/{verb}_lora_adapter", json.dumps(body).encode()
@@ -406,14 +408,14 @@ class ProcessServing:
             return Status(estimate_seconds=model.typical_wake_seconds)
         return Status(Phase.FAILED, message=failure.message, detail=failure.detail)
 
-    def _exited(self, pid: int, _status: int) -> None:
+    def _on_exit(self, pid: int, _status: int) -> None:
         for engine in self._engines.values():
-            if engine.pid == pid and engine.ended is not None:
-                engine.ended.set()
+            if engine.pid == pid and engine.exited is not None:
+                engine.exited.set()
 
-    def _changed(self, engine: Engine) -> None:
-        self._tell(engine.model.id, engine.status())
+    def _on_change(self, engine: Engine) -> None:
+        self._notify_observers(engine.model.id, engine.status())
 
-    def _tell(self, name: str, status: Status) -> None:
+    def _notify_observers(self, name: str, status: Status) -> None:
         for observer in self._observers:
             observer(name, status)

@@ -14,14 +14,14 @@ from typing import Any
 from llmariner.platform.serving import EngineModel
 
 __all__ = [
-    "ANSWER_CHECK",
+    "ANSWER_CHECK_MIDDLEWARE",
     "CAPACITY",
-    "FEATURES",
-    "MIDDLEWARE",
+    "FEATURE_ARGUMENTS",
+    "USAGE_MIDDLEWARE",
     "engine_arguments",
     "engine_environment",
     "memory_needed",
-    "remote_code",
+    "remote_code_arguments",
 ]
 
 CAPACITY = 32
@@ -29,28 +29,28 @@ _PLUGINS = Path(__file__).parents[1] / "engine_plugins"
 _MIB = 1024 * 1024
 _KV_CACHE = {"generate": 512 * _MIB, "embed": 64 * _MIB}
 # Interpreter, libraries' own state and activations of one forked engine, measured on models of 135 M parameters.
-_OVERHEAD = {"generate": 900 * _MIB, "embed": 500 * _MIB}
-_LONGEST_CONTEXT = 4096
-_LORA = ("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2")
+_PROCESS_OVERHEAD = {"generate": 900 * _MIB, "embed": 500 * _MIB}
+_MAX_CONTEXT_TOKENS = 4096
+_LORA_ARGUMENTS = ("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2")
 # Without "any whitespace" a small model can write spaces until its tokens end.
-_STRUCTURED = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
+_STRUCTURED_OUTPUTS = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
 
 
-FEATURES = (
+FEATURE_ARGUMENTS = (
     *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--exclude-tools-when-tool-choice-none"),
-    *("--structured-outputs-config", _STRUCTURED),
+    *("--structured-outputs-config", _STRUCTURED_OUTPUTS),
 )
 """What every engine that generates is started with, wherever it runs."""
 
 
-MIDDLEWARE = "request_usage.RequestUsage"
+USAGE_MIDDLEWARE = "request_usage.RequestUsage"
 """What metering rests on (docs/decisions/0004)."""
 
-ANSWER_CHECK = "expected_answer.ExpectedAnswer"
+ANSWER_CHECK_MIDDLEWARE = "expected_answer.ExpectedAnswer"
 """What looks at an engine's first answer on a CPU of a cluster (docs/decisions/0021)."""
 
 
-def remote_code(model: EngineModel) -> tuple[str, ...]:
+def remote_code_arguments(model: EngineModel) -> tuple[str, ...]:
     """Code that comes with weights is run only where an administrator said so."""
     asked = {argument.replace("_", "-") for argument in model.extra_args}
     return () if model.trusted and "--trust-remote-code" in asked else ("--no-trust-remote-code",)
@@ -58,7 +58,7 @@ def remote_code(model: EngineModel) -> tuple[str, ...]:
 
 def memory_needed(model: EngineModel) -> int:
     """Bytes an engine of this model will hold: weights, cache of keys and values, the process."""
-    return int(model.size_bytes * 1.1) + _KV_CACHE[model.task] + _OVERHEAD[model.task]
+    return int(model.size_bytes * 1.1) + _KV_CACHE[model.task] + _PROCESS_OVERHEAD[model.task]
 
 
 def engine_arguments(model: EngineModel, address: Path | int) -> list[str]:
@@ -75,13 +75,19 @@ def engine_arguments(model: EngineModel, address: Path | int) -> list[str]:
     if model.task == "embed":
         arguments += ["--runner", "pooling", "--dtype", "float32"]
     else:
-        arguments += ["--dtype", "bfloat16", "--max-model-len", str(_context(model.folder)), *_lora(model.folder)]
-        arguments += FEATURES
+        arguments += [
+            "--dtype",
+            "bfloat16",
+            "--max-model-len",
+            str(_context_length(model.folder)),
+            *_lora_arguments(model.folder),
+        ]
+        arguments += FEATURE_ARGUMENTS
     return [
         *arguments,
         *model.extra_args,
         *("--served-model-name", model.name, "--host", "127.0.0.1", *listening),
-        *("--middleware", MIDDLEWARE, *remote_code(model)),
+        *("--middleware", USAGE_MIDDLEWARE, *remote_code_arguments(model)),
     ]
 
 
@@ -108,12 +114,12 @@ def _config(folder: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _context(folder: str) -> int:
+def _context_length(folder: str) -> int:
     longest = _config(folder).get("max_position_embeddings")
-    return min(longest, _LONGEST_CONTEXT) if isinstance(longest, int) and longest > 0 else _LONGEST_CONTEXT
+    return min(longest, _MAX_CONTEXT_TOKENS) if isinstance(longest, int) and longest > 0 else _MAX_CONTEXT_TOKENS
 
 
-def _lora(folder: str) -> tuple[str, ...]:
+def _lora_arguments(folder: str) -> tuple[str, ...]:
     # Some architectures refuse to start with adapters enabled; those known to take them are llama and its kin.
-    kin = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM")
-    return _LORA if set(_config(folder).get("architectures") or ()) & set(kin) else ()
+    supported = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM")
+    return _LORA_ARGUMENTS if set(_config(folder).get("architectures") or ()) & set(supported) else ()

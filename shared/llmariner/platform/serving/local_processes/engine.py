@@ -14,27 +14,27 @@ from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 from llmariner.platform.serving import EngineModel, Phase, Status
 from llmariner.platform.serving.engine_metrics import TIMEOUT_SECONDS, EngineMetrics
 from llmariner.platform.serving.local_processes.command_line import CAPACITY, engine_arguments
-from llmariner.platform.serving.local_processes.launcher_client import Launcher
+from llmariner.platform.serving.local_processes.launcher_client import LauncherClient
 from llmariner.platform.serving.log_files import reset, rotate, tail
 from llmariner.platform.serving.redaction import redact_paths
 
-__all__ = ["Engine", "EngineDied", "log_name"]
+__all__ = ["Engine", "EngineFailed", "log_name"]
 
-_POLL = 0.05
+_POLL_SECONDS = 0.05
 _HEALTH_BYTES = 64 * 1024
-_GRACE = 10.0
-_OVER_GRACE = 5.0
-_SILENCE = 120.0
-_PATIENCE = 180.0
-_BYTES_PER_SECOND = 50 * 1024 * 1024
-_FIRST_GUESS = 20.0
-_SHOWN = 300
-_PROCESS = re.compile(r"^\([^)]*pid=\d+\) ?")
+_STOP_GRACE_SECONDS = 10.0
+_KILL_AFTER_SECONDS = 5.0
+_SILENT_LOG_SECONDS = 120.0
+_MIN_LOAD_SECONDS = 180.0
+_MIN_LOAD_BYTES_PER_SECOND = 50 * 1024 * 1024
+_DEFAULT_WAKE_SECONDS = 20.0
+_MAX_CAUSE_CHARACTERS = 300
+_PROCESS_PREFIX = re.compile(r"^\([^)]*pid=\d+\) ?")
 _LOADING_MARKS = ("Starting to load model", "Loading safetensors", "Loading weights took", "init engine")
 _LONGEST_MARK = max(map(len, _LOADING_MARKS))
 
 
-class EngineDied(Exception):
+class EngineFailed(Exception):
     """The engine ended or gave no sign, and why; `detail` holds the last lines of its log."""
 
     def __init__(self, message: str, detail: str = "") -> None:
@@ -53,50 +53,52 @@ class Engine:
     detail: str = ""
     pid: int | None = None
     endpoint: str = ""
-    began: float = 0.0
+    started_at: float = 0.0
     ready_at: float = 0.0
-    last_busy: float = 0.0
+    last_busy_at: float = 0.0
     memory_bytes: int = 0
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
     tokens_per_second: float = 0.0
-    read_at: float = 0.0
+    metrics_read_at: float = 0.0
     adapters: dict[str, int] = field(default_factory=dict)
     """Loaded into it: model id → `EngineModel.created`."""
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    adapter_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by who loads or unloads an adapter, until the engine has answered."""
-    ended: asyncio.Event | None = None
-    ending: bool = False
+    exited: asyncio.Event | None = None
+    stopping: bool = False
     """Its end has begun, or is about to: its task is not to be cancelled any more."""
-    hung: bool = False
+    unresponsive: bool = False
     """It answers nothing any more: it would not hear that it shall end, either."""
 
-    async def start(self, launcher: Launcher, client: Client, socket: Path, changed: Callable[[], None]) -> float:
+    async def start(
+        self, launcher: LauncherClient, client: Client, socket: Path, on_change: Callable[[], None]
+    ) -> float:
         """Start the process and wait until it answers on `socket`; returns how many seconds it took.
 
-        EngineDied says why not.
+        EngineFailed says why not.
         """
-        self.began = time.monotonic()
-        self.ended = asyncio.Event()
+        self.started_at = time.monotonic()
+        self.exited = asyncio.Event()
         reset(self.log)
-        self._enter(Phase.STARTING, changed)
+        self._set_phase(Phase.STARTING, on_change)
         self.endpoint = f"unix:{socket}"
         arguments = engine_arguments(self.model, socket)
         self.pid = await launcher.start_engine(self.model.id, arguments, self.log, temporary=socket.parent)
-        await self._wait_until_ready(client, changed)
-        self.ready_at = self.last_busy = time.monotonic()
-        self._enter(Phase.READY, changed)
-        return self.ready_at - self.began
+        await self._wait_until_ready(client, on_change)
+        self.ready_at = self.last_busy_at = time.monotonic()
+        self._set_phase(Phase.READY, on_change)
+        return self.ready_at - self.started_at
 
-    async def stop(self, launcher: Launcher, changed: Callable[[], None]) -> None:
+    async def stop(self, launcher: LauncherClient, on_change: Callable[[], None]) -> None:
         """End the process and wait until it is gone."""
-        if self.pid is None or self.ended is None or self.ended.is_set():
+        if self.pid is None or self.exited is None or self.exited.is_set():
             return
-        self._enter(Phase.STOPPING, changed)
-        grace = 0.0 if self.hung else _GRACE
+        self._set_phase(Phase.STOPPING, on_change)
+        grace = 0.0 if self.unresponsive else _STOP_GRACE_SECONDS
         try:
-            async with asyncio.timeout(grace + _OVER_GRACE):
+            async with asyncio.timeout(grace + _KILL_AFTER_SECONDS):
                 await launcher.stop_engine(self.pid, grace)
-                await self.ended.wait()
+                await self.exited.wait()
         except TimeoutError:
             launcher.kill_engine(self.pid)
 
@@ -117,73 +119,73 @@ class Engine:
             memory_bytes=self.memory_bytes,
         )
 
-    def heard(self, metrics: EngineMetrics) -> None:
+    def update_metrics(self, metrics: EngineMetrics) -> None:
         """Take its counts as just read."""
         now = time.monotonic()
-        made = metrics.generation_tokens - self.metrics.generation_tokens
-        if self.read_at:
-            self.tokens_per_second = round(made / max(0.001, now - self.read_at), 1)
+        new_tokens = metrics.generation_tokens - self.metrics.generation_tokens
+        if self.metrics_read_at:
+            self.tokens_per_second = round(new_tokens / max(0.001, now - self.metrics_read_at), 1)
         if metrics.busy or metrics != self.metrics:
-            self.last_busy = now
-        self.metrics, self.read_at = metrics, now
+            self.last_busy_at = now
+        self.metrics, self.metrics_read_at = metrics, now
 
     def last_lines(self, count: int = 12) -> str:
         """The end of its log, for whoever asks why."""
         lines = self._lines()
-        return "\n".join(_errors(lines)[-2:] + lines[-count:])
+        return "\n".join(_error_lines(lines)[-2:] + lines[-count:])
 
     def _lines(self) -> list[str]:
         return tail(self.log).splitlines()
 
-    def _failed_start(self, what: str) -> EngineDied:
+    def _start_failure(self, what: str) -> EngineFailed:
         """With the error that it printed last. Before it is ready nobody has asked it anything that could be in there."""
-        said = _PROCESS.sub("", (_errors(self._lines()) or [""])[-1])
-        cause = redact_paths(said).strip()[:_SHOWN]
-        return EngineDied(f"{what}{f': {cause}' if cause else '.'}", self.last_lines())
+        output = _PROCESS_PREFIX.sub("", (_error_lines(self._lines()) or [""])[-1])
+        cause = redact_paths(output).strip()[:_MAX_CAUSE_CHARACTERS]
+        return EngineFailed(f"{what}{f': {cause}' if cause else '.'}", self.last_lines())
 
-    def _enter(self, phase: Phase, changed: Callable[[], None]) -> None:
+    def _set_phase(self, phase: Phase, on_change: Callable[[], None]) -> None:
         self.phase = phase
-        changed()
+        on_change()
 
-    def _typical(self) -> float:
-        return self.model.typical_wake_seconds or _FIRST_GUESS
+    def _typical_seconds(self) -> float:
+        return self.model.typical_wake_seconds or _DEFAULT_WAKE_SECONDS
 
     def _progress(self) -> float:
         if self.phase in (Phase.READY, Phase.STOPPING):
             return 1.0
-        if not self.began:
+        if not self.started_at:
             return 0.0
-        return round(min(0.97, (time.monotonic() - self.began) / self._typical()), 3)
+        return round(min(0.97, (time.monotonic() - self.started_at) / self._typical_seconds()), 3)
 
     def _estimate(self) -> float | None:
         if self.phase is Phase.READY:
             return 0.0
         if self.phase in (Phase.STARTING, Phase.LOADING):
-            return round(max(0.5, self._typical() - (time.monotonic() - self.began)), 1)
-        return round(self._typical(), 1) if self.phase is Phase.QUEUED else None
+            return round(max(0.5, self._typical_seconds() - (time.monotonic() - self.started_at)), 1)
+        return round(self._typical_seconds(), 1) if self.phase is Phase.QUEUED else None
 
-    async def _wait_until_ready(self, client: Client, changed: Callable[[], None]) -> None:
+    async def _wait_until_ready(self, client: Client, on_change: Callable[[], None]) -> None:
         """The deadline comes from the size of the weights, and moves on as long as the log grows."""
-        assert self.ended is not None
+        assert self.exited is not None
         written, since = 0, time.monotonic()
-        deadline = since + _PATIENCE + self.model.size_bytes / _BYTES_PER_SECOND
-        while not await _answers(client, self.endpoint):
-            if self.ended.is_set():
-                raise self._failed_start("The engine ended while loading")
+        deadline = since + _MIN_LOAD_SECONDS + self.model.size_bytes / _MIN_LOAD_BYTES_PER_SECOND
+        while not await _is_healthy(client, self.endpoint):
+            if self.exited.is_set():
+                raise self._start_failure("The engine ended while loading")
             now = time.monotonic()
             if (size := self.log.stat().st_size) != written:
                 # From a little before: a mark may have been half written.
-                said = tail(self.log, after=max(0, written - _LONGEST_MARK))
+                output = tail(self.log, after=max(0, written - _LONGEST_MARK))
                 written, since = size, now
-                if self.phase is Phase.STARTING and any(mark in said for mark in _LOADING_MARKS):
-                    self._enter(Phase.LOADING, changed)
+                if self.phase is Phase.STARTING and any(mark in output for mark in _LOADING_MARKS):
+                    self._set_phase(Phase.LOADING, on_change)
                 rotate(self.log)
-            if now > deadline and now - since > _SILENCE:
-                raise self._failed_start(f"The engine said nothing for {_SILENCE:.0f} s while loading")
-            await asyncio.sleep(_POLL)
+            if now > deadline and now - since > _SILENT_LOG_SECONDS:
+                raise self._start_failure(f"The engine said nothing for {_SILENT_LOG_SECONDS:.0f} s while loading")
+            await asyncio.sleep(_POLL_SECONDS)
 
 
-def _errors(lines: list[str]) -> list[str]:
+def _error_lines(lines: list[str]) -> list[str]:
     return [line for line in lines if "Error" in line or "error:" in line]
 
 
@@ -194,7 +196,7 @@ def log_name(model_id: str) -> str:
     return f"engine-{re.sub(r'[^A-Za-z0-9._-]', '_', model_id)[:128]}-{digest}.log"
 
 
-async def _answers(client: Client, endpoint: str) -> bool:
+async def _is_healthy(client: Client, endpoint: str) -> bool:
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             response = await client.request(endpoint, "GET", "/health")

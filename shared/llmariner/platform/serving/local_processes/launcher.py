@@ -28,10 +28,10 @@ import time
 from typing import Any, NoReturn
 
 _PR_SET_PDEATHSIG = 1
-_GRACE = 5.0
+_STOP_GRACE_SECONDS = 5.0
 
 # Everything an engine imports on its way to ready. A missing one costs time in the child, not correctness.
-_MODULES = [
+_PRELOADED_MODULES = [
     "vllm.entrypoints.cli.main",
     "vllm.entrypoints.cli.serve",
     "vllm.entrypoints.openai.api_server",
@@ -49,7 +49,7 @@ _MODULES = [
     "xgrammar",
     "transformers",
 ]
-_CONTEXT_USERS = (
+_MULTIPROCESSING_USERS = (
     "vllm.utils.system_utils",
     "vllm.v1.engine.utils",
     "vllm.v1.engine.coordinator",
@@ -68,35 +68,35 @@ class Launcher:
 
     def warm_up(self) -> None:
         """Import vLLM and make its processes fork; on any trouble stay plain and say why."""
-        began = time.monotonic()
+        started_at = time.monotonic()
         try:
-            _import_everything()
+            _preload_modules()
             _fork_instead_of_spawn()
-            _inspect_models_here()
+            _inspect_models_in_process()
             gc.collect()
             gc.freeze()
             self._warm, reason = True, None
         except Exception as error:  # any version of vLLM may differ anywhere in here
             reason = f"{type(error).__name__}: {error}"
-        self._say(event="ready", warm=self._warm, seconds=round(time.monotonic() - began, 2), reason=reason)
+        self._send_event(event="ready", warm=self._warm, seconds=round(time.monotonic() - started_at, 2), reason=reason)
 
-    def plain(self) -> None:
+    def skip_warm_up(self) -> None:
         """Start engines without a warm parent."""
-        self._say(event="ready", warm=False, seconds=0.0, reason="asked for")
+        self._send_event(event="ready", warm=False, seconds=0.0, reason="asked for")
 
     def run(self) -> None:
         """Serve commands until the input ends; then end every engine."""
-        woken, waker = os.pipe()
-        os.set_blocking(waker, False)
-        signal.set_wakeup_fd(waker)
+        wakeup_reader, wakeup_writer = os.pipe()
+        os.set_blocking(wakeup_writer, False)
+        signal.set_wakeup_fd(wakeup_writer)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         pending = b""
         try:
             while True:
-                readable, _, _ = select.select([0, woken], [], [], 0.5)
-                if woken in readable:
-                    os.read(woken, 4096)
+                readable, _, _ = select.select([0, wakeup_reader], [], [], 0.5)
+                if wakeup_reader in readable:
+                    os.read(wakeup_reader, 4096)
                 self._reap()
                 if 0 in readable:
                     data = os.read(0, 65536)
@@ -104,15 +104,15 @@ class Launcher:
                         return
                     *lines, pending = (pending + data).split(b"\n")
                     for line in lines:
-                        self._command(json.loads(line))
+                        self._handle_command(json.loads(line))
         finally:
-            self._end_all()
+            self._stop_all()
 
-    def _command(self, command: dict[str, Any]) -> None:
+    def _handle_command(self, command: dict[str, Any]) -> None:
         if command["op"] == "start":
             pid = self._fork(command)
             self._children.add(pid)
-            self._say(event="started", model=command["model"], pid=pid)
+            self._send_event(event="started", model=command["model"], pid=pid)
         elif command["op"] == "stop" and command["pid"] in self._children:
             _kill_group(command["pid"], signal.SIGTERM)
             self._deadlines[command["pid"]] = time.monotonic() + command["grace"]
@@ -138,12 +138,12 @@ class Launcher:
                 os.dup2(source, target)
             os.environ.update(command["environment"])
             tempfile.tempdir = None  # the parent's, looked up when it imported vLLM
-            self._become_engine(command["argv"])
+            self._run_engine(command["argv"])
         except BaseException as error:
             print(f"engine could not start: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             os._exit(70)
 
-    def _become_engine(self, argv: list[str]) -> NoReturn:
+    def _run_engine(self, argv: list[str]) -> NoReturn:
         if not self._warm:
             command = os.path.join(os.path.dirname(sys.executable), "vllm")
             os.execv(command, [command, *argv])
@@ -165,22 +165,22 @@ class Launcher:
             _kill_group(pid, signal.SIGKILL)
             self._children.discard(pid)
             self._deadlines.pop(pid, None)
-            self._say(event="exited", pid=pid, status=os.waitstatus_to_exitcode(status))
+            self._send_event(event="exited", pid=pid, status=os.waitstatus_to_exitcode(status))
         now = time.monotonic()
         for pid in [pid for pid, deadline in self._deadlines.items() if deadline < now]:
             _kill_group(pid, signal.SIGKILL)
 
-    def _end_all(self) -> None:
+    def _stop_all(self) -> None:
         for pid in self._children:
             _kill_group(pid, signal.SIGTERM)
-        deadline = time.monotonic() + _GRACE
+        deadline = time.monotonic() + _STOP_GRACE_SECONDS
         while self._children and time.monotonic() < deadline:
             self._reap()
             time.sleep(0.05)
         for pid in self._children:
             _kill_group(pid, signal.SIGKILL)
 
-    def _say(self, **event: Any) -> None:
+    def _send_event(self, **event: Any) -> None:
         # A broken pipe: the platform is gone, and the end of our input says so too.
         with contextlib.suppress(BrokenPipeError):
             os.write(self._out, json.dumps(event).encode() + b"\n")
@@ -190,8 +190,8 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _import_everything() -> None:
-    for name in _MODULES:
+def _preload_modules() -> None:
+    for name in _PRELOADED_MODULES:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -203,17 +203,17 @@ def _import_everything() -> None:
 def _fork_instead_of_spawn() -> None:
     import multiprocessing
 
-    def forking() -> Any:
+    def fork_context() -> Any:
         return multiprocessing.get_context("fork")
 
-    for name in _CONTEXT_USERS:
+    for name in _MULTIPROCESSING_USERS:
         module = importlib.import_module(name)
         if not hasattr(module, "get_mp_context"):
             raise RuntimeError(f"{name} has no get_mp_context")
-        setattr(module, "get_mp_context", forking)  # noqa: B010 - a module's attribute, unknown to type checkers
+        setattr(module, "get_mp_context", fork_context)  # noqa: B010 - a module's attribute, unknown to type checkers
 
 
-def _inspect_models_here() -> None:
+def _inspect_models_in_process() -> None:
     """What a model's class can do, vLLM asks a new process that imports everything again, and keeps the answer in a folder
     that a new container does not have. Here all is imported, and there is no GPU that the question could touch."""
     registry = importlib.import_module("vllm.model_executor.models.registry")
@@ -234,7 +234,7 @@ def main() -> None:
     os.register_at_fork(after_in_child=_die_with_parent)
     launcher = Launcher(out)
     if "--plain" in sys.argv[1:]:
-        launcher.plain()
+        launcher.skip_warm_up()
     else:
         launcher.warm_up()
     launcher.run()

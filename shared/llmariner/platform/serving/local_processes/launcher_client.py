@@ -12,24 +12,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Launcher", "LauncherGone", "end_orphans"]
+__all__ = ["LauncherClient", "LauncherExited", "kill_orphans"]
 
 _SCRIPT = Path(__file__).with_name("launcher.py")
 _MARK = "LLMARINER_ENGINES_OF"
-_WARM_SECONDS = 900.0
+_START_TIMEOUT_SECONDS = 900.0
 """For its start: it imports vLLM, on a slow disk for the first time."""
-_FORK_SECONDS = 60.0
+_FORK_TIMEOUT_SECONDS = 60.0
 """For the start of an engine: a fork takes milliseconds, where nothing is swapped out."""
 
 
-class LauncherGone(Exception):
+class LauncherExited(Exception):
     """The launcher ended, or was ended because it did not answer; its engines ended with it."""
 
 
-class Launcher:
+class LauncherClient:
     """One launcher process, started when first needed or ahead of it, and again after it ended.
 
-    `warm_seconds` and `fork_seconds`: how long it may leave its start, and the start of an engine, unanswered.
+    `start_timeout` and `fork_timeout`: how long it may leave its start, and the start of an engine, unanswered.
     """
 
     def __init__(
@@ -40,16 +40,16 @@ class Launcher:
         on_exit: Callable[[int, int], None],
         *,
         warm: bool = True,
-        warm_seconds: float = _WARM_SECONDS,
-        fork_seconds: float = _FORK_SECONDS,
+        start_timeout: float = _START_TIMEOUT_SECONDS,
+        fork_timeout: float = _FORK_TIMEOUT_SECONDS,
     ) -> None:
-        self._warm_seconds = warm_seconds
-        self._fork_seconds = fork_seconds
+        self._start_timeout = start_timeout
+        self._fork_timeout = fork_timeout
         self._python = python
         self._environment = environment
         self._logs = logs
         self._on_exit = on_exit
-        self._warm_wanted = warm
+        self._wants_warm = warm
         self._process: Process | None = None
         self._ready: asyncio.Event = asyncio.Event()
         self._starting = asyncio.Lock()
@@ -71,43 +71,43 @@ class Launcher:
                 await self._spawn()
         process = self._process
         try:
-            async with asyncio.timeout(self._warm_seconds):
+            async with asyncio.timeout(self._start_timeout):
                 await self._ready.wait()
         except TimeoutError:
-            raise self._ended_as_hung(process, self._warm_seconds) from None
+            raise self._kill_unresponsive(process, self._start_timeout) from None
         if self.pid is None:
-            raise LauncherGone("The engine launcher ended at its start; see launcher.log beside the platform's log.")
+            raise LauncherExited("The engine launcher ended at its start; see launcher.log beside the platform's log.")
 
     async def start_engine(self, model: str, arguments: list[str], log: Path, temporary: Path) -> int:
-        """Fork an engine, with a folder for its temporary files; returns its process id. LauncherGone when the launcher
+        """Fork an engine, with a folder for its temporary files; returns its process id. LauncherExited when the launcher
         is no more."""
         await self.start()
         waiter = self._pids[model] = asyncio.get_running_loop().create_future()
         environment = {"TMPDIR": str(temporary)}
         command = {"op": "start", "model": model, "argv": arguments, "environment": environment, "log": str(log)}
-        forking = asyncio.create_task(self._forked(command, waiter))
+        forking = asyncio.create_task(self._fork(command, waiter))
         try:
             return await asyncio.shield(forking)
         except asyncio.CancelledError:
             # It is forked all the same: nobody else would ever end it.
-            with contextlib.suppress(LauncherGone):
+            with contextlib.suppress(LauncherExited):
                 await self.stop_engine(await forking, 0.0)
             raise
 
-    async def _forked(self, command: dict[str, Any], waiter: asyncio.Future[int]) -> int:
+    async def _fork(self, command: dict[str, Any], waiter: asyncio.Future[int]) -> int:
         process = self._process
         await self._send(command)
         try:
-            async with asyncio.timeout(self._fork_seconds):
+            async with asyncio.timeout(self._fork_timeout):
                 return await asyncio.shield(waiter)
         except TimeoutError:
-            raise self._ended_as_hung(process, self._fork_seconds) from None
+            raise self._kill_unresponsive(process, self._fork_timeout) from None
 
-    def _ended_as_hung(self, process: Process | None, seconds: float) -> LauncherGone:
+    def _kill_unresponsive(self, process: Process | None, seconds: float) -> LauncherExited:
         """Kill a launcher that does not answer: no engine can be started, nor ended, by it any more."""
         if process is not None and process.returncode is None:
             process.kill()
-        return LauncherGone(
+        return LauncherExited(
             f"The engine launcher did not answer for {seconds:g} s, and was ended with its engines; the next request "
             "starts another. See launcher.log beside the platform's log."
         )
@@ -138,45 +138,50 @@ class Launcher:
 
     async def _spawn(self) -> None:
         self._ready.clear()
-        arguments = [str(self._python), str(_SCRIPT), *([] if self._warm_wanted else ["--plain"])]
+        arguments = [str(self._python), str(_SCRIPT), *([] if self._wants_warm else ["--plain"])]
         with (self._logs / "launcher.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *arguments, stdin=PIPE, stdout=PIPE, stderr=log, env=self._marked(), start_new_session=True
+                *arguments,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=log,
+                env=self._environment_with_mark(),
+                start_new_session=True,
             )
         self._reader = asyncio.create_task(self._read(self._process))
 
-    def _marked(self) -> dict[str, str]:
+    def _environment_with_mark(self) -> dict[str, str]:
         passed = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LD_PRELOAD") if name in os.environ}
         return {**passed, **self._environment, _MARK: str(self._logs)}
 
     async def _send(self, command: dict[str, Any]) -> None:
         process = self._process
         if process is None or process.stdin is None or process.returncode is not None:
-            raise LauncherGone("The engine launcher is gone.")
+            raise LauncherExited("The engine launcher is gone.")
         try:
-            async with asyncio.timeout(self._fork_seconds):
+            async with asyncio.timeout(self._fork_timeout):
                 process.stdin.write(json.dumps(command).encode() + b"\n")
                 await process.stdin.drain()
         except TimeoutError:
-            raise self._ended_as_hung(process, self._fork_seconds) from None
+            raise self._kill_unresponsive(process, self._fork_timeout) from None
         except (BrokenPipeError, ConnectionResetError) as error:
-            raise LauncherGone("The engine launcher is gone.") from error
+            raise LauncherExited("The engine launcher is gone.") from error
 
     async def _read(self, process: Process) -> None:
         assert process.stdout is not None
         while line := await process.stdout.readline():
-            self._heard(json.loads(line))
+            self._handle_event(json.loads(line))
         await process.wait()
         self._ready.set()
         for waiter in self._pids.values():
             if not waiter.done():
-                waiter.set_exception(LauncherGone("The engine launcher ended."))
+                waiter.set_exception(LauncherExited("The engine launcher ended."))
         self._pids.clear()
         for pid in list(self._engines):
             self._engines.discard(pid)
             self._on_exit(pid, -signal.SIGKILL)
 
-    def _heard(self, event: dict[str, Any]) -> None:
+    def _handle_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "ready":
             self.warm, self.reason = event["warm"], event["reason"]
             self._ready.set()
@@ -190,7 +195,7 @@ class Launcher:
             self._on_exit(event["pid"], event["status"])
 
 
-def end_orphans(logs: Path) -> int:
+def kill_orphans(logs: Path) -> int:
     """Kill what an earlier platform of the same home left behind; returns how many processes."""
     mark = f"{_MARK}={logs}".encode()
     ended = 0

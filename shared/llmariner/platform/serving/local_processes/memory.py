@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["available", "held", "held_alone"]
+__all__ = ["available_bytes", "process_bytes", "process_tree_bytes"]
 
 
-def available() -> int:
+def available_bytes() -> int:
     """Bytes that programs may take without swapping; 0 where the kernel does not say."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -18,26 +18,26 @@ def available() -> int:
     return 0
 
 
-def held(root: int) -> int:
+def process_tree_bytes(root: int) -> int:
     """Bytes that a process and its descendants hold (proportional: shared pages count once among their users)."""
-    return sum(held_alone(pid) for pid in [root, *_descendants(root)])
+    return sum(process_bytes(pid) for pid in [root, *_descendants(root)])
 
 
 def _descendants(root: int) -> list[int]:
-    found, open_ = [], [root]
-    while open_:
-        pid = open_.pop()
+    found, pending = [], [root]
+    while pending:
+        pid = pending.pop()
         try:
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         except OSError:
             continue
         for child in map(int, children):
             found.append(child)
-            open_.append(child)
+            pending.append(child)
     return found
 
 
-def held_alone(pid: int) -> int:
+def process_bytes(pid: int) -> int:
     """Bytes that one process holds, in the same measure; 0 when it is gone."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():

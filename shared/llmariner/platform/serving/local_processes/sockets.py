@@ -12,19 +12,19 @@ import tempfile
 from itertools import count
 from pathlib import Path
 
-__all__ = ["EngineSockets", "remove_left_over"]
+__all__ = ["EngineSockets", "remove_stale_folders"]
 
 _PREFIX = "llmariner-"
 
 # The kernel takes 107 bytes for the path of a socket. After `folder` come a folder of our own, an engine's and, the longest
 # name there, the UUID of one of vLLM's own sockets.
-_LONGEST_FOLDER = 107 - len("/llmariner-12345678/1000000/") - 36
+_MAX_FOLDER_BYTES = 107 - len("/llmariner-12345678/1000000/") - 36
 
 
-def remove_left_over(folder: Path) -> None:
-    """Remove what an earlier process left below `folder`; what else is there is somebody's."""
-    for left in folder.glob(f"{_PREFIX}*"):
-        shutil.rmtree(left, ignore_errors=True)
+def remove_stale_folders(folder: Path) -> None:
+    """Remove the folders that an earlier process left below `folder`; other files stay."""
+    for stale in folder.glob(f"{_PREFIX}*"):
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 class EngineSockets:
@@ -32,7 +32,7 @@ class EngineSockets:
 
     def __init__(self, folder: Path) -> None:
         within: Path | None = None
-        if len(os.fsencode(folder)) <= _LONGEST_FOLDER:
+        if len(os.fsencode(folder)) <= _MAX_FOLDER_BYTES:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             within = folder
         # Made with mode 0700.
@@ -46,7 +46,7 @@ class EngineSockets:
         return folder / "engine.sock"
 
     def remove(self, socket: Path) -> None:
-        """Remove the folder of an engine that has ended, with all that it left there."""
+        """Remove the folder of an engine that has ended, with all files in it."""
         shutil.rmtree(socket.parent, ignore_errors=True)
 
     def close(self) -> None:
