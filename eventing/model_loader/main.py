@@ -17,13 +17,15 @@ def consume(context: Context, event: Event) -> None:
         model = context.registry.get(model_id)
         if model.loaded:
             return
-        if why := context.registry.blocked(model):
+        if why := context.registry.blocked_reason(model):
             raise WeightsUnavailable(why)
         # Which of the models that may have the id one after another: weights of one are not to become another's.
-        loading = partial(context.registry.loading, model_id, created=model.created_at)
-        fetched = context.weights.fetch(model, lambda progress, message: loading(progress=progress, message=message))
+        update_progress = partial(context.registry.update_progress, model_id, created=model.created_at)
+        fetched = context.weights.fetch(
+            model, lambda progress, message: update_progress(progress=progress, message=message)
+        )
         try:
-            context.registry.loaded(
+            context.registry.mark_loaded(
                 model_id,
                 folder=fetched.folder,
                 size_bytes=fetched.size_bytes,
@@ -36,7 +38,7 @@ def consume(context: Context, event: Event) -> None:
         return
     except WeightsUnavailable as error:
         with contextlib.suppress(ModelNotFound):  # deleted since
-            context.registry.failed(model_id, str(error), created=model.created_at)
+            context.registry.mark_failed(model_id, str(error), created=model.created_at)
 
 
 handle = event_function(consume)

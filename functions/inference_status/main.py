@@ -10,7 +10,7 @@ from llmariner.http.authorization.authentication import context_of, require_scop
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.limits.restrictions import caller_restriction
-from llmariner.models.queries import Selection
+from llmariner.models.queries import ModelSelector
 from llmariner.platform.serving import Phase, Status, served_name
 from llmariner.tenancy.principal import Caller
 
@@ -45,7 +45,7 @@ async def status(request: Request, key: Reader) -> dict[str, Any]:
 
 def _base_ids(context: Context, key: Caller) -> list[str]:
     return context.registry.base_ids(
-        Selection(key.key_owner.project_id, restriction=caller_restriction(context.database, key))
+        ModelSelector(key.key_owner.project_id, restriction=caller_restriction(context.database, key))
     )
 
 

@@ -15,9 +15,9 @@ from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.models import ConfigBody, UpdateModel, new_model_config, parse_source_repository
 from llmariner.limits.restrictions import caller_restriction
 from llmariner.models.model import ActivationStatus, Model, ModelConfig, NewModel, SourceRepository, Task
-from llmariner.models.queries import Selection
-from llmariner.models.representation import rendered, restates_arguments
-from llmariner.models.restrictions import is_admin
+from llmariner.models.queries import ModelSelector
+from llmariner.models.representation import model_object, sets_extra_args
+from llmariner.models.restrictions import is_model_admin
 from llmariner.platform.serving import Status
 from llmariner.tenancy.principal import Caller
 
@@ -65,7 +65,9 @@ async def list_models(
     page, total = await asyncio.to_thread(_page, context, key, include_loading_models, after, limit or 100)
     statuses = context.waiting_requests.add_to_all(await context.serving.statuses())
     wanted = page[: limit or 100]
-    data = [rendered(model, statuses.get(model.id, Status()), whole=is_admin(key)) for model in wanted]
+    data = [
+        model_object(model, statuses.get(model.id, Status()), with_diagnostics=is_model_admin(key)) for model in wanted
+    ]
     return {"object": "list", "data": data, "has_more": len(page) > len(wanted), "total_items": total}
 
 
@@ -73,7 +75,7 @@ def _page(
     context: Context, key: Caller, include_loading: bool, after: str | None, limit: int
 ) -> tuple[list[Model], int]:
     """One model more than are asked for, where there are more; and how many there are."""
-    selection = Selection(key.key_owner.project_id, include_loading, caller_restriction(context.database, key))
+    selection = ModelSelector(key.key_owner.project_id, include_loading, caller_restriction(context.database, key))
     return context.registry.page(selection, after=after, limit=limit + 1), context.registry.count(selection)
 
 
@@ -100,10 +102,10 @@ def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, 
         model_file_location=body.model_file_location or body.id,
         base_model_id=body.base_model_id if body.is_fine_tuned_model else None,
         project_id=key.key_owner.project_id if body.is_project_scoped or body.is_fine_tuned_model else None,
-        config=ModelConfig.read(new_model_config(body.config)),
+        config=ModelConfig.from_api(new_model_config(body.config)),
         task=Task(body.task) if body.task else None,
     )
-    return rendered(context.registry.create(new, actor=key), Status(), whole=is_admin(key))
+    return model_object(context.registry.create(new, actor=key), Status(), with_diagnostics=is_model_admin(key))
 
 
 async def get_model(
@@ -115,9 +117,11 @@ async def get_model(
     # By its id in the registry: another project's model, or the one that all share, may have the same name.
     status = await context.serving.status(model.id) if model.loaded else Status()
     status = context.waiting_requests.add_to(model.id, status)
-    wakes = await asyncio.to_thread(context.registry.wakes, model.base_model_id or model.id)
+    wake_durations = await asyncio.to_thread(context.registry.wake_durations, model.base_model_id or model.id)
     last = await asyncio.to_thread(context.ledger.last_request, model.name, model.project_id)
-    return rendered(model, status, whole=is_admin(key), wakes=wakes, last_request_at=last)
+    return model_object(
+        model, status, with_diagnostics=is_model_admin(key), wake_durations=wake_durations, last_request_at=last
+    )
 
 
 def _usable(context: Context, key: Caller, model_id: str) -> Model:
@@ -136,13 +140,13 @@ def update_model(
     sent, paths = body.config_change(update_mask)
     changed = context.registry.configure(
         model_id,
-        lambda config: config.patched(sent, paths=paths),
+        lambda config: config.apply_patch(sent, paths=paths),
         project_id=key.key_owner.project_id,
         actor=key,
-        restated=restates_arguments(sent, paths),
+        sets_extra_args=sets_extra_args(sent, paths),
         created=body.expected_created,
     )
-    return rendered(changed, Status(), whole=is_admin(key))
+    return model_object(changed, Status(), with_diagnostics=is_model_admin(key))
 
 
 def delete_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:

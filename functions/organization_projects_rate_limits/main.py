@@ -16,7 +16,7 @@ from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import Cursor, LongLimit, list_response
 from llmariner.limits.authorization import authorize_subject
 from llmariner.limits.rules import Subject
-from llmariner.models.queries import Selection
+from llmariner.models.queries import ModelSelector
 from llmariner.tenancy.principal import Caller
 
 READ, WRITE = "api.limits.read", "api.limits.write"
@@ -89,7 +89,7 @@ def update_rate_limit(
 
 
 def _rows(context: Context, subject: Subject) -> list[RateLimitRow]:
-    models = [model.name for model in context.registry.page(Selection(subject.id), after=None, limit=_MOST_MODELS)]
+    models = [model.name for model in context.registry.page(ModelSelector(subject.id), after=None, limit=_MOST_MODELS)]
     return rate_limit_rows(models, context.limits.for_subject(subject), context.leases.default_limits)
 
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from llmariner.limits.budgets import Budgets
     from llmariner.limits.leases import Leases
     from llmariner.limits.rules import Limits
-    from llmariner.models.registry import Registry
-    from llmariner.models.weights import Weights
+    from llmariner.models.registry import ModelRegistry
+    from llmariner.models.weights import WeightFetcher
     from llmariner.platform.database import Database
     from llmariner.platform.events.broker import Publisher
     from llmariner.platform.events.deliveries import Deliveries
@@ -168,11 +168,11 @@ class Context:
         return Prices(self.database)
 
     @_part
-    def registry(self) -> Registry:
+    def registry(self) -> ModelRegistry:
         """Models."""
-        from llmariner.models.registry import Registry
+        from llmariner.models.registry import ModelRegistry
 
-        return Registry(self.database, ModelSettings.load(self.env).locations)
+        return ModelRegistry(self.database, ModelSettings.load(self.env).locations)
 
     @_part
     def ledger(self) -> Ledger:
@@ -206,11 +206,11 @@ class Context:
         return Publisher(self.database, settings)
 
     @_part
-    def weights(self) -> Weights:
+    def weights(self) -> WeightFetcher:
         """How weights are brought; the local home sets its own."""
-        from llmariner.models.weights import StorageUriWeights
+        from llmariner.models.weights import StorageUriFetcher
 
-        return StorageUriWeights()
+        return StorageUriFetcher()
 
     @_part
     def serving(self) -> Serving:
@@ -225,12 +225,12 @@ class Context:
                 "LLMARINER_SERVING=processes is for `llma up`; a function on its own uses remote or static."
             )
         if settings.adapter == "kserve":
-            from llmariner.models.serving_lookup import ModelDirectory
+            from llmariner.models.serving_lookup import RegistryModelLookup
             from llmariner.platform.kube import Cluster
             from llmariner.platform.serving.kserve.adapter import KServeServing
 
             cluster = Cluster(ClusterSettings.load(self.env))
-            directory = ModelDirectory(self.registry, self.ledger, self.batch_writer.pending_models)
+            directory = RegistryModelLookup(self.registry, self.ledger, self.batch_writer.pending_models)
             return KServeServing(cluster, KServeSettings.load(self.env), directory)
         from llmariner.platform.serving.remote import RemoteServing
 

@@ -18,7 +18,7 @@ from llmariner.limits.leases import Leases
 from llmariner.limits.restrictions import Restriction, key_restriction
 from llmariner.limits.revisions import Revisions
 from llmariner.models.model import ActivationStatus, Model
-from llmariner.models.registry import Registry
+from llmariner.models.registry import ModelRegistry
 from llmariner.platform.serving import Phase, Serving, Status
 from llmariner.platform.serving.waiting_requests import WaitingRequests
 from llmariner.tenancy.authenticator import Authenticator
@@ -54,7 +54,7 @@ class InProcessControl:
         leases: Leases,
         revisions: Revisions,
         prices: Prices,
-        registry: Registry,
+        registry: ModelRegistry,
         serving: Serving,
         waiting_requests: WaitingRequests,
         ledger: Ledger,
@@ -189,7 +189,7 @@ class InProcessControl:
             models=restricted.models,
             refused_models=restricted.refused_models,
             sources=restricted.sources,
-            own_models=self._registry.names_of_its_own(key.project_id),
+            own_models=self._registry.qualified_names(key.project_id),
         )
 
     def _priced(self, model: Model) -> tuple[Price | None, str | None]:
@@ -215,7 +215,7 @@ class InProcessControl:
             unlimited=False,
             models=restricted.models,
             refused_models=restricted.refused_models,
-            own_models=self._registry.names_of_its_own(owner.project_id),
+            own_models=self._registry.qualified_names(owner.project_id),
         )
 
     def _phase_changed(self, model_id: str, status: Status) -> None:

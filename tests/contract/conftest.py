@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 import llmariner
-from llmariner.models.registry import Registry
+from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, metadata
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events.deliveries import Deliveries
@@ -125,8 +125,8 @@ def team(database: Database, owner: KeyOwner) -> Team:
 
 
 @pytest.fixture
-def registry(database: Database) -> Registry:
-    return Registry(database)
+def registry(database: Database) -> ModelRegistry:
+    return ModelRegistry(database)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.leases import Leases
 from llmariner.limits.rules import Subject
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
-from llmariner.models.registry import Registry
+from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import tables
@@ -55,7 +55,9 @@ def kinds(value: dict[str, Any]) -> dict[str, type]:
 
 
 @pytest.fixture
-def emitted(database: Database, keys: Keys, registry: Registry, owner: KeyOwner) -> dict[str, list[tuple[str, Any]]]:
+def emitted(
+    database: Database, keys: Keys, registry: ModelRegistry, owner: KeyOwner
+) -> dict[str, list[tuple[str, Any]]]:
     """Everything that can happen, done once: by type, subject and data of each event."""
     key, _ = keys.create(owner, NewKey("ci", frozenset()))
     keys.update(owner, key.id, name="new", excluded=None)
@@ -64,8 +66,8 @@ def emitted(database: Database, keys: Keys, registry: Registry, owner: KeyOwner)
     for project in (None, owner.project_id):
         name = f"org/{'everybodys' if project is None else 'mine'}"
         registry.create(NewModel(name, SourceRepository.LOCAL, "/models/x", project_id=project))
-        registry.failed(name, "No config.json in /models/x.")
-        registry.loaded(name, folder="/models/x", size_bytes=1, task=Task.GENERATE)
+        registry.mark_failed(name, "No config.json in /models/x.")
+        registry.mark_loaded(name, folder="/models/x", size_bytes=1, task=Task.GENERATE)
         registry.configure(name, lambda config: config, project_id=None)
         registry.activate(name, ActivationStatus.INACTIVE, project_id=None)
         registry.delete(name, project_id=None)

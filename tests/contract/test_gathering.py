@@ -12,8 +12,8 @@ from sqlalchemy import event as engine_event
 
 from llmariner.errors import InvalidRequest, Unavailable
 from llmariner.models.model import NewModel, SourceRepository, Task
-from llmariner.models.registry import Registry
-from llmariner.models.serving_lookup import ModelDirectory
+from llmariner.models.registry import ModelRegistry
+from llmariner.models.serving_lookup import RegistryModelLookup
 from llmariner.platform.database import Database
 from llmariner.usage.batch_writer import BatchWriter
 from llmariner.usage.ledger import Ledger
@@ -120,11 +120,11 @@ def test_much_is_recorded_without_waiting(size: int, ledger: Ledger) -> None:
 
 def test_a_model_is_not_idle_while_something_of_it_is_gathered(ledger: Ledger, database: Database) -> None:
     writer = BatchWriter(ledger.record, seconds=0.2)
-    registry = Registry(database)
+    registry = ModelRegistry(database)
     registry.create(NewModel("base", SourceRepository.LOCAL, "/base"))
-    registry.loaded("base", folder="/base", size_bytes=1, task=Task.GENERATE)
+    registry.mark_loaded("base", folder="/base", size_bytes=1, task=Task.GENERATE)
     registry.create(NewModel("ft:base:x", SourceRepository.LOCAL, "/x", base_model_id="base"))
-    directory = ModelDirectory(registry, ledger, writer.pending_models)
+    directory = RegistryModelLookup(registry, ledger, writer.pending_models)
 
     async def ask() -> list[float | None]:
         before = await directory.idle_since(["base", "ft:base:x"])
@@ -141,10 +141,10 @@ def test_a_project_s_model_is_idle_whatever_others_ask_of_theirs_of_that_name(
     ledger: Ledger, database: Database
 ) -> None:
     writer = BatchWriter(ledger.record, seconds=0.2)
-    registry = Registry(database)
+    registry = ModelRegistry(database)
     for project_id in ("proj_other", "proj_1"):  # the ledger's events are of `proj_1`
         registry.create(NewModel("own", SourceRepository.LOCAL, "/own", project_id=project_id))
-    directory = ModelDirectory(registry, ledger, writer.pending_models)
+    directory = RegistryModelLookup(registry, ledger, writer.pending_models)
 
     async def ask() -> list[float | None]:
         return [await directory.idle_since([model_id]) for model_id in ("own", "own@proj_1")]

@@ -7,24 +7,24 @@ from sqlalchemy import func, select
 
 from llmariner.errors import ModelNotFound
 from llmariner.models.model import LoadingStatus, NewModel, SourceRepository, Task
-from llmariner.models.registry import Registry
+from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database
 from llmariner.platform.events.tables import events
 
 
 @pytest.fixture
-def model(registry: Registry) -> str:
+def model(registry: ModelRegistry) -> str:
     return registry.create(NewModel("m", SourceRepository.HUGGING_FACE, "org/m", project_id="proj_a")).id
 
 
 def test_what_is_loaded_stays_loaded_whoever_else_fetches_it(
-    registry: Registry, database: Database, model: str
+    registry: ModelRegistry, database: Database, model: str
 ) -> None:
-    registry.loaded(model, folder="/weights", size_bytes=1, task=Task.GENERATE)
+    registry.mark_loaded(model, folder="/weights", size_bytes=1, task=Task.GENERATE)
     with database.read() as session:
         before = session.value(select(func.count()).select_from(events))
-    registry.loading(model, progress=0.5, message="half")
-    registry.failed(model, "no space left")
+    registry.update_progress(model, progress=0.5, message="half")
+    registry.mark_failed(model, "no space left")
     found = registry.get(model)
     assert (found.loading_status, found.loading_progress) == (LoadingStatus.SUCCEEDED, 1.0)
     assert (found.loading_message, found.loading_failure_reason) == ("", "")
@@ -32,21 +32,21 @@ def test_what_is_loaded_stays_loaded_whoever_else_fetches_it(
         assert session.value(select(func.count()).select_from(events)) == before
 
 
-def test_progress_makes_nobody_ask_again(registry: Registry, model: str) -> None:
+def test_progress_makes_nobody_ask_again(registry: ModelRegistry, model: str) -> None:
     revision, _ = registry.changed_since(0)
-    registry.loading(model, progress=0.5, message="half")
+    registry.update_progress(model, progress=0.5, message="half")
     assert registry.get(model).loading_progress == 0.5
     assert registry.changed_since(revision) == (revision, [])
-    registry.loaded(model, folder="/weights", size_bytes=1, task=Task.GENERATE)
+    registry.mark_loaded(model, folder="/weights", size_bytes=1, task=Task.GENERATE)
     assert registry.changed_since(revision)[1] == [model]
 
 
-def test_progress_is_of_the_model_that_it_was_made_for(registry: Registry, model: str) -> None:
+def test_progress_is_of_the_model_that_it_was_made_for(registry: ModelRegistry, model: str) -> None:
     created = registry.get(model).created_at
     registry.delete(model, project_id="proj_a")
     with pytest.raises(ModelNotFound):
-        registry.loading(model, progress=0.5, message="half", created=created)
+        registry.update_progress(model, progress=0.5, message="half", created=created)
     registry.create(NewModel("m", SourceRepository.HUGGING_FACE, "org/other", project_id="proj_a"))
     with pytest.raises(ModelNotFound):
-        registry.loading(model, progress=0.5, message="half", created=created)
+        registry.update_progress(model, progress=0.5, message="half", created=created)
     assert registry.get(model).loading_progress == 0.0

@@ -13,8 +13,8 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, select, text
 
 from llmariner.models.model import NewModel, SourceRepository
-from llmariner.models.queries import Selection
-from llmariner.models.registry import Registry
+from llmariner.models.queries import ModelSelector
+from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, metadata
 from llmariner.platform.database.migrate import current, downgrade, head, upgrade
 from llmariner.platform.database.revisions import revisions
@@ -42,7 +42,7 @@ def fill(database: Database) -> None:
     """Rows in most tables."""
     owner = ensure_first_owner(database)
     create_bootstrap_key(Keys(database, Secret("p" * 32)), owner, "admin")
-    Registry(database).create(NewModel("org/model", SourceRepository.LOCAL, "/models/x"))
+    ModelRegistry(database).create(NewModel("org/model", SourceRepository.LOCAL, "/models/x"))
 
 
 def test_an_empty_database_has_no_revision(new_database: NewDatabase) -> None:
@@ -107,7 +107,7 @@ def test_a_failing_migration_leaves_nothing_behind(new_database: NewDatabase) ->
 
 
 def all_models(database: Database) -> list[Any]:
-    return Registry(database).page(Selection(None), after=None, limit=10)
+    return ModelRegistry(database).page(ModelSelector(None), after=None, limit=10)
 
 
 def test_revisions_are_one_row_per_kind_of_thing(new_database: NewDatabase) -> None:

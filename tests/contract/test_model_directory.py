@@ -9,29 +9,29 @@ from sqlalchemy import update
 
 from llmariner.errors import ModelNotFound
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
-from llmariner.models.registry import Registry
-from llmariner.models.serving_lookup import ModelDirectory
+from llmariner.models.registry import ModelRegistry
+from llmariner.models.serving_lookup import RegistryModelLookup
 from llmariner.models.tables import models
 from llmariner.platform.database import Database
 from llmariner.usage.ledger import Ledger
 
 
-def add(registry: Registry, model_id: str, base: str | None = None, project: str | None = None) -> None:
+def add(registry: ModelRegistry, model_id: str, base: str | None = None, project: str | None = None) -> None:
     registry.create(NewModel(model_id, SourceRepository.HUGGING_FACE, "org/x", base_model_id=base, project_id=project))
-    registry.loaded(model_id, folder="hf://org/x", size_bytes=1, task=Task.GENERATE)
+    registry.mark_loaded(model_id, folder="hf://org/x", size_bytes=1, task=Task.GENERATE)
 
 
 @pytest.fixture
-def directory(registry: Registry, ledger: Ledger) -> ModelDirectory:
+def directory(registry: ModelRegistry, ledger: Ledger) -> RegistryModelLookup:
     add(registry, "shared")
     add(registry, "own", project="proj_a")
     for project in ("proj_a", "proj_b"):
         add(registry, f"ft:shared:{project}", "shared", project)
     add(registry, "ft:own:x", "own", "proj_a")
-    return ModelDirectory(registry, ledger)
+    return RegistryModelLookup(registry, ledger)
 
 
-def test_adapters_of_a_shared_base_are_served_apart_by_project(directory: ModelDirectory) -> None:
+def test_adapters_of_a_shared_base_are_served_apart_by_project(directory: RegistryModelLookup) -> None:
     base = asyncio.run(directory.engine("shared"))
     assert (base.engine.id, base.engine.adapters_of, base.ids) == ("shared", None, ["shared"])
     tuned = asyncio.run(directory.engine("ft:shared:proj_b"))
@@ -39,7 +39,7 @@ def test_adapters_of_a_shared_base_are_served_apart_by_project(directory: ModelD
     assert tuned.ids == ["ft:shared:proj_b"]
 
 
-def test_adapters_of_a_projects_own_base_are_served_with_it(directory: ModelDirectory) -> None:
+def test_adapters_of_a_projects_own_base_are_served_with_it(directory: RegistryModelLookup) -> None:
     for model_id in ("own", "ft:own:x"):
         served = asyncio.run(directory.engine(model_id))
         assert (served.engine.id, served.engine.adapters_of) == ("own", None)
@@ -48,14 +48,16 @@ def test_adapters_of_a_projects_own_base_are_served_with_it(directory: ModelDire
         asyncio.run(directory.engine("nobody"))
 
 
-def test_an_adapter_that_is_kept_awake_keeps_its_engine_awake(directory: ModelDirectory, registry: Registry) -> None:
+def test_an_adapter_that_is_kept_awake_keeps_its_engine_awake(
+    directory: RegistryModelLookup, registry: ModelRegistry
+) -> None:
     registry.activate("ft:shared:proj_a", ActivationStatus.ACTIVE, project_id="proj_a")
     assert asyncio.run(directory.engine("ft:shared:proj_a")).engine.keep_awake
     assert not asyncio.run(directory.engine("ft:shared:proj_b")).engine.keep_awake
     assert not asyncio.run(directory.engine("shared")).engine.keep_awake
 
 
-def test_an_adapter_that_nobody_approved_is_in_no_engine(directory: ModelDirectory, database: Database) -> None:
+def test_an_adapter_that_nobody_approved_is_in_no_engine(directory: RegistryModelLookup, database: Database) -> None:
     with database.write() as session:
         values = {"approved": False, "model_file_location": "oci://evil/image"}
         session.run(update(models).where(models.c.id == "ft:own:x").values(**values))
@@ -65,15 +67,15 @@ def test_an_adapter_that_nobody_approved_is_in_no_engine(directory: ModelDirecto
     assert asyncio.run(directory.engine("own")).rejection == ""
 
 
-def test_adapters_of_other_projects_are_not_even_read(directory: ModelDirectory, registry: Registry) -> None:
-    found = registry.tuned([("shared", "proj_a"), ("shared", None), ("own", "proj_b")])
+def test_adapters_of_other_projects_are_not_even_read(directory: RegistryModelLookup, registry: ModelRegistry) -> None:
+    found = registry.adapters_of([("shared", "proj_a"), ("shared", None), ("own", "proj_b")])
     assert {key: [model.id for model in each] for key, each in found.items()} == {
         ("shared", "proj_a"): ["ft:shared:proj_a"]
     }
-    assert registry.tuned([]) == {}
+    assert registry.adapters_of([]) == {}
 
 
-def test_many_engines_are_told_at_once(directory: ModelDirectory) -> None:
+def test_many_engines_are_told_at_once(directory: RegistryModelLookup) -> None:
     keys = {("shared", None), ("shared", "proj_a"), ("shared", "proj_c"), ("own", None), ("nobody", None)}
     found = asyncio.run(directory.engines(keys, waking=["own"]))
     assert {key: served.ids for key, served in found.items()} == {
@@ -85,23 +87,23 @@ def test_many_engines_are_told_at_once(directory: ModelDirectory) -> None:
 
 
 def test_an_inference_service_of_another_name_takes_the_place_of_one_that_is_gone(
-    directory: ModelDirectory, registry: Registry
+    directory: RegistryModelLookup, registry: ModelRegistry
 ) -> None:
     asyncio.run(directory.import_existing({"first": "theirs"}))
-    assert registry.adopted() == {"theirs": "first"}
+    assert registry.imported_services() == {"theirs": "first"}
     asyncio.run(directory.import_existing({"second": "theirs"}))
-    assert registry.adopted() == {"theirs": "second"}
+    assert registry.imported_services() == {"theirs": "second"}
     asyncio.run(directory.import_existing({}))
-    assert registry.adopted() == {}
+    assert registry.imported_services() == {}
 
 
-def test_the_first_of_two_that_say_one_model_stays_it(directory: ModelDirectory, registry: Registry) -> None:
+def test_the_first_of_two_that_say_one_model_stays_it(directory: RegistryModelLookup, registry: ModelRegistry) -> None:
     asyncio.run(directory.import_existing({"m": "theirs"}))
     for rival in ("a", "z"):
         asyncio.run(directory.import_existing({"m": "theirs", rival: "theirs"}))
         asyncio.run(directory.import_existing({rival: "theirs"}, only=rival))
-        assert registry.adopted() == {"theirs": "m"}
+        assert registry.imported_services() == {"theirs": "m"}
     asyncio.run(directory.import_existing({}, only="z"))
-    assert registry.adopted() == {"theirs": "m"}
+    assert registry.imported_services() == {"theirs": "m"}
     asyncio.run(directory.import_existing({}, only="m"))
-    assert registry.adopted() == {}
+    assert registry.imported_services() == {}

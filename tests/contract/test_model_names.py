@@ -10,27 +10,27 @@ from sqlalchemy import select
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
 from llmariner.limits.restrictions import Restriction
 from llmariner.models.model import NewModel, SourceRepository, Task
-from llmariner.models.queries import Selection
-from llmariner.models.registry import Registry
+from llmariner.models.queries import ModelSelector
+from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database
 from llmariner.platform.events.tables import events
 
 
-def create(registry: Registry, name: str, project: str | None, base: str | None = None) -> str:
+def create(registry: ModelRegistry, name: str, project: str | None, base: str | None = None) -> str:
     new = NewModel(name, SourceRepository.HUGGING_FACE, f"org/{project}", project_id=project, base_model_id=base)
     return registry.create(new).id
 
 
-def where(registry: Registry, name: str, project: str) -> str:
+def where(registry: ModelRegistry, name: str, project: str) -> str:
     return registry.get(name, project_id=project).model_file_location
 
 
-def names(registry: Registry, project: str, **restricted: frozenset[str]) -> list[str]:
-    selection = Selection(project, restriction=Restriction(**restricted))  # type: ignore[arg-type]
+def names(registry: ModelRegistry, project: str, **restricted: frozenset[str]) -> list[str]:
+    selection = ModelSelector(project, restriction=Restriction(**restricted))  # type: ignore[arg-type]
     return [model.name for model in registry.page(selection, after=None, limit=10)]
 
 
-def test_a_name_that_another_project_took_is_free(registry: Registry) -> None:
+def test_a_name_that_another_project_took_is_free(registry: ModelRegistry) -> None:
     ids = [create(registry, "gpt-4", project) for project in ("proj_a", "proj_b", "proj_c")]
     assert len(set(ids)) == 3
     for project in ("proj_a", "proj_b", "proj_c"):
@@ -42,34 +42,36 @@ def test_a_name_that_another_project_took_is_free(registry: Registry) -> None:
         registry.get("gpt-4", project_id="proj_d")
 
 
-def test_a_model_for_all_takes_its_name_from_those_who_have_it_for_themselves(registry: Registry) -> None:
+def test_a_model_for_all_takes_its_name_from_those_who_have_it_for_themselves(registry: ModelRegistry) -> None:
     create(registry, "gpt-4", "proj_a")
     create(registry, "ft:gpt-4:x", "proj_a", base="gpt-4")
     before = registry.get("gpt-4")
-    registry.woke("gpt-4", 2.0)
+    registry.record_wake("gpt-4", 2.0)
     assert create(registry, "gpt-4", None) == "gpt-4"
     shared = registry.get("gpt-4")
     assert (shared.project_id, shared.created_at > before.created_at) == (None, True)
     own = registry.get("gpt-4", project_id="proj_a")
     assert (own.name, own.project_id, own.created_at) == ("gpt-4", "proj_a", before.created_at)
     assert registry.get("ft:gpt-4:x", project_id="proj_a").base_model_id == own.id
-    assert (registry.wakes(own.id), registry.wakes("gpt-4")) == ([2.0], [])
+    assert (registry.wake_durations(own.id), registry.wake_durations("gpt-4")) == ([2.0], [])
     assert where(registry, "gpt-4", "proj_b") == "org/None"
     with pytest.raises(Conflict):
         create(registry, "gpt-4", "proj_b")
-    assert registry.names_of_its_own("proj_a") == {"gpt-4"}
-    assert registry.names_of_its_own("proj_b") == frozenset()
+    assert registry.qualified_names("proj_a") == {"gpt-4"}
+    assert registry.qualified_names("proj_b") == frozenset()
 
 
-def test_what_is_under_way_for_a_model_does_not_become_that_of_another(registry: Registry, database: Database) -> None:
+def test_what_is_under_way_for_a_model_does_not_become_that_of_another(
+    registry: ModelRegistry, database: Database
+) -> None:
     create(registry, "gpt-4", "proj_a")
     before = registry.get("gpt-4")
     create(registry, "gpt-4", None)
     of = before.created_at
     reports: list[Callable[[], object]] = [
-        lambda: registry.loaded("gpt-4", folder="hf://evil/x", size_bytes=1, task=Task.GENERATE, created=of),
-        lambda: registry.loading("gpt-4", progress=0.5, message="", created=of),
-        lambda: registry.failed("gpt-4", "broken", created=of),
+        lambda: registry.mark_loaded("gpt-4", folder="hf://evil/x", size_bytes=1, task=Task.GENERATE, created=of),
+        lambda: registry.update_progress("gpt-4", progress=0.5, message="", created=of),
+        lambda: registry.mark_failed("gpt-4", "broken", created=of),
     ]
     for report in reports:
         with pytest.raises(ModelNotFound):
@@ -80,7 +82,7 @@ def test_what_is_under_way_for_a_model_does_not_become_that_of_another(registry:
     assert '"registry_id":"gpt-4@proj_a"' in asked_again.replace(" ", "")
 
 
-def test_what_qualifies_an_id_is_no_name(registry: Registry) -> None:
+def test_what_qualifies_an_id_is_no_name(registry: ModelRegistry) -> None:
     create(registry, "m", "proj_a")
     own = create(registry, "m", "proj_b")
     for project in ("proj_a", "proj_b"):
@@ -90,12 +92,12 @@ def test_what_qualifies_an_id_is_no_name(registry: Registry) -> None:
         create(registry, "m@proj_c", "proj_a")
 
 
-def test_each_is_changed_and_deleted_by_its_own_project(registry: Registry) -> None:
+def test_each_is_changed_and_deleted_by_its_own_project(registry: ModelRegistry) -> None:
     create(registry, "m", "proj_a")
     create(registry, "m", "proj_b")
     registry.configure(
         "m",
-        lambda config: config.patched({"runtime_config": {"resources": {"gpu": 3}}}, paths=None),
+        lambda config: config.apply_patch({"runtime_config": {"resources": {"gpu": 3}}}, paths=None),
         project_id="proj_b",
     )
     assert [registry.get("m", project_id=each).config.gpu for each in ("proj_a", "proj_b")] == [1, 3]
@@ -106,22 +108,22 @@ def test_each_is_changed_and_deleted_by_its_own_project(registry: Registry) -> N
     assert create(registry, "m", "proj_b") == "m@proj_b"
 
 
-def test_lists_and_restrictions_go_by_names(registry: Registry) -> None:
+def test_lists_and_restrictions_go_by_names(registry: ModelRegistry) -> None:
     for name in ("x", "y"):
         create(registry, name, "proj_a")
         create(registry, name, "proj_b")
     assert names(registry, "proj_b") == ["x", "y"]
     assert names(registry, "proj_b", models=frozenset({"x"})) == ["x"]
     assert names(registry, "proj_b", refused_models=frozenset({"x"})) == ["y"]
-    page = registry.page(Selection("proj_b"), after="x", limit=5)
+    page = registry.page(ModelSelector("proj_b"), after="x", limit=5)
     assert [(model.name, model.project_id) for model in page] == [("y", "proj_b")]
 
 
-def test_a_list_shows_each_name_once_and_ends(registry: Registry) -> None:
+def test_a_list_shows_each_name_once_and_ends(registry: ModelRegistry) -> None:
     for name in ("x", "y"):
         create(registry, name, "proj_a")
         create(registry, name, None)
-    selection, seen = Selection("proj_a"), list[str]()
+    selection, seen = ModelSelector("proj_a"), list[str]()
     while page := registry.page(selection, after=seen[-1] if seen else None, limit=1):
         assert page[0].project_id == "proj_a"
         seen.append(page[0].name)
@@ -136,7 +138,7 @@ def test_a_list_shows_each_name_once_and_ends(registry: Registry) -> None:
     assert left == {"x": None, "y": "proj_a"}
 
 
-def test_who_is_denied_a_model_is_not_shown_its_adapters(registry: Registry) -> None:
+def test_who_is_denied_a_model_is_not_shown_its_adapters(registry: ModelRegistry) -> None:
     create(registry, "x", None)
     create(registry, "ft:x:a", "proj_a", base="x")
     create(registry, "y", "proj_a")

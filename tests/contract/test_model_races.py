@@ -9,7 +9,7 @@ from typing import Any
 
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
 from llmariner.models.model import ActivationStatus, ModelConfig, NewModel, SourceRepository, Task
-from llmariner.models.registry import Registry
+from llmariner.models.registry import ModelRegistry
 
 # Long enough for the second to get as far as it can while the first has not ended.
 _MEANWHILE = 0.3
@@ -22,12 +22,12 @@ def new(name: str, base: str | None = None) -> NewModel:
 def change(value: dict[str, Any], before: Callable[[], object]) -> Callable[[ModelConfig], ModelConfig]:
     def changed(config: ModelConfig) -> ModelConfig:
         before()
-        return config.patched({"runtime_config": value}, paths=None)
+        return config.apply_patch({"runtime_config": value}, paths=None)
 
     return changed
 
 
-def test_of_two_changes_at_once_none_is_lost(registry: Registry) -> None:
+def test_of_two_changes_at_once_none_is_lost(registry: ModelRegistry) -> None:
     registry.create(new("m"))
     first_read, second_read = threading.Event(), threading.Event()
 
@@ -45,9 +45,9 @@ def test_of_two_changes_at_once_none_is_lost(registry: Registry) -> None:
     assert (config.replicas, config.max_replicas) == (2, 5)
 
 
-def test_a_model_that_is_made_active_meanwhile_is_not_deleted(registry: Registry) -> None:
+def test_a_model_that_is_made_active_meanwhile_is_not_deleted(registry: ModelRegistry) -> None:
     registry.create(new("m"))
-    registry.loaded("m", folder="hf://org/x", size_bytes=1, task=Task.GENERATE)
+    registry.mark_loaded("m", folder="hf://org/x", size_bytes=1, task=Task.GENERATE)
     outcomes = _both(
         lambda: registry.activate("m", ActivationStatus.ACTIVE, project_id="proj_a"),
         lambda: registry.delete("m", project_id="proj_a"),
@@ -55,7 +55,7 @@ def test_a_model_that_is_made_active_meanwhile_is_not_deleted(registry: Registry
     assert outcomes.count("done") == 1
 
 
-def test_a_base_model_that_gets_an_adapter_meanwhile_is_not_deleted(registry: Registry) -> None:
+def test_a_base_model_that_gets_an_adapter_meanwhile_is_not_deleted(registry: ModelRegistry) -> None:
     registry.create(new("base"))
     outcomes = _both(
         lambda: registry.create(new("tuned", "base")),
@@ -64,7 +64,7 @@ def test_a_base_model_that_gets_an_adapter_meanwhile_is_not_deleted(registry: Re
     assert outcomes.count("done") == 1
 
 
-def test_a_name_is_given_once_and_again_when_it_is_free(registry: Registry) -> None:
+def test_a_name_is_given_once_and_again_when_it_is_free(registry: ModelRegistry) -> None:
     outcomes = _both(lambda: registry.create(new("m")), lambda: registry.create(new("m")))
     assert outcomes.count("done") == 1
     created = registry.get("m").created_at

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from llmariner.audit.tables import audit_log
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.models.model import NewModel, SourceRepository
-from llmariner.models.registry import Registry
+from llmariner.models.registry import ModelRegistry
 from llmariner.platform.events.tables import events
 from llmariner.tenancy.keys.store import KeyOwner, NewKey
 from llmariner.tenancy.organizations.projects import Assignment, NewProject, Project
@@ -164,7 +164,7 @@ def test_a_project_that_is_deleted_says_what_went_with_it(team: Team) -> None:
     assert sorted(row.subject for row in revoked) == sorted(f"api_keys/{key}" for key in gone["api_keys"])
 
 
-def test_a_project_with_models_stays_and_says_which(team: Team, registry: Registry) -> None:
+def test_a_project_with_models_stays_and_says_which(team: Team, registry: ModelRegistry) -> None:
     project_id = team.project()
     registry.create(NewModel("org/mine", SourceRepository.LOCAL, "/x", project_id=project_id))
     with pytest.raises(InvalidRequest, match="org/mine") as refused:

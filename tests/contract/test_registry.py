@@ -13,8 +13,8 @@ from sqlalchemy import event, select, update
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
 from llmariner.limits.restrictions import Restriction
 from llmariner.models.model import ActivationStatus, LoadingStatus, Model, ModelConfig, NewModel, SourceRepository, Task
-from llmariner.models.queries import Selection
-from llmariner.models.registry import Registry
+from llmariner.models.queries import ModelSelector
+from llmariner.models.registry import ModelRegistry
 from llmariner.models.tables import model_wakes, models
 from llmariner.platform.database import Database
 from llmariner.platform.database.revisions import next_revision
@@ -28,14 +28,16 @@ def new(model_id: str = "org/model", **values: Any) -> NewModel:
     return NewModel(model_id, SourceRepository.LOCAL, "/models/x", **values)
 
 
-def loaded(registry: Registry, model_id: str = "org/model", **values: Any) -> Model:
+def loaded(registry: ModelRegistry, model_id: str = "org/model", **values: Any) -> Model:
     registry.create(new(model_id, **values))
-    registry.loaded(model_id, folder="/weights", size_bytes=10, task=Task.GENERATE)
+    registry.mark_loaded(model_id, folder="/weights", size_bytes=10, task=Task.GENERATE)
     return registry.get(model_id)
 
 
-def page(registry: Registry, *, project_id: str | None = None, after: str | None = None, limit: int = 100) -> list[str]:
-    found = registry.page(Selection(project_id), after=after, limit=limit)
+def page(
+    registry: ModelRegistry, *, project_id: str | None = None, after: str | None = None, limit: int = 100
+) -> list[str]:
+    found = registry.page(ModelSelector(project_id), after=after, limit=limit)
     return [model.id for model in found]
 
 
@@ -45,7 +47,7 @@ def told(database: Database) -> list[str]:
     return [row.type.removeprefix("ai.llmariner.model.") for row in rows]
 
 
-def test_a_new_model_waits_for_its_weights(registry: Registry) -> None:
+def test_a_new_model_waits_for_its_weights(registry: ModelRegistry) -> None:
     model = registry.create(new(project_id="proj_1", config=ModelConfig(gpu=2, extra_args=("--x",))))
     assert model == registry.get("org/model")
     assert (model.loading_status, model.loaded, model.activation_status) == (LoadingStatus.REQUESTED, False, INACTIVE)
@@ -54,19 +56,19 @@ def test_a_new_model_waits_for_its_weights(registry: Registry) -> None:
     assert abs(model.created_at - time.time()) < 5
 
 
-def test_an_id_is_taken_once(registry: Registry, database: Database) -> None:
+def test_an_id_is_taken_once(registry: ModelRegistry, database: Database) -> None:
     registry.create(new())
     with pytest.raises(Conflict):
         registry.create(new())
     assert told(database) == ["created.v1"]
 
 
-def test_of_many_who_take_an_id_at_once_one_gets_it(registry: Registry, at_once: AtOnce) -> None:
+def test_of_many_who_take_an_id_at_once_one_gets_it(registry: ModelRegistry, at_once: AtOnce) -> None:
     found = at_once([lambda: registry.create(new())] * 4)
     assert sorted(type(result).__name__ for result in found) == ["Conflict", "Conflict", "Conflict", "Model"]
 
 
-def test_the_id_of_a_deleted_model_is_free_again(registry: Registry) -> None:
+def test_the_id_of_a_deleted_model_is_free_again(registry: ModelRegistry) -> None:
     first = loaded(registry)
     registry.delete("org/model", project_id=None)
     again = registry.create(new())
@@ -75,7 +77,9 @@ def test_the_id_of_a_deleted_model_is_free_again(registry: Registry) -> None:
     assert again.created_at > first.created_at  # told apart by it, in whatever second that was
 
 
-def test_models_come_active_first_then_base_models_then_by_age_and_id(registry: Registry, database: Database) -> None:
+def test_models_come_active_first_then_base_models_then_by_age_and_id(
+    registry: ModelRegistry, database: Database
+) -> None:
     for name in ("b", "a", "c", "z"):
         loaded(registry, name)
     loaded(registry, "ft:a:x", base_model_id="a")
@@ -86,7 +90,7 @@ def test_models_come_active_first_then_base_models_then_by_age_and_id(registry: 
     assert page(registry) == ["c", "z", "a", "b", "ft:a:x"]
 
 
-def test_pages_follow_one_another_without_gap_or_overlap(registry: Registry) -> None:
+def test_pages_follow_one_another_without_gap_or_overlap(registry: ModelRegistry) -> None:
     for number in range(7):
         registry.create(new(f"m{number}"))
     whole, met, after = page(registry), [], None
@@ -96,7 +100,7 @@ def test_pages_follow_one_another_without_gap_or_overlap(registry: Registry) -> 
     assert met == whole == [f"m{number}" for number in range(7)]
 
 
-def test_a_page_goes_on_after_a_model_that_was_deleted_meanwhile(registry: Registry) -> None:
+def test_a_page_goes_on_after_a_model_that_was_deleted_meanwhile(registry: ModelRegistry) -> None:
     for number in range(4):
         registry.create(new(f"m{number}"))
     (first, second) = page(registry, limit=2)
@@ -105,13 +109,13 @@ def test_a_page_goes_on_after_a_model_that_was_deleted_meanwhile(registry: Regis
     assert page(registry, after=second) == ["m2", "m3"]
 
 
-def test_a_restriction_selects_what_may_be_used(registry: Registry) -> None:
+def test_a_restriction_selects_what_may_be_used(registry: ModelRegistry) -> None:
     for name in ("a", "b", "c"):
         registry.create(new(name))
     loaded(registry, "ft:a:x", base_model_id="a")
 
     def shown(restriction: Restriction) -> list[str]:
-        selection = Selection(None, restriction=restriction)
+        selection = ModelSelector(None, restriction=restriction)
         found = [model.id for model in registry.page(selection, after=None, limit=10)]
         assert registry.count(selection) == len(found)
         return found
@@ -120,10 +124,10 @@ def test_a_restriction_selects_what_may_be_used(registry: Registry) -> None:
     assert shown(Restriction(refused_models=frozenset({"b"}))) == ["a", "c", "ft:a:x"]
     assert shown(Restriction(frozenset({"a", "b"}), frozenset({"a"}))) == ["b"]
     assert shown(Restriction(frozenset())) == []
-    assert registry.base_ids(Selection(None)) == ["a", "b", "c"]
+    assert registry.base_ids(ModelSelector(None)) == ["a", "b", "c"]
 
 
-def test_a_page_among_thousands_reads_no_more_than_it_shows(registry: Registry, database: Database) -> None:
+def test_a_page_among_thousands_reads_no_more_than_it_shows(registry: ModelRegistry, database: Database) -> None:
     registry.create(new("m"))
     with database.write() as session:
         (row,) = session.rows(select(models))
@@ -142,13 +146,13 @@ def test_a_page_among_thousands_reads_no_more_than_it_shows(registry: Registry, 
     assert all("LIMIT" in statement or "models.id = " in statement for statement in asked)
 
 
-def test_a_page_after_the_last_is_empty(registry: Registry) -> None:
+def test_a_page_after_the_last_is_empty(registry: ModelRegistry) -> None:
     registry.create(new())
     assert page(registry, after="org/model") == []
 
 
 @pytest.mark.parametrize("after", ["nobody", "theirs", ""])
-def test_after_must_name_a_model_that_one_sees(registry: Registry, after: str) -> None:
+def test_after_must_name_a_model_that_one_sees(registry: ModelRegistry, after: str) -> None:
     registry.create(new())
     registry.create(new("theirs", project_id="proj_2"))
     with pytest.raises(InvalidRequest) as refused:
@@ -156,26 +160,26 @@ def test_after_must_name_a_model_that_one_sees(registry: Registry, after: str) -
     assert refused.value.param == "after"
 
 
-def test_models_that_are_loading_are_left_out_unless_asked_for(registry: Registry) -> None:
+def test_models_that_are_loading_are_left_out_unless_asked_for(registry: ModelRegistry) -> None:
     registry.create(new("a"))
     loaded(registry, "b")
-    shown = registry.page(Selection(None, include_loading=False), after=None, limit=10)
+    shown = registry.page(ModelSelector(None, include_loading=False), after=None, limit=10)
     assert [model.id for model in shown] == ["b"]
-    assert registry.count(Selection(None, include_loading=False)) == 1
-    assert registry.count(Selection(None)) == 2
+    assert registry.count(ModelSelector(None, include_loading=False)) == 1
+    assert registry.count(ModelSelector(None)) == 2
 
 
-def test_a_project_sees_its_own_models_and_everybodys(registry: Registry) -> None:
+def test_a_project_sees_its_own_models_and_everybodys(registry: ModelRegistry) -> None:
     registry.create(new("all"))
     registry.create(new("mine", project_id="proj_1"))
     registry.create(new("theirs", project_id="proj_2"))
     assert page(registry, project_id="proj_1") == ["all", "mine"]
-    assert registry.count(Selection("proj_1")) == 2
+    assert registry.count(ModelSelector("proj_1")) == 2
     assert page(registry) == ["all", "mine", "theirs"]
 
 
 @pytest.mark.parametrize("model_id", ["nobody", "theirs", "gone"])
-def test_a_model_that_is_not_there_for_you_is_not_found(registry: Registry, model_id: str) -> None:
+def test_a_model_that_is_not_there_for_you_is_not_found(registry: ModelRegistry, model_id: str) -> None:
     loaded(registry, "theirs", project_id="proj_2")
     loaded(registry, "gone")
     registry.delete("gone", project_id=None)
@@ -191,7 +195,7 @@ def test_a_model_that_is_not_there_for_you_is_not_found(registry: Registry, mode
             attempt()
 
 
-def test_a_configuration_is_kept_whole(registry: Registry, database: Database) -> None:
+def test_a_configuration_is_kept_whole(registry: ModelRegistry, database: Database) -> None:
     registry.create(new())
     config = ModelConfig(gpu=0, replicas=3, extra_args=("--max-model-len", "ä"), on_demand=False)
     assert registry.configure("org/model", lambda _: config, project_id=None).config == config
@@ -199,32 +203,32 @@ def test_a_configuration_is_kept_whole(registry: Registry, database: Database) -
     assert told(database) == ["created.v1", "updated.v1"]
 
 
-def test_a_model_is_not_activated_before_its_weights_are_here(registry: Registry) -> None:
+def test_a_model_is_not_activated_before_its_weights_are_here(registry: ModelRegistry) -> None:
     registry.create(new())
-    registry.loading("org/model", progress=0.5, message="half")
+    registry.update_progress("org/model", progress=0.5, message="half")
     with pytest.raises(ModelNotFound):
         registry.activate("org/model", ACTIVE, project_id=None)
-    registry.loaded("org/model", folder="/weights", size_bytes=10, task=Task.GENERATE)
+    registry.mark_loaded("org/model", folder="/weights", size_bytes=10, task=Task.GENERATE)
     assert registry.activate("org/model", ACTIVE, project_id=None).activation_status is ACTIVE
     assert registry.activate("org/model", INACTIVE, project_id=None).activation_status is INACTIVE
 
 
-def test_loading_goes_through_its_states(registry: Registry, database: Database) -> None:
+def test_loading_goes_through_its_states(registry: ModelRegistry, database: Database) -> None:
     registry.create(new())
-    registry.loading("org/model", progress=0.25, message="a quarter")
+    registry.update_progress("org/model", progress=0.25, message="a quarter")
     model = registry.get("org/model")
     assert (model.loading_status, model.loading_progress) == (LoadingStatus.LOADING, 0.25)
-    registry.failed("org/model", "no space\0left")
+    registry.mark_failed("org/model", "no space\0left")
     model = registry.get("org/model")
     assert (model.loading_status, model.loading_failure_reason) == (LoadingStatus.FAILED, "no space\ufffdleft")
-    registry.loaded("org/model", folder="/weights", size_bytes=2**40, task=Task.EMBED)
+    registry.mark_loaded("org/model", folder="/weights", size_bytes=2**40, task=Task.EMBED)
     model = registry.get("org/model")
     assert (model.loaded, model.loading_failure_reason, model.loading_message) == (True, "", "")
     assert (model.folder, model.size_bytes, model.task) == ("/weights", 2**40, Task.EMBED)
     assert told(database) == ["created.v1", "failed.v1", "loaded.v1"]
 
 
-def test_an_active_model_is_not_deleted(registry: Registry, database: Database) -> None:
+def test_an_active_model_is_not_deleted(registry: ModelRegistry, database: Database) -> None:
     loaded(registry)
     registry.activate("org/model", ACTIVE, project_id=None)
     with pytest.raises(InvalidRequest, match="deactivate"):
@@ -235,7 +239,7 @@ def test_an_active_model_is_not_deleted(registry: Registry, database: Database) 
     assert told(database)[-1] == "deleted.v1"
 
 
-def test_the_base_of_another_model_is_not_deleted(registry: Registry) -> None:
+def test_the_base_of_another_model_is_not_deleted(registry: ModelRegistry) -> None:
     loaded(registry, "base")
     loaded(registry, "ft:base:x", base_model_id="base")
     with pytest.raises(InvalidRequest, match="ft:base:x"):
@@ -245,7 +249,7 @@ def test_the_base_of_another_model_is_not_deleted(registry: Registry) -> None:
 
 
 def test_a_base_is_not_deleted_while_a_model_of_it_is_made(
-    registry: Registry, database: Database, at_once: AtOnce
+    registry: ModelRegistry, database: Database, at_once: AtOnce
 ) -> None:
     loaded(registry, "base")
     started = threading.Barrier(3)
@@ -269,14 +273,14 @@ def test_a_base_is_not_deleted_while_a_model_of_it_is_made(
     assert set(page(registry)) in (set(), {"base", "ft:base:x"})
 
 
-def test_a_fine_tuned_model_has_its_bases_task_and_a_user_for_owner(registry: Registry) -> None:
+def test_a_fine_tuned_model_has_its_bases_task_and_a_user_for_owner(registry: ModelRegistry) -> None:
     registry.create(new("base"))
-    registry.loaded("base", folder="/weights", size_bytes=1, task=Task.EMBED)
+    registry.mark_loaded("base", folder="/weights", size_bytes=1, task=Task.EMBED)
     tuned = registry.create(new("ft:base:x", base_model_id="base", project_id="proj_1"))
     assert (tuned.task, tuned.owned_by, tuned.base_model_id) == (Task.EMBED, "user", "base")
 
 
-def test_a_fine_tuned_model_is_no_base(registry: Registry) -> None:
+def test_a_fine_tuned_model_is_no_base(registry: ModelRegistry) -> None:
     loaded(registry, "base")
     loaded(registry, "ft:base:x", base_model_id="base")
     with pytest.raises(InvalidRequest) as refused:
@@ -284,23 +288,23 @@ def test_a_fine_tuned_model_is_no_base(registry: Registry) -> None:
     assert refused.value.param == "base_model_id"
 
 
-def test_the_newest_fifty_wakes_are_kept(registry: Registry, database: Database) -> None:
+def test_the_newest_fifty_wakes_are_kept(registry: ModelRegistry, database: Database) -> None:
     with database.write() as session:
         session.insert_if_absent(model_wakes, [{"model_id": "m", "at": at, "seconds": 1000.0} for at in range(60)])
         session.insert_if_absent(model_wakes, [{"model_id": "other", "at": at, "seconds": 7.0} for at in range(3)])
-    registry.woke("m", 2.5)
-    assert registry.wakes("m") == [2.5] + [1000.0] * 49
-    assert registry.wakes("other") == [7.0] * 3
-    assert registry.wakes("nobody") == []
+    registry.record_wake("m", 2.5)
+    assert registry.wake_durations("m") == [2.5] + [1000.0] * 49
+    assert registry.wake_durations("other") == [7.0] * 3
+    assert registry.wake_durations("nobody") == []
 
 
-def test_wakes_are_told_shortest_first(registry: Registry) -> None:
+def test_wakes_are_told_shortest_first(registry: ModelRegistry) -> None:
     for seconds in (3.0, 1.0, 2.0):
-        registry.woke("m", seconds)
-    assert registry.wakes("m") == [1.0, 2.0, 3.0]
+        registry.record_wake("m", seconds)
+    assert registry.wake_durations("m") == [1.0, 2.0, 3.0]
 
 
-def test_changes_since_a_revision_are_the_models_changed_or_deleted_after_it(registry: Registry) -> None:
+def test_changes_since_a_revision_are_the_models_changed_or_deleted_after_it(registry: ModelRegistry) -> None:
     assert registry.changed_since(0) == (0, [])
     loaded(registry, "a")
     loaded(registry, "b")
@@ -312,7 +316,7 @@ def test_changes_since_a_revision_are_the_models_changed_or_deleted_after_it(reg
     assert registry.changed_since(newest) == (newest, [])
 
 
-def test_whoever_follows_the_revisions_misses_no_writer(registry: Registry, at_once: AtOnce) -> None:
+def test_whoever_follows_the_revisions_misses_no_writer(registry: ModelRegistry, at_once: AtOnce) -> None:
     met: list[str] = []
 
     def write(name: str) -> None:

@@ -15,7 +15,7 @@ import yaml
 
 from llmariner.context import Context
 from llmariner.models.model import ActivationStatus, Model
-from llmariner.models.queries import Selection
+from llmariner.models.queries import ModelSelector
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.kube.resources import INFERENCE_SERVICES, NAMESPACES
 
@@ -60,7 +60,7 @@ class Platform:
 
     def models(self) -> dict[str, Model]:
         registry = self.context.registry
-        page = registry.page(Selection(None), after=None, limit=100)
+        page = registry.page(ModelSelector(None), after=None, limit=100)
         return {model.id: model for model in page}
 
 
@@ -115,7 +115,7 @@ def test_one_that_is_deleted_is_forgotten_awake_or_not_and_the_others_stay(platf
     for name in ("stays", "awake", "new"):
         platform.made(name)
         assert platform.told(ADDED, reference(name)) == 204
-    platform.context.registry.loaded(
+    platform.context.registry.mark_loaded(
         "awake", folder="kserve://awake", size_bytes=0, task=platform.models()["awake"].task
     )
     platform.context.registry.activate("awake", ActivationStatus.ACTIVE, project_id=None)

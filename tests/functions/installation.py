@@ -78,7 +78,7 @@ class Installation:
         """A model whose weights are here."""
         location = f"/weights/{name}"
         self.context.registry.create(NewModel(name, SourceRepository.LOCAL, location, project_id=project_id))
-        self.context.registry.loaded(name, folder=location, size_bytes=1, task=task)
+        self.context.registry.mark_loaded(name, folder=location, size_bytes=1, task=task)
 
     @property
     def service_token(self) -> str:

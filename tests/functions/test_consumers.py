@@ -17,7 +17,7 @@ from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.errors import Unavailable
 from llmariner.models.model import Model, NewModel, SourceRepository, Task
-from llmariner.models.weights import FetchedWeights, Report, StorageUriWeights, WeightsUnavailable
+from llmariner.models.weights import FetchedWeights, ReportProgress, StorageUriFetcher, WeightsUnavailable
 from llmariner.platform.database.work_leases import WorkLease
 from llmariner.platform.events import outbox
 from llmariner.platform.events.cloudevents import Event, to_http
@@ -102,8 +102,8 @@ def test_what_the_loader_could_not_fetch_is_no_failure_of_the_model_that_has_the
 ) -> None:
     name = "made-anew"
 
-    class Failing(StorageUriWeights):
-        def fetch(self, model: Model, report: Report) -> FetchedWeights:
+    class Failing(StorageUriFetcher):
+        def fetch(self, model: Model, report: ReportProgress) -> FetchedWeights:
             installation.context.registry.delete(name, project_id=None)
             new_model(installation, name)
             raise WeightsUnavailable("the hub is away")
@@ -135,7 +135,7 @@ def test_retirement_discards_nothing_of_a_model_that_is_registered(
     """An event that comes again when the id is another model's."""
     discarded: list[str] = []
 
-    class Noting(StorageUriWeights):
+    class Noting(StorageUriFetcher):
         def discard(self, model_id: str, folder: str) -> None:
             discarded.append(folder)
 
@@ -144,7 +144,7 @@ def test_retirement_discards_nothing_of_a_model_that_is_registered(
     retirement: Any = load(CHECKOUT / "eventing/model_retirement")
     retirement.use_context(context)
     name = new_model(installation, "retired").id
-    installation.context.registry.loaded(name, folder="hf://org/new", size_bytes=1, task=Task.GENERATE)
+    installation.context.registry.mark_loaded(name, folder="hf://org/new", size_bytes=1, task=Task.GENERATE)
 
     def told(folder: str) -> list[str]:
         headers, body = to_http(written(installation, TYPES["model_retirement"], {"id": name, "folder": folder}))

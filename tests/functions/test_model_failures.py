@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from llmariner.models.model import NewModel, SourceRepository
-from llmariner.models.representation import rendered
+from llmariner.models.representation import model_object
 from llmariner.platform.serving import Phase, Status
 
 from .company import Company
@@ -19,7 +19,7 @@ NAME = "org/unreadable"
 def test_folders_of_the_machine_are_shown_to_who_runs_it(installation: Installation, ask: Ask) -> None:
     company, registry = Company(installation, ask), installation.context.registry
     registry.create(NewModel(NAME, SourceRepository.LOCAL, "/home/operator/models"))
-    registry.failed(NAME, REASON)
+    registry.mark_failed(NAME, REASON)
 
     def seen(by: str) -> str:
         shown = company.ask(f"GET /v1/models/{NAME}", by=by, query="include_loading_model=true").json
@@ -41,6 +41,6 @@ def test_folders_of_the_machine_are_shown_to_who_runs_it(installation: Installat
 def test_what_an_engine_printed_is_shown_to_who_runs_it(installation: Installation) -> None:
     model = installation.context.registry.create(NewModel("org/ended", SourceRepository.HUGGING_FACE, "org/ended"))
     status = Status(Phase.FAILED, message="It ended.", detail="at /home/operator/x")
-    assert rendered(model, status)["serving"]["message"] == "It ended."
-    assert rendered(model, status, whole=True)["serving"]["message"] == "It ended.\nat /home/operator/x"
+    assert model_object(model, status)["serving"]["message"] == "It ended."
+    assert model_object(model, status, with_diagnostics=True)["serving"]["message"] == "It ended.\nat /home/operator/x"
     assert Status.from_json(status.to_json()) == status

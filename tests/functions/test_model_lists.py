@@ -23,7 +23,7 @@ def company(installation: Installation, ask: Ask) -> Company:
         model = f"{name}-{made.number}"
         new = NewModel(model, SourceRepository.HUGGING_FACE, "org/x", project_id=made.vision)
         installation.context.registry.create(new)
-        installation.context.registry.loaded(model, folder="hf://org/x", size_bytes=1, task=Task.GENERATE)
+        installation.context.registry.mark_loaded(model, folder="hf://org/x", size_bytes=1, task=Task.GENERATE)
     return made
 
 

@@ -11,8 +11,8 @@ from sqlalchemy import update
 
 from llmariner.boot import load
 from llmariner.models.model import LoadingStatus, NewModel, SourceRepository
-from llmariner.models.registry import Registry
-from llmariner.models.serving_lookup import ModelDirectory
+from llmariner.models.registry import ModelRegistry
+from llmariner.models.serving_lookup import RegistryModelLookup
 from llmariner.models.tables import models
 from llmariner.platform.events.cloudevents import to_http
 from llmariner.tenancy.keys.store import NewKey
@@ -59,7 +59,7 @@ def shared(company: Company, *args: str) -> str:
     made = create(company, "admin", args=args, is_project_scoped=False)
     assert made.status == 200
     name: str = made.json["id"]
-    company.context.registry.loaded(
+    company.context.registry.mark_loaded(
         name, folder="hf://org/x", size_bytes=1, task=company.context.registry.get(name).task
     )
     return name
@@ -71,7 +71,9 @@ def of_the_release_before(installation: Installation, location: str, *args: str)
     new = NewModel(name, SourceRepository.HUGGING_FACE, location, project_id="proj_2")
     installation.context.registry.create(new)
     installation.context.registry.configure(
-        name, lambda config: config.patched({"runtime_config": {"extra_args": list(args)}}, paths=None), project_id=None
+        name,
+        lambda config: config.apply_patch({"runtime_config": {"extra_args": list(args)}}, paths=None),
+        project_id=None,
     )
     with installation.context.database.write() as session:
         session.run(update(models).where(models.c.id == name).values(approved=False))
@@ -146,7 +148,7 @@ def test_an_administrator_chooses_what_it_likes_and_a_member_keeps_it(company: C
     made = create(company, "admin", args=tuple(EVIL), model_file_location="oci://registry/image:1")
     assert made.status == 200
     model = made.json["id"]
-    assert company.context.registry.blocked(company.context.registry.get(model)) == ""
+    assert company.context.registry.blocked_reason(company.context.registry.get(model)) == ""
     more = {"config": {"runtime_config": {"extra_args": EVIL, "replicas": 2}}, "update_mask": "config"}
     assert company.ask(f"PATCH /v1/models/{model}", more, by="plain").json["config"]["runtime_config"]["replicas"] == 2
     check(patch(company, "plain", model, [*EVIL, "--port=1"]), 403, "insufficient_permissions")
@@ -164,8 +166,8 @@ def test_what_stood_there_before_there_were_lists_is_not_started(
     model = registry.get(name)
     assert model.loading_status is LoadingStatus.FAILED
     assert MODEL_ADMIN in model.loading_failure_reason
-    registry.loaded(name, folder=location, size_bytes=1, task=model.task)
-    directory = ModelDirectory(registry, installation.context.ledger)
+    registry.mark_loaded(name, folder=location, size_bytes=1, task=model.task)
+    directory = RegistryModelLookup(registry, installation.context.ledger)
     assert MODEL_ADMIN in asyncio.run(directory.find(name)).blocked
     check(company.ask(f"POST /v1/models/{name}:activate", by="stranger"), 403, "insufficient_permissions")
 
@@ -175,16 +177,16 @@ def test_a_member_approves_nothing_by_restating_its_arguments(installation: Inst
     name = of_the_release_before(installation, "hf://org/x", *args)
     for said in ({}, {"created": registry.get(name).created_at}):
         assert patch(company, "stranger", name, args, **said).status == 200
-    assert (registry.get(name).approved, registry.blocked(registry.get(name)) != "") == (False, True)
+    assert (registry.get(name).approved, registry.blocked_reason(registry.get(name)) != "") == (False, True)
 
 
 def test_what_a_member_made_is_held_to_the_list_as_it_is_later(installation: Installation, company: Company) -> None:
     made = create(company, "mia", model_file_location="hf://org/model")
     model = installation.context.registry.get(made.json["id"], project_id=company.vision)
     assert not model.approved
-    assert installation.context.registry.blocked(model) == ""
-    narrower = Registry(installation.context.database, ("hf://other/",))
-    assert MODEL_ADMIN in narrower.blocked(model)
+    assert installation.context.registry.blocked_reason(model) == ""
+    narrower = ModelRegistry(installation.context.database, ("hf://other/",))
+    assert MODEL_ADMIN in narrower.blocked_reason(model)
 
 
 @pytest.mark.parametrize("by", ["mia", "admin"])
@@ -201,13 +203,13 @@ def test_an_administrator_approves_it_by_restating_its_arguments(installation: I
         session.run(update(models).where(models.c.id == name).values(project_id=None))
     body = {"config": {"runtime_config": {"replicas": 2}}, "update_mask": "config.runtime_config.replicas"}
     assert company.ask(f"PATCH /v1/models/{name}", body, by="admin").status == 200
-    assert registry.blocked(registry.get(name))
+    assert registry.blocked_reason(registry.get(name))
     refused = patch(company, "admin", name, ["--middleware=evil.Tap"])
     assert (refused.status, refused.error["param"]) == (400, "created")
-    assert registry.blocked(registry.get(name))
+    assert registry.blocked_reason(registry.get(name))
     seen = company.ask(f"GET /v1/models/{name}", by="admin").json["created"]
     assert patch(company, "admin", name, ["--middleware=evil.Tap"], created=seen).status == 200
-    assert registry.blocked(registry.get(name)) == ""
+    assert registry.blocked_reason(registry.get(name)) == ""
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -227,11 +229,11 @@ def test_what_was_made_anew_since_an_administrator_looked_is_not_approved(
     answer = company.ask(f"PATCH /v1/models/{name}", {**said, "update_mask": "config"}, by="admin")
     assert (answer.status, answer.error["param"]) == (409, "created")
     assert not registry.get(name).approved
-    assert "oci://evil/image" in registry.blocked(registry.get(name))
+    assert "oci://evil/image" in registry.blocked_reason(registry.get(name))
 
 
 def test_who_is_to_approve_is_told_of_arguments_and_location(installation: Installation) -> None:
     name = of_the_release_before(installation, "oci://evil/image", "--middleware=evil.Tap")
-    why = installation.context.registry.blocked(installation.context.registry.get(name))
+    why = installation.context.registry.blocked_reason(installation.context.registry.get(name))
     assert "--middleware" in why
     assert "oci://evil/image" in why

@@ -24,9 +24,9 @@ def test_a_project_is_told_of_its_own_model_only(
     for project in (company.speech, company.vision):
         new = NewModel(name, SourceRepository.HUGGING_FACE, "org/x", project_id=project)
         ids.append(context.registry.create(new).id)
-        context.registry.loaded(ids[-1], folder="hf://org/x", size_bytes=1, task=Task.GENERATE)
+        context.registry.mark_loaded(ids[-1], folder="hf://org/x", size_bytes=1, task=Task.GENERATE)
     theirs, mine = ids
-    context.registry.woke(theirs, 7.0)
+    context.registry.record_wake(theirs, 7.0)
     context.waiting_requests.report("process", {theirs: 3})
     identity = {"organization_id": company.id, "project_id": company.speech, "user_id": "u", "key_id": "k"}
     counts = dict.fromkeys(("prompt_tokens", "completion_tokens", "cached_tokens"), 1)

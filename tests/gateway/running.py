@@ -193,7 +193,7 @@ class Platform:
             base_model_id=base,
         )
         self.context.registry.create(new)
-        self.context.registry.loaded(name, folder=str(self.folder), size_bytes=1, task=kind)
+        self.context.registry.mark_loaded(name, folder=str(self.folder), size_bytes=1, task=kind)
         return name
 
     def script(self, name: str, *arguments: str, capacity: int = 64) -> None:

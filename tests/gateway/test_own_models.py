@@ -24,7 +24,7 @@ def own_model(platform: Platform, name: str, project_id: str | None, base: str |
     model = platform.context.registry.create(new)
     value = {"arguments": ["--model", name, "--tokens", "1"], "capacity": 8}
     (platform.folder / f"{model.id}.json").write_text(json.dumps(value))
-    platform.context.registry.loaded(model.id, folder=str(platform.folder), size_bytes=1, task=Task.GENERATE)
+    platform.context.registry.mark_loaded(model.id, folder=str(platform.folder), size_bytes=1, task=Task.GENERATE)
     return model.id
 
 

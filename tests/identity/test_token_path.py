@@ -35,7 +35,7 @@ def served(issuer: RunningIssuer, tmp_path: Path) -> Iterator[ServedPlatform]:
         with ServedPlatform(tmp_path, issuer.url, LLMARINER_SERVING_STATIC=static) as running:
             registry = running.context.registry
             registry.create(NewModel("tiny", SourceRepository.LOCAL, "/weights/tiny"))
-            registry.loaded("tiny", folder="/weights/tiny", size_bytes=1, task=Task.GENERATE)
+            registry.mark_loaded("tiny", folder="/weights/tiny", size_bytes=1, task=Task.GENERATE)
             owner = running.context.authenticator.caller_for_user(running.owner.user_id)
             mapping = {"issuer": issuer.url, "group": "staff", "role": "member", "project_id": running.owner.project_id}
             GroupRoles(running.context.database).create(owner, **mapping)

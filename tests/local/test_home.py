@@ -135,7 +135,7 @@ def test_packaged_models_are_approved_unless_somebody_chose_their_arguments(env:
     assert registry.get(name).approved, "a release before, which approved nothing, made it"
     chosen = replace(registry.get(name).config, extra_args=("--middleware=evil.Tap",))
     with home.context.database.write() as session:
-        session.run(row.values(approved=False, config=json.dumps(chosen.shown())))
+        session.run(row.values(approved=False, config=json.dumps(chosen.to_api())))
     home.prepare()
     assert not registry.get(name).approved
     home.context.database.close()

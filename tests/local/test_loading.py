@@ -10,7 +10,7 @@ import pytest
 
 from llmariner.context import Context
 from llmariner.models.model import Model, NewModel, SourceRepository
-from llmariner.models.weights import FetchedWeights, Report
+from llmariner.models.weights import FetchedWeights, ReportProgress
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events.cloudevents import Event
 from llmariner.standalone.platform import checkout
@@ -41,7 +41,7 @@ def load(context: Context, model: Model) -> None:
 @pytest.mark.parametrize("deleted", [False, True])
 def test_weights_stay_with_their_model(deleted: bool, context: Context, tmp_path: Path) -> None:
     class Deleting(LocalWeights):
-        def fetch(self, model: Model, report: Report) -> FetchedWeights:
+        def fetch(self, model: Model, report: ReportProgress) -> FetchedWeights:
             fetched = super().fetch(model, report)
             if deleted:
                 context.registry.delete(model.id, project_id=None)

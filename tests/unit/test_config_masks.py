@@ -31,7 +31,7 @@ MASKS: list[tuple[str, ModelConfig]] = [
 
 @pytest.mark.parametrize(("mask", "expected"), MASKS, ids=[mask for mask, _ in MASKS])
 def test_a_mask_changes_what_it_covers(mask: str, expected: ModelConfig) -> None:
-    assert OLD.patched(NEW, paths=config_paths(mask)) == expected
+    assert OLD.apply_patch(NEW, paths=config_paths(mask)) == expected
 
 
 def test_every_path_of_the_configuration_has_a_row() -> None:
@@ -40,11 +40,11 @@ def test_every_path_of_the_configuration_has_a_row() -> None:
 
 
 def test_a_field_that_a_mask_covers_and_the_value_lacks_returns_to_its_default() -> None:
-    assert OLD.patched({}, paths=config_paths("config.runtime_config")) == ModelConfig(1, 1, (), False)
+    assert OLD.apply_patch({}, paths=config_paths("config.runtime_config")) == ModelConfig(1, 1, (), False)
 
 
 def test_the_whole_configuration_changes_only_where_something_is_said() -> None:
-    assert OLD.patched({"runtime_config": {"replicas": 9}}, paths=config_paths("config")) == ModelConfig(
+    assert OLD.apply_patch({"runtime_config": {"replicas": 9}}, paths=config_paths("config")) == ModelConfig(
         2, 9, ("--old",), False
     )
 
@@ -57,8 +57,8 @@ def test_a_mask_that_names_nothing_known_is_refused(mask: str) -> None:
 
 
 def test_a_configuration_is_shown_as_it_is_read() -> None:
-    assert ModelConfig.read(OLD.shown()) == OLD
-    assert ModelConfig.read(None) == ModelConfig.read({}) == ModelConfig()
+    assert ModelConfig.from_api(OLD.to_api()) == OLD
+    assert ModelConfig.from_api(None) == ModelConfig.from_api({}) == ModelConfig()
 
 
 WRONG: list[tuple[Any, str]] = [
@@ -86,7 +86,7 @@ WRONG: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("value", "param"), WRONG, ids=lambda value: str(value)[:40])
 def test_a_value_that_is_wrong_is_refused_by_its_path(value: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        OLD.patched(value, paths=None)
+        OLD.apply_patch(value, paths=None)
     assert refused.value.param == param
     assert f"'{param}'" in refused.value.message
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmariner.models.engine_arguments import refused_argument
+from llmariner.models.engine_arguments import first_disallowed_argument
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from llmariner.models.engine_arguments import refused_argument
     ],
 )
 def test_what_only_tunes_an_engine_is_allowed(arguments: list[str]) -> None:
-    assert refused_argument(arguments) is None
+    assert first_disallowed_argument(arguments) is None
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,6 @@ def test_what_only_tunes_an_engine_is_allowed(arguments: list[str]) -> None:
     ],
 )
 def test_everything_else_is_refused_at_its_place(arguments: list[str], index: int) -> None:
-    refused = refused_argument(arguments)
+    refused = first_disallowed_argument(arguments)
     assert refused is not None
     assert refused[0] == index

@@ -1,1 +1,1 @@
-"""Models: what is registered, where its weights are, whether it may serve, how long it took to wake."""
+"""The model registry: models, their configuration, where their weights are, and how long their wakes took."""

@@ -1,7 +1,7 @@
-"""Engine arguments that a project may choose for its own models: an allow-list of vLLM's flags with the values of each.
+"""Engine arguments that a project may choose for its own models: an allow-list of vLLM's flags and of their values.
 
-What loads code, reads files, opens addresses or says how usage is counted is not on it. Whatever is not on it needs the
-scope `api.model.admin`.
+Flags that load code, read files, open network addresses or change how usage is counted are not in the list. A flag that is
+not in the list requires the scope `api.model.admin`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["ALLOWED", "refused_argument"]
+__all__ = ["ALLOWED_ARGUMENTS", "first_disallowed_argument"]
 
 _COUNT = "[1-9][0-9]{0,5}"
 _NAME = "[a-z0-9][a-z0-9_-]{0,39}"
 
-ALLOWED: dict[str, str] = {
+ALLOWED_ARGUMENTS: dict[str, str] = {
     "--block-size": "8|16|32|64|128",
     "--chat-template-content-format": "auto|string|openai",
     "--default-chat-template-kwargs": r'\{"(enable_thinking|thinking)": ?(true|false)\}',
@@ -43,16 +43,19 @@ ALLOWED: dict[str, str] = {
     "--enforce-eager": "",
     "--exclude-tools-when-tool-choice-none": "",
 }
-"""Flag → pattern of its value; an empty pattern: it takes none. Names are exact: vLLM also takes abbreviations and
-underscores, and those are not here."""
+"""Flag → pattern of its value; a flag with an empty pattern takes no value. Names match exactly: abbreviations and
+underscores, which vLLM accepts too, are not allowed."""
 
 
-def refused_argument(arguments: Sequence[str]) -> tuple[int, str] | None:
-    """The first argument that is not allowed: its index, and why; None where all are. `--flag=value` and `--flag value`."""
+def first_disallowed_argument(arguments: Sequence[str]) -> tuple[int, str] | None:
+    """The index of the first argument that is not allowed and the reason; None where all are allowed.
+
+    Both `--flag=value` and `--flag value` are read.
+    """
     index = 0
     while index < len(arguments):
         flag, equals, value = arguments[index].partition("=")
-        pattern = ALLOWED.get(f"--{flag.removeprefix('--no-')}" if flag.startswith("--no-") else flag)
+        pattern = ALLOWED_ARGUMENTS.get(f"--{flag.removeprefix('--no-')}" if flag.startswith("--no-") else flag)
         if pattern is None or (pattern and flag.startswith("--no-")):
             return index, f"'{flag[:80]}' is not among the engine arguments that a project may choose"
         if pattern and not equals:

@@ -1,4 +1,4 @@
-"""A model as a value, and the rules about its fields (names and defaults are LLMariner's)."""
+"""The model value and the rules of its fields; names and defaults are LLMariner's."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = [
     "NewModel",
     "SourceRepository",
     "Task",
-    "qualified",
+    "qualified_id",
 ]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
-_SUFFIX_LENGTH = 18
-_EXTRA_ARGS = 64
-_LONGEST_LOCATION = 1024
+_MAX_SUFFIX_LENGTH = 18
+_MAX_EXTRA_ARGS = 64
+_MAX_LOCATION_LENGTH = 1024
 
 
-def qualified(name: str, project_id: str) -> str:
-    """The id in the registry of a project's own model whose name another model has, too. No name holds an `@`."""
+def qualified_id(name: str, project_id: str) -> str:
+    """The registry id of a project's model whose name another model has, too. A name contains no `@`."""
     return f"{name}@{project_id}"
 
 
 class LoadingStatus(StrEnum):
-    """Where the weights are on their way here."""
+    """How far the weights of a model are fetched."""
 
     REQUESTED = "REQUESTED"
     LOADING = "LOADING"
@@ -43,14 +43,14 @@ class LoadingStatus(StrEnum):
 
 
 class ActivationStatus(StrEnum):
-    """ACTIVE: kept awake. INACTIVE: asleep, woken by a request where on-demand allocation is enabled."""
+    """ACTIVE: always awake. INACTIVE: scaled to zero; a request wakes it where on-demand allocation is enabled."""
 
     ACTIVE = "ACTIVE"
     INACTIVE = "INACTIVE"
 
 
 class SourceRepository(StrEnum):
-    """Where weights come from. KUBERNETES: from an InferenceService that somebody made with kubectl."""
+    """Where weights come from. KUBERNETES: an InferenceService that a user created with kubectl serves the model."""
 
     OBJECT_STORE = "OBJECT_STORE"
     HUGGING_FACE = "HUGGING_FACE"
@@ -61,7 +61,7 @@ class SourceRepository(StrEnum):
 
 
 class Task(StrEnum):
-    """What the engine is started for."""
+    """The task that the engine serves."""
 
     GENERATE = "generate"
     EMBED = "embed"
@@ -69,22 +69,25 @@ class Task(StrEnum):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """How a model is to run."""
+    """How a model runs."""
 
     gpu: int = 1
     replicas: int = 1
     extra_args: tuple[str, ...] = ()
     on_demand: bool = True
     max_replicas: int = 0
-    """Up to how many an autoscaler may go from `replicas`; less than that: there is none."""
+    """The autoscaler's maximum; there is no autoscaler where it is less than `replicas`."""
 
     @classmethod
-    def read(cls, value: Any) -> ModelConfig:
-        """From the API's shape, defaults where absent. InvalidRequest names the field."""
-        return cls().patched(value or {}, paths=None)
+    def from_api(cls, value: Any) -> ModelConfig:
+        """Parse the API's JSON; absent fields get their defaults. InvalidRequest names the invalid field."""
+        return cls().apply_patch(value or {}, paths=None)
 
-    def patched(self, value: Any, *, paths: frozenset[str] | None) -> ModelConfig:
-        """With the fields of `value` that `paths` (an update mask without `config.`) covers; None covers all."""
+    def apply_patch(self, value: Any, *, paths: frozenset[str] | None) -> ModelConfig:
+        """Return a copy with the fields of `value` that `paths` covers: an update mask without `config.`; None covers all.
+
+        A covered field that `value` lacks gets its default, unless `paths` is None. InvalidRequest names the invalid field.
+        """
         runtime = _object(_object(value, "config").get("runtime_config", {}), "config.runtime_config")
         policy = _object(value.get("cluster_allocation_policy", {}), "config.cluster_allocation_policy")
         resources = _object(runtime.get("resources", {}), "config.runtime_config.resources")
@@ -93,7 +96,7 @@ class ModelConfig:
             covered = paths is None or any(path == p or path.startswith(p + ".") for p in paths)
             holder = {"resources": resources, "runtime": runtime, "policy": policy}[where]
             if covered and key in holder:
-                changes[name] = _CHECKS[name](holder[key], f"config.{path}")
+                changes[name] = _VALIDATORS[name](holder[key], f"config.{path}")
             elif covered and paths is not None:
                 changes[name] = getattr(type(self)(), name)
         changed = replace(self, **changes)
@@ -104,8 +107,8 @@ class ModelConfig:
             )
         return changed
 
-    def shown(self) -> dict[str, Any]:
-        """In the API's shape."""
+    def to_api(self) -> dict[str, Any]:
+        """The API's JSON."""
         return {
             "runtime_config": {
                 "resources": {"gpu": self.gpu},
@@ -140,18 +143,18 @@ def _object(value: Any, param: str) -> Mapping[str, Any]:
     return value
 
 
-def _count(least: int, most: int) -> Any:
+def _integer(minimum: int, maximum: int) -> Any:
     def check(value: Any, param: str) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise InvalidRequest(f"'{param}' must be a whole number from {least} to {most}.", param=param)
+        if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+            raise InvalidRequest(f"'{param}' must be a whole number from {minimum} to {maximum}.", param=param)
         return value
 
     return check
 
 
 def _arguments(value: Any, param: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or len(value) > _EXTRA_ARGS or not all(isinstance(v, str) for v in value):
-        raise InvalidRequest(f"'{param}' must be a list of at most {_EXTRA_ARGS} strings.", param=param)
+    if not isinstance(value, list) or len(value) > _MAX_EXTRA_ARGS or not all(isinstance(v, str) for v in value):
+        raise InvalidRequest(f"'{param}' must be a list of at most {_MAX_EXTRA_ARGS} strings.", param=param)
     if any("\0" in v or len(v) > 1024 for v in value):
         raise InvalidRequest(f"'{param}' holds a string over 1024 characters or with a NUL.", param=param)
     return tuple(value)
@@ -163,10 +166,10 @@ def _flag(value: Any, param: str) -> bool:
     return value
 
 
-_CHECKS: dict[str, Any] = {
-    "gpu": _count(0, 64),
-    "replicas": _count(1, 100),
-    "max_replicas": _count(0, 100),
+_VALIDATORS: dict[str, Any] = {
+    "gpu": _integer(0, 64),
+    "replicas": _integer(1, 100),
+    "max_replicas": _integer(0, 100),
     "extra_args": _arguments,
     "on_demand": _flag,
 }
@@ -174,7 +177,7 @@ _CHECKS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class NewModel:
-    """What a caller says of a model to be registered."""
+    """The fields of a model to be registered. InvalidRequest for an invalid id or location."""
 
     id: str
     source_repository: SourceRepository
@@ -191,25 +194,25 @@ class NewModel:
                 param="id",
             )
         location = self.model_file_location
-        if len(location) > _LONGEST_LOCATION or not location.isprintable():
+        if len(location) > _MAX_LOCATION_LENGTH or not location.isprintable():
             raise InvalidRequest(
-                f"'model_file_location' must be at most {_LONGEST_LOCATION} printable characters.",
+                f"'model_file_location' must be at most {_MAX_LOCATION_LENGTH} printable characters.",
                 param="model_file_location",
             )
 
     @staticmethod
     def fine_tuned_id(base: str, suffix: str) -> str:
         """The id of a fine-tuned model: `ft:<base>:<suffix>`."""
-        if not 1 <= len(suffix) <= _SUFFIX_LENGTH:
-            raise InvalidRequest(f"'suffix' must be 1 to {_SUFFIX_LENGTH} characters long.", param="suffix")
+        if not 1 <= len(suffix) <= _MAX_SUFFIX_LENGTH:
+            raise InvalidRequest(f"'suffix' must be 1 to {_MAX_SUFFIX_LENGTH} characters long.", param="suffix")
         return f"ft:{base}:{suffix}"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A registered model. `folder`: its weights here; empty until they arrived. `size_bytes`: of the weights.
+    """A registered model. `folder` is where its weights are, empty until they are fetched; `size_bytes` is their size.
 
-    `id`: in the registry, which is its name unless that is another project's, too.
+    `id` is unique in the registry: the name, or the qualified name where another project's model has the same name.
     """
 
     id: str
@@ -231,19 +234,19 @@ class Model:
     config: ModelConfig
     revision: int
     approved: bool
-    """An administrator, or the platform itself, chose its location and engine arguments: no list binds them."""
+    """An administrator or the platform itself chose its location and engine arguments: no allow-list applies to them."""
 
     @property
     def name(self) -> str:
-        """What callers call it."""
+        """The id that the API shows."""
         return served_name(self.id)
 
     @property
     def base_name(self) -> str | None:
-        """What callers call the model that it is an adapter of."""
+        """The name of the base model of an adapter; None for a base model."""
         return None if self.base_model_id is None else served_name(self.base_model_id)
 
     @property
     def loaded(self) -> bool:
-        """The weights are here."""
+        """Whether the weights are fetched."""
         return self.loading_status is LoadingStatus.SUCCEEDED

@@ -1,4 +1,4 @@
-"""Which models somebody sees, and in which order: conditions and pages that the database works out."""
+"""Visibility and order of models, as SQL conditions: filtering and pagination happen in the database."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sqlalchemy import ColumnElement, Row, Select, and_, case, func, not_, or_, 
 
 from llmariner.errors import InvalidRequest
 from llmariner.limits.restrictions import Restriction
-from llmariner.models.model import ActivationStatus, LoadingStatus, Task, qualified
+from llmariner.models.model import ActivationStatus, LoadingStatus, Task, qualified_id
 from llmariner.models.tables import models
 from llmariner.platform.database import ReadSession
 
-__all__ = ["Selection", "after_model", "named", "ordered", "visible"]
+__all__ = ["ModelSelector", "after_cursor", "matches_name", "ordered_query", "visible_to"]
 
-# LLMariner's: active first, base before fine-tuned, then by age; of one second those that chat first.
-_ORDER = (
+# LLMariner's order: active first, base before fine-tuned, then by age; chat models first within one second.
+_SORT_KEY = (
     case((models.c.activation_status == ActivationStatus.ACTIVE, 0), else_=1),
     case((models.c.base_model_id.is_(None), 0), else_=1),
     models.c.created_at,
@@ -26,8 +26,8 @@ _ORDER = (
 
 
 @dataclass(frozen=True)
-class Selection:
-    """`project_id` None sees all; `restriction`: of those, what a key or a project may use."""
+class ModelSelector:
+    """The models that a project sees, or all where `project_id` is None, narrowed to those that `restriction` admits."""
 
     project_id: str | None
     include_loading: bool = True
@@ -35,8 +35,8 @@ class Selection:
 
     @property
     def condition(self) -> ColumnElement[bool]:
-        """What a row must be to be selected."""
-        parts = [visible(self.project_id), _meant(self.project_id)]
+        """The condition of a selected row."""
+        parts = [visible_to(self.project_id), _not_shadowed(self.project_id)]
         if not self.include_loading:
             parts.append(models.c.loading_status == LoadingStatus.SUCCEEDED)
         if self.restriction.models is not None:
@@ -47,45 +47,45 @@ class Selection:
         return and_(*parts)
 
     def _ids(self, names: frozenset[str]) -> list[str]:
-        own = [] if self.project_id is None else [qualified(name, self.project_id) for name in names]
+        own = [] if self.project_id is None else [qualified_id(name, self.project_id) for name in names]
         return sorted([*names, *own])
 
 
-def named(model_id: str, project_id: str | None) -> ColumnElement[bool]:
-    """Rows of that id; for a project, which knows names only, of that name."""
+def matches_name(model_id: str, project_id: str | None) -> ColumnElement[bool]:
+    """The row with that id; within a project, `model_id` is a name."""
     if project_id is None:
         return models.c.id == model_id
-    return models.c.id.in_([] if "@" in model_id else [model_id, qualified(model_id, project_id)])
+    return models.c.id.in_([] if "@" in model_id else [model_id, qualified_id(model_id, project_id)])
 
 
-def visible(project_id: str | None) -> ColumnElement[bool]:
-    """Models that are there for a project; None: for any."""
-    return and_(models.c.deleted.is_(False), _of(project_id))
+def visible_to(project_id: str | None) -> ColumnElement[bool]:
+    """Models that a project sees; None: all that are not deleted."""
+    return and_(models.c.deleted.is_(False), _in_scope(project_id))
 
 
-def ordered(selection: Selection) -> Select[Any]:
-    """The rows of a selection in their order."""
-    return select(models).where(selection.condition).order_by(*_ORDER)
+def ordered_query(selector: ModelSelector) -> Select[Any]:
+    """The rows that a selector selects, in order."""
+    return select(models).where(selector.condition).order_by(*_SORT_KEY)
 
 
-def after_model(session: ReadSession, selection: Selection, model_id: str) -> ColumnElement[bool]:
-    """What stands behind a model in that order. One that was deleted meanwhile still has its place.
+def after_cursor(session: ReadSession, selector: ModelSelector, model_id: str) -> ColumnElement[bool]:
+    """The condition of rows after a model in that order; a model deleted since the last page keeps its position.
 
-    InvalidRequest for one that the project never saw.
+    InvalidRequest for a model that the project never saw.
     """
-    place: Row[Any] | None = session.first(
-        select(*(column.label(f"place_{index}") for index, column in enumerate(_ORDER)))
-        .where(named(model_id, selection.project_id), _of(selection.project_id))
+    cursor: Row[Any] | None = session.first(
+        select(*(column.label(f"sort_{index}") for index, column in enumerate(_SORT_KEY)))
+        .where(matches_name(model_id, selector.project_id), _in_scope(selector.project_id))
         .order_by(models.c.project_id.is_(None))
         .limit(1)
     )
-    if place is None:
+    if cursor is None:
         raise InvalidRequest(f"'after' names no model: '{model_id}'.", param="after")
-    return tuple_(*_ORDER) > tuple_(*place)
+    return tuple_(*_SORT_KEY) > tuple_(*cursor)
 
 
-def _meant(project_id: str | None) -> ColumnElement[bool]:
-    """Models that a project means by their names: not the shared one where its own has the same name."""
+def _not_shadowed(project_id: str | None) -> ColumnElement[bool]:
+    """Not the shared models whose names the project's own models have: within the project, a name means its own model."""
     if project_id is None:
         return true()
     own = models.alias()
@@ -93,7 +93,7 @@ def _meant(project_id: str | None) -> ColumnElement[bool]:
     return or_(models.c.project_id.is_not(None), not_(same.exists()))
 
 
-def _of(project_id: str | None) -> ColumnElement[bool]:
+def _in_scope(project_id: str | None) -> ColumnElement[bool]:
     if project_id is None:
         return models.c.id.is_not(None)
     return or_(models.c.project_id.is_(None), models.c.project_id == project_id)

@@ -1,4 +1,4 @@
-"""The registry of models: create, find, change, delete; each change raises the revision and tells of itself."""
+"""The model registry: create, read, update and delete. Each change raises the revision and adds an event."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy import Row, delete, func, select, tuple_, update
 
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, PermissionDenied
-from llmariner.models.ids_and_events import CREATED, DELETED, FAILED, LOADED, UPDATED, free_id, tell
+from llmariner.models.ids_and_events import CREATED, DELETED, FAILED, LOADED, UPDATED, add_model_event, allocate_id
 from llmariner.models.model import (
     ActivationStatus,
     LoadingStatus,
@@ -22,14 +22,14 @@ from llmariner.models.model import (
     SourceRepository,
     Task,
 )
-from llmariner.models.queries import Selection, after_model, named, ordered, visible
+from llmariner.models.queries import ModelSelector, after_cursor, matches_name, ordered_query, visible_to
 from llmariner.models.restrictions import (
-    blocked,
+    blocked_reason,
     check_arguments,
     check_location,
-    check_may_share,
-    check_says_which,
-    is_admin,
+    check_may_change_shared,
+    check_names_created,
+    is_model_admin,
 )
 from llmariner.models.tables import model_wakes, models
 from llmariner.platform.database import Database, ReadSession, WriteSession
@@ -39,17 +39,17 @@ from llmariner.platform.serving.redaction import redact_paths
 from llmariner.settings import ModelSettings
 from llmariner.tenancy.principal import Caller
 
-__all__ = ["Registry"]
+__all__ = ["ModelRegistry"]
 
-_WAKES_KEPT = 50
+_MAX_WAKES = 50
 
 
-class Registry:
-    """The models of one installation. `project_id` in a call: whose eyes it is seen with; None sees all.
+class ModelRegistry:
+    """The models of one installation.
 
-    `actor`: who asks and is told of in the audit log; None is the platform itself, which may everything and is not told of.
-    PermissionDenied for what `models.restrictions` keeps for administrators. `locations`: where projects may load weights
-    from, as in `ModelSettings`.
+    `project_id` in a call limits it to what that project sees; None sees all models. `actor` is the principal that the audit
+    log names; None is the platform itself, which has every permission and gets no audit entry. PermissionDenied for what
+    `models.restrictions` reserves to administrators. `locations`: where projects may load weights from (`ModelSettings`).
     """
 
     def __init__(self, database: Database, locations: Sequence[str] = ModelSettings.locations) -> None:
@@ -57,44 +57,44 @@ class Registry:
         self._locations = locations
 
     def create(self, new: NewModel, *, actor: Caller | None = None) -> Model:
-        """Register a model; its weights are fetched by whoever the event wakes. Conflict when the id is taken."""
-        check_may_share(actor, new.project_id, "say 'is_project_scoped' to have one of your own project")
-        if not is_admin(actor):
+        """Register a model; the consumer of its event fetches the weights. Conflict when the id is taken."""
+        check_may_change_shared(actor, new.project_id, "say 'is_project_scoped' to have one of your own project")
+        if not is_model_admin(actor):
             check_location(new, self._locations)
             check_arguments(new.config.extra_args)
         with self._database.write() as session:
-            # Taken before any look: who holds the revision's row is alone with the models until its transaction's end.
+            # The lock on the revision's row, taken before any read, serializes writers until their transactions end.
             revision = next_revision(session, "models")
             base = None if new.base_model_id is None else self._base(session, new)
-            model_id, created = free_id(session, new)
+            model_id, created = allocate_id(session, new)
             row = {**_new_row(new, base), "id": model_id, "created_at": created}
-            session.add(models, **row, approved=is_admin(actor), revision=revision)
-            tell(session, CREATED, model_id, new.project_id)
+            session.add(models, **row, approved=is_model_admin(actor), revision=revision)
+            add_model_event(session, CREATED, model_id, new.project_id)
             source = {"source_repository": new.source_repository, "model_file_location": new.model_file_location}
-            _log(session, actor, "created", new.id, new.project_id, {"data": source})
+            _audit(session, actor, "created", new.id, new.project_id, {"data": source})
         return self.get(model_id)
 
     def get(self, model_id: str, *, project_id: str | None = None) -> Model:
-        """One model. ModelNotFound for an unknown id, and for another project's."""
+        """One model. ModelNotFound for an unknown id and for the id of another project's model."""
         with self._database.read() as session:
-            return _one(session, model_id, project_id)
+            return _get(session, model_id, project_id)
 
-    def page(self, selection: Selection, *, after: str | None, limit: int) -> list[Model]:
+    def page(self, selector: ModelSelector, *, after: str | None, limit: int) -> list[Model]:
         """Models in LLMariner's order: active first, base before fine-tuned, then by age and id."""
         with self._database.read() as session:
-            query = ordered(selection).limit(limit)
+            query = ordered_query(selector).limit(limit)
             if after is not None:
-                query = query.where(after_model(session, selection, after))
+                query = query.where(after_cursor(session, selector, after))
             return [_model(row) for row in session.rows(query)]
 
-    def count(self, selection: Selection) -> int:
-        """How many `page` would go through."""
+    def count(self, selector: ModelSelector) -> int:
+        """The number of models on all pages."""
         with self._database.read() as session:
-            return int(session.value(select(func.count()).select_from(models).where(selection.condition)))
+            return int(session.value(select(func.count()).select_from(models).where(selector.condition)))
 
-    def base_ids(self, selection: Selection) -> list[str]:
-        """All base models of a selection, in the order of `page`."""
-        query = ordered(selection).with_only_columns(models.c.id).where(models.c.base_model_id.is_(None))
+    def base_ids(self, selector: ModelSelector) -> list[str]:
+        """The ids of all selected base models, in the order of `page`."""
+        query = ordered_query(selector).with_only_columns(models.c.id).where(models.c.base_model_id.is_(None))
         with self._database.read() as session:
             return [row.id for row in session.rows(query)]
 
@@ -105,90 +105,92 @@ class Registry:
         *,
         project_id: str | None,
         actor: Caller | None = None,
-        restated: bool = False,
+        sets_extra_args: bool = False,
         created: int | None = None,
     ) -> Model:
-        """Change how it runs, from what it is at that moment; takes effect at its next wake.
+        """Apply `change` to the current configuration; it takes effect at the next wake.
 
-        `created`: which of the models that may have had the id is meant; Conflict where another has it by now.
-        `restated`: its engine arguments are said anew: an administrator who says `created`, too, approves it as it stands.
+        `created` identifies the model among those that had this id one after another; Conflict where it is not the current
+        one. `sets_extra_args`: the request sets the engine arguments. Where an administrator does that and names `created`,
+        the model is approved with its location.
         """
         with self._database.write() as session:
-            next_revision(session, "models")  # as in `create`: of two changes at once the second sees the first
-            model = self._changeable(session, model_id, project_id, actor)
+            next_revision(session, "models")  # as in `create`: the second of two concurrent changes sees the first
+            model = self._get_changeable(session, model_id, project_id, actor)
             if created not in (None, model.created_at):
                 raise Conflict(
                     f"Model '{model.name}' was deleted and made anew, at {model.created_at}. Look at it again.",
                     param="created",
                 )
             config = change(model.config)
-            if not is_admin(actor) and config.extra_args != model.config.extra_args:
+            if not is_model_admin(actor) and config.extra_args != model.config.extra_args:
                 check_arguments(config.extra_args)
-            approves = restated and is_admin(actor) and created is not None
+            approves = sets_extra_args and is_model_admin(actor) and created is not None
             changed = replace(model, config=config, approved=model.approved or approves)
-            if restated and is_admin(actor):
-                check_says_which(changed, self.blocked(changed))
-            _change(session, model, config=json.dumps(config.shown()), approved=changed.approved)
-            tell(session, UPDATED, model.id, model.project_id)
-            told = {"changes_requested": {"config": config.shown()}}
-            _log(session, actor, "updated", model.name, model.project_id, told)
+            if sets_extra_args and is_model_admin(actor):
+                check_names_created(changed, self.blocked_reason(changed))
+            _update(session, model, config=json.dumps(config.to_api()), approved=changed.approved)
+            add_model_event(session, UPDATED, model.id, model.project_id)
+            details = {"changes_requested": {"config": config.to_api()}}
+            _audit(session, actor, "updated", model.name, model.project_id, details)
         return self.get(model.id)
 
     def activate(
         self, model_id: str, status: ActivationStatus, *, project_id: str | None, actor: Caller | None = None
     ) -> Model:
-        """Keep it awake, or let it sleep. ModelNotFound before its weights are here."""
+        """Set whether a model is always awake. ModelNotFound before its weights are fetched."""
         with self._database.write() as session:
             next_revision(session, "models")  # as in `create`
-            model = self._changeable(session, model_id, project_id, actor)
+            model = self._get_changeable(session, model_id, project_id, actor)
             if not model.loaded:
                 raise ModelNotFound(model_id)
-            if status is ActivationStatus.ACTIVE and (why := self.blocked(model)):
+            if status is ActivationStatus.ACTIVE and (why := self.blocked_reason(model)):
                 raise PermissionDenied(why)
-            _change(session, model, activation_status=status)
-            tell(session, UPDATED, model.id, model.project_id)
-            told = {"changes_requested": {"activation_status": status}}
-            _log(session, actor, "updated", model.name, model.project_id, told)
+            _update(session, model, activation_status=status)
+            add_model_event(session, UPDATED, model.id, model.project_id)
+            details = {"changes_requested": {"activation_status": status}}
+            _audit(session, actor, "updated", model.name, model.project_id, details)
         return self.get(model.id)
 
     def delete(self, model_id: str, *, project_id: str | None, actor: Caller | None = None) -> None:
-        """Remove it. InvalidRequest while it is active or the base of another."""
+        """Delete a model. InvalidRequest while it is active or the base of another."""
         with self._database.write() as session:
             next_revision(session, "models")  # as in `create`
-            model = self._changeable(session, model_id, project_id, actor)
+            model = self._get_changeable(session, model_id, project_id, actor)
             if model.activation_status is ActivationStatus.ACTIVE:
                 raise InvalidRequest(
                     f"Model '{model.name}' is active. Deactivate it first: POST /v1/models/{model.name}:deactivate.",
                     param="model",
                 )
-            tuned = session.first(
+            adapter = session.first(
                 select(models.c.id).where(models.c.base_model_id == model.id, models.c.deleted.is_(False))
             )
-            if tuned is not None:
+            if adapter is not None:
                 raise InvalidRequest(
-                    f"Model '{model.name}' is the base of '{served_name(tuned.id)}'; delete that first.", param="model"
+                    f"Model '{model.name}' is the base of '{served_name(adapter.id)}'; delete that first.",
+                    param="model",
                 )
-            _change(session, model, deleted=True)
-            tell(session, DELETED, model.id, model.project_id, folder=model.folder)
-            _log(session, actor, "deleted", model.name, model.project_id, {})
+            _update(session, model, deleted=True)
+            add_model_event(session, DELETED, model.id, model.project_id, folder=model.folder)
+            _audit(session, actor, "deleted", model.name, model.project_id, {})
 
     def approve(self, model_id: str) -> None:
-        """The platform itself vouches for its location and engine arguments as they stand."""
+        """Approve the current location and engine arguments, for the platform itself."""
         with self._database.write() as session:
-            _change(session, _one(session, model_id, None), approved=True)
+            _update(session, _get(session, model_id, None), approved=True)
 
-    def blocked(self, model: Model) -> str:
-        """Why its engine must not be started; empty where it may."""
-        return blocked(model, self._locations)
+    def blocked_reason(self, model: Model) -> str:
+        """Why the engine of a model must not start; empty where it may."""
+        return blocked_reason(model, self._locations)
 
-    def loading(self, model_id: str, *, progress: float, message: str, created: int | None = None) -> None:
-        """Note how far the fetching of weights is: progress from 0 to 1. What is loaded stays so.
+    def update_progress(self, model_id: str, *, progress: float, message: str, created: int | None = None) -> None:
+        """Record the progress of fetching weights, from 0 to 1; no effect on a model that is loaded.
 
-        `created`: which of the models that had this id, one after another. ModelNotFound for one that is gone. The revision
-        stays: whoever goes by it asks again for what is not loaded anyway.
+        `created` identifies the model among those that had this id one after another; ModelNotFound for one that is gone.
+        The revision does not change: readers of revisions read models that are not loaded again anyway.
         """
         with self._database.write() as session:
-            model = _that(session, model_id, created)
+            model = _get_created_at(session, model_id, created)
             same = (models.c.id == model.id) & (models.c.created_at == model.created_at)
             session.run(
                 update(models)
@@ -196,12 +198,14 @@ class Registry:
                 .values(loading_status=LoadingStatus.LOADING, loading_progress=progress, loading_message=message)
             )
 
-    def loaded(self, model_id: str, *, folder: str, size_bytes: int, task: Task, created: int | None = None) -> None:
-        """Note that the weights are here; `created` as in `loading`."""
+    def mark_loaded(
+        self, model_id: str, *, folder: str, size_bytes: int, task: Task, created: int | None = None
+    ) -> None:
+        """Record that the weights are fetched; `created` as in `update_progress`."""
         with self._database.write() as session:
             next_revision(session, "models")  # as in `create`
-            model = _that(session, model_id, created)
-            _change(
+            model = _get_created_at(session, model_id, created)
+            _update(
                 session,
                 model,
                 loading_status=LoadingStatus.SUCCEEDED,
@@ -212,71 +216,71 @@ class Registry:
                 size_bytes=size_bytes,
                 task=task,
             )
-            tell(session, LOADED, model.id, model.project_id)
+            add_model_event(session, LOADED, model.id, model.project_id)
 
-    def failed(self, model_id: str, reason: str, *, created: int | None = None) -> None:
-        """Note that the weights could not be had, and why; `created` as in `loading`. What is loaded stays so."""
+    def mark_failed(self, model_id: str, reason: str, *, created: int | None = None) -> None:
+        """Record why the weights could not be fetched; no effect on a loaded model. `created` as in `update_progress`."""
         with self._database.write() as session:
             next_revision(session, "models")  # as in `create`
-            model = _that(session, model_id, created)
+            model = _get_created_at(session, model_id, created)
             if model.loaded:
                 return
-            _change(session, model, loading_status=LoadingStatus.FAILED, loading_failure_reason=reason)
-            tell(session, FAILED, model.id, model.project_id, reason=redact_paths(reason))
+            _update(session, model, loading_status=LoadingStatus.FAILED, loading_failure_reason=reason)
+            add_model_event(session, FAILED, model.id, model.project_id, reason=redact_paths(reason))
 
-    def woke(self, model_id: str, seconds: float) -> None:
-        """Note how long a wake took; the newest fifty are kept."""
+    def record_wake(self, model_id: str, seconds: float) -> None:
+        """Record the duration of a wake in seconds; the latest fifty are kept."""
         recent = (
             select(model_wakes.c.at)
             .where(model_wakes.c.model_id == model_id)
             .order_by(model_wakes.c.at.desc())
-            .limit(_WAKES_KEPT)
+            .limit(_MAX_WAKES)
         )
         with self._database.write() as session:
             session.add(model_wakes, model_id=model_id, at=time.time(), seconds=seconds)
             session.run(delete(model_wakes).where(model_wakes.c.model_id == model_id, model_wakes.c.at.not_in(recent)))
 
-    def wakes(self, model_id: str) -> list[float]:
-        """The durations of the newest wakes in seconds, shortest first."""
+    def wake_durations(self, model_id: str) -> list[float]:
+        """The durations of the latest wakes in seconds, in ascending order."""
         query = select(model_wakes.c.seconds).where(model_wakes.c.model_id == model_id)
         with self._database.read() as session:
             return sorted(row.seconds for row in session.rows(query))
 
-    def several(self, model_ids: Collection[str]) -> dict[str, Model]:
-        """Those of the models that there are, by id."""
+    def get_many(self, model_ids: Collection[str]) -> dict[str, Model]:
+        """The models with these ids, by id; unknown ids are left out."""
         query = select(models).where(models.c.id.in_(sorted(model_ids)), models.c.deleted.is_(False))
         with self._database.read() as session:
             return {row.id: _model(row) for row in session.rows(query)}
 
-    def tuned(self, bases: Collection[tuple[str, str | None]]) -> dict[tuple[str, str | None], list[Model]]:
-        """The models whose base each is and whose project is the one beside it, by their ids."""
+    def adapters_of(self, bases: Collection[tuple[str, str | None]]) -> dict[tuple[str, str | None], list[Model]]:
+        """The adapters of each pair (base model id, project id), ordered by id; pairs without adapters are left out."""
         if not bases:
             return {}
         wanted = [(base, project or "") for base, project in bases]
-        place = tuple_(models.c.base_model_id, func.coalesce(models.c.project_id, ""))
-        query = select(models).where(place.in_(wanted), models.c.deleted.is_(False)).order_by(models.c.id)
+        pair = tuple_(models.c.base_model_id, func.coalesce(models.c.project_id, ""))
+        query = select(models).where(pair.in_(wanted), models.c.deleted.is_(False)).order_by(models.c.id)
         found: dict[tuple[str, str | None], list[Model]] = {}
         with self._database.read() as session:
             for model in map(_model, session.rows(query)):
                 found.setdefault((model.base_model_id or "", model.project_id), []).append(model)
         return found
 
-    def adopted(self) -> dict[str, str]:
-        """The models that somebody else made an InferenceService for: id → its name."""
+    def imported_services(self) -> dict[str, str]:
+        """Models of InferenceServices that the platform did not create: id → name of the InferenceService."""
         query = select(models.c.id, models.c.model_file_location).where(
             models.c.source_repository == SourceRepository.KUBERNETES, models.c.deleted.is_(False)
         )
         with self._database.read() as session:
             return {row.id: row.model_file_location for row in session.rows(query)}
 
-    def projects(self) -> set[str]:
-        """The projects that have a model of their own."""
+    def projects_with_models(self) -> set[str]:
+        """The ids of projects that have models of their own."""
         query = select(models.c.project_id).where(models.c.project_id.is_not(None), models.c.deleted.is_(False))
         with self._database.read() as session:
             return {row.project_id for row in session.rows(query.distinct())}
 
-    def names_of_its_own(self, project_id: str) -> frozenset[str]:
-        """Names by which a project means models of its own that others mean other models by."""
+    def qualified_names(self, project_id: str) -> frozenset[str]:
+        """The names of a project's models whose ids are qualified: other projects use these names for other models."""
         query = select(models.c.id).where(
             models.c.project_id == project_id, models.c.deleted.is_(False), models.c.id.contains("@", autoescape=True)
         )
@@ -289,35 +293,37 @@ class Registry:
             rows = session.rows(select(models.c.id, models.c.revision).where(models.c.revision > revision))
         return max([revision, *(row.revision for row in rows)]), [row.id for row in rows]
 
-    def _changeable(self, session: ReadSession, model_id: str, project_id: str | None, actor: Caller | None) -> Model:
-        model = _one(session, model_id, project_id)
-        check_may_share(actor, model.project_id, "ask who runs this platform")
+    def _get_changeable(
+        self, session: ReadSession, model_id: str, project_id: str | None, actor: Caller | None
+    ) -> Model:
+        model = _get(session, model_id, project_id)
+        check_may_change_shared(actor, model.project_id, "ask who runs this platform")
         return model
 
     def _base(self, session: ReadSession, new: NewModel) -> Model:
-        base = _one(session, new.base_model_id or "", new.project_id)
+        base = _get(session, new.base_model_id or "", new.project_id)
         if base.base_model_id is not None:
             raise InvalidRequest(f"'{base.name}' is fine-tuned itself; name its base model.", param="base_model_id")
         return base
 
 
-def _one(session: ReadSession, model_id: str, project_id: str | None) -> Model:
-    """By its id in the registry; for a project by its name, its own before one that all share."""
-    query = select(models).where(named(model_id, project_id), visible(project_id))
+def _get(session: ReadSession, model_id: str, project_id: str | None) -> Model:
+    """The model with that registry id; within a project the one with that name, its own before a shared one."""
+    query = select(models).where(matches_name(model_id, project_id), visible_to(project_id))
     row = session.first(query.order_by(models.c.project_id.is_(None)).limit(1))
     if row is None:
         raise ModelNotFound(served_name(model_id))
     return _model(row)
 
 
-def _that(session: ReadSession, model_id: str, created: int | None) -> Model:
-    model = _one(session, model_id, None)
+def _get_created_at(session: ReadSession, model_id: str, created: int | None) -> Model:
+    model = _get(session, model_id, None)
     if created is not None and model.created_at != created:
-        raise ModelNotFound(model.name)  # another has its id by now
+        raise ModelNotFound(model.name)  # another model has its id now
     return model
 
 
-def _change(session: WriteSession, model: Model, **values: Any) -> None:
+def _update(session: WriteSession, model: Model, **values: Any) -> None:
     revision = next_revision(session, "models")
     session.run(update(models).where(models.c.id == model.id).values(revision=revision, **values))
 
@@ -338,7 +344,7 @@ def _new_row(new: NewModel, base: Model | None) -> dict[str, Any]:
         "activation_status": ActivationStatus.INACTIVE,
         "folder": "",
         "size_bytes": 0,
-        "config": json.dumps(new.config.shown()),
+        "config": json.dumps(new.config.to_api()),
         "deleted": False,
     }
 
@@ -351,14 +357,19 @@ def _model(row: Row[Any]) -> Model:
         task=Task(row.task),
         loading_status=LoadingStatus(row.loading_status),
         activation_status=ActivationStatus(row.activation_status),
-        config=ModelConfig.read(json.loads(row.config)),
+        config=ModelConfig.from_api(json.loads(row.config)),
     )
     return Model(**values)
 
 
-def _log(
-    session: WriteSession, actor: Caller | None, what: str, model_id: str, project_id: str | None, told: dict[str, Any]
+def _audit(
+    session: WriteSession,
+    actor: Caller | None,
+    what: str,
+    model_id: str,
+    project_id: str | None,
+    details: dict[str, Any],
 ) -> None:
     if actor is not None:
-        place: Any = {"organization_id": actor.organization_id, "project_id": project_id}
-        log.append_entry(session, actor, f"model.{what}", {"id": model_id, **told}, **place)
+        scope: Any = {"organization_id": actor.organization_id, "project_id": project_id}
+        log.append_entry(session, actor, f"model.{what}", {"id": model_id, **details}, **scope)

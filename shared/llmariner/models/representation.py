@@ -1,4 +1,4 @@
-"""A model on the wire: OpenAI's four fields, LLMariner's, and how it is served."""
+"""The model object of the API: OpenAI's four fields, LLMariner's fields and the serving state."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from llmariner.models.model import CONFIG_PATHS, Model
 from llmariner.platform.serving import Status, served_name
 from llmariner.platform.serving.redaction import redact_paths
 
-__all__ = ["config_paths", "rendered", "restates_arguments"]
+__all__ = ["config_paths", "model_object", "sets_extra_args"]
 
 
-def rendered(
+def model_object(
     model: Model,
     status: Status,
     *,
-    whole: bool = False,
-    wakes: list[float] | None = None,
+    with_diagnostics: bool = False,
+    wake_durations: list[float] | None = None,
     last_request_at: float | None = None,
 ) -> dict[str, Any]:
-    """The model object, its enumerations spelt as LLMariner's clients read them.
+    """The model object; enumerations have the names that LLMariner's clients read.
 
-    `whole`: with what engines and downloads printed, and the folders named in it; for who runs the platform.
-    `wakes`: durations of the newest wakes in seconds, shortest first.
+    `with_diagnostics` adds the output of engines and downloads, with its file paths: for operators only.
+    `wake_durations` are those of the latest wakes in seconds, in ascending order.
     """
     reason = model.loading_failure_reason
     return {
@@ -35,7 +35,7 @@ def rendered(
         "loading_status": f"MODEL_LOADING_STATUS_{model.loading_status}",
         "loading_progress": model.loading_progress,
         "loading_status_message": model.loading_message,
-        "loading_failure_reason": reason if whole else redact_paths(reason),
+        "loading_failure_reason": reason if with_diagnostics else redact_paths(reason),
         "source_repository": f"SOURCE_REPOSITORY_{model.source_repository}",
         "formats": [f"MODEL_FORMAT_{model.format}"],
         "task": model.task,
@@ -44,23 +44,27 @@ def rendered(
         "base_model_id": served_name(model.base_model_id or ""),
         "parent": served_name(model.base_model_id or "") or None,
         "activation_status": f"ACTIVATION_STATUS_{model.activation_status}",
-        "config": model.config.shown(),
+        "config": model.config.to_api(),
         "serving": {
             "phase": status.phase,
             "progress": status.progress,
             "estimate_seconds": status.estimate_seconds,
-            "message": "\n".join(filter(None, (status.message, status.detail if whole else ""))),
+            "message": "\n".join(filter(None, (status.message, status.detail if with_diagnostics else ""))),
             "requests_running": status.requests_running,
             "requests_waiting": status.requests_waiting,
             "memory_bytes": status.memory_bytes,
-            "wake_seconds": {"p50": _quantile(wakes, 0.5), "p95": _quantile(wakes, 0.95), "count": len(wakes or ())},
+            "wake_seconds": {
+                "p50": _quantile(wake_durations, 0.5),
+                "p95": _quantile(wake_durations, 0.95),
+                "count": len(wake_durations or ()),
+            },
             "last_request_at": last_request_at,
         },
     }
 
 
 def config_paths(mask: str) -> frozenset[str] | None:
-    """The paths of an update mask below `config`; None for the whole of it. InvalidRequest for any other field."""
+    """The paths of an update mask below `config`; None for all of `config`. InvalidRequest for another field."""
     paths = [path.strip() for path in mask.split(",") if path.strip()]
     if not paths:
         raise InvalidRequest(
@@ -74,8 +78,8 @@ def config_paths(mask: str) -> frozenset[str] | None:
     return frozenset(path.removeprefix("config.") for path in paths)
 
 
-def restates_arguments(config: Mapping[str, Any], paths: frozenset[str] | None) -> bool:
-    """Whether a change with that update mask says the engine arguments."""
+def sets_extra_args(config: Mapping[str, Any], paths: frozenset[str] | None) -> bool:
+    """Whether an update with that mask sets the engine arguments."""
     covered = paths is None or not paths.isdisjoint(("runtime_config", "runtime_config.extra_args"))
     runtime = config.get("runtime_config")
     return covered and isinstance(runtime, Mapping) and "extra_args" in runtime

@@ -1,7 +1,7 @@
-"""What a model may ask of its engine without an administrator: its engine arguments, and where its weights are.
+"""Which engine arguments and weight locations a model may have without an administrator's approval.
 
-Asked when a model is made or changed, and again before its engine is started: what the lists allow may have changed since,
-and models of releases before 0.4 were never asked.
+They are checked when a model is created or changed, and again before its engine starts: the allow-lists may have changed
+since, and releases before 0.4 did not check.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmariner.errors import InvalidRequest, PermissionDenied
-from llmariner.models.engine_arguments import refused_argument
+from llmariner.models.engine_arguments import first_disallowed_argument
 from llmariner.models.model import Model, NewModel, SourceRepository
 from llmariner.platform.serving import IMPORTED_SCHEME
 from llmariner.tenancy.principal import Caller
@@ -17,12 +17,12 @@ from llmariner.tenancy.roles.scopes import MODEL_ADMIN
 from llmariner.weight_locations import location_error
 
 __all__ = [
-    "blocked",
+    "blocked_reason",
     "check_arguments",
     "check_location",
-    "check_may_share",
-    "check_says_which",
-    "is_admin",
+    "check_may_change_shared",
+    "check_names_created",
+    "is_model_admin",
     "weight_uri",
 ]
 
@@ -30,14 +30,14 @@ _ASK = f"Ask somebody with the scope '{MODEL_ADMIN}', which owners of the defaul
 _ARGUMENTS = "config.runtime_config.extra_args"
 
 
-def is_admin(actor: Caller | None) -> bool:
-    """Whether no list binds what it says of models; None is the platform itself."""
+def is_model_admin(actor: Caller | None) -> bool:
+    """Whether no allow-list applies to the actor; None is the platform itself."""
     return actor is None or MODEL_ADMIN in actor.scopes
 
 
-def check_may_share(actor: Caller | None, project_id: str | None, instead: str) -> None:
-    """PermissionDenied for a model that all projects share (`project_id` None), unless an administrator asks."""
-    if project_id is None and not is_admin(actor):
+def check_may_change_shared(actor: Caller | None, project_id: str | None, instead: str) -> None:
+    """PermissionDenied for a model that all projects share (`project_id` None), unless the actor is an administrator."""
+    if project_id is None and not is_model_admin(actor):
         raise PermissionDenied(
             f"Models that all projects share are changed with the scope '{MODEL_ADMIN}' only, which owners of the default "
             f"organization hold: {instead}.",
@@ -45,21 +45,21 @@ def check_may_share(actor: Caller | None, project_id: str | None, instead: str) 
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """PermissionDenied for engine arguments that are not on the list; the error names the first."""
-    if refused := refused_argument(arguments):
-        index, why = refused
+    """PermissionDenied for engine arguments that are not in the allow-list; the error names the first."""
+    if disallowed := first_disallowed_argument(arguments):
+        index, why = disallowed
         raise PermissionDenied(f"{why}. {_ASK}", param=f"{_ARGUMENTS}[{index}]")
 
 
 def check_location(new: NewModel, allowed: Sequence[str]) -> None:
-    """PermissionDenied for weights that the project may not load."""
+    """PermissionDenied for a location that the project may not load weights from."""
     uri = weight_uri(new.source_repository, new.model_file_location)
     if why := location_error(uri, allowed, new.project_id):
         raise PermissionDenied(f"{why}. {_ASK}", param="model_file_location")
 
 
-def check_says_which(model: Model, why_blocked: str) -> None:
-    """InvalidRequest for an approval that does not say of which model: another may have been given its id meanwhile."""
+def check_names_created(model: Model, why_blocked: str) -> None:
+    """InvalidRequest for an approval without `created`: another model may have got the same id meanwhile."""
     if why_blocked:
         raise InvalidRequest(
             f"This would approve model '{model.name}' as it stands. Look at it, and say which you mean: with the 'created' "
@@ -68,14 +68,14 @@ def check_says_which(model: Model, why_blocked: str) -> None:
         )
 
 
-def blocked(model: Model, allowed: Sequence[str]) -> str:
-    """Why the engine of a registered model must not be started, and what to do; empty where it may."""
+def blocked_reason(model: Model, allowed: Sequence[str]) -> str:
+    """Why the engine of a registered model must not start, and what to do about it; empty where it may."""
     if model.approved or model.source_repository is SourceRepository.KUBERNETES:
         return ""
-    refused = refused_argument(model.config.extra_args)
+    disallowed = first_disallowed_argument(model.config.extra_args)
     uri = weight_uri(model.source_repository, model.model_file_location)
-    # Both: who approves it approves both.
-    reasons = [refused[1] if refused else None, location_error(uri, allowed, model.project_id)]
+    # Both reasons are named, since an approval covers both.
+    reasons = [disallowed[1] if disallowed else None, location_error(uri, allowed, model.project_id)]
     why = "; ".join(reason for reason in reasons if reason)
     if not why:
         return ""
@@ -86,7 +86,7 @@ def blocked(model: Model, allowed: Sequence[str]) -> str:
 
 
 def weight_uri(source: SourceRepository, location: str) -> str:
-    """Where weights are, as a URI: what a cluster's storage initializer is told. Paths of one machine are `file://`."""
+    """The URI of weights, as KServe's storage initializer takes it; a path on this machine becomes `file://`."""
     if source is SourceRepository.KUBERNETES:
         return f"{IMPORTED_SCHEME}{location}"
     if "://" in location:

@@ -14,7 +14,7 @@ models = Table(
     metadata,
     Column("id", String(256), primary_key=True),
     Column("created_at", BigInteger, nullable=False),
-    # None: every project of the installation may use it.
+    # NULL: shared, every project of the installation may use it.
     Column("project_id", String(64), index=True),
     Column("owned_by", String(16), nullable=False),
     Column("source_repository", String(16), nullable=False),
@@ -31,7 +31,7 @@ models = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("config", Text, nullable=False),
     Column("deleted", Boolean, nullable=False),
-    # As in `Model`. False for what the release before made, which asked nobody.
+    # As in `Model`. False for models of the previous release, which did not check.
     Column("approved", Boolean, nullable=False, server_default=false()),
     Column("revision", BigInteger, nullable=False, index=True),
 )

@@ -1,4 +1,4 @@
-"""The weights port: bringing a model's files to where its engine reads them."""
+"""The weights port: fetching a model's files to where its engine reads them."""
 
 from __future__ import annotations
 
@@ -9,42 +9,45 @@ from typing import Protocol
 from llmariner.models.model import Model, Task
 from llmariner.models.restrictions import weight_uri
 
-__all__ = ["FetchedWeights", "Report", "StorageUriWeights", "Weights", "WeightsUnavailable"]
+__all__ = ["FetchedWeights", "ReportProgress", "StorageUriFetcher", "WeightFetcher", "WeightsUnavailable"]
 
-Report = Callable[[float, str], None]
+ReportProgress = Callable[[float, str], None]
 
 
 class WeightsUnavailable(Exception):
-    """The weights can't be had, and trying again would not help; the message says why and what to do."""
+    """The weights can't be fetched and a retry would not help; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class FetchedWeights:
-    """Where the weights are, how many bytes, and what the model is for where its files say so."""
+    """Where the weights are, their size, and the task of the model where its files name one."""
 
     folder: str
     size_bytes: int
     task: Task | None
 
 
-class Weights(Protocol):
-    """Adapters: `local.weights` (folders of this machine), `StorageUriWeights` (a cluster)."""
+class WeightFetcher(Protocol):
+    """Adapters: `standalone.weights` (folders of this machine), `StorageUriFetcher` (a cluster)."""
 
-    def fetch(self, model: Model, report: Report) -> FetchedWeights:
-        """Bring them; `report` is told progress (0 to 1) and a sentence. WeightsUnavailable; anything else is retried."""
+    def fetch(self, model: Model, report: ReportProgress) -> FetchedWeights:
+        """Fetch the weights. `report` gets the progress (0 to 1) and a sentence.
+
+        WeightsUnavailable where a retry would not help; the caller retries after any other exception.
+        """
 
     def discard(self, model_id: str, folder: str) -> None:
-        """Remove what `fetch` brought; other folders are left alone. Idempotent."""
+        """Remove what `fetch` fetched; other folders are not touched. Idempotent."""
 
 
-class StorageUriWeights:
-    """On a cluster KServe's storage initializer brings weights when a model wakes: here only the address is settled."""
+class StorageUriFetcher:
+    """KServe's storage initializer fetches the weights when a model wakes: `fetch` returns their URI only."""
 
-    def fetch(self, model: Model, report: Report) -> FetchedWeights:
+    def fetch(self, model: Model, report: ReportProgress) -> FetchedWeights:
         """See the port."""
         report(1.0, "")
         uri = weight_uri(model.source_repository, model.model_file_location)
         return FetchedWeights(uri, model.size_bytes, None)
 
     def discard(self, model_id: str, folder: str) -> None:
-        """Nothing was brought."""
+        """Nothing was fetched."""

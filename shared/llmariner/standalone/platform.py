@@ -15,8 +15,8 @@ from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.errors import PlatformError
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
-from llmariner.models.queries import Selection
-from llmariner.models.serving_lookup import ModelDirectory
+from llmariner.models.queries import ModelSelector
+from llmariner.models.serving_lookup import RegistryModelLookup
 from llmariner.platform.database.schema import schema_mismatch
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries
@@ -183,7 +183,7 @@ class Home:
         if not found.approved and found.model_file_location == str(folder) and not found.config.extra_args:
             registry.approve(packaged.id)  # a release before made it
         if found.folder != str(folder):
-            registry.loaded(packaged.id, folder=str(folder), size_bytes=size, task=Task(packaged.task))
+            registry.mark_loaded(packaged.id, folder=str(folder), size_bytes=size, task=Task(packaged.task))
 
     def _process_serving(self) -> ProcessServing:
         settings = self._serving_settings
@@ -196,7 +196,7 @@ class Home:
             idle_seconds=settings.idle_seconds,
             warm=settings.warm,
         )
-        directory = ModelDirectory(self.context.registry, self.context.ledger)
+        directory = RegistryModelLookup(self.context.registry, self.context.ledger)
         return ProcessServing(process_settings, directory.find, directory.record_wake)
 
     def _make_dispatcher(self, eventing: Path) -> Dispatcher:
@@ -224,7 +224,7 @@ class Home:
     async def _wake_active(self) -> None:
         assert self.serving is not None
         page = await asyncio.to_thread(
-            self.context.registry.page, Selection(None, include_loading=False), after=None, limit=500
+            self.context.registry.page, ModelSelector(None, include_loading=False), after=None, limit=500
         )
         for model in page:
             if model.activation_status is ActivationStatus.ACTIVE:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmariner.errors import ModelNotFound
 from llmariner.models.model import Model, SourceRepository, Task
-from llmariner.models.weights import FetchedWeights, Report, WeightsUnavailable
+from llmariner.models.weights import FetchedWeights, ReportProgress, WeightsUnavailable
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.scripts import Scripts
 
@@ -20,7 +20,7 @@ _FETCH = Path(__file__).parent / "engine" / "fetch_snapshot.py"
 
 
 class LocalWeights:
-    """See `models.weights.Weights`. `folder`: where fetched models go, each into a folder that no other model has.
+    """See `models.weights.WeightFetcher`. `folder`: where fetched models go, each into a folder that no other model has.
 
     The folder's name is made of the model's id, of when it was created and of its repository: one that is created again
     under the same id, or another one of the same repository, has another folder.
@@ -34,7 +34,7 @@ class LocalWeights:
         """End the downloads under way; what they have so far is kept for the next start."""
         self._scripts.close()
 
-    def fetch(self, model: Model, report: Report) -> FetchedWeights:
+    def fetch(self, model: Model, report: ReportProgress) -> FetchedWeights:
         """See the port."""
         if model.source_repository in (
             SourceRepository.LOCAL,
@@ -56,7 +56,7 @@ class LocalWeights:
         if path.parent == self._folder.resolve() and path.name.startswith(_prefix(model_id)):
             shutil.rmtree(path, ignore_errors=True)
 
-    def _snapshot(self, model: Model, report: Report) -> Path:
+    def _snapshot(self, model: Model, report: ReportProgress) -> Path:
         registration = json.dumps([model.created_at, model.project_id, model.model_file_location])
         target = self._folder / f"{_prefix(model.id)}{_digest(registration)}"
         if target.is_dir():

@@ -59,7 +59,7 @@ def install(site: Site) -> Installation:
     upgrade(context.database)
     _, key = create_bootstrap_key(context.keys, ensure_first_owner(context.database), "bench")
     context.registry.create(NewModel(MODEL, SourceRepository.LOCAL, "scripted"))
-    context.registry.loaded(MODEL, folder="", size_bytes=0, task=Task.GENERATE)
+    context.registry.mark_loaded(MODEL, folder="", size_bytes=0, task=Task.GENERATE)
     context.database.close()
     return Installation(environment, {"authorization": f"Bearer {key}"}, port)
 

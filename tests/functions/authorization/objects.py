@@ -307,7 +307,7 @@ def model(world: World, place: Place, task: Task = Task.GENERATE, *, shared: boo
     registry.create(
         NewModel(name, SourceRepository.LOCAL, f"/weights/{name}", project_id=None if shared else place.project_id)
     )
-    registry.loaded(name, folder=f"/weights/{name}", size_bytes=1, task=task)
+    registry.mark_loaded(name, folder=f"/weights/{name}", size_bytes=1, task=task)
     return name
 
 
