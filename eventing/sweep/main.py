@@ -17,11 +17,11 @@ from llmariner.settings import UsageSettings
 
 _log = logging.getLogger(__name__)
 # A request under way gives a sign of life every 15 s.
-_UNSEEN_SECONDS = 60.0
+_LOST_AFTER_SECONDS = 60.0
 # Longer than a sweep takes; one that is killed holds up the next no longer.
 _LEASE_SECONDS = 120.0
 # Long enough for a consumer that was down over a weekend, and for people who ask what happened.
-_KEPT_SECONDS = 7 * 86400.0
+_RETENTION_SECONDS = 7 * 86400.0
 
 
 async def consume(context: Context, _event: Event) -> None:
@@ -30,7 +30,7 @@ async def consume(context: Context, _event: Event) -> None:
     if await asyncio.to_thread(lease.acquire, _LEASE_SECONDS) is None:
         return
     try:
-        failed = await asyncio.to_thread(_sweep, context)
+        failed = await asyncio.to_thread(_run_steps, context)
         await context.serving.reconcile()
     finally:
         await asyncio.to_thread(lease.pause, 0.0)
@@ -38,10 +38,10 @@ async def consume(context: Context, _event: Event) -> None:
         raise failed[0]
 
 
-def _sweep(context: Context) -> list[Exception]:
+def _run_steps(context: Context) -> list[Exception]:
     """Each step whatever became of the others; returns what went wrong, to be raised at the end, so that all come again."""
     failed: list[Exception] = []
-    for step in (_publish, _interrupt, _forget_requests, _forget_events):
+    for step in (_publish_events, _close_lost_requests, _prune_requests, _prune_events):
         try:
             step(context)
         except PlatformError as error:
@@ -53,21 +53,21 @@ def _sweep(context: Context) -> list[Exception]:
     return failed
 
 
-def _publish(context: Context) -> None:
+def _publish_events(context: Context) -> None:
     if context.publisher is not None:
         context.publisher.publish()
 
 
-def _interrupt(context: Context) -> None:
-    context.ledger.interrupt(unseen_for=_UNSEEN_SECONDS)
+def _close_lost_requests(context: Context) -> None:
+    context.ledger.interrupt(unseen_for=_LOST_AFTER_SECONDS)
 
 
-def _forget_requests(context: Context) -> None:
+def _prune_requests(context: Context) -> None:
     context.ledger.purge(older_than=UsageSettings.load(context.env).days * 86400)
 
 
-def _forget_events(context: Context) -> None:
-    context.deliveries.prune(older_than=_KEPT_SECONDS)
+def _prune_events(context: Context) -> None:
+    context.deliveries.prune(older_than=_RETENTION_SECONDS)
 
 
 # The cluster's clock sends its own; nothing is taken from them.

@@ -17,11 +17,11 @@ from llmariner.usage.reports import UsageQuery, UsageReports
 
 Reader = Annotated[Caller, require_scope("api.api_usages.read", objects="member")]
 _DEFAULT_SPAN = 7 * 86400
-_MOST_DATAPOINTS = 10_000
+_MAX_DATAPOINTS = 10_000
 
 
 def build(context: Context) -> Application:
-    """The route."""
+    """The application with its route."""
     app = create_app("api_usage", context)
     app.get("/v1/api-usage/model-usage-summaries")(list_model_usage_summaries)
     return app
@@ -35,16 +35,16 @@ def list_model_usage_summaries(
     status_code: Annotated[int | None, Query(alias="filter.status_code", ge=0, le=999)] = None,
     interval_sec: Annotated[int, Query(ge=0, le=366 * 86400)] = 3600,
 ) -> dict[str, Any]:
-    """Sums of all that the caller may see, in intervals that begin at multiples of their length; timestamps in seconds.
+    """Sums of the usage that the caller may see, in intervals aligned to multiples of their length; timestamps in seconds.
 
-    A timestamp of 0 is one not given, as is an interval of 0.
+    A timestamp or interval of 0 means the default.
     """
     until = end or math.ceil(time.time())
     since = start or max(0, until - _DEFAULT_SPAN)
     width = interval_sec or 3600
-    if (until - since) / width > _MOST_DATAPOINTS:
+    if (until - since) / width > _MAX_DATAPOINTS:
         raise InvalidRequest(
-            f"That is more than {_MOST_DATAPOINTS} intervals: ask for longer ones.", param="interval_sec"
+            f"That is more than {_MAX_DATAPOINTS} intervals: ask for longer ones.", param="interval_sec"
         )
     where: dict[str, tuple[str | int, ...]] = {} if caller.is_owner else {"project_id": (caller.key_owner.project_id,)}
     if status_code:

@@ -1,4 +1,4 @@
-"""GET /v1/api_usages: what was used; by owners in their whole organisation, by others in their project."""
+"""GET /v1/api_usages: usage of the organization for its owners, of their project for other callers."""
 
 import time
 from typing import Annotated, Any
@@ -19,12 +19,12 @@ from llmariner.usage.prices import NANO_PER_DOLLAR
 from llmariner.usage.reports import UsageQuery, UsageReports
 
 Reader = Annotated[Caller, require_scope("api.api_usages.read", objects="member")]
-Moment = Annotated[float | None, Query(ge=0, le=1e20)]
+TimestampQuery = Annotated[float | None, Query(ge=0, le=1e20)]
 _DEFAULT_SPAN = 31 * 86400
 _DAY = 86400
-_GROUPS = {"key": "key_id", "model": "model", "user": "user_id", "project": "project_id", "day": "start"}
+_GROUP_COLUMNS = {"key": "key_id", "model": "model", "user": "user_id", "project": "project_id", "day": "start"}
 _COUNTS = ("requests", "successful_requests", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
-_OF_USAGES = (
+_USAGE_MEASURES = (
     "requests",
     "ended_requests",
     "prompt_tokens",
@@ -36,7 +36,7 @@ _OF_USAGES = (
 
 
 def build(context: Context) -> Application:
-    """The route."""
+    """The application with its route."""
     app = create_app("api_usages", context)
     app.get("/v1/api_usages")(list_usage)
     return app
@@ -45,13 +45,13 @@ def build(context: Context) -> Application:
 def list_usage(
     request: Request,
     caller: Reader,
-    start_time: Moment = None,
-    end_time: Moment = None,
+    start_time: TimestampQuery = None,
+    end_time: TimestampQuery = None,
     group_by: str = "key,model,day",
 ) -> dict[str, Any]:
-    """Sums over [start_time, end_time), seconds or nanoseconds since 1970; by default the last 31 days.
+    """Sums over [start_time, end_time), in seconds or nanoseconds since 1970; by default the last 31 days.
 
-    `usages` are LLMariner's, by user, key and model; `data` are ours, by `group_by`.
+    `usages` has LLMariner's format, by user, key and model; `data` is grouped by `group_by`.
     """
     end = _seconds(end_time, "end_time") if end_time is not None else time.time() + 1
     start = _seconds(start_time, "start_time") if start_time is not None else max(0.0, end - _DEFAULT_SPAN)
@@ -63,20 +63,20 @@ def list_usage(
         "end_time": end,
         "group_by": list(groups),
         "data": _grouped(database, caller, start, end, groups),
-        "usages": _usages(database, caller, start, end),
+        "usages": _llmariner_usages(database, caller, start, end),
     }
 
 
-def _seconds(moment: float, param: str) -> float:
-    """LLMariner's clients say nanoseconds where ours say seconds; nobody means anything between."""
-    if moment >= MIN_NANOSECONDS:
-        return moment / 1e9
-    if wrong := unit_mistake(moment):
-        raise InvalidRequest(f"Invalid '{param}': {wrong}, or nanoseconds.", param=param, code="invalid_value")
-    return moment
+def _seconds(timestamp: float, param: str) -> float:
+    """Seconds from seconds or, as LLMariner's clients send them, nanoseconds. Raises InvalidRequest for other units."""
+    if timestamp >= MIN_NANOSECONDS:
+        return timestamp / 1e9
+    if mistake := unit_mistake(timestamp):
+        raise InvalidRequest(f"Invalid '{param}': {mistake}, or nanoseconds.", param=param, code="invalid_value")
+    return timestamp
 
 
-def _seen(caller: Caller) -> dict[str, tuple[str, ...]]:
+def _visible_filter(caller: Caller) -> dict[str, tuple[str, ...]]:
     return {} if caller.is_owner else {"project_id": (caller.key_owner.project_id,)}
 
 
@@ -84,16 +84,16 @@ def _grouped(
     database: Database, caller: Caller, start: float, end: float, groups: tuple[str, ...]
 ) -> list[dict[str, Any]]:
     for name in groups:
-        if name not in _GROUPS:
-            raise InvalidRequest(f"'group_by' must be of {', '.join(_GROUPS)}, not '{name}'.", param="group_by")
-    columns = tuple(_GROUPS[name] for name in groups if name != "day")
+        if name not in _GROUP_COLUMNS:
+            raise InvalidRequest(f"'group_by' must be of {', '.join(_GROUP_COLUMNS)}, not '{name}'.", param="group_by")
+    columns = tuple(_GROUP_COLUMNS[name] for name in groups if name != "day")
     width = _DAY if "day" in groups else None
     measures = (*_COUNTS, "cost")
     rows = UsageReports(database).sums(
-        UsageQuery(caller.organization_id, start, end, columns, width, _seen(caller), measures)
+        UsageQuery(caller.organization_id, start, end, columns, width, _visible_filter(caller), measures)
     )
     data = [
-        {name: row[_GROUPS[name]] for name in groups}
+        {name: row[_GROUP_COLUMNS[name]] for name in groups}
         | {name: row[name] for name in _COUNTS}
         | {"cost_usd": row["cost"] / NANO_PER_DOLLAR}
         for row in rows
@@ -101,14 +101,14 @@ def _grouped(
     return sorted(data, key=lambda row: -row["day"]) if "day" in groups else data
 
 
-def _usages(database: Database, caller: Caller, start: float, end: float) -> list[dict[str, Any]]:
-    """As LLMariner has them: users that are hidden are left out."""
+def _llmariner_usages(database: Database, caller: Caller, start: float, end: float) -> list[dict[str, Any]]:
+    """LLMariner's usage records, without hidden users."""
     with database.read() as session:
         names = {row.id: row.name for row in session.rows(select(api_keys.c.id, api_keys.c.name))}
         hidden = {row.id for row in session.rows(select(users.c.id).where(users.c.hidden))}
     groups = ("user_id", "key_id", "model")
     rows = UsageReports(database).sums(
-        UsageQuery(caller.organization_id, start, end, groups, where=_seen(caller), measures=_OF_USAGES)
+        UsageQuery(caller.organization_id, start, end, groups, where=_visible_filter(caller), measures=_USAGE_MEASURES)
     )
     return [
         {

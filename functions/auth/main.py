@@ -1,4 +1,4 @@
-"""GET /v1/auth/configuration: where and as which client people sign in, for who has no key and no token yet."""
+"""GET /v1/auth/configuration: the issuer and client id for sign-in. Unauthenticated."""
 
 from typing import Any
 
@@ -12,21 +12,21 @@ from llmariner.settings import IdentitySettings
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("auth", context)
     app.get("/v1/auth/configuration")(configuration)
     return app
 
 
 def configuration(request: Request) -> dict[str, Any]:
-    """What a client must know to sign somebody in. `issuer` null: this platform has API keys only.
+    """The configuration that a client needs for sign-in. `issuer` null: this platform has API keys only.
 
-    All else (endpoints, device flow, revocation) the issuer says itself, below `/.well-known/openid-configuration`.
+    The issuer itself publishes its endpoints (OpenID Connect Discovery), at `/.well-known/openid-configuration`.
     """
     settings = IdentitySettings.load(context_of(request).env)
     issuer = {"issuer": settings.issuer, "client_id": settings.client_id, "scopes": settings.scopes.split()}
-    nobody: dict[str, Any] = {"issuer": None, "client_id": None, "scopes": []}
-    return {"object": "auth.configuration", **(issuer if settings.issuer else nobody)}
+    no_issuer: dict[str, Any] = {"issuer": None, "client_id": None, "scopes": []}
+    return {"object": "auth.configuration", **(issuer if settings.issuer else no_issuer)}
 
 
 handle = http_function(build)

@@ -1,4 +1,4 @@
-"""/v1/budgets: how much money a key, a user, a project or an organisation may spend."""
+"""/v1/budgets: the money that a key, user, project or organization may spend."""
 
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -25,8 +25,8 @@ Dollars = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
-class Terms(Body):
-    """POST /v1/budgets/{id}. `amount` in US dollars; `alert_ratio` null: nobody is told; what is left out stays."""
+class UpdateBudget(Body):
+    """POST /v1/budgets/{id}. `amount` in US dollars; `alert_ratio` null: no alert; absent fields are unchanged."""
 
     model_config = ConfigDict(strict=False)  # for decimals
 
@@ -35,8 +35,8 @@ class Terms(Body):
     hard: bool | None = None
 
 
-class NewTerms(Body):
-    """POST /v1/budgets. `hard`: requests are refused once it is spent."""
+class CreateBudget(Body):
+    """POST /v1/budgets. `hard`: requests are rejected once the amount is spent."""
 
     model_config = ConfigDict(strict=False)  # for decimals
 
@@ -49,7 +49,7 @@ class NewTerms(Body):
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("budgets", context)
     app.get("/v1/budgets")(list_budgets)
     app.post("/v1/budgets")(put_budget)
@@ -65,7 +65,7 @@ def list_budgets(
     subject: Annotated[Kind | None, Query()] = None,
     subject_id: Annotated[str | None, Query(max_length=64)] = None,
 ) -> dict[str, Any]:
-    """The budgets that the caller may see, with what is spent of them; of one subject."""
+    """The budgets that the caller may see, with their spending; filters: subject, subject_id."""
     context = context_of(request)
     wanted = [
         budget
@@ -75,8 +75,8 @@ def list_budgets(
     return {"object": "list", "data": _rendered(context, filter_visible(context.database, caller, wanted, READ))}
 
 
-def put_budget(request: Request, caller: Writer, body: NewTerms) -> dict[str, Any]:
-    """Set a subject's budget of a period; there is one for each, so this changes the one that is there."""
+def put_budget(request: Request, caller: Writer, body: CreateBudget) -> dict[str, Any]:
+    """Create the subject's budget of a period, or update it: a subject has one budget per period."""
     context = context_of(request)
     subject = authorize_subject(context.database, caller, body.subject, body.subject_id, WRITE)
     new = NewBudget(nano_dollars(body.amount, "amount"), body.alert_ratio, body.hard)
@@ -86,13 +86,13 @@ def put_budget(request: Request, caller: Writer, body: NewTerms) -> dict[str, An
 def get_budget(request: Request, caller: Reader, budget_id: str) -> dict[str, Any]:
     """One budget."""
     context = context_of(request)
-    return _rendered(context, [_seen(context, caller, budget_id, READ)])[0]
+    return _rendered(context, [_get_budget(context, caller, budget_id, READ)])[0]
 
 
-def update_budget(request: Request, caller: Writer, budget_id: str, body: Terms) -> dict[str, Any]:
-    """Change a budget; what was spent of it stays spent."""
+def update_budget(request: Request, caller: Writer, budget_id: str, body: UpdateBudget) -> dict[str, Any]:
+    """Update a budget; its spending is unchanged."""
     context = context_of(request)
-    budget = _seen(context, caller, budget_id, WRITE)
+    budget = _get_budget(context, caller, budget_id, WRITE)
     new = NewBudget(
         budget.amount if body.amount is None else nano_dollars(body.amount, "amount"),
         body.alert_ratio if "alert_ratio" in body.model_fields_set else budget.alert_ratio,
@@ -102,14 +102,14 @@ def update_budget(request: Request, caller: Writer, budget_id: str, body: Terms)
 
 
 def delete_budget(request: Request, caller: Writer, budget_id: str) -> dict[str, Any]:
-    """Take a budget away, everywhere within seconds."""
+    """Delete a budget, effective everywhere within seconds."""
     context = context_of(request)
-    budget = _seen(context, caller, budget_id, WRITE)
+    budget = _get_budget(context, caller, budget_id, WRITE)
     context.budgets.remove(caller, caller.organization_id, budget.id)
     return {"id": budget_id, "object": "budget", "deleted": True}
 
 
-def _seen(context: Context, caller: Caller, budget_id: str, scope: str) -> Budget:
+def _get_budget(context: Context, caller: Caller, budget_id: str, scope: str) -> Budget:
     budget = context.budgets.get(caller.organization_id, budget_id)
     try:
         authorize_subject(context.database, caller, budget.subject.kind, budget.subject.id, scope)

@@ -7,7 +7,7 @@ from llmariner.http.entrypoint import http_function
 
 
 def build(context: Context) -> RouteApp:
-    """The route's application."""
+    """The application of the route."""
     return RouteApp(context.gateway, COMPLETIONS)
 
 

@@ -1,4 +1,4 @@
-"""/v1/events: what happened, to whom it was delivered, and sending dead letters again."""
+"""/v1/events: events with the state of their deliveries, and the replay of dead letters."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -15,15 +15,15 @@ from llmariner.platform.events.deliveries import Delivery
 from llmariner.platform.events.publish_queue import BROKER
 from llmariner.tenancy.principal import Caller
 
-# A consumer's answer that it can never take the event.
-_OF_THE_EVENT = re.compile(r"4[0-9][0-9]\b")
+# A consumer's status for an event that it will never accept.
+_EVENT_REJECTED = re.compile(r"4[0-9][0-9]\b")
 
 Reader = Annotated[Caller, require_scope("api.events.read")]
 Writer = Annotated[Caller, require_scope("api.events.write")]
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("events", context)
     app.get("/v1/events")(list_events)
     app.post("/v1/events/{event_id}:replay")(replay_event)
@@ -37,34 +37,34 @@ def list_events(
     after: str | None = None,
     limit: Limit = 20,
 ) -> dict[str, Any]:
-    """Deliveries, newest first; `after` is the `cursor` of the last one seen."""
-    owned = _owned(request, key)
-    asked: dict[str, Any] = {**owned, "after": after or None, "limit": limit + 1}
-    found = context_of(request).deliveries.page(key.key_owner.project_id, state, **asked)
-    data = [_rendered(delivery, operator=owned.get("operator", False)) for delivery in found[:limit]]
+    """Deliveries, newest first; `after` is the `cursor` of a delivery."""
+    access = _owner_access(request, key)
+    query: dict[str, Any] = {**access, "after": after or None, "limit": limit + 1}
+    found = context_of(request).deliveries.page(key.key_owner.project_id, state, **query)
+    data = [_rendered(delivery, operator=access.get("operator", False)) for delivery in found[:limit]]
     return {"object": "list", "data": data, "has_more": len(found) > limit}
 
 
 def replay_event(request: Request, key: Writer, event_id: str) -> dict[str, Any]:
-    """Deliver a dead letter again."""
+    """Replay a dead letter."""
     deliveries = context_of(request).deliveries
-    replayed = deliveries.replay(key.key_owner.project_id, event_id, **_owned(request, key))
+    replayed = deliveries.replay(key.key_owner.project_id, event_id, **_owner_access(request, key))
     return {"id": event_id, "object": "event", "replayed": replayed}
 
 
-def _owned(request: Request, key: Caller) -> dict[str, Any]:
-    """Whose events an owner sees beside the project's: the organisation's, of people, invitations, admin keys; and who
-    runs the installation those of Kubernetes' objects, which are of all tenants."""
+def _owner_access(request: Request, key: Caller) -> dict[str, Any]:
+    """The events that an owner sees beside the project's: those of the organization (users, invitations, admin keys), and
+    for an owner of the installation those of Kubernetes objects, which belong to no tenant."""
     if not key.is_owner:
         return {}
     return {"organization_id": key.organization_id, "operator": is_installation_owner(request, key)}
 
 
 def _reason(delivery: Delivery, *, operator: bool) -> str | None:
-    """Why it failed. What broke on our side tells of the installation's inside: others are told that it did."""
-    said = delivery.last_error
-    if said is None or operator or (delivery.consumer != BROKER and _OF_THE_EVENT.match(said)):
-        return said
+    """The error of a delivery. Only operators see internal errors, which may reveal details of the installation."""
+    error = delivery.last_error
+    if error is None or operator or (delivery.consumer != BROKER and _EVENT_REJECTED.match(error)):
+        return error
     return "The platform could not deliver it. Who runs this installation sees why."
 
 

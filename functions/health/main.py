@@ -1,4 +1,4 @@
-"""GET /health: what is degraded, without a key; /health/live and /health/ready for probes."""
+"""GET /health: degraded components, unauthenticated; /health/live and /health/ready for probes."""
 
 from typing import Any
 
@@ -13,19 +13,21 @@ from llmariner.http.health import check_components
 
 
 def build(context: Context) -> Application:
-    """The routes; the probes stand in every function."""
+    """The application with its routes; every function has the probes."""
     app = create_app("health", context)
     app.get("/health")(health)
     return app
 
 
 async def health(request: Request) -> JSONResponse:
-    """200 when all parts answer, else 503; each part with what is wrong, and nothing of the inside."""
-    parts: dict[str, Any] = await check_components(context_of(request))
-    status = "ok" if not any(parts.values()) else "degraded"
+    """200 when all components are healthy, else 503; each component with the reason, without internal details."""
+    components: dict[str, Any] = await check_components(context_of(request))
+    status = "ok" if not any(components.values()) else "degraded"
     body = {
         "status": status,
-        "parts": {name: {"status": "degraded" if why else "ok", "reason": why} for name, why in parts.items()},
+        "parts": {
+            name: {"status": "degraded" if reason else "ok", "reason": reason} for name, reason in components.items()
+        },
     }
     return JSONResponse(body, status_code=200 if status == "ok" else 503)
 

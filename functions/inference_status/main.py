@@ -1,4 +1,4 @@
-"""GET /v1/inference/status: engines and what they do, in LLMariner's shape."""
+"""GET /v1/inference/status: the state of engines, in LLMariner's format."""
 
 import asyncio
 from typing import Annotated, Any
@@ -18,14 +18,14 @@ Reader = Annotated[Caller, require_scope("api.model.read")]
 
 
 def build(context: Context) -> Application:
-    """The route."""
+    """The application with its route."""
     app = create_app("inference_status", context)
     app.get("/v1/inference/status")(status)
     return app
 
 
 async def status(request: Request, key: Reader) -> dict[str, Any]:
-    """Every model that is not asleep, and every one that is, with what is in flight."""
+    """The state of every model that the caller may use, with its requests in flight."""
     context = context_of(request)
     statuses = context.waiting_requests.add_to_all(await context.serving.statuses())
     bases = await asyncio.to_thread(_base_ids, context, key)

@@ -1,4 +1,4 @@
-"""/internal/gateway: the control port over HTTP, for functions on the token path. Cluster-local; signed calls only."""
+"""/internal/gateway: the control plane over HTTP, for functions on the token path. Cluster-local; calls are signed."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -25,12 +25,12 @@ from llmariner.http.fastapi_app import create_app
 from llmariner.http.metrics import backlog_metrics
 from llmariner.platform.events.publish_queue import PublishQueue
 
-Kind = TypeVar("Kind")
+FieldType = TypeVar("FieldType")
 Operation = Callable[[Context, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 def build(context: Context) -> Application:
-    """The route: one path per operation of the port. /metrics is for who may reach the pod, as on the token path."""
+    """The application: one path per operation, and /metrics, unauthenticated as on the token path."""
     app = create_app("internal_gateway", context)
     app.get("/metrics", response_class=PlainTextResponse)(metrics)
     app.post("/internal/gateway/{operation}")(call)
@@ -38,7 +38,7 @@ def build(context: Context) -> Application:
 
 
 def metrics(request: Request) -> PlainTextResponse:
-    """Events that wait to be published, in Prometheus' text format."""
+    """Metrics of unpublished events in Prometheus' text format."""
     backlog = PublishQueue(context_of(request).database).backlog()
     return PlainTextResponse(backlog_metrics(backlog), media_type="text/plain; version=0.0.4")
 
@@ -52,7 +52,7 @@ async def call(request: Request, operation: str, body: dict[str, Any]) -> dict[s
     return await _OPERATIONS[operation](context, body)
 
 
-def _field(body: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
+def _field(body: dict[str, Any], name: str, kind: type[FieldType]) -> FieldType:
     value = body.get(name)
     if not isinstance(value, kind):
         raise InvalidRequest(f"'{name}' must be of type {kind.__name__}.", param=name)
@@ -64,18 +64,20 @@ def _control(context: Context) -> InProcessControl:
 
 
 async def _key(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    return await _told(_control(context).key(_field(body, "digest", str), *_selection(body)))
+    return await _key_or_rejection(_control(context).key(_field(body, "digest", str), *_selection(body)))
 
 
 async def _person(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    return await _told(_control(context).person(_field(body, "token", str), *_selection(body), body.get("source")))
+    return await _key_or_rejection(
+        _control(context).person(_field(body, "token", str), *_selection(body), body.get("source"))
+    )
 
 
 def _selection(body: dict[str, Any]) -> tuple[str | None, str | None]:
     return body.get("organization"), body.get("project")
 
 
-async def _told(asked: Awaitable[Key | None]) -> dict[str, Any]:
+async def _key_or_rejection(asked: Awaitable[Key | None]) -> dict[str, Any]:
     """The key, or why the caller is refused: an error of this call would say that nobody can tell."""
     try:
         key = await asked

@@ -1,4 +1,4 @@
-"""/v1/invitations: how somebody comes in by an invitation, without a key or a sign-in yet."""
+"""/v1/invitations: the acceptance of an invitation, authenticated by its token only."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class AcceptInvitation(Body):
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("invitations", context)
     per_minute = GatewaySettings.load(context.env).unknown_keys_per_minute
     app.state.failed = FailedAttemptLimiter(per_minute, "invitations")
@@ -35,7 +35,7 @@ def build(context: Context) -> Application:
 
 
 def accept_invitation(request: Request, body: AcceptInvitation) -> dict[str, Any]:
-    """Let in who shows the token. Where nobody can sign in, the answer holds their first key, this once."""
+    """Add the invited user. On a platform without an issuer only this response has their first key."""
     context = context_of(request)
     keys_only = not IdentitySettings.load(context.env).issuer
     invites = Invites(context.database, context.secrets.pepper, keys_only=keys_only)
@@ -61,12 +61,12 @@ def accept_invitation(request: Request, body: AcceptInvitation) -> dict[str, Any
 
 
 def _first_key(context: Context, accepted: AcceptedInvite) -> dict[str, Any] | None:
-    """None for people who sign in."""
+    """The new user's first key; None on a platform with an issuer."""
     if accepted.first_key is None or accepted.project_id is None:
         return None
     key_id, secret = accepted.first_key
-    place = KeyOwner(accepted.user_id, accepted.project_id, accepted.invite.organization_id)
-    return api_key(context.keys.get(place, key_id), secret)
+    owner = KeyOwner(accepted.user_id, accepted.project_id, accepted.invite.organization_id)
+    return api_key(context.keys.get(owner, key_id), secret)
 
 
 handle = http_function(build)

@@ -1,4 +1,4 @@
-"""/v1/limits: how many requests, tokens and places a key, a user, a project or an organisation has."""
+"""/v1/limits: limits on requests, tokens and concurrency of a key, user, project or organization."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -20,27 +20,27 @@ READ, WRITE = "api.limits.read", "api.limits.write"
 Reader = Annotated[Caller, require_scope(READ, objects="member")]
 Writer = Annotated[Caller, require_scope(WRITE, objects="member")]
 Kind = Literal["organization", "project", "user", "key"]
-Measure = Annotated[int, Field(ge=0, le=2**53)]
+Threshold = Annotated[int, Field(ge=0, le=2**53)]
 
 
-class Measures(Body):
-    """What is limited; null takes a limit away, what is left out stays as it was."""
+class LimitFields(Body):
+    """The thresholds of a limit; null removes one, absent ones are unchanged."""
 
-    requests_per_minute: Measure | None = None
-    requests_per_day: Measure | None = None
-    tokens_per_minute: Measure | None = None
-    tokens_per_day: Measure | None = None
-    concurrent_requests: Measure | None = None
-    queue_share: Measure | None = None
+    requests_per_minute: Threshold | None = None
+    requests_per_day: Threshold | None = None
+    tokens_per_minute: Threshold | None = None
+    tokens_per_day: Threshold | None = None
+    concurrent_requests: Threshold | None = None
+    queue_share: Threshold | None = None
 
     @property
-    def said(self) -> dict[str, int | None]:
-        """Those that the body names."""
+    def sent_thresholds(self) -> dict[str, int | None]:
+        """The thresholds that are present in the body."""
         return {name: getattr(self, name) for name in MEASURES if name in self.model_fields_set}
 
 
-class NewLimit(Measures):
-    """POST /v1/limits. `model` '*': all models together."""
+class CreateLimit(LimitFields):
+    """POST /v1/limits. `model` '*': the total of all models."""
 
     subject: Kind
     subject_id: str = Field(min_length=1, max_length=64)
@@ -48,7 +48,7 @@ class NewLimit(Measures):
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("limits", context)
     app.get("/v1/limits")(list_limits)
     app.post("/v1/limits")(put_limit)
@@ -65,7 +65,7 @@ def list_limits(
     subject_id: Annotated[str | None, Query(max_length=64)] = None,
     model: Annotated[str | None, Query(max_length=256)] = None,
 ) -> dict[str, Any]:
-    """The limits that the caller may see, with what is used of them now; of one subject or model."""
+    """The limits that the caller may see, with their current use; filters: subject, subject_id, model."""
     context = context_of(request)
     wanted = [
         limit
@@ -77,37 +77,37 @@ def list_limits(
     return {"object": "list", "data": _rendered(context, filter_visible(context.database, caller, wanted, READ))}
 
 
-def put_limit(request: Request, caller: Writer, body: NewLimit) -> dict[str, Any]:
-    """Set the limit of a subject for a model; there is one for each, so this changes the one that is there."""
+def put_limit(request: Request, caller: Writer, body: CreateLimit) -> dict[str, Any]:
+    """Create the subject's limit for a model, or update it: a subject has one limit per model."""
     context = context_of(request)
     subject = authorize_subject(context.database, caller, body.subject, body.subject_id, WRITE)
-    _check(subject, body.said)
-    return _rendered(context, [context.limits.put(caller, subject, body.model, body.said)])[0]
+    _check_thresholds(subject, body.sent_thresholds)
+    return _rendered(context, [context.limits.put(caller, subject, body.model, body.sent_thresholds)])[0]
 
 
 def get_limit(request: Request, caller: Reader, limit_id: str) -> dict[str, Any]:
     """One limit."""
     context = context_of(request)
-    return _rendered(context, [_seen(context, caller, limit_id, READ)])[0]
+    return _rendered(context, [_get_limit(context, caller, limit_id, READ)])[0]
 
 
-def update_limit(request: Request, caller: Writer, limit_id: str, body: Measures) -> dict[str, Any]:
-    """Change what a limit limits."""
+def update_limit(request: Request, caller: Writer, limit_id: str, body: LimitFields) -> dict[str, Any]:
+    """Update the thresholds of a limit."""
     context = context_of(request)
-    limit = _seen(context, caller, limit_id, WRITE)
-    _check(limit.subject, body.said)
-    return _rendered(context, [context.limits.put(caller, limit.subject, limit.model, body.said)])[0]
+    limit = _get_limit(context, caller, limit_id, WRITE)
+    _check_thresholds(limit.subject, body.sent_thresholds)
+    return _rendered(context, [context.limits.put(caller, limit.subject, limit.model, body.sent_thresholds)])[0]
 
 
 def delete_limit(request: Request, caller: Writer, limit_id: str) -> dict[str, Any]:
-    """Take a limit away, everywhere within seconds."""
+    """Delete a limit, effective everywhere within seconds."""
     context = context_of(request)
-    limit = _seen(context, caller, limit_id, WRITE)
+    limit = _get_limit(context, caller, limit_id, WRITE)
     context.limits.remove(caller, caller.organization_id, limit.id)
     return {"id": limit_id, "object": "limit", "deleted": True}
 
 
-def _seen(context: Context, caller: Caller, limit_id: str, scope: str) -> Limit:
+def _get_limit(context: Context, caller: Caller, limit_id: str, scope: str) -> Limit:
     limit = context.limits.get(caller.organization_id, limit_id)
     try:
         authorize_subject(context.database, caller, limit.subject.kind, limit.subject.id, scope)
@@ -116,10 +116,10 @@ def _seen(context: Context, caller: Caller, limit_id: str, scope: str) -> Limit:
     return limit
 
 
-def _check(subject: Subject, said: Mapping[str, int | None]) -> None:
-    if not said:
+def _check_thresholds(subject: Subject, thresholds: Mapping[str, int | None]) -> None:
+    if not thresholds:
         raise InvalidRequest(f"Say what is limited: {', '.join(MEASURES)}.", param=MEASURES[0])
-    if said.get("queue_share") is not None and subject.kind not in ("organization", "project"):
+    if thresholds.get("queue_share") is not None and subject.kind not in ("organization", "project"):
         raise InvalidRequest(
             "Waiting rooms are shared out among projects: set 'queue_share' for a project or an organization.",
             param="queue_share",

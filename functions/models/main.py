@@ -1,4 +1,4 @@
-"""/v1/models: the registry, in OpenAI's shape with LLMariner's fields."""
+"""/v1/models: the model registry, in OpenAI's format with LLMariner's fields."""
 
 import asyncio
 from typing import Annotated, Any
@@ -41,7 +41,7 @@ class CreateModel(Body):
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("models", context)
     app.get("/v1/models")(list_models)
     app.post("/v1/models")(create_model)
@@ -74,7 +74,7 @@ async def list_models(
 def _page(
     context: Context, key: Caller, include_loading: bool, after: str | None, limit: int
 ) -> tuple[list[Model], int]:
-    """One model more than are asked for, where there are more; and how many there are."""
+    """A page of up to `limit` + 1 models, and the total number of models."""
     selection = ModelSelector(key.key_owner.project_id, include_loading, caller_restriction(context.database, key))
     return context.registry.page(selection, after=after, limit=limit + 1), context.registry.count(selection)
 
@@ -111,10 +111,10 @@ def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, 
 async def get_model(
     request: Request, key: Reader, model_id: str, include_loading_model: bool = False
 ) -> dict[str, Any]:
-    """One model, with its serving state, measured wakes and last request."""
+    """One model, with its serving state, measured wake times and last request."""
     context = context_of(request)
-    model = await asyncio.to_thread(_usable, context, key, model_id)
-    # By its id in the registry: another project's model, or the one that all share, may have the same name.
+    model = await asyncio.to_thread(_get_usable, context, key, model_id)
+    # By the registry's id, since models of other projects and shared models may have the same name.
     status = await context.serving.status(model.id) if model.loaded else Status()
     status = context.waiting_requests.add_to(model.id, status)
     wake_durations = await asyncio.to_thread(context.registry.wake_durations, model.base_model_id or model.id)
@@ -124,8 +124,8 @@ async def get_model(
     )
 
 
-def _usable(context: Context, key: Caller, model_id: str) -> Model:
-    """A model that the caller sees and may use. PermissionDenied, as when it is used, where only the first is so."""
+def _get_usable(context: Context, key: Caller, model_id: str) -> Model:
+    """A model that the caller may use. Raises ModelNotFound, or PermissionDenied for a model that the caller sees only."""
     model = context.registry.get(model_id, project_id=key.key_owner.project_id)
     if not caller_restriction(context.database, key).admits(model.name, model.base_name):
         raise model_not_allowed(model.name)
@@ -135,7 +135,7 @@ def _usable(context: Context, key: Caller, model_id: str) -> Model:
 def update_model(
     request: Request, key: Writer, model_id: str, body: UpdateModel, update_mask: str = ""
 ) -> dict[str, Any]:
-    """Change how it runs; takes effect at its next wake."""
+    """Change the configuration of a model, effective at its next wake."""
     context = context_of(request)
     sent, paths = body.config_change(update_mask)
     changed = context.registry.configure(
@@ -150,14 +150,14 @@ def update_model(
 
 
 def delete_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
-    """Remove it; its engine ends and weights that we fetched are removed."""
+    """Delete a model; its engine stops and weights that the platform fetched are removed."""
     context = context_of(request)
     context.registry.delete(model_id, project_id=key.key_owner.project_id, actor=key)
     return {"id": model_id, "object": "model", "deleted": True}
 
 
 async def activate_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
-    """Keep it awake, from now on."""
+    """Wake a model and keep it awake."""
     context = context_of(request)
     model = await asyncio.to_thread(_activate, context, key, model_id, ActivationStatus.ACTIVE)
     await context.serving.wake(model.id)
@@ -165,7 +165,7 @@ async def activate_model(request: Request, key: Writer, model_id: str) -> dict[s
 
 
 async def deactivate_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
-    """Put it to sleep; the next request wakes it where on-demand allocation is enabled."""
+    """Put a model to sleep; the next request wakes it where on-demand allocation is enabled."""
     context = context_of(request)
     model = await asyncio.to_thread(_activate, context, key, model_id, ActivationStatus.INACTIVE)
     await context.serving.sleep(model.id)

@@ -1,4 +1,4 @@
-"""/v1/organization/admin_api_keys: keys that administer the organisation and use no project, in OpenAI's shape."""
+"""/v1/organization/admin_api_keys: keys that administer the organization and use no project, in OpenAI's shape."""
 
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ class AdminKeyBody(Body):
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("organization_admin_api_keys", context)
     app.get("/v1/organization/admin_api_keys")(list_keys)
     app.post("/v1/organization/admin_api_keys")(create_key)

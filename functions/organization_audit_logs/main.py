@@ -1,4 +1,4 @@
-"""/v1/organization/audit_logs: who did what in the organisation, in OpenAI's event shape, and whether the log is whole."""
+"""/v1/organization/audit_logs: who did what in the organization, in OpenAI's event shape, and whether the log is whole."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,11 +16,11 @@ from llmariner.http.schemas.audit_events import OPENAI_TYPES, audit_log_object
 from llmariner.http.schemas.lists import AuditLogCursor, Limit, filter_values, list_response, range_filter
 from llmariner.tenancy.principal import Caller
 
-Auditor = Annotated[Caller, require_org_admin("api.audit.read")]
+Reader = Annotated[Caller, require_org_admin("api.audit.read")]
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("organization_audit_logs", context)
     app.get("/v1/organization/audit_logs")(list_audit_logs)
     app.get("/v1/organization/audit_logs:verify")(verify_audit_logs)
@@ -29,7 +29,7 @@ def build(context: Context) -> Application:
 
 def list_audit_logs(
     request: Request,
-    caller: Auditor,
+    caller: Reader,
     after: AuditLogCursor = None,
     before: AuditLogCursor = None,
     limit: Limit = 20,
@@ -38,7 +38,7 @@ def list_audit_logs(
 ) -> dict[str, Any]:
     """One page of acts, newest first. Filters: event_types, project_ids, actor_ids, actor_emails, resource_ids,
     effective_at[gt|gte|lt|lte]. Types that OpenAI's log does not have are in it with `view` "all", or named as a filter.
-    `tenant_only`: of acts that concern a tenant above the organisation, of which there are none.
+    `tenant_only`: of acts that concern a tenant above the organization, of which there are none.
     """
     if tenant_only:
         return list_response([], has_more=False)
@@ -62,9 +62,9 @@ def list_audit_logs(
 
 
 def verify_audit_logs(
-    request: Request, caller: Auditor, head: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$")] = None
+    request: Request, caller: Reader, head: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$")] = None
 ) -> dict[str, Any]:
-    """Walk the organisation's whole chain. `head`: one that was returned earlier, to be found in it."""
+    """Walk the organization's whole chain. `head`: one that was returned earlier, to be found in it."""
     verdict = verify(context_of(request).database, caller.organization_id, known_head=head)
     return {
         "object": "organization.audit_log.verification",

@@ -1,4 +1,4 @@
-"""GET /v1/organization/costs: what the organisation's requests cost, by day, as OpenAI shows it."""
+"""GET /v1/organization/costs: what the organization's requests cost, by day, as OpenAI shows it."""
 
 from typing import Annotated, Any, Literal
 
@@ -18,11 +18,11 @@ from llmariner.usage.reports import COST_PARTS, UsageQuery, UsageReports
 
 Reader = Annotated[Caller, require_org_admin("api.api_usages.read")]
 _COLUMNS = {"project_id": "project_id", "user_id": "user_id", "api_key_id": "key_id"}
-_OF_ITEMS = (*COST_PARTS, "requests", "prompt_tokens", "cached_tokens", "completion_tokens")
+_LINE_ITEM_MEASURES = (*COST_PARTS, "requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 
 
 def build(context: Context) -> Application:
-    """The route."""
+    """The application with its route."""
     app = create_app("organization_costs", context)
     app.get("/v1/organization/costs")(list_costs)
     return app
@@ -51,29 +51,31 @@ def list_costs(
         (*columns, "model") if by_item else columns,
         shown.width,
         where,
-        ("cost", *(_OF_ITEMS if by_item else ())),
+        ("cost", *(_LINE_ITEM_MEASURES if by_item else ())),
     )
     rows = UsageReports(context_of(request).database).sums(query)
 
     def results(of_bucket: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        found = [line for row in of_bucket for line in (_lines(row) if by_item else [(None, row["cost"], None, row)])]
+        found = [
+            line for row in of_bucket for line in (_line_items(row) if by_item else [(None, row["cost"], None, row)])
+        ]
         if items:
             found = [line for line in found if line[0] in items]
         if items and "line_item" not in groups:
-            found = _together(found, columns)
+            found = _sum_by_columns(found, columns)
         return [_result(caller, groups, *line) for line in found]
 
     return shown.page(rows, results)
 
 
-Line = tuple[str | None, int, int | None, dict[str, Any]]
+LineItem = tuple[str | None, int, int | None, dict[str, Any]]
 
 
-def _lines(row: dict[str, Any]) -> list[Line]:
+def _line_items(row: dict[str, Any]) -> list[LineItem]:
     """What a model's cost consists of: name, nano-dollars, how many tokens or requests."""
     model = row["model"]
     parts = (row["prompt_cost"], row["cached_cost"], row["completion_cost"])
-    lines: list[Line] = [
+    lines: list[LineItem] = [
         (f"{model}, input_tokens", parts[0], row["prompt_tokens"] - row["cached_tokens"], row),
         (f"{model}, cached_input_tokens", parts[1], row["cached_tokens"], row),
         (f"{model}, output_tokens", parts[2], row["completion_tokens"], row),
@@ -82,8 +84,8 @@ def _lines(row: dict[str, Any]) -> list[Line]:
     return [line for line in lines if line[1]]
 
 
-def _together(lines: list[Line], columns: tuple[str, ...]) -> list[Line]:
-    sums: dict[tuple[Any, ...], Line] = {}
+def _sum_by_columns(lines: list[LineItem], columns: tuple[str, ...]) -> list[LineItem]:
+    sums: dict[tuple[Any, ...], LineItem] = {}
     for line in lines:
         key = tuple(line[3][name] for name in columns)
         known = sums.get(key)

@@ -22,7 +22,7 @@ Reader = Annotated[Caller, require_org_admin("api.organizations.users.read")]
 Writer = Annotated[Caller, require_org_admin("api.organizations.users.write")]
 
 
-class PromisedProject(Body):
+class InviteProject(Body):
     """A project that the invited person will be in."""
 
     id: str
@@ -34,12 +34,12 @@ class InviteBody(Body):
 
     email: str
     role: str = "reader"
-    projects: list[PromisedProject] = Field(default_factory=list)
+    projects: list[InviteProject] = Field(default_factory=list)
     expires_in_seconds: int | None = Field(default=None, ge=1)
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("organization_invites", context)
     app.get("/v1/organization/invites")(list_invites)
     app.post("/v1/organization/invites")(create_invite)

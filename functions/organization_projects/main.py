@@ -56,28 +56,28 @@ class ProjectBody(Body):
     residency: str | None = None
 
 
-class ModelsBody(Body):
+class ModelPermissionsBody(Body):
     """POST of a project's model permissions."""
 
     mode: Literal["allow_list", "deny_list"]
     model_ids: list[str]
 
 
-class NewUserBody(Body):
-    """POST to a project's users: one of the organisation's people, by id or address."""
+class AddUserBody(Body):
+    """POST to a project's users: one of the organization's people, by id or address."""
 
     role: str
     user_id: str | None = None
     email: str | None = None
 
 
-class RoleBody(Body):
+class UpdateUserBody(Body):
     """POST of a project's user."""
 
     role: str | None = None
 
 
-class NewAccountBody(Body):
+class CreateAccountBody(Body):
     """POST to a project's service accounts."""
 
     name: str
@@ -86,14 +86,14 @@ class NewAccountBody(Body):
     expires_in_seconds: Seconds = None
 
 
-class AccountBody(Body):
+class UpdateAccountBody(Body):
     """POST of a service account."""
 
     name: str | None = None
     role: str | None = None
 
 
-class NewKeyBody(Body):
+class CreateKeyBody(Body):
     """POST to the keys of a service account, or, where it is the caller's own, of a project."""
 
     name: str = ""
@@ -101,7 +101,7 @@ class NewKeyBody(Body):
     expires_in_seconds: Seconds = None
 
 
-class KeyBody(Body):
+class UpdateKeyBody(Body):
     """POST of a key."""
 
     scopes: list[str] | None = None
@@ -109,7 +109,7 @@ class KeyBody(Body):
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("organization_projects", context)
     one, users, accounts, keys = (
         f"{_PREFIX}/{{project_id}}{rest}" for rest in ("", "/users", "/service_accounts", "/api_keys")
@@ -119,9 +119,9 @@ def build(context: Context) -> Application:
     app.get(one)(get_project)
     app.post(one)(update_project)
     app.post(f"{one}/archive")(archive_project)
-    app.get(f"{one}/model_permissions")(get_models)
-    app.post(f"{one}/model_permissions")(set_models)
-    app.delete(f"{one}/model_permissions")(clear_models)
+    app.get(f"{one}/model_permissions")(get_model_permissions)
+    app.post(f"{one}/model_permissions")(set_model_permissions)
+    app.delete(f"{one}/model_permissions")(clear_model_permissions)
     app.get(users)(list_users)
     app.post(users)(add_user)
     app.get(f"{users}/{{user_id}}")(get_user)
@@ -148,23 +148,23 @@ def build(context: Context) -> Application:
 def list_projects(
     request: Request, caller: Reader, after: ProjectCursor = None, limit: Limit = 20, include_archived: bool = False
 ) -> dict[str, Any]:
-    """The organisation's projects, newest first."""
+    """The organization's projects, newest first."""
     rows, more = _directory(request).projects(caller.organization_id, Paging(after, limit), archived=include_archived)
     return list_response([shapes.project(row) for row in rows], has_more=more)
 
 
 def create_project(request: Request, caller: Writer, body: ProjectBody) -> dict[str, Any]:
-    """Make one; its owners are those of the organisation."""
+    """Make one; its owners are those of the organization."""
     if body.name is None:
         raise InvalidRequest("Missing required parameter: 'name'.", param="name", code="missing_required_parameter")
     with rename_error_fields(title="name"):
         made = _projects(request).create(caller, NewProject(body.name))
-    return _shown(request, caller, made.id)
+    return _project_object(request, caller, made.id)
 
 
 def get_project(request: Request, caller: Reader, project_id: str) -> dict[str, Any]:
     """One, archived or not."""
-    return _shown(request, caller, project_id)
+    return _project_object(request, caller, project_id)
 
 
 def update_project(request: Request, caller: Writer, project_id: str, body: ProjectBody) -> dict[str, Any]:
@@ -172,28 +172,30 @@ def update_project(request: Request, caller: Writer, project_id: str, body: Proj
     if body.name is not None:
         with rename_error_fields(title="name"):
             _projects(request).rename(caller, project_id, body.name)
-    return _shown(request, caller, project_id)
+    return _project_object(request, caller, project_id)
 
 
 def archive_project(request: Request, caller: Writer, project_id: str) -> dict[str, Any]:
     """End it and keep it: its keys are no good from now on."""
     _projects(request).archive(caller, project_id)
-    return _shown(request, caller, project_id)
+    return _project_object(request, caller, project_id)
 
 
-def get_models(request: Request, caller: Reader, project_id: str) -> dict[str, Any]:
+def get_model_permissions(request: Request, caller: Reader, project_id: str) -> dict[str, Any]:
     """Which models may be used in it."""
     return shapes.model_permissions(_directory(request).project(caller.organization_id, project_id))
 
 
-def set_models(request: Request, caller: Writer, project_id: str, body: ModelsBody) -> dict[str, Any]:
+def set_model_permissions(
+    request: Request, caller: Writer, project_id: str, body: ModelPermissionsBody
+) -> dict[str, Any]:
     """Only these, or all but these."""
     mode = "allow" if body.mode == "allow_list" else "deny"
     _projects(request).set_models(caller, project_id, mode, body.model_ids)
-    return get_models(request, caller, project_id)
+    return get_model_permissions(request, caller, project_id)
 
 
-def clear_models(request: Request, caller: Writer, project_id: str) -> dict[str, Any]:
+def clear_model_permissions(request: Request, caller: Writer, project_id: str) -> dict[str, Any]:
     """All models again."""
     _projects(request).set_models(caller, project_id, None, ())
     return {"object": "project.model_permissions.deleted", "deleted": True}
@@ -207,8 +209,8 @@ def list_users(
     return list_response([shapes.project_user(row) for row in rows], has_more=more)
 
 
-def add_user(request: Request, caller: UsersWriter, project_id: str, body: NewUserBody) -> dict[str, Any]:
-    """Let one of the organisation's people into it."""
+def add_user(request: Request, caller: UsersWriter, project_id: str, body: AddUserBody) -> dict[str, Any]:
+    """Let one of the organization's people into it."""
     user_id = body.user_id
     if user_id is None and body.email is None:
         raise InvalidRequest("Say who: 'user_id' or 'email'.", param="user_id")
@@ -226,7 +228,9 @@ def get_user(request: Request, caller: UsersReader, project_id: str, user_id: st
     return shapes.project_user(_directory(request).project_user(caller.organization_id, project_id, user_id))
 
 
-def update_user(request: Request, caller: UsersWriter, project_id: str, user_id: str, body: RoleBody) -> dict[str, Any]:
+def update_user(
+    request: Request, caller: UsersWriter, project_id: str, user_id: str, body: UpdateUserBody
+) -> dict[str, Any]:
     """Give them another role in it."""
     if body.role is not None:
         Members(context_of(request).database).set_role_in_project(caller, project_id, user_id, body.role)
@@ -249,7 +253,7 @@ def list_groups(
 ) -> dict[str, Any]:
     """The issuer's groups whose members are in it, the first to be let in first."""
     return paginate_with_next(
-        _groups(request, caller, project_id), after=after, limit=limit, order=order, name="group_id"
+        _project_groups(request, caller, project_id), after=after, limit=limit, order=order, name="group_id"
     )
 
 
@@ -267,7 +271,7 @@ def get_group(
     group_type: Literal["group", "tenant_group"] = "group",
 ) -> dict[str, Any]:
     """One of the groups whose members are in it; none of them is a tenant's."""
-    found = [group for group in _groups(request, caller, project_id) if group["group_id"] == group_id]
+    found = [group for group in _project_groups(request, caller, project_id) if group["group_id"] == group_id]
     if not found or group_type == "tenant_group":
         raise NotFound(f"No group with id '{group_id}' in the project '{project_id}'.", param="group_id")
     return found[0]
@@ -288,14 +292,14 @@ def list_accounts(
     return list_response([shapes.service_account(row) for row in rows], has_more=more)
 
 
-def create_account(request: Request, caller: UsersWriter, project_id: str, body: NewAccountBody) -> dict[str, Any]:
+def create_account(request: Request, caller: UsersWriter, project_id: str, body: CreateAccountBody) -> dict[str, Any]:
     """Make one, and unless it is not wanted a key of it, whose secret is in this answer only."""
     if not body.create_service_account_only:
         check_org_admin(request, caller, KEYS_WRITE)
     made = _accounts(request).create(caller, project_id, body.name, role=body.role)
     shown: dict[str, Any] = {**get_account(request, caller, project_id, made.id), "api_key": None}
     if not body.create_service_account_only:
-        key = NewKeyBody(name="Secret Key", expires_in_seconds=body.expires_in_seconds)
+        key = CreateKeyBody(name="Secret Key", expires_in_seconds=body.expires_in_seconds)
         shown["api_key"] = create_account_key(request, caller, project_id, made.id, key)
     return shown
 
@@ -306,7 +310,7 @@ def get_account(request: Request, caller: UsersReader, project_id: str, account_
 
 
 def update_account(
-    request: Request, caller: UsersWriter, project_id: str, account_id: str, body: AccountBody
+    request: Request, caller: UsersWriter, project_id: str, account_id: str, body: UpdateAccountBody
 ) -> dict[str, Any]:
     """Rename it, or give it another role."""
     if body.name is not None or body.role is not None:
@@ -321,7 +325,7 @@ def delete_account(request: Request, caller: UsersWriter, project_id: str, accou
 
 
 def create_account_key(
-    request: Request, caller: KeysWriter, project_id: str, account_id: str, body: NewKeyBody
+    request: Request, caller: KeysWriter, project_id: str, account_id: str, body: CreateKeyBody
 ) -> dict[str, Any]:
     """Another key of a service account; its secret is in this answer only."""
     _directory(request).service_account(caller.organization_id, project_id, account_id)
@@ -337,13 +341,13 @@ def list_keys(
     limit: Limit = 20,
     owner_project_access: Access = "any",
 ) -> dict[str, Any]:
-    """Its live keys, newest first; of secrets only what they are recognised by."""
+    """Its live keys, newest first; of secrets only what they are recognized by."""
     paging = Paging(after, limit)
     rows, more = _directory(request).project_keys(caller.organization_id, project_id, paging, owner_project_access)
     return list_response([shapes.project_key(row) for row in rows], has_more=more)
 
 
-def create_key(request: Request, caller: KeysWriter, project_id: str, body: NewKeyBody) -> dict[str, Any]:
+def create_key(request: Request, caller: KeysWriter, project_id: str, body: CreateKeyBody) -> dict[str, Any]:
     """A key of the caller's own in it, which OpenAI's API has no call for; its secret is in this answer only."""
     key, secret = _make_key(request, caller, project_id, caller.user_id, body)
     return {**get_key(request, caller, project_id, key.id), "value": secret}
@@ -354,12 +358,14 @@ def get_key(request: Request, caller: KeysReader, project_id: str, key_id: str) 
     return shapes.project_key(_directory(request).project_key(caller.organization_id, project_id, key_id))
 
 
-def update_key(request: Request, caller: KeysWriter, project_id: str, key_id: str, body: KeyBody) -> dict[str, Any]:
+def update_key(
+    request: Request, caller: KeysWriter, project_id: str, key_id: str, body: UpdateKeyBody
+) -> dict[str, Any]:
     """Change what it may do, and when it ends."""
     row = _directory(request).project_key(caller.organization_id, project_id, key_id)
     changes: dict[str, Any] = {}
     if body.scopes is not None:
-        changes["scopes"] = _scopes(request, caller, project_id, row.user_id, body.scopes)
+        changes["scopes"] = _allowed_scopes(request, caller, project_id, row.user_id, body.scopes)
     if body.expires_in_seconds is not None:
         changes["expires_at"] = int(time.time()) + body.expires_in_seconds
     if changes:
@@ -380,7 +386,7 @@ def _directory(request: Request) -> OrganizationQueries:
     return OrganizationQueries(context_of(request).database)
 
 
-def _groups(request: Request, caller: Caller, project_id: str) -> list[dict[str, Any]]:
+def _project_groups(request: Request, caller: Caller, project_id: str) -> list[dict[str, Any]]:
     _directory(request).project(caller.organization_id, project_id)
     rows = groups_of(request).in_project(caller.organization_id, project_id)
     return [project_group(row, project_id) for row in rows]
@@ -394,22 +400,26 @@ def _accounts(request: Request) -> ServiceAccounts:
     return ServiceAccounts(context_of(request).database)
 
 
-def _shown(request: Request, caller: Caller, project_id: str) -> dict[str, Any]:
+def _project_object(request: Request, caller: Caller, project_id: str) -> dict[str, Any]:
     return shapes.project(_directory(request).project(caller.organization_id, project_id))
 
 
-def _make_key(request: Request, caller: Caller, project_id: str, user_id: str, body: NewKeyBody) -> tuple[ApiKey, str]:
+def _make_key(
+    request: Request, caller: Caller, project_id: str, user_id: str, body: CreateKeyBody
+) -> tuple[ApiKey, str]:
     if _directory(request).project(caller.organization_id, project_id).archived_at is not None:
         raise InvalidRequest("The project is archived; no key of it would be good.", param="project_id")
     new = NewKey(
         name=body.name or f"Key of {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}",
-        scopes=_scopes(request, caller, project_id, user_id, body.scopes),
+        scopes=_allowed_scopes(request, caller, project_id, user_id, body.scopes),
         expires_in=body.expires_in_seconds,
     )
     return context_of(request).keys.create(KeyOwner(user_id, project_id, caller.organization_id), new, actor=caller)
 
 
-def _scopes(request: Request, caller: Caller, project_id: str, user_id: str, asked: list[str] | None) -> frozenset[str]:
+def _allowed_scopes(
+    request: Request, caller: Caller, project_id: str, user_id: str, asked: list[str] | None
+) -> frozenset[str]:
     """What a key of that user may carry there: nothing the user does not hold, nor, but for owners, the caller."""
     with context_of(request).database.read() as session:
         theirs = resolve_permissions(session, user_id, caller.organization_id, project_id).scopes

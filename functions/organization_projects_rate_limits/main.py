@@ -22,23 +22,23 @@ from llmariner.tenancy.principal import Caller
 READ, WRITE = "api.limits.read", "api.limits.write"
 Reader = Annotated[Caller, require_org_admin(READ)]
 Writer = Annotated[Caller, require_org_admin(WRITE)]
-_MOST_MODELS = 10_000
-Most = Annotated[int, Field(ge=0, le=2**53)]
+_MAX_MODELS = 10_000
+Threshold = Annotated[int, Field(ge=0, le=2**53)]
 
 
-class Update(Body):
+class RateLimitBody(Body):
     """POST …/rate_limits/{id}. What is left out stays as it was; of the last three nothing is served, so that 0 holds."""
 
-    max_requests_per_1_minute: Most | None = None
-    max_tokens_per_1_minute: Most | None = None
-    max_requests_per_1_day: Most | None = None
-    max_images_per_1_minute: Most | None = None
-    max_audio_megabytes_per_1_minute: Most | None = None
-    batch_1_day_max_input_tokens: Most | None = None
+    max_requests_per_1_minute: Threshold | None = None
+    max_tokens_per_1_minute: Threshold | None = None
+    max_requests_per_1_day: Threshold | None = None
+    max_images_per_1_minute: Threshold | None = None
+    max_audio_megabytes_per_1_minute: Threshold | None = None
+    batch_1_day_max_input_tokens: Threshold | None = None
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("organization_projects_rate_limits", context)
     app.get("/v1/organization/projects/{project_id}/rate_limits")(list_rate_limits)
     app.post("/v1/organization/projects/{project_id}/rate_limits/{rate_limit_id}")(update_rate_limit)
@@ -58,15 +58,15 @@ def list_rate_limits(
         context_of(request), authorize_subject(context_of(request).database, caller, "project", project_id, READ)
     )
     if after:
-        found = [row for row in found if row.model > _model_at(after, "after")]
+        found = [row for row in found if row.model > _cursor_model(after, "after")]
     if before:
-        found = [row for row in found if row.model < _model_at(before, "before")]
+        found = [row for row in found if row.model < _cursor_model(before, "before")]
     page = found[-limit:] if before and not after else found[:limit]
     return list_response([row.to_json() for row in page], has_more=len(page) < len(found))
 
 
 def update_rate_limit(
-    request: Request, caller: Writer, project_id: str, rate_limit_id: str, body: Update
+    request: Request, caller: Writer, project_id: str, rate_limit_id: str, body: RateLimitBody
 ) -> dict[str, Any]:
     """Limit what a project may use of one model."""
     context = context_of(request)
@@ -89,11 +89,11 @@ def update_rate_limit(
 
 
 def _rows(context: Context, subject: Subject) -> list[RateLimitRow]:
-    models = [model.name for model in context.registry.page(ModelSelector(subject.id), after=None, limit=_MOST_MODELS)]
+    models = [model.name for model in context.registry.page(ModelSelector(subject.id), after=None, limit=_MAX_MODELS)]
     return rate_limit_rows(models, context.limits.for_subject(subject), context.leases.default_limits)
 
 
-def _model_at(row_id: str, param: str) -> str:
+def _cursor_model(row_id: str, param: str) -> str:
     """The model of a row, which need not be there any more."""
     try:
         return model_of(row_id)

@@ -19,7 +19,7 @@ _PREFIX = "/v1/organization/projects/{project_id}/spend_alerts"
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("organization_projects_spend_alerts", context)
     app.get(_PREFIX)(list_alerts)
     app.post(_PREFIX)(create_alert)
@@ -39,34 +39,34 @@ def list_alerts(
     order: Order = "asc",
 ) -> dict[str, Any]:
     """All that are set, oldest first unless asked otherwise."""
-    found = alerts_of(request).all(_project(request, caller, project_id, READ))
+    found = alerts_of(request).all(_project_subject(request, caller, project_id, READ))
     return paginate(found, after=after, before=before, limit=limit, order=order)
 
 
 def create_alert(request: Request, caller: Writer, project_id: str, body: AlertBody) -> dict[str, Any]:
     """Have somebody told when so much is spent in a month; it refuses nothing."""
     return alerts_of(request).create(
-        caller, _project(request, caller, project_id, WRITE), body.threshold_amount, body.channel
+        caller, _project_subject(request, caller, project_id, WRITE), body.threshold_amount, body.channel
     )
 
 
 def get_alert(request: Request, caller: Reader, project_id: str, alert_id: str) -> dict[str, Any]:
     """One of them."""
-    return alerts_of(request).get(_project(request, caller, project_id, READ), alert_id)
+    return alerts_of(request).get(_project_subject(request, caller, project_id, READ), alert_id)
 
 
 def update_alert(request: Request, caller: Writer, project_id: str, alert_id: str, body: AlertBody) -> dict[str, Any]:
     """Change it; somebody is told again when another amount is spent."""
-    subject = _project(request, caller, project_id, WRITE)
+    subject = _project_subject(request, caller, project_id, WRITE)
     return alerts_of(request).update(caller, subject, alert_id, body.threshold_amount, body.channel)
 
 
 def delete_alert(request: Request, caller: Writer, project_id: str, alert_id: str) -> dict[str, Any]:
     """Take it away."""
-    return alerts_of(request).remove(caller, _project(request, caller, project_id, WRITE), alert_id)
+    return alerts_of(request).remove(caller, _project_subject(request, caller, project_id, WRITE), alert_id)
 
 
-def _project(request: Request, caller: Caller, project_id: str, scope: str) -> Subject:
+def _project_subject(request: Request, caller: Caller, project_id: str, scope: str) -> Subject:
     return authorize_subject(context_of(request).database, caller, "project", project_id, scope)
 
 

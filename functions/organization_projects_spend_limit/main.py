@@ -15,7 +15,7 @@ from llmariner.tenancy.principal import Caller
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("organization_projects_spend_limit", context)
     app.get("/v1/organization/projects/{project_id}/spend_limit")(get_spend_limit)
     app.post("/v1/organization/projects/{project_id}/spend_limit")(set_spend_limit)
@@ -25,20 +25,20 @@ def build(context: Context) -> Application:
 
 def get_spend_limit(request: Request, caller: Reader, project_id: str) -> dict[str, Any]:
     """It, and whether it refuses requests now."""
-    return limits_of(request).get(_project(request, caller, project_id, READ))
+    return limits_of(request).get(_project_subject(request, caller, project_id, READ))
 
 
 def set_spend_limit(request: Request, caller: Writer, project_id: str, body: SpendLimitBody) -> dict[str, Any]:
     """Set it; requests are refused once it is spent."""
-    return limits_of(request).put(caller, _project(request, caller, project_id, WRITE), body.threshold_amount)
+    return limits_of(request).put(caller, _project_subject(request, caller, project_id, WRITE), body.threshold_amount)
 
 
 def delete_spend_limit(request: Request, caller: Writer, project_id: str) -> dict[str, Any]:
     """Take it away."""
-    return limits_of(request).remove(caller, _project(request, caller, project_id, WRITE))
+    return limits_of(request).remove(caller, _project_subject(request, caller, project_id, WRITE))
 
 
-def _project(request: Request, caller: Caller, project_id: str, scope: str) -> Subject:
+def _project_subject(request: Request, caller: Caller, project_id: str, scope: str) -> Subject:
     return authorize_subject(context_of(request).database, caller, "project", project_id, scope)
 
 

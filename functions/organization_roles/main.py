@@ -1,4 +1,4 @@
-"""/v1/organization/roles: the roles that are there everywhere, and those that the organisation made, in OpenAI's shape."""
+"""/v1/organization/roles: the roles that are there everywhere, and those that the organization made, in OpenAI's shape."""
 
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ Writer = Annotated[Caller, require_org_admin("api.organizations.users.write")]
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("organization_roles", context)
     app.get("/v1/organization/roles")(list_roles)
     app.post("/v1/organization/roles")(create_role)
@@ -35,7 +35,7 @@ def build(context: Context) -> Application:
 def list_roles(
     request: Request, caller: Reader, after: Cursor = None, limit: RoleLimit = 1000, order: Order = "asc"
 ) -> dict[str, Any]:
-    """Those that are there everywhere, then the organisation's own, oldest first unless asked otherwise."""
+    """Those that are there everywhere, then the organization's own, oldest first unless asked otherwise."""
     found = shapes.all_roles(_directory(request).roles(caller.organization_id, None), of_projects=False)
     return shapes.roles_page(found, of_projects=False, after=after, limit=limit, order=order)
 

@@ -1,4 +1,4 @@
-"""/v1/organization/sign_in: what the issuer's groups are in the organisation, and who may sign in anew."""
+"""/v1/organization/sign_in: what the issuer's groups are in the organization, and who may sign in anew."""
 
 from typing import Annotated, Any
 
@@ -18,11 +18,11 @@ from llmariner.tenancy.principal import Caller
 
 Reader = Annotated[Caller, require_org_admin("api.organizations.users.read")]
 Writer = Annotated[Caller, require_org_admin("api.organizations.users.write")]
-Runner = Annotated[Caller, require_org_admin("api.organizations.users.write", objects="installation")]
+InstallationOwner = Annotated[Caller, require_org_admin("api.organizations.users.write", objects="installation")]
 
 
 class CreateGroupRole(Body):
-    """POST /v1/organization/sign_in/group_roles. `project_id` None: a role in the organisation."""
+    """POST /v1/organization/sign_in/group_roles. `project_id` None: a role in the organization."""
 
     group: str
     role: str
@@ -30,7 +30,7 @@ class CreateGroupRole(Body):
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("organization_sign_in", context)
     app.get("/v1/organization/sign_in/group_roles")(list_group_roles)
     app.post("/v1/organization/sign_in/group_roles")(create_group_role)
@@ -40,7 +40,7 @@ def build(context: Context) -> Application:
 
 
 def list_group_roles(request: Request, caller: Reader) -> dict[str, Any]:
-    """All of the organisation, of whatever issuer, oldest first."""
+    """All of the organization, of whatever issuer, oldest first."""
     rows = GroupRoles(context_of(request).database).of_organization(caller.organization_id)
     return {"object": "list", "data": [_rendered(row) for row in rows], "has_more": False}
 
@@ -59,8 +59,8 @@ def delete_group_role(request: Request, caller: Writer, group_role_id: str) -> d
     return {"id": group_role_id, "object": "organization.group_role.deleted", "deleted": True}
 
 
-def unlink_user(request: Request, caller: Runner, user_id: str) -> dict[str, Any]:
-    """Let a person sign in anew through whatever vouches for their e-mail next; for owners of the default organisation."""
+def unlink_user(request: Request, caller: InstallationOwner, user_id: str) -> dict[str, Any]:
+    """Let a person sign in anew through whatever vouches for their e-mail next; for owners of the default organization."""
     people = context_of(request).identity
     if people is None:
         raise InvalidRequest("This platform has no issuer, so nobody signs in to it: set LLMARINER_OIDC_ISSUER first.")

@@ -1,4 +1,4 @@
-"""/v1/organization/spend_alerts: who is to hear when the organisation has spent so much, as OpenAI's admin API has it."""
+"""/v1/organization/spend_alerts: who is to hear when the organization has spent so much, as OpenAI's admin API has it."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _PREFIX = "/v1/organization/spend_alerts"
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("organization_spend_alerts", context)
     app.get(_PREFIX)(list_alerts)
     app.post(_PREFIX)(create_alert)
@@ -36,32 +36,32 @@ def list_alerts(
     order: Order = "asc",
 ) -> dict[str, Any]:
     """All that are set, oldest first unless asked otherwise."""
-    found = alerts_of(request).all(_whole(caller))
+    found = alerts_of(request).all(_organization_subject(caller))
     return paginate(found, after=after, before=before, limit=limit, order=order)
 
 
 def create_alert(request: Request, caller: Writer, body: AlertBody) -> dict[str, Any]:
     """Have somebody told when so much is spent in a month; it refuses nothing."""
-    return alerts_of(request).create(caller, _whole(caller), body.threshold_amount, body.channel)
+    return alerts_of(request).create(caller, _organization_subject(caller), body.threshold_amount, body.channel)
 
 
 def get_alert(request: Request, caller: Reader, alert_id: str) -> dict[str, Any]:
     """One of them."""
-    return alerts_of(request).get(_whole(caller), alert_id)
+    return alerts_of(request).get(_organization_subject(caller), alert_id)
 
 
 def update_alert(request: Request, caller: Writer, alert_id: str, body: AlertBody) -> dict[str, Any]:
     """Change it; somebody is told again when another amount is spent."""
-    subject = _whole(caller)
+    subject = _organization_subject(caller)
     return alerts_of(request).update(caller, subject, alert_id, body.threshold_amount, body.channel)
 
 
 def delete_alert(request: Request, caller: Writer, alert_id: str) -> dict[str, Any]:
     """Take it away."""
-    return alerts_of(request).remove(caller, _whole(caller), alert_id)
+    return alerts_of(request).remove(caller, _organization_subject(caller), alert_id)
 
 
-def _whole(caller: Caller) -> Subject:
+def _organization_subject(caller: Caller) -> Subject:
     return Subject(caller.organization_id, "organization", caller.organization_id)
 
 

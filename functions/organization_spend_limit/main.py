@@ -1,4 +1,4 @@
-"""/v1/organization/spend_limit: what the organisation may spend in a month, as OpenAI's admin API has it."""
+"""/v1/organization/spend_limit: what the organization may spend in a month, as OpenAI's admin API has it."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from llmariner.tenancy.principal import Caller
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("organization_spend_limit", context)
     app.get("/v1/organization/spend_limit")(get_spend_limit)
     app.post("/v1/organization/spend_limit")(set_spend_limit)
@@ -23,20 +23,20 @@ def build(context: Context) -> Application:
 
 def get_spend_limit(request: Request, caller: Reader) -> dict[str, Any]:
     """It, and whether it refuses requests now."""
-    return limits_of(request).get(_whole(caller))
+    return limits_of(request).get(_organization_subject(caller))
 
 
 def set_spend_limit(request: Request, caller: Writer, body: SpendLimitBody) -> dict[str, Any]:
     """Set it; requests are refused once it is spent."""
-    return limits_of(request).put(caller, _whole(caller), body.threshold_amount)
+    return limits_of(request).put(caller, _organization_subject(caller), body.threshold_amount)
 
 
 def delete_spend_limit(request: Request, caller: Writer) -> dict[str, Any]:
     """Take it away."""
-    return limits_of(request).remove(caller, _whole(caller))
+    return limits_of(request).remove(caller, _organization_subject(caller))
 
 
-def _whole(caller: Caller) -> Subject:
+def _organization_subject(caller: Caller) -> Subject:
     return Subject(caller.organization_id, "organization", caller.organization_id)
 
 

@@ -1,4 +1,4 @@
-"""/v1/organization/usage: what the organisation used, in buckets of time as OpenAI shows it; its requests one by one."""
+"""/v1/organization/usage: what the organization used, in buckets of time as OpenAI shows it; its requests one by one."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -21,21 +21,21 @@ from llmariner.usage.buckets import buckets, checked_groups
 from llmariner.usage.cost_breakdown import cost_breakdown
 from llmariner.usage.reports import UsageQuery, UsageReports
 
-Administrator = Annotated[Caller, require_org_admin("api.api_usages.read")]
+Admin = Annotated[Caller, require_org_admin("api.api_usages.read")]
 Reader = Annotated[Caller, require_scope("api.api_usages.read", objects="member")]
-Width = Literal["1m", "1h", "1d"]
-Page = Annotated[str | None, Query(max_length=64)]
+BucketWidth = Literal["1m", "1h", "1d"]
+PageCursor = Annotated[str | None, Query(max_length=64)]
 
-_LIMITS = {"1m": (60, 1440), "1h": (24, 168), "1d": (7, 31)}
+_BUCKET_LIMITS = {"1m": (60, 1440), "1h": (24, 168), "1d": (7, 31)}
 _COLUMNS = {"project_id": "project_id", "user_id": "user_id", "api_key_id": "key_id", "model": "model"}
 _FILTERS = {"project_ids": "project_id", "user_ids": "user_id", "api_key_ids": "key_id", "models": "model"}
 # OpenAI's, of which there is one of each here.
-_CONSTANT: dict[str, Any] = {"batch": False, "service_tier": "default"}
+_CONSTANT_GROUPS: dict[str, Any] = {"batch": False, "service_tier": "default"}
 _MEASURES = ("requests", *TOKENS)
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("organization_usage", context)
     app.get("/v1/organization/usage/completions")(list_completions)
     app.get("/v1/organization/usage/embeddings")(list_embeddings)
@@ -46,16 +46,16 @@ def build(context: Context) -> Application:
 
 def list_completions(
     request: Request,
-    caller: Administrator,
+    caller: Admin,
     start_time: Timestamp,
     end_time: Timestamp | None = None,
-    bucket_width: Width = "1d",
+    bucket_width: BucketWidth = "1d",
     limit: Annotated[int | None, Query(ge=0)] = None,
-    page: Page = None,
+    page: PageCursor = None,
     batch: bool | None = None,
 ) -> dict[str, Any]:
     """A page of buckets of chat and completions. Filters: project_ids, user_ids, api_key_ids, models."""
-    groups = checked_groups(filter_values(request, "group_by"), (*_COLUMNS, *_CONSTANT))
+    groups = checked_groups(filter_values(request, "group_by"), (*_COLUMNS, *_CONSTANT_GROUPS))
     routes = () if batch else ("chat_completions", "completions")
 
     def result(row: dict[str, Any]) -> dict[str, Any]:
@@ -68,8 +68,8 @@ def list_completions(
             "output_audio_tokens": 0,
             "output_reasoning_tokens": row["reasoning_tokens"],
             "num_model_requests": row["requests"],
-            **_grouped(row, groups),
-            **{name: value if name in groups else None for name, value in _CONSTANT.items()},
+            **_group_fields(row, groups),
+            **{name: value if name in groups else None for name, value in _CONSTANT_GROUPS.items()},
         }
 
     return _page(request, caller, start_time, end_time, bucket_width, limit, page, groups, routes, result)
@@ -77,12 +77,12 @@ def list_completions(
 
 def list_embeddings(
     request: Request,
-    caller: Administrator,
+    caller: Admin,
     start_time: Timestamp,
     end_time: Timestamp | None = None,
-    bucket_width: Width = "1d",
+    bucket_width: BucketWidth = "1d",
     limit: Annotated[int | None, Query(ge=0)] = None,
-    page: Page = None,
+    page: PageCursor = None,
 ) -> dict[str, Any]:
     """A page of buckets of embeddings. Filters: project_ids, user_ids, api_key_ids, models."""
     groups = checked_groups(filter_values(request, "group_by"), tuple(_COLUMNS))
@@ -92,27 +92,27 @@ def list_embeddings(
             "object": "organization.usage.embeddings.result",
             "input_tokens": row["prompt_tokens"],
             "num_model_requests": row["requests"],
-            **_grouped(row, groups),
+            **_group_fields(row, groups),
         }
 
     return _page(request, caller, start_time, end_time, bucket_width, limit, page, groups, ("embeddings",), result)
 
 
 def export_requests(
-    request: Request, caller: Administrator, start_time: Timestamp = 0, end_time: Timestamp | None = None
+    request: Request, caller: Admin, start_time: Timestamp = 0, end_time: Timestamp | None = None
 ) -> StreamingResponse:
     """Every request admitted in [start_time, end_time) that is kept one by one, as CSV, oldest first, while it is read.
 
     Filters: project_ids, user_ids, api_key_ids, models.
     """
-    selection = export.ExportFilter(caller.organization_id, start_time, end_time, _asked(request))
+    selection = export.ExportFilter(caller.organization_id, start_time, end_time, _filters(request))
     text = export.csv_lines(context_of(request).database, selection)
     headers = {"content-disposition": 'attachment; filename="requests.csv"'}
     return StreamingResponse(text, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 def get_request(request: Request, caller: Reader, request_id: str) -> dict[str, Any]:
-    """One request, with the events and the price that made its cost; an owner sees those of the whole organisation."""
+    """One request, with the events and the price that made its cost; an owner sees those of the whole organization."""
     try:
         found = cost_breakdown(context_of(request).database, request_id)
     except NotFound:
@@ -131,27 +131,27 @@ def _page(
     caller: Caller,
     start: int,
     end: int | None,
-    width: Width,
+    width: BucketWidth,
     limit: int | None,
     page: str | None,
     groups: tuple[str, ...],
     routes: tuple[str, ...],
     result: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> dict[str, Any]:
-    usual, most = _LIMITS[width]
+    usual, most = _BUCKET_LIMITS[width]
     shown = buckets(start=start, end=end, width=width, limit=min(limit or usual, most), page=page)
     columns = tuple(_COLUMNS[name] for name in groups if name in _COLUMNS)
-    where = {"route": routes, **_asked(request)}
+    where = {"route": routes, **_filters(request)}
     query = UsageQuery(caller.organization_id, shown.start, shown.end, columns, shown.width, where, _MEASURES)
     rows = UsageReports(context_of(request).database).sums(query)
     return shown.page(rows, lambda of_bucket: [result(row) for row in of_bucket])
 
 
-def _asked(request: Request) -> dict[str, tuple[str, ...]]:
+def _filters(request: Request) -> dict[str, tuple[str, ...]]:
     return {column: asked for name, column in _FILTERS.items() if (asked := filter_values(request, name))}
 
 
-def _grouped(row: dict[str, Any], groups: tuple[str, ...]) -> dict[str, Any]:
+def _group_fields(row: dict[str, Any], groups: tuple[str, ...]) -> dict[str, Any]:
     return {name: row[column] if name in groups else None for name, column in _COLUMNS.items()}
 
 

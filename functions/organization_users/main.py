@@ -1,4 +1,4 @@
-"""/v1/organization/users: the organisation's people and their roles in it, in OpenAI's admin shape."""
+"""/v1/organization/users: the organization's people and their roles in it, in OpenAI's admin shape."""
 
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ Reader = Annotated[Caller, require_org_admin("api.organizations.users.read")]
 Writer = Annotated[Caller, require_org_admin("api.organizations.users.write")]
 
 
-class UserBody(Body):
+class UpdateUserBody(Body):
     """POST of a user. `role` and `role_id` mean the same; the last two are OpenAI's, accepted and not kept."""
 
     role: str | None = None
@@ -32,7 +32,7 @@ class UserBody(Body):
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("organization_users", context)
     app.get("/v1/organization/users")(list_users)
     app.get("/v1/organization/users/{user_id}")(get_user)
@@ -46,7 +46,7 @@ def build(context: Context) -> Application:
 
 
 def list_users(request: Request, caller: Reader, after: UserCursor = None, limit: Limit = 20) -> dict[str, Any]:
-    """The organisation's people, newest members first. Filter: emails."""
+    """The organization's people, newest members first. Filter: emails."""
     paging = Paging(after, limit)
     rows, more = _directory(request).people(caller.organization_id, paging, filter_values(request, "emails"))
     return list_response(_rendered(request, caller, rows), has_more=more)
@@ -58,7 +58,7 @@ def get_user(request: Request, caller: Reader, user_id: str) -> dict[str, Any]:
     return shown
 
 
-def update_user(request: Request, caller: Writer, user_id: str, body: UserBody) -> dict[str, Any]:
+def update_user(request: Request, caller: Writer, user_id: str, body: UpdateUserBody) -> dict[str, Any]:
     """Give them another role."""
     if body.role and body.role_id and body.role != body.role_id:
         raise InvalidRequest("Say 'role' or 'role_id', not both.", param="role_id")
@@ -81,9 +81,9 @@ def list_roles(
     limit: RoleLimit = 1000,
     order: Order = "asc",
 ) -> dict[str, Any]:
-    """The one role that a person has in an organisation."""
+    """The one role that a person has in an organization."""
     person = _directory(request).person(caller.organization_id, user_id)
-    held = [_assigned(request, caller, person.role)]
+    held = [_assigned_role(request, caller, person.role)]
     return shapes.roles_page(held, of_projects=False, after=after, limit=limit, order=order)
 
 
@@ -98,7 +98,7 @@ def get_role(request: Request, caller: Reader, user_id: str, role_id: str) -> di
     """Their role, if it is that one."""
     person = _directory(request).person(caller.organization_id, user_id)
     shapes.check_has_role(person, role_id)
-    return _assigned(request, caller, role_id)
+    return _assigned_role(request, caller, role_id)
 
 
 def unassign_role(request: Request, caller: Writer, user_id: str, role_id: str) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
     return shapes.find_role(_directory(request).roles(caller.organization_id, None), role_id, of_projects=False)
 
 
-def _assigned(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
+def _assigned_role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
     made = _directory(request).roles(caller.organization_id, None)
     return shapes.assigned_role(made, role_id, of_projects=False)
 

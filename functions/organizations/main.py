@@ -1,4 +1,4 @@
-"""/v1/organizations: organisations, and in them people, projects, members and keys, in LLMariner's own shapes."""
+"""/v1/organizations: organizations, and in them people, projects, members and keys, in LLMariner's own shapes."""
 
 from typing import Annotated, Any
 
@@ -24,18 +24,18 @@ from llmariner.tenancy.organizations.store import Organizations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import caller_in_organization, can_view_all_projects
 
-Founder = Annotated[Caller, require_scope("api.organizations.write", objects="installation")]
+InstallationOwner = Annotated[Caller, require_scope("api.organizations.write", objects="installation")]
 Member = Annotated[Caller, require_scope("api.organizations.read", objects="member")]
 Owner = Annotated[Caller, require_scope_on_path("api.organizations.write")]
-PeopleReader = Annotated[Caller, require_scope_on_path("api.organizations.users.read")]
-PeopleWriter = Annotated[Caller, require_scope_on_path("api.organizations.users.write")]
+UsersReader = Annotated[Caller, require_scope_on_path("api.organizations.users.read")]
+UsersWriter = Annotated[Caller, require_scope_on_path("api.organizations.users.write")]
 PROJECT_WRITE = "api.organizations.projects.write"
 ProjectReader = Annotated[Caller, require_scope_on_path("api.organizations.projects.read")]
 ProjectWriter = Annotated[Caller, require_scope_on_path(PROJECT_WRITE)]
 MemberReader = Annotated[Caller, require_scope_on_path("api.organizations.projects.users.read")]
 MemberWriter = Annotated[Caller, require_scope_on_path("api.organizations.projects.users.write")]
 KeyReader = Annotated[Caller, require_scope_on_path("api.organizations.projects.api_keys.read", objects="keys")]
-KeyMaker = Annotated[Caller, require_scope_on_path("api.organizations.projects.api_keys.write")]
+KeyCreator = Annotated[Caller, require_scope_on_path("api.organizations.projects.api_keys.write")]
 KeyWriter = Annotated[Caller, require_scope_on_path("api.organizations.projects.api_keys.write", objects="keys")]
 
 ORGANIZATION = "/v1/organizations/{organization_id}"
@@ -57,23 +57,23 @@ class AddMember(Body):
     project_id: str = ""
 
 
-class Label(Body):
+class NodeLabel(Body):
     """A label that a node must have."""
 
     key: str
     value: str = ""
 
 
-class Place(Body):
+class AssignmentBody(Body):
     """An assignment: `cluster_id` empty means every cluster."""
 
     namespace: str
     cluster_id: str = ""
     kueue_queue_name: str = ""
-    node_selector: list[Label] = Field(default_factory=list, max_length=50)
+    node_selector: list[NodeLabel] = Field(default_factory=list, max_length=50)
 
 
-Places = Annotated[list[Place], Field(default_factory=list, max_length=100)]
+AssignmentBodies = Annotated[list[AssignmentBody], Field(default_factory=list, max_length=100)]
 
 
 class CreateProject(Body):
@@ -81,7 +81,7 @@ class CreateProject(Body):
 
     title: str
     kubernetes_namespace: str = ""
-    assignments: Places
+    assignments: AssignmentBodies
     organization_id: str = ""
 
 
@@ -89,7 +89,7 @@ class ProjectFields(Body):
     """What of a project can be changed."""
 
     title: str = ""
-    assignments: Places
+    assignments: AssignmentBodies
 
 
 class ProjectResource(ProjectFields):
@@ -111,14 +111,14 @@ class UpdateProject(ProjectFields):
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("organizations", context)
     app.get("/v1/organizations")(list_organizations)
     app.post("/v1/organizations")(create_organization)
     app.delete(ORGANIZATION)(delete_organization)
-    app.get(ORGANIZATION + "/users")(list_people)
-    app.post(ORGANIZATION + "/users")(add_person)
-    app.delete(ORGANIZATION + "/users/{user_id}")(remove_person)
+    app.get(ORGANIZATION + "/users")(list_users)
+    app.post(ORGANIZATION + "/users")(add_user)
+    app.delete(ORGANIZATION + "/users/{user_id}")(remove_user)
     app.get(ORGANIZATION + "/projects")(list_projects)
     app.post(ORGANIZATION + "/projects")(create_project)
     app.patch(PROJECT)(update_project)
@@ -140,39 +140,39 @@ def list_organizations(request: Request, caller: Member, include_summary: bool =
     return {"organizations": [shapes.organization(each, counted.get(each.id)) for each in found]}
 
 
-def create_organization(request: Request, caller: Founder, body: CreateOrganization) -> dict[str, Any]:
-    """Make an organisation; who makes it owns it. For owners of the default one."""
+def create_organization(request: Request, caller: InstallationOwner, body: CreateOrganization) -> dict[str, Any]:
+    """Make an organization; who makes it owns it. For owners of the default one."""
     return shapes.organization(Organizations(context_of(request).database).create(caller, body.title))
 
 
 def delete_organization(request: Request, caller: Owner) -> dict[str, Any]:
-    """End an organisation that has no projects; the answer lists what went with it."""
+    """End an organization that has no projects; the answer lists what went with it."""
     gone = Organizations(context_of(request).database).delete(caller)
     return {"id": caller.organization_id, "object": "organization", "deleted": True, "removed": gone}
 
 
-def list_people(request: Request, caller: PeopleReader) -> dict[str, Any]:
-    """The organisation's people, by e-mail."""
+def list_users(request: Request, caller: UsersReader) -> dict[str, Any]:
+    """The organization's people, by e-mail."""
     people = Members(context_of(request).database).all(caller.organization_id)
     return {"users": [shapes.member(each) for each in people]}
 
 
-def add_person(request: Request, caller: PeopleWriter, body: AddMember) -> dict[str, Any]:
-    """Let a person into the organisation, known here before or not."""
-    _check_same("organization_id", body.organization_id, caller.organization_id)
+def add_user(request: Request, caller: UsersWriter, body: AddMember) -> dict[str, Any]:
+    """Let a person into the organization, known here before or not."""
+    _check_matches_path("organization_id", body.organization_id, caller.organization_id)
     role = shapes.parse_organization_role(body.role)
     return shapes.member(Members(context_of(request).database).add(caller, body.user_id, role))
 
 
-def remove_person(request: Request, caller: PeopleWriter, user_id: str) -> dict[str, Any]:
+def remove_user(request: Request, caller: UsersWriter, user_id: str) -> dict[str, Any]:
     """End a person's membership; the answer lists what went with it."""
     context = context_of(request)
-    removed = Members(context.database).remove(caller, _user(context, caller, user_id))
+    removed = Members(context.database).remove(caller, _find_user(context, caller, user_id))
     return {"removed": removed}
 
 
 def list_projects(request: Request, caller: ProjectReader, include_summary: bool = False) -> dict[str, Any]:
-    """An owner's: all of the organisation; others': those they are in; a key's: its own."""
+    """An owner's: all of the organization; others': those they are in; a key's: its own."""
     projects = Projects(context_of(request).database)
     member = None if can_view_all_projects(caller) else caller.user_id
     found = projects.all(caller.organization_id, member=member)
@@ -183,8 +183,8 @@ def list_projects(request: Request, caller: ProjectReader, include_summary: bool
 
 
 def create_project(request: Request, caller: Owner, body: CreateProject) -> dict[str, Any]:
-    """Make a project; owners of the organisation own it."""
-    _check_same("organization_id", body.organization_id, caller.organization_id)
+    """Make a project; owners of the organization own it."""
+    _check_matches_path("organization_id", body.organization_id, caller.organization_id)
     new = NewProject(body.title, body.kubernetes_namespace or None, _assignments(body.assignments))
     return shapes.project(Projects(context_of(request).database).create(caller, new))
 
@@ -195,7 +195,7 @@ def update_project(
     """Rename a project, or assign it elsewhere; the latter is for those who may make projects."""
     context, project_id = context_of(request), caller.key_owner.project_id
     fields = unwrap_resource(body, body.project, "project")
-    projects, chosen = Projects(context.database), _masked(fields, merge_masks(update_mask, body.update_mask))
+    projects, chosen = Projects(context.database), _changed_fields(fields, merge_masks(update_mask, body.update_mask))
     changed = projects.get(caller.organization_id, project_id)
     if "assignments" in chosen:
         there = caller_in_organization(context.database, caller, caller.organization_id, "api.organizations.write")
@@ -219,9 +219,9 @@ def list_members(request: Request, caller: MemberReader) -> dict[str, Any]:
 
 
 def add_member(request: Request, caller: MemberWriter, body: AddMember) -> dict[str, Any]:
-    """Let a member of the organisation into the project."""
-    _check_same("organization_id", body.organization_id, caller.organization_id)
-    _check_same("project_id", body.project_id, caller.key_owner.project_id)
+    """Let a member of the organization into the project."""
+    _check_matches_path("organization_id", body.organization_id, caller.organization_id)
+    _check_matches_path("project_id", body.project_id, caller.key_owner.project_id)
     context, role = context_of(request), shapes.parse_project_role(body.role)
     user_id = Users(context.database).find_id(caller.organization_id, body.user_id)
     if user_id is None:
@@ -235,7 +235,7 @@ def add_member(request: Request, caller: MemberWriter, body: AddMember) -> dict[
 def remove_member(request: Request, caller: MemberWriter, user_id: str) -> dict[str, Any]:
     """End a person's membership of the project; the answer lists what went with it."""
     context, project_id = context_of(request), caller.key_owner.project_id
-    user = _user(context, caller, user_id)
+    user = _find_user(context, caller, user_id)
     return {"removed": Members(context.database).remove_from_project(caller, project_id, user)}
 
 
@@ -245,10 +245,10 @@ def list_keys(request: Request, caller: KeyReader) -> dict[str, Any]:
     return {"object": "list", "data": [shapes.api_key(key) for key in found]}
 
 
-def create_key(request: Request, caller: KeyMaker, body: CreateKey) -> dict[str, Any]:
+def create_key(request: Request, caller: KeyCreator, body: CreateKey) -> dict[str, Any]:
     """Make a key of the project; the one answer that holds its secret."""
-    _check_same("project_id", body.project_id, caller.key_owner.project_id)
-    _check_same("organization_id", body.organization_id, caller.key_owner.organization_id)
+    _check_matches_path("project_id", body.project_id, caller.key_owner.project_id)
+    _check_matches_path("organization_id", body.organization_id, caller.key_owner.organization_id)
     return api_keys.create(context_of(request), caller, body)
 
 
@@ -258,20 +258,20 @@ def delete_key(request: Request, caller: KeyWriter, key_id: str) -> dict[str, An
     return deletion_response(key_id)
 
 
-def _check_same(param: str, in_body: str | None, in_path: str) -> None:
+def _check_matches_path(param: str, in_body: str | None, in_path: str) -> None:
     """InvalidRequest for a body that names another place than the path; LLMariner's clients send both."""
     if in_body not in (None, "", in_path):
         raise InvalidRequest(f"'{param}' must be that of the path, {in_path}, or be left out.", param=param)
 
 
-def _user(context: Context, caller: Caller, said: str) -> str:
+def _find_user(context: Context, caller: Caller, said: str) -> str:
     found = Users(context.database).find_id(caller.organization_id, said)
     if found is None:
         raise NotFound(f"No user '{said}' in the organization.", param="user_id")
     return found
 
 
-def _assignments(places: list[Place]) -> list[Assignment]:
+def _assignments(places: list[AssignmentBody]) -> list[Assignment]:
     return [
         Assignment(
             namespace=each.namespace,
@@ -283,7 +283,7 @@ def _assignments(places: list[Place]) -> list[Assignment]:
     ]
 
 
-def _masked(fields: ProjectFields, mask: str) -> frozenset[str]:
+def _changed_fields(fields: ProjectFields, mask: str) -> frozenset[str]:
     changeable = frozenset({"title", "assignments"})
     chosen = frozenset(parse_mask(mask, "project")) or changeable & fields.model_fields_set
     if chosen - changeable or not chosen:

@@ -39,7 +39,7 @@ class PriceBody(Body):
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("prices", context)
     app.get("/v1/prices")(list_prices)
     app.post("/v1/prices")(set_price)

@@ -25,7 +25,7 @@ Writer = Annotated[Caller, require_org_admin("api.organizations.projects.users.w
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("projects", context)
     of_project, assigned = "/v1/projects/{project_id}/roles", "/v1/projects/{project_id}/users/{user_id}/roles"
     app.get(of_project)(list_roles)
@@ -33,15 +33,15 @@ def build(context: Context) -> Application:
     app.get(f"{of_project}/{{role_id}}")(get_role)
     app.post(f"{of_project}/{{role_id}}")(update_role)
     app.delete(f"{of_project}/{{role_id}}")(delete_role)
-    app.get(assigned)(list_assigned)
-    app.post(assigned)(assign_role)
-    app.get(f"{assigned}/{{role_id}}")(get_assigned)
-    app.delete(f"{assigned}/{{role_id}}")(unassign_role)
+    app.get(assigned)(list_user_roles)
+    app.post(assigned)(assign_user_role)
+    app.get(f"{assigned}/{{role_id}}")(get_user_role)
+    app.delete(f"{assigned}/{{role_id}}")(unassign_user_role)
     of_group = "/v1/projects/{project_id}/groups/{group_id}/roles"
-    app.get(of_group)(list_of_group)
-    app.post(of_group)(assign_to_group)
-    app.get(f"{of_group}/{{role_id}}")(get_of_group)
-    app.delete(f"{of_group}/{{role_id}}")(unassign_from_group)
+    app.get(of_group)(list_group_roles)
+    app.post(of_group)(assign_group_role)
+    app.get(f"{of_group}/{{role_id}}")(get_group_role)
+    app.delete(f"{of_group}/{{role_id}}")(unassign_group_role)
     return app
 
 
@@ -54,7 +54,7 @@ def list_roles(
     order: Order = "asc",
 ) -> dict[str, Any]:
     """Those of every project, then this one's own, oldest first unless asked otherwise."""
-    found = shapes.all_roles(_made(request, caller, project_id), of_projects=True)
+    found = shapes.all_roles(_project_roles(request, caller, project_id), of_projects=True)
     return shapes.roles_page(found, of_projects=True, after=after, limit=limit, order=order)
 
 
@@ -66,7 +66,7 @@ def create_role(request: Request, caller: Writer, project_id: str, body: CreateR
 
 def get_role(request: Request, caller: Reader, project_id: str, role_id: str) -> dict[str, Any]:
     """One of them."""
-    return shapes.find_role(_made(request, caller, project_id), role_id, of_projects=True)
+    return shapes.find_role(_project_roles(request, caller, project_id), role_id, of_projects=True)
 
 
 def update_role(
@@ -85,7 +85,7 @@ def delete_role(request: Request, caller: Writer, project_id: str, role_id: str)
     return {"id": role_id, "object": "role.deleted", "deleted": True}
 
 
-def list_assigned(
+def list_user_roles(
     request: Request,
     caller: Reader,
     project_id: str,
@@ -96,11 +96,11 @@ def list_assigned(
 ) -> dict[str, Any]:
     """The one role that a person has in a project."""
     member = _directory(request).project_user(caller.organization_id, project_id, user_id)
-    held = [_assigned(request, caller, project_id, member.role)]
+    held = [_assigned_role(request, caller, project_id, member.role)]
     return shapes.roles_page(held, of_projects=True, after=after, limit=limit, order=order)
 
 
-def assign_role(
+def assign_user_role(
     request: Request, caller: Writer, project_id: str, user_id: str, body: AssignmentBody
 ) -> dict[str, Any]:
     """Give them that role in the project; it takes the place of the one they had."""
@@ -109,19 +109,19 @@ def assign_role(
     memberships = directory.memberships(caller.organization_id, [user_id])[user_id]
     return {
         "object": "user.role",
-        "role": _any_role(request, caller, project_id, body.role_id),
+        "role": _find_assignable(request, caller, project_id, body.role_id),
         "user": shapes.user(directory.person(caller.organization_id, user_id), memberships),
     }
 
 
-def get_assigned(request: Request, caller: Reader, project_id: str, user_id: str, role_id: str) -> dict[str, Any]:
+def get_user_role(request: Request, caller: Reader, project_id: str, user_id: str, role_id: str) -> dict[str, Any]:
     """Their role, if it is that one."""
     member = _directory(request).project_user(caller.organization_id, project_id, user_id)
     shapes.check_has_role(member, role_id)
-    return _assigned(request, caller, project_id, role_id)
+    return _assigned_role(request, caller, project_id, role_id)
 
 
-def unassign_role(request: Request, caller: Writer, project_id: str, user_id: str, role_id: str) -> dict[str, Any]:
+def unassign_user_role(request: Request, caller: Writer, project_id: str, user_id: str, role_id: str) -> dict[str, Any]:
     """Take it from them; what is left is a viewer."""
     shapes.check_has_role(_directory(request).project_user(caller.organization_id, project_id, user_id), role_id)
     if role_id == "viewer":
@@ -130,7 +130,7 @@ def unassign_role(request: Request, caller: Writer, project_id: str, user_id: st
     return {"object": "user.role.deleted", "deleted": True}
 
 
-def list_of_group(
+def list_group_roles(
     request: Request,
     caller: Reader,
     project_id: str,
@@ -140,56 +140,56 @@ def list_of_group(
     order: Order = "asc",
 ) -> dict[str, Any]:
     """The one role that a group of the issuer has in a project, or none."""
-    _made(request, caller, project_id)
+    _project_roles(request, caller, project_id)
     held = groups_of(request).role(groups_of(request).get(caller.organization_id, group_id), project_id)
-    found = [] if held is None else [_assigned(request, caller, project_id, held.role)]
+    found = [] if held is None else [_assigned_role(request, caller, project_id, held.role)]
     return shapes.roles_page(found, of_projects=True, after=after, limit=limit, order=order)
 
 
-def assign_to_group(
+def assign_group_role(
     request: Request, caller: Writer, project_id: str, group_id: str, body: AssignmentBody
 ) -> dict[str, Any]:
     """Give a group that role in the project; it takes the place of the one before."""
     groups_of(request).grant_role(caller, group_id, body.role_id, project_id)
     group = groups_of(request).get(caller.organization_id, group_id)
-    return role_assignment(group, _any_role(request, caller, project_id, body.role_id))
+    return role_assignment(group, _find_assignable(request, caller, project_id, body.role_id))
 
 
-def get_of_group(request: Request, caller: Reader, project_id: str, group_id: str, role_id: str) -> dict[str, Any]:
+def get_group_role(request: Request, caller: Reader, project_id: str, group_id: str, role_id: str) -> dict[str, Any]:
     """Its role in the project, if it is that one."""
-    role = _assigned(request, caller, project_id, role_id)
+    role = _assigned_role(request, caller, project_id, role_id)
     group = groups_of(request).get(caller.organization_id, group_id)
     check_has_role(group, groups_of(request).role(group, project_id), role_id)
     return role
 
 
-def unassign_from_group(
+def unassign_group_role(
     request: Request, caller: Writer, project_id: str, group_id: str, role_id: str
 ) -> dict[str, Any]:
     """Take it from the group, whose members are not in the project by it then."""
-    get_of_group(request, caller, project_id, group_id, role_id)
+    get_group_role(request, caller, project_id, group_id, role_id)
     groups_of(request).revoke_role(caller, group_id, project_id)
     return {"object": "group.role.deleted", "deleted": True}
 
 
-def _made(request: Request, caller: Caller, project_id: str) -> Any:
-    """The roles made for this project; NotFound when the organisation has no such project."""
+def _project_roles(request: Request, caller: Caller, project_id: str) -> Any:
+    """The roles made for this project; NotFound when the organization has no such project."""
     directory = _directory(request)
     directory.project(caller.organization_id, project_id)
     return directory.roles(caller.organization_id, project_id)
 
 
-def _any_role(request: Request, caller: Caller, project_id: str, role_id: str) -> dict[str, Any]:
-    return shapes.find_role(_assignable(request, caller, project_id), role_id, of_projects=True)
+def _find_assignable(request: Request, caller: Caller, project_id: str, role_id: str) -> dict[str, Any]:
+    return shapes.find_role(_assignable_roles(request, caller, project_id), role_id, of_projects=True)
 
 
-def _assigned(request: Request, caller: Caller, project_id: str, role_id: str) -> dict[str, Any]:
-    return shapes.assigned_role(_assignable(request, caller, project_id), role_id, of_projects=True)
+def _assigned_role(request: Request, caller: Caller, project_id: str, role_id: str) -> dict[str, Any]:
+    return shapes.assigned_role(_assignable_roles(request, caller, project_id), role_id, of_projects=True)
 
 
-def _assignable(request: Request, caller: Caller, project_id: str) -> list[Any]:
-    """Made roles that somebody can have in the project, those of the whole organisation among them."""
-    return [*_made(request, caller, project_id), *_directory(request).roles(caller.organization_id, None)]
+def _assignable_roles(request: Request, caller: Caller, project_id: str) -> list[Any]:
+    """Made roles that somebody can have in the project, those of the whole organization among them."""
+    return [*_project_roles(request, caller, project_id), *_directory(request).roles(caller.organization_id, None)]
 
 
 def _roles(request: Request) -> CustomRoles:

@@ -17,7 +17,7 @@ Reader = Annotated[Caller, require_scope("api.organizations.users.read", objects
 
 
 def build(context: Context) -> Application:
-    """The routes."""
+    """The application with its routes."""
     app = create_app("users", context)
     app.get("/v1/users")(list_users)
     app.get("/v1/users:getSelf")(get_self)
@@ -25,7 +25,7 @@ def build(context: Context) -> Application:
 
 
 def list_users(request: Request, caller: Reader) -> dict[str, Any]:
-    """The organisation's users with all their roles in it, for its owners; for others those who share a project."""
+    """The organization's users with all their roles in it, for its owners; for others those who share a project."""
     return {"users": [user(each) for each in Users(context_of(request).database).visible_to(caller)]}
 
 
