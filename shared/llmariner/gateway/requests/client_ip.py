@@ -1,4 +1,4 @@
-"""Where a request comes from, as far as those in front of us can be believed, and whether its key may come from there."""
+"""The client address of a request, behind trusted proxies, and the check of a key's allowed networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ClientIpResolver:
-    """`trusted`: networks of those who say in X-Forwarded-For whom they speak for; nobody else is believed."""
+    """`trusted`: networks of the proxies whose X-Forwarded-For is used; that of all others is ignored."""
 
     def __init__(self, trusted: Sequence[str]) -> None:
         self._trusted = tuple(ipaddress.ip_network(network) for network in trusted)
@@ -23,7 +23,7 @@ class ClientIpResolver:
     def check_allowed(
         self, allowed: Sequence[str], scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]
     ) -> None:
-        """PermissionDenied unless the request comes from one of the allowed networks."""
+        """PermissionDenied unless the client address is in one of the allowed networks."""
         address = self.resolve(scope, head)
         if address is None or not _within(address, _networks(tuple(allowed))):
             raise PermissionDenied(
@@ -33,7 +33,7 @@ class ClientIpResolver:
             )
 
     def resolve(self, scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]) -> str | None:
-        """The last address on the way that is not one of ours; None where it can't be told."""
+        """The last hop that is not a trusted proxy; None where the server does not know its peer."""
         client = scope.get("client")
         hops = _forwarded_for(scope) if b"x-forwarded-for" in head else []
         found = client[0] if client else None
@@ -44,13 +44,13 @@ class ClientIpResolver:
     def resolve_behind_proxy(
         self, scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]
     ) -> tuple[str | None, bool]:
-        """As `address`, and whether that is a proxy that nobody trusts: then it stands for callers who can't be told."""
+        """The address as of `resolve`, and whether it is an untrusted proxy, which stands for clients that are unknown."""
         address, client = self.resolve(scope, head), scope.get("client")
         return address, b"x-forwarded-for" in head and client is not None and address == client[0]
 
 
 def _forwarded_for(scope: MutableMapping[str, Any]) -> list[str]:
-    """The hops that the header names, first to last. Some proxies add a line of it each (RFC 9110, 5.3)."""
+    """The hops of X-Forwarded-For, first to last. Each proxy may add a header line of its own (RFC 9110 5.3)."""
     lines = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
     return [hop.strip() for hop in lines.decode("latin-1").split(",") if hop.strip()]
 

@@ -1,6 +1,6 @@
-"""Which fields each route checks. Everything else goes to the engine untouched, unknown fields included.
+"""The fields that each route validates. All others, unknown fields included, reach the engine unchanged.
 
-Only what would be wrong for every engine is refused here, so that a plain mistake never wakes a model.
+Only what is invalid for every engine is rejected here, so that a plain mistake never wakes a model.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ Check = Callable[[Any, str], None]
 
 @dataclass(frozen=True)
 class Route:
-    """A route of the token path: its public path, the engine's path, what is checked, and the scope that it asks for.
+    """A route of the token path: its public path, the engine's path, its field checks, and the scope that it requires.
 
-    `computes`: whether its prompt is read by the model, and so costs tokens. `answer`: the most tokens that an engine
-    answers with when the caller sets no maximum; None: as many as the model's context takes.
-    `maximum`: the fields that bound an answer's length here, by any of its names; they must agree. `choices`: those that
-    say how many answers each prompt gets; the greatest counts. `prompts`: the field that may hold several prompts.
-    Fields that the route does not name bound nothing.
+    `runs_model`: whether the model reads the prompt, so that it costs tokens. `default_max_tokens`: the upper bound of
+    completion tokens when the request sets none; None: the model's context length. `max_tokens_fields`: the fields that
+    set it, which must agree. `choice_count_fields`: the fields that set the number of choices per prompt; the greatest
+    counts. `prompt_field`: the field that may hold several prompts. Other fields bound nothing.
     """
 
     name: str
@@ -61,7 +60,7 @@ def check_fields(route: Route, body: Mapping[str, Any]) -> None:
 
 
 def _wrong_case(name: str) -> InvalidRequest:
-    """Engines in Go read a member into the field of that name whatever its letters' case, other engines do not."""
+    """Engines in Go match field names without regard to case, other engines do not."""
     return InvalidRequest(
         f"Unknown parameter: '{name}'. Names are in lower case: send '{name.casefold()}'.",
         param=name,
@@ -70,7 +69,7 @@ def _wrong_case(name: str) -> InvalidRequest:
 
 
 def _check_max_tokens(route: Route, body: Mapping[str, Any]) -> None:
-    """Engines differ in which of two names they obey: where both are given, they must say the same."""
+    """Engines differ in which of two fields they use: where both are given, they must be equal."""
     name, value = "", None
     for other in route.max_tokens_fields:
         if (said := body.get(other)) is None:
@@ -82,7 +81,7 @@ def _check_max_tokens(route: Route, body: Mapping[str, Any]) -> None:
                 code="invalid_value",
             )
         name, value = other, said
-    # To some engines 0 means without end.
+    # Some engines read 0 as unlimited.
     if value == 0 and not body.get("echo"):
         raise InvalidRequest(
             f"Invalid '{name}': expected at least 1; 0 is for requests with 'echo'.", param=name, code="invalid_value"
@@ -136,7 +135,7 @@ def _number(minimum: float, maximum: float) -> Check:
 
 def _integer(minimum: int, maximum: int) -> Check:
     def rule(value: Any, param: str) -> None:
-        if isinstance(value, float) and abs(value) >= 2**63:  # how orjson reads an integer of more than 64 bits
+        if isinstance(value, float) and abs(value) >= 2**63:  # orjson parses an integer of more than 64 bits as a float
             raise _range_error(value, minimum, maximum, param)
         if isinstance(value, bool) or not isinstance(value, int):
             raise _type_error(param, "an integer", value)
@@ -179,7 +178,7 @@ def _messages(value: Any, param: str) -> None:
 
 
 def _content_parts(parts: list[Any], param: str) -> None:
-    """What engines would refuse in their own words, one for each kind of part that there is."""
+    """Checks for which engines would list one error per kind of content part."""
     for index, part in enumerate(parts):
         where = f"{param}[{index}]"
         _object(part, where)
@@ -197,7 +196,7 @@ def _text_or_tokens(value: Any, param: str) -> None:
         raise _type_error(param, "a string or an array", value)
     if not value:
         raise InvalidRequest(f"'{param}' must not be an empty array.", param=param, code="empty_array")
-    if _TEXT_OR_TOKENS.issuperset(map(type, value)):  # of half a million in milliseconds
+    if _TEXT_OR_TOKENS.issuperset(map(type, value)):  # a fast check: half a million items take milliseconds
         return
     for index, item in enumerate(value):
         if isinstance(item, bool) or not isinstance(item, str | int | list):
@@ -236,7 +235,7 @@ def _one_of(*allowed: str) -> Check:
 
 
 def _unsupported(instead: str) -> Check:
-    """A field that some engine would read where no other does, or whose cost nobody can tell before."""
+    """A field that only some engines support, or whose cost has no upper bound."""
 
     def rule(value: Any, param: str) -> None:
         raise InvalidRequest(
@@ -287,14 +286,14 @@ _SAMPLING_CHECKS: dict[str, Check] = {
     "presence_penalty": _number(-2, 2),
     "max_tokens": _integer(1, _MAX_TOKENS),
     "n": _integer(1, 128),
-    # Its steps are requests of their own inside the engine, which a hang-up leaves uncounted.
+    # Its steps are separate requests inside the engine, which stay uncounted after a disconnect.
     "use_beam_search": _must_be_false,
     "seed": _integer(-(2**63), 2**63 - 1),
     "stop": _stop,
     "logit_bias": _object,
     "user": _string,
     "response_format": _response_format,
-    # vLLM's own names for the same.
+    # vLLM's names for the same.
     "structured_outputs": _structured_outputs,
     "guided_json": check_schema,
 }
@@ -327,7 +326,7 @@ COMPLETIONS = Route(
     required=("model", "prompt"),
     checks={
         **_SAMPLING_CHECKS,
-        # None is generated beside the prompt that is echoed.
+        # 0 is valid with `echo`, which returns the prompt alone.
         "max_tokens": _integer(0, _MAX_TOKENS),
         "max_completion_tokens": _unsupported("Use 'max_tokens' instead."),
         "prompt": _text_or_tokens,
@@ -352,7 +351,7 @@ EMBEDDINGS = Route(
     checks={
         "model": _non_empty_string,
         "input": _text_or_tokens,
-        # In vLLM's other formats an answer is no JSON, and its usage not where it is read.
+        # vLLM's other formats are not JSON, and hold the usage elsewhere.
         "encoding_format": _one_of("float", "base64"),
         "messages": _unsupported("Send 'input' instead."),
         "padding": _one_of("do_not_pad"),

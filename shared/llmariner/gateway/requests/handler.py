@@ -1,4 +1,4 @@
-"""One request on the token path, from its head to the last byte of its answer."""
+"""The handler of one model request: authentication, parsing, limits, admission, relay to an engine, and metering."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ __all__ = ["RequestHandler"]
 
 _log = logging.getLogger(__name__)
 _MAX_ATTEMPTS = 2
-# How long an engine that hung up may take to say that it is well.
+# How long the health check of an engine that closed a connection may take.
 _HEALTH_CHECK_SECONDS = 1.0
-# Of larger bodies no copy is kept once the engine answers.
+# A larger body is freed once the engine responds: the parsed request keeps no reference to it.
 _LARGE_BODY = 64 * 1024
-# Smaller answers are not accounted for one by one.
+# Smaller responses are not counted in the budget of response bytes.
 _LARGE_RESPONSE = 256 * 1024
 _MAX_ERROR_BYTES = 1024 * 1024
-_OBJECT = re.compile(rb"\s*\{")
+_JSON_OBJECT_START = re.compile(rb"\s*\{")
 Write = Callable[[bytes], "asyncio.Future[None] | None"]
-_JSON = [(b"content-type", b"application/json")]
+_JSON_HEADERS = [(b"content-type", b"application/json")]
 
 
 class ClientDisconnected(Exception):
-    """The caller hung up, or takes nothing any more; nobody is left to be told anything."""
+    """The client disconnected or stopped reading, so that no response can be sent."""
 
 
 class RequestHandler:
-    """A request and its answer. `run` never raises but for the server's own cancellation."""
+    """Handles one request. `run` raises nothing but CancelledError, when the server shuts down."""
 
     def __init__(self, gateway: Gateway, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         self._gateway = gateway
@@ -67,9 +67,9 @@ class RequestHandler:
         self._scope = scope
         self._receive = receive
         self._write: Write | None = scope.get("extensions", {}).get("llmariner.write")
-        # A server with that extension looks after slow readers itself.
+        # A server with that extension enforces the timeout of slow readers itself.
         self._send = send if self._write is not None else self._send_with_timeout
-        self._plain_send = send
+        self._asgi_send = send
         self._started_at = time.perf_counter()
         self._request_id = new_request_id()
         self._headers = [(b"x-request-id", self._request_id.encode()), (b"openai-version", b"2020-10-01")]
@@ -80,20 +80,20 @@ class RequestHandler:
         self._body = b""
         self._model = ""
         self._client_disconnected = False
-        # Whether we left an answer that the engine had begun, so that it is to be asked what that took.
+        # Whether a response was closed before its end, so that its usage must be read from the engine.
         self._response_abandoned = False
         self._status = 0
         self._endpoint: str | None = None
         self._replica: str | None = None
 
     async def run(self) -> None:
-        """Answer the request."""
+        """Handle the request and send its response."""
         gateway, route = self._gateway, self._route
         try:
             if not gateway.fresh():
                 await gateway.refresh()
             head = dict(self._scope["headers"])
-            # What is known is decided without a coroutine: three of them would cost a twentieth of the whole request.
+            # Cached decisions need no coroutine: three of them would cost a twentieth of the whole request.
             key = gateway.key_cache.cached(head, route.scope)
             if key is None:
                 client_address, untrusted_proxy = gateway.client_ips.resolve_behind_proxy(self._scope, head)
@@ -109,11 +109,17 @@ class RequestHandler:
             if len(request.body) > _LARGE_BODY:
                 request = request._replace(body=b"")
             wait = self._max_wait(head.get(b"prefer"), stream=request.stream)
-            asked = (key, request.model, request.max_prompt_tokens, request.max_completion_tokens, request.choice_count)
-            reserved = gateway.limits.reserve(*asked)
-            if reserved is None:
-                reserved = await gateway.limits.admit(*asked)
-            await self._handle(key, request, reserved, wait)
+            quota_args = (
+                key,
+                request.model,
+                request.max_prompt_tokens,
+                request.max_completion_tokens,
+                request.choice_count,
+            )
+            reservation = gateway.limits.reserve(*quota_args)
+            if reservation is None:
+                reservation = await gateway.limits.admit(*quota_args)
+            await self._handle(key, request, reservation, wait)
         except PlatformError as error:
             await self._fail(error)
         except ClientDisconnected:
@@ -126,27 +132,21 @@ class RequestHandler:
             if self._response_bytes_held:
                 self._gateway.response_budget.release(self._tenant, self._response_bytes_held)
 
-    async def _handle(self, key: Key, request: ModelRequest, reserved: Reservation, wait: float) -> None:
-        """Serve a request that the limits let through, count it, and settle what it had reserved."""
+    async def _handle(self, key: Key, request: ModelRequest, reservation: Reservation, wait: float) -> None:
+        """Serve a request within its limits, record its usage, and settle its reservation."""
         try:
-            told = len(self._headers)
-            self._headers += reserved.bound.headers()
+            limit_headers_at = len(self._headers)
+            self._headers += reservation.bound.headers()
             state = self._gateway.ready_state(self._model) or await self._gateway.state(self._model)
             check_model_access(state, key, self._route)
             if state.base is not None:
-                asked = (
-                    request.model,
-                    state.base,
-                    request.max_prompt_tokens,
-                    request.max_completion_tokens,
-                    request.choice_count,
-                )
-                await self._gateway.limits.count_for_base(reserved, key, *asked)
-                self._headers[told:] = reserved.bound.headers()
-            if reserved.bound.budgets:
-                await self._reserve_budget(reserved, request, state)
+                quota_args = (request.model, state.base, *request.token_bounds)
+                await self._gateway.limits.count_for_base(reservation, key, *quota_args)
+                self._headers[limit_headers_at:] = reservation.bound.headers()
+            if reservation.bound.budgets:
+                await self._reserve_budget(reservation, request, state)
         except BaseException:
-            reserved.settle(0, 0)
+            reservation.settle(0, 0)
             raise
         bounds = Bounds.of(request, self._gateway.known_context(self._model))
         metered = self._gateway.meter.admit(self._request_id, key, request.model, self._route.name, bounds)
@@ -156,7 +156,7 @@ class RequestHandler:
         task = cast(asyncio.Task[None], asyncio.current_task())
         stop_watching = self._watch_disconnect(task)
         try:
-            await self._dispatch(request, state, key, metered, reserved, wait)
+            await self._dispatch(request, state, key, metered, reservation, wait)
             outcome = "succeeded" if self._status < 400 else "rejected"
         except PlatformError as error:
             self._status = error.status
@@ -174,54 +174,56 @@ class RequestHandler:
         finally:
             stop_watching()
             if (self._client_disconnected or self._response_abandoned) and self._endpoint is not None:
-                close = partial(self._settle, metered, outcome, reserved, state.price)
-                self._gateway.settlement.reconcile(metered, self._request_id, self._endpoint, close)
+                settle = partial(self._settle, metered, outcome, reservation, state.price)
+                self._gateway.settlement.reconcile(metered, self._request_id, self._endpoint, settle)
             else:
-                self._settle(metered, outcome, reserved, state.price)
+                self._settle(metered, outcome, reservation, state.price)
 
-    async def _reserve_budget(self, reserved: Reservation, request: ModelRequest, state: ModelState) -> None:
-        """Take what the longest answer can cost from the budgets."""
+    async def _reserve_budget(self, reservation: Reservation, request: ModelRequest, state: ModelState) -> None:
+        """Reserve the cost of the longest possible completion from the budgets. Raises InsufficientQuota."""
         if state.price is None:
             return
-        prompt, answer = await self._max_prompt_tokens(request, state), request.max_completion_tokens
-        if answer is None or prompt is None or request.tool_count:
+        prompt_tokens, completion_tokens = await self._max_prompt_tokens(request, state), request.max_completion_tokens
+        if completion_tokens is None or prompt_tokens is None or request.tool_count:
             context = await self._gateway.context_length(self._model, state)
-            prompts = request.prompt_count * context
-            prompt = prompts if prompt is None else min(prompt, prompts)
-            answer = request.choice_count * context if answer is None else answer
-        money, limits = longest_cost(state.price, prompt, answer), self._gateway.limits
-        if money and not limits.take_money(reserved, money):
-            await limits.fund(reserved, money)
+            prompt_limit = request.prompt_count * context
+            prompt_tokens = prompt_limit if prompt_tokens is None else min(prompt_tokens, prompt_limit)
+            completion_tokens = request.choice_count * context if completion_tokens is None else completion_tokens
+        money, limits = longest_cost(state.price, prompt_tokens, completion_tokens), self._gateway.limits
+        if money and not limits.take_money(reservation, money):
+            await limits.fund(reservation, money)
 
     async def _max_prompt_tokens(self, request: ModelRequest, state: ModelState) -> int | None:
-        """At least as many tokens as its prompts have; None: only the model's context bounds them."""
+        """An upper bound of the tokens of its prompts; None: only the model's context length bounds them."""
         if request.prompt_unbounded:
             return None
         if "messages" not in self._route.required:
-            return request.max_prompt_tokens  # no template writes it
+            return request.max_prompt_tokens  # no chat template applies
         gateway = self._gateway
         template = gateway.known_template(self._model) or await gateway.chat_template(self._model, request.model, state)
         return max_prompt_tokens(template, self._body, request.tool_count)
 
-    def _settle(self, metered: Metered, outcome: str, reserved: Reservation, price: Price | None) -> None:
-        """Count the request and pay for it. Never raises: the answer is out, or the caller gone."""
-        tokens, cost = reserved.tokens, reserved.money
+    def _settle(self, metered: Metered, outcome: str, reservation: Reservation, price: Price | None) -> None:
+        """Record the usage and settle the reservation. Never raises, since the response can no longer change."""
+        tokens, cost = reservation.tokens, reservation.money
         try:
             event = self._gateway.meter.close(metered, outcome, self._status)
             self._gateway.metrics.closed(event)
             tokens = event["prompt_tokens"] + event["completion_tokens"]
-            cost = price.cost(event, outcome).total if price is not None and reserved.bound.budgets else 0
+            cost = price.cost(event, outcome).total if price is not None and reservation.bound.budgets else 0
         except Exception:
-            _log.exception("what request %s used can't be told: it pays what it had reserved", self._request_id)
-        reserved.settle(tokens, cost, metered.admitted_at)
+            _log.exception(
+                "recording the usage of request %s failed: it is charged what it had reserved", self._request_id
+            )
+        reservation.settle(tokens, cost, metered.admitted_at)
 
     def _watch_disconnect(self, task: asyncio.Task[None]) -> Callable[[], object]:
-        """Cancel the task when the caller hangs up; returns what ends the watch."""
+        """Cancel the task when the client disconnects; returns a function that stops this."""
         on_disconnect = self._scope.get("extensions", {}).get("llmariner.on_disconnect")
         if on_disconnect is not None:
             on_disconnect(lambda: self._on_disconnect(task))
             return lambda: None
-        # A server without that extension: wait for its message.
+        # Without the extension, wait for the `http.disconnect` message.
         watcher = asyncio.ensure_future(self._receive())
         watcher.add_done_callback(lambda done: None if done.cancelled() else self._on_disconnect(task))
         return watcher.cancel
@@ -232,26 +234,26 @@ class RequestHandler:
             task.cancel()
 
     async def _read_body(self, head: dict[bytes, bytes]) -> bytes:
-        """The body, accounted for as held. BodyTooLarge, WaitingRoomFull."""
+        """Read the body and reserve its bytes. Raises BodyTooLarge and WaitingRoomFull."""
         limit = self._gateway.settings.body_limit
         length = head.get(b"content-length", b"0")
         if length.isdigit():
             self._reserve_body_bytes(int(length), limit)
         message = await self._receive()
         body: bytes = message.get("body", b"")
-        if len(body) > self._body_bytes_held:  # in chunks or coded: nobody said how long it is
+        if len(body) > self._body_bytes_held:  # chunked or compressed: its length was not declared
             self._reserve_body_bytes(len(body), limit)
         if not message.get("more_body"):
             return body
-        whole = bytearray(body)  # a list would hold many times as much of a body that comes in parts of two bytes
+        received = bytearray(body)  # a list of two-byte parts would take many times the memory
         while message.get("more_body"):
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnected
-            whole += message.get("body", b"")
-            if len(whole) > self._body_bytes_held:
-                self._reserve_body_bytes(len(whole), limit)
-        return bytes(whole)
+            received += message.get("body", b"")
+            if len(received) > self._body_bytes_held:
+                self._reserve_body_bytes(len(received), limit)
+        return bytes(received)
 
     def _reserve_body_bytes(self, size: int, limit: int) -> None:
         if size > limit:
@@ -260,7 +262,7 @@ class RequestHandler:
         self._body_bytes_held = size
 
     def _reserve_response_bytes(self, size: int) -> None:
-        """Account for an answer that is large. Unavailable when the process holds too much of others already."""
+        """Reserve the bytes of a large response. Unavailable when this instance holds too many already."""
         if size > _LARGE_RESPONSE:
             try:
                 self._gateway.response_budget.reserve(self._tenant, size - self._response_bytes_held)
@@ -273,14 +275,14 @@ class RequestHandler:
             self._response_bytes_held = size
 
     def _release_body(self) -> None:
-        """Nobody needs the body any more."""
+        """Drop the body and return its bytes to the budget. Idempotent."""
         self._body = b""
         if self._body_bytes_held:
             self._gateway.body_budget.release(self._tenant, self._body_bytes_held)
             self._body_bytes_held = 0
 
     def _max_wait(self, prefer: bytes | None, *, stream: bool) -> float:
-        """Seconds this request may wait: the caller's `Prefer: wait=N` (RFC 7240), else the platform's."""
+        """Seconds that this request may wait: `Prefer: wait=N` (RFC 7240) up to the platform's limit, else its default."""
         settings = self._gateway.settings
         for part in (prefer or b"").split(b","):
             name, _, value = part.strip().partition(b"=")
@@ -296,20 +298,20 @@ class RequestHandler:
         state: ModelState,
         key: Key,
         metered: Metered,
-        reserved: Reservation,
+        reservation: Reservation,
         wait: float,
     ) -> None:
-        """Get a place, send the request to the engine, relay the answer; once more if no byte of an answer came."""
+        """Acquire a slot, send the request to an engine and relay the response; retry once if no byte was relayed."""
         deadline = time.monotonic() + wait
         for attempt in range(1, _MAX_ATTEMPTS + 1):
-            room = self._gateway.room(self._model)
-            if not (state.ready and room.try_admit(key.project_id)):
-                waiter = room.enqueue(key.project_id, reserved.bound.queue_share)
+            queue = self._gateway.room(self._model)
+            if not (state.ready and queue.try_admit(key.project_id)):
+                waiter = queue.enqueue(key.project_id, reservation.bound.queue_share)
                 began = time.monotonic()
                 try:
-                    await self._wait(room, request, waiter, deadline)
+                    await self._wait(queue, request, waiter, deadline)
                 finally:
-                    metered.waited(began, room.ready_at)
+                    metered.waited(began, queue.ready_at)
             if attempt == 1:
                 metered.waited_seconds = time.perf_counter() - self._started_at
             try:
@@ -317,7 +319,7 @@ class RequestHandler:
                 if await self._attempt(request, state, metered, last=attempt == _MAX_ATTEMPTS):
                     return
             finally:
-                room.release_slot(key.project_id)
+                queue.release_slot(key.project_id)
                 if self._replica is not None:
                     self._gateway.replicas.release(self._replica)
                     self._replica = None
@@ -325,7 +327,7 @@ class RequestHandler:
             state = await self._gateway.state(self._model)
 
     async def _attempt(self, request: ModelRequest, state: ModelState, metered: Metered, *, last: bool) -> bool:
-        """One try at an engine; False when another may be made."""
+        """Try one engine; False when the request may be retried."""
         if state.endpoint is None:
             if last:
                 raise not_ready(state, "The model went to sleep as it was asked")
@@ -342,7 +344,7 @@ class RequestHandler:
         except ConnectionFailed as error:
             if last:
                 raise EngineFailed("The engine hung up before it answered, twice. See `llma logs`.") from error
-            # One that is well has closed a connection that was idle, just as it was used.
+            # A healthy engine has closed an idle connection just as it was used.
             if not await self._gateway.is_well(endpoint, seconds=_HEALTH_CHECK_SECONDS):
                 await self._gateway.gone(self._model, endpoint)
             return False
@@ -370,51 +372,53 @@ class RequestHandler:
             endpoint,
             "POST",
             self._route.engine_path,
-            headers=[*_JSON, (b"x-request-id", self._request_id.encode())],
+            headers=[*_JSON_HEADERS, (b"x-request-id", self._request_id.encode())],
             body=self._body,
             read_timeout=settings.stream_idle_timeout if request.stream else settings.engine_timeout,
         )
 
-    async def _wait(self, room: AdmissionQueue, request: ModelRequest, waiter: Waiter, deadline: float) -> None:
-        """Wait in the room until admitted. ModelNotReady when the deadline comes first."""
+    async def _wait(self, queue: AdmissionQueue, request: ModelRequest, waiter: Waiter, deadline: float) -> None:
+        """Wait in the queue until admitted. ModelNotReady when the deadline passes first."""
         heartbeat = Heartbeat(self._gateway.settings.heartbeat) if request.stream else None
         admitted = False
         try:
             self._gateway.tend(self._model)
             while not waiter.admitted.done():
-                left = deadline - time.monotonic()
-                if left <= 0:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
                     raise not_ready(self._gateway.known(self._model), "The model was not ready within the wait")
                 if heartbeat is not None:
                     await self._start_stream()
-                    status = self._wait_status(self._model, room)
+                    status = self._wait_status(self._model, queue)
                     if heartbeat.due(str(status["phase"])):
                         await self._send_part(sse.format_comment(status))
-                await asyncio.wait({waiter.admitted}, timeout=min(left, heartbeat.poll_interval if heartbeat else left))
+                await asyncio.wait(
+                    {waiter.admitted}, timeout=min(remaining, heartbeat.poll_interval if heartbeat else remaining)
+                )
             waiter.admitted.result()
             admitted = True
         finally:
             if not admitted:
-                room.cancel(waiter)
+                queue.cancel(waiter)
 
-    def _wait_status(self, model_id: str, room: AdmissionQueue) -> dict[str, object]:
+    def _wait_status(self, model_id: str, queue: AdmissionQueue) -> dict[str, object]:
         state = self._gateway.known(model_id)
         return {
             "phase": state.phase if state else "unknown",
             "progress": state.progress if state else 0.0,
             "estimate_seconds": state.estimate_seconds if state else None,
             "message": state.message if state else "",
-            "waiting": room.waiting,
+            "waiting": queue.waiting,
         }
 
     async def _relay(self, response: Response, request: ModelRequest, metered: Metered) -> None:
-        if response.status != 200:  # no engine has reason for another; behind 204 and 205 nothing may stand
+        if response.status != 200:  # any other 2xx is unexpected, and 204 and 205 allow no body
             raise engine_error(response.status, await response.read(_MAX_ERROR_BYTES), request.model)
         if request.stream:
             await self._relay_stream(response, request, metered)
             return
         body = await response.read(on_progress=self._reserve_response_bytes)
-        if _OBJECT.match(body) is None:
+        if _JSON_OBJECT_START.match(body) is None:
             raise EngineFailed(
                 "The engine's answer is no JSON object. Try again; if it happens again, see `llma logs`."
             )
@@ -453,7 +457,7 @@ class RequestHandler:
         return write(visible) if visible else None
 
     def _finish_stream(self, response: Response) -> None:
-        """A caller that leaves after [DONE] has all of it, and has not hung up; an engine that goes on holds nobody."""
+        """After [DONE] a disconnect is no cancellation, and the rest of the engine's response is discarded."""
         self._status = 200
         response.discard_rest()
 
@@ -463,10 +467,10 @@ class RequestHandler:
             await send_head(self._send, 200, b"text/event-stream; charset=utf-8", self._response_headers(), None)
 
     async def _send_with_timeout(self, message: Message) -> None:
-        """ClientDisconnected when the server can't hand the message on within the allowed time."""
+        """Send a message. ClientDisconnected when the client does not read it within the write timeout."""
         try:
             async with asyncio.timeout(self._gateway.settings.write_timeout):
-                await self._plain_send(message)
+                await self._asgi_send(message)
         except TimeoutError:
             raise ClientDisconnected from None
 
@@ -474,7 +478,7 @@ class RequestHandler:
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _fail(self, error: PlatformError) -> None:
-        """Answer with an error, unless an answer was given: a second one would be taken for the next request's."""
+        """Send an error, unless a response was sent: a second one would be read as that of the next request."""
         if self._response_sent:
             return
         self._response_sent = True
@@ -488,5 +492,5 @@ class RequestHandler:
             await send_error(self._send, error, self._response_headers())
 
     def _response_headers(self) -> list[tuple[bytes, bytes]]:
-        spent = int((time.perf_counter() - self._started_at) * 1000)
-        return [*self._headers, (b"openai-processing-ms", b"%d" % spent)]
+        milliseconds = int((time.perf_counter() - self._started_at) * 1000)
+        return [*self._headers, (b"openai-processing-ms", b"%d" % milliseconds)]

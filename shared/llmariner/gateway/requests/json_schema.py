@@ -1,7 +1,7 @@
-"""JSON schemas that refer to themselves without an end, so that no value fits them: engines fail on these in mid-answer.
+"""Rejection of circular JSON schemas, which no value can satisfy: engines fail on these in the middle of a response.
 
-A schema may refer to itself through its properties and items: trees are written so. It may not be nothing but a reference
-to itself, directly, over others, or in `allOf`, `anyOf` and `oneOf`.
+A schema may refer to itself through its properties and items, as that of a tree does. It may not consist only of a
+reference to itself, directly, through other schemas, or in `allOf`, `anyOf` and `oneOf`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from llmariner.errors import InvalidRequest
 __all__ = ["check_schema", "check_schemas"]
 
 Schema = dict[str, Any]
-# Of one request together; what is beyond is left to the engine, and so are references that are longer.
+# Of one request in total; schemas beyond this number, and longer references, are left to the engine.
 _MAX_SCHEMAS = 5_000
 _MAX_REFERENCE_LENGTH = 256
-# What holds values, and not schemas; definitions count where they are referred to.
+# Keywords whose values are not schemas; definitions count where they are referenced.
 _NON_SCHEMA_KEYWORDS = frozenset({"const", "enum", "default", "examples", "$defs", "definitions", "required"})
 _SCHEMA_MAP_KEYWORDS = frozenset({"properties", "patternProperties", "dependentSchemas"})
 
 
 def check_schema(schema: Any, param: str) -> None:
-    """InvalidRequest for a schema that no value can fit since it refers to itself without an end."""
+    """InvalidRequest for a circular schema. `param`: the field's path, for the error."""
     check_schemas([(schema, param)])
 
 
 def check_schemas(schemas: Iterable[tuple[Any, str]]) -> None:
-    """As `check_schema`, of all schemas of a request: each with what an error calls it."""
+    """As `check_schema`, for all schemas of a request, each with its `param`."""
     remaining = _MAX_SCHEMAS
     for schema, param in schemas:
         if isinstance(schema, dict):
@@ -55,7 +55,7 @@ def _circular_schema(circular: Schema, param: str) -> InvalidRequest:
 
 
 def _reachable(root: Schema, max_schemas: int) -> dict[int, tuple[Schema, Schema | None]] | None:
-    """Every schema that a value may have to fit, by identity, and what it refers to; None when there are over `most`."""
+    """Every schema that applies to some value, by identity, with its `$ref` target; None when over `max_schemas`."""
     found: dict[int, tuple[Schema, Schema | None]] = {}
     waiting = deque([root])
     seen = {id(root)}
@@ -85,7 +85,7 @@ def _children(schema: Schema) -> Iterator[Schema]:
 
 
 def _resolve_reference(root: Schema, reference: Any) -> Schema | None:
-    """What a reference within the schema (RFC 6901) points to; None for any other."""
+    """The target of a JSON pointer (RFC 6901) within the schema; None for any other reference."""
     if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
         return None
     if len(reference) > _MAX_REFERENCE_LENGTH:
@@ -103,7 +103,7 @@ def _resolve_reference(root: Schema, reference: Any) -> Schema | None:
 
 
 def _alternatives(schema: Schema, target: Schema | None) -> Iterator[list[Schema]]:
-    """What the same value must fit besides: of each list one schema at least."""
+    """The schemas that the same value must also satisfy: at least one of each list."""
     if target is not None:
         yield [target]
     for name in ("allOf", "anyOf", "oneOf"):
@@ -113,7 +113,7 @@ def _alternatives(schema: Schema, target: Schema | None) -> Iterator[list[Schema
 
 
 def _find_circular(reachable: dict[int, tuple[Schema, Schema | None]]) -> Schema | None:
-    """A schema that never comes to say what it asks for: those that do are found from those that refer to none."""
+    """A circular schema, or None: one that is not resolved when resolution starts at the schemas without references."""
     missing: dict[int, int] = {}
     needed_by: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for identity, (schema, target) in reachable.items():

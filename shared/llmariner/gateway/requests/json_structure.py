@@ -1,5 +1,7 @@
-"""How deep and how manifold a JSON body is, found before it is parsed, in time linear in its length and without a loop
-over its bytes in Python: what it counts would hold up every other stream of the process while it is parsed.
+"""Limits on the depth and the number of values of a JSON body, checked before it is parsed.
+
+Parsing a body beyond these limits would block every other stream of the process. The check takes linear time, without a
+loop over bytes in Python.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ __all__ = ["check_structure"]
 _MAX_DEPTH = 100
 _MAX_CONTAINERS = 50_000
 _MAX_VALUES = 500_000
-# Names in objects: to read one costs as much as many values.
+# Names in objects: parsing one costs as much as many values.
 _MAX_NAMES = 100_000
-# Strings that hold brackets, commas or colons; all others cost nothing.
+# Quotes that remain around strings with brackets, commas or colons; all other strings cost nothing.
 _MAX_QUOTES = 200_000
 _STRUCTURAL = b'"[]{},:'
 _NOT_STRUCTURAL = bytes(byte for byte in range(256) if byte not in _STRUCTURAL)
@@ -23,7 +25,7 @@ _DEPTH_CHANGES = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 def check_structure(body: bytes) -> None:
-    """InvalidRequest for what is nested too deep or has too many values. What is no JSON is left to the parser."""
+    """InvalidRequest for a body that is nested too deep or has too many values. Invalid JSON is left to the parser."""
     containers = body.count(b"[") + body.count(b"{")
     if containers <= _MAX_DEPTH and body.count(b",") <= _MAX_VALUES and body.count(b":") <= _MAX_NAMES:
         return
@@ -38,10 +40,10 @@ def check_structure(body: bytes) -> None:
 
 
 def _outside_strings(body: bytes) -> bytes:
-    """Its brackets, commas and colons that are not part of a string."""
+    """The brackets, commas and colons of a body that are not part of a string."""
     if b"\\" in body:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # Two quotes side by side end one string and begin the next, or are an empty one: nothing changes between them.
+    # Two adjacent quotes end one string and begin the next, or are an empty string: removing them changes nothing.
     structural = body.translate(None, _NOT_STRUCTURAL).replace(b'""', b"")
     if structural.count(b'"') > _MAX_QUOTES:
         raise _too_many_values()

@@ -1,8 +1,8 @@
-"""From the bytes of a body to what the token path must know of it, and back to the bytes that the engine gets.
+"""Parsing of a request body into a `ModelRequest`, and the body that the engine receives.
 
-The body is parsed once, to check it; what goes on is the caller's own bytes, so that unknown fields and the written form
-of numbers reach the engine as they came. Set on the caller's behalf, by splicing, are only `stream_options` and the
-answer's maximum, by the one name that every engine obeys.
+The body is parsed once, for validation; the engine receives the client's bytes, so that unknown fields and the notation
+of numbers are preserved. Only `stream_options` and the maximum of completion tokens, under the name that every engine
+supports, are spliced in.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ __all__ = ["ModelRequest", "parse"]
 _MAX_MEMBERS = 1000
 _USAGE_OPTIONS = b'"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
 _TEXT_PARTS = ("text", "refusal")
-# By these a caller tells vLLM's chat templates what to write, or brings another template.
+# With these fields a request parametrizes vLLM's chat template, or replaces it.
 _TEMPLATE_FIELDS = frozenset({"chat_template", "chat_template_kwargs", "documents"})
 
 
 class ModelRequest(NamedTuple):
-    """A checked request. `body`: the bytes for the engine; the two flags: what the caller asked to see of usage.
+    """A validated request. `body`: the bytes for the engine. The two usage flags are those of `stream_options`.
 
-    `prompt`: at least as many tokens as its prompts have, but for what a chat template adds. `unbounded`: pictures or sound
-    are among them, or a template of the caller's own, so that no count of bytes bounds their tokens. `functions`: how many
-    are offered to a chat. `answers`: how many are made of how many `prompts`. `answer`: at most as many
-    tokens as may be generated, all answers together; None: as many as the model's context takes, for each.
+    `max_prompt_tokens`: an upper bound, without what a chat template adds. `prompt_unbounded`: the prompt has images or
+    audio, or a chat template of its own, so that its length in bytes is no upper bound. `max_completion_tokens`: an upper
+    bound of all choices together; None: the context length, for each. `choice_count`: the choices of all prompts.
     """
 
     model: str
@@ -47,9 +46,14 @@ class ModelRequest(NamedTuple):
     prompt_unbounded: bool = False
     tool_count: int = 0
 
+    @property
+    def token_bounds(self) -> tuple[int, int | None, int]:
+        """What limits count: `max_prompt_tokens`, `max_completion_tokens` and `choice_count`."""
+        return self.max_prompt_tokens, self.max_completion_tokens, self.choice_count
+
 
 def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
-    """Check a body. InvalidRequest and UnsupportedMedia say what is wrong and where."""
+    """Validate a body. Raises InvalidRequest and UnsupportedMedia."""
     if content_type and not content_type.lower().startswith(b"application/json"):
         raise UnsupportedMedia("Send the body as JSON, with the header 'content-type: application/json'.")
     fields = _decode(body)
@@ -71,7 +75,7 @@ def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
         include_usage=options.get("include_usage") is True,
         continuous_usage=options.get("continuous_usage_stats") is True,
         body=_engine_body(route, fields, body, stream=stream, max_tokens=max_tokens),
-        # A token stands for at least one byte of text, or for at least two of a list of token ids.
+        # A token takes at least one byte of text, or at least two of a list of token ids.
         max_prompt_tokens=len(body) if route.runs_model else 0,
         max_completion_tokens=_max_completion_tokens(route, max_tokens, choice_count),
         prompt_count=prompt_count,
@@ -82,7 +86,7 @@ def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
 
 
 def _requested_max_tokens(route: Route, fields: dict[str, Any]) -> int | None:
-    """The most tokens of one answer, by whichever name the route knows; None: as many as the context takes."""
+    """The upper bound of one completion, from any of the route's fields; None: the context length."""
     for name in route.max_tokens_fields:
         if (value := fields.get(name)) is not None:
             found: int = value
@@ -106,20 +110,20 @@ def _count_prompts(prompts: Any) -> int:
 
 
 def _is_prompt_unbounded(fields: dict[str, Any], body: bytes) -> bool:
-    """Whether bytes do not bound the prompt of a chat."""
+    """Whether the length of a chat in bytes is no upper bound of its prompt tokens."""
     if not _TEMPLATE_FIELDS.isdisjoint(fields):
         arguments = fields.get("chat_template_kwargs")
         values = arguments.values() if isinstance(arguments, dict) else ()
-        # A template that goes through a text as through a list writes something for each of its letters.
+        # A template that iterates over a string may write something for each of its characters.
         passes_text = any(isinstance(value, dict | list | str) for value in values)
         if fields.get("chat_template") or fields.get("documents") or passes_text:
             return True
-    # Brackets can't be written otherwise in JSON: a chat of texts alone has one.
+    # JSON has no escape for brackets outside of strings, so a chat of plain strings has exactly one.
     return body.count(b"[") > 1 and _has_media(fields["messages"])
 
 
 def _has_media(messages: list[dict[str, Any]]) -> bool:
-    """Whether a chat holds more than text."""
+    """Whether a chat has content parts other than text."""
     for message in messages:
         content = message.get("content")
         if isinstance(content, list) and not all(
@@ -143,7 +147,7 @@ def _decode(body: bytes) -> dict[str, Any]:
 
 
 def _engine_body(route: Route, fields: dict[str, Any], body: bytes, *, stream: bool, max_tokens: int | None) -> bytes:
-    """The body with what is set on the caller's behalf; the very same bytes where that is nothing."""
+    """The body for the engine, with `stream_options` and the maximum set where needed; otherwise the same bytes."""
     if stream:
         body = _with_member(body, "stream_options", _USAGE_OPTIONS, replacing="stream_options" in fields)
     if max_tokens is not None and route.max_tokens_fields and fields.get(route.max_tokens_fields[0]) is None:
@@ -153,7 +157,7 @@ def _engine_body(route: Route, fields: dict[str, Any], body: bytes, *, stream: b
 
 
 def _with_member(body: bytes, name: str, member: bytes, *, replacing: bool) -> bytes:
-    """The object with one member at its end, every other byte kept. The body is known to be a valid object."""
+    """The JSON object with one member appended, all other bytes unchanged. The body must be a valid object."""
     if replacing:
         body = _without_member(body, name)
     head = body[: body.rindex(b"}")].rstrip()
@@ -162,7 +166,7 @@ def _with_member(body: bytes, name: str, member: bytes, *, replacing: bool) -> b
 
 
 def _without_member(body: bytes, name: str) -> bytes:
-    """The object without one of its members, every other byte kept. The body is known to be a valid object."""
+    """The JSON object without a member, all other members unchanged. The body must be a valid object."""
     text = body.decode()
     decoder = json.decoder.JSONDecoder()
     skip = json.decoder.WHITESPACE.match  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Request ids: unique among processes by random bits drawn once, within one by counting."""
+"""Request ids: random bits per gateway instance, followed by a counter."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _counter = itertools.count(1)
 
 
 def new_request_id() -> str:
-    """`req_<80 random bits of this process><number>`, in hexadecimal digits."""
+    """`req_<80 random bits of this instance><counter>`, in hexadecimal digits."""
     return f"{_instance}{next(_counter):08x}"
 
 
 def instance_id() -> str:
-    """What all request ids of this process begin with."""
+    """The id of this gateway instance, with which all its request ids begin."""
     return _instance

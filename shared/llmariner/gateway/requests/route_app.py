@@ -1,4 +1,4 @@
-"""The token path as ASGI applications, one per route. Raw ASGI: a web framework here would cost more than the work."""
+"""The token path as plain ASGI applications, one per route: a web framework would cost more than the work itself."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["RouteApp"]
 
 
 class RouteApp:
-    """One route of the token path, with the probes and metrics that every function answers."""
+    """One route of the token path, with the probes and metrics of every function."""
 
     def __init__(self, gateway: Gateway, route: Route) -> None:
         self._gateway = gateway
         self.route = route
 
     async def close(self) -> None:
-        """Give away what the process still holds, at its end."""
+        """Flush what the gateway instance holds, at shutdown."""
         await self._gateway.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Serve one request (ASGI)."""
         if scope["type"] != "http":
             return
         method, path = scope["method"], scope["path"]
