@@ -1,1 +1,1 @@
-"""How much: limits on requests, tokens and concurrency, and budgets of money, leased to gateways in slices."""
+"""Limits on requests, tokens and concurrency, budgets of money, and their leases to gateway instances."""

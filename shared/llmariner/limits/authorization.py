@@ -1,7 +1,7 @@
-"""Whose limits and budgets a caller may see and set.
+"""Authorization of access to limits and budgets.
 
-A project's and those of its keys are for who holds the scope in that project; those of users and of the organisation are for
-who holds it in the whole organisation.
+Limits and budgets of a project and of its keys require the scope in that project; those of users, of admin keys and of the
+organization require it in the whole organization.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ RuleT = TypeVar("RuleT", bound=_HasSubject)
 
 
 def authorize_subject(database: Database, caller: Caller, kind: str, id_: str, scope: str) -> Subject:
-    """A subject on which the caller holds `scope`.
+    """Return the subject if the caller holds `scope` on it.
 
-    NotFound where it is not the caller's to see, PermissionDenied where it is and the scope is lacking.
+    Raises NotFound if the caller cannot see the subject, PermissionDenied if only the scope is missing.
     """
     organization_id = caller.organization_id
     if kind == "organization":
@@ -59,7 +59,7 @@ def authorize_subject(database: Database, caller: Caller, kind: str, id_: str, s
 
 
 def filter_visible(database: Database, caller: Caller, rows: Sequence[RuleT], scope: str) -> list[RuleT]:
-    """Of an organisation's limits or budgets, those that the caller may see."""
+    """Those of an organization's limits or budgets that the caller may see."""
     try:
         caller_in_organization(database, caller, caller.organization_id, scope)
         return list(rows)
@@ -73,7 +73,7 @@ def filter_visible(database: Database, caller: Caller, rows: Sequence[RuleT], sc
 
 
 def _key_project_id(database: Database, subject: Subject) -> str | None:
-    """The project of a key; None for an admin key."""
+    """The project of a live key; None for an admin key. Raises NotFound."""
     query = select(api_keys.c.project_id).where(
         api_keys.c.id == subject.id,
         api_keys.c.organization_id == subject.organization_id,

@@ -1,4 +1,4 @@
-"""Budgets: how much money a key, a user, a project or an organisation may spend in a day, a month or at all."""
+"""Budgets: the money that a key, a user, a project or an organization may spend per day, per month or in total."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["PERIODS", "Budget", "Budgets", "NewBudget", "budget_from_row"]
 
 PERIODS = ("day", "month", "total")
 _MAX_AMOUNT = 2**62
-# Every request is counted by each.
+# Each request is counted by every budget and alert of its subject.
 _MAX_ALERTS = 20
 
 
 @dataclass(frozen=True)
 class NewBudget:
-    """What is said of a budget to be set. `amount` in nano-dollars; `alert_ratio`: at which part of it somebody is told;
-    `hard`: requests are refused once it is spent."""
+    """The settable fields of a budget. `amount` in nano-dollars; `alert_ratio`: the spent part of it that triggers an alert,
+    None: no alert; `hard`: requests are rejected once it is spent."""
 
     amount: int
     alert_ratio: float | None = 0.8
@@ -46,7 +46,7 @@ class NewBudget:
 
 @dataclass(frozen=True)
 class Budget:
-    """A budget as it is stored. Days and months are those of UTC. `channel`: whom a spend alert is for, else None."""
+    """A stored budget. Periods are days and months of UTC. `channel`: recipients of a spend alert, else None."""
 
     id: str
     subject: Subject
@@ -60,7 +60,7 @@ class Budget:
 
     @property
     def rule(self) -> Rule:
-        """As gateways see it: one that does not stop limits nothing, and is counted all the same."""
+        """The rule that gateway instances lease. A budget that is not hard is counted, but rejects nothing."""
         return Rule(
             id=self.id,
             organization_id=self.subject.organization_id,
@@ -81,27 +81,27 @@ class Budgets:
         self._database = database
 
     def put(self, actor: Caller | None, subject: Subject, period: str, new: NewBudget) -> Budget:
-        """Set a subject's budget of a period. What was spent in it so far counts."""
+        """Create or replace a subject's budget of a period. Money already spent in the current period counts."""
         with self._database.write() as session:
-            _record_revision(session, subject)  # first, as in `Limits.put`
-            one = select(budgets.c.id).where(
+            _record_revision(session, subject)  # locks the revision's row first, as `Limits.put` does
+            same = select(budgets.c.id).where(
                 _for_subject(subject), budgets.c.period == period, budgets.c.channel.is_(None)
             )
-            return _upsert(session, actor, session.value(one), subject, period, new, None)
+            return _upsert(session, actor, session.value(same), subject, period, new, None)
 
     def add_alert(
         self, actor: Caller | None, subject: Subject, period: str, amount: int, channel: Mapping[str, Any]
     ) -> Budget:
-        """Have somebody told when so much is spent, beside the subject's budget and other alerts; it refuses nothing."""
+        """Add a spend alert beside the subject's budget and other alerts; an alert rejects no request."""
         with self._database.write() as session:
             _record_revision(session, subject)
-            known = session.rows(select(budgets.c.id).where(_for_subject(subject), budgets.c.channel.is_not(None)))
-            if len(known) >= _MAX_ALERTS:
+            existing = session.rows(select(budgets.c.id).where(_for_subject(subject), budgets.c.channel.is_not(None)))
+            if len(existing) >= _MAX_ALERTS:
                 raise InvalidRequest(f"There are {_MAX_ALERTS} alerts of this {subject.kind}; delete or change one.")
             return _upsert(session, actor, None, subject, period, _alert_terms(amount), channel)
 
     def update(self, actor: Caller | None, budget: Budget, new: NewBudget) -> Budget:
-        """Change a budget, or the amount of an alert. NotFound when it is gone meanwhile."""
+        """Change a budget, or the amount of an alert. Raises NotFound if it was deleted."""
         if budget.channel is not None and new != _alert_terms(new.amount):
             raise InvalidRequest(
                 "A spend alert tells of its whole amount and refuses nothing: change its 'amount' only, or set a budget.",
@@ -110,7 +110,7 @@ class Budgets:
         return self._change(actor, budget, new, budget.channel)
 
     def update_alert(self, actor: Caller | None, alert: Budget, amount: int, channel: Mapping[str, Any]) -> Budget:
-        """Change an alert. NotFound when it is gone meanwhile."""
+        """Change an alert. Raises NotFound if it was deleted."""
         return self._change(actor, alert, _alert_terms(amount), channel)
 
     def _change(
@@ -122,26 +122,26 @@ class Budgets:
             return _upsert(session, actor, budget.id, budget.subject, budget.period, new, channel)
 
     def get(self, organization_id: str, budget_id: str) -> Budget:
-        """One of an organisation's budgets. NotFound otherwise."""
+        """One of an organization's budgets. Raises NotFound."""
         with self._database.read() as session:
             return _get(session, organization_id, budget_id)
 
     def all(self, organization_id: str) -> list[Budget]:
-        """All budgets of an organisation, oldest first."""
+        """All budgets of an organization, oldest first."""
         query = select(budgets).where(budgets.c.organization_id == organization_id)
         with self._database.read() as session:
             rows = session.rows(query.order_by(budgets.c.created_at, budgets.c.id))
         return [budget_from_row(row) for row in rows]
 
     def for_subject(self, subject: Subject) -> list[Budget]:
-        """The budgets of one subject, and its alerts."""
+        """The budgets and alerts of one subject, by period and age."""
         order = (budgets.c.period, budgets.c.created_at, budgets.c.id)
         with self._database.read() as session:
             rows = session.rows(select(budgets).where(_for_subject(subject)).order_by(*order))
         return [budget_from_row(row) for row in rows]
 
     def remove(self, actor: Caller | None, organization_id: str, budget_id: str) -> None:
-        """Take a budget away."""
+        """Delete a budget. Raises NotFound."""
         with self._database.write() as session:
             revision = next_revision(session, "limits")
             budget = _get(session, organization_id, budget_id)
@@ -152,7 +152,7 @@ class Budgets:
 
 
 def budget_from_row(row: Row[Any] | None) -> Budget:
-    """From a row of the table."""
+    """The budget that a row of `budgets` holds."""
     assert row is not None
     return Budget(
         id=row.id,
@@ -184,22 +184,22 @@ def _upsert(
     new: NewBudget,
     channel: Mapping[str, Any] | None,
 ) -> Budget:
-    """A new budget, or the one with that id changed; by whoever holds the revision."""
+    """Insert a budget, or update the one with `budget_id`. The caller holds the lock on the revision's row."""
     if period not in PERIODS:
         raise InvalidRequest(f"'period' must be one of {', '.join(PERIODS)}, not '{period}'.", param="period")
     values: dict[str, Any] = {"amount": new.amount, "alert_ratio": new.alert_ratio, "hard": new.hard}
-    stored = values | {"channel": None if channel is None else json.dumps(dict(channel))}
+    columns = values | {"channel": None if channel is None else json.dumps(dict(channel))}
     now = int(time.time())
     if budget_id is None:
         budget_id = new_id("budget" if channel is None else "alert")
-        session.add(budgets, **new_rule_row(budget_id, subject, now), period=period, **stored)
+        session.add(budgets, **new_rule_row(budget_id, subject, now), period=period, **columns)
     else:
-        session.run(update(budgets).where(budgets.c.id == budget_id).values(updated_at=now, **stored))
-    made = budget_from_row(session.first(select(budgets).where(budgets.c.id == budget_id)))
-    store_rule(session, made.rule)
-    told = values if channel is None else values | {"notification_channel": dict(channel)}
-    record_change(session, actor, "budget.updated", subject, {"id": budget_id, "period": period, **told})
-    return made
+        session.run(update(budgets).where(budgets.c.id == budget_id).values(updated_at=now, **columns))
+    budget = budget_from_row(session.first(select(budgets).where(budgets.c.id == budget_id)))
+    store_rule(session, budget.rule)
+    payload = values if channel is None else values | {"notification_channel": dict(channel)}
+    record_change(session, actor, "budget.updated", subject, {"id": budget_id, "period": period, **payload})
+    return budget
 
 
 def _for_subject(subject: Subject) -> ColumnElement[bool]:

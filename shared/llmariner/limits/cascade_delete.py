@@ -1,4 +1,4 @@
-"""What goes with somebody or something that leaves: the limits and budgets that bind nobody any more."""
+"""Deletes the limits and budgets of deleted projects, users, keys and organizations."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["delete_rules"]
 def delete_rules(
     session: WriteSession, organization_id: str, kind: str | None = None, ids: Sequence[str] = ()
 ) -> dict[str, list[str]]:
-    """Take away what binds these projects, users or keys of an organisation; without a kind, all of it. Returns ids by noun.
+    """Delete the limits and budgets of these subjects of an organization; without a kind, all of its limits and budgets.
 
-    What was spent stays in the ledger.
+    Returns the deleted ids by table name. Usage stays in the ledger.
     """
     found: dict[str, list[str]] = {}
     subjects: set[tuple[str, str]] = set()
     for table in (limits, budgets):
-        which = table.c.organization_id == organization_id
+        condition = table.c.organization_id == organization_id
         if kind is not None:
-            which = and_(which, table.c.subject == kind, table.c.subject_id.in_(ids))
-        query = select(table.c.id, table.c.subject, table.c.subject_id).where(which).order_by(table.c.id)
+            condition = and_(condition, table.c.subject == kind, table.c.subject_id.in_(ids))
+        query = select(table.c.id, table.c.subject, table.c.subject_id).where(condition).order_by(table.c.id)
         rows = session.rows(query)
         found[table.name] = [row.id for row in rows]
         subjects.update((row.subject, row.subject_id) for row in rows)

@@ -1,7 +1,7 @@
-"""Leases of limits and budgets: what gateways take slices of, in one transaction for all rules of one question.
+"""Leases: grants gateway instances slices of limits and budgets, in one transaction for all rules of a request.
 
-Three statements take care of any number of rules: one reads and locks their accounts, one asks the database's clock, which
-all copies of this function share, and one writes them back.
+Three statements serve any number of rules: one reads and locks the quota states, one reads the database's clock, which all
+instances of this function share, and one writes the states back.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ __all__ = ["Leases", "default_limit_id"]
 
 _ALERT_EVENT_TYPE = "ai.llmariner.budget.alert.v1"
 _DEFAULT_PREFIX = "default_"
-# A caller's first slice, as a part of the limit: enough that its next requests need not ask.
+# A caller's first slice is this part of the limit, so that its next requests need no lease request.
 _FIRST_SLICE_DIVISOR = 64
 
 
 def default_limit_id(key_id: str) -> str:
-    """The id of the limit that a key has when none was set for it."""
+    """The id of the default limit of a key without a limit of its own."""
     return _DEFAULT_PREFIX + key_id
 
 
 class Leases:
-    """Gives out slices. `defaults`: what limits a key that has no limit of its own, by measure."""
+    """Grants slices. `default_limits`: the limit of a key without one of its own, by measure."""
 
-    def __init__(self, database: Database, defaults: Mapping[str, int]) -> None:
+    def __init__(self, database: Database, default_limits: Mapping[str, int]) -> None:
         self._database = database
-        self.default_limits = dict(defaults)
+        self.default_limits = dict(default_limits)
 
     def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """See `gateway.control.Control.lease`."""
@@ -57,20 +57,20 @@ class Leases:
 
     def _lease(self, session: WriteSession, ask: LeaseAsk) -> LeaseAnswer:
         callers = _callers(ask)
-        known = self._load_rules(session, [each.key for each in callers])
+        rules_by_caller = self._load_rules(session, [each.key for each in callers])
         holds = {hold.rule: hold for hold in ask.holds}
         first: dict[str, Hold] = {}
-        for caller, rules in zip(callers, known, strict=True):
+        for caller, rules in zip(callers, rules_by_caller, strict=True):
             for rule in rules:
                 if caller.least != NOTHING and rule.id not in holds and rule.model in (ALL_MODELS, caller.model):
                     first.setdefault(rule.id, _first_hold(rule, caller.least))
         grants = self._grant(session, ask, holds, first) if holds or first else []
-        return LeaseAnswer(grants, known[0] if known else None, known[1:])
+        return LeaseAnswer(grants, rules_by_caller[0] if rules_by_caller else None, rules_by_caller[1:])
 
     def quota_states(self, rule_ids: Sequence[str]) -> dict[str, QuotaState]:
-        """How limits and budgets stand, by id; of those that nobody has used there may be none."""
+        """The current states of limits and budgets, by id; those that were never used may be missing."""
         found = {}
-        # Brought up to date for whoever looks, but not stored: that is for those who lease.
+        # The states are advanced for this reader only; `lease` alone writes them.
         with self._database.read() as session:
             now = session.now()
             for row in session.rows(select(allowances).where(allowances.c.id.in_(rule_ids))):
@@ -88,7 +88,7 @@ class Leases:
             state = QuotaState.load(self._stored_rule(row), row.state)
             state.advance(now, usage_source)
             hold = holds.get(row.id)
-            # A process that holds some already asks for more when it needs it.
+            # An instance that has a lease requests more when it needs more.
             if hold is None and not state.has_lease(ask.replica):
                 hold = first[row.id]
             if hold is not None:
@@ -102,24 +102,24 @@ class Leases:
         return grants
 
     def _load_rules(self, session: WriteSession, keys: Sequence[Key]) -> list[list[Rule]]:
-        """All that bind each of these callers; the default gets an state when it is first met."""
+        """The rules that bind each of these callers; creates the state of a default limit on its first use."""
         if not keys:
             return []
         of_budgets = _by_subject(budget_from_row(row).rule for row in session.rows(_select_binding(budgets, keys)))
         of_limits = _by_subject(limit_from_row(row).rule for row in session.rows(_select_binding(limits, keys)))
-        found, defaults = [], []
+        rules_by_key, default_ids = [], []
         for key in keys:
             rules = [rule for subject in _subjects(key) for rule in of_budgets.get(subject, ())]
             if not key.unlimited:
-                limiting = [rule for subject in _subjects(key) for rule in of_limits.get(subject, ())]
-                own = "user" if key.id == key.user_id else "key"
-                if not any(rule.subject == own and rule.model == ALL_MODELS for rule in limiting):
-                    limiting.append(self._default_rule(key.id))
-                    defaults.append(default_limit_id(key.id))
-                rules += limiting
-            found.append(rules)
-        _create_missing_states(session, defaults)
-        return found
+                key_limits = [rule for subject in _subjects(key) for rule in of_limits.get(subject, ())]
+                own_kind = "user" if key.id == key.user_id else "key"
+                if not any(rule.subject == own_kind and rule.model == ALL_MODELS for rule in key_limits):
+                    key_limits.append(self._default_rule(key.id))
+                    default_ids.append(default_limit_id(key.id))
+                rules += key_limits
+            rules_by_key.append(rules)
+        _create_missing_states(session, default_ids)
+        return rules_by_key
 
     def _default_rule(self, key_id: str) -> Rule:
         return Rule(default_limit_id(key_id), "", "key", key_id, ALL_MODELS, self.default_limits)
@@ -139,10 +139,10 @@ def _callers(ask: LeaseAsk) -> list[Newcomer]:
 
 
 def _create_missing_states(session: WriteSession, ids: Sequence[str]) -> None:
-    """Of default limits; nearly always they are there."""
+    """Create the missing states of default limits; usually none is missing."""
     if ids:
-        there = {row.id for row in session.rows(select(allowances.c.id).where(allowances.c.id.in_(ids)))}
-        missing = [{"id": id_, "rule": None, "state": "{}"} for id_ in sorted({*ids} - there)]
+        existing = {row.id for row in session.rows(select(allowances.c.id).where(allowances.c.id.in_(ids)))}
+        missing = [{"id": id_, "rule": None, "state": "{}"} for id_ in sorted({*ids} - existing)]
         session.insert_many_if_absent(allowances, missing)
 
 
@@ -150,7 +150,7 @@ _Subject = tuple[str, str, str]
 
 
 def _subjects(key: Key) -> list[_Subject]:
-    """Whose rules bind a caller: organization, kind and id."""
+    """The subjects whose rules bind a caller: (organization id, kind, id)."""
     ids = {"organization": key.organization_id, "project": key.project_id, "user": key.user_id, "key": key.id}
     return [(key.organization_id, kind, id_) for kind, id_ in ids.items()]
 
@@ -163,20 +163,20 @@ def _by_subject(rules: Iterable[Rule]) -> dict[_Subject, list[Rule]]:
 
 
 def _select_binding(table: Table, keys: Sequence[Key]) -> Select[Any]:
-    """The rows of `limits` or `budgets` that bind any of these callers."""
-    of: dict[tuple[str, str], set[str]] = {}
+    """Select the rows of `limits` or `budgets` that bind any of these callers."""
+    ids_by_kind: dict[tuple[str, str], set[str]] = {}
     for key in keys:
         for organization_id, kind, id_ in _subjects(key):
-            of.setdefault((organization_id, kind), set()).add(id_)
-    each = (
+            ids_by_kind.setdefault((organization_id, kind), set()).add(id_)
+    conditions = (
         and_(table.c.organization_id == organization_id, table.c.subject == kind, table.c.subject_id.in_(sorted(ids)))
-        for (organization_id, kind), ids in of.items()
+        for (organization_id, kind), ids in ids_by_kind.items()
     )
-    return select(table).where(or_(*each))
+    return select(table).where(or_(*conditions))
 
 
 def _lock_states(session: WriteSession, rule_ids: Iterable[str]) -> Sequence[Row[Any]]:
-    """The accounts, locked to the end of the transaction; in one order for all, so that nobody waits in a ring."""
+    """The states, locked until the transaction ends; always in the order of ids, which prevents deadlocks."""
     query = select(allowances).where(allowances.c.id.in_(list(rule_ids))).order_by(allowances.c.id)
     return session.rows(query.with_for_update())
 
@@ -187,7 +187,7 @@ def _write_back(states: Mapping[str, str]) -> Update:
 
 
 def _first_hold(rule: Rule, least: Amounts) -> Hold:
-    """For a caller that was not met before: what its first request needs, and a slice if there is plenty."""
+    """The first request for quota of a caller: what its first request needs at least, and a slice if there is enough."""
     part = {name: most // _FIRST_SLICE_DIVISOR for name, most in rule.most.items()}
     requests = [part[name] for name in ("requests_per_minute", "requests_per_day") if name in part]
     tokens = [part[name] for name in ("tokens_per_minute", "tokens_per_day") if name in part]
@@ -201,7 +201,7 @@ def _first_hold(rule: Rule, least: Amounts) -> Hold:
 
 
 def _publish_alert(session: WriteSession, state: QuotaState) -> None:
-    """Tell of a budget that is spent to the part its owner wanted to hear of; once in a period."""
+    """Publish the event that a budget's alert threshold is reached."""
     rule = state.rule
     channel = session.value(select(budgets.c.channel).where(budgets.c.id == rule.id))
     outbox.add(

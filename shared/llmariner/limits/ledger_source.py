@@ -1,4 +1,4 @@
-"""What the ledger says of a rule: the truth about processes that fell silent and periods that began."""
+"""Usage of a rule according to the ledger, for expired gateway instances and for new periods."""
 
 from __future__ import annotations
 
@@ -14,52 +14,52 @@ from llmariner.usage.tables import instance_of, ledger_days, ledger_project_days
 
 __all__ = ["LedgerUsageSource"]
 
-# A request under way gives a sign of life every 15 s, and without one for a minute the sweep interrupts it.
+# An open request sends a checkpoint every 15 s; the sweep interrupts a request without one for a minute.
 _HEARTBEAT_SECONDS = 120.0
 
 
 class LedgerUsageSource:
-    """See `quota_state.UsageSource`."""
+    """The ledger as a `quota_state.UsageSource`."""
 
     def __init__(self, session: ReadSession) -> None:
         self._session = session
 
     def unreported_usage(self, rule: Rule, instance: str, since: float) -> Amounts:
-        """Requests admitted since, and tokens and money of what was still open then; request ids begin with the process.
+        """Requests admitted since `since`, and tokens and money of requests that were open then.
 
-        What ended in the process's last half second never reached the ledger. Reads one range of an index: what the
-        process was seen to do from shortly before `since` on.
+        Request ids begin with the id of their gateway instance. Requests that ended in the instance's last half second are
+        not in the ledger. Reads one index range: the instance's requests seen from shortly before `since`.
         """
         table = ledger_requests.c
-        # What was interrupted it never told of itself.
-        unsettled = or_(table.outcome.in_((OPEN, INTERRUPTED)), table.seen_at >= since)
+        # The instance itself never reported an interrupted request.
+        unreported = or_(table.outcome.in_((OPEN, INTERRUPTED)), table.seen_at >= since)
         tokens = table.prompt_tokens + table.completion_tokens
         sums = select(
             _sum_where(table.admitted_at >= since, 1),
-            _sum_where(unsettled, tokens),
-            _sum_where(unsettled, table.cost),
+            _sum_where(unreported, tokens),
+            _sum_where(unreported, table.cost),
         )
-        of_it = and_(instance_of(table.request_id) == instance, table.seen_at >= since - _HEARTBEAT_SECONDS)
-        row = self._session.rows(sums.where(of_it, _counted_by(rule)))[0]
+        of_instance = and_(instance_of(table.request_id) == instance, table.seen_at >= since - _HEARTBEAT_SECONDS)
+        row = self._session.rows(sums.where(of_instance, _counted_by(rule)))[0]
         requests, used, cost = (int(value or 0) for value in row)
         return Amounts(requests, used, 0, cost if rule.period else 0)
 
     def spent_since(self, rule: Rule, since: float) -> int:
-        """Nano-dollars of all requests that a budget binds and that were admitted since; the beginning of a day (UTC)."""
+        """Nano-dollars of the requests that a budget counts, admitted since `since`, the start of a day (UTC)."""
         sums = ledger_project_days if rule.subject in ("organization", "project") else ledger_days
         query = select(func.sum(sums.c.cost)).where(_counted_by(rule, sums), sums.c.start >= since)
         return int(self._session.value(query) or 0)
 
 
-def _sum_where(which: ColumnElement[bool], what: Any) -> ColumnElement[Any]:
-    return func.sum(case((which, what), else_=0))
+def _sum_where(condition: ColumnElement[bool], value: Any) -> ColumnElement[Any]:
+    return func.sum(case((condition, value), else_=0))
 
 
 def _counted_by(rule: Rule, table: Table = ledger_requests) -> ColumnElement[bool]:
-    """The requests that a rule counts."""
-    found = table.c[f"{rule.subject}_id"] == rule.subject_id
+    """The condition on ledger rows that a rule counts."""
+    condition = table.c[f"{rule.subject}_id"] == rule.subject_id
     if rule.organization_id:
-        found = and_(found, table.c.organization_id == rule.organization_id)
+        condition = and_(condition, table.c.organization_id == rule.organization_id)
     if rule.model != ALL_MODELS:
-        found = and_(found, table.c.model == rule.model)
-    return found
+        condition = and_(condition, table.c.model == rule.model)
+    return condition

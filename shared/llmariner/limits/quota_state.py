@@ -1,8 +1,8 @@
-"""What is used and what is leased of one limit or budget: the arithmetic, without a database.
+"""The usage and the leases of one limit or budget: pure computation, without a database.
 
-Invariant: what is used in a window (or spent in a period) and what all processes hold never exceed the rule, but for what
-was under way when the rule was made smaller or a process overdrew its own reservation. A hold is counted as used until its
-process says what became of it. One that says nothing until its hold expires is asked for in the ledger.
+Invariant: the usage in a window (or the money spent in a period) plus all leases never exceed the rule, except for requests
+in flight when the rule is lowered, and for an instance that overdraws its own reservation. A lease counts as used until its
+gateway instance reports. For an instance whose lease expires without a report, the ledger supplies the usage.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from llmariner.limits.sliding_window import SlidingWindow
 __all__ = ["LEASE_SECONDS", "QuotaState", "UsageSource", "period_start"]
 
 LEASE_SECONDS = 30.0
-"""How long a hold lasts when its process says nothing."""
+"""Lifetime of a lease without a report of its gateway instance."""
 
 _INSTANCE_RETENTION_SECONDS = 3600.0
 _RETRY_SECONDS = 1.0
 _DAY = 86400
-# Days of which it is kept what was used: no request lasts longer.
+# Days per instance for which usage by day is kept: no request takes longer.
 _RETAINED_DAYS = 3
 _WINDOW_SECONDS = {
     "requests_per_minute": 60,
@@ -37,20 +37,20 @@ _RESOURCES = ("requests", "tokens")
 
 
 class UsageSource(Protocol):
-    """What the ledger knows."""
+    """Usage according to the ledger."""
 
     def unreported_usage(self, rule: Rule, instance: str, since: float) -> Amounts:
-        """What a process used of a rule after `since`, by its own clock."""
+        """Usage of a rule by a gateway instance after `since` (the instance's clock)."""
 
     def spent_since(self, rule: Rule, since: float) -> int:
-        """Nano-dollars of all that a rule binds, since then."""
+        """Nano-dollars of all requests that a rule counts, admitted since `since`."""
 
 
 @dataclass
 class _InstanceState:
-    """One process's part: all it ever used, what it holds, when it last spoke (its clock), and until when that holds.
+    """One gateway instance: its total usage, its lease, the time of its last report (its clock), and the lease's expiry.
 
-    `days`: of what it used of a budget, the money by the day (since 1970, UTC) on which requests were admitted.
+    `days`: money used of a budget, by the day (since 1970, UTC) on which requests were admitted.
     """
 
     used: Amounts = NOTHING
@@ -62,8 +62,8 @@ class _InstanceState:
 
 @dataclass
 class QuotaState:
-    """The state of one rule. `spent`: in the period, by requests admitted in it, as the ledger has it. `alerted`: the
-    money spent that somebody was told of in this period, None: nobody was."""
+    """The state of one rule. `spent`: nano-dollars of the requests admitted in the current period. `alerted`: the threshold
+    of the last alert in this period; None: there was none."""
 
     rule: Rule
     windows: dict[str, SlidingWindow] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class QuotaState:
 
     @classmethod
     def load(cls, rule: Rule, state: str) -> QuotaState:
-        """From its stored form."""
+        """Parse the form that `dump` returns."""
         stored: dict[str, Any] = json.loads(state)
         rows, days = stored.get("windows", {}), stored.get("days", {})
         return cls(
@@ -94,21 +94,21 @@ class QuotaState:
         )
 
     def dump(self) -> str:
-        """Its stored form."""
+        """The JSON that is stored in `allowances.state`."""
         value: dict[str, Any] = {
             "windows": {name: window.buckets for name, window in self.windows.items() if window.buckets},
             "replicas": {
-                name: [part.used, part.held, round(part.reported_at, 3), round(part.expires_at, 3)]
-                for name, part in self.instances.items()
+                name: [entry.used, entry.held, round(entry.reported_at, 3), round(entry.expires_at, 3)]
+                for name, entry in self.instances.items()
             },
         }
         if self.rule.period is not None:
             value |= {"period_start": self.period_start, "spent": self.spent, "alerted": self.alerted}
-            value["days"] = {name: list(part.days.items()) for name, part in self.instances.items() if part.days}
+            value["days"] = {name: list(entry.days.items()) for name, entry in self.instances.items() if entry.days}
         return json.dumps(value, separators=(",", ":"))
 
     def advance(self, now: float, usage_source: UsageSource) -> None:
-        """Bring it to this moment: the period, what counts no more, and whoever fell silent."""
+        """Advance to `now`: enter the current period, expire windows, and settle instances whose leases expired."""
         for window in self.windows.values():
             window.expire(now)
         if self.rule.period is not None:
@@ -116,101 +116,101 @@ class QuotaState:
         self._expire_leases(now, usage_source)
 
     def grant_lease(self, hold: Hold, instance: str, at: float, now: float) -> Grant:
-        """Take what a process says it used, and lease it a slice of what is left."""
-        part = self.instances.setdefault(instance, _InstanceState())
-        # Of a process that was forgotten in between, what it was told to have been counted.
-        part.used = Amounts(*map(max, part.used, hold.known))
-        self._record_usage(part, hold.used, now, now - hold.age, hold.days)
-        part.held = NOTHING
+        """Record the usage that an instance reports, and lease it a slice of what is available."""
+        entry = self.instances.setdefault(instance, _InstanceState())
+        # If the instance was dropped in between, start from the usage that it knows to be recorded.
+        entry.used = Amounts(*map(max, entry.used, hold.known))
+        self._record_usage(entry, hold.used, now, now - hold.age, hold.days)
+        entry.held = NOTHING
         alive = [other.held for name, other in self.instances.items() if name != instance and other.expires_at > now]
         others = [held for held in alive if any(held)]
-        held, free, short = [], [], []
+        held, available, short = [], [], []
         for index, capacity in enumerate(self._capacities(others)):
             if capacity is None:
                 held.append(0)
-                free.append(0)
+                available.append(0)
                 continue
-            taken, least, left = hold.taken[index], hold.least[index], capacity - hold.taken[index]
-            # Half of what is left, where others want some too: what one slice can hold back stays small.
-            share = max(least, -(-left // 2)) if others else left
+            reserved, minimum, left = hold.taken[index], hold.least[index], capacity - hold.taken[index]
+            # At most half of what is available if others hold leases too, so that no slice withholds much.
+            share = max(minimum, -(-left // 2)) if others else left
             extra = max(0, min(hold.wants[index], left, share))
-            held.append(taken + extra)
-            free.append(max(0, left - extra))
-            if extra < least:
-                # What others hold may come back at any time.
+            held.append(reserved + extra)
+            available.append(max(0, left - extra))
+            if extra < minimum:
+                # Other instances may return quota at any time.
                 others_hold = any(each[index] for each in others)
-                short.append(_RETRY_SECONDS if others_hold else self._seconds_until(index, taken + least, now))
-        part.held, part.reported_at = Amounts(*held), at
-        part.expires_at = now + LEASE_SECONDS
-        again = max(short) if short else None
-        return Grant(self.rule.id, part.held, Amounts(*free), again, 1 + len(alive), self.spent)
+                short.append(_RETRY_SECONDS if others_hold else self._seconds_until(index, reserved + minimum, now))
+        entry.held, entry.reported_at = Amounts(*held), at
+        entry.expires_at = now + LEASE_SECONDS
+        retry_after = max(short) if short else None
+        return Grant(self.rule.id, entry.held, Amounts(*available), retry_after, 1 + len(alive), self.spent)
 
     def has_lease(self, instance: str) -> bool:
-        """Whether a process holds anything of it."""
-        part = self.instances.get(instance)
-        return part is not None and any(part.held)
+        """Whether a gateway instance has a lease that is not empty."""
+        entry = self.instances.get(instance)
+        return entry is not None and any(entry.held)
 
     def alert_due(self) -> bool:
-        """Whether so much is spent now as somebody wants to hear of, and nobody was told of that in this period."""
+        """Whether the alert threshold is reached and no alert of this threshold was sent in this period."""
         threshold = _alert_threshold(self.rule)
         return threshold is not None and self.alerted != threshold and self.spent >= threshold
 
     def mark_alerted(self) -> None:
-        """Somebody was told; again only in the next period, or of another amount."""
+        """Record that the alert was sent; it is due again in the next period, or with another threshold."""
         self.alerted = _alert_threshold(self.rule)
 
     def leased_money(self) -> int:
-        """Nano-dollars that processes hold for requests under way and those to come."""
-        return sum(part.held.money for part in self.instances.values())
+        """Nano-dollars in leases, for requests in flight and future ones."""
+        return sum(entry.held.money for entry in self.instances.values())
 
     def current_usage(self) -> dict[str, int]:
-        """What is used of each measure, as of the last `advance`; of concurrent requests, what is held."""
+        """Usage by measure as of the last `advance`; for concurrent requests, the leased slots."""
         used = {name: window.used for name, window in self.windows.items()}
         if "concurrent_requests" in self.rule.most:
-            used["concurrent_requests"] = sum(part.held.places for part in self.instances.values())
+            used["concurrent_requests"] = sum(entry.held.places for entry in self.instances.values())
         return used
 
     def _enter_period(self, start: float, usage_source: UsageSource) -> None:
-        """Be in the period that began then. What it has spent at its first moment processes have told, or will tell.
+        """Enter the period that begins at `start`; what it has spent so far comes from the instances' reports.
 
-        The ledger is asked only by an state that is new: later, some of what it knows will be told once more. And by one
-        whose clock was set back into a period that was over: of that one nothing else is known, and a little too much is
-        better than nothing.
+        The ledger supplies it only for a new state, since later the ledger holds usage that instances will report again; and
+        after the clock was set back into an earlier period, of which nothing else is stored: counting some usage twice is
+        better than losing it.
         """
         if start == self.period_start:
             return
         if self.period_start < 0 or start < self.period_start:
             self.spent = usage_source.spent_since(self.rule, start)
         else:
-            parts = self.instances.values()
-            self.spent = sum(money for part in parts for day, money in part.days.items() if day * _DAY >= start)
+            entries = self.instances.values()
+            self.spent = sum(money for entry in entries for day, money in entry.days.items() if day * _DAY >= start)
         self.period_start, self.alerted = start, None
 
     def _record_usage(
         self,
-        part: _InstanceState,
+        entry: _InstanceState,
         used: Amounts,
         now: float,
         requests_at: float,
         days: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """Add what was used since the process last spoke. Told twice, it is counted once."""
-        new = Amounts(*(max(0, told - known) for told, known in zip(used, part.used, strict=True)))
+        """Add the usage since the instance's last report. Idempotent: reports hold totals."""
+        new = Amounts(*(max(0, total - recorded) for total, recorded in zip(used, entry.used, strict=True)))
         for name, window in self.windows.items():
             of_requests = name.startswith("requests")
             if amount := new.requests if of_requests else new.tokens:
                 window.add(requests_at if of_requests else now, amount)
         money = new.money
-        if days:  # some of it may be of a period that is over
-            here = (spent - part.days.get(day, 0) for day, spent in days if day * _DAY >= self.period_start)
-            money = min(money, sum(max(0, more) for more in here))
+        if days:  # some of the money may belong to an earlier period
+            in_period = (spent - entry.days.get(day, 0) for day, spent in days if day * _DAY >= self.period_start)
+            money = min(money, sum(max(0, more) for more in in_period))
         self.spent += money
-        part.used = Amounts(*map(max, used, part.used))
-        known = {**part.days, **{day: max(spent, part.days.get(day, 0)) for day, spent in days}}
-        part.days = {day: known[day] for day in sorted(known)[-_RETAINED_DAYS:]}
+        entry.used = Amounts(*map(max, used, entry.used))
+        merged = {**entry.days, **{day: max(spent, entry.days.get(day, 0)) for day, spent in days}}
+        entry.days = {day: merged[day] for day in sorted(merged)[-_RETAINED_DAYS:]}
 
     def _capacities(self, others: list[Amounts]) -> list[int | None]:
-        """What is neither used nor held by others, of requests, tokens, places and money; None: not limited."""
+        """Requests, tokens, slots and money that are neither used nor leased to others; None: not limited."""
         most = self.rule.most
         capacities: list[int | None] = []
         for resource in _RESOURCES:
@@ -224,7 +224,7 @@ class QuotaState:
         ]
 
     def _seconds_until(self, index: int, amount: int, now: float) -> float:
-        """Seconds until one process may hold that much, when nobody else holds any."""
+        """Seconds until one instance can lease that much, if no other instance holds a lease."""
         if index < len(_RESOURCES):
             waits = []
             for name, window in self.windows.items():
@@ -236,34 +236,34 @@ class QuotaState:
         return _RETRY_SECONDS
 
     def _expire_leases(self, now: float, usage_source: UsageSource) -> None:
-        """Processes whose holds ran out: what they used is in the ledger, the rest is free again."""
-        for name, part in list(self.instances.items()):
-            if part.expires_at > now:
+        """Release expired leases, and record what the ledger says their instances used."""
+        for name, entry in list(self.instances.items()):
+            if entry.expires_at > now:
                 continue
-            if any(part.held):
-                known = usage_source.unreported_usage(self.rule, name, part.reported_at)
-                self._record_usage(part, Amounts(*map(sum, zip(part.used, known, strict=True))), now, now)
-                part.held = NOTHING
-            elif part.expires_at + _INSTANCE_RETENTION_SECONDS < now:
+            if any(entry.held):
+                unreported = usage_source.unreported_usage(self.rule, name, entry.reported_at)
+                self._record_usage(entry, Amounts(*map(sum, zip(entry.used, unreported, strict=True))), now, now)
+                entry.held = NOTHING
+            elif entry.expires_at + _INSTANCE_RETENTION_SECONDS < now:
                 del self.instances[name]
 
 
 def _alert_threshold(rule: Rule) -> int | None:
-    """How much must be spent for somebody to be told."""
+    """Nano-dollars that trigger the alert; None: no alert."""
     if rule.alert_ratio is None or rule.amount is None:
         return None
     return math.ceil(rule.alert_ratio * rule.amount)
 
 
 def _load_alerted(stored: Any, rule: Rule) -> int | None:
-    """Of what was told; older accounts only say whether."""
+    """The stored threshold of the last alert; older releases store a boolean."""
     if isinstance(stored, bool):
         return _alert_threshold(rule) if stored else None
     return None if stored is None else int(stored)
 
 
 def period_start(period: str, now: float) -> float:
-    """When the current day or month began, in UTC; 0 for `total`."""
+    """The start of the current day or month of UTC, in seconds since 1970; 0 for `total`."""
     if period == "day":
         return now // _DAY * _DAY
     if period == "month":

@@ -1,4 +1,4 @@
-"""Which models and sources a caller is bound to, by its key and by its project."""
+"""The models and client networks that a caller may use, according to its key and its project."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ["Restriction", "caller_restriction", "key_restriction", "project_rest
 
 @dataclass(frozen=True)
 class Restriction:
-    """As in `gateway.control.Key`: None is all; `sources` are networks in CIDR form."""
+    """None means all, as in `gateway.control_plane.port.Key`; `sources` are networks in CIDR form."""
 
     models: frozenset[str] | None = None
     refused_models: frozenset[str] = frozenset()
     sources: tuple[str, ...] | None = None
 
     def admits(self, name: str, base: str | None) -> bool:
-        """Whether the model of that name may be used; an adapter may not where its base model is refused."""
+        """Whether the model of that name may be used; an adapter may not if its base model is refused."""
         refused = name in self.refused_models or base in self.refused_models
         return not refused and (self.models is None or name in self.models)
 
 
 def key_restriction(key: ApiKey) -> Restriction:
-    """A key's, its project's included."""
+    """The restriction of a key, combined with its project's."""
     models, refused = _split_models(*(key.project_models or (None, frozenset())))
     if key.allowed_models is not None:
         own = frozenset(key.allowed_models)
@@ -39,7 +39,7 @@ def key_restriction(key: ApiKey) -> Restriction:
 
 
 def caller_restriction(database: Database, caller: Caller) -> Restriction:
-    """A key's, or that of the project which somebody without one works in."""
+    """The restriction of the caller's key; without a key, that of the caller's project."""
     if caller.key_id is None:
         return project_restriction(database, caller.key_owner.project_id)
     with database.read() as session:
@@ -48,7 +48,7 @@ def caller_restriction(database: Database, caller: Caller) -> Restriction:
 
 
 def project_restriction(database: Database, project_id: str) -> Restriction:
-    """A project's alone, for who comes without a key."""
+    """The restriction of a project, for callers without a key."""
     query = select(projects.c.model_mode, projects.c.model_ids).where(projects.c.id == project_id)
     with database.read() as session:
         row = session.first(query)
@@ -58,7 +58,7 @@ def project_restriction(database: Database, project_id: str) -> Restriction:
 
 
 def _split_models(mode: str | None, named: frozenset[str]) -> tuple[frozenset[str] | None, frozenset[str]]:
-    """Models that may be used, None for all, and those that may not."""
+    """(allowed models or None for all, refused models) of a project's list."""
     if mode == "allow":
         return named, frozenset()
     return None, named if mode == "deny" else frozenset()

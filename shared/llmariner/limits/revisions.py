@@ -1,4 +1,7 @@
-"""What gateways must hear of, in one statement however many of them ask: whether keys, models, limits or prices changed."""
+"""Revisions of keys, models, limits and prices, by which gateway instances invalidate their caches.
+
+One statement reads all of them, at most once a second, however many instances poll.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ _RETAINED_REVISIONS = 1000
 
 
 def record_rule_changes(session: WriteSession, revision: int, subjects: Iterable[tuple[str, str]]) -> None:
-    """Note whose rules (kinds and ids) a revision of `limits` changes, so that gateways ask anew about those alone."""
+    """Record the subjects (kind, id) whose rules a revision of `limits` changes: instances invalidate only those."""
     rows = [{"revision": revision, "subject": kind, "subject_id": id_} for kind, id_ in sorted(set(subjects))]
     session.insert_if_absent(rule_changes, rows)
     session.run(rule_changes.delete().where(rule_changes.c.revision <= revision - _RETAINED_REVISIONS))
 
 
 class LatestRevisions(NamedTuple):
-    """Numbers that rise with every change; `prices`: also when a price that was set for later comes into force."""
+    """Numbers that rise with every change; `prices` also rises when a price with a later start becomes valid."""
 
     keys: int
     models: int
@@ -47,7 +50,7 @@ class Revisions:
         self._subjects: tuple[int, int, tuple[tuple[str, str], ...] | None] = (-1, -1, None)
 
     def latest(self) -> LatestRevisions:
-        """As of at most a second ago."""
+        """The revisions as of at most one second ago."""
         with self._lock:
             now = time.monotonic()
             if self._cached is None or now - self._cached_at > _CACHE_SECONDS:
@@ -55,14 +58,14 @@ class Revisions:
             return self._cached
 
     def changed_subjects_since(self, rules: int) -> tuple[tuple[str, str], ...] | None:
-        """Whose rules changed after a revision of `limits`, up to the latest. None: not all of that is known."""
+        """(kind, id) of the subjects whose rules changed after a revision of `limits`. None: the record is incomplete."""
         latest = self.latest().limits
         if latest <= rules < latest + _RETAINED_REVISIONS:
-            return ()  # another copy of this function has looked a moment later
+            return ()  # another instance of this function read a later revision
         if not latest - _RETAINED_REVISIONS < rules < latest:
             return None
         since, until, found = self._subjects
-        if (since, until) != (rules, latest):  # gateways ask the same at the same time
+        if (since, until) != (rules, latest):  # gateway instances send the same request at about the same time
             found = self._read_changed_subjects(rules, latest)
             self._subjects = rules, latest, found
         return found
@@ -70,17 +73,17 @@ class Revisions:
     def _read_changed_subjects(self, rules: int, latest: int) -> tuple[tuple[str, str], ...] | None:
         with self._database.read() as session:
             rows = session.rows(select(rule_changes).where(rule_changes.c.revision.between(rules + 1, latest)))
-        # The release before raises the revision, and does not say for whom.
+        # The previous release raises the revision without recording subjects.
         if len({row.revision for row in rows}) < latest - rules:
             return None
         return tuple(sorted({(row.subject, row.subject_id) for row in rows}))
 
     def _read(self) -> LatestRevisions:
-        begun = select(func.max(prices.c.valid_from)).where(prices.c.valid_from <= time.time()).scalar_subquery()
+        valid_from = select(func.max(prices.c.valid_from)).where(prices.c.valid_from <= time.time()).scalar_subquery()
         with self._database.read() as session:
-            rows = session.rows(select(revisions.c.name, revisions.c.value, begun.label("begun")))
+            rows = session.rows(select(revisions.c.name, revisions.c.value, valid_from.label("valid_from")))
         found = {row.name: row.value for row in rows}
-        # Whoever sets a price makes a revision: where there is none, there is no price. The beginning alone would not rise
-        # with a price that begins before the latest one did, as one set for a moment ago.
-        price = float(rows[0].begun or 0.0) + found.get("prices", 0) if rows else 0.0
+        # Setting a price creates a revision, so without a revision there is no price. The start time alone would not rise
+        # with a price that starts before the newest one, such as a backdated one.
+        price = float(rows[0].valid_from or 0.0) + found.get("prices", 0) if rows else 0.0
         return LatestRevisions(found.get("api_keys", 0), found.get("models", 0), found.get("limits", 0), price)

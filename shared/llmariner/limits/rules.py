@@ -1,4 +1,4 @@
-"""Limits: requests, tokens and places of a key, a user, a project or an organisation, for one model or for all."""
+"""Limits on requests, tokens and slots of a key, a user, a project or an organization, for one model or for all."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ MEASURES = (
     "queue_share",
 )
 _MAX_VALUE = 2**62
-# Each request for tokens that a subject binds comes with all its limits, when its key is first met.
+# A gateway instance loads all limits of a subject when it first serves one of its keys.
 _MAX_PER_SUBJECT = 200
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Whom a limit or budget binds, inside one organisation; `kind` is one of SUBJECTS."""
+    """The subject of a limit or budget, inside one organization; `kind` is one of SUBJECTS."""
 
     organization_id: str
     kind: str
@@ -64,7 +64,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit as it is stored. `thresholds` holds those of MEASURES that are limited."""
+    """A stored limit. `thresholds`: the limited ones of MEASURES."""
 
     id: str
     subject: Subject
@@ -75,7 +75,7 @@ class Limit:
 
     @property
     def rule(self) -> Rule:
-        """As gateways see it."""
+        """The rule that gateway instances lease."""
         return Rule(
             self.id, self.subject.organization_id, self.subject.kind, self.subject.id, self.model, self.thresholds
         )
@@ -88,13 +88,13 @@ class Limits:
         self._database = database
 
     def put(self, actor: Caller | None, subject: Subject, model: str, thresholds: Mapping[str, int | None]) -> Limit:
-        """Set measures of a subject's limit for a model; those not named stay, None takes one away.
+        """Set thresholds of a subject's limit for a model; unnamed ones stay, None removes one.
 
-        InvalidRequest for a number out of range, and for one model more than a subject may have limits of.
+        Raises InvalidRequest for a value out of range, and if the subject has limits for too many models.
         """
         values = _validate(thresholds)
         with self._database.write() as session:
-            # Whoever holds the revision's row is the only one who makes limits.
+            # This locks the revision's row, so that transactions which change limits run one after another.
             record_rule_changes(session, next_revision(session, "limits"), [(subject.kind, subject.id)])
             row = session.first(select(limits).where(_for_subject(subject), limits.c.model == model))
             now = int(time.time())
@@ -105,20 +105,20 @@ class Limits:
             else:
                 limit_id = row.id
                 session.run(update(limits).where(limits.c.id == limit_id).values(updated_at=now, **values))
-            made = limit_from_row(session.first(select(limits).where(limits.c.id == limit_id)))
-            store_rule(session, made.rule)
+            limit = limit_from_row(session.first(select(limits).where(limits.c.id == limit_id)))
+            store_rule(session, limit.rule)
             record_change(
-                session, actor, "rate_limit.updated", subject, {"id": limit_id, "model": model, **made.thresholds}
+                session, actor, "rate_limit.updated", subject, {"id": limit_id, "model": model, **limit.thresholds}
             )
-        return made
+        return limit
 
     def get(self, organization_id: str, limit_id: str) -> Limit:
-        """One of an organisation's limits. NotFound otherwise."""
+        """One of an organization's limits. Raises NotFound."""
         with self._database.read() as session:
             return _get(session, organization_id, limit_id)
 
     def all(self, organization_id: str) -> list[Limit]:
-        """All limits of an organisation, oldest first."""
+        """All limits of an organization, oldest first."""
         query = select(limits).where(limits.c.organization_id == organization_id)
         with self._database.read() as session:
             rows = session.rows(query.order_by(limits.c.created_at, limits.c.id))
@@ -131,7 +131,7 @@ class Limits:
         return [limit_from_row(row) for row in rows]
 
     def remove(self, actor: Caller | None, organization_id: str, limit_id: str) -> None:
-        """Take a limit away."""
+        """Delete a limit. Raises NotFound."""
         with self._database.write() as session:
             revision = next_revision(session, "limits")
             limit = _get(session, organization_id, limit_id)
@@ -142,7 +142,7 @@ class Limits:
 
 
 def limit_from_row(row: Row[Any] | None) -> Limit:
-    """From a row of the table."""
+    """The limit that a row of `limits` holds."""
     assert row is not None
     thresholds = {name: getattr(row, name) for name in MEASURES if getattr(row, name) is not None}
     subject = Subject(row.organization_id, row.subject, row.subject_id)
@@ -150,13 +150,13 @@ def limit_from_row(row: Row[Any] | None) -> Limit:
 
 
 def subject_filter(table: Table, organization_id: str, subjects: Mapping[str, str]) -> ColumnElement[bool]:
-    """Which rows of `limits` or `budgets` bind somebody: kinds of subject → ids."""
-    each = (and_(table.c.subject == kind, table.c.subject_id == id_) for kind, id_ in subjects.items())
-    return and_(table.c.organization_id == organization_id, or_(*each))
+    """The condition on rows of `limits` or `budgets` that bind any of these subjects (kind → id)."""
+    conditions = (and_(table.c.subject == kind, table.c.subject_id == id_) for kind, id_ in subjects.items())
+    return and_(table.c.organization_id == organization_id, or_(*conditions))
 
 
 def store_rule(session: WriteSession, rule: Rule) -> None:
-    """Make a rule known to those who lease it; what was used of it stays."""
+    """Store a rule for leasing; its recorded usage stays."""
     text = json.dumps(rule._asdict(), separators=(",", ":"))
     if not session.insert_if_absent(allowances, [{"id": rule.id, "rule": text, "state": "{}"}]):
         session.run(update(allowances).where(allowances.c.id == rule.id).values(rule=text))
@@ -165,7 +165,7 @@ def store_rule(session: WriteSession, rule: Rule) -> None:
 def record_change(
     session: WriteSession, actor: Caller | None, type_: str, subject: Subject, payload: dict[str, Any]
 ) -> None:
-    """Write a change of a limit or budget into the audit log."""
+    """Add an audit entry for a change of a limit or budget."""
     log.append_entry(
         session,
         actor,
@@ -177,7 +177,7 @@ def record_change(
 
 
 def new_rule_row(id_: str, subject: Subject, now: int) -> dict[str, Any]:
-    """What a new row of `limits` and one of `budgets` have in common."""
+    """The columns that a new row of `limits` and one of `budgets` share."""
     return {
         "id": id_,
         "organization_id": subject.organization_id,
@@ -200,10 +200,10 @@ def _get(session: ReadSession, organization_id: str, limit_id: str) -> Limit:
 
 
 def _check_count(session: ReadSession, subject: Subject) -> None:
-    known = int(session.value(select(func.count()).select_from(limits).where(_for_subject(subject))))
-    if known >= _MAX_PER_SUBJECT:
+    count = int(session.value(select(func.count()).select_from(limits).where(_for_subject(subject))))
+    if count >= _MAX_PER_SUBJECT:
         raise InvalidRequest(
-            f"There are limits of {known} models of this {subject.kind}; delete some, or set one for all models ('*').",
+            f"There are limits of {count} models of this {subject.kind}; delete some, or set one for all models ('*').",
             param="model",
         )
 

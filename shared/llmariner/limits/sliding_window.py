@@ -1,4 +1,4 @@
-"""How much was used in the last minute or day, kept by sixtieths of it."""
+"""Sliding windows: usage of the last minute or day, in sixty buckets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _BUCKETS = 60
 
 
 class SlidingWindow:
-    """A sliding window: what is used counts for the whole `seconds` after its sixtieth, so never a moment too short.
+    """A window of `seconds`. Usage counts until `seconds` after its bucket ends, so never for less than the window.
 
-    `buckets`: [number of the sixtieth since 1970, amount], oldest first, as they are stored.
+    `buckets`: [number of the bucket since 1970, amount], oldest first, as they are stored.
     """
 
     def __init__(self, seconds: int, buckets: list[list[int]]) -> None:
@@ -20,13 +20,13 @@ class SlidingWindow:
         self._width = seconds / _BUCKETS
 
     def expire(self, now: float) -> None:
-        """Drop what counts no more."""
+        """Drop buckets that no longer count."""
         oldest = math.floor(now / self._width) - _BUCKETS
         while self.buckets and self.buckets[0][0] < oldest:
             del self.buckets[0]
 
     def add(self, at: float, amount: int) -> None:
-        """Count an amount used at a time, which may lie a little in the past."""
+        """Count an amount used at time `at`, which may lie in the past."""
         bucket = math.floor(at / self._width)
         index = len(self.buckets)
         while index and self.buckets[index - 1][0] > bucket:
@@ -38,11 +38,11 @@ class SlidingWindow:
 
     @property
     def used(self) -> int:
-        """What counts, as of the last `expire`."""
+        """The usage in the window, as of the last `expire`."""
         return sum(amount for _, amount in self.buckets)
 
     def seconds_until_freed(self, amount: int, now: float) -> float | None:
-        """Seconds until that much of what counts now counts no more; None: there is not that much."""
+        """Seconds until `amount` of the present usage has expired; None if the usage is less than that."""
         freed = 0
         for bucket, used in self.buckets:
             freed += used

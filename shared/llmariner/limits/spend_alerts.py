@@ -1,6 +1,6 @@
-"""OpenAI's spend alerts: who is to hear when an organisation or a project has spent so much in a month, in cents.
+"""OpenAI's spend alerts: notifications that an organization or a project has spent an amount (in cents) in a month.
 
-Each is a budget that refuses nothing and may stand beside others. The event `ai.llmariner.budget.alert.v1` tells of it.
+Each is a budget that rejects nothing; a subject may have several. A reached alert publishes `ai.llmariner.budget.alert.v1`.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ __all__ = ["SpendAlerts"]
 
 
 class SpendAlerts:
-    """Those of one installation, as OpenAI's admin API shows them. `channel` is its `notification_channel`."""
+    """The spend alerts of one installation, in OpenAI's admin format. `channel` is its `notification_channel`."""
 
     def __init__(self, budgets: Budgets) -> None:
         self._budgets = budgets
 
     def all(self, subject: Subject) -> list[dict[str, Any]]:
-        """A subject's, newest first."""
+        """The alerts of a subject, newest first."""
         return [_representation(alert) for alert in reversed(self._budgets.for_subject(subject)) if _is_alert(alert)]
 
     def get(self, subject: Subject, alert_id: str) -> dict[str, Any]:
-        """One of them. NotFound."""
+        """One alert. Raises NotFound."""
         return _representation(self._get(subject, alert_id))
 
     def create(self, actor: Caller, subject: Subject, cents: int, channel: Mapping[str, Any]) -> dict[str, Any]:
-        """Have the channel's recipients told of so much."""
+        """Create an alert of an amount for the channel's recipients."""
         return _representation(self._budgets.add_alert(actor, subject, MONTH, cents * NANO_PER_CENT, channel))
 
     def update(
         self, actor: Caller, subject: Subject, alert_id: str, cents: int, channel: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Change one of them. NotFound."""
+        """Change one alert. Raises NotFound."""
         alert = self._get(subject, alert_id)
         return _representation(self._budgets.update_alert(actor, alert, cents * NANO_PER_CENT, channel))
 
     def remove(self, actor: Caller, subject: Subject, alert_id: str) -> dict[str, Any]:
-        """Take one of them away. NotFound."""
+        """Delete one alert. Raises NotFound."""
         self._budgets.remove(actor, subject.organization_id, self._get(subject, alert_id).id)
         return {"id": alert_id, "object": f"{subject.kind}.spend_alert.deleted", "deleted": True}
 

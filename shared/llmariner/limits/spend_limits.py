@@ -1,4 +1,4 @@
-"""OpenAI's spend limit: the hard monthly budget of an organisation or a project, in cents."""
+"""OpenAI's spend limit: the hard monthly budget of an organization or a project, in cents."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ NANO_PER_CENT = 10**7
 
 
 class SpendLimits:
-    """Those of one installation, as OpenAI's admin API shows them."""
+    """The spend limits of one installation, in OpenAI's admin format."""
 
     def __init__(self, budgets: Budgets, leases: Leases) -> None:
         self._budgets = budgets
         self._leases = leases
 
     def get(self, subject: Subject) -> dict[str, Any]:
-        """A subject's. NotFound when it has none."""
+        """The spend limit of a subject. Raises NotFound."""
         return self._representation(self._get(subject))
 
     def put(self, actor: Caller, subject: Subject, cents: int) -> dict[str, Any]:
-        """Set a subject's; requests are refused once it is spent."""
+        """Set a subject's spend limit; requests are rejected once it is spent."""
         return self._representation(self._budgets.put(actor, subject, MONTH, NewBudget(cents * NANO_PER_CENT)))
 
     def remove(self, actor: Caller, subject: Subject) -> dict[str, Any]:
-        """Take a subject's away."""
+        """Delete a subject's spend limit. Raises NotFound."""
         self._budgets.remove(actor, subject.organization_id, self._get(subject).id)
         return {"object": f"{subject.kind}.spend_limit.deleted", "deleted": True}
 

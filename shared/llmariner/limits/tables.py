@@ -1,4 +1,4 @@
-"""Tables of limits and budgets. Times are seconds since 1970, money is nano-dollars; NULL in a limit: none."""
+"""Tables of limits and budgets. Times are seconds since 1970, money is nano-dollars; NULL in a limit: not limited."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from llmariner.platform.database import metadata
 
 __all__ = ["allowances", "budgets", "limits", "rule_changes"]
 
-_ONE = text("channel IS NULL")
+_NOT_AN_ALERT = text("channel IS NULL")
 
 
 def _subject() -> tuple[Column[str], Column[str], Column[str]]:
-    """Whom it binds: an organization, a project, a user or a key, always inside one organisation."""
+    """The columns of the subject: an organization, or a project, a user or a key inside it."""
     return (
         Column("organization_id", String(64), ForeignKey("organizations.id"), nullable=False),
         Column("subject", String(16), nullable=False),
@@ -25,7 +25,7 @@ limits = Table(
     metadata,
     Column("id", String(64), primary_key=True),
     *_subject(),
-    # One model's id, or '*': all of them together.
+    # A model's id, or '*': all models together.
     Column("model", String(256), nullable=False),
     Column("requests_per_minute", BigInteger),
     Column("requests_per_day", BigInteger),
@@ -45,11 +45,11 @@ budgets = Table(
     *_subject(),
     Column("period", String(8), nullable=False),
     Column("amount", BigInteger, nullable=False),
-    # At which part of the amount somebody is told; NULL: nobody is.
+    # The spent part of the amount that triggers an alert; NULL: no alert.
     Column("alert_ratio", Float),
-    # Whether requests are refused once it is spent.
+    # Whether requests are rejected once it is spent.
     Column("hard", Boolean, nullable=False),
-    # JSON: whom a spend alert is for. There may be many of them; NULL: the one budget of the period.
+    # JSON: the recipients of a spend alert, of which there may be many; NULL: the one budget of the period.
     Column("channel", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
@@ -60,15 +60,15 @@ budgets = Table(
         "subject_id",
         "period",
         unique=True,
-        sqlite_where=_ONE,
-        postgresql_where=_ONE,
+        sqlite_where=_NOT_AN_ALERT,
+        postgresql_where=_NOT_AN_ALERT,
     ),
     Index("ix_budgets_alerts", "organization_id", "subject", "subject_id"),
 )
 
-# What is used and what is leased of one limit or budget, locked while slices of it are given out; the id is the limit's
-# or budget's own. `rule` is what gateways see of it, so that leasing reads one row per rule; NULL: the default limit of a
-# key that has none. Both are JSON; `limits.account` knows the state.
+# The usage and leases of one limit or budget, locked while leases are granted; the id is that of the limit or budget.
+# `rule` is a copy of its rule, so that leasing reads one row per rule; NULL: the default limit of a key without one of its
+# own. Both are JSON; `limits.quota_state` defines the state.
 allowances = Table(
     "allowances",
     metadata,
@@ -77,7 +77,7 @@ allowances = Table(
     Column("state", Text, nullable=False),
 )
 
-# Whose limits or budgets changed with which revision of `limits`; the last thousand revisions are kept.
+# The subjects whose limits or budgets a revision of `limits` changed; the last thousand revisions are kept.
 rule_changes = Table(
     "rule_changes",
     metadata,
