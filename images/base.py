@@ -11,12 +11,12 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.store import Missing, Store
+from images.store import PrerequisiteMissing, Store
 
-__all__ = ["BUILDER", "ENGINE", "RUNTIME", "Base", "make"]
+__all__ = ["BUILDER", "ENGINE", "RUNTIME", "BaseImage", "build_base"]
 
 _SUITE = "bookworm"
-_PYTHON = ("python3.11-minimal", "libpython3.11-stdlib", "ca-certificates", "netbase", "tzdata")
+_PYTHON_PACKAGES = ("python3.11-minimal", "libpython3.11-stdlib", "ca-certificates", "netbase", "tzdata")
 # Where a dependency brings what an image has no use for: documents, translations, the package manager's own.
 _UNUSED = (
     "usr/share/doc/*/[!c]*",
@@ -49,7 +49,7 @@ _CONTAINERFILE = "FROM scratch\nCOPY root/ /\nENV PATH=/usr/local/bin:/usr/bin:/
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseImage:
     """An image of Debian packages; `environment` as a Containerfile's ENV takes it."""
 
     name: str
@@ -63,22 +63,24 @@ class Base:
         return f"localhost/{self.name}:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
 
-RUNTIME = Base("python-base", _PYTHON)
-BUILDER = Base(
+RUNTIME = BaseImage("python-base", _PYTHON_PACKAGES)
+BUILDER = BaseImage(
     "python-builder",
-    (*_PYTHON, "python3-pip-whl"),
+    (*_PYTHON_PACKAGES, "python3-pip-whl"),
     "PYTHONPATH=/usr/share/python-wheels/pip.whl",
 )
 # What vLLM's build for CPUs loads or calls at run time beside its own wheels.
-ENGINE = Base("engine-base", (*_PYTHON, "libgomp1", "libnuma1", "libstdc++6", "dash", "util-linux"))
+ENGINE = BaseImage("engine-base", (*_PYTHON_PACKAGES, "libgomp1", "libnuma1", "libstdc++6", "dash", "util-linux"))
 
 
-def make(base: Base, store: Store) -> None:
-    """Make a base unless it is here. Missing where the tool for it is not installed."""
+def build_base(base: BaseImage, store: Store) -> None:
+    """Make a base unless it is here. PrerequisiteMissing where the tool for it is not installed."""
     if store.has(base.tag):
         return
     if shutil.which("mmdebstrap") is None:
-        raise Missing("mmdebstrap is not installed: apt-get install mmdebstrap (or name a base of your own: --base)")
+        raise PrerequisiteMissing(
+            "mmdebstrap is not installed: apt-get install mmdebstrap (or name a base of your own: --base)"
+        )
     work = store.folder / "tmp" / base.name
     shutil.rmtree(work, ignore_errors=True)
     root = work / "root"

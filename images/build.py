@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from images import base
-from images.plan import CHECKOUT, ENGINE, ENGINE_LOCAL, planned, sources_digest
-from images.store import Image, Missing, Store
+from images.plan import CHECKOUT, ENGINE, ENGINE_LOCAL, image_specs, sources_digest
+from images.store import Image, PrerequisiteMissing, Store
 
 from llmariner.manifests.declarations import DeclarationError
 from llmariner.settings import StandaloneSettings, environment
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         _build(store(), chosen)
-    except (Missing, DeclarationError) as error:
+    except (PrerequisiteMissing, DeclarationError) as error:
         print(error, file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as error:
@@ -61,49 +61,49 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _build(into: Store, chosen: argparse.Namespace) -> None:
+def _build(image_store: Store, chosen: argparse.Namespace) -> None:
     began = time.monotonic()
-    into.prepare()
-    into.built_from = ""
+    image_store.prepare()
+    image_store.built_from = ""
     sources = sources_digest()
-    plan = planned()
-    runtime, builder = _bases(into, chosen.base, chosen.builder)
+    plan = image_specs()
+    runtime, builder = _bases(image_store, chosen.base, chosen.builder)
     mirror = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("PIP_INDEX_URL") or ""
     for each in plan:
         arguments = {"BASE": runtime, "BUILDER": builder, "INDEX": mirror, **each.arguments}
-        into.build(PREFIX + each.name, CHECKOUT / "Dockerfile", CHECKOUT, arguments)
-    engines = _engines(into, chosen.engine_base)
-    into.built_from = sources
+        image_store.build(PREFIX + each.name, CHECKOUT / "Dockerfile", CHECKOUT, arguments)
+    engines = _engines(image_store, chosen.engine_base)
+    image_store.built_from = sources
     functions = [PREFIX + each.name for each in plan]
-    print(_table([into.image(name) for name in (*functions, *engines)]))
-    print(f"built in {time.monotonic() - began:.0f} s; store: {into.folder}")
+    print(_table([image_store.image(name) for name in (*functions, *engines)]))
+    print(f"built in {time.monotonic() - began:.0f} s; store: {image_store.folder}")
     if chosen.archives:
         chosen.archives.mkdir(parents=True, exist_ok=True)
         for name, images in (("functions", functions), ("engine", engines)):
             target = chosen.archives / f"{name}.tar"
-            into.archive(images, target)
+            image_store.archive(images, target)
             print(f"{target}: {target.stat().st_size / _MB:.0f} MB; load it with: ctr -n k8s.io images import {target}")
 
 
-def _bases(into: Store, chosen: str | None, builder: str | None) -> tuple[str, str]:
+def _bases(image_store: Store, chosen: str | None, builder: str | None) -> tuple[str, str]:
     if chosen:
         return chosen, builder or chosen
-    base.make(base.RUNTIME, into)
-    base.make(base.BUILDER, into)
+    base.build_base(base.RUNTIME, image_store)
+    base.build_base(base.BUILDER, image_store)
     return base.RUNTIME.tag, builder or base.BUILDER.tag
 
 
-def _engines(into: Store, vllm: str | None) -> list[str]:
+def _engines(image_store: Store, vllm: str | None) -> list[str]:
     """The engine image; on this machine's own vLLM image unless another is named."""
     made = []
     if vllm is None:
-        base.make(base.ENGINE, into)
+        base.build_base(base.ENGINE, image_store)
         folder = CHECKOUT / "images/engine-local"
         vllm = PREFIX + ENGINE_LOCAL
         engine = EngineEnvironment(_cache(), engine_lock()).folder
-        into.build(vllm, folder / "Dockerfile", folder, {"BASE": base.ENGINE.tag, "ENGINE": str(engine)})
+        image_store.build(vllm, folder / "Dockerfile", folder, {"BASE": base.ENGINE.tag, "ENGINE": str(engine)})
         made.append(vllm)
-    into.build(PREFIX + ENGINE, CHECKOUT / "images/engine/Dockerfile", CHECKOUT, {"BASE": vllm})
+    image_store.build(PREFIX + ENGINE, CHECKOUT / "images/engine/Dockerfile", CHECKOUT, {"BASE": vllm})
     return [*made, PREFIX + ENGINE]
 
 

@@ -63,7 +63,7 @@ def main() -> None:
 def install_tools() -> None:
     """uv and PyYAML, by the base's pip."""
     wanted = Path("/tmp/tools.txt")  # a container of our own
-    wanted.write_text(blocks(LOCK.read_text(), ["uv", "pyyaml"]))
+    wanted.write_text(pinned_lines(LOCK.read_text(), ["uv", "pyyaml"]))
     run(sys.executable, "-m", "pip", "install", "--quiet", "--root-user-action=ignore", "--no-deps",
         *("--require-hashes", "--target", str(TOOLS), "-r", str(wanted)))  # fmt: skip
 
@@ -74,20 +74,20 @@ def declare(function: str, listed: str) -> None:
     if bool(function) == bool(listed):
         sys.exit("Name what to build: --build-arg FUNCTION=functions/<name> (or eventing/<name>), or EXTRAS=<extra>,…")
     function = function.rstrip("/")
-    extras, folders = declaration(function) if function else (listed.split(","), [])
+    extras, folders = extras_and_folders(function) if function else (listed.split(","), [])
     DECLARED.mkdir(exist_ok=True)
     (DECLARED / "folders.json").write_text(json.dumps({"function": function, "folders": folders}))
     before: set[str] = set()
     lock = LOCK.read_text()
     for group in GROUPS:
         earlier = GROUPS[: GROUPS.index(group) + 1]
-        upto = [extra for extra in extras if group == "others" or extra in earlier]
-        names = closure(upto)
-        (DECLARED / f"{group}.txt").write_text(blocks(lock, sorted(names - before)))
+        included = [extra for extra in extras if group == "others" or extra in earlier]
+        names = required_packages(included)
+        (DECLARED / f"{group}.txt").write_text(pinned_lines(lock, sorted(names - before)))
         before |= names
 
 
-def declaration(function: str) -> tuple[list[str], list[str]]:
+def extras_and_folders(function: str) -> tuple[list[str], list[str]]:
     """The extras of a function, and the folders of all that have the same."""
     from llmariner.manifests.declarations import Workload, read_declarations
 
@@ -99,7 +99,7 @@ def declaration(function: str) -> tuple[list[str], list[str]]:
     sys.exit(f"FUNCTION={function} is none of {', '.join(each.folder for each in workloads)}.")
 
 
-def closure(extras: Iterable[str]) -> set[str]:
+def required_packages(extras: Iterable[str]) -> set[str]:
     """Names of all packages that our distribution needs with these extras, at the lock's versions."""
     wanted = [part for extra in extras for part in ("--extra", extra)]
     found = run(
@@ -119,7 +119,7 @@ def closure(extras: Iterable[str]) -> set[str]:
     return names - {"llmariner-knative"}
 
 
-def blocks(lock: str, names: Iterable[str]) -> str:
+def pinned_lines(lock: str, names: Iterable[str]) -> str:
     """The lines of a lock that pin these packages. Exits when one is not in it."""
     found = re.split(r"\n(?=\S)", lock.strip())
     chosen = []
@@ -144,14 +144,14 @@ def install_packages(group: str) -> None:
         for unused in UNUSED:
             shutil.rmtree(target / unused, ignore_errors=True)
         (target / ".lock").unlink(missing_ok=True)
-    compile_below(target)
+    compile_tree(target)
 
 
 def install_code() -> None:
     """Our package."""
     target = LAYERS / "code" / PACKAGES
     shutil.copytree("shared/llmariner", target / "llmariner")
-    compile_below(target)
+    compile_tree(target)
 
 
 def install_functions() -> None:
@@ -168,10 +168,10 @@ def install_functions() -> None:
         command.parent.mkdir(parents=True)
         command.write_text(COMMAND.format(python=sys.executable))
         command.chmod(0o755)
-    compile_below(app)
+    compile_tree(app)
 
 
-def compile_below(folder: Path) -> None:
+def compile_tree(folder: Path) -> None:
     """Bytecode that is taken whatever the time of its source: times are not kept by every registry and tool.
 
     Tracebacks name the path in the image.

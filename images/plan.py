@@ -10,7 +10,7 @@ from llmariner import __version__
 from llmariner.manifests.declarations import Workload, read_declarations
 from llmariner.manifests.services import workload_image
 
-__all__ = ["CHECKOUT", "ENGINE", "ENGINE_LOCAL", "TOOLS", "Planned", "planned", "sources_digest"]
+__all__ = ["CHECKOUT", "ENGINE", "ENGINE_LOCAL", "TOOLS", "ImageSpec", "image_specs", "sources_digest"]
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -25,7 +25,7 @@ _TOOLS_EXTRAS = ("cli", "database", "identity")
 
 
 @dataclass(frozen=True)
-class Planned:
+class ImageSpec:
     """An image that the root's Dockerfile makes."""
 
     name: str
@@ -40,15 +40,15 @@ class Planned:
         return {"FUNCTION": self.folders[0]} if self.folders else {"EXTRAS": ",".join(self.extras)}
 
 
-def planned(checkout: Path = CHECKOUT) -> list[Planned]:
+def image_specs(checkout: Path = CHECKOUT) -> list[ImageSpec]:
     """One image per set of extras, then the tools. DeclarationError where a declaration is wrong."""
     functions, consumers = read_declarations(checkout)
     workloads: list[Workload] = [*functions, *consumers]
     groups: dict[str, list[Workload]] = {}
     for each in workloads:
         groups.setdefault(workload_image(each), []).append(each)
-    made = [Planned(name, group[0].extras, tuple(each.folder for each in group)) for name, group in groups.items()]
-    return [*sorted(made, key=lambda each: each.name), Planned(TOOLS, _TOOLS_EXTRAS)]
+    made = [ImageSpec(name, group[0].extras, tuple(each.folder for each in group)) for name, group in groups.items()]
+    return [*sorted(made, key=lambda each: each.name), ImageSpec(TOOLS, _TOOLS_EXTRAS)]
 
 
 def sources_digest(checkout: Path = CHECKOUT) -> str:

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Image", "Missing", "Store"]
+__all__ = ["Image", "PrerequisiteMissing", "Store"]
 
 # Where distributions keep the certificates that this machine trusts; a registry's mirror may need one of its own.
 _AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _SETTINGS = '[storage]\ndriver = "overlay"\ngraphroot = "{root}/images"\nrunroot = "{root}/run"\n'
 
 
-class Missing(Exception):
+class PrerequisiteMissing(Exception):
     """A tool or a right that building needs is not here; the message says how to get it."""
 
 
@@ -42,11 +42,11 @@ class Store:
         self.folder = folder
 
     def prepare(self) -> None:
-        """Make the folder. Missing where buildah cannot work."""
+        """Make the folder. PrerequisiteMissing where buildah cannot work."""
         if shutil.which("buildah") is None:
-            raise Missing("buildah is not installed: apt-get install buildah")
+            raise PrerequisiteMissing("buildah is not installed: apt-get install buildah")
         if os.geteuid() != 0:
-            raise Missing("images are built by root, or in a user namespace: buildah unshare make images")
+            raise PrerequisiteMissing("images are built by root, or in a user namespace: buildah unshare make images")
         for name in ("images", "run", "tmp", "wheels"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "storage.conf").write_text(_SETTINGS.format(root=self.folder))

@@ -40,16 +40,16 @@ from pathlib import Path
 from typing import Any
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
-_LONGEST_BODY = 65536
-_LONGEST_GRACE = 86_400
-_SILENCE_SECONDS = 10.0
-_KEPT_LINES = 40
-_ANSWER_SECONDS = 2.0
-_LONGEST_ANSWER = 65536
+_MAX_BODY_BYTES = 65536
+_MAX_GRACE_SECONDS = 86_400
+_CONNECTION_TIMEOUT_SECONDS = 10.0
+_LOG_LINES = 40
+_ANSWER_TIMEOUT_SECONDS = 2.0
+_MAX_ANSWER_BYTES = 65536
 _PR_SET_DUMPABLE = 4
 
 
-class Refused(Exception):
+class RequestRejected(Exception):
     """A request that cannot be done: HTTP status and a line."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -62,14 +62,14 @@ class Standby:
 
     def __init__(self, folder: Path) -> None:
         self._fifo = folder / f"engine-{os.getpid()}.log"
-        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._lines: deque[str] = deque(maxlen=_LOG_LINES)
         self._lock = threading.Lock()
         self._ready: dict[str, Any] | None = None
         self._engine: dict[str, Any] | None = None
         self._port: int | None = None
         self._last: dict[str, Any] | None = None
         self._stopping = False
-        self._ending = False
+        self._shutting_down = False
         self.failed = False
         os.mkfifo(self._fifo, 0o600)
         threading.Thread(target=self._copy_log, daemon=True).start()
@@ -78,7 +78,7 @@ class Standby:
         )
 
     @property
-    def free(self) -> bool:
+    def available(self) -> bool:
         """A model can be taken now."""
         return self._ready is not None and self._engine is None
 
@@ -88,21 +88,21 @@ class Standby:
             ready = self._ready or {"warm": False, "reason": "still importing"}
             engine, port, last = self._engine, self._port, self._last
         if engine is not None:
-            engine = {**engine, **_first_answer(port)}
+            engine = {**engine, **_fetch_first_answer(port)}
         return {"warm": ready["warm"], "reason": ready["reason"], "engine": engine, "last": last}
 
     def start(self, body: dict[str, Any]) -> None:
-        """Fork an engine. Refused: 400 for what is no `vllm serve`, 409 while one runs, 503 before vLLM is imported."""
+        """Fork an engine. RequestRejected: 400 unless `vllm serve`, 409 while one runs, 503 before vLLM is imported."""
         model, argv = body.get("model"), body.get("argv")
         if not isinstance(model, str) or not isinstance(argv, list) or not all(isinstance(each, str) for each in argv):
-            raise Refused(400, 'the body must be {"model": "id", "argv": ["serve", "folder", …]}')
+            raise RequestRejected(400, 'the body must be {"model": "id", "argv": ["serve", "folder", …]}')
         if argv[:1] != ["serve"]:
-            raise Refused(400, f"argv must begin with serve, not {argv[:1]}")
+            raise RequestRejected(400, f"argv must begin with serve, not {argv[:1]}")
         with self._lock:
             if self._ready is None:
-                raise Refused(503, "vLLM is still being imported; GET /ready says when it is")
+                raise RequestRejected(503, "vLLM is still being imported; GET /ready says when it is")
             if self._engine is not None:
-                raise Refused(409, f"the model {self._engine['model']} is here; POST /stop first")
+                raise RequestRejected(409, f"the model {self._engine['model']} is here; POST /stop first")
             self._engine = {"model": model, "pid": None}
             self._port = _port(argv)
             self._stopping = False
@@ -110,40 +110,40 @@ class Standby:
             self._send({"op": "start", "model": model, "argv": argv, "environment": {}, "log": str(self._fifo)})
 
     def stop(self, body: dict[str, Any]) -> None:
-        """End the engine. Refused: 409 when there is none."""
+        """End the engine. RequestRejected: 409 when there is none."""
         grace = body.get("grace", 60)
         # Neither may be infinite or no number at all, which JSON in Python's hands can be.
-        if not isinstance(grace, int | float) or not 0 <= grace <= _LONGEST_GRACE:
-            raise Refused(400, f"grace must be a number of seconds, at most {_LONGEST_GRACE}")
+        if not isinstance(grace, int | float) or not 0 <= grace <= _MAX_GRACE_SECONDS:
+            raise RequestRejected(400, f"grace must be a number of seconds, at most {_MAX_GRACE_SECONDS}")
         with self._lock:
             if self._engine is None or self._engine["pid"] is None:
-                raise Refused(409, "no engine runs")
+                raise RequestRejected(409, "no engine runs")
             self._stopping = True
             self._send({"op": "stop", "pid": self._engine["pid"], "grace": grace})
 
-    def listen(self) -> int:
+    def run(self) -> int:
         """Hear the launcher until it ends; returns its exit status. Its engines end with it."""
         assert self._launcher.stdout is not None
         for line in self._launcher.stdout:
-            self._heard(json.loads(line))
+            self._handle_event(json.loads(line))
         return self._launcher.wait()
 
-    def end(self, grace: float) -> None:
+    def shut_down(self, grace: float) -> None:
         """End the engine, which has that many seconds, and then the launcher."""
         with self._lock:
-            self._ending = True
+            self._shutting_down = True
         try:
             self.stop({"grace": grace})
-        except Refused:
-            self._close()
+        except RequestRejected:
+            self._close_launcher()
 
-    def _close(self) -> None:
+    def _close_launcher(self) -> None:
         """End the launcher, and at once whatever engine there is."""
         assert self._launcher.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._launcher.stdin.close()
 
-    def _heard(self, event: dict[str, Any]) -> None:
+    def _handle_event(self, event: dict[str, Any]) -> None:
         print(f"standby: {json.dumps(event)}", file=sys.stderr, flush=True)
         with self._lock:
             if event["event"] == "ready":
@@ -154,8 +154,8 @@ class Standby:
                 ended = {"model": self._engine["model"], "status": event["status"], "log": list(self._lines)}
                 self._engine, self._last = None, ended
                 self.failed = not self._stopping
-                if self._ending or self.failed:
-                    self._close()
+                if self._shutting_down or self.failed:
+                    self._close_launcher()
 
     def _send(self, command: dict[str, Any]) -> None:
         assert self._launcher.stdin is not None
@@ -163,7 +163,7 @@ class Standby:
             self._launcher.stdin.write(json.dumps(command).encode() + b"\n")
             self._launcher.stdin.flush()
         except (BrokenPipeError, ValueError) as error:
-            raise Refused(503, "the launcher is gone; the container ends and is started anew") from error
+            raise RequestRejected(503, "the launcher is gone; the container ends and is started anew") from error
 
     def _copy_log(self) -> None:
         """The engine's output to ours. Opened for writing as well, so that it does not end with an engine."""
@@ -184,34 +184,35 @@ def _port(argv: list[str]) -> int | None:
     return port
 
 
-def _first_answer(port: int | None) -> dict[str, Any]:
+def _fetch_first_answer(port: int | None) -> dict[str, Any]:
     """What the engine on a port of this pod tells of its first answer; what it can't tell was not asked."""
-    nothing = {"answer": "not_asked", "usage": {"prompt_tokens": 0, "completion_tokens": 0}}
+    default = {"answer": "not_asked", "usage": {"prompt_tokens": 0, "completion_tokens": 0}}
     if port is None:
-        return nothing
+        return default
     try:
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_SECONDS)) as connection:
+        engine = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_TIMEOUT_SECONDS)
+        with contextlib.closing(engine) as connection:
             connection.request("GET", "/llmariner/answer")
             response = connection.getresponse()
             if response.status != 200:
-                return nothing
-            told = json.loads(response.read(_LONGEST_ANSWER))
-            return {name: told[name] for name in nothing}
+                return default
+            reply = json.loads(response.read(_MAX_ANSWER_BYTES))
+            return {name: reply[name] for name in default}
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError):
-        return nothing
+        return default
 
 
 class _Handler(BaseHTTPRequestHandler):
     standby: Standby
     token: str
     protocol_version = "HTTP/1.1"
-    timeout = _SILENCE_SECONDS  # each connection holds a thread
+    timeout = _CONNECTION_TIMEOUT_SECONDS  # each connection holds a thread
 
     def do_GET(self) -> None:
         if self.path == "/live":
             self._answer(200, {})
         elif self.path == "/ready":
-            self._answer(200 if self.standby.free else 503, {})
+            self._answer(200 if self.standby.available else 503, {})
         elif self.path == "/status":
             self._answer(200, self.standby.status())
         else:
@@ -222,29 +223,29 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             body = self._body()
             if self.path not in actions:
-                raise Refused(404, "POST /start or /stop")
+                raise RequestRejected(404, "POST /start or /stop")
             actions[self.path](body)
-        except Refused as refusal:
-            self._answer(refusal.status, {"error": str(refusal)})
+        except RequestRejected as rejection:
+            self._answer(rejection.status, {"error": str(rejection)})
         else:
             self._answer(202, {})
 
     def _body(self) -> dict[str, Any]:
         """The JSON object of an authorised request, read whole so that the connection can go on."""
         length = self.headers.get("Content-Length", "")
-        if not re.fullmatch("[0-9]{1,9}", length) or int(length) > _LONGEST_BODY:
+        if not re.fullmatch("[0-9]{1,9}", length) or int(length) > _MAX_BODY_BYTES:
             self.close_connection = True
-            raise Refused(411, f"a Content-Length of at most {_LONGEST_BODY} is needed")
+            raise RequestRejected(411, f"a Content-Length of at most {_MAX_BODY_BYTES} is needed")
         raw = self.rfile.read(int(length))
         given = self.headers.get("Authorization", "").encode()
         if not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
-            raise Refused(401, "Authorization: Bearer with the word of STANDBY_TOKEN is needed")
+            raise RequestRejected(401, "Authorization: Bearer with the word of STANDBY_TOKEN is needed")
         try:
             body = json.loads(raw)
         except ValueError as error:
-            raise Refused(400, f"the body is no JSON: {error}") from error
+            raise RequestRejected(400, f"the body is no JSON: {error}") from error
         if not isinstance(body, dict):
-            raise Refused(400, "the body must be a JSON object")
+            raise RequestRejected(400, "the body must be a JSON object")
         return body
 
     def _answer(self, status: int, body: dict[str, Any]) -> None:
@@ -272,19 +273,19 @@ def main() -> int:
     # A pod's own address; who may call is said by NetworkPolicies and the token.
     server = ThreadingHTTPServer(("0.0.0.0", int(os.environ.get("CONTROL_PORT", "8090"))), handler)  # noqa: S104
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    told = threading.Event()
+    stop_requested = threading.Event()
     grace = float(os.environ.get("STANDBY_GRACE", "70"))
 
     def end(*_: object) -> None:
-        told.set()
-        threading.Thread(target=standby.end, args=(grace,), daemon=True).start()
+        stop_requested.set()
+        threading.Thread(target=standby.shut_down, args=(grace,), daemon=True).start()
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    standby.listen()
+    standby.run()
     # The engine's last lines are on their way through the pipe.
     time.sleep(0.2)
-    return 1 if standby.failed or not told.is_set() else 0
+    return 1 if standby.failed or not stop_requested.is_set() else 0
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import tables
 from llmariner.settings import StandaloneSettings
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
-from llmariner.standalone.platform import Home
+from llmariner.standalone.platform import StandalonePlatform
 from llmariner.tenancy.keys.store import KeyOwner, Keys, NewKey
 from llmariner.usage.ledger import Ledger
 
@@ -113,9 +113,9 @@ def test_whose_event_it_is_stands_beside_it(emitted: dict[str, list[tuple[str, A
 
 
 def test_the_tick_of_one_machine_is_as_listed(tmp_path: Path) -> None:
-    home = Home(StandaloneSettings(root=tmp_path), {}, EngineEnvironment(tmp_path, engine_lock()))
+    home = StandalonePlatform(StandaloneSettings(root=tmp_path), {}, EngineEnvironment(tmp_path, engine_lock()))
     upgrade(home.context.database)
-    home._tick_now()
+    home._write_tick()
     with home.context.database.read() as session:
         [row] = session.rows(select(tables.events))
     home.context.database.close()

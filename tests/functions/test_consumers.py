@@ -22,7 +22,7 @@ from llmariner.platform.database.work_leases import WorkLease
 from llmariner.platform.events import outbox
 from llmariner.platform.events.cloudevents import Event, to_http
 from llmariner.platform.events.deliveries import Deliveries, Subscription
-from llmariner.standalone.dispatcher import Dispatcher, limits, subscriptions
+from llmariner.standalone.dispatcher import Dispatcher, delivery_timeouts, subscriptions
 from llmariner.usage.ledger import Ledger
 
 from .asking import InProcess, Question, over_http
@@ -321,8 +321,8 @@ def test_the_dispatcher_carries_an_event_from_the_outbox_to_its_consumer(
 
     async def carry() -> None:
         while book.due() or not installation.context.registry.get("dispatched").loaded:
-            await dispatcher.step()
-            await dispatcher.settle()
+            await dispatcher.start_due()
+            await dispatcher.drain()
 
     in_process.runner.run(carry())
     assert installation.context.registry.get("dispatched").loaded
@@ -353,8 +353,8 @@ def test_the_dispatcher_buries_what_nobody_will_ever_take(
     dispatcher = Dispatcher(book, {"refuser": refuse})
 
     async def carry() -> None:
-        await dispatcher.step()
-        await dispatcher.settle()
+        await dispatcher.start_due()
+        await dispatcher.drain()
 
     in_process.runner.run(carry())
     dead = [d for d in book.page(project, "dead", after=None, limit=10) if d.consumer == consumer]
@@ -377,8 +377,8 @@ def test_the_dispatcher_tries_again_what_may_be_taken_later(
     dispatcher = Dispatcher(book, {"later": later})
 
     async def carry() -> None:
-        await dispatcher.step()
-        await dispatcher.settle()
+        await dispatcher.start_due()
+        await dispatcher.drain()
 
     in_process.runner.run(carry())
     assert [d.attempts for d in book.page(project, "pending", after=None, limit=10) if d.consumer == "later"] == [1]
@@ -396,8 +396,8 @@ def test_a_delivery_that_hangs_is_ended_and_due_again(installation: Installation
     dispatcher = Dispatcher(book, {"hanging": hang}, {"hanging": 0.1})
 
     async def carry() -> None:
-        await dispatcher.step()
-        await asyncio.wait_for(dispatcher.settle(), 20)
+        await dispatcher.start_due()
+        await asyncio.wait_for(dispatcher.drain(), 20)
 
     in_process.runner.run(carry())
     (pending,) = (d for d in book.page(project, "pending", after=None, limit=10) if d.consumer == "hanging")
@@ -405,7 +405,7 @@ def test_a_delivery_that_hangs_is_ended_and_due_again(installation: Installation
 
 
 def test_a_delivery_may_take_as_long_here_as_on_a_cluster_and_a_download_longer() -> None:
-    seconds = limits(CHECKOUT / "eventing")
+    seconds = delivery_timeouts(CHECKOUT / "eventing")
     assert seconds.keys() == {file.parent.name for file in CHECKOUT.glob("eventing/*/trigger.yaml")}
     assert (seconds["sweep"], seconds["group_settlement"]) == (600, 60)
     assert seconds["model_loader"] >= 3600

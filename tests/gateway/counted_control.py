@@ -18,7 +18,7 @@ from sqlalchemy import event
 
 from llmariner.boot import load, serve
 from llmariner.context import Context
-from llmariner.standalone.platform import checkout
+from llmariner.standalone.platform import checkout_root
 
 _TABLE = re.compile(r"\b(?:FROM|INTO|UPDATE) (\w+)")
 
@@ -51,7 +51,7 @@ def main(file: Path, port: int) -> None:
             time.sleep(0.2)
 
     threading.Thread(target=write, daemon=True).start()
-    application = load(checkout() / "functions" / "internal_gateway")
+    application = load(checkout_root() / "functions" / "internal_gateway")
     application.use_context(context)
     serve(application.prepare(), host="127.0.0.1", port=port)
 

@@ -23,7 +23,7 @@ from gateway.scripted_serving import ScriptedServing
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.server import Server
-from llmariner.standalone.platform import checkout
+from llmariner.standalone.platform import checkout_root
 from llmariner.standalone.router import Router
 
 
@@ -34,7 +34,7 @@ async def serve(folder: Path, port: int, *, by_uvicorn: bool) -> None:
     # As the home does at its start: what is open in the ledger was interrupted by the end of the one before.
     context.ledger.interrupt(unseen_for=0)
     serving.subscribe(lambda model_id, _: context.gateway.forget(model_id))
-    application = _with_control(Router(checkout() / "functions", context), context)
+    application = _with_control(Router(checkout_root() / "functions", context), context)
     try:
         await (
             _uvicorn(application, port) if by_uvicorn else Server(application, host="127.0.0.1", port=port, grace=5)
@@ -47,7 +47,7 @@ async def serve(folder: Path, port: int, *, by_uvicorn: bool) -> None:
 
 def _with_control(router: Any, context: Context) -> Any:
     """The home has no use for the control function; here, functions in processes of their own ask it."""
-    control = load(checkout() / "functions" / "internal_gateway")
+    control = load(checkout_root() / "functions" / "internal_gateway")
     control.use_context(context)
 
     async def application(scope: Any, receive: Any, send: Any) -> None:

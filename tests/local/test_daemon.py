@@ -126,8 +126,8 @@ def test_an_address_that_is_none_is_told(env: Env) -> None:
 def test_a_full_disk_is_told_before_anything_is_begun(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(daemon, "LEAST_FREE", 1 << 60)
-    with pytest.raises(daemon.NotStarted, match=r"MB are free at .*LLMARINER_HOME"):
+    monkeypatch.setattr(daemon, "MIN_FREE_BYTES", 1 << 60)
+    with pytest.raises(daemon.StartFailed, match=r"MB are free at .*LLMARINER_HOME"):
         daemon.up(foreground=False)
     assert not Path(env["LLMARINER_HOME"]).exists()
 

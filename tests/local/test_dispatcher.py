@@ -40,20 +40,20 @@ def test_a_project_whose_deliveries_hang_keeps_no_other_waiting(tmp_path: Path, 
     dispatcher = Dispatcher(Deliveries(database, [Subscription("loader", type_)]), {"loader": fetch})
 
     async def carry() -> None:
-        await dispatcher.step()
+        await dispatcher.start_due()
         deadline = time.monotonic() + 20
         while not {"proj_a", "proj_b"} <= set(begun):
             assert time.monotonic() < deadline, begun
             await asyncio.sleep(0.01)
-        await dispatcher.step()
+        await dispatcher.start_due()
         assert begun.count("proj_flood") == 2
         ended.set()
         while begun.count("proj_flood") < flood:
             assert time.monotonic() < deadline, begun
-            await dispatcher.settle()
-            await dispatcher.step()
-        await dispatcher.settle()
-        assert not dispatcher._of_project
+            await dispatcher.drain()
+            await dispatcher.start_due()
+        await dispatcher.drain()
+        assert not dispatcher._running_by_project
 
     asyncio.run(carry())
     database.close()

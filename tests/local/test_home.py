@@ -24,7 +24,7 @@ from llmariner.standalone import daemon, doctor
 from llmariner.standalone import platform as home_of_one_machine
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 from llmariner.standalone.engine.packages import PACKAGED
-from llmariner.standalone.platform import Home, Layout
+from llmariner.standalone.platform import HomeFolder, StandalonePlatform
 
 from .test_daemon import LLMA, Env, environment_of, llma
 
@@ -60,13 +60,13 @@ def test_a_folder_that_was_there_becomes_its_owners_alone(tmp_path: Path) -> Non
     (tmp_path / "home").mkdir(mode=0o755)
     (tmp_path / "home").chmod(0o777)
     daemon._check_home(tmp_path / "home")
-    Layout(tmp_path / "home").make()
+    HomeFolder(tmp_path / "home").create()
     assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
 
 
 def test_a_home_that_can_not_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(daemon.NotStarted, match=r"Not a directory. Set LLMARINER_HOME to another"):
+    with pytest.raises(daemon.StartFailed, match=r"Not a directory. Set LLMARINER_HOME to another"):
         daemon._check_home(tmp_path / "file" / "home")
 
 
@@ -82,7 +82,7 @@ def test_of_a_folder_of_engines_only_our_own_sockets_are_removed(tmp_path: Path)
 def test_events_and_questions_of_a_home_go_to_no_cluster(env: Env, tmp_path: Path) -> None:
     """Whoever works on a cluster, too, may have its addresses in the environment."""
     cluster = {"LLMARINER_BROKER_URL": "http://127.0.0.1:9", "LLMARINER_CONTROL_URL": "http://127.0.0.1:9"}
-    given = Layout(tmp_path).environment(env | cluster)
+    given = HomeFolder(tmp_path).environment(env | cluster)
     assert [given[name] for name in cluster] == ["", ""]
     assert llma(env | cluster, "up").returncode == 0
     key = (tmp_path / "home/admin.key").read_text()
@@ -105,23 +105,23 @@ def test_a_platform_that_hangs_is_told_and_ended(env: Env, monkeypatch: pytest.M
     assert llma(env, "up").returncode == 0
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(daemon, "_SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(daemon, "_RESPONSE_TIMEOUT_SECONDS", 0.5)
     monkeypatch.setattr(daemon, "_STOP_SECONDS", 0.5)
-    pid = daemon.running(StandaloneSettings.load(env))
+    pid = daemon.running_pid(StandaloneSettings.load(env))
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(daemon.NotStarted, match=rf"process {pid}\) runs but does not answer.*llma down"):
+    with pytest.raises(daemon.StartFailed, match=rf"process {pid}\) runs but does not answer.*llma down"):
         daemon.up(foreground=False)
     # Of a platform that answers nothing no model is asked, which would take minutes.
     names = [check.name for check in doctor.checks() if not check.ok]
     assert names[-1] == "health"
     assert daemon.down()
-    assert daemon.running(StandaloneSettings.load(env)) is None
+    assert daemon.running_pid(StandaloneSettings.load(env)) is None
 
 
-def made(env: Env) -> Home:
+def made(env: Env) -> StandalonePlatform:
     settings = StandaloneSettings.load(env)
-    return Home(settings, env, EngineEnvironment(settings.cache, engine_lock()))
+    return StandalonePlatform(settings, env, EngineEnvironment(settings.cache, engine_lock()))
 
 
 def test_packaged_models_are_approved_unless_somebody_chose_their_arguments(env: Env) -> None:
@@ -146,9 +146,9 @@ def test_each_tick_bounds_the_logs_of_the_home(env: Env, monkeypatch: pytest.Mon
     home.prepare()
     monkeypatch.setattr(home_of_one_machine, "rotate", lambda log: log_files.rotate(log, 10))
     for name in ("platform.log", "launcher.log"):
-        (home.layout.logs / name).write_text("x" * 11)
-    home._tick_now()
-    assert {file.name: file.stat().st_size for file in home.layout.logs.iterdir()} == {
+        (home.folder.logs / name).write_text("x" * 11)
+    home._write_tick()
+    assert {file.name: file.stat().st_size for file in home.folder.logs.iterdir()} == {
         "launcher.log": 0,
         "launcher.log.1": 10,
         "platform.log": 0,
@@ -172,6 +172,6 @@ def test_what_an_earlier_platform_left_behind_is_ended_and_closed(env: Env) -> N
         assert left.wait(20) == -signal.SIGKILL
         await home.stop()
 
-    mark = {"LLMARINER_ENGINES_OF": str(home.layout.logs)}
+    mark = {"LLMARINER_ENGINES_OF": str(home.folder.logs)}
     with subprocess.Popen(["sleep", "60"], env=os.environ | mark) as left:
         asyncio.run(start(left))

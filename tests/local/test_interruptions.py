@@ -11,7 +11,7 @@ import pytest
 
 from llmariner.standalone.engine import environment
 from llmariner.standalone.engine.environment import EngineEnvironment
-from llmariner.standalone.platform import checkout
+from llmariner.standalone.platform import checkout_root
 
 INSTALLER = """#!/bin/sh
 # An installer that notes what it is asked, makes what it should, and fails once where it is told to.
@@ -44,31 +44,31 @@ def asked(folder: Path) -> list[str]:
 
 
 def test_an_engine_environment_is_made_once(engines: EngineEnvironment, tmp_path: Path) -> None:
-    engines.make()
+    engines.install()
     assert asked(tmp_path) == ["venv", "pip", "pip"]
-    assert engines.made
-    engines.make()
+    assert engines.is_installed
+    engines.install()
     assert not (tmp_path / "asked").exists()
 
 
 def test_packages_that_may_be_there_by_half_are_installed_again(engines: EngineEnvironment, tmp_path: Path) -> None:
     (tmp_path / "fail-pip").touch()
     with pytest.raises(OSError, match="pip failed: no space left on device"):
-        engines.make()
-    assert not engines.made
+        engines.install()
+    assert not engines.is_installed
     assert asked(tmp_path) == ["venv", "pip"]
-    engines.make()
+    engines.install()
     assert asked(tmp_path) == ["again", "again"]
-    assert engines.made
+    assert engines.is_installed
 
 
 def test_an_environment_that_may_be_there_by_half_is_made_anew(engines: EngineEnvironment, tmp_path: Path) -> None:
     (tmp_path / "fail-venv").touch()
     with pytest.raises(OSError, match="venv failed"):
-        engines.make()
+        engines.install()
     assert engines.python.exists()
     assert asked(tmp_path) == ["venv"]
-    engines.make()
+    engines.install()
     assert asked(tmp_path) == ["venv", "pip", "pip"]
 
 
@@ -82,7 +82,7 @@ if [ "$(basename "$0")" = uv ] && [ -e "{folder}/fail" ]; then rm "{folder}/fail
 
 
 def test_the_platforms_environment_is_made_anew_where_it_may_be_there_by_half(tmp_path: Path) -> None:
-    shutil.copy(checkout() / "Makefile", tmp_path)
+    shutil.copy(checkout_root() / "Makefile", tmp_path)
     program = tmp_path / "program"
     program.write_text(PYTHON.format(program=program, folder=tmp_path))
     program.chmod(0o755)

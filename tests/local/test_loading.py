@@ -13,7 +13,7 @@ from llmariner.models.model import Model, NewModel, SourceRepository
 from llmariner.models.weights import FetchedWeights, ReportProgress
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events.cloudevents import Event
-from llmariner.standalone.platform import checkout
+from llmariner.standalone.platform import checkout_root
 from llmariner.standalone.weights import LocalWeights
 
 from .hub import environment_with_hub
@@ -29,7 +29,7 @@ def context(tmp_path: Path) -> Iterator[Context]:
 
 def load(context: Context, model: Model) -> None:
     """What the consumer does about a model that was registered."""
-    spec = spec_from_file_location("model_loader", checkout() / "eventing/model_loader/main.py")
+    spec = spec_from_file_location("model_loader", checkout_root() / "eventing/model_loader/main.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)

@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 PROGRAM = """
 import json, sys
-from llmariner.standalone import loopback
+from llmariner.standalone import local_http
 url = sys.argv[1]
-print(json.dumps([loopback.get(url, seconds=10), loopback.post(url, "sk-x", {"a": 1}, seconds=20)]))
+print(json.dumps([local_http.get(url, seconds=10), local_http.post(url, "sk-x", {"a": 1}, seconds=20)]))
 """
 
 

@@ -14,8 +14,8 @@ import pytest
 from llmariner.platform.serving.engine_plugins import expected_answer
 from llmariner.platform.serving.engine_plugins.expected_answer import ExpectedText
 from llmariner.standalone.engine.environment import EngineEnvironment
-from llmariner.standalone.engine.packages import PACKAGED, PackagedModel, bring
-from llmariner.standalone.warmup import rehearse, wrong_answer
+from llmariner.standalone.engine.packages import PACKAGED, PackagedModel, install_model
+from llmariner.standalone.warmup import answer_mismatch, warm_up
 
 from .hub import environment_with_hub
 
@@ -66,10 +66,10 @@ def test_models_that_answer_as_expected_are_asked_once(
     scripted: tuple[type[Scripted], str], engines: EngineEnvironment
 ) -> None:
     handler, url = scripted
-    assert rehearse(url, "key", engines) == []
+    assert warm_up(url, "key", engines) == []
     first = len(handler.asked)
     assert first == 4
-    assert rehearse(url, "key", engines) == []
+    assert warm_up(url, "key", engines) == []
     assert len(handler.asked) == first
 
 
@@ -79,20 +79,20 @@ def test_a_wrong_answer_is_told_and_the_model_is_asked_again_next_time(
     handler, url = scripted
     handler.says, handler.vectors = "L'Étoile, la Marseillaise, la femme", UNLIKE
     for _ in range(2):
-        chat, vectors = rehearse(url, "key", engines)
+        chat, vectors = warm_up(url, "key", engines)
         assert chat.startswith(f"{CHAT.id}: ")
         assert "la Marseillaise" in chat
         assert ANSWER in chat
         assert vectors.startswith(f"{EMBEDDINGS.id}: ")
     handler.says, handler.vectors = ANSWER, ALIKE
-    assert rehearse(url, "key", engines) == []
+    assert warm_up(url, "key", engines) == []
 
 
 def test_an_engine_that_gives_no_answer_is_told_with_its_words(scripted: tuple[type[Scripted], str]) -> None:
     handler, url = scripted
     handler.status = 503
     with pytest.raises(OSError, match=r"answered 503.*choices"):
-        wrong_answer(url, "key", CHAT, seconds=20)
+        answer_mismatch(url, "key", CHAT, seconds=20)
 
 
 @pytest.mark.parametrize("model", PACKAGED)
@@ -105,7 +105,7 @@ def test_what_a_model_is_expected_to_answer_is_beside_its_weights(
         if found is not None:
             file.write_text(found)
         before = file.stat().st_mtime_ns if file.exists() else 0
-        assert bring(model, tmp_path, engines) == model.folder(tmp_path)
+        assert install_model(model, tmp_path, engines) == model.folder(tmp_path)
         assert expected_answer.parse(file.read_bytes()) == model.expected
         assert file.stat().st_mode & 0o777 == 0o644, "an engine may be another user"
         assert (file.stat().st_mtime_ns == before) == (before != 0 and found is None)
@@ -119,4 +119,4 @@ def test_a_proxy_for_the_outside_world_is_not_asked(
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
-    assert wrong_answer(url, "key", CHAT, seconds=20) is None
+    assert answer_mismatch(url, "key", CHAT, seconds=20) is None

@@ -54,7 +54,7 @@ def test_a_script_that_fails_says_why(tmp_path: Path) -> None:
 
 def test_a_script_that_hangs_is_ended_and_one_that_tells_its_progress_is_not(tmp_path: Path) -> None:
     told: list[dict[str, Any]] = []
-    scripts = Scripts(environment_with_hub(tmp_path), silence=2)
+    scripts = Scripts(environment_with_hub(tmp_path), silence_timeout=2)
     text = "import time\nfor _ in range(8):\n    time.sleep(0.4)\n    print('{}', flush=True)\n"
     scripts.run(script(tmp_path, text), [], told.append)
     assert len(told) == 8

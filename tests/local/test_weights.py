@@ -12,7 +12,7 @@ import pytest
 
 from llmariner.errors import ModelNotFound
 from llmariner.models.model import ActivationStatus, LoadingStatus, Model, ModelConfig, SourceRepository, Task
-from llmariner.standalone.engine.scripts import Interrupted
+from llmariner.standalone.engine.scripts import ScriptInterrupted
 from llmariner.standalone.weights import LocalWeights
 
 from .hub import environment_with_hub
@@ -144,10 +144,10 @@ def test_a_download_ends_when_the_platform_does_and_may_go_on_later(weights: Loc
     pid = started(tmp_path / "home" / "models")
     weights.close()
     thread.join(20)
-    assert [type(error) for error in raised] == [Interrupted]
+    assert [type(error) for error in raised] == [ScriptInterrupted]
     assert gone(pid)
     assert list((tmp_path / "home" / "models").glob("*.part"))
-    with pytest.raises(Interrupted):
+    with pytest.raises(ScriptInterrupted):
         weights.fetch(replace(MODEL, id="another"), unheard)
 
 

@@ -28,7 +28,7 @@ from llmariner.platform.serving.remote import RemoteServing
 from llmariner.platform.serving.static import StaticServing
 from llmariner.settings import ControlPlaneSettings, Secret
 from llmariner.standalone.engine.environment import EngineEnvironment
-from llmariner.standalone.platform import checkout
+from llmariner.standalone.platform import checkout_root
 
 from .driving import Driven, processes
 from .imitation import imitation, model
@@ -94,7 +94,7 @@ def remote(folder: Path) -> Iterator[Adapter]:
             }
         )
         context.serving = serving
-        application: Any = load(checkout() / "functions" / "internal_gateway")
+        application: Any = load(checkout_root() / "functions" / "internal_gateway")
         application.use_context(context)
         config = uvicorn.Config(application, port=0, http="httptools", ws="none", lifespan="off", log_level="warning")
         server = uvicorn.Server(config)

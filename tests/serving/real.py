@@ -21,7 +21,7 @@ from llmariner.platform.serving.local_processes.memory import available_bytes
 from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED
-from llmariner.standalone.platform import checkout
+from llmariner.standalone.platform import checkout_root
 
 __all__ = ["BASE", "PATIENCE", "engine_of_this_machine", "models_of", "settings_of"]
 
@@ -48,8 +48,8 @@ save_file(tensors, sys.argv[1])
 def engine_of_this_machine() -> Iterator[EngineEnvironment]:
     """This machine's engine environment, for this session alone."""
     cache = StandaloneSettings.load(environment()).cache
-    made = EngineEnvironment(cache, checkout() / "locks" / "engine.lock")
-    if not made.made:
+    made = EngineEnvironment(cache, checkout_root() / "locks" / "engine.lock")
+    if not made.is_installed:
         pytest.skip("`llma up` has not made the engine environment yet")
     if available_bytes() < 4 << 30:
         pytest.skip("a real engine needs 4 GiB of free memory")

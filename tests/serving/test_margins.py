@@ -16,7 +16,7 @@ import pytest
 
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.local_processes.adapter import ProcessServing
-from llmariner.standalone.platform import checkout
+from llmariner.standalone.platform import checkout_root
 
 from .driving import Driven
 from .questions import ASKED, OPEN, QUESTIONS
@@ -79,7 +79,7 @@ SAID = (
 
 
 def places() -> Iterator[Path]:
-    root = checkout()
+    root = checkout_root()
     yield root / "README.md"
     for folder in ("docs", "tests/e2e", "tests/images", "tests/serving"):
         for kind in ("*.md", "*.py", "*.mjs", "*.sh"):
@@ -91,5 +91,5 @@ def test_whatever_is_asked_anywhere_is_held_to_it_or_may_be_answered_in_any_way(
     known, unknown = {*QUESTIONS, *answers, *OPEN}, []
     for file in places():
         said = {text for pattern in SAID for text in pattern.findall(file.read_text())}
-        unknown += [f"{file.relative_to(checkout())}: {text}" for text in sorted(said - known)]
+        unknown += [f"{file.relative_to(checkout_root())}: {text}" for text in sorted(said - known)]
     assert unknown == [], "put them into questions.py"

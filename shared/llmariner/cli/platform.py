@@ -46,7 +46,7 @@ def doctor(session: Session) -> None:
     with _told():
         found = _local("doctor").checks()
     checks = [
-        {"check": check.name, "ok": check.ok, "detail": check.detail, "mend": "" if check.ok else check.mend}
+        {"check": check.name, "ok": check.ok, "detail": check.detail, "mend": "" if check.ok else check.remedy}
         for check in found
     ]
     columns = [
@@ -90,7 +90,7 @@ def _told() -> Iterator[ModuleType]:
     next_step = "`llma doctor` checks each part of the platform and says how to mend it."
     try:
         yield daemon
-    except daemon.NotStarted as error:
+    except daemon.StartFailed as error:
         raise CommandError(ExitCode.SERVER, str(error), next_step=next_step) from error
     except ValueError as error:  # a setting in the environment
         raise CommandError(ExitCode.USAGE, str(error), next_step="correct or unset the variable.") from error

@@ -21,37 +21,37 @@ from typing import Any
 from llmariner.platform.serving.local_processes.engine import log_name
 from llmariner.server import Server, ServerLimits
 from llmariner.settings import StandaloneSettings, environment
-from llmariner.standalone import local_http as loopback
+from llmariner.standalone import local_http
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
-from llmariner.standalone.platform import Home, Layout, write_private
+from llmariner.standalone.platform import HomeFolder, StandalonePlatform, write_private
 from llmariner.standalone.progress import Step, megabytes
 from llmariner.standalone.setup import set_up
-from llmariner.standalone.warmup import rehearse
+from llmariner.standalone.warmup import warm_up
 
-__all__ = ["LEAST_FREE", "NotStarted", "down", "engine_environment_of", "logs", "running", "serve", "up"]
+__all__ = ["MIN_FREE_BYTES", "StartFailed", "down", "engine_environment", "logs", "running_pid", "serve", "up"]
 
-LEAST_FREE = 64_000_000
+MIN_FREE_BYTES = 64_000_000
 """Bytes of the home's disk, for a start: database, its journal, logs."""
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 40.0
 _KILL_SECONDS = 10.0
-_LOOK_SECONDS = 1.0
-_SILENCE_SECONDS = 20.0
+_LOCK_WAIT_SECONDS = 1.0
+_RESPONSE_TIMEOUT_SECONDS = 20.0
 
 
-class NotStarted(Exception):
+class StartFailed(Exception):
     """The platform did not come up; the message says why, and what to do."""
 
 
-def engine_environment_of(settings: StandaloneSettings) -> EngineEnvironment:
+def engine_environment(settings: StandaloneSettings) -> EngineEnvironment:
     """The engine environment that this checkout's lock asks for."""
     return EngineEnvironment(settings.cache, engine_lock())
 
 
-def running(settings: StandaloneSettings) -> int | None:
+def running_pid(settings: StandaloneSettings) -> int | None:
     """The platform's process id, once it listens."""
-    pid = _holder(settings.root)
+    pid = _lock_holder(settings.root)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         if pid is not None and json.loads((settings.root / "platform.json").read_text())["pid"] == pid:
             return pid
@@ -59,59 +59,59 @@ def running(settings: StandaloneSettings) -> int | None:
 
 
 def up(*, foreground: bool) -> None:
-    """Set up what is missing, start the platform, say how to use it. NotStarted says why it could not."""
+    """Set up what is missing, start the platform, say how to use it. StartFailed says why it could not."""
     settings = StandaloneSettings.load(environment())
     began = time.monotonic()
-    if pid := running(settings):
-        if not _answers(settings, seconds=_SILENCE_SECONDS):
-            raise NotStarted(
+    if pid := running_pid(settings):
+        if not _answers(settings, seconds=_RESPONSE_TIMEOUT_SECONDS):
+            raise StartFailed(
                 f"The platform (process {pid}) runs but does not answer. End it with `llma down`, then start it."
             )
         print(f"The platform runs already at {settings.base_url}.")
-        _say_how(settings, new_key=False)
+        _print_instructions(settings, new_key=False)
         return
     _check_port(settings)
     _check_disk(settings)
     _check_home(settings.root)
-    engines = engine_environment_of(settings)
+    engines = engine_environment(settings)
     set_up(settings, engines)
-    had_key = Layout(settings.root).admin_key.exists()
+    had_key = HomeFolder(settings.root).admin_key.exists()
     if foreground:
         asyncio.run(serve(settings))
         return
     _spawn(settings)
-    wrong = rehearse(settings.base_url, Layout(settings.root).admin_key.read_text(), engines)
+    mismatches = warm_up(settings.base_url, HomeFolder(settings.root).admin_key.read_text(), engines)
     print(f"The platform is up at {settings.base_url} after {time.monotonic() - began:.1f} s; its models sleep.")
-    _say_how(settings, new_key=not had_key)
-    for complaint in wrong:
-        print(f"Engines on this machine do not answer as expected. {complaint}. See `llma doctor`.", file=sys.stderr)
+    _print_instructions(settings, new_key=not had_key)
+    for mismatch in mismatches:
+        print(f"Engines on this machine do not answer as expected. {mismatch}. See `llma doctor`.", file=sys.stderr)
 
 
 def down() -> bool:
     """End the platform and its engines, be it that it starts yet; False when it was not running."""
     settings = StandaloneSettings.load(environment())
-    pid = _holder(settings.root)
+    pid = _lock_holder(settings.root)
     if pid is None:
         return False
     with contextlib.suppress(ProcessLookupError), Step("stopping the platform"):
         for number, seconds in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _KILL_SECONDS)):
             os.kill(pid, number)
             deadline = time.monotonic() + seconds
-            while (held := _holder(settings.root) == pid) and time.monotonic() < deadline:
+            while (still_running := _lock_holder(settings.root) == pid) and time.monotonic() < deadline:
                 time.sleep(0.1)
-            if not held:
+            if not still_running:
                 break
     return True
 
 
 def logs(model: str | None, *, follow: bool, lines: int) -> None:
     """Print the end of the platform's log, or of a model's engine's."""
-    folder = Layout(StandaloneSettings.load(environment()).root).logs
+    folder = HomeFolder(StandaloneSettings.load(environment()).root).logs
     name = "platform.log" if model is None else log_name(model)
     file = folder / name
     if not file.exists():
         known = ", ".join(sorted(path.name for path in folder.glob("*.log"))) or "none yet"
-        raise NotStarted(f"There is no log {name} in {folder}. There are: {known}.")
+        raise StartFailed(f"There is no log {name} in {folder}. There are: {known}.")
     arguments = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(file)]
     subprocess.run(arguments, check=False)
 
@@ -119,9 +119,9 @@ def logs(model: str | None, *, follow: bool, lines: int) -> None:
 async def serve(settings: StandaloneSettings) -> None:
     """Run the platform in this process until it is told to end."""
     with _lock(settings.root):
-        home = Home(settings, environment(), engine_environment_of(settings))
-        home.prepare()
-        router = await home.start()
+        platform = StandalonePlatform(settings, environment(), engine_environment(settings))
+        platform.prepare()
+        router = await platform.start()
         limits = ServerLimits.load(environment())
         server = Server(router, host=settings.host, port=settings.port, grace=5, limits=limits)
         state_file = settings.root / "platform.json"
@@ -130,7 +130,7 @@ async def serve(settings: StandaloneSettings) -> None:
             # Written once the port is ours: somebody else may answer on it.
             await server.serve(on_listening=lambda: write_private(state_file, json.dumps(state)))
         finally:
-            await home.stop()
+            await platform.stop()
             state_file.unlink(missing_ok=True)
 
 
@@ -139,7 +139,7 @@ def _check_port(settings: StandaloneSettings) -> None:
     try:
         addresses = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise NotStarted(
+        raise StartFailed(
             f"{settings.host} is no address of this machine: {error.strerror}. Set LLMARINER_HOST to one, such as 127.0.0.1."
         ) from error
     for family, kind, protocol, _, address in addresses:
@@ -148,7 +148,7 @@ def _check_port(settings: StandaloneSettings) -> None:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
         except OSError as error:
-            raise NotStarted(
+            raise StartFailed(
                 f"Port {settings.port} of {settings.host} can't be had: {error.strerror}. "
                 "Another platform or program may hold it; set LLMARINER_PORT to a free one."
             ) from error
@@ -156,12 +156,12 @@ def _check_port(settings: StandaloneSettings) -> None:
 
 def _check_disk(settings: StandaloneSettings) -> None:
     """Whether the home has room for a start; a database without any can't even say so in its log."""
-    place = next(path for path in (settings.root, *settings.root.parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    if free < LEAST_FREE:
-        raise NotStarted(
-            f"Only {megabytes(free)} are free at {place}; the platform needs {megabytes(LEAST_FREE)} to start. Free some, "
-            "or set LLMARINER_HOME to a folder on another disk."
+    existing = next(path for path in (settings.root, *settings.root.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < MIN_FREE_BYTES:
+        raise StartFailed(
+            f"Only {megabytes(free)} are free at {existing}; the platform needs {megabytes(MIN_FREE_BYTES)} to start. "
+            "Free some, or set LLMARINER_HOME to a folder on another disk."
         )
 
 
@@ -171,23 +171,23 @@ def _check_home(root: Path) -> None:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = root.stat()
     except OSError as error:
-        raise NotStarted(
+        raise StartFailed(
             f"{root} can't be the platform's home: {error.strerror}. Set LLMARINER_HOME to another."
         ) from error
     if found.st_mode & stat.S_ISVTX:
-        raise NotStarted(
+        raise StartFailed(
             f"{root} is a folder for everybody; set LLMARINER_HOME to one of your own, such as one below it."
         )
     if os.geteuid() not in (0, found.st_uid) or not os.access(root, os.W_OK | os.X_OK):
-        raise NotStarted(f"{root} is not yours to write; set LLMARINER_HOME to a folder of your own.")
+        raise StartFailed(f"{root} is not yours to write; set LLMARINER_HOME to a folder of your own.")
 
 
 def _spawn(settings: StandaloneSettings) -> None:
-    log = Layout(settings.root).logs / "platform.log"
+    log = HomeFolder(settings.root).logs / "platform.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            # Without -P a file in the folder that `llma up` is called in would be imported in the place of a library.
+            # Without -P a file in the folder that `llma up` is called in would be imported instead of a library.
             [sys.executable, "-P", "-m", "llmariner.standalone.daemon"],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -198,26 +198,26 @@ def _spawn(settings: StandaloneSettings) -> None:
     with Step("starting the platform"):
         while not _answers(settings):
             # Where another one holds the home, ours ends at once, and that one is waited for.
-            ended = process.poll() is not None and _holder(settings.root) is None
+            ended = process.poll() is not None and _lock_holder(settings.root) is None
             if ended or time.monotonic() > deadline:
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-                raise NotStarted(f"The platform did not start. The end of {log}:\n{tail}")
+                raise StartFailed(f"The platform did not start. The end of {log}:\n{tail}")
             time.sleep(0.05)
 
 
 def _answers(settings: StandaloneSettings, *, seconds: float = 2) -> bool:
     # The port may answer for somebody else: only a platform that holds our lock counts.
-    if not running(settings):
+    if not running_pid(settings):
         return False
     try:
-        loopback.get(f"{settings.base_url}/health/live", seconds=seconds)
+        local_http.get(f"{settings.base_url}/health/live", seconds=seconds)
     except (OSError, ValueError):
         return False
     return True
 
 
-def _say_how(settings: StandaloneSettings, *, new_key: bool) -> None:
-    key_file = Layout(settings.root).admin_key
+def _print_instructions(settings: StandaloneSettings, *, new_key: bool) -> None:
+    key_file = HomeFolder(settings.root).admin_key
     secret = key_file.read_text() if new_key else f"$(cat {key_file})"
     if new_key:
         print(f"\nYour administrator's API key, shown this once (llma reads it from {key_file}):\n\n  {secret}")
@@ -237,17 +237,17 @@ def _lock(root: Path) -> Iterator[None]:
     """One platform per home folder: a second one would fight over engines and ledger. The lock names its holder."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / "lock").open("a+") as file:
-        if not _locked(file.fileno()):
-            raise NotStarted(f"Another platform runs in {root}; end it with `llma down`.")
+        if not _try_lock(file.fileno()):
+            raise StartFailed(f"Another platform runs in {root}; end it with `llma down`.")
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
 
 
-def _locked(file: int) -> bool:
+def _try_lock(file: int) -> bool:
     """Lock an open file. For a moment it may be locked by somebody who looks whether it is."""
-    deadline = time.monotonic() + _LOOK_SECONDS
+    deadline = time.monotonic() + _LOCK_WAIT_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -256,7 +256,7 @@ def _locked(file: int) -> bool:
     return False
 
 
-def _holder(root: Path) -> int | None:
+def _lock_holder(root: Path) -> int | None:
     """The process that holds the home's lock. A process id that is only written somewhere may be anybody's by now."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError), (root / "lock").open("r") as file:
         try:
@@ -274,5 +274,5 @@ if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         try:
             loop.run(serve(StandaloneSettings.load(environment())))
-        except NotStarted as error:
+        except StartFailed as error:
             sys.exit(str(error))

@@ -19,15 +19,15 @@ from llmariner.errors import PlatformError
 from llmariner.platform.events.cloudevents import to_http
 from llmariner.platform.events.deliveries import Deliveries, Delivery, Subscription
 
-__all__ = ["Dispatcher", "limits", "subscriptions"]
+__all__ = ["Dispatcher", "delivery_timeouts", "subscriptions"]
 
 _log = logging.getLogger(__name__)
-_EVERY_SECONDS = 0.25
-_AGAIN = frozenset({404, 408, 409, 429})
-_OF_ONE_PROJECT = 2
+_POLL_SECONDS = 0.25
+_RETRYABLE_STATUSES = frozenset({404, 408, 409, 429})
+_MAX_PER_PROJECT = 2
 """Deliveries under way to one consumer: a project's downloads, which may take hours, are to keep no other waiting."""
-_LIMIT_SECONDS = 60.0
-_FETCH_SECONDS = 86_400.0
+_DEFAULT_TIMEOUT_SECONDS = 60.0
+_DOWNLOAD_TIMEOUT_SECONDS = 86_400.0
 """For the weights of a model: one machine downloads them in the delivery, a cluster when their engine starts."""
 Consumers = dict[str, Callable[[Any, Any, Any], Awaitable[None]]]
 
@@ -42,60 +42,60 @@ def subscriptions(eventing: Path) -> list[Subscription]:
     return found
 
 
-def limits(eventing: Path) -> dict[str, float]:
+def delivery_timeouts(eventing: Path) -> dict[str, float]:
     """How many seconds a delivery may take, by consumer: what its trigger.yaml says, but for what downloads."""
     found = {}
     for file in sorted(eventing.glob("*/trigger.yaml")):
         annotations = yaml.safe_load(file.read_text())["metadata"].get("annotations", {})
-        found[file.parent.name] = float(annotations.get("llmariner.ai/timeout-seconds", _LIMIT_SECONDS))
-    return found | {"model_loader": _FETCH_SECONDS}
+        found[file.parent.name] = float(annotations.get("llmariner.ai/timeout-seconds", _DEFAULT_TIMEOUT_SECONDS))
+    return found | {"model_loader": _DOWNLOAD_TIMEOUT_SECONDS}
 
 
 class Dispatcher:
-    """Delivers until it is closed. `consumers`: each one's application, by folder name; `seconds`: see `limits`.
+    """Delivers until it is closed. `consumers`: each one's application, by folder name; `timeouts`: see `delivery_timeouts`.
 
     A delivery that is not over in time is one that failed. A thread that still works on it goes on: as on a cluster,
     consumers are written to be called again meanwhile.
     """
 
     def __init__(
-        self, deliveries: Deliveries, consumers: Consumers, seconds: Mapping[str, float] | None = None
+        self, deliveries: Deliveries, consumers: Consumers, timeouts: Mapping[str, float] | None = None
     ) -> None:
         self._deliveries = deliveries
         self._consumers = consumers
-        self._seconds = seconds or {}
-        self._under_way: dict[tuple[int, str], asyncio.Task[None]] = {}
-        self._of_project: Counter[tuple[str, str | None]] = Counter()
+        self._timeouts = timeouts or {}
+        self._running: dict[tuple[int, str], asyncio.Task[None]] = {}
+        self._running_by_project: Counter[tuple[str, str | None]] = Counter()
 
     async def run(self) -> None:
         """Deliver what is due, again and again."""
         while True:
             try:
-                await self.step()
+                await self.start_due()
             except PlatformError as error:
                 _log.warning("events wait: %s", error.message)
             except Exception:  # whatever it was, the next round must come
                 _log.exception("events wait")
-            await asyncio.sleep(_EVERY_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
-    async def step(self) -> None:
+    async def start_due(self) -> None:
         """Start every delivery that is due and not under way, of each project a few at a time."""
         while await asyncio.to_thread(self._deliveries.fan_out):
             pass
         for delivery in await asyncio.to_thread(self._deliveries.due):
             key = (delivery.sequence, delivery.consumer)
-            place = (delivery.consumer, delivery.project_id)
-            if key not in self._under_way and self._of_project[place] < _OF_ONE_PROJECT:
-                self._of_project[place] += 1
-                self._under_way[key] = asyncio.create_task(self._deliver(delivery))
+            consumer_and_project = (delivery.consumer, delivery.project_id)
+            if key not in self._running and self._running_by_project[consumer_and_project] < _MAX_PER_PROJECT:
+                self._running_by_project[consumer_and_project] += 1
+                self._running[key] = asyncio.create_task(self._deliver(delivery))
 
-    async def settle(self) -> None:
+    async def drain(self) -> None:
         """Wait for the deliveries under way."""
-        await asyncio.gather(*self._under_way.values())
+        await asyncio.gather(*self._running.values())
 
     async def close(self) -> None:
         """Break off the deliveries under way; they are due again at the next start."""
-        tasks = list(self._under_way.values())
+        tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -106,16 +106,16 @@ class Dispatcher:
             if 200 <= status < 300:
                 await asyncio.to_thread(self._deliveries.mark_delivered, delivery)
             else:
-                final = 400 <= status < 500 and status not in _AGAIN
+                final = 400 <= status < 500 and status not in _RETRYABLE_STATUSES
                 reason = f"{status}: {answer.decode(errors='replace')[:1000]}"
                 await asyncio.to_thread(self._deliveries.mark_failed, delivery, reason, final=final)
         finally:
-            self._under_way.pop((delivery.sequence, delivery.consumer), None)
-            self._of_project.subtract([(delivery.consumer, delivery.project_id)])
-            self._of_project += Counter()  # drops those that are nought
+            self._running.pop((delivery.sequence, delivery.consumer), None)
+            self._running_by_project.subtract([(delivery.consumer, delivery.project_id)])
+            self._running_by_project += Counter()  # drops those that are nought
 
     async def _answer(self, delivery: Delivery) -> tuple[int, bytes]:
-        limit = self._seconds.get(delivery.consumer, _LIMIT_SECONDS)
+        limit = self._timeouts.get(delivery.consumer, _DEFAULT_TIMEOUT_SECONDS)
         try:
             async with asyncio.timeout(limit):
                 return await self._post(delivery)

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 from llmariner.platform.serving.local_processes import memory
 from llmariner.settings import StandaloneSettings, environment
-from llmariner.standalone import local_http as loopback
-from llmariner.standalone.daemon import LEAST_FREE, engine_environment_of, running
+from llmariner.standalone import local_http
+from llmariner.standalone.daemon import MIN_FREE_BYTES, engine_environment, running_pid
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
-from llmariner.standalone.platform import Layout
-from llmariner.standalone.warmup import wrong_answer
+from llmariner.standalone.platform import HomeFolder
+from llmariner.standalone.warmup import answer_mismatch
 
 __all__ = ["Check", "checks"]
 
-_MEMORY = 4 * 1024**3
-_DISK = 8 * 1024**3
+_MIN_MEMORY_BYTES = 4 * 1024**3
+_MIN_CACHE_BYTES = 8 * 1024**3
 _ANSWER_SECONDS = 180.0
-_SILENT = "health"
+_NO_RESPONSE = "health"
 """Names the check of a platform that answers nothing: its models need not be asked."""
 
 
@@ -33,7 +33,7 @@ class Check:
     name: str
     ok: bool
     detail: str
-    mend: str
+    remedy: str
 
 
 def checks() -> list[Check]:
@@ -50,7 +50,7 @@ def checks() -> list[Check]:
         _secrets(settings),
         _process(settings),
         *health,
-        *([] if any(check.name == _SILENT for check in health) else _answers(settings)),
+        *([] if any(check.name == _NO_RESPONSE for check in health) else _answer_checks(settings)),
     ]
 
 
@@ -60,36 +60,41 @@ def _python() -> Check:
 
 
 def _disk(settings: StandaloneSettings) -> Check:
-    place = next(path for path in (settings.cache, *settings.cache.parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    ok = free > _DISK or engine_environment_of(settings).made
+    existing = next(path for path in (settings.cache, *settings.cache.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    ok = free > _MIN_CACHE_BYTES or engine_environment(settings).is_installed
     return Check(
-        "disk", ok, f"{free >> 30} GiB free at {place}", "Free 8 GiB, or set LLMARINER_CACHE to a larger disk."
+        "disk", ok, f"{free >> 30} GiB free at {existing}", "Free 8 GiB, or set LLMARINER_CACHE to a larger disk."
     )
 
 
 def _home_disk(settings: StandaloneSettings) -> Check:
-    place = next(path for path in (settings.root, *settings.root.parents) if path.exists())
-    free = shutil.disk_usage(place).free
+    existing = next(path for path in (settings.root, *settings.root.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     try:
-        with tempfile.TemporaryFile(dir=place):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        said = f"{place} can't be written: {error.strerror}"
+        said = f"{existing} can't be written: {error.strerror}"
         return Check("home disk", False, said, "Set LLMARINER_HOME to a folder that you may write.")
-    mend = "Free some, or set LLMARINER_HOME to a folder on a larger disk."
-    return Check("home disk", free >= LEAST_FREE, f"{free >> 20} MiB free at {place}", mend)
+    remedy = "Free some, or set LLMARINER_HOME to a folder on a larger disk."
+    return Check("home disk", free >= MIN_FREE_BYTES, f"{free >> 20} MiB free at {existing}", remedy)
 
 
 def _memory() -> Check:
     free = memory.available_bytes()
-    return Check("memory", free > _MEMORY, f"{free >> 30} GiB available", "Close programs: engines need about 4 GiB.")
+    return Check(
+        "memory", free > _MIN_MEMORY_BYTES, f"{free >> 30} GiB available", "Close programs: engines need about 4 GiB."
+    )
 
 
 def _engine(settings: StandaloneSettings) -> Check:
-    engines = engine_environment_of(settings)
+    engines = engine_environment(settings)
     return Check(
-        "engine environment", engines.made, str(engines.folder), "Run `llma up`: it makes it, or goes on making it."
+        "engine environment",
+        engines.is_installed,
+        str(engines.folder),
+        "Run `llma up`: it makes it, or goes on making it.",
     )
 
 
@@ -102,31 +107,31 @@ def _models(settings: StandaloneSettings) -> list[Check]:
 
 
 def _secrets(settings: StandaloneSettings) -> Check:
-    layout = Layout(settings.root)
+    layout = HomeFolder(settings.root)
     files = [settings.root / "pepper", settings.root / "service-secret", layout.admin_key]
     missing = [file.name for file in files if not file.exists()]
     open_ = [file.name for file in files if file.exists() and file.stat().st_mode & 0o077]
     detail = f"missing: {missing}" if missing else f"readable by others: {open_}" if open_ else "private"
-    mend = f"chmod 600 the files in {settings.root}." if open_ else "Run `llma up`: it makes them."
-    return Check("secrets", not missing and not open_, detail, mend)
+    remedy = f"chmod 600 the files in {settings.root}." if open_ else "Run `llma up`: it makes them."
+    return Check("secrets", not missing and not open_, detail, remedy)
 
 
 def _process(settings: StandaloneSettings) -> Check:
-    pid = running(settings)
+    pid = running_pid(settings)
     return Check(
         "platform", pid is not None, f"process {pid}" if pid else "not running", "Run `llma up`; see `llma logs`."
     )
 
 
 def _health(settings: StandaloneSettings) -> list[Check]:
-    if running(settings) is None:
+    if running_pid(settings) is None:
         return []
     try:
-        parts = loopback.get(f"{settings.base_url}/health", seconds=10)["parts"]
+        parts = local_http.get(f"{settings.base_url}/health", seconds=10)["parts"]
     except urllib.error.HTTPError as error:
         parts = json.loads(error.read()).get("parts", {})
     except (OSError, ValueError) as error:
-        return [Check(_SILENT, False, str(error), "See `llma logs`; restart with `llma down` and `llma up`.")]
+        return [Check(_NO_RESPONSE, False, str(error), "See `llma logs`; restart with `llma down` and `llma up`.")]
     return [
         Check(
             name,
@@ -138,27 +143,27 @@ def _health(settings: StandaloneSettings) -> list[Check]:
     ]
 
 
-def _answers(settings: StandaloneSettings) -> list[Check]:
+def _answer_checks(settings: StandaloneSettings) -> list[Check]:
     """Whether each packaged model, woken if it sleeps, answers as on every other machine."""
-    key = Layout(settings.root).admin_key
-    if running(settings) is None or not key.exists():
+    key = HomeFolder(settings.root).admin_key
+    if running_pid(settings) is None or not key.exists():
         return []
     return [
         Check(
             f"answer of {model.id}",
-            complaint is None,
-            complaint or "as expected",
+            mismatch is None,
+            mismatch or "as expected",
             f"See `llma logs {model.id}`. A wrong answer means that vLLM computes otherwise on this processor: "
             "run models elsewhere, or report it with the processor's name.",
         )
         for model in PACKAGED
         if model.folder(settings.cache).is_dir()
-        for complaint in (_complaint(settings, model, key.read_text()),)
+        for mismatch in (_answer_problem(settings, model, key.read_text()),)
     ]
 
 
-def _complaint(settings: StandaloneSettings, model: PackagedModel, secret: str) -> str | None:
+def _answer_problem(settings: StandaloneSettings, model: PackagedModel, secret: str) -> str | None:
     try:
-        return wrong_answer(settings.base_url, secret, model, seconds=_ANSWER_SECONDS)
+        return answer_mismatch(settings.base_url, secret, model, seconds=_ANSWER_SECONDS)
     except (OSError, ValueError, LookupError) as error:
         return f"none: {str(error)[:300]}"

@@ -26,27 +26,27 @@ from llmariner.platform.serving.local_processes.launcher_client import kill_orph
 from llmariner.platform.serving.local_processes.sockets import remove_stale_folders
 from llmariner.platform.serving.log_files import rotate
 from llmariner.settings import Environment, SecretSettings, ServingSettings, StandaloneSettings
-from llmariner.standalone.dispatcher import Dispatcher, limits, subscriptions
+from llmariner.standalone.dispatcher import Dispatcher, delivery_timeouts, subscriptions
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
 from llmariner.standalone.router import Router
 from llmariner.standalone.weights import LocalWeights
 from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 
-__all__ = ["Home", "Layout", "checkout", "write_private"]
+__all__ = ["HomeFolder", "StandalonePlatform", "checkout_root", "write_private"]
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 30
 _TICK = "ai.llmariner.platform.tick.v1"
 
 
-def checkout() -> Path:
+def checkout_root() -> Path:
     """The folder that holds functions/ and eventing/: this is a checkout, installed in place."""
     return Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
-class Layout:
+class HomeFolder:
     """Where things are below the home folder."""
 
     root: Path
@@ -79,7 +79,7 @@ class Layout:
             "LLMARINER_CONTROL_URL": "",
         }
 
-    def make(self) -> None:
+    def create(self) -> None:
         """Make folders and secrets that are not there yet, readable by their owner alone."""
         self.logs.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o700)
@@ -98,20 +98,20 @@ def write_private(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-class Home:
+class StandalonePlatform:
     """The platform of one machine in one process. `start`, serve `router`, `stop`."""
 
     def __init__(self, settings: StandaloneSettings, env: Environment, environment: EngineEnvironment) -> None:
-        self.layout = Layout(settings.root)
+        self.folder = HomeFolder(settings.root)
         self._cache = settings.cache
         self._engines = environment
-        self.layout.make()
-        self.context = Context(self.layout.environment(env))
+        self.folder.create()
+        self.context = Context(self.folder.environment(env))
         self._serving_settings = ServingSettings.load(env)
         self._tasks: list[asyncio.Task[Any]] = []
         self._dispatcher: Dispatcher | None = None
         self.serving: ProcessServing | None = None
-        self._weights = LocalWeights(self.layout.root / "models", environment)
+        self._weights = LocalWeights(self.folder.root / "models", environment)
 
     def prepare(self) -> str | None:
         """Schema, first administrator, packaged models. Returns the admin's key when it was just made.
@@ -130,26 +130,26 @@ class Home:
         for model in PACKAGED:
             if model.folder(self._cache).is_dir():
                 self._register(model)
-        if self.layout.admin_key.exists():
+        if self.folder.admin_key.exists():
             return None
         number = len(self.context.keys.of_project(owner))
         _, secret = create_bootstrap_key(self.context.keys, owner, "admin" if number == 0 else f"admin-{number}")
-        write_private(self.layout.admin_key, secret)
+        write_private(self.folder.admin_key, secret)
         return secret
 
     async def start(self) -> Router:
         """Engines' warm parent, functions, dispatcher, timer; returns the application. Models sleep yet."""
-        kill_orphans(self.layout.logs)
-        remove_stale_folders(self.layout.engines)
+        kill_orphans(self.folder.logs)
+        remove_stale_folders(self.folder.engines)
         self.serving = self._process_serving()
         self.context.serving = self.serving
         self.context.weights = self._weights
         self.serving.subscribe(lambda model_id, _: self.context.gateway.forget(model_id))
-        root = checkout()
+        root = checkout_root()
         router = Router(root / "functions", self.context)
         self._dispatcher = self._make_dispatcher(root / "eventing")
         self.serving.warm_up()
-        self._tasks = [asyncio.create_task(self._dispatcher.run()), asyncio.create_task(self._tick())]
+        self._tasks = [asyncio.create_task(self._dispatcher.run()), asyncio.create_task(self._run_timer())]
         await self._wake_active()
         return router
 
@@ -190,7 +190,7 @@ class Home:
         environment = {**engine_environment(settings.threads), "VLLM_CACHE_ROOT": str(self._engines.vllm_cache)}
         process_settings = ProcessSettings(
             python=self._engines.python,
-            logs=self.layout.logs,
+            logs=self.folder.logs,
             environment=environment,
             budget=settings.memory_bytes,
             idle_seconds=settings.idle_seconds,
@@ -205,19 +205,19 @@ class Home:
             consumers[folder.name] = load(folder)
             consumers[folder.name].use_context(self.context)
         deliveries = Deliveries(self.context.database, subscriptions(eventing))
-        return Dispatcher(deliveries, consumers, limits(eventing))
+        return Dispatcher(deliveries, consumers, delivery_timeouts(eventing))
 
-    async def _tick(self) -> None:
+    async def _run_timer(self) -> None:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             try:
-                await asyncio.to_thread(self._tick_now)
+                await asyncio.to_thread(self._write_tick)
             except Exception:  # whatever it was, the next tick must come
                 _log.exception("no tick")
 
-    def _tick_now(self) -> None:
+    def _write_tick(self) -> None:
         for name in ("platform.log", "launcher.log"):
-            rotate(self.layout.logs / name)
+            rotate(self.folder.logs / name)
         with self.context.database.write() as session:
             outbox.add(session, _TICK, "platform", {"every_seconds": _TICK_SECONDS})
 

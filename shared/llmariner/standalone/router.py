@@ -44,7 +44,7 @@ class Router:
     """An ASGI application over all functions of a folder."""
 
     def __init__(self, functions: Path, context: Context) -> None:
-        self._literal: dict[str, LazyApplication] = {}
+        self._exact: dict[str, LazyApplication] = {}
         self._patterns: list[tuple[re.Pattern[str], LazyApplication]] = []
         for folder in sorted(path.parent for path in functions.glob("*/func.yaml")):
             application = load(folder)
@@ -53,9 +53,9 @@ class Router:
                 if "{" in path:
                     self._patterns.append((path_pattern(path), application))
                 else:
-                    self._literal[path] = application
+                    self._exact[path] = application
         # Every function of the token path answers it with the same numbers: they share one gateway here.
-        self._literal["/metrics"] = self._literal["/v1/chat/completions"]
+        self._exact["/metrics"] = self._exact["/v1/chat/completions"]
         self._application = MiddlewareStack(self._route, Cors.load(context.env))
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
@@ -66,11 +66,11 @@ class Router:
         if scope["type"] != "http":
             return
         path = scope["path"]
-        application = self._literal.get(path) or self._matching(path)
+        application = self._exact.get(path) or self._match(path)
         if application is None:
             await send_error(send, UnknownUrl(scope["method"], path), default_headers())
         else:
             await application.prepare().application(scope, receive, send)
 
-    def _matching(self, path: str) -> LazyApplication | None:
+    def _match(self, path: str) -> LazyApplication | None:
         return next((application for pattern, application in self._patterns if pattern.fullmatch(path)), None)

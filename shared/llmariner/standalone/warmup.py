@@ -5,38 +5,38 @@ from __future__ import annotations
 
 import urllib.error
 
-from llmariner.standalone import local_http as loopback
+from llmariner.standalone import local_http
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
 from llmariner.standalone.progress import Step
 
-__all__ = ["rehearse", "wrong_answer"]
+__all__ = ["answer_mismatch", "warm_up"]
 
-_FIRST_SECONDS = 900.0
+_FIRST_START_SECONDS = 900.0
 """For an engine's first start, which compiles and fills caches."""
 
 
-def rehearse(url: str, secret: str, engines: EngineEnvironment) -> list[str]:
+def warm_up(url: str, secret: str, engines: EngineEnvironment) -> list[str]:
     """Ask each model once, then let it sleep; at once when that was done with this environment before.
 
     Returns a line for each model whose answer was not the expected one; it is asked again at the next start.
     """
-    wrong = []
+    mismatches = []
     for model in PACKAGED:
         mark = engines.folder / f"rehearsed-{model.key}"
         if mark.exists():
             continue
         with Step(f"first start of {model.id} (later ones take seconds)"):
-            complaint = wrong_answer(url, secret, model, seconds=_FIRST_SECONDS)
-        loopback.post(f"{url}/v1/models/{model.id}:deactivate", secret, {}, seconds=60)
-        if complaint is None:
+            mismatch = answer_mismatch(url, secret, model, seconds=_FIRST_START_SECONDS)
+        local_http.post(f"{url}/v1/models/{model.id}:deactivate", secret, {}, seconds=60)
+        if mismatch is None:
             mark.write_text("")
         else:
-            wrong.append(f"{model.id}: {complaint}")
-    return wrong
+            mismatches.append(f"{model.id}: {mismatch}")
+    return mismatches
 
 
-def wrong_answer(url: str, secret: str, model: PackagedModel, *, seconds: float) -> str | None:
+def answer_mismatch(url: str, secret: str, model: PackagedModel, *, seconds: float) -> str | None:
     """Ask a model what has one answer on every processor; what is wrong with its answer, or None.
 
     OSError when it gives none.
@@ -44,7 +44,7 @@ def wrong_answer(url: str, secret: str, model: PackagedModel, *, seconds: float)
     expected = model.expected
     body = {"model": model.id, **expected.body()}
     try:
-        return expected.mismatch(loopback.post(f"{url}{expected.path}", secret, body, seconds=seconds))
+        return expected.mismatch(local_http.post(f"{url}{expected.path}", secret, body, seconds=seconds))
     except urllib.error.HTTPError as error:
         said = error.read().decode(errors="replace")[:2000]
         raise OSError(f"{model.id} answered {error.code}: {said} See `llma logs {model.id}`.") from error

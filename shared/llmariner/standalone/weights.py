@@ -41,9 +41,9 @@ class LocalWeights:
             SourceRepository.OBJECT_STORE,
             SourceRepository.FINE_TUNING,
         ):
-            return _examined(_local(model), adapter=model.base_model_id is not None)
+            return _inspected(_local_folder(model), adapter=model.base_model_id is not None)
         if model.source_repository is SourceRepository.HUGGING_FACE:
-            return _examined(self._snapshot(model, report), adapter=model.base_model_id is not None)
+            return _inspected(self._snapshot(model, report), adapter=model.base_model_id is not None)
         raise WeightsUnavailable(
             "Ollama models need an Ollama runtime, which a single machine does not run; use HUGGING_FACE."
         )
@@ -53,22 +53,22 @@ class LocalWeights:
         if not folder:
             return
         path = Path(folder).resolve()
-        if path.parent == self._folder.resolve() and path.name.startswith(_prefix(model_id)):
+        if path.parent == self._folder.resolve() and path.name.startswith(_folder_prefix(model_id)):
             shutil.rmtree(path, ignore_errors=True)
 
     def _snapshot(self, model: Model, report: ReportProgress) -> Path:
         registration = json.dumps([model.created_at, model.project_id, model.model_file_location])
-        target = self._folder / f"{_prefix(model.id)}{_digest(registration)}"
+        target = self._folder / f"{_folder_prefix(model.id)}{_digest(registration)}"
         if target.is_dir():
             return target
         self._folder.mkdir(parents=True, exist_ok=True)
 
-        def hear(said: dict[str, object]) -> None:
-            done, total = int(str(said["done"])), max(1, int(str(said["total"])))
+        def on_progress(progress: dict[str, object]) -> None:
+            done, total = int(str(progress["done"])), max(1, int(str(progress["total"])))
             report(min(0.99, done / total), f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
 
         try:
-            self._scripts.run(_FETCH, [model.model_file_location, str(target)], hear)
+            self._scripts.run(_FETCH, [model.model_file_location, str(target)], on_progress)
         except ModelNotFound:  # deleted meanwhile
             shutil.rmtree(target.with_name(target.name + ".part"), ignore_errors=True)
             raise
@@ -80,7 +80,7 @@ class LocalWeights:
         return target
 
 
-def _prefix(model_id: str) -> str:
+def _folder_prefix(model_id: str) -> str:
     """What the names of a model's folders begin with: readable, and of no other id's."""
     return f"{re.sub(r'[^A-Za-z0-9._-]', '-', model_id).lstrip('.')[:64]}-{_digest(model_id)}-"
 
@@ -89,7 +89,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _local(model: Model) -> Path:
+def _local_folder(model: Model) -> Path:
     location = model.model_file_location.removeprefix("file://")
     path = Path(location).expanduser()
     if "://" in location or not path.is_absolute():
@@ -99,7 +99,7 @@ def _local(model: Model) -> Path:
     return path
 
 
-def _examined(folder: Path, *, adapter: bool) -> FetchedWeights:
+def _inspected(folder: Path, *, adapter: bool) -> FetchedWeights:
     """What the folder holds. WeightsUnavailable when no engine could serve it."""
     name = "adapter_config.json" if adapter else "config.json"
     try:

