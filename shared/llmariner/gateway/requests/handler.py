@@ -109,13 +109,7 @@ class RequestHandler:
             if len(request.body) > _LARGE_BODY:
                 request = request._replace(body=b"")
             wait = self._max_wait(head.get(b"prefer"), stream=request.stream)
-            quota_args = (
-                key,
-                request.model,
-                request.max_prompt_tokens,
-                request.max_completion_tokens,
-                request.choice_count,
-            )
+            quota_args = (key, request.model, *request.token_bounds)
             reservation = gateway.limits.reserve(*quota_args)
             if reservation is None:
                 reservation = await gateway.limits.admit(*quota_args)

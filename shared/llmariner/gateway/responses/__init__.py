@@ -1,1 +1,1 @@
-"""What the gateway sends back: heads, error bodies, relayed streams, heartbeats of requests that wait."""
+"""Responses of the gateway: heads, error bodies, relayed streams, and heartbeats of waiting requests."""

@@ -1,7 +1,7 @@
-"""What an engine refused, as one of our errors, in one sentence and with OpenAI's name of the field.
+"""Translation of an engine's error response into a platform error with one sentence and OpenAI's name of the field.
 
-vLLM's validation is pydantic's: a list of errors printed as Python, one for each way in which a value could have been right.
-The first of them says what its caller needs; the rest is internals.
+vLLM validates with pydantic, which lists one error, printed as Python, for each alternative type of a value. The first error
+is what the client needs; the others describe internals.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from llmariner.errors import EngineFailed, InvalidRequest, ModelNotFound, Platfo
 __all__ = ["engine_error"]
 
 _MAX_MESSAGE_LENGTH = 2000
-# Of a field's name, in characters and in parts: an engine may write a million of them.
+# Limits of a field's name, which the engine controls.
 _MAX_NAME_LENGTH = 256
 _MAX_NAME_PARTS = 32
 _REPR_HEADER = re.compile(r"(\d+) validation errors?\b")
 _REPR_MESSAGE = re.compile(r"""'msg': (?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")""")
-# The same as pydantic prints it itself: a place in its own terms, then a sentence, then its kind in brackets.
+# The same in pydantic's own format: the field's location, then a sentence, then the error type in brackets.
 _PYDANTIC_TEXT = re.compile(r"(\d+) validation errors? for [^\n]*\n[^\n]*\n +([^\n]*?) \[type=")
 _VALUE_ERROR = "Value error, "
 
 
 def engine_error(status: int, body: bytes, model: str) -> PlatformError:
-    """4xx are the caller's to mend, and so is what no engine of that model can do; other 5xx are not."""
+    """InvalidRequest or ModelNotFound for 4xx and 501, Unavailable for 429 and 503, else EngineFailed."""
     message, param = _message_and_param(body)
     if status == 404:
         return _not_found(message, param, model)
@@ -40,7 +40,7 @@ def engine_error(status: int, body: bytes, model: str) -> PlatformError:
 
 
 def _not_found(message: str, param: str | None, model: str) -> PlatformError:
-    """Of the three things that an engine may not find: the model, the route, and what a request names."""
+    """The error for a 404, which may concern the model, the route, or an object in the request."""
     if param == "model":
         return ModelNotFound(model)
     if message.lower() in ("", "not found"):
@@ -51,7 +51,7 @@ def _not_found(message: str, param: str | None, model: str) -> PlatformError:
 
 
 def _message_and_param(body: bytes) -> tuple[str, str | None]:
-    """The message and field of an engine's error, whichever of the known shapes it has."""
+    """The message and the field of an error body in any of the supported formats."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -65,31 +65,31 @@ def _message_and_param(body: bytes) -> tuple[str, str | None]:
         return _from_error_list(message)
     text = message[:_MAX_MESSAGE_LENGTH] if isinstance(message, str) else ""
     found = _openai_param(param) if isinstance(param, str) else None
-    if (header := _REPR_HEADER.match(text)) and (said := _REPR_MESSAGE.search(text)):
-        text = _sentence(said[1] or said[2], int(header[1]), found)
-    elif printed := _PYDANTIC_TEXT.match(text):
-        text = _sentence(printed[2], int(printed[1]), found)
+    if (header := _REPR_HEADER.match(text)) and (first_message := _REPR_MESSAGE.search(text)):
+        text = _format_message(first_message[1] or first_message[2], int(header[1]), found)
+    elif pydantic_text := _PYDANTIC_TEXT.match(text):
+        text = _format_message(pydantic_text[2], int(pydantic_text[1]), found)
     return text, found
 
 
 def _from_error_list(errors: list[Any]) -> tuple[str, str | None]:
-    """FastAPI's own shape: a list of objects with `loc` and `msg`."""
+    """The same for FastAPI's format: a list of objects with `loc` and `msg`."""
     first = errors[0] if errors and isinstance(errors[0], dict) else {}
     loc = first.get("loc")
     param = _openai_param(".".join(str(each) for each in loc[:_MAX_NAME_PARTS])) if isinstance(loc, list) else None
-    said = first.get("msg")
-    text = said[:_MAX_MESSAGE_LENGTH] if isinstance(said, str) else "The engine refused the request"
-    return _sentence(text, len(errors), param), param
+    first_message = first.get("msg")
+    text = first_message[:_MAX_MESSAGE_LENGTH] if isinstance(first_message, str) else "The engine refused the request"
+    return _format_message(text, len(errors), param), param
 
 
-def _sentence(said: str, errors: int, param: str | None) -> str:
-    said = said.removeprefix(_VALUE_ERROR).replace("\\n", " ").replace("\\'", "'").rstrip(".")
+def _format_message(first_message: str, errors: int, param: str | None) -> str:
+    first_message = first_message.removeprefix(_VALUE_ERROR).replace("\\n", " ").replace("\\'", "'").rstrip(".")
     about = f"Invalid '{param}': " if param else ""
-    return f"{about}{said}." if errors == 1 else f"{about}{said} (the first of {errors} errors)."
+    return f"{about}{first_message}." if errors == 1 else f"{about}{first_message} (the first of {errors} errors)."
 
 
 def _openai_param(path: str) -> str | None:
-    """`messages[0].content` of `body.messages.0.content`; None of the body as a whole."""
+    """Convert `body.messages.0.content` to `messages[0].content`; None for the body as a whole."""
     name = ""
     for part in path[:_MAX_NAME_LENGTH].removeprefix("body").strip(".").split("."):
         name += f"[{part}]" if part.isdigit() else f".{part}"

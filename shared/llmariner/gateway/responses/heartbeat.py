@@ -1,4 +1,4 @@
-"""When a stream that waits is told something."""
+"""The schedule of status comments in a stream that waits."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import time
 
 __all__ = ["Heartbeat"]
 
-# How soon it hears of another phase.
+# The longest delay until a change of phase is reported.
 _POLL_SECONDS = 0.5
 
 
 class Heartbeat:
-    """At every change of phase, and after `seconds` of silence. `pause`: how long to wait before asking again."""
+    """Due at every change of phase, and `seconds` after the last one. `poll_interval`: seconds between calls of `due`."""
 
     __slots__ = ("_phase", "_seconds", "_sent_at", "poll_interval")
 
@@ -22,7 +22,7 @@ class Heartbeat:
         self.poll_interval = min(seconds, _POLL_SECONDS)
 
     def due(self, phase: str) -> bool:
-        """Whether now; counts as told then."""
+        """Whether a comment is due now; True counts as sent."""
         now = time.monotonic()
         if phase == self._phase and now - self._sent_at < self._seconds:
             return False

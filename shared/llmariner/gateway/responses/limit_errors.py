@@ -1,4 +1,4 @@
-"""What a caller is told whom a limit or a budget stops: which one, whose it is, when to come again, who can raise it."""
+"""Errors of exceeded limits and budgets: which one, its subject, when to retry, and who can raise it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _MINUTE_WINDOW_SECONDS = 62.0
 def rate_limited(
     allowance: Allowance, key: Key, model: str, tokens: int, now: float, headers: dict[str, str]
 ) -> RateLimited:
-    """The refusal of a request that finds too little of a limit."""
+    """The error for a request that exceeds a rate or concurrency limit. `now`: monotonic seconds; `tokens`: requested."""
     rule = allowance.rule
     wait = max(_MIN_RETRY_SECONDS, allowance.closed_until - now)
     if allowance.requests >= 1 and allowance.places < 1:
-        what = f"concurrent requests: Limit {rule.most['concurrent_requests']}"
+        limit = f"concurrent requests: Limit {rule.most['concurrent_requests']}"
     else:
         unit, wanted = ("requests", 1) if allowance.requests < 1 else ("tokens", tokens)
         name = _exceeded_limit(rule, unit, wait)
-        what = f"{_UNITS[name][1]}: Limit {rule.most[name]}, Requested {wanted}"
+        limit = f"{_UNITS[name][1]}: Limit {rule.most[name]}, Requested {wanted}"
     return RateLimited(
-        f"Rate limit reached for model `{model}` in organization {key.organization_id} on {what}. "
+        f"Rate limit reached for model `{model}` in organization {key.organization_id} on {limit}. "
         f"Please try again in {format_duration(wait)}. {_who_can_raise(rule)}",
         headers={**_retry_after_headers(wait), **headers},
         details={"limit": rule.id},
@@ -46,15 +46,15 @@ def rate_limited(
 
 
 def _retry_after_headers(wait: float) -> dict[str, str]:
-    """When to come again. Clients heed up to a minute; the sixty-first second of a sliding minute is given away for that."""
+    """The retry headers. Clients honor at most 60 s, so the last second of a 61 s wait is dropped."""
     seconds = 60.0 if 60 < wait <= 61 else wait
     return {"retry-after": str(int(seconds + 0.999)), "retry-after-ms": str(int(seconds * 1000 + 0.999))}
 
 
-def request_too_large(rule: Rule, key: Key, model: str, tokens: int, most: int) -> RateLimited:
-    """The refusal of a request that no waiting would let through."""
+def request_too_large(rule: Rule, key: Key, model: str, tokens: int, limit: int) -> RateLimited:
+    """The error for a request larger than the limit, which no retry can satisfy."""
     return RateLimited(
-        f"Request too large for model `{model}` in organization {key.organization_id}: Limit {most} tokens, "
+        f"Request too large for model `{model}` in organization {key.organization_id}: Limit {limit} tokens, "
         f"Requested {tokens}. Ask for a shorter answer (max_completion_tokens). {_who_can_raise(rule)}",
         headers={"x-should-retry": "false"},
         details={"limit": rule.id},
@@ -62,7 +62,7 @@ def request_too_large(rule: Rule, key: Key, model: str, tokens: int, most: int) 
 
 
 def budget_exceeded(allowance: Allowance, now: float) -> InsufficientQuota:
-    """The refusal of a request that a budget can't pay for."""
+    """The error for a request that exceeds a budget. `now`: monotonic seconds."""
     rule = allowance.rule
     period = {"day": "of today ", "month": "of this month "}.get(rule.period or "", "")
     amount = rule.amount or 0
@@ -81,7 +81,7 @@ def budget_exceeded(allowance: Allowance, now: float) -> InsufficientQuota:
 
 
 def model_not_allowed(model_id: str) -> PermissionDenied:
-    """The refusal of a model that a key or its project may not use."""
+    """The error for a model that the key or its project may not use."""
     return PermissionDenied(
         f"You may not use the model `{model_id}`: your API key or project is restricted to other models. "
         "An owner of the project can change that.",
@@ -91,12 +91,12 @@ def model_not_allowed(model_id: str) -> PermissionDenied:
 
 
 def format_dollars(nano: int) -> str:
-    """An amount of money for people."""
+    """Format nano-dollars as dollars, for error messages."""
     return f"${nano / 1e9:,.9f}".rstrip("0").rstrip(".")
 
 
 def format_duration(seconds: float) -> str:
-    """As OpenAI writes it: 120ms, 1.5s, 1m30s, 24h0m0s."""
+    """Format a duration as OpenAI does: 120ms, 1.5s, 1m30s, 24h0m0s."""
     if seconds < 1:
         return f"{int(seconds * 1000)}ms"
     if seconds < 60:
@@ -107,8 +107,8 @@ def format_duration(seconds: float) -> str:
 
 
 def _exceeded_limit(rule: Rule, unit: str, wait: float) -> str:
-    """Which of a rule's measures is at fault: only that of a day takes longer than a minute to come back."""
-    named = [name for name, (of, _) in _UNITS.items() if of == unit and name in rule.most]
+    """The exceeded limit of a rule, per minute or per day: only a daily limit needs more than a minute to recover."""
+    named = [name for name, (metric_unit, _) in _UNITS.items() if metric_unit == unit and name in rule.most]
     return named[-1] if wait > _MINUTE_WINDOW_SECONDS else named[0]
 
 

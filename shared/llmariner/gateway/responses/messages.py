@@ -1,4 +1,4 @@
-"""Answers as ASGI messages: heads, whole bodies, errors in OpenAI's shape."""
+"""Responses as ASGI messages: heads, complete bodies, and errors in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"
 
 
 def default_headers() -> RawHeaders:
-    """The headers of an answer that no further work went into."""
+    """The headers of a response that is sent without processing the request."""
     return [
         (b"x-request-id", new_request_id().encode()),
         (b"openai-version", b"2020-10-01"),
@@ -38,22 +38,22 @@ def default_headers() -> RawHeaders:
 
 
 async def send_head(send: Send, status: int, content_type: bytes, headers: RawHeaders, length: int | None) -> None:
-    """The head of an answer; `length` None for a stream."""
+    """Send the head of a response; `length` is None for a stream."""
     if length is not None:
-        framing = [(b"content-length", b"%d" % length), (b"content-type", content_type)]
+        entity_headers = [(b"content-length", b"%d" % length), (b"content-type", content_type)]
     else:
-        framing = [(b"content-type", content_type), *_STREAM_HEADERS]
-    await send({"type": "http.response.start", "status": status, "headers": framing + headers})
+        entity_headers = [(b"content-type", content_type), *_STREAM_HEADERS]
+    await send({"type": "http.response.start", "status": status, "headers": entity_headers + headers})
 
 
 async def send_json(send: Send, status: int, body: bytes, headers: RawHeaders) -> None:
-    """A whole JSON answer."""
+    """Send a complete JSON response."""
     await send_head(send, status, b"application/json", headers, len(body))
     await send({"type": "http.response.body", "body": body})
 
 
 async def send_error(send: Send, error: PlatformError, headers: RawHeaders) -> None:
-    """An error before the first byte of an answer."""
+    """Send an error as a complete response. Headers of the error replace those of `headers`."""
     error_headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
     overridden = {name for name, _ in error_headers}
     kept = [(name, value) for name, value in headers if name not in overridden]

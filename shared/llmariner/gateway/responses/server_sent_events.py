@@ -1,7 +1,7 @@
-"""Server-sent events as bytes: cutting a stream at event boundaries, and hiding the usage that nobody asked for.
+"""Server-sent events as bytes: splitting a stream at event boundaries, and removing usage that the client did not request.
 
-Nothing here parses JSON. Inside a JSON string a quote is always written as \\", so the bytes ,"usage":{ can only be a
-member of an object; that is what makes it safe to cut it out by pattern.
+No JSON is parsed. Inside a JSON string a quote is always escaped as \\", so the bytes ,"usage":{ can only be a member of an
+object, and a pattern can remove them safely.
 """
 
 from __future__ import annotations
@@ -19,63 +19,62 @@ _USAGE = re.compile(rb',\s?"usage":\s?(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|null)')
 _NULL_USAGE = b',"usage":null'
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
 
-# Longer than any that an engine has reason to send: an echoed prompt is the longest.
+# The longest legitimate event is an echoed prompt.
 _MAX_EVENT_BYTES = 2 * 1024 * 1024
 
 
 def format_comment(value: dict[str, Any]) -> bytes:
-    """A comment line, which SDKs skip and people can read."""
+    """A comment line with a JSON object; SDKs ignore it."""
     return b": " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
 def format_event(value: dict[str, Any]) -> bytes:
-    """One event."""
+    """One event with a JSON object as its data."""
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
 class EventSplitter:
-    """Cuts a stream of bytes into whole events: what is left over waits for the rest, up to a bound."""
+    """Splits a stream of bytes into complete events, and buffers an incomplete one up to a limit."""
 
-    __slots__ = ("_parts", "_size")
+    __slots__ = ("_pending", "_pending_bytes")
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        """All whole events up to here, as one block; may be empty. ResponseTooLarge when an event has no end."""
-        if chunk.endswith(b"\n\n") and not self._parts:
+        """The events that are complete now, as one block; may be empty. ResponseTooLarge when an event exceeds the limit."""
+        if chunk.endswith(b"\n\n") and not self._pending:
             return chunk
         return self._split(chunk) if chunk else b""
 
     def _split(self, chunk: bytes) -> bytes:
-        parts = self._parts
-        parts.append(chunk)
-        self._size += len(chunk)
-        # Only the new part is looked at, so that a long event in many parts costs no more than its length.
-        spans_chunks = len(parts) > 1 and parts[-2].endswith(b"\n") and chunk.startswith(b"\n")
+        pending = self._pending
+        pending.append(chunk)
+        self._pending_bytes += len(chunk)
+        # Only the new chunk is searched, so that a long event in many chunks takes linear time.
+        spans_chunks = len(pending) > 1 and pending[-2].endswith(b"\n") and chunk.startswith(b"\n")
         if not spans_chunks and b"\n\n" not in chunk:
-            if self._size > _MAX_EVENT_BYTES:
+            if self._pending_bytes > _MAX_EVENT_BYTES:
                 raise ResponseTooLarge(f"an event is over {_MAX_EVENT_BYTES} bytes")
             return b""
-        block = b"".join(parts)
+        block = b"".join(pending)
         end = block.rfind(b"\n\n") + 2
-        self._parts = [block[end:]] if end < len(block) else []
-        self._size = len(block) - end
+        self._pending = [block[end:]] if end < len(block) else []
+        self._pending_bytes = len(block) - end
         return block[:end]
 
     @property
     def remainder(self) -> bytes:
-        """What came after the last whole event."""
-        return b"".join(self._parts)
+        """The bytes after the last complete event."""
+        return b"".join(self._pending)
 
 
 class UsageFilter:
-    """Takes usage out of a stream's events, remembering the last one seen.
+    """Removes usage from the events of a stream. `usage`: the bytes from the last usage on.
 
-    The engine is always asked for usage in every chunk. A caller who asked for nothing sees none of it and no usage-only
-    event; one who asked for `include_usage` sees the usage-only event, and null in all others; one who asked for it
-    continuously sees all.
+    The engine always sends usage in every chunk. Without `include_usage` the client gets no usage and no usage-only
+    event; with it, the usage-only event, and null in all others; with `continuous_usage_stats`, all usage.
     """
 
     __slots__ = ("_continuous", "_include", "_replacement", "usage")
@@ -87,7 +86,7 @@ class UsageFilter:
         self.usage = b""
 
     def apply(self, block: bytes) -> bytes:
-        """What the caller sees of a block of whole events."""
+        """The part of a block of complete events that the client gets."""
         at = block.rfind(b'"usage":')
         if at < 0:
             return block

@@ -1,4 +1,4 @@
-"""What happens to each chunk of a stream on its way from the engine to the caller."""
+"""Processing of each chunk of a stream between the engine and the client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ __all__ = ["StreamRelay"]
 
 
 class StreamRelay:
-    """Cuts a stream at its events, hides usage that was not asked for, and lets the meter see it."""
+    """Splits a stream into events, removes usage that the client did not request, and passes it to the meter.
+
+    `done`: the stream has ended with [DONE].
+    """
 
     __slots__ = ("_choice_counts", "_metered", "_splitter", "_started_at", "_usage_filter", "done")
 
@@ -26,7 +29,7 @@ class StreamRelay:
         self.done = False
 
     def feed(self, chunk: bytes) -> bytes:
-        """What the caller sees of a chunk, now; may be empty."""
+        """The bytes that the client gets for a chunk; may be empty."""
         block = self._splitter.feed(chunk)
         if not block:
             return b""
