@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.cli.sign_in.issuer import Issuer, Refused
+from llmariner.cli.sign_in.issuer import IssuerClient, OAuthError
 from llmariner.cli.support.errors import CommandError
 
 
@@ -70,8 +70,8 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def sign_in(issuer: _Issuer) -> None:
-    with Issuer(issuer.url, "llmariner", ["openid"]) as known:
-        known.on_another_device(lambda *_: None)
+    with IssuerClient(issuer.url, "llmariner", ["openid"]) as known:
+        known.device_sign_in(lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -82,14 +82,14 @@ def test_the_issuer_s_pause_is_kept_within_bounds(
     said: Any, pause: float, issuer: _Issuer, pauses: list[float]
 ) -> None:
     issuer.begun["interval"] = said
-    with pytest.raises(Refused, match="access_denied"):
+    with pytest.raises(OAuthError, match="access_denied"):
         sign_in(issuer)
     assert pauses == [pause]
 
 
 def test_whoever_is_told_to_slow_down_does(issuer: _Issuer, pauses: list[float]) -> None:
     issuer.errors = ["authorization_pending", "slow_down", "slow_down", "authorization_pending"]
-    with pytest.raises(Refused):
+    with pytest.raises(OAuthError):
         sign_in(issuer)
     assert pauses == [5, 5, 10, 15, 15]
 

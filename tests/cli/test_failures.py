@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmariner.cli.support.api import Api
-from llmariner.cli.support.configuration import resolve
+from llmariner.cli.support.api import ApiClient
+from llmariner.cli.support.configuration import resolve_target
 from llmariner.cli.support.errors import CommandError, ExitCode
 
 if TYPE_CHECKING:
@@ -136,11 +136,11 @@ def test_a_server_that_does_not_answer_in_time_is_in_trouble(home: Path, platfor
         yield b"{}"
 
     platform.say("GET /models", chunks=late())
-    target = resolve({"LLMARINER_BASE_URL": platform.url})
-    with Api(target, answer_seconds=0.2) as api, pytest.raises(CommandError) as caught:
+    target = resolve_target({"LLMARINER_BASE_URL": platform.url})
+    with ApiClient(target, timeout_seconds=0.2) as api, pytest.raises(CommandError) as caught:
         api.get("models")
     answered.set()
-    assert caught.value.code == ExitCode.SERVER
+    assert caught.value.code == ExitCode.SERVER_ERROR
     assert "did not answer in time" in caught.value.message
 
 

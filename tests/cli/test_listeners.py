@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmariner.cli.support.api import Api
-from llmariner.cli.support.configuration import resolve
+from llmariner.cli.support.api import ApiClient
+from llmariner.cli.support.configuration import resolve_target
 from llmariner.cli.support.errors import ExitCode
-from llmariner.cli.support.port_owners import users_on
+from llmariner.cli.support.port_owners import listening_uids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,11 +60,11 @@ def test_the_administrators_key_is_not_sent_to_another_users_program(
 def test_the_administrators_key_is_not_sent_where_nobody_listened(home: Path, administered: None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    target = resolve(
+    target = resolve_target(
         {"HOME": str(home), "LLMARINER_HOME": str(home / ".llmariner")}, endpoint=f"http://127.0.0.1:{port}/v1"
     )
-    assert target.own_program_only
-    with Api(target) as api:
+    assert target.own_listener_only
+    with ApiClient(target) as api:
         assert "authorization" not in api._client.headers
 
 
@@ -84,16 +84,16 @@ def test_who_listens_is_read_from_the_kernels_tables(tmp_path: Path) -> None:
         + row.format(address=loopback, port=8080, state="01", uid=7)
         + row.format(address=loopback, port=8081, state="0A", uid=8)
     )
-    assert users_on(8080, tmp_path) == frozenset({1000})
+    assert listening_uids(8080, tmp_path) == frozenset({1000})
     (tmp_path / "tcp6").write_text(head + row.format(address=any6, port=8080, state="0A", uid=1001))
-    assert users_on(8080, tmp_path) == frozenset({1000, 1001})
-    assert users_on(9, tmp_path) == frozenset()
-    assert users_on(8080, tmp_path / "none") is None
+    assert listening_uids(8080, tmp_path) == frozenset({1000, 1001})
+    assert listening_uids(9, tmp_path) == frozenset()
+    assert listening_uids(8080, tmp_path / "none") is None
 
 
 def test_a_key_that_travels_in_the_clear_is_told_of(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(endpoint: str, **environment: str) -> str:
-        with Api(resolve({"HOME": str(home), **environment}, endpoint=endpoint)):
+        with ApiClient(resolve_target({"HOME": str(home), **environment}, endpoint=endpoint)):
             return capsys.readouterr().err
 
     assert "unencrypted" in said("http://llm.example.org/v1", LLMARINER_API_KEY="sk-mine")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmariner.cli.support.output import Column, Printer, byte_size, moment, number
-from llmariner.cli.support.terminal import printable
+from llmariner.cli.support.output import Column, Printer, format_bytes, format_number, format_timestamp
+from llmariner.cli.support.terminal import strip_control_characters
 
 if TYPE_CHECKING:
     from cli.conftest import Llma, Platform
@@ -183,26 +183,35 @@ def test_an_id_keeps_its_slashes_and_nothing_else_that_means_something_in_a_url(
     ],
 )
 def test_sizes_are_binary(value: float | None, shown: str | None) -> None:
-    assert byte_size(value) == shown
+    assert format_bytes(value) == shown
 
 
 def test_numbers_come_as_numbers_or_as_text() -> None:
-    assert (number("1234567"), number(1.25, 1), number(None), number("x")) == ("1,234,567", "1.2", None, None)
+    assert (format_number("1234567"), format_number(1.25, 1), format_number(None), format_number("x")) == (
+        "1,234,567",
+        "1.2",
+        None,
+        None,
+    )
 
 
 def test_moments_come_as_seconds_or_as_iso_text(home: object) -> None:
-    assert moment(0) is None
-    assert moment(None) is None
-    assert moment("soon") == "soon"
-    assert moment("2026-11-24T10:00:00+00:00") == moment(1_795_514_400) == moment("1795514400")
+    assert format_timestamp(0) is None
+    assert format_timestamp(None) is None
+    assert format_timestamp("soon") == "soon"
+    assert (
+        format_timestamp("2026-11-24T10:00:00+00:00")
+        == format_timestamp(1_795_514_400)
+        == format_timestamp("1795514400")
+    )
 
 
 def test_control_characters_go_and_line_breaks_stay() -> None:
-    assert printable("a\x1b[31m\x00\x07b\r\n\tc\x7f\x80\x9b\x9f\u2028") == "a[31mb\n\tc\u2028"
-    assert printable(" ~\xa0") == " ~\xa0"
+    assert strip_control_characters("a\x1b[31m\x00\x07b\r\n\tc\x7f\x80\x9b\x9f\u2028") == "a[31mb\n\tc\u2028"
+    assert strip_control_characters(" ~\xa0") == " ~\xa0"
 
 
 def test_a_column_of_a_field_titles_itself() -> None:
     assert (Column.of("owned_by").title, Column.of("model_id", "MODEL").title) == ("OWNED BY", "MODEL")
-    assert Printer("table", "auto").for_people
-    assert not Printer("yaml", "auto").for_people
+    assert Printer("table", "auto").is_table
+    assert not Printer("yaml", "auto").is_table

@@ -67,7 +67,7 @@ def test_a_full_disk_is_told(line: str, shell: Shell) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     done = shell(f"{line} > /dev/full")
-    assert done.returncode == ExitCode.OUTPUT
+    assert done.returncode == ExitCode.OUTPUT_ERROR
     assert b"No space left" in done.stderr
 
 

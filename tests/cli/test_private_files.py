@@ -16,7 +16,7 @@ import yaml
 
 from llmariner.cli.sign_in import commands
 from llmariner.cli.sign_in import token_refresh as renewal
-from llmariner.cli.sign_in.token_store import SignIn, SignInFile, claims_of
+from llmariner.cli.sign_in.token_store import SignIn, SignInFile, decode_claims
 from llmariner.cli.support.configuration import ContextFile
 from llmariner.cli.support.errors import CommandError
 
@@ -42,12 +42,12 @@ def file(tmp_path: Path) -> SignInFile:
 def test_who_signs_out_stays_signed_out_whatever_another_command_was_about_to_renew(
     file: SignInFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renewal, "_renewed", lambda _: ending(3600))
+    monkeypatch.setattr(renewal, "_refreshed", lambda _: ending(3600))
     at_hand = ending(5)
     file.put(ENDPOINT, at_hand)
     file.put(ENDPOINT, None)
     with pytest.raises(CommandError, match="signed out meanwhile"):
-        renewal.fresh(file, ENDPOINT, at_hand)
+        renewal.ensure_fresh(file, ENDPOINT, at_hand)
     assert file.get(ENDPOINT) is None
 
 
@@ -58,13 +58,13 @@ def test_a_platform_that_names_another_s_issuer_and_client_is_given_no_token(
     issuer = "https://issuer.example"
     found = {"object": "auth.configuration", "issuer": issuer, "client_id": "llmariner", "scopes": ["openid"]}
     platform.answer("GET /auth/configuration", found)
-    file = SignInFile.of(os.environ)
+    file = SignInFile.from_environment(os.environ)
     file.put(ENDPOINT, ending(3600))
     refused = llma("auth", "login")
     assert refused.code == 3
     assert "signed in to https://llm.example.org:443" in refused.err
     assert "--same-platform" in refused.err
-    monkeypatch.setattr(commands, "_as_a_person", lambda *_, **__: ending(1800))
+    monkeypatch.setattr(commands, "_sign_in_interactively", lambda *_, **__: ending(1800))
     assert llma("auth", "login", "--same-platform").code == 0
     assert llma("auth", "login", "--same-platform").code == 0
     platform.answer("GET /auth/configuration", {**found, "client_id": "its own"})
@@ -116,7 +116,7 @@ def test_a_full_disk_leaves_the_file_as_it_was_and_no_other(file: SignInFile, mo
 )
 def test_an_issuer_s_odd_token_is_one_that_has_ended(claims: str) -> None:
     assert SignIn("https://issuer.example", "llmariner", token(claims)).expires_at == 0
-    assert claims_of(token(claims)).keys() <= {"exp"}
+    assert decode_claims(token(claims)).keys() <= {"exp"}
 
 
 def test_nothing_that_an_issuer_says_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -333,14 +333,14 @@ def test_a_token_is_renewed_before_it_ends_and_only_once(signed_in: Llma, home: 
 
 def test_many_commands_at_once_use_a_refresh_token_once(signed_in: Llma, home: Path, issuer: Any, served: Any) -> None:
     """A second use would end the whole sign-in (RFC 9700, 4.14.2)."""
-    from llmariner.cli.sign_in.token_refresh import fresh
+    from llmariner.cli.sign_in.token_refresh import ensure_fresh
     from llmariner.cli.sign_in.token_store import SignInFile
 
     change(home, token=expired(issuer))
     file = SignInFile(token_file(home))
     old = file.get(served.url)
     found: list[Any] = []
-    threads = [threading.Thread(target=lambda: found.append(fresh(file, served.url, old))) for _ in range(4)]  # type: ignore[arg-type]
+    threads = [threading.Thread(target=lambda: found.append(ensure_fresh(file, served.url, old))) for _ in range(4)]  # type: ignore[arg-type]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -443,13 +443,13 @@ def test_status_of_nobody_says_how_to_sign_in(llma_there: Llma) -> None:
 
 def test_a_token_of_another_attempt_is_refused(person: Any, issuer: Any) -> None:
     """The code and its proof are right, the token was made for somebody else's request: as a replayed one is."""
-    from llmariner.cli.sign_in.issuer import Attempt, Issuer
+    from llmariner.cli.sign_in.issuer import AuthorizationRequest, IssuerClient
     from llmariner.cli.support.errors import CommandError
 
     redirect_uri = "http://127.0.0.1:9/callback"
-    with Issuer(issuer.url, "llmariner", ["openid", "email"]) as there:
-        attempt = Attempt.new()
-        answer = dict(parse_qsl(urlsplit(redirect_of(person, there.address(attempt, redirect_uri))).query))
-        other = Attempt(attempt.state, "another nonce", attempt.verifier)
+    with IssuerClient(issuer.url, "llmariner", ["openid", "email"]) as there:
+        attempt = AuthorizationRequest.new()
+        answer = dict(parse_qsl(urlsplit(redirect_of(person, there.authorization_url(attempt, redirect_uri))).query))
+        other = AuthorizationRequest(attempt.state, "another nonce", attempt.code_verifier)
         with pytest.raises(CommandError, match="another attempt"):
-            there.redeem(other, answer, redirect_uri)
+            there.exchange_code(other, answer, redirect_uri)

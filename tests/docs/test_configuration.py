@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.cli.support.configuration import resolve
+from llmariner.cli.support.configuration import resolve_target
 from llmariner.server import ServerLimits
 from llmariner.settings import (
     DatabaseSettings,
@@ -58,7 +58,7 @@ def test_setting_a_variable_to_its_documented_default_changes_nothing(name: str,
 
 
 def test_llma_asks_the_documented_server_by_default(tmp_path: Path) -> None:
-    assert resolve({"XDG_CONFIG_HOME": str(tmp_path)}).endpoint == dict(DEFAULTS)["LLMARINER_BASE_URL"]
+    assert resolve_target({"XDG_CONFIG_HOME": str(tmp_path)}).endpoint == dict(DEFAULTS)["LLMARINER_BASE_URL"]
 
 
 def test_a_wrong_default_would_be_found() -> None:

@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 
-from llmariner.cli.sign_in.issuer import Attempt, Issuer
-from llmariner.cli.sign_in.loopback_redirect import Callback
+from llmariner.cli.sign_in.issuer import AuthorizationRequest, IssuerClient
+from llmariner.cli.sign_in.loopback_redirect import CallbackServer
 from llmariner.cli.sign_in.token_store import SignIn
 
 __all__ = ["CLIENT", "Browser", "RunningIssuer", "Signer", "SigningKey"]
@@ -212,15 +212,15 @@ class Browser:
             page = self._client.post(urljoin(str(page.url), action), data=self._filled(fields))
         raise AssertionError(f"no end of pages: {page.text}")
 
-    def signs_in(self, issuer: Issuer) -> SignIn:
+    def signs_in(self, issuer: IssuerClient) -> SignIn:
         """As `llma auth login` does with a browser: authorization code, PKCE, a port of this machine."""
-        attempt = Attempt.new()
-        with ThreadPoolExecutor(1) as thread, Callback(attempt.state) as callback:
-            page = thread.submit(self.visit, issuer.address(attempt, callback.redirect_uri))
+        attempt = AuthorizationRequest.new()
+        with ThreadPoolExecutor(1) as thread, CallbackServer(attempt.state) as callback:
+            page = thread.submit(self.visit, issuer.authorization_url(attempt, callback.redirect_uri))
             answer = callback.wait(_BACK_SECONDS)
             assert answer is not None, page.result(_BACK_SECONDS)
-            made = issuer.redeem(attempt, answer, callback.redirect_uri)
-            callback.tell(made.who)
+            made = issuer.exchange_code(attempt, answer, callback.redirect_uri)
+            callback.show_success(made.display_name)
         return made
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llmariner.cli.sign_in.issuer import Attempt, Issuer, Refused
+from llmariner.cli.sign_in.issuer import AuthorizationRequest, IssuerClient, OAuthError
 from llmariner.cli.sign_in.token_store import SignIn
 from llmariner.cli.support.errors import CommandError
 from llmariner.errors import AuthenticationFailed
@@ -135,9 +135,9 @@ def serving(
 
 
 @pytest.fixture
-def there(dex: tuple[Dex, RunningIssuer]) -> Iterator[Issuer]:
+def there(dex: tuple[Dex, RunningIssuer]) -> Iterator[IssuerClient]:
     """The command line's side of it."""
-    with Issuer(dex[0].url, "llmariner", SCOPES) as issuer:
+    with IssuerClient(dex[0].url, "llmariner", SCOPES) as issuer:
         yield issuer
 
 
@@ -155,7 +155,7 @@ def alice() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def signed_in(there: Issuer, alice: Browser) -> SignIn:
+def signed_in(there: IssuerClient, alice: Browser) -> SignIn:
     return alice.signs_in(there)
 
 
@@ -171,22 +171,22 @@ def test_a_person_signs_in_by_a_random_port_of_their_machine(verifier: OidcToken
 
 
 def test_a_token_is_renewed_and_the_refresh_token_changes(
-    there: Issuer, verifier: OidcTokenVerifier, signed_in: SignIn
+    there: IssuerClient, verifier: OidcTokenVerifier, signed_in: SignIn
 ) -> None:
-    renewed = there.renew(signed_in)
+    renewed = there.refresh(signed_in)
     check_alice(verifier, renewed)
     assert renewed.refresh_token != signed_in.refresh_token
 
 
 def test_who_leaves_every_group_has_a_token_that_says_so(
-    dex: tuple[Dex, RunningIssuer], there: Issuer, signed_in: SignIn
+    dex: tuple[Dex, RunningIssuer], there: IssuerClient, signed_in: SignIn
 ) -> None:
     """Dex leaves the claim out then, which by itself would say nothing."""
     settings = {"LLMARINER_OIDC_ISSUER": dex[0].url, **SET_BY_THE_COMPONENT}
     verifier = OidcTokenVerifier(IdentitySettings.load({**settings, "LLMARINER_OIDC_INTERNAL_URL": ""}))
     dex[1].knows(alice={"groups": [], "name": "Alice"})
     try:
-        renewed = there.renew(signed_in)
+        renewed = there.refresh(signed_in)
     finally:
         dex[1].knows(alice={"groups": ["staff"], "name": "Alice"})
     assert "groups" not in renewed.claims
@@ -194,21 +194,21 @@ def test_who_leaves_every_group_has_a_token_that_says_so(
 
 
 def test_another_device_signs_somebody_in(
-    there: Issuer, verifier: OidcTokenVerifier, alice: Browser, monkeypatch: pytest.MonkeyPatch
+    there: IssuerClient, verifier: OidcTokenVerifier, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
     def show(address: str, code: str, with_code: str) -> None:
         alice.visit(with_code)
 
-    made = there.on_another_device(show)
+    made = there.device_sign_in(show)
     check_alice(verifier, made)
 
 
-def test_no_token_is_exchanged_unasked(dex: tuple[Dex, RunningIssuer], there: Issuer) -> None:
+def test_no_token_is_exchanged_unasked(dex: tuple[Dex, RunningIssuer], there: IssuerClient) -> None:
     """Dex does not look at whom a token was made for, so another application's would do."""
-    with pytest.raises(Refused, match="unsupported_grant_type"):
-        there.exchange(dex[1].token(aud="another application"), "id_token", "company")
+    with pytest.raises(OAuthError, match="unsupported_grant_type"):
+        there.exchange_token(dex[1].token(aud="another application"), "id_token", "company")
 
 
 def test_a_workload_s_token_is_exchanged_by_its_connector_where_that_was_asked_for(
@@ -216,16 +216,16 @@ def test_a_workload_s_token_is_exchanged_by_its_connector_where_that_was_asked_f
 ) -> None:
     with serving(program, tmp_path, {"type": "memory"}, "on") as (running, upstream):
         verifier = OidcTokenVerifier(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": running.url}))
-        with Issuer(running.url, "llmariner", SCOPES) as there:
-            made = there.exchange(upstream.token(sub="ci", email="ci@example.org"), "id_token", "company")
+        with IssuerClient(running.url, "llmariner", SCOPES) as there:
+            made = there.exchange_token(upstream.token(sub="ci", email="ci@example.org"), "id_token", "company")
             assert verifier.verify(made.token).email == "ci@example.org"
             for token, connector in (
                 (upstream.token(), "nobody"),
                 (upstream.token(exp=5), "company"),
                 (SigningKey().sign(upstream.claims()), "company"),
             ):
-                with pytest.raises((Refused, CommandError)):
-                    there.exchange(token, "id_token", connector)
+                with pytest.raises((OAuthError, CommandError)):
+                    there.exchange_token(token, "id_token", connector)
 
 
 def test_a_token_of_the_issuer_behind_it_is_none_of_ours(
@@ -235,10 +235,10 @@ def test_a_token_of_the_issuer_behind_it_is_none_of_ours(
         verifier.verify(dex[1].token())
 
 
-def test_it_takes_no_password_and_no_return_to_another_machine(there: Issuer, alice: Browser) -> None:
-    with pytest.raises(Refused):
+def test_it_takes_no_password_and_no_return_to_another_machine(there: IssuerClient, alice: Browser) -> None:
+    with pytest.raises(OAuthError):
         there._token({"grant_type": "password", "username": "admin@example.com", "password": "password"})
-    page: Any = alice.visit(there.address(Attempt.new(), "http://evil.example/callback"))
+    page: Any = alice.visit(there.authorization_url(AuthorizationRequest.new(), "http://evil.example/callback"))
     assert "redirect_uri" in page
 
 
@@ -275,10 +275,10 @@ def test_what_it_remembers_is_in_the_kinds_of_the_component_and_its_rights_suffi
     api_server.api.answer = noting
     kubeconfig = api_server.kubeconfig(tmp_path / "kubeconfig")
     storage = {"type": "kubernetes", "config": {"kubeConfigFile": str(kubeconfig), "crdHandling": "check"}}
-    with serving(program, tmp_path, storage) as (running, _), Issuer(running.url, "llmariner", SCOPES) as there:
+    with serving(program, tmp_path, storage) as (running, _), IssuerClient(running.url, "llmariner", SCOPES) as there:
         verifier = OidcTokenVerifier(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": running.url}))
         signed_in = alice.signs_in(there)
-        check_alice(verifier, there.renew(signed_in))
+        check_alice(verifier, there.refresh(signed_in))
     (rule,) = next(
         each["rules"] for each in yaml.safe_load_all((COMPONENT / "dex.yaml").read_text()) if each["kind"] == "Role"
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.cli.sign_in.issuer import Issuer
+from llmariner.cli.sign_in.issuer import IssuerClient
 from llmariner.cli.sign_in.token_store import SignIn
 from llmariner.cli.support.errors import CommandError
 from llmariner.platform.identity.discovery import DiscoveryError, fetch_signing_keys
@@ -93,11 +93,11 @@ def test_a_renewal_is_of_the_same_person_and_for_us(
 ) -> None:
     key, mine = SigningKey(), {"iss": "http://127.0.0.1:9", "aud": "llmariner", "sub": "alice"}
     given = {"id_token": key.sign({**mine, **claims}), "refresh_token": "next"}
-    monkeypatch.setattr(Issuer, "_token", lambda *_: given)
+    monkeypatch.setattr(IssuerClient, "_token", lambda *_: given)
     sign_in = SignIn(mine["iss"], "llmariner", key.sign(mine), "first")
-    with Issuer(sign_in.issuer, sign_in.client_id) as issuer:
+    with IssuerClient(sign_in.issuer, sign_in.client_id) as issuer:
         if not refusal:
-            assert issuer.renew(sign_in).refresh_token == "next"
+            assert issuer.refresh(sign_in).refresh_token == "next"
             return
         with pytest.raises(CommandError, match=refusal):
-            issuer.renew(sign_in)
+            issuer.refresh(sign_in)

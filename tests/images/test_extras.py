@@ -135,12 +135,12 @@ def reached(workload: Workload) -> set[str]:
         if source == ADAPTER and not isinstance(workload, Consumer):
             tree = ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef)], [])
         names = list(imports(tree))
-        read_declarations = read_of(tree, "context") & parts.keys()
-        while fresh := read_declarations - read_properties:
+        read_names = read_of(tree, "context") & parts.keys()
+        while fresh := read_names - read_properties:
             read_properties |= fresh
             for part in fresh:
                 names += imports(parts[part])
-                read_declarations |= (read_of(parts[part], "self") - {ELSEWHERE}) & parts.keys()
+                read_names |= (read_of(parts[part], "self") - {ELSEWHERE}) & parts.keys()
         found |= {name.partition(".")[0] for name in names}
         pending += modules(names)
     return found

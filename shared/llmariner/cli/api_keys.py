@@ -10,24 +10,24 @@ import click
 
 from llmariner.cli.support.click_extensions import Group, pass_session
 from llmariner.cli.support.resolvers import (
-    complete_given_roles,
+    complete_assignable_roles,
     complete_keys,
     complete_projects,
     complete_scopes,
-    find,
+    find_record,
     organization_option,
-    project,
+    resolve_project,
 )
 from llmariner.cli.support.session import Session
-from llmariner.cli.support.terminal import note
+from llmariner.cli.support.terminal import write_stderr
 
 if TYPE_CHECKING:
-    from llmariner.cli.support.api import Api
+    from llmariner.cli.support.api import ApiClient
 
 __all__ = ["api_keys"]
 
 DAY_SECONDS = 86_400
-_SCOPES_SHOWN = 2
+_MAX_SCOPES_SHOWN = 2
 """More are counted instead: an administrator's key has two dozen."""
 
 
@@ -36,26 +36,26 @@ def api_keys() -> None:
     """Make, list, change, rotate and revoke API keys."""
 
 
-PROJECT = click.option(
+PROJECT_OPTION = click.option(
     "-p",
     "--project-title",
     metavar="PROJECT",
     shell_complete=complete_projects,
     help="Title or id of the project; else that of the context, or the one that you work in.",
 )
-_INSTEAD = "Instead of those before; repeat for several."
-KEY = click.argument("key", metavar="NAME_OR_ID", shell_complete=complete_keys)
+_REPLACES_HELP = "Instead of those before; repeat for several."
+KEY_ARGUMENT = click.argument("key", metavar="NAME_OR_ID", shell_complete=complete_keys)
 
 
 @api_keys.command()
 @click.argument("name")
 @organization_option
-@PROJECT
+@PROJECT_OPTION
 @click.option("--service-account", is_flag=True, help="For a service account of that name, made with it.")
 @click.option(
     "--role",
     metavar="ROLE",
-    shell_complete=complete_given_roles,
+    shell_complete=complete_assignable_roles,
     help="Of the service account: owner, reader or tenant-system.",
 )
 @click.option(
@@ -88,26 +88,26 @@ def create(
     if service_account != (role is not None):
         raise click.UsageError("--service-account and --role go together.")
     lists = {"scopes": scopes, "allowed_models": models, "allowed_sources": sources}
-    body: dict[str, Any] = {"name": name, **{field: list(said) for field, said in lists.items() if said}}
+    body: dict[str, Any] = {"name": name, **{field: list(values) for field, values in lists.items() if values}}
     if service_account:
         body |= {"is_service_account": True, "role": role}
     if expires_in is not None:
         body["expires_in_seconds"] = max(1, round(expires_in * DAY_SECONDS))
     api = session.api()
-    body |= _place(session, api, organization_title, project_title) or {}
+    body |= _project_ids(session, api, organization_title, project_title) or {}
     _show_secret(session, api.post("api_keys", body))
 
 
 @api_keys.command("list")
 @organization_option
-@PROJECT
+@PROJECT_OPTION
 @pass_session
 def list_keys(session: Session, organization_title: str | None, project_title: str | None) -> None:
     """List keys: an owner's, those of all they own. Secrets are not among what is listed."""
-    from llmariner.cli.support.output import Column, moment
+    from llmariner.cli.support.output import Column, format_timestamp
 
     api = session.api()
-    document = api.all_pages(_collection(_place(session, api, organization_title, project_title)))
+    document = api.all_pages(_collection(_project_ids(session, api, organization_title, project_title)))
     keys = [_without_secret(key) for key in document["data"]]
     columns = [
         Column.of("id"),
@@ -116,38 +116,38 @@ def list_keys(session: Session, organization_title: str | None, project_title: s
         Column("USER", lambda key: (key.get("user") or {}).get("id")),
         Column("PROJECT", lambda key: (key.get("project") or {}).get("title")),
         Column("SCOPES", _scopes),
-        Column("CREATED", lambda key: moment(key.get("created_at"))),
-        Column("EXPIRES", lambda key: moment(key.get("expires_at")) or "never"),
-        Column("LAST USED", lambda key: moment(key.get("last_used_at")) or "never"),
+        Column("CREATED", lambda key: format_timestamp(key.get("created_at"))),
+        Column("EXPIRES", lambda key: format_timestamp(key.get("expires_at")) or "never"),
+        Column("LAST USED", lambda key: format_timestamp(key.get("last_used_at")) or "never"),
     ]
-    session.printer.records({**document, "data": keys}, keys, columns, empty="No API keys.")
+    session.printer.print_records({**document, "data": keys}, keys, columns, empty="No API keys.")
 
 
 @api_keys.command()
-@KEY
+@KEY_ARGUMENT
 @organization_option
-@PROJECT
+@PROJECT_OPTION
 @pass_session
 def delete(session: Session, key: str, organization_title: str | None, project_title: str | None) -> None:
     """Revoke a key; requests that carry it are refused from now on."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
     api = session.api()
-    collection = _collection(_place(session, api, organization_title, project_title))
+    collection = _collection(_project_ids(session, api, organization_title, project_title))
     found = _find(api, key, collection)
-    answer = api.delete(path_of(collection, found["id"]))
-    session.printer.message(answer, f"Deleted API key {found['name']} ({found['id']}).")
+    answer = api.delete(build_path(collection, found["id"]))
+    session.printer.print_message(answer, f"Deleted API key {found['name']} ({found['id']}).")
 
 
 @api_keys.command()
-@KEY
+@KEY_ARGUMENT
 @organization_option
-@PROJECT
+@PROJECT_OPTION
 @click.option("--new-name", help="What to call it from now on.")
 @click.option("--expires-in", metavar="DAYS", type=click.FloatRange(min=0, min_open=True), help="From now on.")
-@click.option("--scope", "scopes", metavar="SCOPE", multiple=True, shell_complete=complete_scopes, help=_INSTEAD)
-@click.option("--model", "models", metavar="ID", multiple=True, help=_INSTEAD)
-@click.option("--source", "sources", metavar="NETWORK", multiple=True, help=_INSTEAD)
+@click.option("--scope", "scopes", metavar="SCOPE", multiple=True, shell_complete=complete_scopes, help=_REPLACES_HELP)
+@click.option("--model", "models", metavar="ID", multiple=True, help=_REPLACES_HELP)
+@click.option("--source", "sources", metavar="NETWORK", multiple=True, help=_REPLACES_HELP)
 @pass_session
 def update(
     session: Session,
@@ -164,27 +164,27 @@ def update(
 
     Also for how long, and from where.
     """
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
     lists = {"scopes": scopes, "allowed_models": models, "allowed_sources": sources}
     body: dict[str, Any] = {} if new_name is None else {"name": new_name}
-    body |= {field: list(said) for field, said in lists.items() if said}
+    body |= {field: list(values) for field, values in lists.items() if values}
     if expires_in is not None:
         body["expires_at"] = int(time.time()) + max(1, round(expires_in * DAY_SECONDS))
     if not body:
         raise click.UsageError("Nothing to change: give --new-name, --expires-in, --scope, --model or --source.")
     api = session.api()
-    found = _find(api, key, _collection(_place(session, api, organization_title, project_title)))
-    answer = api.patch(path_of("api_keys", found["id"]), {**body, "update_mask": ",".join(body)})
+    found = _find(api, key, _collection(_project_ids(session, api, organization_title, project_title)))
+    answer = api.patch(build_path("api_keys", found["id"]), {**body, "update_mask": ",".join(body)})
     what = f"API key {found['name']} ({found['id']})"
-    told = f"Renamed {what} to {new_name}." if body.keys() == {"name"} else f"Updated {what}."
-    session.printer.message(_without_secret(answer), told)
+    message = f"Renamed {what} to {new_name}." if body.keys() == {"name"} else f"Updated {what}."
+    session.printer.print_message(_without_secret(answer), message)
 
 
 @api_keys.command()
-@KEY
+@KEY_ARGUMENT
 @organization_option
-@PROJECT
+@PROJECT_OPTION
 @click.option(
     "--overlap",
     metavar="SECONDS",
@@ -195,47 +195,49 @@ def update(
 @pass_session
 def rotate(session: Session, key: str, organization_title: str | None, project_title: str | None, overlap: int) -> None:
     """Give a key a new secret. It is shown now and never again."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
     api = session.api()
-    found = _find(api, key, _collection(_place(session, api, organization_title, project_title)))
-    _show_secret(session, api.post(path_of("api_keys", found["id"]) + ":rotate", {"overlap_seconds": overlap}))
+    found = _find(api, key, _collection(_project_ids(session, api, organization_title, project_title)))
+    _show_secret(session, api.post(build_path("api_keys", found["id"]) + ":rotate", {"overlap_seconds": overlap}))
 
 
-def _place(session: Session, api: Api, organization: str | None, project_said: str | None) -> dict[str, str] | None:
+def _project_ids(
+    session: Session, api: ApiClient, organization: str | None, project_name: str | None
+) -> dict[str, str] | None:
     """The project that was named; None where nothing was, and the server takes the one that the caller works in."""
-    if organization is None and project_said is None:
+    if organization is None and project_name is None:
         return None
-    wanted = project_said or session.target().project
+    wanted = project_name or session.target().project
     if not wanted:
         raise click.UsageError("--organization-title needs --project-title: a key is of a project.")
-    found = project(session, api, wanted, organization)
+    found = resolve_project(session, api, wanted, organization)
     return {"organization_id": found["organization_id"], "project_id": found["id"]}
 
 
-def _collection(place: dict[str, str] | None) -> str:
-    from llmariner.cli.support.api import path_of
+def _collection(ids: dict[str, str] | None) -> str:
+    from llmariner.cli.support.api import build_path
 
-    if place is None:
+    if ids is None:
         return "api_keys"
-    return path_of("organizations", place["organization_id"], "projects", place["project_id"], "api_keys")
+    return build_path("organizations", ids["organization_id"], "projects", ids["project_id"], "api_keys")
 
 
-def _find(api: Api, name_or_id: str, collection: str) -> dict[str, Any]:
+def _find(api: ApiClient, name_or_id: str, collection: str) -> dict[str, Any]:
     """The key of that id, else the only one of that name."""
-    return find("API key", api.all_pages(collection)["data"], name_or_id, listing="llma auth api-keys list")
+    return find_record("API key", api.all_pages(collection)["data"], name_or_id, listing="llma auth api-keys list")
 
 
 def _scopes(key: Mapping[str, Any]) -> str:
     scopes = key.get("scopes") or []
-    return ", ".join(scopes) if len(scopes) <= _SCOPES_SHOWN else f"{len(scopes)} scopes"
+    return ", ".join(scopes) if len(scopes) <= _MAX_SCOPES_SHOWN else f"{len(scopes)} scopes"
 
 
 def _show_secret(session: Session, key: Mapping[str, Any]) -> None:
     """The secret alone on stdout, so that `$(…)` catches it; what to know about it on stderr."""
-    session.printer.message(key, str(key.get("secret", "")))
-    if session.printer.for_people:
-        note(f"This is the secret of API key {key.get('name')} ({key.get('id')}). It is not shown again.")
+    session.printer.print_message(key, str(key.get("secret", "")))
+    if session.printer.is_table:
+        write_stderr(f"This is the secret of API key {key.get('name')} ({key.get('id')}). It is not shown again.")
 
 
 def _without_secret(key: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,16 +35,16 @@ def token(session: Session, show: bool) -> None:
 
     A token is renewed first where it must be.
     """
-    from llmariner.cli.support.configuration import masked
+    from llmariner.cli.support.configuration import mask_key
 
-    target = session.fresh_target()
+    target = session.authenticated_target()
     if target.api_key_source is None:
         raise CommandError(
             ExitCode.DENIED,
             f"there is no API key for {target.endpoint}.",
             next_step="sign in with `llma auth login`, set LLMARINER_API_KEY, or `llma context set --api-key -`.",
         )
-    key = target.api_key.reveal() if show else masked(target.api_key.reveal())
-    session.printer.message({"api_key": key, "source": target.api_key_source, "endpoint": target.endpoint}, key)
-    if session.printer.for_people and not show:
+    key = target.api_key.reveal() if show else mask_key(target.api_key.reveal())
+    session.printer.print_message({"api_key": key, "source": target.api_key_source, "endpoint": target.endpoint}, key)
+    if session.printer.is_table and not show:
         click.echo(f"from {target.api_key_source}, for {target.endpoint}", err=True)

@@ -16,7 +16,7 @@ import click
 from llmariner.cli.support.click_extensions import Group, pass_session
 from llmariner.cli.support.errors import CommandError, ExitCode
 from llmariner.cli.support.session import Session
-from llmariner.cli.support.terminal import write
+from llmariner.cli.support.terminal import write_stdout
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,7 +29,7 @@ __all__ = ["cluster"]
 _CommandFunction = TypeVar("_CommandFunction", bound=Callable[..., Any])
 
 # As for `diff`: 1 is a result, 2 means that the checks could not run.
-_PROBLEMS_FOUND, _CLUSTER_UNREACHABLE = ExitCode.REFUSED, ExitCode.USAGE
+_PROBLEMS_FOUND, _CLUSTER_UNREACHABLE = ExitCode.REJECTED, ExitCode.USAGE
 _EXIT_CODES = """\b
 Exit codes:
     0  all is well
@@ -71,8 +71,8 @@ def check(
         results = checks(api, target_namespace, prerequisites=prerequisites)
     columns = [Column.of("check"), Column.of("result"), Column.of("detail")]
     records = [each.to_json() for each in results]
-    session.printer.records({"checks": records}, records, columns, empty="Nothing to check.")
-    if session.printer.for_people:
+    session.printer.print_records({"checks": records}, records, columns, empty="Nothing to check.")
+    if session.printer.is_table:
         _print_remediations(records)
     unhealthy = list(dict.fromkeys(each.check for each in results if not each.is_healthy))
     if unhealthy:
@@ -92,7 +92,7 @@ def _print_remediations(records: Sequence[dict[str, str]]) -> None:
                 checks.setdefault(each["mend"], []).append(each["check"])
         lines = [f"  {', '.join(dict.fromkeys(names))}: {mend}" for mend, names in checks.items()]
         if lines:
-            write(f"\n{title}:\n" + "\n".join(lines))
+            write_stdout(f"\n{title}:\n" + "\n".join(lines))
 
 
 @cluster.command(epilog=_EXIT_CODES)
@@ -111,13 +111,13 @@ def status(
         from llmariner.diagnostics.status import status as collect
 
         printer = session.printer
-        if watch and printer.for_people:
+        if watch and printer.is_table:
             _watch(printer, lambda: collect(api, target_namespace), interval)
         document = collect(api, target_namespace)
-        if printer.for_people:
+        if printer.is_table:
             printer.console().print(_view(printer, document))
         else:
-            printer.message(document, "")
+            printer.print_message(document, "")
 
 
 def _watch(printer: Printer, collect: Callable[[], dict[str, Any]], interval: float) -> None:
@@ -158,9 +158,9 @@ def _view(printer: Printer, document: dict[str, Any]) -> RenderableType:
 
 
 def _columns() -> dict[str, list[Column]]:
-    from llmariner.cli.support.output import Column, byte_size
+    from llmariner.cli.support.output import Column, format_bytes
 
-    memory = Column("MEMORY", lambda node: byte_size(node.get("memory_bytes") or None), right=True)
+    memory = Column("MEMORY", lambda node: format_bytes(node.get("memory_bytes") or None), right=True)
     of = Column.of
     return {
         "functions": [of("name"), of("state"), of("replicas"), of("revision"), of("min"), of("max"), of("message")],

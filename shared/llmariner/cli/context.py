@@ -23,21 +23,21 @@ def context() -> None:
 @pass_session
 def get_context(session: Session) -> None:
     """Show what commands use now, and where each comes from."""
-    from llmariner.cli.support.configuration import masked
+    from llmariner.cli.support.configuration import mask_key
 
     target = session.target()
-    key = masked(target.api_key.reveal()) if target.api_key_source else None
+    key = mask_key(target.api_key.reveal()) if target.api_key_source else None
     fields = {
         "endpoint": target.endpoint,
         "endpoint_source": target.endpoint_source,
         "api_key": None if target.sign_in else key,
-        "signed_in_as": target.sign_in.who if target.sign_in else None,
+        "signed_in_as": target.sign_in.display_name if target.sign_in else None,
         "api_key_source": target.api_key_source,
         "organization": target.organization or None,
         "project": target.project or None,
         "file": str(session.context_file().path),
     }
-    session.printer.details(fields, fields)
+    session.printer.print_details(fields, fields)
 
 
 @context.command("set")
@@ -66,22 +66,22 @@ def set_context(
     content = file.read()
     given = {"endpoint": endpoint, "api_key": api_key, "organization": organization, "project": project}
     if all(value is None for value in given.values()):
-        given = _ask(session, content)
+        given = _prompt_settings(session, content)
     if given["api_key"] == "-":
         given["api_key"] = sys.stdin.readline().strip()
-    content = _changed(content, given)
+    content = _merge_settings(content, given)
     file.write(content)
-    session.printer.message({"file": str(file.path), "settings": sorted(content)}, f"Stored in {file.path}.")
+    session.printer.print_message({"file": str(file.path), "settings": sorted(content)}, f"Stored in {file.path}.")
 
 
-def _changed(content: dict[str, Any], given: dict[str, str | None]) -> dict[str, Any]:
-    from llmariner.cli.support.configuration import checked_endpoint, same_server
+def _merge_settings(content: dict[str, Any], given: dict[str, str | None]) -> dict[str, Any]:
+    from llmariner.cli.support.configuration import same_origin, validate_endpoint
 
     changes = {name: value for name, value in given.items() if value is not None}
     if endpoint := changes.get("endpoint"):
-        changes["endpoint"] = checked_endpoint(endpoint, "--endpoint")
-        moved = content.get("endpoint") and not same_server(str(content["endpoint"]), changes["endpoint"])
-        if moved and content.get("api_key") and "api_key" not in changes:
+        changes["endpoint"] = validate_endpoint(endpoint, "--endpoint")
+        server_changed = content.get("endpoint") and not same_origin(str(content["endpoint"]), changes["endpoint"])
+        if server_changed and content.get("api_key") and "api_key" not in changes:
             changes["api_key"] = ""
             click.echo(
                 "The stored API key was for the former endpoint and is removed; set one with --api-key -.",
@@ -90,25 +90,25 @@ def _changed(content: dict[str, Any], given: dict[str, str | None]) -> dict[str,
     return {name: value for name, value in {**content, **changes}.items() if value != ""}
 
 
-def _ask(session: Session, content: dict[str, Any]) -> dict[str, str | None]:
+def _prompt_settings(session: Session, content: dict[str, Any]) -> dict[str, str | None]:
     """Each setting in turn, the present one as default. A key is not echoed, nor offered back."""
     if not sys.stdin.isatty():
         raise click.UsageError("Nothing to set: give --endpoint, --api-key, --organization or --project.")
-    from llmariner.cli.support.configuration import resolve
-    from llmariner.cli.support.prompts import ask_organization, ask_project
+    from llmariner.cli.support.configuration import resolve_target
+    from llmariner.cli.support.prompts import prompt_organization, prompt_project
     from llmariner.settings import environment
 
-    present = str(content.get("endpoint") or "")
-    endpoint = click.prompt("Endpoint", default=present, show_default=bool(present))
+    current = str(content.get("endpoint") or "")
+    endpoint = click.prompt("Endpoint", default=current, show_default=bool(current))
     key = click.prompt("API key (empty keeps the present one)", default="", hide_input=True, show_default=False)
     # Asked with what was just said, and with no organization selected: the former one may be of another platform.
-    target = resolve(environment(), endpoint=endpoint or None).selecting("", "")
+    target = resolve_target(environment(), endpoint=endpoint or None).with_project("", "")
     if key:
         target = target.with_key(key)
     elif target.sign_in is not None:
-        from llmariner.cli.sign_in.token_refresh import fresh
+        from llmariner.cli.sign_in.token_refresh import ensure_fresh
 
-        target = target.signed_in(fresh(session.sign_in_file(), target.endpoint, target.sign_in))
-    organization = ask_organization(target, str(content.get("organization") or ""))
-    project = ask_project(target.selecting(organization, ""), organization, str(content.get("project") or ""))
+        target = target.with_sign_in(ensure_fresh(session.sign_in_file(), target.endpoint, target.sign_in))
+    organization = prompt_organization(target, str(content.get("organization") or ""))
+    project = prompt_project(target.with_project(organization, ""), organization, str(content.get("project") or ""))
     return {"endpoint": endpoint, "organization": organization, "project": project, "api_key": key or None}

@@ -27,9 +27,9 @@ def list_events(session: Session, state: str | None, limit: int) -> None:
 
     An event appears once for each of its consumers. Dead deliveries were given up on and wait for a replay.
     """
-    from llmariner.cli.support.output import Column, moment
+    from llmariner.cli.support.output import Column, format_timestamp
 
-    document = session.api().all_pages("events", most=limit, limit=min(limit, PAGE), state=state)
+    document = session.api().all_pages("events", max_records=limit, limit=min(limit, PAGE), state=state)
     columns = [
         Column.of("id"),
         Column.of("type"),
@@ -37,10 +37,10 @@ def list_events(session: Session, state: str | None, limit: int) -> None:
         Column.of("consumer"),
         Column.of("state"),
         Column.of("attempts"),
-        Column("TIME", lambda event: moment(event.get("time"))),
+        Column("TIME", lambda event: format_timestamp(event.get("time"))),
         Column.of("last_error"),
     ]
-    session.printer.records(document, document["data"], columns, empty="No events.")
+    session.printer.print_records(document, document["data"], columns, empty="No events.")
 
 
 @events.command()
@@ -48,7 +48,7 @@ def list_events(session: Session, state: str | None, limit: int) -> None:
 @pass_session
 def replay(session: Session, event: str) -> None:
     """Deliver an event again. Consumers know an event by its id, so a second delivery does no harm."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
-    answer = session.api().post(path_of("events", event) + ":replay")
-    session.printer.message(answer, f"Event {event} is delivered again.")
+    answer = session.api().post(build_path("events", event) + ":replay")
+    session.printer.print_message(answer, f"Event {event} is delivered again.")

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import click
 
-from llmariner.cli.support.click_extensions import RootGroup
+from llmariner.cli.support.click_extensions import LazyGroup
 from llmariner.cli.support.errors import CommandError, ExitCode
-from llmariner.cli.support.terminal import discard_output, prepare_output
+from llmariner.cli.support.terminal import configure_streams, discard_output
 
 __all__ = ["llma", "main"]
 
@@ -46,7 +46,7 @@ _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code.value:>3}  {code.meaning}" f
 
 @click.group(
     "llma",
-    cls=RootGroup,
+    cls=LazyGroup,
     members=_MEMBERS,
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -61,7 +61,7 @@ def llma() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's own) and return its exit code."""
-    prepare_output()
+    configure_streams()
     try:
         result = llma.main(arguments, prog_name="llma", standalone_mode=False)
         sys.stdout.flush()
@@ -73,11 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         discard_output()
         CommandError(
-            ExitCode.OUTPUT,
+            ExitCode.OUTPUT_ERROR,
             f"the output could not be written: {error.strerror or error}.",
             next_step="make room for it.",
         ).show()
-        return ExitCode.OUTPUT
+        return ExitCode.OUTPUT_ERROR
     except CommandError as failure:
         failure.show()
         return failure.code

@@ -24,7 +24,7 @@ __all__ = ["doctor", "down", "logs", "up"]
 @click.option("--foreground", is_flag=True, help="Stay in this terminal and log to it; ctrl-C stops the platform.")
 def up(foreground: bool) -> None:
     """Start the platform on this machine."""
-    with _told() as daemon:
+    with _daemon() as daemon:
         daemon.up(foreground=foreground)
 
 
@@ -32,9 +32,9 @@ def up(foreground: bool) -> None:
 @pass_session
 def down(session: Session) -> None:
     """Stop the platform on this machine."""
-    with _told() as daemon:
+    with _daemon() as daemon:
         stopped: bool = daemon.down()
-    session.printer.message({"stopped": stopped}, "Stopped." if stopped else "It was not running.")
+    session.printer.print_message({"stopped": stopped}, "Stopped." if stopped else "It was not running.")
 
 
 @click.command(cls=Command)
@@ -43,8 +43,8 @@ def doctor(session: Session) -> None:
     """Check what this machine lacks, and say how to mend it."""
     from llmariner.cli.support.output import Column
 
-    with _told():
-        found = _local("doctor").checks()
+    with _daemon():
+        found = _import_standalone("doctor").checks()
     checks = [
         {"check": check.name, "ok": check.ok, "detail": check.detail, "mend": "" if check.ok else check.remedy}
         for check in found
@@ -55,11 +55,11 @@ def doctor(session: Session) -> None:
         Column.of("detail"),
         Column.of("mend", "TO MEND IT"),
     ]
-    session.printer.records({"checks": checks}, checks, columns, empty="Nothing to check.")
+    session.printer.print_records({"checks": checks}, checks, columns, empty="Nothing to check.")
     failed = [str(check["check"]) for check in checks if not check["ok"]]
     if failed:
         raise CommandError(
-            ExitCode.SERVER,
+            ExitCode.SERVER_ERROR,
             f"not as it should be: {', '.join(failed)}.",
             next_step="do what the last column says.",
         )
@@ -79,26 +79,26 @@ def doctor(session: Session) -> None:
 )
 def logs(model: str | None, follow: bool, lines: int) -> None:
     """Show the platform's log, or that of one MODEL's engine."""
-    with _told() as daemon:
+    with _daemon() as daemon:
         daemon.logs(model, follow=follow, lines=lines)
 
 
 @contextmanager
-def _told() -> Iterator[ModuleType]:
+def _daemon() -> Iterator[ModuleType]:
     """The daemon module; what stops it from doing its work is told as a failure of the command."""
-    daemon = _local("daemon")
+    daemon = _import_standalone("daemon")
     next_step = "`llma doctor` checks each part of the platform and says how to mend it."
     try:
         yield daemon
     except daemon.StartFailed as error:
-        raise CommandError(ExitCode.SERVER, str(error), next_step=next_step) from error
+        raise CommandError(ExitCode.SERVER_ERROR, str(error), next_step=next_step) from error
     except ValueError as error:  # a setting in the environment
         raise CommandError(ExitCode.USAGE, str(error), next_step="correct or unset the variable.") from error
     except OSError as error:  # a full disk, a network that is away, a port that is taken
-        raise CommandError(ExitCode.SERVER, str(error), next_step=next_step) from error
+        raise CommandError(ExitCode.SERVER_ERROR, str(error), next_step=next_step) from error
 
 
-def _local(module: str) -> ModuleType:
+def _import_standalone(module: str) -> ModuleType:
     try:
         return importlib.import_module(f"llmariner.standalone.{module}")
     except ModuleNotFoundError as error:

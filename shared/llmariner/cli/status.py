@@ -16,7 +16,7 @@ from llmariner.cli.support.session import Session
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from llmariner.cli.support.api import Api
+    from llmariner.cli.support.api import ApiClient
     from llmariner.cli.support.output import Column, Printer
 
 __all__ = ["status"]
@@ -42,14 +42,14 @@ def status(session: Session, watch: bool | None, interval: float) -> None:
     printer = session.printer
     if watch is None:
         watch = sys.stdout.isatty()
-    if watch and printer.for_people:
+    if watch and printer.is_table:
         _watch(session.api(), printer, interval)
     document = session.api().get(PATH)
     models = _models(document)
-    printer.records(document, models, _columns(models), empty="No models are being served.")
+    printer.print_records(document, models, _columns(models), empty="No models are being served.")
 
 
-def _watch(api: Api, printer: Printer, interval: float) -> None:
+def _watch(api: ApiClient, printer: Printer, interval: float) -> None:
     """Redraw until interrupted. A server that restarts does not end it; one that never answered does."""
     from rich.live import Live
 
@@ -61,7 +61,7 @@ def _watch(api: Api, printer: Printer, interval: float) -> None:
             try:
                 document = api.get(PATH)
             except CommandError as failure:
-                if failure.code not in (ExitCode.SERVER, ExitCode.UNREACHABLE):
+                if failure.code not in (ExitCode.SERVER_ERROR, ExitCode.UNREACHABLE):
                     raise
                 trouble = f"{failure.message} Still trying."
             live.update(_view(printer, document, trouble), refresh=True)
@@ -89,17 +89,17 @@ def _models(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _columns(models: list[dict[str, Any]]) -> list[Column]:
-    from llmariner.cli.support.errors import waiting_room
-    from llmariner.cli.support.output import Column, byte_size, number
+    from llmariner.cli.support.errors import format_progress
+    from llmariner.cli.support.output import Column, format_bytes, format_number
 
     columns = [
         Column.of("id", "MODEL"),
         Column.of("cluster"),
-        Column("PHASE", lambda model: waiting_room(model) or ("ready" if model.get("is_ready") else "not ready")),
+        Column("PHASE", lambda model: format_progress(model) or ("ready" if model.get("is_ready") else "not ready")),
         Column("RUNNING", lambda model: model.get("requests_running"), right=True),
         Column("WAITING", lambda model: model.get("requests_waiting"), right=True),
-        Column("TOKENS/S", lambda model: number(model.get("tokens_per_second"), 1), right=True),
-        Column("MEMORY", lambda model: byte_size(model.get("memory_bytes") or None), right=True),
+        Column("TOKENS/S", lambda model: format_number(model.get("tokens_per_second"), 1), right=True),
+        Column("MEMORY", lambda model: format_bytes(model.get("memory_bytes") or None), right=True),
     ]
     # Only a model in trouble or in a queue has something to say.
     return [*columns, Column("MESSAGE", _message)] if any(map(_message, models)) else columns

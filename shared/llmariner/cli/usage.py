@@ -14,7 +14,7 @@ from llmariner.cli.support.errors import CommandError
 from llmariner.cli.support.session import Session
 
 if TYPE_CHECKING:
-    from llmariner.cli.support.api import Api
+    from llmariner.cli.support.api import ApiClient
 
 __all__ = ["usage"]
 
@@ -45,7 +45,7 @@ def list_usage(session: Session, days: int, groups: tuple[str, ...]) -> None:
     from llmariner.cli.support.output import Column
 
     api = session.api()
-    names = _key_names(api) if "key" in groups and session.printer.for_people else {}
+    names = _key_names(api) if "key" in groups and session.printer.is_table else {}
     start = int(time.time()) - days * DAY_SECONDS
     document = api.get("api_usages", start_time=start, group_by=",".join(groups))
     identity = {
@@ -57,10 +57,10 @@ def list_usage(session: Session, days: int, groups: tuple[str, ...]) -> None:
         *(column for name, column in identity.items() if name in groups),
         *(Column(field.upper().replace("_", " "), partial(_count, field), right=True) for field in COUNTS),
     ]
-    session.printer.records(document, document["data"], columns, empty="Nothing was used in that time.")
+    session.printer.print_records(document, document["data"], columns, empty="Nothing was used in that time.")
 
 
-def _key_names(api: Api) -> dict[str, str]:
+def _key_names(api: ApiClient) -> dict[str, str]:
     """Key ids as their names; empty for a caller who may not list keys, and ids are shown instead."""
     try:
         return {key["id"]: key["name"] for key in api.all_pages("api_keys")["data"]}
@@ -69,9 +69,9 @@ def _key_names(api: Api) -> dict[str, str]:
 
 
 def _count(field: str, row: Mapping[str, Any]) -> str | None:
-    from llmariner.cli.support.output import number
+    from llmariner.cli.support.output import format_number
 
-    return number(row.get(field))
+    return format_number(row.get(field))
 
 
 def _day(row: Mapping[str, Any]) -> str:

@@ -15,17 +15,17 @@ from llmariner.cli.support.errors import CommandError, ExitCode
 
 __all__ = ["write_csv", "write_parquet"]
 
-_BATCH = 20_000
-_WHOLE = frozenset({"status", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"})
-_NANO = 10**9
+_BATCH_ROWS = 20_000
+_INTEGER_COLUMNS = frozenset({"status", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"})
+_NANODOLLARS_PER_DOLLAR = 10**9
 
 
 def write_csv(chunks: Iterable[bytes], file: Path) -> int:
     """Write the text as it is; returns how many requests it holds. `-`: to stdout."""
     if str(file) == "-":
-        return _copied(chunks, sys.stdout.buffer)
-    with _opened(file) as out:
-        return _copied(chunks, out)
+        return _copy(chunks, sys.stdout.buffer)
+    with _atomic_file(file) as out:
+        return _copy(chunks, out)
 
 
 def write_parquet(chunks: Iterable[bytes], file: Path) -> int:
@@ -45,46 +45,46 @@ def write_parquet(chunks: Iterable[bytes], file: Path) -> int:
     names = next(rows)
     types = {name: _type(name, DataType) for name in names}
     schema = Schema([Field(_column(name), types[name], nullable=True) for name in names])
-    count, broken = 0, []
+    count, errors = 0, []
 
     def batches() -> Iterator[Any]:
         nonlocal count
         try:
-            while batch := list(islice(rows, _BATCH)):
+            while batch := list(islice(rows, _BATCH_ROWS)):
                 count += len(batch)
                 columns = zip(names, zip(*batch, strict=True), strict=True)
                 arrays = [Array(_values(name, texts), types[name]) for name, texts in columns]
                 yield RecordBatch.from_arrays(arrays, schema=schema)
         except Exception as error:
-            broken.append(error)  # what comes out at the other end of the library is text
+            errors.append(error)  # what comes out at the other end of the library is text
             raise
 
-    with _opened(file) as out:
+    with _atomic_file(file) as out:
         try:
             write(RecordBatchReader.from_batches(schema, batches()), out, compression="zstd(3)")
         except Exception as error:
-            raise (broken or [error])[0] from None
+            raise (errors or [error])[0] from None
     return count
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[BinaryIO]:
+def _atomic_file(file: Path) -> Iterator[BinaryIO]:
     """The file is there when all of it is: half an export looks like a whole one."""
-    part = file.with_name(file.name + ".part")
+    partial = file.with_name(file.name + ".part")
     try:
-        with part.open("wb") as out:
+        with partial.open("wb") as out:
             yield out
-        part.replace(file)
+        partial.replace(file)
     except OSError as error:
         raise CommandError(
             ExitCode.USAGE, f"{file} can't be written: {error.strerror}.", next_step="name another file."
         ) from error
     finally:
         with suppress(OSError):
-            part.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
 
-def _copied(chunks: Iterable[bytes], out: BinaryIO) -> int:
+def _copy(chunks: Iterable[bytes], out: BinaryIO) -> int:
     lines = 0
     for chunk in chunks:
         lines += chunk.count(b"\n")
@@ -96,8 +96,8 @@ def _copied(chunks: Iterable[bytes], out: BinaryIO) -> int:
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
     decoder, rest = codecs.getincrementaldecoder("utf-8")(), ""
     for chunk in chunks:
-        *whole, rest = (rest + decoder.decode(chunk)).split("\n")
-        yield from (line + "\n" for line in whole)
+        *complete, rest = (rest + decoder.decode(chunk)).split("\n")
+        yield from (line + "\n" for line in complete)
     if rest:
         yield rest
 
@@ -107,7 +107,7 @@ def _column(name: str) -> str:
 
 
 def _type(name: str, types: Any) -> Any:
-    if name in _WHOLE or name == "cost_usd":
+    if name in _INTEGER_COLUMNS or name == "cost_usd":
         return types.int64()
     return types.float64() if name.endswith(("_seconds", "_at")) else types.utf8()
 
@@ -115,14 +115,14 @@ def _type(name: str, types: Any) -> Any:
 def _values(name: str, texts: Sequence[str]) -> list[Any]:
     """Nothing is null. Money is whole nano-dollars: a float would not be exact."""
     if name == "cost_usd":
-        return [_nano(text) for text in texts]
-    if name in _WHOLE:
+        return [_nanodollars(text) for text in texts]
+    if name in _INTEGER_COLUMNS:
         return [int(text) if text else None for text in texts]
     if name.endswith(("_seconds", "_at")):
         return [float(text) if text else None for text in texts]
     return [text or None for text in texts]
 
 
-def _nano(text: str) -> int:
-    whole, _, part = text.partition(".")
-    return int(whole) * _NANO + int(part.ljust(9, "0"))
+def _nanodollars(text: str) -> int:
+    complete, _, partial = text.partition(".")
+    return int(complete) * _NANODOLLARS_PER_DOLLAR + int(partial.ljust(9, "0"))

@@ -15,4 +15,4 @@ __all__ = ["version"]
 @pass_session
 def version(session: Session) -> None:
     """Print the version of this program."""
-    session.printer.message({"version": llmariner.__version__}, llmariner.__version__)
+    session.printer.print_message({"version": llmariner.__version__}, llmariner.__version__)

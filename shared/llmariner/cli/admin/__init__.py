@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from llmariner.cli.support.click_extensions import RootGroup
+from llmariner.cli.support.click_extensions import LazyGroup
 
 __all__ = ["admin"]
 
@@ -38,6 +38,6 @@ _ALIASES = {
 }
 
 
-@click.group(cls=RootGroup, members=_MEMBERS, aliases=_ALIASES)
+@click.group(cls=LazyGroup, members=_MEMBERS, aliases=_ALIASES)
 def admin() -> None:
     """Administer organizations, and those who are in them."""

@@ -42,7 +42,7 @@ def list_audit(
     limit: int,
 ) -> None:
     """List administrative acts and logins, newest first."""
-    from llmariner.cli.support.output import Column, moment
+    from llmariner.cli.support.output import Column, format_timestamp
 
     query: dict[str, Any] = {
         "view": "all",
@@ -54,18 +54,18 @@ def list_audit(
         "effective_at[gte]": int(time.time()) - days * DAY_SECONDS if days else None,
     }
     api = session.api()
-    given = {name: value for name, value in query.items() if value}
-    document = api.all_pages("organization/audit_logs", most=limit, limit=min(limit, PAGE), **given)
+    filters = {name: value for name, value in query.items() if value}
+    document = api.all_pages("organization/audit_logs", max_records=limit, limit=min(limit, PAGE), **filters)
     columns = [
-        Column("TIME", lambda act: moment(act.get("effective_at"))),
+        Column("TIME", lambda entry: format_timestamp(entry.get("effective_at"))),
         Column("ACTOR", _actor),
         Column("EVENT", _event),
-        Column("RESOURCE", lambda act: (act.get(act["type"]) or {}).get("id")),
+        Column("RESOURCE", lambda entry: (entry.get(entry["type"]) or {}).get("id")),
         Column("PROJECT", _project),
         Column("FROM", _source),
         Column.of("id"),
     ]
-    session.printer.records(document, document["data"], columns, empty="Nothing was done.")
+    session.printer.print_records(document, document["data"], columns, empty="Nothing was done.")
 
 
 @audit.command()
@@ -79,39 +79,39 @@ def verify(session: Session, head: str | None) -> None:
     Keep the head that is shown where nobody of the platform can write: whoever can write its whole database could forge
     a new chain, but not one that holds the head you kept.
     """
-    verdict = session.api().get("organization/audit_logs:verify", head=head)
-    if not verdict["whole"]:
-        session.printer.message(verdict, f"Entries that are as they were written: {verdict['entries']}.")
-        where = f"entry {verdict['broken_at']}" if verdict["broken_at"] else "the chain"
+    result = session.api().get("organization/audit_logs:verify", head=head)
+    if not result["whole"]:
+        session.printer.print_message(result, f"Entries that are as they were written: {result['entries']}.")
+        where = f"entry {result['broken_at']}" if result["broken_at"] else "the chain"
         raise CommandError(
-            ExitCode.REFUSED,
-            f"the audit log was tampered with: {where}: {verdict['reason']}.",
+            ExitCode.REJECTED,
+            f"the audit log was tampered with: {where}: {result['reason']}.",
             next_step="keep the database as it is, and compare it with a backup from before.",
         )
-    session.printer.message(verdict, f"The log is whole: {verdict['entries']} entries, head {verdict['head']}.")
+    session.printer.print_message(result, f"The log is whole: {result['entries']} entries, head {result['head']}.")
 
 
-def _event(act: Mapping[str, Any]) -> str:
+def _event(entry: Mapping[str, Any]) -> str:
     """With how often it happened, where one entry tells of several."""
-    count = (act.get(act["type"]) or {}).get("count", 1)
-    return f"{act['type']} (x{count})" if count > 1 else str(act["type"])
+    count = (entry.get(entry["type"]) or {}).get("count", 1)
+    return f"{entry['type']} (x{count})" if count > 1 else str(entry["type"])
 
 
-def _actor(act: Mapping[str, Any]) -> str | None:
+def _actor(entry: Mapping[str, Any]) -> str | None:
     """An address where there is one, and the key that was used."""
-    actor = act.get("actor") or {}
+    actor = entry.get("actor") or {}
     inside = actor.get(actor.get("type", ""), {})
     who = inside.get("user") or inside.get("service_account") or {}
     name = who.get("email") or who.get("id")
     return f"{name} ({inside['id']})" if actor.get("type") == "api_key" else name
 
 
-def _project(act: Mapping[str, Any]) -> str | None:
-    project = act.get("project") or {}
+def _project(entry: Mapping[str, Any]) -> str | None:
+    project = entry.get("project") or {}
     return project.get("name") or project.get("id")
 
 
-def _source(act: Mapping[str, Any]) -> str | None:
-    actor = act.get("actor") or {}
+def _source(entry: Mapping[str, Any]) -> str | None:
+    actor = entry.get("actor") or {}
     address: str | None = actor.get(actor.get("type", ""), {}).get("ip_address")
     return address

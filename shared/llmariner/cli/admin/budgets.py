@@ -9,7 +9,7 @@ import click
 from llmariner.cli.support.click_extensions import Group, pass_session
 from llmariner.cli.support.resolvers import complete_budgets
 from llmariner.cli.support.session import Session
-from llmariner.cli.support.subjects import named, names, subject, subject_options
+from llmariner.cli.support.subjects import display_names, resolve_subject, subject_label, subject_options
 
 __all__ = ["budgets"]
 
@@ -23,21 +23,21 @@ def budgets() -> None:
 @pass_session
 def list_budgets(session: Session) -> None:
     """List the budgets that you may see, with what is spent of them."""
-    from llmariner.cli.support.output import Column, dollars
+    from llmariner.cli.support.output import Column, format_dollars
 
     api = session.api()
-    known = names(session, api) if session.printer.for_people else {}
+    known = display_names(session, api) if session.printer.is_table else {}
     document = api.get("budgets")
     columns = [
         Column.of("id"),
-        Column("FOR", named(known)),
+        Column("FOR", subject_label(known)),
         Column.of("period"),
-        Column("SPENT $", lambda each: dollars(each.get("spent")), right=True),
-        Column("BUDGET $", lambda each: dollars(each.get("amount")), right=True),
+        Column("SPENT $", lambda each: format_dollars(each.get("spent")), right=True),
+        Column("BUDGET $", lambda each: format_dollars(each.get("amount")), right=True),
         Column("ALERT AT", lambda each: _ratio(each.get("alert_ratio"))),
         Column("WHEN SPENT", lambda each: "refuse" if each.get("hard") else "go on"),
     ]
-    session.printer.records(document, document["data"], columns, empty="There are no budgets.")
+    session.printer.print_records(document, document["data"], columns, empty="There are no budgets.")
 
 
 @budgets.command("set")
@@ -60,15 +60,17 @@ def set_budget(
     soft: bool,
 ) -> None:
     """Set a budget of the organization, or of one in it."""
-    from llmariner.cli.support.output import dollars
+    from llmariner.cli.support.output import format_dollars
 
     api = session.api()
-    body: dict[str, Any] = {**subject(session, api, (project, user, key)), "period": period, "amount": amount}
+    body: dict[str, Any] = {**resolve_subject(session, api, (project, user, key)), "period": period, "amount": amount}
     if alert_at is not None:
         body["alert_ratio"] = alert_at / 100
-    made = api.post("budgets", {**body, "hard": not soft})
-    what = f"{made.get('subject')} {made.get('subject_id')}"
-    session.printer.message(made, f"Gave {what} {dollars(made.get('amount'))} dollars per {period} ({made.get('id')}).")
+    created = api.post("budgets", {**body, "hard": not soft})
+    what = f"{created.get('subject')} {created.get('subject_id')}"
+    session.printer.print_message(
+        created, f"Gave {what} {format_dollars(created.get('amount'))} dollars per {period} ({created.get('id')})."
+    )
 
 
 @budgets.command()
@@ -76,10 +78,10 @@ def set_budget(
 @pass_session
 def delete(session: Session, budget: str) -> None:
     """Take a budget away."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
-    answer = session.api().delete(path_of("budgets", budget))
-    session.printer.message(answer, f"Took the budget {budget} away.")
+    answer = session.api().delete(build_path("budgets", budget))
+    session.printer.print_message(answer, f"Took the budget {budget} away.")
 
 
 def _ratio(ratio: Any) -> str | None:

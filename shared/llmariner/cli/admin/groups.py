@@ -7,8 +7,14 @@ from typing import Any
 import click
 
 from llmariner.cli.support.click_extensions import Group, pass_session
-from llmariner.cli.support.resolvers import complete_given_roles, complete_groups, complete_projects, find, project
-from llmariner.cli.support.resolvers import role as role_of
+from llmariner.cli.support.resolvers import (
+    complete_assignable_roles,
+    complete_groups,
+    complete_projects,
+    find_record,
+    resolve_project,
+    resolve_role,
+)
 from llmariner.cli.support.session import Session
 
 __all__ = ["groups"]
@@ -35,7 +41,7 @@ def list_groups(session: Session) -> None:
         Column("PROJECT", lambda each: each.get("project_id")),
         Column.of("issuer"),
     ]
-    session.printer.records(document, document["data"], columns, empty="No group has a role.")
+    session.printer.print_records(document, document["data"], columns, empty="No group has a role.")
 
 
 @groups.command()
@@ -44,26 +50,26 @@ def list_groups(session: Session) -> None:
     "--role",
     metavar="ROLE",
     required=True,
-    shell_complete=complete_given_roles,
+    shell_complete=complete_assignable_roles,
     help="One that is there everywhere, or that was made.",
 )
 @click.option(
     "--project",
-    "project_said",
+    "project_name",
     metavar="TITLE_OR_ID",
     shell_complete=complete_projects,
     help="In that project; in the organization unless given.",
 )
 @pass_session
-def create(session: Session, group: str, role: str, project_said: str | None) -> None:
+def create(session: Session, group: str, role: str, project_name: str | None) -> None:
     """Give the members of GROUP a role, from their next request on."""
     api = session.api()
-    body: dict[str, Any] = {"group": group, "role": role_of(api, role)}
-    if project_said is not None:
-        body["project_id"] = project(session, api, project_said, None)["id"]
-    made = api.post(GROUP_ROLES, body)
-    where = f"project {project_said}" if project_said else "the organization"
-    session.printer.message(made, f"Members of {group} are {made.get('role')} in {where}.")
+    body: dict[str, Any] = {"group": group, "role": resolve_role(api, role)}
+    if project_name is not None:
+        body["project_id"] = resolve_project(session, api, project_name, None)["id"]
+    created = api.post(GROUP_ROLES, body)
+    where = f"project {project_name}" if project_name else "the organization"
+    session.printer.print_message(created, f"Members of {group} are {created.get('role')} in {where}.")
 
 
 @groups.command()
@@ -71,10 +77,10 @@ def create(session: Session, group: str, role: str, project_said: str | None) ->
 @pass_session
 def delete(session: Session, group: str) -> None:
     """Take a group's role from its members, from their next request on."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
     api = session.api()
     known = [{**each, "name": each.get("group")} for each in api.get(GROUP_ROLES)["data"]]
-    found = find("group with a role", known, group, listing="llma admin groups list")
-    deleted = api.delete(path_of(GROUP_ROLES, str(found["id"])))
-    session.printer.message(deleted, f"Members of {found['group']} are no longer {found['role']} by it.")
+    found = find_record("group with a role", known, group, listing="llma admin groups list")
+    deleted = api.delete(build_path(GROUP_ROLES, str(found["id"])))
+    session.printer.print_message(deleted, f"Members of {found['group']} are no longer {found['role']} by it.")

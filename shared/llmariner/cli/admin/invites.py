@@ -8,10 +8,16 @@ import click
 
 from llmariner.cli.api_keys import DAY_SECONDS
 from llmariner.cli.support.click_extensions import Group, pass_session
-from llmariner.cli.support.resolvers import complete_given_roles, complete_invites, complete_projects, find, project
-from llmariner.cli.support.resolvers import role as role_of
+from llmariner.cli.support.resolvers import (
+    complete_assignable_roles,
+    complete_invites,
+    complete_projects,
+    find_record,
+    resolve_project,
+    resolve_role,
+)
 from llmariner.cli.support.session import Session
-from llmariner.cli.support.terminal import note
+from llmariner.cli.support.terminal import write_stderr
 
 __all__ = ["invites"]
 
@@ -28,7 +34,7 @@ def invites() -> None:
 @click.option(
     "--role",
     metavar="ROLE",
-    shell_complete=complete_given_roles,
+    shell_complete=complete_assignable_roles,
     help="In the organization: reader (unless given), owner, or one that was made.",
 )
 @click.option(
@@ -44,17 +50,17 @@ def invites() -> None:
 def create(session: Session, email: str, role: str | None, projects: tuple[str, ...], expires_in: float | None) -> None:
     """Invite EMAIL. The token is shown now and never again: hand it over yourself, nothing is sent."""
     api = session.api()
-    body: dict[str, Any] = {"email": email, **({} if role is None else {"role": role_of(api, role)})}
+    body: dict[str, Any] = {"email": email, **({} if role is None else {"role": resolve_role(api, role)})}
     if projects:
-        body["projects"] = [_promised(session, api, each) for each in projects]
+        body["projects"] = [_invited_project(session, api, each) for each in projects]
     if expires_in is not None:
         body["expires_in_seconds"] = max(1, round(expires_in * DAY_SECONDS))
-    made = api.post(INVITES, body)
+    created = api.post(INVITES, body)
     # Alone on stdout, so that `$(…)` catches it.
-    session.printer.message(made, str(made.get("token", "")))
-    if session.printer.for_people:
-        note(
-            f"{made.get('email')} comes in with `llma auth accept-invite TOKEN`, or by signing in with that e-mail. "
+    session.printer.print_message(created, str(created.get("token", "")))
+    if session.printer.is_table:
+        write_stderr(
+            f"{created.get('email')} comes in with `llma auth accept-invite TOKEN`, or by signing in with that e-mail. "
             "The token is not shown again."
         )
 
@@ -63,7 +69,7 @@ def create(session: Session, email: str, role: str | None, projects: tuple[str, 
 @pass_session
 def list_invites(session: Session) -> None:
     """List invitations, newest first."""
-    from llmariner.cli.support.output import Column, moment
+    from llmariner.cli.support.output import Column, format_timestamp
 
     document = session.api().all_pages(INVITES)
     columns = [
@@ -72,9 +78,9 @@ def list_invites(session: Session) -> None:
         Column.of("role"),
         Column("PROJECTS", lambda each: len(each.get("projects") or ()), right=True),
         Column.of("status"),
-        Column("EXPIRES", lambda each: moment(each.get("expires_at"))),
+        Column("EXPIRES", lambda each: format_timestamp(each.get("expires_at"))),
     ]
-    session.printer.records(document, document["data"], columns, empty="Nobody is invited.")
+    session.printer.print_records(document, document["data"], columns, empty="Nobody is invited.")
 
 
 @invites.command()
@@ -82,18 +88,18 @@ def list_invites(session: Session) -> None:
 @pass_session
 def delete(session: Session, invite: str) -> None:
     """Take an invitation back."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
     api = session.api()
     open_ones = [each for each in api.all_pages(INVITES)["data"] if each.get("status") != "accepted"]
-    found = find("open invitation", open_ones, invite, listing="llma admin invites list")
-    answer = api.delete(path_of(INVITES, found["id"]))
-    session.printer.message(answer, f"Took back the invitation of {found['email']} ({found['id']}).")
+    found = find_record("open invitation", open_ones, invite, listing="llma admin invites list")
+    answer = api.delete(build_path(INVITES, found["id"]))
+    session.printer.print_message(answer, f"Took back the invitation of {found['email']} ({found['id']}).")
 
 
-def _promised(session: Session, api: Any, said: str) -> dict[str, str]:
+def _invited_project(session: Session, api: Any, value: str) -> dict[str, str]:
     """`Vision:viewer` is a title and a role; a colon in a title counts where no role follows it."""
-    title, colon, role = said.rpartition(":")
-    known = role in ("owner", "member", "viewer") or role.startswith("role_")
-    found = project(session, api, title if colon and known else said, None)
-    return {"id": found["id"], **({"role": role} if colon and known else {})}
+    title, colon, role = value.rpartition(":")
+    has_role = role in ("owner", "member", "viewer") or role.startswith("role_")
+    found = resolve_project(session, api, title if colon and has_role else value, None)
+    return {"id": found["id"], **({"role": role} if colon and has_role else {})}

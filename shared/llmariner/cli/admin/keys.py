@@ -8,9 +8,9 @@ import click
 
 from llmariner.cli.api_keys import DAY_SECONDS
 from llmariner.cli.support.click_extensions import Group, pass_session
-from llmariner.cli.support.resolvers import complete_admin_keys, find
+from llmariner.cli.support.resolvers import complete_admin_keys, find_record
 from llmariner.cli.support.session import Session
-from llmariner.cli.support.terminal import note
+from llmariner.cli.support.terminal import write_stderr
 
 __all__ = ["keys"]
 
@@ -33,18 +33,20 @@ def create(session: Session, name: str, expires_in: float | None) -> None:
     body: dict[str, Any] = {"name": name}
     if expires_in is not None:
         body["expires_in_seconds"] = max(1, round(expires_in * DAY_SECONDS))
-    made = session.api().post(KEYS, body)
+    created = session.api().post(KEYS, body)
     # Alone on stdout, so that `$(…)` catches it.
-    session.printer.message(made, str(made.get("value", "")))
-    if session.printer.for_people:
-        note(f"This is the secret of admin key {made.get('name')} ({made.get('id')}). It is not shown again.")
+    session.printer.print_message(created, str(created.get("value", "")))
+    if session.printer.is_table:
+        write_stderr(
+            f"This is the secret of admin key {created.get('name')} ({created.get('id')}). It is not shown again."
+        )
 
 
 @keys.command("list")
 @pass_session
 def list_keys(session: Session) -> None:
     """List admin keys."""
-    from llmariner.cli.support.output import Column, moment
+    from llmariner.cli.support.output import Column, format_timestamp
 
     document = session.api().all_pages(KEYS)
     columns = [
@@ -52,11 +54,11 @@ def list_keys(session: Session) -> None:
         Column.of("name"),
         Column.of("redacted_value", "KEY"),
         Column("OWNER", lambda key: (key.get("owner") or {}).get("name")),
-        Column("CREATED", lambda key: moment(key.get("created_at"))),
-        Column("EXPIRES", lambda key: moment(key.get("expires_at")) or "never"),
-        Column("LAST USED", lambda key: moment(key.get("last_used_at")) or "never"),
+        Column("CREATED", lambda key: format_timestamp(key.get("created_at"))),
+        Column("EXPIRES", lambda key: format_timestamp(key.get("expires_at")) or "never"),
+        Column("LAST USED", lambda key: format_timestamp(key.get("last_used_at")) or "never"),
     ]
-    session.printer.records(document, document["data"], columns, empty="No admin keys.")
+    session.printer.print_records(document, document["data"], columns, empty="No admin keys.")
 
 
 @keys.command()
@@ -64,9 +66,9 @@ def list_keys(session: Session) -> None:
 @pass_session
 def delete(session: Session, key: str) -> None:
     """Revoke an admin key, from now on."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
     api = session.api()
-    found = find("admin key", api.all_pages(KEYS)["data"], key, listing="llma admin keys list")
-    answer = api.delete(path_of(KEYS, found["id"]))
-    session.printer.message(answer, f"Deleted admin key {found['name']} ({found['id']}).")
+    found = find_record("admin key", api.all_pages(KEYS)["data"], key, listing="llma admin keys list")
+    answer = api.delete(build_path(KEYS, found["id"]))
+    session.printer.print_message(answer, f"Deleted admin key {found['name']} ({found['id']}).")

@@ -9,7 +9,7 @@ import click
 from llmariner.cli.support.click_extensions import Group, pass_session
 from llmariner.cli.support.resolvers import complete_limits
 from llmariner.cli.support.session import Session
-from llmariner.cli.support.subjects import named, names, subject, subject_options
+from llmariner.cli.support.subjects import display_names, resolve_subject, subject_label, subject_options
 
 __all__ = ["limits"]
 
@@ -48,18 +48,18 @@ def list_limits(session: Session) -> None:
     from llmariner.cli.support.output import Column
 
     api = session.api()
-    known = names(session, api) if session.printer.for_people else {}
+    known = display_names(session, api) if session.printer.is_table else {}
     document = api.get("limits")
     columns = [
         Column.of("id"),
-        Column("FOR", named(known)),
+        Column("FOR", subject_label(known)),
         Column.of("model"),
         *(
             Column(measure.replace("_per_", "/").replace("_", " ").upper(), _cell(measure), True)
             for measure in MEASURES
         ),
     ]
-    session.printer.records(document, document["data"], columns, empty="There are no limits.")
+    session.printer.print_records(document, document["data"], columns, empty="There are no limits.")
 
 
 @limits.command("set")
@@ -79,12 +79,14 @@ def set_limit(
 
     What isn't said stays as it was.
     """
-    said = {name: None if value == "none" else value for name, value in measures.items() if value is not None}
-    if not said:
+    changes = {name: None if value == "none" else value for name, value in measures.items() if value is not None}
+    if not changes:
         raise click.UsageError("Say what is limited, such as --requests-per-minute 60.")
     api = session.api()
-    made = api.post("limits", {**subject(session, api, (project, user, key)), "model": model, **said})
-    session.printer.message(made, f"Limited {made.get('subject')} {made.get('subject_id')} ({made.get('id')}).")
+    created = api.post("limits", {**resolve_subject(session, api, (project, user, key)), "model": model, **changes})
+    session.printer.print_message(
+        created, f"Limited {created.get('subject')} {created.get('subject_id')} ({created.get('id')})."
+    )
 
 
 @limits.command()
@@ -92,18 +94,18 @@ def set_limit(
 @pass_session
 def delete(session: Session, limit: str) -> None:
     """Take limits away."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
-    answer = session.api().delete(path_of("limits", limit))
-    session.printer.message(answer, f"Took the limits {limit} away.")
+    answer = session.api().delete(build_path("limits", limit))
+    session.printer.print_message(answer, f"Took the limits {limit} away.")
 
 
 def _cell(measure: str) -> Any:
     """`12/60`: used and allowed."""
 
     def cell(each: Any) -> str | None:
-        most = each.get(measure)
+        allowed = each.get(measure)
         used = (each.get("used") or {}).get(measure)
-        return None if most is None else f"{used}/{most}" if used is not None else str(most)
+        return None if allowed is None else f"{used}/{allowed}" if used is not None else str(allowed)
 
     return cell

@@ -8,13 +8,18 @@ import click
 
 from llmariner.cli.support.click_extensions import Group, pass_session
 from llmariner.cli.support.enumerations import role_name
-from llmariner.cli.support.resolvers import complete_emails, complete_given_roles, complete_organizations, organization
-from llmariner.cli.support.resolvers import role as role_of
+from llmariner.cli.support.resolvers import (
+    complete_assignable_roles,
+    complete_emails,
+    complete_organizations,
+    resolve_organization,
+    resolve_role,
+)
 from llmariner.cli.support.session import Session
 
-__all__ = ["member_columns", "organizations", "went"]
+__all__ = ["member_columns", "organizations", "removed_suffix"]
 
-TITLE = click.argument("title", metavar="TITLE_OR_ID", shell_complete=complete_organizations)
+TITLE_ARGUMENT = click.argument("title", metavar="TITLE_OR_ID", shell_complete=complete_organizations)
 
 
 @click.group(cls=Group)
@@ -27,15 +32,15 @@ def organizations() -> None:
 @pass_session
 def create(session: Session, title: str) -> None:
     """Make an organization called TITLE; you own it. For owners of the default one."""
-    made = session.api().post("organizations", {"title": title})
-    session.printer.message(made, f"Made organization {made.get('title')} ({made.get('id')}).")
+    created = session.api().post("organizations", {"title": title})
+    session.printer.print_message(created, f"Made organization {created.get('title')} ({created.get('id')}).")
 
 
 @organizations.command("list")
 @pass_session
 def list_organizations(session: Session) -> None:
     """List the organizations that you are a member of."""
-    from llmariner.cli.support.output import Column, moment
+    from llmariner.cli.support.output import Column, format_timestamp
 
     document = session.api().get("organizations", include_summary="true")
     columns = [
@@ -44,21 +49,21 @@ def list_organizations(session: Session) -> None:
         Column("DEFAULT", lambda each: "yes" if each.get("is_default") else None),
         Column("PROJECTS", lambda each: (each.get("summary") or {}).get("project_count"), right=True),
         Column("PEOPLE", lambda each: (each.get("summary") or {}).get("user_count"), right=True),
-        Column("CREATED", lambda each: moment(each.get("created_at"))),
+        Column("CREATED", lambda each: format_timestamp(each.get("created_at"))),
     ]
-    session.printer.records(document, document["organizations"], columns, empty="You are in no organization.")
+    session.printer.print_records(document, document["organizations"], columns, empty="You are in no organization.")
 
 
 @organizations.command("get")
-@TITLE
+@TITLE_ARGUMENT
 @pass_session
 def get_organization(session: Session, title: str) -> None:
     """Show one organization."""
-    from llmariner.cli.support.output import moment
-    from llmariner.cli.support.resolvers import find
+    from llmariner.cli.support.output import format_timestamp
+    from llmariner.cli.support.resolvers import find_record
 
     found = session.api().get("organizations", include_summary="true")["organizations"]
-    one = find("organization", found, title, listing="llma admin organizations list")
+    one = find_record("organization", found, title, listing="llma admin organizations list")
     summary = one.get("summary") or {}
     fields = {
         "id": one["id"],
@@ -66,60 +71,66 @@ def get_organization(session: Session, title: str) -> None:
         "default": "yes" if one.get("is_default") else "no",
         "projects": summary.get("project_count"),
         "people": summary.get("user_count"),
-        "created": moment(one.get("created_at")),
+        "created": format_timestamp(one.get("created_at")),
     }
-    session.printer.details(one, fields)
+    session.printer.print_details(one, fields)
 
 
 @organizations.command()
-@TITLE
+@TITLE_ARGUMENT
 @pass_session
 def delete(session: Session, title: str) -> None:
     """Delete an organization that has no projects."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
     api = session.api()
-    found = organization(session, api, title)
-    answer = api.delete(path_of("organizations", found["id"]))
-    session.printer.message(answer, f"Deleted organization {found['title']} ({found['id']}){went(answer)}.")
+    found = resolve_organization(session, api, title)
+    answer = api.delete(build_path("organizations", found["id"]))
+    session.printer.print_message(
+        answer, f"Deleted organization {found['title']} ({found['id']}){removed_suffix(answer)}."
+    )
 
 
 @organizations.command("add-member")
-@TITLE
+@TITLE_ARGUMENT
 @click.option("--email", required=True, help="Whom to add.")
 @click.option(
     "--role",
     required=True,
     metavar="ROLE",
-    shell_complete=complete_given_roles,
+    shell_complete=complete_assignable_roles,
     help="owner, reader, tenant-system, or one that was made.",
 )
 @pass_session
 def add_member(session: Session, title: str, email: str, role: str) -> None:
     """Let somebody into an organization."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
     api = session.api()
-    found = organization(session, api, title)
-    made = api.post(path_of("organizations", found["id"], "users"), {"user_id": email, "role": role_of(api, role)})
-    session.printer.message(made, f"Added {made.get('user_id')} to {found['title']} as {role_name(made)}.")
+    found = resolve_organization(session, api, title)
+    created = api.post(
+        build_path("organizations", found["id"], "users"), {"user_id": email, "role": resolve_role(api, role)}
+    )
+    session.printer.print_message(
+        created, f"Added {created.get('user_id')} to {found['title']} as {role_name(created)}."
+    )
 
 
 @organizations.command("list-members")
-@TITLE
+@TITLE_ARGUMENT
 @pass_session
 def list_members(session: Session, title: str) -> None:
     """List who is in an organization."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
     api = session.api()
-    found = organization(session, api, title)
-    document = api.get(path_of("organizations", found["id"], "users"))
-    session.printer.records(document, document["users"], member_columns(), empty="Nobody is in it.")
+    found = resolve_organization(session, api, title)
+    document = api.get(build_path("organizations", found["id"], "users"))
+    session.printer.print_records(document, document["users"], member_columns(), empty="Nobody is in it.")
 
 
 @organizations.command("remove-member")
-@TITLE
+@TITLE_ARGUMENT
 @click.option("--email", required=True, shell_complete=complete_emails, help="Whom to remove.")
 @pass_session
 def remove_member(session: Session, title: str, email: str) -> None:
@@ -127,28 +138,28 @@ def remove_member(session: Session, title: str, email: str) -> None:
 
     Their keys of it end, and so do their memberships of its projects.
     """
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
     api = session.api()
-    found = organization(session, api, title)
-    answer = api.delete(path_of("organizations", found["id"], "users", email))
-    session.printer.message(answer, f"Removed {email} from {found['title']}{went(answer)}.")
+    found = resolve_organization(session, api, title)
+    answer = api.delete(build_path("organizations", found["id"], "users", email))
+    session.printer.print_message(answer, f"Removed {email} from {found['title']}{removed_suffix(answer)}.")
 
 
 def member_columns() -> list[Any]:
     """The columns of people in an organisation or project."""
-    from llmariner.cli.support.output import Column, moment
+    from llmariner.cli.support.output import Column, format_timestamp
 
     return [
         Column.of("user_id", "EMAIL"),
         Column("ROLE", role_name),
         Column.of("name"),
-        Column("SINCE", lambda each: moment(each.get("created_at"))),
+        Column("SINCE", lambda each: format_timestamp(each.get("created_at"))),
         Column.of("internal_user_id", "ID"),
     ]
 
 
-def went(answer: Any) -> str:
+def removed_suffix(answer: Any) -> str:
     """What went with something that was deleted: `, and with it 2 api keys, 1 role`; empty for nothing."""
     counted = [
         f"{len(each)} {what.replace('_', ' ').removesuffix('s') if len(each) == 1 else what.replace('_', ' ')}"

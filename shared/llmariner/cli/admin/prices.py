@@ -26,13 +26,13 @@ def prices() -> None:
 @pass_session
 def list_prices(session: Session, model: str | None, everything: bool) -> None:
     """List the prices that are valid now."""
-    from llmariner.cli.support.output import Column, dollars, moment
+    from llmariner.cli.support.output import Column, format_dollars, format_timestamp
 
     at = None if everything else int(time.time())
     document = session.api().get("prices", model=model, at=at)
 
     def money(field: str, title: str) -> Column:
-        return Column(title, lambda price: dollars(price.get(field)), right=True)
+        return Column(title, lambda price: format_dollars(price.get(field)), right=True)
 
     columns = [
         Column.of("model"),
@@ -41,11 +41,13 @@ def list_prices(session: Session, model: str | None, everything: bool) -> None:
         money("cached_prompt", "CACHED $/M"),
         money("completion", "COMPLETION $/M"),
         money("request", "REQUEST $"),
-        Column("FROM", lambda price: moment(price.get("valid_from"))),
-        Column("TO", lambda price: moment(price.get("valid_to"))),
+        Column("FROM", lambda price: format_timestamp(price.get("valid_from"))),
+        Column("TO", lambda price: format_timestamp(price.get("valid_to"))),
         Column.of("id"),
     ]
-    session.printer.records(document, document["data"], columns, empty="There are no prices: nothing costs anything.")
+    session.printer.print_records(
+        document, document["data"], columns, empty="There are no prices: nothing costs anything."
+    )
 
 
 @prices.command("set")
@@ -72,13 +74,13 @@ def set_price(
     * is for all models without a price of their own; with --project, for all of that project's own. The price
     before ends where this one begins. What requests cost that were admitted before stays as it is.
     """
-    from llmariner.cli.support.output import moment
+    from llmariner.cli.support.output import format_timestamp
 
     body: dict[str, Any] = {"model": model, "prompt": prompt, "completion": completion}
     optional = {"cached_prompt": cached, "request": request, "project_id": project}
     body |= {name: said for name, said in optional.items() if said is not None}
     if in_days is not None:
         body["valid_from"] = time.time() + in_days * DAY_SECONDS
-    made = session.api().post("prices", body)
-    said = f"{model} costs that from {moment(made.get('valid_from'))} on ({made.get('id')})."
-    session.printer.message(made, said)
+    created = session.api().post("prices", body)
+    said = f"{model} costs that from {format_timestamp(created.get('valid_from'))} on ({created.get('id')})."
+    session.printer.print_message(created, said)

@@ -6,31 +6,31 @@ from typing import Any
 
 import click
 
-from llmariner.cli.admin.organizations import member_columns, went
+from llmariner.cli.admin.organizations import member_columns, removed_suffix
 from llmariner.cli.support.click_extensions import Group, pass_session
 from llmariner.cli.support.enumerations import role_name
 from llmariner.cli.support.resolvers import (
+    complete_assignable_roles,
     complete_emails,
-    complete_given_roles,
     complete_projects,
-    organization,
     organization_option,
-    project,
+    resolve_organization,
+    resolve_project,
+    resolve_role,
 )
-from llmariner.cli.support.resolvers import role as role_of
 from llmariner.cli.support.session import Session
 
 __all__ = ["projects"]
 
-TITLE = click.argument("title", metavar="TITLE_OR_ID", shell_complete=complete_projects)
-SELECTOR = click.option(
+TITLE_ARGUMENT = click.argument("title", metavar="TITLE_OR_ID", shell_complete=complete_projects)
+NODE_SELECTOR_OPTION = click.option(
     "--node-selector",
     "selectors",
     metavar="KEY=VALUE",
     multiple=True,
     help="Label of the nodes that its work runs on; repeat for several. Goes with --kubernetes-namespace.",
 )
-NAMESPACE = click.option(
+NAMESPACE_OPTION = click.option(
     "-n", "--kubernetes-namespace", metavar="NAME", help="Namespace of its work on a cluster; none: the platform's own."
 )
 
@@ -43,8 +43,8 @@ def projects() -> None:
 @projects.command()
 @click.argument("title")
 @organization_option
-@NAMESPACE
-@SELECTOR
+@NAMESPACE_OPTION
+@NODE_SELECTOR_OPTION
 @pass_session
 def create(
     session: Session,
@@ -54,13 +54,15 @@ def create(
     selectors: tuple[str, ...],
 ) -> None:
     """Make a project called TITLE."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
-    body: dict[str, Any] = {"title": title, **_place(kubernetes_namespace, selectors)}
+    body: dict[str, Any] = {"title": title, **_assignment_fields(kubernetes_namespace, selectors)}
     api = session.api()
-    there = organization(session, api, organization_title)
-    made = api.post(path_of("organizations", there["id"], "projects"), body)
-    session.printer.message(made, f"Made project {made.get('title')} ({made.get('id')}) in {there['title']}.")
+    parent = resolve_organization(session, api, organization_title)
+    created = api.post(build_path("organizations", parent["id"], "projects"), body)
+    session.printer.print_message(
+        created, f"Made project {created.get('title')} ({created.get('id')}) in {parent['title']}."
+    )
 
 
 @projects.command("list")
@@ -68,33 +70,33 @@ def create(
 @pass_session
 def list_projects(session: Session, organization_title: str | None) -> None:
     """List the projects of an organization that you can see."""
-    from llmariner.cli.support.api import path_of
-    from llmariner.cli.support.output import Column, moment
+    from llmariner.cli.support.api import build_path
+    from llmariner.cli.support.output import Column, format_timestamp
 
     api = session.api()
-    there = organization(session, api, organization_title)
-    document = api.get(path_of("organizations", there["id"], "projects"), include_summary="true")
+    parent = resolve_organization(session, api, organization_title)
+    document = api.get(build_path("organizations", parent["id"], "projects"), include_summary="true")
     columns = [
         Column.of("id"),
         Column.of("title"),
         Column("DEFAULT", lambda each: "yes" if each.get("is_default") else None),
         Column("NAMESPACE", _namespaces),
         Column("PEOPLE", lambda each: (each.get("summary") or {}).get("user_count"), right=True),
-        Column("CREATED", lambda each: moment(each.get("created_at"))),
+        Column("CREATED", lambda each: format_timestamp(each.get("created_at"))),
     ]
-    empty = f"There is no project in {there['title']} that you can see."
-    session.printer.records(document, document["projects"], columns, empty=empty)
+    empty = f"There is no project in {parent['title']} that you can see."
+    session.printer.print_records(document, document["projects"], columns, empty=empty)
 
 
 @projects.command("get")
-@TITLE
+@TITLE_ARGUMENT
 @organization_option
 @pass_session
 def get_project(session: Session, title: str, organization_title: str | None) -> None:
     """Show one project."""
-    from llmariner.cli.support.output import moment
+    from llmariner.cli.support.output import format_timestamp
 
-    one = project(session, session.api(), title, organization_title)
+    one = resolve_project(session, session.api(), title, organization_title)
     fields = {
         "id": one["id"],
         "title": one["title"],
@@ -102,13 +104,13 @@ def get_project(session: Session, title: str, organization_title: str | None) ->
         "default": "yes" if one.get("is_default") else "no",
         "namespace": _namespaces(one),
         "node selector": _selectors(one),
-        "created": moment(one.get("created_at")),
+        "created": format_timestamp(one.get("created_at")),
     }
-    session.printer.details(one, fields)
+    session.printer.print_details(one, fields)
 
 
 @projects.command()
-@TITLE
+@TITLE_ARGUMENT
 @organization_option
 @pass_session
 def delete(session: Session, title: str, organization_title: str | None) -> None:
@@ -117,17 +119,17 @@ def delete(session: Session, title: str, organization_title: str | None) -> None
     Its members, service accounts and keys go with it.
     """
     api = session.api()
-    found = project(session, api, title, organization_title)
+    found = resolve_project(session, api, title, organization_title)
     answer = api.delete(_path(found))
-    session.printer.message(answer, f"Deleted project {found['title']} ({found['id']}){went(answer)}.")
+    session.printer.print_message(answer, f"Deleted project {found['title']} ({found['id']}){removed_suffix(answer)}.")
 
 
 @projects.command()
-@TITLE
+@TITLE_ARGUMENT
 @organization_option
 @click.option("--new-title", help="What to call it from now on.")
-@NAMESPACE
-@SELECTOR
+@NAMESPACE_OPTION
+@NODE_SELECTOR_OPTION
 @pass_session
 def update(
     session: Session,
@@ -144,13 +146,13 @@ def update(
     if not body:
         raise click.UsageError("Nothing to change: give --new-title, --kubernetes-namespace or --node-selector.")
     api = session.api()
-    found = project(session, api, title, organization_title)
+    found = resolve_project(session, api, title, organization_title)
     answer = api.patch(_path(found), {**body, "update_mask": ",".join(body)})
-    session.printer.message(answer, f"Updated project {answer.get('title')} ({found['id']}).")
+    session.printer.print_message(answer, f"Updated project {answer.get('title')} ({found['id']}).")
 
 
 @projects.command("add-member")
-@TITLE
+@TITLE_ARGUMENT
 @organization_option
 @click.option(
     "--email", required=True, shell_complete=complete_emails, help="Whom to add: a member of the organization."
@@ -159,49 +161,51 @@ def update(
     "--role",
     required=True,
     metavar="ROLE",
-    shell_complete=complete_given_roles,
+    shell_complete=complete_assignable_roles,
     help="owner, member, viewer, or one that was made.",
 )
 @pass_session
 def add_member(session: Session, title: str, organization_title: str | None, email: str, role: str) -> None:
     """Let a member of the organization into a project."""
     api = session.api()
-    found = project(session, api, title, organization_title)
-    made = api.post(_path(found, "users"), {"user_id": email, "role": role_of(api, role)})
-    session.printer.message(made, f"Added {made.get('user_id')} to {found['title']} as {role_name(made)}.")
+    found = resolve_project(session, api, title, organization_title)
+    created = api.post(_path(found, "users"), {"user_id": email, "role": resolve_role(api, role)})
+    session.printer.print_message(
+        created, f"Added {created.get('user_id')} to {found['title']} as {role_name(created)}."
+    )
 
 
 @projects.command("list-members")
-@TITLE
+@TITLE_ARGUMENT
 @organization_option
 @pass_session
 def list_members(session: Session, title: str, organization_title: str | None) -> None:
     """List who is in a project."""
     api = session.api()
-    document = api.get(_path(project(session, api, title, organization_title), "users"))
-    session.printer.records(document, document["users"], member_columns(), empty="Nobody is in it.")
+    document = api.get(_path(resolve_project(session, api, title, organization_title), "users"))
+    session.printer.print_records(document, document["users"], member_columns(), empty="Nobody is in it.")
 
 
 @projects.command("remove-member")
-@TITLE
+@TITLE_ARGUMENT
 @organization_option
 @click.option("--email", required=True, shell_complete=complete_emails, help="Whom to remove.")
 @pass_session
 def remove_member(session: Session, title: str, organization_title: str | None, email: str) -> None:
     """Take somebody out of a project; their keys of it end."""
     api = session.api()
-    found = project(session, api, title, organization_title)
+    found = resolve_project(session, api, title, organization_title)
     answer = api.delete(_path(found, "users", email))
-    session.printer.message(answer, f"Removed {email} from {found['title']}{went(answer)}.")
+    session.printer.print_message(answer, f"Removed {email} from {found['title']}{removed_suffix(answer)}.")
 
 
 def _path(found: dict[str, Any], *more: str) -> str:
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
-    return path_of("organizations", found["organization_id"], "projects", found["id"], *more)
+    return build_path("organizations", found["organization_id"], "projects", found["id"], *more)
 
 
-def _place(namespace: str | None, selectors: tuple[str, ...]) -> dict[str, Any]:
+def _assignment_fields(namespace: str | None, selectors: tuple[str, ...]) -> dict[str, Any]:
     """Only what was said: a namespace alone, or an assignment where nodes are chosen."""
     if selectors:
         return {"assignments": _assignments(namespace, selectors)}
@@ -214,10 +218,10 @@ def _assignments(namespace: str | None, selectors: tuple[str, ...]) -> list[dict
             raise click.UsageError("--node-selector needs --kubernetes-namespace.")
         return []
     pairs = []
-    for said in selectors:
-        key, equals, value = said.partition("=")
+    for selector in selectors:
+        key, equals, value = selector.partition("=")
         if not key or not equals:
-            raise click.UsageError(f"--node-selector must be KEY=VALUE, not {said!r}.")
+            raise click.UsageError(f"--node-selector must be KEY=VALUE, not {selector!r}.")
         pairs.append({"key": key, "value": value})
     return [{"namespace": namespace, **({"node_selector": pairs} if pairs else {})}]
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmariner.cli.support.click_extensions import Group, pass_session
-from llmariner.cli.support.resolvers import complete_roles, complete_scopes, find
+from llmariner.cli.support.resolvers import complete_roles, complete_scopes, find_record
 from llmariner.cli.support.session import Session
 
 if TYPE_CHECKING:
-    from llmariner.cli.support.api import Api
+    from llmariner.cli.support.api import ApiClient
 
 __all__ = ["roles"]
 
 ROLES = "organization/roles"
-_SCOPES_SHOWN = 3
-SCOPES = click.option(
+_MAX_SCOPES_SHOWN = 3
+SCOPES_OPTION = click.option(
     "--scope",
     "scopes",
     metavar="SCOPE",
@@ -46,7 +46,7 @@ def list_roles(session: Session) -> None:
         Column("SCOPES", _scopes),
         Column.of("description"),
     ]
-    session.printer.records(document, document["data"], columns, empty="No roles.")
+    session.printer.print_records(document, document["data"], columns, empty="No roles.")
 
 
 @roles.command("get")
@@ -61,41 +61,41 @@ def get_role(session: Session, role: str) -> None:
         "description": one.get("description"),
         "scopes": ", ".join(one.get("permissions") or ()),
     }
-    session.printer.details(one, fields)
+    session.printer.print_details(one, fields)
 
 
 @roles.command()
 @click.argument("name")
-@SCOPES
+@SCOPES_OPTION
 @click.option("--description", help="What it is for.")
 @pass_session
 def create(session: Session, name: str, scopes: tuple[str, ...], description: str | None) -> None:
     """Make a role called NAME. It can hold what you hold."""
     if not scopes:
         raise click.UsageError("A role needs one --scope at least.")
-    said = {} if description is None else {"description": description}
-    made = session.api().post(ROLES, {"role_name": name, "permissions": list(scopes), **said})
-    session.printer.message(made, f"Made role {made.get('name')} ({made.get('id')}).")
+    fields = {} if description is None else {"description": description}
+    created = session.api().post(ROLES, {"role_name": name, "permissions": list(scopes), **fields})
+    session.printer.print_message(created, f"Made role {created.get('name')} ({created.get('id')}).")
 
 
 @roles.command()
 @click.argument("role", metavar="NAME_OR_ID", shell_complete=complete_roles)
 @click.option("--new-name", help="What to call it from now on.")
-@SCOPES
+@SCOPES_OPTION
 @click.option("--description", help="What it is for.")
 @pass_session
 def update(session: Session, role: str, new_name: str | None, scopes: tuple[str, ...], description: str | None) -> None:
     """Change a role for everybody who has it. The scopes that are given take the place of those before."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
-    said = {"role_name": new_name, "permissions": list(scopes) or None, "description": description}
-    body: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
+    fields = {"role_name": new_name, "permissions": list(scopes) or None, "description": description}
+    body: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
     if not body:
         raise click.UsageError("Nothing to change: give --new-name, --scope or --description.")
     api = session.api()
     found = _find(api, role)
-    made = api.post(path_of(ROLES, found["id"]), body)
-    session.printer.message(made, f"Updated role {made.get('name')} ({found['id']}).")
+    created = api.post(build_path(ROLES, found["id"]), body)
+    session.printer.print_message(created, f"Updated role {created.get('name')} ({found['id']}).")
 
 
 @roles.command()
@@ -103,17 +103,19 @@ def update(session: Session, role: str, new_name: str | None, scopes: tuple[str,
 @pass_session
 def delete(session: Session, role: str) -> None:
     """Delete a role that nobody has."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
     api = session.api()
     found = _find(api, role)
-    session.printer.message(api.delete(path_of(ROLES, found["id"])), f"Deleted role {found['name']} ({found['id']}).")
+    session.printer.print_message(
+        api.delete(build_path(ROLES, found["id"])), f"Deleted role {found['name']} ({found['id']})."
+    )
 
 
-def _find(api: Api, role: str) -> dict[str, Any]:
-    return find("role", api.all_pages(ROLES)["data"], role, listing="llma admin roles list")
+def _find(api: ApiClient, role: str) -> dict[str, Any]:
+    return find_record("role", api.all_pages(ROLES)["data"], role, listing="llma admin roles list")
 
 
 def _scopes(role: Any) -> str:
     scopes = role.get("permissions") or []
-    return ", ".join(scopes) if len(scopes) <= _SCOPES_SHOWN else f"{len(scopes)} scopes"
+    return ", ".join(scopes) if len(scopes) <= _MAX_SCOPES_SHOWN else f"{len(scopes)} scopes"

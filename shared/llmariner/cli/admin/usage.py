@@ -20,10 +20,10 @@ __all__ = ["usage"]
 
 DAY_SECONDS = 86_400
 COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
-BARS = range(8, 41)
+BAR_WIDTHS = range(8, 41)
 """Characters of the longest bar, as far as the terminal has room beside the figures."""
 
-FIGURES = 76
+FIGURES_WIDTH = 76
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
 MEASURES = {"cost": "cost_usd", "requests": "requests", "tokens": ""}
@@ -53,26 +53,26 @@ def show(session: Session, days: int = 30, by: str = "model", plot: str = "token
     Owners see the whole organization, others their project.
     """
     from llmariner.cli.support.output import Column
-    from llmariner.cli.support.subjects import names
+    from llmariner.cli.support.subjects import display_names
 
     api = session.api()
     start = (int(time.time()) // DAY_SECONDS - days + 1) * DAY_SECONDS
     document = api.get("api_usages", start_time=start, group_by=by)
-    if not session.printer.for_people:
-        session.printer.message(document, "")
+    if not session.printer.is_table:
+        session.printer.print_message(document, "")
         return
     by_day = {day["day"]: day for day in api.get("api_usages", start_time=start, group_by="day")["data"]}
     shown = [by_day.get(start + number * DAY_SECONDS, {"day": start + number * DAY_SECONDS}) for number in range(days)]
-    known = names(session, api) if by != "model" else {}
+    known = display_names(session, api) if by != "model" else {}
     rows = sorted(document["data"], key=lambda row: (-row.get("cost_usd", 0), -_tokens(row)))
     if rows:
-        most = max(_measure(plot, day) for day in shown)
-        room = max(BARS[0], min(BARS[-1], session.printer.console().width - FIGURES))
-        bars = Column("", lambda day: _bar(_measure(plot, day), most, room))
-        session.printer.records({}, shown, [Column("DAY (UTC)", _day), *_figures(), bars], empty="")
+        maximum = max(_measure(plot, day) for day in shown)
+        width = max(BAR_WIDTHS[0], min(BAR_WIDTHS[-1], session.printer.console().width - FIGURES_WIDTH))
+        bars = Column("", lambda day: _bar(_measure(plot, day), maximum, width))
+        session.printer.print_records({}, shown, [Column("DAY (UTC)", _day), *_count_columns(), bars], empty="")
         click.echo()
     what = Column(by.upper(), lambda row: known.get(row[by], row[by]))
-    session.printer.records({}, rows, [what, *_figures()], empty="Nothing was used in that time.")
+    session.printer.print_records({}, rows, [what, *_count_columns()], empty="Nothing was used in that time.")
 
 
 @usage.command()
@@ -83,34 +83,36 @@ def why(session: Session, request: str) -> None:
 
     Its id is in the answer's header x-request-id, and in each line of an export.
     """
-    from llmariner.cli.support.api import path_of
-    from llmariner.cli.support.output import Column, dollars, number
+    from llmariner.cli.support.api import build_path
+    from llmariner.cli.support.output import Column, format_dollars, format_number
 
-    found = session.api().get(path_of("organization", "usage", "requests", request))
+    found = session.api().get(build_path("organization", "usage", "requests", request))
     printer = session.printer
-    printer.details(found, _told(found))
-    if not printer.for_people:
+    printer.print_details(found, _request_details(found))
+    if not printer.is_table:
         return
     click.echo()
     items = [
         Column.of("line_item", "PAID FOR"),
-        Column("QUANTITY", lambda item: number(item.get("quantity")), right=True),
+        Column("QUANTITY", lambda item: format_number(item.get("quantity")), right=True),
         Column("PRICE $", _price, right=True),
-        Column("COST $", lambda item: dollars(item.get("amount_usd")), right=True),
+        Column("COST $", lambda item: format_dollars(item.get("amount_usd")), right=True),
     ]
-    printer.records({}, found["line_items"], items, empty="No price was valid when it was admitted: it costs nothing.")
+    printer.print_records(
+        {}, found["line_items"], items, empty="No price was valid when it was admitted: it costs nothing."
+    )
     click.echo()
     events = [
         Column("EVENT", lambda event: event.get("kind")),
-        Column("AFTER S", lambda event: number(event["at"] - found["admitted_at"], 3), right=True),
+        Column("AFTER S", lambda event: format_number(event["at"] - found["admitted_at"], 3), right=True),
         Column.of("outcome"),
         *(
             Column(name.removesuffix("_tokens").upper(), partial(_count, name), right=True)
             for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
         ),
-        Column("COST SO FAR $", lambda event: dollars(event.get("amount_usd")), right=True),
+        Column("COST SO FAR $", lambda event: format_dollars(event.get("amount_usd")), right=True),
     ]
-    printer.records({}, found["events"], events, empty="")
+    printer.print_records({}, found["events"], events, empty="")
 
 
 @usage.command()
@@ -132,20 +134,20 @@ def export(session: Session, file: Path, form: str | None, days: int) -> None:
     with session.api().download("organization/usage/requests", start_time=start) as chunks:
         count = write(chunks, file)
     if str(file) != "-":
-        session.printer.message({"file": str(file), "requests": count}, f"Wrote {count:,} requests to {file}.")
+        session.printer.print_message({"file": str(file), "requests": count}, f"Wrote {count:,} requests to {file}.")
 
 
-def _figures() -> list[Column]:
-    from llmariner.cli.support.output import Column, number
+def _count_columns() -> list[Column]:
+    from llmariner.cli.support.output import Column, format_number
 
     counts = [Column(name.upper().replace("_TOKENS", ""), partial(_count, name), right=True) for name in COUNTS]
-    return [*counts, Column("COST $", lambda row: number(row.get("cost_usd"), 6), right=True)]
+    return [*counts, Column("COST $", lambda row: format_number(row.get("cost_usd"), 6), right=True)]
 
 
 def _count(name: str, row: Record) -> str | None:
-    from llmariner.cli.support.output import number
+    from llmariner.cli.support.output import format_number
 
-    return number(row.get(name))
+    return format_number(row.get(name))
 
 
 def _tokens(row: Record) -> int:
@@ -156,11 +158,11 @@ def _measure(plot: str, day: Record) -> float:
     return float(day.get(MEASURES[plot], 0)) if MEASURES[plot] else float(_tokens(day))
 
 
-def _bar(value: float, most: float, room: int) -> str:
+def _bar(value: float, maximum: float, width: int) -> str:
     """As long as its share of the greatest, to an eighth of a character; what is not nothing shows."""
-    if not value or not most:
+    if not value or not maximum:
         return " "
-    eighths = max(1, round(value / most * room * 8))
+    eighths = max(1, round(value / maximum * width * 8))
     return ("█" * (eighths // 8) + EIGHTHS[eighths % 8]).rstrip()
 
 
@@ -170,14 +172,14 @@ def _day(row: Record) -> str:
 
 
 def _price(item: Record) -> str | None:
-    from llmariner.cli.support.output import dollars
+    from llmariner.cli.support.output import format_dollars
 
-    each = dollars(item.get("price_usd"))
+    each = format_dollars(item.get("price_usd"))
     return f"{each} each" if item.get("line_item") == "requests" else f"{each} per million"
 
 
-def _told(found: Record) -> dict[str, str | int | None]:
-    from llmariner.cli.support.output import dollars, moment, number
+def _request_details(found: Record) -> dict[str, str | int | None]:
+    from llmariner.cli.support.output import format_dollars, format_number, format_timestamp
 
     times = {
         "Waited for the model to wake": found.get("wake_seconds"),
@@ -194,10 +196,10 @@ def _told(found: Record) -> dict[str, str | int | None]:
         "Adapter": found.get("adapter"),
         "Route": found.get("route"),
         "Outcome": f"{found.get('outcome')}, status {found.get('status')}",
-        "Admitted": moment(found.get("admitted_at")),
-        **{name: f"{number(value, 3)} s" for name, value in times.items() if value is not None},
+        "Admitted": format_timestamp(found.get("admitted_at")),
+        **{name: f"{format_number(value, 3)} s" for name, value in times.items() if value is not None},
         "Price": found.get("price_id"),
-        "Cost $": dollars(found["amount"]["value"]),
+        "Cost $": format_dollars(found["amount"]["value"]),
         "Proof": "its events add up to what is stored"
         if found.get("rebuilt_equals_stored")
         else "ITS EVENTS DO NOT ADD UP TO WHAT IS STORED",

@@ -8,13 +8,18 @@ import click
 
 from llmariner.cli.support.click_extensions import Group, pass_session
 from llmariner.cli.support.enumerations import role_name
-from llmariner.cli.support.resolvers import complete_emails, complete_given_roles, complete_projects, find
-from llmariner.cli.support.resolvers import project as find_project
-from llmariner.cli.support.resolvers import role as role_of
+from llmariner.cli.support.resolvers import (
+    complete_assignable_roles,
+    complete_emails,
+    complete_projects,
+    find_record,
+    resolve_project,
+    resolve_role,
+)
 from llmariner.cli.support.session import Session
 
 if TYPE_CHECKING:
-    from llmariner.cli.support.api import Api
+    from llmariner.cli.support.api import ApiClient
 
 __all__ = ["users"]
 
@@ -41,7 +46,7 @@ def list_users(session: Session) -> None:
         Column("PROJECT ROLES", lambda each: _roles(each.get("project_role_bindings"), titles=True)),
         Column.of("internal_id", "ID"),
     ]
-    session.printer.records(document, document["users"], columns, empty="You see nobody.")
+    session.printer.print_records(document, document["users"], columns, empty="You see nobody.")
 
 
 @users.command()
@@ -52,12 +57,12 @@ def unlink(session: Session, user: str) -> None:
 
     Whoever signs in with their e-mail next becomes them. For owners of the default organization.
     """
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
     api = session.api()
     found = _find(api, user)
-    deleted = api.delete(path_of("organization", "sign_in", "users", str(found["id"])))
-    session.printer.message(deleted, f"{found['email']} signs in anew next time.")
+    deleted = api.delete(build_path("organization", "sign_in", "users", str(found["id"])))
+    session.printer.print_message(deleted, f"{found['email']} signs in anew next time.")
 
 
 @users.command("set-role")
@@ -66,7 +71,7 @@ def unlink(session: Session, user: str) -> None:
     "--role",
     required=True,
     metavar="ROLE",
-    shell_complete=complete_given_roles,
+    shell_complete=complete_assignable_roles,
     help="One that is there everywhere, or one that was made.",
 )
 @click.option(
@@ -78,23 +83,26 @@ def set_role(session: Session, email: str, role: str, project: str | None) -> No
 
     In your organization, or in a project of it.
     """
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
     api = session.api()
     user = _find(api, email)
-    wanted = {"role": role_of(api, role).lower().replace("-", "_")}
+    wanted = {"role": resolve_role(api, role).lower().replace("-", "_")}
     if project is None:
-        place, path = "the organization", path_of("organization/users", user["id"])
+        where, path = "the organization", build_path("organization/users", user["id"])
     else:
-        there = find_project(session, api, project, None)
-        place, path = there["title"], path_of("organization/projects", there["id"], "users", user["id"])
+        target_project = resolve_project(session, api, project, None)
+        where, path = (
+            target_project["title"],
+            build_path("organization/projects", target_project["id"], "users", user["id"]),
+        )
     answer = api.post(path, wanted)
-    session.printer.message(answer, f"{user['email']} is {answer.get('role')} in {place} from now on.")
+    session.printer.print_message(answer, f"{user['email']} is {answer.get('role')} in {where} from now on.")
 
 
-def _find(api: Api, said: str) -> dict[str, Any]:
+def _find(api: ApiClient, name_or_id: str) -> dict[str, Any]:
     known = [{**each, "id": each["internal_id"], "email": each["id"]} for each in api.get("users")["users"]]
-    return find("user", known, said, listing="llma admin users list")
+    return find_record("user", known, name_or_id, listing="llma admin users list")
 
 
 def _roles(bindings: Any, *, titles: bool) -> str:

@@ -11,7 +11,7 @@ from llmariner.cli.support.session import Session
 
 __all__ = ["embeddings"]
 
-_SHOWN = 4
+_MAX_COMPONENTS_SHOWN = 4
 """Components of a vector that a table shows; --output json has them all."""
 
 
@@ -42,11 +42,11 @@ def create(session: Session, model: str, texts: tuple[str, ...], dimensions: int
         Column.of("index"),
         Column("TEXT", lambda item: texts[item["index"]][:40]),
         Column("DIMENSIONS", lambda item: len(item["embedding"]), right=True),
-        Column("VECTOR", lambda item: _beginning(item["embedding"])),
+        Column("VECTOR", lambda item: _truncated(item["embedding"])),
     ]
-    session.printer.records(answer, answer.get("data", []), columns, empty="No embeddings.")
+    session.printer.print_records(answer, answer.get("data", []), columns, empty="No embeddings.")
 
 
-def _beginning(vector: list[float]) -> str:
-    shown = " ".join(f"{component:+.4f}" for component in vector[:_SHOWN])
-    return f"{shown} …" if len(vector) > _SHOWN else shown
+def _truncated(vector: list[float]) -> str:
+    shown = " ".join(f"{component:+.4f}" for component in vector[:_MAX_COMPONENTS_SHOWN])
+    return f"{shown} …" if len(vector) > _MAX_COMPONENTS_SHOWN else shown

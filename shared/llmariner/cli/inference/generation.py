@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from llmariner.cli.support.errors import CommandError, ExitCode, waiting_room
-from llmariner.cli.support.terminal import StatusLine, write
+from llmariner.cli.support.errors import CommandError, ExitCode, format_progress
+from llmariner.cli.support.terminal import StatusLine, write_stdout
 
 if TYPE_CHECKING:
     from llmariner.cli.support.server_sent_events import Frame
@@ -67,34 +67,34 @@ def generate(
     options["stop"] = list(options["stop"]) or None
     body = {**request, **{name: value for name, value in options.items() if value is not None}}
     api, printer = session.api(), session.printer
-    if nostream or not printer.for_people:
+    if nostream or not printer.is_table:
         answer = api.generate(path, body)
-        printer.message(answer, "\n".join(text_of(choice) for choice in _choices(answer)))
+        printer.print_message(answer, "\n".join(text_of(choice) for choice in _choices(answer)))
         return
     with api.stream(path, {**body, "stream": True}) as frames:
-        _relay(frames, text_of)
+        _print_stream(frames, text_of)
 
 
-def _relay(frames: Iterable[Frame], text_of: TextOf) -> None:
+def _print_stream(frames: Iterable[Frame], text_of: TextOf) -> None:
     status = StatusLine()
-    screen = _Screen(status)
+    writer = _AnswerWriter(status)
     try:
         for frame in frames:
-            if screen.take(frame, text_of):
+            if writer.handle_frame(frame, text_of):
                 break
         else:
             raise CommandError(
-                ExitCode.SERVER,
+                ExitCode.SERVER_ERROR,
                 "the answer broke off before its end.",
                 next_step="try again; `llma status` and `llma logs` tell whether the engine went down.",
             )
     finally:
-        screen.close()
-    if screen.finish_reason == "length":
+        writer.close()
+    if writer.finish_reason == "length":
         click.echo("The answer was cut at its token limit; raise it with --max-tokens.", err=True)
 
 
-class _Screen:
+class _AnswerWriter:
     """The terminal while an answer arrives: first the waiting line, then text."""
 
     def __init__(self, status: StatusLine) -> None:
@@ -102,18 +102,18 @@ class _Screen:
         self._last = ""
         self.finish_reason = ""
 
-    def take(self, frame: Frame, text_of: TextOf) -> bool:
+    def handle_frame(self, frame: Frame, text_of: TextOf) -> bool:
         """Show one frame; true when it was the last."""
         from llmariner.cli.support.server_sent_events import Comment
 
         if isinstance(frame, Comment):
-            self._wait(_parsed(frame.text))
+            self._show_progress(_parse_object(frame.text))
             return False
         if frame.data == "[DONE]":
             return True
-        chunk = _parsed(frame.data)
+        chunk = _parse_object(frame.data)
         if error := chunk.get("error"):
-            raise _broken_off(error)
+            raise _stream_error(error)
         for choice in _choices(chunk):
             self._write(text_of(choice))
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
@@ -125,26 +125,28 @@ class _Screen:
         if self._last and not self._last.endswith("\n"):
             click.echo()
 
-    def _wait(self, facts: Mapping[str, Any]) -> None:
-        if not self._last and (line := waiting_room(facts)):
-            self._status.show(f"waiting for the model: {line}", key=str(facts.get("phase")))
+    def _show_progress(self, fields: Mapping[str, Any]) -> None:
+        if not self._last and (line := format_progress(fields)):
+            self._status.show(f"waiting for the model: {line}", key=str(fields.get("phase")))
 
     def _write(self, text: str) -> None:
         if text:
             self._status.clear()
-            write(text, end="")
+            write_stdout(text, end="")
             self._last = text
 
 
-def _broken_off(error: object) -> CommandError:
+def _stream_error(error: object) -> CommandError:
     """An error inside a stream. The status was 200, so the error's type must say whose fault it is."""
-    facts = error if isinstance(error, dict) else {"message": str(error)}
-    theirs = facts.get("type") == "invalid_request_error"
-    code = f" [{facts['code']}]" if facts.get("code") else ""
+    fields = error if isinstance(error, dict) else {"message": str(error)}
+    is_client_error = fields.get("type") == "invalid_request_error"
+    code = f" [{fields['code']}]" if fields.get("code") else ""
     return CommandError(
-        ExitCode.REFUSED if theirs else ExitCode.SERVER,
-        f"{facts.get('message', 'the stream ended with an error')}{code}",
-        next_step="change the request as the message says." if theirs else "`llma status` and `llma logs` tell more.",
+        ExitCode.REJECTED if is_client_error else ExitCode.SERVER_ERROR,
+        f"{fields.get('message', 'the stream ended with an error')}{code}",
+        next_step="change the request as the message says."
+        if is_client_error
+        else "`llma status` and `llma logs` tell more.",
     )
 
 
@@ -153,7 +155,7 @@ def _choices(answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return choices if isinstance(choices, list) else []
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def _parse_object(text: str) -> dict[str, Any]:
     """A JSON object; anything else, such as a plain keep-alive comment, says nothing."""
     try:
         value = json.loads(text)

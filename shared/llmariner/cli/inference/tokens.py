@@ -17,8 +17,8 @@ __all__ = ["detokenize", "tokenize"]
 def tokenize(session: Session, model: str, prompt: str) -> None:
     """Split a text into a model's tokens."""
     answer = session.api().generate("tokenize", {"model": model, "prompt": prompt})
-    session.printer.message(answer, " ".join(str(token) for token in answer.get("tokens", [])))
-    if session.printer.for_people:
+    session.printer.print_message(answer, " ".join(str(token) for token in answer.get("tokens", [])))
+    if session.printer.is_table:
         click.echo(f"{answer.get('count')} tokens; the model takes {answer.get('max_model_len')}.", err=True)
 
 
@@ -29,4 +29,4 @@ def tokenize(session: Session, model: str, prompt: str) -> None:
 def detokenize(session: Session, model: str, tokens: tuple[int, ...]) -> None:
     """Turn TOKENS back into the text they stand for."""
     answer = session.api().generate("detokenize", {"model": model, "tokens": list(tokens)})
-    session.printer.message(answer, str(answer.get("prompt", "")))
+    session.printer.print_message(answer, str(answer.get("prompt", "")))

@@ -29,19 +29,21 @@ def models() -> None:
 @pass_session
 def list_models(session: Session) -> None:
     """List models, those still loading included."""
-    from llmariner.cli.support.output import Column, moment
+    from llmariner.cli.support.output import Column, format_timestamp
 
     document = session.api().all_pages("models", include_loading_models="true")
     columns = [
         Column.of("id"),
         Column("PHASE", _phase),
-        Column("STATUS", lambda model: _word(model.get("activation_status"))),
-        Column("LOADING", lambda model: _word(model.get("loading_status"))),
-        Column("SOURCE", lambda model: _word(model.get("source_repository"))),
+        Column("STATUS", lambda model: _display_name(model.get("activation_status"))),
+        Column("LOADING", lambda model: _display_name(model.get("loading_status"))),
+        Column("SOURCE", lambda model: _display_name(model.get("source_repository"))),
         Column.of("owned_by"),
-        Column("CREATED", lambda model: moment(model.get("created"))),
+        Column("CREATED", lambda model: format_timestamp(model.get("created"))),
     ]
-    session.printer.records(document, document["data"], columns, empty="No models; `llma models pull ID` adds one.")
+    session.printer.print_records(
+        document, document["data"], columns, empty="No models; `llma models pull ID` adds one."
+    )
 
 
 @models.command()
@@ -49,10 +51,10 @@ def list_models(session: Session) -> None:
 @pass_session
 def get(session: Session, model: str) -> None:
     """Show one model's configuration, state and wake times."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
-    document = session.api().get(path_of("models", model), include_loading_model="true")
-    session.printer.details(document, {**_identity(document), **_configuration(document), **_serving(document)})
+    document = session.api().get(build_path("models", model), include_loading_model="true")
+    session.printer.print_details(document, {**_identity(document), **_configuration(document), **_serving(document)})
 
 
 @models.command()
@@ -60,10 +62,10 @@ def get(session: Session, model: str) -> None:
 @pass_session
 def delete(session: Session, model: str) -> None:
     """Remove a model. An active one must be deactivated first."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
-    answer = session.api().delete(path_of("models", model))
-    session.printer.message(answer, f"Deleted {model}.")
+    answer = session.api().delete(build_path("models", model))
+    session.printer.print_message(answer, f"Deleted {model}.")
 
 
 @models.command()
@@ -71,7 +73,7 @@ def delete(session: Session, model: str) -> None:
 @pass_session
 def activate(session: Session, model: str) -> None:
     """Keep a model awake, ready for requests at once."""
-    _switch(session, model, "activate", "Activated")
+    _set_activation(session, model, "activate", "Activated")
 
 
 @models.command()
@@ -82,7 +84,7 @@ def deactivate(session: Session, model: str) -> None:
 
     A request wakes it again where on-demand allocation is enabled.
     """
-    _switch(session, model, "deactivate", "Deactivated")
+    _set_activation(session, model, "deactivate", "Deactivated")
 
 
 models.add_command(create)
@@ -90,27 +92,27 @@ models.add_command(update)
 models.add_command(pull)
 
 
-def _switch(session: Session, model: str, action: str, done: str) -> None:
-    from llmariner.cli.support.api import path_of
+def _set_activation(session: Session, model: str, action: str, done: str) -> None:
+    from llmariner.cli.support.api import build_path
 
-    answer = session.api().post(f"{path_of('models', model)}:{action}")
-    session.printer.message(answer, f"{done} {model}.")
+    answer = session.api().post(f"{build_path('models', model)}:{action}")
+    session.printer.print_message(answer, f"{done} {model}.")
 
 
 def _identity(model: Mapping[str, Any]) -> dict[str, str | None]:
-    from llmariner.cli.support.output import moment
+    from llmariner.cli.support.output import format_timestamp
 
     return {
         "id": model.get("id"),
         "owned by": model.get("owned_by"),
-        "created": moment(model.get("created")),
+        "created": format_timestamp(model.get("created")),
         "base model": model.get("base_model_id"),
-        "source": _word(model.get("source_repository")),
-        "formats": ", ".join(_word(name) or "" for name in model.get("formats") or []),
-        "loading": _word(model.get("loading_status")),
+        "source": _display_name(model.get("source_repository")),
+        "formats": ", ".join(_display_name(name) or "" for name in model.get("formats") or []),
+        "loading": _display_name(model.get("loading_status")),
         "loading message": model.get("loading_status_message"),
         "loading failure": model.get("loading_failure_reason"),
-        "status": _word(model.get("activation_status")),
+        "status": _display_name(model.get("activation_status")),
     }
 
 
@@ -127,17 +129,17 @@ def _configuration(model: Mapping[str, Any]) -> dict[str, str | int | None]:
 
 
 def _serving(model: Mapping[str, Any]) -> dict[str, str | int | None]:
-    from llmariner.cli.support.errors import waiting_room
-    from llmariner.cli.support.output import moment
+    from llmariner.cli.support.errors import format_progress
+    from llmariner.cli.support.output import format_timestamp
 
     serving = model.get("serving") or {}
     wake = serving.get("wake_seconds") or {}
     wakes = [f"{name} {wake[name]:.1f} s" for name in ("p50", "p95") if isinstance(wake.get(name), int | float)]
     return {
-        "phase": waiting_room(serving),
+        "phase": format_progress(serving),
         "message": serving.get("message"),
         "wakes in": ", ".join(wakes),
-        "last request": moment(serving.get("last_request_at")),
+        "last request": format_timestamp(serving.get("last_request_at")),
         "requests running": serving.get("requests_running"),
         "requests waiting": serving.get("requests_waiting"),
     }
@@ -147,6 +149,6 @@ def _phase(model: Mapping[str, Any]) -> str | None:
     return (model.get("serving") or {}).get("phase")
 
 
-def _word(name: str | None) -> str | None:
+def _display_name(name: str | None) -> str | None:
     """`SOURCE_REPOSITORY_HUGGING_FACE` as people write it: `hugging-face`."""
     return enum_value(name).lower().replace("_", "-") if name else None

@@ -104,7 +104,7 @@ def update(
 
     What is not named stays as it is. Changes take effect when the model wakes next.
     """
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
     if extra_args and clear_extra_args:
         raise click.UsageError("--extra-args and --clear-extra-args exclude each other.")
@@ -114,8 +114,8 @@ def update(
         raise click.UsageError("Nothing to change: give at least one option.")
     mask = ",".join(_paths(config, "config"))
     body = {"config": config, "update_mask": mask} | ({} if created is None else {"created": created})
-    answer = session.api().patch(path_of("models", model), body)
-    session.printer.message(answer, f"Updated {model}.")
+    answer = session.api().patch(build_path("models", model), body)
+    session.printer.print_message(answer, f"Updated {model}.")
 
 
 def base_model(model: str, source: str, location: str | None) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def api_name(choice: str) -> str:
 def _create(session: Session, body: dict[str, Any]) -> None:
     answer = session.api().post("models", body)
     model = answer.get("id")
-    session.printer.message(answer, f"Registered {model}. `llma models pull {model}` follows its loading.")
+    session.printer.print_message(answer, f"Registered {model}. `llma models pull {model}` follows its loading.")
 
 
 def _config(

@@ -14,12 +14,12 @@ from llmariner.cli.support.click_extensions import Command, pass_session
 from llmariner.cli.support.enumerations import enum_value
 from llmariner.cli.support.errors import CommandError, ExitCode
 from llmariner.cli.support.session import Session
-from llmariner.cli.support.terminal import StatusLine, printable
+from llmariner.cli.support.terminal import StatusLine, strip_control_characters
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from llmariner.cli.support.api import Api
+    from llmariner.cli.support.api import ApiClient
 
 __all__ = ["pull"]
 
@@ -45,7 +45,7 @@ def pull(session: Session, model: str, source_repository: str, model_file_locati
     api = session.api()
     document = _find(api, model) or api.post("models", base_model(model, source_repository, model_file_location))
     with _display(session) as display:
-        while not _is_over(document):
+        while not _is_finished(document):
             display.show(document)
             time.sleep(POLL_SECONDS)
             document = _get(api, model)
@@ -53,20 +53,20 @@ def pull(session: Session, model: str, source_repository: str, model_file_locati
     if _status(document) == "FAILED":
         reason = str(document.get("loading_failure_reason") or "the server gives no reason").rstrip(".")
         raise CommandError(
-            ExitCode.SERVER,
+            ExitCode.SERVER_ERROR,
             f"loading {model} failed: {reason}.",
             next_step=f"mend the cause, then `llma models delete {model}` and pull it again.",
         )
-    session.printer.message(document, f"{model} is loaded.")
+    session.printer.print_message(document, f"{model} is loaded.")
 
 
-def _get(api: Api, model: str) -> dict[str, Any]:
-    from llmariner.cli.support.api import path_of
+def _get(api: ApiClient, model: str) -> dict[str, Any]:
+    from llmariner.cli.support.api import build_path
 
-    return api.get(path_of("models", model), include_loading_model="true")
+    return api.get(build_path("models", model), include_loading_model="true")
 
 
-def _find(api: Api, model: str) -> dict[str, Any] | None:
+def _find(api: ApiClient, model: str) -> dict[str, Any] | None:
     try:
         return _get(api, model)
     except CommandError as failure:
@@ -75,7 +75,7 @@ def _find(api: Api, model: str) -> dict[str, Any] | None:
         raise
 
 
-def _is_over(model: Mapping[str, Any]) -> bool:
+def _is_finished(model: Mapping[str, Any]) -> bool:
     return _status(model) in ("SUCCEEDED", "FAILED")
 
 
@@ -92,9 +92,9 @@ class _Lines:
         self._line = StatusLine()
 
     def show(self, model: Mapping[str, Any]) -> None:
-        share = _share(model)
-        text = _stage(model) if share in (None, 1.0) else f"{_stage(model)}, {share:.0%}"
-        self._line.show(text, key=f"{_status(model)} {int((share or 0) * 10)}")
+        fraction = _fraction(model)
+        text = _stage(model) if fraction in (None, 1.0) else f"{_stage(model)}, {fraction:.0%}"
+        self._line.show(text, key=f"{_status(model)} {int((fraction or 0) * 10)}")
 
 
 class _Bar:
@@ -104,12 +104,12 @@ class _Bar:
         self._progress, self._task = progress, task
 
     def show(self, model: Mapping[str, Any]) -> None:
-        share = _share(model)
+        fraction = _fraction(model)
         self._progress.update(
             self._task,
-            total=None if share is None else 1.0,
-            completed=share or 0.0,
-            description=printable(_stage(model)),
+            total=None if fraction is None else 1.0,
+            completed=fraction or 0.0,
+            description=strip_control_characters(_stage(model)),
         )
 
 
@@ -131,12 +131,12 @@ def _display(session: Session) -> Iterator[_Display]:
         yield _Bar(progress, progress.add_task("", total=None))
 
 
-def _share(model: Mapping[str, Any]) -> float | None:
+def _fraction(model: Mapping[str, Any]) -> float | None:
     """Loaded part, 0 to 1. None: unknown."""
     if _status(model) == "SUCCEEDED":
         return 1.0
-    share = model.get("loading_progress")
-    return min(max(float(share), 0.0), 1.0) if isinstance(share, int | float) and share else None
+    fraction = model.get("loading_progress")
+    return min(max(float(fraction), 0.0), 1.0) if isinstance(fraction, int | float) and fraction else None
 
 
 def _stage(model: Mapping[str, Any]) -> str:

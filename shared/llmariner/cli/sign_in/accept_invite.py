@@ -8,7 +8,7 @@ import click
 
 from llmariner.cli.support.click_extensions import Command, pass_session
 from llmariner.cli.support.session import Session
-from llmariner.cli.support.terminal import note
+from llmariner.cli.support.terminal import write_stderr
 
 __all__ = ["accept_invite"]
 
@@ -27,9 +27,9 @@ def accept_invite(session: Session, token: str) -> None:
     answer = session.api().post("invitations:accept", {"token": said})
     key = answer.get("api_key") or {}
     # Alone on stdout, so that a pipe catches it.
-    session.printer.message(answer, str(key.get("secret") or "You are in."))
-    if session.printer.for_people:
+    session.printer.print_message(answer, str(key.get("secret") or "You are in."))
+    if session.printer.is_table:
         user = answer.get("user") or {}
         places = [*(user.get("organization_role_bindings") or ()), *(user.get("project_role_bindings") or ())]
-        note(f"{user.get('id')} is in {', '.join(str(each.get('title')) for each in places)}.")
-        note("This is your key; it is not shown again." if key else "Sign in with `llma auth login`.")
+        write_stderr(f"{user.get('id')} is in {', '.join(str(each.get('title')) for each in places)}.")
+        write_stderr("This is your key; it is not shown again." if key else "Sign in with `llma auth login`.")

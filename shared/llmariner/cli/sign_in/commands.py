@@ -11,10 +11,10 @@ from llmariner.cli.support.click_extensions import Command, pass_session
 from llmariner.cli.support.enumerations import role_name
 from llmariner.cli.support.errors import CommandError, ExitCode
 from llmariner.cli.support.session import Session
-from llmariner.cli.support.terminal import note
+from llmariner.cli.support.terminal import write_stderr
 
 if TYPE_CHECKING:
-    from llmariner.cli.sign_in.issuer import Issuer
+    from llmariner.cli.sign_in.issuer import IssuerClient
     from llmariner.cli.sign_in.token_store import SignIn
 
 __all__ = ["login", "logout", "status"]
@@ -58,19 +58,19 @@ def login(
     if not same_platform:
         _check_token_is_for_one_platform(session, issuer, client_id)
     if token_file:
-        from llmariner.cli.sign_in.token_refresh import from_token_file
+        from llmariner.cli.sign_in.token_refresh import exchange_token_file
         from llmariner.cli.sign_in.token_store import SignIn
 
-        bare = SignIn(issuer, client_id, "", "", _absolute(token_file), connector, subject_token_type)
-        made = from_token_file(bare, scopes)
+        template = SignIn(issuer, client_id, "", "", _absolute_path(token_file), connector, subject_token_type)
+        new_sign_in = exchange_token_file(template, scopes)
     else:
-        made = _as_a_person(issuer, client_id, scopes, no_open=no_open)
+        new_sign_in = _sign_in_interactively(issuer, client_id, scopes, no_open=no_open)
     file = session.sign_in_file()
-    with file.alone():
-        file.put(session.target().endpoint, made)
-    session.forget_target()
-    _tell(session, made)
-    _tell_who_is_let_in_nowhere(session)
+    with file.lock():
+        file.put(session.target().endpoint, new_sign_in)
+    session.reset_target()
+    _report(session, new_sign_in)
+    _warn_if_no_access(session)
 
 
 @click.command(cls=Command)
@@ -80,24 +80,27 @@ def logout(session: Session) -> None:
 
     Where the issuer has a way to, it is ended there, too.
     """
-    from llmariner.cli.sign_in.issuer import Issuer, Refused
+    from llmariner.cli.sign_in.issuer import IssuerClient, OAuthError
 
     file, endpoint = session.sign_in_file(), session.target().endpoint
-    with file.alone():
+    with file.lock():
         found = file.get(endpoint)
         if found is None:
-            session.printer.message({"endpoint": endpoint, "signed_out": False}, f"Nobody is signed in to {endpoint}.")
+            session.printer.print_message(
+                {"endpoint": endpoint, "signed_out": False}, f"Nobody is signed in to {endpoint}."
+            )
             return
         file.put(endpoint, None)
     revoked = False
     if found.refresh_token:
         try:
-            with Issuer(found.issuer, found.client_id) as issuer:
+            with IssuerClient(found.issuer, found.client_id) as issuer:
                 revoked = issuer.revoke(found)
-        except (CommandError, Refused) as failure:
-            note(f"Warning: {failure}; the refresh token ends when the issuer lets it.")
-    session.printer.message(
-        {"endpoint": endpoint, "signed_out": True, "revoked": revoked}, f"Signed out of {endpoint} as {found.who}."
+        except (CommandError, OAuthError) as failure:
+            write_stderr(f"Warning: {failure}; the refresh token ends when the issuer lets it.")
+    session.printer.print_message(
+        {"endpoint": endpoint, "signed_out": True, "revoked": revoked},
+        f"Signed out of {endpoint} as {found.display_name}.",
     )
 
 
@@ -105,7 +108,7 @@ def logout(session: Session) -> None:
 @pass_session
 def status(session: Session) -> None:
     """Show who you are to the platform, and your roles."""
-    target = session.fresh_target()
+    target = session.authenticated_target()
     if target.api_key_source is None:
         raise CommandError(
             ExitCode.DENIED,
@@ -125,7 +128,7 @@ def status(session: Session) -> None:
         "organization": target.organization or None,
         "project": target.project or None,
     }
-    session.printer.details(document, _shown(document))
+    session.printer.print_details(document, _status_fields(document))
 
 
 def _configuration(session: Session) -> tuple[str, str, list[str]]:
@@ -148,7 +151,7 @@ def _check_token_is_for_one_platform(session: Session, issuer: str, client_id: s
     The endpoint alone says which issuer and client are its own, and may say another platform's.
     """
     endpoint = session.target().endpoint
-    if others := session.sign_in_file().others(endpoint, issuer, client_id):
+    if others := session.sign_in_file().other_servers(endpoint, issuer, client_id):
         raise CommandError(
             ExitCode.DENIED,
             f"{endpoint} names the issuer {issuer} and the client {client_id!r}, by which you are signed in to {others[0]}: "
@@ -159,21 +162,21 @@ def _check_token_is_for_one_platform(session: Session, issuer: str, client_id: s
 
 def _no_issuer(session: Session) -> CommandError:
     return CommandError(
-        ExitCode.REFUSED,
+        ExitCode.REJECTED,
         f"nobody can sign in to {session.target().endpoint}: it has no issuer of tokens.",
         next_step="use an API key: set LLMARINER_API_KEY, or `llma context set --api-key -`.",
     )
 
 
-def _as_a_person(issuer: str, client_id: str, scopes: list[str], *, no_open: bool) -> SignIn:
-    from llmariner.cli.sign_in.issuer import Issuer, Refused
+def _sign_in_interactively(issuer: str, client_id: str, scopes: list[str], *, no_open: bool) -> SignIn:
+    from llmariner.cli.sign_in.issuer import IssuerClient, OAuthError
 
-    with Issuer(issuer, client_id, scopes) as there:
+    with IssuerClient(issuer, client_id, scopes) as client:
         try:
-            if no_open and there.has_devices:
-                return there.on_another_device(_show_code)
-            return _by_browser(there, no_open=no_open)
-        except Refused as refused:
+            if no_open and client.supports_device_flow:
+                return client.device_sign_in(_show_code)
+            return _sign_in_by_browser(client, no_open=no_open)
+        except OAuthError as refused:
             raise CommandError(
                 ExitCode.DENIED,
                 f"the issuer {issuer} did not sign you in ({refused}).",
@@ -181,19 +184,19 @@ def _as_a_person(issuer: str, client_id: str, scopes: list[str], *, no_open: boo
             ) from refused
 
 
-def _by_browser(issuer: Issuer, *, no_open: bool) -> SignIn:
+def _sign_in_by_browser(issuer: IssuerClient, *, no_open: bool) -> SignIn:
     import webbrowser
 
-    from llmariner.cli.sign_in.issuer import Attempt
-    from llmariner.cli.sign_in.loopback_redirect import Callback
+    from llmariner.cli.sign_in.issuer import AuthorizationRequest
+    from llmariner.cli.sign_in.loopback_redirect import CallbackServer
 
-    attempt = Attempt.new()
-    with Callback(attempt.state) as callback:
-        address = issuer.address(attempt, callback.redirect_uri)
-        if no_open or not webbrowser.open(address):
-            note(f"Open this address in a browser on this machine:\n\n  {address}\n")
+    request = AuthorizationRequest.new()
+    with CallbackServer(request.state) as callback:
+        url = issuer.authorization_url(request, callback.redirect_uri)
+        if no_open or not webbrowser.open(url):
+            write_stderr(f"Open this address in a browser on this machine:\n\n  {url}\n")
         else:
-            note(f"Your browser was opened to sign in. If it shows nothing, open:\n\n  {address}\n")
+            write_stderr(f"Your browser was opened to sign in. If it shows nothing, open:\n\n  {url}\n")
         answer = callback.wait(_WAIT_SECONDS)
         if answer is None:
             raise CommandError(
@@ -201,44 +204,44 @@ def _by_browser(issuer: Issuer, *, no_open: bool) -> SignIn:
                 f"nobody signed in within {_WAIT_SECONDS / 60:.0f} minutes.",
                 next_step="run `llma auth login` again; on a machine without a browser add --no-open.",
             )
-        made = issuer.redeem(attempt, answer, callback.redirect_uri)
-        callback.tell(made.who)
-        return made
+        new_sign_in = issuer.exchange_code(request, answer, callback.redirect_uri)
+        callback.show_success(new_sign_in.display_name)
+        return new_sign_in
 
 
-def _show_code(address: str, code: str, with_code: str) -> None:
-    text = f"On any device, open {address} and enter the code {code}"
-    note(f"{text}\n(or open {with_code})" if with_code else text)
+def _show_code(url: str, code: str, with_code: str) -> None:
+    text = f"On any device, open {url} and enter the code {code}"
+    write_stderr(f"{text}\n(or open {with_code})" if with_code else text)
 
 
-def _tell(session: Session, made: SignIn) -> None:
+def _report(session: Session, new_sign_in: SignIn) -> None:
     target = session.target()
     document: dict[str, Any] = {
         "endpoint": target.endpoint,
-        "issuer": made.issuer,
-        "user": made.who,
-        "expires_at": made.expires_at,
+        "issuer": new_sign_in.issuer,
+        "user": new_sign_in.display_name,
+        "expires_at": new_sign_in.expires_at,
         "file": str(session.sign_in_file().path),
     }
-    session.printer.message(document, f"Signed in to {target.endpoint} as {made.who}.")
+    session.printer.print_message(document, f"Signed in to {target.endpoint} as {new_sign_in.display_name}.")
     if target.sign_in is None:
-        note(f"Note: {target.api_key_source} holds an API key, which goes before a sign-in.")
+        write_stderr(f"Note: {target.api_key_source} holds an API key, which goes before a sign-in.")
     elif target.endpoint_source == "--endpoint":
-        note(f"To stay there: llma context set --endpoint {target.endpoint}")
+        write_stderr(f"To stay there: llma context set --endpoint {target.endpoint}")
 
 
-def _tell_who_is_let_in_nowhere(session: Session) -> None:
+def _warn_if_no_access(session: Session) -> None:
     """To be known to the issuer is not yet to be a member here: better said now than at the next command."""
     if session.target().sign_in is None:
         return
     try:
         session.api().get("users:getSelf")
     except CommandError as error:
-        note(f"Note: the platform lets you do nothing yet: {error.message}")
+        write_stderr(f"Note: the platform lets you do nothing yet: {error.message}")
 
 
-def _shown(document: dict[str, Any]) -> dict[str, Any]:
-    from llmariner.cli.support.output import moment
+def _status_fields(document: dict[str, Any]) -> dict[str, Any]:
+    from llmariner.cli.support.output import format_timestamp
 
     user = document["user"]
     shown = {
@@ -256,7 +259,7 @@ def _shown(document: dict[str, Any]) -> dict[str, Any]:
         renewal = "renewed by itself" if document["renewable"] else "not renewed"
         shown |= {
             "issuer": document["issuer"],
-            "token until": f"{moment(document['expires_at'])} ({left // 60} min, {renewal})",
+            "token until": f"{format_timestamp(document['expires_at'])} ({left // 60} min, {renewal})",
         }
     return shown
 
@@ -268,7 +271,7 @@ def _roles(bindings: Any, kind: str) -> str:
     return ", ".join(f"{role} of {title}" for role, title in words) or "none"
 
 
-def _absolute(path: str) -> str:
+def _absolute_path(path: str) -> str:
     from pathlib import Path
 
     if path == "-":

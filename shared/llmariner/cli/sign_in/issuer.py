@@ -16,23 +16,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
-from llmariner.cli.sign_in.token_store import SignIn, claims_of
+from llmariner.cli.sign_in.token_store import SignIn, decode_claims
 from llmariner.cli.support.errors import CommandError, ExitCode
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["Attempt", "Issuer", "Refused"]
+__all__ = ["AuthorizationRequest", "IssuerClient", "OAuthError"]
 
-_SECONDS = 20.0
-_LONGEST_PAUSE = 60.0
-_LONGEST_WAIT = 1800.0
-_DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
-_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
-_ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
+_TIMEOUT_SECONDS = 20.0
+_MAX_POLL_SECONDS = 60.0
+_MAX_DEVICE_WAIT_SECONDS = 1800.0
+_DEVICE_CODE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+_TOKEN_EXCHANGE_GRANT = "urn:ietf:params:oauth:grant-type:token-exchange"
+_ID_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:id_token"
 
 
-class Refused(Exception):
+class OAuthError(Exception):
     """The issuer said no, in OAuth's words."""
 
     def __init__(self, error: str, description: str) -> None:
@@ -41,26 +41,26 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Attempt:
+class AuthorizationRequest:
     """The secrets of one attempt to sign in: nobody else's answer fits them."""
 
     state: str
     nonce: str
-    verifier: str
+    code_verifier: str
 
     @classmethod
-    def new(cls) -> Attempt:
+    def new(cls) -> AuthorizationRequest:
         """256 random bits each."""
         return cls(*(secrets.token_urlsafe(32) for _ in range(3)))
 
     @property
-    def challenge(self) -> str:
+    def code_challenge(self) -> str:
         """What is shown of the verifier beforehand (RFC 7636, S256)."""
-        digest = hashlib.sha256(self.verifier.encode()).digest()
+        digest = hashlib.sha256(self.code_verifier.encode()).digest()
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-class Issuer:
+class IssuerClient:
     """One issuer, to a client without a secret. Every failure leaves as `CommandError`, a plain no as `Refused`."""
 
     def __init__(self, issuer: str, client_id: str, scopes: list[str] | None = None) -> None:
@@ -76,10 +76,10 @@ class Issuer:
         self.issuer = issuer
         self.client_id = client_id
         self._scopes = scopes or []
-        self._client = httpx2.Client(timeout=_SECONDS, trust_env=not plain, verify=not plain)
+        self._client = httpx2.Client(timeout=_TIMEOUT_SECONDS, trust_env=not plain, verify=not plain)
         self._metadata: dict[str, Any] | None = None
 
-    def __enter__(self) -> Issuer:
+    def __enter__(self) -> IssuerClient:
         return self
 
     def __exit__(
@@ -94,12 +94,12 @@ class Issuer:
             response = self._send("GET", f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
             found = _json(response) if response.is_success else {}
             if found.get("issuer") != self.issuer:
-                raise self._broken(f"does not say of itself that it is {self.issuer}")
+                raise self._protocol_error(f"does not say of itself that it is {self.issuer}")
             self._metadata = found
         return self._metadata
 
     @property
-    def has_devices(self) -> bool:
+    def supports_device_flow(self) -> bool:
         """Whether somebody can sign in on another device."""
         return bool(self.metadata.get("device_authorization_endpoint"))
 
@@ -109,77 +109,81 @@ class Issuer:
         known = self.metadata.get("scopes_supported")
         return " ".join(scope for scope in self._scopes if not isinstance(known, list) or scope in known)
 
-    def address(self, attempt: Attempt, redirect_uri: str) -> str:
+    def authorization_url(self, request: AuthorizationRequest, redirect_uri: str) -> str:
         """Where the person goes with a browser."""
-        asked = {
+        parameters = {
             "response_type": "code",
             "client_id": self.client_id,
             "redirect_uri": redirect_uri,
             "scope": self.scope,
-            "state": attempt.state,
-            "nonce": attempt.nonce,
-            "code_challenge": attempt.challenge,
+            "state": request.state,
+            "nonce": request.nonce,
+            "code_challenge": request.code_challenge,
             "code_challenge_method": "S256",
         }
         # A refresh token is given after consent alone (OpenID Connect Core 1.0, 11).
         if "offline_access" in self.scope.split():
-            asked["prompt"] = "consent"
+            parameters["prompt"] = "consent"
         endpoint = self._endpoint("authorization_endpoint")
-        return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(asked)}"
+        return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(parameters)}"
 
-    def redeem(self, attempt: Attempt, answer: Mapping[str, str], redirect_uri: str) -> SignIn:
+    def exchange_code(self, request: AuthorizationRequest, answer: Mapping[str, str], redirect_uri: str) -> SignIn:
         """From what the browser brought back to a sign-in. `answer` holds the redirect's query, its state checked."""
         if error := answer.get("error"):
-            raise Refused(error, answer.get("error_description", ""))
-        named = answer.get("iss")
-        if named != self.issuer and (named or self.metadata.get("authorization_response_iss_parameter_supported")):
-            raise self._broken(f"is not who answered (that was {named})")  # RFC 9207
+            raise OAuthError(error, answer.get("error_description", ""))
+        answered_by = answer.get("iss")
+        if answered_by != self.issuer and (
+            answered_by or self.metadata.get("authorization_response_iss_parameter_supported")
+        ):
+            raise self._protocol_error(f"is not who answered (that was {answered_by})")  # RFC 9207
         grant = {"grant_type": "authorization_code", "code": answer.get("code", ""), "redirect_uri": redirect_uri}
-        return self._signed_in(self._token({**grant, "code_verifier": attempt.verifier}), nonce=attempt.nonce)
-
-    def on_another_device(self, show: Callable[[str, str, str], None]) -> SignIn:
-        """Wait for somebody to sign in elsewhere. `show` is given the address, the code, and an address with the code."""
-        asked = {"client_id": self.client_id, "scope": self.scope}
-        response = self._send("POST", self._endpoint("device_authorization_endpoint"), asked)
-        begun = self._granted(response)
-        show(
-            str(begun.get("verification_uri", "")),
-            str(begun.get("user_code", "")),
-            str(begun.get("verification_uri_complete") or ""),
+        return self._validated_sign_in(
+            self._token({**grant, "code_verifier": request.code_verifier}), nonce=request.nonce
         )
-        if not isinstance(code := begun.get("device_code"), str):
-            raise self._broken("began a sign-in on another device without a device_code")
-        pause = _seconds(begun.get("interval"), 5, most=_LONGEST_PAUSE)
-        end = time.monotonic() + _seconds(begun.get("expires_in"), 300, most=_LONGEST_WAIT)
+
+    def device_sign_in(self, show: Callable[[str, str, str], None]) -> SignIn:
+        """Wait for somebody to sign in elsewhere. `show` is given the address, the code, and an address with the code."""
+        parameters = {"client_id": self.client_id, "scope": self.scope}
+        response = self._send("POST", self._endpoint("device_authorization_endpoint"), parameters)
+        device = self._token_response(response)
+        show(
+            str(device.get("verification_uri", "")),
+            str(device.get("user_code", "")),
+            str(device.get("verification_uri_complete") or ""),
+        )
+        if not isinstance(code := device.get("device_code"), str):
+            raise self._protocol_error("began a sign-in on another device without a device_code")
+        interval = _seconds(device.get("interval"), 5, maximum=_MAX_POLL_SECONDS)
+        end = time.monotonic() + _seconds(device.get("expires_in"), 300, maximum=_MAX_DEVICE_WAIT_SECONDS)
         while time.monotonic() < end:
-            time.sleep(pause)
+            time.sleep(interval)
             try:
-                return self._signed_in(self._token({"grant_type": _DEVICE_CODE, "device_code": code}))
-            except Refused as refused:
+                return self._validated_sign_in(self._token({"grant_type": _DEVICE_CODE_GRANT, "device_code": code}))
+            except OAuthError as refused:
                 if refused.error == "slow_down":
-                    pause = min(pause + 5, _LONGEST_PAUSE)
+                    interval = min(interval + 5, _MAX_POLL_SECONDS)
                 elif refused.error != "authorization_pending":
                     raise
-        raise Refused("expired_token", "nobody signed in in time")
+        raise OAuthError("expired_token", "nobody signed in in time")
 
-    def exchange(self, subject_token: str, subject_token_type: str, connector: str) -> SignIn:
+    def exchange_token(self, subject_token: str, subject_token_type: str, connector: str) -> SignIn:
         """From a workload's own token to one for the platform (RFC 8693). `connector`: Dex' name for who issued it."""
         granted = self._token({
-            "grant_type": _EXCHANGE,
+            "grant_type": _TOKEN_EXCHANGE_GRANT,
             "subject_token": subject_token,
             "subject_token_type": f"urn:ietf:params:oauth:token-type:{subject_token_type}",
-            "requested_token_type": _ID_TOKEN,
+            "requested_token_type": _ID_TOKEN_TYPE,
             "scope": " ".join(scope for scope in self.scope.split() if scope != "offline_access"),
             **({"connector_id": connector} if connector else {}),
         })  # fmt: skip
-        return self._signed_in({**granted, "id_token": granted.get("access_token")})
+        return self._validated_sign_in({**granted, "id_token": granted.get("access_token")})
 
-    def renew(self, sign_in: SignIn) -> SignIn:
+    def refresh(self, sign_in: SignIn) -> SignIn:
         """With the refresh token. Refused when that is not good any more."""
         granted = self._token({"grant_type": "refresh_token", "refresh_token": sign_in.refresh_token})
-        renewed = self._signed_in(granted)
+        renewed = self._validated_sign_in(granted)
         if renewed.claims.get("sub") != sign_in.claims.get("sub"):
-            raise self._broken("renewed somebody else's sign-in")
+            raise self._protocol_error("renewed somebody else's sign-in")
         kept = renewed.refresh_token or sign_in.refresh_token
         return SignIn(renewed.issuer, renewed.client_id, renewed.token, kept)
 
@@ -188,38 +192,38 @@ class Issuer:
         endpoint = self.metadata.get("revocation_endpoint")
         if not endpoint or not sign_in.refresh_token:
             return False
-        asked = {"token": sign_in.refresh_token, "token_type_hint": "refresh_token", "client_id": self.client_id}
-        response = self._send("POST", self._endpoint("revocation_endpoint"), asked)
+        parameters = {"token": sign_in.refresh_token, "token_type_hint": "refresh_token", "client_id": self.client_id}
+        response = self._send("POST", self._endpoint("revocation_endpoint"), parameters)
         return response.is_success
 
     def _token(self, grant: Mapping[str, str]) -> dict[str, Any]:
-        asked = {**grant, "client_id": self.client_id}
-        return self._granted(self._send("POST", self._endpoint("token_endpoint"), asked))
+        parameters = {**grant, "client_id": self.client_id}
+        return self._token_response(self._send("POST", self._endpoint("token_endpoint"), parameters))
 
-    def _signed_in(self, granted: Mapping[str, Any], *, nonce: str | None = None) -> SignIn:
+    def _validated_sign_in(self, granted: Mapping[str, Any], *, nonce: str | None = None) -> SignIn:
         """Checks what a client must of an id token that came straight from the issuer (OpenID Connect Core, 3.1.3.7)."""
         token = granted.get("id_token")
-        claims = claims_of(token) if isinstance(token, str) else {}
+        claims = decode_claims(token) if isinstance(token, str) else {}
         audience = claims.get("aud")
         audiences = audience if isinstance(audience, list) else [audience]
         if claims.get("iss") != self.issuer or self.client_id not in audiences:
-            raise self._broken("gave no id token, or one that is for somebody else")
+            raise self._protocol_error("gave no id token, or one that is for somebody else")
         if nonce is not None and claims.get("nonce") != nonce:
-            raise self._broken("gave the token of another attempt to sign in")
+            raise self._protocol_error("gave the token of another attempt to sign in")
         return SignIn(self.issuer, self.client_id, str(token), str(granted.get("refresh_token") or ""))
 
-    def _granted(self, response: httpx2.Response) -> dict[str, Any]:
+    def _token_response(self, response: httpx2.Response) -> dict[str, Any]:
         found = _json(response)
         if response.is_success and found:
             return found
         if "error" in found:
-            raise Refused(str(found["error"]), str(found.get("error_description") or ""))
-        raise self._broken(f"answered {response.status_code} and no token")
+            raise OAuthError(str(found["error"]), str(found.get("error_description") or ""))
+        raise self._protocol_error(f"answered {response.status_code} and no token")
 
     def _endpoint(self, name: str) -> str:
         url = str(self.metadata.get(name) or "")
         if not _is_safe(url):
-            raise self._broken(f"has no {name}" if not url else f"names a {name} without https")
+            raise self._protocol_error(f"has no {name}" if not url else f"names a {name} without https")
         return url
 
     def _send(self, method: str, url: str, form: Mapping[str, str] | None = None) -> httpx2.Response:
@@ -234,9 +238,9 @@ class Issuer:
                 next_step="check the network; if its certificate is your organisation's own, set SSL_CERT_FILE.",
             ) from error
 
-    def _broken(self, why: str) -> CommandError:
+    def _protocol_error(self, why: str) -> CommandError:
         return CommandError(
-            ExitCode.SERVER,
+            ExitCode.SERVER_ERROR,
             f"the issuer {self.issuer} {why}.",
             next_step="try `llma auth login` again; if it stays so, tell the platform's administrator.",
         )
@@ -250,10 +254,10 @@ def _json(response: httpx2.Response) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _seconds(said: Any, default: float, *, most: float) -> float:
+def _seconds(value: Any, default: float, *, maximum: float) -> float:
     """A number of seconds of the issuer's, within bounds; the default where it is none."""
-    known = isinstance(said, int | float) and not isinstance(said, bool) and said > 0
-    return min(float(said), most) if known else default
+    known = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return min(float(value), maximum) if known else default
 
 
 def _is_safe(url: str) -> bool:
@@ -261,7 +265,7 @@ def _is_safe(url: str) -> bool:
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:
-        here = ipaddress.ip_address(host).is_loopback
+        is_loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
-        here = host == "localhost" or host.endswith(".localhost")
-    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and here))
+        is_loopback = host == "localhost" or host.endswith(".localhost")
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback))

@@ -13,16 +13,16 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-__all__ = ["Callback"]
+__all__ = ["CallbackServer"]
 
 _PATH = "/callback"
 # The address holds a code: good for one use by us alone, and still nothing to leave in an address bar.
 _SCRIPT = 'history.replaceState(null, "", "/")'
-_ALLOWED = (
+_CONTENT_SECURITY_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'; "
     f"script-src 'sha256-{base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()}'"
 )
-_PAGE = Template(f"""<!doctype html>
+_PAGE_TEMPLATE = Template(f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -53,17 +53,17 @@ _PAGE = Template(f"""<!doctype html>
 
 def _page(title: str, *paragraphs: str, done: bool = False) -> str:
     kind, mark = ("yes", "✓") if done else ("no", "✕")
-    return _PAGE.substitute(
+    return _PAGE_TEMPLATE.substitute(
         title=title, kind=kind, mark=mark, text="\n  ".join(f"<p>{each}</p>" for each in paragraphs)
     )
 
 
-_AGAIN = "<code>llma auth login</code> tries again."
-_FAILED = _page("You are not signed in", "The terminal says why.", _AGAIN)
-_STRANGE = _page("Nobody waits for this", f"It belongs to a sign-in that has ended. {_AGAIN}")
+_RETRY_HINT = "<code>llma auth login</code> tries again."
+_FAILURE_PAGE = _page("You are not signed in", "The terminal says why.", _RETRY_HINT)
+_UNEXPECTED_PAGE = _page("Nobody waits for this", f"It belongs to a sign-in that has ended. {_RETRY_HINT}")
 
 
-class Callback:
+class CallbackServer:
     """Listens for the one redirect that bears `state`; all else is told that nobody waits for it.
 
     The browser is answered when it is known what came of it: after `tell`, or when the block ends without.
@@ -72,22 +72,22 @@ class Callback:
     def __init__(self, state: str) -> None:
         self._state = state
         self._answer: dict[str, str] = {}
-        self._answered, self._over = threading.Event(), threading.Event()
-        self._page = _FAILED
+        self._received, self._finished = threading.Event(), threading.Event()
+        self._page = _FAILURE_PAGE
         handler = type("Handler", (_Handler,), {"callback": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         # The page is sent before we go; a browser also opens connections that it never uses, so none is waited for long.
         self._server.daemon_threads = False
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
-    def __enter__(self) -> Callback:
+    def __enter__(self) -> CallbackServer:
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
+        self._finished.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -99,37 +99,37 @@ class Callback:
 
     def wait(self, seconds: float) -> dict[str, str] | None:
         """The query of the redirect; None when none came in time."""
-        return self._answer if self._answered.wait(seconds) else None
+        return self._answer if self._received.wait(seconds) else None
 
-    def tell(self, who: str) -> None:
+    def show_success(self, user: str) -> None:
         """Let the browser show that this person is signed in."""
-        self._page = _page("You are signed in", f"as {html.escape(who)}", "Go back to the terminal.", done=True)
-        self._over.set()
+        self._page = _page("You are signed in", f"as {html.escape(user)}", "Go back to the terminal.", done=True)
+        self._finished.set()
 
-    def take(self, target: str) -> tuple[int, str]:
+    def handle(self, target: str) -> tuple[int, str]:
         """Status and page for a request, after its end is known. A second answer changes nothing."""
         parts = urlsplit(target)
         query = dict(parse_qsl(parts.query))
         if parts.path != _PATH or not hmac.compare_digest(query.get("state", "").encode(), self._state.encode()):
-            return 404, _STRANGE
-        if not self._answered.is_set():
+            return 404, _UNEXPECTED_PAGE
+        if not self._received.is_set():
             self._answer = query
-            self._answered.set()
-        self._over.wait()
+            self._received.set()
+        self._finished.wait()
         return 200, self._page
 
 
 class _Handler(BaseHTTPRequestHandler):
-    callback: Callback
+    callback: CallbackServer
     timeout = 2
 
     def do_GET(self) -> None:
-        status, page = self.callback.take(self.path)
+        status, page = self.callback.handle(self.path)
         body = page.encode(errors="replace")
         self.send_response(status)
         self.send_header("content-type", "text/html; charset=utf-8")
         self.send_header("content-length", str(len(body)))
-        self.send_header("content-security-policy", _ALLOWED)
+        self.send_header("content-security-policy", _CONTENT_SECURITY_POLICY)
         self.send_header("cache-control", "no-store")
         self.send_header("referrer-policy", "no-referrer")
         self.end_headers()

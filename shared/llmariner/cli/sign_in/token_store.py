@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from llmariner.cli import private_files
 from llmariner.cli.support.errors import CommandError, ExitCode
 
-__all__ = ["SignIn", "SignInFile", "claims_of", "server_of"]
+__all__ = ["SignIn", "SignInFile", "decode_claims", "server_origin"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SignIn:
     @property
     def claims(self) -> dict[str, Any]:
         """What the token says; whether it is true the platform decides."""
-        return claims_of(self.token)
+        return decode_claims(self.token)
 
     @property
     def expires_at(self) -> int:
@@ -47,7 +47,7 @@ class SignIn:
         return int(at) if isinstance(at, int | float) and math.isfinite(at) else 0
 
     @property
-    def who(self) -> str:
+    def display_name(self) -> str:
         """For people: the e-mail, else what else the token says."""
         claims = self.claims
         return str(claims.get("email") or claims.get("preferred_username") or claims.get("sub") or "somebody")
@@ -60,14 +60,14 @@ class SignInFile:
         self.path = path
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> SignInFile:
+    def from_environment(cls, environment: Mapping[str, str]) -> SignInFile:
         """The file that belongs to this environment, whether it exists or not."""
         home = environment.get("XDG_CONFIG_HOME")
         return cls((Path(home) if home else Path.home() / ".config") / "llmariner" / "token.yaml")
 
     def get(self, endpoint: str) -> SignIn | None:
         """The sign-in for that endpoint's server."""
-        found = self._read().get(server_of(endpoint))
+        found = self._read().get(server_origin(endpoint))
         known = {field.name for field in fields(SignIn)}
         if not isinstance(found, dict) or not {"issuer", "client_id", "token"} <= found.keys():
             return None
@@ -76,23 +76,23 @@ class SignInFile:
     def put(self, endpoint: str, sign_in: SignIn | None) -> None:
         """Remember a sign-in, or (None) forget it."""
         content = self._read()
-        content.pop(server_of(endpoint), None)
+        content.pop(server_origin(endpoint), None)
         if sign_in is not None:
-            content[server_of(endpoint)] = {name: value for name, value in asdict(sign_in).items() if value}
+            content[server_origin(endpoint)] = {name: value for name, value in asdict(sign_in).items() if value}
         self._write(content)
 
-    def others(self, endpoint: str, issuer: str, client_id: str) -> list[str]:
+    def other_servers(self, endpoint: str, issuer: str, client_id: str) -> list[str]:
         """Other servers that somebody is signed in to by the same issuer and client."""
         return sorted(
             server
             for server, found in self._read().items()
-            if server != server_of(endpoint)
+            if server != server_origin(endpoint)
             and isinstance(found, dict)
             and (found.get("issuer"), found.get("client_id")) == (issuer, client_id)
         )
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """While the block runs no other command renews a token: a refresh token may be good for one use only."""
         import fcntl
 
@@ -130,7 +130,7 @@ class SignInFile:
         return CommandError(ExitCode.USAGE, f"{self.path} {why}.", next_step="remove the file, then `llma auth login`.")
 
 
-def claims_of(token: str) -> dict[str, Any]:
+def decode_claims(token: str) -> dict[str, Any]:
     """The claims of a signed token, unchecked; empty for what is none."""
     try:
         body = token.split(".")[1]
@@ -140,7 +140,7 @@ def claims_of(token: str) -> dict[str, Any]:
     return claims if isinstance(claims, dict) else {}
 
 
-def server_of(endpoint: str) -> str:
+def server_origin(endpoint: str) -> str:
     """The server of an endpoint, as one word: `https://api.example.org:443`."""
     parts = urlsplit(endpoint)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)

@@ -16,35 +16,35 @@ from urllib.parse import quote
 import click
 
 from llmariner.cli.support.configuration import Target
-from llmariner.cli.support.errors import CommandError, ExitCode, Refusal, refused
-from llmariner.cli.support.port_owners import check_ours
-from llmariner.cli.support.server_sent_events import Frame, frames
+from llmariner.cli.support.errors import CommandError, ErrorResponse, ExitCode, api_error
+from llmariner.cli.support.port_owners import is_own_listener
+from llmariner.cli.support.server_sent_events import Frame, parse_frames
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["Api", "path_of"]
+__all__ = ["ApiClient", "build_path"]
 
-CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 60.0
+CONNECT_TIMEOUT_SECONDS = 5.0
+REQUEST_TIMEOUT_SECONDS = 60.0
 """For a control request; the server does such work in milliseconds."""
 
-GENERATION_SECONDS = 3600.0
+GENERATION_TIMEOUT_SECONDS = 3600.0
 """For tokens: waiting for a sleeping model and writing the whole answer come before the first byte."""
 
-Field: TypeAlias = str | int | Sequence[str] | None
+QueryValue: TypeAlias = str | int | Sequence[str] | None
 """A field of a query; a sequence is sent once for each of its values, None not at all."""
 
 
-class Api:
+class ApiClient:
     """Requests to one target. Every failure leaves as `CommandError`."""
 
-    def __init__(self, target: Target, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+    def __init__(self, target: Target, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS) -> None:
         import httpx2
 
-        if target.own_program_only and not check_ours(target.port):
+        if target.own_listener_only and not is_own_listener(target.port):
             target = target.without_key()
-        if target.in_the_clear and target.api_key_source:
+        if target.is_unencrypted and target.api_key_source:
             click.echo(
                 f"Warning: your key goes to {target.endpoint} unencrypted, for everybody in between to read; use https.",
                 err=True,
@@ -58,15 +58,15 @@ class Api:
         plain_local = target.is_local and target.endpoint.startswith("http://")
         self._target = target
         self._client = httpx2.Client(
-            headers=_sendable({name: value for name, value in headers.items() if value}),
+            headers=_validated_headers({name: value for name, value in headers.items() if value}),
             # A proxy for the outside world cannot reach this machine's own loopback address.
             trust_env=not plain_local,
             # Reading the system's certificates takes 0.1 s, a third of a short command, and plain HTTP shows none.
             verify=not plain_local,
-            timeout=httpx2.Timeout(answer_seconds, connect=CONNECT_SECONDS),
+            timeout=httpx2.Timeout(timeout_seconds, connect=CONNECT_TIMEOUT_SECONDS),
         )
 
-    def __enter__(self) -> Api:
+    def __enter__(self) -> ApiClient:
         return self
 
     def __exit__(
@@ -74,7 +74,7 @@ class Api:
     ) -> None:
         self._client.close()
 
-    def get(self, path: str, **query: Field) -> dict[str, Any]:
+    def get(self, path: str, **query: QueryValue) -> dict[str, Any]:
         """The answer to GET; None in the query means not sent."""
         return self._send("GET", path, query=query)
 
@@ -95,18 +95,18 @@ class Api:
 
         The server's own patience is a minute, for programs that retry; a person had rather wait than ask again.
         """
-        wait = {"prefer": f"wait={GENERATION_SECONDS:.0f}"}  # RFC 7240
-        return self._send("POST", path, body=body, headers=wait, timeout=_generation())
+        wait = {"prefer": f"wait={GENERATION_TIMEOUT_SECONDS:.0f}"}  # RFC 7240
+        return self._send("POST", path, body=body, headers=wait, timeout=_generation_timeout())
 
-    def all_pages(self, path: str, *, most: int | None = None, **query: Field) -> dict[str, Any]:
+    def all_pages(self, path: str, *, max_records: int | None = None, **query: QueryValue) -> dict[str, Any]:
         """One list object with the records of every page, or of as many pages as hold the `most` first ones."""
         document = self.get(path, **query)
         records = list(_records(document))
-        while document.get("has_more") and _records(document) and (most is None or len(records) < most):
+        while document.get("has_more") and _records(document) and (max_records is None or len(records) < max_records):
             document = self.get(path, **query, after=_cursor(document))
             records += _records(document)
-        left = bool(document.get("has_more")) or (most is not None and len(records) > most)
-        return {**document, "data": records[:most], "has_more": left and most is not None}
+        left = bool(document.get("has_more")) or (max_records is not None and len(records) > max_records)
+        return {**document, "data": records[:max_records], "has_more": left and max_records is not None}
 
     @contextmanager
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Iterator[Frame]]:
@@ -114,89 +114,93 @@ class Api:
         request_id: str | None = None
         try:
             with (
-                self._failures_told(),
+                self._translated_errors(),
                 self._client.stream(
                     "POST",
                     self._url(path),
                     json=dict(body),
                     headers={"accept": "text/event-stream"},
-                    timeout=_generation(),
+                    timeout=_generation_timeout(),
                 ) as response,
             ):
                 request_id = response.headers.get("x-request-id")
                 self._check_stream(response)
-                yield frames(response.iter_bytes())
+                yield parse_frames(response.iter_bytes())
         except CommandError as error:  # raised by the reader of the frames, too, which knows no headers
             error.request_id = error.request_id or request_id
             raise
 
     @contextmanager
-    def download(self, path: str, **query: Field) -> Iterator[Iterator[bytes]]:
+    def download(self, path: str, **query: QueryValue) -> Iterator[Iterator[bytes]]:
         """The bytes of an answer to GET that may be of any length, as they come."""
         with (
-            self._failures_told(),
+            self._translated_errors(),
             self._client.stream(
-                "GET", self._url(path), params=_sent(query), headers={"accept": "*/*"}, timeout=_generation()
+                "GET",
+                self._url(path),
+                params=_query_params(query),
+                headers={"accept": "*/*"},
+                timeout=_generation_timeout(),
             ) as response,
         ):
             if not response.is_success:
                 response.read()
-                raise self._refused(response)
+                raise self._error_from(response)
             yield response.iter_bytes()
 
     def _check_stream(self, response: httpx2.Response) -> None:
         if not response.is_success:
             response.read()
-            raise self._refused(response)
+            raise self._error_from(response)
         if "text/event-stream" not in response.headers.get("content-type", ""):
-            raise self._not_ours(response, "did not answer with an event stream")
+            raise self._unexpected_response(response, "did not answer with an event stream")
 
     def _send(
         self,
         method: str,
         path: str,
         *,
-        query: Mapping[str, Field] | None = None,
+        query: Mapping[str, QueryValue] | None = None,
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: httpx2.Timeout | None = None,
     ) -> dict[str, Any]:
-        with self._failures_told():
+        with self._translated_errors():
             response = self._client.request(
                 method,
                 self._url(path),
-                params=_sent(query or {}),
+                params=_query_params(query or {}),
                 json=None if body is None else dict(body),
                 headers=dict(headers or {}),
                 timeout=timeout or self._client.timeout,
             )
         if not response.is_success:
-            raise self._refused(response)
+            raise self._error_from(response)
         try:
             document = json.loads(response.content)
         except ValueError:
-            raise self._not_ours(response, "did not answer with JSON") from None
+            raise self._unexpected_response(response, "did not answer with JSON") from None
         if not isinstance(document, dict):
-            raise self._not_ours(response, "did not answer with a JSON object")
+            raise self._unexpected_response(response, "did not answer with a JSON object")
         return document
 
     def _url(self, path: str) -> str:
         return f"{self._target.endpoint}/{path}"
 
-    def _refused(self, response: httpx2.Response) -> CommandError:
-        refusal = Refusal.read(response.status_code, response.headers, response.content)
-        return refused(refusal, key_source=self._target.api_key_source)
+    def _error_from(self, response: httpx2.Response) -> CommandError:
+        error_response = ErrorResponse.parse(response.status_code, response.headers, response.content)
+        return api_error(error_response, key_source=self._target.api_key_source)
 
-    def _not_ours(self, response: httpx2.Response, why: str) -> CommandError:
+    def _unexpected_response(self, response: httpx2.Response, why: str) -> CommandError:
         return CommandError(
-            ExitCode.SERVER,
+            ExitCode.SERVER_ERROR,
             f"{self._target.endpoint} {why}.",
             next_step=f"check --endpoint (it came from {self._target.endpoint_source}): it ends in /v1.",
             request_id=response.headers.get("x-request-id"),
         )
 
     @contextmanager
-    def _failures_told(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         import httpx2
 
         try:
@@ -207,25 +211,25 @@ class Api:
             httpx2.ProxyError,
             httpx2.UnsupportedProtocol,
         ) as error:
-            raise self._unreachable(error) from error
+            raise self._connection_error(error) from error
         except httpx2.InvalidURL as error:
             raise CommandError(
                 ExitCode.USAGE, f"{self._target.endpoint}: {error}.", next_step="correct --endpoint."
             ) from error
         except httpx2.TimeoutException as error:
             raise CommandError(
-                ExitCode.SERVER,
+                ExitCode.SERVER_ERROR,
                 f"{self._target.endpoint} took the request but did not answer in time.",
                 next_step="look at `llma status`, then try again.",
             ) from error
         except httpx2.TransportError as error:
             raise CommandError(
-                ExitCode.SERVER,
+                ExitCode.SERVER_ERROR,
                 f"the connection to {self._target.endpoint} broke ({error or type(error).__name__}).",
                 next_step="try again; `llma status` and `llma logs` tell whether an engine went down.",
             ) from error
 
-    def _unreachable(self, error: Exception) -> CommandError:
+    def _connection_error(self, error: Exception) -> CommandError:
         if "CERTIFICATE" in str(error).upper():
             next_step = "if the server's certificate is your organisation's own, name its CA file in SSL_CERT_FILE."
         elif self._target.is_local:
@@ -239,17 +243,17 @@ class Api:
         )
 
 
-def _sent(query: Mapping[str, Field]) -> dict[str, str | int | Sequence[str]] | None:
+def _query_params(query: Mapping[str, QueryValue]) -> dict[str, str | int | Sequence[str]] | None:
     return {name: value for name, value in query.items() if value is not None} or None
 
 
-def _generation() -> httpx2.Timeout:
+def _generation_timeout() -> httpx2.Timeout:
     import httpx2
 
-    return httpx2.Timeout(GENERATION_SECONDS, connect=CONNECT_SECONDS)
+    return httpx2.Timeout(GENERATION_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
 
 
-def path_of(*segments: str) -> str:
+def build_path(*segments: str) -> str:
     """A path of segments and ids. The slashes in a model's id stay; all else is percent-encoded."""
     for segment in segments:
         if not segment or ".." in segment.split("/"):
@@ -268,7 +272,7 @@ def _cursor(document: Mapping[str, Any]) -> str:
     return str(document.get("last_id") or last.get("cursor") or last["id"])
 
 
-def _sendable(headers: dict[str, str]) -> dict[str, str]:
+def _validated_headers(headers: dict[str, str]) -> dict[str, str]:
     """A key pasted with a line break in it would fail deep inside the HTTP library, and unclearly."""
     for name, value in headers.items():
         if not (value.isascii() and value.isprintable()):

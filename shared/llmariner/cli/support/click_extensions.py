@@ -14,19 +14,19 @@ import click
 
 from llmariner.cli.support.session import Session
 
-__all__ = ["Command", "Group", "RootGroup", "pass_session"]
+__all__ = ["Command", "Group", "LazyGroup", "pass_session"]
 
 pass_session = click.make_pass_decorator(Session, ensure=True)
 
 
-def _remember(context: click.Context, param: click.Parameter, value: str | None) -> None:
+def _store_global_option(context: click.Context, param: click.Parameter, value: str | None) -> None:
     session = context.ensure_object(Session)
     if value is not None and param.name is not None:
         setattr(session, param.name, value)
 
 
 def _global_option(*names: str, **attributes: Any) -> click.Option:
-    return click.Option(names, expose_value=False, callback=_remember, **attributes)
+    return click.Option(names, expose_value=False, callback=_store_global_option, **attributes)
 
 
 _GLOBAL_OPTIONS = (
@@ -50,7 +50,7 @@ _GLOBAL_OPTIONS = (
 
 
 # For commands whose -o is the organization, as it is in LLMariner's own command line.
-_LONG_OUTPUT = _global_option("--output", type=_GLOBAL_OPTIONS[0].type, help=_GLOBAL_OPTIONS[0].help)
+_OUTPUT_WITHOUT_SHORT_FLAG = _global_option("--output", type=_GLOBAL_OPTIONS[0].type, help=_GLOBAL_OPTIONS[0].help)
 
 
 class _GlobalOptions(click.Command):
@@ -58,19 +58,19 @@ class _GlobalOptions(click.Command):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         own = super().get_params(ctx)
-        taken = {name for param in own for name in (param.name, *param.opts)}
+        used_names = {name for param in own for name in (param.name, *param.opts)}
         first, *others = _GLOBAL_OPTIONS
-        options = (_LONG_OUTPUT if "-o" in taken else first, *others)
-        return [*own, *(option for option in options if option.name not in taken)]
+        options = (_OUTPUT_WITHOUT_SHORT_FLAG if "-o" in used_names else first, *others)
+        return [*own, *(option for option in options if option.name not in used_names)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         own: list[tuple[str, str]] = []
-        everywhere: list[tuple[str, str]] = []
+        global_records: list[tuple[str, str]] = []
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None and not isinstance(param, click.Argument):
-                (everywhere if param in (*_GLOBAL_OPTIONS, _LONG_OUTPUT) else own).append(record)
-        for title, records in (("Options", own), ("Global options", everywhere)):
+                (global_records if param in (*_GLOBAL_OPTIONS, _OUTPUT_WITHOUT_SHORT_FLAG) else own).append(record)
+        for title, records in (("Options", own), ("Global options", global_records)):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
@@ -91,7 +91,7 @@ class Group(_GlobalOptions, click.Group):
         super().format_options(ctx, formatter)
 
 
-class RootGroup(Group):
+class LazyGroup(Group):
     """The root, whose members are named by import path and imported when one is asked for.
 
     `aliases`: other names of members, which work and are not listed.

@@ -19,7 +19,7 @@ from llmariner.cli.sign_in.token_store import SignIn, SignInFile
 from llmariner.cli.support.errors import CommandError, ExitCode
 from llmariner.settings import Secret, StandaloneSettings
 
-__all__ = ["ContextFile", "Target", "checked_endpoint", "masked", "resolve", "same_server"]
+__all__ = ["ContextFile", "Target", "mask_key", "resolve_target", "same_origin", "validate_endpoint"]
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Target:
     sign_in: SignIn | None = None
     """Whose token `api_key` is, if it is one."""
 
-    own_program_only: bool = False
+    own_listener_only: bool = False
     """The key is the administrator's of this machine, found and not given: for a program of this user alone."""
 
-    def signed_in(self, sign_in: SignIn) -> Target:
+    def with_sign_in(self, sign_in: SignIn) -> Target:
         """The same with the token of a sign-in."""
-        return replace(self, api_key=Secret(sign_in.token), sign_in=sign_in, own_program_only=False)
+        return replace(self, api_key=Secret(sign_in.token), sign_in=sign_in, own_listener_only=False)
 
     def anonymous(self) -> Target:
         """The same without anything that says who asks."""
@@ -55,15 +55,17 @@ class Target:
 
     def without_key(self) -> Target:
         """The same without key or token."""
-        return replace(self, api_key=Secret(""), api_key_source=None, sign_in=None, own_program_only=False)
+        return replace(self, api_key=Secret(""), api_key_source=None, sign_in=None, own_listener_only=False)
 
-    def selecting(self, organization: str, project: str) -> Target:
+    def with_project(self, organization: str, project: str) -> Target:
         """The same for another organisation and project; empty: the default ones."""
         return replace(self, organization=organization, project=project)
 
     def with_key(self, key: str) -> Target:
         """The same with a key that was just typed."""
-        return replace(self, api_key=Secret(key), api_key_source="what you typed", sign_in=None, own_program_only=False)
+        return replace(
+            self, api_key=Secret(key), api_key_source="what you typed", sign_in=None, own_listener_only=False
+        )
 
     @property
     def is_local(self) -> bool:
@@ -76,7 +78,7 @@ class Target:
         return _origin(self.endpoint)[2] or 0
 
     @property
-    def in_the_clear(self) -> bool:
+    def is_unencrypted(self) -> bool:
         """Whether whoever sits between here and there can read what is sent."""
         return self.endpoint.startswith("http://") and not self.is_local
 
@@ -88,7 +90,7 @@ class ContextFile:
         self.path = path
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> ContextFile:
+    def from_environment(cls, environment: Mapping[str, str]) -> ContextFile:
         """The file that belongs to this environment, whether it exists or not."""
         home = environment.get("XDG_CONFIG_HOME")
         return cls((Path(home) if home else Path.home() / ".config") / "llmariner" / "config.yaml")
@@ -124,11 +126,11 @@ class ContextFile:
         )
 
 
-def resolve(environment: Mapping[str, str], *, endpoint: str | None = None) -> Target:
+def resolve_target(environment: Mapping[str, str], *, endpoint: str | None = None) -> Target:
     """The target: from `--endpoint`, else the environment, else the context file, else this machine."""
-    file = ContextFile.of(environment)
+    file = ContextFile.from_environment(environment)
     context = file.read()
-    home = _home(environment)
+    home = _home_settings(environment)
     stored_endpoint = str(context.get("endpoint") or "")
     chosen, source = next(
         (value, source)
@@ -136,12 +138,12 @@ def resolve(environment: Mapping[str, str], *, endpoint: str | None = None) -> T
             (endpoint, "--endpoint"),
             (environment.get("LLMARINER_BASE_URL"), "LLMARINER_BASE_URL"),
             (stored_endpoint, str(file.path)),
-            (f"{_default(environment, home)}/v1", "the default"),
+            (f"{_default_base_url(environment, home)}/v1", "the default"),
         )
         if value
     )
-    url = checked_endpoint(chosen, source)
-    tokens = SignInFile.of(environment)
+    url = validate_endpoint(chosen, source)
+    tokens = SignInFile.from_environment(environment)
     sign_in = None if environment.get("LLMARINER_API_KEY", "").strip() else tokens.get(url)
     key, key_source = _key(environment, context, url, file.path)
     if sign_in is not None:
@@ -157,20 +159,20 @@ def resolve(environment: Mapping[str, str], *, endpoint: str | None = None) -> T
         organization=str(context.get("organization") or ""),
         project=str(context.get("project") or ""),
         sign_in=sign_in,
-        own_program_only=bool(admin_key.reveal()),
+        own_listener_only=bool(admin_key.reveal()),
     )
 
 
-def _default(environment: Mapping[str, str], home: StandaloneSettings) -> str:
+def _default_base_url(environment: Mapping[str, str], home: StandaloneSettings) -> str:
     return home.base_url if environment.get("LLMARINER_HOST") else f"http://localhost:{home.port}"
 
 
-def masked(key: str) -> str:
+def mask_key(key: str) -> str:
     """Enough of a key to tell it from another, too little to use it."""
     return f"{key[:7]}…{key[-2:]}" if len(key) >= 20 else "*" * 8
 
 
-def same_server(one: str, other: str) -> bool:
+def same_origin(one: str, other: str) -> bool:
     """Whether two URLs have the same scheme, host and port, and so may see the same key."""
     return _origin(one) == _origin(other)
 
@@ -181,7 +183,7 @@ def _key(
     if key := environment.get("LLMARINER_API_KEY", "").strip():
         return Secret(key), "LLMARINER_API_KEY"
     stored_endpoint = str(context.get("endpoint") or "")
-    if context.get("api_key") and (not stored_endpoint or same_server(stored_endpoint, endpoint)):
+    if context.get("api_key") and (not stored_endpoint or same_origin(stored_endpoint, endpoint)):
         return Secret(str(context["api_key"])), str(file)
     return Secret(""), None
 
@@ -197,14 +199,14 @@ def _admin_key(file: Path, endpoint: str) -> Secret:
         return Secret("")  # no platform of this user's on this machine, so no key of its administrator either
 
 
-def _home(environment: Mapping[str, str]) -> StandaloneSettings:
+def _home_settings(environment: Mapping[str, str]) -> StandaloneSettings:
     try:
         return StandaloneSettings.load(environment)
     except ValueError as error:
         raise CommandError(ExitCode.USAGE, str(error), next_step="correct or unset the variable.") from error
 
 
-def checked_endpoint(text: str, source: str) -> str:
+def validate_endpoint(text: str, source: str) -> str:
     """The URL without a slash at its end. CommandError when it is none; `source` says where it came from."""
     url = text.strip().rstrip("/")
     if _origin(url)[0] not in ("http", "https") or not _origin(url)[1]:

@@ -14,22 +14,22 @@ from typing import Any
 
 import click
 
-from llmariner.cli.support.terminal import printable
+from llmariner.cli.support.terminal import strip_control_characters
 
-__all__ = ["CommandError", "ExitCode", "Refusal", "refused", "waiting_room"]
+__all__ = ["CommandError", "ErrorResponse", "ExitCode", "api_error", "format_progress"]
 
 
 class ExitCode(enum.IntEnum):
     """What `llma` exits with; `llma --help` lists them from here."""
 
     OK = 0
-    REFUSED = 1
+    REJECTED = 1
     USAGE = 2
     DENIED = 3
     NOT_FOUND = 4
-    SERVER = 5
+    SERVER_ERROR = 5
     UNREACHABLE = 6
-    OUTPUT = 7
+    OUTPUT_ERROR = 7
     INTERRUPTED = 130
     PIPE_CLOSED = 141
 
@@ -41,13 +41,13 @@ class ExitCode(enum.IntEnum):
 
 _MEANINGS = {
     ExitCode.OK: "done",
-    ExitCode.REFUSED: "the API refused the request (4xx)",
+    ExitCode.REJECTED: "the API refused the request (4xx)",
     ExitCode.USAGE: "the command line or the configuration file is wrong",
     ExitCode.DENIED: "not authenticated or not authorised (401, 403)",
     ExitCode.NOT_FOUND: "no such thing (404)",
-    ExitCode.SERVER: "the server or an engine is in trouble (5xx, or a broken answer)",
+    ExitCode.SERVER_ERROR: "the server or an engine is in trouble (5xx, or a broken answer)",
     ExitCode.UNREACHABLE: "no server answers at the endpoint; `llma up` starts one here",
-    ExitCode.OUTPUT: "the output could not be written",
+    ExitCode.OUTPUT_ERROR: "the output could not be written",
     ExitCode.INTERRUPTED: "interrupted",
     ExitCode.PIPE_CLOSED: "the reader of the output went away, such as `head`",
 }
@@ -68,11 +68,11 @@ class CommandError(Exception):
         lines = [f"Error: {self.message}", f"Next: {self.next_step}"]
         if self.request_id:
             lines.append(f"Request: {self.request_id}")
-        click.echo(printable("\n".join(lines)), err=True)
+        click.echo(strip_control_characters("\n".join(lines)), err=True)
 
 
 @dataclass(frozen=True)
-class Refusal:
+class ErrorResponse:
     """An answer that is not a success, taken apart."""
 
     status: int
@@ -82,13 +82,13 @@ class Refusal:
     retry_after: str | None
 
     @classmethod
-    def read(cls, status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
+    def parse(cls, status: int, headers: Mapping[str, str], body: bytes) -> ErrorResponse:
         """From OpenAI's error envelope where there is one, else from whatever the server in between sent."""
         error = _envelope(body)
         message = (
             str(error.get("message") or "") or _first_line(body) or f"the server answered {status} and said nothing"
         )
-        if progress := waiting_room(error):
+        if progress := format_progress(error):
             message = f"{message} ({progress})"
         return cls(
             status=status,
@@ -99,24 +99,24 @@ class Refusal:
         )
 
 
-def refused(refusal: Refusal, *, key_source: str | None) -> CommandError:
+def api_error(response: ErrorResponse, *, key_source: str | None) -> CommandError:
     """The error that an answer means. `key_source` says where the key came from; None: none was sent."""
-    note = ", ".join(dict.fromkeys(part for part in (str(refusal.status), refusal.code) if part))
+    note = ", ".join(dict.fromkeys(part for part in (str(response.status), response.code) if part))
     return CommandError(
-        _exit_code(refusal.status),
-        f"{refusal.message.rstrip()} [{note}]",
-        next_step=_next_step(refusal, key_source),
-        request_id=refusal.request_id,
+        _exit_code(response.status),
+        f"{response.message.rstrip()} [{note}]",
+        next_step=_next_step(response, key_source),
+        request_id=response.request_id,
     )
 
 
-def waiting_room(facts: Mapping[str, Any]) -> str:
+def format_progress(serving_status: Mapping[str, Any]) -> str:
     """`loading, 45%, about 12 s left`, from what a sleeping model's answers carry; empty without facts."""
-    phase = str(facts.get("phase") or "")
+    phase = str(serving_status.get("phase") or "")
     parts = [phase] if phase else []
     if phase in ("asleep", "ready", "stopping", "failed"):  # nothing is under way, whatever the numbers say
         return phase
-    progress, estimate = facts.get("progress"), facts.get("estimate_seconds")
+    progress, estimate = serving_status.get("progress"), serving_status.get("estimate_seconds")
     if isinstance(progress, int | float) and progress:
         parts.append(f"{progress:.0%}")
     if isinstance(estimate, int | float) and estimate >= 1:
@@ -129,32 +129,32 @@ def _exit_code(status: int) -> ExitCode:
         return ExitCode.DENIED
     if status == 404:
         return ExitCode.NOT_FOUND
-    return ExitCode.SERVER if status >= 500 else ExitCode.REFUSED
+    return ExitCode.SERVER_ERROR if status >= 500 else ExitCode.REJECTED
 
 
-def _next_step(refusal: Refusal, key_source: str | None) -> str:
-    if refusal.code in _BY_CODE:
-        return _BY_CODE[refusal.code]
-    if refusal.status == 401:
-        return _get_a_key(key_source)
-    if refusal.retry_after and refusal.status in (408, 429, 503):
-        return f"run the same command again in {refusal.retry_after} s."
-    if 300 <= refusal.status < 400:
+def _next_step(response: ErrorResponse, key_source: str | None) -> str:
+    if response.code in _NEXT_STEPS_BY_CODE:
+        return _NEXT_STEPS_BY_CODE[response.code]
+    if response.status == 401:
+        return _credential_next_step(key_source)
+    if response.retry_after and response.status in (408, 429, 503):
+        return f"run the same command again in {response.retry_after} s."
+    if 300 <= response.status < 400:
         return "give the address it points to as --endpoint."
-    if refusal.status >= 500:
+    if response.status >= 500:
         return "look at `llma status` and `llma logs`; the request id finds the request in the log."
-    return _BY_STATUS.get(
-        refusal.status, "change the request as the message says; `--help` lists what the command takes."
+    return _NEXT_STEPS_BY_STATUS.get(
+        response.status, "change the request as the message says; `--help` lists what the command takes."
     )
 
 
-def _get_a_key(key_source: str | None) -> str:
+def _credential_next_step(key_source: str | None) -> str:
     if key_source is None:
         return "sign in with `llma auth login`, set LLMARINER_API_KEY, or `llma context set --api-key -`."
     return f"the key came from {key_source}; check it with `llma auth token`, or ask for a new one."
 
 
-_BY_CODE = {
+_NEXT_STEPS_BY_CODE = {
     "model_not_found": "`llma models list` shows the ids this server knows; `llma models pull ID` adds one.",
     "unknown_url": "check --endpoint: it ends in /v1 (`llma context get` shows the one in use).",
     "invalid_token": "sign in again with `llma auth login`.",
@@ -165,7 +165,7 @@ _BY_CODE = {
     "insufficient_quota": "`llma usage list` shows what used it up; an administrator can raise the budget.",
 }
 
-_BY_STATUS = {
+_NEXT_STEPS_BY_STATUS = {
     403: "ask for a key with the scope this needs (`llma auth api-keys create NAME --scope SCOPE`).",
     404: "check the id; the `list` command beside this one shows what there is.",
     405: "this server does not offer that; compare `llma version` with the server's.",

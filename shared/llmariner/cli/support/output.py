@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmariner.cli.support.terminal import printable, speaks_unicode, write
+from llmariner.cli.support.terminal import stdout_is_unicode, strip_control_characters, write_stdout
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["Column", "Printer", "Record", "byte_size", "dollars", "moment", "number"]
+__all__ = ["Column", "Printer", "Record", "format_bytes", "format_dollars", "format_number", "format_timestamp"]
 
 Record = Mapping[str, Any]
 
@@ -65,13 +65,15 @@ class Printer:
         self._color = color
 
     @property
-    def for_people(self) -> bool:
+    def is_table(self) -> bool:
         """Whether the output is a table, so that words around it disturb no parser."""
         return self.output == "table"
 
-    def records(self, document: Record, records: Iterable[Record], columns: Sequence[Column], *, empty: str) -> None:
+    def print_records(
+        self, document: Record, records: Iterable[Record], columns: Sequence[Column], *, empty: str
+    ) -> None:
         """Many records; `empty` is said on stderr when there are none."""
-        if not self.for_people:
+        if not self.is_table:
             self._document(document)
             return
         rows = list(records)
@@ -80,19 +82,19 @@ class Printer:
         else:
             click.echo(empty, err=True)
 
-    def details(self, document: Record, fields: Mapping[str, str | int | None]) -> None:
+    def print_details(self, document: Record, fields: Mapping[str, str | int | None]) -> None:
         """One record, a field a line."""
-        if not self.for_people:
+        if not self.is_table:
             self._document(document)
             return
         rows = [{"name": name, "value": value} for name, value in fields.items()]
         columns = [Column("", lambda row: row["name"]), Column("", lambda row: row["value"])]
         self.console().print(self.table(rows, columns, header=False))
 
-    def message(self, document: Record, text: str) -> None:
+    def print_message(self, document: Record, text: str) -> None:
         """A sentence for people, the document for programs."""
-        if self.for_people:
-            write(text)
+        if self.is_table:
+            write_stdout(text)
         else:
             self._document(document)
 
@@ -127,14 +129,14 @@ class Printer:
 
     def _document(self, document: Record) -> None:
         if self.output == "json":
-            write(json.dumps(document, indent=2, ensure_ascii=not speaks_unicode()))
+            write_stdout(json.dumps(document, indent=2, ensure_ascii=not stdout_is_unicode()))
         else:
             import yaml
 
-            write(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=speaks_unicode()), end="")
+            write_stdout(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=stdout_is_unicode()), end="")
 
 
-def moment(value: Any) -> str | None:
+def format_timestamp(value: Any) -> str | None:
     """A Unix time in seconds, or an ISO 8601 text, as local time to the minute."""
     try:
         seconds = float(value)
@@ -147,7 +149,7 @@ def moment(value: Any) -> str | None:
         return str(value)
 
 
-def byte_size(value: Any) -> str | None:
+def format_bytes(value: Any) -> str | None:
     """`1.5 GiB`."""
     try:
         size = float(value)
@@ -160,7 +162,7 @@ def byte_size(value: Any) -> str | None:
     return f"{size:.1f} TiB"
 
 
-def number(value: Any, digits: int = 0) -> str | None:
+def format_number(value: Any, digits: int = 0) -> str | None:
     """A number with thousands separated by commas; upstream's JSON sends 64-bit integers as strings."""
     try:
         return f"{float(value):,.{digits}f}"
@@ -168,7 +170,7 @@ def number(value: Any, digits: int = 0) -> str | None:
         return None
 
 
-def dollars(value: Any) -> str | None:
+def format_dollars(value: Any) -> str | None:
     """An amount of US dollars: at least two decimal places, and all that there are of nine."""
     try:
         whole, _, part = f"{float(value):,.9f}".partition(".")
@@ -178,4 +180,4 @@ def dollars(value: Any) -> str | None:
 
 
 def _text(cell: str | int | None) -> str:
-    return "-" if cell is None or cell == "" else printable(str(cell)).replace("\n", " ")
+    return "-" if cell is None or cell == "" else strip_control_characters(str(cell)).replace("\n", " ")

@@ -11,31 +11,31 @@ from pathlib import Path
 
 from llmariner.cli.support.errors import CommandError, ExitCode
 
-__all__ = ["check_ours", "users_on"]
+__all__ = ["is_own_listener", "listening_uids"]
 
 _LISTENING = "0A"
 
 
-def users_on(port: int, tables: Path = Path("/proc/net")) -> frozenset[int] | None:
+def listening_uids(port: int, tables: Path = Path("/proc/net")) -> frozenset[int] | None:
     """The user ids of those who listen on a TCP port, of whatever address; None where the system does not say."""
-    found: list[int] = []
+    uids_found: list[int] = []
     for name in ("tcp", "tcp6"):
         try:
-            found += _users(tables / name, port)
+            uids_found += _uids(tables / name, port)
         except FileNotFoundError:
             if name == "tcp":
                 return None  # no Linux; without tcp6 it has no IPv6
         except (OSError, ValueError, IndexError):
             return None
-    return frozenset(found)
+    return frozenset(uids_found)
 
 
-def check_ours(port: int) -> bool:
+def is_own_listener(port: int) -> bool:
     """Whether this user's own program listens there; False where nobody does. CommandError for another user's."""
-    users = users_on(port)
-    if users is None:
+    uids = listening_uids(port)
+    if uids is None:
         return True  # what is listening can't be known here: as with any other local port
-    if foreign := users - {os.geteuid()}:
+    if foreign := uids - {os.geteuid()}:
         raise CommandError(
             ExitCode.DENIED,
             f"port {port} of this machine is taken by another user (uid {min(foreign)}), so the administrator's key was "
@@ -43,10 +43,10 @@ def check_ours(port: int) -> bool:
             next_step="if that platform is meant, ask for a key and set LLMARINER_API_KEY; else start yours with another "
             "LLMARINER_PORT.",
         )
-    return bool(users)
+    return bool(uids)
 
 
-def _users(table: Path, port: int) -> Iterator[int]:
+def _uids(table: Path, port: int) -> Iterator[int]:
     with table.open(encoding="ascii") as lines:
         next(lines)
         for line in lines:

@@ -6,65 +6,67 @@ from typing import Any
 
 import click
 
-from llmariner.cli.support.api import Api, path_of
+from llmariner.cli.support.api import ApiClient, build_path
 from llmariner.cli.support.configuration import Target
 from llmariner.cli.support.errors import CommandError
-from llmariner.cli.support.terminal import note
+from llmariner.cli.support.terminal import write_stderr
 
-__all__ = ["ask_organization", "ask_project"]
+__all__ = ["prompt_organization", "prompt_project"]
 
 Record = dict[str, Any]
 
 
-def ask_organization(target: Target, present: str) -> str:
+def prompt_organization(target: Target, current: str) -> str:
     """The id chosen; empty for the default one. What is typed, where the platform lists none."""
-    return _ask("organization", _listed(target, "organizations"), present)
+    return _prompt("organization", _fetch(target, "organizations"), current)
 
 
-def ask_project(target: Target, organization: str, present: str) -> str:
+def prompt_project(target: Target, organization: str, current: str) -> str:
     """As `ask_organization`, among the projects of an organisation (empty: the default one, or the only one)."""
     if not organization:
-        found = _listed(target, "organizations")
+        found = _fetch(target, "organizations")
         default = [each for each in found if each.get("is_default")] or found[:1]
         organization = str(default[0]["id"]) if default else ""
-    listed = _listed(target, "organizations", organization, "projects") if organization else []
-    return _ask("project", listed, present)
+    records = _fetch(target, "organizations", organization, "projects") if organization else []
+    return _prompt("project", records, current)
 
 
-def _listed(target: Target, *path: str) -> list[Record]:
+def _fetch(target: Target, *path: str) -> list[Record]:
     """Empty when they can't be had: a context can be set before there is a platform or a key."""
     try:
-        with Api(target, answer_seconds=10.0) as api:
-            found = api.get(path_of(*path))
+        with ApiClient(target, timeout_seconds=10.0) as api:
+            found = api.get(build_path(*path))
     except CommandError as failure:
-        note(f"({path[-1]} can't be listed: {failure.message})")
+        write_stderr(f"({path[-1]} can't be listed: {failure.message})")
         return []
     records = found.get(path[-1]) or found.get("data") or []
     return [each for each in records if isinstance(each, dict) and each.get("id")]
 
 
-def _ask(kind: str, records: list[Record], present: str) -> str:
+def _prompt(kind: str, records: list[Record], current: str) -> str:
     for number, record in enumerate(records, 1):
         default = ", the default one" if record.get("is_default") else ""
         click.echo(f"  {number}  {record.get('title') or record.get('name')}  ({record['id']}{default})")
-    words = "number, title or id" if records else "title or id"
+    accepted = "number, title or id" if records else "title or id"
     while True:
-        said = click.prompt(
-            f"{kind.capitalize()} ({words}; - for the default one)", default=present or "-", show_default=bool(present)
+        answer = click.prompt(
+            f"{kind.capitalize()} ({accepted}; - for the default one)",
+            default=current or "-",
+            show_default=bool(current),
         ).strip()
-        if said == "-":
+        if answer == "-":
             return ""
-        found = _chosen(records, said)
+        found = _match_choice(records, answer)
         if found is not None:
             return found
-        click.echo(f"There is no {kind} '{said}' among these.")
+        click.echo(f"There is no {kind} '{answer}' among these.")
 
 
-def _chosen(records: list[Record], said: str) -> str | None:
+def _match_choice(records: list[Record], answer: str) -> str | None:
     if not records:
-        return said
-    if said.isdigit() and 1 <= int(said) <= len(records):
-        return str(records[int(said) - 1]["id"])
+        return answer
+    if answer.isdigit() and 1 <= int(answer) <= len(records):
+        return str(records[int(answer) - 1]["id"])
     return next(
-        (str(each["id"]) for each in records if said in (each["id"], each.get("title"), each.get("name"))), None
+        (str(each["id"]) for each in records if answer in (each["id"], each.get("title"), each.get("name"))), None
     )

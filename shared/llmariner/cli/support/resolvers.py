@@ -13,13 +13,13 @@ from llmariner.cli.support.session import Session
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from llmariner.cli.support.api import Api
+    from llmariner.cli.support.api import ApiClient
 
 __all__ = [
     "complete_admin_keys",
+    "complete_assignable_roles",
     "complete_budgets",
     "complete_emails",
-    "complete_given_roles",
     "complete_groups",
     "complete_invites",
     "complete_keys",
@@ -28,24 +28,24 @@ __all__ = [
     "complete_projects",
     "complete_roles",
     "complete_scopes",
-    "find",
-    "organization",
+    "find_record",
     "organization_option",
-    "project",
-    "role",
+    "resolve_organization",
+    "resolve_project",
+    "resolve_role",
 ]
 
 Record = dict[str, Any]
-Complete = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
+CompletionFunction = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
 
 _COMPLETION_SECONDS = 2.0
-_EVERYWHERE = ("owner", "reader", "tenant_system", "member", "viewer")
+_BUILTIN_ROLES = ("owner", "reader", "tenant_system", "member", "viewer")
 
 
-def organization(session: Session, api: Api, said: str | None) -> Record:
+def resolve_organization(session: Session, api: ApiClient, name_or_id: str | None) -> Record:
     """The organisation of that title or id; None: the one of the context, else the caller's first one."""
     found = api.get("organizations")["organizations"]
-    wanted = said or session.target().organization
+    wanted = name_or_id or session.target().organization
     if not wanted:
         if not found:
             raise CommandError(
@@ -54,59 +54,63 @@ def organization(session: Session, api: Api, said: str | None) -> Record:
                 next_step="ask an owner of one to add you, or to invite you.",
             )
         return dict(found[0])
-    return find("organization", found, wanted, listing="llma admin organizations list")
+    return find_record("organization", found, wanted, listing="llma admin organizations list")
 
 
-def project(session: Session, api: Api, said: str, organization_said: str | None) -> Record:
+def resolve_project(session: Session, api: ApiClient, name_or_id: str, organization_name: str | None) -> Record:
     """The project of that title or id in an organisation, which is chosen as `organization` does."""
-    from llmariner.cli.support.api import path_of
+    from llmariner.cli.support.api import build_path
 
-    there = organization(session, api, organization_said)
-    found = api.get(path_of("organizations", there["id"], "projects"))["projects"]
-    return find("project", found, said, listing=f"llma admin projects list --organization-title '{there['title']}'")
+    organization = resolve_organization(session, api, organization_name)
+    found = api.get(build_path("organizations", organization["id"], "projects"))["projects"]
+    return find_record(
+        "project", found, name_or_id, listing=f"llma admin projects list --organization-title '{organization['title']}'"
+    )
 
 
-def find(kind: str, records: Iterable[Record], said: str, *, listing: str) -> Record:
+def find_record(kind: str, records: Iterable[Record], name_or_id: str, *, listing: str) -> Record:
     """The record of that id, else the only one of that title or name. CommandError says what lists them."""
     known = list(records)
-    if same := [each for each in known if each.get("id") == said]:
+    if same := [each for each in known if each.get("id") == name_or_id]:
         return dict(same[0])
-    named = [each for each in known if said in (each.get("title"), each.get("name"), each.get("email"))]
+    named = [each for each in known if name_or_id in (each.get("title"), each.get("name"), each.get("email"))]
     if not named:
-        form = said in ("table", "json", "yaml")
+        form = name_or_id in ("table", "json", "yaml")
         raise CommandError(
             ExitCode.NOT_FOUND,
-            f"there is no {kind} {said!r} that you can see.",
-            next_step=f"write --output {said}: here -o is the organization." if form else f"`{listing}` shows them.",
+            f"there is no {kind} {name_or_id!r} that you can see.",
+            next_step=f"write --output {name_or_id}: here -o is the organization."
+            if form
+            else f"`{listing}` shows them.",
         )
     if len(named) > 1:
         ids = ", ".join(str(each["id"]) for each in named)
-        raise CommandError(ExitCode.USAGE, f"{len(named)} are called {said!r}.", next_step=f"give the id: {ids}.")
+        raise CommandError(ExitCode.USAGE, f"{len(named)} are called {name_or_id!r}.", next_step=f"give the id: {ids}.")
     return dict(named[0])
 
 
-def role(api: Api, said: str) -> str:
-    """The id of a role that the organisation made and calls so; one that is there everywhere is its own name."""
-    known = said.lower().replace("-", "_") in _EVERYWHERE or said.startswith(
+def resolve_role(api: ApiClient, name_or_id: str) -> str:
+    """The id of a role that the organisation custom and calls so; one that is there everywhere is its own name."""
+    known = name_or_id.lower().replace("-", "_") in _BUILTIN_ROLES or name_or_id.startswith(
         ("role_", "ORGANIZATION_ROLE_", "PROJECT_ROLE_")
     )
     if known:
-        return said
-    made = [each for each in api.all_pages("organization/roles")["data"] if not each.get("predefined_role")]
-    return str(find("role", made, said, listing="llma admin roles list")["id"])
+        return name_or_id
+    custom = [each for each in api.all_pages("organization/roles")["data"] if not each.get("predefined_role")]
+    return str(find_record("role", custom, name_or_id, listing="llma admin roles list")["id"])
 
 
-def _names(records: Callable[[Session, Api, click.Context], Iterable[tuple[str, str]]]) -> Complete:
+def _completer(records: Callable[[Session, ApiClient, click.Context], Iterable[tuple[str, str]]]) -> CompletionFunction:
     """A completion that asks the platform. Whatever fails, the shell shows nothing instead."""
 
     def complete(context: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
-        from llmariner.cli.support.api import Api
+        from llmariner.cli.support.api import ApiClient
 
         session = context.find_object(Session) or Session()
         try:
-            with Api(session.fresh_target(), answer_seconds=_COMPLETION_SECONDS) as api:
+            with ApiClient(session.authenticated_target(), timeout_seconds=_COMPLETION_SECONDS) as api:
                 found = list(records(session, api, context))
         except Exception:  # an error message would land in the middle of what the user types
             return []
@@ -115,72 +119,72 @@ def _names(records: Callable[[Session, Api, click.Context], Iterable[tuple[str, 
     return complete
 
 
-def _organizations(_session: Session, api: Api, _context: click.Context) -> Iterable[tuple[str, str]]:
+def _organizations(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
     return [(each["title"], each["id"]) for each in api.get("organizations")["organizations"]]
 
 
-def _projects(session: Session, api: Api, context: click.Context) -> Iterable[tuple[str, str]]:
-    from llmariner.cli.support.api import path_of
+def _projects(session: Session, api: ApiClient, context: click.Context) -> Iterable[tuple[str, str]]:
+    from llmariner.cli.support.api import build_path
 
-    there = organization(session, api, context.params.get("organization_title"))
-    found = api.get(path_of("organizations", there["id"], "projects"))["projects"]
+    organization = resolve_organization(session, api, context.params.get("organization_title"))
+    found = api.get(build_path("organizations", organization["id"], "projects"))["projects"]
     return [(each["title"], each["id"]) for each in found]
 
 
-def _emails(_session: Session, api: Api, _context: click.Context) -> Iterable[tuple[str, str]]:
+def _emails(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
     return [(each["id"], each["internal_id"]) for each in api.get("users")["users"]]
 
 
-def _keys(_session: Session, api: Api, _context: click.Context) -> Iterable[tuple[str, str]]:
+def _keys(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
     return [(each["name"], each["id"]) for each in api.get("api_keys")["data"]]
 
 
-def _roles(_session: Session, api: Api, _context: click.Context) -> Iterable[tuple[str, str]]:
+def _roles(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
     return [(each["name"], each["id"]) for each in api.all_pages("organization/roles")["data"]]
 
 
-def _given_roles(_session: Session, api: Api, _context: click.Context) -> Iterable[tuple[str, str]]:
-    """Those that are there everywhere, also in projects, and those that the organisation made."""
-    made = [each for each in api.all_pages("organization/roles")["data"] if not each.get("predefined_role")]
-    return [*((each.replace("_", "-"), "") for each in _EVERYWHERE), *((each["name"], each["id"]) for each in made)]
+def _assignable_roles(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
+    """Those that are there everywhere, also in projects, and those that the organisation custom."""
+    custom = [each for each in api.all_pages("organization/roles")["data"] if not each.get("predefined_role")]
+    return [*((each.replace("_", "-"), "") for each in _BUILTIN_ROLES), *((each["name"], each["id"]) for each in custom)]
 
 
-def _scopes(_session: Session, api: Api, _context: click.Context) -> Iterable[tuple[str, str]]:
+def _scopes(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
     found = api.all_pages("organization/roles")["data"]
     return [(scope, "") for scope in sorted({scope for each in found for scope in each.get("permissions") or ()})]
 
 
-def _admin_keys(_session: Session, api: Api, _context: click.Context) -> Iterable[tuple[str, str]]:
+def _admin_keys(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
     return [(each["name"], each["id"]) for each in api.all_pages("organization/admin_api_keys")["data"]]
 
 
-def _invites(_session: Session, api: Api, _context: click.Context) -> Iterable[tuple[str, str]]:
+def _invites(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
     found = api.all_pages("organization/invites")["data"]
     return [(each["email"], each["id"]) for each in found if each.get("status") != "accepted"]
 
 
-def _groups(_session: Session, api: Api, _context: click.Context) -> Iterable[tuple[str, str]]:
+def _groups(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
     return [(each["group"], each["id"]) for each in api.get("organization/sign_in/group_roles")["data"]]
 
 
-def _ids(collection: str) -> Callable[[Session, Api, click.Context], Iterable[tuple[str, str]]]:
+def _ids(collection: str) -> Callable[[Session, ApiClient, click.Context], Iterable[tuple[str, str]]]:
     return lambda _session, api, _context: [
         (each["id"], f"{each['subject']} {each['subject_id']}") for each in api.get(collection)["data"]
     ]
 
 
-complete_keys = _names(_keys)
-complete_roles = _names(_roles)
-complete_given_roles = _names(_given_roles)
-complete_scopes = _names(_scopes)
-complete_admin_keys = _names(_admin_keys)
-complete_invites = _names(_invites)
-complete_groups = _names(_groups)
-complete_limits = _names(_ids("limits"))
-complete_budgets = _names(_ids("budgets"))
-complete_organizations = _names(_organizations)
-complete_projects = _names(_projects)
-complete_emails = _names(_emails)
+complete_keys = _completer(_keys)
+complete_roles = _completer(_roles)
+complete_assignable_roles = _completer(_assignable_roles)
+complete_scopes = _completer(_scopes)
+complete_admin_keys = _completer(_admin_keys)
+complete_invites = _completer(_invites)
+complete_groups = _completer(_groups)
+complete_limits = _completer(_ids("limits"))
+complete_budgets = _completer(_ids("budgets"))
+complete_organizations = _completer(_organizations)
+complete_projects = _completer(_projects)
+complete_emails = _completer(_emails)
 
 organization_option = click.option(
     "-o",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-__all__ = ["Comment", "Event", "Frame", "frames"]
+__all__ = ["Comment", "Event", "Frame", "parse_frames"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Comment:
 Frame = Event | Comment
 
 
-def frames(chunks: Iterable[bytes]) -> Iterator[Frame]:
+def parse_frames(chunks: Iterable[bytes]) -> Iterator[Frame]:
     """Frames as they arrive. An event without its closing blank line is dropped, as the standard says."""
     data: list[str] = []
     name = ""

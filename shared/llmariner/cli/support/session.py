@@ -9,7 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from llmariner.cli.sign_in.token_store import SignInFile
-    from llmariner.cli.support.api import Api
+    from llmariner.cli.support.api import ApiClient
     from llmariner.cli.support.configuration import ContextFile, Target
     from llmariner.cli.support.output import Printer
 
@@ -34,23 +34,23 @@ class Session:
 
     def target(self) -> Target:
         """Where requests go. CommandError when the configuration is unusable."""
-        from llmariner.cli.support.configuration import resolve
+        from llmariner.cli.support.configuration import resolve_target
         from llmariner.settings import environment
 
         if self._target is None:
-            self._target = resolve(environment(), endpoint=self.endpoint)
+            self._target = resolve_target(environment(), endpoint=self.endpoint)
         return self._target
 
-    def fresh_target(self) -> Target:
+    def authenticated_target(self) -> Target:
         """As `target`, with a token that is good for a minute at least where somebody signed in."""
         target = self.target()
         if target.sign_in is not None:
-            from llmariner.cli.sign_in.token_refresh import fresh
+            from llmariner.cli.sign_in.token_refresh import ensure_fresh
 
-            self._target = target.signed_in(fresh(self.sign_in_file(), target.endpoint, target.sign_in))
+            self._target = target.with_sign_in(ensure_fresh(self.sign_in_file(), target.endpoint, target.sign_in))
         return self.target()
 
-    def forget_target(self) -> None:
+    def reset_target(self) -> None:
         """Look again at where requests go and as whom: it was just changed."""
         self._target = None
 
@@ -59,23 +59,23 @@ class Session:
         from llmariner.cli.sign_in.token_store import SignInFile
         from llmariner.settings import environment
 
-        return SignInFile.of(environment())
+        return SignInFile.from_environment(environment())
 
     def context_file(self) -> ContextFile:
         """What `llma context` reads and writes."""
         from llmariner.cli.support.configuration import ContextFile
         from llmariner.settings import environment
 
-        return ContextFile.of(environment())
+        return ContextFile.from_environment(environment())
 
-    def api(self) -> Api:
+    def api(self) -> ApiClient:
         """A client for the target, closed when the command ends."""
-        from llmariner.cli.support.api import Api
+        from llmariner.cli.support.api import ApiClient
 
-        return click.get_current_context().with_resource(Api(self.fresh_target()))
+        return click.get_current_context().with_resource(ApiClient(self.authenticated_target()))
 
-    def anonymous_api(self) -> Api:
+    def anonymous_api(self) -> ApiClient:
         """A client for the target that shows no key and no token."""
-        from llmariner.cli.support.api import Api
+        from llmariner.cli.support.api import ApiClient
 
-        return click.get_current_context().with_resource(Api(self.target().anonymous()))
+        return click.get_current_context().with_resource(ApiClient(self.target().anonymous()))

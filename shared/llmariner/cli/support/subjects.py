@@ -12,18 +12,18 @@ from llmariner.cli.support.resolvers import (
     complete_emails,
     complete_keys,
     complete_projects,
-    find,
-    organization,
-    project,
+    find_record,
+    resolve_organization,
+    resolve_project,
 )
 from llmariner.cli.support.session import Session
 
 if TYPE_CHECKING:
-    from llmariner.cli.support.api import Api
+    from llmariner.cli.support.api import ApiClient
 
-__all__ = ["named", "names", "subject", "subject_options"]
+__all__ = ["display_names", "resolve_subject", "subject_label", "subject_options"]
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+CommandFunction = TypeVar("CommandFunction", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option("--project", metavar="TITLE_OR_ID", shell_complete=complete_projects, help="That project."),
@@ -32,37 +32,39 @@ _OPTIONS = (
 )
 
 
-def subject_options(command: Command) -> Command:
+def subject_options(command: CommandFunction) -> CommandFunction:
     """`--project`, `--user` and `--key`; without any, the whole organisation is meant."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
-def subject(session: Session, api: Api, said: tuple[str | None, str | None, str | None]) -> dict[str, str]:
+def resolve_subject(
+    session: Session, api: ApiClient, selected: tuple[str | None, str | None, str | None]
+) -> dict[str, str]:
     """`subject` and `subject_id` of the one that was named, in the order project, user, key."""
-    if sum(each is not None for each in said) > 1:
+    if sum(each is not None for each in selected) > 1:
         raise click.UsageError("Name one of --project, --user and --key, or none for the whole organization.")
-    project_said, user, key = said
-    if project_said is not None:
-        return {"subject": "project", "subject_id": project(session, api, project_said, None)["id"]}
+    project_name, user, key = selected
+    if project_name is not None:
+        return {"subject": "project", "subject_id": resolve_project(session, api, project_name, None)["id"]}
     if user is not None:
         known = [{**each, "id": each["internal_id"], "email": each["id"]} for each in api.get("users")["users"]]
-        found = find("user", known, user, listing="llma admin users list")
+        found = find_record("user", known, user, listing="llma admin users list")
         return {"subject": "user", "subject_id": str(found["id"])}
     if key is not None:
-        found = find("API key", api.get("api_keys")["data"], key, listing="llma auth api-keys list")
+        found = find_record("API key", api.get("api_keys")["data"], key, listing="llma auth api-keys list")
         return {"subject": "key", "subject_id": str(found["id"])}
-    return {"subject": "organization", "subject_id": str(organization(session, api, None)["id"])}
+    return {"subject": "organization", "subject_id": str(resolve_organization(session, api, None)["id"])}
 
 
-def names(session: Session, api: Api) -> dict[str, str]:
+def display_names(session: Session, api: ApiClient) -> dict[str, str]:
     """What people call the things with these ids; those that the caller can't list are left out."""
     known: dict[str, str] = {}
     try:
-        there = organization(session, api, None)
-        known[there["id"]] = there["title"]
-        listed = api.get(f"organizations/{there['id']}/projects")["projects"]
+        organization = resolve_organization(session, api, None)
+        known[organization["id"]] = organization["title"]
+        listed = api.get(f"organizations/{organization['id']}/projects")["projects"]
         known |= {each["id"]: each["title"] for each in listed}
         known |= {each["internal_id"]: each["id"] for each in api.get("users")["users"]}
         known |= {each["id"]: each["name"] for each in api.get("api_keys")["data"]}
@@ -71,6 +73,6 @@ def names(session: Session, api: Api) -> dict[str, str]:
     return known
 
 
-def named(known: dict[str, str]) -> Callable[[Any], str]:
+def subject_label(known: dict[str, str]) -> Callable[[Any], str]:
     """The cell of a record's subject: `project Vision`."""
     return lambda each: f"{each.get('subject')} {known.get(str(each.get('subject_id')), each.get('subject_id'))}"

@@ -14,12 +14,19 @@ from typing import TextIO
 
 import click
 
-__all__ = ["StatusLine", "discard_output", "prepare_output", "printable", "speaks_unicode", "write"]
+__all__ = [
+    "StatusLine",
+    "configure_streams",
+    "discard_output",
+    "stdout_is_unicode",
+    "strip_control_characters",
+    "write_stdout",
+]
 
 _CONTROL = {code: None for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if chr(code) not in "\n\t"}
 
 
-def prepare_output() -> None:
+def configure_streams() -> None:
     """Make stdout and stderr take any text: closed ones swallow it, those of a narrow encoding get escapes."""
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115
     for name in ("stdout", "stderr"):
@@ -36,7 +43,7 @@ def discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def speaks_unicode() -> bool:
+def stdout_is_unicode() -> bool:
     """Whether stdout takes every character."""
     return _is_utf(sys.stdout)
 
@@ -45,21 +52,21 @@ def _is_utf(stream: TextIO) -> bool:
     return (stream.encoding or "").lower().startswith("utf")
 
 
-def printable(text: str) -> str:
+def strip_control_characters(text: str) -> str:
     """The text without control characters, tabs and line breaks excepted."""
     return text.translate(_CONTROL)
 
 
-def write(text: str, *, end: str = "\n") -> None:
+def write_stdout(text: str, *, end: str = "\n") -> None:
     """Put text on stdout: printable on a terminal, exact elsewhere."""
     text = text.encode("utf-8", "replace").decode()  # JSON may hold half of a surrogate pair, which no output can
-    text = printable(text) if sys.stdout.isatty() else text
+    text = strip_control_characters(text) if sys.stdout.isatty() else text
     click.echo(text + end, nl=False, color=True)  # True: click would take escape sequences out of files too
 
 
-def note(text: str) -> None:
+def write_stderr(text: str) -> None:
     """Put text on stderr, printable wherever that is."""
-    click.echo(printable(text), err=True)
+    click.echo(strip_control_characters(text), err=True)
 
 
 class StatusLine:
@@ -71,7 +78,7 @@ class StatusLine:
 
     def show(self, text: str, *, key: str | None = None) -> None:
         """Show `text`; off a terminal, only when `key` (default: the text) differs from the last one."""
-        text = printable(text)
+        text = strip_control_characters(text)
         if self._in_place:
             click.echo(f"\r{text}\x1b[K", nl=False, err=True, color=True)
             self._shown = text

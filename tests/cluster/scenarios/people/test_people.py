@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmariner.cli.sign_in.issuer import Issuer
+from llmariner.cli.sign_in.issuer import IssuerClient
 from llmariner.cli.sign_in.token_store import SignIn, SignInFile
 
 from ...lab.waiting import until
@@ -195,7 +195,10 @@ def test_no_forged_token_gets_in(
 def test_another_application_s_token_is_refused(
     installed: Installed, vouching: Vouching, ask: Callable[[str], Answer]
 ) -> None:
-    with contextlib.closing(_running.Browser(_ALICE)) as browser, Issuer(vouching.url, CONSOLE, _SCOPES) as issuer:
+    with (
+        contextlib.closing(_running.Browser(_ALICE)) as browser,
+        IssuerClient(vouching.url, CONSOLE, _SCOPES) as issuer,
+    ):
         token = str(browser.signs_in(issuer).token)
     assert (_status(installed, token), ask(token).status) == (401, 401)
 
@@ -217,8 +220,8 @@ def test_who_leaves_the_group_is_out_with_the_next_token(
     assert ask(before.token).status == 200
     vouching.company.knows(**{_ALICE: {"groups": []}})
     try:
-        with Issuer(vouching.url, "llmariner", _SCOPES) as issuer:
-            after = issuer.renew(before)
+        with IssuerClient(vouching.url, "llmariner", _SCOPES) as issuer:
+            after = issuer.refresh(before)
         assert _status(installed, after.token) == 403
         seconds = _refused_after(lambda: ask(before.token), {403})
         print(f"\nthe token from before is refused after {seconds:.1f} s")
@@ -227,9 +230,9 @@ def test_who_leaves_the_group_is_out_with_the_next_token(
         assert _status(installed, before.token) == 403
     finally:
         vouching.company.knows(**{_ALICE: {"groups": ["staff"]}})
-        with Issuer(vouching.url, "llmariner", _SCOPES) as issuer:
-            again = issuer.renew(after)
-    SignInFile.of({"XDG_CONFIG_HOME": str(homes / "alice" / ".config")}).put(installed.base_url, again)
+        with IssuerClient(vouching.url, "llmariner", _SCOPES) as issuer:
+            again = issuer.refresh(after)
+    SignInFile.from_environment({"XDG_CONFIG_HOME": str(homes / "alice" / ".config")}).put(installed.base_url, again)
     assert _status(installed, again.token) == 200
     assert "member of Default Project" in alice.says("auth", "status")
 
@@ -295,7 +298,7 @@ def _claims(terminal: Terminal) -> dict[str, Any]:
 
 
 def _sign_in(homes: Path, installed: Installed) -> SignIn:
-    found = SignInFile.of({"XDG_CONFIG_HOME": str(homes / "alice" / ".config")}).get(installed.base_url)
+    found = SignInFile.from_environment({"XDG_CONFIG_HOME": str(homes / "alice" / ".config")}).get(installed.base_url)
     assert found is not None
     return found
 
