@@ -146,7 +146,10 @@ def _roles(_session: Session, api: ApiClient, _context: click.Context) -> Iterab
 def _assignable_roles(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
     """Those that are there everywhere, also in projects, and those that the organisation custom."""
     custom = [each for each in api.all_pages("organization/roles")["data"] if not each.get("predefined_role")]
-    return [*((each.replace("_", "-"), "") for each in _BUILTIN_ROLES), *((each["name"], each["id"]) for each in custom)]
+    return [
+        *((each.replace("_", "-"), "") for each in _BUILTIN_ROLES),
+        *((each["name"], each["id"]) for each in custom),
+    ]
 
 
 def _scopes(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
