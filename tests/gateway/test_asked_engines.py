@@ -61,8 +61,8 @@ def test_an_engine_that_does_not_know_the_question_is_taken_as_one_that_does_not
 
 
 def test_nobody_waits_for_an_engine_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_module, "_PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(context_module, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(template_module, "_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(context_module, "_TIMEOUT_SECONDS", 0.1)
     assert asked(None) == (DEFAULT_TEMPLATE_TOKENS, 0)
 
 
