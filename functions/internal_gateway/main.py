@@ -7,15 +7,15 @@ from fastapi import Request
 from fastapi.responses import PlainTextResponse
 
 from llmariner.context import Context
-from llmariner.control_plane import InProcessControl
+from llmariner.control_plane import InProcessControlPlane
 from llmariner.errors import AuthenticationFailed, InvalidRequest, ModelNotFound, PermissionDenied, UnknownUrl
 from llmariner.gateway.control_plane.http_client import AUDIENCE
 from llmariner.gateway.control_plane.port import Key
 from llmariner.gateway.control_plane.serialization import (
-    answer_to_wire,
-    ask_from_wire,
     changes_to_wire,
     key_to_wire,
+    lease_request_from_wire,
+    lease_response_to_wire,
     model_to_wire,
 )
 from llmariner.http.authorization.authentication import context_of
@@ -59,17 +59,17 @@ def _field(body: dict[str, Any], name: str, kind: type[FieldType]) -> FieldType:
     return value
 
 
-def _control(context: Context) -> InProcessControl:
-    return context.in_process_control
+def _control(context: Context) -> InProcessControlPlane:
+    return context.in_process_control_plane
 
 
 async def _key(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    return await _key_or_rejection(_control(context).key(_field(body, "digest", str), *_selection(body)))
+    return await _key_or_rejection(_control(context).authenticate_key(_field(body, "digest", str), *_selection(body)))
 
 
 async def _person(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     return await _key_or_rejection(
-        _control(context).person(_field(body, "token", str), *_selection(body), body.get("source"))
+        _control(context).authenticate_user(_field(body, "token", str), *_selection(body), body.get("source"))
     )
 
 
@@ -88,16 +88,16 @@ async def _key_or_rejection(asked: Awaitable[Key | None]) -> dict[str, Any]:
 
 
 async def _model(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    state = await _control(context).known_model(_field(body, "model", str))
+    state = await _control(context).find_model_state(_field(body, "model", str))
     return {"model": None if state is None else model_to_wire(state)}
 
 
 async def _lease(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     try:
-        ask = ask_from_wire(body)
+        ask = lease_request_from_wire(body)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidRequest(f"This is no account of a process: {error}.") from error
-    return answer_to_wire(await _control(context).lease(ask))
+    return lease_response_to_wire(await _control(context).lease(ask))
 
 
 async def _wake(context: Context, body: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +109,7 @@ async def _waiting(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     counts = _field(body, "counts", dict)
     if not all(isinstance(count, int) for count in counts.values()):
         raise InvalidRequest("'counts' must be whole numbers.", param="counts")
-    await _control(context).waiting(_field(body, "process", str), counts)
+    await _control(context).report_waiting(_field(body, "process", str), counts)
     return {}
 
 
@@ -151,7 +151,7 @@ async def _changes(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     rules = body.get("rules", 0)  # gateways of the release before do not say it
     if not isinstance(rules, int):
         raise InvalidRequest("'rules' must be of type int.", param="rules")
-    return changes_to_wire(await _control(context).changes(_field(body, "cursor", str), rules))
+    return changes_to_wire(await _control(context).changes_since(_field(body, "cursor", str), rules))
 
 
 async def _record(context: Context, body: dict[str, Any]) -> dict[str, Any]:
@@ -160,7 +160,7 @@ async def _record(context: Context, body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _used(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    await _control(context).used(_field(body, "last_used", dict))
+    await _control(context).record_last_used(_field(body, "last_used", dict))
     return {}
 
 

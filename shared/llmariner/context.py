@@ -26,10 +26,10 @@ from llmariner.settings import (
 )
 
 if TYPE_CHECKING:
-    from llmariner.control_plane import InProcessControl
+    from llmariner.control_plane import InProcessControlPlane
     from llmariner.gateway.authentication.failed_attempts import ThrottledLookups
-    from llmariner.gateway.control_plane.http_client import RemoteControl
-    from llmariner.gateway.control_plane.port import Control
+    from llmariner.gateway.control_plane.http_client import HttpControlPlane
+    from llmariner.gateway.control_plane.port import ControlPlane
     from llmariner.gateway.state import Gateway
     from llmariner.limits.budgets import Budgets
     from llmariner.limits.leases import Leases
@@ -50,29 +50,29 @@ if TYPE_CHECKING:
 
 __all__ = ["Context"]
 
-Part = TypeVar("Part")
-_making = threading.RLock()
+T = TypeVar("T")
+_lock = threading.RLock()
 
 
-class _part(Generic[Part]):  # noqa: N801 - used as a decorator, as functools.cached_property is
+class _cached(Generic[T]):  # noqa: N801 - used as a decorator, as functools.cached_property is
     """A part that is made once, even where threads ask for it at the same time (functools' own has no lock)."""
 
-    def __init__(self, make: Callable[[Context], Part]) -> None:
+    def __init__(self, make: Callable[[Context], T]) -> None:
         self._make = make
         self._name = make.__name__
         self.__doc__ = make.__doc__
 
     @overload
-    def __get__(self, context: None, owner: Any = None) -> _part[Part]: ...
+    def __get__(self, context: None, owner: Any = None) -> _cached[T]: ...
     @overload
-    def __get__(self, context: Context, owner: Any = None) -> Part: ...
-    def __get__(self, context: Context | None, owner: Any = None) -> _part[Part] | Part:
+    def __get__(self, context: Context, owner: Any = None) -> T: ...
+    def __get__(self, context: Context | None, owner: Any = None) -> _cached[T] | T:
         if context is None:
             return self
-        with _making:
+        with _lock:
             if self._name not in context.__dict__:
                 context.__dict__[self._name] = self._make(context)
-        made: Part = context.__dict__[self._name]
+        made: T = context.__dict__[self._name]
         return made
 
 
@@ -93,40 +93,40 @@ class Context:
         ModelSettings.load(self.env)
         assert self.secrets
 
-    @_part
+    @_cached
     def secrets(self) -> SecretSettings:
         """Pepper and service secret."""
         return SecretSettings.load(self.env)
 
-    @_part
+    @_cached
     def database(self) -> Database:
         """The database of `LLMARINER_DATABASE_URL`."""
         from llmariner.platform.database import Database
 
         return Database(DatabaseSettings.load(self.env))
 
-    @_part
+    @_cached
     def keys(self) -> Keys:
         """API keys."""
         from llmariner.tenancy.keys.store import Keys
 
         return Keys(self.database, self.secrets.pepper)
 
-    @_part
+    @_cached
     def authenticator(self) -> Authenticator:
         """Who calls, by key or by sign-in."""
         from llmariner.tenancy.authenticator import Authenticator
 
         return Authenticator(self.database, self.secrets.pepper)
 
-    @_part
+    @_cached
     def secret_lookups(self) -> ThrottledLookups:
         """The bound on keys and tokens that are looked up in vain."""
         from llmariner.gateway.authentication.failed_attempts import ThrottledLookups
 
         return ThrottledLookups(GatewaySettings.load(self.env).unknown_keys_per_minute)
 
-    @_part
+    @_cached
     def identity(self) -> TokenSignIn | None:
         """People who sign in through the issuer of `LLMARINER_OIDC_ISSUER`; None where there is none."""
         settings = IdentitySettings.load(self.env)
@@ -139,63 +139,63 @@ class Context:
             self.database, OidcTokenVerifier(settings), self.authenticator, default_role=settings.default_role
         )
 
-    @_part
+    @_cached
     def limits(self) -> Limits:
         """Limits on requests, tokens and places."""
         from llmariner.limits.rules import Limits
 
         return Limits(self.database)
 
-    @_part
+    @_cached
     def budgets(self) -> Budgets:
         """Budgets of money."""
         from llmariner.limits.budgets import Budgets
 
         return Budgets(self.database)
 
-    @_part
+    @_cached
     def leases(self) -> Leases:
         """What gateways take slices of."""
         from llmariner.limits.leases import Leases
 
         return Leases(self.database, GatewaySettings.load(self.env).default_limit)
 
-    @_part
+    @_cached
     def prices(self) -> Prices:
         """The price list."""
         from llmariner.usage.prices import Prices
 
         return Prices(self.database)
 
-    @_part
+    @_cached
     def registry(self) -> ModelRegistry:
         """Models."""
         from llmariner.models.registry import ModelRegistry
 
         return ModelRegistry(self.database, ModelSettings.load(self.env).locations)
 
-    @_part
+    @_cached
     def ledger(self) -> Ledger:
         """Usage."""
         from llmariner.usage.ledger import Ledger
 
         return Ledger(self.database)
 
-    @_part
+    @_cached
     def batch_writer(self) -> BatchWriter:
         """Where other processes' events are gathered for the ledger."""
         from llmariner.usage.batch_writer import BatchWriter
 
         return BatchWriter(self.ledger.record)
 
-    @_part
+    @_cached
     def deliveries(self) -> Deliveries:
         """Deliveries of events; subscribers matter only to who delivers, the local home's dispatcher."""
         from llmariner.platform.events.deliveries import Deliveries
 
         return Deliveries(self.database, ())
 
-    @_part
+    @_cached
     def publisher(self) -> Publisher | None:
         """Carries events to the Broker of `LLMARINER_BROKER_URL`; None where there is none."""
         settings = BrokerSettings.load(self.env)
@@ -205,14 +205,14 @@ class Context:
 
         return Publisher(self.database, settings)
 
-    @_part
+    @_cached
     def weights(self) -> WeightFetcher:
         """How weights are brought; the local home sets its own."""
         from llmariner.models.weights import StorageUriFetcher
 
         return StorageUriFetcher()
 
-    @_part
+    @_cached
     def serving(self) -> Serving:
         """Models awake and asleep, by `LLMARINER_SERVING`. `processes` is set by the local home."""
         settings = ServingSettings.load(self.env)
@@ -234,30 +234,30 @@ class Context:
             return KServeServing(cluster, KServeSettings.load(self.env), directory)
         from llmariner.platform.serving.remote import RemoteServing
 
-        return RemoteServing(self.remote_control)
+        return RemoteServing(self.http_control_plane)
 
-    @_part
+    @_cached
     def waiting_requests(self) -> WaitingRequests:
         """What gateways say of their waiting rooms to this process."""
         from llmariner.platform.serving.waiting_requests import WaitingRequests
 
         return WaitingRequests()
 
-    @_part
-    def remote_control(self) -> RemoteControl:
+    @_cached
+    def http_control_plane(self) -> HttpControlPlane:
         """The control function at `LLMARINER_CONTROL_URL`."""
-        from llmariner.gateway.control_plane.http_client import RemoteControl
+        from llmariner.gateway.control_plane.http_client import HttpControlPlane
 
-        return RemoteControl(ControlPlaneSettings.load(self.env), self.secrets.service, issuer="function")
+        return HttpControlPlane(ControlPlaneSettings.load(self.env), self.secrets.service, issuer="function")
 
-    @_part
-    def in_process_control(self) -> InProcessControl:
+    @_cached
+    def in_process_control_plane(self) -> InProcessControlPlane:
         """The control port on this process's own database and serving port."""
-        from llmariner.control_plane import InProcessControl
+        from llmariner.control_plane import InProcessControlPlane
         from llmariner.limits.restrictions import project_restriction
         from llmariner.limits.revisions import Revisions
 
-        return InProcessControl(
+        return InProcessControlPlane(
             keys=self.keys,
             authenticator=self.authenticator,
             people=lambda: self.identity,
@@ -271,14 +271,14 @@ class Context:
             ledger=self.ledger,
         )
 
-    @_part
-    def control(self) -> Control:
+    @_cached
+    def control_plane(self) -> ControlPlane:
         """What the token path asks: over HTTP where a control function is named, else in this process."""
-        return self.remote_control if self.env.get("LLMARINER_CONTROL_URL") else self.in_process_control
+        return self.http_control_plane if self.env.get("LLMARINER_CONTROL_URL") else self.in_process_control_plane
 
-    @_part
+    @_cached
     def gateway(self) -> Gateway:
         """The token path's state."""
         from llmariner.gateway.state import Gateway
 
-        return Gateway(self.control, GatewaySettings.load(self.env), self.secrets.pepper)
+        return Gateway(self.control_plane, GatewaySettings.load(self.env), self.secrets.pepper)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 
 from llmariner.errors import ModelNotFound
 from llmariner.gateway.authentication.key_cache import sign_in_not_configured
-from llmariner.gateway.control_plane.port import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.gateway.control_plane.port import Changes, Key, LeaseRequest, LeaseResponse, ModelState
 from llmariner.gateway.metering.pricing import Price
 from llmariner.limits.leases import Leases
 from llmariner.limits.restrictions import Restriction, key_restriction
@@ -28,17 +28,17 @@ from llmariner.usage.batch_writer import BatchWriter
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.prices import Prices
 
-__all__ = ["InProcessControl"]
+__all__ = ["InProcessControlPlane"]
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
-_REMEMBERED = 1000
+_MAX_PHASE_CHANGES = 1000
 # Of the control function; a cursor says for each how much of it was told.
-_MOST_COPIES = 32
+_MAX_INSTANCES = 32
 _THREADS = 6
 
 
-class InProcessControl:
+class InProcessControlPlane:
     """See `gateway.control.Control`. Database work happens in threads, off the loop that relays tokens.
 
     The threads are its own: whatever else a process runs in threads (on one machine, all of the platform) never keeps a
@@ -62,7 +62,7 @@ class InProcessControl:
         self._keys = keys
         self._authenticator = authenticator
         self._people = people
-        self._of_project = restriction
+        self._restriction_of = restriction
         self._leases = leases
         self._revisions = revisions
         self._prices = prices
@@ -71,24 +71,26 @@ class InProcessControl:
         self._waiting_requests = waiting_requests
         # At once, but one after another: a slow database gets few, larger transactions, and no more than one thread.
         self._batch_writer = BatchWriter(ledger.record, seconds=0)
-        self._phases: list[tuple[int, str]] = []
-        self._phase_number = 0
-        self._copy = secrets.token_hex(4)
+        self._phase_changes: list[tuple[int, str]] = []
+        self._last_phase_change = 0
+        self._instance = secrets.token_hex(4)
         self._threads = ThreadPoolExecutor(_THREADS, "control")
-        serving.subscribe(self._phase_changed)
+        serving.subscribe(self._on_phase_change)
 
     async def _in_thread(self, work: Callable[[*Arguments], T], *args: *Arguments) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
-    async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
+    async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
         """See the port."""
-        return await self._in_thread(self._key, digest, organization, project)
+        return await self._in_thread(self._find_key, digest, organization, project)
 
-    async def person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key | None:
+    async def authenticate_user(
+        self, token: str, organization: str | None, project: str | None, source: str | None
+    ) -> Key | None:
         """See the port."""
-        return await self._in_thread(self._person, token, organization, project, source)
+        return await self._in_thread(self._find_user, token, organization, project, source)
 
-    async def model(self, model_id: str) -> ModelState:
+    async def model_state(self, model_id: str) -> ModelState:
         """See the port."""
         model = await self._in_thread(self._registry.get, model_id)
         status = await self._serving.status(model_id) if model.loaded else Status()
@@ -117,17 +119,17 @@ class InProcessControl:
         """See the port."""
         await self._serving.wake(model_id)
 
-    async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
+    async def report_waiting(self, process: str, counts: Mapping[str, int]) -> None:
         """See the port."""
         self._waiting_requests.report(process, counts)
 
-    async def changes(self, cursor: str, rules: int) -> Changes:
+    async def changes_since(self, cursor: str, rules: int) -> Changes:
         """See the port.
 
         Phases are numbered by each copy of the control function for itself. To whoever was told nothing by this copy yet,
         but by others, it can't say what they missed: then everything is to be asked anew, once.
         """
-        told = _Told.read(cursor)
+        told = _Cursor.parse(cursor)
         newest = await self._in_thread(self._revisions.latest)
         keys: list[str] = []
         moved: set[str] = set()
@@ -139,38 +141,38 @@ class InProcessControl:
             keys += {model_id.partition("@")[2] for model_id in moved if "@" in model_id}
         # Where no task of ours watches the engines, asking is what makes a change be seen.
         awake = await self._serving.statuses()
-        known = told.phases.pop(self._copy, None)
-        anew = bool(cursor) and (known is None or known < self._phase_number - _REMEMBERED)
+        known = told.phases.pop(self._instance, None)
+        anew = bool(cursor) and (known is None or known < self._last_phase_change - _MAX_PHASE_CHANGES)
         if cursor:
-            moved.update(name for number, name in self._phases if number > (known or 0))
+            moved.update(name for number, name in self._phase_changes if number > (known or 0))
         if anew:
             moved.update(awake)
-        at = _Told(newest.keys, newest.models, {**told.phases, self._copy: self._phase_number})
+        at = _Cursor(newest.keys, newest.models, {**told.phases, self._instance: self._last_phase_change})
         subjects = (
             None if newest.limits == rules else await self._in_thread(self._revisions.changed_subjects_since, rules)
         )
         return Changes(at.text(), tuple(keys), tuple(moved), newest.limits, newest.prices, subjects, anew)
 
-    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+    async def lease(self, ask: LeaseRequest) -> LeaseResponse:
         """See the port."""
         return await self._in_thread(self._leases.lease, ask)
 
-    async def record(self, events: Sequence[dict[str, Any]]) -> None:
+    async def record_events(self, events: Sequence[dict[str, Any]]) -> None:
         """See the port."""
         await self._batch_writer.record(events)
 
-    async def used(self, last_used: dict[str, int]) -> None:
+    async def record_last_used(self, last_used: dict[str, int]) -> None:
         """See the port."""
         await self._in_thread(self._authenticator.last_use.record, last_used)
 
-    async def known_model(self, model_id: str) -> ModelState | None:
+    async def find_model_state(self, model_id: str) -> ModelState | None:
         """As `model`, but None for an unknown id: what goes over the wire."""
         try:
-            return await self.model(model_id)
+            return await self.model_state(model_id)
         except ModelNotFound:
             return None
 
-    def _key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
+    def _find_key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
         found = self._authenticator.authenticate_digest(digest, organization, project)
         if found is None:
             return None
@@ -198,33 +200,33 @@ class InProcessControl:
         of = {"project_id": model.project_id, "base_project_id": base}
         return self._prices.now(model.name, model.base_name, **of), base
 
-    def _person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key:
+    def _find_user(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key:
         people = self._people()
         if people is None:
             raise sign_in_not_configured()
         caller = people.authenticate(token, organization, project, source=source or "")
         owner = caller.key_owner
-        restricted = self._of_project(owner.project_id)
+        restricted = self._restriction_of(owner.project_id)
         return Key(
             id=owner.user_id,
             project_id=owner.project_id,
             organization_id=owner.organization_id,
             user_id=owner.user_id,
             scopes=caller.scopes,
-            expires_at=_said_expiry(token),
+            expires_at=_claimed_expiry(token),
             unlimited=False,
             models=restricted.models,
             refused_models=restricted.refused_models,
             own_models=self._registry.qualified_names(owner.project_id),
         )
 
-    def _phase_changed(self, model_id: str, status: Status) -> None:
+    def _on_phase_change(self, model_id: str, status: Status) -> None:
         if status.phase in (Phase.READY, Phase.STOPPING, Phase.ASLEEP, Phase.FAILED):
-            self._phase_number += 1
-            self._phases = [*self._phases[-_REMEMBERED:], (self._phase_number, model_id)]
+            self._last_phase_change += 1
+            self._phase_changes = [*self._phase_changes[-_MAX_PHASE_CHANGES:], (self._last_phase_change, model_id)]
 
 
-class _Told(NamedTuple):
+class _Cursor(NamedTuple):
     """What a cursor says: revisions of keys and models, and of each copy the number of the last phase it told of."""
 
     keys: int
@@ -232,11 +234,11 @@ class _Told(NamedTuple):
     phases: dict[str, int]
 
     @classmethod
-    def read(cls, cursor: str) -> _Told:
+    def parse(cls, cursor: str) -> _Cursor:
         """Back from `text`; what is no cursor of this form counts as a first one."""
         keys, _, rest = cursor.partition(".")
         models, _, listed = rest.partition(".")
-        rows = [row.partition(":") for row in listed.split(",") if ":" in row][-_MOST_COPIES:]
+        rows = [row.partition(":") for row in listed.split(",") if ":" in row][-_MAX_INSTANCES:]
         try:
             return cls(int(keys), int(models), {copy: int(number) for copy, _, number in rows})
         except ValueError:
@@ -244,7 +246,7 @@ class _Told(NamedTuple):
 
     def text(self) -> str:
         """The cursor."""
-        rows = list(self.phases.items())[-_MOST_COPIES:]
+        rows = list(self.phases.items())[-_MAX_INSTANCES:]
         return f"{self.keys}.{self.models}." + ",".join(f"{copy}:{number}" for copy, number in rows)
 
 
@@ -255,7 +257,7 @@ def _expiry(key: ApiKey, digest: str) -> float | None:
     return key.expires_at
 
 
-def _said_expiry(token: str) -> float:
+def _claimed_expiry(token: str) -> float:
     """The expiry that a token says of itself; whoever asks has had the token checked."""
     payload = token.split(".")[1]
     claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from sqlalchemy import select, text, update
 
-from llmariner.gateway.control_plane.port import Amounts, Hold, Key, LeaseAsk, Rule
+from llmariner.gateway.control_plane.port import Amounts, Key, LeaseReport, LeaseRequest, Rule
 from llmariner.limits.leases import Leases
 from llmariner.limits.ledger_source import LedgerUsageSource
 from llmariner.limits.tables import allowances
@@ -89,13 +89,13 @@ def lease_of_a_key(database: Database) -> float:
     """Seconds of a lease while a process is to be settled that fell silent holding some."""
     leases = Leases(database, {"requests_per_minute": 6000, "tokens_per_minute": 1_000_000})
     key = Key("key_12", "proj_3", ORGANIZATION, "user_6", frozenset(), None, unlimited=False)
-    leases.lease(LeaseAsk(PROCESS, time.time(), (), key, "*", Amounts(1, 10, 1)))
+    leases.lease(LeaseRequest(PROCESS, time.time(), (), key, "*", Amounts(1, 10, 1)))
     with database.read() as session:
         (rule,) = (row.id for row in session.rows(select(allowances.c.id)))
-    wanted = Hold(rule, Amounts(), Amounts(), Amounts(10, 1000), Amounts())
-    leases.lease(LeaseAsk(PROCESS, time.time(), [wanted]))
+    wanted = LeaseReport(rule, Amounts(), Amounts(), Amounts(10, 1000), Amounts())
+    leases.lease(LeaseRequest(PROCESS, time.time(), [wanted]))
     silence(database)
-    return seconds_of(lambda: leases.lease(LeaseAsk("req_" + "b" * 20, time.time(), [wanted])))
+    return seconds_of(lambda: leases.lease(LeaseRequest("req_" + "b" * 20, time.time(), [wanted])))
 
 
 def works(database: Database) -> dict[str, Callable[[], object]]:

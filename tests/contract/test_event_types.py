@@ -11,7 +11,7 @@ import pytest
 import yaml
 from sqlalchemy import select
 
-from llmariner.gateway.control_plane.port import NOTHING, Hold, LeaseAsk
+from llmariner.gateway.control_plane.port import NO_AMOUNTS, LeaseReport, LeaseRequest
 from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.leases import Leases
 from llmariner.limits.rules import Subject
@@ -74,7 +74,7 @@ def emitted(
     live_as_a_team(database, owner)
     subject = Subject(owner.organization_id, "project", owner.project_id)
     budget = Budgets(database).put(None, subject, "month", NewBudget(0))
-    Leases(database, {}).lease(LeaseAsk("req_1", 0.0, [Hold(budget.id, NOTHING, NOTHING, NOTHING)]))
+    Leases(database, {}).lease(LeaseRequest("req_1", 0.0, [LeaseReport(budget.id, NO_AMOUNTS, NO_AMOUNTS, NO_AMOUNTS)]))
     Ledger(database).record([closed("req_1", (9, 3, 0), uncounted=True)])
     found: dict[str, list[tuple[str, Any]]] = {}
     with database.read() as session:

@@ -14,7 +14,7 @@ from sqlalchemy import event, select, update
 
 from llmariner.audit.tables import audit_log
 from llmariner.errors import InvalidRequest, NotFound
-from llmariner.gateway.control_plane.port import NOTHING, Amounts, Grant, Hold, Key, LeaseAsk
+from llmariner.gateway.control_plane.port import NO_AMOUNTS, Amounts, Key, LeaseGrant, LeaseReport, LeaseRequest
 from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.leases import Leases, default_limit_id
 from llmariner.limits.quota_state import LEASE_SECONDS
@@ -62,23 +62,25 @@ def key(owner: KeyOwner, id_: str = "key_1", *, unlimited: bool = False) -> Key:
     return Key(id_, owner.project_id, owner.organization_id, owner.user_id, scopes, None, unlimited)
 
 
-def meet(leases: Leases, caller: Key, replica: str = "req_a", model: str = "m", tokens: int = 1) -> dict[str, Grant]:
+def meet(
+    leases: Leases, caller: Key, replica: str = "req_a", model: str = "m", tokens: int = 1
+) -> dict[str, LeaseGrant]:
     """A caller's first request: grants by rule."""
-    answer = leases.lease(LeaseAsk(replica, time.time(), (), caller, model, Amounts(1, tokens, 1)))
+    answer = leases.lease(LeaseRequest(replica, time.time(), (), caller, model, Amounts(1, tokens, 1)))
     assert answer.rules is not None
-    return {grant.rule: grant for grant in answer.grants}
+    return {grant.rule_id: grant for grant in answer.grants}
 
 
-def ask(leases: Leases, rule: str, replica: str, used: int, wants: int, *, least: int = 0) -> Grant:
-    hold = Hold(rule, Amounts(used), NOTHING, Amounts(wants), Amounts(least))
-    return leases.lease(LeaseAsk(replica, time.time(), [hold])).grants[0]
+def ask(leases: Leases, rule: str, replica: str, used: int, wants: int, *, least: int = 0) -> LeaseGrant:
+    hold = LeaseReport(rule, Amounts(used), NO_AMOUNTS, Amounts(wants), Amounts(least))
+    return leases.lease(LeaseRequest(replica, time.time(), [hold])).grants[0]
 
 
 def test_a_key_without_a_limit_has_the_default_one(leases: Leases, owner: KeyOwner) -> None:
     grants = meet(leases, key(owner), tokens=100)
     assert list(grants) == [default_limit_id("key_1")]
     # A part of it, and what the first request needs.
-    assert grants[default_limit_id("key_1")].held == Amounts(10, 1000, 0, 0)
+    assert grants[default_limit_id("key_1")].granted == Amounts(10, 1000, 0, 0)
 
 
 def test_what_binds_a_caller_are_the_limits_of_all_that_it_belongs_to(
@@ -127,7 +129,7 @@ def test_processes_that_lease_at_once_never_hold_more_than_there_is(
         used, held = 0, 0
         for _ in range(20):
             grant = ask(leases, limit.id, f"req_{number}", used, 50, least=1)
-            held = grant.held.requests
+            held = grant.granted.requests
             used += held
         ask(leases, limit.id, f"req_{number}", used, 0)
         return used
@@ -151,11 +153,11 @@ def test_a_question_costs_a_handful_of_statements_however_many_rules_it_is_about
 
     event.listen(database.engine, "before_cursor_execute", note)
     try:
-        holds = [Hold(rule, NOTHING, NOTHING, Amounts(1), NOTHING) for rule in made]
-        grants = leases.lease(LeaseAsk("req_a", time.time(), holds)).grants
+        holds = [LeaseReport(rule, NO_AMOUNTS, NO_AMOUNTS, Amounts(1), NO_AMOUNTS) for rule in made]
+        grants = leases.lease(LeaseRequest("req_a", time.time(), holds)).grants
     finally:
         event.remove(database.engine, "before_cursor_execute", note)
-    assert [grant.held.requests for grant in grants] == [1] * 50
+    assert [grant.granted.requests for grant in grants] == [1] * 50
     # To begin, to lock, for the clock, to write.
     assert len(statements) <= 4, statements
 
@@ -163,26 +165,26 @@ def test_a_question_costs_a_handful_of_statements_however_many_rules_it_is_about
 def test_places_are_leased_and_given_back(leases: Leases, limits: Limits, actor: Caller, project: Subject) -> None:
     limit = limits.put(actor, project, "*", {"concurrent_requests": 5})
 
-    def places(replica: str, taken: int, wants: int) -> Grant:
-        hold = Hold(limit.id, NOTHING, Amounts(0, 0, taken), Amounts(0, 0, wants), Amounts(0, 0, 1))
-        return leases.lease(LeaseAsk(replica, time.time(), [hold])).grants[0]
+    def places(replica: str, taken: int, wants: int) -> LeaseGrant:
+        hold = LeaseReport(limit.id, NO_AMOUNTS, Amounts(0, 0, taken), Amounts(0, 0, wants), Amounts(0, 0, 1))
+        return leases.lease(LeaseRequest(replica, time.time(), [hold])).grants[0]
 
-    assert places("req_a", 0, 4).held.places == 4
-    assert places("req_b", 0, 4).held.places == 1
+    assert places("req_a", 0, 4).granted.slots == 4
+    assert places("req_b", 0, 4).granted.slots == 1
     refused = places("req_c", 0, 1)
-    assert refused.held.places == 0
-    assert refused.again is not None
+    assert refused.granted.slots == 0
+    assert refused.retry_after is not None
     places("req_a", 2, 0)
-    assert places("req_c", 0, 1).held.places == 1
+    assert places("req_c", 0, 1).granted.slots == 1
 
 
 def test_a_process_that_fell_silent_is_settled_from_the_ledger(
     leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, project: Subject, database: Database
 ) -> None:
     limit = limits.put(actor, project, "*", {"requests_per_day": 100, "tokens_per_day": 1000})
-    hold = Hold(limit.id, NOTHING, NOTHING, Amounts(40, 400), NOTHING)
+    hold = LeaseReport(limit.id, NO_AMOUNTS, NO_AMOUNTS, Amounts(40, 400), NO_AMOUNTS)
     dead = f"req_{'d' * 20}"
-    leases.lease(LeaseAsk(dead, time.time() - 60, [hold]))
+    leases.lease(LeaseRequest(dead, time.time() - 60, [hold]))
     times = {"admitted_at": time.time() - 30, "seen_at": time.time() - 20}
     whose = {"organization_id": owner.organization_id, "project_id": owner.project_id, "user_id": owner.user_id}
     counts = {"prompt_tokens": 3, "completion_tokens": 7, "cached_tokens": 0}
@@ -200,10 +202,10 @@ def test_a_process_that_fell_silent_is_settled_from_the_ledger(
                 **times,
                 **counts,
             )
-    assert ask(leases, limit.id, "req_b", 0, 1000).held.requests <= 60
+    assert ask(leases, limit.id, "req_b", 0, 1000).granted.requests <= 60
     expire(database, limit.id)
-    hold = Hold(limit.id, NOTHING, NOTHING, Amounts(1000, 10_000), NOTHING)
-    assert leases.lease(LeaseAsk("req_b", time.time(), [hold])).grants[0].held == Amounts(97, 970)
+    hold = LeaseReport(limit.id, NO_AMOUNTS, NO_AMOUNTS, Amounts(1000, 10_000), NO_AMOUNTS)
+    assert leases.lease(LeaseRequest("req_b", time.time(), [hold])).grants[0].granted == Amounts(97, 970)
 
 
 def expire(database: Database, rule: str) -> None:
@@ -222,7 +224,7 @@ def test_a_changed_limit_keeps_its_id_and_what_was_used(
     ask(leases, limit.id, "req_a", 8, 0)
     changed = limits.put(actor, project, "*", {"requests_per_day": 20, "tokens_per_day": None})
     assert (changed.id, changed.thresholds) == (limit.id, {"requests_per_day": 20})
-    assert ask(leases, limit.id, "req_a", 8, 100).held.requests == 12
+    assert ask(leases, limit.id, "req_a", 8, 100).granted.requests == 12
 
 
 def test_a_subject_has_limits_of_a_bounded_number_of_models(limits: Limits, actor: Caller, project: Subject) -> None:
@@ -252,7 +254,9 @@ def test_gateways_hear_of_every_change(
     limits.remove(actor, project.organization_id, limit.id)
     seen.append(newest())
     assert all(before < after for before, after in itertools.pairwise(seen))
-    assert leases.lease(LeaseAsk("req_a", 0, [Hold(limit.id, NOTHING, NOTHING, Amounts(1))])).grants == []
+    assert (
+        leases.lease(LeaseRequest("req_a", 0, [LeaseReport(limit.id, NO_AMOUNTS, NO_AMOUNTS, Amounts(1))])).grants == []
+    )
 
 
 def test_gateways_hear_of_a_price_as_soon_as_it_is_in_force(database: Database) -> None:
@@ -320,8 +324,8 @@ def test_every_alert_is_told_once_of_each_amount_beside_the_budget(
     meet(leases, key(owner))
 
     def spend(used: int) -> list[tuple[str, int, list[str]]]:
-        holds = [Hold(rule.id, Amounts(money=used), NOTHING, NOTHING) for rule in (hard, *alerts)]
-        leases.lease(LeaseAsk("req_a", time.time(), holds))
+        holds = [LeaseReport(rule.id, Amounts(money=used), NO_AMOUNTS, NO_AMOUNTS) for rule in (hard, *alerts)]
+        leases.lease(LeaseRequest("req_a", time.time(), holds))
         query = select(events.c.data).where(events.c.type == "ai.llmariner.budget.alert.v1").order_by(events.c.sequence)
         with database.read() as session:
             told = [json.loads(row.data) for row in session.rows(query)]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select
 
-from llmariner.gateway.control_plane.port import NOTHING, Amounts, Hold, LeaseAsk
+from llmariner.gateway.control_plane.port import NO_AMOUNTS, Amounts, LeaseReport, LeaseRequest
 from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.leases import Leases
 from llmariner.limits.quota_state import period_start
@@ -43,7 +43,9 @@ def test_periods_begin_by_it(database: Database, owner: KeyOwner, ahead: Callabl
     subject = Subject(owner.organization_id, "project", owner.project_id)
     before = period_start("day", ahead())
     budget = Budgets(database).put(None, subject, "day", NewBudget(1000))
-    leases.lease(LeaseAsk("req_a", time.time(), [Hold(budget.id, NOTHING, NOTHING, Amounts(money=10))]))
+    leases.lease(
+        LeaseRequest("req_a", time.time(), [LeaseReport(budget.id, NO_AMOUNTS, NO_AMOUNTS, Amounts(money=10))])
+    )
     with database.read() as session:
         stored = json.loads(session.value(select(allowances.c.state).where(allowances.c.id == budget.id)))
     shown = leases.quota_states([budget.id])[budget.id].period_start

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from llmariner.gateway.control_plane.port import NOTHING, Amounts, Hold, LeaseAsk
+from llmariner.gateway.control_plane.port import NO_AMOUNTS, Amounts, LeaseReport, LeaseRequest
 from llmariner.limits import revisions as changes
 from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.cascade_delete import delete_rules
@@ -93,8 +93,10 @@ def test_windows_and_periods_follow_the_databases_clock_whatever_the_processes_i
     leases, real = Leases(database, {}), time.time
     for ahead in (0, 7200, -7200):
         monkeypatch.setattr(time, "time", lambda: real() + ahead)  # noqa: B023
-        used = Hold(limit.id, Amounts(6), NOTHING, NOTHING)
-        leases.lease(LeaseAsk("req_a", 0.0, [used]))
-        grant = leases.lease(LeaseAsk("req_b", 0.0, [Hold(limit.id, NOTHING, NOTHING, Amounts(10))])).grants[0]
-        assert grant.held.requests <= 4
+        used = LeaseReport(limit.id, Amounts(6), NO_AMOUNTS, NO_AMOUNTS)
+        leases.lease(LeaseRequest("req_a", 0.0, [used]))
+        grant = leases.lease(
+            LeaseRequest("req_b", 0.0, [LeaseReport(limit.id, NO_AMOUNTS, NO_AMOUNTS, Amounts(10))])
+        ).grants[0]
+        assert grant.granted.requests <= 4
         assert leases.quota_states([limit.id])[limit.id].current_usage() == {"requests_per_minute": 6}

@@ -27,7 +27,7 @@ CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "say it"}], "m
 def open_to_pages(installation: Installation) -> Any:
     """All functions in one process, with pages of two origins allowed."""
     context = Context({**installation.environment, "LLMARINER_CORS_ORIGINS": f"{PAGE}, {DEVELOPMENT}"})
-    for part in ("database", "serving", "gateway", "in_process_control"):
+    for part in ("database", "serving", "gateway", "in_process_control_plane"):
         context.__dict__[part] = getattr(installation.context, part)
     return Router(CHECKOUT / "functions", context)
 

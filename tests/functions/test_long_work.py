@@ -77,13 +77,13 @@ def test_events_under_work_take_no_thread_of_anybody_else(
 def test_the_token_path_asks_the_database_in_threads_of_its_own(
     installation: Installation, in_process: InProcess, release: threading.Event
 ) -> None:
-    control = installation.context.in_process_control
+    control = installation.context.in_process_control_plane
 
     async def scenario() -> None:
         taken = [asyncio.create_task(asyncio.to_thread(release.wait, 60)) for _ in range(MANY)]
         await asyncio.sleep(0)
         async with asyncio.timeout(20):
-            assert await control.key("of nobody", None, None) is None
+            assert await control.authenticate_key("of nobody", None, None) is None
         release.set()
         await asyncio.gather(*taken)
 

@@ -131,20 +131,20 @@ def test_after_a_pause_a_request_waits_to_hear_what_was_revoked(
     head = {b"authorization": f"Bearer {caller.secret}".encode()}
 
     async def scenario() -> tuple[bool, bool]:
-        control = home.context.in_process_control
+        control = home.context.in_process_control_plane
         gateway = Gateway(control, home.context.gateway.settings, home.context.secrets.pepper)
         await gateway.refresh()
         await gateway.key_cache.authenticate(head, "api.inference.write")
         before = gateway.key_cache.cached(head, "api.inference.write") is not None
         home.context.keys.revoke(home.owner, key_id)
         await asyncio.sleep(1.1)
-        changes = control.changes
+        changes = control.changes_since
 
         async def slowly(cursor: str, rules: int) -> Changes:
             await asyncio.sleep(1.5)  # longer than a request waits while others ask
             return await changes(cursor, rules)
 
-        monkeypatch.setattr(control, "changes", slowly)
+        monkeypatch.setattr(control, "changes_since", slowly)
         await gateway.refresh()
         after = gateway.key_cache.cached(head, "api.inference.write") is not None
         await gateway.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmariner.context import Context
-from llmariner.control_plane import InProcessControl
+from llmariner.control_plane import InProcessControlPlane
 from llmariner.platform.serving import Phase, Status
 from llmariner.platform.serving.static import StaticServing
 
@@ -22,7 +22,7 @@ class Copy:
     def __init__(self, context: Context) -> None:
         serving = _Watched()
         context.serving = serving
-        self.control: InProcessControl = context.in_process_control
+        self.control: InProcessControlPlane = context.in_process_control_plane
         self._serving = serving
 
     def sees(self, model: str, phase: Phase) -> None:
@@ -30,7 +30,7 @@ class Copy:
             observer(model, Status(phase))
 
     def changes(self, cursor: str) -> tuple[str, set[str], bool]:
-        found = asyncio.run(self.control.changes(cursor, 0))
+        found = asyncio.run(self.control.changes_since(cursor, 0))
         return found.cursor, set(found.models), found.anew
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmariner.gateway import state as module
-from llmariner.gateway.control_plane.port import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.gateway.control_plane.port import Changes, Key, LeaseRequest, LeaseResponse, ModelState
 from llmariner.gateway.state import Gateway
 from llmariner.settings import GatewaySettings, Secret
 
@@ -17,31 +17,33 @@ from llmariner.settings import GatewaySettings, Secret
 class Many:
     """A control port that knows a model of every name."""
 
-    async def model(self, model_id: str) -> ModelState:
+    async def model_state(self, model_id: str) -> ModelState:
         return ModelState(model_id, None, "generate", True, True, "ready", 1.0, 0.0, "", "http://e", 8, 0)
 
-    async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
+    async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
         raise NotImplementedError
 
-    async def person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key | None:
+    async def authenticate_user(
+        self, token: str, organization: str | None, project: str | None, source: str | None
+    ) -> Key | None:
         raise NotImplementedError
 
     async def wake(self, model_id: str) -> None:
         raise NotImplementedError
 
-    async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
+    async def report_waiting(self, process: str, counts: Mapping[str, int]) -> None:
         raise NotImplementedError
 
-    async def changes(self, cursor: str, rules: int) -> Changes:
+    async def changes_since(self, cursor: str, rules: int) -> Changes:
         raise NotImplementedError
 
-    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+    async def lease(self, ask: LeaseRequest) -> LeaseResponse:
         raise NotImplementedError
 
-    async def record(self, events: Sequence[dict[str, Any]]) -> None:
+    async def record_events(self, events: Sequence[dict[str, Any]]) -> None:
         raise NotImplementedError
 
-    async def used(self, last_used: dict[str, int]) -> None:
+    async def record_last_used(self, last_used: dict[str, int]) -> None:
         raise NotImplementedError
 
 

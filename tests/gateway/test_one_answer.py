@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from llmariner.gateway.control_plane.port import Amounts, Changes, Grant, Key, LeaseAnswer, LeaseAsk, ModelState, Rule
+from llmariner.gateway.control_plane.port import (
+    Amounts,
+    Changes,
+    Key,
+    LeaseGrant,
+    LeaseRequest,
+    LeaseResponse,
+    ModelState,
+    Rule,
+)
 from llmariner.gateway.metering.metrics import Metrics
 from llmariner.gateway.metering.pricing import Price
 from llmariner.gateway.requests.fields import CHAT_COMPLETIONS
@@ -30,28 +39,28 @@ class _One(Many):
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
 
-    async def key(self, digest: str, organization: str | None, project: str | None) -> Key:
+    async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
         return Key("key", "p", "o", "u", frozenset({"api.inference.write"}), None, True)
 
-    async def model(self, model_id: str) -> ModelState:
+    async def model_state(self, model_id: str) -> ModelState:
         return ModelState(model_id, None, "generate", True, True, "ready", 1.0, 0.0, "", self._endpoint, 8, 0)
 
-    async def changes(self, cursor: str, rules: int) -> Changes:
+    async def changes_since(self, cursor: str, rules: int) -> Changes:
         return Changes("1.1.", (), ())
 
-    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
-        return LeaseAnswer((), (), tuple(() for _ in ask.others))
+    async def lease(self, ask: LeaseRequest) -> LeaseResponse:
+        return LeaseResponse((), (), tuple(() for _ in ask.other_queries))
 
 
 class _Priced(_One):
     """Its model has a price, and its caller's project a budget."""
 
-    async def model(self, model_id: str) -> ModelState:
-        return replace(await super().model(model_id), price=Price("price_1", 1_000_000, 1_000_000, 1_000_000, 0))
+    async def model_state(self, model_id: str) -> ModelState:
+        return replace(await super().model_state(model_id), price=Price("price_1", 1_000_000, 1_000_000, 1_000_000, 0))
 
-    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+    async def lease(self, ask: LeaseRequest) -> LeaseResponse:
         budget = Rule("budget_1", "o", "project", "p", "*", {}, "total", 10**9)
-        return LeaseAnswer([Grant(budget.id, Amounts(money=10**9), Amounts(), None, 1)], [budget])
+        return LeaseResponse([LeaseGrant(budget.id, Amounts(money=10**9), Amounts(), None, 1)], [budget])
 
 
 class _Failing(Metrics):
@@ -134,7 +143,7 @@ def test_a_body_whose_length_nobody_said_counts_by_what_came(size: int, status: 
 class _Asleep(_One):
     """Its model never wakes."""
 
-    async def model(self, model_id: str) -> ModelState:
+    async def model_state(self, model_id: str) -> ModelState:
         return ModelState(model_id, None, "generate", True, True, "asleep", 0.0, 9.0, "", None, 0, 0)
 
     async def wake(self, model_id: str) -> None:

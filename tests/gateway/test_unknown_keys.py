@@ -14,7 +14,7 @@ from llmariner.errors import AuthenticationFailed, RateLimited
 from llmariner.gateway.authentication import key_cache as module
 from llmariner.gateway.authentication.failed_attempts import FailedAttemptLimiter
 from llmariner.gateway.authentication.key_cache import KeyCache
-from llmariner.gateway.control_plane.port import Control, Key
+from llmariner.gateway.control_plane.port import ControlPlane, Key
 
 from .caller import Answer, Caller
 from .running import Platform, running
@@ -28,13 +28,13 @@ class Asked:
     def __init__(self) -> None:
         self.count = 0
 
-    async def key(self, digest: str, organization: str | None, project: str | None) -> Key:
+    async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
         self.count += 1
         return Key(f"key_{digest[:20]}", "p", "o", "u", frozenset({SCOPE}), None, True)
 
 
 def make_key_cache(asked: Asked) -> KeyCache:
-    control: Control = asked  # type: ignore[assignment]
+    control: ControlPlane = asked  # type: ignore[assignment]
     return KeyCache(control, "p" * 64, FailedAttemptLimiter(120))
 
 
@@ -59,8 +59,8 @@ def test_one_key_is_asked_for_and_kept_once_however_it_is_written() -> None:
 
 def test_a_known_key_is_refused_from_the_moment_it_expires() -> None:
     class Expiring(Asked):
-        async def key(self, digest: str, organization: str | None, project: str | None) -> Key:
-            return replace(await super().key(digest, organization, project), expires_at=time.time() + 0.5)
+        async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
+            return replace(await super().authenticate_key(digest, organization, project), expires_at=time.time() + 0.5)
 
     async def scenario() -> None:
         cache, head = make_key_cache(Expiring()), {b"authorization": b"Bearer sk-secret"}
@@ -76,9 +76,9 @@ def test_a_known_key_is_refused_from_the_moment_it_expires() -> None:
 
 def test_keys_that_name_many_models_count_for_as_many_bytes() -> None:
     class Naming(Asked):
-        async def key(self, digest: str, organization: str | None, project: str | None) -> Key:
+        async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
             names = frozenset(f"model-{number}" for number in range(1000))
-            return replace(await super().key(digest, organization, project), own_models=names)
+            return replace(await super().authenticate_key(digest, organization, project), own_models=names)
 
     async def scenario() -> int:
         cache = make_key_cache(Naming())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from llmariner.gateway.control_plane.port import NOTHING, Amounts, Hold, Rule
+from llmariner.gateway.control_plane.port import NO_AMOUNTS, Amounts, LeaseReport, Rule
 from llmariner.gateway.limits.leased_quota import Allowance
 from llmariner.limits.quota_state import QuotaState
 
@@ -23,7 +23,7 @@ class Silent:
         self.cost = 0
 
     def unreported_usage(self, rule: Rule, instance: str, since: float) -> Amounts:
-        return self.used.pop(instance, NOTHING)
+        return self.used.pop(instance, NO_AMOUNTS)
 
     def spent_since(self, rule: Rule, since: float) -> int:
         return self.cost
@@ -88,7 +88,7 @@ class Fleet:
         hold = gateway.slice.hold(self.now, ending=ending)
         gateway.slice.take(self.lease(gateway.name, hold), hold, self.now)
 
-    def lease(self, name: str, hold: Hold):  # type: ignore[no-untyped-def]
+    def lease(self, name: str, hold: LeaseReport):  # type: ignore[no-untyped-def]
         self.leases += 1
         state = QuotaState.load(self.rule, self.state)
         state.advance(EPOCH + self.now, self.usage_source)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from llmariner.gateway.control_plane.port import NOTHING, Amounts, Hold, Rule
+from llmariner.gateway.control_plane.port import NO_AMOUNTS, Amounts, LeaseReport, Rule
 from llmariner.limits.quota_state import LEASE_SECONDS, QuotaState, period_start
 from llmariner.limits.sliding_window import SlidingWindow
 
@@ -29,8 +29,10 @@ def opened(rule: Rule, book: Silent, now: float = NOW) -> QuotaState:
 def serve(
     state: QuotaState, replica: str, spent: int, wants: int, *, taken: int = 0, least: int = 0, now: float = NOW
 ) -> int:
-    hold = Hold("budget_1", Amounts(money=spent), Amounts(money=taken), Amounts(money=wants), Amounts(money=least))
-    return state.grant_lease(hold, replica, now, now).held.money
+    hold = LeaseReport(
+        "budget_1", Amounts(money=spent), Amounts(money=taken), Amounts(money=wants), Amounts(money=least)
+    )
+    return state.grant_lease(hold, replica, now, now).granted.money
 
 
 def test_what_is_spent_and_held_is_never_more_than_the_amount() -> None:
@@ -94,7 +96,9 @@ def test_periods_are_those_of_utc(period: str, start: datetime) -> None:
 
 def tell(state: QuotaState, replica: str, days: dict[int, int], now: float) -> QuotaState:
     """A process says what it used, by the day of admission; the state goes through its stored form."""
-    hold = Hold("budget_1", Amounts(money=sum(days.values())), NOTHING, NOTHING, days=tuple(days.items()))
+    hold = LeaseReport(
+        "budget_1", Amounts(money=sum(days.values())), NO_AMOUNTS, NO_AMOUNTS, daily_spend=tuple(days.items())
+    )
     state.advance(now, Silent())
     state.grant_lease(hold, replica, now, now)
     return QuotaState.load(state.rule, state.dump())
@@ -135,7 +139,13 @@ def test_a_clock_that_is_set_back_gives_no_budget_anew() -> None:
     told: dict[int, int] = {}
     for day in range(YESTERDAY - 5, YESTERDAY + 1):
         told = {**dict(list(told.items())[-2:]), day: 100}
-        hold = Hold("budget_1", Amounts(money=100 * (day - YESTERDAY + 6)), NOTHING, NOTHING, days=tuple(told.items()))
+        hold = LeaseReport(
+            "budget_1",
+            Amounts(money=100 * (day - YESTERDAY + 6)),
+            NO_AMOUNTS,
+            NO_AMOUNTS,
+            daily_spend=tuple(told.items()),
+        )
         state.advance(min(NOW, day * 86400 + 100), Silent())
         state.grant_lease(hold, "a", NOW, NOW)
     assert state.spent == 600
@@ -154,13 +164,18 @@ def test_a_process_that_was_silent_for_long_is_not_counted_anew() -> None:
     state = tell(state, "a", {YESTERDAY: 100}, NOW)
     state.advance(NOW + 2 * 3600, Silent())
     assert not state.instances
-    for first in (None, Hold("budget_1", NOTHING, NOTHING, Amounts(money=10))):
+    for first in (None, LeaseReport("budget_1", NO_AMOUNTS, NO_AMOUNTS, Amounts(money=10))):
         back = QuotaState.load(state.rule, state.dump())
         if first is not None:  # what a new key of that process is granted on its first question
             back.grant_lease(first, "a", NOW, NOW + 7200)
         used, known = Amounts(money=101), Amounts(money=100)
         days = ((YESTERDAY, 100), (YESTERDAY + 1, 1))
-        back.grant_lease(Hold("budget_1", used, NOTHING, NOTHING, days=days, known=known), "a", NOW, NOW + 7201)
+        back.grant_lease(
+            LeaseReport("budget_1", used, NO_AMOUNTS, NO_AMOUNTS, daily_spend=days, acknowledged=known),
+            "a",
+            NOW,
+            NOW + 7201,
+        )
         assert back.spent == 101
 
 
@@ -197,8 +212,8 @@ def test_an_alert_is_due_once_in_a_period() -> None:
 
 def test_a_budget_that_refuses_nothing_counts_all_the_same() -> None:
     state = opened(budget(hard=False), Silent())
-    hold = Hold("budget_1", Amounts(money=5 * AMOUNT), NOTHING, NOTHING)
-    assert state.grant_lease(hold, "a", NOW, NOW).held == NOTHING
+    hold = LeaseReport("budget_1", Amounts(money=5 * AMOUNT), NO_AMOUNTS, NO_AMOUNTS)
+    assert state.grant_lease(hold, "a", NOW, NOW).granted == NO_AMOUNTS
     assert state.spent == 5 * AMOUNT
 
 

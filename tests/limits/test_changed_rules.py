@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmariner.errors import InsufficientQuota, RateLimited
-from llmariner.gateway.control_plane.port import Hold, Key, LeaseAnswer, LeaseAsk, Rule
+from llmariner.gateway.control_plane.port import Key, LeaseReport, LeaseRequest, LeaseResponse, Rule
 from llmariner.gateway.limits.applicable_limits import Bound, Reservation
 from llmariner.gateway.limits.leased_quota import Allowance
 from llmariner.gateway.limits.limiter import Limits
@@ -33,7 +33,7 @@ class Asked:
     def __init__(self, leases: Leases) -> None:
         self.leases = leases
 
-    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+    async def lease(self, ask: LeaseRequest) -> LeaseResponse:
         return self.leases.lease(ask)
 
 
@@ -141,10 +141,10 @@ def test_what_callers_are_told_of_a_limit_that_lost_a_measure_meanwhile(database
     asyncio.run(work())
 
 
-@pytest.mark.parametrize("measure", ["tokens", "places", "money"])
+@pytest.mark.parametrize("measure", ["tokens", "slots", "money"])
 def test_what_was_reserved_before_a_change_is_known_after_it(measure: str) -> None:
     """In any order of changes: what is told of is what requests under way have reserved, never less than nothing."""
-    limited = {"tokens": {"tokens_per_minute": 10**6}, "places": {"concurrent_requests": 100}, "money": {}}
+    limited = {"tokens": {"tokens_per_minute": 10**6}, "slots": {"concurrent_requests": 100}, "money": {}}
     most, period = limited[measure], "total" if measure == "money" else None
     free = Rule("rule_1", "org_1", "key", "key_1", "*", {}, period, AMOUNT, hard=False)
     bound = free._replace(most=most, hard=True)
@@ -162,19 +162,19 @@ def test_what_was_reserved_before_a_change_is_known_after_it(measure: str) -> No
         reserved.money = 7
         running.append(reserved)
 
-    def told() -> Hold:
+    def told() -> LeaseReport:
         return slice_.hold(time.monotonic())
 
-    each = 1 if measure == "places" else 7
+    each = 1 if measure == "slots" else 7
     begin()
     slice_.change(bound)
-    assert getattr(told().taken, measure) == each
+    assert getattr(told().reserved, measure) == each
     begin()
     slice_.change(free)
     begin()
     slice_.change(bound)
-    assert getattr(told().taken, measure) == 3 * each
+    assert getattr(told().reserved, measure) == 3 * each
     for reserved in running:
         reserved.settle(2, 2)
-    assert getattr(told().taken, measure) == 0
+    assert getattr(told().reserved, measure) == 0
     assert getattr(slice_, measure) <= 0

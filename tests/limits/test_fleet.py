@@ -115,12 +115,12 @@ def test_a_miss_while_a_lease_is_under_way_makes_no_later_use_count_as_of_then()
     one = gateways.gateways[0].slice
     one.miss(Amounts(1), 9.0)
     hold = one.hold(10.0)
-    assert hold.age == 1
+    assert hold.seconds_since_use == 1
     grant = gateways.lease("req_0", hold)
     one.miss(Amounts(1), 10.1)
     one.take(grant, hold, 10.2)
     one.requests -= 1
-    assert one.hold(15.0).age == 0
+    assert one.hold(15.0).seconds_since_use == 0
 
 
 def test_a_slice_that_lacks_tokens_alone_may_still_be_used() -> None:
@@ -132,4 +132,4 @@ def test_a_slice_that_lacks_tokens_alone_may_still_be_used() -> None:
     assert one.requests >= 1
     one.miss(Amounts(1, 1000), 11.0)
     one.requests -= 1
-    assert one.hold(15.0).age == 0
+    assert one.hold(15.0).seconds_since_use == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmariner.gateway.control_plane.port import NOTHING, Amounts, Grant, Rule
+from llmariner.gateway.control_plane.port import NO_AMOUNTS, Amounts, LeaseGrant, Rule
 from llmariner.gateway.limits.applicable_limits import Bound, Reservation
 from llmariner.gateway.limits.leased_quota import Allowance
 
@@ -21,7 +21,7 @@ BUDGET = Rule("budget_1", "org_1", "project", "proj_1", "*", {}, "month", 1000)
 
 def held(rule: Rule, amounts: Amounts) -> Allowance:
     allowance = Allowance(rule)
-    allowance.take(Grant(rule.id, amounts, NOTHING, None, 1), None, 0.0)
+    allowance.take(LeaseGrant(rule.id, amounts, NO_AMOUNTS, None, 1), None, 0.0)
     return allowance
 
 
@@ -44,19 +44,19 @@ def test_who_withdraws_has_taken_nothing() -> None:
     reservation.withdraw()
     reservation.settle(300, 70, 1.0)  # as whoever handles its refusal does: it is bound by nothing any more
     assert (limit.left, budget.left) == (Amounts(10, 1000, 5), Amounts(money=1000))
-    assert limit.used == budget.used == limit.taken == budget.taken == NOTHING
+    assert limit.used == budget.used == limit.taken == budget.taken == NO_AMOUNTS
 
 
 def test_a_process_tells_what_it_was_told_to_be_known() -> None:
     allowance = held(BUDGET, Amounts(money=1000))
     reserved(Bound([allowance]), 0, 100).settle(0, 40, 1.0)
     told = allowance.hold(1.0)
-    assert (told.used, told.known) == (Amounts(money=40), NOTHING)
-    allowance.take(Grant(BUDGET.id, Amounts(money=500), NOTHING, None, 1), told, 2.0)
+    assert (told.used, told.acknowledged) == (Amounts(money=40), NO_AMOUNTS)
+    allowance.take(LeaseGrant(BUDGET.id, Amounts(money=500), NO_AMOUNTS, None, 1), told, 2.0)
     reserved(Bound([allowance]), 0, 100).settle(0, 10, 1.0)
     again = allowance.hold(3.0)
-    assert (again.used, again.known) == (Amounts(money=50), Amounts(money=40))
-    assert allowance.hold(4.0).known == Amounts(money=40), "no answer came to what was told then"
+    assert (again.used, again.acknowledged) == (Amounts(money=50), Amounts(money=40))
+    assert allowance.hold(4.0).acknowledged == Amounts(money=40), "no answer came to what was told then"
 
 
 @pytest.mark.parametrize("used", [0, 30])
@@ -80,4 +80,4 @@ def test_money_is_told_by_the_day_of_admission() -> None:
     bound = Bound([allowance])
     for admitted_at, money in ((86399.9, 10), (86400.0, 20), (86400.5, 5), (2 * 86400.0, 0)):
         reserved(bound, 0, 50).settle(0, money, admitted_at)
-    assert allowance.hold(1.0).days == ((0, 10), (1, 25))
+    assert allowance.hold(1.0).daily_spend == ((0, 10), (1, 25))

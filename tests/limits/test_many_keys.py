@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from llmariner.errors import RateLimited
-from llmariner.gateway.control_plane.port import Key, LeaseAnswer, LeaseAsk
+from llmariner.gateway.control_plane.port import Key, LeaseRequest, LeaseResponse
 from llmariner.gateway.limits.limiter import Limits
 from llmariner.limits.leases import Leases
 from llmariner.limits.revisions import Revisions
@@ -30,13 +30,13 @@ class Asked:
 
     def __init__(self, leases: Leases, *, older: bool = False) -> None:
         self.leases = leases
-        self.asks: list[LeaseAsk] = []
+        self.asks: list[LeaseRequest] = []
         self.pause = 0.0
         self._older = older
 
-    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+    async def lease(self, ask: LeaseRequest) -> LeaseResponse:
         self.asks.append(ask)
-        answer = self.leases.lease(ask._replace(others=()) if self._older else ask)
+        answer = self.leases.lease(ask._replace(other_queries=()) if self._older else ask)
         await asyncio.sleep(self.pause)
         return answer
 
@@ -45,7 +45,7 @@ class Asked:
         """Those whose rules were asked for, in order."""
         found: list[str] = []
         for ask in self.asks:
-            found += [] if ask.newcomer is None else [ask.newcomer.id, *(each.key.id for each in ask.others)]
+            found += [] if ask.key is None else [ask.key.id, *(each.key.id for each in ask.other_queries)]
         return found
 
 
@@ -111,7 +111,7 @@ def test_the_models_that_a_key_names_are_not_part_of_the_question(database: Data
     control = Asked(Leases(database, {"requests_per_minute": 10}))
     names = frozenset(f"model-{number}" for number in range(1000))
     run(lambda: admitted(port(control), [replace(owner, models=names, own_models=names, refused_models=names)]))
-    newcomer = control.asks[0].newcomer
+    newcomer = control.asks[0].key
     assert newcomer is not None
     assert (newcomer.models, newcomer.own_models, newcomer.refused_models) == (None, frozenset(), frozenset())
 

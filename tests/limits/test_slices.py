@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from llmariner.errors import RateLimited, Unavailable
-from llmariner.gateway.control_plane.port import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.gateway.control_plane.port import Changes, Key, LeaseRequest, LeaseResponse, ModelState
 from llmariner.gateway.limits.applicable_limits import longest_cost
 from llmariner.gateway.limits.limiter import Limits
 from llmariner.gateway.metering.pricing import Price
@@ -31,38 +31,40 @@ class Asked:
 
     def __init__(self, leases: Leases) -> None:
         self.leases = leases
-        self.asks: list[LeaseAsk] = []
+        self.asks: list[LeaseRequest] = []
         self.away = False
 
-    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+    async def lease(self, ask: LeaseRequest) -> LeaseResponse:
         self.asks.append(ask)
         await asyncio.sleep(0.01)
         if self.away:
             raise Unavailable("away")
         return self.leases.lease(ask)
 
-    async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
+    async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
         raise NotImplementedError
 
-    async def person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key | None:
+    async def authenticate_user(
+        self, token: str, organization: str | None, project: str | None, source: str | None
+    ) -> Key | None:
         raise NotImplementedError
 
-    async def model(self, model_id: str) -> ModelState:
+    async def model_state(self, model_id: str) -> ModelState:
         raise NotImplementedError
 
     async def wake(self, model_id: str) -> None:
         raise NotImplementedError
 
-    async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
+    async def report_waiting(self, process: str, counts: Mapping[str, int]) -> None:
         raise NotImplementedError
 
-    async def changes(self, cursor: str, rules: int) -> Changes:
+    async def changes_since(self, cursor: str, rules: int) -> Changes:
         raise NotImplementedError
 
-    async def record(self, events: Sequence[dict[str, Any]]) -> None:
+    async def record_events(self, events: Sequence[dict[str, Any]]) -> None:
         raise NotImplementedError
 
-    async def used(self, last_used: dict[str, int]) -> None:
+    async def record_last_used(self, last_used: dict[str, int]) -> None:
         raise NotImplementedError
 
 

@@ -21,7 +21,7 @@ import uvicorn
 
 from llmariner.boot import load
 from llmariner.context import Context
-from llmariner.gateway.control_plane.http_client import RemoteControl
+from llmariner.gateway.control_plane.http_client import HttpControlPlane
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
 from llmariner.platform.serving.remote import RemoteServing
@@ -109,7 +109,7 @@ def remote(folder: Path) -> Iterator[Adapter]:
 
         task = inner.do(start())
         port = server.servers[0].sockets[0].getsockname()[1]
-        control = RemoteControl(ControlPlaneSettings(url=f"http://127.0.0.1:{port}"), Secret(SECRET), issuer="test")
+        control = HttpControlPlane(ControlPlaneSettings(url=f"http://127.0.0.1:{port}"), Secret(SECRET), issuer="test")
         driven = Driven(inner.runner, RemoteServing(control))
         yield Adapter(driven, "small", sleeps=True)
         driven.client.close()

@@ -11,17 +11,17 @@ import pytest
 
 from llmariner.gateway.control_plane import serialization as wire
 from llmariner.gateway.control_plane.port import (
-    NOTHING,
+    NO_AMOUNTS,
     Amounts,
     Changes,
-    Grant,
-    Hold,
     Key,
-    LeaseAnswer,
-    LeaseAsk,
+    LeaseGrant,
+    LeaseReport,
+    LeaseRequest,
+    LeaseResponse,
     ModelState,
-    Newcomer,
     Rule,
+    RulesQuery,
 )
 from llmariner.gateway.metering.pricing import Price
 
@@ -34,12 +34,12 @@ PRICED = ModelState(
     "n", "proj_1", "embed", True, False, "asleep", 0.0, 3.5, "waits", None, 0, 0, price=Price("price_1", 1, 2, 3, 4)
 )
 CHANGES = Changes("7", ("key_1",), ("m", "n"), 3, 2.5, (("key", "key_1"), ("project", "proj_1")))
-HOLD = Hold(
+HOLD = LeaseReport(
     "limit_1", Amounts(1, 2, 3, 4), Amounts(5, 6, 7, 8), Amounts(9), Amounts(0, 1), 2.5, ((20544, 3), (20545, 1))
 )
-ASK = LeaseAsk("replica", 12.5, [HOLD], KEY, "m", Amounts(1, 64), [Newcomer(BOUND, "", NOTHING)])
+ASK = LeaseRequest("replica", 12.5, [HOLD], KEY, "m", Amounts(1, 64), [RulesQuery(BOUND, "", NO_AMOUNTS)])
 RULE = Rule("limit_1", "org_1", "project", "proj_1", "", {"requests_per_minute": 5}, None, None, True, 0.5)
-ANSWER = LeaseAnswer([Grant("limit_1", Amounts(1), Amounts(2, 3), 0.5, 8, 9)], [RULE], [[RULE], []])
+ANSWER = LeaseResponse([LeaseGrant("limit_1", Amounts(1), Amounts(2, 3), 0.5, 8, 9)], [RULE], [[RULE], []])
 
 
 class Kind(NamedTuple):
@@ -52,8 +52,12 @@ KINDS = [
     Kind(wire.key_to_wire, wire.key_from_wire, (KEY, BOUND)),
     Kind(wire.model_to_wire, wire.model_from_wire, (MODEL, PRICED)),
     Kind(wire.changes_to_wire, wire.changes_from_wire, (CHANGES, Changes("", (), ()))),
-    Kind(wire.ask_to_wire, wire.ask_from_wire, (ASK, LeaseAsk("replica", 0.0, [], others=[]))),
-    Kind(wire.answer_to_wire, wire.answer_from_wire, (ANSWER, LeaseAnswer([], others=[]))),
+    Kind(
+        wire.lease_request_to_wire,
+        wire.lease_request_from_wire,
+        (ASK, LeaseRequest("replica", 0.0, [], other_queries=[])),
+    ),
+    Kind(wire.lease_response_to_wire, wire.lease_response_from_wire, (ANSWER, LeaseResponse([], other_rules=[]))),
 ]
 EACH = pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind in KINDS for value in kind.values])
 
@@ -94,8 +98,10 @@ def test_what_the_version_before_does_not_say_is_as_by_default(kind: Kind, value
 
 
 def test_an_account_of_the_version_before_is_taken() -> None:
-    told = wire.ask_to_wire(ASK)
+    told = wire.lease_request_to_wire(ASK)
     told["newcomer"] = {name: each for name, each in told["newcomer"].items() if name != "sources"}
     told["holds"] = [row[:6] for row in told["holds"]]
     del told["others"]
-    assert wire.ask_from_wire(told) == ASK._replace(holds=[HOLD._replace(days=(), known=NOTHING)], others=[])
+    assert wire.lease_request_from_wire(told) == ASK._replace(
+        reports=[HOLD._replace(daily_spend=(), acknowledged=NO_AMOUNTS)], other_queries=[]
+    )

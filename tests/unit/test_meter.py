@@ -29,7 +29,7 @@ class Away:
         self.asked = 0
         self.taken: list[dict[str, Any]] = []
 
-    async def record(self, events: list[dict[str, Any]]) -> None:
+    async def record_events(self, events: list[dict[str, Any]]) -> None:
         self.asked += 1
         if self.asked < 3:
             raise Unavailable("The database does not answer.")
@@ -55,7 +55,7 @@ class Unsure:
         self._chance = chance
         self.taken: list[tuple[str, int]] = []
 
-    async def record(self, events: list[dict[str, Any]]) -> None:
+    async def record_events(self, events: list[dict[str, Any]]) -> None:
         await asyncio.sleep(self._chance.choice([0.0, 0.005, 0.02]))
         fate = self._chance.choice(["taken", "taken", "lost", "unheard"])
         if fate != "lost":
@@ -92,7 +92,7 @@ def test_an_answer_that_takes_its_time_holds_up_no_later_event(monkeypatch: Any)
         def __init__(self) -> None:
             self.given: list[str] = []
 
-        async def record(self, events: list[dict[str, Any]]) -> None:
+        async def record_events(self, events: list[dict[str, Any]]) -> None:
             self.given += [event["request_id"] for event in events]
             await asyncio.sleep(0 if len(self.given) > 1 else 60)
 
@@ -119,7 +119,7 @@ class Choosy:
         self._poison, self._error = poison, error
         self.taken: list[str] = []
 
-    async def record(self, events: list[dict[str, Any]]) -> None:
+    async def record_events(self, events: list[dict[str, Any]]) -> None:
         names = [event["request_id"] for event in events]
         if self._poison in names:
             raise self._error
@@ -163,7 +163,7 @@ def test_a_ledger_that_is_away_for_long_costs_a_bounded_memory(
     taken: list[dict[str, Any]] = []
 
     class Hanging:
-        async def record(self, events: list[dict[str, Any]]) -> None:
+        async def record_events(self, events: list[dict[str, Any]]) -> None:
             if answers and not back.is_set():
                 raise Unavailable("away")
             await back.wait()

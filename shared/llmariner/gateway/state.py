@@ -16,7 +16,7 @@ from llmariner.gateway.admission.queue import AdmissionQueue
 from llmariner.gateway.authentication.failed_attempts import FailedAttemptLimiter
 from llmariner.gateway.authentication.key_cache import KeyCache
 from llmariner.gateway.background_tasks import supervise
-from llmariner.gateway.control_plane.port import Control, Key, ModelState
+from llmariner.gateway.control_plane.port import ControlPlane, Key, ModelState
 from llmariner.gateway.limits.limiter import Limits
 from llmariner.gateway.metering.meter import Meter
 from llmariner.gateway.metering.metrics import Metrics
@@ -55,7 +55,7 @@ _HEALTH_BYTES = 64 * 1024
 class Gateway:
     """One per process; begins its tasks with the first request, in that request's loop."""
 
-    def __init__(self, control: Control, settings: GatewaySettings, pepper: Secret) -> None:
+    def __init__(self, control: ControlPlane, settings: GatewaySettings, pepper: Secret) -> None:
         self.control = control
         self.settings = settings
         self.client = Client(write_timeout=settings.write_timeout)
@@ -222,7 +222,7 @@ class Gateway:
 
     async def _ask(self, model_id: str) -> ModelState:
         turn = self._asking.generation
-        state = await self.control.model(model_id)
+        state = await self.control.model_state(model_id)
         if turn == self._asking.generation:
             self._states[model_id] = state
             if len(self._states) > _MOST_MODELS:
@@ -283,7 +283,7 @@ class Gateway:
                 used_at, used = now, self.key_cache.last_used
                 self.key_cache.last_used = {}
                 try:
-                    await self.control.used(used)
+                    await self.control.record_last_used(used)
                 except Exception:  # coarse on purpose, and not worth the end of this loop
                     _log.warning("when keys were last used could not be noted", exc_info=True)
 
@@ -296,12 +296,12 @@ class Gateway:
             if counts or told:
                 told = bool(counts)
                 with contextlib.suppress(Unavailable):
-                    await self.control.waiting(instance_id(), counts)
+                    await self.control.report_waiting(instance_id(), counts)
 
     async def _ask_for_changes(self) -> None:
         self._tried_at = time.monotonic()
         try:
-            changes = await self.control.changes(self._cursor, self.limits.rules)
+            changes = await self.control.changes_since(self._cursor, self.limits.rules)
         except Exception as error:  # whatever it was, known keys and models go on for a bounded time
             if not isinstance(error, Unavailable):
                 _log.exception("what changed could not be asked")

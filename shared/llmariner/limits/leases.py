@@ -13,15 +13,15 @@ from typing import Any
 from sqlalchemy import Row, Select, Table, Update, and_, case, or_, select, update
 
 from llmariner.gateway.control_plane.port import (
-    NOTHING,
+    NO_AMOUNTS,
     Amounts,
-    Grant,
-    Hold,
     Key,
-    LeaseAnswer,
-    LeaseAsk,
-    Newcomer,
+    LeaseGrant,
+    LeaseReport,
+    LeaseRequest,
+    LeaseResponse,
     Rule,
+    RulesQuery,
 )
 from llmariner.limits.budgets import budget_from_row
 from llmariner.limits.ledger_source import LedgerUsageSource
@@ -51,21 +51,21 @@ class Leases:
         self._database = database
         self.default_limits = dict(default_limits)
 
-    def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+    def lease(self, ask: LeaseRequest) -> LeaseResponse:
         """See `gateway.control.Control.lease`."""
         return self._database.transact(lambda session: self._lease(session, ask))
 
-    def _lease(self, session: WriteSession, ask: LeaseAsk) -> LeaseAnswer:
+    def _lease(self, session: WriteSession, ask: LeaseRequest) -> LeaseResponse:
         callers = _callers(ask)
         rules_by_caller = self._load_rules(session, [each.key for each in callers])
-        holds = {hold.rule: hold for hold in ask.holds}
-        first: dict[str, Hold] = {}
+        holds = {hold.rule_id: hold for hold in ask.reports}
+        first: dict[str, LeaseReport] = {}
         for caller, rules in zip(callers, rules_by_caller, strict=True):
             for rule in rules:
-                if caller.least != NOTHING and rule.id not in holds and rule.model in (ALL_MODELS, caller.model):
-                    first.setdefault(rule.id, _first_hold(rule, caller.least))
+                if caller.minimum != NO_AMOUNTS and rule.id not in holds and rule.model in (ALL_MODELS, caller.model):
+                    first.setdefault(rule.id, _first_hold(rule, caller.minimum))
         grants = self._grant(session, ask, holds, first) if holds or first else []
-        return LeaseAnswer(grants, rules_by_caller[0] if rules_by_caller else None, rules_by_caller[1:])
+        return LeaseResponse(grants, rules_by_caller[0] if rules_by_caller else None, rules_by_caller[1:])
 
     def quota_states(self, rule_ids: Sequence[str]) -> dict[str, QuotaState]:
         """The current states of limits and budgets, by id; those that were never used may be missing."""
@@ -79,8 +79,12 @@ class Leases:
         return found
 
     def _grant(
-        self, session: WriteSession, ask: LeaseAsk, holds: Mapping[str, Hold], first: Mapping[str, Hold]
-    ) -> list[Grant]:
+        self,
+        session: WriteSession,
+        ask: LeaseRequest,
+        holds: Mapping[str, LeaseReport],
+        first: Mapping[str, LeaseReport],
+    ) -> list[LeaseGrant]:
         grants, states = [], {}
         rows, usage_source = _lock_states(session, [*holds, *first]), LedgerUsageSource(session)
         now = session.now()
@@ -89,10 +93,10 @@ class Leases:
             state.advance(now, usage_source)
             hold = holds.get(row.id)
             # An instance that has a lease requests more when it needs more.
-            if hold is None and not state.has_lease(ask.replica):
+            if hold is None and not state.has_lease(ask.instance):
                 hold = first[row.id]
             if hold is not None:
-                grants.append(state.grant_lease(hold, ask.replica, ask.at, now))
+                grants.append(state.grant_lease(hold, ask.instance, ask.sent_at, now))
             if state.alert_due():
                 state.mark_alerted()
                 _publish_alert(session, state)
@@ -132,10 +136,10 @@ class Leases:
         )
 
 
-def _callers(ask: LeaseAsk) -> list[Newcomer]:
-    if ask.newcomer is None:
+def _callers(ask: LeaseRequest) -> list[RulesQuery]:
+    if ask.key is None:
         return []
-    return [Newcomer(ask.newcomer, ask.model, ask.least), *ask.others]
+    return [RulesQuery(ask.key, ask.model, ask.minimum), *ask.other_queries]
 
 
 def _create_missing_states(session: WriteSession, ids: Sequence[str]) -> None:
@@ -186,7 +190,7 @@ def _write_back(states: Mapping[str, str]) -> Update:
     return update(allowances).where(allowances.c.id.in_(list(states))).values(state=state)
 
 
-def _first_hold(rule: Rule, least: Amounts) -> Hold:
+def _first_hold(rule: Rule, least: Amounts) -> LeaseReport:
     """The first request for quota of a caller: what its first request needs at least, and a slice if there is enough."""
     part = {name: most // _FIRST_SLICE_DIVISOR for name, most in rule.most.items()}
     requests = [part[name] for name in ("requests_per_minute", "requests_per_day") if name in part]
@@ -194,10 +198,10 @@ def _first_hold(rule: Rule, least: Amounts) -> Hold:
     wants = Amounts(
         max(least.requests, min(requests, default=0)),
         max(least.tokens, min(tokens, default=0)),
-        max(least.places, part.get("concurrent_requests", 0)),
+        max(least.slots, part.get("concurrent_requests", 0)),
         (rule.amount or 0) // _FIRST_SLICE_DIVISOR,
     )
-    return Hold(rule.id, NOTHING, NOTHING, wants, least._replace(money=0))
+    return LeaseReport(rule.id, NO_AMOUNTS, NO_AMOUNTS, wants, least._replace(money=0))
 
 
 def _publish_alert(session: WriteSession, state: QuotaState) -> None:

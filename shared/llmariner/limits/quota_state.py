@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from llmariner.gateway.control_plane.port import NOTHING, Amounts, Grant, Hold, Rule
+from llmariner.gateway.control_plane.port import NO_AMOUNTS, Amounts, LeaseGrant, LeaseReport, Rule
 from llmariner.limits.sliding_window import SlidingWindow
 
 __all__ = ["LEASE_SECONDS", "QuotaState", "UsageSource", "period_start"]
@@ -53,8 +53,8 @@ class _InstanceState:
     `days`: money used of a budget, by the day (since 1970, UTC) on which requests were admitted.
     """
 
-    used: Amounts = NOTHING
-    held: Amounts = NOTHING
+    used: Amounts = NO_AMOUNTS
+    held: Amounts = NO_AMOUNTS
     reported_at: float = 0.0
     expires_at: float = 0.0
     days: dict[int, int] = field(default_factory=dict)
@@ -115,13 +115,13 @@ class QuotaState:
             self._enter_period(period_start(self.rule.period, now), usage_source)
         self._expire_leases(now, usage_source)
 
-    def grant_lease(self, hold: Hold, instance: str, at: float, now: float) -> Grant:
+    def grant_lease(self, hold: LeaseReport, instance: str, at: float, now: float) -> LeaseGrant:
         """Record the usage that an instance reports, and lease it a slice of what is available."""
         entry = self.instances.setdefault(instance, _InstanceState())
         # If the instance was dropped in between, start from the usage that it knows to be recorded.
-        entry.used = Amounts(*map(max, entry.used, hold.known))
-        self._record_usage(entry, hold.used, now, now - hold.age, hold.days)
-        entry.held = NOTHING
+        entry.used = Amounts(*map(max, entry.used, hold.acknowledged))
+        self._record_usage(entry, hold.used, now, now - hold.seconds_since_use, hold.daily_spend)
+        entry.held = NO_AMOUNTS
         alive = [other.held for name, other in self.instances.items() if name != instance and other.expires_at > now]
         others = [held for held in alive if any(held)]
         held, available, short = [], [], []
@@ -130,10 +130,10 @@ class QuotaState:
                 held.append(0)
                 available.append(0)
                 continue
-            reserved, minimum, left = hold.taken[index], hold.least[index], capacity - hold.taken[index]
+            reserved, minimum, left = hold.reserved[index], hold.minimum[index], capacity - hold.reserved[index]
             # At most half of what is available if others hold leases too, so that no slice withholds much.
             share = max(minimum, -(-left // 2)) if others else left
-            extra = max(0, min(hold.wants[index], left, share))
+            extra = max(0, min(hold.requested[index], left, share))
             held.append(reserved + extra)
             available.append(max(0, left - extra))
             if extra < minimum:
@@ -143,7 +143,7 @@ class QuotaState:
         entry.held, entry.reported_at = Amounts(*held), at
         entry.expires_at = now + LEASE_SECONDS
         retry_after = max(short) if short else None
-        return Grant(self.rule.id, entry.held, Amounts(*available), retry_after, 1 + len(alive), self.spent)
+        return LeaseGrant(self.rule.id, entry.held, Amounts(*available), retry_after, 1 + len(alive), self.spent)
 
     def has_lease(self, instance: str) -> bool:
         """Whether a gateway instance has a lease that is not empty."""
@@ -167,7 +167,7 @@ class QuotaState:
         """Usage by measure as of the last `advance`; for concurrent requests, the leased slots."""
         used = {name: window.used for name, window in self.windows.items()}
         if "concurrent_requests" in self.rule.most:
-            used["concurrent_requests"] = sum(entry.held.places for entry in self.instances.values())
+            used["concurrent_requests"] = sum(entry.held.slots for entry in self.instances.values())
         return used
 
     def _enter_period(self, start: float, usage_source: UsageSource) -> None:
@@ -243,7 +243,7 @@ class QuotaState:
             if any(entry.held):
                 unreported = usage_source.unreported_usage(self.rule, name, entry.reported_at)
                 self._record_usage(entry, Amounts(*map(sum, zip(entry.used, unreported, strict=True))), now, now)
-                entry.held = NOTHING
+                entry.held = NO_AMOUNTS
             elif entry.expires_at + _INSTANCE_RETENTION_SECONDS < now:
                 del self.instances[name]
 

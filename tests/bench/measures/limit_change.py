@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from llmariner.gateway.control_plane.port import Key, LeaseAnswer, LeaseAsk
+from llmariner.gateway.control_plane.port import Key, LeaseRequest, LeaseResponse
 from llmariner.gateway.limits.limiter import Limits
 from llmariner.limits.leases import Leases
 from llmariner.limits.revisions import Revisions
@@ -48,7 +48,7 @@ class Control:
     leases: Leases
     questions: int = 0
 
-    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+    async def lease(self, ask: LeaseRequest) -> LeaseResponse:
         self.questions += 1
         return await asyncio.to_thread(self.leases.lease, ask)
 

@@ -12,7 +12,16 @@ from collections.abc import Mapping, Sequence
 
 from llmariner.gateway.authentication.failed_attempts import FailedAttemptLimiter
 from llmariner.gateway.authentication.key_cache import KeyCache
-from llmariner.gateway.control_plane.port import Amounts, Changes, Grant, Key, LeaseAnswer, LeaseAsk, ModelState, Rule
+from llmariner.gateway.control_plane.port import (
+    Amounts,
+    Changes,
+    Key,
+    LeaseGrant,
+    LeaseRequest,
+    LeaseResponse,
+    ModelState,
+    Rule,
+)
 from llmariner.gateway.limits.applicable_limits import longest_cost
 from llmariner.gateway.limits.limiter import Limits
 from llmariner.gateway.metering.pricing import Price
@@ -34,31 +43,33 @@ USED = {"prompt_tokens": 20, "cached_tokens": 0, "completion_tokens": 8}
 class Generous:
     """A control port that knows one key and grants all it may."""
 
-    async def key(self, digest: str, organization: str | None, project: str | None) -> Key:
+    async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
         return KEY
 
-    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
-        return LeaseAnswer([Grant(rule.id, PLENTY, PLENTY, None, 1) for rule in RULES], RULES)
+    async def lease(self, ask: LeaseRequest) -> LeaseResponse:
+        return LeaseResponse([LeaseGrant(rule.id, PLENTY, PLENTY, None, 1) for rule in RULES], RULES)
 
-    async def person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key | None:
+    async def authenticate_user(
+        self, token: str, organization: str | None, project: str | None, source: str | None
+    ) -> Key | None:
         raise NotImplementedError
 
-    async def model(self, model_id: str) -> ModelState:
+    async def model_state(self, model_id: str) -> ModelState:
         raise NotImplementedError
 
     async def wake(self, model_id: str) -> None:
         raise NotImplementedError
 
-    async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
+    async def report_waiting(self, process: str, counts: Mapping[str, int]) -> None:
         raise NotImplementedError
 
-    async def changes(self, cursor: str, rules: int) -> Changes:
+    async def changes_since(self, cursor: str, rules: int) -> Changes:
         raise NotImplementedError
 
-    async def record(self, events: Sequence[dict[str, object]]) -> None:
+    async def record_events(self, events: Sequence[dict[str, object]]) -> None:
         raise NotImplementedError
 
-    async def used(self, last_used: dict[str, int]) -> None:
+    async def record_last_used(self, last_used: dict[str, int]) -> None:
         raise NotImplementedError
 
 

@@ -15,7 +15,7 @@ from functools import partial
 
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.gateway.authentication.failed_attempts import FailedAttemptLimiter
-from llmariner.gateway.control_plane.port import Control, Key
+from llmariner.gateway.control_plane.port import ControlPlane, Key
 from llmariner.gateway.single_flight import SingleFlight
 
 __all__ = ["KeyCache", "bearer_token", "invalid_key", "is_jwt", "missing_scope", "sign_in_not_configured"]
@@ -69,7 +69,7 @@ def missing_scope(scope: str) -> PermissionDenied:
 class KeyCache:
     """The keys of this process, by least recent use. `last_used`: Unix seconds of each key since the last report."""
 
-    def __init__(self, control: Control, pepper: str, failed_attempts: FailedAttemptLimiter) -> None:
+    def __init__(self, control: ControlPlane, pepper: str, failed_attempts: FailedAttemptLimiter) -> None:
         self._control = control
         self._pepper = pepper.encode()
         self._failed_attempts = failed_attempts
@@ -159,9 +159,9 @@ class KeyCache:
         self._failed_attempts.check(client_address, untrusted_proxy=untrusted_proxy)
         organization, project = _header_text(head, b"openai-organization"), _header_text(head, b"openai-project")
         if is_jwt(token):
-            fetch = partial(self._control.person, token, organization, project, client_address)
+            fetch = partial(self._control.authenticate_user, token, organization, project, client_address)
         else:
-            fetch = partial(self._control.key, digest, organization, project)
+            fetch = partial(self._control.authenticate_key, digest, organization, project)
         generation = self._in_flight.generation
         try:
             key = await self._in_flight.do(credentials, fetch)

@@ -10,18 +10,18 @@ import orjson
 
 from llmariner.errors import AuthenticationFailed, InvalidRequest, ModelNotFound, PermissionDenied, Unavailable
 from llmariner.gateway.authentication.service_tokens import ServiceTokens
-from llmariner.gateway.control_plane.port import Changes, Key, LeaseAnswer, LeaseAsk, ModelState
+from llmariner.gateway.control_plane.port import Changes, Key, LeaseRequest, LeaseResponse, ModelState
 from llmariner.gateway.control_plane.serialization import (
-    answer_from_wire,
-    ask_to_wire,
     changes_from_wire,
     key_from_wire,
+    lease_request_to_wire,
+    lease_response_from_wire,
     model_from_wire,
 )
 from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 from llmariner.settings import ControlPlaneSettings, Secret
 
-__all__ = ["AUDIENCE", "RemoteControl"]
+__all__ = ["AUDIENCE", "HttpControlPlane"]
 
 AUDIENCE = "internal_gateway"
 _ROOT = "/internal/gateway"
@@ -29,7 +29,7 @@ _ROOT = "/internal/gateway"
 _SECONDS = 15.0
 
 
-class RemoteControl:
+class HttpControlPlane:
     """See `control.Control`."""
 
     def __init__(self, settings: ControlPlaneSettings, secret: Secret, *, issuer: str) -> None:
@@ -37,16 +37,18 @@ class RemoteControl:
         self._client = Client()
         self._tokens = ServiceTokens(secret.reveal(), issuer=issuer, audience=AUDIENCE)
 
-    async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
+    async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
         """See the port."""
         return _key(await self.call("key", {"digest": digest, "organization": organization, "project": project}))
 
-    async def person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key | None:
+    async def authenticate_user(
+        self, token: str, organization: str | None, project: str | None, source: str | None
+    ) -> Key | None:
         """See the port."""
         asked = {"token": token, "organization": organization, "project": project, "source": source}
         return _key(await self.call("person", asked))
 
-    async def model(self, model_id: str) -> ModelState:
+    async def model_state(self, model_id: str) -> ModelState:
         """See the port."""
         found = await self.call("model", {"model": model_id})
         if found["model"] is None:
@@ -57,23 +59,23 @@ class RemoteControl:
         """See the port."""
         await self.call("wake", {"model": model_id})
 
-    async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
+    async def report_waiting(self, process: str, counts: Mapping[str, int]) -> None:
         """See the port."""
         await self.call("waiting", {"process": process, "counts": dict(counts)})
 
-    async def changes(self, cursor: str, rules: int) -> Changes:
+    async def changes_since(self, cursor: str, rules: int) -> Changes:
         """See the port."""
         return changes_from_wire(await self.call("changes", {"cursor": cursor, "rules": rules}))
 
-    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+    async def lease(self, ask: LeaseRequest) -> LeaseResponse:
         """See the port."""
-        return answer_from_wire(await self.call("lease", ask_to_wire(ask)))
+        return lease_response_from_wire(await self.call("lease", lease_request_to_wire(ask)))
 
-    async def record(self, events: Sequence[dict[str, Any]]) -> None:
+    async def record_events(self, events: Sequence[dict[str, Any]]) -> None:
         """See the port."""
         await self.call("record", {"events": list(events)})
 
-    async def used(self, last_used: dict[str, int]) -> None:
+    async def record_last_used(self, last_used: dict[str, int]) -> None:
         """See the port."""
         await self.call("used", {"last_used": last_used})
 

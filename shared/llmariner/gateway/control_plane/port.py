@@ -13,18 +13,18 @@ from typing import Any, NamedTuple, Protocol
 from llmariner.gateway.metering.pricing import Price
 
 __all__ = [
-    "NOTHING",
+    "NO_AMOUNTS",
     "Amounts",
     "Changes",
-    "Control",
-    "Grant",
-    "Hold",
+    "ControlPlane",
     "Key",
-    "LeaseAnswer",
-    "LeaseAsk",
+    "LeaseGrant",
+    "LeaseReport",
+    "LeaseRequest",
+    "LeaseResponse",
     "ModelState",
-    "Newcomer",
     "Rule",
+    "RulesQuery",
 ]
 
 
@@ -131,108 +131,110 @@ class Amounts(NamedTuple):
 
     requests: int = 0
     tokens: int = 0
-    places: int = 0
+    slots: int = 0
     money: int = 0
 
 
-NOTHING = Amounts()
+NO_AMOUNTS = Amounts()
 
 
-class Hold(NamedTuple):
+class LeaseReport(NamedTuple):
     """What a process says of one rule. `used`: all it has ever used of it; `taken`: reserved by requests under way;
     `wants`: what it wants to have free beside that; `least`: what it must get of it to be of use; `age`: seconds since
     the last use; `days`: of the money used, what requests used that were admitted on the last days (since 1970, UTC);
     `known`: of what it used, what an answer has confirmed. All absolute, so that a hold told twice says the same."""
 
-    rule: str
+    rule_id: str
     used: Amounts
-    taken: Amounts
-    wants: Amounts
-    least: Amounts = NOTHING
-    age: float = 0.0
-    days: Sequence[tuple[int, int]] = ()
-    known: Amounts = NOTHING
+    reserved: Amounts
+    requested: Amounts
+    minimum: Amounts = NO_AMOUNTS
+    seconds_since_use: float = 0.0
+    daily_spend: Sequence[tuple[int, int]] = ()
+    acknowledged: Amounts = NO_AMOUNTS
 
 
-class Grant(NamedTuple):
+class LeaseGrant(NamedTuple):
     """What a process may hold of one rule from now on, all it has reserved included; 0 where a rule limits nothing.
 
     `free`: what nobody holds; `again`: seconds until there is as much as was needed at least, None when there was;
     `replicas`: how many processes hold some of it. `spent`: money spent in the period.
     """
 
-    rule: str
-    held: Amounts
-    free: Amounts
-    again: float | None
-    replicas: int
+    rule_id: str
+    granted: Amounts
+    available: Amounts
+    retry_after: float | None
+    instances: int
     spent: int = 0
 
 
-class Newcomer(NamedTuple):
+class RulesQuery(NamedTuple):
     """A caller whose rules a process wants to know. `least`: what its first request needs, of `model`; NOTHING: its rules
     alone are asked for."""
 
     key: Key
     model: str
-    least: Amounts
+    minimum: Amounts
 
 
-class LeaseAsk(NamedTuple):
+class LeaseRequest(NamedTuple):
     """One process's account of all rules it holds something of. `at`: its clock, seconds since 1970.
 
     `newcomer`, `model` and `least` are the first caller whose rules it asks for, as in `Newcomer`; `others`: the others.
     """
 
-    replica: str
-    at: float
-    holds: Sequence[Hold]
-    newcomer: Key | None = None
+    instance: str
+    sent_at: float
+    reports: Sequence[LeaseReport]
+    key: Key | None = None
     model: str = ""
-    least: Amounts = NOTHING
-    others: Sequence[Newcomer] = ()
+    minimum: Amounts = NO_AMOUNTS
+    other_queries: Sequence[RulesQuery] = ()
 
 
-class LeaseAnswer(NamedTuple):
+class LeaseResponse(NamedTuple):
     """Grants of the rules that are still there; `rules`: all that bind the newcomer; `others`: those of the others."""
 
-    grants: Sequence[Grant]
+    grants: Sequence[LeaseGrant]
     rules: Sequence[Rule] | None = None
-    others: Sequence[Sequence[Rule]] = ()
+    other_rules: Sequence[Sequence[Rule]] = ()
 
 
-class Control(Protocol):
+class ControlPlane(Protocol):
     """Raises `Unavailable` when it can't answer."""
 
-    async def key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
+    async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
         """The live key whose present or previous secret has that keyed hash.
 
         AuthenticationFailed when it is not of the organisation or project that its caller names.
         """
 
-    async def person(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key | None:
+    async def authenticate_user(
+        self, token: str, organization: str | None, project: str | None, source: str | None
+    ) -> Key | None:
         """Who signed in with a token of an issuer, in the organisation and project selected; None: it is no good.
 
         `source`: the caller's address, for the audit log. PlatformError says why a good token may not do this.
         """
 
-    async def model(self, model_id: str) -> ModelState:
+    async def model_state(self, model_id: str) -> ModelState:
         """How a model is now. ModelNotFound for an unknown id."""
 
     async def wake(self, model_id: str) -> None:
         """Wish it awake; returns at once."""
 
-    async def waiting(self, process: str, counts: Mapping[str, int]) -> None:
+    async def report_waiting(self, process: str, counts: Mapping[str, int]) -> None:
         """How many requests wait for each model in this process; said every second while any do, and once when none does."""
 
-    async def changes(self, cursor: str, rules: int) -> Changes:
+    async def changes_since(self, cursor: str, rules: int) -> Changes:
         """What changed since, of limits and budgets since the number `rules`; an empty cursor asks for a first one."""
 
-    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+    async def lease(self, request: LeaseRequest) -> LeaseResponse:
         """Account for what was used, and get slices of what is left: one transaction for all rules."""
 
-    async def record(self, events: Sequence[dict[str, Any]]) -> None:
+    async def record_events(self, events: Sequence[dict[str, Any]]) -> None:
         """Give ledger events away. They may come again if this raises."""
 
-    async def used(self, last_used: dict[str, int]) -> None:
+    async def record_last_used(self, last_used: dict[str, int]) -> None:
         """When keys were last used: key id → seconds since 1970."""

@@ -13,26 +13,26 @@ from typing import Any
 from llmariner.gateway.control_plane.port import (
     Amounts,
     Changes,
-    Grant,
-    Hold,
     Key,
-    LeaseAnswer,
-    LeaseAsk,
+    LeaseGrant,
+    LeaseReport,
+    LeaseRequest,
+    LeaseResponse,
     ModelState,
-    Newcomer,
     Rule,
+    RulesQuery,
 )
 from llmariner.gateway.metering.pricing import Price
 
 __all__ = [
-    "answer_from_wire",
-    "answer_to_wire",
-    "ask_from_wire",
-    "ask_to_wire",
     "changes_from_wire",
     "changes_to_wire",
     "key_from_wire",
     "key_to_wire",
+    "lease_request_from_wire",
+    "lease_request_to_wire",
+    "lease_response_from_wire",
+    "lease_response_to_wire",
     "model_from_wire",
     "model_to_wire",
 ]
@@ -51,7 +51,7 @@ def _sorted(key: Key) -> dict[str, list[str]]:
 
 def key_from_wire(value: dict[str, Any]) -> Key:
     """Back from `key_to_wire`."""
-    found = _known(value, Key.__slots__)
+    found = _present_fields(value, Key.__slots__)
     for name in ("scopes", "refused_models", "models", "own_models"):
         if found.get(name) is not None:
             found[name] = frozenset(found[name])
@@ -68,9 +68,9 @@ def model_to_wire(state: ModelState) -> dict[str, Any]:
 
 def model_from_wire(value: dict[str, Any]) -> ModelState:
     """Back from `model_to_wire`."""
-    found = _known(value, ModelState.__slots__)
+    found = _present_fields(value, ModelState.__slots__)
     price = found.get("price")
-    found["price"] = Price(*_row(price, Price._fields)) if price else None
+    found["price"] = Price(*_leading_fields(price, Price._fields)) if price else None
     found["replicas"] = tuple(found.get("replicas", ()))
     return ModelState(**found)
 
@@ -82,46 +82,52 @@ def changes_to_wire(changes: Changes) -> dict[str, Any]:
 
 def changes_from_wire(value: dict[str, Any]) -> Changes:
     """Back from `changes_to_wire`."""
-    found = _known(value, Changes._fields)
+    found = _present_fields(value, Changes._fields)
     if (subjects := found.get("subjects")) is not None:
         found["subjects"] = tuple((kind, id_) for kind, id_, *_ in subjects)
     return Changes(**{**found, "keys": tuple(found["keys"]), "models": tuple(found["models"])})
 
 
-def ask_to_wire(ask: LeaseAsk) -> dict[str, Any]:
+def lease_request_to_wire(ask: LeaseRequest) -> dict[str, Any]:
     """A process's account."""
     return {
-        "replica": ask.replica,
-        "at": ask.at,
+        "replica": ask.instance,
+        "at": ask.sent_at,
         "holds": [
-            [h.rule, *map(list, (h.used, h.taken, h.wants, h.least)), h.age, list(map(list, h.days)), list(h.known)]
-            for h in ask.holds
+            [
+                h.rule_id,
+                *map(list, (h.used, h.reserved, h.requested, h.minimum)),
+                h.seconds_since_use,
+                list(map(list, h.daily_spend)),
+                list(h.acknowledged),
+            ]
+            for h in ask.reports
         ],
-        "newcomer": None if ask.newcomer is None else key_to_wire(ask.newcomer),
+        "newcomer": None if ask.key is None else key_to_wire(ask.key),
         "model": ask.model,
-        "least": list(ask.least),
-        "others": [[key_to_wire(each.key), each.model, list(each.least)] for each in ask.others],
+        "least": list(ask.minimum),
+        "others": [[key_to_wire(each.key), each.model, list(each.minimum)] for each in ask.other_queries],
     }
 
 
-def ask_from_wire(value: dict[str, Any]) -> LeaseAsk:
+def lease_request_from_wire(value: dict[str, Any]) -> LeaseRequest:
     """Back from `ask_to_wire`."""
-    return LeaseAsk(
-        replica=str(value["replica"]),
-        at=float(value["at"]),
-        holds=[_hold(*_row(row, Hold._fields)) for row in value["holds"]],
-        newcomer=None if value["newcomer"] is None else key_from_wire(value["newcomer"]),
+    return LeaseRequest(
+        instance=str(value["replica"]),
+        sent_at=float(value["at"]),
+        reports=[_lease_report(*_leading_fields(row, LeaseReport._fields)) for row in value["holds"]],
+        key=None if value["newcomer"] is None else key_from_wire(value["newcomer"]),
         model=str(value["model"]),
-        least=_amounts(value["least"]),
-        others=[_newcomer(*_row(row, Newcomer._fields)) for row in value.get("others", ())],
+        minimum=_amounts(value["least"]),
+        other_queries=[_rules_query(*_leading_fields(row, RulesQuery._fields)) for row in value.get("others", ())],
     )
 
 
-def _newcomer(key: dict[str, Any], model: str, least: list[int]) -> Newcomer:
-    return Newcomer(key_from_wire(key), str(model), _amounts(least))
+def _rules_query(key: dict[str, Any], model: str, least: list[int]) -> RulesQuery:
+    return RulesQuery(key_from_wire(key), str(model), _amounts(least))
 
 
-def _hold(
+def _lease_report(
     rule: str,
     used: list[int],
     taken: list[int],
@@ -130,41 +136,43 @@ def _hold(
     age: float,
     days: Sequence[Sequence[int]] = (),
     known: list[int] | None = None,
-) -> Hold:
+) -> LeaseReport:
     told = tuple((int(day), int(money)) for day, money, *_ in days)
-    return Hold(
+    return LeaseReport(
         rule, _amounts(used), _amounts(taken), _amounts(wants), _amounts(least), age, told, _amounts(known or [])
     )
 
 
-def answer_to_wire(answer: LeaseAnswer) -> dict[str, Any]:
+def lease_response_to_wire(answer: LeaseResponse) -> dict[str, Any]:
     """Grants and rules."""
     return {
-        "grants": [[g.rule, list(g.held), list(g.free), g.again, g.replicas, g.spent] for g in answer.grants],
+        "grants": [
+            [g.rule_id, list(g.granted), list(g.available), g.retry_after, g.instances, g.spent] for g in answer.grants
+        ],
         "rules": None if answer.rules is None else [r._asdict() for r in answer.rules],
-        "others": [[r._asdict() for r in rules] for rules in answer.others],
+        "others": [[r._asdict() for r in rules] for rules in answer.other_rules],
     }
 
 
-def answer_from_wire(value: dict[str, Any]) -> LeaseAnswer:
+def lease_response_from_wire(value: dict[str, Any]) -> LeaseResponse:
     """Back from `answer_to_wire`."""
-    rows = (_row(row, Grant._fields) for row in value["grants"])
-    grants = [Grant(rule, _amounts(held), _amounts(free), *rest) for rule, held, free, *rest in rows]
+    rows = (_leading_fields(row, LeaseGrant._fields) for row in value["grants"])
+    grants = [LeaseGrant(rule, _amounts(held), _amounts(free), *rest) for rule, held, free, *rest in rows]
     rules = value["rules"]
-    return LeaseAnswer(grants, None if rules is None else _rules(rules), [*map(_rules, value.get("others", ()))])
+    return LeaseResponse(grants, None if rules is None else _rules(rules), [*map(_rules, value.get("others", ()))])
 
 
 def _rules(rules: list[dict[str, Any]]) -> list[Rule]:
-    return [Rule(**_known(rule, Rule._fields)) for rule in rules]
+    return [Rule(**_present_fields(rule, Rule._fields)) for rule in rules]
 
 
 def _amounts(row: list[int]) -> Amounts:
-    return Amounts(*_row(row, Amounts._fields))
+    return Amounts(*_leading_fields(row, Amounts._fields))
 
 
-def _known(value: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+def _present_fields(value: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
     return {name: value[name] for name in fields if name in value}
 
 
-def _row(row: list[Any], fields: Sequence[str]) -> list[Any]:
+def _leading_fields(row: list[Any], fields: Sequence[str]) -> list[Any]:
     return row[: len(fields)]

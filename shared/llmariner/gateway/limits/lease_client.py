@@ -15,15 +15,15 @@ from dataclasses import replace
 
 from llmariner.errors import Unavailable
 from llmariner.gateway.control_plane.port import (
-    NOTHING,
+    NO_AMOUNTS,
     Amounts,
-    Control,
-    Hold,
+    ControlPlane,
     Key,
-    LeaseAnswer,
-    LeaseAsk,
-    Newcomer,
+    LeaseReport,
+    LeaseRequest,
+    LeaseResponse,
     Rule,
+    RulesQuery,
 )
 from llmariner.gateway.limits.applicable_limits import Bound
 from llmariner.gateway.limits.leased_quota import Allowance
@@ -81,7 +81,7 @@ class Leasing:
     `active`: slices that have something to settle. `away_until`: nobody answered, and asking again is of no use before.
     """
 
-    def __init__(self, control: Control, replica: str | None = None) -> None:
+    def __init__(self, control: ControlPlane, replica: str | None = None) -> None:
         self._control = control
         self._replica = replica or instance_id()
         self.terms: dict[str, Terms] = {}
@@ -92,7 +92,7 @@ class Leasing:
         self._forgotten: dict[str, Terms] = {}
         self._by_subject: dict[tuple[str, str], set[str]] = {}
         self._wanted: dict[Allowance, asyncio.Future[Exception | None]] = {}
-        self._newcomers: dict[str, tuple[Newcomer, asyncio.Future[Terms | Exception]]] = {}
+        self._newcomers: dict[str, tuple[RulesQuery, asyncio.Future[Terms | Exception]]] = {}
         self._outdated: dict[str, None] = {}
         self._asked: set[str] = set()
         self._asking: asyncio.Task[None] | None = None
@@ -118,7 +118,7 @@ class Leasing:
         waiting = self._newcomers.get(key.id)
         if waiting is None:
             answer: asyncio.Future[Terms | Exception] = asyncio.get_running_loop().create_future()
-            waiting = self._newcomers[key.id] = Newcomer(_bare(key), model, Amounts(1, prompt, 1)), answer
+            waiting = self._newcomers[key.id] = RulesQuery(_bare(key), model, Amounts(1, prompt, 1)), answer
         self._go_on()
         await asyncio.wait([waiting[1]])
         found = waiting[1].result()
@@ -156,7 +156,7 @@ class Leasing:
         now, everything = time.monotonic(), list(self.active)
         for at in range(0, len(everything), _MOST_ACCOUNTS):
             holds = [each.hold(now, ending=True) for each in everything[at : at + _MOST_ACCOUNTS]]
-            self._apply(await self._control.lease(LeaseAsk(self._replica, time.time(), holds)), _by_rule(holds))
+            self._apply(await self._control.lease(LeaseRequest(self._replica, time.time(), holds)), _by_rule(holds))
 
     def _go_on(self) -> None:
         if self._asking is None and (self._wanted or self._newcomers or self._due()):
@@ -184,7 +184,7 @@ class Leasing:
         again = list(itertools.islice(self._outdated, _MOST_CALLERS - len(callers)))
         for key_id in again:
             del self._outdated[key_id]
-        callers += [Newcomer(self.terms[key_id].key, "", NOTHING) for key_id in again if key_id in self.terms]
+        callers += [RulesQuery(self.terms[key_id].key, "", NO_AMOUNTS) for key_id in again if key_id in self.terms]
         self._asked = {each.key.id for each in callers}
         try:
             answer = await self._control.lease(_question(self._replica, holds, callers))
@@ -200,7 +200,7 @@ class Leasing:
             for future in waiting.values():
                 _resolve(future, Unavailable("This process ends. Try again.", headers={"retry-after": "1"}))
 
-    def _holds(self, some: Sequence[Allowance], now: float) -> list[Hold]:
+    def _holds(self, some: Sequence[Allowance], now: float) -> list[LeaseReport]:
         if not some:
             return []
         # One question more costs as much as several accounts in the same one.
@@ -208,17 +208,17 @@ class Leasing:
         along = list(itertools.islice(soon, _MOST_ALONG))
         return [*(each.hold(now) for each in some), *(each.hold(now, keeping=True) for each in along)]
 
-    def _heard(self, answer: LeaseAnswer, callers: Sequence[Newcomer], told: Mapping[str, Hold]) -> None:
+    def _heard(self, answer: LeaseResponse, callers: Sequence[RulesQuery], told: Mapping[str, LeaseReport]) -> None:
         """Take what was granted, and the terms of the callers that were answered for: an older control answers for one."""
-        answered = [] if answer.rules is None else [answer.rules, *answer.others]
+        answered = [] if answer.rules is None else [answer.rules, *answer.other_rules]
         met = []
         for newcomer, rules in zip(callers, answered, strict=False):
             met.append((newcomer, [self._allowance(rule) for rule in rules]))
         self._apply(answer, told)
         for newcomer, allowances in met:
-            self._remember(Terms(newcomer.key, allowances), known=newcomer.least == NOTHING)
+            self._remember(Terms(newcomer.key, allowances), known=newcomer.minimum == NO_AMOUNTS)
         for newcomer in callers[len(met) :]:
-            if newcomer.least == NOTHING:
+            if newcomer.minimum == NO_AMOUNTS:
                 self._outdated[newcomer.key.id] = None
 
     def _remember(self, terms: Terms, *, known: bool) -> None:
@@ -288,18 +288,18 @@ class Leasing:
             found.change(rule)
         return found
 
-    def _apply(self, answer: LeaseAnswer, told: Mapping[str, Hold]) -> None:
+    def _apply(self, answer: LeaseResponse, told: Mapping[str, LeaseReport]) -> None:
         now = time.monotonic()
         for grant in answer.grants:
-            allowance = self._allowances.get(grant.rule)
+            allowance = self._allowances.get(grant.rule_id)
             if allowance is None:
                 continue
-            allowance.take(grant, told.get(grant.rule), now)
+            allowance.take(grant, told.get(grant.rule_id), now)
             if allowance.sleeping:
                 self.active.discard(allowance)
             else:
                 self.active.add(allowance)
-        for rule in told.keys() - {grant.rule for grant in answer.grants}:
+        for rule in told.keys() - {grant.rule_id for grant in answer.grants}:
             # It was taken away.
             if (gone := self._allowances.pop(rule, None)) is not None:
                 self.active.discard(gone)
@@ -310,17 +310,17 @@ def _bare(key: Key) -> Key:
     return replace(key, models=None, refused_models=frozenset(), own_models=frozenset(), sources=None)
 
 
-def _question(replica: str, holds: Sequence[Hold], callers: Sequence[Newcomer]) -> LeaseAsk:
+def _question(replica: str, holds: Sequence[LeaseReport], callers: Sequence[RulesQuery]) -> LeaseRequest:
     """The first caller stands where older controls look for the only one."""
-    ask = LeaseAsk(replica, time.time(), holds)
+    ask = LeaseRequest(replica, time.time(), holds)
     if not callers:
         return ask
     first, *others = callers
-    return ask._replace(newcomer=first.key, model=first.model, least=first.least, others=others)
+    return ask._replace(key=first.key, model=first.model, minimum=first.minimum, other_queries=others)
 
 
-def _by_rule(holds: Iterable[Hold]) -> dict[str, Hold]:
-    return {hold.rule: hold for hold in holds}
+def _by_rule(holds: Iterable[LeaseReport]) -> dict[str, LeaseReport]:
+    return {hold.rule_id: hold for hold in holds}
 
 
 def _resolve(future: asyncio.Future[Terms | Exception] | asyncio.Future[Exception | None], value: object) -> None:

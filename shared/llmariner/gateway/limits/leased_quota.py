@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from llmariner.gateway.control_plane.port import NOTHING, Amounts, Grant, Hold, Rule
+from llmariner.gateway.control_plane.port import NO_AMOUNTS, Amounts, LeaseGrant, LeaseReport, Rule
 
 __all__ = ["Allowance"]
 
@@ -75,12 +75,12 @@ class Allowance:
         self.money: float = _ENDLESS
         self.limited: tuple[bool, ...] = (False, False, False, False)
         self.change(rule)
-        self.free = NOTHING
+        self.free = NO_AMOUNTS
         self.replicas = 1
         self.spent = 0
         self.synced_at = self.closed_until = self.dry_since = 0.0
         self._refilled_at = [0.0, 0.0]
-        self._left_then = self._used_then = self._missed = self._least = self._known = NOTHING
+        self._left_then = self._used_then = self._missed = self._least = self._known = NO_AMOUNTS
         self._rates: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
 
     def change(self, rule: Rule) -> None:
@@ -152,12 +152,12 @@ class Allowance:
             return passed >= _SCARCE_SECONDS and any(scarce)
         return any(left < rate * _LOW_SECONDS for left, rate in zip(self.left, self._flow(passed), strict=True))
 
-    def hold(self, now: float, *, ending: bool = False, keeping: bool = False) -> Hold:
+    def hold(self, now: float, *, ending: bool = False, keeping: bool = False) -> LeaseReport:
         """What to say of it. What is not wanted any more is given up at once, whether or not the word arrives.
 
         `keeping`: it is told of along with others, and keeps what it has.
         """
-        wants = NOTHING if ending else self._wants(now)
+        wants = NO_AMOUNTS if ending else self._wants(now)
         if keeping:
             wants = Amounts(*map(max, wants, self.left))
         for index, (left, want) in enumerate(zip(self.left, wants, strict=True)):
@@ -165,30 +165,30 @@ class Allowance:
                 self._change(index, want - left)
         age = now - self.dry_since if self.dry_since else 0.0
         days = tuple(self.days.items())
-        hold = Hold(self.rule.id, self.used, self.taken, wants, self._least, age, days, self._known)
-        self._used_then, self._missed, self._least = hold.used, NOTHING, NOTHING
+        hold = LeaseReport(self.rule.id, self.used, self.taken, wants, self._least, age, days, self._known)
+        self._used_then, self._missed, self._least = hold.used, NO_AMOUNTS, NO_AMOUNTS
         self.synced_at, self.dry_since, self._left_then = now, 0.0, self.left
         return hold
 
-    def take(self, grant: Grant, told: Hold | None, now: float) -> None:
+    def take(self, grant: LeaseGrant, told: LeaseReport | None, now: float) -> None:
         """Hold what was granted in answer to `told`; None: what a caller's first question was answered with."""
         used = self._used_then if told is None else told.used
         if told is not None:
             self._known = used
         for index, limited in enumerate(self.limited):
             if limited:
-                self._change(index, grant.held[index] + used[index] - self._given[index])
-        self.free, self.replicas, self.spent = grant.free, grant.replicas, grant.spent
+                self._change(index, grant.granted[index] + used[index] - self._given[index])
+        self.free, self.replicas, self.spent = grant.available, grant.instances, grant.spent
         self.synced_at, self._left_then = now, self.left
         self._refilled_at = [now, now]
         self.closed_until = 0.0
         if self.rule.period is not None:
             # Whoever is told that the money is gone should not be told so while some comes back.
-            self.closed_until = now + (grant.again or 0.0)
-        elif grant.again is not None:
+            self.closed_until = now + (grant.retry_after or 0.0)
+        elif grant.retry_after is not None:
             pace = self._rates[0]
             calm = min(_CALM_SECONDS, _CALM_REQUESTS / pace) if pace else _CALM_SECONDS
-            self.closed_until = now + max(grant.again, calm)
+            self.closed_until = now + max(grant.retry_after, calm)
         elif told is not None and _shared_out(grant, told):
             self.closed_until = now + _SHARED_SECONDS
 
@@ -213,7 +213,7 @@ class Allowance:
     def _wants(self, now: float) -> Amounts:
         passed = max(now - self.synced_at, 0.1)
         if self._idle() and passed >= _SCARCE_SECONDS:
-            return NOTHING
+            return NO_AMOUNTS
         self._rates = tuple(max(new, old / 2) for new, old in zip(self._flow(passed), self._rates, strict=True))
         rows = zip(self.limited, self._rates, self._part, self._least, self.taken, strict=True)
         wants = [
@@ -241,9 +241,9 @@ class Allowance:
             self.money += amount
 
 
-def _shared_out(grant: Grant, told: Hold) -> bool:
+def _shared_out(grant: LeaseGrant, told: LeaseReport) -> bool:
     """Whether so little is left that others keep their part of it: not worth a question for each piece."""
-    rows = zip(grant.held, grant.free, told.taken, told.wants, strict=True)
+    rows = zip(grant.granted, grant.available, told.reserved, told.requested, strict=True)
     return any(free and held < taken + want for held, free, taken, want in rows)
 
 

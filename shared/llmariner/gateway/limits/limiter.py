@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterable
 
 from llmariner.errors import PlatformError, Unavailable
-from llmariner.gateway.control_plane.port import Amounts, Control, Key
+from llmariner.gateway.control_plane.port import Amounts, ControlPlane, Key
 from llmariner.gateway.limits.applicable_limits import Bound, Reservation
 from llmariner.gateway.limits.lease_client import Leasing
 from llmariner.gateway.limits.leased_quota import Allowance
@@ -28,7 +28,7 @@ _TRIES = 4
 class Limits:
     """The slices of one process."""
 
-    def __init__(self, control: Control, replica: str | None = None) -> None:
+    def __init__(self, control: ControlPlane, replica: str | None = None) -> None:
         self._leasing = Leasing(control, replica)
         self._terms = self._leasing.terms
         self.rules = 0

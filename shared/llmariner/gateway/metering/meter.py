@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from llmariner.errors import InvalidRequest, PlatformError
-from llmariner.gateway.control_plane.port import Control, Key
+from llmariner.gateway.control_plane.port import ControlPlane, Key
 from llmariner.gateway.metering.metrics import Metrics
 from llmariner.gateway.metering.token_counts import NOTHING, UNBOUNDED, Bounds, counts
 
@@ -149,7 +149,7 @@ class Metered:
 class Meter:
     """Gathers ledger events and gives them to the control port."""
 
-    def __init__(self, control: Control, metrics: Metrics) -> None:
+    def __init__(self, control: ControlPlane, metrics: Metrics) -> None:
         self._control = control
         self._metrics = metrics
         self._open: set[Metered] = set()
@@ -221,7 +221,7 @@ class Meter:
     async def _given(self, batch: list[dict[str, Any]]) -> bool:
         """Give a batch away; what could not be is kept and tried again, up to a bound. Whether that is of no need."""
         try:
-            await self._control.record(batch)
+            await self._control.record_events(batch)
         except (InvalidRequest, TypeError, ValueError, OverflowError) as error:
             return await self._refused(batch, error)
         except Exception as error:  # whatever it was: the events are kept
