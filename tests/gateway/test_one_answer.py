@@ -112,8 +112,8 @@ def test_what_fails_after_an_answer_is_no_second_answer(stream: bool, unsendable
     assert sent[-1].get("more_body", False) is False
     assert gateway.room("m").running == 0
     assert gateway.body_budget.held == 0
-    [budget] = gateway.limits._terms["key"].always.budgets
-    assert budget.taken.money == 0
+    [budget] = gateway.limits._limits_by_key["key"].default.budgets
+    assert budget.reserved.money == 0
     # What it used can't be told: it pays what it had reserved, which is more than the two tokens that were used.
     assert budget.used.money > len(BODY)
 

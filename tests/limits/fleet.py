@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from llmariner.gateway.control_plane.port import NO_AMOUNTS, Amounts, LeaseReport, Rule
-from llmariner.gateway.limits.leased_quota import Allowance
+from llmariner.gateway.limits.leased_quota import LeasedQuota
 from llmariner.limits.quota_state import QuotaState
 
 __all__ = ["EMPTY", "EPOCH", "Fleet", "Silent", "widest"]
@@ -34,7 +34,7 @@ class Gateway:
 
     def __init__(self, name: str, rule: Rule) -> None:
         self.name = name
-        self.slice = Allowance(rule)
+        self.slice = LeasedQuota(rule)
         self.admitted: deque[float] = deque()
         self.alive = True
 
@@ -65,7 +65,7 @@ class Fleet:
                 self.offer(alive[turn % len(alive)])
             if int(self.now / 0.5) != int((self.now - step) / 0.5):
                 for gateway in alive:
-                    if gateway.slice.due(self.now):
+                    if gateway.slice.needs_sync(self.now):
                         self.settle(gateway)
 
     def offer(self, gateway: Gateway) -> bool:
@@ -73,8 +73,8 @@ class Fleet:
         self.offered += 1
         slice_ = gateway.slice
         if slice_.requests < 1:
-            slice_.miss(Amounts(1), self.now)
-            if self.now < slice_.closed_until:
+            slice_.record_shortage(Amounts(1), self.now)
+            if self.now < slice_.blocked_until:
                 return False
             self.settle(gateway)
         if slice_.requests < 1:
@@ -85,8 +85,8 @@ class Fleet:
 
     def settle(self, gateway: Gateway, *, ending: bool = False) -> None:
         """Settle one gateway's state."""
-        hold = gateway.slice.hold(self.now, ending=ending)
-        gateway.slice.take(self.lease(gateway.name, hold), hold, self.now)
+        hold = gateway.slice.report(self.now, release_all=ending)
+        gateway.slice.apply_grant(self.lease(gateway.name, hold), hold, self.now)
 
     def lease(self, name: str, hold: LeaseReport):  # type: ignore[no-untyped-def]
         self.leases += 1

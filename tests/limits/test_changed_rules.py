@@ -12,9 +12,9 @@ import pytest
 
 from llmariner.errors import InsufficientQuota, RateLimited
 from llmariner.gateway.control_plane.port import Key, LeaseReport, LeaseRequest, LeaseResponse, Rule
-from llmariner.gateway.limits.applicable_limits import Bound, Reservation
-from llmariner.gateway.limits.leased_quota import Allowance
-from llmariner.gateway.limits.limiter import Limits
+from llmariner.gateway.limits.applicable_limits import ApplicableLimits, Reservation
+from llmariner.gateway.limits.leased_quota import LeasedQuota
+from llmariner.gateway.limits.limiter import Limiter
 from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.leases import Leases
 from llmariner.limits.rules import Limits as Rules
@@ -52,24 +52,24 @@ def owner(database: Database) -> Key:
     return Key("key_0", found.project_id, found.organization_id, found.user_id, frozenset(), None, unlimited=True)
 
 
-def port(database: Database) -> Limits:
-    return Limits(Asked(Leases(database, {})))  # type: ignore[arg-type]
+def port(database: Database) -> Limiter:
+    return Limiter(Asked(Leases(database, {})))  # type: ignore[arg-type]
 
 
-async def heard(limits: Limits, key: Key, revision: int) -> None:
+async def heard(limits: Limiter, key: Key, revision: int) -> None:
     """The process hears that the rules of a key's organization changed, and of what they are now."""
-    limits.forget((), revision, [("organization", key.organization_id)])
+    limits.invalidate((), revision, [("organization", key.organization_id)])
     await asyncio.sleep(0.05)
 
 
-async def spent_to_the_end(limits: Limits, key: Key, cost: int) -> int:
+async def spent_to_the_end(limits: Limiter, key: Key, cost: int) -> int:
     """Nano-dollars that requests which each cost all they reserve can spend before the budget refuses one."""
     total = 0
     while total < 100 * AMOUNT:
-        reserved = await limits.admit(key, "m", 1, 1)
+        reserved = await limits.reserve(key, "m", 1, 1)
         try:
-            if not limits.take_money(reserved, cost):
-                await limits.fund(reserved, cost)
+            if not limits.try_reserve_money(reserved, cost):
+                await limits.reserve_money(reserved, cost)
         except InsufficientQuota:
             reserved.settle(0, 0)
             break
@@ -86,8 +86,8 @@ def test_a_budget_that_becomes_hard_while_requests_run_is_not_overspent(database
         budgets.put(None, subject, "total", NewBudget(AMOUNT, hard=False))
         limits, running = port(database), []
         for _ in range(10):
-            running.append(await limits.admit(owner, "m", 1, 1))
-            assert limits.take_money(running[-1], LONGEST)
+            running.append(await limits.reserve(owner, "m", 1, 1))
+            assert limits.try_reserve_money(running[-1], LONGEST)
         budgets.put(None, subject, "total", NewBudget(AMOUNT, hard=True))
         await heard(limits, owner, 1)
         for each in running:
@@ -105,15 +105,15 @@ def test_requests_under_way_count_when_their_number_becomes_limited(database: Da
         rules = Rules(database)
         rules.put(None, subject, "*", {"requests_per_minute": 10_000})
         limits = port(database)
-        running = [await limits.admit(caller, "m", 1, 1) for _ in range(5)]
+        running = [await limits.reserve(caller, "m", 1, 1) for _ in range(5)]
         rules.put(None, subject, "*", {"concurrent_requests": 5})
         await heard(limits, caller, 1)
         with pytest.raises(RateLimited):
-            await limits.admit(caller, "m", 1, 1)
+            await limits.reserve(caller, "m", 1, 1)
         running.pop().settle(2, 0)
-        assert limits.reserve(caller, "m", 1, 1) is not None or await limits.admit(caller, "m", 1, 1)
+        assert limits.try_reserve(caller, "m", 1, 1) is not None or await limits.reserve(caller, "m", 1, 1)
         with pytest.raises(RateLimited):
-            await limits.admit(caller, "m", 1, 1)
+            await limits.reserve(caller, "m", 1, 1)
 
     asyncio.run(work())
 
@@ -127,16 +127,16 @@ def test_what_callers_are_told_of_a_limit_that_lost_a_measure_meanwhile(database
         rules = Rules(database)
         rules.put(None, subject, "*", {"requests_per_minute": 100, "tokens_per_minute": 1000})
         limits = port(database)
-        bound = (await limits.admit(caller, "m", 1, 1)).bound
+        bound = (await limits.reserve(caller, "m", 1, 1)).applicable
         rules.put(
             None, subject, "*", {"requests_per_minute": None, "tokens_per_minute": None, "concurrent_requests": 9}
         )
-        await limits.admit(replace(caller, id="key_other"), "m", 1, 1)
+        await limits.reserve(replace(caller, id="key_other"), "m", 1, 1)
         names = [name for name, _ in bound.headers()]
         assert b"x-ratelimit-remaining-requests" not in names
         assert b"x-ratelimit-remaining-tokens" not in names
         # Its answer is longer than the limit was; by now none refuses it.
-        assert (await limits.admit(caller, "m", 1, 5000)).bound is bound
+        assert (await limits.reserve(caller, "m", 1, 5000)).applicable is bound
 
     asyncio.run(work())
 
@@ -147,32 +147,32 @@ def test_what_was_reserved_before_a_change_is_known_after_it(measure: str) -> No
     limited = {"tokens": {"tokens_per_minute": 10**6}, "slots": {"concurrent_requests": 100}, "money": {}}
     most, period = limited[measure], "total" if measure == "money" else None
     free = Rule("rule_1", "org_1", "key", "key_1", "*", {}, period, AMOUNT, hard=False)
-    bound = free._replace(most=most, hard=True)
-    slice_ = Allowance(free)
-    caller = Bound([slice_])
+    bound = free._replace(thresholds=most, hard=True)
+    slice_ = LeasedQuota(free)
+    caller = ApplicableLimits([slice_])
     running: list[Reservation] = []
 
     def begin() -> None:
         reserved = Reservation(caller, 7)
         for limit in caller.limits:
             limit.tokens -= 7
-            limit.places -= 1
+            limit.slots -= 1
         for budget in caller.budgets:
             budget.money -= 7
         reserved.money = 7
         running.append(reserved)
 
     def told() -> LeaseReport:
-        return slice_.hold(time.monotonic())
+        return slice_.report(time.monotonic())
 
     each = 1 if measure == "slots" else 7
     begin()
-    slice_.change(bound)
+    slice_.update_rule(bound)
     assert getattr(told().reserved, measure) == each
     begin()
-    slice_.change(free)
+    slice_.update_rule(free)
     begin()
-    slice_.change(bound)
+    slice_.update_rule(bound)
     assert getattr(told().reserved, measure) == 3 * each
     for reserved in running:
         reserved.settle(2, 2)

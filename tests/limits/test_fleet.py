@@ -63,7 +63,7 @@ def test_a_gateway_killed_with_a_lease_loses_its_slice_until_that_expires(told: 
     # Enough for a slice; then it dies holding the rest of it.
     gateways.offer(dead)
     dead.alive = False
-    held = dead.slice.left.requests
+    held = dead.slice.remaining.requests
     assert held > 10
     if told:
         gateways.usage_source.used[dead.name] = Amounts(1)
@@ -82,7 +82,7 @@ def test_what_is_idle_goes_back_to_those_who_need_it() -> None:
         gateways.offer(busy)
         if gateways.now % 0.5 < 0.01:
             for gateway in (idle, busy):
-                if gateway.slice.due(gateways.now):
+                if gateway.slice.needs_sync(gateways.now):
                     gateways.settle(gateway)
     assert len(gateways.admitted()) == 1000
 
@@ -101,11 +101,11 @@ def test_a_lease_told_twice_counts_once() -> None:
     gateways = fleet(size=1, requests_per_day=100)
     one = gateways.gateways[0]
     gateways.offer(one)
-    hold = one.slice.hold(gateways.now)
+    hold = one.slice.report(gateways.now)
     first = gateways.lease(one.name, hold)
     second = gateways.lease(one.name, hold)
     assert first == second
-    one.slice.take(second, hold, gateways.now)
+    one.slice.apply_grant(second, hold, gateways.now)
     gateways.run(30, 20)
     assert len(gateways.admitted()) == 100
 
@@ -113,23 +113,23 @@ def test_a_lease_told_twice_counts_once() -> None:
 def test_a_miss_while_a_lease_is_under_way_makes_no_later_use_count_as_of_then() -> None:
     gateways = fleet(size=1)
     one = gateways.gateways[0].slice
-    one.miss(Amounts(1), 9.0)
-    hold = one.hold(10.0)
+    one.record_shortage(Amounts(1), 9.0)
+    hold = one.report(10.0)
     assert hold.seconds_since_use == 1
     grant = gateways.lease("req_0", hold)
-    one.miss(Amounts(1), 10.1)
-    one.take(grant, hold, 10.2)
+    one.record_shortage(Amounts(1), 10.1)
+    one.apply_grant(grant, hold, 10.2)
     one.requests -= 1
-    assert one.hold(15.0).seconds_since_use == 0
+    assert one.report(15.0).seconds_since_use == 0
 
 
 def test_a_slice_that_lacks_tokens_alone_may_still_be_used() -> None:
     gateways = fleet(size=1, requests_per_minute=PER_MINUTE, tokens_per_minute=100)
     one = gateways.gateways[0].slice
     gateways.now = 10.0
-    one.miss(Amounts(1, 1), 9.0)
+    one.record_shortage(Amounts(1, 1), 9.0)
     gateways.settle(gateways.gateways[0])
     assert one.requests >= 1
-    one.miss(Amounts(1, 1000), 11.0)
+    one.record_shortage(Amounts(1, 1000), 11.0)
     one.requests -= 1
-    assert one.hold(15.0).seconds_since_use == 0
+    assert one.report(15.0).seconds_since_use == 0

@@ -12,7 +12,7 @@ import pytest
 
 from llmariner.errors import RateLimited
 from llmariner.gateway.control_plane.port import Key, LeaseRequest, LeaseResponse
-from llmariner.gateway.limits.limiter import Limits
+from llmariner.gateway.limits.limiter import Limiter
 from llmariner.limits.leases import Leases
 from llmariner.limits.revisions import Revisions
 from llmariner.limits.rules import Limits as Rules
@@ -68,8 +68,8 @@ def keys(owner: Key, count: int) -> list[Key]:
     return [replace(owner, id=f"key_{number}") for number in range(count)]
 
 
-def port(control: Asked, replica: str | None = None) -> Limits:
-    return Limits(control, replica)  # type: ignore[arg-type]
+def port(control: Asked, replica: str | None = None) -> Limiter:
+    return Limiter(control, replica)  # type: ignore[arg-type]
 
 
 def run(work: Callable[[], Awaitable[Result]]) -> Result:
@@ -79,9 +79,9 @@ def run(work: Callable[[], Awaitable[Result]]) -> Result:
     return asyncio.run(whole())
 
 
-async def admitted(limits: Limits, callers: Sequence[Key], requests: int = 1) -> list[Any]:
+async def admitted(limits: Limiter, callers: Sequence[Key], requests: int = 1) -> list[Any]:
     """How many requests of each caller at once fare."""
-    asked = (limits.admit(key, "m", 1, 1) for key in callers for _ in range(requests))
+    asked = (limits.reserve(key, "m", 1, 1) for key in callers for _ in range(requests))
     return await asyncio.gather(*asked, return_exceptions=True)
 
 
@@ -129,19 +129,19 @@ def test_a_change_is_work_for_whom_it_concerns_alone(database: Database, owner: 
     async def work() -> None:
         limits = port(control)
         await admitted(limits, many)
-        limits.forget((), revisions.latest().limits, ())
+        limits.invalidate((), revisions.latest().limits, ())
         control.asks.clear()
-        before = limits.rules
+        before = limits.revision
         rules.put(None, Subject(owner.organization_id, "key", "key_7"), "*", {"requests_per_minute": 0})
         await asyncio.sleep(1.01)  # as long as the newest revision is remembered
-        limits.forget((), revisions.latest().limits, revisions.changed_subjects_since(before))
-        assert limits.rules > before
+        limits.invalidate((), revisions.latest().limits, revisions.changed_subjects_since(before))
+        assert limits.revision > before
         await until(lambda: bool(control.asks))
         await asyncio.sleep(0.05)
         assert control.callers == ["key_7"]
         with pytest.raises(RateLimited):
-            await limits.admit(many[7], "m", 1, 1)
-        assert limits.reserve(many[8], "m", 1, 1) is not None
+            await limits.reserve(many[7], "m", 1, 1)
+        assert limits.try_reserve(many[8], "m", 1, 1) is not None
 
     run(work)
 
@@ -153,13 +153,13 @@ def test_whoever_a_rule_binds_hears_of_it(database: Database, owner: Key, kind: 
 
     async def work() -> None:
         limits = port(control)
-        await limits.admit(owner, "m", 1, 1)
+        await limits.reserve(owner, "m", 1, 1)
         Rules(database).put(None, Subject(owner.organization_id, kind, ids[kind]), "*", {"requests_per_minute": 0})
-        limits.forget((), 1, [(kind, ids[kind])])
+        limits.invalidate((), 1, [(kind, ids[kind])])
         await until(lambda: len(control.asks) > 1)
         await asyncio.sleep(0.01)
         with pytest.raises(RateLimited):
-            await limits.admit(owner, "m", 1, 1)
+            await limits.reserve(owner, "m", 1, 1)
 
     run(work)
 
@@ -172,9 +172,9 @@ def test_while_everybodys_rules_are_asked_for_nobody_waits(database: Database, o
         await admitted(limits, many)
         control.asks.clear()
         control.pause = 0.01
-        limits.forget((), 1, None)
+        limits.invalidate((), 1, None)
         # What was known goes on at once.
-        assert all(limits.reserve(key, "m", 1, 1) is not None for key in many)
+        assert all(limits.try_reserve(key, "m", 1, 1) is not None for key in many)
         await until(lambda: len(control.callers) == len(many))
         assert len(control.asks) <= 6
 
@@ -187,16 +187,16 @@ def test_a_change_while_its_rules_are_being_answered_is_asked_for_again(database
 
     async def work() -> None:
         limits = port(control)
-        meeting = asyncio.create_task(limits.admit(owner, "m", 1, 1))
+        meeting = asyncio.create_task(limits.reserve(owner, "m", 1, 1))
         await until(lambda: bool(control.asks))
         # The answer is read already, and under way.
         Rules(database).put(None, Subject(owner.organization_id, "key", owner.id), "*", {"requests_per_minute": 0})
-        limits.forget((), 1, [("key", owner.id)])
+        limits.invalidate((), 1, [("key", owner.id)])
         await meeting
         await until(lambda: len(control.asks) > 1)
         await asyncio.sleep(0.1)
         with pytest.raises(RateLimited):
-            await limits.admit(owner, "m", 1, 1)
+            await limits.reserve(owner, "m", 1, 1)
 
     run(work)
 

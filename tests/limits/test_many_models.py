@@ -8,38 +8,38 @@ import pytest
 
 from llmariner.gateway.control_plane.port import Key, Rule
 from llmariner.gateway.limits import lease_client as leasing
-from llmariner.gateway.limits.applicable_limits import Bound
-from llmariner.gateway.limits.lease_client import Terms
-from llmariner.gateway.limits.leased_quota import Allowance
+from llmariner.gateway.limits.applicable_limits import ApplicableLimits
+from llmariner.gateway.limits.lease_client import CallerLimits
+from llmariner.gateway.limits.leased_quota import LeasedQuota
 
 KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset(), None, unlimited=False)
 
 
-def allowance(name: str, model: str) -> Allowance:
-    return Allowance(Rule(name, "org_1", "project", "proj_1", model, {"requests_per_minute": 5}))
+def allowance(name: str, model: str) -> LeasedQuota:
+    return LeasedQuota(Rule(name, "org_1", "project", "proj_1", model, {"requests_per_minute": 5}))
 
 
 def test_what_binds_a_model_is_put_together_when_somebody_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    class Counted(Bound):
+    class Counted(ApplicableLimits):
         def __init__(self, allowances: Any) -> None:
             made.append(len(allowances))
             super().__init__(allowances)
 
-    monkeypatch.setattr(leasing, "Bound", Counted)
+    monkeypatch.setattr(leasing, "ApplicableLimits", Counted)
     everywhere = allowance("all", "*")
     named = [allowance(f"limit_{number}", f"m{number}") for number in range(3000)]
-    terms = Terms(KEY, [everywhere, *named])
+    terms = CallerLimits(KEY, [everywhere, *named])
     assert made == [1]
-    assert terms.always.limits == terms.of("unnamed").limits == (everywhere,)
-    assert terms.of("m7").limits == (everywhere, named[7])
-    assert terms.of("m7") is terms.of("m7")
-    assert terms.of_adapter("m8", "m9").limits == (everywhere, named[8], named[9])
+    assert terms.default.limits == terms.for_model("unnamed").limits == (everywhere,)
+    assert terms.for_model("m7").limits == (everywhere, named[7])
+    assert terms.for_model("m7") is terms.for_model("m7")
+    assert terms.for_adapter("m8", "m9").limits == (everywhere, named[8], named[9])
     assert made == [1, 2, 3]
 
 
 def test_without_a_limit_of_a_model_all_are_bound_alike() -> None:
-    terms = Terms(KEY, [allowance("all", "*")])
-    assert not terms.named
-    assert terms.of("m") is terms.always
+    terms = CallerLimits(KEY, [allowance("all", "*")])
+    assert not terms.named_models
+    assert terms.for_model("m") is terms.default

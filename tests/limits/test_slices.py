@@ -12,8 +12,8 @@ import pytest
 
 from llmariner.errors import RateLimited, Unavailable
 from llmariner.gateway.control_plane.port import Changes, Key, LeaseRequest, LeaseResponse, ModelState
-from llmariner.gateway.limits.applicable_limits import longest_cost
-from llmariner.gateway.limits.limiter import Limits
+from llmariner.gateway.limits.applicable_limits import max_cost
+from llmariner.gateway.limits.limiter import Limiter
 from llmariner.gateway.metering.pricing import Price
 from llmariner.gateway.responses.limit_errors import format_dollars, format_duration
 from llmariner.limits.leases import Leases, default_limit_id
@@ -91,9 +91,9 @@ def headers(found: list[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode().removeprefix("x-ratelimit-"): value.decode() for name, value in found}
 
 
-async def refused(limits: Limits, prompt: int = 1, answer: int | None = 1) -> RateLimited:
+async def refused(limits: Limiter, prompt: int = 1, answer: int | None = 1) -> RateLimited:
     with pytest.raises(RateLimited) as error:
-        await limits.admit(KEY, "m", prompt, answer)
+        await limits.reserve(KEY, "m", prompt, answer)
     return error.value
 
 
@@ -101,11 +101,11 @@ def test_only_the_first_request_asks_while_there_is_plenty(database: Database) -
     control = asked(database, requests_per_minute=6400)
 
     async def work() -> None:
-        limits = Limits(control)
-        await limits.admit(KEY, "m", 1, 1)
+        limits = Limiter(control)
+        await limits.reserve(KEY, "m", 1, 1)
         for _ in range(99):
-            assert limits.reserve(KEY, "m", 1, 1) is not None
-        assert limits.reserve(KEY, "m", 1, 1) is None
+            assert limits.try_reserve(KEY, "m", 1, 1) is not None
+        assert limits.try_reserve(KEY, "m", 1, 1) is None
 
     run(work())
     assert len(control.asks) == 1
@@ -115,8 +115,8 @@ def test_those_who_come_at_once_ask_together(database: Database) -> None:
     control = asked(database, requests_per_minute=6400)
 
     async def work() -> None:
-        limits = Limits(control)
-        await asyncio.gather(*(limits.admit(KEY, "m", 1, 1) for _ in range(1000)))
+        limits = Limiter(control)
+        await asyncio.gather(*(limits.reserve(KEY, "m", 1, 1) for _ in range(1000)))
 
     run(work())
     assert len(control.asks) <= 6
@@ -126,10 +126,10 @@ def test_what_is_left_is_told(database: Database) -> None:
     control = asked(database, requests_per_minute=10, tokens_per_minute=1000)
 
     async def work() -> list[dict[str, str]]:
-        limits, told = Limits(control), []
+        limits, told = Limiter(control), []
         for _ in range(3):
-            reserved = await limits.admit(KEY, "m", 50, 50)
-            told.append(headers(reserved.bound.headers()))
+            reserved = await limits.reserve(KEY, "m", 50, 50)
+            told.append(headers(reserved.applicable.headers()))
             reserved.settle(10, 0)
         return told
 
@@ -145,9 +145,9 @@ def test_refusals_ask_nobody(database: Database) -> None:
     control = asked(database, requests_per_minute=3)
 
     async def work() -> RateLimited:
-        limits = Limits(control)
+        limits = Limiter(control)
         for _ in range(3):
-            await limits.admit(KEY, "m", 1, 1)
+            await limits.reserve(KEY, "m", 1, 1)
         first = await refused(limits)
         before = len(control.asks)
         for _ in range(1000):
@@ -166,11 +166,11 @@ def test_an_end_gives_everything_back(database: Database) -> None:
     control = asked(database, requests_per_day=100)
 
     async def work() -> None:
-        first, second = Limits(control, "req_a"), Limits(control, "req_b")
-        (await first.admit(KEY, "m", 1, 1)).settle(2, 0)
+        first, second = Limiter(control, "req_a"), Limiter(control, "req_b")
+        (await first.reserve(KEY, "m", 1, 1)).settle(2, 0)
         await first.close()
         for _ in range(99):
-            (await second.admit(KEY, "m", 1, 1)).settle(2, 0)
+            (await second.reserve(KEY, "m", 1, 1)).settle(2, 0)
         assert "requests per day (RPD)" in (await refused(second)).message
 
     run(work())
@@ -180,11 +180,11 @@ def test_a_prompt_whose_bound_is_over_a_small_limit_may_have_all_of_it(database:
     control = asked(database, tokens_per_minute=1000)
 
     async def work() -> None:
-        limits = Limits(control)
-        reserved = await limits.admit(KEY, "m", 5000, None)
+        limits = Limiter(control)
+        reserved = await limits.reserve(KEY, "m", 5000, None)
         assert reserved.tokens == 1000
         reserved.settle(300, 0)
-        assert (await limits.admit(KEY, "m", 300, 400)).tokens == 700
+        assert (await limits.reserve(KEY, "m", 300, 400)).tokens == 700
         error = await refused(limits, 1, 2000)
         assert "Request too large" in error.message
 
@@ -193,9 +193,9 @@ def test_a_prompt_whose_bound_is_over_a_small_limit_may_have_all_of_it(database:
 
 def test_an_answer_of_open_length_reserves_a_part_of_a_small_limit(database: Database) -> None:
     async def reserved(most: int) -> int:
-        limits = Limits(asked(database, tokens_per_minute=most))
-        limits.forget([], 1)
-        return (await limits.admit(replace(KEY, id=f"key_{most}"), "m", 100, None)).tokens
+        limits = Limiter(asked(database, tokens_per_minute=most))
+        limits.invalidate([], 1)
+        return (await limits.reserve(replace(KEY, id=f"key_{most}"), "m", 100, None)).tokens
 
     assert run(reserved(3200)) == 100 + 200
     assert run(reserved(10**7)) == 100 + 1024
@@ -203,9 +203,9 @@ def test_an_answer_of_open_length_reserves_a_part_of_a_small_limit(database: Dat
 
 def test_each_of_many_answers_of_open_length_reserves_its_part(database: Database) -> None:
     async def reserved() -> list[int]:
-        limits = Limits(asked(database, tokens_per_minute=10**7))
-        first = await limits.admit(KEY, "m", 100, None, 3)
-        second = limits.reserve(KEY, "m", 100, None, 3)
+        limits = Limiter(asked(database, tokens_per_minute=10**7))
+        first = await limits.reserve(KEY, "m", 100, None, 3)
+        second = limits.try_reserve(KEY, "m", 100, None, 3)
         assert second is not None
         return [first.tokens, second.tokens]
 
@@ -216,18 +216,18 @@ def test_what_was_asked_while_nobody_answered_is_known_afterwards(database: Data
     control = asked(database, requests_per_minute=64)
 
     async def work() -> None:
-        limits = Limits(control)
-        await limits.admit(KEY, "m", 1, 1)
+        limits = Limiter(control)
+        await limits.reserve(KEY, "m", 1, 1)
         control.away = True
         error = await refused(limits)
         assert error.code == "rate_limit_exceeded"
-        limits.forget([KEY.id], 0)
+        limits.invalidate([KEY.id], 0)
         # What binds the key can't be asked; what bound it goes on.
         await refused(limits)
         control.away = False
         await asyncio.sleep(1.1)
-        limits.forget([KEY.id], 0)
-        await limits.admit(KEY, "m", 1, 1)
+        limits.invalidate([KEY.id], 0)
+        await limits.reserve(KEY, "m", 1, 1)
 
     run(work())
 
@@ -238,7 +238,7 @@ def test_an_unknown_key_is_not_let_in_while_nobody_answers(database: Database) -
 
     async def work() -> None:
         with pytest.raises(Unavailable):
-            await Limits(control).admit(KEY, "m", 1, 1)
+            await Limiter(control).reserve(KEY, "m", 1, 1)
 
     run(work())
 
@@ -263,5 +263,5 @@ def test_the_longest_cost_is_never_too_small(cached: int) -> None:
     for prompt_price, cached_price, answer_price in ((1, 1, 1), (499_999, 500_001, 3), (7, 9_999_999, 1_500_000)):
         price = Price("price_1", prompt_price, cached_price, answer_price, 5)
         counts = {"prompt_tokens": 13, "cached_tokens": cached, "completion_tokens": 29}
-        assert price.cost(counts, "succeeded").total <= longest_cost(price, 13, 29)
-    assert longest_cost(Price("price_2", 0, 0, 0, 0), 13, 29) == 0
+        assert price.cost(counts, "succeeded").total <= max_cost(price, 13, 29)
+    assert max_cost(Price("price_2", 0, 0, 0, 0), 13, 29) == 0

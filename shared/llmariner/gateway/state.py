@@ -17,7 +17,7 @@ from llmariner.gateway.authentication.failed_attempts import FailedAttemptLimite
 from llmariner.gateway.authentication.key_cache import KeyCache
 from llmariner.gateway.background_tasks import supervise
 from llmariner.gateway.control_plane.port import ControlPlane, Key, ModelState
-from llmariner.gateway.limits.limiter import Limits
+from llmariner.gateway.limits.limiter import Limiter
 from llmariner.gateway.metering.meter import Meter
 from llmariner.gateway.metering.metrics import Metrics
 from llmariner.gateway.metering.usage_reconciliation import UsageReconciliation
@@ -62,7 +62,7 @@ class Gateway:
         self.body_budget = BodyBudget(settings.body_buffer_bytes, settings.body_buffer_bytes_per_tenant)
         self.response_budget = BodyBudget(settings.response_buffer_bytes, settings.response_buffer_bytes * 2 // 3)
         self.key_cache = KeyCache(control, pepper.reveal(), FailedAttemptLimiter(settings.unknown_keys_per_minute))
-        self.limits = Limits(control)
+        self.limits = Limiter(control)
         self.client_ips = ClientIpResolver(settings.trusted_proxies)
         self.metrics = Metrics()
         self.meter = Meter(control, self.metrics)
@@ -301,7 +301,7 @@ class Gateway:
     async def _ask_for_changes(self) -> None:
         self._tried_at = time.monotonic()
         try:
-            changes = await self.control.changes_since(self._cursor, self.limits.rules)
+            changes = await self.control.changes_since(self._cursor, self.limits.revision)
         except Exception as error:  # whatever it was, known keys and models go on for a bounded time
             if not isinstance(error, Unavailable):
                 _log.exception("what changed could not be asked")
@@ -312,7 +312,7 @@ class Gateway:
         self._polled_at = time.monotonic()
         if changes.keys:
             self.key_cache.invalidate(changes.keys)
-        self.limits.forget(changes.keys, changes.rules, changes.subjects)
+        self.limits.invalidate(changes.keys, changes.rules, changes.subjects)
         models = changes.models
         if changes.prices != self._prices or changes.anew:
             self._prices, models = changes.prices, tuple(self._states)

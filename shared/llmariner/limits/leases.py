@@ -23,6 +23,7 @@ from llmariner.gateway.control_plane.port import (
     Rule,
     RulesQuery,
 )
+from llmariner.gateway.control_plane.serialization import rule_from_wire
 from llmariner.limits.budgets import budget_from_row
 from llmariner.limits.ledger_source import LedgerUsageSource
 from llmariner.limits.quota_state import QuotaState
@@ -132,7 +133,7 @@ class Leases:
         return (
             self._default_rule(row.id.removeprefix(_DEFAULT_PREFIX))
             if row.rule is None
-            else Rule(**json.loads(row.rule))
+            else rule_from_wire(json.loads(row.rule))
         )
 
 
@@ -192,7 +193,7 @@ def _write_back(states: Mapping[str, str]) -> Update:
 
 def _first_hold(rule: Rule, least: Amounts) -> LeaseReport:
     """The first request for quota of a caller: what its first request needs at least, and a slice if there is enough."""
-    part = {name: most // _FIRST_SLICE_DIVISOR for name, most in rule.most.items()}
+    part = {name: most // _FIRST_SLICE_DIVISOR for name, most in rule.thresholds.items()}
     requests = [part[name] for name in ("requests_per_minute", "requests_per_day") if name in part]
     tokens = [part[name] for name in ("tokens_per_minute", "tokens_per_day") if name in part]
     wants = Amounts(

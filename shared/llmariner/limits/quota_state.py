@@ -82,7 +82,7 @@ class QuotaState:
             {
                 name: SlidingWindow(seconds, rows.get(name, []))
                 for name, seconds in _WINDOW_SECONDS.items()
-                if name in rule.most
+                if name in rule.thresholds
             },
             {
                 name: _InstanceState(Amounts(*used), Amounts(*held), reported_at, expires_at, dict(days.get(name, ())))
@@ -166,7 +166,7 @@ class QuotaState:
     def current_usage(self) -> dict[str, int]:
         """Usage by measure as of the last `advance`; for concurrent requests, the leased slots."""
         used = {name: window.used for name, window in self.windows.items()}
-        if "concurrent_requests" in self.rule.most:
+        if "concurrent_requests" in self.rule.thresholds:
             used["concurrent_requests"] = sum(entry.held.slots for entry in self.instances.values())
         return used
 
@@ -211,7 +211,7 @@ class QuotaState:
 
     def _capacities(self, others: list[Amounts]) -> list[int | None]:
         """Requests, tokens, slots and money that are neither used nor leased to others; None: not limited."""
-        most = self.rule.most
+        most = self.rule.thresholds
         capacities: list[int | None] = []
         for resource in _RESOURCES:
             left = [most[name] - window.used for name, window in self.windows.items() if name.startswith(resource)]
@@ -228,7 +228,10 @@ class QuotaState:
         if index < len(_RESOURCES):
             waits = []
             for name, window in self.windows.items():
-                if name.startswith(_RESOURCES[index]) and (lacking := amount + window.used - self.rule.most[name]) > 0:
+                if (
+                    name.startswith(_RESOURCES[index])
+                    and (lacking := amount + window.used - self.rule.thresholds[name]) > 0
+                ):
                     waits.append(window.seconds_until_freed(lacking, now))
             return max([_RETRY_SECONDS, *(wait for wait in waits if wait is not None)])
         if self.rule.period is not None and self.spent >= (self.rule.amount or 0):

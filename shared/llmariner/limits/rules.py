@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Row, Table, and_, func, or_, select, updat
 from llmariner.audit import log
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.gateway.control_plane.port import Rule
+from llmariner.gateway.control_plane.serialization import rule_to_wire
 from llmariner.identifiers import new_id
 from llmariner.limits.revisions import record_rule_changes
 from llmariner.limits.tables import allowances, limits
@@ -157,7 +158,7 @@ def subject_filter(table: Table, organization_id: str, subjects: Mapping[str, st
 
 def store_rule(session: WriteSession, rule: Rule) -> None:
     """Store a rule for leasing; its recorded usage stays."""
-    text = json.dumps(rule._asdict(), separators=(",", ":"))
+    text = json.dumps(rule_to_wire(rule), separators=(",", ":"))
     if not session.insert_if_absent(allowances, [{"id": rule.id, "rule": text, "state": "{}"}]):
         session.run(update(allowances).where(allowances.c.id == rule.id).values(rule=text))
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from llmariner.gateway.control_plane.port import Key, LeaseRequest, LeaseResponse
-from llmariner.gateway.limits.limiter import Limits
+from llmariner.gateway.limits.limiter import Limiter
 from llmariner.limits.leases import Leases
 from llmariner.limits.revisions import Revisions
 from llmariner.limits.rules import Limits as Rules
@@ -68,30 +68,30 @@ async def _measure(database: Database, count: int) -> Cost:
     key = Key("", owner.project_id, owner.organization_id, owner.user_id, frozenset(), None, unlimited=False)
     keys = [replace(key, id=f"key_{number}") for number in range(count)]
     control, revisions = Control(Leases(database, MOST)), Revisions(database)
-    limits = Limits(control)  # type: ignore[arg-type]
+    limits = Limiter(control)  # type: ignore[arg-type]
     for at in range(0, count, 500):
-        await asyncio.gather(*(limits.admit(each, "m", 1, 1) for each in keys[at : at + 500]))
-    limits.forget((), revisions.latest().limits, ())
+        await asyncio.gather(*(limits.reserve(each, "m", 1, 1) for each in keys[at : at + 500]))
+    limits.invalidate((), revisions.latest().limits, ())
     quiet = statistics.median([(await _requests(limits, keys))[0] for _ in range(5)])
-    known = limits.rules
+    known = limits.revision
     Rules(database).put(None, Subject(owner.organization_id, "key", "key_7"), "*", {"requests_per_minute": 10**6})
     await asyncio.sleep(_FRESH_SECONDS)
     control.questions, began = 0, time.process_time()
-    limits.forget((), revisions.latest().limits, revisions.changed_subjects_since(known))
+    limits.invalidate((), revisions.latest().limits, revisions.changed_subjects_since(known))
     told = time.process_time() - began
     spent, slowest = await _requests(limits, keys)
     return Cost(1e3 * (told + spent - quiet), 1e3 * slowest, control.questions)
 
 
-async def _requests(limits: Limits, keys: Sequence[Key]) -> tuple[float, float]:
+async def _requests(limits: Limiter, keys: Sequence[Key]) -> tuple[float, float]:
     """CPU seconds of one request of each key, and wall seconds of the slowest."""
     began, slowest = time.process_time(), 0.0
 
     async def one(key: Key) -> None:
         nonlocal slowest
         asked = time.perf_counter()
-        if limits.reserve(key, "m", 1, 1) is None:
-            await limits.admit(key, "m", 1, 1)
+        if limits.try_reserve(key, "m", 1, 1) is None:
+            await limits.reserve(key, "m", 1, 1)
         slowest = max(slowest, time.perf_counter() - asked)
 
     await asyncio.gather(*map(one, keys))

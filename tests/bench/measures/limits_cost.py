@@ -22,8 +22,8 @@ from llmariner.gateway.control_plane.port import (
     ModelState,
     Rule,
 )
-from llmariner.gateway.limits.applicable_limits import longest_cost
-from llmariner.gateway.limits.limiter import Limits
+from llmariner.gateway.limits.applicable_limits import max_cost
+from llmariner.gateway.limits.limiter import Limiter
 from llmariner.gateway.metering.pricing import Price
 
 COUNT = 20_000
@@ -79,18 +79,18 @@ def measure() -> float:
 
 async def _measure() -> float:
     control = Generous()
-    key_cache, limits = KeyCache(control, "p" * 64, FailedAttemptLimiter(120)), Limits(control)
+    key_cache, limits = KeyCache(control, "p" * 64, FailedAttemptLimiter(120)), Limiter(control)
     head = {b"authorization": b"Bearer sk-bench", b"content-type": b"application/json", b"host": b"127.0.0.1"}
     asked = (await key_cache.authenticate(head, SCOPE), "bench", 120, 8)
-    (await limits.admit(*asked)).settle(28, 0)
+    (await limits.reserve(*asked)).settle(28, 0)
     began = time.thread_time()
     for _ in range(COUNT):
         key = key_cache.cached(head, SCOPE)
         assert key is not None
-        reserved = limits.reserve(*asked)
+        reserved = limits.try_reserve(*asked)
         assert reserved is not None
-        reserved.bound.headers()
-        if reserved.bound.budgets:
-            limits.take_money(reserved, longest_cost(PRICE, 120, 8))
+        reserved.applicable.headers()
+        if reserved.applicable.budgets:
+            limits.try_reserve_money(reserved, max_cost(PRICE, 120, 8))
         reserved.settle(28, PRICE.cost(USED, "succeeded").total)
     return 1e6 * (time.thread_time() - began) / COUNT

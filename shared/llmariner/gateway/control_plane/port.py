@@ -119,7 +119,7 @@ class Rule(NamedTuple):
     subject: str
     subject_id: str
     model: str
-    most: Mapping[str, int] = _NONE
+    thresholds: Mapping[str, int] = _NONE
     period: str | None = None
     amount: int | None = None
     hard: bool = True

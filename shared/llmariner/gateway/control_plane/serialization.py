@@ -35,7 +35,12 @@ __all__ = [
     "lease_response_to_wire",
     "model_from_wire",
     "model_to_wire",
+    "rule_from_wire",
+    "rule_to_wire",
 ]
+
+# Fields whose JSON keys are older than their names.
+_RULE_KEYS = {"thresholds": "most"}
 
 
 def key_to_wire(key: Key) -> dict[str, Any]:
@@ -88,26 +93,23 @@ def changes_from_wire(value: dict[str, Any]) -> Changes:
     return Changes(**{**found, "keys": tuple(found["keys"]), "models": tuple(found["models"])})
 
 
-def lease_request_to_wire(ask: LeaseRequest) -> dict[str, Any]:
+def lease_request_to_wire(request: LeaseRequest) -> dict[str, Any]:
     """A process's account."""
     return {
-        "replica": ask.instance,
-        "at": ask.sent_at,
-        "holds": [
-            [
-                h.rule_id,
-                *map(list, (h.used, h.reserved, h.requested, h.minimum)),
-                h.seconds_since_use,
-                list(map(list, h.daily_spend)),
-                list(h.acknowledged),
-            ]
-            for h in ask.reports
-        ],
-        "newcomer": None if ask.key is None else key_to_wire(ask.key),
-        "model": ask.model,
-        "least": list(ask.minimum),
-        "others": [[key_to_wire(each.key), each.model, list(each.minimum)] for each in ask.other_queries],
+        "replica": request.instance,
+        "at": request.sent_at,
+        "holds": [_report_row(report) for report in request.reports],
+        "newcomer": None if request.key is None else key_to_wire(request.key),
+        "model": request.model,
+        "least": list(request.minimum),
+        "others": [[key_to_wire(each.key), each.model, list(each.minimum)] for each in request.other_queries],
     }
+
+
+def _report_row(report: LeaseReport) -> list[Any]:
+    amounts = (report.used, report.reserved, report.requested, report.minimum)
+    days = [list(day) for day in report.daily_spend]
+    return [report.rule_id, *map(list, amounts), report.seconds_since_use, days, list(report.acknowledged)]
 
 
 def lease_request_from_wire(value: dict[str, Any]) -> LeaseRequest:
@@ -149,8 +151,8 @@ def lease_response_to_wire(answer: LeaseResponse) -> dict[str, Any]:
         "grants": [
             [g.rule_id, list(g.granted), list(g.available), g.retry_after, g.instances, g.spent] for g in answer.grants
         ],
-        "rules": None if answer.rules is None else [r._asdict() for r in answer.rules],
-        "others": [[r._asdict() for r in rules] for rules in answer.other_rules],
+        "rules": None if answer.rules is None else [rule_to_wire(rule) for rule in answer.rules],
+        "others": [[rule_to_wire(rule) for rule in rules] for rules in answer.other_rules],
     }
 
 
@@ -162,8 +164,19 @@ def lease_response_from_wire(value: dict[str, Any]) -> LeaseResponse:
     return LeaseResponse(grants, None if rules is None else _rules(rules), [*map(_rules, value.get("others", ()))])
 
 
+def rule_to_wire(rule: Rule) -> dict[str, Any]:
+    """A limit or a budget, which is also stored in this form."""
+    return {_RULE_KEYS.get(name, name): value for name, value in rule._asdict().items()}
+
+
+def rule_from_wire(value: dict[str, Any]) -> Rule:
+    """Back from `rule_to_wire`."""
+    keys = {name: _RULE_KEYS.get(name, name) for name in Rule._fields}
+    return Rule(**{name: value[key] for name, key in keys.items() if key in value})
+
+
 def _rules(rules: list[dict[str, Any]]) -> list[Rule]:
-    return [Rule(**_present_fields(rule, Rule._fields)) for rule in rules]
+    return [rule_from_wire(rule) for rule in rules]
 
 
 def _amounts(row: list[int]) -> Amounts:

@@ -25,18 +25,18 @@ from llmariner.gateway.control_plane.port import (
     Rule,
     RulesQuery,
 )
-from llmariner.gateway.limits.applicable_limits import Bound
-from llmariner.gateway.limits.leased_quota import Allowance
+from llmariner.gateway.limits.applicable_limits import ApplicableLimits
+from llmariner.gateway.limits.leased_quota import LeasedQuota
 from llmariner.gateway.requests.request_ids import instance_id
 
-__all__ = ["Leasing", "Terms"]
+__all__ = ["CallerLimits", "LeaseClient"]
 
 _log = logging.getLogger(__name__)
-_MOST_KEYS = 50_000
-_MOST_ACCOUNTS = 200
-_MOST_CALLERS = 200
+_MAX_KEYS = 50_000
+_MAX_REPORTS = 200
+_MAX_QUERIES = 200
 _SOON_SECONDS = 1.0
-_MOST_ALONG = 16
+_MAX_EXTRA_REPORTS = 16
 # How long the last slices are gone on with while nobody can be asked.
 _TRUST_SECONDS = 600.0
 # How often it is tried to ask somebody who does not answer.
@@ -44,201 +44,212 @@ _AWAY_SECONDS = 1.0
 _ALL_MODELS = "*"
 
 
-class Terms:
+class CallerLimits:
     """What binds one key; `named`: the models that limits name. There may be hundreds: what binds requests for one of
     them is put together when the first comes."""
 
-    __slots__ = ("_allowances", "_bounds", "always", "key", "named")
+    __slots__ = ("_by_model", "_quotas", "default", "key", "named_models")
 
-    def __init__(self, key: Key, allowances: list[Allowance]) -> None:
+    def __init__(self, key: Key, allowances: list[LeasedQuota]) -> None:
         self.key = key
-        self._allowances = allowances
-        self.named = {each.rule.model for each in allowances} - {_ALL_MODELS}
-        self.always = self._made()
-        self._bounds: dict[str, Bound] = {}
+        self._quotas = allowances
+        self.named_models = {each.rule.model for each in allowances} - {_ALL_MODELS}
+        self.default = self._build()
+        self._by_model: dict[str, ApplicableLimits] = {}
 
-    def of(self, model: str) -> Bound:
+    def for_model(self, model: str) -> ApplicableLimits:
         """What binds requests for a model of that name."""
-        bound = self._bounds.get(model)
+        bound = self._by_model.get(model)
         if bound is None:
-            if model not in self.named:
-                return self.always
-            bound = self._bounds[model] = self._made(model)
+            if model not in self.named_models:
+                return self.default
+            bound = self._by_model[model] = self._build(model)
         return bound
 
-    def of_adapter(self, name: str, base: str) -> Bound:
+    def for_adapter(self, name: str, base: str) -> ApplicableLimits:
         """What binds an adapter of that name: the limits of its base model, too."""
-        return self._made(name, base)
+        return self._build(name, base)
 
-    def _made(self, *models: str) -> Bound:
+    def _build(self, *models: str) -> ApplicableLimits:
         names = (_ALL_MODELS, *models)
-        return Bound([each for each in self._allowances if each.rule.model in names])
+        return ApplicableLimits([each for each in self._quotas if each.rule.model in names])
 
 
-class Leasing:
+class LeaseClient:
     """The terms of the keys that this process knows, and their rules' slices.
 
     `active`: slices that have something to settle. `away_until`: nobody answered, and asking again is of no use before.
     """
 
-    def __init__(self, control: ControlPlane, replica: str | None = None) -> None:
-        self._control = control
-        self._replica = replica or instance_id()
-        self.terms: dict[str, Terms] = {}
-        self.active: set[Allowance] = set()
-        self.away_until = 0.0
-        self._allowances: dict[str, Allowance] = {}
+    def __init__(self, control_plane: ControlPlane, instance: str | None = None) -> None:
+        self._control_plane = control_plane
+        self._instance = instance or instance_id()
+        self.limits_by_key: dict[str, CallerLimits] = {}
+        self.active: set[LeasedQuota] = set()
+        self.unavailable_until = 0.0
+        self._quotas: dict[str, LeasedQuota] = {}
         # Terms of keys that changed: gone on with while nobody can be asked.
-        self._forgotten: dict[str, Terms] = {}
+        self._stale: dict[str, CallerLimits] = {}
         self._by_subject: dict[tuple[str, str], set[str]] = {}
-        self._wanted: dict[Allowance, asyncio.Future[Exception | None]] = {}
-        self._newcomers: dict[str, tuple[RulesQuery, asyncio.Future[Terms | Exception]]] = {}
-        self._outdated: dict[str, None] = {}
-        self._asked: set[str] = set()
-        self._asking: asyncio.Task[None] | None = None
-        self._answered_at = time.monotonic()
+        self._pending_syncs: dict[LeasedQuota, asyncio.Future[Exception | None]] = {}
+        self._pending_lookups: dict[str, tuple[RulesQuery, asyncio.Future[CallerLimits | Exception]]] = {}
+        self._to_refresh: dict[str, None] = {}
+        self._keys_in_flight: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._last_response_at = time.monotonic()
 
-    async def settle(self, allowances: Iterable[Allowance]) -> None:
+    async def sync(self, allowances: Iterable[LeasedQuota]) -> None:
         """Settle these accounts, and get more of what is short; others' wait for the same question. Unavailable."""
         loop, answers = asyncio.get_running_loop(), []
         for each in allowances:
-            answer = self._wanted.get(each)
+            answer = self._pending_syncs.get(each)
             if answer is None:
-                answer = self._wanted[each] = loop.create_future()
+                answer = self._pending_syncs[each] = loop.create_future()
             answers.append(answer)
-        self._go_on()
+        self._ensure_running()
         if answers:
             await asyncio.wait(answers)
         for answer in answers:
             if (error := answer.result()) is not None:
                 raise error
 
-    async def meet(self, key: Key, model: str, prompt: int) -> Terms:
+    async def fetch_limits(self, key: Key, model: str, prompt: int) -> CallerLimits:
         """Ask what binds a caller; one known before goes on as it was while nobody can be asked. Unavailable."""
-        waiting = self._newcomers.get(key.id)
+        waiting = self._pending_lookups.get(key.id)
         if waiting is None:
-            answer: asyncio.Future[Terms | Exception] = asyncio.get_running_loop().create_future()
-            waiting = self._newcomers[key.id] = RulesQuery(_bare(key), model, Amounts(1, prompt, 1)), answer
-        self._go_on()
+            answer: asyncio.Future[CallerLimits | Exception] = asyncio.get_running_loop().create_future()
+            waiting = self._pending_lookups[key.id] = (
+                RulesQuery(_without_model_lists(key), model, Amounts(1, prompt, 1)),
+                answer,
+            )
+        self._ensure_running()
         await asyncio.wait([waiting[1]])
         found = waiting[1].result()
-        if isinstance(found, Unavailable) and (known := self._forgotten.get(key.id)) is not None:
+        if isinstance(found, Unavailable) and (known := self._stale.get(key.id)) is not None:
             return known
         if isinstance(found, Exception):
             raise found
         return found
 
-    def forget(self, key_id: str) -> None:
+    def invalidate_key(self, key_id: str) -> None:
         """The key itself changed: what binds it is asked before its next request."""
-        self._asked.discard(key_id)
-        if (terms := self.terms.pop(key_id, None)) is not None:
+        self._keys_in_flight.discard(key_id)
+        if (terms := self.limits_by_key.pop(key_id, None)) is not None:
             self._index(terms, add=False)
-            self._forgotten[key_id] = terms
-        if len(self._forgotten) > _MOST_KEYS:
-            self._forgotten.clear()
+            self._stale[key_id] = terms
+        if len(self._stale) > _MAX_KEYS:
+            self._stale.clear()
 
-    def outdate(self, subjects: Collection[tuple[str, str]] | None) -> None:
+    def invalidate_subjects(self, subjects: Collection[tuple[str, str]] | None) -> None:
         """Rules of these subjects (kind and id) changed, None: any: whom they bind is asked in the background."""
         if subjects is None:
-            concerned: Iterable[str] = self.terms
+            concerned: Iterable[str] = self.limits_by_key
         else:
             concerned = itertools.chain.from_iterable(self._by_subject.get(subject, ()) for subject in subjects)
-        self._outdated.update(dict.fromkeys(concerned))
+        self._to_refresh.update(dict.fromkeys(concerned))
         # What is being answered just now may have been read before the change.
-        self._outdated.update(dict.fromkeys(self._asked))
-        self._go_on()
+        self._to_refresh.update(dict.fromkeys(self._keys_in_flight))
+        self._ensure_running()
 
     async def close(self) -> None:
         """Give everything back. Unavailable."""
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.wait([self._asking])
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
         now, everything = time.monotonic(), list(self.active)
-        for at in range(0, len(everything), _MOST_ACCOUNTS):
-            holds = [each.hold(now, ending=True) for each in everything[at : at + _MOST_ACCOUNTS]]
-            self._apply(await self._control.lease(LeaseRequest(self._replica, time.time(), holds)), _by_rule(holds))
+        for at in range(0, len(everything), _MAX_REPORTS):
+            holds = [each.report(now, release_all=True) for each in everything[at : at + _MAX_REPORTS]]
+            self._apply_grants(
+                await self._control_plane.lease(LeaseRequest(self._instance, time.time(), holds)), _by_rule(holds)
+            )
 
-    def _go_on(self) -> None:
-        if self._asking is None and (self._wanted or self._newcomers or self._due()):
-            self._asking = asyncio.get_running_loop().create_task(self._ask_all())
+    def _ensure_running(self) -> None:
+        if self._task is None and (self._pending_syncs or self._pending_lookups or self._has_due_refresh()):
+            self._task = asyncio.get_running_loop().create_task(self._run())
 
-    def _due(self) -> bool:
-        return bool(self._outdated) and time.monotonic() >= self.away_until
+    def _has_due_refresh(self) -> bool:
+        return bool(self._to_refresh) and time.monotonic() >= self.unavailable_until
 
-    async def _ask_all(self) -> None:
+    async def _run(self) -> None:
         """Ask until nobody waits."""
         try:
-            while self._wanted or self._newcomers or self._due():
-                await self._ask()
+            while self._pending_syncs or self._pending_lookups or self._has_due_refresh():
+                await self._exchange()
         finally:
-            self._asking = None
-            self._fail(Unavailable("This process ends. Try again.", headers={"retry-after": "1"}))
+            self._task = None
+            self._fail_waiting(Unavailable("This process ends. Try again.", headers={"retry-after": "1"}))
 
-    async def _ask(self) -> None:
+    async def _exchange(self) -> None:
         """One question: the accounts and callers that wait longest."""
         now = time.monotonic()
-        some = list(itertools.islice(self._wanted, _MOST_ACCOUNTS))
-        waiting = {each: self._wanted.pop(each) for each in some}
-        holds = self._holds(some, now)
-        callers = [newcomer for newcomer, _ in itertools.islice(self._newcomers.values(), _MOST_CALLERS)]
-        again = list(itertools.islice(self._outdated, _MOST_CALLERS - len(callers)))
+        some = list(itertools.islice(self._pending_syncs, _MAX_REPORTS))
+        waiting = {each: self._pending_syncs.pop(each) for each in some}
+        holds = self._reports(some, now)
+        callers = [newcomer for newcomer, _ in itertools.islice(self._pending_lookups.values(), _MAX_QUERIES)]
+        again = list(itertools.islice(self._to_refresh, _MAX_QUERIES - len(callers)))
         for key_id in again:
-            del self._outdated[key_id]
-        callers += [RulesQuery(self.terms[key_id].key, "", NO_AMOUNTS) for key_id in again if key_id in self.terms]
-        self._asked = {each.key.id for each in callers}
+            del self._to_refresh[key_id]
+        callers += [
+            RulesQuery(self.limits_by_key[key_id].key, "", NO_AMOUNTS)
+            for key_id in again
+            if key_id in self.limits_by_key
+        ]
+        self._keys_in_flight = {each.key.id for each in callers}
         try:
-            answer = await self._control.lease(_question(self._replica, holds, callers))
-            self._answered_at, self.away_until = time.monotonic(), 0.0
-            self._heard(answer, callers, _by_rule(holds))
+            answer = await self._control_plane.lease(_lease_request(self._instance, holds, callers))
+            self._last_response_at, self.unavailable_until = time.monotonic(), 0.0
+            self._apply_response(answer, callers, _by_rule(holds))
             for future in waiting.values():
                 _resolve(future, None)
         except Exception as error:
-            self._outdated.update(dict.fromkeys(again))
-            self._refused(error, waiting)
+            self._to_refresh.update(dict.fromkeys(again))
+            self._on_error(error, waiting)
         finally:
-            self._asked = set()
+            self._keys_in_flight = set()
             for future in waiting.values():
                 _resolve(future, Unavailable("This process ends. Try again.", headers={"retry-after": "1"}))
 
-    def _holds(self, some: Sequence[Allowance], now: float) -> list[LeaseReport]:
+    def _reports(self, some: Sequence[LeasedQuota], now: float) -> list[LeaseReport]:
         if not some:
             return []
         # One question more costs as much as several accounts in the same one.
         soon = (each for each in self.active if now - each.synced_at > _SOON_SECONDS and each not in some)
-        along = list(itertools.islice(soon, _MOST_ALONG))
-        return [*(each.hold(now) for each in some), *(each.hold(now, keeping=True) for each in along)]
+        along = list(itertools.islice(soon, _MAX_EXTRA_REPORTS))
+        return [*(each.report(now) for each in some), *(each.report(now, keep_remaining=True) for each in along)]
 
-    def _heard(self, answer: LeaseResponse, callers: Sequence[RulesQuery], told: Mapping[str, LeaseReport]) -> None:
+    def _apply_response(
+        self, answer: LeaseResponse, callers: Sequence[RulesQuery], told: Mapping[str, LeaseReport]
+    ) -> None:
         """Take what was granted, and the terms of the callers that were answered for: an older control answers for one."""
         answered = [] if answer.rules is None else [answer.rules, *answer.other_rules]
         met = []
         for newcomer, rules in zip(callers, answered, strict=False):
-            met.append((newcomer, [self._allowance(rule) for rule in rules]))
-        self._apply(answer, told)
+            met.append((newcomer, [self._quota(rule) for rule in rules]))
+        self._apply_grants(answer, told)
         for newcomer, allowances in met:
-            self._remember(Terms(newcomer.key, allowances), known=newcomer.minimum == NO_AMOUNTS)
+            self._store(CallerLimits(newcomer.key, allowances), known=newcomer.minimum == NO_AMOUNTS)
         for newcomer in callers[len(met) :]:
             if newcomer.minimum == NO_AMOUNTS:
-                self._outdated[newcomer.key.id] = None
+                self._to_refresh[newcomer.key.id] = None
 
-    def _remember(self, terms: Terms, *, known: bool) -> None:
+    def _store(self, terms: CallerLimits, *, known: bool) -> None:
         key_id = terms.key.id
         if not known:
-            _resolve(self._newcomers.pop(key_id)[1], terms)
-        if key_id not in self._asked or (known and key_id not in self.terms):
+            _resolve(self._pending_lookups.pop(key_id)[1], terms)
+        if key_id not in self._keys_in_flight or (known and key_id not in self.limits_by_key):
             return  # forgotten meanwhile
-        if key_id not in self.terms and len(self.terms) >= _MOST_KEYS:
-            self.terms.clear()
+        if key_id not in self.limits_by_key and len(self.limits_by_key) >= _MAX_KEYS:
+            self.limits_by_key.clear()
             self._by_subject.clear()
-            self._outdated.clear()
-            self._allowances = {each.rule.id: each for each in self.active}
-        if (before := self.terms.get(key_id)) is not None:
+            self._to_refresh.clear()
+            self._quotas = {each.rule.id: each for each in self.active}
+        if (before := self.limits_by_key.get(key_id)) is not None:
             self._index(before, add=False)
-        self.terms[key_id] = terms
+        self.limits_by_key[key_id] = terms
         self._index(terms, add=True)
-        self._forgotten.pop(key_id, None)
+        self._stale.pop(key_id, None)
 
-    def _index(self, terms: Terms, *, add: bool) -> None:
+    def _index(self, terms: CallerLimits, *, add: bool) -> None:
         key = terms.key
         of = (
             ("organization", key.organization_id),
@@ -254,63 +265,63 @@ class Leasing:
                 if not keys:
                     del self._by_subject[subject]
 
-    def _refused(self, error: Exception, waiting: Mapping[Allowance, asyncio.Future[Exception | None]]) -> None:
+    def _on_error(self, error: Exception, waiting: Mapping[LeasedQuota, asyncio.Future[Exception | None]]) -> None:
         """Nobody answers: accounts go on by what is known, for a while; callers that nobody knows can't."""
         now = time.monotonic()
-        self.away_until = now + _AWAY_SECONDS
+        self.unavailable_until = now + _AWAY_SECONDS
         if not isinstance(error, Unavailable):
             _log.error("limits could not be asked for", exc_info=error)
-        trusted = isinstance(error, Unavailable) and now - self._answered_at <= _TRUST_SECONDS
+        trusted = isinstance(error, Unavailable) and now - self._last_response_at <= _TRUST_SECONDS
         # Whoever came meanwhile would wait as long, for the same.
-        for each, future in (*waiting.items(), *self._wanted.items()):
+        for each, future in (*waiting.items(), *self._pending_syncs.items()):
             if trusted:
-                each.refill(now)
+                each.refill_offline(now)
             _resolve(future, None if trusted else error)
-        self._wanted.clear()
-        self._fail(error)
+        self._pending_syncs.clear()
+        self._fail_waiting(error)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail_waiting(self, error: Exception) -> None:
         """Nobody is left waiting."""
-        for accounts in self._wanted.values():
+        for accounts in self._pending_syncs.values():
             _resolve(accounts, error)
-        for _, terms in self._newcomers.values():
+        for _, terms in self._pending_lookups.values():
             _resolve(terms, error)
-        self._wanted.clear()
-        self._newcomers.clear()
+        self._pending_syncs.clear()
+        self._pending_lookups.clear()
 
-    def _allowance(self, rule: Rule) -> Allowance:
-        found = self._allowances.get(rule.id)
+    def _quota(self, rule: Rule) -> LeasedQuota:
+        found = self._quotas.get(rule.id)
         if found is None:
-            found = self._allowances[rule.id] = Allowance(rule)
+            found = self._quotas[rule.id] = LeasedQuota(rule)
             if rule.period is not None and not rule.hard:
                 self.active.add(found)  # nothing will be short of it: it is settled when it is time
         elif found.rule != rule:
-            found.change(rule)
+            found.update_rule(rule)
         return found
 
-    def _apply(self, answer: LeaseResponse, told: Mapping[str, LeaseReport]) -> None:
+    def _apply_grants(self, answer: LeaseResponse, told: Mapping[str, LeaseReport]) -> None:
         now = time.monotonic()
         for grant in answer.grants:
-            allowance = self._allowances.get(grant.rule_id)
+            allowance = self._quotas.get(grant.rule_id)
             if allowance is None:
                 continue
-            allowance.take(grant, told.get(grant.rule_id), now)
-            if allowance.sleeping:
+            allowance.apply_grant(grant, told.get(grant.rule_id), now)
+            if allowance.is_idle:
                 self.active.discard(allowance)
             else:
                 self.active.add(allowance)
         for rule in told.keys() - {grant.rule_id for grant in answer.grants}:
             # It was taken away.
-            if (gone := self._allowances.pop(rule, None)) is not None:
+            if (gone := self._quotas.pop(rule, None)) is not None:
                 self.active.discard(gone)
 
 
-def _bare(key: Key) -> Key:
+def _without_model_lists(key: Key) -> Key:
     """What decides by which rules a key is bound; the models it names may be thousands, and would be kept and sent along."""
     return replace(key, models=None, refused_models=frozenset(), own_models=frozenset(), sources=None)
 
 
-def _question(replica: str, holds: Sequence[LeaseReport], callers: Sequence[RulesQuery]) -> LeaseRequest:
+def _lease_request(replica: str, holds: Sequence[LeaseReport], callers: Sequence[RulesQuery]) -> LeaseRequest:
     """The first caller stands where older controls look for the only one."""
     ask = LeaseRequest(replica, time.time(), holds)
     if not callers:
@@ -323,6 +334,8 @@ def _by_rule(holds: Iterable[LeaseReport]) -> dict[str, LeaseReport]:
     return {hold.rule_id: hold for hold in holds}
 
 
-def _resolve(future: asyncio.Future[Terms | Exception] | asyncio.Future[Exception | None], value: object) -> None:
+def _resolve(
+    future: asyncio.Future[CallerLimits | Exception] | asyncio.Future[Exception | None], value: object
+) -> None:
     if not future.done():
         future.set_result(value)  # type: ignore[arg-type]

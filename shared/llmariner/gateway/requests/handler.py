@@ -16,7 +16,7 @@ from llmariner.gateway.admission.chat_template import max_prompt_tokens
 from llmariner.gateway.admission.model_checks import check_model_access
 from llmariner.gateway.admission.queue import AdmissionQueue, Waiter
 from llmariner.gateway.control_plane.port import Key, ModelState
-from llmariner.gateway.limits.applicable_limits import Reservation, longest_cost
+from llmariner.gateway.limits.applicable_limits import Reservation, max_cost
 from llmariner.gateway.metering.meter import Metered
 from llmariner.gateway.metering.pricing import Price
 from llmariner.gateway.metering.token_counts import Bounds
@@ -110,9 +110,9 @@ class RequestHandler:
                 request = request._replace(body=b"")
             wait = self._max_wait(head.get(b"prefer"), stream=request.stream)
             quota_args = (key, request.model, *request.token_bounds)
-            reservation = gateway.limits.reserve(*quota_args)
+            reservation = gateway.limits.try_reserve(*quota_args)
             if reservation is None:
-                reservation = await gateway.limits.admit(*quota_args)
+                reservation = await gateway.limits.reserve(*quota_args)
             await self._handle(key, request, reservation, wait)
         except PlatformError as error:
             await self._fail(error)
@@ -130,14 +130,14 @@ class RequestHandler:
         """Serve a request within its limits, record its usage, and settle its reservation."""
         try:
             limit_headers_at = len(self._headers)
-            self._headers += reservation.bound.headers()
+            self._headers += reservation.applicable.headers()
             state = self._gateway.ready_state(self._model) or await self._gateway.state(self._model)
             check_model_access(state, key, self._route)
             if state.base is not None:
                 quota_args = (request.model, state.base, *request.token_bounds)
-                await self._gateway.limits.count_for_base(reservation, key, *quota_args)
-                self._headers[limit_headers_at:] = reservation.bound.headers()
-            if reservation.bound.budgets:
+                await self._gateway.limits.reserve_for_base_model(reservation, key, *quota_args)
+                self._headers[limit_headers_at:] = reservation.applicable.headers()
+            if reservation.applicable.budgets:
                 await self._reserve_budget(reservation, request, state)
         except BaseException:
             reservation.settle(0, 0)
@@ -183,9 +183,9 @@ class RequestHandler:
             prompt_limit = request.prompt_count * context
             prompt_tokens = prompt_limit if prompt_tokens is None else min(prompt_tokens, prompt_limit)
             completion_tokens = request.choice_count * context if completion_tokens is None else completion_tokens
-        money, limits = longest_cost(state.price, prompt_tokens, completion_tokens), self._gateway.limits
-        if money and not limits.take_money(reservation, money):
-            await limits.fund(reservation, money)
+        money, limits = max_cost(state.price, prompt_tokens, completion_tokens), self._gateway.limits
+        if money and not limits.try_reserve_money(reservation, money):
+            await limits.reserve_money(reservation, money)
 
     async def _max_prompt_tokens(self, request: ModelRequest, state: ModelState) -> int | None:
         """An upper bound of the tokens of its prompts; None: only the model's context length bounds them."""
@@ -204,7 +204,7 @@ class RequestHandler:
             event = self._gateway.meter.close(metered, outcome, self._status)
             self._gateway.metrics.closed(event)
             tokens = event["prompt_tokens"] + event["completion_tokens"]
-            cost = price.cost(event, outcome).total if price is not None and reservation.bound.budgets else 0
+            cost = price.cost(event, outcome).total if price is not None and reservation.applicable.budgets else 0
         except Exception:
             _log.exception(
                 "recording the usage of request %s failed: it is charged what it had reserved", self._request_id
@@ -300,7 +300,7 @@ class RequestHandler:
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             queue = self._gateway.room(self._model)
             if not (state.ready and queue.try_admit(key.project_id)):
-                waiter = queue.enqueue(key.project_id, reservation.bound.queue_share)
+                waiter = queue.enqueue(key.project_id, reservation.applicable.queue_share)
                 began = time.monotonic()
                 try:
                     await self._wait(queue, request, waiter, deadline)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmariner.errors import InsufficientQuota, PermissionDenied, RateLimited
 from llmariner.gateway.control_plane.port import Key, Rule
-from llmariner.gateway.limits.leased_quota import Allowance
+from llmariner.gateway.limits.leased_quota import LeasedQuota
 
 __all__ = [
     "budget_exceeded",
@@ -26,17 +26,17 @@ _MINUTE_WINDOW_SECONDS = 62.0
 
 
 def rate_limited(
-    allowance: Allowance, key: Key, model: str, tokens: int, now: float, headers: dict[str, str]
+    allowance: LeasedQuota, key: Key, model: str, tokens: int, now: float, headers: dict[str, str]
 ) -> RateLimited:
     """The error for a request that exceeds a rate or concurrency limit. `now`: monotonic seconds; `tokens`: requested."""
     rule = allowance.rule
     wait = max(_MIN_RETRY_SECONDS, allowance.closed_until - now)
-    if allowance.requests >= 1 and allowance.places < 1:
-        limit = f"concurrent requests: Limit {rule.most['concurrent_requests']}"
+    if allowance.requests >= 1 and allowance.slots < 1:
+        limit = f"concurrent requests: Limit {rule.thresholds['concurrent_requests']}"
     else:
         unit, wanted = ("requests", 1) if allowance.requests < 1 else ("tokens", tokens)
         name = _exceeded_limit(rule, unit, wait)
-        limit = f"{_UNITS[name][1]}: Limit {rule.most[name]}, Requested {wanted}"
+        limit = f"{_UNITS[name][1]}: Limit {rule.thresholds[name]}, Requested {wanted}"
     return RateLimited(
         f"Rate limit reached for model `{model}` in organization {key.organization_id} on {limit}. "
         f"Please try again in {format_duration(wait)}. {_who_can_raise(rule)}",
@@ -61,7 +61,7 @@ def request_too_large(rule: Rule, key: Key, model: str, tokens: int, limit: int)
     )
 
 
-def budget_exceeded(allowance: Allowance, now: float) -> InsufficientQuota:
+def budget_exceeded(allowance: LeasedQuota, now: float) -> InsufficientQuota:
     """The error for a request that exceeds a budget. `now`: monotonic seconds."""
     rule = allowance.rule
     period = {"day": "of today ", "month": "of this month "}.get(rule.period or "", "")
@@ -71,7 +71,7 @@ def budget_exceeded(allowance: Allowance, now: float) -> InsufficientQuota:
         headers = {"x-should-retry": "false"}
     else:
         why = "can't pay for the longest answer to this request beside those that are under way"
-        headers = {"retry-after": str(int(max(_MIN_RETRY_SECONDS, allowance.closed_until - now) + 0.999))}
+        headers = {"retry-after": str(int(max(_MIN_RETRY_SECONDS, allowance.blocked_until - now) + 0.999))}
     return InsufficientQuota(
         f"You exceeded your current quota: the budget {period}of {format_dollars(amount)} for {_subject(rule)} {why}. "
         f"Ask for a shorter answer, or have an owner of the organization raise it: POST /v1/budgets/{rule.id}.",
@@ -108,7 +108,7 @@ def format_duration(seconds: float) -> str:
 
 def _exceeded_limit(rule: Rule, unit: str, wait: float) -> str:
     """The exceeded limit of a rule, per minute or per day: only a daily limit needs more than a minute to recover."""
-    named = [name for name, (metric_unit, _) in _UNITS.items() if metric_unit == unit and name in rule.most]
+    named = [name for name, (metric_unit, _) in _UNITS.items() if metric_unit == unit and name in rule.thresholds]
     return named[-1] if wait > _MINUTE_WINDOW_SECONDS else named[0]
 
 
