@@ -30,7 +30,7 @@ def rate_limited(
 ) -> RateLimited:
     """The error for a request that exceeds a rate or concurrency limit. `now`: monotonic seconds; `tokens`: requested."""
     rule = allowance.rule
-    wait = max(_MIN_RETRY_SECONDS, allowance.closed_until - now)
+    wait = max(_MIN_RETRY_SECONDS, allowance.blocked_until - now)
     if allowance.requests >= 1 and allowance.slots < 1:
         limit = f"concurrent requests: Limit {rule.thresholds['concurrent_requests']}"
     else:
