@@ -1,4 +1,4 @@
-"""Keeps what a Broker could not deliver: `llma events list --state dead` shows it, `llma events replay` sends it again."""
+"""Stores events that a Broker could not deliver, for `llma events list --state dead` and `llma events replay`."""
 
 import asyncio
 import base64
@@ -18,14 +18,14 @@ Consumer = Annotated[str, Path(pattern="^[a-z][a-z0-9_]{0,63}$")]
 
 
 def build(context: Context) -> Application:
-    """The route: a Trigger's dead letter sink names its consumer in the path."""
+    """The application: a Trigger's dead letter sink has its consumer's name in the path."""
     app = create_app("dead_letters", context)
     app.post("/{consumer}")(record_dead_letter)
     return app
 
 
 async def record_dead_letter(request: Request, consumer: Consumer) -> dict[str, str]:
-    """Note one event as this consumer's dead letter; as often as it comes, it is one."""
+    """Store an event as this consumer's dead letter. Idempotent."""
     try:
         event = from_http(request.headers, await request.body())
     except MalformedEvent as error:
@@ -35,7 +35,7 @@ async def record_dead_letter(request: Request, consumer: Consumer) -> dict[str, 
 
 
 def _reason(request: Request) -> str:
-    """What the consumer answered, as Knative's error attributes say it; their text is cut after 1,024 bytes."""
+    """The consumer's response from Knative's error attributes; Knative truncates its text after 1,024 bytes."""
     code = request.headers.get("ce-knativeerrorcode", "")
     try:
         text = base64.b64decode(request.headers.get("ce-knativeerrordata", "")).decode(errors="replace")

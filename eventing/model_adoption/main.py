@@ -1,7 +1,7 @@
-"""Makes a model known as soon as somebody has made an InferenceService with `kubectl`, and forgets it when that is deleted.
+"""Registers the model of an InferenceService that a user created with `kubectl`, and unregisters it after a deletion.
 
-Asleep or awake, ours or not: what is so is asked from the cluster, so an event may come late, twice or out of order. One
-that is lost is made good by the clock's sweep.
+The state is read from the cluster and not from the event, so events may be late, duplicate or out of order. The periodic
+sweep makes up for lost events.
 """
 
 from llmariner.context import Context
@@ -10,12 +10,12 @@ from llmariner.platform.events.cloudevents import Event, MalformedEvent
 
 
 async def consume(context: Context, event: Event) -> None:
-    """Idempotent by nature. The data is a reference to the object, as an ApiServerSource writes it."""
+    """Idempotent. The data is a reference to the object, as an ApiServerSource writes it."""
     name = event.data.get("name")
     if not isinstance(name, str) or not name:
         raise MalformedEvent("The data must be a reference to an InferenceService, with its name.")
     await context.serving.import_existing(name)
 
 
-# Kubernetes' events are not ours to know: nothing but the name is taken from one.
+# Events of Kubernetes are not in the outbox; only the name is taken from one.
 handle = event_function(consume, from_outbox=False)

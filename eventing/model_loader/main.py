@@ -1,4 +1,4 @@
-"""Brings the weights of a model that was registered."""
+"""Fetches the weights of a registered model."""
 
 import contextlib
 from functools import partial
@@ -11,15 +11,15 @@ from llmariner.platform.events.cloudevents import Event
 
 
 def consume(context: Context, event: Event) -> None:
-    """Idempotent by nature: what is loaded stays, what is deleted meanwhile is left alone."""
+    """Idempotent: loaded models and models that were deleted meanwhile are skipped."""
     model_id = str(event.data.get("registry_id", event.data["id"]))
     try:
         model = context.registry.get(model_id)
         if model.loaded:
             return
-        if why := context.registry.blocked_reason(model):
-            raise WeightsUnavailable(why)
-        # Which of the models that may have the id one after another: weights of one are not to become another's.
+        if reason := context.registry.blocked_reason(model):
+            raise WeightsUnavailable(reason)
+        # Ids are reused: `created` keeps the weights of a deleted model from becoming those of its successor.
         update_progress = partial(context.registry.update_progress, model_id, created=model.created_at)
         fetched = context.weights.fetch(
             model, lambda progress, message: update_progress(progress=progress, message=message)
@@ -32,7 +32,7 @@ def consume(context: Context, event: Event) -> None:
                 task=fetched.task or model.task,
                 created=model.created_at,
             )
-        except ModelNotFound:  # deleted since; its deletion knew of no weights
+        except ModelNotFound:  # deleted since, when the registry had no folder to remove
             context.weights.discard(model_id, fetched.folder)
     except ModelNotFound:
         return

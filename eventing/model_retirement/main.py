@@ -1,7 +1,6 @@
-"""Ends the engine of a model that was deleted, and removes the weights that we fetched for it.
+"""Stops the engine of a deleted model and removes the weights that the platform fetched for it.
 
-An event may come twice, late, or from somebody who forged it, and the id may be another model's by then: what is deleted is
-asked of the registry.
+An event may be duplicate or late, and its id may belong to another model by then: the registry decides what is deleted.
 """
 
 import asyncio
@@ -13,7 +12,7 @@ from llmariner.platform.events.cloudevents import Event
 
 
 async def consume(context: Context, event: Event) -> None:
-    """Idempotent by nature: what is gone stays gone, and what is registered stays."""
+    """Idempotent. Registered models and their weights are not touched."""
     model_id, folder = str(event.data.get("registry_id", event.data["id"])), str(event.data["folder"])
     await context.serving.remove(model_id, folder)
     await asyncio.to_thread(_discard, context, model_id, folder)

@@ -1,7 +1,7 @@
-"""What must happen without anybody asking.
+"""Periodic maintenance.
 
-Closes ledger entries whose process is gone and drops old ones, whose sums stay; carries events that were left behind to
-the Broker, forgets old ones; has idle models put to sleep.
+Publishes pending events; closes ledger entries of lost gateway instances; prunes old ledger entries, whose sums remain, and
+old deliveries; reconciles serving, which puts idle models to sleep.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from llmariner.platform.events.cloudevents import Event
 from llmariner.settings import UsageSettings
 
 _log = logging.getLogger(__name__)
-# A request under way gives a sign of life every 15 s.
+# A gateway instance sends a heartbeat for each request in flight every 15 s.
 _LOST_AFTER_SECONDS = 60.0
-# Longer than a sweep takes; one that is killed holds up the next no longer.
+# Longer than a sweep takes, and the most that a killed sweep delays the next.
 _LEASE_SECONDS = 120.0
-# Long enough for a consumer that was down over a weekend, and for people who ask what happened.
+# Long enough to recover from a consumer's outage over a weekend, and to investigate it.
 _RETENTION_SECONDS = 7 * 86400.0
 
 
 async def consume(context: Context, _event: Event) -> None:
-    """Idempotent by nature. One sweep at a time, however often it is asked for."""
+    """Idempotent. A lease in the database limits sweeps to one at a time; further calls return at once."""
     lease = WorkLease(context.database, "sweep", f"sweep_{secrets.token_hex(8)}")
     if await asyncio.to_thread(lease.acquire, _LEASE_SECONDS) is None:
         return
@@ -39,7 +39,7 @@ async def consume(context: Context, _event: Event) -> None:
 
 
 def _run_steps(context: Context) -> list[Exception]:
-    """Each step whatever became of the others; returns what went wrong, to be raised at the end, so that all come again."""
+    """Run every step even if others fail; return their errors, one of which the caller raises for a retry."""
     failed: list[Exception] = []
     for step in (_publish_events, _close_lost_requests, _prune_requests, _prune_events):
         try:
@@ -47,7 +47,7 @@ def _run_steps(context: Context) -> list[Exception]:
         except PlatformError as error:
             _log.warning("a step of the sweep failed: %s: %s", step.__name__.removeprefix("_"), error.message)
             failed.append(error)
-        except Exception as error:  # whatever it was, the others must come
+        except Exception as error:  # the other steps must still run
             _log.exception("a step of the sweep failed: %s", step.__name__.removeprefix("_"))
             failed.append(error)
     return failed
@@ -70,5 +70,5 @@ def _prune_events(context: Context) -> None:
     context.deliveries.prune(older_than=_RETENTION_SECONDS)
 
 
-# The cluster's clock sends its own; nothing is taken from them.
+# Events of the cluster's PingSource are not in the outbox; their data is ignored.
 handle = event_function(consume, from_outbox=False)

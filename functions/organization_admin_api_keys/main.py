@@ -1,4 +1,4 @@
-"""/v1/organization/admin_api_keys: keys that administer the organization and use no project, in OpenAI's shape."""
+"""/v1/organization/admin_api_keys: keys that administer the organization and use no project, in OpenAI's format."""
 
 from typing import Annotated, Any
 
@@ -23,7 +23,7 @@ Writer = Annotated[Caller, require_org_admin("api.organizations.write")]
 
 
 class AdminKeyBody(Body):
-    """POST of an admin key. `expires_in_seconds` None: never."""
+    """POST of an admin key. `expires_in_seconds` None: never expires."""
 
     name: str
     expires_in_seconds: int | None = Field(default=None, ge=1, le=10 * 365 * 86400)
@@ -42,25 +42,25 @@ def build(context: Context) -> Application:
 def list_keys(
     request: Request, caller: Reader, after: KeyCursor = None, limit: Limit = 20, order: Order = "asc"
 ) -> dict[str, Any]:
-    """The live ones, oldest first unless asked otherwise."""
+    """Active admin keys, by default oldest first."""
     rows, more = _directory(request).admin_keys(caller.organization_id, Paging(after, limit, order))
     return list_response([shapes.admin_key(row) for row in rows], has_more=more)
 
 
 def create_key(request: Request, caller: Writer, body: AdminKeyBody) -> dict[str, Any]:
-    """Make one that acts for the caller, with no more rights than these; its secret is in this answer only."""
+    """Create an admin key that acts for the caller, without scopes the caller lacks. Only this response has its secret."""
     new = NewKey(body.name, ADMIN_KEY_SCOPES & caller.scopes, expires_in=body.expires_in_seconds)
     made, secret = context_of(request).keys.create_admin(caller, new)
     return shapes.admin_key(_directory(request).admin_key(caller.organization_id, made.id), secret)
 
 
 def get_key(request: Request, caller: Reader, key_id: str) -> dict[str, Any]:
-    """One of them."""
+    """One admin key."""
     return shapes.admin_key(_directory(request).admin_key(caller.organization_id, key_id))
 
 
 def delete_key(request: Request, caller: Writer, key_id: str) -> dict[str, Any]:
-    """End it, everywhere within seconds."""
+    """Revoke an admin key, effective everywhere within seconds."""
     context_of(request).keys.revoke(KeySelector(caller.organization_id, kind="admin"), key_id, actor=caller)
     return shapes.deleted("organization.admin_api_key", key_id)
 

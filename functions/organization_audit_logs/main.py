@@ -1,4 +1,4 @@
-"""/v1/organization/audit_logs: who did what in the organization, in OpenAI's event shape, and whether the log is whole."""
+"""/v1/organization/audit_logs: the audit log in OpenAI's format, and the verification of its hash chain."""
 
 from typing import Annotated, Any, Literal
 
@@ -36,9 +36,9 @@ def list_audit_logs(
     view: Literal["openai", "all"] = "openai",
     tenant_only: bool = False,
 ) -> dict[str, Any]:
-    """One page of acts, newest first. Filters: event_types, project_ids, actor_ids, actor_emails, resource_ids,
-    effective_at[gt|gte|lt|lte]. Types that OpenAI's log does not have are in it with `view` "all", or named as a filter.
-    `tenant_only`: of acts that concern a tenant above the organization, of which there are none.
+    """One page of audit entries, newest first. Filters: event_types, project_ids, actor_ids, actor_emails, resource_ids,
+    effective_at[gt|gte|lt|lte]. Types outside OpenAI's log are included with `view` "all" or by event_types.
+    `tenant_only` selects entries of a tenant above the organization, of which there are none.
     """
     if tenant_only:
         return list_response([], has_more=False)
@@ -56,7 +56,7 @@ def list_audit_logs(
     )
     paging: dict[str, Any] = {"after": after, "before": before, "limit": limit + 1}
     found = reading.list_entries(context_of(request).database, caller.organization_id, chosen, **paging)
-    # The entry too many stands at the far end of the page, which is the newest one where it goes backwards.
+    # The additional entry is at the far end of the page, which is the newest entry when paging backwards.
     wanted = found[-limit:] if before and not after and len(found) > limit else found[:limit]
     return list_response([audit_log_object(entry) for entry in wanted], has_more=len(found) > limit)
 
@@ -64,7 +64,7 @@ def list_audit_logs(
 def verify_audit_logs(
     request: Request, caller: Reader, head: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$")] = None
 ) -> dict[str, Any]:
-    """Walk the organization's whole chain. `head`: one that was returned earlier, to be found in it."""
+    """Verify the organization's hash chain. `head`: a head that was returned earlier, which the chain must contain."""
     verdict = verify(context_of(request).database, caller.organization_id, known_head=head)
     return {
         "object": "organization.audit_log.verification",

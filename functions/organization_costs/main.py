@@ -1,4 +1,4 @@
-"""GET /v1/organization/costs: what the organization's requests cost, by day, as OpenAI shows it."""
+"""GET /v1/organization/costs: the costs of the organization's requests by day, in OpenAI's format."""
 
 from typing import Annotated, Any, Literal
 
@@ -37,7 +37,7 @@ def list_costs(
     limit: Annotated[int, Query(ge=0, le=180)] = 7,
     page: Annotated[str | None, Query(max_length=64)] = None,
 ) -> dict[str, Any]:
-    """A page of days. Filters: project_ids, user_ids, api_key_ids, line_items; `group_by` of the same."""
+    """A page of daily buckets. Filters: project_ids, user_ids, api_key_ids, line_items; `group_by`: the same fields."""
     groups = checked_groups(filter_values(request, "group_by"), (*_COLUMNS, "line_item"))
     items = filter_values(request, "line_items")
     by_item = "line_item" in groups or bool(items)
@@ -72,7 +72,7 @@ LineItem = tuple[str | None, int, int | None, dict[str, Any]]
 
 
 def _line_items(row: dict[str, Any]) -> list[LineItem]:
-    """What a model's cost consists of: name, nano-dollars, how many tokens or requests."""
+    """The line items of a model's cost: name, nano-dollars, number of tokens or requests."""
     model = row["model"]
     parts = (row["prompt_cost"], row["cached_cost"], row["completion_cost"])
     lines: list[LineItem] = [

@@ -1,4 +1,4 @@
-"""/v1/organization/groups: groups of the issuer and what they are in the organization, in OpenAI's admin shape."""
+"""/v1/organization/groups: groups of the issuer and their roles in the organization, in OpenAI's format."""
 
 from typing import Annotated, Any
 
@@ -62,28 +62,28 @@ def build(context: Context) -> Application:
 def list_groups(
     request: Request, caller: Reader, after: GroupCursor = None, limit: LongLimit = 100, order: Order = "asc"
 ) -> dict[str, Any]:
-    """All that the organization knows, oldest first unless asked otherwise."""
+    """The organization's registered groups, by default oldest first."""
     found = [group_object(group) for group in groups_of(request).of_organization(caller.organization_id)]
     return paginate_with_next(found, after=after, limit=limit, order=order)
 
 
 def create_group(request: Request, caller: Writer, body: GroupBody) -> dict[str, Any]:
-    """Make a group of the present issuer known, so that it can be given roles."""
+    """Register a group of the configured issuer, so that roles can be assigned to it."""
     return group_object(groups_of(request).create(caller, require_issuer(request), body.name))
 
 
 def get_group(request: Request, caller: Reader, group_id: str) -> dict[str, Any]:
-    """One of them."""
+    """One group."""
     return group_object(groups_of(request).get(caller.organization_id, group_id))
 
 
 def update_group(request: Request, caller: Writer, group_id: str, body: GroupBody) -> dict[str, Any]:
-    """Follow a group that was renamed at its issuer; whoever is in the one of that name now has its roles."""
+    """Rename a group as at its issuer. Members of the issuer's group of the new name then have its roles."""
     return group_object(groups_of(request).rename(caller, group_id, body.name))
 
 
 def delete_group(request: Request, caller: Writer, group_id: str) -> dict[str, Any]:
-    """Forget it; its roles end, and with them what they gave."""
+    """Delete a group with its role assignments; its members lose the roles."""
     ended = groups_of(request).delete(caller, group_id)
     return {"id": group_id, "object": "group.deleted", "deleted": True, "removed": {"group_roles": ended}}
 
@@ -96,7 +96,7 @@ def list_roles(
     limit: RoleLimit = 1000,
     order: Order = "asc",
 ) -> dict[str, Any]:
-    """The one role that it has in the organization, or none."""
+    """The group's role in the organization: one or none."""
     group = groups_of(request).get(caller.organization_id, group_id)
     held = groups_of(request).role(group, None)
     found = [] if held is None else [_assigned_role(request, caller, held.role)]
@@ -104,21 +104,21 @@ def list_roles(
 
 
 def assign_role(request: Request, caller: Writer, group_id: str, body: AssignmentBody) -> dict[str, Any]:
-    """Give it that role in the organization; it takes the place of the one before."""
+    """Assign a role in the organization to the group, in place of its previous role."""
     groups_of(request).grant_role(caller, group_id, body.role_id, None)
     group = groups_of(request).get(caller.organization_id, group_id)
     return role_assignment(group, _role(request, caller, body.role_id))
 
 
 def get_role(request: Request, caller: Reader, group_id: str, role_id: str) -> dict[str, Any]:
-    """Its role, if it is that one."""
+    """The group's role. Raises NotFound if it has another."""
     group = groups_of(request).get(caller.organization_id, group_id)
     check_has_role(group, groups_of(request).role(group, None), role_id)
     return _assigned_role(request, caller, role_id)
 
 
 def unassign_role(request: Request, caller: Writer, group_id: str, role_id: str) -> dict[str, Any]:
-    """Take it from the group, which is nothing in the organization then."""
+    """Remove the group's role in the organization."""
     get_role(request, caller, group_id, role_id)
     groups_of(request).revoke_role(caller, group_id, None)
     return {"object": "group.role.deleted", "deleted": True}
@@ -132,25 +132,25 @@ def list_members(
     limit: LongLimit = 100,
     order: Order = "desc",
 ) -> dict[str, Any]:
-    """The organization's people who are in it, as far as their tokens said; who never signed in is not among them."""
+    """The organization's users whose last token named the group; users who never signed in are not included."""
     groups = groups_of(request)
     rows, more = groups.members(groups.get(caller.organization_id, group_id), Paging(after, limit, order))
     return list_response_with_next([group_user(row) for row in rows], has_more=more)
 
 
 def get_member(request: Request, caller: Reader, group_id: str, user_id: str) -> dict[str, Any]:
-    """One of them."""
+    """One user of a group."""
     groups = groups_of(request)
     return group_user(groups.member(groups.get(caller.organization_id, group_id), user_id))
 
 
 def add_member(request: Request, caller: Writer, group_id: str, body: GroupUserBody) -> dict[str, Any]:
-    """Not here: the issuer says who is in a group."""
+    """Raises InvalidRequest: the issuer manages the members of a group."""
     raise _managed_by_issuer(request, caller, group_id)
 
 
 def remove_member(request: Request, caller: Writer, group_id: str, user_id: str) -> dict[str, Any]:
-    """Not here, either."""
+    """Raises InvalidRequest: the issuer manages the members of a group."""
     raise _managed_by_issuer(request, caller, group_id)
 
 
@@ -165,13 +165,13 @@ def _managed_by_issuer(request: Request, caller: Caller, group_id: str) -> Inval
 
 
 def _role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
-    made = OrganizationQueries(context_of(request).database).roles(caller.organization_id, None)
-    return shapes.find_role(made, role_id, of_projects=False)
+    custom_roles = OrganizationQueries(context_of(request).database).roles(caller.organization_id, None)
+    return shapes.find_role(custom_roles, role_id, of_projects=False)
 
 
 def _assigned_role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
-    made = OrganizationQueries(context_of(request).database).roles(caller.organization_id, None)
-    return shapes.assigned_role(made, role_id, of_projects=False)
+    custom_roles = OrganizationQueries(context_of(request).database).roles(caller.organization_id, None)
+    return shapes.assigned_role(custom_roles, role_id, of_projects=False)
 
 
 handle = http_function(build)

@@ -1,4 +1,4 @@
-"""/v1/organization/invites: who is asked in, in OpenAI's shape. The token is shown to who invites, once."""
+"""/v1/organization/invites: invitations, in OpenAI's format. Only the response that creates one has its token."""
 
 from typing import Annotated, Any
 
@@ -23,7 +23,7 @@ Writer = Annotated[Caller, require_org_admin("api.organizations.users.write")]
 
 
 class InviteProject(Body):
-    """A project that the invited person will be in."""
+    """A project that the invited user joins."""
 
     id: str
     role: str = "member"
@@ -49,26 +49,26 @@ def build(context: Context) -> Application:
 
 
 def list_invites(request: Request, caller: Reader, after: InviteCursor = None, limit: Limit = 20) -> dict[str, Any]:
-    """All but those taken back, newest first."""
+    """All invitations except revoked ones, newest first."""
     rows, more = _directory(request).invites(caller.organization_id, Paging(after, limit))
     return list_response([shapes.invite(row) for row in rows], has_more=more)
 
 
 def create_invite(request: Request, caller: Writer, body: InviteBody) -> dict[str, Any]:
-    """Ask somebody in. `token` is in this answer only: nothing is sent, hand it over yourself."""
+    """Create an invitation. Only this response has the `token`; the platform sends no e-mail."""
     promises = [ProjectGrant(each.id, each.role) for each in body.projects]
-    lasting = {} if body.expires_in_seconds is None else {"expires_in": body.expires_in_seconds}
-    made, token = _invites(request).create(caller, body.email, body.role, promises, **lasting)
+    expiry = {} if body.expires_in_seconds is None else {"expires_in": body.expires_in_seconds}
+    made, token = _invites(request).create(caller, body.email, body.role, promises, **expiry)
     return {**get_invite(request, caller, made.id), "token": token}
 
 
 def get_invite(request: Request, caller: Reader, invite_id: str) -> dict[str, Any]:
-    """One of them."""
+    """One invitation."""
     return shapes.invite(_directory(request).invite(caller.organization_id, invite_id))
 
 
 def delete_invite(request: Request, caller: Writer, invite_id: str) -> dict[str, Any]:
-    """Take it back."""
+    """Revoke an invitation."""
     _invites(request).revoke(caller, invite_id)
     return shapes.deleted("organization.invite", invite_id)
 

@@ -1,4 +1,4 @@
-"""/v1/organization/projects: projects, who is in them, their service accounts, keys and models, in OpenAI's admin shape."""
+"""/v1/organization/projects: projects, their users, groups, service accounts, keys and models, in OpenAI's format."""
 
 import time
 from typing import Annotated, Any, Literal
@@ -48,7 +48,7 @@ _PREFIX = "/v1/organization/projects"
 
 
 class ProjectBody(Body):
-    """POST of a project. The last three are OpenAI's, accepted and not kept."""
+    """POST of a project. OpenAI's last three fields are accepted and ignored."""
 
     name: str | None = None
     external_key_id: str | None = None
@@ -64,7 +64,7 @@ class ModelPermissionsBody(Body):
 
 
 class AddUserBody(Body):
-    """POST to a project's users: one of the organization's people, by id or address."""
+    """POST to a project's users: a user of the organization, by id or e-mail."""
 
     role: str
     user_id: str | None = None
@@ -94,7 +94,7 @@ class UpdateAccountBody(Body):
 
 
 class CreateKeyBody(Body):
-    """POST to the keys of a service account, or, where it is the caller's own, of a project."""
+    """POST to the keys of a service account, or to those of a project for a key of the caller."""
 
     name: str = ""
     scopes: list[str] | None = None
@@ -154,7 +154,7 @@ def list_projects(
 
 
 def create_project(request: Request, caller: Writer, body: ProjectBody) -> dict[str, Any]:
-    """Make one; its owners are those of the organization."""
+    """Create a project; the organization's owners own it."""
     if body.name is None:
         raise InvalidRequest("Missing required parameter: 'name'.", param="name", code="missing_required_parameter")
     with rename_error_fields(title="name"):
@@ -163,12 +163,12 @@ def create_project(request: Request, caller: Writer, body: ProjectBody) -> dict[
 
 
 def get_project(request: Request, caller: Reader, project_id: str) -> dict[str, Any]:
-    """One, archived or not."""
+    """One project, archived or not."""
     return _project_object(request, caller, project_id)
 
 
 def update_project(request: Request, caller: Writer, project_id: str, body: ProjectBody) -> dict[str, Any]:
-    """Rename it."""
+    """Rename a project."""
     if body.name is not None:
         with rename_error_fields(title="name"):
             _projects(request).rename(caller, project_id, body.name)
@@ -176,27 +176,27 @@ def update_project(request: Request, caller: Writer, project_id: str, body: Proj
 
 
 def archive_project(request: Request, caller: Writer, project_id: str) -> dict[str, Any]:
-    """End it and keep it: its keys are no good from now on."""
+    """Archive a project; its keys are invalid from then on."""
     _projects(request).archive(caller, project_id)
     return _project_object(request, caller, project_id)
 
 
 def get_model_permissions(request: Request, caller: Reader, project_id: str) -> dict[str, Any]:
-    """Which models may be used in it."""
+    """The models that the project may use."""
     return shapes.model_permissions(_directory(request).project(caller.organization_id, project_id))
 
 
 def set_model_permissions(
     request: Request, caller: Writer, project_id: str, body: ModelPermissionsBody
 ) -> dict[str, Any]:
-    """Only these, or all but these."""
+    """Allow only the given models, or all except them."""
     mode = "allow" if body.mode == "allow_list" else "deny"
     _projects(request).set_models(caller, project_id, mode, body.model_ids)
     return get_model_permissions(request, caller, project_id)
 
 
 def clear_model_permissions(request: Request, caller: Writer, project_id: str) -> dict[str, Any]:
-    """All models again."""
+    """Allow all models."""
     _projects(request).set_models(caller, project_id, None, ())
     return {"object": "project.model_permissions.deleted", "deleted": True}
 
@@ -204,13 +204,13 @@ def clear_model_permissions(request: Request, caller: Writer, project_id: str) -
 def list_users(
     request: Request, caller: UsersReader, project_id: str, after: UserCursor = None, limit: Limit = 20
 ) -> dict[str, Any]:
-    """The people in it, newest members first."""
+    """The project's users, newest members first."""
     rows, more = _directory(request).project_users(caller.organization_id, project_id, Paging(after, limit))
     return list_response([shapes.project_user(row) for row in rows], has_more=more)
 
 
 def add_user(request: Request, caller: UsersWriter, project_id: str, body: AddUserBody) -> dict[str, Any]:
-    """Let one of the organization's people into it."""
+    """Add a user of the organization to the project."""
     user_id = body.user_id
     if user_id is None and body.email is None:
         raise InvalidRequest("Say who: 'user_id' or 'email'.", param="user_id")
@@ -224,23 +224,23 @@ def add_user(request: Request, caller: UsersWriter, project_id: str, body: AddUs
 
 
 def get_user(request: Request, caller: UsersReader, project_id: str, user_id: str) -> dict[str, Any]:
-    """One of the people in it."""
+    """One user of the project."""
     return shapes.project_user(_directory(request).project_user(caller.organization_id, project_id, user_id))
 
 
 def update_user(
     request: Request, caller: UsersWriter, project_id: str, user_id: str, body: UpdateUserBody
 ) -> dict[str, Any]:
-    """Give them another role in it."""
+    """Change a user's role in the project."""
     if body.role is not None:
         Members(context_of(request).database).set_role_in_project(caller, project_id, user_id, body.role)
     return get_user(request, caller, project_id, user_id)
 
 
 def remove_user(request: Request, caller: UsersWriter, project_id: str, user_id: str) -> dict[str, Any]:
-    """Take them out of it; their keys there end."""
-    gone = Members(context_of(request).database).remove_from_project(caller, project_id, user_id)
-    return {**shapes.deleted("organization.project.user", user_id), "removed": gone}
+    """Remove a user from the project and revoke their keys there."""
+    removed = Members(context_of(request).database).remove_from_project(caller, project_id, user_id)
+    return {**shapes.deleted("organization.project.user", user_id), "removed": removed}
 
 
 def list_groups(
@@ -251,14 +251,14 @@ def list_groups(
     limit: Limit = 20,
     order: Order = "asc",
 ) -> dict[str, Any]:
-    """The issuer's groups whose members are in it, the first to be let in first."""
+    """The issuer's groups that have a role in the project, in the order of their assignment."""
     return paginate_with_next(
         _project_groups(request, caller, project_id), after=after, limit=limit, order=order, name="group_id"
     )
 
 
 def add_group(request: Request, caller: UsersWriter, project_id: str, body: ProjectGroupBody) -> dict[str, Any]:
-    """Let the members of a group into it; a role takes the place of the one before."""
+    """Assign a role in the project to a group, in place of its previous role."""
     groups_of(request).grant_role(caller, body.group_id, body.role, project_id)
     return get_group(request, caller, project_id, body.group_id)
 
@@ -270,7 +270,7 @@ def get_group(
     group_id: str,
     group_type: Literal["group", "tenant_group"] = "group",
 ) -> dict[str, Any]:
-    """One of the groups whose members are in it; none of them is a tenant's."""
+    """One group that has a role in the project. Raises NotFound for `tenant_group`, of which there are none."""
     found = [group for group in _project_groups(request, caller, project_id) if group["group_id"] == group_id]
     if not found or group_type == "tenant_group":
         raise NotFound(f"No group with id '{group_id}' in the project '{project_id}'.", param="group_id")
@@ -278,7 +278,7 @@ def get_group(
 
 
 def remove_group(request: Request, caller: UsersWriter, project_id: str, group_id: str) -> dict[str, Any]:
-    """Take the group's role in it away, and what it gave."""
+    """Remove a group's role in the project; its members lose the role."""
     get_group(request, caller, project_id, group_id)
     groups_of(request).revoke_role(caller, group_id, project_id)
     return {"object": "project.group.deleted", "deleted": True}
@@ -287,13 +287,13 @@ def remove_group(request: Request, caller: UsersWriter, project_id: str, group_i
 def list_accounts(
     request: Request, caller: UsersReader, project_id: str, after: UserCursor = None, limit: Limit = 20
 ) -> dict[str, Any]:
-    """Its service accounts, newest first."""
+    """The project's service accounts, newest first."""
     rows, more = _directory(request).service_accounts(caller.organization_id, project_id, Paging(after, limit))
     return list_response([shapes.service_account(row) for row in rows], has_more=more)
 
 
 def create_account(request: Request, caller: UsersWriter, project_id: str, body: CreateAccountBody) -> dict[str, Any]:
-    """Make one, and unless it is not wanted a key of it, whose secret is in this answer only."""
+    """Create a service account and, by default, a key. Only this response has the key's secret."""
     if not body.create_service_account_only:
         check_org_admin(request, caller, KEYS_WRITE)
     made = _accounts(request).create(caller, project_id, body.name, role=body.role)
@@ -305,29 +305,29 @@ def create_account(request: Request, caller: UsersWriter, project_id: str, body:
 
 
 def get_account(request: Request, caller: UsersReader, project_id: str, account_id: str) -> dict[str, Any]:
-    """One of its service accounts."""
+    """One service account of the project."""
     return shapes.service_account(_directory(request).service_account(caller.organization_id, project_id, account_id))
 
 
 def update_account(
     request: Request, caller: UsersWriter, project_id: str, account_id: str, body: UpdateAccountBody
 ) -> dict[str, Any]:
-    """Rename it, or give it another role."""
+    """Change the name or role of a service account."""
     if body.name is not None or body.role is not None:
         _accounts(request).update(caller, project_id, account_id, name=body.name, role=body.role)
     return get_account(request, caller, project_id, account_id)
 
 
 def delete_account(request: Request, caller: UsersWriter, project_id: str, account_id: str) -> dict[str, Any]:
-    """End it, and with it its keys."""
-    gone = _accounts(request).delete(caller, project_id, account_id)
-    return {**shapes.deleted("organization.project.service_account", account_id), "removed": gone}
+    """Delete a service account and revoke its keys."""
+    removed = _accounts(request).delete(caller, project_id, account_id)
+    return {**shapes.deleted("organization.project.service_account", account_id), "removed": removed}
 
 
 def create_account_key(
     request: Request, caller: KeysWriter, project_id: str, account_id: str, body: CreateKeyBody
 ) -> dict[str, Any]:
-    """Another key of a service account; its secret is in this answer only."""
+    """Create a key of a service account. Only this response has its secret."""
     _directory(request).service_account(caller.organization_id, project_id, account_id)
     key, secret = _make_key(request, caller, project_id, account_id, body)
     return {**shapes.service_account_key(key, secret), "object": "organization.project.service_account.api_key"}
@@ -341,27 +341,27 @@ def list_keys(
     limit: Limit = 20,
     owner_project_access: Access = "any",
 ) -> dict[str, Any]:
-    """Its live keys, newest first; of secrets only what they are recognized by."""
+    """The project's active keys, newest first, with the prefixes of their secrets."""
     paging = Paging(after, limit)
     rows, more = _directory(request).project_keys(caller.organization_id, project_id, paging, owner_project_access)
     return list_response([shapes.project_key(row) for row in rows], has_more=more)
 
 
 def create_key(request: Request, caller: KeysWriter, project_id: str, body: CreateKeyBody) -> dict[str, Any]:
-    """A key of the caller's own in it, which OpenAI's API has no call for; its secret is in this answer only."""
+    """Create a key of the caller, an addition to OpenAI's API. Only this response has its secret."""
     key, secret = _make_key(request, caller, project_id, caller.user_id, body)
     return {**get_key(request, caller, project_id, key.id), "value": secret}
 
 
 def get_key(request: Request, caller: KeysReader, project_id: str, key_id: str) -> dict[str, Any]:
-    """One of its keys."""
+    """One key of the project."""
     return shapes.project_key(_directory(request).project_key(caller.organization_id, project_id, key_id))
 
 
 def update_key(
     request: Request, caller: KeysWriter, project_id: str, key_id: str, body: UpdateKeyBody
 ) -> dict[str, Any]:
-    """Change what it may do, and when it ends."""
+    """Change the scopes or the expiry of a key."""
     row = _directory(request).project_key(caller.organization_id, project_id, key_id)
     changes: dict[str, Any] = {}
     if body.scopes is not None:
@@ -376,7 +376,7 @@ def update_key(
 
 
 def delete_key(request: Request, caller: KeysWriter, project_id: str, key_id: str) -> dict[str, Any]:
-    """End it, everywhere within seconds."""
+    """Revoke a key, effective everywhere within seconds."""
     _directory(request).project(caller.organization_id, project_id)
     context_of(request).keys.revoke(KeySelector(caller.organization_id, project_id), key_id, actor=caller)
     return shapes.deleted("organization.project.api_key", key_id)
@@ -418,14 +418,14 @@ def _make_key(
 
 
 def _allowed_scopes(
-    request: Request, caller: Caller, project_id: str, user_id: str, asked: list[str] | None
+    request: Request, caller: Caller, project_id: str, user_id: str, requested: list[str] | None
 ) -> frozenset[str]:
-    """What a key of that user may carry there: nothing the user does not hold, nor, but for owners, the caller."""
+    """The scopes of a key of that user: those that the user holds and, unless the caller is an owner, the caller too."""
     with context_of(request).database.read() as session:
-        theirs = resolve_permissions(session, user_id, caller.organization_id, project_id).scopes
+        user_scopes = resolve_permissions(session, user_id, caller.organization_id, project_id).scopes
         if not has_full_owner_rights(caller):
-            theirs &= held_scopes(session, caller, caller.organization_id, project_id)
-    return validate_scopes(asked, held=theirs)
+            user_scopes &= held_scopes(session, caller, caller.organization_id, project_id)
+    return validate_scopes(requested, held=user_scopes)
 
 
 handle = http_function(build)

@@ -1,4 +1,4 @@
-"""/v1/organization/projects/{project_id}/rate_limits: OpenAI's administration of a project's limits, a row per model."""
+"""/v1/organization/projects/{project_id}/rate_limits: a project's limits in OpenAI's format, one row per model."""
 
 from typing import Annotated, Any
 
@@ -27,7 +27,7 @@ Threshold = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class RateLimitBody(Body):
-    """POST …/rate_limits/{id}. What is left out stays as it was; of the last three nothing is served, so that 0 holds."""
+    """POST …/rate_limits/{id}. Absent fields are unchanged; the last three must be 0, since nothing is measured by them."""
 
     max_requests_per_1_minute: Threshold | None = None
     max_tokens_per_1_minute: Threshold | None = None
@@ -53,7 +53,7 @@ def list_rate_limits(
     before: Cursor = None,
     limit: LongLimit = 100,
 ) -> dict[str, Any]:
-    """The project's limits, by model: of every model that it may use, those without a limit of their own included."""
+    """The project's limits by model, for every model that it may use, including models without a limit of their own."""
     found = _rows(
         context_of(request), authorize_subject(context_of(request).database, caller, "project", project_id, READ)
     )
@@ -68,7 +68,7 @@ def list_rate_limits(
 def update_rate_limit(
     request: Request, caller: Writer, project_id: str, rate_limit_id: str, body: RateLimitBody
 ) -> dict[str, Any]:
-    """Limit what a project may use of one model."""
+    """Set a project's limits for one model."""
     context = context_of(request)
     subject = authorize_subject(context.database, caller, "project", project_id, WRITE)
     model = model_of(rate_limit_id)
@@ -77,14 +77,14 @@ def update_rate_limit(
     for name in UNSUPPORTED:
         if getattr(body, name):
             raise InvalidRequest(f"'{name}' can't be limited here: leave it out, or send 0.", param=name)
-    said = {
+    sent = {
         "requests_per_minute": body.max_requests_per_1_minute,
         "tokens_per_minute": body.max_tokens_per_1_minute,
         "requests_per_day": body.max_requests_per_1_day,
     }
-    wanted = {name: value for name, value in said.items() if value is not None}
-    if wanted:
-        context.limits.put(caller, subject, model, wanted)
+    thresholds = {name: value for name, value in sent.items() if value is not None}
+    if thresholds:
+        context.limits.put(caller, subject, model, thresholds)
     return next(row for row in _rows(context, subject) if row.model == model).to_json()
 
 
@@ -94,7 +94,7 @@ def _rows(context: Context, subject: Subject) -> list[RateLimitRow]:
 
 
 def _cursor_model(row_id: str, param: str) -> str:
-    """The model of a row, which need not be there any more."""
+    """The model of a cursor, whose row may be deleted. Raises InvalidRequest for an invalid row id."""
     try:
         return model_of(row_id)
     except NotFound:

@@ -1,4 +1,4 @@
-"""/v1/organization/projects/{project_id}/spend_alerts: who is to hear when a project has spent so much in a month."""
+"""/v1/organization/projects/{project_id}/spend_alerts: alerts on a project's monthly spending, in OpenAI's format."""
 
 from typing import Any
 
@@ -38,31 +38,31 @@ def list_alerts(
     limit: Limit = 20,
     order: Order = "asc",
 ) -> dict[str, Any]:
-    """All that are set, oldest first unless asked otherwise."""
+    """All spend alerts, by default oldest first."""
     found = alerts_of(request).all(_project_subject(request, caller, project_id, READ))
     return paginate(found, after=after, before=before, limit=limit, order=order)
 
 
 def create_alert(request: Request, caller: Writer, project_id: str, body: AlertBody) -> dict[str, Any]:
-    """Have somebody told when so much is spent in a month; it refuses nothing."""
+    """Create an alert on the spending of a month; it rejects no requests."""
     return alerts_of(request).create(
         caller, _project_subject(request, caller, project_id, WRITE), body.threshold_amount, body.channel
     )
 
 
 def get_alert(request: Request, caller: Reader, project_id: str, alert_id: str) -> dict[str, Any]:
-    """One of them."""
+    """One spend alert."""
     return alerts_of(request).get(_project_subject(request, caller, project_id, READ), alert_id)
 
 
 def update_alert(request: Request, caller: Writer, project_id: str, alert_id: str, body: AlertBody) -> dict[str, Any]:
-    """Change it; somebody is told again when another amount is spent."""
+    """Update an alert; a changed amount is alerted again."""
     subject = _project_subject(request, caller, project_id, WRITE)
     return alerts_of(request).update(caller, subject, alert_id, body.threshold_amount, body.channel)
 
 
 def delete_alert(request: Request, caller: Writer, project_id: str, alert_id: str) -> dict[str, Any]:
-    """Take it away."""
+    """Delete a spend alert."""
     return alerts_of(request).remove(caller, _project_subject(request, caller, project_id, WRITE), alert_id)
 
 

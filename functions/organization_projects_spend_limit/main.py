@@ -1,4 +1,4 @@
-"""/v1/organization/projects/{project_id}/spend_limit: what a project may spend in a month, as OpenAI's admin API has it."""
+"""/v1/organization/projects/{project_id}/spend_limit: a project's monthly spend limit, in OpenAI's format."""
 
 from typing import Any
 
@@ -24,17 +24,17 @@ def build(context: Context) -> Application:
 
 
 def get_spend_limit(request: Request, caller: Reader, project_id: str) -> dict[str, Any]:
-    """It, and whether it refuses requests now."""
+    """The spend limit, and whether it rejects requests now."""
     return limits_of(request).get(_project_subject(request, caller, project_id, READ))
 
 
 def set_spend_limit(request: Request, caller: Writer, project_id: str, body: SpendLimitBody) -> dict[str, Any]:
-    """Set it; requests are refused once it is spent."""
+    """Set the spend limit; requests are rejected once it is reached."""
     return limits_of(request).put(caller, _project_subject(request, caller, project_id, WRITE), body.threshold_amount)
 
 
 def delete_spend_limit(request: Request, caller: Writer, project_id: str) -> dict[str, Any]:
-    """Take it away."""
+    """Delete the spend limit."""
     return limits_of(request).remove(caller, _project_subject(request, caller, project_id, WRITE))
 
 

@@ -1,4 +1,4 @@
-"""/v1/organization/roles: the roles that are there everywhere, and those that the organization made, in OpenAI's shape."""
+"""/v1/organization/roles: predefined roles and the organization's custom roles, in OpenAI's format."""
 
 from typing import Annotated, Any
 
@@ -35,32 +35,32 @@ def build(context: Context) -> Application:
 def list_roles(
     request: Request, caller: Reader, after: Cursor = None, limit: RoleLimit = 1000, order: Order = "asc"
 ) -> dict[str, Any]:
-    """Those that are there everywhere, then the organization's own, oldest first unless asked otherwise."""
+    """Predefined roles, then the organization's custom roles, by default oldest first."""
     found = shapes.all_roles(_directory(request).roles(caller.organization_id, None), of_projects=False)
     return shapes.roles_page(found, of_projects=False, after=after, limit=limit, order=order)
 
 
 def create_role(request: Request, caller: Writer, body: CreateRoleBody) -> dict[str, Any]:
-    """Make one; only scopes that the caller holds."""
+    """Create a custom role with scopes that the caller holds."""
     made = roles.create(_roles(request), caller, body)
     return get_role(request, caller, made.id)
 
 
 def get_role(request: Request, caller: Reader, role_id: str) -> dict[str, Any]:
-    """One of them."""
+    """One role."""
     made = _directory(request).roles(caller.organization_id, None)
     return shapes.find_role(made, role_id, of_projects=False)
 
 
 def update_role(request: Request, caller: Writer, role_id: str, body: UpdateRoleBody) -> dict[str, Any]:
-    """Change it for everybody who has it; those that are there everywhere don't change."""
+    """Update a custom role for everyone who has it. Raises InvalidRequest for a predefined role."""
     shapes.check_custom_role(get_role(request, caller, role_id))
     roles.update(_roles(request), caller, role_id, body)
     return get_role(request, caller, role_id)
 
 
 def delete_role(request: Request, caller: Writer, role_id: str) -> dict[str, Any]:
-    """Remove it, unless somebody has it."""
+    """Delete a custom role that nobody has. Raises InvalidRequest for a predefined role."""
     shapes.check_custom_role(get_role(request, caller, role_id))
     _roles(request).delete(caller, role_id)
     return {"id": role_id, "object": "role.deleted", "deleted": True}

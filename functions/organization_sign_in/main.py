@@ -1,4 +1,4 @@
-"""/v1/organization/sign_in: what the issuer's groups are in the organization, and who may sign in anew."""
+"""/v1/organization/sign_in: roles of the issuer's groups in the organization, and the unlinking of users."""
 
 from typing import Annotated, Any
 
@@ -40,13 +40,13 @@ def build(context: Context) -> Application:
 
 
 def list_group_roles(request: Request, caller: Reader) -> dict[str, Any]:
-    """All of the organization, of whatever issuer, oldest first."""
+    """The organization's group roles, of all issuers, oldest first."""
     rows = GroupRoles(context_of(request).database).of_organization(caller.organization_id)
     return {"object": "list", "data": [_rendered(row) for row in rows], "has_more": False}
 
 
 def create_group_role(request: Request, caller: Writer, body: CreateGroupRole) -> dict[str, Any]:
-    """Give the members of a group of the present issuer a role, from their next request on."""
+    """Assign a role to a group of the configured issuer, effective from its members' next request."""
     made = GroupRoles(context_of(request).database).create(
         caller, issuer=require_issuer(request), group=body.group, role=body.role, project_id=body.project_id
     )
@@ -54,13 +54,13 @@ def create_group_role(request: Request, caller: Writer, body: CreateGroupRole) -
 
 
 def delete_group_role(request: Request, caller: Writer, group_role_id: str) -> dict[str, Any]:
-    """Take it from them, from their next request on."""
+    """Remove a group role, effective from the members' next request."""
     GroupRoles(context_of(request).database).delete(caller, group_role_id)
     return {"id": group_role_id, "object": "organization.group_role.deleted", "deleted": True}
 
 
 def unlink_user(request: Request, caller: InstallationOwner, user_id: str) -> dict[str, Any]:
-    """Let a person sign in anew through whatever vouches for their e-mail next; for owners of the default organization."""
+    """Unlink a user from their identity at the issuer; the next sign-in with their e-mail links a new one."""
     people = context_of(request).identity
     if people is None:
         raise InvalidRequest("This platform has no issuer, so nobody signs in to it: set LLMARINER_OIDC_ISSUER first.")

@@ -1,4 +1,4 @@
-"""/v1/organization/spend_alerts: who is to hear when the organization has spent so much, as OpenAI's admin API has it."""
+"""/v1/organization/spend_alerts: alerts on the organization's monthly spending, in OpenAI's format."""
 
 from typing import Any
 
@@ -35,29 +35,29 @@ def list_alerts(
     limit: Limit = 20,
     order: Order = "asc",
 ) -> dict[str, Any]:
-    """All that are set, oldest first unless asked otherwise."""
+    """All spend alerts, by default oldest first."""
     found = alerts_of(request).all(_organization_subject(caller))
     return paginate(found, after=after, before=before, limit=limit, order=order)
 
 
 def create_alert(request: Request, caller: Writer, body: AlertBody) -> dict[str, Any]:
-    """Have somebody told when so much is spent in a month; it refuses nothing."""
+    """Create an alert on the spending of a month; it rejects no requests."""
     return alerts_of(request).create(caller, _organization_subject(caller), body.threshold_amount, body.channel)
 
 
 def get_alert(request: Request, caller: Reader, alert_id: str) -> dict[str, Any]:
-    """One of them."""
+    """One spend alert."""
     return alerts_of(request).get(_organization_subject(caller), alert_id)
 
 
 def update_alert(request: Request, caller: Writer, alert_id: str, body: AlertBody) -> dict[str, Any]:
-    """Change it; somebody is told again when another amount is spent."""
+    """Update an alert; a changed amount is alerted again."""
     subject = _organization_subject(caller)
     return alerts_of(request).update(caller, subject, alert_id, body.threshold_amount, body.channel)
 
 
 def delete_alert(request: Request, caller: Writer, alert_id: str) -> dict[str, Any]:
-    """Take it away."""
+    """Delete a spend alert."""
     return alerts_of(request).remove(caller, _organization_subject(caller), alert_id)
 
 

@@ -1,4 +1,4 @@
-"""/v1/organization/spend_limit: what the organization may spend in a month, as OpenAI's admin API has it."""
+"""/v1/organization/spend_limit: the organization's monthly spend limit, in OpenAI's format."""
 
 from typing import Any
 
@@ -22,17 +22,17 @@ def build(context: Context) -> Application:
 
 
 def get_spend_limit(request: Request, caller: Reader) -> dict[str, Any]:
-    """It, and whether it refuses requests now."""
+    """The spend limit, and whether it rejects requests now."""
     return limits_of(request).get(_organization_subject(caller))
 
 
 def set_spend_limit(request: Request, caller: Writer, body: SpendLimitBody) -> dict[str, Any]:
-    """Set it; requests are refused once it is spent."""
+    """Set the spend limit; requests are rejected once it is reached."""
     return limits_of(request).put(caller, _organization_subject(caller), body.threshold_amount)
 
 
 def delete_spend_limit(request: Request, caller: Writer) -> dict[str, Any]:
-    """Take it away."""
+    """Delete the spend limit."""
     return limits_of(request).remove(caller, _organization_subject(caller))
 
 

@@ -1,4 +1,4 @@
-"""/v1/organization/usage: what the organization used, in buckets of time as OpenAI shows it; its requests one by one."""
+"""/v1/organization/usage: the organization's usage in time buckets, in OpenAI's format, and its single requests."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -29,7 +29,7 @@ PageCursor = Annotated[str | None, Query(max_length=64)]
 _BUCKET_LIMITS = {"1m": (60, 1440), "1h": (24, 168), "1d": (7, 31)}
 _COLUMNS = {"project_id": "project_id", "user_id": "user_id", "api_key_id": "key_id", "model": "model"}
 _FILTERS = {"project_ids": "project_id", "user_ids": "user_id", "api_key_ids": "key_id", "models": "model"}
-# OpenAI's, of which there is one of each here.
+# OpenAI's groups that have a single value on this platform.
 _CONSTANT_GROUPS: dict[str, Any] = {"batch": False, "service_tier": "default"}
 _MEASURES = ("requests", *TOKENS)
 
@@ -54,7 +54,7 @@ def list_completions(
     page: PageCursor = None,
     batch: bool | None = None,
 ) -> dict[str, Any]:
-    """A page of buckets of chat and completions. Filters: project_ids, user_ids, api_key_ids, models."""
+    """A page of buckets of chat completions and completions. Filters: project_ids, user_ids, api_key_ids, models."""
     groups = checked_groups(filter_values(request, "group_by"), (*_COLUMNS, *_CONSTANT_GROUPS))
     routes = () if batch else ("chat_completions", "completions")
 
@@ -101,7 +101,7 @@ def list_embeddings(
 def export_requests(
     request: Request, caller: Admin, start_time: Timestamp = 0, end_time: Timestamp | None = None
 ) -> StreamingResponse:
-    """Every request admitted in [start_time, end_time) that is kept one by one, as CSV, oldest first, while it is read.
+    """Stored requests that were admitted in [start_time, end_time), streamed as CSV, oldest first.
 
     Filters: project_ids, user_ids, api_key_ids, models.
     """
@@ -112,13 +112,15 @@ def export_requests(
 
 
 def get_request(request: Request, caller: Reader, request_id: str) -> dict[str, Any]:
-    """One request, with the events and the price that made its cost; an owner sees those of the whole organization."""
+    """One request, with the events and price of its cost. Raises NotFound for other projects, except to owners."""
     try:
         found = cost_breakdown(context_of(request).database, request_id)
     except NotFound:
         found = None
-    mine = found is not None and found["organization_id"] == caller.organization_id
-    if found is None or not (mine and (caller.is_owner or found["project_id"] == caller.key_owner.project_id)):
+    in_organization = found is not None and found["organization_id"] == caller.organization_id
+    if found is None or not (
+        in_organization and (caller.is_owner or found["project_id"] == caller.key_owner.project_id)
+    ):
         raise NotFound(
             f"No request with id '{request_id}' is kept. The id is in the answer's header 'x-request-id'.",
             param="request_id",
@@ -138,8 +140,8 @@ def _page(
     routes: tuple[str, ...],
     result: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> dict[str, Any]:
-    usual, most = _BUCKET_LIMITS[width]
-    shown = buckets(start=start, end=end, width=width, limit=min(limit or usual, most), page=page)
+    default, maximum = _BUCKET_LIMITS[width]
+    shown = buckets(start=start, end=end, width=width, limit=min(limit or default, maximum), page=page)
     columns = tuple(_COLUMNS[name] for name in groups if name in _COLUMNS)
     where = {"route": routes, **_filters(request)}
     query = UsageQuery(caller.organization_id, shown.start, shown.end, columns, shown.width, where, _MEASURES)
@@ -148,7 +150,7 @@ def _page(
 
 
 def _filters(request: Request) -> dict[str, tuple[str, ...]]:
-    return {column: asked for name, column in _FILTERS.items() if (asked := filter_values(request, name))}
+    return {column: selected for name, column in _FILTERS.items() if (selected := filter_values(request, name))}
 
 
 def _group_fields(row: dict[str, Any], groups: tuple[str, ...]) -> dict[str, Any]:

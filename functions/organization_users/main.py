@@ -1,4 +1,4 @@
-"""/v1/organization/users: the organization's people and their roles in it, in OpenAI's admin shape."""
+"""/v1/organization/users: the organization's users and their roles in it, in OpenAI's format."""
 
 from typing import Annotated, Any
 
@@ -23,7 +23,7 @@ Writer = Annotated[Caller, require_org_admin("api.organizations.users.write")]
 
 
 class UpdateUserBody(Body):
-    """POST of a user. `role` and `role_id` mean the same; the last two are OpenAI's, accepted and not kept."""
+    """POST of a user. `role` and `role_id` are synonyms; OpenAI's last two fields are accepted and ignored."""
 
     role: str | None = None
     role_id: str | None = None
@@ -46,20 +46,20 @@ def build(context: Context) -> Application:
 
 
 def list_users(request: Request, caller: Reader, after: UserCursor = None, limit: Limit = 20) -> dict[str, Any]:
-    """The organization's people, newest members first. Filter: emails."""
+    """The organization's users, newest members first. Filter: emails."""
     paging = Paging(after, limit)
     rows, more = _directory(request).people(caller.organization_id, paging, filter_values(request, "emails"))
     return list_response(_rendered(request, caller, rows), has_more=more)
 
 
 def get_user(request: Request, caller: Reader, user_id: str) -> dict[str, Any]:
-    """One of them."""
-    [shown] = _rendered(request, caller, [_directory(request).person(caller.organization_id, user_id)])
-    return shown
+    """One user."""
+    [user] = _rendered(request, caller, [_directory(request).person(caller.organization_id, user_id)])
+    return user
 
 
 def update_user(request: Request, caller: Writer, user_id: str, body: UpdateUserBody) -> dict[str, Any]:
-    """Give them another role."""
+    """Change a user's role."""
     if body.role and body.role_id and body.role != body.role_id:
         raise InvalidRequest("Say 'role' or 'role_id', not both.", param="role_id")
     if role := body.role or body.role_id:
@@ -68,9 +68,9 @@ def update_user(request: Request, caller: Writer, user_id: str, body: UpdateUser
 
 
 def remove_user(request: Request, caller: Writer, user_id: str) -> dict[str, Any]:
-    """End their membership; their keys and places in projects end with it."""
-    gone = _members(request).remove(caller, user_id)
-    return {**shapes.deleted("organization.user", user_id), "removed": gone}
+    """Remove a user from the organization, with their project memberships and keys."""
+    removed = _members(request).remove(caller, user_id)
+    return {**shapes.deleted("organization.user", user_id), "removed": removed}
 
 
 def list_roles(
@@ -81,28 +81,28 @@ def list_roles(
     limit: RoleLimit = 1000,
     order: Order = "asc",
 ) -> dict[str, Any]:
-    """The one role that a person has in an organization."""
+    """The user's one role in the organization."""
     person = _directory(request).person(caller.organization_id, user_id)
     held = [_assigned_role(request, caller, person.role)]
     return shapes.roles_page(held, of_projects=False, after=after, limit=limit, order=order)
 
 
 def assign_role(request: Request, caller: Writer, user_id: str, body: AssignmentBody) -> dict[str, Any]:
-    """Give them that role; it takes the place of the one they had."""
+    """Assign a role to the user, in place of the previous role."""
     _members(request).set_role(caller, user_id, body.role_id)
     role, user = _role(request, caller, body.role_id), get_user(request, caller, user_id)
     return {"object": "user.role", "role": role, "user": user}
 
 
 def get_role(request: Request, caller: Reader, user_id: str, role_id: str) -> dict[str, Any]:
-    """Their role, if it is that one."""
+    """The user's role. Raises NotFound if they have another."""
     person = _directory(request).person(caller.organization_id, user_id)
     shapes.check_has_role(person, role_id)
     return _assigned_role(request, caller, role_id)
 
 
 def unassign_role(request: Request, caller: Writer, user_id: str, role_id: str) -> dict[str, Any]:
-    """Take it from them; what is left is a reader."""
+    """Remove a user's role, which leaves the role `reader`."""
     shapes.check_has_role(_directory(request).person(caller.organization_id, user_id), role_id)
     if role_id == "reader":
         raise InvalidRequest("Every member is a reader at least: remove the user instead.", param="role_id")
@@ -120,8 +120,8 @@ def _role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
 
 
 def _assigned_role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
-    made = _directory(request).roles(caller.organization_id, None)
-    return shapes.assigned_role(made, role_id, of_projects=False)
+    custom_roles = _directory(request).roles(caller.organization_id, None)
+    return shapes.assigned_role(custom_roles, role_id, of_projects=False)
 
 
 def _members(request: Request) -> Members:

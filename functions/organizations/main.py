@@ -1,4 +1,4 @@
-"""/v1/organizations: organizations, and in them people, projects, members and keys, in LLMariner's own shapes."""
+"""/v1/organizations: organizations with their users, projects, members and keys, in LLMariner's own format."""
 
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ from llmariner.tenancy.roles.access_scope import caller_in_organization, can_vie
 
 InstallationOwner = Annotated[Caller, require_scope("api.organizations.write", objects="installation")]
 Member = Annotated[Caller, require_scope("api.organizations.read", objects="member")]
-Owner = Annotated[Caller, require_scope_on_path("api.organizations.write")]
+OrganizationWriter = Annotated[Caller, require_scope_on_path("api.organizations.write")]
 UsersReader = Annotated[Caller, require_scope_on_path("api.organizations.users.read")]
 UsersWriter = Annotated[Caller, require_scope_on_path("api.organizations.users.write")]
 PROJECT_WRITE = "api.organizations.projects.write"
@@ -49,7 +49,7 @@ class CreateOrganization(Body):
 
 
 class AddMember(Body):
-    """POST …/users: `user_id` is an e-mail in any case, or the id of a user that is there; the last two are the path's."""
+    """POST …/users: `user_id` is an e-mail in any case, or a user's id; the last two, if sent, must match the path."""
 
     user_id: str
     role: str
@@ -58,7 +58,7 @@ class AddMember(Body):
 
 
 class NodeLabel(Body):
-    """A label that a node must have."""
+    """A required node label."""
 
     key: str
     value: str = ""
@@ -77,7 +77,7 @@ AssignmentBodies = Annotated[list[AssignmentBody], Field(default_factory=list, m
 
 
 class CreateProject(Body):
-    """POST …/projects. `organization_id` is that of the path."""
+    """POST …/projects. `organization_id`, if sent, must match the path."""
 
     title: str
     kubernetes_namespace: str = ""
@@ -86,14 +86,14 @@ class CreateProject(Body):
 
 
 class ProjectFields(Body):
-    """What of a project can be changed."""
+    """The mutable fields of a project."""
 
     title: str = ""
     assignments: AssignmentBodies
 
 
 class ProjectResource(ProjectFields):
-    """A project as LLMariner's clients send it: whole, with a mask that names what changes."""
+    """A complete project as LLMariner's clients send it, with a mask that names the changed fields."""
 
     output_only = frozenset(
         {"id", "object", "organization_id", "created_at", "is_default", "kubernetes_namespace", "summary"}
@@ -103,7 +103,7 @@ class ProjectResource(ProjectFields):
 class UpdateProject(ProjectFields):
     """PATCH …/projects/{id}, bare or wrapped in `project`.
 
-    `update_mask` names `title`, `assignments` or both; without one those that are there change.
+    `update_mask` names `title`, `assignments` or both; without a mask the fields that are present change.
     """
 
     project: ProjectResource | None = None
@@ -133,57 +133,57 @@ def build(context: Context) -> Application:
 
 
 def list_organizations(request: Request, caller: Member, include_summary: bool = False) -> dict[str, Any]:
-    """Those that the caller is a member of, the default one first."""
+    """The caller's organizations, the default one first."""
     organizations = Organizations(context_of(request).database)
     found = organizations.accessible_to(caller)
-    counted = organizations.summarize([each.id for each in found]) if include_summary else {}
-    return {"organizations": [shapes.organization(each, counted.get(each.id)) for each in found]}
+    counts = organizations.summarize([each.id for each in found]) if include_summary else {}
+    return {"organizations": [shapes.organization(each, counts.get(each.id)) for each in found]}
 
 
 def create_organization(request: Request, caller: InstallationOwner, body: CreateOrganization) -> dict[str, Any]:
-    """Make an organization; who makes it owns it. For owners of the default one."""
+    """Create an organization, which the caller owns. Requires an owner of the default organization."""
     return shapes.organization(Organizations(context_of(request).database).create(caller, body.title))
 
 
-def delete_organization(request: Request, caller: Owner) -> dict[str, Any]:
-    """End an organization that has no projects; the answer lists what went with it."""
-    gone = Organizations(context_of(request).database).delete(caller)
-    return {"id": caller.organization_id, "object": "organization", "deleted": True, "removed": gone}
+def delete_organization(request: Request, caller: OrganizationWriter) -> dict[str, Any]:
+    """Delete an organization without projects; the response lists what was deleted with it."""
+    removed = Organizations(context_of(request).database).delete(caller)
+    return {"id": caller.organization_id, "object": "organization", "deleted": True, "removed": removed}
 
 
 def list_users(request: Request, caller: UsersReader) -> dict[str, Any]:
-    """The organization's people, by e-mail."""
-    people = Members(context_of(request).database).all(caller.organization_id)
-    return {"users": [shapes.member(each) for each in people]}
+    """The organization's users, by e-mail."""
+    users = Members(context_of(request).database).all(caller.organization_id)
+    return {"users": [shapes.member(each) for each in users]}
 
 
 def add_user(request: Request, caller: UsersWriter, body: AddMember) -> dict[str, Any]:
-    """Let a person into the organization, known here before or not."""
+    """Add a user, new or existing, to the organization."""
     _check_matches_path("organization_id", body.organization_id, caller.organization_id)
     role = shapes.parse_organization_role(body.role)
     return shapes.member(Members(context_of(request).database).add(caller, body.user_id, role))
 
 
 def remove_user(request: Request, caller: UsersWriter, user_id: str) -> dict[str, Any]:
-    """End a person's membership; the answer lists what went with it."""
+    """Remove a user from the organization; the response lists what was deleted with the membership."""
     context = context_of(request)
     removed = Members(context.database).remove(caller, _find_user(context, caller, user_id))
     return {"removed": removed}
 
 
 def list_projects(request: Request, caller: ProjectReader, include_summary: bool = False) -> dict[str, Any]:
-    """An owner's: all of the organization; others': those they are in; a key's: its own."""
+    """All projects of the organization for an owner, the projects of any other user, the own project of a key."""
     projects = Projects(context_of(request).database)
     member = None if can_view_all_projects(caller) else caller.user_id
     found = projects.all(caller.organization_id, member=member)
     if member is not None and caller.key_id is not None:
         found = [each for each in found if each.id == caller.project_id]
-    counted = projects.count_members([each.id for each in found]) if include_summary else {}
-    return {"projects": [shapes.project(each, counted.get(each.id)) for each in found]}
+    counts = projects.count_members([each.id for each in found]) if include_summary else {}
+    return {"projects": [shapes.project(each, counts.get(each.id)) for each in found]}
 
 
-def create_project(request: Request, caller: Owner, body: CreateProject) -> dict[str, Any]:
-    """Make a project; owners of the organization own it."""
+def create_project(request: Request, caller: OrganizationWriter, body: CreateProject) -> dict[str, Any]:
+    """Create a project; the organization's owners own it."""
     _check_matches_path("organization_id", body.organization_id, caller.organization_id)
     new = NewProject(body.title, body.kubernetes_namespace or None, _assignments(body.assignments))
     return shapes.project(Projects(context_of(request).database).create(caller, new))
@@ -192,34 +192,37 @@ def create_project(request: Request, caller: Owner, body: CreateProject) -> dict
 def update_project(
     request: Request, caller: ProjectWriter, body: UpdateProject, update_mask: str = ""
 ) -> dict[str, Any]:
-    """Rename a project, or assign it elsewhere; the latter is for those who may make projects."""
+    """Rename a project, or change its assignments, which requires the right to create projects."""
     context, project_id = context_of(request), caller.key_owner.project_id
     fields = unwrap_resource(body, body.project, "project")
-    projects, chosen = Projects(context.database), _changed_fields(fields, merge_masks(update_mask, body.update_mask))
+    changed_fields = _changed_fields(fields, merge_masks(update_mask, body.update_mask))
+    projects = Projects(context.database)
     changed = projects.get(caller.organization_id, project_id)
-    if "assignments" in chosen:
-        there = caller_in_organization(context.database, caller, caller.organization_id, "api.organizations.write")
-        changed = projects.assign(there, project_id, _assignments(fields.assignments))
-    if "title" in chosen:
+    if "assignments" in changed_fields:
+        organization_caller = caller_in_organization(
+            context.database, caller, caller.organization_id, "api.organizations.write"
+        )
+        changed = projects.assign(organization_caller, project_id, _assignments(fields.assignments))
+    if "title" in changed_fields:
         changed = projects.rename(caller, project_id, fields.title)
     return shapes.project(changed)
 
 
 def delete_project(request: Request, caller: ProjectWriter) -> dict[str, Any]:
-    """End a project that nothing is left in; the answer lists what went with it."""
+    """Delete an empty project; the response lists what was deleted with it."""
     project_id = caller.key_owner.project_id
-    gone = Projects(context_of(request).database).delete(caller, project_id)
-    return {"id": project_id, "object": "project", "deleted": True, "removed": gone}
+    removed = Projects(context_of(request).database).delete(caller, project_id)
+    return {"id": project_id, "object": "project", "deleted": True, "removed": removed}
 
 
 def list_members(request: Request, caller: MemberReader) -> dict[str, Any]:
-    """The project's people, by e-mail."""
+    """The project's members, by e-mail."""
     members = Members(context_of(request).database).of_project(caller.organization_id, caller.key_owner.project_id)
     return {"users": [shapes.member(each) for each in members]}
 
 
 def add_member(request: Request, caller: MemberWriter, body: AddMember) -> dict[str, Any]:
-    """Let a member of the organization into the project."""
+    """Add a user of the organization to the project."""
     _check_matches_path("organization_id", body.organization_id, caller.organization_id)
     _check_matches_path("project_id", body.project_id, caller.key_owner.project_id)
     context, role = context_of(request), shapes.parse_project_role(body.role)
@@ -233,45 +236,45 @@ def add_member(request: Request, caller: MemberWriter, body: AddMember) -> dict[
 
 
 def remove_member(request: Request, caller: MemberWriter, user_id: str) -> dict[str, Any]:
-    """End a person's membership of the project; the answer lists what went with it."""
+    """Remove a member from the project; the response lists what was deleted with the membership."""
     context, project_id = context_of(request), caller.key_owner.project_id
     user = _find_user(context, caller, user_id)
     return {"removed": Members(context.database).remove_from_project(caller, project_id, user)}
 
 
 def list_keys(request: Request, caller: KeyReader) -> dict[str, Any]:
-    """The project's live keys, for its owners; the caller's own for others."""
+    """The project's active keys for its owners, their own keys for other callers."""
     found = context_of(request).keys.matching(manageable_by(caller, caller.key_owner.project_id))
     return {"object": "list", "data": [shapes.api_key(key) for key in found]}
 
 
 def create_key(request: Request, caller: KeyCreator, body: CreateKey) -> dict[str, Any]:
-    """Make a key of the project; the one answer that holds its secret."""
+    """Create a key of the project. Only this response has its secret."""
     _check_matches_path("project_id", body.project_id, caller.key_owner.project_id)
     _check_matches_path("organization_id", body.organization_id, caller.key_owner.organization_id)
     return api_keys.create(context_of(request), caller, body)
 
 
 def delete_key(request: Request, caller: KeyWriter, key_id: str) -> dict[str, Any]:
-    """End a key of the project; a service account ends with its last."""
+    """Revoke a key of the project. A service account is deleted with its last key."""
     context_of(request).keys.revoke(manageable_by(caller, caller.key_owner.project_id), key_id, actor=caller)
     return deletion_response(key_id)
 
 
 def _check_matches_path(param: str, in_body: str | None, in_path: str) -> None:
-    """InvalidRequest for a body that names another place than the path; LLMariner's clients send both."""
+    """Raises InvalidRequest for an id in the body that differs from the path's; LLMariner's clients send both."""
     if in_body not in (None, "", in_path):
         raise InvalidRequest(f"'{param}' must be that of the path, {in_path}, or be left out.", param=param)
 
 
-def _find_user(context: Context, caller: Caller, said: str) -> str:
-    found = Users(context.database).find_id(caller.organization_id, said)
+def _find_user(context: Context, caller: Caller, user: str) -> str:
+    found = Users(context.database).find_id(caller.organization_id, user)
     if found is None:
-        raise NotFound(f"No user '{said}' in the organization.", param="user_id")
+        raise NotFound(f"No user '{user}' in the organization.", param="user_id")
     return found
 
 
-def _assignments(places: list[AssignmentBody]) -> list[Assignment]:
+def _assignments(bodies: list[AssignmentBody]) -> list[Assignment]:
     return [
         Assignment(
             namespace=each.namespace,
@@ -279,16 +282,16 @@ def _assignments(places: list[AssignmentBody]) -> list[Assignment]:
             queue=each.kueue_queue_name,
             node_selector=tuple((label.key, label.value) for label in each.node_selector),
         )
-        for each in places
+        for each in bodies
     ]
 
 
 def _changed_fields(fields: ProjectFields, mask: str) -> frozenset[str]:
     changeable = frozenset({"title", "assignments"})
-    chosen = frozenset(parse_mask(mask, "project")) or changeable & fields.model_fields_set
-    if chosen - changeable or not chosen:
+    changed_fields = frozenset(parse_mask(mask, "project")) or changeable & fields.model_fields_set
+    if changed_fields - changeable or not changed_fields:
         raise InvalidRequest("'update_mask' must name 'title', 'assignments' or both.", param="update_mask")
-    return chosen
+    return changed_fields
 
 
 handle = http_function(build)

@@ -1,4 +1,4 @@
-"""/v1/prices: what tokens and requests of each model cost, from when to when."""
+"""/v1/prices: prices of each model's tokens and requests, with their periods of validity."""
 
 from decimal import Decimal
 from typing import Annotated, Any
@@ -22,9 +22,9 @@ Dollars = Annotated[Decimal, Field(ge=0, le=10**6, allow_inf_nan=False)]
 
 
 class PriceBody(Body):
-    """A price in US dollars: per million tokens, and per request. `model` '*': of all without one of their own.
+    """A price in US dollars, per million tokens and per request. `model` '*': all models without a price of their own.
 
-    `project_id`: of that project's own model of this name; without it, of the one that all projects share.
+    `project_id`: the price of that project's own model of the name; None: that of the shared model.
     """
 
     model_config = ConfigDict(strict=False)  # for decimals
@@ -52,13 +52,13 @@ def list_prices(
     model: Annotated[str | None, Query(max_length=256)] = None,
     at: FractionalTimestamp | None = None,
 ) -> dict[str, Any]:
-    """Every price there was, is or will be; of one model, or those in force at a moment (seconds since 1970)."""
+    """All past, present and future prices; filters: `model`, and `at`, the time (seconds since 1970) of their validity."""
     listed = Prices(context_of(request).database).visible_to(caller, model=model, at=at)
     return {"object": "list", "data": [_rendered(price) for price in listed], "has_more": False}
 
 
 def set_price(request: Request, caller: Writer, body: PriceBody) -> dict[str, Any]:
-    """Begin a price now, or at a later moment; it ends the one before."""
+    """Set a price from now or a later time on; it ends the previous price."""
     new = NewPrice(
         model=body.model,
         prompt=nano_dollars(body.prompt, "prompt"),

@@ -1,4 +1,4 @@
-"""/v1/projects/{id}: roles of people and groups in a project, in OpenAI's shape, whose paths have no `organization` here."""
+"""/v1/projects/{id}: roles of users and groups in a project, in OpenAI's format and under its paths."""
 
 from typing import Annotated, Any
 
@@ -53,33 +53,33 @@ def list_roles(
     limit: RoleLimit = 1000,
     order: Order = "asc",
 ) -> dict[str, Any]:
-    """Those of every project, then this one's own, oldest first unless asked otherwise."""
+    """Predefined project roles, then the project's custom roles, by default oldest first."""
     found = shapes.all_roles(_project_roles(request, caller, project_id), of_projects=True)
     return shapes.roles_page(found, of_projects=True, after=after, limit=limit, order=order)
 
 
 def create_role(request: Request, caller: Writer, project_id: str, body: CreateRoleBody) -> dict[str, Any]:
-    """Make one for this project; only scopes that the caller holds."""
+    """Create a custom role of the project with scopes that the caller holds."""
     made = roles.create(_roles(request), caller, body, project_id)
     return get_role(request, caller, project_id, made.id)
 
 
 def get_role(request: Request, caller: Reader, project_id: str, role_id: str) -> dict[str, Any]:
-    """One of them."""
+    """One role of the project."""
     return shapes.find_role(_project_roles(request, caller, project_id), role_id, of_projects=True)
 
 
 def update_role(
     request: Request, caller: Writer, project_id: str, role_id: str, body: UpdateRoleBody
 ) -> dict[str, Any]:
-    """Change it for everybody who has it; those of every project don't change."""
+    """Update a custom role for everyone who has it. Raises InvalidRequest for a predefined role."""
     shapes.check_custom_role(get_role(request, caller, project_id, role_id))
     roles.update(_roles(request), caller, role_id, body)
     return get_role(request, caller, project_id, role_id)
 
 
 def delete_role(request: Request, caller: Writer, project_id: str, role_id: str) -> dict[str, Any]:
-    """Remove it, unless somebody has it."""
+    """Delete a custom role that nobody has. Raises InvalidRequest for a predefined role."""
     shapes.check_custom_role(get_role(request, caller, project_id, role_id))
     _roles(request).delete(caller, role_id)
     return {"id": role_id, "object": "role.deleted", "deleted": True}
@@ -94,7 +94,7 @@ def list_user_roles(
     limit: RoleLimit = 1000,
     order: Order = "asc",
 ) -> dict[str, Any]:
-    """The one role that a person has in a project."""
+    """The user's one role in the project."""
     member = _directory(request).project_user(caller.organization_id, project_id, user_id)
     held = [_assigned_role(request, caller, project_id, member.role)]
     return shapes.roles_page(held, of_projects=True, after=after, limit=limit, order=order)
@@ -103,7 +103,7 @@ def list_user_roles(
 def assign_user_role(
     request: Request, caller: Writer, project_id: str, user_id: str, body: AssignmentBody
 ) -> dict[str, Any]:
-    """Give them that role in the project; it takes the place of the one they had."""
+    """Assign a role in the project to the user, in place of the previous role."""
     Members(context_of(request).database).set_role_in_project(caller, project_id, user_id, body.role_id)
     directory = _directory(request)
     memberships = directory.memberships(caller.organization_id, [user_id])[user_id]
@@ -115,14 +115,14 @@ def assign_user_role(
 
 
 def get_user_role(request: Request, caller: Reader, project_id: str, user_id: str, role_id: str) -> dict[str, Any]:
-    """Their role, if it is that one."""
+    """The user's role in the project. Raises NotFound if they have another."""
     member = _directory(request).project_user(caller.organization_id, project_id, user_id)
     shapes.check_has_role(member, role_id)
     return _assigned_role(request, caller, project_id, role_id)
 
 
 def unassign_user_role(request: Request, caller: Writer, project_id: str, user_id: str, role_id: str) -> dict[str, Any]:
-    """Take it from them; what is left is a viewer."""
+    """Remove a user's role in the project, which leaves the role `viewer`."""
     shapes.check_has_role(_directory(request).project_user(caller.organization_id, project_id, user_id), role_id)
     if role_id == "viewer":
         raise InvalidRequest("Whoever is in a project is a viewer at least: remove the user instead.", param="role_id")
@@ -139,7 +139,7 @@ def list_group_roles(
     limit: RoleLimit = 1000,
     order: Order = "asc",
 ) -> dict[str, Any]:
-    """The one role that a group of the issuer has in a project, or none."""
+    """The group's role in the project: one or none."""
     _project_roles(request, caller, project_id)
     held = groups_of(request).role(groups_of(request).get(caller.organization_id, group_id), project_id)
     found = [] if held is None else [_assigned_role(request, caller, project_id, held.role)]
@@ -149,14 +149,14 @@ def list_group_roles(
 def assign_group_role(
     request: Request, caller: Writer, project_id: str, group_id: str, body: AssignmentBody
 ) -> dict[str, Any]:
-    """Give a group that role in the project; it takes the place of the one before."""
+    """Assign a role in the project to the group, in place of its previous role."""
     groups_of(request).grant_role(caller, group_id, body.role_id, project_id)
     group = groups_of(request).get(caller.organization_id, group_id)
     return role_assignment(group, _find_assignable(request, caller, project_id, body.role_id))
 
 
 def get_group_role(request: Request, caller: Reader, project_id: str, group_id: str, role_id: str) -> dict[str, Any]:
-    """Its role in the project, if it is that one."""
+    """The group's role in the project. Raises NotFound if it has another."""
     role = _assigned_role(request, caller, project_id, role_id)
     group = groups_of(request).get(caller.organization_id, group_id)
     check_has_role(group, groups_of(request).role(group, project_id), role_id)
@@ -166,14 +166,14 @@ def get_group_role(request: Request, caller: Reader, project_id: str, group_id: 
 def unassign_group_role(
     request: Request, caller: Writer, project_id: str, group_id: str, role_id: str
 ) -> dict[str, Any]:
-    """Take it from the group, whose members are not in the project by it then."""
+    """Remove the group's role in the project; its members lose the role."""
     get_group_role(request, caller, project_id, group_id, role_id)
     groups_of(request).revoke_role(caller, group_id, project_id)
     return {"object": "group.role.deleted", "deleted": True}
 
 
 def _project_roles(request: Request, caller: Caller, project_id: str) -> Any:
-    """The roles made for this project; NotFound when the organization has no such project."""
+    """The project's custom roles. Raises NotFound when the organization has no such project."""
     directory = _directory(request)
     directory.project(caller.organization_id, project_id)
     return directory.roles(caller.organization_id, project_id)
@@ -188,7 +188,7 @@ def _assigned_role(request: Request, caller: Caller, project_id: str, role_id: s
 
 
 def _assignable_roles(request: Request, caller: Caller, project_id: str) -> list[Any]:
-    """Made roles that somebody can have in the project, those of the whole organization among them."""
+    """The custom roles that can be assigned in the project: its own and the organization's."""
     return [*_project_roles(request, caller, project_id), *_directory(request).roles(caller.organization_id, None)]
 
 

@@ -1,4 +1,4 @@
-"""/v1/users: who one is, and whom one works with."""
+"""/v1/users: the caller's own user, and the users that the caller shares an organization or project with."""
 
 from typing import Annotated, Any
 
@@ -25,12 +25,12 @@ def build(context: Context) -> Application:
 
 
 def list_users(request: Request, caller: Reader) -> dict[str, Any]:
-    """The organization's users with all their roles in it, for its owners; for others those who share a project."""
+    """The organization's users with their roles, for its owners; for other callers, users who share a project with them."""
     return {"users": [user(each) for each in Users(context_of(request).database).visible_to(caller)]}
 
 
 def get_self(request: Request, caller: Self) -> dict[str, Any]:
-    """Who calls, with their roles."""
+    """The caller's user, with their roles."""
     return user(Users(context_of(request).database).current(caller))
 
 
