@@ -20,7 +20,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 MIB = 1 << 20
 
 
-async def ask(client: Client, engine: RawEngine, *, method: str = "POST", read_timeout: float = 10) -> bytes:
+async def fetch(client: Client, engine: RawEngine, *, method: str = "POST", read_timeout: float = 10) -> bytes:
     response = await client.request(engine.origin, method, "/x", body=b"{}", read_timeout=read_timeout)
     try:
         return await response.read(1 * MIB)
@@ -46,17 +46,17 @@ def test_a_post_is_sent_once_whatever_becomes_of_kept_connections() -> None:
 
         async with raw_engine(reply) as engine:
             client = Client()
-            first = [asyncio.create_task(ask(client, engine)) for _ in range(20)]
+            first = [asyncio.create_task(fetch(client, engine)) for _ in range(20)]
             await soon(lambda: len(engine.requests) == 20)
             gate.set()
             await asyncio.gather(*first)
             hanging_up = True
             with pytest.raises(ConnectionFailed):
-                await ask(client, engine)
+                await fetch(client, engine)
             sent = len(engine.requests) - 20
             # What may safely be sent twice is, on a connection of its own, and no more often.
             with pytest.raises(ConnectionFailed):
-                await ask(client, engine, method="GET")
+                await fetch(client, engine, method="GET")
             assert len(engine.requests) == 20 + sent + 2
             client.close()
             return sent
@@ -75,10 +75,10 @@ def test_a_connection_closed_while_idle_costs_no_request() -> None:
 
             engine._reply = noted
             client = Client()
-            assert await ask(client, engine) == b"ok"
+            assert await fetch(client, engine) == b"ok"
             writers[0].transport.abort()
             await soon(lambda: engine.closed == 1)
-            assert await ask(client, engine) == b"ok"
+            assert await fetch(client, engine) == b"ok"
             assert len(engine.requests) == engine.connections == 2
             client.close()
 
@@ -93,18 +93,18 @@ def test_connections_idle_for_longer_than_servers_keep_them_are_closed_and_origi
     async def scenario() -> None:
         async with raw_engine(ok) as engine:
             client = Client()
-            await asyncio.gather(*(ask(client, engine) for _ in range(5)))
+            await asyncio.gather(*(fetch(client, engine) for _ in range(5)))
             kept = engine.connections
             await soon(lambda: engine.closed == kept)
             assert not client._idle
-            assert await ask(client, engine) == b"ok"
+            assert await fetch(client, engine) == b"ok"
             assert engine.connections == kept + 1
             client.close()
 
     asyncio.run(scenario())
 
 
-async def forever(writer: asyncio.StreamWriter, piece: bytes) -> None:
+async def write_forever(writer: asyncio.StreamWriter, piece: bytes) -> None:
     with contextlib.suppress(ConnectionError):
         while not writer.is_closing():
             writer.write(piece)
@@ -114,7 +114,7 @@ async def forever(writer: asyncio.StreamWriter, piece: bytes) -> None:
 def endless(start: bytes, piece: bytes) -> Callable[[RawEngine, asyncio.StreamWriter], Awaitable[None]]:
     async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
         writer.write(start)
-        await forever(writer, piece)
+        await write_forever(writer, piece)
 
     return reply
 
@@ -142,7 +142,7 @@ def test_an_answer_without_an_end_is_ended_and_its_memory_is_bounded(what: str) 
             try:
                 with pytest.raises((ConnectionFailed, ResponseFailed)):
                     async with asyncio.timeout(20):
-                        await ask(client, engine)
+                        await fetch(client, engine)
                 peak = tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()
@@ -176,7 +176,7 @@ def test_what_comes_beyond_an_answer_reaches_nobody(what: str, late: bool) -> No
         async with raw_engine(reply) as engine:
             client = Client()
             for number in range(3):
-                assert await ask(client, engine) == b"ok"
+                assert await fetch(client, engine) == b"ok"
                 await soon(lambda number=number: engine.closed == number + 1)  # type: ignore[misc]
             assert engine.connections == 3
             client.close()
@@ -193,7 +193,7 @@ def test_a_connection_that_its_server_will_close_is_not_kept(version: bytes) -> 
         async with raw_engine(reply) as engine:
             client = Client()
             for _ in range(3):
-                assert await ask(client, engine) == b"ok"
+                assert await fetch(client, engine) == b"ok"
             client.close()
             return engine.connections
 
@@ -231,10 +231,10 @@ def test_an_answer_that_came_before_its_question_is_nobodys(monkeypatch: pytest.
     async def scenario() -> tuple[list[bytes], int]:
         async with raw_engine(reply) as engine:
             client = Client()
-            answers = [await ask(client, engine)]
+            answers = [await fetch(client, engine)]
             (kept,) = client._idle[engine.origin]
             await soon(lambda: not kept.is_open, seconds=5)
-            answers += [await ask(client, engine) for _ in range(2)]
+            answers += [await fetch(client, engine) for _ in range(2)]
             client.close()
             return answers, engine.connections
 
@@ -249,7 +249,7 @@ def test_a_change_of_protocol_is_no_answer(caplog: pytest.LogCaptureFixture) -> 
         async with raw_engine(reply) as engine:
             client = Client()
             with pytest.raises(ConnectionFailed, match="another protocol"):
-                await ask(client, engine)
+                await fetch(client, engine)
             client.close()
 
     asyncio.run(scenario())
@@ -264,7 +264,7 @@ def test_an_answer_shorter_than_it_said_is_broken() -> None:
     async def scenario() -> None:
         async with raw_engine(reply) as engine:
             with pytest.raises(ResponseFailed):
-                await ask(Client(), engine)
+                await fetch(Client(), engine)
 
     asyncio.run(scenario())
 
@@ -283,7 +283,7 @@ def test_a_server_that_falls_silent_is_given_up_after_a_time(said: bytes, error:
             client = Client()
             with pytest.raises(error):
                 async with asyncio.timeout(20):
-                    await ask(client, engine, method="GET", read_timeout=0.3)
+                    await fetch(client, engine, method="GET", read_timeout=0.3)
             assert len(engine.requests) == 1
             client.close()
 
@@ -294,13 +294,13 @@ def test_a_server_that_falls_silent_is_given_up_after_a_time(said: bytes, error:
 def test_a_body_that_is_not_read_to_its_end_leaves_no_connection(what: str) -> None:
     limit, seconds = (100_000, 10.0) if what == "over its limit" else (1 << 30, 0.3)
 
-    def held(size: int) -> None:
+    def record_progress(size: int) -> None:
         if what == "refused":
             raise ResponseFailed("no more")
 
     async def read(client: Client, engine: RawEngine) -> None:
         response = await client.request(engine.origin, "GET", "/x")
-        await response.read(limit, on_progress=held)
+        await response.read(limit, on_progress=record_progress)
 
     async def scenario() -> None:
         async with raw_engine(endless(CHUNKED, b"2\r\nok\r\n" * 5000)) as engine:
@@ -314,7 +314,7 @@ def test_a_body_that_is_not_read_to_its_end_leaves_no_connection(what: str) -> N
     asyncio.run(scenario())
 
 
-class Early(asyncio.Protocol):
+class EarlyResponder(asyncio.Protocol):
     """Answers to the first bytes that come, and reads no others."""
 
     made: ClassVar[list[asyncio.Transport]] = []
@@ -331,7 +331,7 @@ class Early(asyncio.Protocol):
 
 def test_a_server_that_answers_before_it_took_the_request_gets_no_other_on_that_connection() -> None:
     async def scenario() -> list[bytes]:
-        server = await asyncio.get_running_loop().create_server(Early, "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(EarlyResponder, "127.0.0.1", 0)
         client, answers = Client(), []
         origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with asyncio.timeout(20):
@@ -339,13 +339,13 @@ def test_a_server_that_answers_before_it_took_the_request_gets_no_other_on_that_
                 response = await client.request(origin, "POST", "/x", body=b"x" * size)
                 answers.append(await response.read())
         client.close()
-        for transport in Early.made:
+        for transport in EarlyResponder.made:
             transport.abort()
         server.close()
         return answers
 
     assert asyncio.run(scenario()) == [b"ok", b"ok"]
-    assert len(Early.made) == 2
+    assert len(EarlyResponder.made) == 2
 
 
 @pytest.mark.parametrize("late", [b"", b"2\r\nno\r\n", b"no chunk", b"0\r\n\r\n"])
@@ -433,7 +433,7 @@ def test_a_connection_whose_last_sink_was_slow_serves_the_next_request() -> None
             await response.pipe(lambda _: later)
             response.close()
             async with asyncio.timeout(10):
-                assert await ask(client, engine) == b"ok"
+                assert await fetch(client, engine) == b"ok"
             assert engine.connections == 1
             later.set_result(None)
             client.close()

@@ -22,7 +22,7 @@ from .running import Platform, running
 SCOPE = "api.inference.write"
 
 
-class Asked:
+class CountingControl:
     """The control port's answers about keys, counted: every key that is asked for is good."""
 
     def __init__(self) -> None:
@@ -33,21 +33,21 @@ class Asked:
         return Key(f"key_{digest[:20]}", "p", "o", "u", frozenset({SCOPE}), None, True)
 
 
-def make_key_cache(asked: Asked) -> KeyCache:
+def make_key_cache(asked: CountingControl) -> KeyCache:
     control: ControlPlane = asked  # type: ignore[assignment]
     return KeyCache(control, "p" * 64, FailedAttemptLimiter(120))
 
 
-def spellings() -> list[bytes]:
+def header_variants() -> list[bytes]:
     schemes = [b"Bearer", b"bearer", b"BEARER", b"bEARER"]
     return [scheme + b" " * spaces + b"sk-secret" for scheme in schemes for spaces in range(1, 250)]
 
 
 def test_one_key_is_asked_for_and_kept_once_however_it_is_written() -> None:
     async def scenario() -> tuple[int, int]:
-        asked = Asked()
+        asked = CountingControl()
         cache = make_key_cache(asked)
-        for authorization in spellings():
+        for authorization in header_variants():
             head = {b"authorization": authorization}
             key = cache.cached(head, SCOPE) or await cache.authenticate(head, SCOPE)
             assert key.project_id == "p"
@@ -58,7 +58,7 @@ def test_one_key_is_asked_for_and_kept_once_however_it_is_written() -> None:
 
 
 def test_a_known_key_is_refused_from_the_moment_it_expires() -> None:
-    class Expiring(Asked):
+    class Expiring(CountingControl):
         async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
             return replace(await super().authenticate_key(digest, organization, project), expires_at=time.time() + 0.5)
 
@@ -75,7 +75,7 @@ def test_a_known_key_is_refused_from_the_moment_it_expires() -> None:
 
 
 def test_keys_that_name_many_models_count_for_as_many_bytes() -> None:
-    class Naming(Asked):
+    class Naming(CountingControl):
         async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
             names = frozenset(f"model-{number}" for number in range(1000))
             return replace(await super().authenticate_key(digest, organization, project), own_models=names)
@@ -97,7 +97,7 @@ def test_keys_are_kept_up_to_a_number_of_bytes_those_in_use_last(monkeypatch: py
     monkeypatch.setattr(module, "_MAX_CACHED_BYTES", 100_000)
 
     async def scenario() -> None:
-        asked = Asked()
+        asked = CountingControl()
         cache = make_key_cache(asked)
         used = {b"authorization": b"Bearer used"}
         await cache.authenticate(used, SCOPE)

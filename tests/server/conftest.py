@@ -12,7 +12,7 @@ from typing import Any
 
 from llmariner.server import Application, Server, ServerLimits
 
-__all__ = ["body_of", "count_body", "echo", "exchange", "hello", "serving", "statuses", "until"]
+__all__ = ["body_of", "count_body", "echo", "exchange", "hello", "serving", "statuses", "wait_until"]
 
 _DEFAULT_LIMITS = ServerLimits()
 
@@ -101,7 +101,7 @@ async def exchange(port: int, request: bytes, *, until_closed: bool = True) -> b
     return answer
 
 
-async def until(condition: Callable[[], object]) -> None:
+async def wait_until(condition: Callable[[], object]) -> None:
     """Wait for something to become true; TimeoutError after ten seconds."""
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event

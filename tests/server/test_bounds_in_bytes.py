@@ -13,7 +13,7 @@ from llmariner.server import Server, ServerLimits
 from llmariner.server.connection import Connection
 from llmariner.server.request_head import split_target
 
-from .conftest import body_of, count_body, echo, exchange, hello, serving, statuses, until
+from .conftest import body_of, count_body, echo, exchange, hello, serving, statuses, wait_until
 
 CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
@@ -160,7 +160,7 @@ def test_one_address_may_have_so_many_connections() -> None:
             refused = await exchange(port, GET)
             for _, writer in held:
                 writer.close()
-            await until(lambda: not server.connections)
+            await wait_until(lambda: not server.connections)
             assert not server.connections_per_network
             return refused, await exchange(port, GET)
 
@@ -223,7 +223,7 @@ def test_requests_that_wait_for_their_turn_are_few_however_many_are_sent() -> No
 
         async with serving(waiting) as (server, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            await until(lambda: server.connections)
+            await wait_until(lambda: server.connections)
             counts = []
             for size in (1,) * 300 + (10_000,) * 2:  # each on its own, then many at once
                 writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * size)

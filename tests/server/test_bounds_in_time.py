@@ -11,9 +11,9 @@ import pytest
 from llmariner.server import ServerLimits
 from llmariner.server.connection import Connection
 
-from .conftest import count_body, hello, serving, statuses, until
+from .conftest import count_body, hello, serving, statuses, wait_until
 
-QUICK = ServerLimits(
+SHORT_TIMEOUTS = ServerLimits(
     head_seconds=0.2,
     idle_seconds=0.6,
     body_seconds=0.3,
@@ -36,7 +36,7 @@ async def endless(_scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0)
 
 
-async def dripped(port: int, first: bytes, drip: bytes, pause: float) -> bytes:
+async def send_slowly(port: int, first: bytes, drip: bytes, pause: float) -> bytes:
     """Send, then a little again and again, until the server says something; all that it says."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(first)
@@ -64,15 +64,15 @@ async def dripped(port: int, first: bytes, drip: bytes, pause: float) -> bytes:
 )
 def test_what_comes_too_slowly_is_refused(first: bytes, drip: bytes, status: int) -> None:
     async def run() -> bytes:
-        async with serving(count_body, limits=QUICK) as (_, port):
-            return await dripped(port, first, drip, 0.02)
+        async with serving(count_body, limits=SHORT_TIMEOUTS) as (_, port):
+            return await send_slowly(port, first, drip, 0.02)
 
     assert statuses(asyncio.run(run())) == [status]
 
 
 def test_a_body_that_makes_progress_may_take_long() -> None:
     async def run() -> bytes:
-        async with serving(count_body, limits=QUICK) as (_, port):
+        async with serving(count_body, limits=SHORT_TIMEOUTS) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(POST)
             for _ in range(100):
@@ -91,7 +91,7 @@ def test_a_body_that_the_application_does_not_take_is_not_the_callers_fault() ->
         await count_body(scope, receive, send)
 
     async def run() -> bytes:
-        async with serving(late, limits=QUICK) as (_, port):
+        async with serving(late, limits=SHORT_TIMEOUTS) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3000000\r\n\r\n" + b"x" * 3_000_000)
             answer = await asyncio.wait_for(reader.readuntil(b"3000000\r\n"), 5)
@@ -107,7 +107,7 @@ def test_a_caller_that_waits_for_leave_to_send_is_not_slow() -> None:
         await count_body(scope, receive, send)
 
     async def run() -> bytes:
-        async with serving(late, limits=QUICK) as (_, port):
+        async with serving(late, limits=SHORT_TIMEOUTS) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n")
             leave = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
@@ -121,7 +121,7 @@ def test_a_caller_that_waits_for_leave_to_send_is_not_slow() -> None:
 
 def test_a_head_is_timed_from_its_first_byte_on_an_old_connection() -> None:
     async def run() -> bytes:
-        async with serving(hello, limits=QUICK) as (_, port):
+        async with serving(hello, limits=SHORT_TIMEOUTS) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             await asyncio.sleep(0.4)  # idle for longer than a head may take
             writer.write(GET[:20])
@@ -136,7 +136,7 @@ def test_a_head_is_timed_from_its_first_byte_on_an_old_connection() -> None:
 
 def test_a_connection_without_a_request_is_closed_without_a_word() -> None:
     async def run() -> bytes:
-        async with serving(hello, limits=QUICK) as (_, port):
+        async with serving(hello, limits=SHORT_TIMEOUTS) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             answer = await asyncio.wait_for(reader.read(), 5)
             writer.close()
@@ -158,10 +158,10 @@ def test_a_reader_that_stops_reading_loses_its_connection() -> None:
         await endless(scope, receive, send)
 
     async def run() -> None:
-        async with serving(watched, limits=QUICK, grace=0.0) as (server, port):
+        async with serving(watched, limits=SHORT_TIMEOUTS, grace=0.0) as (server, port):
             with socket.create_connection(("127.0.0.1", port)) as caller:
                 caller.sendall(GET)
-                await until(lambda: ended.is_set() and not server.connections)
+                await wait_until(lambda: ended.is_set() and not server.connections)
 
     asyncio.run(run())
 
@@ -175,18 +175,18 @@ def test_a_reader_that_stops_reading_the_last_answer_loses_its_connection() -> N
         await send({"type": "http.response.body", "body": b"x" * 20_000_000})
 
     async def run() -> None:
-        async with serving(large, limits=QUICK, grace=0.0) as (server, port):
+        async with serving(large, limits=SHORT_TIMEOUTS, grace=0.0) as (server, port):
             with socket.create_connection(("127.0.0.1", port)) as caller:
                 caller.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-                await until(lambda: server.connections)
-                await until(lambda: not server.connections)
+                await wait_until(lambda: server.connections)
+                await wait_until(lambda: not server.connections)
 
     asyncio.run(run())
 
 
 def test_a_slow_reader_that_reads_keeps_its_stream() -> None:
     async def run() -> int:
-        async with serving(endless, limits=QUICK, grace=0.0) as (_, port):
+        async with serving(endless, limits=SHORT_TIMEOUTS, grace=0.0) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(GET)
             got = 0
@@ -207,7 +207,7 @@ def test_the_kernel_gives_up_on_callers_that_acknowledge_nothing(seconds: int, p
     async def run() -> list[int]:
         async with serving(hello, limits=ServerLimits(write_seconds=seconds)) as (server, port):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
-            await until(lambda: server.connections)
+            await wait_until(lambda: server.connections)
             connection = next(iter(server.connections)).transport.get_extra_info("socket")
             found = [connection.getsockopt(socket.IPPROTO_TCP, each) for each in options]
             writer.close()
@@ -231,8 +231,8 @@ def test_a_connection_whose_limits_fail_takes_none_from_others(monkeypatch: pyte
         async with serving(hello, limits=ServerLimits(tick_seconds=0.05, idle_seconds=0.1)) as (server, port):
             monkeypatch.setattr(Connection, "check_timeouts", fail_once)
             writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(3)]
-            await until(lambda: failed)
-            await until(lambda: not server.connections)
+            await wait_until(lambda: failed)
+            await wait_until(lambda: not server.connections)
             for writer in writers:
                 writer.close()
 

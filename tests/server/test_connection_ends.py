@@ -9,10 +9,10 @@ import pytest
 
 from llmariner.server import ServerLimits
 
-from .conftest import exchange, serving, statuses, until
+from .conftest import exchange, serving, statuses, wait_until
 
 PARTIAL = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc"
-WHOLE = PARTIAL + b"defghij"
+COMPLETE = PARTIAL + b"defghij"
 
 
 async def crash(_scope: Any, receive: Any, _send: Any) -> None:
@@ -20,20 +20,20 @@ async def crash(_scope: Any, receive: Any, _send: Any) -> None:
     raise ValueError("on purpose")
 
 
-async def crash_at_once(_scope: Any, _receive: Any, _send: Any) -> None:
+async def crash_immediately(_scope: Any, _receive: Any, _send: Any) -> None:
     raise ValueError("on purpose")
 
 
-async def wait_for_what_is_cancelled(_scope: Any, _receive: Any, _send: Any) -> None:
+async def await_canceled_task(_scope: Any, _receive: Any, _send: Any) -> None:
     shared = asyncio.get_running_loop().create_future()
     shared.cancel()
     await shared
 
 
+@pytest.mark.parametrize("application", [crash, crash_immediately, await_canceled_task], ids=lambda each: each.__name__)
 @pytest.mark.parametrize(
-    "application", [crash, crash_at_once, wait_for_what_is_cancelled], ids=lambda each: each.__name__
+    "request_bytes", [COMPLETE, PARTIAL, COMPLETE + PARTIAL], ids=["whole", "partial", "next-partial"]
 )
-@pytest.mark.parametrize("request_bytes", [WHOLE, PARTIAL, WHOLE + PARTIAL], ids=["whole", "partial", "next-partial"])
 def test_a_failure_is_answered_however_much_of_the_request_came(application: Any, request_bytes: bytes) -> None:
     async def run() -> bytes:
         async with serving(application) as (_, port):
@@ -56,7 +56,7 @@ def test_a_caller_may_end_its_side_within_a_body_that_was_refused(caplog: pytest
             writer.write(PARTIAL)
             assert statuses(await asyncio.wait_for(reader.read(), 5)) == [413]
             writer.write_eof()
-            await until(lambda: not server.connections)
+            await wait_until(lambda: not server.connections)
             writer.close()
 
     asyncio.run(run())
@@ -78,7 +78,7 @@ def test_an_offer_behind_the_last_request_takes_nothing_from_its_answer(behind: 
     assert statuses(asyncio.run(run())) == [413]
 
 
-@pytest.mark.parametrize("behind", [WHOLE, PARTIAL, PARTIAL + b"x" * 5], ids=["whole", "partial", "partial-body"])
+@pytest.mark.parametrize("behind", [COMPLETE, PARTIAL, PARTIAL + b"x" * 5], ids=["whole", "partial", "partial-body"])
 @pytest.mark.parametrize("reset", [False, True], ids=["end", "reset"])
 def test_a_hang_up_is_told_while_another_request_waits_its_turn(behind: bytes, reset: bool) -> None:
     gone = asyncio.Event()
@@ -93,7 +93,7 @@ def test_a_hang_up_is_told_while_another_request_waits_its_turn(behind: bytes, r
         async with serving(waiting, limits=ServerLimits(tick_seconds=0.05)) as (server, port):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" + behind)
-            await until(lambda: entered)
+            await wait_until(lambda: entered)
             await asyncio.sleep(0.2)
             assert not gone.is_set()
             if reset:
@@ -101,19 +101,19 @@ def test_a_hang_up_is_told_while_another_request_waits_its_turn(behind: bytes, r
             else:
                 writer.close()
             await asyncio.wait_for(gone.wait(), 5)
-            await until(lambda: not server.connections)
+            await wait_until(lambda: not server.connections)
 
     asyncio.run(run())
     assert entered == ["GET"]
 
 
 def test_a_body_that_breaks_behind_its_answer_gets_no_second_one() -> None:
-    async def answer_and_go_on(scope: Any, receive: Any, send: Any) -> None:
+    async def respond_and_continue(scope: Any, receive: Any, send: Any) -> None:
         await too_large(scope, receive, send)
         await asyncio.sleep(10)
 
     async def run() -> bytes:
-        async with serving(answer_and_go_on) as (_, port):
+        async with serving(respond_and_continue) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
             answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\nno"), 5)

@@ -16,24 +16,24 @@ import pytest
 
 from llmariner.server import ServerLimits
 
-from .conftest import body_of, echo, exchange, hello, serving, statuses, until
+from .conftest import body_of, echo, exchange, hello, serving, statuses, wait_until
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 LARGE = 9 * 1024 * 1024
 
 
-async def refusing(_scope: Any, _receive: Any, send: Any) -> None:
+async def respond_without_reading(_scope: Any, _receive: Any, send: Any) -> None:
     """Answers without reading the body, as for a key that is no good or a path that nobody serves."""
     await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"no"})
 
 
-async def in_a_thread(port: int, call: Any) -> Any:
+async def run_in_thread(port: int, call: Any) -> Any:
     return await asyncio.get_running_loop().run_in_executor(None, call, port)
 
 
-def by_http_client(port: int) -> int:
+def via_http_client(port: int) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
         connection.request("POST", "/", body=b"x" * LARGE)
@@ -42,28 +42,28 @@ def by_http_client(port: int) -> int:
         connection.close()
 
 
-def by_node(port: int) -> int:
+def via_node(port: int) -> int:
     program = f"""
         fetch('http://127.0.0.1:{port}/', {{method: 'POST', body: Buffer.alloc({LARGE})}})
           .then(answer => console.log(answer.status), error => console.log(error.cause?.code ?? error))"""
     return int(subprocess.run(["node", "-e", program], capture_output=True, timeout=60, check=True).stdout)
 
 
-@pytest.mark.parametrize("by", [by_http_client, by_node])
+@pytest.mark.parametrize("by", [via_http_client, via_node])
 def test_a_refusal_before_the_body_was_read_is_heard(by: Any) -> None:
-    if by is by_node and shutil.which("node") is None:
+    if by is via_node and shutil.which("node") is None:
         pytest.skip("node is not installed")
 
     async def run() -> list[int]:
-        async with serving(refusing) as (_, port):
-            return [await in_a_thread(port, by) for _ in range(3)]
+        async with serving(respond_without_reading) as (_, port):
+            return [await run_in_thread(port, by) for _ in range(3)]
 
     assert asyncio.run(run()) == [413, 413, 413]
 
 
 def test_an_early_answer_says_that_the_connection_ends() -> None:
     async def run() -> bytes:
-        async with serving(refusing) as (_, port):
+        async with serving(respond_without_reading) as (_, port):
             return await exchange(port, b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
 
     assert b"connection: close" in asyncio.run(run())
@@ -79,7 +79,7 @@ def test_a_refused_head_is_heard_while_more_of_it_comes() -> None:
 
     async def run() -> bytes:
         async with serving(hello) as (_, port):
-            return bytes(await in_a_thread(port, flood))
+            return bytes(await run_in_thread(port, flood))
 
     assert asyncio.run(run()).startswith(b"HTTP/1.1 431")
 
@@ -109,10 +109,10 @@ def test_reading_on_after_the_last_answer_has_an_end(limits: ServerLimits, part:
                 await writer.wait_closed()
 
     async def run() -> None:
-        async with serving(refusing, limits=limits) as (server, port):
+        async with serving(respond_without_reading, limits=limits) as (server, port):
             task = asyncio.create_task(sending(port, part, pause))
-            await until(lambda: server.connections)
-            await until(lambda: not server.connections)
+            await wait_until(lambda: server.connections)
+            await wait_until(lambda: not server.connections)
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -156,7 +156,7 @@ def test_an_application_that_goes_on_after_a_hang_up_holds_nobody_else_up() -> N
     answered: list[bytes] = []
     gave_up: list[bool] = []
 
-    async def heedless(scope: Any, receive: Any, send: Any) -> None:
+    async def ignore_disconnect(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] != "/endless":
             await hello(scope, receive, send)
             return
@@ -168,14 +168,14 @@ def test_an_application_that_goes_on_after_a_hang_up_holds_nobody_else_up() -> N
         gave_up.append(not answered)
 
     async def run() -> bytes:
-        async with serving(heedless) as (server, port):
+        async with serving(ignore_disconnect) as (server, port):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n")
             await asyncio.wait_for(entered.wait(), 10)
             writer.transport.abort()
-            await until(lambda: not server.connections)
+            await wait_until(lambda: not server.connections)
             answered.append(await exchange(port, CLOSE))
-            await until(lambda: gave_up)
+            await wait_until(lambda: gave_up)
             return answered[0]
 
     assert statuses(asyncio.run(run())) == [200]
@@ -242,7 +242,7 @@ def test_the_servers_end_does_not_wait_for_a_reader_that_does_not_read() -> None
         async with asyncio.timeout(10), serving(endless, grace=60.0, limits=limits) as (_, port):
             _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
             writer.write(GET)
-            await until(entered.is_set)
+            await wait_until(entered.is_set)
         writer.close()
 
     asyncio.run(run())
@@ -265,7 +265,7 @@ def test_a_request_whose_head_is_on_its_way_at_the_end_is_answered() -> None:
     assert b"connection: close" in answer
 
 
-async def misusing(scope: Any, _receive: Any, send: Any) -> None:
+async def violate_protocol(scope: Any, _receive: Any, send: Any) -> None:
     """An application that does what it must not, by the path."""
     head = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]}
     whole = {"type": "http.response.body", "body": b"first"}
@@ -307,7 +307,7 @@ def test_no_answer_is_followed_by_bytes_that_another_request_would_get(
     path: bytes, seen: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> bytes:
-        async with serving(misusing) as (_, port):
+        async with serving(violate_protocol) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % path + GET)
             try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import body_of, echo, exchange, serving, until
+from .conftest import body_of, echo, exchange, serving, wait_until
 
 CLOSE = b"connection: close\r\n"
 
@@ -21,13 +21,13 @@ async def stream(_scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"two"})
 
 
-async def unread(_scope: Any, _receive: Any, send: Any) -> None:
+async def respond_without_reading(_scope: Any, _receive: Any, send: Any) -> None:
     """Answers without reading the body."""
     await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
 
 
-async def broken(_scope: Any, _receive: Any, _send: Any) -> None:
+async def failing(_scope: Any, _receive: Any, _send: Any) -> None:
     raise RuntimeError("on purpose")
 
 
@@ -131,7 +131,7 @@ def test_a_caller_that_waits_for_leave_to_send_its_body_gets_it() -> None:
 
 def test_a_body_that_nobody_read_is_not_taken_for_the_next_request() -> None:
     async def run() -> bytes:
-        async with serving(unread) as (_, port):
+        async with serving(respond_without_reading) as (_, port):
             smuggled = b"GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n"
             head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10000\r\n\r\n"
             return await exchange(port, head + smuggled)
@@ -144,7 +144,7 @@ def test_a_body_that_nobody_read_is_not_taken_for_the_next_request() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_an_application_that_fails_before_it_answers_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> bytes:
-        async with serving(broken) as (_, port):
+        async with serving(failing) as (_, port):
             return await exchange(port, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
 
     answer = asyncio.run(run())
@@ -185,7 +185,7 @@ def test_a_hang_up_is_told_to_the_application_in_both_ways() -> None:
             writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
             await asyncio.sleep(0.1)
             writer.close()
-            await until(lambda: len(told) == 2)
+            await wait_until(lambda: len(told) == 2)
 
     asyncio.run(run())
     assert sorted(told) == ["callback", "http.disconnect"]

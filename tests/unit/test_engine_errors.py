@@ -26,7 +26,7 @@ QUOTED = """1 validation error:
   {'type': 'value_error', 'loc': 'body', 'msg': "Value error, `top_k` can't be -7.", 'input': '<dict of 3 items>'}"""
 
 
-def refused(status: int, **error: Any) -> tuple[type[Exception], str, str | None, str | None]:
+def translate(status: int, **error: Any) -> tuple[type[Exception], str, str | None, str | None]:
     found = engine_error(status, json.dumps({"error": error}).encode(), "m")
     return type(found), found.message, found.param, found.code
 
@@ -48,7 +48,7 @@ def refused(status: int, **error: Any) -> tuple[type[Exception], str, str | None
     ],
 )
 def test_an_engines_words_become_one_sentence(message: str, param: str | None, said: str, name: str | None) -> None:
-    assert refused(400, message=message, param=param) == (InvalidRequest, said, name, None)
+    assert translate(400, message=message, param=param) == (InvalidRequest, said, name, None)
 
 
 def test_errors_in_fastapis_own_shape_are_understood() -> None:
@@ -76,7 +76,7 @@ def test_only_a_model_that_the_engine_lacks_is_told_as_one(error: dict[str, Any]
     [(302, EngineFailed), (429, Unavailable), (500, EngineFailed), (501, InvalidRequest), (503, Unavailable)],
 )
 def test_what_a_caller_cannot_mend_is_not_said_to_be_theirs(status: int, kind: type) -> None:
-    assert refused(status, message="words")[0] is kind
+    assert translate(status, message="words")[0] is kind
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ def test_a_body_that_is_right_passes_and_null_counts_as_left_out(route: Route, b
 @pytest.mark.parametrize("value", [[], {}, "x", 1, 1.5, True, None])
 def test_a_field_of_any_other_type_is_refused_in_words(route: Route, body: dict[str, Any], value: Any) -> None:
     for name in route.checks:
-        error = refusal(route, {**body, name: value})
+        error = check_error(route, {**body, name: value})
         if error is not None:
             assert re.split(r"[.\[]", error.param or "")[0] == name
             assert f"'{error.param}'" in error.message
@@ -263,7 +263,7 @@ def test_an_integer_beyond_64_bits_is_refused_for_its_size(seed: bytes) -> None:
     assert (refused.value.param, refused.value.code) == ("seed", "invalid_value")
 
 
-def refusal(route: Route, body: dict[str, Any]) -> InvalidRequest | None:
+def check_error(route: Route, body: dict[str, Any]) -> InvalidRequest | None:
     try:
         check_fields(route, body)
     except InvalidRequest as error:

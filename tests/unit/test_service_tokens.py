@@ -33,7 +33,7 @@ def caller(authorization: str | None) -> str:
     return verify_service_token(request, Secret(SECRET), audience=AUDIENCE)
 
 
-def signed(claims: dict[str, Any], *, header: dict[str, Any] | None = None, key: str = SECRET) -> str:
+def sign_token(claims: dict[str, Any], *, header: dict[str, Any] | None = None, key: str = SECRET) -> str:
     """A token made by hand, as a forger would."""
     head = {"alg": "HS256", "typ": "JWT"} if header is None else header
     parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (head, claims)]
@@ -66,13 +66,13 @@ def test_a_token_is_signed_once_and_used_again() -> None:
 
 
 def test_a_token_made_by_hand_in_the_same_way_is_taken() -> None:
-    assert caller(f"Bearer {signed(claims())}") == "function"
+    assert caller(f"Bearer {sign_token(claims())}") == "function"
 
 
 @pytest.mark.parametrize("changed", [{"iat": 3}, {"exp": -3}])
 def test_clocks_may_differ_by_seconds(changed: dict[str, int]) -> None:
     now = int(time.time())
-    assert caller(f"Bearer {signed(claims(**{name: now + by for name, by in changed.items()}))}") == "function"
+    assert caller(f"Bearer {sign_token(claims(**{name: now + by for name, by in changed.items()}))}") == "function"
 
 
 RS256 = {"alg": "RS256", "typ": "JWT"}
@@ -82,20 +82,20 @@ FORGED = {
     "the secret of another case": lambda: token(SECRET.upper()),
     "another function's": lambda: token(audience="models"),
     "an empty audience": lambda: token(audience=""),
-    "no audience": lambda: signed(claims(aud=None)),
-    "no issuer": lambda: signed(claims(iss=None)),
-    "no end": lambda: signed(claims(exp=None)),
-    "expired": lambda: signed(claims(exp=int(time.time()) - 6)),
-    "from the future": lambda: signed(claims(iat=int(time.time()) + 30)),
-    "an end that is no number": lambda: signed(claims(exp="tomorrow")),
-    "no algorithm": lambda: signed(claims(), header=NONE),
-    "no algorithm and no signature": lambda: signed(claims(), header=NONE).rsplit(".", 1)[0] + ".",
+    "no audience": lambda: sign_token(claims(aud=None)),
+    "no issuer": lambda: sign_token(claims(iss=None)),
+    "no end": lambda: sign_token(claims(exp=None)),
+    "expired": lambda: sign_token(claims(exp=int(time.time()) - 6)),
+    "from the future": lambda: sign_token(claims(iat=int(time.time()) + 30)),
+    "an end that is no number": lambda: sign_token(claims(exp="tomorrow")),
+    "no algorithm": lambda: sign_token(claims(), header=NONE),
+    "no algorithm and no signature": lambda: sign_token(claims(), header=NONE).rsplit(".", 1)[0] + ".",
     "no signature": lambda: token().rsplit(".", 1)[0] + ".",
-    "another algorithm's name": lambda: signed(claims(), header=RS256),
+    "another algorithm's name": lambda: sign_token(claims(), header=RS256),
     "a longer hash": lambda: jwt.encode(claims(), SECRET, algorithm="HS512"),
-    "claims exchanged": lambda: ".".join([token().split(".")[0], signed(claims()).split(".")[1][:-2] + "fQ", "x"]),
+    "claims exchanged": lambda: ".".join([token().split(".")[0], sign_token(claims()).split(".")[1][:-2] + "fQ", "x"]),
     "one byte of the signature": lambda: token()[:-2] + ("A" if token()[-2] != "A" else "B") + token()[-1],
-    "a list of claims": lambda: signed([1, 2]),  # type: ignore[arg-type]
+    "a list of claims": lambda: sign_token([1, 2]),  # type: ignore[arg-type]
     "cut off": lambda: token()[:40],
     "two parts": lambda: token().rsplit(".", 1)[0],
     "nothing": lambda: "",

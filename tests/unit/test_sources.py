@@ -12,7 +12,7 @@ from llmariner.tenancy.keys.allowed_networks import is_allowed
 
 TRUSTED = ("10.0.0.0/8", "fd00::/8")
 
-SAID = {
+CASES = {
     "nothing": ([], "10.0.0.1"),
     "one hop": (["203.0.113.9"], "203.0.113.9"),
     "an empty line": ([""], "10.0.0.1"),
@@ -31,7 +31,7 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize(("lines", "found"), SAID.values(), ids=SAID)
+@pytest.mark.parametrize(("lines", "found"), CASES.values(), ids=CASES)
 def test_the_last_address_that_is_not_ours_is_the_caller_s(lines: list[str], found: str) -> None:
     headers = [(b"x-forwarded-for", line.encode()) for line in lines]
     scope = {"client": ("10.0.0.1", 1234), "headers": headers}

@@ -44,7 +44,7 @@ def events(stream: bytes) -> list[Any]:
 STREAM = chunk("he", USAGE) + chunk("llo", {**USAGE, "completion_tokens": 4}) + last() + DONE
 
 
-def hidden(stream: bytes, *, include: bool, continuous: bool) -> bytes:
+def filtered(stream: bytes, *, include: bool, continuous: bool) -> bytes:
     return UsageFilter(include=include, continuous=continuous).apply(stream)
 
 
@@ -92,37 +92,37 @@ def test_an_event_in_many_parts_costs_no_more_than_its_length_and_has_a_bound() 
 
 
 def test_who_asked_for_nothing_sees_no_usage() -> None:
-    seen = events(hidden(STREAM, include=False, continuous=False))
+    seen = events(filtered(STREAM, include=False, continuous=False))
     assert [event["choices"][0]["delta"]["content"] for event in seen[:-1]] == ["he", "llo"]
     assert all("usage" not in event for event in seen[:-1])
     assert seen[-1] == b"[DONE]"
 
 
 def test_who_asked_for_usage_sees_it_once_at_the_end() -> None:
-    seen = events(hidden(STREAM, include=True, continuous=False))
+    seen = events(filtered(STREAM, include=True, continuous=False))
     # Null where it is not, as OpenAI has it.
     assert [event["usage"] for event in seen[:-1]] == [None, None, USAGE]
 
 
 def test_who_asked_for_it_continuously_sees_every_byte() -> None:
-    assert hidden(STREAM, include=True, continuous=True) == STREAM
+    assert filtered(STREAM, include=True, continuous=True) == STREAM
 
 
 def test_continuous_usage_alone_shows_none() -> None:
-    assert hidden(STREAM, include=False, continuous=True) == hidden(STREAM, include=False, continuous=False)
+    assert filtered(STREAM, include=False, continuous=True) == filtered(STREAM, include=False, continuous=False)
 
 
 @pytest.mark.parametrize("include", [False, True])
 def test_event_by_event_or_in_one_block_a_caller_sees_the_same(include: bool) -> None:
     usage_filter = UsageFilter(include=include, continuous=False)
     parts = [usage_filter.apply(part + b"\n\n") for part in STREAM.split(b"\n\n") if part]
-    assert b"".join(parts) == hidden(STREAM, include=include, continuous=False)
+    assert b"".join(parts) == filtered(STREAM, include=include, continuous=False)
 
 
 @pytest.mark.parametrize("usage", [USAGE, {**USAGE, "prompt_tokens_details": {"cached_tokens": 5}}, None])
 @pytest.mark.parametrize("spaced", [False, True])
 def test_usage_of_every_shape_is_cut_out(usage: Any, spaced: bool) -> None:
-    [seen] = events(hidden(chunk("x", usage, spaced=spaced), include=False, continuous=False))
+    [seen] = events(filtered(chunk("x", usage, spaced=spaced), include=False, continuous=False))
     assert set(seen) == {"choices", "id"}
 
 
@@ -141,7 +141,7 @@ LOOKALIKES = [
 @pytest.mark.parametrize(("include", "continuous"), [(False, False), (True, False), (True, True)])
 def test_text_that_looks_like_usage_survives(content: str, include: bool, continuous: bool) -> None:
     stream = chunk(content, USAGE) + last() + DONE
-    seen = events(hidden(stream, include=include, continuous=continuous))
+    seen = events(filtered(stream, include=include, continuous=continuous))
     assert seen[0]["choices"][0]["delta"]["content"] == content
     assert ("usage" in seen[0]) is include
     assert (seen[0].get("usage") is not None) is continuous
@@ -154,7 +154,7 @@ def test_text_that_looks_like_usage_survives(content: str, include: bool, contin
 )
 def test_whatever_a_model_says_reaches_its_caller(contents: list[str], include: bool) -> None:
     stream = b"".join(chunk(content, USAGE) for content in contents) + last() + DONE
-    seen = events(hidden(stream, include=include, continuous=False))
+    seen = events(filtered(stream, include=include, continuous=False))
     texts = [event["choices"][0]["delta"]["content"] for event in seen[:-1] if event["choices"]]
     assert texts == contents
     assert len(seen) == len(contents) + 1 + include
@@ -162,7 +162,7 @@ def test_whatever_a_model_says_reaches_its_caller(contents: list[str], include: 
 
 def test_comments_and_the_end_pass_untouched() -> None:
     for part in (format_comment({"phase": "loading"}), DONE, format_event({"error": {"message": "x"}})):
-        assert hidden(part, include=False, continuous=False) == part
+        assert filtered(part, include=False, continuous=False) == part
 
 
 def test_the_last_usage_seen_is_remembered() -> None:

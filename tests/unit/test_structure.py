@@ -53,7 +53,7 @@ HEAVY = {
 }
 
 
-def took(route: Route, body: bytes) -> float:
+def parse_seconds(route: Route, body: bytes) -> float:
     """CPU seconds until it was parsed or refused; the least of three, since others work on this machine, too."""
     times = []
     for _ in range(3):
@@ -67,13 +67,13 @@ def took(route: Route, body: bytes) -> float:
 @pytest.mark.parametrize("what", HEAVY)
 def test_eight_megabytes_of_anything_hold_nobody_up(what: str) -> None:
     body = HEAD + HEAVY[what] + b"}"
-    plain = took(CHAT_COMPLETIONS, HEAD + b'"' + b"x" * SIZE + b'"}')
-    assert took(CHAT_COMPLETIONS, body) < 0.06 + 5 * plain
+    plain = parse_seconds(CHAT_COMPLETIONS, HEAD + b'"' + b"x" * SIZE + b'"}')
+    assert parse_seconds(CHAT_COMPLETIONS, body) < 0.06 + 5 * plain
 
 
 def test_half_a_million_token_ids_are_read_quickly() -> None:
     body = b'{"model":"m","input":[' + b"15339," * 400_000 + b"1]}"
-    assert took(EMBEDDINGS, body) < 0.1
+    assert parse_seconds(EMBEDDINGS, body) < 0.1
 
 
 @pytest.mark.parametrize("depth", [100, 101])
@@ -105,12 +105,12 @@ VALUES = st.recursive(
 )
 
 
-def marks(value: Any) -> str:
+def structural_bytes(value: Any) -> str:
     """The brackets, commas and colons of a value as JSON, those of strings left out."""
     if isinstance(value, list):
-        return "[" + ",".join(map(marks, value)) + "]"
+        return "[" + ",".join(map(structural_bytes, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(":" + marks(each) for each in value.values()) + "}"
+        return "{" + ",".join(":" + structural_bytes(each) for each in value.values()) + "}"
     return ""
 
 
@@ -118,4 +118,4 @@ def marks(value: Any) -> str:
 @given(VALUES, st.booleans())
 def test_marks_are_told_apart_from_strings(value: Any, ascii_only: bool) -> None:
     body = json.dumps(value, ensure_ascii=ascii_only).encode()
-    assert _outside_strings(body).decode() == marks(value)
+    assert _outside_strings(body).decode() == structural_bytes(value)

@@ -454,9 +454,9 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _disconnect_current(self) -> None:
-        gone, self.current = self.current, None
-        if gone is not None:
-            gone.on_disconnect()
+        cycle, self.current = self.current, None
+        if cycle is not None:
+            cycle.on_disconnect()
 
     def _scope(self, version: str) -> Message:
         path, raw_path, query = split_target(self._url)

@@ -79,23 +79,21 @@ class RequestCycle:
     @property
     def method(self) -> str:
         """The request's method."""
-        found: str = self._scope["method"]
-        return found
+        method: str = self._scope["method"]
+        return method
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The request's header fields, names in lower case."""
-        found: list[tuple[bytes, bytes]] = self._scope["headers"]
-        return found
+        headers: list[tuple[bytes, bytes]] = self._scope["headers"]
+        return headers
 
     async def run(self) -> None:
         """Run the application. Afterwards the connection serves the next request or closes, whatever the application did."""
         try:
             await self._server.application(self._scope, self._receive, self._send)
-        except (
-            Exception,
-            asyncio.CancelledError,
-        ) as error:  # the application may await a task that is canceled elsewhere
+        except (Exception, asyncio.CancelledError) as error:
+            # CancelledError also comes from a task that the application awaits and that is canceled elsewhere.
             if not (self._disconnected and isinstance(error, asyncio.CancelledError)):
                 _log.exception("the application failed on %s %r", self._scope["method"], self._scope["path"])
         finally:

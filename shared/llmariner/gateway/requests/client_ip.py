@@ -36,10 +36,10 @@ class ClientIpResolver:
         """The last hop that is not a trusted proxy; None where the server does not know its peer."""
         client = scope.get("client")
         hops = _forwarded_for(scope) if b"x-forwarded-for" in head else []
-        found = client[0] if client else None
-        while found is not None and hops and _within(found, self._trusted):
-            found = hops.pop()
-        return found
+        address = client[0] if client else None
+        while address is not None and hops and _within(address, self._trusted):
+            address = hops.pop()
+        return address
 
     def resolve_behind_proxy(
         self, scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]
@@ -57,12 +57,12 @@ def _forwarded_for(scope: MutableMapping[str, Any]) -> list[str]:
 
 def _within(address: str, networks: Iterable[Network]) -> bool:
     try:
-        found = ipaddress.ip_address(address)
+        ip = ipaddress.ip_address(address)
     except ValueError:
         return False
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped
-    return any(found in network for network in networks)
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return any(ip in network for network in networks)
 
 
 @lru_cache(maxsize=1024)

@@ -56,20 +56,20 @@ def _circular_schema(circular: Schema, param: str) -> InvalidRequest:
 
 def _reachable(root: Schema, max_schemas: int) -> dict[int, tuple[Schema, Schema | None]] | None:
     """Every schema that applies to some value, by identity, with its `$ref` target; None when over `max_schemas`."""
-    found: dict[int, tuple[Schema, Schema | None]] = {}
+    reachable: dict[int, tuple[Schema, Schema | None]] = {}
     waiting = deque([root])
     seen = {id(root)}
     while waiting:
         schema = waiting.popleft()
         target = _resolve_reference(root, schema.get("$ref"))
-        found[id(schema)] = schema, target
+        reachable[id(schema)] = schema, target
         for each in (*_children(schema), *([] if target is None else [target])):
             if id(each) not in seen:
                 seen.add(id(each))
                 waiting.append(each)
         if len(seen) > max_schemas:
             return None
-    return found
+    return reachable
 
 
 def _children(schema: Schema) -> Iterator[Schema]:
@@ -90,16 +90,16 @@ def _resolve_reference(root: Schema, reference: Any) -> Schema | None:
         return None
     if len(reference) > _MAX_REFERENCE_LENGTH:
         return None
-    found: Any = root
+    target: Any = root
     for part in unquote(reference).split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, dict):
-            found = found.get(name)
-        elif isinstance(found, list) and name.isdecimal() and len(name) < 6 and int(name) < len(found):
-            found = found[int(name)]
+        if isinstance(target, dict):
+            target = target.get(name)
+        elif isinstance(target, list) and name.isdecimal() and len(name) < 6 and int(name) < len(target):
+            target = target[int(name)]
         else:
             return None
-    return found if isinstance(found, dict) else None
+    return target if isinstance(target, dict) else None
 
 
 def _alternatives(schema: Schema, target: Schema | None) -> Iterator[list[Schema]]:

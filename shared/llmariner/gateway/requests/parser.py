@@ -89,8 +89,8 @@ def _requested_max_tokens(route: Route, fields: dict[str, Any]) -> int | None:
     """The upper bound of one completion, from any of the route's fields; None: the context length."""
     for name in route.max_tokens_fields:
         if (value := fields.get(name)) is not None:
-            found: int = value
-            return found
+            max_tokens: int = value
+            return max_tokens
     return route.default_max_tokens
 
 

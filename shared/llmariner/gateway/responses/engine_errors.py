@@ -64,12 +64,12 @@ def _message_and_param(body: bytes) -> tuple[str, str | None]:
     if isinstance(message, list):
         return _from_error_list(message)
     text = message[:_MAX_MESSAGE_LENGTH] if isinstance(message, str) else ""
-    found = _openai_param(param) if isinstance(param, str) else None
-    if (header := _REPR_HEADER.match(text)) and (first_message := _REPR_MESSAGE.search(text)):
-        text = _format_message(first_message[1] or first_message[2], int(header[1]), found)
+    openai_param = _openai_param(param) if isinstance(param, str) else None
+    if (repr_header := _REPR_HEADER.match(text)) and (first_message := _REPR_MESSAGE.search(text)):
+        text = _format_message(first_message[1] or first_message[2], int(repr_header[1]), openai_param)
     elif pydantic_text := _PYDANTIC_TEXT.match(text):
-        text = _format_message(pydantic_text[2], int(pydantic_text[1]), found)
-    return text, found
+        text = _format_message(pydantic_text[2], int(pydantic_text[1]), openai_param)
+    return text, openai_param
 
 
 def _from_error_list(errors: list[Any]) -> tuple[str, str | None]:
