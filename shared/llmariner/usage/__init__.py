@@ -1,1 +1,1 @@
-"""Usage: one ledger of what each request on the token path used."""
+"""Usage: the ledger of what each request on the token path used, prices, and reports."""

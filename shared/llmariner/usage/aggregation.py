@@ -1,7 +1,7 @@
-"""From events to a request, and from a request to what it adds to the sums: no database here.
+"""Pure functions from ledger events to a request's row, and from that row to its contribution to rollups.
 
-An event says what a request has used *so far*, and the fold takes the greatest; what ended it is said by the closing event,
-else by the interruption. So events may come twice, late or in any order.
+An event holds the request's usage *so far*, and folding takes the maximum; the outcome comes from the closing event, else
+from the interruption. So events may arrive more than once, late and in any order.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ OPEN = "open"
 INTERRUPTED = "interrupted"
 TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 HOUR, DAY = 3600, 86400
-# The year 9999: what databases and clients can still show.
+# The year 9999: the last one that databases and clients can represent.
 _MAX_TIME = 253_402_300_800
 _KINDS = ("admitted", "checkpoint", "closed")
 _IDENTITY = ("organization_id", "project_id", "user_id", "key_id", "model", "route", "adapter", "admitted_at")
 _TIMES = ("waited_seconds", "queued_seconds", "wake_seconds", "first_token_seconds", "total_seconds")
 _OUTCOME = ("outcome", "status", *_TIMES)
-# What processes of an older version do not say.
+# Defaults of fields that earlier releases do not send.
 _DEFAULTS = {
     "reasoning_tokens": 0,
     **dict.fromkeys(("adapter", "base_model", "queued_seconds", "wake_seconds", "total_seconds")),
@@ -51,16 +51,16 @@ _DEFAULTS = {
 }
 _REQUIRED = frozenset({"request_id", "sequence", "kind", "at", *TOKENS, *_IDENTITY}) - _DEFAULTS.keys()
 _REQUIRED_WHEN_CLOSED = _REQUIRED | frozenset(_OUTCOME) - _DEFAULTS.keys()
-# Before the closing event's place, after any checkpoint's.
+# Sorts after every checkpoint and before the closing event.
 _INTERRUPTION_SEQUENCE = 2**31 - 2
-# What a column of 64 bits takes many thousand times over: sums of these are stored, too.
+# A 64-bit column must hold sums of many thousand such counts.
 _MAX_TOKENS = 2**40
 _EVENT_COLUMNS = tuple(column.name for column in ledger_events.c)
 _COMMON = frozenset({"request_id", "sequence", "kind", "at", *TOKENS})
 
 
 class Rollup(NamedTuple):
-    """One of the tables of sums: over how many seconds each of its rows is, and what it tells apart."""
+    """A table of sums: the seconds that each of its rows covers, and its dimensions."""
 
     table: Table
     width: int
@@ -72,20 +72,20 @@ def _rollup(table: Table, width: int) -> Rollup:
 
 
 ROLLUPS = (_rollup(ledger_project_days, DAY), _rollup(ledger_days, DAY), _rollup(ledger_hours, HOUR))
-"""The coarsest first."""
+"""All rollups, coarsest first."""
 _FINEST = ROLLUPS[-1].dimensions
 
 
 Validator = Callable[[Any], bool]
 
 
-def _count(most: int) -> Validator:
-    return lambda value: type(value) is int and 0 <= value <= most
+def _count(maximum: int) -> Validator:
+    return lambda value: type(value) is int and 0 <= value <= maximum
 
 
-def _seconds(least: float) -> Validator:
-    # Of a clock that was set back in between, a duration may be negative.
-    return lambda value: type(value) in (int, float) and least <= value < _MAX_TIME
+def _seconds(minimum: float) -> Validator:
+    # A duration is negative if the clock was set back meanwhile.
+    return lambda value: type(value) in (int, float) and minimum <= value < _MAX_TIME
 
 
 def _text(name: str) -> Validator:
@@ -108,11 +108,11 @@ _VALIDATORS: dict[str, Validator] = {
     "base_model": _or_none(_text("model")),
     **dict.fromkeys(("model_project_id", "base_project_id"), _or_none(_text("project_id"))),
 }
-"""By field, whether the columns take a value, and sums of such values, too."""
+"""Per field: whether its column can hold a value, and sums of such values."""
 
 
 def validate_event(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The event with all fields there are. InvalidRequest when a required one is missing, or can't be stored."""
+    """Return the event with all fields. Raises InvalidRequest if one is missing or cannot be stored."""
     is_closing = isinstance(event, Mapping) and event.get("kind") == "closed"
     required = _REQUIRED_WHEN_CLOSED if is_closing else _REQUIRED
     if not isinstance(event, Mapping) or not event.keys() >= required or event["kind"] not in _KINDS:
@@ -127,14 +127,14 @@ def validate_event(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def event_row(event: Mapping[str, Any], *, first: bool, price_id: str | None) -> dict[str, Any]:
-    """What of an event is kept: whose the request is by the first one that came of it, how it ended by its last."""
+    """The row of an event. The first event of a request to arrive stores its identity, the closing one its outcome."""
     kept = {*_COMMON, *(_IDENTITY if first else ()), *(_OUTCOME if event["kind"] == "closed" else ())}
     row = {name: event[name] if name in kept else None for name in _EVENT_COLUMNS}
     return row | ({"price_id": price_id} if first else {})
 
 
 def new_request(event: Mapping[str, Any], price_id: str | None) -> dict[str, Any]:
-    """A request of which nothing is known but whose it is."""
+    """The row of an open request without usage, with the identity that an event holds."""
     return {
         "request_id": event["request_id"],
         **_identity(event),
@@ -150,16 +150,16 @@ def new_request(event: Mapping[str, Any], price_id: str | None) -> dict[str, Any
 
 
 def interruption_event(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The event by which a request ends that gave no sign of life since `seen_at`."""
+    """The event that closes a request without an event since `seen_at` as interrupted."""
     counts = {name: request[name] for name in TOKENS}
-    said = {"request_id": request["request_id"], "sequence": _INTERRUPTION_SEQUENCE, "kind": INTERRUPTED}
-    return {**dict.fromkeys(_EVENT_COLUMNS), **said, "at": request["seen_at"], **counts}
+    head = {"request_id": request["request_id"], "sequence": _INTERRUPTION_SEQUENCE, "kind": INTERRUPTED}
+    return {**dict.fromkeys(_EVENT_COLUMNS), **head, "at": request["seen_at"], **counts}
 
 
 def apply_events(
     request: Mapping[str, Any], events: Iterable[Mapping[str, Any]], price: Price | None
 ) -> dict[str, Any]:
-    """A request with more of its events in it. `price` is the one of its `price_id`."""
+    """The row of a request after more of its events, in any order. `price` is that of its `price_id`."""
     row = dict(request)
     for event in events:
         for name in TOKENS:
@@ -168,37 +168,37 @@ def apply_events(
         if event["kind"] == "closed":
             row |= {name: event[name] for name in _OUTCOME} | {"closed_at": event["at"]}
         elif event["kind"] == INTERRUPTED and row["outcome"] == OPEN:
-            lived = event["at"] - row["admitted_at"]
-            row |= {"outcome": INTERRUPTED, "closed_at": event["at"], "total_seconds": lived}
+            duration = event["at"] - row["admitted_at"]
+            row |= {"outcome": INTERRUPTED, "closed_at": event["at"], "total_seconds": duration}
     row["cost"] = request_cost(row, price).total
     return row
 
 
 def request_cost(request: Mapping[str, Any], price: Price | None) -> Cost:
-    """What a request costs, in its parts."""
+    """The cost of a request, by component."""
     return price.cost(request, request["outcome"]) if price is not None else FREE
 
 
 class RollupDelta:
-    """What changes in the sums; to be gathered over many requests, and then added at once."""
+    """Changes of rollups, collected over many requests and then added at once."""
 
     def __init__(self) -> None:
         self._by_hour: dict[tuple[Any, ...], list[int]] = {}
 
     def replace(self, before: Mapping[str, Any] | None, after: Mapping[str, Any], price: Price | None) -> None:
-        """A request became another. `before` None: there was none."""
+        """Replace a request's contribution. `before` None: the request is new."""
         if before is not None:
             self._add(before, price, -1)
         self._add(after, price, 1)
 
     def rows(self, rollup: Rollup) -> list[dict[str, Any]]:
-        """What is to be added to the rows of a table, in the order of their keys: whoever adds, locks in that order."""
-        places = [_FINEST.index(name) for name in rollup.dimensions]
+        """The amounts to add to the rows of a rollup, in the order of keys: locks taken in one order cannot deadlock."""
+        positions = [_FINEST.index(name) for name in rollup.dimensions]
         found: dict[tuple[Any, ...], list[int]] = {}
         for (organization_id, start, *rest), sums in self._by_hour.items():
-            key = (organization_id, start // rollup.width * rollup.width, *(rest[place] for place in places))
-            known = found.get(key)
-            found[key] = sums if known is None else [one + other for one, other in zip(known, sums, strict=True)]
+            key = (organization_id, start // rollup.width * rollup.width, *(rest[position] for position in positions))
+            total = found.get(key)
+            found[key] = sums if total is None else [one + other for one, other in zip(total, sums, strict=True)]
         names = ("organization_id", "start", *rollup.dimensions, *SUMS)
         return [dict(zip(names, (*key, *sums), strict=True)) for key, sums in sorted(found.items()) if any(sums)]
 
@@ -225,7 +225,7 @@ class RollupDelta:
 
 
 def _identity(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Whose a request is: what all its events say alike."""
+    """The fields that all events of a request share."""
     return {name: event[name] for name in _IDENTITY}
 
 

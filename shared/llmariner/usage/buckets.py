@@ -1,4 +1,4 @@
-"""Reports in buckets of time, a page of them at once, as OpenAI's usage and costs are."""
+"""Pages of time buckets, the format of OpenAI's usage and costs endpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PAGE = "page_"
 
 @dataclass(frozen=True)
 class Buckets:
-    """A page: `count` buckets of `width` seconds from `start`, a multiple of it; `next_start` None: the last page."""
+    """A page: `count` buckets of `width` seconds from `start`, a multiple of `width`; `next_start` None: the last page."""
 
     start: int
     width: int
@@ -27,20 +27,20 @@ class Buckets:
 
     @property
     def end(self) -> int:
-        """Where the last bucket ends."""
+        """The end of the last bucket."""
         return self.start + self.count * self.width
 
     def page(self, rows: Sequence[dict[str, Any]], results: Any) -> dict[str, Any]:
-        """The answer. `rows` say in `start` which bucket they are of; `results(rows)` makes a bucket's results."""
-        of_bucket: dict[int, list[dict[str, Any]]] = {}
+        """The JSON of the page. Each row's `start` is that of its bucket; `results(rows)` returns a bucket's results."""
+        rows_by_start: dict[int, list[dict[str, Any]]] = {}
         for row in rows:
-            of_bucket.setdefault(row["start"], []).append(row)
+            rows_by_start.setdefault(row["start"], []).append(row)
         data = [
             {
                 "object": "bucket",
                 "start_time": start,
                 "end_time": start + self.width,
-                "results": results(of_bucket.get(start, [])),
+                "results": results(rows_by_start.get(start, [])),
             }
             for start in range(self.start, self.end, self.width)
         ]
@@ -49,9 +49,9 @@ class Buckets:
 
 
 def buckets(*, start: int, end: int | None, width: str, limit: int, page: str | None) -> Buckets:
-    """The page that was asked for. Buckets are whole minutes, hours or days of UTC: the first is the one that holds `start`.
+    """The requested page. Buckets are whole minutes, hours or days of UTC; the first one contains `start`.
 
-    `end` is exclusive, None: now. InvalidRequest for a span without buckets, or a page that was never given out.
+    `end` is exclusive, None: now. Raises InvalidRequest for an empty span, and for a page token of another query.
     """
     size = _WIDTHS[width]
     stop = time.time() if end is None else end
@@ -62,7 +62,7 @@ def buckets(*, start: int, end: int | None, width: str, limit: int, page: str | 
         number = page.removeprefix(_PAGE)
         if not (page.startswith(_PAGE) and number.isascii() and number.isdigit() and len(number) <= 12):
             raise _unknown_page(page)
-        # A page of other widths or spans is none of this one.
+        # A token of another width or span is invalid here.
         if int(number) % size or not first <= int(number) < stop:
             raise _unknown_page(page)
         first = int(number)
@@ -72,7 +72,7 @@ def buckets(*, start: int, end: int | None, width: str, limit: int, page: str | 
 
 
 def checked_groups(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """What results are grouped by, each once. InvalidRequest for what there is not."""
+    """The `group_by` values without duplicates. Raises InvalidRequest for an unknown one."""
     for name in asked:
         if name not in known:
             raise InvalidRequest(f"'group_by' must be of {', '.join(known)}, not '{name[:40]}'.", param="group_by")

@@ -1,4 +1,4 @@
-"""Why a request cost what it did: the events that made its counts, and the price they were multiplied with."""
+"""The cost of a request, with the events that its counts come from and the price that was applied."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TIMES = ("waited_seconds", "queued_seconds", "wake_seconds", "first_token_secon
 
 
 def cost_breakdown(database: Database, request_id: str) -> dict[str, Any]:
-    """A request rebuilt from its events, each with what was used and owed by then. NotFound."""
+    """A request rebuilt from its events, each with its usage and cost so far. Raises NotFound."""
     ledger = Ledger(database)
     history = ledger.history(request_id)
     rebuilt, stored = history[-1], ledger.request(request_id)
@@ -40,7 +40,7 @@ def cost_breakdown(database: Database, request_id: str) -> dict[str, Any]:
 
 
 def _line_items(request: dict[str, Any], price: Price) -> list[dict[str, Any]]:
-    """What was paid for; prices of tokens are per million."""
+    """The line items of a request; token prices are per million."""
     cost = request_cost(request, price)
     cached = min(request["cached_tokens"], request["prompt_tokens"])
     return [

@@ -1,4 +1,4 @@
-"""Requests one by one, as text for spreadsheets: read and written piece by piece, however many there are."""
+"""CSV export of single requests, read and written in chunks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _CHUNK = 2000
 
 @dataclass(frozen=True)
 class ExportFilter:
-    """Which requests of an organisation: admitted in [start, end), None: till now; `where`: column → values wanted."""
+    """Requests of an organization admitted in [start, end), end None: until now; `where`: column → accepted values."""
 
     organization_id: str
     start: float
@@ -54,14 +54,14 @@ class ExportFilter:
 
 
 def csv_lines(database: Database, selection: ExportFilter) -> Iterator[str]:
-    """A line of names, then one per request, oldest first, some thousand lines at once. Costs are exact."""
+    """Yield CSV text: the header, then a line per request, oldest first, up to `_CHUNK` lines at once. Costs are exact."""
     yield _lines([COLUMNS])
     for rows in _chunks(database, selection):
         yield _lines([_cells(row) for row in rows])
 
 
 def _chunks(database: Database, selection: ExportFilter) -> Iterator[list[Row[Any]]]:
-    """Each by a query of its own, which goes on where the one before ended: nothing is held open meanwhile."""
+    """Yield rows by keyset pagination, so that no transaction stays open between chunks."""
     table = ledger_requests.c
     query = select(ledger_requests).where(table.organization_id == selection.organization_id)
     if selection.end is not None:
@@ -78,14 +78,14 @@ def _chunks(database: Database, selection: ExportFilter) -> Iterator[list[Row[An
         if len(rows) < _CHUNK:
             return
         last = rows[-1]
-        beyond = or_(table.admitted_at > last.admitted_at, table.request_id > last.request_id)
-        position = (table.admitted_at >= last.admitted_at) & beyond
+        after_last = or_(table.admitted_at > last.admitted_at, table.request_id > last.request_id)
+        position = (table.admitted_at >= last.admitted_at) & after_last
 
 
 def _cells(row: Row[Any]) -> list[Any]:
     dollars, nano = divmod(row.cost, NANO_PER_DOLLAR)
-    known = {**row._mapping, "api_key_id": row.key_id, "cost_usd": f"{dollars}.{nano:09d}"}
-    return [known[name] for name in COLUMNS]
+    values = {**row._mapping, "api_key_id": row.key_id, "cost_usd": f"{dollars}.{nano:09d}"}
+    return [values[name] for name in COLUMNS]
 
 
 def _lines(rows: Any) -> str:

@@ -1,7 +1,7 @@
-"""The ledger: events per request, folded into one row each, and into sums by hour and day in the same transaction.
+"""The ledger: events per request, folded into one row per request and into rollups in the same transaction.
 
-A request is open until its closing event; one whose process is gone is closed as interrupted, with what its last checkpoint
-said. Its price is the one valid when it was admitted.
+A request is open until its closing event; if its gateway instance is gone, it is closed as interrupted, with the usage of
+its last checkpoint. Its price is the one that was valid at its admission.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["OPEN", "Ledger", "retention_watermark"]
 _CHUNK = 500
 _MAX_CHUNKS = 100
 _UNCOUNTED_EVENT_TYPE = "ai.llmariner.usage.uncounted.v1"
-# Whose own the model and the model that it is an adapter of are; None: all projects share it.
+# The projects that own the model and an adapter's base model; None: all projects share it.
 _MODEL_OWNERS = ("model_project_id", "base_project_id")
 _UNCOUNTED_FIELDS = ("organization_id", "project_id", "model", "route", "prompt_tokens", "completion_tokens")
 _COLUMNS = tuple(column.name for column in ledger_requests.c)
@@ -40,11 +40,11 @@ class Ledger:
         self._database = database
 
     def record(self, events: Iterable[Mapping[str, Any]]) -> int:
-        """Take a batch of events, each whole or not at all known before; returns how many were new.
+        """Record a batch of events and return how many were new. Idempotent by (request id, sequence).
 
-        Those of a request that is unknown and older than what is kept are left out: it was counted, and dropped.
+        Events of an unknown request from before the retention watermark are ignored: it was counted, and purged.
         """
-        # Of what comes twice, the first: as the events' key has it.
+        # The first of duplicate events wins, as with the table's key.
         known: dict[tuple[str, int], Row] = {}
         for event in map(aggregation.validate_event, events):
             known.setdefault(_event_key(event), event)
@@ -54,7 +54,7 @@ class Ledger:
         return self._database.transact(lambda session: _record_batch(session, batch))
 
     def interrupt(self, *, unseen_for: float) -> int:
-        """Close as interrupted what is open and gave no sign for that many seconds; returns how many."""
+        """Close open requests without an event for `unseen_for` seconds as interrupted, and return their number."""
         query = select(ledger_requests).where(ledger_requests.c.outcome == OPEN).limit(_CHUNK).with_for_update()
 
         def interrupt_some(session: WriteSession) -> int:
@@ -64,15 +64,15 @@ class Ledger:
         return self._in_chunks(interrupt_some)
 
     def purge(self, *, older_than: float) -> int:
-        """Drop requests admitted more than that many seconds ago, and their events; returns how many.
+        """Delete requests admitted more than `older_than` seconds ago and their events, and return their number.
 
-        They stay in the sums by hour and day. Open ones stay too. At most some ten thousand go at once.
+        Rollups keep their sums. Open requests stay. One call deletes at most `_MAX_CHUNKS` chunks.
         """
         with self._database.write() as session:
             before = int(session.now() - older_than) // aggregation.HOUR * aggregation.HOUR
             if rises := before > retention_watermark(session):
                 session.upsert(ledger_floor, [{"id": 1, "admitted_at": before}])
-        if rises:  # once an hour, since it looks at all of them
+        if rises:  # once an hour, since it scans the table
             self._drop_empty_sums()
         old = (ledger_requests.c.admitted_at < before) & (ledger_requests.c.outcome != OPEN)
         ids = select(ledger_requests.c.request_id).where(old).limit(_CHUNK)
@@ -82,7 +82,7 @@ class Ledger:
         )
 
     def last_request(self, model: str, project_id: str | None = None) -> float | None:
-        """When a request for a model of this name was last admitted; of one project, or of all."""
+        """When a request for a model of this name was last admitted, of one project or of all; None: never."""
         query = select(func.max(ledger_requests.c.admitted_at)).where(ledger_requests.c.model == model)
         if project_id is not None:
             query = query.where(ledger_requests.c.project_id == project_id)
@@ -91,40 +91,40 @@ class Ledger:
         return None if value is None else float(value)
 
     def idle_since(self, models: Sequence[str], owners: Mapping[str, str] | None = None) -> float | None:
-        """When the last request for any of these models ended; 0: there was none; None: one is under way.
+        """When the last request for any of these models ended; 0: there was none; None: one is open.
 
-        `owners`: of models that are one project's own, its id; by that name others mean another model. Each is one look into
-        an index, however long the history is.
+        `owners`: model → project id, for models that belong to one project: the name means another model elsewhere. Each
+        model costs one index lookup.
         """
         table = ledger_requests.c
-        meant = [
+        conditions = [
             and_(table.model == model, table.project_id == owners[model])
             if owners and model in owners
             else table.model == model
             for model in models
         ]
-        under_way = select(literal(1)).where(table.outcome == OPEN, or_(*meant)).limit(1)
+        open_request = select(literal(1)).where(table.outcome == OPEN, or_(*conditions)).limit(1)
         with self._database.read() as session:
-            if session.first(under_way):
+            if session.first(open_request):
                 return None
-            # Both databases find the greatest by an index for one model at a time only.
-            ends = (session.value(select(func.max(table.seen_at)).where(each)) for each in meant)
+            # Both databases use an index for the maximum of one model only.
+            ends = (session.value(select(func.max(table.seen_at)).where(each)) for each in conditions)
             return max((float(end) for end in ends if end is not None), default=0.0)
 
     def request(self, request_id: str) -> Row | None:
-        """One request as it stands folded."""
+        """The stored row of one request; None: not found."""
         with self._database.read() as session:
             row = session.first(select(ledger_requests).where(ledger_requests.c.request_id == request_id))
         return dict(row._mapping) if row else None
 
     def rebuild(self, request_id: str) -> Row:
-        """The same request, folded anew from nothing but its events. NotFound."""
+        """The row of a request, folded again from its events alone. Raises NotFound."""
         return self.history(request_id)[-1]
 
     def history(self, request_id: str) -> list[Row]:
-        """A request as it stood after each of its events, in their order, with `sequence`, `kind` and `at` of that event.
+        """The row of a request after each of its events, in order, with `sequence`, `kind` and `at` of the event.
 
-        NotFound when no event of it is kept.
+        Raises NotFound if no event of the request is stored.
         """
         query = select(ledger_events).where(ledger_events.c.request_id == request_id)
         with self._database.read() as session:
@@ -144,14 +144,14 @@ class Ledger:
         return states
 
     def _drop_empty_sums(self) -> None:
-        """Those of what was open once."""
+        """Delete the hourly rows of open requests that have all ended since."""
         sums = ledger_hours.c
         with self._database.write() as session:
             empty = (sums.outcome == OPEN) & (sums.requests == 0) & (sums.start < session.now() - 2 * aggregation.DAY)
             session.run(ledger_hours.delete().where(empty))
 
     def _in_chunks(self, step: Callable[[WriteSession], int], *, max_chunks: int | None = None) -> int:
-        """Transactions short enough that nobody waits for them, as many as there is work for."""
+        """Run `step` in short transactions until one processes less than a chunk; return the total."""
         total = 0
         for _ in itertools.count() if max_chunks is None else range(max_chunks):
             done = self._database.transact(step)
@@ -162,7 +162,7 @@ class Ledger:
 
 
 def retention_watermark(session: ReadSession) -> int:
-    """Requests admitted before may have been dropped."""
+    """Requests admitted before this time (seconds since 1970) may have been purged."""
     return int(session.value(select(ledger_floor.c.admitted_at)) or 0)
 
 
@@ -175,7 +175,7 @@ def _rows(session: ReadSession, query: Any) -> list[Row]:
 
 
 def _record_batch(session: WriteSession, batch: Sequence[Row]) -> int:
-    """Every step goes by request id, so that two batches with the same requests never wait for one another crosswise."""
+    """Every step locks in the order of request ids, so that batches with the same requests cannot deadlock."""
     events_by_request: dict[str, list[Row]] = {}
     models, project_ids = _distinct(batch, "model", "base_model"), _distinct(batch, *_MODEL_OWNERS)
     watermark, prices = _watermark_and_prices(session, models, project_ids)
@@ -191,7 +191,7 @@ def _record_batch(session: WriteSession, batch: Sequence[Row]) -> int:
             event, first=request_id in new and event is events[0], price_id=created[request_id]["price_id"]
         )
         for request_id, events in events_by_request.items()
-        if request_id in new or request_id in known  # else dropped just now, for its age
+        if request_id in new or request_id in known  # else it was purged meanwhile
         for event in events
     ]
     fresh = {tuple(row) for row in session.insert_many_if_absent(ledger_events, rows)}
@@ -215,7 +215,7 @@ def _record_batch(session: WriteSession, batch: Sequence[Row]) -> int:
 
 
 def _folded_request(events: Sequence[Row], prices: PriceList) -> Row:
-    """A request of which the ledger knew nothing."""
+    """The row of a request that is new to the ledger, folded from its events."""
     first = events[0]
     whose, whose_base = (first[name] for name in _MODEL_OWNERS)
     terms = first["model"], first["admitted_at"], first["base_model"]
@@ -244,7 +244,7 @@ def _watermark_and_prices(
 
 
 def _drop_expired(session: WriteSession, batch: Sequence[Row], watermark: int) -> Sequence[Row]:
-    """What is not too late."""
+    """The events without those of purged requests."""
     late = {event["request_id"] for event in batch if event["admitted_at"] < watermark}
     if not late:
         return batch

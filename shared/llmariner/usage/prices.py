@@ -1,10 +1,10 @@
-"""The price list of the installation: what a model's tokens and requests cost, from when to when.
+"""The price list of the installation: prices of a model's tokens and requests, with their validity.
 
-Projects choose the names of their own models, so a price of a name holds for the model that all projects share alone; one
-that names a project, too, holds for that project's own model of that name.
+Projects choose the names of their own models, so a price without a project applies only to the shared model of that name,
+and a price with a project only to that project's own model.
 
-A price that was valid is never changed, so that what a request cost stays what it was: a new one begins now or later, and
-ends the one before.
+A price that was valid never changes, so that costs of past requests stay the same: a new price starts now or later, and
+ends the previous one.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _BACKDATING_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class NewPrice:
-    """A price to be set: nano-dollars per million tokens, and per request. `cached_prompt` None: as any other prompt.
-    `project_id`: whose own model it is for; None: for one that all share."""
+    """A price to set: nano-dollars per million tokens, and per request. `cached_prompt` None: as `prompt`. `project_id`: the
+    project that owns the model; None: a shared model."""
 
     model: str
     prompt: int
@@ -72,7 +72,7 @@ class NewPrice:
 
 @dataclass(frozen=True)
 class ListedPrice:
-    """A price as it is stored; `valid_to` None: until further notice."""
+    """A stored price; `valid_to` None: no end."""
 
     id: str
     model: str
@@ -87,16 +87,16 @@ class ListedPrice:
 
     @property
     def price(self) -> Price:
-        """As it is reckoned with."""
+        """The value that computes costs."""
         return Price(self.id, self.prompt, self.cached_prompt, self.completion, self.request)
 
     def is_valid_at(self, at: float) -> bool:
-        """Whether it was in force then."""
+        """Whether the price is valid at a time (seconds since 1970)."""
         return self.valid_from <= at and (self.valid_to is None or at < self.valid_to)
 
 
 class PriceList:
-    """All prices there ever were of some models, to be asked many times."""
+    """All prices of some models, past and future ones, for repeated lookups."""
 
     def __init__(self, listed: Iterable[ListedPrice]) -> None:
         self._by_id = {price.id: price for price in listed}
@@ -106,13 +106,13 @@ class PriceList:
 
     @classmethod
     def for_models(cls, session: ReadSession, models: Collection[str], project_ids: Collection[str] = ()) -> PriceList:
-        """Those of some models and of all others, shared and of these projects' own."""
+        """Load the prices of some models and of `ALL_MODELS`, shared ones and those of some projects."""
         query = select(prices).where(price_filter(models, project_ids))
         return cls(_price_from_row(row) for row in session.rows(query))
 
     @classmethod
     def with_ids(cls, session: ReadSession, ids: Collection[str | None]) -> PriceList:
-        """Those of some ids; None is nobody's."""
+        """Load the prices with some ids; None is ignored."""
         query = select(prices).where(prices.c.id.in_({each for each in ids if each is not None}))
         return cls(_price_from_row(row) for row in session.rows(query))
 
@@ -125,9 +125,9 @@ class PriceList:
         project_id: str | None = None,
         base_project_id: str | None = None,
     ) -> Price | None:
-        """What a model cost then: its own price, else that of its base model, else that of all others; None: nothing.
+        """The price of a model at a time: its own, else its base model's, else that of `ALL_MODELS`; None: it is free.
 
-        `project_id`, `base_project_id`: whose own model and base model are; None: all projects share them.
+        `project_id`, `base_project_id`: the projects that own the model and its base model; None: shared.
         """
         names: list[tuple[str, str | None]] = [(model, project_id)]
         if base is not None:
@@ -140,7 +140,7 @@ class PriceList:
         return None
 
     def by_id(self, price_id: str | None) -> Price | None:
-        """A price by its id."""
+        """The price with an id; None: not in this list."""
         return self._by_id[price_id].price if price_id is not None and price_id in self._by_id else None
 
 
@@ -151,13 +151,13 @@ class Prices:
         self._database = database
 
     def set(self, actor: Caller, new: NewPrice) -> ListedPrice:
-        """Put a price on the list; the one before ends where it begins.
+        """Add a price to the list; the previous one ends when it starts.
 
-        PermissionDenied unless the actor's organisation runs the installation: nobody sets the price of what they buy.
+        Raises PermissionDenied unless the actor's organization runs the installation, so that no customer sets prices.
         """
         cached = new.prompt if new.cached_prompt is None else new.cached_prompt
         table = prices.c
-        # A comparison with None is one with NULL.
+        # SQLAlchemy compares with None by IS NULL.
         of_model = and_(table.model == new.model, table.project_id == new.project_id)
         with self._database.write() as session:
             now = session.now()
@@ -167,7 +167,7 @@ class Prices:
                     "'valid_from' is in the past. What requests cost then is settled; leave it out to begin now.",
                     param="valid_from",
                 )
-            next_revision(session, "prices")  # whoever else sets one waits, and then sees this one
+            next_revision(session, "prices")  # locks the row: concurrent changes wait, and then see this price
             if not is_default_organization(session, actor.organization_id):
                 raise PermissionDenied("Prices are set by the organization that runs this installation, for all.")
             _check_project(session, new.project_id)
@@ -176,7 +176,7 @@ class Prices:
             )
             covers = (table.valid_from <= start) & or_(table.valid_to.is_(None), table.valid_to > start)
             session.run(update(prices).where(of_model, covers).values(valid_to=start))
-            made = ListedPrice(
+            price = ListedPrice(
                 id=new_id("price"),
                 model=new.model,
                 valid_from=start,
@@ -188,20 +188,20 @@ class Prices:
                 created_at=int(now),
                 project_id=new.project_id,
             )
-            session.add(prices, **asdict(made))
-            told = {"id": made.id, "data": asdict(made)}
-            audit.append_entry(session, actor, "price.created", told, organization_id=actor.organization_id)
-        return made
+            session.add(prices, **asdict(price))
+            payload = {"id": price.id, "data": asdict(price)}
+            audit.append_entry(session, actor, "price.created", payload, organization_id=actor.organization_id)
+        return price
 
     def visible_to(self, caller: Caller, *, model: str | None = None, at: float | None = None) -> list[ListedPrice]:
-        """As `all`, as far as it is the caller's to see: what projects call their own models is not everybody's."""
+        """As `all`, without other projects' prices unless the caller owns the organization that runs the installation."""
         with self._database.read() as session:
-            everything = caller.is_owner and is_default_organization(session, caller.organization_id)
+            sees_all = caller.is_owner and is_default_organization(session, caller.organization_id)
         own = (None, caller.project_id)
-        return [price for price in self.all(model=model, at=at) if everything or price.project_id in own]
+        return [price for price in self.all(model=model, at=at) if sees_all or price.project_id in own]
 
     def all(self, *, model: str | None = None, at: float | None = None) -> list[ListedPrice]:
-        """The list, by model and beginning; of one model only, or those in force at a moment."""
+        """The prices by model and start; optionally those of one model, or those valid at a time."""
         query = select(prices).order_by(prices.c.model, prices.c.valid_from, prices.c.created_at, prices.c.id)
         if model is not None:
             query = query.where(prices.c.model == model)
@@ -217,14 +217,14 @@ class Prices:
         project_id: str | None = None,
         base_project_id: str | None = None,
     ) -> Price | None:
-        """What a model costs at this moment, as in `PriceList.at`."""
+        """The present price of a model, as in `PriceList.at`."""
         with self._database.read() as session:
             listed = PriceList.for_models(session, _not_none(model, base), _not_none(project_id, base_project_id))
             return listed.at(model, time.time(), base, project_id=project_id, base_project_id=base_project_id)
 
 
 def price_filter(models: Collection[str], project_ids: Collection[str]) -> ColumnElement[bool]:
-    """Prices of models of some names and of all others, shared and of some projects' own."""
+    """The condition on prices of some models and of `ALL_MODELS`, shared ones and those of some projects."""
     whose = or_(prices.c.project_id.is_(None), prices.c.project_id.in_(set(project_ids)))
     return and_(prices.c.model.in_({*models, ALL_MODELS}), whose)
 
@@ -234,7 +234,7 @@ def _not_none(*values: str | None) -> list[str]:
 
 
 def _check_project(session: ReadSession, project_id: str | None) -> None:
-    """InvalidRequest for one that there is not."""
+    """Raise InvalidRequest if the project does not exist."""
     if project_id is not None and session.value(select(projects.c.id).where(projects.c.id == project_id)) is None:
         raise InvalidRequest(f"No project with id '{project_id[:80]}'.", param="project_id")
 
@@ -244,12 +244,12 @@ def _price_from_row(row: Row[Any]) -> ListedPrice:
 
 
 def dollars(nano: int) -> float:
-    """As a number of dollars."""
+    """Convert nano-dollars to dollars."""
     return nano / NANO_PER_DOLLAR
 
 
 def nano_dollars(amount: Decimal, param: str) -> int:
-    """An amount of dollars as money is counted. InvalidRequest, which names the parameter, for parts of a nano-dollar."""
+    """Convert dollars to nano-dollars. Raises InvalidRequest with `param` for a fraction of a nano-dollar."""
     nano = amount * NANO_PER_DOLLAR
     if nano != int(nano):
         raise InvalidRequest(

@@ -1,8 +1,7 @@
-"""Sums of what was used, by any of who, what and when.
+"""Sums of usage by time, attribution and outcome.
 
-They are read from the coarsest tables of sums that tell apart what is asked, as far as the span goes in whole days and
-hours, and from the requests themselves at its ends. Those pieces never overlap, so nothing is counted twice; and the sums
-hold what was dropped.
+They are read from the coarsest rollups that have the requested dimensions, for the whole days and hours of the span, and
+from single requests at its ends. Segments never overlap, so nothing is counted twice; and rollups include purged requests.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ MEASURES = tuple(name for name in SUMS if name not in COST_PARTS)
 
 @dataclass(frozen=True)
 class UsageQuery:
-    """Which requests of an organisation, and how they are summed.
+    """A selection of an organization's requests, and how to sum them.
 
-    `start` and `end` in seconds since 1970, of their admission, `end` exclusive. `where`: dimension → the values wanted.
-    `width`: seconds of the buckets in which they are summed, each beginning at a multiple of it; None: no buckets.
-    `measures`: what is summed, of MEASURES, and of COST_PARTS for spans of whole hours; fewer are faster.
+    `start`, `end`: admission time in seconds since 1970, `end` exclusive. `where`: dimension → accepted values.
+    `width`: seconds of the time buckets, which start at multiples of it; None: no buckets.
+    `measures`: some of MEASURES, and of COST_PARTS for spans of whole hours; fewer are faster.
     """
 
     organization_id: str
@@ -53,7 +52,7 @@ class UsageQuery:
 
 
 class _Segment(NamedTuple):
-    """Part of a span, and the sums it is read from; None: from requests."""
+    """Part of a span, and the rollup that it is read from; None: single requests."""
 
     rollup: Rollup | None
     start: float
@@ -61,7 +60,7 @@ class _Segment(NamedTuple):
 
 
 class _Whole(GenericFunction[int]):
-    """A number of at least 0 without what follows its point."""
+    """The integer part of a number >= 0."""
 
     type = BigInteger()
     inherit_cache = True
@@ -75,21 +74,20 @@ def _floor(element: Any, compiler: Any, **options: Any) -> str:
 
 @compiles(_Whole, "sqlite")
 def _truncate(element: Any, compiler: Any, **options: Any) -> str:
-    # SQLite's FLOOR may be a call back into Python, a hundred times slower than its cast, which cuts.
+    # SQLite's FLOOR may be a Python callback, a hundred times slower than a cast, which truncates.
     return f"CAST({compiler.process(element.clauses, **options)} AS INTEGER)"
 
 
 class UsageReports:
-    """What the ledger of one installation adds up to."""
+    """Usage reports of one installation."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def sums(self, query: UsageQuery) -> list[dict[str, Any]]:
-        """A row for each group that has requests: its dimensions, `start` of its bucket, and the measures, all integers.
+        """A row per group with requests, by bucket and group: `start` of its bucket, its dimensions, and the measures.
 
-        In the order of buckets and groups. InvalidRequest when it asks for buckets of less than an hour in a time of which
-        only the sums are kept.
+        Measures are integers. Raises InvalidRequest for buckets of less than an hour before the retention watermark.
         """
         found: dict[tuple[Any, ...], Sequence[int]] = {}
         groups = len(query.group_by) + (query.width is not None)
@@ -98,9 +96,9 @@ class UsageReports:
             for segment in _segments(query, retention_watermark(session)):
                 for row in session.rows(_statement(query, segment)):
                     key, sums = row[:groups], row[groups:]
-                    known = found.get(key)
+                    total = found.get(key)
                     found[key] = (
-                        sums if known is None else [one + other for one, other in zip(known, sums, strict=True)]
+                        sums if total is None else [one + other for one, other in zip(total, sums, strict=True)]
                     )
         names = (*(("start",) if query.width else ()), *query.group_by, *query.measures)
         return [dict(zip(names, (*key, *sums), strict=True)) for key, sums in sorted(found.items()) if any(sums)]
@@ -119,7 +117,7 @@ def _segments(query: UsageQuery, watermark: int) -> Iterator[_Segment]:
         if end < watermark:
             end = math.ceil(end / HOUR) * HOUR
     if end > time.time():
-        end = math.ceil(end / HOUR) * HOUR  # nothing is admitted in the future
+        end = math.ceil(end / HOUR) * HOUR  # no request is admitted in the future
     asked = {*query.group_by, *query.where}
     rollups = [
         rollup
@@ -130,7 +128,7 @@ def _segments(query: UsageQuery, watermark: int) -> Iterator[_Segment]:
 
 
 def _split(start: float, end: float, rollups: Sequence[Rollup]) -> Iterator[_Segment]:
-    """The span in as few pieces as there are, the coarsest in the middle."""
+    """Split a span into as few segments as possible, the coarsest in the middle."""
     if start >= end:
         return
     if not rollups:
@@ -168,7 +166,7 @@ def _bucket(when: ColumnElement[Any], width: int, rollup: Rollup | None) -> Colu
 
 
 def _sum(name: str, table: Any, segment: _Segment) -> ColumnElement[Any]:
-    # PostgreSQL sums such numbers to numeric, ten times as slow to read.
+    # PostgreSQL sums bigint to numeric, which is ten times slower to read.
     return cast(func.coalesce(func.sum(_measured(name, table, segment)), 0), BigInteger)
 
 
@@ -177,7 +175,7 @@ def _measured(name: str, table: Any, segment: _Segment) -> ColumnElement[Any]:
         found: ColumnElement[Any] = table[name]
         return found
     if name in COST_PARTS:
-        raise ValueError("of what costs consist is summed by whole hours only")
+        raise ValueError("components of costs are summed by whole hours only")
     if name in _CONDITIONS:
         return case((_CONDITIONS[name](table), 1), else_=0)
     seconds = table.total_seconds if name == "total_microseconds" else table.first_token_seconds

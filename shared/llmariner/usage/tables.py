@@ -37,16 +37,16 @@ SUMS = (
     "cached_tokens",
     "reasoning_tokens",
     "cost",
-    # Of the cost: what uncached prompt, cached prompt and output were. The rest was asked per request.
+    # The parts of the cost for uncached prompt, cached prompt and output. The rest is the price per request.
     "prompt_cost",
     "cached_cost",
     "completion_cost",
     "total_microseconds",
     "first_token_microseconds",
-    # How many had a first token.
+    # Requests that had a first token.
     "first_tokens",
     "successful_requests",
-    # All that are not open.
+    # Requests that are not open.
     "ended_requests",
 )
 
@@ -61,7 +61,7 @@ def _sum(name: str) -> Column[int]:
 
 
 def _sums(name: str, *dimensions: str) -> Table:
-    """Sums of requests that are alike; `start`: where their hour or day begins."""
+    """A rollup: sums over requests with equal dimensions; `start`: the start of their hour or day."""
     return Table(
         name,
         metadata,
@@ -74,20 +74,20 @@ def _sums(name: str, *dimensions: str) -> Table:
             for each in dimensions
         ),
         *(_sum(each) for each in SUMS),
-        sqlite_with_rowid=False,
+        sqlite_with_rowid=False,  # stores rows by primary key, so that rows read together lie together
     )
 
 
 def instance_of(request_id: ColumnElement[str]) -> ColumnElement[str]:
-    """The process that a request came through: what its id begins with (`gateway.request_ids`).
+    """The gateway instance of a request: the prefix of its id (see `gateway.requests.request_ids`).
 
-    Literals, since an index of the expression is used for the very same expression only.
+    The numbers are literals, since an index on an expression serves only the identical expression.
     """
     return func.substr(request_id, literal_column("1"), literal_column("24"))
 
 
-# What happened to a request, in the order it happened; never changed. The event that made the ledger know of a request
-# says whose it is and what it costs; the closing one says how it ended.
+# Events of requests; rows never change. The first event of a request to arrive holds its identity and its price; the
+# closing one holds its outcome.
 ledger_events = Table(
     "ledger_events",
     metadata,
@@ -117,7 +117,7 @@ ledger_events = Table(
     Column("total_seconds", Float),
 )
 
-# The fold of those events: one row per request, until it is older than what is kept.
+# The fold of those events: one row per request, until the request is purged.
 ledger_requests = Table(
     "ledger_requests",
     metadata,
@@ -143,7 +143,7 @@ ledger_requests = Table(
     Column("queued_seconds", Float),
     Column("wake_seconds", Float),
     Column("total_seconds", Float),
-    # The price that was valid at its admission; NULL: there was none, and it costs nothing.
+    # The price that was valid at its admission; NULL: there was none, and the request is free.
     Column("price_id", String(64)),
     _sum("cost"),
     Index("ix_ledger_requests_admitted_at", "admitted_at"),
@@ -154,14 +154,15 @@ ledger_requests = Table(
 )
 Index("ix_ledger_requests_process", instance_of(ledger_requests.c.request_id), ledger_requests.c.seen_at)
 
-# Sums of requests by time of their admission: changed with every request, in its transaction, so that at any moment they
-# are the sums of all requests there ever were. Each coarser table leaves out what seldom matters over long spans, and
-# is some ten times smaller; on its own pages, so that what is read together lies together.
+# Rollups: sums of requests by admission time, updated in the transaction of each request, so that they always equal the sums
+# of all requests, purged ones included. Each coarser table omits dimensions that seldom matter over long spans, and is
+# about ten times smaller.
 ledger_hours = _sums("ledger_hours", *_ATTRIBUTION, *_OUTCOME)
 ledger_days = _sums("ledger_days", *_ATTRIBUTION)
 ledger_project_days = _sums("ledger_project_days", "project_id", "model", "route")
 
-# One row: requests admitted before it may have been dropped, and events of ones unknown are too late.
+# One row, the retention watermark: requests admitted before it may have been purged, so that events of unknown ones are
+# ignored.
 ledger_floor = Table(
     "ledger_floor",
     metadata,
@@ -169,9 +170,8 @@ ledger_floor = Table(
     Column("admitted_at", BigInteger, nullable=False),
 )
 
-# What tokens and requests of a model cost, from one moment to another; '*' for models without a price of their own. Of a
-# model that all projects share, where `project_id` is NULL, else of that project's own.
-# Never changed but for the moment it ends.
+# Prices of a model's tokens and requests, with their validity; '*' for models without a price of their own. `project_id`
+# NULL: a shared model, else that project's own model. Rows never change except for `valid_to`.
 prices = Table(
     "prices",
     metadata,
