@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 
-from llmariner.audit import queries as reading
+from llmariner.audit import queries
 from llmariner.audit.log import verify
 from llmariner.audit.queries import Filter
 from llmariner.context import Context
@@ -55,7 +55,7 @@ def list_audit_logs(
         until=at.get("lte"),
     )
     paging: dict[str, Any] = {"after": after, "before": before, "limit": limit + 1}
-    found = reading.list_entries(context_of(request).database, caller.organization_id, chosen, **paging)
+    found = queries.list_entries(context_of(request).database, caller.organization_id, chosen, **paging)
     # The additional entry is at the far end of the page, which is the newest entry when paging backwards.
     wanted = found[-limit:] if before and not after and len(found) > limit else found[:limit]
     return list_response([audit_log_object(entry) for entry in wanted], has_more=len(found) > limit)

@@ -10,7 +10,7 @@ import pytest
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.organizations.store import Organization, Summary
-from llmariner.tenancy.roles import access_scope as reach
+from llmariner.tenancy.roles import access_scope
 from llmariner.tenancy.roles.scopes import ADMIN_KEY_SCOPES, OWNER_SCOPES
 
 from .team import Team
@@ -108,7 +108,7 @@ def test_a_deleted_organisation_leaves_nobody_in_it(team: Team) -> None:
     with pytest.raises(NotFound):
         team.invites.accept(token)
     with pytest.raises(NotFound):
-        reach.caller_in_organization(team.database, team.admin, made.id, "api.organizations.read")
+        access_scope.caller_in_organization(team.database, team.admin, made.id, "api.organizations.read")
     assert [each.is_default for each in team.organizations.accessible_to(team.admin)] == [True]
     assert team.organizations.get(made.id).title == f"Acme (deleted {made.id})"
     team.organizations.create(team.admin, "Acme")

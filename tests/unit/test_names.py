@@ -7,11 +7,11 @@ import pytest
 from llmariner.errors import InvalidRequest
 from llmariner.identifiers import new_id
 from llmariner.platform.identity.addresses import normalize_email
-from llmariner.tenancy import validators as names
+from llmariner.tenancy import validators
 
 
 def test_a_title_is_composed() -> None:
-    assert names.validate_title(" Bu\u0308cher ") == "B\u00fccher"
+    assert validators.validate_title(" Bu\u0308cher ") == "B\u00fccher"
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_a_title_is_composed() -> None:
 )
 def test_a_title_has_no_invisible_characters(bad: str) -> None:
     with pytest.raises(InvalidRequest):
-        names.validate_title(bad)
+        validators.validate_title(bad)
 
 
 @pytest.mark.parametrize(
@@ -33,20 +33,20 @@ def test_a_title_has_no_invisible_characters(bad: str) -> None:
     ],
 )
 def test_what_looks_the_same_has_one_skeleton(one: str, other: str) -> None:
-    assert names.skeleton(one) == names.skeleton(other)
+    assert validators.skeleton(one) == validators.skeleton(other)
 
 
 def test_case_and_script_tell_titles_apart() -> None:
-    assert len({names.skeleton(each) for each in ("Vision", "vision", "V\u0456sion")}) == 3
+    assert len({validators.skeleton(each) for each in ("Vision", "vision", "V\u0456sion")}) == 3
 
 
 @pytest.mark.parametrize("prefix", ["proj", "org", "user", "key", "group_role"])
 def test_an_id_is_no_title(prefix: str) -> None:
     for title in (new_id(prefix), new_id(prefix).upper()):
-        assert names.looks_like_id(title)
+        assert validators.looks_like_id(title)
         with pytest.raises(InvalidRequest):
-            names.validate_selectable_title(title)
-    assert names.validate_selectable_title("org_chart") == "org_chart"
+            validators.validate_selectable_title(title)
+    assert validators.validate_selectable_title("org_chart") == "org_chart"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from sqlalchemy import Select, Table, select
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.platform.database import Database, ReadSession
 from llmariner.settings import Secret
-from llmariner.tenancy import validators as names
+from llmariner.tenancy import validators
 from llmariner.tenancy.keys import secrets
 from llmariner.tenancy.keys.key import ApiKey, find_key_by_digest
 from llmariner.tenancy.keys.last_use import LastUse
@@ -47,8 +47,10 @@ class Authenticator:
             now = time.time()
             if key is None or not key.usable(now) or key.superseded(digest, now):
                 return None
-            stands = resolve_permissions(session, key.user_id, key.organization_id, key.project_id)
-            if stands.organization_role is None or (key.project_id is not None and stands.project_role is None):
+            permissions = resolve_permissions(session, key.user_id, key.organization_id, key.project_id)
+            if permissions.organization_role is None or (
+                key.project_id is not None and permissions.project_role is None
+            ):
                 return None
         _check_header_matches_key("organization", organization, key.organization_id, key.organization_title)
         _check_header_matches_key("project", project, key.project_id, key.project_title)
@@ -58,9 +60,9 @@ class Authenticator:
             email=key.email,
             organization_id=key.organization_id,
             project_id=key.project_id,
-            organization_role=stands.organization_role,
-            project_role=stands.project_role,
-            scopes=with_implied(key.scopes) & stands.scopes,
+            organization_role=permissions.organization_role,
+            project_role=permissions.project_role,
+            scopes=with_implied(key.scopes) & permissions.scopes,
             key_id=key.id,
             key_name=key.name,
             unlimited=key.excluded_from_rate_limiting,
@@ -78,21 +80,21 @@ class Authenticator:
                 raise AuthenticationFailed("This user is not known here any more.")
             organization_id = _select_organization(session, user_id, organization)
             project_id = _select_project(session, user_id, organization_id, project)
-            stands = resolve_permissions(session, user_id, organization_id, project_id)
+            permissions = resolve_permissions(session, user_id, organization_id, project_id)
         return Caller(
             user_id=user_id,
             email=email,
             organization_id=organization_id,
             project_id=project_id,
-            organization_role=stands.organization_role,
-            project_role=stands.project_role,
-            scopes=stands.scopes,
+            organization_role=permissions.organization_role,
+            project_role=permissions.project_role,
+            scopes=permissions.scopes,
         )
 
 
 def _check_header_matches_key(what: str, requested: str | None, own_id: str | None, own_title: str | None) -> None:
     # A title that looks like an id selects nothing: it might be somebody else's.
-    if requested and requested != own_id and (requested != own_title or names.looks_like_id(requested)):
+    if requested and requested != own_id and (requested != own_title or validators.looks_like_id(requested)):
         raise AuthenticationFailed(
             f"The header 'OpenAI-{what.capitalize()}' names '{requested}', but this API key is of {own_id or 'none'}. "
             "Leave the header out, or use a key of that one.",
@@ -105,7 +107,7 @@ def _select_by_id_or_title(session: ReadSession, query: Select[Any], table: Tabl
     if not requested:
         return session.value(query)
     found = session.value(query.where(table.c.id == requested))
-    if found is None and not names.looks_like_id(requested):
+    if found is None and not validators.looks_like_id(requested):
         found = session.value(query.where(table.c.title == requested))
     return found
 

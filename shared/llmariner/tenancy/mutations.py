@@ -84,12 +84,12 @@ def record_mutation(
 
 
 def _check_still_permitted(session: ReadSession, actor: Caller) -> None:
-    stands = resolve_permissions(session, actor.user_id, actor.organization_id, actor.project_id)
-    scopes = stands.scopes
+    permissions = resolve_permissions(session, actor.user_id, actor.organization_id, actor.project_id)
+    scopes = permissions.scopes
     if actor.key_id is not None:
         live = (api_keys.c.id == actor.key_id) & api_keys.c.revoked_at.is_(None)
         scopes &= with_implied(frozenset((session.value(select(api_keys.c.scopes).where(live)) or "").split()))
-    left = stands.organization_role is None or (actor.is_owner and stands.organization_role != "owner")
+    left = permissions.organization_role is None or (actor.is_owner and permissions.organization_role != "owner")
     if left or not actor.scopes <= scopes:
         raise Conflict(
             "What you may do here was changed while this request waited for another one, so nothing was done. Look at your "

@@ -161,9 +161,9 @@ def enqueue_reconciliation(session: WriteSession, row: Row[Any]) -> None:
 
     `row` is one of `group_roles`; it may be gone by then.
     """
-    told = {"id": row.id, "organization_id": row.organization_id, "project_id": row.project_id}
+    details = {"id": row.id, "organization_id": row.organization_id, "project_id": row.project_id}
     group = {"issuer": row.issuer, "group": row.group_name, "after": ""}
-    outbox.add(session, GROUP_ROLE_CHANGED, f"group_roles/{row.id}", {**told, **group})
+    outbox.add(session, GROUP_ROLE_CHANGED, f"group_roles/{row.id}", {**details, **group})
 
 
 def _check_project(session: ReadSession, organization_id: str, project_id: str) -> None:

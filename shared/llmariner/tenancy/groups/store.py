@@ -187,5 +187,5 @@ def _check_free(session: ReadSession, organization_id: str, issuer: str, name: s
         )
 
 
-def _log(session: Any, caller: Caller, act: str, group_id: str, told: dict[str, Any]) -> None:
-    log.append_entry(session, caller, act, {"id": group_id, **told}, organization_id=caller.organization_id)
+def _log(session: Any, caller: Caller, action: str, group_id: str, details: dict[str, Any]) -> None:
+    log.append_entry(session, caller, action, {"id": group_id, **details}, organization_id=caller.organization_id)

@@ -28,22 +28,24 @@ _INVITES = "api.organizations.users.write"
 
 def is_pending(*, email: str | None = None, organization_id: str | None = None) -> ColumnElement[bool]:
     """Those that can be accepted now: the condition on rows of `invites`, of one address or organization or of all."""
-    wanted = {"email": email, "organization_id": organization_id}
+    requested = {"email": email, "organization_id": organization_id}
     return and_(
         invites.c.accepted_at.is_(None),
         invites.c.revoked_at.is_(None),
         invites.c.expires_at > int(time.time()),
-        *(invites.c[name] == value for name, value in wanted.items() if value is not None),
+        *(invites.c[name] == value for name, value in requested.items() if value is not None),
     )
 
 
 def is_inviter_authorized(session: ReadSession, invite: Row[Any]) -> bool:
     """Whether who sent an invitation (a row of `invites`) may still give all that it promises."""
     organization_id = invite.organization_id
-    stands = resolve_permissions(session, invite.invited_by, organization_id, None)
-    if _INVITES not in stands.scopes:
+    permissions = resolve_permissions(session, invite.invited_by, organization_id, None)
+    if _INVITES not in permissions.scopes:
         return False
-    inviter = Caller(invite.invited_by, "", organization_id, None, stands.organization_role, None, stands.scopes)
+    inviter = Caller(
+        invite.invited_by, "", organization_id, None, permissions.organization_role, None, permissions.scopes
+    )
     try:
         check_can_grant_organization_role(session, inviter, organization_id, invite.role)
         for each in json.loads(invite.projects):
@@ -60,8 +62,8 @@ def withdraw_invites(session: WriteSession, actor: Caller | None, found: Sequenc
     """
     for invite in found:
         session.run(update(invites).where(invites.c.id == invite.id).values(revoked_at=int(time.time())))
-        told = {"reason": "became_a_member"}
-        record_mutation(session, actor, "invite.deleted", invite.id, told, organization_id=invite.organization_id)
+        details = {"reason": "became_a_member"}
+        record_mutation(session, actor, "invite.deleted", invite.id, details, organization_id=invite.organization_id)
 
 
 def pending_invites_of(session: ReadSession, organization_id: str, email: str) -> Sequence[Row[Any]]:

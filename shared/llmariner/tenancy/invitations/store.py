@@ -19,7 +19,7 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound, PlatformError
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.settings import Secret
-from llmariner.tenancy import validators as names
+from llmariner.tenancy import validators
 from llmariner.tenancy.invitations.pending import is_inviter_authorized, is_pending
 from llmariner.tenancy.keys import secrets
 from llmariner.tenancy.keys.store import KeyOwner, Keys, NewKey
@@ -109,13 +109,13 @@ class Invites:
             raise InvalidRequest(
                 f"'expires_in_seconds' must be 1 to {MAX_LIFETIME_SECONDS}.", param="expires_in_seconds"
             )
-        wanted, token, invite_id = names.validate_email(email), secrets.new_token(), new_id("invite")
+        requested, token, invite_id = validators.validate_email(email), secrets.new_token(), new_id("invite")
         organization_id, now = caller.organization_id, int(time.time())
         with self._database.write() as session:
             serialize_mutations(session, caller)
             check_can_grant_organization_role(session, caller, organization_id, role)
             _check_project_grants(session, caller, projects)
-            _check_not_member_or_invited(session, organization_id, wanted)
+            _check_not_member_or_invited(session, organization_id, requested)
             if self._keys_only and not projects and _project_for_first_key(session, organization_id, role, ()) is None:
                 raise InvalidRequest(
                     "Nobody can sign in to this platform, so an invitation ends in a first API key, and a key is of a "
@@ -127,7 +127,7 @@ class Invites:
                 invites,
                 id=invite_id,
                 organization_id=organization_id,
-                email=wanted,
+                email=requested,
                 role=role,
                 projects=json.dumps(promised),
                 digest=secrets.digest(self._pepper, token),
@@ -135,8 +135,8 @@ class Invites:
                 created_at=now,
                 expires_at=now + expires_in,
             )
-            told = {"data": {"email": wanted, "role": role, "projects": promised}}
-            record_mutation(session, caller, "invite.sent", invite_id, told, organization_id=organization_id)
+            details = {"data": {"email": requested, "role": role, "projects": promised}}
+            record_mutation(session, caller, "invite.sent", invite_id, details, organization_id=organization_id)
         return self.get(organization_id, invite_id), token
 
     def get(self, organization_id: str, invite_id: str) -> Invite:
@@ -199,8 +199,10 @@ class Invites:
             if keys is not None and project_id is not None:
                 place = KeyOwner(user_id, project_id, invite.organization_id)
                 first_key = keys.create_in(session, place, NewKey(f"invitation {invite.id}", scopes))
-            told = {"user_id": user_id, "email": invite.email}
-            record_mutation(session, None, "invite.accepted", invite.id, told, organization_id=invite.organization_id)
+            details = {"user_id": user_id, "email": invite.email}
+            record_mutation(
+                session, None, "invite.accepted", invite.id, details, organization_id=invite.organization_id
+            )
         return AcceptedInvite(self.get(invite.organization_id, invite.id), user_id, project_id, scopes, first_key)
 
 

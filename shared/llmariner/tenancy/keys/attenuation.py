@@ -101,9 +101,9 @@ def _is_own(actor: Caller, key: ApiKey) -> bool:
 
 def _excess_scopes(session: ReadSession, actor: Caller, key: ApiKey) -> frozenset[str]:
     """What a key may do, as its user stands now, and the actor may not in the same place."""
-    stands = resolve_permissions(session, key.user_id, key.organization_id, key.project_id)
+    permissions = resolve_permissions(session, key.user_id, key.organization_id, key.project_id)
     own = held_scopes(session, actor, key.organization_id, key.project_id)
-    return (with_implied(key.scopes) & stands.scopes) - own
+    return (with_implied(key.scopes) & permissions.scopes) - own
 
 
 def _acting_key(session: ReadSession, actor: Caller | None) -> ApiKey | None:

@@ -17,8 +17,8 @@ from llmariner.platform.database import Database, Duplicate, ReadSession, WriteS
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events import outbox
 from llmariner.settings import Secret
-from llmariner.tenancy import validators as names
-from llmariner.tenancy.keys import allowed_networks as sources
+from llmariner.tenancy import validators
+from llmariner.tenancy.keys import allowed_networks
 from llmariner.tenancy.keys import secrets
 from llmariner.tenancy.keys.attenuation import (
     attenuate,
@@ -78,10 +78,10 @@ class KeySelector:
 
     def condition(self) -> ColumnElement[bool]:
         """The condition on rows of keys."""
-        wanted = {"organization_id": self.organization_id, "kind": self.kind}
-        wanted |= {"project_id": self.project_id} if self.project_id is not None else {}
-        wanted |= {"user_id": self.user_id} if self.user_id is not None else {}
-        return and_(*(api_keys.c[name] == value for name, value in wanted.items()))
+        requested = {"organization_id": self.organization_id, "kind": self.kind}
+        requested |= {"project_id": self.project_id} if self.project_id is not None else {}
+        requested |= {"user_id": self.user_id} if self.user_id is not None else {}
+        return and_(*(api_keys.c[name] == value for name, value in requested.items()))
 
 
 class Keys:
@@ -155,7 +155,7 @@ class Keys:
 
         `expires_at` None: never; `allowed_models`, `allowed_sources` None: all.
         """
-        values: dict[str, Any] = {"name": names.validate_title(name, "name")} if name is not None else {}
+        values: dict[str, Any] = {"name": validators.validate_title(name, "name")} if name is not None else {}
         values |= {"excluded_from_rate_limiting": excluded} if excluded is not None else {}
         values |= {"scopes": " ".join(sorted(scopes))} if scopes is not None else {}
         values |= {"expires_at": _validate_expiry(expires_at)} if not isinstance(expires_at, _Unset) else {}
@@ -199,9 +199,9 @@ class Keys:
                 previous_expires_at=time.time() + overlap if overlap else None,
             )
             outbox.add(session, _UPDATED, f"api_keys/{key_id}", _told(key))
-            told: dict[str, Any] = {"secret": "rotated", "overlap_seconds": overlap}
-            told |= {"scopes": " ".join(sorted(carried))} if carried != key.scopes else {}
-            _log(session, actor, "updated", key, {"changes_requested": told})
+            details: dict[str, Any] = {"secret": "rotated", "overlap_seconds": overlap}
+            details |= {"scopes": " ".join(sorted(carried))} if carried != key.scopes else {}
+            _log(session, actor, "updated", key, {"changes_requested": details})
         return self.get(view, key_id), secret
 
     def revoke(self, view: KeyOwner | KeySelector, key_id: str, *, actor: Caller | None = None) -> None:
@@ -249,7 +249,7 @@ class Keys:
         organization_id: str,
         project_id: str | None,
     ) -> str:
-        now, key_id, name = int(time.time()), new_id("key"), names.validate_title(new.name, "name")
+        now, key_id, name = int(time.time()), new_id("key"), validators.validate_title(new.name, "name")
         whose = {"user_id": user_id, "project_id": project_id, "organization_id": organization_id}
         bounds: dict[str, Any] = {**_allowed(new.allowed_models, new.allowed_sources)}
         bounds |= {"expires_at": now + new.expires_in if new.expires_in else None}
@@ -315,10 +315,10 @@ def _allowed(
 
 def _listed(name: str, said: tuple[str, ...]) -> list[str]:
     if name == "allowed_sources":
-        return list(sources.parse_networks(said, name))
+        return list(allowed_networks.parse_networks(said, name))
     if len(said) > _MAX_MODELS:
         raise InvalidRequest(f"'{name}' must name at most {_MAX_MODELS} models.", param=name)
-    return [names.validate_title(each, f"{name}[{index}]") for index, each in enumerate(said)]
+    return [validators.validate_title(each, f"{name}[{index}]") for index, each in enumerate(said)]
 
 
 def _has_key_named(session: ReadSession, organization_id: str, user_id: str, name: str) -> bool:
@@ -348,6 +348,6 @@ def _told(key: ApiKey, name: str = "") -> dict[str, Any]:
     return {"id": key.id, "name": name or key.name, **whose}
 
 
-def _log(session: WriteSession, actor: Caller | None, what: str, key: ApiKey, told: dict[str, Any]) -> None:
+def _log(session: WriteSession, actor: Caller | None, what: str, key: ApiKey, details: dict[str, Any]) -> None:
     place: Any = {"organization_id": key.organization_id, "project_id": key.project_id}
-    log.append_entry(session, actor, f"api_key.{what}", {"id": key.id, **told}, **place)
+    log.append_entry(session, actor, f"api_key.{what}", {"id": key.id, **details}, **place)

@@ -38,7 +38,7 @@ def revoke_keys(session: WriteSession, revision: int, which: ColumnElement[bool]
 
 def delete_service_account(session: WriteSession, revision: int, user_id: str) -> list[str]:
     """Take a service account away with its keys; returns their ids. Its name is free again."""
-    ended = revoke_keys(session, revision, api_keys.c.user_id == user_id)
+    revoked_keys = revoke_keys(session, revision, api_keys.c.user_id == user_id)
     for row in session.rows(
         select(organization_users.c.organization_id).where(organization_users.c.user_id == user_id)
     ):
@@ -47,18 +47,18 @@ def delete_service_account(session: WriteSession, revision: int, user_id: str) -
         session.run(delete(table).where(table.c.user_id == user_id))
     gone = {"email": f"system:serviceaccount:{user_id}", "hidden": True, "revision": revision}
     session.run(update(users).where(users.c.id == user_id).values(**gone))
-    return ended
+    return revoked_keys
 
 
 def delete_service_accounts(session: WriteSession, revision: int, project_id: str) -> tuple[list[str], list[str]]:
     """Take the service accounts of a project away; returns their names, and the ids of their keys."""
     query = select(users.c.id, users.c.name).join(project_users, project_users.c.user_id == users.c.id)
     of_it = query.where(project_users.c.project_id == project_id, users.c.kind == "service_account")
-    names, ended = [], []
+    names, revoked_keys = [], []
     for row in session.rows(of_it.order_by(users.c.created_at, users.c.id)):
         names.append(row.name)
-        ended += delete_service_account(session, revision, row.id)
-    return names, ended
+        revoked_keys += delete_service_account(session, revision, row.id)
+    return names, revoked_keys
 
 
 def _told(key: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenie
 from llmariner.identifiers import new_id
 from llmariner.limits.cascade_delete import delete_rules
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.tenancy import validators as names
+from llmariner.tenancy import validators
 from llmariner.tenancy.invitations.pending import pending_invites_of, withdraw_invites
 from llmariner.tenancy.members.deprovisioning import revoke_keys
 from llmariner.tenancy.members.removals import clear_removal, record_removal
@@ -58,21 +58,21 @@ class Members:
 
     def add(self, caller: Caller, email: str, role: str) -> Member:
         """Let a person into the organisation, known here before or not. Conflict for a member."""
-        wanted, organization_id = names.validate_email(email, "user_id"), caller.organization_id
+        requested, organization_id = validators.validate_email(email, "user_id"), caller.organization_id
         with self._database.write() as session:
             serialize_mutations(session, caller)
             check_can_grant_organization_role(session, caller, organization_id, role)
-            user_id = _get_or_create_person(session, wanted)
+            user_id = _get_or_create_person(session, requested)
             if _organization_role(session, organization_id, user_id) is not None:
-                raise Conflict(f"'{wanted}' is a member of the organization already.", param="user_id")
+                raise Conflict(f"'{requested}' is a member of the organization already.", param="user_id")
             open_claim_window(session, user_id)
             joined = {"organization_id": organization_id, "user_id": user_id, "created_at": int(time.time())}
             session.add(organization_users, **joined, role=role)
             clear_removal(session, organization_id, user_id)
             bump_revision(session, user_ids=[user_id])
-            told = {"data": {"role": role, "email": wanted}}
-            record_mutation(session, caller, "user.added", user_id, told, organization_id=organization_id)
-            withdraw_invites(session, caller, pending_invites_of(session, organization_id, wanted))
+            details = {"data": {"role": role, "email": requested}}
+            record_mutation(session, caller, "user.added", user_id, details, organization_id=organization_id)
+            withdraw_invites(session, caller, pending_invites_of(session, organization_id, requested))
         return self.get(organization_id, user_id)
 
     def get(self, organization_id: str, user_id: str) -> Member:
@@ -103,8 +103,8 @@ class Members:
             one = _one_of(organization_users, user_id, organization_id=organization_id)
             session.run(update(organization_users).where(one).values(role=role, of_group=False))
             bump_revision(session, user_ids=[user_id])
-            told = {"changes_requested": {"role": role}}
-            record_mutation(session, caller, "user.updated", user_id, told, organization_id=organization_id)
+            details = {"changes_requested": {"role": role}}
+            record_mutation(session, caller, "user.updated", user_id, details, organization_id=organization_id)
         return self.get(organization_id, user_id)
 
     def remove(self, caller: Caller, user_id: str) -> dict[str, list[str]]:
@@ -130,7 +130,7 @@ class Members:
                 if row.archived_at is None:
                     check_can_revoke_project_role(session, caller, organization_id, row.project_id, row.role)
             of_them = and_(api_keys.c.user_id == user_id, api_keys.c.organization_id == organization_id)
-            ended = revoke_keys(session, revision, of_them)
+            revoked_keys = revoke_keys(session, revision, of_them)
             _discard_group_claims(session, organization_users, user_id, organization_id=organization_id)
             session.run(delete(project_users).where(joined))
             session.run(
@@ -138,7 +138,7 @@ class Members:
             )
             record_removal(session, organization_id, user_id)
             bump_revision(session, user_ids=[user_id])
-            gone = {"projects": [row.project_id for row in left], "api_keys": ended}
+            gone = {"projects": [row.project_id for row in left], "api_keys": revoked_keys}
             gone |= delete_rules(session, organization_id, "user", [user_id])
             record_mutation(
                 session, caller, "user.deleted", user_id, {"removed": gone}, organization_id=organization_id
@@ -207,16 +207,18 @@ class Members:
             revision = serialize_mutations(session, caller)
             member = _project_member(session, organization_id, project_id, user_id)
             check_can_revoke_project_role(session, caller, organization_id, project_id, member.role)
-            ended: list[str] = []
+            revoked_keys: list[str] = []
             if _organization_role(session, organization_id, user_id) != "owner":
                 of_them = and_(api_keys.c.user_id == user_id, api_keys.c.project_id == project_id)
-                ended = revoke_keys(session, revision, of_them)
+                revoked_keys = revoke_keys(session, revision, of_them)
             _discard_group_claims(session, project_users, user_id, project_id=project_id)
             session.run(delete(project_users).where(_one_of(project_users, user_id, project_id=project_id)))
             record_removal(session, organization_id, user_id, project_id)
             bump_revision(session, user_ids=[user_id])
-            _assigned(session, caller, "role.assignment.deleted", project_id, user_id, member.role, api_keys=ended)
-        return {"api_keys": ended}
+            _assigned(
+                session, caller, "role.assignment.deleted", project_id, user_id, member.role, api_keys=revoked_keys
+            )
+        return {"api_keys": revoked_keys}
 
 
 def _discard_group_claims(session: WriteSession, table: Any, user_id: str, **place: str) -> None:
@@ -323,9 +325,9 @@ def _check_not_last_owner(session: ReadSession, caller: Caller, owner: Member, w
 
 
 def _assigned(
-    session: WriteSession, caller: Caller, act: str, project_id: str, user_id: str, role: str, **more: list[str]
+    session: WriteSession, caller: Caller, action: str, project_id: str, user_id: str, role: str, **more: list[str]
 ) -> None:
     resource = {"resource_id": project_id, "resource_type": "api.project"}
-    told = {"id": role, "principal_id": user_id, "principal_type": "user", **resource, **more}
+    details = {"id": role, "principal_id": user_id, "principal_type": "user", **resource, **more}
     place = {"organization_id": caller.organization_id, "project_id": project_id}
-    record_mutation(session, caller, act, user_id, told, **place)
+    record_mutation(session, caller, action, user_id, details, **place)

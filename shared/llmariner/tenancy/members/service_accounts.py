@@ -11,7 +11,7 @@ from sqlalchemy import Row, select, update
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.tenancy import validators as names
+from llmariner.tenancy import validators
 from llmariner.tenancy.members.deprovisioning import delete_service_account
 from llmariner.tenancy.mutations import record_mutation, serialize_mutations
 from llmariner.tenancy.principal import Caller
@@ -63,7 +63,7 @@ class ServiceAccounts:
         self, session: WriteSession, caller: Caller, project_id: str, name: str, role: str, organization_role: str
     ) -> str:
         """As `create`, in a transaction under way; returns the id."""
-        account_id, wanted, now = new_id("user"), names.validate_title(name, "name"), int(time.time())
+        account_id, requested, now = new_id("user"), validators.validate_title(name, "name"), int(time.time())
         organization_id = caller.organization_id
         serialize_mutations(session, caller)
         _check_project(session, organization_id, project_id)
@@ -72,14 +72,14 @@ class ServiceAccounts:
             check_can_grant_organization_role(session, caller, organization_id, organization_role)
             if not has_full_owner_rights(caller):
                 raise PermissionDenied("Only an owner of the organization gives a service account such a role.")
-        _check_name_free(session, project_id, wanted)
-        row = {"id": account_id, "email": _address(project_id, wanted), "name": wanted, "kind": "service_account"}
+        _check_name_free(session, project_id, requested)
+        row = {"id": account_id, "email": _address(project_id, requested), "name": requested, "kind": "service_account"}
         session.add(users, **row, created_at=now)
         joined = {"organization_id": organization_id, "user_id": account_id, "created_at": now}
         session.add(organization_users, **joined, role=organization_role)
         session.add(project_users, **joined, project_id=project_id, role=role)
-        told = {"data": {"role": role, "name": wanted, "organization_role": organization_role}}
-        _done(session, caller, "service_account.created", project_id, account_id, told)
+        details = {"data": {"role": role, "name": requested, "organization_role": organization_role}}
+        _record(session, caller, "service_account.created", project_id, account_id, details)
         return account_id
 
     def get(self, organization_id: str, project_id: str, account_id: str) -> ServiceAccount:
@@ -105,17 +105,17 @@ class ServiceAccounts:
             _check_project(session, organization_id, project_id)
             account = _one(session, organization_id, project_id, account_id)
             _check_can_revoke_roles(session, caller, account)
-            if name is not None and names.validate_title(name, "name") != account.name:
-                wanted = names.validate_title(name, "name")
-                _check_name_free(session, project_id, wanted)
-                renamed = {"name": wanted, "email": _address(project_id, wanted)}
+            if name is not None and validators.validate_title(name, "name") != account.name:
+                requested = validators.validate_title(name, "name")
+                _check_name_free(session, project_id, requested)
+                renamed = {"name": requested, "email": _address(project_id, requested)}
                 session.run(update(users).where(users.c.id == account_id).values(**renamed))
             if role is not None and role != account.role:
                 check_can_grant_project_role(session, caller, organization_id, project_id, role)
                 session.run(update(project_users).where(project_users.c.user_id == account_id).values(role=role))
             bump_revision(session, user_ids=[account_id])
-            told = {"changes_requested": {"name": name, "role": role}}
-            _done(session, caller, "service_account.updated", project_id, account_id, told)
+            details = {"changes_requested": {"name": name, "role": role}}
+            _record(session, caller, "service_account.updated", project_id, account_id, details)
         return self.get(organization_id, project_id, account_id)
 
     def delete(self, caller: Caller, project_id: str, account_id: str) -> dict[str, list[str]]:
@@ -124,7 +124,7 @@ class ServiceAccounts:
             revision = serialize_mutations(session, caller)
             _check_can_revoke_roles(session, caller, _one(session, caller.organization_id, project_id, account_id))
             gone = {"api_keys": delete_service_account(session, revision, account_id)}
-            _done(session, caller, "service_account.deleted", project_id, account_id, {"removed": gone})
+            _record(session, caller, "service_account.deleted", project_id, account_id, {"removed": gone})
         return gone
 
 
@@ -189,9 +189,9 @@ def _check_name_free(session: ReadSession, project_id: str, name: str) -> None:
         raise Conflict(f"The project has a service account named '{name}'; choose another name.", param="name")
 
 
-def _done(
-    session: WriteSession, caller: Caller, act: str, project_id: str, account_id: str, told: dict[str, Any]
+def _record(
+    session: WriteSession, caller: Caller, action: str, project_id: str, account_id: str, details: dict[str, Any]
 ) -> None:
     record_mutation(
-        session, caller, act, account_id, told, organization_id=caller.organization_id, project_id=project_id
+        session, caller, action, account_id, details, organization_id=caller.organization_id, project_id=project_id
     )

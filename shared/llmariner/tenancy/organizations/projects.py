@@ -19,7 +19,7 @@ from llmariner.identifiers import new_id
 from llmariner.limits.cascade_delete import delete_rules
 from llmariner.models.tables import models
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.tenancy import validators as names
+from llmariner.tenancy import validators
 from llmariner.tenancy.members.deprovisioning import delete_service_accounts, revoke_keys
 from llmariner.tenancy.mutations import record_mutation, serialize_mutations
 from llmariner.tenancy.principal import Caller
@@ -88,7 +88,7 @@ class Projects:
         where there are too many."""
         organization_id, project_id = caller.organization_id, new_id("proj")
         values = {
-            "title": names.validate_selectable_title(new.title),
+            "title": validators.validate_selectable_title(new.title),
             **_placement_columns(new.kubernetes_namespace, new.assignments),
         }
         now = int(time.time())
@@ -104,8 +104,8 @@ class Projects:
             joined = {"organization_id": organization_id, "role": "owner", "created_at": now}
             for owner in session.rows(owners):
                 session.add(project_users, project_id=project_id, user_id=owner.user_id, **joined)
-            told = {"data": {"name": values["title"], "title": values["title"]}}
-            _done(session, caller, "project.created", project_id, told)
+            details = {"data": {"name": values["title"], "title": values["title"]}}
+            _record(session, caller, "project.created", project_id, details)
         return self.get(organization_id, project_id)
 
     def get(self, organization_id: str, project_id: str) -> Project:
@@ -134,15 +134,15 @@ class Projects:
 
     def rename(self, caller: Caller, project_id: str, title: str) -> Project:
         """Give it another title. Conflict when a live one has that."""
-        wanted = names.validate_selectable_title(title)
+        requested = validators.validate_selectable_title(title)
         with self._database.write() as session:
             serialize_mutations(session, caller)
             project = _live_project(session, caller, project_id)
-            if wanted != project.title:
-                _check_title_free(session, caller.organization_id, wanted, but=project_id)
-            _update_columns(session, project_id, title=wanted)
-            told = {"changes_requested": {"name": wanted, "title": wanted}}
-            _done(session, caller, "project.updated", project_id, told)
+            if requested != project.title:
+                _check_title_free(session, caller.organization_id, requested, but=project_id)
+            _update_columns(session, project_id, title=requested)
+            details = {"changes_requested": {"name": requested, "title": requested}}
+            _record(session, caller, "project.updated", project_id, details)
         return self.get(caller.organization_id, project_id)
 
     def assign(self, caller: Caller, project_id: str, assignments: Sequence[Assignment]) -> Project:
@@ -152,8 +152,8 @@ class Projects:
             serialize_mutations(session, caller)
             _live_project(session, caller, project_id)
             _update_columns(session, project_id, **values)
-            told = {"changes_requested": {"assignments": json.loads(values["assignments"] or "[]")}}
-            _done(session, caller, "project.updated", project_id, told)
+            details = {"changes_requested": {"assignments": json.loads(values["assignments"] or "[]")}}
+            _record(session, caller, "project.updated", project_id, details)
         return self.get(caller.organization_id, project_id)
 
     def set_models(self, caller: Caller, project_id: str, mode: str | None, model_ids: Sequence[str]) -> Project:
@@ -168,8 +168,8 @@ class Projects:
             _live_project(session, caller, project_id)
             _update_columns(session, project_id, model_mode=mode, model_ids=json.dumps(listed))
             _bump_members_and_keys(session, project_id)
-            told = {"changes_requested": {"model_mode": mode, "model_ids": listed}}
-            _done(session, caller, "project.updated", project_id, told)
+            details = {"changes_requested": {"model_mode": mode, "model_ids": listed}}
+            _record(session, caller, "project.updated", project_id, details)
         return self.get(caller.organization_id, project_id)
 
     def archive(self, caller: Caller, project_id: str) -> Project:
@@ -179,7 +179,7 @@ class Projects:
             _check_not_default(_live_project(session, caller, project_id), "archived")
             _update_columns(session, project_id, archived_at=int(time.time()))
             _bump_members_and_keys(session, project_id)
-            _done(session, caller, "project.archived", project_id, {})
+            _record(session, caller, "project.archived", project_id, {})
         return self.get(caller.organization_id, project_id)
 
     def delete(self, caller: Caller, project_id: str) -> dict[str, list[str]]:
@@ -195,7 +195,7 @@ class Projects:
             gone = _delete_dependents(session, revision, project_id)
             gone |= delete_rules(session, project.organization_id, "project", [project_id])
             _update_columns(session, project_id, archived_at=project.archived_at or int(time.time()))
-            _done(session, caller, "project.deleted", project_id, {"removed": gone})
+            _record(session, caller, "project.deleted", project_id, {"removed": gone})
         return gone
 
 
@@ -212,22 +212,22 @@ def _placement_columns(namespace: str | None, assignments: Sequence[Assignment])
     if len(set(clusters)) < len(clusters):
         raise InvalidRequest("'assignments' must name each cluster once.", param="assignments")
     return {
-        "kubernetes_namespace": names.validate_dns_label(namespace, "kubernetes_namespace") if namespace else None,
+        "kubernetes_namespace": validators.validate_dns_label(namespace, "kubernetes_namespace") if namespace else None,
         "assignments": json.dumps([_stored(each) for each in assignments]) if assignments else None,
     }
 
 
 def _check_assignment(assignment: Assignment, where: str) -> None:
-    names.validate_dns_label(assignment.namespace, f"{where}.namespace")
+    validators.validate_dns_label(assignment.namespace, f"{where}.namespace")
     if assignment.queue:
-        names.validate_dns_label(assignment.queue, f"{where}.kueue_queue_name")
+        validators.validate_dns_label(assignment.queue, f"{where}.kueue_queue_name")
     if len(assignment.cluster_id) > 64:
         raise InvalidRequest(
             f"'{where}.cluster_id' must be the id of a cluster, or empty.", param=f"{where}.cluster_id"
         )
     for index, (key, value) in enumerate(assignment.node_selector):
-        names.validate_label_key(key, f"{where}.node_selector[{index}].key")
-        names.validate_label_value(value, f"{where}.node_selector[{index}].value")
+        validators.validate_label_key(key, f"{where}.node_selector[{index}].key")
+        validators.validate_label_value(value, f"{where}.node_selector[{index}].value")
 
 
 def _stored(assignment: Assignment) -> dict[str, Any]:
@@ -284,7 +284,7 @@ def _check_title_free(session: ReadSession, organization_id: str, title: str, *,
     live = select(projects.c.title).where(
         projects.c.organization_id == organization_id, projects.c.archived_at.is_(None), projects.c.id != but
     )
-    if names.skeleton(title) in {names.skeleton(row.title) for row in session.rows(live)}:
+    if validators.skeleton(title) in {validators.skeleton(row.title) for row in session.rows(live)}:
         raise Conflict(f"The organization has a project titled '{title}'; choose another title.", param="title")
 
 
@@ -308,8 +308,8 @@ def _check_empty(session: ReadSession, project_id: str) -> None:
 
 
 def _delete_dependents(session: WriteSession, revision: int, project_id: str) -> dict[str, list[str]]:
-    accounts, ended = delete_service_accounts(session, revision, project_id)
-    ended += revoke_keys(session, revision, api_keys.c.project_id == project_id)
+    accounts, revoked_keys = delete_service_accounts(session, revision, project_id)
+    revoked_keys += revoke_keys(session, revision, api_keys.c.project_id == project_id)
     members = session.rows(
         select(users.c.id, users.c.email)
         .join(project_users, project_users.c.user_id == users.c.id)
@@ -317,7 +317,7 @@ def _delete_dependents(session: WriteSession, revision: int, project_id: str) ->
         .order_by(users.c.email)
     )
     session.run(delete(project_users).where(project_users.c.project_id == project_id))
-    gone = {"users": [row.email for row in members], "service_accounts": accounts, "api_keys": ended}
+    gone = {"users": [row.email for row in members], "service_accounts": accounts, "api_keys": revoked_keys}
     for noun, table in (("group_roles", group_roles), ("roles", custom_roles)):
         gone[noun] = [row.id for row in session.rows(select(table.c.id).where(table.c.project_id == project_id))]
         session.run(delete(table).where(table.c.project_id == project_id))
@@ -344,7 +344,7 @@ _ORGANIZATION_MEMBERS = select(organization_users.c.user_id).join(
 )
 
 
-def _done(session: WriteSession, caller: Caller, act: str, project_id: str, told: dict[str, Any]) -> None:
+def _record(session: WriteSession, caller: Caller, action: str, project_id: str, details: dict[str, Any]) -> None:
     record_mutation(
-        session, caller, act, project_id, told, organization_id=caller.organization_id, project_id=project_id
+        session, caller, action, project_id, details, organization_id=caller.organization_id, project_id=project_id
     )

@@ -16,11 +16,11 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenie
 from llmariner.identifiers import new_id
 from llmariner.limits.cascade_delete import delete_rules
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.tenancy import validators as names
+from llmariner.tenancy import validators
 from llmariner.tenancy.members.deprovisioning import revoke_keys
 from llmariner.tenancy.mutations import record_mutation, serialize_mutations
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles import access_scope as reach
+from llmariner.tenancy.roles import access_scope
 from llmariner.tenancy.roles.effective_permissions import bump_revision, resolve_permissions
 from llmariner.tenancy.tables import (
     api_keys,
@@ -68,18 +68,21 @@ class Organizations:
 
     def create(self, caller: Caller, title: str) -> Organization:
         """Make an organisation that the caller owns. PermissionDenied unless they own the default one; Conflict."""
-        wanted, organization_id = names.validate_selectable_title(title, max_length=_MAX_TITLE_LENGTH), new_id("org")
+        requested, organization_id = (
+            validators.validate_selectable_title(title, max_length=_MAX_TITLE_LENGTH),
+            new_id("org"),
+        )
         now = int(time.time())
         with self._database.write() as session:
             serialize_mutations(session, caller)
             _check_owns_default_organization(session, caller)
-            _check_title_free(session, wanted)
-            session.add(organizations, id=organization_id, title=wanted, is_default=False, created_at=now)
+            _check_title_free(session, requested)
+            session.add(organizations, id=organization_id, title=requested, is_default=False, created_at=now)
             joined = {"user_id": caller.user_id, "role": "owner", "created_at": now}
             session.add(organization_users, organization_id=organization_id, **joined)
             bump_revision(session, user_ids=[caller.user_id])
-            _done(session, caller, "organization.created", organization_id, {"data": {"title": wanted}})
-        return Organization(organization_id, wanted, False, now)
+            _record(session, caller, "organization.created", organization_id, {"data": {"title": requested}})
+        return Organization(organization_id, requested, False, now)
 
     def get(self, organization_id: str) -> Organization:
         """One organisation. NotFound."""
@@ -92,7 +95,7 @@ class Organizations:
         order = (organizations.c.is_default.desc(), organizations.c.created_at, organizations.c.id)
         with self._database.read() as session:
             found = [_organization(row) for row in session.rows(query.order_by(*order))]
-            reached = reach.accessible_organization_ids(session, caller, [each.id for each in found])
+            reached = access_scope.accessible_organization_ids(session, caller, [each.id for each in found])
         return [each for each in found if each.id in reached]
 
     def summarize(self, organization_ids: Sequence[str]) -> dict[str, Summary]:
@@ -114,16 +117,16 @@ class Organizations:
 
     def rename(self, caller: Caller, title: str) -> Organization:
         """Give the caller's organisation another title. Conflict."""
-        wanted, organization_id = (
-            names.validate_selectable_title(title, max_length=_MAX_TITLE_LENGTH),
+        requested, organization_id = (
+            validators.validate_selectable_title(title, max_length=_MAX_TITLE_LENGTH),
             caller.organization_id,
         )
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            _check_title_free(session, wanted, but=organization_id)
-            _retitle(session, organization_id, wanted)
-            told = {"changes_requested": {"title": wanted}}
-            _done(session, caller, "organization.updated", organization_id, told)
+            _check_title_free(session, requested, but=organization_id)
+            _retitle(session, organization_id, requested)
+            details = {"changes_requested": {"title": requested}}
+            _record(session, caller, "organization.updated", organization_id, details)
         return self.get(organization_id)
 
     def delete(self, caller: Caller) -> dict[str, list[str]]:
@@ -144,22 +147,22 @@ class Organizations:
             _check_empty(session, organization_id)
             gone = _delete_dependents(session, revision, organization_id) | delete_rules(session, organization_id)
             _retitle(session, organization_id, f"{organization.title} (deleted {organization_id})")
-            _done(session, caller, "organization.deleted", organization_id, {"removed": gone})
+            _record(session, caller, "organization.deleted", organization_id, {"removed": gone})
         return gone
 
 
 def _check_title_free(session: ReadSession, title: str, *, but: str = "") -> None:
     taken = session.rows(select(organizations.c.title).where(organizations.c.id != but))
-    if names.skeleton(title) in {names.skeleton(row.title) for row in taken}:
+    if validators.skeleton(title) in {validators.skeleton(row.title) for row in taken}:
         raise Conflict(f"An organization titled '{title}' exists already; choose another title.", param="title")
 
 
 def _check_owns_default_organization(session: ReadSession, caller: Caller) -> None:
     """Whether it owns the default organisation, be it as a person or with a key of that organisation."""
     default = session.value(select(organizations.c.id).where(organizations.c.is_default))
-    stands = resolve_permissions(session, caller.user_id, str(default), None)
+    permissions = resolve_permissions(session, caller.user_id, str(default), None)
     elsewhere = caller.key_id is not None and caller.organization_id != default
-    if stands.organization_role != "owner" or elsewhere:
+    if permissions.organization_role != "owner" or elsewhere:
         raise PermissionDenied("Only an owner of the default organization makes organizations.")
 
 
@@ -178,7 +181,7 @@ def _check_empty(session: ReadSession, organization_id: str) -> None:
 
 
 def _delete_dependents(session: WriteSession, revision: int, organization_id: str) -> dict[str, list[str]]:
-    ended = revoke_keys(session, revision, api_keys.c.organization_id == organization_id)
+    revoked_keys = revoke_keys(session, revision, api_keys.c.organization_id == organization_id)
     members = session.rows(
         select(users.c.id, users.c.email)
         .join(organization_users)
@@ -192,7 +195,7 @@ def _delete_dependents(session: WriteSession, revision: int, organization_id: st
     )
     asked = [row.id for row in session.rows(select(invites.c.id).where(*open_ones))]
     session.run(update(invites).where(*open_ones).values(revoked_at=int(time.time())))
-    gone = {"users": [row.email for row in members], "api_keys": ended, "invites": asked}
+    gone = {"users": [row.email for row in members], "api_keys": revoked_keys, "invites": asked}
     for noun, table in (("roles", custom_roles), ("group_roles", group_roles), ("groups", groups)):
         theirs = table.c.organization_id == organization_id
         gone[noun] = [row.id for row in session.rows(select(table.c.id).where(theirs).order_by(table.c.id))]
@@ -222,5 +225,5 @@ def _retitle(session: WriteSession, organization_id: str, title: str) -> None:
     session.run(update(organizations).where(organizations.c.id == organization_id).values(title=title))
 
 
-def _done(session: WriteSession, caller: Caller, act: str, organization_id: str, told: dict[str, Any]) -> None:
-    record_mutation(session, caller, act, organization_id, told, organization_id=organization_id)
+def _record(session: WriteSession, caller: Caller, action: str, organization_id: str, details: dict[str, Any]) -> None:
+    record_mutation(session, caller, action, organization_id, details, organization_id=organization_id)

@@ -32,9 +32,9 @@ def caller_in_organization(database: Database, caller: Caller, organization_id: 
     NotFound where it is no member, PermissionDenied where it is and lacks the scope.
     """
     with database.read() as session:
-        stands = _permissions_in_organization(session, caller, organization_id, None)
+        permissions = _permissions_in_organization(session, caller, organization_id, None)
     project_id = caller.project_id if organization_id == caller.organization_id else None
-    return _require_scope(_caller_with_permissions(caller, organization_id, project_id, stands), scope)
+    return _require_scope(_caller_with_permissions(caller, organization_id, project_id, permissions), scope)
 
 
 def caller_in_project(
@@ -51,14 +51,14 @@ def caller_in_project(
     NotFound and PermissionDenied as in `caller_in_organization`.
     """
     with database.read() as session:
-        stands = _permissions_in_organization(session, caller, organization_id, project_id)
+        permissions = _permissions_in_organization(session, caller, organization_id, project_id)
         query = select(projects.c.archived_at).where(
             projects.c.id == project_id, projects.c.organization_id == organization_id
         )
         row = session.first(query)
     pinned = caller.key_id is not None and project_id != caller.project_id
-    hidden = stands.project_role is None or pinned
-    there = _caller_with_permissions(caller, organization_id, project_id, stands)
+    hidden = permissions.project_role is None or pinned
+    there = _caller_with_permissions(caller, organization_id, project_id, permissions)
     if (
         row is None
         or (row.archived_at is not None and not include_archived)
@@ -92,12 +92,12 @@ def accessible_organization_ids(session: ReadSession, caller: Caller, member_of:
 def _permissions_in_organization(
     session: ReadSession, caller: Caller, organization_id: str, project_id: str | None
 ) -> EffectivePermissions:
-    stands = resolve_permissions(session, caller.user_id, organization_id, project_id)
-    if stands.organization_role is None or not _can_access_organization(session, caller, organization_id):
+    permissions = resolve_permissions(session, caller.user_id, organization_id, project_id)
+    if permissions.organization_role is None or not _can_access_organization(session, caller, organization_id):
         raise NotFound(
             f"No organization with id '{organization_id}' that you are a member of.", param="organization_id"
         )
-    return stands
+    return permissions
 
 
 def _can_access_organization(session: ReadSession, caller: Caller, organization_id: str) -> bool:
@@ -107,16 +107,16 @@ def _can_access_organization(session: ReadSession, caller: Caller, organization_
 
 
 def _caller_with_permissions(
-    caller: Caller, organization_id: str, project_id: str | None, stands: EffectivePermissions
+    caller: Caller, organization_id: str, project_id: str | None, permissions: EffectivePermissions
 ) -> Caller:
     # What a key carries is what is left of it where it is at home.
-    scopes = stands.scopes if caller.key_id is None else stands.scopes & caller.scopes
+    scopes = permissions.scopes if caller.key_id is None else permissions.scopes & caller.scopes
     return replace(
         caller,
         organization_id=organization_id,
         project_id=project_id,
-        organization_role=stands.organization_role,
-        project_role=stands.project_role,
+        organization_role=permissions.organization_role,
+        project_role=permissions.project_role,
         scopes=scopes,
     )
 

@@ -12,7 +12,7 @@ from sqlalchemy import Row, delete, func, select, update
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.tenancy import validators as names
+from llmariner.tenancy import validators
 from llmariner.tenancy.mutations import record_mutation, serialize_mutations
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
@@ -70,15 +70,15 @@ class CustomRoles:
         said = _validate_description(description)
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            wanted = _validate_scopes(session, caller, scopes, project_id)
+            requested = _validate_scopes(session, caller, scopes, project_id)
             if project_id is not None:
                 _check_project(session, organization_id, project_id)
             _check_not_full(session, organization_id, project_id)
             free = _validate_unused_name(session, organization_id, project_id, name)
             row = {"id": role_id, "organization_id": organization_id, "project_id": project_id, "name": free}
-            stored = {"description": said, "scopes": " ".join(sorted(wanted))}
+            stored = {"description": said, "scopes": " ".join(sorted(requested))}
             session.add(custom_roles, **row, **stored, created_at=int(time.time()))
-            _done(session, caller, "role.created", role_id, project_id, {"data": {"role_name": free}})
+            _record(session, caller, "role.created", role_id, project_id, {"data": {"role_name": free}})
         return self.get(organization_id, role_id)
 
     def get(self, organization_id: str, role_id: str) -> CustomRole:
@@ -113,7 +113,7 @@ class CustomRoles:
             role = _one(session, organization_id, role_id)
             _check_can_revoke(session, caller, role)
             values: dict[str, Any] = {}
-            if name is not None and names.validate_title(name, "name") != role.name:
+            if name is not None and validators.validate_title(name, "name") != role.name:
                 values["name"] = _validate_unused_name(session, organization_id, role.project_id, name, but=role_id)
             if description is not None:
                 values["description"] = _validate_description(description)
@@ -122,7 +122,7 @@ class CustomRoles:
             if values:
                 session.run(update(custom_roles).where(custom_roles.c.id == role_id).values(**values))
                 bump_revision(session, user_ids=_holders(session, role_id))
-                _done(session, caller, "role.updated", role_id, role.project_id, {"changes_requested": values})
+                _record(session, caller, "role.updated", role_id, role.project_id, {"changes_requested": values})
         return self.get(organization_id, role_id)
 
     def delete(self, caller: Caller, role_id: str) -> None:
@@ -141,7 +141,7 @@ class CustomRoles:
                     details={"in_the_way": in_the_way},
                 )
             session.run(delete(custom_roles).where(custom_roles.c.id == role_id))
-            _done(session, caller, "role.deleted", role_id, role.project_id, {})
+            _record(session, caller, "role.deleted", role_id, role.project_id, {})
 
 
 def _check_can_revoke(session: ReadSession, caller: Caller, role: CustomRole) -> None:
@@ -154,23 +154,23 @@ def _check_can_revoke(session: ReadSession, caller: Caller, role: CustomRole) ->
 def _validate_scopes(
     session: ReadSession, caller: Caller, scopes: Iterable[str], project_id: str | None
 ) -> frozenset[str]:
-    wanted = frozenset(scopes)
+    requested = frozenset(scopes)
     possible = OWNER_SCOPES if project_id is None else PROJECT_ROLES["owner"]
-    if not wanted:
+    if not requested:
         raise InvalidRequest("A role needs one scope at least.", param="scopes")
-    if unknown := wanted - possible:
+    if unknown := requested - possible:
         raise InvalidRequest(
             f"A role {'here' if project_id is None else 'in a project'} can't hold {', '.join(sorted(unknown))}. "
             f"Possible scopes: {', '.join(sorted(possible))}.",
             param="scopes",
         )
     if has_full_owner_rights(caller):
-        return wanted
-    if missing := with_implied(wanted) - held_scopes(session, caller, caller.organization_id, project_id):
+        return requested
+    if missing := with_implied(requested) - held_scopes(session, caller, caller.organization_id, project_id):
         raise PermissionDenied(
             f"You don't hold the scopes {', '.join(sorted(missing))} there, so no role of yours can."
         )
-    return wanted
+    return requested
 
 
 def _check_not_full(session: ReadSession, organization_id: str, project_id: str | None) -> None:
@@ -186,17 +186,17 @@ def _check_not_full(session: ReadSession, organization_id: str, project_id: str 
 def _validate_unused_name(
     session: ReadSession, organization_id: str, project_id: str | None, name: str, *, but: str = ""
 ) -> str:
-    wanted = names.validate_selectable_title(name, "name")
-    if wanted.lower() in ORGANIZATION_ROLES or wanted.lower() in PROJECT_ROLES:
-        raise Conflict(f"'{wanted}' is a role that is there everywhere; choose another name.", param="name")
+    requested = validators.validate_selectable_title(name, "name")
+    if requested.lower() in ORGANIZATION_ROLES or requested.lower() in PROJECT_ROLES:
+        raise Conflict(f"'{requested}' is a role that is there everywhere; choose another name.", param="name")
     there = select(custom_roles.c.name).where(
         custom_roles.c.organization_id == organization_id,
         custom_roles.c.project_id == project_id,
         custom_roles.c.id != but,
     )
-    if names.skeleton(wanted) in {names.skeleton(row.name) for row in session.rows(there)}:
-        raise Conflict(f"There is a role named '{wanted}' already; choose another name.", param="name")
-    return wanted
+    if validators.skeleton(requested) in {validators.skeleton(row.name) for row in session.rows(there)}:
+        raise Conflict(f"There is a role named '{requested}' already; choose another name.", param="name")
+    return requested
 
 
 def _validate_description(said: str) -> str:
@@ -256,7 +256,9 @@ def _usages(session: ReadSession, role_id: str) -> dict[str, list[str]]:
     }
 
 
-def _done(
-    session: WriteSession, caller: Caller, act: str, role_id: str, project_id: str | None, told: dict[str, Any]
+def _record(
+    session: WriteSession, caller: Caller, action: str, role_id: str, project_id: str | None, details: dict[str, Any]
 ) -> None:
-    record_mutation(session, caller, act, role_id, told, organization_id=caller.organization_id, project_id=project_id)
+    record_mutation(
+        session, caller, action, role_id, details, organization_id=caller.organization_id, project_id=project_id
+    )

@@ -14,7 +14,7 @@ from sqlalchemy import Row, select, update
 
 from llmariner.errors import PermissionDenied
 from llmariner.platform.database import ReadSession, WriteSession
-from llmariner.tenancy import validators as names
+from llmariner.tenancy import validators
 from llmariner.tenancy.tables import organization_users, users
 
 __all__ = ["check_claimable", "claim_deadline", "open_claim_window"]
@@ -63,7 +63,7 @@ def check_claimable(session: ReadSession, account: Row[Any], *, issued_at: int) 
             "`llma auth login`.",
             "account_unlinked",
         )
-    if "@" in account.email and not names.has_public_domain(account.email):
+    if "@" in account.email and not validators.has_public_domain(account.email):
         raise _refused(
             f"There is an account '{account.email}', and its address has no public domain, so it proves nobody to be its "
             "owner. Sign in with an address of a public domain, or ask an administrator to remove that account.",

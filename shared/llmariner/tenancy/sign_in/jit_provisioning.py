@@ -97,28 +97,30 @@ class MembershipReconciliation:
     def apply(self, session: WriteSession, revision: int) -> None:
         """Make it so. `acts` are then to be told of; `reconcile_memberships` does both."""
         for invite in self._invites:
-            held = self._memberships.get(_Resource(invite.organization_id))
-            if held is not None and not held.of_group:
+            membership = self._memberships.get(_Resource(invite.organization_id))
+            if membership is not None and not membership.of_group:
                 self._withdraw(session, invite)
             else:
                 self._accept(session, invite)
         # Others of the same transaction may have lost their ownership since this was read.
         self._solely_owned = self._find_solely_owned(session)
-        for place, role in sorted(self._group_changes().items(), key=lambda each: each[0].project_id is not None):
+        for resource, role in sorted(self._group_changes().items(), key=lambda each: each[0].project_id is not None):
             if role is None:
-                self._remove(session, revision, place)
+                self._remove(session, revision, resource)
             else:
-                self._grant(session, place, role, of_group=True)
+                self._grant(session, resource, role, of_group=True)
         if self._group_grants is not None:
             self._store_groups(session)
         if not self._memberships:
-            for place, role in self._default_grants:
-                self._grant(session, place, role, of_group=False)
+            for resource, role in self._default_grants:
+                self._grant(session, resource, role, of_group=False)
 
     def _find_solely_owned(self, session: ReadSession) -> frozenset[_Resource]:
         """The organisations that have no other owner."""
         return frozenset(
-            place for place, held in self._memberships.items() if _is_last_owner(session, self.user_id, place, held)
+            resource
+            for resource, membership in self._memberships.items()
+            if _is_last_owner(session, self.user_id, resource, membership)
         )
 
     def _group_changes(self) -> dict[_Resource, str | None]:
@@ -126,21 +128,28 @@ class MembershipReconciliation:
         if self._group_grants is None:
             return {}
         wanted: dict[_Resource, str | None] = {
-            place: role
-            for place, role in self._group_grants.items()
-            if place not in self._solely_owned
-            and ((held := self._memberships.get(place)) is None or (held.of_group and held.role != role))
+            resource: role
+            for resource, role in self._group_grants.items()
+            if resource not in self._solely_owned
+            and (
+                (membership := self._memberships.get(resource)) is None
+                or (membership.of_group and membership.role != role)
+            )
         }
-        left = {place for place, held in self._memberships.items() if held.of_group and place not in self._group_grants}
+        left = {
+            resource
+            for resource, membership in self._memberships.items()
+            if membership.of_group and resource not in self._group_grants
+        }
         left -= self._solely_owned
-        ending = {place.organization_id for place in left if place.project_id is None}
+        ending = {resource.organization_id for resource in left if resource.project_id is None}
         # Nobody is in a project of an organisation that they left.
-        left |= {place for place in self._memberships if place.organization_id in ending}
+        left |= {resource for resource in self._memberships if resource.organization_id in ending}
         return {**wanted, **dict.fromkeys(left)}
 
     def _store_groups(self, session: WriteSession) -> None:
-        told = {"groups": json.dumps(sorted(self._groups)), "groups_at": self._issued_at}
-        session.run(update(users).where(users.c.id == self.user_id).values(**told))
+        columns = {"groups": json.dumps(sorted(self._groups)), "groups_at": self._issued_at}
+        session.run(update(users).where(users.c.id == self.user_id).values(**columns))
         if left := self._stored_groups - self._groups:
             gone = and_(user_groups.c.user_id == self.user_id, user_groups.c.name.in_(sorted(left)))
             session.run(user_groups.delete().where(gone))
@@ -151,8 +160,8 @@ class MembershipReconciliation:
     def _withdraw(self, session: WriteSession, invite: Any) -> None:
         """A membership that people made before stays as it is, and an invitation adds nothing to it."""
         session.run(update(invites).where(invites.c.id == invite.id).values(revoked_at=int(time.time())))
-        told = {"reason": "became_a_member"}
-        self.mutations.append(_Mutation("invite.deleted", invite.id, _Resource(invite.organization_id), told))
+        details = {"reason": "became_a_member"}
+        self.mutations.append(_Mutation("invite.deleted", invite.id, _Resource(invite.organization_id), details))
 
     def _accept(self, session: WriteSession, invite: Any) -> None:
         """What groups gave gives way; archived projects take nobody in."""
@@ -162,76 +171,88 @@ class MembershipReconciliation:
             live = and_(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
             if session.value(select(projects.c.id).where(projects.c.id == each["id"], live)) is not None:
                 promised.append((_Resource(organization_id, each["id"]), each["role"]))
-        for place, role in promised:
-            held = self._memberships.get(place)
-            if held is None or held.of_group:
-                self._grant(session, place, role, of_group=False)
+        for resource, role in promised:
+            membership = self._memberships.get(resource)
+            if membership is None or membership.of_group:
+                self._grant(session, resource, role, of_group=False)
         clear_removal(session, organization_id, self.user_id)
         session.run(update(invites).where(invites.c.id == invite.id).values(accepted_at=int(time.time())))
-        told = {"user_id": self.user_id, "email": self._email}
-        self.mutations.append(_Mutation("invite.accepted", invite.id, _Resource(organization_id), told))
+        details = {"user_id": self.user_id, "email": self._email}
+        self.mutations.append(_Mutation("invite.accepted", invite.id, _Resource(organization_id), details))
 
-    def _grant(self, session: WriteSession, place: _Resource, role: str, *, of_group: bool) -> None:
-        table, one = self._row(place)
-        held = self._memberships.get(place)
-        if held is None:
-            key = {"organization_id": place.organization_id, "user_id": self.user_id}
-            key |= {"project_id": place.project_id} if place.project_id else {}
+    def _grant(self, session: WriteSession, resource: _Resource, role: str, *, of_group: bool) -> None:
+        table, one = self._row(resource)
+        membership = self._memberships.get(resource)
+        if membership is None:
+            key = {"organization_id": resource.organization_id, "user_id": self.user_id}
+            key |= {"project_id": resource.project_id} if resource.project_id else {}
             session.add(table, **key, role=role, of_group=of_group, created_at=int(time.time()))
         else:
             session.run(update(table).where(one).values(role=role, of_group=of_group))
-        self._memberships[place] = _Membership(role, of_group)
-        if held is None or held.role != role:
-            self._record(place, held, role)
+        self._memberships[resource] = _Membership(role, of_group)
+        if membership is None or membership.role != role:
+            self._record(resource, membership, role)
 
-    def _remove(self, session: WriteSession, revision: int, place: _Resource) -> None:
+    def _remove(self, session: WriteSession, revision: int, resource: _Resource) -> None:
         """With the keys that the person has there."""
-        table, one = self._row(place)
+        table, one = self._row(resource)
         session.run(table.delete().where(one))
-        held = self._memberships.pop(place)
-        there = api_keys.c.organization_id == place.organization_id
-        if place.project_id:
-            there = and_(there, api_keys.c.project_id == place.project_id)
+        membership = self._memberships.pop(resource)
+        there = api_keys.c.organization_id == resource.organization_id
+        if resource.project_id:
+            there = and_(there, api_keys.c.project_id == resource.project_id)
         revoke_keys(session, revision, and_(there, api_keys.c.user_id == self.user_id))
-        self._record(place, held, None)
+        self._record(resource, membership, None)
 
-    def _row(self, place: _Resource) -> tuple[Any, Any]:
-        table = project_users if place.project_id else organization_users
-        one = and_(table.c.user_id == self.user_id, table.c.organization_id == place.organization_id)
-        return table, and_(one, table.c.project_id == place.project_id) if place.project_id else one
+    def _row(self, resource: _Resource) -> tuple[Any, Any]:
+        table = project_users if resource.project_id else organization_users
+        one = and_(table.c.user_id == self.user_id, table.c.organization_id == resource.organization_id)
+        return table, and_(one, table.c.project_id == resource.project_id) if resource.project_id else one
 
-    def _record(self, place: _Resource, before: _Membership | None, role: str | None) -> None:
+    def _record(self, resource: _Resource, before: _Membership | None, role: str | None) -> None:
         """Of a change of a membership, in the names that `acts` has for it."""
-        if place.project_id is not None:
-            resource = {"resource_id": place.project_id, "resource_type": "api.project"}
-            principal = {"principal_id": self.user_id, "principal_type": "user", **resource}
-            for name, its in (("deleted", before.role if before else None), ("created", role)):
-                if its is not None:
+        if resource.project_id is not None:
+            assignment = {"principal_id": self.user_id, "principal_type": "user"}
+            assignment |= {"resource_id": resource.project_id, "resource_type": "api.project"}
+            for change, role_id in (("deleted", before.role if before else None), ("created", role)):
+                if role_id is not None:
                     self.mutations.append(
-                        _Mutation(f"role.assignment.{name}", self.user_id, place, {"id": its, **principal})
+                        _Mutation(f"role.assignment.{change}", self.user_id, resource, {"id": role_id, **assignment})
                     )
         elif role is None:
-            self.mutations.append(_Mutation("user.deleted", self.user_id, place, {}))
+            self.mutations.append(_Mutation("user.deleted", self.user_id, resource, {}))
         elif before is None:
-            told = {"data": {"role": role, "email": self._email}}
-            self.mutations.append(_Mutation("user.added", self.user_id, place, told))
+            details = {"data": {"role": role, "email": self._email}}
+            self.mutations.append(_Mutation("user.added", self.user_id, resource, details))
         else:
-            self.mutations.append(_Mutation("user.updated", self.user_id, place, {"changes_requested": {"role": role}}))
+            self.mutations.append(
+                _Mutation("user.updated", self.user_id, resource, {"changes_requested": {"role": role}})
+            )
 
 
-def reconcile_memberships(session: WriteSession, revision: int, arrivals: Sequence[MembershipReconciliation]) -> None:
+def reconcile_memberships(
+    session: WriteSession, revision: int, reconciliations: Sequence[MembershipReconciliation]
+) -> None:
     """Make all of these so. In a transaction that took `acts.alone`, which returned the revision; to be called last in it.
 
     Each entry of the audit log locks its organisation's chain: they come after everything else, in one order.
     """
-    for arrival in arrivals:
-        arrival.apply(session, revision)
-    bump_revision(session, user_ids=[arrival.user_id for arrival in arrivals if arrival.mutations])
-    acts = [act for arrival in arrivals for act in arrival.mutations]
-    for act in sorted(acts, key=lambda each: each.resource.organization_id):
-        organization_id, project_id = act.resource.organization_id, act.resource.project_id
+    for reconciliation in reconciliations:
+        reconciliation.apply(session, revision)
+    bump_revision(
+        session, user_ids=[reconciliation.user_id for reconciliation in reconciliations if reconciliation.mutations]
+    )
+    mutations = [mutation for reconciliation in reconciliations for mutation in reconciliation.mutations]
+    for mutation in sorted(mutations, key=lambda each: each.resource.organization_id):
+        organization_id, project_id = mutation.resource.organization_id, mutation.resource.project_id
         record_mutation(
-            session, None, act.name, act.subject_id, act.details, organization_id=organization_id, project_id=project_id
+            session,
+            None,
+            mutation.name,
+            mutation.subject_id,
+            mutation.details,
+            organization_id=organization_id,
+            project_id=project_id,
         )
 
 
@@ -247,15 +268,15 @@ def _memberships(session: ReadSession, user_id: str) -> Iterable[tuple[_Resource
         yield _Resource(row.organization_id, row.project_id), _Membership(row.role, row.of_group)
 
 
-def _is_last_owner(session: ReadSession, user_id: str, place: _Resource, held: _Membership) -> bool:
-    if place.project_id is not None or held.role != "owner":
+def _is_last_owner(session: ReadSession, user_id: str, resource: _Resource, membership: _Membership) -> bool:
+    if resource.project_id is not None or membership.role != "owner":
         return False
     people = organization_users.join(users)
     others = (
         select(users.c.id)
         .select_from(people)
         .where(
-            organization_users.c.organization_id == place.organization_id,
+            organization_users.c.organization_id == resource.organization_id,
             organization_users.c.role == "owner",
             organization_users.c.user_id != user_id,
             is_human,
@@ -290,11 +311,11 @@ def _roles_from_groups(
     )
     given: dict[_Resource, str] = {}
     for row in session.rows(query):
-        place = _Resource(row.organization_id, row.project_id)
+        resource = _Resource(row.organization_id, row.project_id)
         if (row.organization_id, None) in removed:
             continue
         if (row.organization_id, row.project_id) not in removed:
-            given[place] = min(given.get(place, row.role), row.role, key=_precedence)
+            given[resource] = min(given.get(resource, row.role), row.role, key=_precedence)
         # Whoever is in a project is in its organisation.
         given.setdefault(_Resource(row.organization_id), "reader")
     return given

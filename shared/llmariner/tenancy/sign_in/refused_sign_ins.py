@@ -70,9 +70,9 @@ class _Tally:
 
     def payload(self, subject: UnauthenticatedSubject) -> dict[str, Any]:
         """The entry's payload: OpenAI's two fields (of the last error), and how often in which time."""
-        told: dict[str, Any] = {"id": subject.user_id} if subject.user_id else {}
-        told |= {"error_code": self.codes.most_common(1)[0][0], "error_message": self.message}
-        return told | {"count": self.codes.total(), "since": int(self.since), "until": int(self.until)}
+        fields: dict[str, Any] = {"id": subject.user_id} if subject.user_id else {}
+        fields |= {"error_code": self.codes.most_common(1)[0][0], "error_message": self.message}
+        return fields | {"count": self.codes.total(), "since": int(self.since), "until": int(self.until)}
 
 
 class RefusedSignIns:
@@ -103,8 +103,8 @@ class RefusedSignIns:
             if origin not in self._pending and len(self._pending) >= _MAX_ORIGINS:
                 origin = _AttemptOrigin(organization_id, None, UnauthenticatedSubject())
             self._pending.setdefault(origin, _Tally()).add(one)
-            now_too = now >= self._backoff_until and self._is_due(origin, now)
-        if now_too:
+            flush_now = now >= self._backoff_until and self._is_due(origin, now)
+        if flush_now:
             self.flush()
         else:
             self._schedule_flush()
@@ -113,25 +113,25 @@ class RefusedSignIns:
         """Write what is due of what was counted; `closing`: what would come later, too, for the process ends."""
         now = time.monotonic()
         with self._lock:
-            taken = {origin: tally for origin, tally in self._pending.items() if closing or self._is_due(origin, now)}
-            for origin in taken:
+            due = {origin: tally for origin, tally in self._pending.items() if closing or self._is_due(origin, now)}
+            for origin in due:
                 del self._pending[origin]
-        left: dict[_AttemptOrigin, _Tally] = {}
-        for organization_id in {origin.organization_id for origin in taken}:
-            theirs = {origin: tally for origin, tally in taken.items() if origin.organization_id == organization_id}
+        unwritten: dict[_AttemptOrigin, _Tally] = {}
+        for organization_id in {origin.organization_id for origin in due}:
+            tallies = {origin: tally for origin, tally in due.items() if origin.organization_id == organization_id}
             try:
                 with self._database.write() as session:
-                    left |= _write(session, organization_id, theirs, closing=closing)
+                    unwritten |= _write(session, organization_id, tallies, closing=closing)
             except Exception as error:  # whoever was refused must hear why, whatever became of the log
-                _log.warning("%d refused sign-ins are not in the audit log yet: %s", len(theirs), error)
-                left |= theirs
+                _log.warning("%d refused sign-ins are not in the audit log yet: %s", len(tallies), error)
+                unwritten |= tallies
         with self._lock:
-            for origin, tally in left.items():
+            for origin, tally in unwritten.items():
                 self._pending.setdefault(origin, _Tally()).add(tally)
-            if left:
+            if unwritten:
                 self._backoff_until = time.monotonic() + _BACKOFF_SECONDS
             recent = {origin: at for origin, at in self._written_at.items() if now - at < _MINUTE}
-            self._written_at = recent | dict.fromkeys(taken.keys() - left.keys(), now)
+            self._written_at = recent | dict.fromkeys(due.keys() - unwritten.keys(), now)
             waiting = bool(self._pending)
         if waiting and not closing:
             self._schedule_flush()
@@ -164,16 +164,20 @@ def _write(
     recent = log.recent_entries(session, organization_id, _TYPE, seconds=_MINUTE)
     room = max(0, MAX_ENTRIES_PER_MINUTE - len(recent))
     # At its end a process has no later minute to tell in.
-    told: set[Any] = set() if closing else {_of(json.loads(row.actor)) for row in recent}
-    free = [origin for origin in tallies if (origin.source, origin.subject.user_id, origin.subject.email) not in told]
-    chosen = [(origin, tallies[origin]) for origin in free[:room]]
-    if 0 < room < len(free):
+    recently_written: set[Any] = set() if closing else {_origin_of(json.loads(row.actor)) for row in recent}
+    candidates = [
+        origin
+        for origin in tallies
+        if (origin.source, origin.subject.user_id, origin.subject.email) not in recently_written
+    ]
+    selected = [(origin, tallies[origin]) for origin in candidates[:room]]
+    if 0 < room < len(candidates):
         others = _Tally()
-        for origin in free[room - 1 :]:
+        for origin in candidates[room - 1 :]:
             others.add(tallies[origin])
-        chosen[-1] = _AttemptOrigin(organization_id, None, UnauthenticatedSubject()), others
-        room = len(free)
-    for origin, tally in chosen:
+        selected[-1] = _AttemptOrigin(organization_id, None, UnauthenticatedSubject()), others
+        room = len(candidates)
+    for origin, tally in selected:
         log.append_entry(
             session,
             origin.subject,
@@ -182,11 +186,11 @@ def _write(
             organization_id=organization_id,
             source=origin.source or "",
         )
-    gone = set(free[:room])
-    return {origin: tally for origin, tally in tallies.items() if origin not in gone}
+    written = set(candidates[:room])
+    return {origin: tally for origin, tally in tallies.items() if origin not in written}
 
 
-def _of(actor: dict[str, Any]) -> tuple[str | None, str | None, str | None]:
+def _origin_of(actor: dict[str, Any]) -> tuple[str | None, str | None, str | None]:
     """Source, user and e-mail of an entry's actor."""
     user = actor["session"]["user"]
     return actor["session"]["ip_address"] or None, user["id"], user["email"]

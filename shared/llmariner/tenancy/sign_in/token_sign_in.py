@@ -21,7 +21,7 @@ from llmariner.errors import AuthenticationFailed, NotFound, PermissionDenied
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.identity import Identity, TokenVerifier
-from llmariner.tenancy import validators as names
+from llmariner.tenancy import validators
 from llmariner.tenancy.authenticator import Authenticator
 from llmariner.tenancy.mutations import serialize_mutations
 from llmariner.tenancy.principal import Caller
@@ -75,10 +75,10 @@ class TokenSignIn:
         except AuthenticationFailed as error:
             self._refused.record(error, source=source)
             raise
-        mark = hashlib.sha256(token.encode()).digest()
-        seen, revision = self._cache.get(mark), self._revision(identity)
-        if seen is not None and seen.revision == revision and time.monotonic() - seen.at < _CACHE_SECONDS:
-            return self._authenticator.caller_for_user(seen.user_id, organization, project)
+        token_hash = hashlib.sha256(token.encode()).digest()
+        cached, revision = self._cache.get(token_hash), self._revision(identity)
+        if cached is not None and cached.revision == revision and time.monotonic() - cached.at < _CACHE_SECONDS:
+            return self._authenticator.caller_for_user(cached.user_id, organization, project)
         caller = self._resolve_caller(identity, organization, project, source)
         self._record_login(caller, identity, source)
         if revision is None:  # a first sign-in, which an unlinked account looks like
@@ -86,7 +86,7 @@ class TokenSignIn:
         with self._lock:
             if len(self._cache) >= _MAX_CACHED:
                 self._cache.clear()
-            self._cache[mark] = _CachedSignIn(caller.user_id, revision, time.monotonic())
+            self._cache[token_hash] = _CachedSignIn(caller.user_id, revision, time.monotonic())
         return caller
 
     def unlink(self, actor: Caller, user_id: str) -> None:
@@ -128,11 +128,11 @@ class TokenSignIn:
             return self._authenticator.caller_for_user(user_id, organization, project)
         except (AuthenticationFailed, PermissionDenied) as error:
             with self._database.read() as session:
-                asked = _organization(session, organization)
-                inside = user_id is not None and asked is not None and _is_member(session, user_id, asked)
+                requested = _organization(session, organization)
+                inside = user_id is not None and requested is not None and _is_member(session, user_id, requested)
             if not inside:  # else it is a project that is not theirs
                 who = UnauthenticatedSubject(user_id, identity.email)
-                self._refused.record(error, source=source, subject=who, organization_id=asked)
+                self._refused.record(error, source=source, subject=who, organization_id=requested)
             raise
 
     def _revision(self, identity: Identity) -> int | None:
@@ -144,12 +144,12 @@ class TokenSignIn:
 
     def _provision_if_changed(self, identity: Identity) -> str:
         with self._database.read() as session:
-            known = _linked_user_id(session, identity)
-            if known is not None and not (
-                _new_address(session, known, identity)
-                or MembershipReconciliation(session, known, identity).has_changes()
+            user_id = _linked_user_id(session, identity)
+            if user_id is not None and not (
+                _new_address(session, user_id, identity)
+                or MembershipReconciliation(session, user_id, identity).has_changes()
             ):
-                return known
+                return user_id
         return self._database.transact(lambda session: self._provision(session, identity))
 
     def _provision(self, session: WriteSession, identity: Identity) -> str:
@@ -170,8 +170,8 @@ class TokenSignIn:
         """Once per sign-in, however many processes see its tokens."""
         at = identity.signed_in_at
         with self._database.read() as session:
-            before = session.value(select(users.c.last_login_at).where(users.c.id == caller.user_id))
-        if before is not None and before >= at:
+            last_login = session.value(select(users.c.last_login_at).where(users.c.id == caller.user_id))
+        if last_login is not None and last_login >= at:
             return
         earlier = or_(users.c.last_login_at.is_(None), users.c.last_login_at < at)
         payload = {"id": caller.user_id, "issuer": identity.issuer}
@@ -184,13 +184,13 @@ class TokenSignIn:
         self._database.transact(write)
 
 
-def _organization(session: ReadSession, asked: str | None) -> str | None:
+def _organization(session: ReadSession, requested: str | None) -> str | None:
     """The organisation that somebody asks to be let into, by id or title; the default one where they ask for none."""
-    if asked and not names.looks_like_id(asked):
-        which = or_(organizations.c.id == asked, organizations.c.title == asked)
+    if requested and not validators.looks_like_id(requested):
+        which = or_(organizations.c.id == requested, organizations.c.title == requested)
     else:
-        which = organizations.c.id == asked if asked else organizations.c.is_default
-    first = (organizations.c.id == asked).desc()
+        which = organizations.c.id == requested if requested else organizations.c.is_default
+    first = (organizations.c.id == requested).desc()
     found: str | None = session.value(select(organizations.c.id).where(which).order_by(first))
     return found
 
@@ -218,16 +218,16 @@ def _new_address(session: ReadSession, user_id: str, identity: Identity) -> str 
 def _link_or_create(session: WriteSession, identity: Identity) -> str:
     """The account that the e-mail finds, or a new one."""
     address = _address(identity)
-    told = {"issuer": identity.issuer, "subject": identity.subject}
+    linkage = {"issuer": identity.issuer, "subject": identity.subject}
     found = session.first(select(users).where(users.c.email == address))
     if found is None:
         user_id = new_id("user")
         session.add(
-            users, id=user_id, email=address, name=identity.name, created_at=int(time.time()), kind="person", **told
+            users, id=user_id, email=address, name=identity.name, created_at=int(time.time()), kind="person", **linkage
         )
         return user_id
     check_claimable(session, found, issued_at=identity.issued_at)
-    session.run(update(users).where(users.c.id == found.id).values(**told, name=found.name or identity.name))
+    session.run(update(users).where(users.c.id == found.id).values(**linkage, name=found.name or identity.name))
     return str(found.id)
 
 
