@@ -1,4 +1,4 @@
-"""The audit log: one chain per organisation, written in the transaction of the act that it tells of.
+"""The audit log: one chain per organization, written in the transaction of the act that it tells of.
 
 Each entry holds the hash of the one before, and `audit_heads` the hash of the last with the number of them all. Whoever
 changes, removes, adds or reorders an entry behind our back breaks a link. Who can write every row can also forge the whole
@@ -77,7 +77,7 @@ def append_entry(
 
     `payload` holds the `id` of what was acted on and goes under the event's name; never a secret. `source` is the
     caller's address, empty where nobody knows it; None: that of the request under way. To be called last in a
-    transaction: it locks the organisation's chain until the transaction ends, and two who lock in different orders wait
+    transaction: it locks the organization's chain until the transaction ends, and two who lock in different orders wait
     for one another.
     """
     previous = _locked_head(session, organization_id)
@@ -97,7 +97,7 @@ def append_entry(
 
 
 def recent_entries(session: WriteSession, organization_id: str, type_: str, *, seconds: float) -> Sequence[Row[Any]]:
-    """An organisation's acts of a kind in the last seconds, as far as they are among its last 1000 acts, newest first.
+    """An organization's acts of a kind in the last seconds, as far as they are among its last 1000 acts, newest first.
 
     It locks the chain as `append_entry` does: what it finds stays all there is until the transaction ends.
     """
@@ -109,7 +109,7 @@ def recent_entries(session: WriteSession, organization_id: str, type_: str, *, s
 
 
 def verify(database: Database, organization_id: str, *, known_head: str | None = None) -> VerificationResult:
-    """Walk an organisation's chain from its first entry to its last.
+    """Walk an organization's chain from its first entry to its last.
 
     `known_head` is a head returned earlier; a chain that does not hold it any more was rewritten since.
     """

@@ -34,7 +34,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Entry:
-    """One act. `project_title` None: of the whole organisation, or of a project that is not there any more."""
+    """One act. `project_title` None: of the whole organization, or of a project that is not there any more."""
 
     id: str
     type: str
@@ -57,7 +57,7 @@ def list_entries(
 ) -> list[Entry]:
     """Up to `limit` entries, newest first: those that follow the entry `after`, or that stand right before `before`.
 
-    An id that is in no entry of the organisation stands at the time when it was made; one that says no time has nothing
+    An id that is in no entry of the organization stands at the time when it was made; one that says no time has nothing
     before and after it.
     """
     conditions = [audit_log.c.organization_id == organization_id, *_conditions(filters)]

@@ -29,7 +29,7 @@ audit_log = Table(
     Index("ix_audit_log_organization", "organization_id", "sequence"),
 )
 
-# The last link of each organisation's chain. Its row is the lock that makes one chain of concurrent writers.
+# The last link of each organization's chain. Its row is the lock that makes one chain of concurrent writers.
 audit_heads = Table(
     "audit_heads",
     metadata,

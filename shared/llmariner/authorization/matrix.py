@@ -54,13 +54,13 @@ class ObjectScope(StrEnum):
     MODELS = "models"
     """Models of the caller's project and those that all projects share; an admin key is no key there."""
     MEMBER = "member"
-    """Those of the organisations and projects that the caller is in; an owner is in all of its organisation."""
+    """Those of the organizations and projects that the caller is in; an owner is in all of its organization."""
     KEYS = "keys"
     """The caller's own keys; for who manages the people of a project those of the project, for an owner all."""
     ORGANIZATION = "organization"
-    """All of the caller's organisation, for those who administer it."""
+    """All of the caller's organization, for those who administer it."""
     INSTALLATION = "installation"
-    """Everything, for owners of the default organisation, who run the installation."""
+    """Everything, for owners of the default organization, who run the installation."""
 
 
 class Ownership(StrEnum):
@@ -95,7 +95,7 @@ class RouteAccess:
 
     @property
     def names_organization(self) -> bool:
-        """Whether its path names an organisation and nothing smaller, to all members of which it is open."""
+        """Whether its path names an organization and nothing smaller, to all members of which it is open."""
         return "{organization_id}" in self.path and "{project_id}" not in self.path
 
     @property
@@ -111,7 +111,7 @@ class RouteAccess:
 class Subject:
     """A caller as the matrix sees one. `cut` are the scopes of a key that carries fewer than its user holds.
 
-    `person`: one who signed in, and stands in whatever organisation or project a path names.
+    `person`: one who signed in, and stands in whatever organization or project a path names.
     """
 
     organization_role: str | None
@@ -123,7 +123,7 @@ class Subject:
 
     @property
     def is_owner(self) -> bool:
-        """Whether it owns the organisation."""
+        """Whether it owns the organization."""
         return self.organization_role == "owner"
 
     @property
@@ -133,7 +133,7 @@ class Subject:
 
     @property
     def scopes(self) -> frozenset[str]:
-        """What it holds: an organisation's owner owns the project it works in."""
+        """What it holds: an organization's owner owns the project it works in."""
         project_role = self.project_role or ("owner" if self.is_owner and self.in_project else None)
         held = ORGANIZATION_ROLES.get(self.organization_role or "", frozenset())
         if self.is_owner and self.in_default_organization:

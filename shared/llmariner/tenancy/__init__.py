@@ -1,1 +1,1 @@
-"""Who may do what: organisations, projects, users and the API keys that act for them."""
+"""Organizations, projects, users and API keys: who exists, which roles they hold, and which callers they authenticate."""

@@ -1,4 +1,4 @@
-"""From a secret or a person to the caller: which organisation and project, which roles, which scopes."""
+"""Authentication: resolves a secret or a user to a `Caller` with its organization, project, roles and scopes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Authenticator"]
 
 
 class Authenticator:
-    """The callers of one installation."""
+    """Authenticates the callers of one installation."""
 
     def __init__(self, database: Database, pepper: Secret) -> None:
         self._database = database
@@ -31,9 +31,10 @@ class Authenticator:
         self.last_use = LastUse(database)
 
     def authenticate(self, secret: str, organization: str | None = None, project: str | None = None) -> Caller | None:
-        """Who calls with a key; None for one that is unknown, revoked, expired or superseded.
+        """The caller that uses this secret; None if the key is unknown, revoked, expired or superseded.
 
-        `organization` and `project` as the caller's headers say them. AuthenticationFailed when the key is of another.
+        `organization` and `project` are the values of the request's headers. Raises AuthenticationFailed if they differ from
+        the key's own.
         """
         found = self.authenticate_digest(secrets.digest(self._pepper, secret), organization, project)
         return None if found is None else found[1]
@@ -41,7 +42,7 @@ class Authenticator:
     def authenticate_digest(
         self, digest: str, organization: str | None = None, project: str | None = None
     ) -> tuple[ApiKey, Caller] | None:
-        """A usable key, and who calls with it. None when the key is no good, or its user has left; else as `by_secret`."""
+        """A usable key and its caller; None if the key is unusable or its user has left. Raises as `authenticate`."""
         with self._database.read() as session:
             key = find_key_by_digest(session, digest)
             now = time.time()
@@ -70,9 +71,9 @@ class Authenticator:
         )
 
     def caller_for_user(self, user_id: str, organization: str | None = None, project: str | None = None) -> Caller:
-        """A person, in the organisation and project selected by id or title, or in the default ones.
+        """A person in the organization and project selected by id or title, or in the default ones.
 
-        AuthenticationFailed for an unknown user, PermissionDenied for a selection that is not theirs.
+        Raises AuthenticationFailed for an unknown user, PermissionDenied for a selection that the user is no member of.
         """
         with self._database.read() as session:
             email = session.value(select(users.c.email).where(users.c.id == user_id))
@@ -93,7 +94,7 @@ class Authenticator:
 
 
 def _check_header_matches_key(what: str, requested: str | None, own_id: str | None, own_title: str | None) -> None:
-    # A title that looks like an id selects nothing: it might be somebody else's.
+    # A title that looks like an id is ignored: it may be the id of another organization or project.
     if requested and requested != own_id and (requested != own_title or validators.looks_like_id(requested)):
         raise AuthenticationFailed(
             f"The header 'OpenAI-{what.capitalize()}' names '{requested}', but this API key is of {own_id or 'none'}. "
@@ -103,7 +104,7 @@ def _check_header_matches_key(what: str, requested: str | None, own_id: str | No
 
 
 def _select_by_id_or_title(session: ReadSession, query: Select[Any], table: Table, requested: str | None) -> Any:
-    """The id of the first row, or of the one with that id, or else with that title; a title never goes before an id."""
+    """The id of the first row if `requested` is empty; else of the row with that id, or with that title. Ids come first."""
     if not requested:
         return session.value(query)
     found = session.value(query.where(table.c.id == requested))
@@ -117,7 +118,7 @@ def _select_organization(session: ReadSession, user_id: str, requested: str | No
         select(organizations.c.id)
         .join(organization_users)
         .where(organization_users.c.user_id == user_id)
-        # By when they joined: whoever adds somebody to an organization later changes nothing of where they work.
+        # Oldest membership first: a later membership does not change a user's default organization.
         .order_by(
             organizations.c.is_default.desc(),
             organization_users.c.created_at,
@@ -133,7 +134,7 @@ def _select_organization(session: ReadSession, user_id: str, requested: str | No
 
 
 def _select_project(session: ReadSession, user_id: str, organization_id: str, requested: str | None) -> str | None:
-    """The one asked for, else the default one, else the one that they joined first; for an owner, the oldest."""
+    """The requested project, else the default one, else the oldest membership; for an owner the oldest project."""
     owns = session.first(
         select(organization_users.c.role).where(
             organization_users.c.organization_id == organization_id,

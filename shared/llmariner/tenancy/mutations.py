@@ -1,6 +1,6 @@
-"""Administrative acts: each is told to consumers (CloudEvent) and to auditors in the transaction that does it.
+"""Administrative mutations: serialized, and recorded as a CloudEvent and an audit entry in their own transaction.
 
-Audit names are OpenAI's where it has one; it calls a membership of a project a role assignment.
+Audit types are OpenAI's where it has one; OpenAI calls a project membership a role assignment.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llmariner.tenancy.tables import api_keys
 
 __all__ = ["record_mutation", "serialize_mutations"]
 
-# Audit name: type of the event, and the collection that its subject is in.
+# Audit type: the CloudEvent's type, and the collection in the CloudEvent's subject.
 _EVENTS = {
     "organization.created": ("ai.llmariner.organization.created.v1", "organizations"),
     "organization.updated": ("ai.llmariner.organization.updated.v1", "organizations"),
@@ -48,13 +48,12 @@ _EVENTS = {
 
 
 def serialize_mutations(session: WriteSession, actor: Caller | None = None) -> int:
-    """Wait until no other act is under way; returns the revision of this one.
+    """Lock the sequence of revisions until the end of the transaction; returns the revision of this mutation.
 
-    Conflict where `actor` may less by now than when the request came: acts wait for one another, and one of those before
-    may have removed who does the next.
+    Must be the first call of the transaction: checks such as "is this the last owner?" or "is the title unused?" hold only
+    while no other mutation runs. All mutations of the installation share this lock.
 
-    Rules look before they change ("is this the last owner?", "is the title free?"), and all keys and people share one
-    sequence of revisions: who holds its row is alone with them to the end of the transaction. To be called first.
+    Raises Conflict (`rights_changed`) if `actor` lost permissions while it waited for the lock.
     """
     revision = next_revision(session, "api_keys")
     if actor is not None:
@@ -72,9 +71,10 @@ def record_mutation(
     organization_id: str,
     project_id: str | None = None,
 ) -> None:
-    """Tell of an act; to be called last, see `audit.log.append_entry`. `actor` None: the platform.
+    """Write the event to the outbox and append the audit entry. `actor` None: the platform itself.
 
-    `details` is what the audit log keeps beside the id; `subject_id` is whom the event is about.
+    Must be the last call of the transaction, see `audit.log.append_entry`. `subject_id` is the id of what changed; `details`
+    are the fields of the audit payload besides `id`.
     """
     type_, collection = _EVENTS[action]
     event = {"id": subject_id, "organization_id": organization_id, "project_id": project_id}

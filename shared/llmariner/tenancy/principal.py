@@ -1,4 +1,4 @@
-"""Who calls, on behalf of which organisation and project, and what it may do there."""
+"""The authenticated principal of a request: its organization, project, roles and scopes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Caller", "KeyOwner"]
 
 @dataclass(frozen=True)
 class KeyOwner:
-    """On whose behalf a key acts."""
+    """The user, project and organization that an API key acts for."""
 
     user_id: str
     project_id: str
@@ -20,11 +20,11 @@ class KeyOwner:
 
 @dataclass(frozen=True)
 class Caller:
-    """A person who signed in, or a key. `scopes`: what the roles give, for a key cut down to what it carries.
+    """A signed-in person, or an API key. `scopes`: those of its roles; for a key only those that the key carries, too.
 
-    `project_id` None: an admin key, or a person who belongs to no project. `key_id` None: a person. Roles are those of
-    `tenancy.scopes`, or the id of one that the organisation made; None: no member. `allowed_sources`: the networks that a
-    key may be used from; None: all.
+    `project_id` None: an admin key, or a person without a project. `key_id` None: a person. Roles are names from
+    `tenancy.roles.scopes` or ids of custom roles; None: no member. `allowed_sources`: the networks (CIDR) from which a key
+    may be used; None: all.
     """
 
     user_id: str
@@ -41,12 +41,12 @@ class Caller:
 
     @property
     def is_owner(self) -> bool:
-        """Whether it owns the organisation."""
+        """Whether the caller has the role `owner` in its organization."""
         return self.organization_role == "owner"
 
     @property
     def key_owner(self) -> KeyOwner:
-        """On whose behalf it works in its project. InvalidRequest when it has selected none."""
+        """The owner of keys and objects that the caller creates. Raises InvalidRequest if no project is selected."""
         if self.project_id is None:
             raise InvalidRequest(
                 "This request works inside a project, and you have selected none: send the header 'OpenAI-Project'.",

@@ -1,4 +1,4 @@
-"""Tables of tenancy. Times are seconds since 1970. Lists and objects are stored as JSON text."""
+"""Tables of tenancy. Times are in seconds since 1970. Lists and objects are stored as JSON text."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ projects = Table(
     Column("archived_at", BigInteger),
     Column("kubernetes_namespace", String(63)),
     Column("assignments", Text),
-    # Which models its members may use: 'allow' these, 'deny' these, or NULL: all.
+    # The models that its members may use: 'allow' only these, 'deny' these, or NULL: all.
     Column("model_mode", String(8)),
     Column("model_ids", Text),
     Index("ix_projects_organization_id", "organization_id"),
 )
 
-# People and service accounts alike; `email` in lower case, `system:serviceaccount:…` for the latter. `kind`: 'person',
-# 'service_account', or 'bootstrap', the first administrator, which no sign-in is ever linked to.
+# People and service accounts; `email` is in lower case, `system:serviceaccount:…` for the latter. `kind`: 'person',
+# 'service_account', or 'bootstrap': the first administrator, which no sign-in can be linked to.
 users = Table(
     "users",
     metadata,
@@ -76,27 +76,27 @@ users = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("name", String(256)),
     Column("kind", String(16), nullable=False, server_default=text("'person'")),
-    # Who vouches for a person, once signed in through an issuer.
+    # The OpenID Connect identity of a person, set by the first sign-in.
     Column("issuer", String(512)),
     Column("subject", String(512)),
     Column("last_login_at", BigInteger),
-    # Until when a first sign-in may claim an account that administers an organization; NULL: not before an owner of the
-    # default organization allows it.
+    # Deadline for a first sign-in to claim an account that administers an organization; NULL: not claimable until an owner
+    # of the default organization unlinks it.
     Column("claimable_until", BigInteger),
-    # When an owner unlinked the account from its sign-in: a token that was issued before does not claim it.
+    # When an owner unlinked the account from its sign-in: tokens that were issued earlier cannot claim it.
     Column("unlinked_at", BigInteger),
-    # What `user_groups` holds, a JSON list, for the release before that table; and when the token was made that said so,
-    # or when an owner removed the person: what older tokens say of groups is old.
+    # A copy of `user_groups` as a JSON list, for the release before that table; and when its token was issued, or when an
+    # owner removed the person: group claims of older tokens are ignored.
     Column("groups", Text),
     Column("groups_at", BigInteger),
     Column("hidden", Boolean, nullable=False, server_default=false()),
-    # Rises with what the person may do, in the same sequence as that of keys.
+    # Increases with each change of the person's permissions, in the same sequence as the revisions of keys.
     Column("revision", BigInteger, nullable=False, server_default=text("0")),
     Index("ix_users_revision", "revision"),
     Index("ix_users_subject", "issuer", "subject", unique=True),
 )
 
-# The issuer's groups of a person, as the newest token said.
+# The issuer's groups of a person, from the claims of the newest token.
 user_groups = Table(
     "user_groups",
     metadata,
@@ -106,7 +106,7 @@ user_groups = Table(
     Index("ix_user_groups_name", "issuer", "name", "user_id"),
 )
 
-# Whom an owner removed from where: their groups don't bring them back. `project_id` empty: from the whole organisation.
+# People whom an owner removed: groups do not add them again. `project_id` empty: removed from the whole organization.
 removals = Table(
     "removals",
     metadata,
@@ -118,7 +118,7 @@ removals = Table(
 )
 
 is_human: ColumnElement[bool] = users.c.kind.in_(("person", "bootstrap"))
-"""Whether a user is no service account."""
+"""Condition on rows of `users`: not a service account."""
 
 organization_users = Table(
     "organization_users",
@@ -127,7 +127,7 @@ organization_users = Table(
     Column("user_id", String(64), ForeignKey("users.id"), primary_key=True),
     Column("role", String(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    # Given by a group of the issuer, and taken again with it.
+    # Granted by a group of the issuer, and revoked with it.
     Column("of_group", Boolean, nullable=False, server_default=false()),
     Index("ix_organization_users_user_id", "user_id"),
 )
@@ -144,7 +144,7 @@ project_users = Table(
     Index("ix_project_users_user_id", "user_id"),
 )
 
-# A role of an organisation's own: a named set of scopes; `project_id` NULL: usable in the whole organisation.
+# Custom roles: named sets of scopes; `project_id` NULL: assignable in the whole organization.
 custom_roles = Table(
     "custom_roles",
     metadata,
@@ -166,7 +166,7 @@ invites = Table(
     Column("email", String(320), nullable=False),
     Column("role", String(64), nullable=False),
     Column("projects", Text, nullable=False),
-    # Of the token that was shown once.
+    # The keyed hash of the token; the token itself is not stored.
     Column("digest", String(64), nullable=False, unique=True),
     Column("invited_by", String(64), ForeignKey("users.id"), nullable=False),
     Column("created_at", BigInteger, nullable=False),
@@ -177,7 +177,7 @@ invites = Table(
     Index("ix_invites_organization_id", "organization_id"),
 )
 
-# Groups of an issuer that an organisation knows: those with a role, and those that are to get one.
+# Groups of an issuer that are registered in an organization, with or without a role.
 groups = Table(
     "groups",
     metadata,
@@ -189,7 +189,7 @@ groups = Table(
     Index("ix_groups_name", "organization_id", "issuer", "name", unique=True),
 )
 
-# What members of an issuer's group are; `project_id` NULL: a role in the organisation.
+# The roles that a group of an issuer grants; `project_id` NULL: a role in the organization.
 group_roles = Table(
     "group_roles",
     metadata,
@@ -209,7 +209,7 @@ api_keys = Table(
     Column("id", String(64), primary_key=True),
     Column("name", String(256), nullable=False),
     Column("user_id", String(64), ForeignKey("users.id"), nullable=False),
-    # NULL: a key of the kind 'admin', which administers an organisation and uses no project.
+    # NULL: an admin key (`kind` 'admin'), which administers an organization and belongs to no project.
     Column("project_id", String(64), ForeignKey("projects.id")),
     Column("organization_id", String(64), ForeignKey("organizations.id"), nullable=False),
     Column("prefix", String(32), nullable=False),
@@ -219,14 +219,14 @@ api_keys = Table(
     Column("last_used_at", BigInteger),
     Column("revoked_at", Float),
     Column("excluded_from_rate_limiting", Boolean, nullable=False),
-    # The secret is never stored. Two digests, so that a rotated secret may overlap with its successor.
+    # The secret is never stored. Two digests, so that the previous secret works during the overlap of a rotation.
     Column("digest", String(64), nullable=False, unique=True),
     Column("previous_digest", String(64), unique=True),
     Column("previous_expires_at", Float),
-    # Rises with every change of any key: what a warm gateway asks for is "changes since".
+    # Increases with every change of any key: gateway instances poll for changes since a revision.
     Column("revision", BigInteger, nullable=False, index=True),
     Column("kind", String(16), nullable=False, server_default=text("'project'")),
-    # NULL: every model, every source.
+    # NULL: all models, all networks.
     Column("allowed_models", Text),
     Column("allowed_sources", Text),
     Index("ix_api_keys_live_name", "user_id", "name"),

@@ -1,4 +1,4 @@
-"""Names that people give to things, as they are stored: titles, e-mail addresses, Kubernetes labels."""
+"""Validation and normalization of titles, e-mail addresses and Kubernetes labels. All raise InvalidRequest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 _MAX_TITLE_LENGTH = 256
 # As `identifiers.new_id` makes them.
 _ID = re.compile(r"[a-z_]+_[0-9a-z]{22}")
-# Top-level domains that are nobody's in particular (RFC 6761, 6762, 8375, 7686, and ICANN's 'internal').
+# Top-level domains that no one can own (RFC 6761, 6762, 8375, 7686, and ICANN's 'internal').
 _PRIVATE_DOMAINS = frozenset(
     {"arpa", "corp", "example", "home", "internal", "intranet", "invalid", "lan", "local", "localdomain", "localhost"}
     | {"mail", "onion", "private", "test"}
@@ -35,9 +35,9 @@ _WORD = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
 def validate_title(value: str, param: str = "title", *, max_length: int = _MAX_TITLE_LENGTH) -> str:
-    """A title or name without the space around it, in Unicode's form NFC.
+    """A title or name without surrounding whitespace, in Unicode's form NFC.
 
-    InvalidRequest when it is empty, too long or holds what is not printable: control characters, characters without width or
+    InvalidRequest if it is empty, longer than `max_length` or not printable: control characters, characters without width or
     that change the direction of text.
     """
     stripped = unicodedata.normalize("NFC", value.strip())
@@ -47,7 +47,7 @@ def validate_title(value: str, param: str = "title", *, max_length: int = _MAX_T
 
 
 def validate_selectable_title(value: str, param: str = "title", *, max_length: int = _MAX_TITLE_LENGTH) -> str:
-    """The title of what requests select by id or title. InvalidRequest also for one that looks like an id."""
+    """The title of a resource that requests select by id or title. InvalidRequest also if it looks like an id."""
     found = validate_title(value, param, max_length=max_length)
     if looks_like_id(found):
         raise InvalidRequest(f"'{param}' must not look like an id: choose another one than '{found}'.", param=param)
@@ -55,17 +55,17 @@ def validate_selectable_title(value: str, param: str = "title", *, max_length: i
 
 
 def looks_like_id(value: str) -> bool:
-    """Whether it has the form of our ids."""
+    """Whether the value has the form of an id of `identifiers.new_id`."""
     return _ID.fullmatch(value.lower()) is not None
 
 
 def skeleton(value: str) -> str:
-    """What is left of a title without the differences that nobody sees: two with one skeleton are taken for the same."""
+    """A title without its invisible differences: titles with equal skeletons are confusable and count as equal."""
     return addresses.INVISIBLE_CHARACTERS.sub("", unicodedata.normalize("NFKC", value))
 
 
 def validate_email(value: str, param: str = "email") -> str:
-    """An e-mail address in lower case, which is how people are told apart. InvalidRequest when it is none."""
+    """An e-mail address in lower case, which identifies a person. InvalidRequest if it is not an address."""
     found = addresses.normalize_email(value)
     if found is None:
         raise InvalidRequest(
@@ -76,14 +76,15 @@ def validate_email(value: str, param: str = "email") -> str:
 
 
 def has_public_domain(address: str) -> bool:
-    """Whether the domain of an e-mail address can be somebody's on the internet: no bare host, no IP address, none of the
-    names that every network may use for itself."""
+    """Whether the domain can belong to an owner on the internet: no bare host, no IP address, no name that is reserved for
+    private networks.
+    """
     *above, top = address.rpartition("@")[2].rstrip(".").split(".")
     return bool(above) and all(above) and top not in _PRIVATE_DOMAINS and any(map(str.isalpha, top)) and "]" not in top
 
 
 def validate_dns_label(value: str, param: str) -> str:
-    """A DNS label: the name of a namespace or a queue. InvalidRequest otherwise."""
+    """A DNS label (RFC 1123): the name of a namespace or a queue."""
     if not _LABEL.fullmatch(value):
         raise InvalidRequest(
             f"'{param}' must be a DNS label: up to 63 lower-case letters, digits and hyphens, with no hyphen at either end.",
@@ -93,7 +94,7 @@ def validate_dns_label(value: str, param: str) -> str:
 
 
 def validate_label_key(value: str, param: str) -> str:
-    """The key of a node's label, such as `example.org/pool`. InvalidRequest otherwise."""
+    """The key of a node's label, such as `example.org/pool`."""
     prefix = _PREFIX.match(value)
     if not _WORD.fullmatch(value[prefix.end() :] if prefix else value):
         raise InvalidRequest(f"'{param}' must be the key of a Kubernetes label, such as example.org/pool.", param=param)
@@ -101,7 +102,7 @@ def validate_label_key(value: str, param: str) -> str:
 
 
 def validate_label_value(value: str, param: str) -> str:
-    """The value of a node's label; may be empty. InvalidRequest otherwise."""
+    """The value of a node's label; may be empty."""
     if value and not _WORD.fullmatch(value):
         raise InvalidRequest(f"'{param}' must be the value of a Kubernetes label: up to 63 characters.", param=param)
     return value

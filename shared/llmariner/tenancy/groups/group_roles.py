@@ -1,4 +1,4 @@
-"""What members of an issuer's groups are here: one row gives one group one role, in an organisation or a project of it."""
+"""What members of an issuer's groups are here: one row gives one group one role, in an organization or a project of it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class GroupRoles:
         self._database = database
 
     def of_organization(self, organization_id: str) -> list[Row[Any]]:
-        """All of an organisation, oldest first."""
+        """All of an organization, oldest first."""
         query = select(group_roles).where(group_roles.c.organization_id == organization_id)
         with self._database.read() as session:
             return list(session.rows(query.order_by(group_roles.c.created_at, group_roles.c.id)))
@@ -81,7 +81,7 @@ def validate_group_name(said: str, param: str) -> None:
 
 
 def matches_mapping(mapping: Mapping[str, Any]) -> ColumnElement[bool]:
-    """Which row of `group_roles` that is: by organisation, issuer, group and project."""
+    """Which row of `group_roles` that is: by organization, issuer, group and project."""
     return and_(*(group_roles.c[name] == value for name, value in mapping.items()))
 
 

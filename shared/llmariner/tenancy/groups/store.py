@@ -1,6 +1,6 @@
-"""Groups as OpenAI's admin API knows them. Here they are the issuer's: it says who is in one, an organisation what that is.
+"""Groups as OpenAI's admin API knows them. Here they are the issuer's: it says who is in one, an organization what that is.
 
-A group has at most one role in the organisation and one in each project, kept in `group_roles`.
+A group has at most one role in the organization and one in each project, kept in `group_roles`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Groups:
         self._database = database
 
     def of_organization(self, organization_id: str) -> Sequence[Row[Any]]:
-        """All that an organisation knows, of whatever issuer, oldest first."""
+        """All that an organization knows, of whatever issuer, oldest first."""
         query = select(groups).where(groups.c.organization_id == organization_id)
         with self._database.read() as session:
             return session.rows(query.order_by(groups.c.created_at, groups.c.id))
@@ -93,7 +93,7 @@ class Groups:
         return [row.id for row in ending]
 
     def members(self, group: Row[Any], paging: Paging) -> Page:
-        """The organisation's people who are in a group by the newest token of each, in the order of their ids."""
+        """The organization's people who are in a group by the newest token of each, in the order of their ids."""
         with self._database.read() as session:
             return page_of(session, _members(group), users.c.id, paging)
 
@@ -106,7 +106,7 @@ class Groups:
         return found
 
     def role(self, group: Row[Any], project_id: str | None) -> Row[Any] | None:
-        """What a group is in its organisation, or in a project of it; None: nothing."""
+        """What a group is in its organization, or in a project of it; None: nothing."""
         with self._database.read() as session:
             return session.first(select(group_roles).where(matches_mapping(_mapping(group, project_id))))
 

@@ -85,7 +85,7 @@ class AcceptedInvite:
 
 
 class Invites:
-    """The invitations of one installation. A caller acts in the organisation that it stands in.
+    """The invitations of one installation. A caller acts in the organization that it stands in.
 
     `keys_only`: nobody can sign in, so that an invitation must end in a first key, and a key is of a project.
     """
@@ -145,7 +145,7 @@ class Invites:
             return _one(session, organization_id, invite_id)
 
     def all(self, organization_id: str) -> list[Invite]:
-        """An organisation's invitations but for those it took back, newest first."""
+        """An organization's invitations but for those it took back, newest first."""
         query = select(invites).where(invites.c.organization_id == organization_id, invites.c.revoked_at.is_(None))
         with self._database.read() as session:
             rows = session.rows(query.order_by(invites.c.created_at.desc(), invites.c.id.desc()))

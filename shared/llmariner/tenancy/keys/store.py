@@ -18,8 +18,7 @@ from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events import outbox
 from llmariner.settings import Secret
 from llmariner.tenancy import validators
-from llmariner.tenancy.keys import allowed_networks
-from llmariner.tenancy.keys import secrets
+from llmariner.tenancy.keys import allowed_networks, secrets
 from llmariner.tenancy.keys.attenuation import (
     attenuate,
     check_can_change,
@@ -66,7 +65,7 @@ class NewKey:
 
 @dataclass(frozen=True)
 class KeySelector:
-    """Whose keys somebody sees: those of an organisation, there of one project, there of one user; None: of all.
+    """Whose keys somebody sees: those of an organization, there of one project, there of one user; None: of all.
 
     `kind`: 'project' keys, or 'admin' keys, which have no project.
     """
@@ -99,7 +98,7 @@ class Keys:
     ) -> tuple[ApiKey, str]:
         """Make a key; the secret is returned this once.
 
-        Conflict when the owner has a live key of that name in the organisation. `secret` only where it had to
+        Conflict when the owner has a live key of that name in the organization. `secret` only where it had to
         be known before there was a database.
         """
         secret = secret or secrets.new_secret()
@@ -116,7 +115,7 @@ class Keys:
         return self._insert(session, actor, new, secret, owner.user_id, owner.organization_id, owner.project_id), secret
 
     def create_admin(self, caller: Caller, new: NewKey) -> tuple[ApiKey, str]:
-        """Make a key that administers the caller's organisation and uses no project; as `create`."""
+        """Make a key that administers the caller's organization and uses no project; as `create`."""
         secret = secrets.new_admin_secret()
         with self._database.write() as session:
             key_id = self._insert(session, caller, new, secret, caller.user_id, caller.organization_id, None)
@@ -322,7 +321,7 @@ def _listed(name: str, said: tuple[str, ...]) -> list[str]:
 
 
 def _has_key_named(session: ReadSession, organization_id: str, user_id: str, name: str) -> bool:
-    """Whether the user has a live key of that name in the organisation; what is in others is nothing to it."""
+    """Whether the user has a live key of that name in the organization; what is in others is nothing to it."""
     of_user = and_(api_keys.c.user_id == user_id, api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
     query = select(api_keys.c.id).where(of_user, api_keys.c.organization_id == organization_id)
     return session.first(query) is not None

@@ -11,9 +11,9 @@ _MANAGES = "api.organizations.projects.users.write"
 
 
 def manageable_by(caller: Caller, project_id: str | None = None) -> KeySelector:
-    """Of the organisation that the caller stands in, or of one project of it that it stands in.
+    """Of the organization that the caller stands in, or of one project of it that it stands in.
 
-    An owner of the organisation: all; who manages the people of the project: those of the project; others: their own,
+    An owner of the organization: all; who manages the people of the project: those of the project; others: their own,
     a key only those of its own project.
     """
     if caller.is_owner:

@@ -1,1 +1,1 @@
-"""Users, memberships and service accounts, and what ends when one of them leaves."""
+"""Users, memberships and service accounts, and the deprovisioning of their keys and roles."""

@@ -1,7 +1,7 @@
-"""What goes with somebody or something that leaves: keys end, service accounts and memberships are taken away.
+"""Deprovisioning: revokes the keys and deletes the service accounts and memberships of a removed user or project.
 
-Inside the transaction of an act that took `acts.alone`. Rows of keys and service accounts stay, since usage and the
-audit log tell of them; so do those of people, who may be members elsewhere.
+All functions run inside a mutation that called `serialize_mutations` and take its revision. Rows of keys and service
+accounts are kept, since usage and the audit log refer to them; so are rows of people, who may belong elsewhere.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _REVOKED = "ai.llmariner.api_key.revoked.v1"
 
 
 def revoke_keys(session: WriteSession, revision: int, which: ColumnElement[bool]) -> list[str]:
-    """Revoke the live keys among `which`; returns their ids. Every process refuses them within 2 s.
+    """Revoke the unrevoked keys that match the condition; returns their ids. All instances refuse them within 2 s.
 
-    Their own limits and budgets go with them.
+    The limits and budgets of the keys are deleted.
     """
     live = and_(which, api_keys.c.revoked_at.is_(None))
     rows = session.rows(select(api_keys).where(live).order_by(api_keys.c.created_at, api_keys.c.id))
     session.run(update(api_keys).where(live).values(revoked_at=time.time(), revision=revision))
     for row in rows:
-        outbox.add(session, _REVOKED, f"api_keys/{row.id}", _told(row._mapping))
+        outbox.add(session, _REVOKED, f"api_keys/{row.id}", _event_data(row._mapping))
     for organization_id in sorted({row.organization_id for row in rows}):
         delete_rules(session, organization_id, "key", [row.id for row in rows])
     return [row.id for row in rows]
 
 
 def delete_service_account(session: WriteSession, revision: int, user_id: str) -> list[str]:
-    """Take a service account away with its keys; returns their ids. Its name is free again."""
+    """Delete a service account with its keys and memberships; returns the ids of the keys. Its name can be used again."""
     revoked_keys = revoke_keys(session, revision, api_keys.c.user_id == user_id)
     for row in session.rows(
         select(organization_users.c.organization_id).where(organization_users.c.user_id == user_id)
@@ -51,7 +51,7 @@ def delete_service_account(session: WriteSession, revision: int, user_id: str) -
 
 
 def delete_service_accounts(session: WriteSession, revision: int, project_id: str) -> tuple[list[str], list[str]]:
-    """Take the service accounts of a project away; returns their names, and the ids of their keys."""
+    """Delete the service accounts of a project; returns their names, and the ids of their keys."""
     query = select(users.c.id, users.c.name).join(project_users, project_users.c.user_id == users.c.id)
     of_it = query.where(project_users.c.project_id == project_id, users.c.kind == "service_account")
     names, revoked_keys = [], []
@@ -61,5 +61,5 @@ def delete_service_accounts(session: WriteSession, revision: int, project_id: st
     return names, revoked_keys
 
 
-def _told(key: Any) -> dict[str, Any]:
+def _event_data(key: Any) -> dict[str, Any]:
     return {name: key[name] for name in ("id", "name", "user_id", "project_id", "organization_id")}

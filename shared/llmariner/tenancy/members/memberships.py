@@ -1,7 +1,7 @@
-"""Memberships of people: in an organisation, and in its projects.
+"""Memberships of people in organizations and projects.
 
-Whoever leaves loses their keys with the membership. An organisation keeps its last owner. Only owners make and unmake
-owners, and nobody gives more than they hold. Service accounts are members, too, and managed in `service_accounts`.
+Removing a membership revokes the user's keys there. An organization keeps its last owner. Only owners grant and revoke
+ownership, and nobody grants more than they hold. Service accounts are managed in `service_accounts`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["Member", "Members", "person_id_by_email"]
 
 @dataclass(frozen=True)
 class Member:
-    """A person in an organisation, or (`project_id`) in a project of it. `created_at`: member since."""
+    """A person in an organization, or (`project_id`) in a project of it. `created_at`: when the membership began."""
 
     user_id: str
     email: str
@@ -51,13 +51,13 @@ class Member:
 
 
 class Members:
-    """The memberships of one installation. A caller acts in the organisation that it stands in."""
+    """The memberships of one installation. A caller acts in its own organization."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, caller: Caller, email: str, role: str) -> Member:
-        """Let a person into the organisation, known here before or not. Conflict for a member."""
+        """Add a person to the organization; the user is created if needed. Conflict if they are a member."""
         requested, organization_id = validators.validate_email(email, "user_id"), caller.organization_id
         with self._database.write() as session:
             serialize_mutations(session, caller)
@@ -76,12 +76,12 @@ class Members:
         return self.get(organization_id, user_id)
 
     def get(self, organization_id: str, user_id: str) -> Member:
-        """One of an organisation's people. NotFound."""
+        """One person of an organization. NotFound otherwise."""
         with self._database.read() as session:
             return _member(session, organization_id, user_id)
 
     def all(self, organization_id: str, *, user_ids: Sequence[str] | None = None) -> list[Member]:
-        """An organisation's people, or those among `user_ids`, by e-mail; hidden ones left out."""
+        """The people of an organization, or those among `user_ids`, by e-mail; hidden users are left out."""
         query = _in_organization(organization_id).where(users.c.hidden.is_(False))
         if user_ids is not None:
             query = query.where(users.c.id.in_(user_ids))
@@ -89,7 +89,7 @@ class Members:
             return [_organization_member(row) for row in session.rows(query.order_by(users.c.email))]
 
     def set_role(self, caller: Caller, user_id: str, role: str) -> Member:
-        """Give a person another role in the organisation. InvalidRequest for its last owner."""
+        """Change a person's role in the organization. InvalidRequest for its last owner."""
         organization_id = caller.organization_id
         with self._database.write() as session:
             serialize_mutations(session, caller)
@@ -108,9 +108,9 @@ class Members:
         return self.get(organization_id, user_id)
 
     def remove(self, caller: Caller, user_id: str) -> dict[str, list[str]]:
-        """End a person's membership of the organisation. Returns what went with it, by id.
+        """Remove a person from the organization. Returns the ids of what was removed with the membership.
 
-        InvalidRequest for the last owner, PermissionDenied for who holds more than the caller there or in a project.
+        InvalidRequest for the last owner, PermissionDenied if the person holds more than the caller there or in a project.
         """
         organization_id = caller.organization_id
         with self._database.write() as session:
@@ -146,7 +146,7 @@ class Members:
         return gone
 
     def add_to_project(self, caller: Caller, project_id: str, user_id: str, role: str) -> Member:
-        """Let a member of the organisation into a project of it. Conflict for a member of that."""
+        """Add a member of the organization to a project. Conflict if they are a member of the project."""
         organization_id = caller.organization_id
         with self._database.write() as session:
             serialize_mutations(session, caller)
@@ -168,19 +168,19 @@ class Members:
         return self.get_in_project(organization_id, project_id, user_id)
 
     def get_in_project(self, organization_id: str, project_id: str, user_id: str) -> Member:
-        """One of a project's people. NotFound."""
+        """One person of a project. NotFound otherwise."""
         with self._database.read() as session:
             return _project_member(session, organization_id, project_id, user_id)
 
     def of_project(self, organization_id: str, project_id: str) -> list[Member]:
-        """A project's people, by e-mail; hidden ones left out."""
+        """The people of a project, by e-mail; hidden users are left out."""
         query = _in_project(project_id).where(project_users.c.organization_id == organization_id)
         with self._database.read() as session:
             rows = session.rows(query.where(users.c.hidden.is_(False)).order_by(users.c.email))
         return [_of_project(row) for row in rows]
 
     def set_role_in_project(self, caller: Caller, project_id: str, user_id: str, role: str) -> Member:
-        """Give a person another role in a project."""
+        """Change a person's role in a project."""
         organization_id = caller.organization_id
         with self._database.write() as session:
             serialize_mutations(session, caller)
@@ -191,16 +191,16 @@ class Members:
             one = _one_of(project_users, user_id, project_id=project_id)
             session.run(update(project_users).where(one).values(role=role, of_group=False))
             bump_revision(session, user_ids=[user_id])
-            # OpenAI's log knows assignments that come and go, not such that change.
+            # OpenAI's audit log has types for created and deleted assignments, none for changed ones.
             if role != member.role:
                 _assigned(session, caller, "role.assignment.deleted", project_id, user_id, member.role)
                 _assigned(session, caller, "role.assignment.created", project_id, user_id, role)
         return self.get_in_project(organization_id, project_id, user_id)
 
     def remove_from_project(self, caller: Caller, project_id: str, user_id: str) -> dict[str, list[str]]:
-        """End a person's membership of a project. Returns what went with it: keys by id.
+        """Remove a person from a project. Returns the ids of the revoked keys.
 
-        An owner of the organisation goes on owning its projects, and keeps their keys.
+        An owner of the organization still owns its projects, and keeps their keys.
         """
         organization_id = caller.organization_id
         with self._database.write() as session:
@@ -222,10 +222,10 @@ class Members:
 
 
 def _discard_group_claims(session: WriteSession, table: Any, user_id: str, **place: str) -> None:
-    """Of a person about to be removed: to the release before `removals` the tokens that they hold say nothing of groups.
+    """Make the release before `removals` ignore the group claims of tokens that the person holds already.
 
-    Only where a group gave the membership. Whoever is added and removed by one organization's owner, over and over, still
-    gets what groups give in another.
+    Applies only if a group granted the membership: an owner who adds and removes a person in one organization must not
+    affect what groups grant in another.
     """
     of_group = select(table.c.role).where(_one_of(table, user_id, **place), table.c.of_group).exists()
     left = {"groups": None, "groups_at": int(time.time()) + 1}
@@ -233,13 +233,13 @@ def _discard_group_claims(session: WriteSession, table: Any, user_id: str, **pla
 
 
 def person_id_by_email(session: ReadSession, email: str) -> str | None:
-    """The id of the person with that address; None for nobody."""
+    """The id of the person with that address; None if there is none."""
     found = session.value(select(users.c.id).where(users.c.email == email, is_human))
     return None if found is None else str(found)
 
 
 def _get_or_create_person(session: WriteSession, email: str) -> str:
-    """The person with that address, made known if need be."""
+    """The id of the person with that address; the user is created if needed."""
     found = person_id_by_email(session, email)
     if found is None:
         found = new_id("user")
@@ -262,7 +262,7 @@ def _first(session: ReadSession, query: Select[Any], user_id: str) -> Row[Any] |
 
 
 def _organization_role(session: ReadSession, organization_id: str, user_id: str) -> str | None:
-    """The person's role in the organisation."""
+    """The person's role in the organization; None if they are no member."""
     found = _first(session, _in_organization(organization_id), user_id)
     return None if found is None else str(found.role)
 

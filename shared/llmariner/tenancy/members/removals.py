@@ -1,4 +1,4 @@
-"""Whom an owner removed: their groups bring them back nowhere until somebody lets them in again."""
+"""Removals by an owner: groups do not add a removed person again until someone adds them explicitly."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["clear_removal", "record_removal", "removed_from"]
 
 
 def record_removal(session: WriteSession, organization_id: str, user_id: str, project_id: str = "") -> None:
-    """Keep that somebody was removed from an organization, or (`project_id`) from a project of it."""
+    """Record that a user was removed from an organization, or (`project_id`) from a project of it. Idempotent."""
     place = {"organization_id": organization_id, "project_id": project_id, "user_id": user_id}
     session.insert_if_absent(removals, [{**place, "removed_at": int(time.time())}])
 
 
 def clear_removal(session: WriteSession, organization_id: str, user_id: str, project_id: str = "") -> None:
-    """Somebody is let in again: into a project, or into the organization and what their groups have in it."""
+    """Delete the record when a user is added again; without `project_id` also those of the organization's projects."""
     there = and_(removals.c.organization_id == organization_id, removals.c.user_id == user_id)
     if project_id:
         there = and_(there, removals.c.project_id == project_id)
@@ -27,6 +27,6 @@ def clear_removal(session: WriteSession, organization_id: str, user_id: str, pro
 
 
 def removed_from(session: ReadSession, user_id: str) -> frozenset[tuple[str, str | None]]:
-    """From which organizations, and projects of these (else None), somebody was removed."""
+    """The organizations (project None), and the projects, that the user was removed from."""
     query = select(removals.c.organization_id, removals.c.project_id).where(removals.c.user_id == user_id)
     return frozenset((row.organization_id, row.project_id or None) for row in session.rows(query))

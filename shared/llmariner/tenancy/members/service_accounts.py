@@ -1,4 +1,4 @@
-"""Service accounts: users that are no people. One belongs to a project and ends with it, or with its last key."""
+"""Service accounts: users that are not people. Each belongs to one project and is deleted with it, or with its last key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["ServiceAccount", "ServiceAccounts"]
 
 @dataclass(frozen=True)
 class ServiceAccount:
-    """A service account. `role` in its project, `organization_role` beside it; `email` `system:serviceaccount:…`."""
+    """A service account with its roles in its project (`role`) and organization. `email`: `system:serviceaccount:…`."""
 
     id: str
     email: str
@@ -43,7 +43,7 @@ class ServiceAccount:
 
 
 class ServiceAccounts:
-    """The service accounts of one installation. A caller acts in the organisation that it stands in."""
+    """The service accounts of one installation. A caller acts in its own organization."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -51,9 +51,9 @@ class ServiceAccounts:
     def create(
         self, caller: Caller, project_id: str, name: str, *, role: str = "member", organization_role: str = "reader"
     ) -> ServiceAccount:
-        """Make one. Conflict when the project has one of that name.
+        """Create a service account. Conflict if the project has one of that name.
 
-        PermissionDenied for a role that the caller may not give; in the organisation more than a reader's, owners give.
+        PermissionDenied for a role that the caller may not grant; only owners grant an organization role above `reader`.
         """
         with self._database.write() as session:
             account_id = self.create_in(session, caller, project_id, name, role, organization_role)
@@ -62,7 +62,7 @@ class ServiceAccounts:
     def create_in(
         self, session: WriteSession, caller: Caller, project_id: str, name: str, role: str, organization_role: str
     ) -> str:
-        """As `create`, in a transaction under way; returns the id."""
+        """As `create`, inside the given transaction; returns the id."""
         account_id, requested, now = new_id("user"), validators.validate_title(name, "name"), int(time.time())
         organization_id = caller.organization_id
         serialize_mutations(session, caller)
@@ -83,12 +83,12 @@ class ServiceAccounts:
         return account_id
 
     def get(self, organization_id: str, project_id: str, account_id: str) -> ServiceAccount:
-        """One of a project. NotFound."""
+        """One service account of a project. NotFound otherwise."""
         with self._database.read() as session:
             return _one(session, organization_id, project_id, account_id)
 
     def of_project(self, organization_id: str, project_id: str) -> list[ServiceAccount]:
-        """Those of a project, oldest first."""
+        """The service accounts of a project, oldest first."""
         query = _ACCOUNTS.where(
             project_users.c.organization_id == organization_id, project_users.c.project_id == project_id
         )
@@ -98,7 +98,7 @@ class ServiceAccounts:
     def update(
         self, caller: Caller, project_id: str, account_id: str, *, name: str | None = None, role: str | None = None
     ) -> ServiceAccount:
-        """Rename one, or give it another role in its project. Conflict."""
+        """Change the name or the role in its project. Conflict if the name is in use."""
         organization_id = caller.organization_id
         with self._database.write() as session:
             serialize_mutations(session, caller)
@@ -119,7 +119,7 @@ class ServiceAccounts:
         return self.get(organization_id, project_id, account_id)
 
     def delete(self, caller: Caller, project_id: str, account_id: str) -> dict[str, list[str]]:
-        """End one. Returns what went with it: keys by id."""
+        """Delete a service account. Returns the ids of the keys that were revoked with it."""
         with self._database.write() as session:
             revision = serialize_mutations(session, caller)
             _check_can_revoke_roles(session, caller, _one(session, caller.organization_id, project_id, account_id))
@@ -138,7 +138,7 @@ _ACCOUNTS = (
 
 
 def _address(project_id: str, name: str) -> str:
-    """What stands where a person has an e-mail; nobody has one that begins so (`platform.identity.addresses`)."""
+    """The value of the column `email`; no person's address begins so (`platform.identity.addresses`)."""
     return f"system:serviceaccount:{project_id}:{name}"
 
 
@@ -179,7 +179,7 @@ def _check_project(session: ReadSession, organization_id: str, project_id: str) 
 
 
 def _check_can_revoke_roles(session: ReadSession, caller: Caller, account: ServiceAccount) -> None:
-    """PermissionDenied for an account that may more than the caller, in its project or in the organisation."""
+    """PermissionDenied if the account holds more permissions than the caller, in its project or in the organization."""
     check_can_revoke_organization_role(session, caller, account.organization_id, account.organization_role)
     check_can_revoke_project_role(session, caller, account.organization_id, account.project_id, account.role)
 

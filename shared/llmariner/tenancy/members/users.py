@@ -1,7 +1,7 @@
-"""Users as they see themselves and one another: what somebody is, where.
+"""Users and their role bindings, as far as a caller may see them.
 
-Owners of an organisation see its people with all their roles in it; others see who shares a project with them, and what
-they are there.
+Owners of an organization see its users with all their roles in it; other callers see the users who share a project with
+them, with their roles in that project.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["RoleBinding", "User", "Users"]
 
 @dataclass(frozen=True)
 class RoleBinding:
-    """A role somewhere. `project_id` None: in the organisation itself."""
+    """A role in an organization or project. `project_id` None: in the organization itself. `title`: that of the resource."""
 
     organization_id: str
     project_id: str | None
@@ -31,7 +31,7 @@ class RoleBinding:
 
 @dataclass(frozen=True)
 class User:
-    """A person or service account, with the roles that may be seen."""
+    """A person or service account, with the role bindings that the caller may see."""
 
     id: str
     email: str
@@ -49,7 +49,7 @@ class Users:
         self._database = database
 
     def current(self, caller: Caller) -> User:
-        """Who calls; a key sees the roles in its own organisation and project only."""
+        """The caller's own user; an API key sees only the bindings of its own organization and project."""
         in_organizations = organization_users.c.user_id == caller.user_id
         in_projects = project_users.c.user_id == caller.user_id
         if caller.key_id is not None:
@@ -65,7 +65,7 @@ class Users:
         return _user(row, [binding for _, binding in roles])
 
     def member(self, user_id: str, organization_id: str) -> User:
-        """A member of an organisation, with the roles in it only."""
+        """A member of an organization, with the bindings in that organization only."""
         in_organization = (
             organization_users.c.user_id == user_id,
             organization_users.c.organization_id == organization_id,
@@ -81,7 +81,7 @@ class Users:
         return _user(row, [binding for _, binding in roles])
 
     def visible_to(self, caller: Caller) -> list[User]:
-        """The users that a caller sees in the organisation it works in, by id; hidden ones left out."""
+        """The users that a caller sees in its organization, ordered by e-mail; hidden users are left out."""
         here = caller.organization_id
         with self._database.read() as session:
             if caller.is_owner:
@@ -107,7 +107,7 @@ class Users:
         return [_user(row, held[row.id]) for row in rows]
 
     def find_id(self, organization_id: str, user: str) -> str | None:
-        """The id of the organisation's user with that id or e-mail, in any case; None for nobody."""
+        """The id of the organization's user with that id or e-mail (case-insensitive); None if there is none."""
         query = select(users.c.id).join(organization_users, organization_users.c.user_id == users.c.id)
         named = or_(users.c.id == user, users.c.email == user.strip().lower(), users.c.email == user.strip())
         with self._database.read() as session:

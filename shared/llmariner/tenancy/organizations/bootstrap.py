@@ -1,4 +1,4 @@
-"""The first organisation, project, administrator and key of a new installation."""
+"""The first organization, project, administrator and key of a new installation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ADMIN = "admin@localhost"
 
 
 def ensure_first_owner(database: Database) -> KeyOwner:
-    """The administrator with the default organisation and project; made when they are not there yet."""
+    """The administrator with the default organization and project; made when they are not there yet."""
     now = int(time.time())
     with database.write() as session:
         organization = session.value(select(organizations.c.id).where(organizations.c.is_default))

@@ -1,4 +1,4 @@
-"""Projects of an organisation: made, changed, archived, deleted.
+"""Projects of an organization: made, changed, archived, deleted.
 
 A project that is deleted is archived for good: nobody is in it any more, no key of it is left, its title is free again.
 Its row stays, so that usage and the audit log have a title to show.
@@ -78,13 +78,13 @@ class Project:
 
 
 class Projects:
-    """The projects of one installation. A caller acts in the organisation that it stands in."""
+    """The projects of one installation. A caller acts in the organization that it stands in."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def create(self, caller: Caller, new: NewProject) -> Project:
-        """Make a project; owners of the organisation own it. Conflict when a live one has the title, InvalidRequest
+        """Make a project; owners of the organization own it. Conflict when a live one has the title, InvalidRequest
         where there are too many."""
         organization_id, project_id = caller.organization_id, new_id("proj")
         values = {
@@ -338,7 +338,7 @@ def _bump_members_and_keys(session: WriteSession, project_id: str) -> None:
     bump_revision(session, user_ids=[row.user_id for row in people], key_ids=[row.id for row in keys])
 
 
-# Owners of the organisation work in a project without being its members.
+# Owners of the organization work in a project without being its members.
 _ORGANIZATION_MEMBERS = select(organization_users.c.user_id).join(
     projects, projects.c.organization_id == organization_users.c.organization_id
 )

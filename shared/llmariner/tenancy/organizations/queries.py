@@ -1,4 +1,4 @@
-"""An organisation as its administrators look at it: pages of its projects, people, service accounts, keys, invitations.
+"""An organization as its administrators look at it: pages of its projects, people, service accounts, keys, invitations.
 
 Reading only; the rules by which it changes are in the modules of each noun. Pages are in the order of ids, which is that of
 making, newest first unless asked otherwise. An id is a place in that order, whether it is there (any more) or not.
@@ -41,7 +41,7 @@ class Paging:
 
 
 class OrganizationQueries:
-    """What is there in organisations."""
+    """What is there in organizations."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -106,7 +106,7 @@ class OrganizationQueries:
         return _found(row, f"No API key with id '{key_id}' in the project '{project_id}'.", "api_key_id")
 
     def admin_keys(self, organization_id: str, paging: Paging) -> Page:
-        """The organisation's live admin keys."""
+        """The organization's live admin keys."""
         with self._database.read() as session:
             query = _keys(organization_id).where(api_keys.c.kind == "admin")
             return page_of(session, query, api_keys.c.id, paging)
@@ -118,7 +118,7 @@ class OrganizationQueries:
         return _found(row, f"No admin API key with id '{key_id}' in your organization.", "key_id")
 
     def people(self, organization_id: str, paging: Paging, emails: Sequence[str] = ()) -> Page:
-        """The organisation's people; `emails` in any case."""
+        """The organization's people; `emails` in any case."""
         query = _people(organization_id)
         if emails:
             query = query.where(users.c.email.in_([email.lower() for email in emails]))
@@ -126,13 +126,13 @@ class OrganizationQueries:
             return page_of(session, query, users.c.id, paging)
 
     def person(self, organization_id: str, user_id: str) -> Row[Any]:
-        """One of the organisation's people. NotFound."""
+        """One of the organization's people. NotFound."""
         with self._database.read() as session:
             row = session.first(_people(organization_id).where(users.c.id == user_id))
         return _found(row, f"No user with id '{user_id}' in your organization.", "user_id")
 
     def person_with_email(self, organization_id: str, email: str) -> Row[Any]:
-        """The one of the organisation's people with that address, in any case. NotFound."""
+        """The one of the organization's people with that address, in any case. NotFound."""
         with self._database.read() as session:
             row = session.first(_people(organization_id).where(users.c.email == email.strip().lower()))
         return _found(row, f"No user '{email}' in your organization. Invite them first.", "email")
@@ -153,7 +153,7 @@ class OrganizationQueries:
         return found
 
     def invites(self, organization_id: str, paging: Paging) -> Page:
-        """The organisation's invitations, but for those it took back."""
+        """The organization's invitations, but for those it took back."""
         with self._database.read() as session:
             return page_of(session, _invites(organization_id), invites.c.id, paging)
 
@@ -164,7 +164,7 @@ class OrganizationQueries:
         return _found(row, f"No invitation with id '{invite_id}' in your organization.", "invite_id")
 
     def roles(self, organization_id: str, project_id: str | None) -> Sequence[Row[Any]]:
-        """The roles that an organisation made for itself, or for one of its projects; oldest first."""
+        """The roles that an organization made for itself, or for one of its projects; oldest first."""
         query = select(custom_roles).where(custom_roles.c.organization_id == organization_id)
         query = query.where(custom_roles.c.project_id == project_id)
         with self._database.read() as session:

@@ -1,6 +1,6 @@
-"""Organisations: made by who runs the installation, deleted by their owners.
+"""Organizations: made by who runs the installation, deleted by their owners.
 
-A deleted organisation keeps its row, without members and under another title, for usage and the audit log.
+A deleted organization keeps its row, without members and under another title, for usage and the audit log.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MAX_TITLE_LENGTH = 200
 
 @dataclass(frozen=True)
 class Organization:
-    """An organisation."""
+    """An organization."""
 
     id: str
     title: str
@@ -54,20 +54,20 @@ class Organization:
 
 @dataclass(frozen=True)
 class Summary:
-    """How many live projects, and how many people, an organisation has."""
+    """How many live projects, and how many people, an organization has."""
 
     projects: int = 0
     people: int = 0
 
 
 class Organizations:
-    """The organisations of one installation."""
+    """The organizations of one installation."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def create(self, caller: Caller, title: str) -> Organization:
-        """Make an organisation that the caller owns. PermissionDenied unless they own the default one; Conflict."""
+        """Make an organization that the caller owns. PermissionDenied unless they own the default one; Conflict."""
         requested, organization_id = (
             validators.validate_selectable_title(title, max_length=_MAX_TITLE_LENGTH),
             new_id("org"),
@@ -85,7 +85,7 @@ class Organizations:
         return Organization(organization_id, requested, False, now)
 
     def get(self, organization_id: str) -> Organization:
-        """One organisation. NotFound."""
+        """One organization. NotFound."""
         with self._database.read() as session:
             return _one(session, organization_id)
 
@@ -116,7 +116,7 @@ class Organizations:
         return {each: Summary(counted.get(each, 0), met.get(each, 0)) for each in organization_ids}
 
     def rename(self, caller: Caller, title: str) -> Organization:
-        """Give the caller's organisation another title. Conflict."""
+        """Give the caller's organization another title. Conflict."""
         requested, organization_id = (
             validators.validate_selectable_title(title, max_length=_MAX_TITLE_LENGTH),
             caller.organization_id,
@@ -130,7 +130,7 @@ class Organizations:
         return self.get(organization_id)
 
     def delete(self, caller: Caller) -> dict[str, list[str]]:
-        """End the organisation that the caller stands in. Returns what went: members by e-mail, all else by id.
+        """End the organization that the caller stands in. Returns what went: members by e-mail, all else by id.
 
         InvalidRequest for the default one, and while it has projects; the error lists them.
         """
@@ -158,7 +158,7 @@ def _check_title_free(session: ReadSession, title: str, *, but: str = "") -> Non
 
 
 def _check_owns_default_organization(session: ReadSession, caller: Caller) -> None:
-    """Whether it owns the default organisation, be it as a person or with a key of that organisation."""
+    """Whether it owns the default organization, be it as a person or with a key of that organization."""
     default = session.value(select(organizations.c.id).where(organizations.c.is_default))
     permissions = resolve_permissions(session, caller.user_id, str(default), None)
     elsewhere = caller.key_id is not None and caller.organization_id != default

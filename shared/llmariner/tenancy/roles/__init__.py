@@ -1,1 +1,1 @@
-"""Scopes, built-in and custom roles, effective permissions, and who may grant which role."""
+"""Scopes, built-in and custom roles, effective permissions, and the rules for granting roles."""

@@ -1,7 +1,8 @@
-"""What a caller is in an organisation or project that it names, which need not be the one it works in.
+"""The permissions of a caller in an organization or project that a path names, which need not be the caller's own.
 
-A person reaches what they are a member of. A key reaches its own project, an owner's key its whole organisation, and
-a key of an owner of the default organisation, who runs the installation, also the others that its user is in.
+A person has access where they are a member. A key has access to its own project; an owner's key to its whole
+organization; a key of an owner of the default organization, which operates the installation, also to the other
+organizations of its user.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ __all__ = [
 
 
 def caller_in_organization(database: Database, caller: Caller, organization_id: str, scope: str) -> Caller:
-    """The caller as it stands in that organisation; outside its own project there. `scope`: what it must hold.
+    """The caller with its permissions in that organization. `scope`: the scope that it must hold there.
 
-    NotFound where it is no member, PermissionDenied where it is and lacks the scope.
+    NotFound if the caller has no access, PermissionDenied if it has and lacks the scope.
     """
     with database.read() as session:
         permissions = _permissions_in_organization(session, caller, organization_id, None)
@@ -72,7 +73,7 @@ def caller_in_project(
 
 
 def can_view_all_projects(caller: Caller) -> bool:
-    """Whether the caller, as it stands in an organisation, sees projects that it is no member of."""
+    """Whether the caller sees projects of its organization that it is no member of."""
     if caller.organization_role == "owner":
         return True
     made_here = caller.organization_role is not None and caller.organization_role not in ORGANIZATION_ROLES
@@ -80,12 +81,12 @@ def can_view_all_projects(caller: Caller) -> bool:
 
 
 def is_default_organization(session: ReadSession, organization_id: str) -> bool:
-    """Whether it is the default organisation: what all share is its to change."""
+    """Whether this is the default organization, whose owners operate the installation."""
     return bool(session.value(select(organizations.c.is_default).where(organizations.c.id == organization_id)))
 
 
 def accessible_organization_ids(session: ReadSession, caller: Caller, member_of: list[str]) -> list[str]:
-    """Of the organisations that its user is in, those that the caller reaches."""
+    """Of the organizations that its user is a member of, those that the caller has access to."""
     return [each for each in member_of if _can_access_organization(session, caller, each)]
 
 
@@ -109,7 +110,7 @@ def _can_access_organization(session: ReadSession, caller: Caller, organization_
 def _caller_with_permissions(
     caller: Caller, organization_id: str, project_id: str | None, permissions: EffectivePermissions
 ) -> Caller:
-    # What a key carries is what is left of it where it is at home.
+    # The caller's scopes are already limited to those that its key carries.
     scopes = permissions.scopes if caller.key_id is None else permissions.scopes & caller.scopes
     return replace(
         caller,

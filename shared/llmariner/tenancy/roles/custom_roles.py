@@ -1,4 +1,4 @@
-"""Roles that an organisation makes: named sets of scopes, for the whole organisation or for one of its projects."""
+"""Custom roles of an organization: named sets of scopes, for the whole organization or for one of its projects."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from llmariner.tenancy.tables import (
 __all__ = ["CustomRole", "CustomRoles"]
 
 _MAX_DESCRIPTION_LENGTH = 2000
-# Of an organization, or of one project: their names are compared while every administrative act of the installation waits.
+# Per organization, or per project: names are compared while all mutations of the installation wait for the lock.
 _MAX_ROLES = 1000
 
 
 @dataclass(frozen=True)
 class CustomRole:
-    """A role. `project_id` None: it can be given in the whole organisation."""
+    """A custom role. `project_id` None: it can be assigned in the whole organization."""
 
     id: str
     organization_id: str
@@ -54,7 +54,7 @@ class CustomRole:
 
 
 class CustomRoles:
-    """The roles that the organisations of one installation made. A caller acts in the one that it stands in."""
+    """The custom roles of one installation. A caller acts in its own organization."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -62,9 +62,9 @@ class CustomRoles:
     def create(
         self, caller: Caller, name: str, scopes: Iterable[str], *, description: str = "", project_id: str | None = None
     ) -> CustomRole:
-        """Make a role. Conflict for a name that there is; PermissionDenied for scopes that the caller doesn't hold.
+        """Create a role. Conflict if the name is in use; PermissionDenied for scopes that the caller does not hold.
 
-        InvalidRequest where there are too many.
+        InvalidRequest at the maximum number of roles.
         """
         organization_id, role_id = caller.organization_id, new_id("role")
         said = _validate_description(description)
@@ -82,12 +82,12 @@ class CustomRoles:
         return self.get(organization_id, role_id)
 
     def get(self, organization_id: str, role_id: str) -> CustomRole:
-        """One role. NotFound."""
+        """One role. NotFound otherwise."""
         with self._database.read() as session:
             return _one(session, organization_id, role_id)
 
     def all(self, organization_id: str, *, project_id: str | None = None) -> list[CustomRole]:
-        """The roles for the whole organisation, or for one project; oldest first."""
+        """The roles for the whole organization, or for one project; oldest first."""
         query = select(custom_roles).where(custom_roles.c.organization_id == organization_id)
         query = query.where(custom_roles.c.project_id == project_id)
         with self._database.read() as session:
@@ -103,9 +103,9 @@ class CustomRoles:
         scopes: Iterable[str] | None = None,
         description: str | None = None,
     ) -> CustomRole:
-        """Change a role; what is None stays. Whoever has it may do more or less within seconds.
+        """Change a role; None leaves a field as it is. The permissions of its holders change within seconds.
 
-        PermissionDenied for a role above the caller: by another name it would be given to others for what it is not.
+        PermissionDenied for a role with scopes that the caller lacks: under a misleading name it would be granted by mistake.
         """
         organization_id = caller.organization_id
         with self._database.write() as session:
@@ -126,7 +126,7 @@ class CustomRoles:
         return self.get(organization_id, role_id)
 
     def delete(self, caller: Caller, role_id: str) -> None:
-        """Remove a role. InvalidRequest while somebody has it or is promised it; the error lists who."""
+        """Delete a role. InvalidRequest while a user, invitation or group refers to it; the error lists them."""
         with self._database.write() as session:
             serialize_mutations(session, caller)
             role = _one(session, caller.organization_id, role_id)
@@ -236,13 +236,13 @@ def _role(row: Row[Any]) -> CustomRole:
 
 
 def _holders(session: ReadSession, role_id: str) -> list[str]:
-    """The users who have it in the organisation or a project."""
+    """The ids of users who hold the role in the organization or a project."""
     tables = (organization_users, project_users)
     return [row.user_id for t in tables for row in session.rows(select(t.c.user_id).where(t.c.role == role_id))]
 
 
 def _usages(session: ReadSession, role_id: str) -> dict[str, list[str]]:
-    """Who has it, is invited to it, or gets it by a group."""
+    """The users, pending invitations and groups that refer to the role."""
     held = select(users.c.email).where(users.c.id.in_(_holders(session, role_id))).order_by(users.c.email)
     open_ones = select(invites.c.email, invites.c.role, invites.c.projects).where(
         invites.c.accepted_at.is_(None), invites.c.revoked_at.is_(None), invites.c.expires_at > int(time.time())

@@ -1,4 +1,4 @@
-"""Who may give and take which role: nobody more than they hold themselves where the role counts."""
+"""Rules for granting and revoking roles: a caller needs all scopes of the role, where the role applies."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ __all__ = [
 
 
 def has_full_owner_rights(caller: Caller | None) -> bool:
-    """Whether it has all of an owner's rights over the organisation; None is the platform itself.
+    """Whether the caller has all rights of an owner of the organization. None is the platform itself.
 
-    A key of an owner that was cut down to less has not: it could make others more than it is.
+    A key of an owner that lacks `api.organizations.write` has not: it could grant others more than it holds.
     """
     return caller is None or (caller.is_owner and "api.organizations.write" in caller.scopes)
 
 
 def held_scopes(session: ReadSession, caller: Caller, organization_id: str, project_id: str | None) -> frozenset[str]:
-    """The scopes that a caller holds in a place; for a key, no more than it carries.
+    """The scopes that a caller holds in an organization or project; for a key at most those that it carries.
 
-    `project_id` None: in the organisation as a whole. What a role in one project gives counts for nothing there, and
-    for nothing in another project.
+    `project_id` None: in the organization as a whole, where the roles in projects give no scopes.
     """
     there = resolve_permissions(session, caller.user_id, organization_id, project_id).scopes
     return there if caller.key_id is None else there & caller.scopes
@@ -42,7 +41,7 @@ def held_scopes(session: ReadSession, caller: Caller, organization_id: str, proj
 def check_can_grant_organization_role(
     session: ReadSession, caller: Caller | None, organization_id: str, role: str
 ) -> None:
-    """InvalidRequest for an unknown role of an organisation, PermissionDenied for one that the caller may not give."""
+    """InvalidRequest for an unknown organization role, PermissionDenied for one that the caller may not grant."""
     scopes = _organization_scopes(session, organization_id, role)
     if scopes is None:
         raise _unknown_role(role, ORGANIZATION_ROLES, "organization")
@@ -67,9 +66,9 @@ def check_can_grant_project_role(
 def check_can_revoke_organization_role(
     session: ReadSession, caller: Caller | None, organization_id: str, role: str
 ) -> None:
-    """PermissionDenied for a caller who would take a role, or cut down somebody who has it, and holds less than it gives.
+    """PermissionDenied if the caller holds less than the role that it would revoke, or whose holder it would restrict.
 
-    Nobody is above others by a reader's role, which every member has at least.
+    The role `reader` can always be revoked: every member has at least its scopes.
     """
     if caller is None or has_full_owner_rights(caller) or role == "reader":
         return
@@ -101,7 +100,7 @@ def _project_scopes(session: ReadSession, organization_id: str, project_id: str,
 def _custom_role_scopes(
     session: ReadSession, organization_id: str, project_id: str | None, role: str
 ) -> frozenset[str] | None:
-    """The scopes of a role that the organisation made, for itself or for that project."""
+    """The scopes of a custom role of the organization, or of that project of it; None if there is none."""
     query = select(custom_roles.c.scopes).where(
         custom_roles.c.id == role,
         custom_roles.c.organization_id == organization_id,

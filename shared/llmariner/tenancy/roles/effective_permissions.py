@@ -1,4 +1,4 @@
-"""What a user is in an organisation and a project, and so may do there."""
+"""The effective permissions of a user in an organization and a project: roles, and the scopes that follow from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["EffectivePermissions", "bump_revision", "resolve_permissions"]
 
 @dataclass(frozen=True)
 class EffectivePermissions:
-    """Roles, None where the user is no member, and the scopes of both together."""
+    """A user's roles (None: no member), and the union of their scopes."""
 
     organization_role: str | None
     project_role: str | None
@@ -27,7 +27,7 @@ class EffectivePermissions:
 def resolve_permissions(
     session: ReadSession, user_id: str, organization_id: str, project_id: str | None
 ) -> EffectivePermissions:
-    """How a user stands now. An organisation's owner owns its projects; who left it is nothing in any of them."""
+    """The current permissions of a user. An organization's owner owns its projects; a non-member has none in any project."""
     member = (
         select(organization_users.c.role, organizations.c.is_default)
         .join(organizations)
@@ -53,7 +53,7 @@ def resolve_permissions(
 
 
 def bump_revision(session: WriteSession, *, user_ids: Iterable[str] = (), key_ids: Iterable[str] = ()) -> None:
-    """What these may do has changed: every warm function asks about them again within its polling interval (2 s)."""
+    """Publish that the permissions of these users or keys changed: all instances read them again within 2 s."""
     people, keys = list(user_ids), list(key_ids)
     if not people and not keys:
         return

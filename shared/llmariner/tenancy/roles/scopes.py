@@ -1,4 +1,4 @@
-"""Scopes, what a route demands, and the roles that give them. The first twenty scopes are LLMariner's own."""
+"""Scopes, which routes require, and the built-in roles that grant them. The first twenty scopes are LLMariner's own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _read_only(scopes: frozenset[str]) -> frozenset[str]:
     return frozenset(scope for scope in scopes if scope.endswith(".read"))
 
 
-# What people work with, inside one project.
+# The resources that members of a project work with.
 _WORK = _read_and_write(
     "api.model",
     "api.fine_tuning.jobs",
@@ -39,7 +39,7 @@ _WORK = _read_and_write(
     "api.organizations.projects.api_keys",
     "api.events",
 ) | {"api.inference.write"}
-# What a project's owner administers there.
+# What the owner of a project administers in it.
 _PROJECT_ADMIN = _read_and_write(
     "api.organizations.projects", "api.organizations.projects.users", "api.limits", "api.budgets"
 )
@@ -47,15 +47,15 @@ _ORGANIZATION_ADMIN = _read_and_write("api.organizations", "api.organizations.us
 _TENANT_SYSTEM = frozenset({"api.k8s.clusterscope.read", "api.k8s.namespaced.write"})
 
 MODEL_ADMIN = "api.model.admin"
-"""Changes models that all projects share, and chooses engine arguments and locations of weights that are on no list."""
-# What an owner of the default organization holds beside OWNER_SCOPES: its owners run the installation.
+"""Changes models that all projects share; allows engine arguments and weight locations beyond the allowlists."""
+# Owners of the default organization operate the installation and hold these besides OWNER_SCOPES.
 INSTALLATION_SCOPES: frozenset[str] = frozenset({MODEL_ADMIN})
 OWNER_SCOPES: frozenset[str] = (
     _WORK | _PROJECT_ADMIN | _ORGANIZATION_ADMIN | _read_and_write("api.clusters") | {"api.audit.read"}
 )
 ALL_SCOPES: frozenset[str] = OWNER_SCOPES | _TENANT_SYSTEM | INSTALLATION_SCOPES
 VIEWER_SCOPES: frozenset[str] = _read_only(_WORK | _PROJECT_ADMIN)
-# An admin key administers and sees what was used; it works in no project.
+# An admin key administers the organization and reads usage; it has no access to the resources of projects.
 ADMIN_KEY_SCOPES: frozenset[str] = (
     _PROJECT_ADMIN
     | _ORGANIZATION_ADMIN
@@ -65,7 +65,7 @@ ADMIN_KEY_SCOPES: frozenset[str] = (
 
 ORGANIZATION_ROLES: dict[str, frozenset[str]] = {
     "owner": OWNER_SCOPES,
-    # Every member who is not its owner: sees who and what is there; the work itself is seen in projects.
+    # Every member who is not an owner: reads users and projects, not the resources of projects.
     "reader": _read_only(_ORGANIZATION_ADMIN | _read_and_write("api.selfuser", "api.organizations.projects.users"))
     | {"api.organizations.projects.read"},
     "tenant_system": frozenset({"api.fine_tuning.jobs.read", "api.fine_tuning.jobs.write", "api.clusters.read"})
@@ -76,17 +76,17 @@ PROJECT_ROLES: dict[str, frozenset[str]] = {
     "member": _WORK | {"api.organizations.projects.read", "api.organizations.projects.users.read"},
     "viewer": VIEWER_SCOPES,
 }
-# Keys made for LLMariner chat with the scope that there is for models there.
+# LLMariner has no scope for inference: keys that were created for it use chat with `api.model.write`.
 _IMPLIED = {"api.model.write": frozenset({"api.inference.write"})}
 
 
 def with_implied(scopes: frozenset[str]) -> frozenset[str]:
-    """The scopes, and what they carry with them."""
+    """The scopes, and those that they imply."""
     return scopes.union(*(_IMPLIED[scope] for scope in scopes & _IMPLIED.keys()))
 
 
 def validate_scopes(scopes: list[str] | None, *, held: frozenset[str]) -> frozenset[str]:
-    """The scopes asked for; None: all that the maker holds. InvalidRequest for none, and for one unknown or not held."""
+    """The requested scopes; None: all that the creator holds. InvalidRequest for an empty list, an unknown or an unheld scope."""
     if scopes is None:
         return held
     if not scopes:

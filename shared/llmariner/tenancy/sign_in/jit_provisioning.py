@@ -1,7 +1,7 @@
 """What awaits somebody who signs in: invitations to their e-mail, and the roles of their groups.
 
 A membership that people made stays as they made it. Groups give and take only what groups gave, so nobody is locked out by
-a mapping, and who leaves a group leaves what it gave. Only an organisation's last owner stays, whatever the groups say.
+a mapping, and who leaves a group leaves what it gave. Only an organization's last owner stays, whatever the groups say.
 What a token says of groups counts until a newer one says something else. Whom an owner removed is not brought back by a
 group, neither by tokens of before nor by later ones, until somebody lets them in again.
 """
@@ -38,13 +38,13 @@ from llmariner.tenancy.tables import (
 
 __all__ = ["MembershipReconciliation", "reconcile_memberships"]
 
-# Of two groups' roles the first of these; a role that the organisation made stands between what it owns and the rest.
+# Of two groups' roles the first of these; a role that the organization made stands between what it owns and the rest.
 _ROLE_PRECEDENCE = ("owner", "role_", "member", "tenant_system", "reader", "viewer")
 
 
 @dataclass(frozen=True)
 class _Resource:
-    """An organisation, or one of its projects."""
+    """An organization, or one of its projects."""
 
     organization_id: str
     project_id: str | None = None
@@ -116,7 +116,7 @@ class MembershipReconciliation:
                 self._grant(session, resource, role, of_group=False)
 
     def _find_solely_owned(self, session: ReadSession) -> frozenset[_Resource]:
-        """The organisations that have no other owner."""
+        """The organizations that have no other owner."""
         return frozenset(
             resource
             for resource, membership in self._memberships.items()
@@ -143,7 +143,7 @@ class MembershipReconciliation:
         }
         left -= self._solely_owned
         ending = {resource.organization_id for resource in left if resource.project_id is None}
-        # Nobody is in a project of an organisation that they left.
+        # Nobody is in a project of an organization that they left.
         left |= {resource for resource in self._memberships if resource.organization_id in ending}
         return {**wanted, **dict.fromkeys(left)}
 
@@ -235,7 +235,7 @@ def reconcile_memberships(
 ) -> None:
     """Make all of these so. In a transaction that took `acts.alone`, which returned the revision; to be called last in it.
 
-    Each entry of the audit log locks its organisation's chain: they come after everything else, in one order.
+    Each entry of the audit log locks its organization's chain: they come after everything else, in one order.
     """
     for reconciliation in reconciliations:
         reconciliation.apply(session, revision)
@@ -316,7 +316,7 @@ def _roles_from_groups(
             continue
         if (row.organization_id, row.project_id) not in removed:
             given[resource] = min(given.get(resource, row.role), row.role, key=_precedence)
-        # Whoever is in a project is in its organisation.
+        # Whoever is in a project is in its organization.
         given.setdefault(_Resource(row.organization_id), "reader")
     return given
 

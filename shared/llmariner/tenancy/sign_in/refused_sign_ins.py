@@ -95,7 +95,7 @@ class RefusedSignIns:
         subject: UnauthenticatedSubject | None = None,
         organization_id: str | None = None,
     ) -> None:
-        """Tell of a refusal, now or within a minute; never raises. `organization_id` None: the default organisation."""
+        """Tell of a refusal, now or within a minute; never raises. `organization_id` None: the default organization."""
         at, now = time.time(), time.monotonic()
         one = _Tally(error.message, at, at, Counter({error.code or "refused": 1}))
         with self._lock:

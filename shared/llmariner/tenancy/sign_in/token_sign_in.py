@@ -65,7 +65,7 @@ class TokenSignIn:
     def authenticate(
         self, token: str, organization: str | None = None, project: str | None = None, *, source: str | None = None
     ) -> Caller:
-        """Who comes with a token, in the organisation and project selected by id or title, or in the default ones.
+        """Who comes with a token, in the organization and project selected by id or title, or in the default ones.
 
         AuthenticationFailed for a token that isn't good, PermissionDenied where its e-mail is somebody else's account
         or nothing that was selected is theirs, Unavailable when nobody can check the token. `source`: for the log.
@@ -93,8 +93,8 @@ class TokenSignIn:
         """Let a person sign in anew, with whatever issuer and subject says that it has the e-mail next.
 
         Tokens that were issued before don't count for it. For who moved to another issuer. NotFound for an unknown person,
-        PermissionDenied unless the actor owns the default organisation: accounts are the installation's, not one
-        organisation's.
+        PermissionDenied unless the actor owns the default organization: accounts are the installation's, not one
+        organization's.
         """
         with self._database.write() as session:
             serialize_mutations(session, actor)
@@ -185,7 +185,7 @@ class TokenSignIn:
 
 
 def _organization(session: ReadSession, requested: str | None) -> str | None:
-    """The organisation that somebody asks to be let into, by id or title; the default one where they ask for none."""
+    """The organization that somebody asks to be let into, by id or title; the default one where they ask for none."""
     if requested and not validators.looks_like_id(requested):
         which = or_(organizations.c.id == requested, organizations.c.title == requested)
     else:
